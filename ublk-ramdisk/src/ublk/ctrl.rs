@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Control commands: what is said to the driver about a device as a whole.
+//!
+//! A [`Control`] owns one small ring on `/dev/ublk-control` and sends one
+//! command at a time. It is used by the command line and by a device's life
+//! ([`super::device`]), never by a queue thread (F21).
+//!
+//! The commands are sent as raw SQEs and not through libublk's `UblkCtrl`: that
+//! refuses feature bits it has no name for, has no `TRY_STOP_DEV`, deletes the
+//! device when dropped and needs a C compiler's library to build. `bench` keeps
+//! a test that tells when this stops being so.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::mem::{size_of, size_of_val};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use io_uring::{cqueue, opcode, squeue, types, IoUring};
+
+use super::abi::{self, CtrlCmd, DeviceInfo, Params};
+use super::features::Features;
+use crate::error::Failure;
+
+/// The node through which devices are made.
+pub const CONTROL_NODE: &str = "/dev/ublk-control";
+
+/// Why a control command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CtrlError {
+    /// There is no driver.
+    #[error(
+        "{CONTROL_NODE} does not exist: load the driver with `modprobe ublk_drv` \
+         (kernel option CONFIG_BLK_DEV_UBLK)"
+    )]
+    NoDriver,
+    /// The node cannot be opened.
+    #[error("cannot open {CONTROL_NODE}: {0}; run as root or let a udev rule give access to it")]
+    Open(io::Error),
+    /// The process may not use io_uring at all.
+    #[error(
+        "io_uring cannot be used: {0}; check `sysctl kernel.io_uring_disabled` (must be 0, or 1 \
+         with privilege) and the seccomp filter of the container"
+    )]
+    NoRing(io::Error),
+    /// The ring could not be made or entered for another reason.
+    #[error("control ring: {0}")]
+    Ring(io::Error),
+    /// The driver refused the command.
+    #[error("{command} for device {id}: {}", errno_text(*errno))]
+    Refused {
+        /// Kernel name of the command.
+        command: &'static str,
+        /// Device it was for.
+        id: i64,
+        /// Positive errno.
+        errno: i32,
+    },
+}
+
+impl CtrlError {
+    /// The driver's errno, if it was the driver that refused.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            CtrlError::Refused { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+}
+
+fn errno_text(errno: i32) -> String {
+    io::Error::from_raw_os_error(errno).to_string()
+}
+
+impl From<CtrlError> for Failure {
+    fn from(error: CtrlError) -> Self {
+        let CtrlError::Refused { command, id, errno } = &error else {
+            return match &error {
+                CtrlError::Ring(_) => Failure::runtime(error.to_string()),
+                _ => Failure::environment(error.to_string()),
+            };
+        };
+        match (*command, *errno) {
+            ("ADD_DEV", libc::EEXIST) => Failure::in_use(format!(
+                "device id {id} is in use: choose another --id, or leave it out"
+            )),
+            ("START_DEV", libc::EEXIST) => {
+                Failure::in_use(format!("device {id} is already started"))
+            }
+            ("ADD_DEV", libc::EACCES) => Failure::environment(
+                "the limit of unprivileged ublk devices is reached: raise \
+                 /sys/module/ublk_drv/parameters/ublks_max or delete one",
+            ),
+            (_, libc::EPERM | libc::EACCES) => Failure::environment(format!(
+                "{command} for device {id} is not permitted: it needs CAP_SYS_ADMIN, run as root"
+            )),
+            (_, libc::EOPNOTSUPP) => Failure::environment(format!(
+                "{command} is not supported by this kernel's ublk driver: see `ublk-ramdisk features`"
+            )),
+            ("TRY_STOP_DEV", libc::EBUSY) => Failure::in_use(format!(
+                "device {id} is in use: close /dev/ublkb{id} first, or use --force"
+            )),
+            (_, libc::ENODEV) => Failure::runtime(format!(
+                "there is no ublk device {id}: see `ublk-ramdisk list`"
+            )),
+            (_, libc::ENOMEM) => {
+                Failure::environment(format!("{command} for device {id}: the kernel is out of memory"))
+            }
+            _ => Failure::runtime(error.to_string()),
+        }
+    }
+}
+
+/// Checked access to `/dev/ublk-control`.
+pub struct Control {
+    ring: IoUring<squeue::Entry128, cqueue::Entry>,
+    node: OwnedFd,
+}
+
+impl Control {
+    /// Opens the control node and makes the ring (F6: 128-byte SQEs).
+    pub fn open() -> Result<Self, CtrlError> {
+        let node = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(CONTROL_NODE)
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => CtrlError::NoDriver,
+                _ => CtrlError::Open(e),
+            })?;
+        let ring = IoUring::<squeue::Entry128, cqueue::Entry>::builder()
+            .build(2)
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => CtrlError::NoRing(e),
+                _ => CtrlError::Ring(e),
+            })?;
+        Ok(Self {
+            ring,
+            node: node.into(),
+        })
+    }
+
+    /// What the running driver offers. A driver from before `GET_FEATURES`
+    /// offers nothing that this server needs.
+    pub fn features(&mut self) -> Result<Features, CtrlError> {
+        let mut word = 0u64;
+        let command = CtrlCmd {
+            addr: &raw mut word as u64,
+            len: size_of_val(&word) as u16,
+            queue_id: u16::MAX,
+            ..CtrlCmd::default()
+        };
+        self.send("GET_FEATURES", abi::CMD_GET_FEATURES, command)?;
+        Ok(Features(word))
+    }
+
+    /// Adds a device. `info` holds the wishes and afterwards what the driver
+    /// made of them (A2, F8). Id `u32::MAX` lets the driver choose.
+    pub fn add(&mut self, info: &mut DeviceInfo) -> Result<(), CtrlError> {
+        let command = with_buffer(info.dev_id, &raw mut *info as u64, size_of::<DeviceInfo>());
+        self.send("ADD_DEV", abi::CMD_ADD_DEV, command).map(drop)
+    }
+
+    /// Sets all parameters; refused once the device is started.
+    pub fn set_params(&mut self, id: u32, params: &mut Params) -> Result<(), CtrlError> {
+        params.len = size_of::<Params>() as u32;
+        let command = with_buffer(id, &raw mut *params as u64, size_of::<Params>());
+        self.send("SET_PARAMS", abi::CMD_SET_PARAMS, command)
+            .map(drop)
+    }
+
+    /// The parameters in force.
+    pub fn params(&mut self, id: u32) -> Result<Params, CtrlError> {
+        let mut params = Params {
+            len: size_of::<Params>() as u32,
+            ..Params::default()
+        };
+        let command = with_buffer(id, &raw mut params as u64, size_of::<Params>());
+        self.send("GET_PARAMS", abi::CMD_GET_PARAMS, command)?;
+        Ok(params)
+    }
+
+    /// What the driver knows of device `id`. Asks by node path first, which
+    /// also works for a device of another user (F8, table).
+    pub fn device_info(&mut self, id: u32) -> Result<DeviceInfo, CtrlError> {
+        match self.device_info_by_path(id) {
+            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {}
+            other => return other,
+        }
+        let mut info = DeviceInfo::default();
+        let command = with_buffer(id, &raw mut info as u64, size_of::<DeviceInfo>());
+        self.send("GET_DEV_INFO", abi::CMD_GET_DEV_INFO, command)?;
+        Ok(info)
+    }
+
+    fn device_info_by_path(&mut self, id: u32) -> Result<DeviceInfo, CtrlError> {
+        let path = format!("/dev/ublkc{id}\0");
+        let mut buffer = vec![0u8; path.len() + size_of::<DeviceInfo>()];
+        buffer[..path.len()].copy_from_slice(path.as_bytes());
+        let mut command = with_buffer(id, buffer.as_mut_ptr() as u64, buffer.len());
+        command.dev_path_len = path.len() as u16;
+        self.send("GET_DEV_INFO2", abi::CMD_GET_DEV_INFO2, command)?;
+        // SAFETY: the buffer holds a whole DeviceInfo behind the path, any bit
+        // pattern is one, and the read does not ask for alignment.
+        Ok(unsafe {
+            buffer
+                .as_ptr()
+                .add(path.len())
+                .cast::<DeviceInfo>()
+                .read_unaligned()
+        })
+    }
+
+    /// The CPUs whose requests arrive on `queue`.
+    pub fn queue_affinity(&mut self, id: u32, queue: u16) -> Result<Vec<usize>, CtrlError> {
+        let mut mask = [0u64; 128];
+        let mut command = with_buffer(id, mask.as_mut_ptr() as u64, size_of_val(&mask));
+        command.data = u64::from(queue);
+        self.send("GET_QUEUE_AFFINITY", abi::CMD_GET_QUEUE_AFFINITY, command)?;
+        let set = |cpu: &usize| mask[cpu / 64] >> (cpu % 64) & 1 == 1;
+        Ok((0..mask.len() * 64).filter(set).collect())
+    }
+
+    /// Makes the disk appear. Returns when every tag of every queue has been
+    /// fetched, so the daemons must be running (F3). `pid` is the process that
+    /// opened /dev/ublkcN.
+    pub fn start(&mut self, id: u32, pid: u32) -> Result<(), CtrlError> {
+        self.send(
+            "START_DEV",
+            abi::CMD_START_DEV,
+            with_data(id, u64::from(pid)),
+        )
+        .map(drop)
+    }
+
+    /// Takes the disk away after its dirty data went through the server (F4).
+    pub fn stop(&mut self, id: u32) -> Result<(), CtrlError> {
+        self.send("STOP_DEV", abi::CMD_STOP_DEV, with_data(id, 0))
+            .map(drop)
+    }
+
+    /// As [`Control::stop`], but EBUSY while somebody has the disk open.
+    /// Needs [`Features::SAFE_STOP_DEV`].
+    pub fn try_stop(&mut self, id: u32) -> Result<(), CtrlError> {
+        self.send("TRY_STOP_DEV", abi::CMD_TRY_STOP_DEV, with_data(id, 0))
+            .map(drop)
+    }
+
+    /// Frees the id; waits until it is free.
+    pub fn delete(&mut self, id: u32) -> Result<(), CtrlError> {
+        self.send("DEL_DEV", abi::CMD_DEL_DEV, with_data(id, 0))
+            .map(drop)
+    }
+
+    /// Frees the id without waiting for the last user of /dev/ublkcN (F5).
+    pub fn delete_async(&mut self, id: u32) -> Result<(), CtrlError> {
+        self.send("DEL_DEV_ASYNC", abi::CMD_DEL_DEV_ASYNC, with_data(id, 0))
+            .map(drop)
+    }
+
+    /// Tells the driver the new size, in sectors of 512 bytes. The driver
+    /// checks nothing: the device must be LIVE (H8).
+    pub fn update_size(&mut self, id: u32, sectors: u64) -> Result<(), CtrlError> {
+        self.send("UPDATE_SIZE", abi::CMD_UPDATE_SIZE, with_data(id, sectors))
+            .map(drop)
+    }
+
+    /// Sends one command and waits for its answer.
+    fn send(&mut self, name: &'static str, op: u32, command: CtrlCmd) -> Result<i32, CtrlError> {
+        let mut bytes = [0u8; 80];
+        // SAFETY: CtrlCmd is plain data of 32 bytes without padding.
+        let raw: [u8; size_of::<CtrlCmd>()] = unsafe { std::mem::transmute(command) };
+        bytes[..raw.len()].copy_from_slice(&raw);
+        let entry = opcode::UringCmd80::new(types::Fd(self.node.as_raw_fd()), op)
+            .cmd(bytes)
+            .build();
+        // SAFETY: the buffer that `command.addr` names outlives this call, and
+        // this call does not return before the command has completed.
+        unsafe { self.ring.submission().push(&entry) }
+            .expect("the ring is empty between two commands");
+        loop {
+            match self.ring.submit_and_wait(1) {
+                Ok(_) => {}
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                Err(e) => return Err(CtrlError::Ring(e)),
+            }
+            if let Some(answer) = self.ring.completion().next() {
+                let id = match command.dev_id {
+                    u32::MAX => -1,
+                    id => i64::from(id),
+                };
+                return match answer.result() {
+                    result if result >= 0 => Ok(result),
+                    result => Err(CtrlError::Refused {
+                        command: name,
+                        id,
+                        errno: -result,
+                    }),
+                };
+            }
+        }
+    }
+}
+
+fn with_buffer(id: u32, addr: u64, len: usize) -> CtrlCmd {
+    CtrlCmd {
+        dev_id: id,
+        queue_id: u16::MAX,
+        addr,
+        len: len as u16,
+        ..CtrlCmd::default()
+    }
+}
+
+fn with_data(id: u32, data: u64) -> CtrlCmd {
+    CtrlCmd {
+        dev_id: id,
+        queue_id: u16::MAX,
+        data,
+        ..CtrlCmd::default()
+    }
+}
+
+/// The character device of `id`.
+pub fn char_path(id: u32) -> String {
+    format!("/dev/ublkc{id}")
+}
+
+/// The disk of `id`.
+pub fn block_path(id: u32) -> String {
+    format!("/dev/ublkb{id}")
+}
+
+/// Is there a driver at all?
+pub fn driver_present() -> bool {
+    Path::new(CONTROL_NODE).exists()
+}
