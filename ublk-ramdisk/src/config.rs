@@ -1,0 +1,553 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Config: what was checked.
+//!
+//! Owns the rules a device must keep before anything is created: every number the kernel or the
+//! store would refuse is refused here, with the value and the accepted range. Pure: facts about
+//! the machine come in as [`Surroundings`]. The command line (`cli.rs`) hands in what was typed as
+//! a [`DeviceRequest`]; `ublk/device.rs` takes over with a [`DeviceConfig`].
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Failure;
+
+/// Most hardware queues of one ublk device, and most tags of one queue.
+pub const MAX_QUEUES: u64 = 4096;
+/// Most tags of one queue.
+pub const MAX_DEPTH: u64 = 4096;
+/// Largest I/O buffer of one request, in bytes.
+pub const MAX_IO_BUFFER: u64 = 32 << 20;
+/// Largest physical block size, in bytes.
+pub const MAX_PHYSICAL_BLOCK: u64 = 256 << 20;
+/// Largest device id: the ids share twenty bits of minor numbers.
+pub const MAX_ID: u64 = (1 << 20) - 1;
+/// Largest size of a device, in bytes.
+pub const MAX_SIZE: u64 = 1 << 63;
+/// Page size of the hugetlb store, in bytes.
+pub const HUGE_PAGE: u64 = 2 << 20;
+
+/// How the bytes of a request travel between the kernel and the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataPath {
+    /// Batched commands, and pread/pwrite on the character device at the store.
+    Batch,
+    /// One command per request, and pread/pwrite on the character device at the store.
+    UserCopy,
+    /// The kernel copies straight to and from the store; writes cost one more command.
+    GetData,
+    /// The kernel copies to a buffer, the server copies on.
+    Plain,
+}
+
+impl fmt::Display for DataPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DataPath::Batch => "batch",
+            DataPath::UserCopy => "user-copy",
+            DataPath::GetData => "get-data",
+            DataPath::Plain => "plain",
+        })
+    }
+}
+
+/// Where the bytes of the disk live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backing {
+    /// An anonymous shared memory file; gone with the server.
+    Memfd,
+    /// A named file on a tmpfs; its contents outlive the server.
+    Tmpfs(PathBuf),
+    /// An anonymous shared memory file of explicit 2 MiB pages.
+    Hugetlb,
+}
+
+impl fmt::Display for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Backing::Memfd => f.write_str("memfd"),
+            Backing::Tmpfs(path) => write!(f, "tmpfs:{}", path.display()),
+            Backing::Hugetlb => f.write_str("hugetlb"),
+        }
+    }
+}
+
+/// A device as asked for: numbers are read, but not yet judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRequest {
+    /// Wanted id, or the first free one.
+    pub id: Option<u64>,
+    /// Size in bytes; may be left out where the backing file has one.
+    pub size: Option<u64>,
+    /// Hardware queues.
+    pub queues: u64,
+    /// Tags per queue.
+    pub depth: u64,
+    /// Logical block size in bytes.
+    pub block_size: u64,
+    /// Physical block size in bytes.
+    pub physical_block_size: u64,
+    /// Largest request in bytes.
+    pub io_buffer: u64,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Announce a spinning disk.
+    pub rotational: bool,
+    /// Announce a volatile write cache, so that FLUSH and FUA arrive.
+    pub volatile_cache: bool,
+    /// Let the kernel look for a partition table.
+    pub partition_scan: bool,
+    /// Wanted data path; none means the best one the kernel has.
+    pub data_path: Option<DataPath>,
+    /// Where the bytes live.
+    pub backing: Backing,
+    /// Transparent huge pages; none means the default, on.
+    pub huge_pages: Option<bool>,
+}
+
+impl Default for DeviceRequest {
+    /// The defaults of the command line, with no size.
+    fn default() -> Self {
+        DeviceRequest {
+            id: None,
+            size: None,
+            queues: 1,
+            depth: 128,
+            block_size: 512,
+            physical_block_size: 4096,
+            io_buffer: 512 << 10,
+            read_only: false,
+            rotational: false,
+            volatile_cache: false,
+            partition_scan: true,
+            data_path: None,
+            backing: Backing::Memfd,
+            huge_pages: None,
+        }
+    }
+}
+
+/// Facts of the machine the rules depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Size of a page, in bytes.
+    pub page_size: u64,
+    /// Length of the backing file, where it is named and exists.
+    pub backing_length: Option<u64>,
+}
+
+/// A device whose every number has been checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceConfig {
+    /// Wanted id, or the first free one.
+    pub id: Option<u32>,
+    /// Size in bytes, a multiple of the block size.
+    pub size: u64,
+    /// Hardware queues; the kernel may lower the number to its CPUs.
+    pub queues: u16,
+    /// Tags per queue.
+    pub depth: u16,
+    /// Logical block size in bytes.
+    pub block_size: u32,
+    /// Physical block size in bytes.
+    pub physical_block_size: u32,
+    /// Largest request in bytes, a multiple of the page size.
+    pub io_buffer: u32,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Announce a spinning disk.
+    pub rotational: bool,
+    /// Announce a volatile write cache, so that FLUSH and FUA arrive.
+    pub volatile_cache: bool,
+    /// Let the kernel look for a partition table.
+    pub partition_scan: bool,
+    /// Wanted data path; none means the best one the kernel has.
+    pub data_path: Option<DataPath>,
+    /// Where the bytes live.
+    pub backing: Backing,
+    /// Transparent huge pages, where the backing can have them.
+    pub huge_pages: bool,
+}
+
+impl DeviceConfig {
+    /// Judges what was asked for; the first rule broken names its option, value and range.
+    pub fn check(asked: DeviceRequest, around: Surroundings) -> Result<DeviceConfig, Failure> {
+        let id = match asked.id {
+            Some(id) => Some(in_range("--id", id, 0, MAX_ID)? as u32),
+            None => None,
+        };
+        let queues = in_range("--queues", asked.queues, 1, MAX_QUEUES)? as u16;
+        let depth = in_range("--depth", asked.depth, 1, MAX_DEPTH)? as u16;
+        let block_size = check_block_size(asked.block_size)?;
+        let physical_block_size =
+            check_physical_block_size(asked.physical_block_size, asked.block_size)?;
+        let io_buffer = check_io_buffer(asked.io_buffer, around.page_size)?;
+        let size = check_size(&asked, around)?;
+        let huge_pages = check_huge_pages(&asked)?;
+        Ok(DeviceConfig {
+            id,
+            size,
+            queues,
+            depth,
+            block_size,
+            physical_block_size,
+            io_buffer,
+            read_only: asked.read_only,
+            rotational: asked.rotational,
+            volatile_cache: asked.volatile_cache,
+            partition_scan: asked.partition_scan,
+            data_path: asked.data_path,
+            backing: asked.backing,
+            huge_pages,
+        })
+    }
+}
+
+fn in_range(option: &str, value: u64, least: u64, most: u64) -> Result<u64, Failure> {
+    if (least..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(Failure::usage(format!(
+            "{option} {value} is outside {least}..={most}"
+        )))
+    }
+}
+
+fn check_block_size(bytes: u64) -> Result<u32, Failure> {
+    if bytes.is_power_of_two() && (512..=4096).contains(&bytes) {
+        Ok(bytes as u32)
+    } else {
+        Err(Failure::usage(format!(
+            "--block-size {bytes} is none of 512, 1024, 2048, 4096"
+        )))
+    }
+}
+
+fn check_physical_block_size(bytes: u64, logical: u64) -> Result<u32, Failure> {
+    if bytes < logical {
+        return Err(Failure::usage(format!(
+            "--physical-block-size {bytes} is smaller than --block-size {logical}"
+        )));
+    }
+    if bytes > MAX_PHYSICAL_BLOCK {
+        return Err(Failure::usage(format!(
+            "--physical-block-size {bytes} is larger than {MAX_PHYSICAL_BLOCK} (256 MiB)"
+        )));
+    }
+    if !bytes.is_power_of_two() {
+        return Err(Failure::usage(format!(
+            "--physical-block-size {bytes} is not a power of two"
+        )));
+    }
+    Ok(bytes as u32)
+}
+
+fn check_io_buffer(bytes: u64, page: u64) -> Result<u32, Failure> {
+    if !(page..=MAX_IO_BUFFER).contains(&bytes) {
+        return Err(Failure::usage(format!(
+            "--io-buffer {bytes} is outside {page}..={MAX_IO_BUFFER} bytes (one page to 32 MiB)"
+        )));
+    }
+    if !bytes.is_multiple_of(page) {
+        return Err(Failure::usage(format!(
+            "--io-buffer {bytes} is not a multiple of the page size, {page} bytes"
+        )));
+    }
+    Ok(bytes as u32)
+}
+
+/// Asked by `add` and by `resize`: may a disk of this block size have this many bytes?
+pub fn check_bytes(option: &str, bytes: u64, block_size: u64) -> Result<u64, Failure> {
+    if bytes == 0 {
+        return Err(Failure::usage(format!(
+            "{option} 0: a disk needs at least one block of {block_size} bytes"
+        )));
+    }
+    if bytes > MAX_SIZE {
+        return Err(Failure::usage(format!(
+            "{option} {bytes} is larger than 2^63 bytes (8 EiB)"
+        )));
+    }
+    if !bytes.is_multiple_of(block_size) {
+        return Err(Failure::usage(format!(
+            "{option} {bytes} is not a multiple of the block size, {block_size} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+fn check_size(asked: &DeviceRequest, around: Surroundings) -> Result<u64, Failure> {
+    let size = match (asked.size, around.backing_length) {
+        (Some(size), Some(length)) if size != length => {
+            return Err(Failure::usage(format!(
+                "--size {size} differs from the length of {}, {length} bytes; leave --size out to \
+                 use the file as it is",
+                asked.backing
+            )))
+        }
+        (Some(size), _) => size,
+        (None, Some(length)) => length,
+        (None, None) => {
+            return Err(Failure::usage(
+                "--size is missing: give the size of the disk, such as --size 1G",
+            ))
+        }
+    };
+    let named = if asked.size.is_some() {
+        "--size".to_owned()
+    } else {
+        format!("the length of {},", asked.backing)
+    };
+    check_bytes(&named, size, asked.block_size)?;
+    if asked.backing == Backing::Hugetlb && !size.is_multiple_of(HUGE_PAGE) {
+        return Err(Failure::usage(format!(
+            "--size {size} is not a multiple of {HUGE_PAGE} bytes (2 MiB), as --backing hugetlb \
+             needs"
+        )));
+    }
+    Ok(size)
+}
+
+fn check_huge_pages(asked: &DeviceRequest) -> Result<bool, Failure> {
+    match (&asked.backing, asked.huge_pages) {
+        (Backing::Hugetlb, Some(true)) => Err(Failure::usage(
+            "--thp on contradicts --backing hugetlb, whose pages are explicit ones",
+        )),
+        (Backing::Hugetlb, _) => Ok(false),
+        (_, choice) => Ok(choice.unwrap_or(true)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    const AROUND: Surroundings = Surroundings {
+        page_size: 4096,
+        backing_length: None,
+    };
+
+    fn one_gib() -> DeviceRequest {
+        DeviceRequest {
+            size: Some(1 << 30),
+            ..DeviceRequest::default()
+        }
+    }
+
+    fn accepted(asked: DeviceRequest) -> DeviceConfig {
+        match DeviceConfig::check(asked, AROUND) {
+            Ok(config) => config,
+            Err(failure) => panic!("refused: {failure}"),
+        }
+    }
+
+    /// The request is refused as bad usage, in one line that holds every given word.
+    fn refused(asked: DeviceRequest, words: &[&str]) {
+        refused_near(asked, AROUND, words);
+    }
+
+    fn refused_near(asked: DeviceRequest, around: Surroundings, words: &[&str]) {
+        let failure = DeviceConfig::check(asked, around).expect_err("accepted");
+        assert!(matches!(failure.exit, Exit::Usage), "{failure:?}");
+        let line = failure.to_string();
+        assert!(!line.contains('\n'), "{line:?}");
+        for word in words {
+            assert!(line.contains(word), "{line:?} lacks {word:?}");
+        }
+    }
+
+    #[test]
+    fn h1_defaults() {
+        let config = accepted(one_gib());
+        assert_eq!(config.block_size, 512);
+        assert_eq!(config.physical_block_size, 4096);
+        assert_eq!((config.queues, config.depth), (1, 128));
+        assert_eq!(config.io_buffer, 512 << 10);
+        assert_eq!(config.data_path, None);
+        assert!(config.huge_pages && config.partition_scan);
+        assert!(!config.volatile_cache && !config.read_only && !config.rotational);
+    }
+
+    #[test]
+    fn l1_size_is_a_number_of_blocks() {
+        let sized = |size| DeviceRequest {
+            size: Some(size),
+            ..one_gib()
+        };
+        refused(sized(0), &["--size 0"]);
+        refused(sized(513), &["--size 513", "512"]);
+        refused(sized((1 << 63) + 512), &["--size", "2^63"]);
+        refused(
+            DeviceRequest {
+                size: Some(512),
+                block_size: 4096,
+                ..one_gib()
+            },
+            &["--size 512", "4096"],
+        );
+        assert_eq!(accepted(sized(512)).size, 512);
+        assert_eq!(accepted(sized(1 << 63)).size, 1 << 63);
+    }
+
+    #[test]
+    fn l1_size_is_asked_for_when_no_file_has_one() {
+        refused(DeviceRequest::default(), &["--size"]);
+    }
+
+    #[test]
+    fn l1_queues_and_depth_are_1_to_4096() {
+        for bad in [0, 4097, u64::MAX] {
+            refused(
+                DeviceRequest {
+                    queues: bad,
+                    ..one_gib()
+                },
+                &["--queues", &bad.to_string(), "1..=4096"],
+            );
+            refused(
+                DeviceRequest {
+                    depth: bad,
+                    ..one_gib()
+                },
+                &["--depth", &bad.to_string(), "1..=4096"],
+            );
+        }
+        let most = accepted(DeviceRequest {
+            queues: 4096,
+            depth: 4096,
+            ..one_gib()
+        });
+        assert_eq!((most.queues, most.depth), (4096, 4096));
+    }
+
+    #[test]
+    fn l1_io_buffer_is_pages_up_to_32_mib() {
+        for bad in [0, 4095, 4097, (32 << 20) + 4096, u64::MAX] {
+            refused(
+                DeviceRequest {
+                    io_buffer: bad,
+                    ..one_gib()
+                },
+                &["--io-buffer", &bad.to_string()],
+            );
+        }
+        for good in [4096, 12288, 32 << 20] {
+            let config = accepted(DeviceRequest {
+                io_buffer: good,
+                ..one_gib()
+            });
+            assert_eq!(u64::from(config.io_buffer), good);
+        }
+        let wide = Surroundings {
+            page_size: 65536,
+            ..AROUND
+        };
+        refused_near(
+            DeviceRequest {
+                io_buffer: 4096,
+                ..one_gib()
+            },
+            wide,
+            &["65536"],
+        );
+    }
+
+    #[test]
+    fn l1_block_sizes_are_powers_of_two_in_order() {
+        for bad in [0, 1, 256, 513, 3072, 8192] {
+            refused(
+                DeviceRequest {
+                    block_size: bad,
+                    ..one_gib()
+                },
+                &["--block-size", "4096"],
+            );
+        }
+        for (bad, word) in [
+            (512, "--block-size 4096"),
+            (12288, "power of two"),
+            (512 << 20, "256 MiB"),
+        ] {
+            refused(
+                DeviceRequest {
+                    block_size: 4096,
+                    physical_block_size: bad,
+                    ..one_gib()
+                },
+                &["--physical-block-size", word],
+            );
+        }
+        let config = accepted(DeviceRequest {
+            physical_block_size: 256 << 20,
+            ..one_gib()
+        });
+        assert_eq!(config.physical_block_size, 256 << 20);
+    }
+
+    #[test]
+    fn l1_id_has_twenty_bits() {
+        let named = |id| DeviceRequest {
+            id: Some(id),
+            ..one_gib()
+        };
+        refused(named(1 << 20), &["--id", "1048575"]);
+        assert_eq!(accepted(named((1 << 20) - 1)).id, Some((1 << 20) - 1));
+    }
+
+    #[test]
+    fn an_existing_file_gives_the_size() {
+        let asked = DeviceRequest {
+            backing: Backing::Tmpfs("/dev/shm/disk".into()),
+            ..DeviceRequest::default()
+        };
+        let found = Surroundings {
+            backing_length: Some(8 << 20),
+            ..AROUND
+        };
+        let config = DeviceConfig::check(asked.clone(), found).expect("accepted");
+        assert_eq!(config.size, 8 << 20);
+        refused_near(
+            DeviceRequest {
+                size: Some(4 << 20),
+                ..asked.clone()
+            },
+            found,
+            &["--size 4194304", "8388608", "/dev/shm/disk"],
+        );
+        let odd = Surroundings {
+            backing_length: Some(1000),
+            ..AROUND
+        };
+        refused_near(asked, odd, &["/dev/shm/disk", "1000", "512"]);
+    }
+
+    #[test]
+    fn hugetlb_needs_whole_huge_pages() {
+        let asked = |size, huge_pages| DeviceRequest {
+            size: Some(size),
+            backing: Backing::Hugetlb,
+            huge_pages,
+            ..DeviceRequest::default()
+        };
+        refused(asked(3 << 20, None), &["2 MiB", "hugetlb"]);
+        refused(asked(4 << 20, Some(true)), &["--thp", "hugetlb"]);
+        assert!(!accepted(asked(4 << 20, None)).huge_pages);
+    }
+
+    #[test]
+    fn names_are_written_as_typed() {
+        for path in [
+            DataPath::Batch,
+            DataPath::UserCopy,
+            DataPath::GetData,
+            DataPath::Plain,
+        ] {
+            let word = serde_json::to_string(&path).expect("a word");
+            assert_eq!(word, format!("\"{path}\""));
+        }
+    }
+}
