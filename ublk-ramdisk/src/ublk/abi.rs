@@ -168,7 +168,6 @@ pub(crate) const OP_WRITE_ZEROES: u8 = 5;
 
 /// Flags of a descriptor start at this bit of `op_flags`; the values below are
 /// as they stand in the word.
-pub(crate) const IO_F_FUA: u32 = 1 << 13;
 pub(crate) const IO_F_NOUNMAP: u32 = 1 << 15;
 
 /// One request as the driver describes it; `struct ublksrv_io_desc`.
@@ -215,7 +214,6 @@ pub(crate) struct BatchElem {
 pub(crate) const PARAM_BASIC: u32 = 1 << 0;
 pub(crate) const PARAM_DISCARD: u32 = 1 << 1;
 pub(crate) const PARAM_DMA_ALIGN: u32 = 1 << 4;
-pub(crate) const PARAM_SEGMENT: u32 = 1 << 5;
 
 pub(crate) const ATTR_READ_ONLY: u32 = 1 << 0;
 pub(crate) const ATTR_ROTATIONAL: u32 = 1 << 1;

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! File operations of Linux: anonymous files, allocation, holes, and copies at
+//! a position from and to raw memory.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Magic of tmpfs in `statfs`.
+pub const TMPFS_MAGIC: i64 = 0x0102_1994;
+/// Magic of hugetlbfs in `statfs`.
+pub const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+
+/// A file in memory that no directory names.
+pub fn memfd(name: &CStr, huge_tlb: bool) -> io::Result<File> {
+    let flags = libc::MFD_CLOEXEC | if huge_tlb { libc::MFD_HUGETLB } else { 0 };
+    // SAFETY: the name is a C string for the length of the call.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// File system magic and block size of the file system that `file` lies on.
+pub fn file_system(file: &File) -> io::Result<(i64, u64)> {
+    let mut answer = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the buffer is a whole statfs and zeroes are one.
+    let answer = unsafe {
+        check(libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()))?;
+        answer.assume_init()
+    };
+    Ok((answer.f_type, answer.f_bsize as u64))
+}
+
+/// Takes the file's lock without waiting; `WouldBlock` if another has it.
+pub fn lock_exclusively(file: &File) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
+}
+
+/// Allocates every page of `range`, leaving what is there as it is.
+pub fn allocate(file: &File, range: Range<u64>) -> io::Result<()> {
+    fallocate(file, libc::FALLOC_FL_KEEP_SIZE, range)
+}
+
+/// Gives every page of `range` back; it reads as zeros afterwards.
+pub fn punch_hole(file: &File, range: Range<u64>) -> io::Result<()> {
+    fallocate(
+        file,
+        libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+        range,
+    )
+}
+
+fn fallocate(file: &File, mode: i32, range: Range<u64>) -> io::Result<()> {
+    let (offset, len) = (range.start as i64, (range.end - range.start) as i64);
+    loop {
+        // SAFETY: no memory is involved.
+        match check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) }) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// The parts of the file that hold data, as the file system tells them.
+pub fn data_ranges(file: &File) -> io::Result<Vec<Range<u64>>> {
+    let mut ranges = Vec::new();
+    let mut end = 0;
+    while let Some(start) = seek(file, end, libc::SEEK_DATA)? {
+        end = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(start);
+        ranges.push(start..end);
+    }
+    Ok(ranges)
+}
+
+fn seek(file: &File, from: u64, whence: i32) -> io::Result<Option<u64>> {
+    // SAFETY: no memory is involved.
+    let at = unsafe { libc::lseek(file.as_raw_fd(), from as i64, whence) };
+    if at >= 0 {
+        return Ok(Some(at as u64));
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        e => Err(e),
+    }
+}
+
+/// Fills `len` bytes at `to` from the file, wherever they come from.
+///
+/// # Safety
+/// `to` must be writable for `len` bytes for the length of the call.
+pub unsafe fn read_at(file: &File, to: *mut u8, len: usize, at: u64) -> io::Result<()> {
+    // SAFETY: as promised by the caller; `done` stays within `len`.
+    whole(len, |done| unsafe {
+        libc::pread(
+            file.as_raw_fd(),
+            to.add(done).cast(),
+            len - done,
+            (at + done as u64) as i64,
+        )
+    })
+}
+
+/// Writes `len` bytes from `from` to the file.
+///
+/// # Safety
+/// `from` must be readable for `len` bytes for the length of the call.
+pub unsafe fn write_at(file: &File, from: *const u8, len: usize, at: u64) -> io::Result<()> {
+    // SAFETY: as promised by the caller; `done` stays within `len`.
+    whole(len, |done| unsafe {
+        libc::pwrite(
+            file.as_raw_fd(),
+            from.add(done).cast(),
+            len - done,
+            (at + done as u64) as i64,
+        )
+    })
+}
+
+/// Repeats a transfer until all of `len` is done; one that moves nothing is an error.
+#[inline]
+fn whole(len: usize, mut step: impl FnMut(usize) -> isize) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        match step(done) {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            moved if moved > 0 => done += moved as usize,
+            _ => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e => return Err(e),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
+    }
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a thread can be given: CPUs, and the mark of one that serves writeback.
+
+use std::io;
+
+/// `PR_SET_IO_FLUSHER` of `linux/prctl.h`.
+const PR_SET_IO_FLUSHER: i32 = 57;
+
+/// Lets the calling thread run on these CPUs alone.
+pub fn pin(cpus: &[usize]) -> io::Result<()> {
+    let mut mask = [0u64; 128];
+    for &cpu in cpus {
+        if let Some(word) = mask.get_mut(cpu / 64) {
+            *word |= 1 << (cpu % 64);
+        }
+    }
+    // SAFETY: the mask is as long as said.
+    let result =
+        unsafe { libc::sched_setaffinity(0, std::mem::size_of_val(&mask), mask.as_ptr().cast()) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Marks the calling thread as one whose memory allocations must not wait for
+/// block I/O, since it may be the one that serves it (J1). Needs
+/// CAP_SYS_RESOURCE.
+pub fn set_io_flusher() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The queue loop of the `batch` data path (F14): one multishot FETCH brings
+//! tags by the handful, their bytes are moved by USER_COPY, and one COMMIT takes
+//! the results of all that arrived together.
+
+use std::mem::size_of;
+
+use super::abi::{self, BatchElem};
+use super::per_tag::NO_COMPLETION;
+use super::queue::{Arrived, Queue, QueueError};
+use super::ring::{Completion, FetchBuffers, QueueRing};
+
+const FETCH: u64 = 1 << 32;
+const COMMIT: u64 = 2 << 32;
+const PREP: u64 = 3 << 32;
+const KIND: u64 = !0 << 32;
+
+/// Commits that may be under way at once. A tag is in one of them at most.
+const COMMITS: usize = 8;
+/// Buffers for tags, a power of two; each holds all tags of the queue.
+const FETCH_BUFFERS: u16 = 8;
+
+/// The elements of one COMMIT, in place until it has completed.
+struct Commit {
+    elements: Box<[BatchElem]>,
+    len: usize,
+    done: usize,
+}
+
+impl Commit {
+    fn is_free(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// The loop's state.
+pub(super) struct Batch {
+    ring: QueueRing,
+    queue: Queue,
+    depth: u16,
+    buffers: FetchBuffers,
+    commits: Vec<Commit>,
+    /// Results that are in no COMMIT yet.
+    results: Vec<BatchElem>,
+    fetching: bool,
+}
+
+impl Batch {
+    /// Prepares every tag. When this returns the device can be started (F3).
+    pub(super) fn start(mut ring: QueueRing, queue: Queue) -> Result<Self, QueueError> {
+        let depth = queue.shared.depth;
+        let elements: Box<[BatchElem]> = (0..depth)
+            .map(|tag| BatchElem {
+                tag,
+                ..BatchElem::default()
+            })
+            .collect();
+        let at = elements.as_ptr() as u64;
+        // SAFETY: the elements live until the completion below.
+        unsafe { ring.push_batch(abi::IO_PREP_BATCH, at, depth, ELEMENT, PREP) };
+        ring.submit_and_wait(1).map_err(QueueError::Ring)?;
+        let mut answer = [NO_COMPLETION; 1];
+        ring.reap(&mut answer);
+        if answer[0].result != 0 {
+            let errno = -answer[0].result;
+            return Err(QueueError::Command {
+                command: "PREP_IO_CMDS",
+                tag: 0,
+                errno,
+            });
+        }
+        let buffers = FetchBuffers::register(&ring, FETCH_BUFFERS, usize::from(depth))
+            .map_err(|e| QueueError::Setup("fetch buffers", e))?;
+        let commit = || Commit {
+            elements: vec![BatchElem::default(); usize::from(depth)].into(),
+            len: 0,
+            done: 0,
+        };
+        Ok(Self {
+            ring,
+            queue,
+            depth,
+            buffers,
+            commits: std::iter::repeat_with(commit).take(COMMITS).collect(),
+            results: Vec::with_capacity(usize::from(depth)),
+            fetching: true,
+        })
+    }
+
+    /// Serves until the driver ends the fetch and every commit is through.
+    pub(super) fn run(mut self) -> Result<(), QueueError> {
+        self.ring.push_batch_fetch(FETCH);
+        let mut completions = vec![NO_COMPLETION; usize::from(self.depth).max(16)];
+        while self.fetching || !self.results.is_empty() || self.committing() {
+            self.ring.submit_and_wait(1).map_err(QueueError::Ring)?;
+            let count = self.ring.reap(&mut completions);
+            self.queue.counters.reap();
+            for &completion in &completions[..count] {
+                match completion.user_data & KIND {
+                    FETCH => self.fetched(completion)?,
+                    _ => self.committed(completion)?,
+                }
+            }
+            self.commit();
+        }
+        Ok(())
+    }
+
+    fn committing(&self) -> bool {
+        self.commits.iter().any(|commit| !commit.is_free())
+    }
+
+    /// Some tags have arrived, or the fetch has ended.
+    fn fetched(&mut self, completion: Completion) -> Result<(), QueueError> {
+        if let Some(buffer) = completion.buffer() {
+            let tags = usize::try_from(completion.result).unwrap_or(0) / size_of::<u16>();
+            for index in 0..tags {
+                self.serve(self.buffers.tag(buffer, index));
+            }
+            self.buffers.give_back(buffer);
+        }
+        if completion.more() {
+            return Ok(());
+        }
+        match -completion.result {
+            libc::ENODEV => self.fetching = false,
+            // The kernel ended the multishot for want of a buffer or of room in
+            // the ring, and keeps the tags: ask again (W16).
+            errno if errno <= 0 => self.ring.push_batch_fetch(FETCH),
+            libc::ENOBUFS | libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
+                self.ring.push_batch_fetch(FETCH);
+            }
+            errno => {
+                return Err(QueueError::Command {
+                    command: "FETCH_IO_CMDS",
+                    tag: 0,
+                    errno,
+                })
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn serve(&mut self, tag: u16) {
+        let descriptor = self.ring.descriptor(tag);
+        let result = match self.queue.arrive(tag, descriptor) {
+            Arrived::Commit(result) => result,
+            Arrived::Move(request, data) => {
+                let outcome = self.queue.user_copy(&request, data);
+                self.queue.moved(&request, outcome)
+            }
+        };
+        self.results.push(BatchElem {
+            tag,
+            buf_index: 0,
+            result,
+        });
+    }
+
+    /// Puts the gathered results into a COMMIT, if one is free.
+    #[inline]
+    fn commit(&mut self) {
+        if self.results.is_empty() {
+            return;
+        }
+        let Some(index) = self.commits.iter().position(Commit::is_free) else {
+            return;
+        };
+        let commit = &mut self.commits[index];
+        commit.elements[..self.results.len()].copy_from_slice(&self.results);
+        commit.len = self.results.len();
+        commit.done = 0;
+        self.results.clear();
+        self.push_commit(index);
+    }
+
+    fn push_commit(&mut self, index: usize) {
+        let commit = &self.commits[index];
+        let rest = &commit.elements[commit.done..commit.len];
+        let (at, count) = (rest.as_ptr() as u64, rest.len() as u16);
+        // SAFETY: the elements are left alone until `committed` frees them.
+        unsafe {
+            self.ring.push_batch(
+                abi::IO_COMMIT_BATCH,
+                at,
+                count,
+                ELEMENT,
+                COMMIT | index as u64,
+            );
+        }
+    }
+
+    /// The driver has taken some or all of a COMMIT (F14).
+    fn committed(&mut self, completion: Completion) -> Result<(), QueueError> {
+        let index = (completion.user_data & !KIND) as usize;
+        let commit = &mut self.commits[index];
+        let tag = commit.elements[commit.done].tag;
+        match completion.result {
+            bytes if bytes > 0 => commit.done += bytes as usize / size_of::<BatchElem>(),
+            // The disk is gone, and with it the requests.
+            gone if gone == -libc::ENODEV => commit.done = commit.len,
+            result => {
+                return Err(QueueError::Command {
+                    command: "COMMIT_IO_CMDS",
+                    tag,
+                    errno: -result,
+                })
+            }
+        }
+        if commit.done < commit.len {
+            self.push_commit(index);
+        } else {
+            commit.len = 0;
+        }
+        Ok(())
+    }
+}
+
+const ELEMENT: u8 = size_of::<BatchElem>() as u8;

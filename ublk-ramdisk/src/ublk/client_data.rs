@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a request's bytes get from the client's pages to the store and back,
+//! apart from what the driver itself does when it is given a store address.
+//!
+//! Copies between server memory go through libc's memcpy and memset, not through
+//! Rust references: the store is shared with the kernel, and clients may have
+//! overlapping requests in flight on two queues.
+
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::abi;
+use crate::mq::{Data, Operations, Request, Run, Status};
+use crate::sys::file;
+use crate::sys::mmap::Mapping;
+
+/// One queue's buffers and its way to the client's pages.
+pub(super) struct ClientData {
+    char_device: Arc<File>,
+    queue: u16,
+    /// Zeros as long as the largest request, for holes (G11).
+    zeros: Mapping,
+    /// One buffer per tag: plain's data, and where pieces and holes are gathered.
+    buffers: Mapping,
+    buffer_len: usize,
+}
+
+impl ClientData {
+    pub(super) fn new(
+        char_device: Arc<File>,
+        queue: u16,
+        depth: u16,
+        buffer_len: u32,
+    ) -> io::Result<Self> {
+        let buffer_len = buffer_len as usize;
+        Ok(Self {
+            char_device,
+            queue,
+            zeros: Mapping::zeros(buffer_len)?,
+            buffers: Mapping::anonymous(usize::from(depth) * buffer_len)?,
+            buffer_len,
+        })
+    }
+
+    /// The buffer of `tag`.
+    #[inline]
+    pub(super) fn buffer(&self, tag: u16) -> NonNull<u8> {
+        let offset = usize::from(tag) * self.buffer_len;
+        assert!(offset < self.buffers.len());
+        // SAFETY: within the mapping by the assertion.
+        unsafe { self.buffers.start().add(offset) }
+    }
+
+    /// Zeros, as many as the largest request has bytes.
+    #[inline]
+    pub(super) fn zeros(&self) -> NonNull<u8> {
+        self.zeros.start()
+    }
+
+    /// Puts a READ's bytes into the buffer of its tag.
+    pub(super) fn gather(&self, driver: &dyn Operations, request: &Request, data: Data) {
+        let mut to = self.buffer(request.tag());
+        let mut left = request.len() as usize;
+        assert!(left <= self.buffer_len);
+        let mut put = |run: Run| {
+            let len = match run {
+                Run::Memory(_, len) | Run::Zeros(len) => len,
+            };
+            assert!(
+                len <= left,
+                "the runs of a request are as long as the request"
+            );
+            // SAFETY: `to` has `left` bytes left in the tag's buffer, which no
+            // other request uses; the run is pinned memory of the store.
+            unsafe {
+                match run {
+                    Run::Memory(from, _) => {
+                        libc::memcpy(to.as_ptr().cast(), from.as_ptr().cast(), len);
+                    }
+                    Run::Zeros(_) => {
+                        libc::memset(to.as_ptr().cast(), 0, len);
+                    }
+                }
+                to = to.add(len);
+            }
+            left -= len;
+        };
+        match data {
+            Data::Contiguous(from) => put(Run::Memory(from, request.len() as usize)),
+            Data::Zeros => put(Run::Zeros(request.len() as usize)),
+            Data::Scattered => driver.runs(request, &mut put),
+        }
+    }
+
+    /// Puts the bytes of a WRITE, which the driver has copied into the buffer of
+    /// its tag, to where they belong.
+    pub(super) fn scatter(&self, request: &Request, to: NonNull<u8>) {
+        let len = request.len() as usize;
+        assert!(len <= self.buffer_len);
+        // SAFETY: the buffer is the tag's own; `to` is pinned for the request.
+        unsafe {
+            libc::memcpy(
+                to.as_ptr().cast(),
+                self.buffer(request.tag()).as_ptr().cast(),
+                len,
+            );
+        }
+    }
+
+    /// Copies a READ's bytes from `from` into the client's pages (USER_COPY).
+    #[inline]
+    pub(super) fn copy_out(&self, request: &Request, from: NonNull<u8>) -> Result<(), Status> {
+        let position = abi::user_copy_position(self.queue, request.tag());
+        let len = request.len() as usize;
+        // SAFETY: `from` is pinned store memory, zeros or the tag's buffer, each
+        // at least as long as the request.
+        let copied = unsafe { file::write_at(&self.char_device, from.as_ptr(), len, position) };
+        copied.map_err(|_| Status::IoErr)
+    }
+
+    /// Copies a WRITE's bytes from the client's pages to `to` (USER_COPY).
+    #[inline]
+    pub(super) fn copy_in(&self, request: &Request, to: NonNull<u8>) -> Result<(), Status> {
+        let position = abi::user_copy_position(self.queue, request.tag());
+        let len = request.len() as usize;
+        // SAFETY: `to` is pinned store memory as long as the request.
+        let copied = unsafe { file::read_at(&self.char_device, to.as_ptr(), len, position) };
+        copied.map_err(|_| Status::IoErr)
+    }
+}

@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A device's life as its server sees it: add, set up, start, serve, resize,
+//! stop, delete (F1). Whatever fails before the disk is there is undone (L2).
+//!
+//! All of it runs on a thread that is none of the queues' (F3, F21).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::sync::mpsc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::abi::{self, DeviceInfo};
+use super::ctrl::{block_path, char_path, Control, CtrlError};
+use super::features::Features;
+use super::openers::openers;
+use super::params;
+use super::queue::Shared;
+use super::thread::{Deaths, QueueThread};
+use crate::config::{Backing, DataPath, DeviceConfig};
+use crate::error::Failure;
+use crate::ramdisk::store::{Store, StoreError};
+use crate::ramdisk::Ramdisk;
+use crate::stats::{DeviceStats, QueueCounters};
+
+/// How long a device node may take to appear.
+const NODE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked for.
+const NODE_POLL: Duration = Duration::from_millis(5);
+/// How often a shrink asks for memory that requests still use.
+const SHRINK_TRIES: u32 = 200;
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        match &error {
+            StoreError::Locked { .. } => Failure::in_use(text),
+            StoreError::NotInMemory { .. }
+            | StoreError::SizeDiffers { .. }
+            | StoreError::PartialPage { .. } => Failure::usage(text),
+            StoreError::BeyondCapacity { .. } => Failure::runtime(text),
+            StoreError::Open { .. } | StoreError::TooLittle { .. } | StoreError::System { .. } => {
+                Failure::environment(text)
+            }
+        }
+    }
+}
+
+/// A disk that is being served by threads of this process.
+pub struct Device {
+    control: Control,
+    info: DeviceInfo,
+    path: DataPath,
+    ramdisk: Arc<Ramdisk>,
+    block_size: u32,
+    counters: Vec<Arc<QueueCounters>>,
+    deaths: Arc<Deaths>,
+    threads: Vec<JoinHandle<()>>,
+    deleted: bool,
+}
+
+impl Device {
+    /// Brings a disk up: when this returns, /dev/ublkbN is there and takes I/O.
+    /// On failure nothing is left behind.
+    pub fn create(config: &DeviceConfig) -> Result<Self, Failure> {
+        let mut control = Control::open()?;
+        let offered = offered_features(&mut control)?;
+        let path = params::choose_path(config.data_path, offered)?;
+        if !config.partition_scan && !offered.has(Features::NO_AUTO_PART_SCAN) {
+            log::warn!(
+                "this kernel always scans for partitions: --no-partition-scan has no effect"
+            );
+        }
+        let store = open_store(config)?;
+        let mut info = params::wanted_info(config, path, offered);
+        control.add(&mut info)?;
+        // From here on dropping the device deletes it.
+        let mut device = Device {
+            control,
+            info,
+            path,
+            ramdisk: Arc::new(Ramdisk::new(store)),
+            block_size: config.block_size,
+            counters: Vec::new(),
+            deaths: Arc::new(Deaths::new().map_err(|e| Failure::runtime(format!("eventfd: {e}")))?),
+            threads: Vec::new(),
+            deleted: false,
+        };
+        device.check_added(config)?;
+        device.set_params(config)?;
+        device.start_queues(config)?;
+        device.start()?;
+        Ok(device)
+    }
+
+    /// The driver's answer to ADD_DEV is what counts (A2, F8).
+    fn check_added(&self, config: &DeviceConfig) -> Result<(), Failure> {
+        let granted = Features(self.info.flags);
+        if !granted.has(params::needed_features(self.path)) {
+            return Err(params::path_missing(self.path, granted));
+        }
+        if self.info.nr_hw_queues != config.queues {
+            log::warn!(
+                "{} queues asked for, {} possible on this machine's CPUs",
+                config.queues,
+                self.info.nr_hw_queues
+            );
+        }
+        Ok(())
+    }
+
+    fn set_params(&mut self, config: &DeviceConfig) -> Result<(), Failure> {
+        let store = self.ramdisk.store();
+        let (id, page) = (self.info.dev_id, store.page_size());
+        let mut wanted = params::params(config, store.size(), self.info.max_io_buf_bytes, page);
+        self.control.set_params(id, &mut wanted)?;
+        // Types that the driver has no name for are dropped without a word (F16).
+        let held = self.control.params(id)?;
+        let needed = abi::PARAM_BASIC | abi::PARAM_DISCARD;
+        if held.types & needed != needed || held.size() != wanted.size() {
+            return Err(Failure::runtime(format!(
+                "the driver did not keep the parameters of device {id}: sent {wanted:?}, kept {held:?}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Opens the character device and starts a thread per queue; returns when
+    /// each has fetched its tags.
+    fn start_queues(&mut self, config: &DeviceConfig) -> Result<(), Failure> {
+        let id = self.info.dev_id;
+        let shared = Arc::new(Shared {
+            driver: self.ramdisk.clone(),
+            char_device: Arc::new(open_char_device(id)?),
+            depth: self.info.queue_depth,
+            block_size: config.block_size,
+            io_buffer: self.info.max_io_buf_bytes,
+            read_only: config.read_only,
+            path: self.path,
+        });
+        let (ready, answers) = mpsc::channel();
+        for queue in 0..self.info.nr_hw_queues {
+            let counters = Arc::new(QueueCounters::default());
+            self.counters.push(counters.clone());
+            let thread = QueueThread {
+                queue,
+                cpus: self.control.queue_affinity(id, queue)?,
+                shared: shared.clone(),
+                counters,
+                deaths: self.deaths.clone(),
+                ready: ready.clone(),
+            };
+            self.threads.push(thread.spawn().map_err(|e| {
+                Failure::environment(format!("cannot create the thread of queue {queue}: {e}"))
+            })?);
+        }
+        drop(ready);
+        for _ in 0..self.info.nr_hw_queues {
+            match answers.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(text)) => return Err(Failure::runtime(text)),
+                Err(_) => return Err(Failure::runtime("a queue thread ended before it was ready")),
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<(), Failure> {
+        let id = self.info.dev_id;
+        if let Err(error) = self.control.start(id, std::process::id()) {
+            if error.errno() == Some(libc::EINVAL) {
+                let held = self.control.params(id)?;
+                return Err(Failure::runtime(format!(
+                    "{error}; parameters as sent: {held:?}"
+                )));
+            }
+            return Err(error.into());
+        }
+        self.info = self.control.device_info(id)?;
+        wait_for_node(&block_path(id), is_block_device)
+    }
+
+    /// N of /dev/ublkbN.
+    pub fn id(&self) -> u32 {
+        self.info.dev_id
+    }
+
+    /// Size of the disk in bytes.
+    pub fn size(&self) -> u64 {
+        self.ramdisk.store().size()
+    }
+
+    /// The data path in use.
+    pub fn data_path(&self) -> DataPath {
+        self.path
+    }
+
+    /// What the driver made of the device.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Readable once a queue thread has ended, because it failed or because the
+    /// driver took its tags back.
+    pub fn death_fd(&self) -> BorrowedFd<'_> {
+        self.deaths.fd()
+    }
+
+    /// Why a queue thread failed; none if they ended as they should.
+    pub fn death_error(&self) -> Option<String> {
+        self.deaths.error()
+    }
+
+    /// The figures as they are now.
+    pub fn stats(&self) -> DeviceStats {
+        let queues = self.counters.iter().zip(0..);
+        DeviceStats {
+            id: self.id(),
+            size: self.size(),
+            allocated: self.ramdisk.store().allocated().unwrap_or(0),
+            data_path: self.path.to_string(),
+            queues: queues
+                .map(|(counters, queue)| counters.snapshot(queue))
+                .collect(),
+        }
+    }
+
+    /// Changes the size of the disk while it is used (H8). A smaller size is
+    /// refused while somebody has the disk open, unless forced.
+    pub fn resize(&mut self, size: u64, force: bool) -> Result<(), Failure> {
+        let (id, old) = (self.id(), self.size());
+        if !Features(self.info.flags).has(Features::UPDATE_SIZE) {
+            return Err(Failure::environment(
+                "resize needs UBLK_F_UPDATE_SIZE (bit 10), which this kernel's driver does not \
+                 offer; the first kernel with it is 6.16",
+            ));
+        }
+        if size == 0 || !size.is_multiple_of(u64::from(self.block_size)) {
+            return Err(Failure::usage(format!(
+                "size {size} is not a positive multiple of the block size {}",
+                self.block_size
+            )));
+        }
+        if size < old && !force {
+            let users = openers(id);
+            if !users.is_empty() {
+                return Err(Failure::in_use(format!(
+                    "{} is in use by {}: close it before making it smaller, or use --force",
+                    block_path(id),
+                    users.join(", ")
+                )));
+            }
+        }
+        // On a device that is not LIVE this command crashes older kernels.
+        let state = self.control.device_info(id)?.device_state();
+        if state != abi::DeviceState::Live {
+            return Err(Failure::runtime(format!(
+                "device {id} is {state}, not LIVE"
+            )));
+        }
+        let store = self.ramdisk.store();
+        if size > old {
+            store.grow(size)?;
+            if let Err(error) = self.control.update_size(id, size >> 9) {
+                store.shrink(old);
+                return Err(error.into());
+            }
+        } else if size < old {
+            self.control.update_size(id, size >> 9)?;
+            store.shrink(size);
+            if !(0..SHRINK_TRIES).any(|_| store.free_tail(old) || pause()) {
+                log::warn!("requests beyond the new end keep some of the old memory");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the disk away: its dirty data is written first, and the queue
+    /// threads end. Without `force` this is refused while somebody has it open.
+    pub fn stop(&mut self, force: bool) -> Result<(), Failure> {
+        let id = self.id();
+        if force {
+            self.control.stop(id)?;
+        } else if Features(self.info.flags).has(Features::SAFE_STOP_DEV) {
+            match self.control.try_stop(id) {
+                // There is no disk any more: what is left is to end the fetches.
+                Err(error) if error.errno() == Some(libc::ENODEV) => self.control.stop(id)?,
+                other => other?,
+            }
+        } else {
+            let users = openers(id);
+            if !users.is_empty() {
+                return Err(Failure::in_use(format!(
+                    "{} is in use by {}: close it first, or use --force",
+                    block_path(id),
+                    users.join(", ")
+                )));
+            }
+            self.control.stop(id)?;
+        }
+        self.join();
+        Ok(())
+    }
+
+    fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // Its panic has been caught and reported inside.
+            let _ = thread.join();
+        }
+    }
+
+    /// Ends the serving but leaves the device's id taken, in state DEAD.
+    pub fn leave_stopped(mut self) -> Result<(), Failure> {
+        self.stop(true)?;
+        self.deleted = true;
+        Ok(())
+    }
+
+    /// Stops the disk if it still is there, and frees its id.
+    pub fn delete(mut self) -> Result<(), Failure> {
+        self.remove().map_err(Failure::from)
+    }
+
+    fn remove(&mut self) -> Result<(), CtrlError> {
+        let id = self.id();
+        self.deleted = true;
+        let stopped = self.control.stop(id);
+        if stopped.is_ok() {
+            self.join();
+        }
+        // Threads that could not be made to stop hold /dev/ublkcN: then the
+        // waiting form would wait for ever.
+        let deleted = match stopped {
+            Ok(()) => self.control.delete(id),
+            Err(_) => self.control.delete_async(id),
+        };
+        match deleted {
+            // Somebody else was quicker, or deletion goes on by itself.
+            Err(e) if matches!(e.errno(), Some(libc::ENODEV | libc::EINTR)) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if !self.deleted {
+            if let Err(error) = self.remove() {
+                log::error!("device {} could not be removed: {error}", self.id());
+            }
+        }
+    }
+}
+
+fn offered_features(control: &mut Control) -> Result<Features, Failure> {
+    match control.features() {
+        Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => Err(Failure::environment(
+            "this kernel's ublk driver does not know GET_FEATURES: a kernel of 6.5 or newer is needed",
+        )),
+        other => Ok(other?),
+    }
+}
+
+fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
+    Ok(match &config.backing {
+        Backing::Memfd => Store::anonymous(config.size, config.huge_pages)?,
+        Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages)?,
+        Backing::Hugetlb => Store::hugetlb(config.size)?,
+    })
+}
+
+fn open_char_device(id: u32) -> Result<File, Failure> {
+    let path = char_path(id);
+    wait_for_node(&path, |_| true)?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => {
+                Failure::in_use(format!("{path} is already served by another process"))
+            }
+            _ => Failure::runtime(format!("cannot open {path}: {e}")),
+        })
+}
+
+fn is_block_device(meta: &std::fs::Metadata) -> bool {
+    meta.file_type().is_block_device()
+}
+
+/// Nodes are made by the kernel or by udev, in their own time.
+fn wait_for_node(path: &str, right: fn(&std::fs::Metadata) -> bool) -> Result<(), Failure> {
+    let deadline = Instant::now() + NODE_PATIENCE;
+    loop {
+        match std::fs::metadata(path) {
+            Ok(meta) if right(&meta) => return Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Failure::runtime(format!("cannot look at {path}: {e}")))
+            }
+            _ if Instant::now() > deadline => {
+                return Err(Failure::runtime(format!(
+                    "{path} did not appear within {} s: is udev or devtmpfs at work?",
+                    NODE_PATIENCE.as_secs()
+                )))
+            }
+            _ => std::thread::sleep(NODE_POLL),
+        }
+    }
+}
+
+/// Lets requests in flight come to their end; always false, for use in a search.
+fn pause() -> bool {
+    std::thread::sleep(NODE_POLL);
+    false
+}

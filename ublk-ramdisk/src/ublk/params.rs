@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the disk tells the block layer about itself (H1, H2, H5, H6), and which
+//! features its driver is asked for.
+
+use super::abi::{self, DeviceInfo, ParamBasic, ParamDiscard, Params};
+use super::features::Features;
+use crate::config::{DataPath, DeviceConfig};
+use crate::error::Failure;
+
+/// A DISCARD or WRITE_ZEROES of one request covers at most this much: the queue
+/// thread is busy with it until it is done.
+const MAX_DISCARD: u32 = 64 << 20;
+
+/// The data path for what the driver offers (G14), or the one asked for.
+pub fn choose_path(asked: Option<DataPath>, offered: Features) -> Result<DataPath, Failure> {
+    let possible = |path: &DataPath| offered.has(needed_features(*path));
+    let preferred = [
+        DataPath::Batch,
+        DataPath::UserCopy,
+        DataPath::GetData,
+        DataPath::Plain,
+    ];
+    match asked {
+        Some(path) if possible(&path) => Ok(path),
+        Some(path) => Err(path_missing(path, offered)),
+        None => Ok(preferred
+            .into_iter()
+            .find(possible)
+            .unwrap_or(DataPath::Plain)),
+    }
+}
+
+/// Feature bits without which `path` does not work.
+pub fn needed_features(path: DataPath) -> u64 {
+    match path {
+        DataPath::Batch => Features::BATCH_IO | Features::USER_COPY,
+        DataPath::UserCopy => Features::USER_COPY,
+        DataPath::GetData => Features::NEED_GET_DATA,
+        DataPath::Plain => 0,
+    }
+}
+
+/// Says which bit `path` lacks and which kernel has it.
+pub(super) fn path_missing(path: DataPath, offered: Features) -> Failure {
+    let missing = needed_features(path) & !offered.0;
+    let bit = missing.trailing_zeros() as u8;
+    let (name, since) = super::features::FEATURES
+        .iter()
+        .find(|feature| feature.bit == bit)
+        .map_or(("?", "?"), |feature| (feature.name, feature.since));
+    Failure::environment(format!(
+        "--data-path {path} needs UBLK_F_{name} (bit {bit}), which this kernel's driver does not \
+         offer; the first kernel with it is {since}, or use --data-path auto"
+    ))
+}
+
+/// The wishes for ADD_DEV.
+pub(super) fn wanted_info(config: &DeviceConfig, path: DataPath, offered: Features) -> DeviceInfo {
+    let always = Features::CMD_IOCTL_ENCODE | Features::UPDATE_SIZE | Features::SAFE_STOP_DEV;
+    let mut flags = needed_features(path) | always & offered.0;
+    if !config.partition_scan {
+        flags |= Features::NO_AUTO_PART_SCAN & offered.0;
+    }
+    DeviceInfo {
+        nr_hw_queues: config.queues,
+        queue_depth: config.depth,
+        max_io_buf_bytes: config.io_buffer,
+        dev_id: config.id.unwrap_or(u32::MAX),
+        ublksrv_pid: -1,
+        flags,
+        ..DeviceInfo::default()
+    }
+}
+
+/// The parameters for SET_PARAMS. `io_buffer` is what ADD_DEV made of it, `page`
+/// what the store gives memory back by.
+pub(super) fn params(config: &DeviceConfig, size: u64, io_buffer: u32, page: u64) -> Params {
+    let shift = |bytes: u64| bytes.trailing_zeros() as u8;
+    let physical = u64::from(config.physical_block_size);
+    let attr = |on: bool, bit: u32| if on { bit } else { 0 };
+    // FUA is announced with the cache alone: without one the kernel strips it.
+    let cache = abi::ATTR_VOLATILE_CACHE | abi::ATTR_FUA;
+    let basic = ParamBasic {
+        attrs: attr(config.read_only, abi::ATTR_READ_ONLY)
+            | attr(config.rotational, abi::ATTR_ROTATIONAL)
+            | attr(config.volatile_cache, cache),
+        logical_bs_shift: shift(config.block_size.into()),
+        physical_bs_shift: shift(physical),
+        io_opt_shift: shift(page.max(physical)),
+        io_min_shift: shift(physical),
+        max_sectors: io_buffer >> 9,
+        chunk_sectors: 0,
+        dev_sectors: size >> 9,
+        virt_boundary_mask: 0,
+    };
+    let discard = ParamDiscard {
+        discard_alignment: 0,
+        discard_granularity: page as u32,
+        max_discard_sectors: MAX_DISCARD >> 9,
+        max_write_zeroes_sectors: MAX_DISCARD >> 9,
+        max_discard_segments: 1,
+        reserved0: 0,
+    };
+    let types = abi::PARAM_BASIC | abi::PARAM_DISCARD | abi::PARAM_DMA_ALIGN;
+    // The alignment is a mask: buffers at multiples of 4 bytes are fine.
+    Params {
+        types,
+        basic,
+        discard,
+        dma_align: [3, 0],
+        ..Params::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g14_auto_takes_the_best_path_that_is_offered() {
+        let user_copy = Features::USER_COPY;
+        let auto = |bits| choose_path(None, Features(bits)).unwrap();
+        assert_eq!(auto(user_copy | Features::BATCH_IO), DataPath::Batch);
+        assert_eq!(
+            auto(user_copy | Features::NEED_GET_DATA),
+            DataPath::UserCopy
+        );
+        assert_eq!(
+            auto(Features::NEED_GET_DATA | Features::BATCH_IO),
+            DataPath::GetData
+        );
+        assert_eq!(auto(0), DataPath::Plain);
+    }
+
+    #[test]
+    fn l1_a_path_that_is_not_offered_names_bit_and_kernel() {
+        let failure =
+            choose_path(Some(DataPath::Batch), Features(Features::USER_COPY)).unwrap_err();
+        assert_eq!(failure.exit, crate::error::Exit::Environment);
+        for part in ["batch", "UBLK_F_BATCH_IO", "bit 15", "7.0"] {
+            assert!(failure.message.contains(part), "{part}: {failure}");
+        }
+    }
+
+    #[test]
+    fn g7_get_data_is_never_asked_for_beside_what_drops_it() {
+        for path in [
+            DataPath::Batch,
+            DataPath::UserCopy,
+            DataPath::GetData,
+            DataPath::Plain,
+        ] {
+            let flags = needed_features(path);
+            let get_data = flags & Features::NEED_GET_DATA != 0;
+            let others = flags & (Features::USER_COPY | Features::BATCH_IO | 1 << 19) != 0;
+            assert!(!(get_data && others), "{path}");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One queue's ring, its view of the descriptors, and its way to the client's
+//! bytes: all the unsafe code of the I/O path that is not the store's.
+//!
+//! A [`QueueRing`] belongs to the thread that made it and is never entered by
+//! another (F22).
+
+use std::fs::File;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+use io_uring::{cqueue, squeue, IoUring};
+
+use super::abi::{self, BatchIo, IoCmd, IoDesc};
+use crate::sys::mmap::Mapping;
+
+const OP_URING_CMD: u8 = 46;
+const SQE_FIXED_FILE: u8 = 1 << 0;
+const SQE_BUFFER_SELECT: u8 = 1 << 5;
+const URING_CMD_MULTISHOT: u32 = 1 << 1;
+/// The one group of buffers that batch fetches fill with tags.
+const FETCH_GROUP: u16 = 1;
+
+/// A submission entry with a command of 16 bytes, as the kernel lays it out.
+/// The io-uring crate has no builder for the multishot form.
+#[repr(C)]
+struct CmdSqe {
+    opcode: u8,
+    flags: u8,
+    ioprio: u16,
+    fd: i32,
+    cmd_op: u32,
+    pad: u32,
+    addr: u64,
+    len: u32,
+    uring_cmd_flags: u32,
+    user_data: u64,
+    buf_group: u16,
+    personality: u16,
+    file_index: u32,
+    cmd: [u64; 2],
+}
+
+const _: () = assert!(size_of::<CmdSqe>() == 64 && size_of::<squeue::Entry>() == 64);
+
+impl CmdSqe {
+    fn new(cmd_op: u32, cmd: [u64; 2], user_data: u64) -> Self {
+        Self {
+            opcode: OP_URING_CMD,
+            flags: SQE_FIXED_FILE,
+            ioprio: 0,
+            fd: 0,
+            cmd_op,
+            pad: 0,
+            addr: 0,
+            len: 0,
+            uring_cmd_flags: 0,
+            user_data,
+            buf_group: 0,
+            personality: 0,
+            file_index: 0,
+            cmd,
+        }
+    }
+}
+
+/// The ring and descriptors of one queue.
+pub(super) struct QueueRing {
+    ring: IoUring,
+    descriptors: Mapping,
+    queue: u16,
+    depth: u16,
+}
+
+/// A completion, as far as a queue looks at it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Completion {
+    pub user_data: u64,
+    pub result: i32,
+    pub flags: u32,
+}
+
+impl Completion {
+    /// Will the same submission complete again?
+    pub(super) fn more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    /// Which provided buffer it filled.
+    pub(super) fn buffer(&self) -> Option<u16> {
+        cqueue::buffer_select(self.flags)
+    }
+}
+
+impl QueueRing {
+    /// A ring for `depth` commands on `char_device`, which becomes its file 0.
+    pub(super) fn new(char_device: &File, queue: u16, depth: u16) -> io::Result<Self> {
+        let entries = u32::from(depth).next_power_of_two().max(16);
+        let ring = Self::build(entries)?;
+        ring.submitter()
+            .register_files(&[char_device.as_raw_fd()])?;
+        let len = (usize::from(depth) * size_of::<IoDesc>()).next_multiple_of(4096);
+        let descriptors = Mapping::read_only(char_device, abi::descriptor_offset(queue), len)?;
+        Ok(Self {
+            ring,
+            descriptors,
+            queue,
+            depth,
+        })
+    }
+
+    /// Completions are run by this thread when it asks for them, where the
+    /// kernel has that (6.1); else as the kernel likes.
+    fn build(entries: u32) -> io::Result<IoUring> {
+        let completions = entries * 2;
+        let mut builder = IoUring::builder();
+        builder
+            .setup_cqsize(completions)
+            .setup_single_issuer()
+            .setup_defer_taskrun();
+        builder
+            .build(entries)
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => IoUring::builder()
+                    .setup_cqsize(completions)
+                    .setup_coop_taskrun()
+                    .build(entries),
+                _ => Err(error),
+            })
+    }
+
+    /// The request that stands under `tag`. Read once per delivery: the kernel
+    /// may lower its length between two (F13).
+    #[inline]
+    pub(super) fn descriptor(&self, tag: u16) -> IoDesc {
+        assert!(
+            tag < self.depth,
+            "the driver names tags below the queue depth"
+        );
+        let first = self.descriptors.start().as_ptr().cast::<IoDesc>();
+        // SAFETY: the mapping holds `depth` descriptors; the driver writes one
+        // before it completes the fetch of its tag, so this is a stable copy.
+        unsafe { first.add(usize::from(tag)).read_volatile() }
+    }
+
+    /// Queues one per-tag command. The completion carries the tag.
+    ///
+    /// # Safety
+    /// `addr` is 0 or names memory that stays valid for as long as the driver
+    /// may copy from or to it (G3 to G6).
+    #[inline]
+    pub(super) unsafe fn push_io(&mut self, op: u32, tag: u16, result: i32, addr: u64) {
+        let command = IoCmd {
+            q_id: self.queue,
+            tag,
+            result,
+            addr,
+        };
+        // SAFETY: 16 bytes of plain data without padding.
+        let words = unsafe { std::mem::transmute::<IoCmd, [u64; 2]>(command) };
+        // SAFETY: as promised by the caller.
+        unsafe { self.push(CmdSqe::new(op, words, u64::from(tag))) };
+    }
+
+    /// Queues one batch command over `elements` elements of `element` bytes at
+    /// `addr`.
+    ///
+    /// # Safety
+    /// The elements stay in place until the command has completed.
+    pub(super) unsafe fn push_batch(
+        &mut self,
+        op: u32,
+        addr: u64,
+        elements: u16,
+        element: u8,
+        user_data: u64,
+    ) {
+        let mut sqe = CmdSqe::new(op, self.batch_words(elements, element), user_data);
+        sqe.addr = addr;
+        sqe.len = u32::from(elements) * u32::from(element);
+        // SAFETY: as promised by the caller.
+        unsafe { self.push(sqe) };
+    }
+
+    /// Queues the multishot fetch that fills the buffers of [`FetchBuffers`].
+    pub(super) fn push_batch_fetch(&mut self, user_data: u64) {
+        let words = self.batch_words(0, size_of::<u16>() as u8);
+        let mut sqe = CmdSqe::new(abi::IO_FETCH_BATCH, words, user_data);
+        sqe.flags |= SQE_BUFFER_SELECT;
+        sqe.uring_cmd_flags = URING_CMD_MULTISHOT;
+        sqe.buf_group = FETCH_GROUP;
+        // SAFETY: the command names no memory; the buffers are registered.
+        unsafe { self.push(sqe) };
+    }
+
+    fn batch_words(&self, elements: u16, element: u8) -> [u64; 2] {
+        let command = BatchIo {
+            q_id: self.queue,
+            nr_elem: elements,
+            elem_bytes: element,
+            ..BatchIo::default()
+        };
+        // SAFETY: 16 bytes of plain data without padding.
+        unsafe { std::mem::transmute::<BatchIo, [u64; 2]>(command) }
+    }
+
+    /// # Safety
+    /// Memory that the entry names stays valid until the kernel is done with it.
+    #[inline]
+    unsafe fn push(&mut self, sqe: CmdSqe) {
+        // SAFETY: both are the kernel's 64-byte submission entry.
+        let entry = unsafe { std::mem::transmute::<CmdSqe, squeue::Entry>(sqe) };
+        // SAFETY: as promised by the caller.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        pushed.expect("a queue has at most one command per tag, and the ring a place for each");
+    }
+
+    /// Submits everything and waits for `want` completions. Every submitted
+    /// command has been issued when this returns Ok.
+    #[inline]
+    pub(super) fn submit_and_wait(&mut self, want: usize) -> io::Result<()> {
+        loop {
+            match self.ring.submit_and_wait(want) {
+                Ok(_) if self.ring.submission().is_empty() => return Ok(()),
+                Ok(_) => {}
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {}
+                // Completions wait to be taken; submitting goes on after that.
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Has everything that was queued been issued?
+    #[inline]
+    pub(super) fn all_submitted(&mut self) -> bool {
+        self.ring.submission().is_empty()
+    }
+
+    /// Takes up to `into.len()` completions out of the ring; answers how many.
+    #[inline]
+    pub(super) fn reap(&mut self, into: &mut [Completion]) -> usize {
+        let mut count = 0;
+        let mut queue = self.ring.completion();
+        while count < into.len() {
+            let Some(entry) = queue.next() else { break };
+            into[count] = Completion {
+                user_data: entry.user_data(),
+                result: entry.result(),
+                flags: entry.flags(),
+            };
+            count += 1;
+        }
+        count
+    }
+}
+
+/// Buffers that batch fetches fill with tags, in a ring shared with the kernel.
+pub(super) struct FetchBuffers {
+    entries: Mapping,
+    tags: Mapping,
+    count: u16,
+    tags_each: usize,
+    tail: u16,
+}
+
+impl FetchBuffers {
+    /// Registers `count` (a power of two) buffers of `tags_each` tags. The
+    /// buffers must outlive the ring's last completion.
+    pub(super) fn register(ring: &QueueRing, count: u16, tags_each: usize) -> io::Result<Self> {
+        let entries = Mapping::anonymous(usize::from(count) * size_of::<BufRingEntry>())?;
+        let tags = Mapping::anonymous(usize::from(count) * tags_each * size_of::<u16>())?;
+        let mut buffers = Self {
+            entries,
+            tags,
+            count,
+            tags_each,
+            tail: 0,
+        };
+        let at = buffers.entries.start().as_ptr() as u64;
+        // SAFETY: page-aligned memory for `count` entries, kept by `buffers`.
+        unsafe {
+            ring.ring
+                .submitter()
+                .register_buf_ring_with_flags(at, count, FETCH_GROUP, 0)?
+        };
+        for id in 0..count {
+            buffers.give_back(id);
+        }
+        Ok(buffers)
+    }
+
+    /// The first `bytes` bytes of buffer `id`, as tags.
+    pub(super) fn tag(&self, id: u16, index: usize) -> u16 {
+        assert!(id < self.count && index < self.tags_each);
+        let first = self.tags.start().as_ptr().cast::<u16>();
+        // SAFETY: within the mapping by the assertion; the kernel wrote it
+        // before the completion that named the buffer.
+        unsafe { first.add(usize::from(id) * self.tags_each + index).read() }
+    }
+
+    /// Lets the kernel fill buffer `id` again.
+    pub(super) fn give_back(&mut self, id: u16) {
+        let base = self.entries.start().as_ptr().cast::<BufRingEntry>();
+        let len = self.tags_each * size_of::<u16>();
+        // SAFETY: slot and buffer lie within their mappings; the kernel looks at
+        // the slot only after the tail below has passed it.
+        unsafe {
+            let slot = &mut *base.add(usize::from(self.tail & (self.count - 1)));
+            slot.set_addr(self.tags.start().as_ptr() as u64 + (usize::from(id) * len) as u64);
+            slot.set_len(len as u32);
+            slot.set_bid(id);
+        }
+        self.tail = self.tail.wrapping_add(1);
+        // SAFETY: the tail is an aligned u16 inside the first entry.
+        let tail = unsafe { &*BufRingEntry::tail(base).cast::<AtomicU16>() };
+        // Release pairs with the kernel's acquire of the tail: it sees the slot.
+        tail.store(self.tail, Ordering::Release);
+    }
+}

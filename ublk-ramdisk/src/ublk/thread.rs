@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The life of the queue threads: pinned, marked as serving writeback, set up,
+//! reported ready, run, and reported when they end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::batch::Batch;
+use super::per_tag::PerTag;
+use super::queue::{Queue, QueueError, Shared};
+use super::ring::QueueRing;
+use crate::config::DataPath;
+use crate::stats::QueueCounters;
+use crate::sys::{event, thread as sys_thread};
+
+/// Says that a queue thread has ended, for whatever reason.
+#[derive(Debug)]
+pub(super) struct Deaths {
+    event: OwnedFd,
+    first_error: Mutex<Option<String>>,
+}
+
+impl Deaths {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            event: event::eventfd()?,
+            first_error: Mutex::new(None),
+        })
+    }
+
+    /// Readable once a queue thread has ended.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    /// Why the first thread that failed did so; none if none failed.
+    pub(super) fn error(&self) -> Option<String> {
+        self.first_error
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
+    }
+
+    fn report(&self, queue: u16, end: Result<(), QueueError>) {
+        if let Err(error) = end {
+            let text = format!("queue {queue}: {error}");
+            log::error!("{text}");
+            let mut first = self
+                .first_error
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            first.get_or_insert(text);
+        }
+        event::signal(self.event.as_fd());
+    }
+}
+
+/// What a queue thread needs to start.
+pub(super) struct QueueThread {
+    pub queue: u16,
+    pub cpus: Vec<usize>,
+    pub shared: Arc<Shared>,
+    pub counters: Arc<QueueCounters>,
+    pub deaths: Arc<Deaths>,
+    /// Told once: the queue has fetched its tags, or why not.
+    pub ready: Sender<Result<(), String>>,
+}
+
+impl QueueThread {
+    pub(super) fn spawn(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new()
+            .name(format!("ublkq{}", self.queue))
+            .stack_size(256 << 10)
+            .spawn(move || self.main())
+    }
+
+    fn main(self) {
+        let end = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        self.deaths
+            .report(self.queue, end.unwrap_or(Err(QueueError::Panicked)));
+    }
+
+    fn serve(&self) -> Result<(), QueueError> {
+        match self.set_up() {
+            Ok(queue_loop) => {
+                // The creator may have given up already; then the driver takes
+                // the tags back and the loop ends by itself.
+                let _ = self.ready.send(Ok(()));
+                match queue_loop {
+                    Loop::PerTag(per_tag) => per_tag.run(),
+                    Loop::Batch(batch) => batch.run(),
+                }
+            }
+            Err(error) => {
+                let _ = self
+                    .ready
+                    .send(Err(format!("queue {}: {error}", self.queue)));
+                Err(error)
+            }
+        }
+    }
+
+    fn set_up(&self) -> Result<Loop, QueueError> {
+        if let Err(error) = sys_thread::pin(&self.cpus) {
+            // A container may allow fewer CPUs; the queue works from any.
+            log::warn!(
+                "queue {}: cannot be pinned to {:?}: {error}",
+                self.queue,
+                self.cpus
+            );
+        }
+        if let Err(error) = sys_thread::set_io_flusher() {
+            log::warn!(
+                "queue {}: cannot be marked as I/O flusher: {error}; under memory pressure the \
+                 disk may wait for itself",
+                self.queue
+            );
+        }
+        let shared = &self.shared;
+        let ring = QueueRing::new(&shared.char_device, self.queue, shared.depth)
+            .map_err(|e| QueueError::Setup("ring", e))?;
+        let queue = Queue::new(shared.clone(), self.queue, self.counters.clone())?;
+        Ok(match shared.path {
+            DataPath::Batch => Loop::Batch(Batch::start(ring, queue)?),
+            _ => Loop::PerTag(PerTag::start(ring, queue)?),
+        })
+    }
+}
+
+enum Loop {
+    PerTag(PerTag),
+    Batch(Batch),
+}
