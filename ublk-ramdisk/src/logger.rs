@@ -43,9 +43,10 @@ impl Sink {
     }
 }
 
-enum Entry {
-    Line(Line),
-    Flush(SyncSender<()>),
+/// A line to write, or an empty one from somebody who waits until it is reached.
+struct Entry {
+    line: Line,
+    reached: Option<SyncSender<()>>,
 }
 
 struct Line {
@@ -104,14 +105,19 @@ impl Log for Logger {
         }
         let mut line = Line::new(record.level());
         let _ = write!(line, "{}", record.args());
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Entry::Line(line)) {
+        let reached = None;
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Entry { line, reached }) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn flush(&self) {
         let (done, wait) = sync_channel(1);
-        if self.queue.try_send(Entry::Flush(done)).is_ok() {
+        let marker = Entry {
+            line: Line::new(Level::Trace),
+            reached: Some(done),
+        };
+        if self.queue.try_send(marker).is_ok() {
             // Bounded: a log that takes nothing must not keep the server from ending.
             let _ = wait.recv_timeout(Duration::from_secs(1));
         }
@@ -153,11 +159,10 @@ fn write_lines(lines: &Receiver<Entry>, mut writer: Writer) {
                 &format!("{dropped} log lines dropped: the log was too slow"),
             );
         }
-        match entry {
-            Entry::Line(line) => writer.write(line.level, line.text()),
-            Entry::Flush(done) => {
-                let _ = done.try_send(());
-            }
+        match entry.reached {
+            None => writer.write(entry.line.level, entry.line.text()),
+            // Whoever waited may have lost patience.
+            Some(reached) => drop(reached.try_send(())),
         }
     }
 }

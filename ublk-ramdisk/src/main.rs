@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod logger;
 mod server;
+mod values;
 
 use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `stats`: the counters of running disks, asked of their servers.
 
-use serde::Serialize;
-use serde_json::Value;
 use ublk_ramdisk::error::{Exit, Failure};
-use ublk_ramdisk::stats::DeviceStats;
+use ublk_ramdisk::stats::{DeviceStats, OpStats, QueueStats};
 use ublk_ramdisk::ublk::ctrl::{block_path, Control};
 
 use super::{machine, output};
@@ -12,125 +10,116 @@ use crate::cli::StatsArgs;
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
-/// One device, as `--json` shows it.
-#[derive(Debug, Serialize)]
-struct Row {
-    id: u32,
-    path: String,
-    #[serde(flatten)]
-    stats: DeviceStats,
-}
-
 /// Shows the counters of one disk, or of all that are served by this program.
 pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
+    let mut control = Control::open()?;
     let run_dir = RunDir::of_this_machine();
-    let mut rows = Vec::new();
+    let mut all = Vec::new();
     match args.id {
         Some(id) => match machine::ask_server(&run_dir, id, Request::Stats) {
-            Some(answer) => rows.push(row(id, answer?)?),
-            None => return Err(machine::not_served(&mut Control::open()?, id)),
+            Some(answer) => all.push(counters(answer?)?),
+            None => return Err(machine::not_served(&mut control, id)),
         },
         None => {
             for id in run_dir.ids() {
                 if let Some(answer) = machine::ask_server(&run_dir, id, Request::Stats) {
-                    rows.push(row(id, answer?)?);
+                    all.push(counters(answer?)?);
                 }
             }
         }
     }
     if args.json {
-        output::print_json(&rows)?;
+        output::print_json(&all)?;
     } else {
-        let text: Vec<String> = rows.iter().map(as_text).collect::<Result<_, _>>()?;
+        let text: Vec<String> = all.iter().map(as_text).collect();
         output::print(&text.join("\n"))?;
     }
     Ok(Exit::Done)
 }
 
-fn row(id: u32, reply: Reply) -> Result<Row, Failure> {
+fn counters(reply: Reply) -> Result<DeviceStats, Failure> {
     match reply {
-        Reply::Stats(stats) => Ok(Row {
-            id,
-            path: block_path(id),
-            stats: *stats,
-        }),
-        other => machine::done(other).and_then(|()| {
-            Err(Failure::runtime(
-                "the server answered without counters; is it of another version?",
-            ))
-        }),
+        Reply::Stats(stats) => Ok(*stats),
+        Reply::Failed(failure) => Err(failure),
+        Reply::Done => Err(Failure::runtime("the server answered another question")),
     }
 }
 
-fn as_text(row: &Row) -> Result<String, Failure> {
-    let value = serde_json::to_value(&row.stats)
-        .map_err(|error| Failure::runtime(format!("counters of device {}: {error}", row.id)))?;
-    Ok(format!("{}\n{}", row.path, lay_out(&value)))
+fn as_text(stats: &DeviceStats) -> String {
+    let titles = [
+        "QUEUE",
+        "OPERATION",
+        "REQUESTS",
+        "BYTES",
+        "ARRIVED",
+        "FAILED",
+        "WAKE-UPS",
+    ];
+    let mut rows = vec![titles.map(str::to_owned).to_vec()];
+    rows.extend(stats.queues.iter().flat_map(queue_rows));
+    format!(
+        "{}: {}, of which {} in memory, data path {}\n{}",
+        block_path(stats.id),
+        output::human_size(stats.size),
+        output::human_size(stats.allocated),
+        stats.data_path,
+        output::table(&rows)
+    )
 }
 
-/// Lays counters out by their own names: plain ones in two columns, a list of objects (the
-/// queues) as a table with a line for each.
-fn lay_out(value: &Value) -> String {
-    let mut plain = Vec::new();
-    let mut tables = String::new();
-    flatten("", value, &mut plain, &mut tables);
-    let rows: Vec<Vec<String>> = plain
-        .into_iter()
-        .map(|(name, figure)| vec![format!("  {name}"), figure])
+/// One line per operation; the figures of the queue as a whole stand in its first line.
+fn queue_rows(queue: &QueueStats) -> Vec<Vec<String>> {
+    let operations: [(&str, OpStats); 5] = [
+        ("read", queue.read),
+        ("write", queue.write),
+        ("flush", queue.flush),
+        ("discard", queue.discard),
+        ("write-zeroes", queue.write_zeroes),
+    ];
+    let mut rows: Vec<Vec<String>> = operations
+        .iter()
+        .map(|(name, operation)| {
+            vec![
+                String::new(),
+                (*name).to_owned(),
+                operation.requests.to_string(),
+                operation.bytes.to_string(),
+            ]
+        })
         .collect();
-    format!("{}{tables}", output::table(&rows))
-}
-
-fn flatten(name: &str, value: &Value, plain: &mut Vec<(String, String)>, tables: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            for (field, value) in fields {
-                let field = field.replace('_', "-");
-                let name = if name.is_empty() {
-                    field
-                } else {
-                    format!("{name}-{field}")
-                };
-                flatten(&name, value, plain, tables);
-            }
-        }
-        Value::Array(items) if items.iter().any(Value::is_object) => {
-            tables.push_str(&output::table(&list_rows(name, items)));
-        }
-        Value::String(text) => plain.push((name.to_owned(), text.clone())),
-        other => plain.push((name.to_owned(), other.to_string())),
-    }
-}
-
-fn list_rows(name: &str, items: &[Value]) -> Vec<Vec<String>> {
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    for (number, item) in items.iter().enumerate() {
-        let mut cells = Vec::new();
-        flatten("", item, &mut cells, &mut String::new());
-        let (titles, figures): (Vec<String>, Vec<String>) = cells.into_iter().unzip();
-        if rows.is_empty() {
-            rows.push([vec![format!("  {name}")], titles].concat());
-        }
-        rows.push([vec![format!("  {number}")], figures].concat());
-    }
+    rows[0][0] = queue.queue.to_string();
+    let of_queue = [queue.inserted, queue.errors, queue.reaps];
+    rows[0].extend(of_queue.map(|figure| figure.to_string()));
     rows
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
-    fn queues_get_a_table() {
-        let value = json!({
-            "store_bytes": 4096,
-            "queues": [{"reads": 1, "writes": 20}, {"reads": 300, "writes": 4}],
+    fn every_queue_has_a_line_per_operation() {
+        let queue = QueueStats {
+            queue: 1,
+            inserted: 7,
+            write: OpStats {
+                requests: 5,
+                bytes: 20480,
+            },
+            ..QueueStats::default()
+        };
+        let text = as_text(&DeviceStats {
+            id: 3,
+            size: 1 << 30,
+            allocated: 20480,
+            data_path: "batch".to_owned(),
+            queues: vec![QueueStats::default(), queue],
         });
-        assert_eq!(
-            lay_out(&value),
-            "  store-bytes  4096\n  queues  reads  writes\n  0       1      20\n  \
-             1       300    4\n"
-        );
+        assert!(text.starts_with("/dev/ublkb3: 1 GiB, of which 20 KiB in memory, data path batch"));
+        assert_eq!(text.lines().count(), 12);
+        let written = text
+            .lines()
+            .filter(|line| line.ends_with("5         20480"));
+        assert_eq!(written.count(), 1, "{text}");
     }
 }

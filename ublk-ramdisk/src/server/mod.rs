@@ -15,13 +15,16 @@ mod watch;
 
 pub use process::page_size;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use ublk_ramdisk::config::DeviceConfig;
+use ublk_ramdisk::config::{Backing, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::sys::thread::set_io_flusher;
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path};
 use ublk_ramdisk::ublk::device::Device;
 use ublk_ramdisk::ublk::openers::openers;
@@ -52,7 +55,7 @@ pub struct Prepared {
 impl Prepared {
     /// Does what must be done before any thread exists, then opens the log.
     pub fn new(sink: Sink) -> io::Result<Prepared> {
-        let flusher = process::set_io_flusher();
+        let flusher = set_io_flusher();
         let spared = process::spare_from_oom();
         let signals = EndSignals::catch()?;
         logger::start(sink)?;
@@ -71,16 +74,36 @@ impl Prepared {
             Some(id) => Some(run_dir.lock(id, NAMED_ID_PATIENCE)?),
             None => None,
         };
-        let device = Device::create(config)?;
+        let fresh = fresh_backing(config);
+        let device = Device::create(config).inspect_err(|_| remove_backing(fresh))?;
         match Front::open(self, &device, named, config, run_dir) {
             Ok(front) => Ok(Server { device, front }),
             Err(failure) => {
                 if let Err(second) = device.delete() {
                     error!("cleaning up: {second}");
                 }
+                remove_backing(fresh);
                 Err(failure)
             }
         }
+    }
+}
+
+/// The backing file that the device is going to make, if it makes one.
+fn fresh_backing(config: &DeviceConfig) -> Option<&Path> {
+    match &config.backing {
+        Backing::Tmpfs(path) if !path.exists() => Some(path),
+        _ => None,
+    }
+}
+
+/// Removes what [`fresh_backing`] named, unless another server has taken the file meanwhile.
+fn remove_backing(path: Option<&Path>) {
+    let Some((path, file)) = path.and_then(|path| Some((path, File::open(path).ok()?))) else {
+        return;
+    };
+    if file.try_lock().is_ok() {
+        let _ = std::fs::remove_file(path);
     }
 }
 
@@ -204,9 +227,11 @@ impl Server {
         }
         let orders = self.front.watch.orders();
         if orders.died() {
+            let why = self.device.death_error();
             error!(
-                "the service of {} ended without an order; the disk is taken away",
-                self.front.served.path
+                "{} is no longer served: {}; the disk is taken away",
+                self.front.served.path,
+                why.as_deref().unwrap_or("it was stopped from outside")
             );
             return Ending::delete(Exit::Failure);
         }

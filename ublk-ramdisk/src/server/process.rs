@@ -9,9 +9,6 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::{ForkResult, Pid};
 
-/// `PR_SET_IO_FLUSHER` of linux/prctl.h (Linux 5.6), which the libc crate does not have.
-const PR_SET_IO_FLUSHER: i32 = 57;
-
 /// Which of the two processes this is.
 pub enum Side {
     /// The process that forked, with its child.
@@ -79,18 +76,6 @@ fn close_inherited(keep: BorrowedFd<'_>) -> io::Result<()> {
         unsafe { libc::close(fd) };
     }
     Ok(())
-}
-
-/// Tells the kernel that this thread serves a block device, so that its allocations never wait
-/// for I/O that only it could do. Children and later threads inherit it.
-pub fn set_io_flusher() -> io::Result<()> {
-    // SAFETY: the option takes plain numbers; the unused ones must be zero.
-    let answer = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 /// Asks the kernel to kill this process last when memory runs out: it holds a disk.
