@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Args: what was typed.
+//!
+//! Owns the words of the command line and their help texts; `values.rs` reads single values, and
+//! whether they fit together is judged later by `config.rs`. `commands/` takes over from there. A
+//! usage error of any kind is one line and exit status 2.
+
+use clap::builder::styling::Styles;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
+use ublk_ramdisk::error::Failure;
+
+use crate::values::{backing, device_id, log_target, on_or_off, size, whole, LogTarget};
+
+const ABOUT: &str = "RAM disks at /dev/ublkbN, served from user space over io_uring";
+
+const LONG_ABOUT: &str = "\
+RAM disks at /dev/ublkbN, served from user space over io_uring.
+
+`add` makes a disk and leaves a server process behind it; `del` takes both away. The contents live
+in memory only: they are gone with the server, a reboot or a crash (a file given with
+--backing tmpfs:PATH outlives the server, not the reboot).";
+
+const AFTER_HELP: &str = "\
+Sizes: bytes, or a whole number with K, M, G, T, P, E (or KiB, MiB, ...), powers of 1024.
+
+Examples:
+  ublk-ramdisk doctor                     can this machine do it, and what to change
+  ublk-ramdisk add --size 1G              prints the path, such as /dev/ublkb0
+  ublk-ramdisk list                       every ublk device of this machine
+  ublk-ramdisk resize 0 2G                grow the disk while it is in use
+  ublk-ramdisk del 0                      stop the disk, free its memory and its id
+
+Exit status:
+  0  done
+  1  failed while running
+  2  bad usage
+  3  this machine lacks something (module, permission, memory, kernel feature)
+  4  in use: the id is taken, or the disk is opened or mounted
+
+Environment:
+  UBLK_RAMDISK_RUN_DIR   where servers keep lock, state and socket [default: /run/ublk-ramdisk]";
+
+const ADD_LONG: &str = "\
+Make a RAM disk and leave a server behind it.
+
+Returns when the disk can be opened, and prints its path. The server is a process of its own,
+detached from the terminal; `del` ends it, and so does SIGTERM: it waits until nobody has the disk
+open, then stops and deletes it. A second SIGTERM does not wait.";
+
+const ADD_EXAMPLES: &str = "\
+Examples:
+  ublk-ramdisk add --size 4G
+  ublk-ramdisk add --size 512M --id 7 --block-size 4096 --json
+  ublk-ramdisk add --size 1G --queues 4 --backing hugetlb
+  ublk-ramdisk add --size 1G --backing tmpfs:/dev/shm/disk.img   keeps its contents
+  ublk-ramdisk add --size 1G --foreground                        Ctrl-C ends it";
+
+const IN_USE_HELP: &str = "\
+A disk that is opened, mounted, used as swap or held by another block driver is refused with
+status 4, unless --force is given: then its users get I/O errors. Where the kernel has the
+SAFE_STOP_DEV feature (7.0) the kernel itself decides; before that the users are looked for in
+/proc and /sys, and someone who opens the disk in that moment is missed.";
+
+const STOP_LONG: &str = "\
+Stop a disk but keep its id.
+
+Data is flushed, /dev/ublkbN disappears and the server ends; its memory is freed. The id stays in
+`list` as DEAD until `del`.";
+
+const RESIZE_LONG: &str = "\
+Change the size of a running disk.
+
+Growing is safe while the disk is in use; the file system on it has its own command to follow.
+Shrinking cuts off the end, and is refused with status 4 while the disk is opened, unless --force
+is given. Needs a kernel with UPDATE_SIZE (6.16).";
+
+const COMPLETIONS_EXAMPLE: &str = "\
+Example:
+  ublk-ramdisk completions bash > /etc/bash_completion.d/ublk-ramdisk";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "ublk-ramdisk", version, about = ABOUT, long_about = LONG_ABOUT,
+    after_help = AFTER_HELP, styles = Styles::plain(), max_term_width = 100,
+    subcommand_required = true, infer_long_args = false)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One verb of the command line.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a RAM disk and leave a server behind it
+    #[command(long_about = ADD_LONG, after_help = ADD_EXAMPLES)]
+    Add(AddArgs),
+    /// Delete disks: stop them if they run, then free their ids
+    #[command(after_help = IN_USE_HELP)]
+    Del(DelArgs),
+    /// List every ublk device of this machine
+    List(ListArgs),
+    /// Stop a disk but keep its id
+    #[command(long_about = STOP_LONG, after_help = IN_USE_HELP)]
+    Stop(StopArgs),
+    /// Change the size of a running disk
+    #[command(long_about = RESIZE_LONG)]
+    Resize(ResizeArgs),
+    /// Show the counters of running disks
+    Stats(StatsArgs),
+    /// Show which ublk features this kernel offers and what they are good for
+    Features(FormatArgs),
+    /// Say whether this machine can serve RAM disks, and what to change if not
+    Doctor(FormatArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = COMPLETIONS_EXAMPLE)]
+    Completions(CompletionsArgs),
+}
+
+/// `add`
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// Size of the disk, a multiple of the block size, such as 512M or 4G
+    ///
+    /// Memory is taken as it is written, not in advance (but see --backing hugetlb). May be left
+    /// out when --backing names an existing file: its length is the size.
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
+    pub size: Option<u64>,
+    /// Number N of /dev/ublkbN, 0 to 1048575 [default: the first free one]
+    #[arg(long, value_name = "N", value_parser = whole, allow_hyphen_values = true)]
+    pub id: Option<u64>,
+    /// Hardware queues, 1 to 4096, each served by a thread of its own
+    ///
+    /// The kernel lowers the number to its CPUs; that is said on standard error.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = whole,
+        allow_hyphen_values = true)]
+    pub queues: u64,
+    /// Requests in flight per queue, 1 to 4096
+    #[arg(long, value_name = "N", default_value = "128", value_parser = whole,
+        allow_hyphen_values = true)]
+    pub depth: u64,
+    /// Logical block size: 512, 1024, 2048 or 4096 bytes
+    #[arg(long, value_name = "SIZE", default_value = "512", value_parser = size,
+        allow_hyphen_values = true)]
+    pub block_size: u64,
+    /// Physical block size, a power of two from the logical one to 256M
+    #[arg(long, value_name = "SIZE", default_value = "4096", value_parser = size,
+        allow_hyphen_values = true)]
+    pub physical_block_size: u64,
+    /// Largest single request, whole pages up to 32M
+    #[arg(long, value_name = "SIZE", default_value = "512K", value_parser = size,
+        allow_hyphen_values = true)]
+    pub io_buffer: u64,
+    /// Refuse every write
+    #[arg(long)]
+    pub read_only: bool,
+    /// Announce a spinning disk; changes a flag in sysfs and nothing else
+    #[arg(long)]
+    pub rotational: bool,
+    /// Announce a volatile write cache, so that flushes reach the server
+    #[arg(long)]
+    pub volatile_cache: bool,
+    /// How data travels between kernel and disk memory
+    ///
+    /// `features` shows what this kernel offers. A path that is asked for by name and not there
+    /// ends with status 3; `auto` takes the best one there is.
+    #[arg(long, value_name = "PATH", default_value = "auto", value_enum)]
+    pub data_path: DataPathArg,
+    /// Where the contents live: memfd, tmpfs:PATH or hugetlb
+    ///
+    /// memfd: anonymous memory. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
+    /// not exist (and then --size is needed), else opened with its contents; it is kept when the
+    /// disk is deleted. hugetlb: 2 MiB pages from the kernel's pool (vm.nr_hugepages), reserved at
+    /// once; the size must be a multiple of 2M.
+    #[arg(long, value_name = "KIND", default_value = "memfd", value_parser = backing)]
+    pub backing: Backing,
+    /// Transparent huge pages for memfd and tmpfs [default: on]
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    pub thp: Option<bool>,
+    /// Do not look for a partition table
+    ///
+    /// Kernels before 7.0 look all the same.
+    #[arg(long)]
+    pub no_partition_scan: bool,
+    /// Where the server logs: `syslog`, or the path of a file to append to
+    #[arg(long, value_name = "syslog|FILE", default_value = "syslog", value_parser = log_target,
+        conflicts_with = "foreground")]
+    pub log: LogTarget,
+    /// Serve in this process, log to standard error; Ctrl-C stops and deletes the disk
+    #[arg(long)]
+    pub foreground: bool,
+    /// Print an object with id, path, char_path, size, data_path, queues, depth, pid
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl AddArgs {
+    /// The device that was asked for, for `config.rs` to judge.
+    pub fn request(&self) -> DeviceRequest {
+        DeviceRequest {
+            id: self.id,
+            size: self.size,
+            queues: self.queues,
+            depth: self.depth,
+            block_size: self.block_size,
+            physical_block_size: self.physical_block_size,
+            io_buffer: self.io_buffer,
+            read_only: self.read_only,
+            rotational: self.rotational,
+            volatile_cache: self.volatile_cache,
+            partition_scan: !self.no_partition_scan,
+            data_path: self.data_path.chosen(),
+            backing: self.backing.clone(),
+            huge_pages: self.thp,
+        }
+    }
+}
+
+/// `del`
+#[derive(Debug, Args)]
+pub struct DelArgs {
+    /// Disks to delete: N, ublkbN or /dev/ublkbN
+    #[arg(value_name = "ID", value_parser = device_id, required_unless_present = "all")]
+    pub ids: Vec<u32>,
+    /// Every disk that ublk-ramdisk made on this machine (and no other ublk device)
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+    /// Even if the disk is in use
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `list`
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only these: N, ublkbN or /dev/ublkbN [default: all]
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub ids: Vec<u32>,
+    /// Print an array of objects
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `stop`
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Disk to stop: N, ublkbN or /dev/ublkbN
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub id: u32,
+    /// Even if the disk is in use
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `resize`
+#[derive(Debug, Args)]
+pub struct ResizeArgs {
+    /// Disk to resize: N, ublkbN or /dev/ublkbN
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub id: u32,
+    /// New size, a multiple of the block size, such as 512M or 4G
+    #[arg(value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
+    pub size: u64,
+    /// Shrink even if the disk is in use
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `stats`
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Only this disk: N, ublkbN or /dev/ublkbN [default: every disk served by ublk-ramdisk]
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub id: Option<u32>,
+    /// Print an array of objects
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `features`, `doctor`
+#[derive(Debug, Args)]
+pub struct FormatArgs {
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `completions`
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell that shall complete
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `--data-path` as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DataPathArg {
+    /// The best one this kernel offers
+    Auto,
+    /// Batched commands and copies by the server (Linux 7.0)
+    Batch,
+    /// One command per request and copies by the server (Linux 6.5)
+    UserCopy,
+    /// The kernel copies straight into disk memory; a second command per write
+    GetData,
+    /// The kernel copies to a buffer, the server copies on; works everywhere
+    Plain,
+}
+
+impl DataPathArg {
+    fn chosen(self) -> Option<DataPath> {
+        match self {
+            DataPathArg::Auto => None,
+            DataPathArg::Batch => Some(DataPath::Batch),
+            DataPathArg::UserCopy => Some(DataPath::UserCopy),
+            DataPathArg::GetData => Some(DataPath::GetData),
+            DataPathArg::Plain => Some(DataPath::Plain),
+        }
+    }
+}
+
+/// Reads the command line. Help and version texts come back as [`Unparsed::Text`].
+pub fn parse(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, Unparsed> {
+    Cli::try_parse_from(words).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Unparsed::Text(error.to_string()),
+        _ => Unparsed::Bad(Failure::usage(one_line(&error))),
+    })
+}
+
+/// Why there is no command to run.
+#[derive(Debug)]
+pub enum Unparsed {
+    /// A help or version text was asked for.
+    Text(String),
+    /// The words make no command.
+    Bad(Failure),
+}
+
+/// Presses clap's paragraph into one line, and keeps its hint.
+fn one_line(error: &clap::Error) -> String {
+    if matches!(
+        error.kind(),
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let verbs: Vec<String> = Cli::command()
+            .get_subcommands()
+            .map(|verb| verb.get_name().to_owned())
+            .collect();
+        return format!(
+            "no command given; give one of {} (see ublk-ramdisk --help)",
+            verbs.join(", ")
+        );
+    }
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let mut parts = text
+        .split("\n\n")
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut line = parts.next().unwrap_or_default();
+    // clap's other tip, how to pass a wrong option as a value, helps nobody here.
+    if let Some(tip) = parts.find(|part| part.starts_with("tip: ") && part.contains("similar")) {
+        let tip = tip.trim_start_matches("tip: ");
+        line = format!("{line}; {tip}");
+    }
+    format!("{line} (see --help)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, Unparsed> {
+        parse(line.split(' ').map(Into::into))
+    }
+
+    fn added(line: &str) -> DeviceRequest {
+        match parsed(line) {
+            Ok(Cli {
+                command: Command::Add(args),
+            }) => args.request(),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    /// The line is refused as bad usage in one line that holds every word.
+    fn refused(line: &str, words: &[&str]) {
+        match parsed(line) {
+            Err(Unparsed::Bad(failure)) => {
+                let text = failure.to_string();
+                assert!(!text.contains('\n'), "{text:?}");
+                for word in words {
+                    assert!(text.contains(word), "{text:?} lacks {word:?}");
+                }
+            }
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definition() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_word_has_a_help_text() {
+        for verb in Cli::command().get_subcommands() {
+            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+            for argument in verb.get_arguments() {
+                let named = (verb.get_name(), argument.get_id());
+                assert!(argument.get_help().is_some(), "{named:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_config() {
+        let asked = added("ublk-ramdisk add --size 1G");
+        assert_eq!(
+            asked,
+            DeviceRequest {
+                size: Some(1 << 30),
+                ..DeviceRequest::default()
+            }
+        );
+    }
+
+    #[test]
+    fn options_arrive() {
+        let asked = added(
+            "ublk-ramdisk add --size 64M --id 7 --queues 2 --depth 32 --block-size 4K \
+             --physical-block-size 8K --io-buffer 1M --read-only --rotational --volatile-cache \
+             --data-path get-data --backing tmpfs:/dev/shm/a:b --thp off --no-partition-scan",
+        );
+        assert_eq!((asked.id, asked.queues, asked.depth), (Some(7), 2, 32));
+        assert_eq!((asked.block_size, asked.physical_block_size), (4096, 8192));
+        assert_eq!(asked.io_buffer, 1 << 20);
+        assert!(asked.read_only && asked.rotational && asked.volatile_cache);
+        assert_eq!(asked.data_path, Some(DataPath::GetData));
+        assert_eq!(asked.backing, Backing::Tmpfs("/dev/shm/a:b".into()));
+        assert_eq!(asked.huge_pages, Some(false));
+        assert!(!asked.partition_scan);
+    }
+
+    #[test]
+    fn l1_bad_words_are_named_with_the_accepted_form() {
+        refused("ublk-ramdisk", &["add", "doctor", "--help"]);
+        refused("ublk-ramdisk dance", &["dance"]);
+        refused("ublk-ramdisk add --size 1G --colour red", &["--colour"]);
+        refused("ublk-ramdisk add --size -5G", &["--size", "-5G", "512M"]);
+        refused("ublk-ramdisk add --size 5X", &["--size", "5X", "512M"]);
+        refused("ublk-ramdisk add --size", &["--size"]);
+        refused(
+            "ublk-ramdisk add --size 1G --queues many",
+            &["--queues", "many", "whole number"],
+        );
+        refused(
+            "ublk-ramdisk add --size 1G --depth -1",
+            &["--depth", "-1", "whole number"],
+        );
+        refused(
+            "ublk-ramdisk add --size 1G --data-path fast",
+            &["--data-path", "fast", "user-copy"],
+        );
+        refused(
+            "ublk-ramdisk add --size 1G --backing tmpfs:",
+            &["--backing", "tmpfs:PATH"],
+        );
+        refused(
+            "ublk-ramdisk add --size 1G --thp maybe",
+            &["--thp", "on or off"],
+        );
+        refused(
+            "ublk-ramdisk add --size 1G --foreground --log /tmp/log",
+            &["--foreground", "--log"],
+        );
+        refused("ublk-ramdisk del", &["ID"]);
+        refused("ublk-ramdisk del 1 --all", &["--all"]);
+        refused("ublk-ramdisk stop 1048576", &["1048576", "1048575"]);
+        refused("ublk-ramdisk resize 1", &["SIZE"]);
+        refused("ublk-ramdisk completions cmd", &["cmd", "bash"]);
+    }
+
+    #[test]
+    fn numbers_beyond_64_bits_reach_the_range_check() {
+        let asked = added("ublk-ramdisk add --size 1G --queues 99999999999999999999");
+        assert_eq!(asked.queues, u64::MAX);
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors() {
+        for line in [
+            "ublk-ramdisk --help",
+            "ublk-ramdisk -h",
+            "ublk-ramdisk --version",
+            "ublk-ramdisk add --help",
+            "ublk-ramdisk help del",
+        ] {
+            assert!(matches!(parsed(line), Err(Unparsed::Text(_))), "{line}");
+        }
+    }
+}

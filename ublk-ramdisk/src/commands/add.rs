@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `add`: from what was typed to a disk that can be opened.
+//!
+//! Everything that can be refused without making anything is refused here, in the user's own
+//! process; then `server/` takes over, in a daemon or in the foreground.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ublk_ramdisk::config::{Backing, DeviceConfig, Surroundings};
+use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::ublk::ctrl::Control;
+
+use super::output;
+use crate::cli::AddArgs;
+use crate::logger::Sink;
+use crate::server::daemon::{self, ReadyPipe};
+use crate::server::protocol::{Served, Word};
+use crate::server::run_dir::RunDir;
+use crate::server::{page_size, Prepared};
+use crate::values::LogTarget;
+
+/// Adds the device.
+pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
+    let config = checked(args)?;
+    // Without driver, permission or io_uring nothing is forked, locked or logged.
+    drop(Control::open()?);
+    let run_dir = RunDir::of_this_machine();
+    if args.foreground {
+        return serve_here(args, &config, &run_dir);
+    }
+    let sink = open_log(&args.log)?;
+    let served = daemon::start(|ready| serve_behind(sink, &config, &run_dir, ready))?;
+    announce(args, &config, &served)?;
+    Ok(Exit::Done)
+}
+
+fn checked(args: &AddArgs) -> Result<DeviceConfig, Failure> {
+    let mut request = args.request();
+    let mut backing_length = None;
+    if let Backing::Tmpfs(path) = &mut request.backing {
+        *path = absolute(path)?;
+        backing_length = length(path)?;
+    }
+    let around = Surroundings {
+        page_size: page_size(),
+        backing_length,
+    };
+    DeviceConfig::check(request, around)
+}
+
+/// A daemon lives in another directory, so a relative path is fixed now.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::runtime(format!("{}: {error}", path.display())))
+}
+
+fn length(path: &Path) -> Result<Option<u64>, Failure> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(Some(found.len())),
+        Ok(_) => Err(Failure::usage(format!(
+            "--backing tmpfs:{}: this is not a regular file",
+            path.display()
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::environment(format!(
+            "--backing tmpfs:{}: {error}",
+            path.display()
+        ))),
+    }
+}
+
+fn open_log(target: &LogTarget) -> Result<Sink, Failure> {
+    match target {
+        LogTarget::Syslog => Ok(Sink::Syslog),
+        LogTarget::File(path) => Sink::file(path)
+            .map_err(|error| Failure::environment(format!("--log {}: {error}", path.display()))),
+    }
+}
+
+fn serve_here(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit, Failure> {
+    let failed = |error| Failure::runtime(format!("cannot start the server: {error}"));
+    let server = Prepared::new(Sink::Stderr)
+        .map_err(failed)?
+        .create(config, run_dir)?;
+    if let Err(failure) = announce(args, config, server.served()) {
+        server.abandon();
+        return Err(failure);
+    }
+    Ok(server.serve())
+}
+
+/// # Context
+/// The daemon: its standard files lead nowhere, so all it has to say goes through `ready` or the
+/// log.
+fn serve_behind(sink: Sink, config: &DeviceConfig, run_dir: &RunDir, ready: ReadyPipe) -> u8 {
+    let created = Prepared::new(sink)
+        .map_err(|error| Failure::runtime(format!("cannot start the server: {error}")))
+        .and_then(|prepared| prepared.create(config, run_dir));
+    let exit = match created {
+        Ok(server) => match ready.say(&Word::Ready(server.served().clone())) {
+            Ok(()) => server.serve(),
+            Err(error) => {
+                log::error!("nobody waits for the disk any more: {error}");
+                server.abandon()
+            }
+        },
+        Err(failure) => {
+            log::error!("{failure}");
+            let exit = failure.exit;
+            let _ = ready.say(&Word::Failed(failure));
+            exit
+        }
+    };
+    crate::logger::flush();
+    exit as u8
+}
+
+fn announce(args: &AddArgs, config: &DeviceConfig, served: &Served) -> Result<(), Failure> {
+    if served.queues < config.queues {
+        output::warn(&format!(
+            "--queues {}: the kernel granted {}, one per CPU at most",
+            config.queues, served.queues
+        ));
+    }
+    if args.json {
+        output::print_json(served)
+    } else {
+        output::print(&format!("{}\n", served.path))
+    }
+}

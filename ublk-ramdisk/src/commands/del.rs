@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `del`: stops devices if they run and frees their ids.
+//!
+//! A living server of ours does both itself; for any other device the driver is asked directly,
+//! so that a device whose server died can be deleted too.
+
+use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::ublk::ctrl::Control;
+
+use super::{machine, output};
+use crate::cli::DelArgs;
+use crate::server::protocol::Request;
+use crate::server::run_dir::RunDir;
+
+/// Deletes every device asked for; each failure gets a line, the last one the exit status.
+pub fn run(args: &DelArgs) -> Result<Exit, Failure> {
+    let mut control = Control::open()?;
+    let run_dir = RunDir::of_this_machine();
+    let ids = if args.all {
+        ours(&mut control, &run_dir)
+    } else {
+        args.ids.clone()
+    };
+    let mut last = None;
+    for id in ids {
+        if let Err(failure) = delete(&mut control, &run_dir, id, args.force) {
+            // The last line is main's to print.
+            if let Some(earlier) = last.replace(failure) {
+                output::complain(&earlier);
+            }
+        }
+    }
+    last.map_or(Ok(Exit::Done), Err)
+}
+
+/// What this program added. State files of devices that are gone are cleared away.
+fn ours(control: &mut Control, run_dir: &RunDir) -> Vec<u32> {
+    let mut ours = Vec::new();
+    for id in run_dir.ids() {
+        let gone = matches!(
+            control.device_info(id),
+            Err(error) if error.errno() == Some(libc::ENODEV)
+        );
+        if gone && !run_dir.has_server(id) {
+            run_dir.forget(id);
+        } else {
+            ours.push(id);
+        }
+    }
+    ours
+}
+
+fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
+    if let Some(answer) = machine::ask_server(run_dir, id, Request::Delete { force }) {
+        return machine::done(answer?);
+    }
+    machine::stop_by_kernel(control, id, force)?;
+    machine::delete_by_kernel(control, id)?;
+    run_dir.forget(id);
+    Ok(())
+}

@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `doctor`: can this machine serve a RAM disk, and what is to be changed if not.
+//!
+//! [`facts`] reads the machine, this file judges. Nothing is changed, and nothing is tried that
+//! could harm: the two kernels known to crash in ADD_DEV (F17) are told by their name alone.
+
+mod facts;
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::ublk::ctrl::CtrlError;
+use ublk_ramdisk::ublk::features::Features;
+
+use super::output::{self, human_size};
+use crate::cli::FormatArgs;
+use facts::{Access, Facts, Module, CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
+
+/// What one check came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Grade {
+    Ok,
+    /// Works, but not as well as it could.
+    Warning,
+    /// Does not work before it is changed.
+    Missing,
+}
+
+/// One check in plain words.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    grade: Grade,
+    finding: String,
+    /// What to change; none where nothing need be.
+    advice: Option<String>,
+}
+
+/// Everything `doctor` has to say.
+#[derive(Debug, Serialize)]
+struct Report {
+    kernel: String,
+    able: bool,
+    /// What `--data-path auto` would take.
+    data_path: Option<&'static str>,
+    checks: Vec<Check>,
+}
+
+/// Examines the machine: status 0 if it can serve a RAM disk, 3 if not.
+pub fn run(args: &FormatArgs) -> Result<Exit, Failure> {
+    let report = judge(&Facts::gather());
+    if args.json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&as_text(&report))?;
+    }
+    Ok(if report.able {
+        Exit::Done
+    } else {
+        Exit::Environment
+    })
+}
+
+fn judge(facts: &Facts) -> Report {
+    let checks = vec![
+        kernel(facts),
+        driver(facts),
+        permission(facts),
+        io_uring(facts),
+        data_path(facts),
+        memory(facts),
+        huge_pages(facts),
+        reclaim(facts),
+    ];
+    let able = checks.iter().all(|check| check.grade != Grade::Missing);
+    Report {
+        kernel: facts.release.clone(),
+        able,
+        data_path: able.then(|| automatic(facts)).flatten(),
+        checks,
+    }
+}
+
+fn ok(name: &'static str, finding: impl Into<String>) -> Check {
+    Check {
+        name,
+        grade: Grade::Ok,
+        finding: finding.into(),
+        advice: None,
+    }
+}
+
+fn bad(
+    name: &'static str,
+    grade: Grade,
+    finding: impl Into<String>,
+    advice: impl Into<String>,
+) -> Check {
+    Check {
+        name,
+        grade,
+        finding: finding.into(),
+        advice: Some(advice.into()),
+    }
+}
+
+/// Reports speak of 6.18.4 itself and of one vendor's 6.17; neither can be tried without risk.
+fn kernel(facts: &Facts) -> Check {
+    let (version, vendor) = match facts.release.split_once('-') {
+        Some((version, vendor)) => (version, vendor),
+        None => (facts.release.as_str(), ""),
+    };
+    let suspect = version == "6.18.4" || (version.starts_with("6.17.") && !vendor.is_empty());
+    if suspect {
+        return bad(
+            "kernel",
+            Grade::Warning,
+            format!(
+                "{}: there are reports of a kernel crash when a ublk device is added",
+                facts.release
+            ),
+            "try it on a machine that may crash, or use another kernel",
+        );
+    }
+    ok("kernel", facts.release.clone())
+}
+
+fn driver(facts: &Facts) -> Check {
+    if facts.node {
+        return ok("driver", "/dev/ublk-control is there");
+    }
+    let name = "driver";
+    match facts.module {
+        Module::Running => bad(
+            name,
+            Grade::Missing,
+            "ublk_drv is loaded, but /dev/ublk-control is not there",
+            "give this container or chroot the node, or look why udev did not make it",
+        ),
+        Module::BuiltIn => bad(
+            name,
+            Grade::Missing,
+            "ublk_drv is part of this kernel, but /dev/ublk-control is not there",
+            "give this container or chroot the node, or look why udev did not make it",
+        ),
+        Module::Loadable => bad(
+            name,
+            Grade::Missing,
+            "the module ublk_drv is installed and not loaded",
+            "run `modprobe ublk_drv`; to load it at every start, put `ublk_drv` into \
+             /etc/modules-load.d/ublk.conf",
+        ),
+        Module::Absent { configured } => bad(
+            name,
+            Grade::Missing,
+            match configured {
+                Some(false) => {
+                    "this kernel was built without ublk (CONFIG_BLK_DEV_UBLK is not set)"
+                }
+                Some(true) => "this kernel was built with ublk, but the module is not installed",
+                None => "no module ublk_drv is installed for this kernel",
+            },
+            "install a kernel with CONFIG_BLK_DEV_UBLK (6.4 or newer; on Debian 12 the one from \
+             backports, and where modules are split the package with the extra ones), then run \
+             `modprobe ublk_drv`",
+        ),
+    }
+}
+
+fn permission(facts: &Facts) -> Check {
+    let name = "permission";
+    match &facts.access {
+        Access::Refused(CtrlError::Open(error)) => bad(
+            name,
+            Grade::Missing,
+            format!("/dev/ublk-control cannot be opened: {error}"),
+            "run as root, or let a udev rule give your group access",
+        ),
+        Access::Refused(CtrlError::Refused { errno, .. }) if *errno == libc::EPERM => bad(
+            name,
+            Grade::Missing,
+            "the driver refuses this process",
+            "run as root, or with CAP_SYS_ADMIN",
+        ),
+        Access::Refused(error @ CtrlError::Refused { .. }) => bad(
+            name,
+            Grade::Missing,
+            format!("the driver does not say what it can do ({error}); it is too old"),
+            "use Linux 6.5 or newer",
+        ),
+        _ if !facts.has(CAP_SYS_ADMIN) => bad(
+            name,
+            Grade::Missing,
+            "this process lacks CAP_SYS_ADMIN, which adding a device needs",
+            "run as root, or start the container with CAP_SYS_ADMIN",
+        ),
+        _ => ok(name, "this process may add devices (CAP_SYS_ADMIN)"),
+    }
+}
+
+fn io_uring(facts: &Facts) -> Check {
+    let name = "io_uring";
+    let Err(error) = &facts.ring else {
+        return ok(name, "this process may use it");
+    };
+    let advice = match facts.io_uring_disabled {
+        Some(2) => "run `sysctl kernel.io_uring_disabled=0`: it is 2, which forbids it to all",
+        Some(1) => {
+            "run `sysctl kernel.io_uring_disabled=0`: it is 1, which forbids it to all but \
+             CAP_SYS_ADMIN and the group in kernel.io_uring_group"
+        }
+        _ if facts.seccomp => {
+            "a seccomp filter is in force: let the container's profile allow io_uring_setup, \
+             io_uring_enter and io_uring_register"
+        }
+        _ => "use a kernel with CONFIG_IO_URING",
+    };
+    bad(
+        name,
+        Grade::Missing,
+        format!("it cannot be used: {error}"),
+        advice,
+    )
+}
+
+/// The order is that of `--data-path auto`.
+fn automatic(facts: &Facts) -> Option<&'static str> {
+    let Access::Open(features) = &facts.access else {
+        return None;
+    };
+    Some(if features.has(Features::BATCH_IO | Features::USER_COPY) {
+        "batch"
+    } else if features.has(Features::USER_COPY) {
+        "user-copy"
+    } else if features.has(Features::NEED_GET_DATA) {
+        "get-data"
+    } else {
+        "plain"
+    })
+}
+
+fn data_path(facts: &Facts) -> Check {
+    let name = "data path";
+    match (automatic(facts), &facts.access) {
+        (Some(path), Access::Open(features)) => {
+            let finding = format!("--data-path auto takes {path}");
+            if features.has(Features::UPDATE_SIZE) {
+                ok(name, format!("{finding}; disks can be resized"))
+            } else {
+                bad(
+                    name,
+                    Grade::Warning,
+                    format!("{finding}; disks cannot be resized on this kernel"),
+                    "for `resize`, use Linux 6.16 or newer",
+                )
+            }
+        }
+        // Said already, with its reason, by the checks before.
+        _ => bad(
+            name,
+            Grade::Warning,
+            "not known while the driver cannot be asked",
+            "follow the advice above, then ask again",
+        ),
+    }
+}
+
+fn memory(facts: &Facts) -> Check {
+    let name = "memory";
+    let locked = facts.memlock.map_or_else(
+        || "without limit".to_owned(),
+        |bytes| format!("up to {}", human_size(bytes)),
+    );
+    let shm = if facts.shm {
+        "/dev/shm is a tmpfs"
+    } else {
+        "/dev/shm is no tmpfs (only --backing tmpfs:PATH may need one)"
+    };
+    let finding = format!(
+        "{} MiB available; {shm}; memory can be locked {locked}",
+        facts.memory >> 20
+    );
+    if facts.memory < 64 << 20 {
+        return bad(
+            name,
+            Grade::Warning,
+            finding,
+            "free some memory: a disk takes as much as is written to it",
+        );
+    }
+    ok(name, finding)
+}
+
+fn huge_pages(facts: &Facts) -> Check {
+    let name = "huge pages";
+    if facts.huge_pages > 0 {
+        return ok(
+            name,
+            format!(
+                "{} MiB free for --backing hugetlb",
+                facts.huge_pages.saturating_mul(2)
+            ),
+        );
+    }
+    Check {
+        name,
+        grade: Grade::Ok,
+        finding: "none free; only --backing hugetlb needs them".to_owned(),
+        advice: Some("for a disk of 1G: `sysctl vm.nr_hugepages=512`".to_owned()),
+    }
+}
+
+fn reclaim(facts: &Facts) -> Check {
+    let name = "out of memory";
+    if facts.has(CAP_SYS_RESOURCE) {
+        return ok(name, "the server can protect itself (CAP_SYS_RESOURCE)");
+    }
+    bad(
+        name,
+        Grade::Warning,
+        "without CAP_SYS_RESOURCE the server may hang or be killed when memory runs out",
+        "run as root, or start the container with CAP_SYS_RESOURCE",
+    )
+}
+
+fn as_text(report: &Report) -> String {
+    let mut text = String::new();
+    for check in &report.checks {
+        let mark = match check.grade {
+            Grade::Ok => "ok",
+            Grade::Warning => "warning",
+            Grade::Missing => "MISSING",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{mark:<8} {}: {}", check.name, check.finding);
+        if let Some(advice) = &check.advice {
+            let _ = writeln!(text, "         -> {advice}");
+        }
+    }
+    text.push_str(if report.able {
+        "\nThis machine can serve RAM disks.\n"
+    } else {
+        "\nThis machine cannot serve RAM disks yet: change what is marked MISSING.\n"
+    });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn able() -> Facts {
+        Facts {
+            release: "7.2.0".to_owned(),
+            node: true,
+            module: Module::Running,
+            access: Access::Open(Features(0xfffff)),
+            capabilities: u64::MAX,
+            seccomp: false,
+            io_uring_disabled: Some(0),
+            ring: Ok(()),
+            memory: 8 << 30,
+            memlock: None,
+            shm: true,
+            huge_pages: 0,
+        }
+    }
+
+    /// The machine is found unable, and the advice holds the words.
+    fn lacks(facts: &Facts, words: &str) {
+        let report = judge(facts);
+        assert!(!report.able, "{report:?}");
+        assert!(report.data_path.is_none());
+        let text = as_text(&report);
+        assert!(text.contains(words), "{text}");
+        assert!(text.contains("MISSING"), "{text}");
+    }
+
+    #[test]
+    fn an_able_machine_is_told_so() {
+        let report = judge(&able());
+        assert!(report.able);
+        assert_eq!(report.data_path, Some("batch"));
+        let older = Facts {
+            access: Access::Open(Features(0x1fe)),
+            ..able()
+        };
+        let report = judge(&older);
+        assert!(report.able);
+        assert_eq!(report.data_path, Some("user-copy"));
+        assert!(as_text(&report).contains("6.16"));
+    }
+
+    #[test]
+    fn l1_an_absent_module_names_modprobe_and_the_option() {
+        let absent = |module| Facts {
+            node: false,
+            module,
+            access: Access::Refused(CtrlError::NoDriver),
+            ..able()
+        };
+        lacks(&absent(Module::Loadable), "modprobe ublk_drv");
+        let configured = Some(false);
+        lacks(
+            &absent(Module::Absent { configured }),
+            "CONFIG_BLK_DEV_UBLK",
+        );
+        lacks(&absent(Module::Running), "/dev/ublk-control");
+    }
+
+    #[test]
+    fn l1_lack_of_permission_names_the_capability() {
+        let denied = || std::io::Error::from_raw_os_error(libc::EACCES);
+        lacks(
+            &Facts {
+                access: Access::Refused(CtrlError::Open(denied())),
+                ..able()
+            },
+            "udev",
+        );
+        lacks(
+            &Facts {
+                capabilities: 0,
+                ..able()
+            },
+            "CAP_SYS_ADMIN",
+        );
+    }
+
+    #[test]
+    fn l1_forbidden_io_uring_names_the_sysctl_or_the_filter() {
+        let forbidden = |io_uring_disabled, seccomp| Facts {
+            ring: Err("Operation not permitted".to_owned()),
+            io_uring_disabled,
+            seccomp,
+            ..able()
+        };
+        lacks(&forbidden(Some(2), false), "kernel.io_uring_disabled");
+        lacks(&forbidden(Some(0), true), "seccomp");
+        lacks(&forbidden(None, false), "CONFIG_IO_URING");
+    }
+
+    #[test]
+    fn f17_known_bad_kernels_are_named() {
+        for (release, suspect) in [
+            ("6.18.4", true),
+            ("6.18.4-arch1", true),
+            ("6.18.44-x", false),
+            ("6.17.0-5-generic", true),
+            ("6.17.2", false),
+            ("7.2.1", false),
+        ] {
+            let facts = Facts {
+                release: release.to_owned(),
+                ..able()
+            };
+            let grade = kernel(&facts).grade;
+            assert_eq!(grade == Grade::Warning, suspect, "{release}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ublk devices of this machine, ours and others', as the commands see them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::ublk::abi::DeviceState;
+use ublk_ramdisk::ublk::ctrl::{block_path, Control};
+use ublk_ramdisk::ublk::features::Features;
+use ublk_ramdisk::ublk::openers::openers;
+
+use crate::server::control_socket::ask;
+use crate::server::protocol::{Reply, Request};
+use crate::server::run_dir::RunDir;
+
+/// udev opens a disk for a moment; that is not worth a refusal.
+const BRIEF_USE: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The ids of all ublk devices, from their nodes, lowest first.
+pub fn ids() -> Vec<u32> {
+    ids_in(&[Path::new("/sys/class/ublk-char"), Path::new("/dev")])
+}
+
+fn ids_in(places: &[&Path]) -> Vec<u32> {
+    let mut ids = BTreeSet::new();
+    for entries in places.iter().filter_map(|place| fs::read_dir(place).ok()) {
+        ids.extend(entries.flatten().filter_map(|node| {
+            let name = node.file_name();
+            name.to_str()?.strip_prefix("ublkc")?.parse::<u32>().ok()
+        }));
+    }
+    ids.into_iter().collect()
+}
+
+/// Asks the server of a device, if it has one of ours that answers.
+pub fn ask_server(run_dir: &RunDir, id: u32, request: Request) -> Option<Result<Reply, Failure>> {
+    if run_dir.has_server(id) {
+        ask(&run_dir.socket(id), request)
+    } else {
+        None
+    }
+}
+
+/// Reads "it was done" out of an answer.
+pub fn done(reply: Reply) -> Result<(), Failure> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Failed(failure) => Err(failure),
+        Reply::Stats(_) => Err(Failure::runtime("the server answered another question")),
+    }
+}
+
+/// Says why a device that must be ours cannot be spoken to.
+pub fn not_served(control: &mut Control, id: u32) -> Failure {
+    match control.device_info(id) {
+        Err(error) => error.into(),
+        Ok(info) if info.device_state() == DeviceState::Live => Failure::runtime(format!(
+            "device {id} is not served by ublk-ramdisk but by process {}",
+            info.ublksrv_pid
+        )),
+        Ok(info) => Failure::runtime(format!(
+            "device {id} has no server, it is {}: delete it with `ublk-ramdisk del {id}`",
+            info.device_state()
+        )),
+    }
+}
+
+/// Stops a device without the help of its server: a foreign one, or one whose server died.
+pub fn stop_by_kernel(control: &mut Control, id: u32, force: bool) -> Result<(), Failure> {
+    let info = control.device_info(id)?;
+    if info.device_state() == DeviceState::Dead {
+        return Ok(());
+    }
+    if force {
+        return Ok(control.stop(id)?);
+    }
+    let deadline = Instant::now() + BRIEF_USE;
+    loop {
+        match stop_if_unused(control, id) {
+            Err(failure) if failure.exit == Exit::InUse && Instant::now() < deadline => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn stop_if_unused(control: &mut Control, id: u32) -> Result<(), Failure> {
+    let users = openers(id);
+    if !users.is_empty() {
+        return Err(Failure::in_use(format!(
+            "{} is not stopped, it is in use: {}; end that use first, or give --force",
+            block_path(id),
+            users.join(", ")
+        )));
+    }
+    let safe = control
+        .features()
+        .is_ok_and(|features| features.has(Features::SAFE_STOP_DEV));
+    if !safe {
+        return Ok(control.stop(id)?);
+    }
+    match control.try_stop(id) {
+        // There is no disk: that is what was asked for.
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Frees the id of a stopped device, whoever served it.
+pub fn delete_by_kernel(control: &mut Control, id: u32) -> Result<(), Failure> {
+    match control.delete(id) {
+        // Interrupted: the deletion goes on by itself.
+        Err(error) if error.errno() == Some(libc::EINTR) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Asked by `list`: how large is the disk now? None where there is no disk.
+pub fn disk_size(id: u32) -> Option<u64> {
+    let sectors = fs::read_to_string(format!("/sys/class/block/ublkb{id}/size")).ok()?;
+    Some(sectors.trim().parse::<u64>().ok()? << 9)
+}
+
+/// The name of a process, empty if it is gone.
+pub fn command_of(pid: i32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_from_nodes_once_and_in_order() {
+        let place = std::env::temp_dir().join(format!("ublk-ids-{}", std::process::id()));
+        fs::create_dir_all(&place).expect("made");
+        for name in ["ublkc10", "ublkc2", "ublkb3", "ublkcx", "ublk-control"] {
+            fs::write(place.join(name), "").expect("made");
+        }
+        let places: [&Path; 3] = [&place, &place, Path::new("/nonexistent")];
+        assert_eq!(ids_in(&places), [2, 10]);
+        fs::remove_dir_all(&place).expect("removed");
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One file per verb. Each takes what `cli.rs` read and ends with an exit status or one line of
+//! failure; `main.rs` prints the line.
+
+mod add;
+
+mod del;
+
+mod list;
+
+mod stop;
+
+mod resize;
+
+mod stats;
+
+mod features;
+
+mod doctor;
+
+mod completions;
+
+mod machine;
+pub mod output;
+
+use ublk_ramdisk::error::{Exit, Failure};
+
+use crate::cli::{Cli, Command};
+
+/// Runs one command.
+pub fn run(cli: Cli) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Add(args) => add::run(&args),
+        Command::Del(args) => del::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Stop(args) => stop::run(&args),
+        Command::Resize(args) => resize::run(&args),
+        Command::Stats(args) => stats::run(&args),
+        Command::Features(args) => features::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Standard output and standard error, used by every command.
+//!
+//! A reader that went away is no error: what is left to print is dropped. Every complaint is one
+//! line.
+
+use std::io::{self, ErrorKind, Write};
+
+use serde::Serialize;
+use ublk_ramdisk::error::Failure;
+
+/// Prints text to standard output.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::runtime(format!(
+            "cannot write to standard output: {error}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON, ended by a line end.
+pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::runtime(format!("cannot print as JSON: {error}")))?;
+    print(&format!("{text}\n"))
+}
+
+/// Says on standard error why a command, or a part of it, failed.
+pub fn complain(failure: &Failure) {
+    say(&failure.message);
+}
+
+/// Says on standard error what the user should know though the command goes on.
+pub fn warn(message: &str) {
+    say(&format!("warning: {message}"));
+}
+
+fn say(message: &str) {
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    // When standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "ublk-ramdisk: {line}");
+}
+
+/// Sets rows out in columns, the first row being the titles.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A size as people say it: exact, with the largest binary unit that divides it.
+pub fn human_size(bytes: u64) -> String {
+    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes != 0 && bytes.trailing_zeros() >= shift {
+            return format!("{} {unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_exact() {
+        assert_eq!(human_size(0), "0 B");
+        assert_eq!(human_size(1 << 30), "1 GiB");
+        assert_eq!(human_size(3 << 29), "1536 MiB");
+        assert_eq!(human_size(1 << 44), "16 TiB");
+        assert_eq!(human_size(1538), "1538 B");
+    }
+
+    #[test]
+    fn columns_line_up_and_lines_have_no_tail() {
+        let rows = vec![
+            vec!["ID".to_owned(), "STATE".to_owned()],
+            vec!["100".to_owned(), "LIVE".to_owned()],
+        ];
+        assert_eq!(table(&rows), "ID   STATE\n100  LIVE\n");
+    }
+}

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where log lines go: standard error, syslog or a file.
+//!
+//! Owns the sink behind the `log` crate. A line is cut to a fixed size, put into a bounded queue
+//! and written by one thread; whoever logs neither allocates for the queue nor waits. When the
+//! queue is full the line is dropped and counted, and the count is the next thing written.
+
+use std::fmt::{self, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TrySendError};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+const LINE_BYTES: usize = 480;
+const QUEUED_LINES: usize = 256;
+
+/// Where the lines end up.
+pub enum Sink {
+    /// Standard error of a server in the foreground.
+    Stderr,
+    /// The system's log, through /dev/log.
+    Syslog,
+    /// A file, appended to.
+    File(File),
+}
+
+impl Sink {
+    /// Opens a log file for appending; made readable by its owner and group alone.
+    pub fn file(path: &Path) -> io::Result<Sink> {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            .open(path)
+            .map(Sink::File)
+    }
+}
+
+/// A line to write, or an empty one from somebody who waits until it is reached.
+struct Entry {
+    line: Line,
+    reached: Option<SyncSender<()>>,
+}
+
+struct Line {
+    level: Level,
+    used: usize,
+    bytes: [u8; LINE_BYTES],
+}
+
+impl Line {
+    fn new(level: Level) -> Line {
+        Line {
+            level,
+            used: 0,
+            bytes: [0; LINE_BYTES],
+        }
+    }
+
+    fn text(&self) -> &str {
+        let bytes = &self.bytes[..self.used];
+        match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            // The cut fell inside a character.
+            Err(cut) => std::str::from_utf8(&bytes[..cut.valid_up_to()]).unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Write for Line {
+    /// Takes what still fits; the rest of a long line is cut off. Line ends become spaces.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = LINE_BYTES - self.used;
+        let taken = &text.as_bytes()[..text.len().min(room)];
+        for byte in taken {
+            self.bytes[self.used] = if *byte == b'\n' { b' ' } else { *byte };
+            self.used += 1;
+        }
+        Ok(())
+    }
+}
+
+struct Logger {
+    queue: SyncSender<Entry>,
+    dropped: AtomicU64,
+}
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mut line = Line::new(record.level());
+        let _ = write!(line, "{}", record.args());
+        let reached = None;
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Entry { line, reached }) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {
+        let (done, wait) = sync_channel(1);
+        let marker = Entry {
+            line: Line::new(Level::Trace),
+            reached: Some(done),
+        };
+        if self.queue.try_send(marker).is_ok() {
+            // Bounded: a log that takes nothing must not keep the server from ending.
+            let _ = wait.recv_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+/// Starts the writing thread and sends all log lines to `sink`. Called once per process, and
+/// after the fork of a daemon.
+pub fn start(sink: Sink) -> io::Result<()> {
+    let (queue, lines) = sync_channel(QUEUED_LINES);
+    std::thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || write_lines(&lines, Writer::new(sink)))?;
+    let logger = LOGGER.get_or_init(|| Logger {
+        queue,
+        dropped: AtomicU64::new(0),
+    });
+    if log::set_logger(logger).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+    Ok(())
+}
+
+/// Waits until what was logged so far is written, for a second at most.
+pub fn flush() {
+    if let Some(logger) = LOGGER.get() {
+        logger.flush();
+    }
+}
+
+fn write_lines(lines: &Receiver<Entry>, mut writer: Writer) {
+    while let Ok(entry) = lines.recv() {
+        let dropped = LOGGER
+            .get()
+            .map_or(0, |logger| logger.dropped.swap(0, Ordering::Relaxed));
+        if dropped > 0 {
+            writer.write(
+                Level::Warn,
+                &format!("{dropped} log lines dropped: the log was too slow"),
+            );
+        }
+        match entry.reached {
+            None => writer.write(entry.line.level, entry.line.text()),
+            // Whoever waited may have lost patience.
+            Some(reached) => drop(reached.try_send(())),
+        }
+    }
+}
+
+struct Writer {
+    sink: Sink,
+    syslog: Option<UnixDatagram>,
+    pid: u32,
+}
+
+impl Writer {
+    fn new(sink: Sink) -> Writer {
+        Writer {
+            sink,
+            syslog: None,
+            pid: std::process::id(),
+        }
+    }
+
+    /// Writes one line; there is nobody to tell when that fails.
+    fn write(&mut self, level: Level, text: &str) {
+        match &mut self.sink {
+            Sink::Stderr => {
+                let _ = writeln!(io::stderr(), "ublk-ramdisk: {}{text}", prefix(level));
+            }
+            Sink::File(file) => {
+                let line = format!(
+                    "{} ublk-ramdisk[{}]: {}{text}\n",
+                    utc_now(),
+                    self.pid,
+                    prefix(level)
+                );
+                let _ = file.write_all(line.as_bytes());
+            }
+            Sink::Syslog => self.send(level, text),
+        }
+    }
+
+    /// Sends to /dev/log and, when the log daemon was restarted, once more on a new socket.
+    fn send(&mut self, level: Level, text: &str) {
+        let packet = format!(
+            "<{}>ublk-ramdisk[{}]: {}{text}",
+            priority(level),
+            self.pid,
+            prefix(level)
+        );
+        for _ in 0..2 {
+            if self.syslog.is_none() {
+                self.syslog = connect_syslog().ok();
+            }
+            match self
+                .syslog
+                .as_ref()
+                .map(|socket| socket.send(packet.as_bytes()))
+            {
+                Some(Ok(_)) => return,
+                _ => self.syslog = None,
+            }
+        }
+    }
+}
+
+fn connect_syslog() -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect("/dev/log")?;
+    socket.set_write_timeout(Some(Duration::from_secs(1)))?;
+    Ok(socket)
+}
+
+/// Facility daemon (3), severity by level.
+fn priority(level: Level) -> u8 {
+    let severity = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    3 * 8 + severity
+}
+
+fn prefix(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error: ",
+        Level::Warn => "warning: ",
+        Level::Info | Level::Debug | Level::Trace => "",
+    }
+}
+
+/// The time as in 2026-11-21T09:05:00Z.
+fn utc_now() -> String {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    utc(now)
+}
+
+fn utc(seconds: u64) -> String {
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Years counted from 1 March 0000, so that the leap day is the last day of a year.
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn j10_a_line_is_cut_to_its_bound_and_stays_text() {
+        let mut line = Line::new(Level::Info);
+        write!(line, "{}", "a".repeat(LINE_BYTES - 1)).expect("room");
+        write!(line, "ä and more\nlines").expect("cut");
+        assert_eq!(line.used, LINE_BYTES);
+        assert_eq!(line.text(), "a".repeat(LINE_BYTES - 1));
+        let mut short = Line::new(Level::Info);
+        write!(short, "one\ntwo").expect("room");
+        assert_eq!(short.text(), "one two");
+    }
+
+    #[test]
+    fn j10_a_full_queue_drops_and_counts() {
+        let (queue, lines) = sync_channel(2);
+        let logger = Logger {
+            queue,
+            dropped: AtomicU64::new(0),
+        };
+        log::set_max_level(LevelFilter::Info);
+        for _ in 0..5 {
+            logger.log(
+                &Record::builder()
+                    .level(Level::Info)
+                    .args(format_args!("x"))
+                    .build(),
+            );
+        }
+        assert_eq!(logger.dropped.load(Ordering::Relaxed), 3);
+        assert_eq!(lines.try_iter().count(), 2);
+    }
+
+    #[test]
+    fn dates_are_right() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_795_251_900), "2026-11-21T09:05:00Z");
+    }
+
+    #[test]
+    fn syslog_priorities_are_those_of_a_daemon() {
+        assert_eq!(priority(Level::Error), 27);
+        assert_eq!(priority(Level::Info), 30);
+    }
+}

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The serving process, from the checked config to its exit status.
+//!
+//! `commands/add.rs` hands in a config; the device itself lives in `ublk/device.rs`. The main
+//! thread owns the device and does what the control socket and the [`watch`] thread ask of it;
+//! requests of the disk never come through here.
+
+pub mod control_socket;
+pub mod daemon;
+mod process;
+pub mod protocol;
+pub mod run_dir;
+mod signals;
+mod watch;
+
+pub use process::page_size;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+use ublk_ramdisk::config::{Backing, DeviceConfig};
+use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::sys::thread::set_io_flusher;
+use ublk_ramdisk::ublk::ctrl::{block_path, char_path};
+use ublk_ramdisk::ublk::device::Device;
+use ublk_ramdisk::ublk::openers::openers;
+
+use crate::logger::{self, Sink};
+use control_socket::{Caller, Listener};
+use protocol::{Reply, Request, Served};
+use run_dir::{DeviceLock, RunDir};
+use signals::EndSignals;
+use watch::Watch;
+
+/// How long a named id may still be held by a server that is just ending, or by a command that
+/// looks at the lock.
+const NAMED_ID_PATIENCE: Duration = Duration::from_millis(500);
+/// The kernel gave the id away, so whoever still holds its lock is at its last step.
+const FREE_ID_PATIENCE: Duration = Duration::from_secs(5);
+/// udev opens a new disk for a moment; that is not worth a refusal.
+const BRIEF_USE: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// After a signal, how often the users of the disk are looked for.
+const LOOK_AGAIN_MILLIS: u16 = 250;
+
+/// A process that is ready to serve: signals caught, log open, safe to do block I/O for others.
+pub struct Prepared {
+    signals: EndSignals,
+}
+
+impl Prepared {
+    /// Does what must be done before any thread exists, then opens the log.
+    pub fn new(sink: Sink) -> io::Result<Prepared> {
+        let flusher = set_io_flusher();
+        let spared = process::spare_from_oom();
+        let signals = EndSignals::catch()?;
+        logger::start(sink)?;
+        if let Err(error) = flusher {
+            warn!("PR_SET_IO_FLUSHER: {error}; the disk may hang when memory runs out");
+        }
+        if let Err(error) = spared {
+            warn!("oom_score_adj: {error}; the server may be killed when memory runs out");
+        }
+        Ok(Prepared { signals })
+    }
+
+    /// Makes the device. A failure leaves nothing behind.
+    pub fn create(self, config: &DeviceConfig, run_dir: &RunDir) -> Result<Server, Failure> {
+        let named = match config.id {
+            Some(id) => Some(run_dir.lock(id, NAMED_ID_PATIENCE)?),
+            None => None,
+        };
+        let fresh = fresh_backing(config);
+        let device = Device::create(config).inspect_err(|_| remove_backing(fresh))?;
+        match Front::open(self, &device, named, config, run_dir) {
+            Ok(front) => Ok(Server { device, front }),
+            Err(failure) => {
+                if let Err(second) = device.delete() {
+                    error!("cleaning up: {second}");
+                }
+                remove_backing(fresh);
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// The backing file that the device is going to make, if it makes one.
+fn fresh_backing(config: &DeviceConfig) -> Option<&Path> {
+    match &config.backing {
+        Backing::Tmpfs(path) if !path.exists() => Some(path),
+        _ => None,
+    }
+}
+
+/// Removes what [`fresh_backing`] named, unless another server has taken the file meanwhile.
+fn remove_backing(path: Option<&Path>) {
+    let Some((path, file)) = path.and_then(|path| Some((path, File::open(path).ok()?))) else {
+        return;
+    };
+    if file.try_lock().is_ok() {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// What a server shows of itself: lock, socket, state file, and who watches for its end.
+struct Front {
+    lock: DeviceLock,
+    listener: Listener,
+    watch: Watch,
+    served: Served,
+    told_waiting: bool,
+}
+
+impl Front {
+    fn open(
+        prepared: Prepared,
+        device: &Device,
+        named: Option<DeviceLock>,
+        config: &DeviceConfig,
+        run_dir: &RunDir,
+    ) -> Result<Front, Failure> {
+        let id = device.id();
+        let lock = match named {
+            Some(lock) => lock,
+            None => run_dir.lock(id, FREE_ID_PATIENCE)?,
+        };
+        let failed = |error: io::Error| Failure::runtime(format!("server of device {id}: {error}"));
+        let listener = Listener::bind(&lock.fresh_socket()).map_err(failed)?;
+        let death = device.death_fd().try_clone_to_owned().map_err(failed)?;
+        let watch = Watch::start(prepared.signals, death).map_err(failed)?;
+        let served = Served {
+            id,
+            path: block_path(id),
+            char_path: char_path(id),
+            size: device.size(),
+            data_path: device.data_path(),
+            queues: device.info().nr_hw_queues,
+            depth: device.info().queue_depth,
+            backing: config.backing.to_string(),
+            pid: std::process::id(),
+        };
+        lock.write_state(&served)?;
+        info!(
+            "serving {}: {} bytes, {} queues of depth {}, data path {}, backing {}",
+            served.path, served.size, served.queues, served.depth, served.data_path, served.backing
+        );
+        Ok(Front {
+            lock,
+            listener,
+            watch,
+            served,
+            told_waiting: false,
+        })
+    }
+}
+
+/// A live disk and everything that speaks for it.
+pub struct Server {
+    device: Device,
+    front: Front,
+}
+
+/// What one round of the main loop came to.
+enum Step {
+    Serve,
+    End(Ending),
+}
+
+/// How the server ends, once the disk is stopped or given up.
+struct Ending {
+    delete: bool,
+    exit: Exit,
+    caller: Option<Caller>,
+}
+
+impl Ending {
+    fn delete(exit: Exit) -> Step {
+        Step::End(Ending {
+            delete: true,
+            exit,
+            caller: None,
+        })
+    }
+}
+
+impl Server {
+    /// The device as shown to users.
+    pub fn served(&self) -> &Served {
+        &self.front.served
+    }
+
+    /// Takes the disk away again because nobody heard that it is there.
+    pub fn abandon(self) -> Exit {
+        self.end(Ending {
+            delete: true,
+            exit: Exit::Failure,
+            caller: None,
+        })
+    }
+
+    /// Serves until a signal, a command or a fault ends it; the answer is the exit status.
+    pub fn serve(mut self) -> Exit {
+        loop {
+            if let Step::End(ending) = self.step() {
+                return self.end(ending);
+            }
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        let waiting = self.front.watch.orders().terminate();
+        let files = [self.front.listener.as_fd(), self.front.watch.as_fd()];
+        let ready = match signals::wait_readable(&files, waiting.then_some(LOOK_AGAIN_MILLIS)) {
+            Ok(ready) => ready,
+            Err(error) => {
+                error!("waiting for commands: {error}");
+                return Ending::delete(Exit::Failure);
+            }
+        };
+        if ready[1] {
+            self.front.watch.hear();
+        }
+        let orders = self.front.watch.orders();
+        if orders.died() {
+            let why = self.device.death_error();
+            error!(
+                "{} is no longer served: {}; the disk is taken away",
+                self.front.served.path,
+                why.as_deref().unwrap_or("it was stopped from outside")
+            );
+            return Ending::delete(Exit::Failure);
+        }
+        if orders.force() {
+            warn!(
+                "second signal: stopping {} by force",
+                self.front.served.path
+            );
+            return Ending::delete(Exit::Failure);
+        }
+        if orders.terminate() {
+            if let Some(step) = self.stop_when_unused() {
+                return step;
+            }
+        }
+        if ready[0] {
+            if let Some((caller, request)) = self.front.listener.take() {
+                return self.handle(caller, request);
+            }
+        }
+        Step::Serve
+    }
+
+    /// After the first signal: stops the disk as soon as nobody has it open. None means not yet.
+    fn stop_when_unused(&mut self) -> Option<Step> {
+        match self.stop_once() {
+            Ok(()) => Some(Ending::delete(Exit::Done)),
+            Err(failure) if failure.exit == Exit::InUse => {
+                if !self.front.told_waiting {
+                    warn!("{failure}; waiting until it is not, a second signal stops it by force");
+                    self.front.told_waiting = true;
+                }
+                None
+            }
+            Err(failure) => {
+                error!("{failure}");
+                Some(Ending::delete(Exit::Failure))
+            }
+        }
+    }
+
+    fn handle(&mut self, caller: Caller, request: Request) -> Step {
+        let done = match request {
+            Request::Stats => {
+                caller.answer(&Reply::Stats(Box::new(self.device.stats())));
+                return Step::Serve;
+            }
+            Request::Resize { bytes, force } => self.resize(bytes, force),
+            Request::Stop { force } | Request::Delete { force } => self.stop(force),
+        };
+        match (done, request) {
+            (Ok(()), Request::Stop { .. } | Request::Delete { .. }) => Step::End(Ending {
+                delete: matches!(request, Request::Delete { .. }),
+                exit: Exit::Done,
+                caller: Some(caller),
+            }),
+            (Ok(()), _) => {
+                caller.answer(&Reply::Done);
+                Step::Serve
+            }
+            (Err(failure), _) => {
+                caller.answer(&Reply::Failed(failure));
+                Step::Serve
+            }
+        }
+    }
+
+    fn resize(&mut self, bytes: u64, force: bool) -> Result<(), Failure> {
+        let served = &mut self.front.served;
+        if bytes < served.size && !force {
+            refuse_users(served.id, "shrunk")?;
+        }
+        self.device.resize(bytes, force)?;
+        info!("{}: {} bytes, before {}", served.path, bytes, served.size);
+        served.size = self.device.size();
+        self.front.lock.write_state(&self.front.served)
+    }
+
+    /// Stops the disk, or says who has it open. A use that passes within a second is waited for.
+    fn stop(&mut self, force: bool) -> Result<(), Failure> {
+        if force {
+            return self.device.stop(true);
+        }
+        let deadline = Instant::now() + BRIEF_USE;
+        loop {
+            match self.stop_once() {
+                Err(failure) if failure.exit == Exit::InUse && Instant::now() < deadline => {
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The kernel has the last word where it can (SAFE_STOP_DEV), but only we can name the user.
+    fn stop_once(&mut self) -> Result<(), Failure> {
+        refuse_users(self.front.served.id, "stopped")?;
+        self.device.stop(false)
+    }
+
+    /// Ends everything in this order: disk, id, files, answer.
+    fn end(self, ending: Ending) -> Exit {
+        let Server { device, front } = self;
+        let Front {
+            mut lock, served, ..
+        } = front;
+        let result = if ending.delete {
+            device.delete()
+        } else {
+            lock.keep_state();
+            device.leave_stopped()
+        };
+        drop(lock);
+        let (reply, exit) = match result {
+            Ok(()) => (Reply::Done, ending.exit),
+            Err(failure) => {
+                error!("{failure}");
+                (Reply::Failed(failure), Exit::Failure)
+            }
+        };
+        info!("{} is gone, the server ends", served.path);
+        logger::flush();
+        if let Some(caller) = ending.caller {
+            caller.answer(&reply);
+            // Left open: the caller takes the end of the connection as the end of this process.
+            std::mem::forget(caller);
+        }
+        exit
+    }
+}
+
+fn refuse_users(id: u32, what: &str) -> Result<(), Failure> {
+    let users = openers(id);
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::in_use(format!(
+        "{} is not {what}, it is in use: {}; end that use first, or give --force",
+        block_path(id),
+        users.join(", ")
+    )))
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Becoming a daemon, and the process settings a block device server needs. One of the files with
+//! `unsafe`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::sys::wait::{waitpid, WaitStatus};
+use nix::unistd::{ForkResult, Pid};
+
+/// Which of the two processes this is.
+pub enum Side {
+    /// The process that forked, with its child.
+    Parent(Child),
+    /// The new process.
+    Child,
+}
+
+/// A child that has not been waited for.
+pub struct Child(Pid);
+
+impl Child {
+    /// Waits for the child's end and says how it came, in words.
+    pub fn end(self) -> String {
+        match waitpid(self.0, None) {
+            Ok(WaitStatus::Exited(_, status)) => format!("exit status {status}"),
+            Ok(WaitStatus::Signaled(_, signal, _)) => format!("signal {signal}"),
+            Ok(other) => format!("{other:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+/// Makes a copy of this process. Refused when it has more than one thread: the copy would hold
+/// the locks of threads it does not have.
+pub fn fork() -> io::Result<Side> {
+    if fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("fork with more than one thread"));
+    }
+    // SAFETY: the process has one thread, just counted, so the child may run any code.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Side::Parent(Child(child))),
+        ForkResult::Child => Ok(Side::Child),
+    }
+}
+
+/// Lets go of the terminal, the directory and every file but `keep`; standard input, output and
+/// error lead to /dev/null from here on.
+pub fn detach(keep: BorrowedFd<'_>) -> io::Result<()> {
+    nix::unistd::setsid()?;
+    std::env::set_current_dir("/")?;
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    drop(null);
+    close_inherited(keep)
+}
+
+/// Closes what the caller's shell left open, for a daemon must not hold other people's files.
+///
+/// # Context
+/// First thing in the child, while `keep` is the only file this program has opened.
+fn close_inherited(keep: BorrowedFd<'_>) -> io::Result<()> {
+    let inherited: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2 && *fd != keep.as_raw_fd())
+        .collect();
+    for fd in inherited {
+        // SAFETY: no value of this program owns the number: `keep` and the standard three were
+        // taken out, and the directory just read is closed already (EBADF is of no consequence).
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// Asks the kernel to kill this process last when memory runs out: it holds a disk.
+pub fn spare_from_oom() -> io::Result<()> {
+    use std::io::Write;
+    File::options()
+        .write(true)
+        .open("/proc/self/oom_score_adj")?
+        .write_all(b"-1000")
+}
+
+/// Size of a page, in bytes.
+pub fn page_size() -> u64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .unwrap_or(4096)
+}

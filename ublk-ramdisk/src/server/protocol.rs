@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is said between a server and the commands: the ready word, the control socket's requests
+//! and replies, and the state file.
+//!
+//! Every message is one line of JSON. Both ends are the same program, though perhaps not the same
+//! build: a message that cannot be read is answered as a failure, never ignored.
+
+use serde::{Deserialize, Serialize};
+use ublk_ramdisk::config::DataPath;
+use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::stats::DeviceStats;
+
+/// A device as its server sees it; also the contents of the state file and what `add --json`
+/// prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The N of /dev/ublkbN.
+    pub id: u32,
+    /// The disk.
+    pub path: String,
+    /// The node the server holds.
+    pub char_path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// The data path in use, never "auto".
+    pub data_path: DataPath,
+    /// Hardware queues the kernel granted.
+    pub queues: u16,
+    /// Tags per queue.
+    pub depth: u16,
+    /// Where the contents live, as typed.
+    pub backing: String,
+    /// The server.
+    pub pid: u32,
+}
+
+/// What a new server tells the `add` that waits for it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Word {
+    /// The disk can be used.
+    Ready(Served),
+    /// There is no disk, and nothing was left behind.
+    Failed(Failure),
+}
+
+/// What a command asks of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    /// The counters.
+    Stats,
+    /// Another size.
+    Resize {
+        /// New size in bytes.
+        bytes: u64,
+        /// Shrink even while opened.
+        force: bool,
+    },
+    /// Take the disk away, keep the id, end.
+    Stop {
+        /// Even while opened.
+        force: bool,
+    },
+    /// Take the disk away, free the id, end.
+    Delete {
+        /// Even while opened.
+        force: bool,
+    },
+}
+
+/// What a server answers. After the answer to `Stop` and `Delete` the connection ends when the
+/// server does.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// It was done.
+    Done,
+    /// The counters.
+    Stats(Box<DeviceStats>),
+    /// It was not done.
+    Failed(Failure),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_crosses_the_ready_pipe() {
+        let word = Word::Failed(Failure::in_use("device id 3 is in use"));
+        let line = serde_json::to_string(&word).expect("a line");
+        assert!(!line.contains('\n'));
+        match serde_json::from_str(&line) {
+            Ok(Word::Failed(failure)) => assert_eq!(failure.message, "device id 3 is in use"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn requests_read_back() {
+        for request in [
+            Request::Stats,
+            Request::Resize {
+                bytes: 1 << 40,
+                force: true,
+            },
+            Request::Stop { force: false },
+            Request::Delete { force: true },
+        ] {
+            let line = serde_json::to_string(&request).expect("a line");
+            assert_eq!(serde_json::from_str::<Request>(&line).ok(), Some(request));
+        }
+    }
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The run directory: who serves which device.
+//!
+//! Owns /run/ublk-ramdisk (or what `UBLK_RAMDISK_RUN_DIR` names) with three files per device:
+//! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`Served`]; `N.sock`,
+//! the control socket. The lock alone says that a server lives; the other two may be left over
+//! from one that was killed.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ublk_ramdisk::error::Failure;
+
+use super::protocol::Served;
+
+/// Names another run directory.
+pub const RUN_DIR_VARIABLE: &str = "UBLK_RAMDISK_RUN_DIR";
+const DEFAULT_RUN_DIR: &str = "/run/ublk-ramdisk";
+
+/// The directory; it need not exist.
+#[derive(Debug, Clone)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// The directory of this machine, or the one the environment names.
+    pub fn of_this_machine() -> RunDir {
+        let named = std::env::var_os(RUN_DIR_VARIABLE).filter(|value| !value.is_empty());
+        let path = named.map_or_else(|| PathBuf::from(DEFAULT_RUN_DIR), PathBuf::from);
+        // A server changes its directory, so a relative name is fixed now.
+        RunDir(std::path::absolute(&path).unwrap_or(path))
+    }
+
+    /// Where the control socket of device `id` is.
+    pub fn socket(&self, id: u32) -> PathBuf {
+        self.0.join(format!("{id}.sock"))
+    }
+
+    fn lock_path(&self, id: u32) -> PathBuf {
+        self.0.join(format!("{id}.lock"))
+    }
+
+    fn state_path(&self, id: u32) -> PathBuf {
+        self.0.join(format!("{id}.json"))
+    }
+
+    /// Takes the lock of device `id` for as long as the result lives. A server that is just
+    /// ending is waited for, `patience` long.
+    pub fn lock(&self, id: u32, patience: Duration) -> Result<DeviceLock, Failure> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.try_lock(id).map_err(|error| self.unusable(&error))? {
+                Some(file) => {
+                    return Ok(DeviceLock {
+                        dir: self.clone(),
+                        id,
+                        _file: file,
+                        keep_state: false,
+                    })
+                }
+                None if Instant::now() >= deadline => {
+                    return Err(Failure::in_use(format!(
+                        "device {id} has a server already: choose another --id, or end that one \
+                         with `ublk-ramdisk del {id}`"
+                    )))
+                }
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn unusable(&self, error: &io::Error) -> Failure {
+        Failure::environment(format!(
+            "cannot keep state in {}: {error}; run as root, or name another directory in \
+             {RUN_DIR_VARIABLE}",
+            self.0.display()
+        ))
+    }
+
+    /// One try: none means that somebody else has the lock.
+    fn try_lock(&self, id: u32) -> io::Result<Option<File>> {
+        let path = self.lock_path(id);
+        loop {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&self.0)?;
+            let file = match File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .open(&path)
+            {
+                Ok(file) => file,
+                // The directory was tidied away in between.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Ok(None),
+                Err(fs::TryLockError::Error(error)) => return Err(error),
+            }
+            // The holder before us may have removed the name: then the lock guards nothing.
+            if is_same_file(&file, &path)? {
+                return Ok(Some(file));
+            }
+        }
+    }
+
+    /// Asked by `list` and `del`: does a server of this program live for the device?
+    pub fn has_server(&self, id: u32) -> bool {
+        let Ok(file) = File::open(self.lock_path(id)) else {
+            return false;
+        };
+        matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
+    }
+
+    /// The device as its server last described it, be the server alive or not.
+    pub fn state(&self, id: u32) -> Option<Served> {
+        let text = fs::read_to_string(self.state_path(id)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Every device with a state file, lowest id first.
+    pub fn ids(&self) -> Vec<u32> {
+        let Ok(entries) = fs::read_dir(&self.0) else {
+            return Vec::new();
+        };
+        let mut ids: Vec<u32> = entries
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name();
+                name.to_str()?.strip_suffix(".json")?.parse().ok()
+            })
+            .collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Removes what a dead server left, once its device is gone. Nothing happens while a server
+    /// lives.
+    pub fn forget(&self, id: u32) {
+        if let Ok(Some(file)) = self.try_lock_existing(id) {
+            self.remove(id);
+            drop(file);
+        }
+    }
+
+    /// As [`RunDir::try_lock`], but a directory that is not there is not made.
+    fn try_lock_existing(&self, id: u32) -> io::Result<Option<File>> {
+        if self.0.is_dir() {
+            self.try_lock(id)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// # Context
+    /// The lock of `id` is held. It goes last, and the directory with it when it is empty.
+    fn remove(&self, id: u32) {
+        for path in [self.socket(id), self.state_path(id), self.lock_path(id)] {
+            let _ = fs::remove_file(path);
+        }
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+fn is_same_file(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((held.dev(), held.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The right to serve device `id`. Dropping it removes the device's files.
+#[derive(Debug)]
+pub struct DeviceLock {
+    dir: RunDir,
+    id: u32,
+    _file: File,
+    keep_state: bool,
+}
+
+impl DeviceLock {
+    /// Where the server shall listen. A socket left by a dead server is removed first.
+    pub fn fresh_socket(&self) -> PathBuf {
+        let path = self.dir.socket(self.id);
+        let _ = fs::remove_file(&path);
+        path
+    }
+
+    /// Writes the state file; readers see the old or the new one, never a part.
+    pub fn write_state(&self, served: &Served) -> Result<(), Failure> {
+        let text = serde_json::to_string(served)
+            .map_err(|error| Failure::runtime(format!("state of device {}: {error}", self.id)))?;
+        let path = self.dir.state_path(self.id);
+        let draft = path.with_extension("json.new");
+        let written = File::create(&draft)
+            .and_then(|mut file| writeln!(file, "{text}"))
+            .and_then(|()| fs::rename(&draft, &path));
+        written.map_err(|error| {
+            let _ = fs::remove_file(&draft);
+            self.dir.unusable(&error)
+        })
+    }
+
+    /// The device outlives its server as DEAD: the state file stays, so that `del --all` still
+    /// knows whose it is.
+    pub fn keep_state(&mut self) {
+        self.keep_state = true;
+    }
+}
+
+impl Drop for DeviceLock {
+    fn drop(&mut self) {
+        if self.keep_state {
+            let _ = fs::remove_file(self.dir.socket(self.id));
+            let _ = fs::remove_file(self.dir.lock_path(self.id));
+        } else {
+            self.dir.remove(self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ublk_ramdisk::config::DataPath;
+    use ublk_ramdisk::error::Exit;
+
+    struct Scratch(RunDir);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let path =
+                std::env::temp_dir().join(format!("ublk-run-dir-{name}-{}", std::process::id()));
+            Scratch(RunDir(path))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0 .0);
+        }
+    }
+
+    fn served(id: u32) -> Served {
+        Served {
+            id,
+            path: format!("/dev/ublkb{id}"),
+            char_path: format!("/dev/ublkc{id}"),
+            size: 1 << 20,
+            data_path: DataPath::Plain,
+            queues: 1,
+            depth: 128,
+            backing: "memfd".to_owned(),
+            pid: std::process::id(),
+        }
+    }
+
+    #[test]
+    fn i11_a_second_server_is_refused() {
+        let scratch = Scratch::new("second");
+        let held = scratch.0.lock(5, Duration::ZERO).expect("free");
+        assert!(scratch.0.has_server(5));
+        let refused = scratch.0.lock(5, Duration::ZERO).expect_err("held");
+        assert!(matches!(refused.exit, Exit::InUse), "{refused:?}");
+        scratch.0.lock(6, Duration::ZERO).expect("another device");
+        drop(held);
+        assert!(!scratch.0.has_server(5));
+        scratch.0.lock(5, Duration::ZERO).expect("free again");
+    }
+
+    #[test]
+    fn l2_nothing_is_left_behind() {
+        let scratch = Scratch::new("traces");
+        let lock = scratch.0.lock(1, Duration::ZERO).expect("free");
+        lock.write_state(&served(1)).expect("written");
+        assert_eq!(scratch.0.ids(), [1]);
+        assert_eq!(scratch.0.state(1), Some(served(1)));
+        drop(lock);
+        assert!(!scratch.0 .0.exists());
+    }
+
+    #[test]
+    fn a_stopped_device_is_remembered_until_forgotten() {
+        let scratch = Scratch::new("stopped");
+        let mut lock = scratch.0.lock(2, Duration::ZERO).expect("free");
+        lock.write_state(&served(2)).expect("written");
+        lock.keep_state();
+        drop(lock);
+        assert_eq!(scratch.0.ids(), [2]);
+        assert!(!scratch.0.has_server(2));
+        scratch.0.forget(2);
+        assert!(!scratch.0 .0.exists());
+    }
+
+    #[test]
+    fn a_living_server_is_not_forgotten() {
+        let scratch = Scratch::new("living");
+        let lock = scratch.0.lock(3, Duration::ZERO).expect("free");
+        lock.write_state(&served(3)).expect("written");
+        scratch.0.forget(3);
+        assert_eq!(scratch.0.ids(), [3]);
+    }
+}

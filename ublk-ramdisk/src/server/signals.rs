@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Signals as something to read, and waiting for one of several files.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// The signals that ask the server to end, readable instead of deadly.
+pub struct EndSignals(SignalFd);
+
+impl EndSignals {
+    /// Blocks the signals for this thread and all it will make, so it comes before any thread.
+    pub fn catch() -> io::Result<EndSignals> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(EndSignals(fd))
+    }
+
+    /// Takes one signal that arrived, if any.
+    pub fn take(&self) -> Option<Signal> {
+        let info = self.0.read_signal().ok().flatten()?;
+        Signal::try_from(info.ssi_signo as i32).ok()
+    }
+}
+
+impl AsFd for EndSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Waits until one of the files can be read or has ended, for `millis` at most, or for ever.
+/// The answer has one entry per file.
+pub fn wait_readable(files: &[BorrowedFd<'_>], millis: Option<u16>) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<PollFd> = files
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
+    let timeout = millis.map_or(PollTimeout::NONE, PollTimeout::from);
+    match nix::poll::poll(&mut polled, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(polled
+        .iter()
+        .map(|fd| fd.revents().is_some_and(|events| !events.is_empty()))
+        .collect())
+}

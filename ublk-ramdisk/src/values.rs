@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How single values of the command line are read; each refusal names the accepted form.
+
+use std::path::PathBuf;
+
+use ublk_ramdisk::config::{Backing, MAX_ID, MAX_SIZE};
+
+/// `--log` as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// The datagram socket at /dev/log.
+    Syslog,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+const SIZE_FORM: &str = "expected bytes, or a whole number with K, M, G, T, P or E, such as 512M";
+
+/// Reads a size: digits, then an optional binary suffix.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = text.split_at(digits);
+    if number.is_empty() {
+        return Err(SIZE_FORM.to_owned());
+    }
+    let shift = match suffix.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        "p" | "pib" => 50,
+        "e" | "eib" => 60,
+        _ => return Err(SIZE_FORM.to_owned()),
+    };
+    let too_large = || "larger than 2^63 bytes (8E)".to_owned();
+    let number: u64 = number.parse().map_err(|_| too_large())?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes <= MAX_SIZE)
+        .ok_or_else(too_large)
+}
+
+/// Reads a whole number; numbers beyond 64 bits count as the largest one.
+pub fn whole(text: &str) -> Result<u64, String> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("expected a whole number, such as 4".to_owned());
+    }
+    Ok(text.parse().unwrap_or(u64::MAX))
+}
+
+/// Reads a device id, as a number or inside the name of one of its nodes.
+pub fn device_id(text: &str) -> Result<u32, String> {
+    let form = "expected a device id: N, ublkbN or /dev/ublkbN, N from 0 to 1048575";
+    let name = text.strip_prefix("/dev/").unwrap_or(text);
+    let number = name
+        .strip_prefix("ublkb")
+        .or_else(|| name.strip_prefix("ublkc"))
+        .unwrap_or(text);
+    whole(number)
+        .ok()
+        .filter(|id| *id <= MAX_ID)
+        .map(|id| id as u32)
+        .ok_or_else(|| form.to_owned())
+}
+
+/// Reads `--backing`.
+pub fn backing(text: &str) -> Result<Backing, String> {
+    match text.split_once(':') {
+        None if text == "memfd" => Ok(Backing::Memfd),
+        None if text == "hugetlb" => Ok(Backing::Hugetlb),
+        Some(("tmpfs", path)) if !path.is_empty() => Ok(Backing::Tmpfs(path.into())),
+        _ => Err("expected memfd, tmpfs:PATH or hugetlb".to_owned()),
+    }
+}
+
+/// Reads a switch.
+pub fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off".to_owned()),
+    }
+}
+
+/// Reads `--log`.
+pub fn log_target(text: &str) -> Result<LogTarget, String> {
+    match text {
+        "" => Err("expected syslog or the path of a file".to_owned()),
+        "syslog" => Ok(LogTarget::Syslog),
+        path => Ok(LogTarget::File(path.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l1_sizes_are_bytes_or_binary_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("512b", 512),
+            ("4K", 4096),
+            ("4kib", 4096),
+            ("3M", 3 << 20),
+            ("2GiB", 2 << 30),
+            ("1T", 1 << 40),
+            ("1p", 1 << 50),
+            ("8E", 1 << 63),
+            ("9223372036854775808", 1 << 63),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "", "-1", "-5G", "+1", "1.5G", "1,5G", "G", "1KB", "1 G", "0x10", "1GG", "eins", "1Ki",
+        ] {
+            let why = size(text).expect_err(text);
+            assert!(why.contains("512M"), "{text}: {why}");
+        }
+        for text in [
+            "9E",
+            "8388609T",
+            "9223372036854775809",
+            "99999999999999999999",
+        ] {
+            let why = size(text).expect_err(text);
+            assert!(why.contains("2^63"), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_named_by_number_or_node() {
+        for name in ["12", "ublkb12", "ublkc12", "/dev/ublkb12", "/dev/ublkc12"] {
+            assert_eq!(device_id(name), Ok(12), "{name}");
+        }
+        for name in ["", "-1", "ublkb", "/dev/sda", "/dev/12x", "1048576"] {
+            assert!(device_id(name).is_err(), "{name}");
+        }
+    }
+}
