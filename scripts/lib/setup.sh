@@ -36,7 +36,8 @@ setup_demo() {
 	need_packages fio
 }
 
-# What the device tests call: file systems, partitions, load, tracing.
+# What the device tests call: file systems, partitions, load,
+# tracing; and shellcheck for the scripts themselves.
 setup_tests() {
-	need_packages fio e2fsprogs xfsprogs btrfs-progs util-linux fdisk strace
+	need_packages fio e2fsprogs xfsprogs btrfs-progs util-linux fdisk strace shellcheck
 }
