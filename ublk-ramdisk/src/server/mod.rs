@@ -57,7 +57,7 @@ impl Prepared {
     pub fn new(sink: Sink) -> io::Result<Prepared> {
         let flusher = set_io_flusher();
         let spared = process::spare_from_oom();
-        let signals = EndSignals::catch()?;
+        let signals = EndSignals::catch(matches!(sink, Sink::Stderr))?;
         logger::start(sink)?;
         if let Err(error) = flusher {
             warn!("PR_SET_IO_FLUSHER: {error}; the disk may hang when memory runs out");
