@@ -130,7 +130,10 @@ impl Front {
             None => run_dir.lock(id, FREE_ID_PATIENCE)?,
         };
         let failed = |error: io::Error| Failure::runtime(format!("server of device {id}: {error}"));
-        let listener = Listener::bind(&lock.fresh_socket()).map_err(failed)?;
+        let socket = lock.fresh_socket();
+        let listener = Listener::bind(&socket).map_err(|error| {
+            Failure::environment(format!("cannot listen at {}: {error}", socket.display()))
+        })?;
         let death = device.death_fd().try_clone_to_owned().map_err(failed)?;
         let watch = Watch::start(prepared.signals, death).map_err(failed)?;
         let served = Served {
@@ -261,7 +264,7 @@ impl Server {
             Ok(()) => Some(Ending::delete(Exit::Done)),
             Err(failure) if failure.exit == Exit::InUse => {
                 if !self.front.told_waiting {
-                    warn!("{failure}; waiting until it is not, a second signal stops it by force");
+                    warn!("{failure} (or a second signal); waiting");
                     self.front.told_waiting = true;
                 }
                 None
