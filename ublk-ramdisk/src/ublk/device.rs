@@ -68,7 +68,7 @@ impl Device {
     pub fn create(config: &DeviceConfig) -> Result<Self, Failure> {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
-        let path = params::choose_path(config.data_path, offered)?;
+        let path = params::choose_path(config.data_path, config.depth, offered)?;
         if !config.partition_scan && !offered.has(Features::NO_AUTO_PART_SCAN) {
             log::warn!(
                 "this kernel always scans for partitions: --no-partition-scan has no effect"
