@@ -74,6 +74,7 @@ impl Device {
                 "this kernel always scans for partitions: --no-partition-scan has no effect"
             );
         }
+        let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
         let store = open_store(config)?;
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
@@ -85,7 +86,7 @@ impl Device {
             ramdisk: Arc::new(Ramdisk::new(store)),
             block_size: config.block_size,
             counters: Vec::new(),
-            deaths: Arc::new(Deaths::new().map_err(|e| Failure::runtime(format!("eventfd: {e}")))?),
+            deaths: Arc::new(deaths),
             threads: Vec::new(),
             deleted: false,
         };
