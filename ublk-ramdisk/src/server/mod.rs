@@ -304,9 +304,6 @@ impl Server {
 
     fn resize(&mut self, bytes: u64, force: bool) -> Result<(), Failure> {
         let served = &mut self.front.served;
-        if bytes < served.size && !force {
-            refuse_users(served.id, "shrunk")?;
-        }
         self.device.resize(bytes, force)?;
         info!("{}: {} bytes, before {}", served.path, bytes, served.size);
         served.size = self.device.size();
@@ -331,7 +328,7 @@ impl Server {
 
     /// The kernel has the last word where it can (SAFE_STOP_DEV), but only we can name the user.
     fn stop_once(&mut self) -> Result<(), Failure> {
-        refuse_users(self.front.served.id, "stopped")?;
+        refuse_users(self.front.served.id)?;
         self.device.stop(false)
     }
 
@@ -366,13 +363,13 @@ impl Server {
     }
 }
 
-fn refuse_users(id: u32, what: &str) -> Result<(), Failure> {
+fn refuse_users(id: u32) -> Result<(), Failure> {
     let users = openers(id);
     if users.is_empty() {
         return Ok(());
     }
     Err(Failure::in_use(format!(
-        "{} is not {what}, it is in use: {}; end that use first, or give --force",
+        "{} is not stopped, it is in use: {}; end that use first, or give --force",
         block_path(id),
         users.join(", ")
     )))
