@@ -251,7 +251,7 @@ impl Device {
             let users = openers(id);
             if !users.is_empty() {
                 return Err(Failure::in_use(format!(
-                    "{} is in use by {}: close it before making it smaller, or use --force",
+                    "{} is not shrunk, it is in use: {}; end that use first, or give --force",
                     block_path(id),
                     users.join(", ")
                 )));
@@ -297,7 +297,7 @@ impl Device {
             let users = openers(id);
             if !users.is_empty() {
                 return Err(Failure::in_use(format!(
-                    "{} is in use by {}: close it first, or use --force",
+                    "{} is not stopped, it is in use: {}; end that use first, or give --force",
                     block_path(id),
                     users.join(", ")
                 )));
