@@ -95,6 +95,23 @@ impl PageStates {
         }
     }
 
+    /// May the caller give back what the file holds of these pages, though none of them is there?
+    /// If so nobody can use them until [`PageStates::punched`].
+    pub(super) fn try_punch_absent(&self, pages: Range<usize>) -> bool {
+        let words = &self.all()[pages.start..pages.end.min(self.all().len())];
+        if words.iter().any(|word| word.load(Ordering::Relaxed) != 0) {
+            return false;
+        }
+        for (count, word) in (0..).zip(words) {
+            let claimed = word.compare_exchange(0, PUNCHING, Ordering::Acquire, Ordering::Relaxed);
+            if claimed.is_err() {
+                self.punched(pages.start..pages.start + count);
+                return false;
+            }
+        }
+        true
+    }
+
     /// The pages have been given back.
     pub(super) fn punched(&self, pages: Range<usize>) {
         for word in &self.all()[pages] {
@@ -151,6 +168,19 @@ mod tests {
         states.spared(0..1);
         assert!(states.is_present(0));
         assert_eq!(states.pin(0..1), 1);
+    }
+
+    #[test]
+    fn g9_absent_pages_are_given_back_together_or_not_at_all() {
+        let states = PageStates::new(4).unwrap();
+        assert!(states.try_punch_absent(0..4));
+        states.punched(0..4);
+        states.pin(2..3);
+        assert!(!states.try_punch_absent(0..4), "one is in use");
+        assert_eq!(states.pin(0..2), 0, "the others were let go");
+        states.unpin(0..3);
+        assert!(states.try_punch_absent(0..4));
+        states.punched(0..4);
     }
 
     #[test]
@@ -267,6 +297,22 @@ mod loom_models {
             page.punch();
             let value = reader.join().unwrap();
             assert!(value == 7 || value == 0, "{value}");
+        });
+    }
+
+    #[test]
+    fn loom_g9_a_write_and_a_punch_of_absent_pages_never_meet() {
+        loom::model(|| {
+            let page = Page::new(false);
+            let other = page.clone();
+            let writer = loom::thread::spawn(move || other.write(9));
+            if page.states.try_punch_absent(0..1) {
+                // SAFETY: loom checks that nobody else has access.
+                page.bytes.with_mut(|bytes| unsafe { *bytes = 0 });
+                page.states.punched(0..1);
+            }
+            writer.join().unwrap();
+            assert_eq!(page.read(), 9, "the write is lost");
         });
     }
 

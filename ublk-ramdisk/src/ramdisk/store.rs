@@ -419,11 +419,37 @@ impl Store {
 
     fn punch_ours(&self, pages: Range<usize>) {
         match file::punch_hole(&self.file, self.bytes_of(pages.clone())) {
-            Ok(()) => self.states.punched(pages),
+            Ok(()) => {
+                self.states.punched(pages.clone());
+                self.punch_huge_pages_around(pages);
+            }
             Err(error) => {
                 log::warn!("cannot give back {} pages: {error}", pages.len());
                 self.states.spared(pages.clone());
                 self.zero_in_place(self.bytes_of(pages));
+            }
+        }
+    }
+
+    /// The file system may have taken a huge page where a few small ones were wanted, and split it
+    /// when they were given back. What is left of it goes when none of its small pages is there
+    /// any more.
+    fn punch_huge_pages_around(&self, pages: Range<usize>) {
+        const SMALL_PAGES: usize = 512;
+        if self.page_size() != 4096 {
+            return;
+        }
+        let first = pages.start / SMALL_PAGES;
+        let last = (pages.end - 1) / SMALL_PAGES;
+        for huge in [first, last].into_iter().take(last - first + 1) {
+            let all = huge * SMALL_PAGES..(huge + 1) * SMALL_PAGES;
+            let whole = pages.start <= all.start && all.end <= pages.end;
+            let capacity = (self.mapping.len() >> self.page_shift).min(all.end);
+            let all = all.start..capacity;
+            if !whole && self.states.try_punch_absent(all.clone()) {
+                // If it fails, memory is held that reads as zeros: as before.
+                let _ = file::punch_hole(&self.file, self.bytes_of(all.clone()));
+                self.states.punched(all);
             }
         }
     }

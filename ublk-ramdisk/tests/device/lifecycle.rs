@@ -216,7 +216,7 @@ fn terminated_twice() {
     ioctl::signal(disk.pid, libc::SIGTERM);
     let told = || {
         let log = machine::server_logs();
-        log.contains("waiting until")
+        log.contains("is in use")
     };
     wait_for("the server's word that it waits", told);
     assert!(!is_gone(&disk), "it is in use");

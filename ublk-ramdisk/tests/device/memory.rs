@@ -9,7 +9,7 @@ use crate::disk::{Disk, MIB};
 use crate::ioctl::{self, Buffer};
 use crate::machine;
 use crate::rng::Rng;
-use crate::runner::Test;
+use crate::runner::{Outcome, Skip, Test};
 
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
@@ -22,6 +22,10 @@ pub fn tests(tests: &mut Vec<Test>) {
         add("g9_an_idle_queue_pins_nothing", idle_queue);
         add("h3_unaligned_discards_read_as_zeros", discard_unaligned);
         add("h4_write_zeroes_frees_or_keeps_memory", write_zeroes);
+    }
+    for word in ["advise", "always"] {
+        let name = format!("h3_transparent_huge_pages_are_given_back_{word}");
+        tests.push(Test::skippable(name, move || huge_pages(word)));
     }
 }
 
@@ -181,4 +185,54 @@ fn write_zeroes(path: &str) {
     assert_eq!(disk.allocated(), 0);
     drop(file);
     disk.end();
+}
+
+const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+/// The kernel's word on huge pages for shared memory, for the time of a test.
+struct ShmemHugePages(String);
+
+impl ShmemHugePages {
+    fn set(word: &str) -> Result<ShmemHugePages, Skip> {
+        let text = machine::read(SHMEM_ENABLED);
+        let chosen = text.split(['[', ']']).nth(1).unwrap_or_default();
+        let before = ShmemHugePages(chosen.to_owned());
+        std::fs::write(SHMEM_ENABLED, word)
+            .map_err(|error| Skip(format!("{SHMEM_ENABLED}: {error}")))?;
+        Ok(before)
+    }
+}
+
+impl Drop for ShmemHugePages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(SHMEM_ENABLED, &self.0);
+    }
+}
+
+/// A few pages written make the kernel take whole huge pages: all of that is the disk's, to give
+/// back when everything is discarded, and what was never written still reads as zeros.
+fn huge_pages(word: &str) -> Outcome {
+    let _set = ShmemHugePages::set(word)?;
+    for path in machine::data_paths() {
+        let disk = Disk::on(path, "none", "32M", &["--thp", "on"]);
+        let file = disk.open_direct();
+        for at in [0, 3 * MIB - 4096, 9 * MIB] {
+            fill(&file, at..at + 8192);
+        }
+        assert_zeros(&file, 8192..3 * MIB - 4096);
+        assert_zeros(&file, 9 * MIB + 8192..32 * MIB);
+        ioctl::discard(&file, 4096..8192).expect("discard");
+        assert_zeros(&file, 4096..8192);
+        assert!(read(&file, 0..4096).iter().all(|&byte| byte != 0));
+        ioctl::discard(&file, 0..32 * MIB).expect("discard");
+        assert_zeros(&file, 0..32 * MIB);
+        assert_eq!(disk.allocated(), 0, "{path}: pages never written");
+        fill(&file, 0..32 * MIB);
+        ioctl::discard(&file, 0..32 * MIB).expect("discard");
+        assert_zeros(&file, 0..32 * MIB);
+        assert_eq!(disk.allocated(), 0, "{path}");
+        drop(file);
+        disk.end();
+    }
+    Ok(())
 }
