@@ -20,6 +20,7 @@ kernel_dir() {
 kernel_archive() {
 	local codename uri
 	codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME-}")
+	# shellcheck disable=SC2016 # these are apt's own fields
 	uri=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 2>/dev/null |
 		awk -v c="$codename" '$1 == "Debian" && $2 == c && !u { u = $3 } END { print u }')
 	printf '%s' "$uri"
@@ -75,10 +76,12 @@ kernel_unpack() {
 	mapfile -t packages < <(
 		printf 'linux-image-%s\n' "$version"
 		apt-cache -c "$config" depends "linux-image-$version" |
-			sed -nE 's/^ *Depends: (linux-(binary|modules|base)-'"${version//+/\\+}"')$/\1/p'
+			sed -nE 's/^ *Depends: (linux-(binary|modules)-'"${version//+/\\+}"')$/\1/p'
 	)
 	say "fetching ${packages[*]}"
 	mkdir -p "$dir"
+	# What an interrupted run may have left, unless it is still at work.
+	find "$dir" -maxdepth 1 -name '.unpack.*' -mmin +60 -exec rm -rf {} +
 	work=$(mktemp -d "$dir/.unpack.XXXXXX")
 	if ! (cd "$work" && apt-get -c "$config" -qq download "${packages[@]}" >&2); then
 		rm -rf "$work"
@@ -90,18 +93,21 @@ kernel_unpack() {
 	done
 	mkdir -p "$work/out/lib/modules"
 	image=$(find "$work/root" -name "vmlinuz*" -type f | head -n 1)
-	[[ -n $image ]] || die "the packages of kernel $version hold no vmlinuz"
+	[[ -n $image ]] || {
+		rm -rf "$work"
+		die "the packages of kernel $version hold no vmlinuz"
+	}
 	mv "$image" "$work/out/vmlinuz"
 	if [[ -d $work/root/usr/lib/modules/$version ]]; then
 		mv "$work/root/usr/lib/modules/$version" "$work/out/lib/modules/"
 	else
 		mv "$work/root/lib/modules/$version" "$work/out/lib/modules/"
 	fi
-	find "$work/root" -path '*/boot/config-*' -exec mv {} "$work/out/config" \; -quit
 	depmod -b "$work/out" "$version"
 	chmod -R a+rX "$work/out"
-	rm -rf "${dir:?}/$version"
-	mv "$work/out" "$dir/$version"
+	# Another session may have been quicker; its copy is as good.
+	mv -T "$work/out" "$dir/$version" 2>/dev/null || [[ -e $dir/$version/vmlinuz ]] ||
+		die "could not move the kernel $version into $dir"
 	rm -rf "$work"
 	say "kernel $version is in the cache"
 }

@@ -4,6 +4,8 @@
 
 mod page_state;
 
+mod words;
+
 pub mod store;
 
 use std::ops::Range;

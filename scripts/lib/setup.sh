@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# What a fresh Debian machine with nothing but Rust needs, by purpose. Sourced
+# after lib/common.sh; every function is quick and silent when all is there.
+
+# To build the workspace: the linker and the C library.
+setup_build() {
+	command -v cargo >/dev/null ||
+		die -3 "cargo is not on the PATH; install Rust first (https://rustup.rs)"
+	need_packages gcc libc6-dev
+}
+
+# To build the comparison with libublk, whose crate generates bindings through
+# libclang; it also wants the kernel's headers for user space.
+setup_bench() {
+	setup_build
+	need_packages libclang-dev linux-libc-dev fio
+}
+
+# To boot a guest; the kernels come through lib/kernel.sh.
+setup_vm() {
+	need_packages qemu-system-x86 qemu-system-common kmod xz-utils util-linux mount iproute2
+	# A package of its own from Debian 13 on, part of qemu-system-common before.
+	[[ -x /usr/lib/qemu/virtiofsd || -x /usr/libexec/virtiofsd ]] || need_packages virtiofsd
+	# shellcheck source-path=SCRIPTDIR source=kernel.sh
+	. "${BASH_SOURCE[0]%/*}/kernel.sh"
+	local name
+	for name in "${@:-newest}"; do
+		kernel_resolve "$name"
+	done
+}
+
+# To put a device under load and check what it returns.
+setup_demo() {
+	need_packages fio
+}
+
+# What the device tests call: file systems, partitions, load,
+# tracing; and shellcheck for the scripts themselves.
+setup_tests() {
+	need_packages fio e2fsprogs xfsprogs btrfs-progs util-linux fdisk strace shellcheck
+}
