@@ -91,8 +91,11 @@ impl Batch {
     pub(super) fn run(mut self) -> Result<(), QueueError> {
         self.ring.push_batch_fetch(FETCH);
         let mut completions = vec![NO_COMPLETION; usize::from(self.depth).max(16)];
-        while self.fetching || !self.results.is_empty() || self.committing() {
-            self.ring.submit_and_wait(1).map_err(QueueError::Ring)?;
+        while self.fetching || !self.results.is_empty() || self.committing() > 0 {
+            // A COMMIT completes as soon as it is submitted: to be woken by it
+            // alone would cost a second system call per wake.
+            let want = usize::from(self.fetching) + self.committing();
+            self.ring.submit_and_wait(want).map_err(QueueError::Ring)?;
             let count = self.ring.reap(&mut completions);
             self.queue.counters.reap();
             for &completion in &completions[..count] {
@@ -106,8 +109,11 @@ impl Batch {
         Ok(())
     }
 
-    fn committing(&self) -> bool {
-        self.commits.iter().any(|commit| !commit.is_free())
+    fn committing(&self) -> usize {
+        self.commits
+            .iter()
+            .filter(|commit| !commit.is_free())
+            .count()
     }
 
     /// Some tags have arrived, or the fetch has ended.

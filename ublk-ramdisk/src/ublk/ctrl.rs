@@ -113,8 +113,21 @@ impl From<CtrlError> for Failure {
 
 /// Checked access to `/dev/ublk-control`.
 pub struct Control {
-    ring: IoUring<squeue::Entry128, cqueue::Entry>,
+    ring: CtrlRing,
     node: OwnedFd,
+    /// A command that was not sent still stands in the ring.
+    stale: bool,
+}
+
+type CtrlRing = IoUring<squeue::Entry128, cqueue::Entry>;
+
+fn new_ring() -> Result<CtrlRing, CtrlError> {
+    CtrlRing::builder()
+        .build(2)
+        .map_err(|e| match e.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => CtrlError::NoRing(e),
+            _ => CtrlError::Ring(e),
+        })
 }
 
 impl Control {
@@ -128,15 +141,10 @@ impl Control {
                 Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => CtrlError::NoDriver,
                 _ => CtrlError::Open(e),
             })?;
-        let ring = IoUring::<squeue::Entry128, cqueue::Entry>::builder()
-            .build(2)
-            .map_err(|e| match e.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => CtrlError::NoRing(e),
-                _ => CtrlError::Ring(e),
-            })?;
         Ok(Self {
-            ring,
+            ring: new_ring()?,
             node: node.into(),
+            stale: false,
         })
     }
 
@@ -267,6 +275,10 @@ impl Control {
 
     /// Sends one command and waits for its answer.
     fn send(&mut self, name: &'static str, op: u32, command: CtrlCmd) -> Result<i32, CtrlError> {
+        if self.stale {
+            self.ring = new_ring()?;
+            self.stale = false;
+        }
         let mut bytes = [0u8; 80];
         // SAFETY: CtrlCmd is plain data of 32 bytes without padding.
         let raw: [u8; size_of::<CtrlCmd>()] = unsafe { std::mem::transmute(command) };
@@ -275,14 +287,20 @@ impl Control {
             .cmd(bytes)
             .build();
         // SAFETY: the buffer that `command.addr` names outlives this call, and
-        // this call does not return before the command has completed.
+        // this call does not return before the command has completed, or it was
+        // not sent, and then the ring is not used again.
         unsafe { self.ring.submission().push(&entry) }
             .expect("the ring is empty between two commands");
         loop {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
-                Err(e) => return Err(CtrlError::Ring(e)),
+                Err(e) if !self.ring.submission().is_empty() => {
+                    self.stale = true;
+                    return Err(CtrlError::Ring(e));
+                }
+                // The driver has the command and may still write to its buffer.
+                Err(_) => {}
             }
             if let Some(answer) = self.ring.completion().next() {
                 let id = match command.dev_id {

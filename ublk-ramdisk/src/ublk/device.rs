@@ -68,12 +68,13 @@ impl Device {
     pub fn create(config: &DeviceConfig) -> Result<Self, Failure> {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
-        let path = params::choose_path(config.data_path, offered)?;
+        let path = params::choose_path(config.data_path, config.depth, offered)?;
         if !config.partition_scan && !offered.has(Features::NO_AUTO_PART_SCAN) {
             log::warn!(
                 "this kernel always scans for partitions: --no-partition-scan has no effect"
             );
         }
+        let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
         let store = open_store(config)?;
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
@@ -85,7 +86,7 @@ impl Device {
             ramdisk: Arc::new(Ramdisk::new(store)),
             block_size: config.block_size,
             counters: Vec::new(),
-            deaths: Arc::new(Deaths::new().map_err(|e| Failure::runtime(format!("eventfd: {e}")))?),
+            deaths: Arc::new(deaths),
             threads: Vec::new(),
             deleted: false,
         };

@@ -13,6 +13,9 @@ mod thread;
 
 mod queue;
 
+#[doc(hidden)] // For the fuzzer of descriptors in tests/.
+pub use queue::operation;
+
 mod client_data;
 
 mod per_tag;

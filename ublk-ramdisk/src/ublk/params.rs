@@ -11,9 +11,18 @@ use crate::error::Failure;
 /// thread is busy with it until it is done.
 const MAX_DISCARD: u32 = 64 << 20;
 
+/// The driver keeps the tags of a batch in a queue of its own, which has no room for only one: it
+/// refuses the device with EINVAL.
+const MIN_BATCH_DEPTH: u16 = 2;
+
 /// The data path for what the driver offers (G14), or the one asked for.
-pub fn choose_path(asked: Option<DataPath>, offered: Features) -> Result<DataPath, Failure> {
-    let possible = |path: &DataPath| offered.has(needed_features(*path));
+pub fn choose_path(
+    asked: Option<DataPath>,
+    depth: u16,
+    offered: Features,
+) -> Result<DataPath, Failure> {
+    let too_shallow = |path: DataPath| path == DataPath::Batch && depth < MIN_BATCH_DEPTH;
+    let possible = |path: &DataPath| offered.has(needed_features(*path)) && !too_shallow(*path);
     let preferred = [
         DataPath::Batch,
         DataPath::UserCopy,
@@ -21,6 +30,9 @@ pub fn choose_path(asked: Option<DataPath>, offered: Features) -> Result<DataPat
         DataPath::Plain,
     ];
     match asked {
+        Some(path) if too_shallow(path) => Err(Failure::usage(format!(
+            "--data-path {path} contradicts --depth {depth}: it needs {MIN_BATCH_DEPTH} or more"
+        ))),
         Some(path) if possible(&path) => Ok(path),
         Some(path) => Err(path_missing(path, offered)),
         None => Ok(preferred
@@ -119,7 +131,7 @@ mod tests {
     #[test]
     fn g14_auto_takes_the_best_path_that_is_offered() {
         let user_copy = Features::USER_COPY;
-        let auto = |bits| choose_path(None, Features(bits)).unwrap();
+        let auto = |bits| choose_path(None, 128, Features(bits)).unwrap();
         assert_eq!(auto(user_copy | Features::BATCH_IO), DataPath::Batch);
         assert_eq!(
             auto(user_copy | Features::NEED_GET_DATA),
@@ -135,11 +147,23 @@ mod tests {
     #[test]
     fn l1_a_path_that_is_not_offered_names_bit_and_kernel() {
         let failure =
-            choose_path(Some(DataPath::Batch), Features(Features::USER_COPY)).unwrap_err();
+            choose_path(Some(DataPath::Batch), 128, Features(Features::USER_COPY)).unwrap_err();
         assert_eq!(failure.exit, crate::error::Exit::Environment);
         for part in ["batch", "UBLK_F_BATCH_IO", "bit 15", "7.0"] {
             assert!(failure.message.contains(part), "{part}: {failure}");
         }
+    }
+
+    #[test]
+    fn a2_a_batch_of_one_tag_is_refused_and_auto_avoids_it() {
+        let all = Features(Features::USER_COPY | Features::BATCH_IO);
+        let failure = choose_path(Some(DataPath::Batch), 1, all).unwrap_err();
+        assert_eq!(failure.exit, crate::error::Exit::Usage);
+        for part in ["--data-path batch", "--depth 1"] {
+            assert!(failure.message.contains(part), "{part}: {failure}");
+        }
+        assert_eq!(choose_path(None, 1, all).unwrap(), DataPath::UserCopy);
+        assert_eq!(choose_path(None, 2, all).unwrap(), DataPath::Batch);
     }
 
     #[test]

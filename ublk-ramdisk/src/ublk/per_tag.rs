@@ -6,7 +6,7 @@
 //! | path | FETCH | READ's COMMIT | WRITE | other COMMITs |
 //! |---|---|---|---|---|
 //! | user-copy | 0 | 0, bytes copied before | bytes copied before, 0 | 0 |
-//! | get-data | 0 | the store's or zeros | NEED_GET_DATA with the store's, then 0 | 0 |
+//! | get-data | 0 | the store's or zeros | NEED_GET_DATA with the store's (the tag's buffer if it failed), then 0 | 0 |
 //! | plain | the tag's buffer | the tag's buffer | the tag's buffer | the tag's buffer |
 //!
 //! A store address in a plain COMMIT would be the target of the tag's next
@@ -30,6 +30,16 @@ struct Arriving {
     tries: u32,
 }
 
+/// What a NEED_GET_DATA under way is for.
+#[derive(Clone, Copy)]
+enum GetData {
+    /// The bytes belong into the store.
+    Wanted(Arriving),
+    /// The WRITE has failed and this is to be committed. The driver refuses the COMMIT of a WRITE
+    /// whose bytes it has not copied yet, so it copies them into the tag's buffer.
+    Unwanted(i32),
+}
+
 /// The loop's state.
 pub(super) struct PerTag {
     ring: QueueRing,
@@ -39,7 +49,7 @@ pub(super) struct PerTag {
     /// Tags that the driver still has a command of.
     alive: usize,
     /// get-data: by tag, WRITEs between NEED_GET_DATA and its completion.
-    arriving: Vec<Option<Arriving>>,
+    arriving: Vec<Option<GetData>>,
     /// get-data: READs whose store address stands in a COMMIT that has not been
     /// submitted. They stay pinned until it has (G3, G9).
     committing: Vec<Request>,
@@ -85,10 +95,8 @@ impl PerTag {
     pub(super) fn run(mut self) -> Result<(), QueueError> {
         let mut completions = vec![NO_COMPLETION; usize::from(self.depth)];
         while self.alive > 0 {
+            self.submit_and_release()?;
             self.ring.submit_and_wait(1).map_err(QueueError::Ring)?;
-            if self.ring.all_submitted() {
-                self.release_committed();
-            }
             let count = self.ring.reap(&mut completions);
             self.queue.counters.reap();
             for completion in &completions[..count] {
@@ -96,6 +104,20 @@ impl PerTag {
             }
         }
         self.release_committed();
+        Ok(())
+    }
+
+    /// A thread that sleeps keeps nothing pinned: what is discarded through another queue or cut
+    /// off meanwhile would be zeroed, but not given back. So get-data submits READs before it
+    /// waits, which is one system call more.
+    #[inline]
+    fn submit_and_release(&mut self) -> Result<(), QueueError> {
+        if !self.committing.is_empty() {
+            self.ring.submit_and_wait(0).map_err(QueueError::Ring)?;
+            if self.ring.all_submitted() {
+                self.release_committed();
+            }
+        }
         Ok(())
     }
 
@@ -111,17 +133,20 @@ impl PerTag {
     fn completed(&mut self, tag: u16, result: i32) -> Result<(), QueueError> {
         match result {
             abi::IO_RES_OK => match self.arriving[usize::from(tag)].take() {
-                Some(arrived) => self.data_arrived(arrived),
-                None => self.request_arrived(tag),
+                Some(GetData::Wanted(arrived)) => self.data_arrived(arrived),
+                Some(GetData::Unwanted(result)) => self.commit_without_data(tag, result, false),
+                None => self.request_arrived(tag, false),
             },
             abi::IO_RES_NEED_GET_DATA => match self.arriving[usize::from(tag)].take() {
-                Some(arriving) => self.nothing_moved(arriving),
-                None => self.request_arrived(tag),
+                Some(GetData::Wanted(arriving)) => self.nothing_moved(arriving),
+                Some(GetData::Unwanted(result)) => self.fail_write(tag, result),
+                None => self.request_arrived(tag, true),
             },
             // The driver takes the tag back: the disk is going away (F4).
             result if result == -libc::ENODEV => {
                 self.alive -= 1;
-                if let Some(lost) = self.arriving[usize::from(tag)].take() {
+                let lost = self.arriving[usize::from(tag)].take();
+                if let Some(GetData::Wanted(lost)) = lost {
                     self.queue.moved(&lost.request, Err(Status::IoErr));
                 }
             }
@@ -136,11 +161,13 @@ impl PerTag {
         Ok(())
     }
 
+    /// `unread`: a WRITE whose bytes the driver wants to be asked for.
     #[inline]
-    fn request_arrived(&mut self, tag: u16) {
+    fn request_arrived(&mut self, tag: u16, unread: bool) {
         let descriptor = self.ring.descriptor(tag);
         let reads = (descriptor.op_flags & 0xff) as u8 == abi::OP_READ;
         match self.queue.arrive(tag, descriptor) {
+            Arrived::Commit(result) if unread => self.fail_write(tag, result),
             Arrived::Commit(result) => self.commit_without_data(tag, result, reads),
             Arrived::Move(request, data) => match self.path {
                 DataPath::GetData => self.get_data(request, data),
@@ -207,7 +234,7 @@ impl PerTag {
 
     fn push_get_data(&mut self, arriving: Arriving) {
         let tag = arriving.request.tag();
-        self.arriving[usize::from(tag)] = Some(arriving);
+        self.arriving[usize::from(tag)] = Some(GetData::Wanted(arriving));
         // SAFETY: the range stays pinned until the completion of this (G4).
         unsafe {
             self.ring
@@ -239,7 +266,16 @@ impl PerTag {
             return self.push_get_data(arriving);
         }
         let result = self.queue.moved(&arriving.request, Err(Status::IoErr));
-        self.commit_without_data(arriving.request.tag(), result, false);
+        self.fail_write(arriving.request.tag(), result);
+    }
+
+    /// get-data: has the bytes copied to where they do no harm, to commit the failure then.
+    #[cold]
+    fn fail_write(&mut self, tag: u16, result: i32) {
+        self.arriving[usize::from(tag)] = Some(GetData::Unwanted(result));
+        let buffer = self.queue.data.buffer(tag).as_ptr() as u64;
+        // SAFETY: the buffer lives as long as the queue.
+        unsafe { self.ring.push_io(IO_NEED_GET_DATA, tag, 0, buffer) };
     }
 
     /// plain: through the buffer of the tag.

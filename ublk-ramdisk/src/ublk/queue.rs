@@ -160,7 +160,7 @@ impl Queue {
 
 /// The operation of a descriptor, or None if it is none of a RAM disk's.
 #[inline]
-pub(super) fn operation(op_flags: u32) -> Option<Op> {
+pub fn operation(op_flags: u32) -> Option<Op> {
     match (op_flags & 0xff) as u8 {
         abi::OP_READ => Some(Op::Read),
         abi::OP_WRITE => Some(Op::Write),

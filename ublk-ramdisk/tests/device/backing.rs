@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where a disk's bytes live: a named file on tmpfs that outlives its server, huge pages, and a
+//! tmpfs that runs full.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use crate::disk::{try_add, Disk, MIB};
+use crate::ioctl::{self, Buffer};
+use crate::machine::{self, tmpfs_path};
+use crate::rng::Rng;
+use crate::run::tool;
+use crate::runner::{Outcome, Skip, Test};
+
+pub fn tests(tests: &mut Vec<Test>) {
+    let mut add = |name: &str, body: fn() -> Outcome| tests.push(Test::skippable(name, body));
+    add("i1_a_tmpfs_file_keeps_its_contents", tmpfs_keeps);
+    add("i11_a_second_server_of_a_file_is_refused", tmpfs_locked);
+    add("l1_a_bad_backing_file_is_refused", tmpfs_bad);
+    add("l1_too_few_huge_pages_names_both_numbers", hugetlb_too_few);
+    add("g1_huge_pages_hold_a_disk", hugetlb);
+    for path in machine::data_paths() {
+        let name = format!("b1_a_full_tmpfs_is_enospc_on_{path}");
+        tests.push(Test::new(name, move || tmpfs_full(path)));
+    }
+}
+
+fn tmpfs_keeps() -> Outcome {
+    let file = tmpfs_path("kept");
+    let backing = format!("tmpfs:{file}");
+    let mut bytes = Buffer::new(MIB as usize);
+    Rng::of_run(3).fill(&mut bytes);
+    let disk = Disk::add(&["--size", "16M", "--backing", &backing]);
+    disk.open_direct()
+        .write_all_at(&bytes, 5 * MIB)
+        .expect("write");
+    disk.end();
+    let kept = fs::metadata(&file).expect("the file is kept");
+    assert_eq!(kept.len(), 16 * MIB);
+    assert_eq!(kept.blocks() * 512, MIB, "holes stay holes");
+
+    let disk = Disk::add(&["--backing", &backing]);
+    assert_eq!(disk.stats().size, 16 * MIB, "the file has the size");
+    assert_eq!(disk.allocated(), MIB);
+    let mut found = Buffer::new(6 << 20);
+    disk.open_direct()
+        .read_exact_at(&mut found, 0)
+        .expect("read");
+    assert!(found[..5 << 20].iter().all(|&byte| byte == 0));
+    assert!(found[5 << 20..] == *bytes);
+    assert_eq!(disk.allocated(), MIB, "G11 for holes found at the start");
+    disk.end();
+    fs::remove_file(&file).expect("removed");
+    Ok(())
+}
+
+fn tmpfs_locked() -> Outcome {
+    let file = tmpfs_path("locked");
+    let backing = format!("tmpfs:{file}");
+    let disk = Disk::add(&["--size", "8M", "--backing", &backing]);
+    try_add(&["--backing", &backing]).refused(4, &[&file]);
+    assert_eq!(disk.stats().size, 8 * MIB);
+    disk.end();
+    Disk::add(&["--backing", &backing]).end();
+    fs::remove_file(&file).expect("removed");
+    Ok(())
+}
+
+fn tmpfs_bad() -> Outcome {
+    let folder = machine::scratch().to_str().expect("text").to_owned();
+    try_add(&["--backing", &format!("tmpfs:{folder}")]).refused(2, &[&folder]);
+    let nowhere = tmpfs_path("none/disk");
+    let words = ["--size", "8M", "--backing", &format!("tmpfs:{nowhere}")];
+    try_add(&words).refused(3, &[&nowhere]);
+    // devtmpfs is a tmpfs as good as any, sysfs is not.
+    let on_sysfs = ["--backing", "tmpfs:/sys/kernel/uevent_seqnum"];
+    let said = try_add(&on_sysfs);
+    assert!(matches!(said.status, Some(2 | 3)), "{said:?}");
+    said.has_one_line();
+    let file = tmpfs_path("other-size");
+    fs::write(&file, [0; 8192]).expect("written");
+    let words = ["--size", "1M", "--backing", &format!("tmpfs:{file}")];
+    try_add(&words).refused(2, &["8192"]);
+    assert_eq!(fs::metadata(&file).expect("it stays").len(), 8192);
+    fs::remove_file(&file).expect("removed");
+    Ok(())
+}
+
+/// Huge pages for the time of a test.
+struct HugePages {
+    before: String,
+}
+
+const NR_HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePages {
+    /// As many as are in use, plus this many.
+    fn free(count: u64) -> Result<HugePages, Skip> {
+        let before = machine::read(NR_HUGEPAGES);
+        let pages = HugePages { before };
+        let in_use = meminfo("HugePages_Total") - meminfo("HugePages_Free");
+        let wanted = (in_use + count).to_string();
+        fs::write(NR_HUGEPAGES, &wanted).map_err(|e| Skip(format!("{NR_HUGEPAGES}: {e}")))?;
+        let free = meminfo("HugePages_Free");
+        if free != count {
+            return Err(Skip(format!("{count} huge pages wanted, {free} are free")));
+        }
+        if meminfo("Hugepagesize") != 2048 {
+            return Err(Skip("huge pages are not 2 MiB here".to_owned()));
+        }
+        Ok(pages)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(NR_HUGEPAGES, &self.before);
+    }
+}
+
+fn meminfo(name: &str) -> u64 {
+    let text = machine::read("/proc/meminfo");
+    let line = text.lines().find(|line| line.starts_with(name));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+fn hugetlb_too_few() -> Outcome {
+    let _pages = HugePages::free(2)?;
+    let (needed, there) = ((64 * MIB).to_string(), (4 * MIB).to_string());
+    let said = try_add(&["--size", "64M", "--backing", "hugetlb"]);
+    said.refused(3, &[&needed, &there]);
+    try_add(&["--size", "1M", "--backing", "hugetlb"]).refused(2, &["1048576"]);
+    Ok(())
+}
+
+fn hugetlb() -> Outcome {
+    let _pages = HugePages::free(16)?;
+    for path in machine::data_paths() {
+        let disk = Disk::on(path, "none", "32M", &["--backing", "hugetlb"]);
+        assert_eq!(disk.sysfs_number("queue/discard_granularity"), 2 * MIB);
+        let file = disk.open_direct();
+        let mut bytes = Buffer::new(MIB as usize);
+        let mut found = Buffer::new(MIB as usize);
+        for at in (0..32 * MIB).step_by(MIB as usize) {
+            Rng::of_run(at).fill(&mut bytes);
+            file.write_all_at(&bytes, at).expect("write");
+            file.read_exact_at(&mut found, at).expect("read");
+            assert!(*found == *bytes, "{path}: {at}");
+        }
+        ioctl::discard(&file, 512..4 * MIB).expect("discard");
+        file.read_exact_at(&mut found, 0).expect("read");
+        assert!(found[512..].iter().all(|&byte| byte == 0), "{path}");
+        ioctl::discard(&file, 0..32 * MIB).expect("discard");
+        file.read_exact_at(&mut found, 31 * MIB).expect("read");
+        assert!(found.iter().all(|&byte| byte == 0), "{path}");
+        assert_eq!(disk.allocated(), 0, "{path}");
+        drop(file);
+        disk.end();
+    }
+    Ok(())
+}
+
+/// A small tmpfs for the time of a test.
+struct SmallTmpfs(String);
+
+impl SmallTmpfs {
+    fn mount(size: &str) -> SmallTmpfs {
+        let place = machine::scratch().join("small");
+        fs::create_dir_all(&place).expect("a folder");
+        let place = place.to_str().expect("text").to_owned();
+        let size = format!("size={size}");
+        tool(&["mount", "-t", "tmpfs", "-o", &size, "small", &place]).well();
+        SmallTmpfs(place)
+    }
+}
+
+impl Drop for SmallTmpfs {
+    fn drop(&mut self) {
+        tool(&["umount", &self.0]);
+    }
+}
+
+fn tmpfs_full(path: &str) {
+    let small = SmallTmpfs::mount("8M");
+    let backing = format!("tmpfs:{}/disk", small.0);
+    let disk = Disk::on(path, "none", "32M", &["--backing", &backing]);
+    let file = disk.open_direct();
+    let mut bytes = Buffer::new(65536);
+    let mut written = 0;
+    let full: io::Error = loop {
+        Rng::of_run(written).fill(&mut bytes);
+        match file.write_all_at(&bytes, written) {
+            Ok(()) => written += 65536,
+            Err(error) => break error,
+        }
+        assert!(written < 32 * MIB, "a tmpfs of 8 MiB took it all");
+    };
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC), "{path}: {full}");
+    assert!(written >= 7 * MIB, "{written} bytes fit");
+    let mut found = Buffer::new(65536);
+    for at in (0..written).step_by(65536) {
+        Rng::of_run(at).fill(&mut bytes);
+        file.read_exact_at(&mut found, at).expect("read when full");
+        assert!(*found == *bytes, "{path}: {at}");
+    }
+    file.write_all_at(&bytes, 0)
+        .expect("what is there is overwritten");
+    file.read_exact_at(&mut found, 24 * MIB).expect("a hole");
+    ioctl::discard(&file, 0..4 * MIB).expect("discard when full");
+    for at in (16 * MIB..18 * MIB).step_by(65536) {
+        file.write_all_at(&bytes, at).expect("there is room again");
+    }
+    drop(file);
+    assert!(disk.end_after_errors() > 0, "ENOSPC is an error");
+}

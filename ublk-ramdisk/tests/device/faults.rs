@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! L2: every step of `add` fails in turn, and nothing is left behind.
+//!
+//! The kernel makes the steps fail: strace answers the nth call of a kind with an error, and
+//! limits on descriptors refuse one after the other. The program has no hook for it. A step that
+//! it can do without (the mark of an I/O flusher, the pinning of a thread) may fail and the disk
+//! comes up all the same.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use crate::disk::Disk;
+use crate::machine::{self, tmpfs_path, wait_for, Traces};
+use crate::run::{self, command, need, ublk};
+use crate::runner::{Outcome, Test};
+
+/// Device number of every try.
+const ID: &str = "90";
+/// No step is reached more often before the disk is there.
+const MOST: u32 = 24;
+
+/// A kind of system call and how it fails.
+#[derive(Clone, Copy)]
+struct Fault {
+    call: &'static str,
+    error: &'static str,
+    /// Only calls about this file.
+    file: Option<&'static str>,
+    /// The program goes on without it.
+    tolerated: bool,
+}
+
+const fn fault(call: &'static str, error: &'static str) -> Fault {
+    Fault {
+        call,
+        error,
+        file: None,
+        tolerated: false,
+    }
+}
+
+const fn on(file: &'static str, fault: Fault) -> Fault {
+    Fault {
+        file: Some(file),
+        ..fault
+    }
+}
+
+const fn tolerated(fault: Fault) -> Fault {
+    Fault {
+        tolerated: true,
+        ..fault
+    }
+}
+
+const CHAR: &str = "/dev/ublkc90";
+const RING: &str = "anon_inode:[io_uring]";
+/// Stands for the backing file, whose name each run makes.
+const STORE: &str = "STORE";
+
+const FAULTS: [Fault; 27] = [
+    on("/dev/ublk-control", fault("openat", "EACCES")),
+    fault("io_uring_setup", "ENOMEM"),
+    on(RING, fault("mmap", "ENOMEM")),
+    fault("io_uring_enter", "ENOMEM"),
+    fault("io_uring_enter", "EBADR"),
+    fault("io_uring_register", "ENOMEM"),
+    fault("memfd_create", "EMFILE"),
+    on(STORE, fault("openat", "EACCES")),
+    on(STORE, fault("fstatfs", "EIO")),
+    on(STORE, fault("flock", "ENOLCK")),
+    on(STORE, fault("ftruncate", "ENOSPC")),
+    on(STORE, fault("mmap", "ENOMEM")),
+    on(STORE, fault("lseek", "EIO")),
+    tolerated(fault("madvise", "EINVAL")),
+    fault("eventfd2", "EMFILE"),
+    on(CHAR, fault("openat", "EIO")),
+    on(CHAR, fault("mmap", "ENOMEM")),
+    fault("clone3", "EAGAIN"),
+    tolerated(fault("prctl", "EPERM")),
+    tolerated(fault("sched_setaffinity", "EINVAL")),
+    fault("clone", "EAGAIN"),
+    fault("setsid", "EPERM"),
+    fault("pipe2", "EMFILE"),
+    fault("signalfd4", "EMFILE"),
+    fault("socket", "EMFILE"),
+    fault("bind", "EADDRINUSE"),
+    fault("rename", "EACCES"),
+];
+
+pub fn tests(tests: &mut Vec<Test>) {
+    for (number, fault) in (0..).zip(FAULTS) {
+        let file = fault.file.unwrap_or_default();
+        let file = file.rsplit('/').next().unwrap_or_default();
+        let name = format!("l2_{}_{}_{}", fault.call, fault.error, file);
+        let name = name.trim_end_matches('_').to_owned();
+        tests.push(Test::skippable(name, move || fail_each(fault, number)));
+    }
+    tests.push(Test::skippable("l2_descriptors_run_out", descriptors));
+    tests.push(Test::skippable("l1_little_address_space", address_space));
+}
+
+/// Lets the first, second, third call fail, until there is none to fail.
+fn fail_each(fault: Fault, number: u32) -> Outcome {
+    need(&["strace"])?;
+    let mut reached = false;
+    // Calls are counted per thread. In the foreground the main thread makes all but the queues'.
+    for foreground in [true, false] {
+        for nth in 1..=MOST {
+            let attempt = Attempt::start(fault, number, nth, foreground);
+            if !attempt.judge() {
+                break;
+            }
+            reached = true;
+        }
+    }
+    assert!(reached, "no step of `add` makes this call");
+    Ok(())
+}
+
+/// One `add` with a fault in it.
+struct Attempt {
+    fault: Fault,
+    nth: u32,
+    foreground: bool,
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+    trace: PathBuf,
+    store: String,
+    before: Traces,
+}
+
+impl Attempt {
+    fn start(fault: Fault, number: u32, nth: u32, foreground: bool) -> Attempt {
+        let before = Traces::now();
+        let file = |name: &str| machine::scratch().join(name);
+        let (out, err, trace) = (file("out"), file("err"), file("trace"));
+        let _ = fs::remove_file(&trace);
+        let store = tmpfs_path(&format!("faults-{number}"));
+        let inject = format!("inject={}:error={}:when={nth}", fault.call, fault.error);
+        let mut strace = command("strace");
+        strace.args(["-D", "-f", "-o"]).arg(&trace);
+        strace.args(["-e", &format!("trace={}", fault.call), "-e", &inject]);
+        if let Some(file) = fault.file {
+            strace.args(["-P", if file == STORE { &store } else { file }]);
+        }
+        strace.args([run::PROGRAM, "add", "--json", "--id", ID]);
+        strace.args(["--size", "8M", "--no-partition-scan"]);
+        if fault.call != "memfd_create" {
+            strace.args(["--backing", &format!("tmpfs:{store}")]);
+        }
+        if foreground {
+            strace.arg("--foreground");
+        } else {
+            strace.arg("--log").arg(machine::log_path());
+        }
+        let child = strace
+            .stdout(File::create(&out).expect("a file"))
+            .stderr(File::create(&err).expect("a file"))
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("strace starts");
+        Attempt {
+            fault,
+            nth,
+            foreground,
+            child,
+            out,
+            err,
+            trace,
+            store,
+            before,
+        }
+    }
+
+    /// Checks what came of it. False when there was no nth call to fail.
+    fn judge(mut self) -> bool {
+        let what = format!(
+            "{} {} number {}{}",
+            self.fault.call,
+            self.fault.error,
+            self.nth,
+            if self.foreground { ", foreground" } else { "" }
+        );
+        let mut status = None;
+        wait_for(&what, || {
+            status = self.child.try_wait().expect("it is ours");
+            status.is_some() || machine::read(&self.out).ends_with('}')
+        });
+        let up = machine::read(&self.out).ends_with('}');
+        if up {
+            self.take_down(&what);
+        } else {
+            let status = status.and_then(|status| status.code());
+            self.has_failed_well(status, &what);
+        }
+        // strace lives as long as the last process it follows.
+        let traced = || machine::read(&self.trace);
+        wait_for("the end of the trace", || {
+            !traced().is_empty() && !self.is_traced()
+        });
+        let injected = traced().contains("(INJECTED)");
+        if !up {
+            assert!(injected, "{what}: failed by itself: {}", self.said());
+        }
+        let _ = fs::remove_file(&self.store);
+        self.before.assert_unchanged();
+        if up && injected {
+            // Later than `add`, in a place where it may fail, or one that may always.
+            let late = self.fault.tolerated || self.fault.file == Some(STORE) || self.nth > 1;
+            assert!(late, "{what}: the disk came up without it");
+        }
+        injected
+    }
+
+    fn said(&self) -> String {
+        machine::read(&self.err)
+    }
+
+    fn is_traced(&self) -> bool {
+        machine::servers()
+            .difference(self.before.servers())
+            .next()
+            .is_some()
+    }
+
+    /// The disk is there all the same: then it can be deleted.
+    fn take_down(&mut self, what: &str) {
+        // The fault may hit the server while it serves or ends; then the driver is asked alone.
+        let ended = ublk(&["del", ID]);
+        if ended.status != Some(0) && machine::nodes_of(ID) {
+            ublk(&["del", "--force", ID]);
+        }
+        if self.foreground {
+            let mut status = None;
+            wait_for(what, || {
+                status = self.child.try_wait().expect("it is ours");
+                status.is_some()
+            });
+        } else {
+            let status = self.child.wait().expect("it is ours");
+            assert_eq!(status.code(), Some(0), "{what}");
+        }
+        self.has_not_panicked(what);
+    }
+
+    /// Neither where the user looks nor in the log (L3).
+    fn has_not_panicked(&self, what: &str) {
+        let all = format!("{}\n{}", self.said(), machine::server_logs());
+        for word in ["panicked", "internal error"] {
+            assert!(!all.contains(word), "{what}: {all}");
+        }
+    }
+
+    fn has_failed_well(&self, status: Option<i32>, what: &str) {
+        let said = self.said();
+        assert!(
+            matches!(status, Some(1 | 3 | 4)),
+            "{what}: {status:?} {said}"
+        );
+        self.has_not_panicked(what);
+        assert_eq!(machine::read(&self.out), "", "{what}");
+        let complaints = said
+            .lines()
+            .filter(|line| line.starts_with("ublk-ramdisk: "));
+        assert_eq!(complaints.count(), 1, "{what}: {said}");
+        if !self.foreground {
+            assert_eq!(said.lines().count(), 1, "{what}: {said}");
+        }
+        assert!(
+            fs::metadata(&self.store).is_err(),
+            "{what}: the backing file is left"
+        );
+    }
+}
+
+/// One descriptor after the other is refused by a limit, in the command and in the server.
+fn descriptors() -> Outcome {
+    need(&["prlimit"])?;
+    let mut refused = 0;
+    for limit in 4..64 {
+        let before = Traces::now();
+        let store = tmpfs_path("descriptors");
+        let said = run::tool(&[
+            "prlimit",
+            &format!("--nofile={limit}"),
+            run::PROGRAM,
+            "add",
+            "--json",
+            "--id",
+            ID,
+            "--size",
+            "8M",
+            "--queues",
+            "2",
+            "--backing",
+            &format!("tmpfs:{store}"),
+            "--log",
+            "/dev/null",
+        ]);
+        if said.status == Some(0) {
+            Disk::from_json(&said.out).end();
+            fs::remove_file(&store).expect("removed");
+            assert!(refused > 5, "only {refused} limits were too low");
+            return Ok(());
+        }
+        refused += 1;
+        assert!(
+            matches!(said.status, Some(1 | 3 | 4)),
+            "limit {limit}: {said:?}"
+        );
+        said.has_one_line();
+        assert!(fs::metadata(&store).is_err(), "limit {limit}: a file");
+        before.assert_unchanged();
+    }
+    panic!("64 descriptors are not enough for a disk");
+}
+
+/// Where address space is limited the store is mapped as it is.
+fn address_space() -> Outcome {
+    need(&["prlimit"])?;
+    let limit = format!("--as={}", 256 << 20);
+    let words = [
+        "prlimit",
+        &limit,
+        run::PROGRAM,
+        "add",
+        "--json",
+        "--log",
+        "/dev/null",
+        "--size",
+    ];
+    let said = run::tool(&[&words[..], &["16M"]].concat());
+    let disk = Disk::from_json(&said.well());
+    disk.assert_at_rest();
+    disk.end();
+    let said = run::tool(&[&words[..], &["1G"]].concat());
+    said.refused(3, &["1073741824"]);
+    Ok(())
+}

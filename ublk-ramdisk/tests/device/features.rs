@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! H2, H5, H6, H8 and the features that a kernel may lack: what it can do is done, what it
+//! cannot is refused in the documented words.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::disk::{try_add, Disk, MIB};
+use crate::ioctl::{self, Buffer};
+use crate::machine::{self, offers, tmpfs_path};
+use crate::rng::Rng;
+use crate::run;
+use crate::runner::Test;
+
+/// Data path, the feature it needs, its bit, and the first kernel that has it.
+const PATHS: [(&str, &str, &str, &str); 3] = [
+    ("get-data", "NEED_GET_DATA", "bit 2", "6.0"),
+    ("user-copy", "USER_COPY", "bit 7", "6.5"),
+    ("batch", "BATCH_IO", "bit 15", "7.0"),
+];
+
+pub fn tests(tests: &mut Vec<Test>) {
+    let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body));
+    add("l1_doctor_finds_this_machine_able", doctor);
+    add("l1_a_data_path_is_offered_or_refused_by_bit", data_paths);
+    add("g14_auto_takes_the_best_path", auto);
+    add("h2_no_cache_no_flush", no_flush);
+    add("h2_a_volatile_cache_brings_flush_and_fua", flush);
+    add("h5_read_only_refuses_writes", read_only);
+    add("h6_rotational_is_in_sysfs", rotational);
+    if offers("UPDATE_SIZE") {
+        add("h8_grow_while_open", grow);
+        add("h8_shrink_only_when_closed_or_forced", shrink);
+        add("h8_bad_sizes_are_refused", bad_sizes);
+        add("h8_resizing_leaks_nothing", resize_often);
+    } else {
+        add("h8_resize_is_refused_by_bit", no_resize);
+    }
+}
+
+fn doctor() {
+    let text = run::ublk(&["doctor"]).well();
+    assert!(!text.is_empty());
+}
+
+fn data_paths() {
+    for (path, feature, bit, since) in PATHS {
+        let said = try_add(&["--size", "4M", "--data-path", path]);
+        if offers(feature) {
+            Disk::from_json(&said.well()).end();
+        } else {
+            said.refused(3, &[path, feature, bit, since]);
+        }
+    }
+    Disk::on("plain", "none", "4M", &[]).end();
+}
+
+fn auto() {
+    let disk = Disk::add(&["--size", "4M"]);
+    let paths = machine::data_paths();
+    assert_eq!(disk.data_path, paths[paths.len() - 1]);
+    disk.end();
+}
+
+fn no_flush() {
+    let disk = Disk::add(&["--size", "8M"]);
+    let file = disk.open_direct();
+    file.write_all_at(&Buffer::new(4096), 0).expect("write");
+    file.sync_all().expect("fsync");
+    assert_eq!(disk.count(|q| q.flush).requests, 0);
+    drop(file);
+    disk.end();
+}
+
+fn flush() {
+    for path in machine::data_paths() {
+        let disk = Disk::on(path, "none", "8M", &["--volatile-cache"]);
+        assert_eq!(disk.sysfs("queue/write_cache"), "write back");
+        assert_eq!(disk.sysfs_number("queue/fua"), 1);
+        let file = disk.open_direct();
+        let mut bytes = Buffer::new(4096);
+        bytes.fill(5);
+        file.write_all_at(&bytes, 0).expect("write");
+        let before = disk.count(|q| q.flush).requests;
+        file.sync_all().expect("fsync");
+        assert_eq!(disk.count(|q| q.flush).requests, before + 1, "{path}");
+        let synchronous = ioctl::open_direct_synchronous(&disk.path);
+        let writes = disk.count(|q| q.write).requests;
+        synchronous.write_all_at(&bytes, 4096).expect("FUA write");
+        assert_eq!(disk.count(|q| q.write).requests, writes + 1, "{path}");
+        let mut found = Buffer::new(8192);
+        file.read_exact_at(&mut found, 0).expect("read");
+        assert!(found.iter().all(|&byte| byte == 5));
+        drop((file, synchronous));
+        disk.end();
+    }
+}
+
+fn read_only() {
+    let backing = tmpfs_path("read-only");
+    let words = ["--backing", &format!("tmpfs:{backing}")];
+    let mut wanted = vec![0; MIB as usize];
+    Rng::of_run(5).fill(&mut wanted);
+    std::fs::write(&backing, &wanted).expect("written");
+    for path in machine::data_paths() {
+        let disk = Disk::add(&[&words[..], &["--read-only", "--data-path", path]].concat());
+        assert_eq!(disk.sysfs_number("ro"), 1);
+        let file = std::fs::File::open(&disk.path).expect("opened for reading");
+        let mut found = Buffer::new(MIB as usize);
+        file.read_exact_at(&mut found, 0).expect("read");
+        assert!(*found == *wanted, "{path}");
+        // Some kernels refuse to open it for writing, the others to write.
+        let writable = std::fs::File::options().write(true).open(&disk.path);
+        if let Ok(writable) = writable {
+            let bytes = Buffer::new(4096);
+            assert!(writable.write_at(&bytes, 0).is_err(), "{path}");
+            assert!(ioctl::discard(&writable, 0..4096).is_err(), "{path}");
+            assert!(ioctl::zero_out(&writable, 0..4096).is_err(), "{path}");
+        }
+        assert_eq!(disk.count(|q| q.write).requests, 0);
+        drop(file);
+        disk.end();
+    }
+    assert!(std::fs::read(&backing).expect("read") == wanted);
+    std::fs::remove_file(backing).expect("removed");
+}
+
+fn rotational() {
+    let disk = Disk::add(&["--size", "4M", "--rotational"]);
+    assert_eq!(disk.sysfs_number("queue/rotational"), 1);
+    disk.end();
+}
+
+fn grow() {
+    for path in machine::data_paths() {
+        let disk = Disk::on(path, "none", "16M", &[]);
+        let file = disk.open_direct();
+        let mut bytes = Buffer::new(MIB as usize);
+        Rng::of_run(8).fill(&mut bytes);
+        file.write_all_at(&bytes, 15 * MIB).expect("write");
+        run::ublk(&["resize", &disk.name(), "48M"]).well();
+        assert_eq!(disk.sysfs_number("size"), 48 * MIB / 512);
+        assert_eq!(disk.stats().size, 48 * MIB);
+        let mut found = Buffer::new(MIB as usize);
+        file.read_exact_at(&mut found, 15 * MIB).expect("read");
+        assert!(*found == *bytes, "{path}: what was there stays");
+        file.read_exact_at(&mut found, 16 * MIB).expect("read");
+        assert!(found.iter().all(|&byte| byte == 0), "{path}: zeros");
+        file.write_all_at(&bytes, 47 * MIB).expect("to the new end");
+        file.read_exact_at(&mut found, 47 * MIB).expect("read");
+        assert!(*found == *bytes, "{path}");
+        drop(file);
+        disk.end();
+    }
+}
+
+fn shrink() {
+    for path in machine::data_paths() {
+        let disk = Disk::on(path, "none", "32M", &[]);
+        let file = disk.open_direct();
+        let mut bytes = Buffer::new(MIB as usize);
+        Rng::of_run(9).fill(&mut bytes);
+        for at in (0..32 * MIB).step_by(MIB as usize) {
+            file.write_all_at(&bytes, at).expect("write");
+        }
+        let asked = ["resize", &disk.name(), "8M"];
+        run::ublk(&asked).refused(4, &["--force"]);
+        assert_eq!(disk.stats().size, 32 * MIB);
+        run::ublk(&[&asked[..], &["--force"]].concat()).well();
+        assert_eq!(disk.sysfs_number("size"), 8 * MIB / 512);
+        assert_eq!(disk.allocated(), 8 * MIB, "{path}: the tail is given back");
+        let mut found = Buffer::new(MIB as usize);
+        file.read_exact_at(&mut found, 7 * MIB).expect("read");
+        assert!(*found == *bytes, "{path}");
+        assert!(file.write_at(&bytes, 8 * MIB).is_err(), "{path}");
+        drop(file);
+        run::ublk(&["resize", &disk.name(), "4M"]).well();
+        run::ublk(&["resize", &disk.name(), "32M"]).well();
+        let file = disk.open_direct();
+        for at in (4 * MIB..32 * MIB).step_by(MIB as usize) {
+            file.read_exact_at(&mut found, at).expect("read");
+            assert!(found.iter().all(|&byte| byte == 0), "{path}: old bytes");
+        }
+        assert_eq!(disk.allocated(), 4 * MIB, "{path}");
+        drop(file);
+        disk.end();
+    }
+}
+
+fn bad_sizes() {
+    let disk = Disk::add(&["--size", "8M", "--block-size", "4096"]);
+    for size in ["0", "512", "8388609", "x"] {
+        run::ublk(&["resize", &disk.name(), size]).refused(2, &[size]);
+    }
+    assert_eq!(disk.stats().size, 8 * MIB);
+    disk.end();
+    run::ublk(&["resize", "1048575", "8M"]).refused(1, &["1048575"]);
+}
+
+fn resize_often() {
+    let disk = Disk::add(&["--size", "8M"]);
+    let held = |of: &str| {
+        let entries = std::fs::read_dir(Path::new("/proc").join(disk.pid.to_string()).join(of));
+        entries.expect("the server lives").count()
+    };
+    let cycle = || {
+        run::ublk(&["resize", &disk.name(), "16M"]).well();
+        run::ublk(&["resize", &disk.name(), "8M"]).well();
+        disk.stats()
+    };
+    cycle();
+    let before = (held("fd"), held("task"));
+    for _ in 0..10 {
+        cycle();
+    }
+    machine::wait_for("descriptors and threads as before", || {
+        (held("fd"), held("task")) == before
+    });
+    disk.end();
+}
+
+fn no_resize() {
+    let disk = Disk::add(&["--size", "8M"]);
+    for size in ["16M", "4M"] {
+        let said = run::ublk(&["resize", &disk.name(), size]);
+        said.refused(3, &["UPDATE_SIZE", "bit 10", "6.16"]);
+    }
+    assert_eq!(disk.sysfs_number("size"), 8 * MIB / 512);
+    disk.end();
+}

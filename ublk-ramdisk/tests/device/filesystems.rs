@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! File systems on the disk: made, mounted, filled with this project's own source, compared,
+//! trimmed, unmounted and checked, and grown while they are mounted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{Disk, MIB};
+use crate::machine::{self, offers};
+use crate::run::{need, tool, ublk};
+use crate::runner::{Outcome, Skip, Test};
+
+/// How one kind of file system is made and checked.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    make: &'static [&'static str],
+    check: &'static [&'static str],
+}
+
+const KINDS: [Kind; 3] = [
+    Kind {
+        name: "ext4",
+        make: &["mkfs.ext4", "-q", "-E", "lazy_itable_init=0"],
+        check: &["fsck.ext4", "-f", "-n"],
+    },
+    Kind {
+        name: "xfs",
+        make: &["mkfs.xfs", "-q", "-f"],
+        check: &["xfs_repair", "-n"],
+    },
+    Kind {
+        name: "btrfs",
+        make: &["mkfs.btrfs", "-q", "-f"],
+        check: &["btrfs", "check", "-q"],
+    },
+];
+
+pub fn tests(tests: &mut Vec<Test>) {
+    let paths = machine::data_paths();
+    for kind in KINDS {
+        // The block layer is the same on every path: each kind meets two of them.
+        let both = [paths[paths.len() - 1], "plain"];
+        for path in both {
+            let name = format!("h7_{}_keeps_a_source_tree_on_{path}", kind.name);
+            tests.push(Test::skippable(name, move || keeps_tree(kind, path)));
+        }
+    }
+    if offers("UPDATE_SIZE") {
+        tests.push(Test::skippable("h8_ext4_grows_while_mounted", grows));
+    }
+}
+
+fn available(kind: Kind) -> Result<(), Skip> {
+    need(&[kind.make[0], kind.check[0], "fstrim"])?;
+    let known = || {
+        let text = machine::read("/proc/filesystems");
+        text.lines()
+            .any(|line| line.trim_start_matches("nodev").trim() == kind.name)
+    };
+    if !known() {
+        tool(&["modprobe", kind.name]);
+    }
+    if known() {
+        Ok(())
+    } else {
+        Err(Skip(format!("this kernel has no {}", kind.name)))
+    }
+}
+
+/// A mounted disk; unmounted at the latest when it is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(disk: &Disk) -> Mounted {
+        let place = machine::scratch().join("mnt");
+        fs::create_dir_all(&place).expect("a folder");
+        tool(&["mount", &disk.path, text(&place)]).well();
+        Mounted(place)
+    }
+
+    fn unmount(self) {
+        tool(&["umount", text(&self.0)]).well();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        tool(&["umount", "-l", text(&self.0)]);
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+/// This project's source, without what builds and history leave.
+fn sources() -> Vec<PathBuf> {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it");
+    let entries = fs::read_dir(project).expect("readable").flatten();
+    entries
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            !name.starts_with("target") && !name.starts_with(".git")
+        })
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn keeps_tree(kind: Kind, path: &str) -> Outcome {
+    available(kind)?;
+    let disk = Disk::on(path, "mq-deadline", "320M", &["--queues", "2"]);
+    tool(&[kind.make, &[&disk.path]].concat()).well();
+    let mounted = Mounted::new(&disk);
+    let sources = sources();
+    for number in 0..4 {
+        let copy = mounted.0.join(format!("copy{number}"));
+        fs::create_dir(&copy).expect("made");
+        for source in &sources {
+            tool(&["cp", "-r", text(source), text(&copy)]).well();
+        }
+    }
+    mounted.unmount();
+    tool(&[kind.check, &[&disk.path]].concat()).well();
+
+    let mounted = Mounted::new(&disk);
+    for number in 0..4 {
+        let copy = mounted.0.join(format!("copy{number}"));
+        for source in &sources {
+            let name = source.file_name().expect("a name");
+            tool(&["diff", "-r", text(source), text(&copy.join(name))]).well();
+        }
+    }
+    // Something large to give back.
+    fs::write(mounted.0.join("large"), vec![0xa5; 64 << 20]).expect("written");
+    tool(&["sync", "-f", text(&mounted.0)]).well();
+    let full = disk.allocated();
+    assert!(full >= 64 * MIB);
+    fs::remove_file(mounted.0.join("large")).expect("removed");
+    tool(&["sync", "-f", text(&mounted.0)]).well();
+    tool(&["fstrim", text(&mounted.0)]).well();
+    let trimmed = disk.allocated();
+    assert!(trimmed <= full - 60 * MIB, "fstrim: {full}, then {trimmed}");
+    mounted.unmount();
+    tool(&[kind.check, &[&disk.path]].concat()).well();
+    disk.end();
+    Ok(())
+}
+
+fn grows() -> Outcome {
+    available(KINDS[0])?;
+    need(&["resize2fs"])?;
+    let disk = Disk::add(&["--size", "32M"]);
+    tool(&["mkfs.ext4", "-q", &disk.path]).well();
+    let mounted = Mounted::new(&disk);
+    let bytes = vec![0x5a; 8 << 20];
+    fs::write(mounted.0.join("before"), &bytes).expect("written");
+    ublk(&["resize", &disk.name(), "16M"]).refused(4, &["mounted", "--force"]);
+    ublk(&["resize", &disk.name(), "96M"]).well();
+    tool(&["resize2fs", &disk.path]).well();
+    fs::write(mounted.0.join("after"), vec![0x3c; 48 << 20]).expect("there is room now");
+    assert!(fs::read(mounted.0.join("before")).expect("read") == bytes);
+    ublk(&["del", &disk.name()]).refused(4, &["mounted", "--force"]);
+    mounted.unmount();
+    tool(&["fsck.ext4", "-f", "-n", &disk.path]).well();
+    disk.end();
+    Ok(())
+}

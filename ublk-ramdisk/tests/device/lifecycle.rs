@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! F2, F4, F5, L1: disks come and go, under I/O, by signal, by force and by accident, and leave
+//! nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Child;
+
+use crate::disk::{try_add, Disk, MIB};
+use crate::ioctl::{self, Buffer};
+use crate::machine::{self, wait_for, Traces};
+use crate::run::{self, ublk};
+use crate::runner::Test;
+use crate::verify::fio_command;
+
+pub fn tests(tests: &mut Vec<Test>) {
+    for path in machine::data_paths() {
+        let mut add = |name: &str, body: fn(&str)| {
+            tests.push(Test::new(format!("{name}_on_{path}"), move || body(path)));
+        };
+        add("l1_stop_under_io_needs_force", stop_under_io);
+        add("l1_del_under_io_needs_force", del_under_io);
+        add("f2_a_killed_server_takes_its_disk_along", killed);
+    }
+    let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body));
+    add("l1_unknown_and_taken_ids", ids);
+    add("f5_an_id_is_free_when_del_returns", same_id);
+    add("l2_fifty_cycles_leak_nothing", fifty_cycles);
+    add("l1_sigterm_ends_in_good_order", terminated);
+    add(
+        "l1_sigterm_waits_for_users_and_a_second_does_not",
+        terminated_twice,
+    );
+    add("l1_a_server_in_the_foreground_ends_with_sigint", foreground);
+    add("f1_stop_keeps_the_id", stop_keeps_id);
+    add("l1_list_and_stats_show_every_disk", listed);
+    add("l1_del_all_takes_every_disk", del_all);
+    add("test_vm_16_a_closed_pipe_kills_no_server", closed_pipe);
+}
+
+/// fio on a disk, until the disk goes away.
+struct Busy(Child);
+
+impl Busy {
+    fn on(disk: &Disk) -> Busy {
+        let mut command = fio_command(disk, "endless.fio");
+        let quiet = machine::scratch().join("fio");
+        let out = fs::File::create(quiet).expect("a file");
+        command.stderr(out.try_clone().expect("a copy")).stdout(out);
+        let child = command.spawn().expect("fio is installed");
+        wait_for("fio at work", || {
+            let stats = disk.stats();
+            stats.queues.iter().any(|queue| queue.write.requests > 100)
+        });
+        Busy(child)
+    }
+
+    /// It ends by itself, because its disk gives errors.
+    fn fails(mut self) {
+        let mut status = None;
+        wait_for("fio's end", || {
+            status = self.0.try_wait().expect("fio is ours");
+            status.is_some()
+        });
+        assert!(!status.expect("it ended").success(), "fio saw no error");
+    }
+
+    fn still_runs(&mut self) {
+        assert!(self.0.try_wait().expect("fio is ours").is_none());
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn is_gone(disk: &Disk) -> bool {
+    fs::metadata(&disk.path).is_err()
+}
+
+fn state(disk: &Disk) -> String {
+    let text = ublk(&["list", "--json", &disk.name()]).well();
+    let rows: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    rows[0]["state"].as_str().expect("a state").to_owned()
+}
+
+fn stop_under_io(path: &str) {
+    let disk = Disk::on(path, "none", "64M", &["--queues", "2"]);
+    let mut busy = Busy::on(&disk);
+    ublk(&["stop", &disk.name()]).refused(4, &["fio", "--force"]);
+    busy.still_runs();
+    assert_eq!(state(&disk), "LIVE");
+    ublk(&["stop", "--force", &disk.name()]).well();
+    busy.fails();
+    wait_for("the disk's end", || is_gone(&disk));
+    assert_eq!(state(&disk), "DEAD");
+    ublk(&["del", &disk.name()]).well();
+    disk.has_ended();
+}
+
+fn del_under_io(path: &str) {
+    let disk = Disk::on(path, "none", "64M", &["--queues", "2"]);
+    let mut busy = Busy::on(&disk);
+    ublk(&["del", &disk.name()]).refused(4, &["fio", "--force"]);
+    busy.still_runs();
+    ublk(&["del", "--force", &disk.name()]).well();
+    busy.fails();
+    wait_for("the disk's end", || is_gone(&disk));
+    ublk(&["list", &disk.name()]).refused(1, &[&disk.name()]);
+    disk.has_ended();
+}
+
+fn killed(path: &str) {
+    let disk = Disk::on(path, "none", "64M", &["--queues", "2"]);
+    let busy = Busy::on(&disk);
+    ioctl::signal(disk.pid, libc::SIGKILL);
+    busy.fails();
+    wait_for("the disk's end", || is_gone(&disk));
+    wait_for("DEAD", || state(&disk) == "DEAD");
+    ublk(&["stats", &disk.name()]).refused(1, &[&disk.name()]);
+    ublk(&["del", &disk.name()]).well();
+    let again = Disk::add(&["--size", "8M", "--id", &disk.name()]);
+    assert_eq!(again.id, disk.id);
+    disk.has_ended();
+    again.end();
+}
+
+fn ids() {
+    let disk = Disk::add(&["--size", "8M"]);
+    try_add(&["--size", "8M", "--id", &disk.name()]).refused(4, &[&disk.name()]);
+    for verb in ["del", "stop", "list", "stats"] {
+        ublk(&[verb, "1048575"]).refused(1, &["1048575"]);
+    }
+    ublk(&["resize", "1048575", "8M"]).refused(1, &["1048575"]);
+    let last = Disk::add(&["--size", "8M", "--id", "1048575"]);
+    assert_eq!(last.path, "/dev/ublkb1048575");
+    last.end();
+    try_add(&["--size", "8M", "--id", "1048576"]).refused(2, &["1048576"]);
+    disk.end();
+}
+
+fn same_id() {
+    for _ in 0..10 {
+        let disk = Disk::add(&["--size", "8M", "--id", "77"]);
+        assert_eq!(disk.path, "/dev/ublkb77");
+        disk.end();
+    }
+}
+
+fn shared_memory() -> u64 {
+    let text = machine::read("/proc/meminfo");
+    let line = text.lines().find(|line| line.starts_with("Shmem:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    let kibibytes: Option<u64> = number.and_then(|n| n.parse().ok());
+    kibibytes.expect("a number") << 10
+}
+
+/// Names of anonymous files of ours that some process holds.
+fn memfds() -> usize {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .flat_map(|process| {
+            let fds = fs::read_dir(process.path().join("fd"));
+            fds.into_iter().flatten().flatten()
+        })
+        .filter_map(|fd| fs::read_link(fd.path()).ok())
+        .filter(|target| target.to_string_lossy().contains("memfd:ublk-ramdisk"))
+        .count()
+}
+
+fn fifty_cycles() {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = Buffer::new(2 << 20);
+    bytes.fill(1);
+    let cycle = |number: usize| {
+        let paths = machine::data_paths();
+        let path = paths[number % paths.len()];
+        let disk = Disk::on(path, "none", "8M", &["--queues", "2"]);
+        disk.open_direct().write_all_at(&bytes, 0).expect("write");
+        disk.end();
+        machine::forget_logs();
+    };
+    cycle(0);
+    let before = Traces::now();
+    let (memory, files) = (shared_memory(), memfds());
+    for number in 0..50 {
+        cycle(number);
+    }
+    before.assert_unchanged();
+    assert_eq!(memfds(), files);
+    wait_for("no memory kept: less than one of the fifty disks", || {
+        shared_memory() < memory + 2 * MIB
+    });
+}
+
+fn gone(pid: u32) -> bool {
+    !machine::servers().contains(&pid)
+}
+
+fn terminated() {
+    let disk = Disk::add(&["--size", "8M"]);
+    ioctl::signal(disk.pid, libc::SIGTERM);
+    wait_for("the server's end", || gone(disk.pid));
+    assert!(is_gone(&disk));
+    ublk(&["list", &disk.name()]).refused(1, &[&disk.name()]);
+    disk.has_ended();
+}
+
+fn terminated_twice() {
+    let disk = Disk::add(&["--size", "8M"]);
+    let user = disk.open();
+    ioctl::signal(disk.pid, libc::SIGTERM);
+    let told = || {
+        let log = machine::server_logs();
+        log.contains("waiting until")
+    };
+    wait_for("the server's word that it waits", told);
+    assert!(!is_gone(&disk), "it is in use");
+    ioctl::signal(disk.pid, libc::SIGTERM);
+    wait_for("the server's end", || gone(disk.pid));
+    assert!(is_gone(&disk));
+    drop(user);
+    disk.has_ended();
+}
+
+fn foreground() {
+    let out = machine::scratch().join("foreground");
+    let file = fs::File::create(&out).expect("a file");
+    let mut child = run::command(run::PROGRAM)
+        .args(["add", "--json", "--foreground", "--size", "8M"])
+        .stdout(file)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    wait_for("the disk", || machine::read(&out).ends_with('}'));
+    let disk = Disk::from_json(&machine::read(&out));
+    assert_eq!(disk.pid, child.id());
+    disk.assert_at_rest();
+    ioctl::signal(disk.pid, libc::SIGINT);
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(0), "an orderly stop");
+    assert!(is_gone(&disk));
+    disk.has_ended();
+}
+
+fn stop_keeps_id() {
+    let disk = Disk::add(&["--size", "8M"]);
+    ublk(&["stop", &disk.name()]).well();
+    assert!(is_gone(&disk));
+    assert_eq!(state(&disk), "DEAD");
+    assert!(gone(disk.pid), "the server has ended");
+    ublk(&["stop", &disk.name()]).well();
+    try_add(&["--size", "8M", "--id", &disk.name()]).refused(4, &[&disk.name()]);
+    ublk(&["del", &disk.name()]).well();
+    disk.has_ended();
+}
+
+fn listed() {
+    let disks = [
+        Disk::add(&["--size", "8M"]),
+        Disk::add(&["--size", "16M", "--read-only"]),
+    ];
+    let text = ublk(&["list", "--json"]).well();
+    let rows: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for disk in &disks {
+        let row = rows.as_array().expect("rows").iter();
+        let row = row.clone().find(|row| row["id"] == disk.id).expect("a row");
+        assert_eq!(row["path"], *disk.path);
+        assert_eq!(row["state"], "LIVE");
+        assert_eq!(row["pid"], disk.pid);
+        assert_eq!(row["ours"], true);
+    }
+    let plain = ublk(&["list"]).well();
+    assert!(disks.iter().all(|disk| plain.contains(&disk.path)));
+    let stats = ublk(&["stats", "--json"]).well();
+    let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
+    let ids: BTreeSet<u64> = stats
+        .as_array()
+        .expect("disks")
+        .iter()
+        .map(|one| one["id"].as_u64().expect("an id"))
+        .collect();
+    assert_eq!(ids, disks.iter().map(|disk| u64::from(disk.id)).collect());
+    for disk in disks {
+        disk.end();
+    }
+}
+
+fn del_all() {
+    let disks: Vec<Disk> = (0..3).map(|_| Disk::add(&["--size", "8M"])).collect();
+    ublk(&["stop", &disks[1].name()]).well();
+    ublk(&["del", "--all"]).well();
+    for disk in disks {
+        assert!(is_gone(&disk));
+        disk.has_ended();
+    }
+}
+
+fn closed_pipe() {
+    let log = machine::log_path();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = run::command(run::PROGRAM)
+        .args(["add", "--json", "--size", "8M", "--id", "78", "--log"])
+        .arg(log)
+        .stdout(writer)
+        .status()
+        .expect("it starts");
+    assert_eq!(status.code(), Some(0));
+    ublk(&["stats", "78"]).well();
+    ublk(&["del", "78"]).well();
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine as the tests see it: what the kernel offers, what of ours is on it, and a scratch
+//! folder for everything they write.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::run::{self, PROGRAM};
+
+/// Deletion of a device goes on for a moment after its last user has gone.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Is there a driver to test against?
+pub fn has_driver() -> bool {
+    Path::new("/dev/ublk-control").exists()
+}
+
+/// The running kernel's release.
+pub fn kernel() -> String {
+    read("/proc/sys/kernel/osrelease")
+}
+
+/// A small file's text, without the line end; empty where there is none.
+pub fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+/// A folder of this run alone.
+pub fn scratch() -> &'static Path {
+    static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
+    SCRATCH.get_or_init(|| {
+        let name = format!("ublk-device-tests-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("a scratch folder");
+        path
+    })
+}
+
+/// Removes the scratch folder.
+pub fn remove_scratch() {
+    let _ = fs::remove_dir_all(scratch());
+}
+
+/// A fresh path on a tmpfs, for a backing file.
+pub fn tmpfs_path(name: &str) -> String {
+    format!("/dev/shm/ublk-device-tests-{}-{name}", std::process::id())
+}
+
+/// Where the program keeps its state during the tests.
+pub fn run_dir() -> PathBuf {
+    scratch().join("run")
+}
+
+/// A fresh log file for one server.
+pub fn log_path() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    scratch().join(format!("server-{number}.log"))
+}
+
+fn logs() -> Vec<PathBuf> {
+    let entries = fs::read_dir(scratch()).into_iter().flatten().flatten();
+    let mut logs: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "log"))
+        .collect();
+    logs.sort();
+    logs
+}
+
+/// The last words of the servers of this test.
+pub fn server_logs() -> String {
+    let mut text = String::new();
+    for log in logs().iter().rev().take(3) {
+        let lines = read(log);
+        let lines: Vec<&str> = lines.lines().collect();
+        for line in &lines[lines.len().saturating_sub(15)..] {
+            text.push_str(&format!("    {line}\n"));
+        }
+    }
+    text
+}
+
+/// Removes the logs of a test.
+pub fn forget_logs() {
+    for log in logs() {
+        let _ = fs::remove_file(log);
+    }
+}
+
+/// Does the driver offer the feature of this name?
+pub fn offers(feature: &str) -> bool {
+    static FEATURES: OnceLock<BTreeSet<String>> = OnceLock::new();
+    FEATURES
+        .get_or_init(|| {
+            let text = run::ublk(&["features", "--json"]).well();
+            let rows: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
+            rows.iter()
+                .filter(|row| row["offered"] == true)
+                .map(|row| row["name"].as_str().expect("a name").to_owned())
+                .collect()
+        })
+        .contains(feature)
+}
+
+/// The data paths this kernel can do.
+pub fn data_paths() -> Vec<&'static str> {
+    [
+        ("plain", None),
+        ("get-data", Some("NEED_GET_DATA")),
+        ("user-copy", Some("USER_COPY")),
+        ("batch", Some("BATCH_IO")),
+    ]
+    .into_iter()
+    .filter(|(_, feature)| feature.is_none_or(offers))
+    .map(|(path, _)| path)
+    .collect()
+}
+
+/// The elevators that every path is tested under (H12).
+pub const ELEVATORS: [&str; 2] = ["none", "mq-deadline"];
+
+/// Every data path of this kernel under every elevator.
+pub fn paths_and_elevators() -> Vec<(&'static str, &'static str)> {
+    data_paths()
+        .into_iter()
+        .flat_map(|path| ELEVATORS.map(|elevator| (path, elevator)))
+        .collect()
+}
+
+/// Waits for a sign; fails loudly when it does not come.
+#[track_caller]
+pub fn wait_for(what: &str, mut sign: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !sign() {
+        assert!(
+            Instant::now() < deadline,
+            "{what}: not within {} s",
+            PATIENCE.as_secs()
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The processes that run the program under test.
+pub fn servers() -> BTreeSet<u32> {
+    let program = fs::canonicalize(PROGRAM).expect("the program is there");
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
+        .collect()
+}
+
+/// Where each thread of our servers waits, for a test that hangs.
+pub fn where_servers_wait() -> String {
+    let mut text = String::new();
+    for pid in servers() {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+        for task in tasks.into_iter().flatten().flatten() {
+            let stack = read(task.path().join("stack"));
+            let name = read(task.path().join("comm"));
+            text.push_str(&format!("{pid} {name}:\n{stack}\n"));
+        }
+    }
+    text
+}
+
+/// What of ours, or of ublk at all, is on the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traces {
+    servers: BTreeSet<u32>,
+    nodes: BTreeSet<String>,
+    run_dir: BTreeSet<String>,
+    shm: BTreeSet<String>,
+    mounts: usize,
+}
+
+/// Is there anything of device `id` in /dev?
+pub fn nodes_of(id: &str) -> bool {
+    ["ublkb", "ublkc"]
+        .iter()
+        .any(|kind| Path::new("/dev").join(format!("{kind}{id}")).exists())
+}
+
+impl Traces {
+    /// The processes among them.
+    pub fn servers(&self) -> &BTreeSet<u32> {
+        &self.servers
+    }
+
+    /// What is there now.
+    pub fn now() -> Traces {
+        let mut nodes = names("/dev", "ublk");
+        nodes.extend(names("/sys/class/ublk-char", "ublk"));
+        nodes.extend(names("/sys/block", "ublk"));
+        Traces {
+            servers: servers(),
+            nodes,
+            run_dir: names(run_dir(), ""),
+            shm: names("/dev/shm", "ublk-device-tests"),
+            mounts: read("/proc/self/mounts").lines().count(),
+        }
+    }
+
+    /// The same is there now as was then; what is still on its way out is waited for.
+    #[track_caller]
+    pub fn assert_unchanged(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = Traces::now();
+            if now == *self {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "left behind: {now:?}, before {self:?}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn names(place: impl AsRef<Path>, prefix: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with(prefix))
+        .collect()
+}
+
+/// After a failed test: takes away by force what it left, so that the next one can run.
+pub fn clean_up(before: &Traces) {
+    for line in read("/proc/self/mounts").lines().rev() {
+        let place = line.split(' ').nth(1).unwrap_or_default();
+        if Path::new(place).starts_with(scratch()) {
+            run::tool(&["umount", "-l", place]);
+        }
+    }
+    run::ublk(&["del", "--all", "--force"]);
+    for name in Traces::now().nodes.difference(&before.nodes) {
+        if let Some(id) = name.strip_prefix("ublkc") {
+            run::ublk(&["del", "--force", id]);
+        }
+    }
+    for pid in servers().difference(&before.servers) {
+        crate::ioctl::signal(*pid, libc::SIGKILL);
+    }
+    for name in names("/dev/shm", "ublk-device-tests").difference(&before.shm) {
+        let _ = fs::remove_file(Path::new("/dev/shm").join(name));
+    }
+    let _ = fs::remove_dir_all(run_dir());
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Device tests: the built program against a real ublk driver.
+//!
+//! `scripts/test-device` runs them in guests with the oldest and the newest kernel, or on this
+//! machine's own driver. On a machine without a driver `cargo test` says so and goes on. The
+//! harness is a few lines of its own ([`runner`]), because what there is to test depends on the
+//! kernel: every data path it offers, and the documented refusal of those it does not.
+//!
+//! Environment: `UBLK_TEST_SEED` fixes the seed of everything random, `UBLK_TEST_OPS` the number of
+//! random operations against the model, `CI` turns a skipped test into a failure.
+
+mod backing;
+
+mod disk;
+
+mod faults;
+
+mod features;
+
+mod filesystems;
+
+mod ioctl;
+
+mod lifecycle;
+
+mod limits;
+
+mod machine;
+
+mod memory;
+
+mod model;
+
+mod rng;
+
+mod run;
+
+mod runner;
+
+mod tools;
+
+mod verify;
+
+use std::process::ExitCode;
+
+use runner::{Options, Test};
+
+fn main() -> ExitCode {
+    let options = match Options::read(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(complaint) => {
+            eprintln!("device: {complaint}");
+            return ExitCode::from(2);
+        }
+    };
+    if !machine::has_driver() {
+        if options.require_driver {
+            eprintln!("device: no ublk driver here (/dev/ublk-control is missing)");
+            return ExitCode::FAILURE;
+        }
+        println!("SKIP device: no ublk driver here; scripts/test-device runs it in a guest");
+        return ExitCode::SUCCESS;
+    }
+    let mut tests: Vec<Test> = Vec::new();
+    limits::tests(&mut tests);
+    features::tests(&mut tests);
+    memory::tests(&mut tests);
+    tools::tests(&mut tests);
+    backing::tests(&mut tests);
+    lifecycle::tests(&mut tests);
+    faults::tests(&mut tests);
+    filesystems::tests(&mut tests);
+    verify::tests(&mut tests);
+    model::tests(&mut tests);
+    runner::run(tests, &options)
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! G11, H3, H4: what memory a disk holds, and that what is given back reads as zeros.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use crate::disk::{Disk, MIB};
+use crate::ioctl::{self, Buffer};
+use crate::machine;
+use crate::rng::Rng;
+use crate::runner::Test;
+
+pub fn tests(tests: &mut Vec<Test>) {
+    for path in machine::data_paths() {
+        let mut add = |name: &str, body: fn(&str)| {
+            tests.push(Test::new(format!("{name}_on_{path}"), move || body(path)));
+        };
+        add("g11_reading_an_empty_disk_allocates_nothing", read_empty);
+        add("g11_reads_across_data_and_holes_are_exact", read_mixed);
+        add("h3_discard_gives_all_memory_back", discard_all);
+        add("g9_an_idle_queue_pins_nothing", idle_queue);
+        add("h3_unaligned_discards_read_as_zeros", discard_unaligned);
+        add("h4_write_zeroes_frees_or_keeps_memory", write_zeroes);
+    }
+}
+
+/// Fills a range with bytes that are never zero.
+fn fill(file: &File, range: Range<u64>) {
+    let mut bytes = Buffer::new(MIB as usize);
+    Rng::of_run(range.start).fill(&mut bytes);
+    bytes.iter_mut().for_each(|byte| *byte |= 1);
+    for at in range.clone().step_by(MIB as usize) {
+        let len = (range.end - at).min(MIB) as usize;
+        file.write_all_at(&bytes[..len], at).expect("write");
+    }
+}
+
+fn read(file: &File, range: Range<u64>) -> Buffer {
+    let mut bytes = Buffer::new((range.end - range.start) as usize);
+    file.read_exact_at(&mut bytes, range.start).expect("read");
+    bytes
+}
+
+#[track_caller]
+fn assert_zeros(file: &File, range: Range<u64>) {
+    for at in range.clone().step_by(MIB as usize) {
+        let bytes = read(file, at..range.end.min(at + MIB));
+        let other = bytes.iter().position(|&byte| byte != 0);
+        assert_eq!(other, None, "not zero behind {at}");
+    }
+}
+
+fn read_empty(path: &str) {
+    let disk = Disk::on(path, "none", "64M", &[]);
+    assert_eq!(disk.allocated(), 0, "a fresh disk holds nothing");
+    let (direct, buffered) = (disk.open_direct(), disk.open());
+    assert_zeros(&direct, 0..64 * MIB);
+    assert_zeros(&buffered, 0..64 * MIB);
+    for len in [512, 4096, 4608, 65536] {
+        assert_zeros(&direct, 3 * MIB - 512..3 * MIB - 512 + len);
+    }
+    assert!(disk.count(|q| q.read).bytes >= 128 * MIB);
+    assert_eq!(disk.allocated(), 0);
+    drop((direct, buffered));
+    disk.end();
+}
+
+fn read_mixed(path: &str) {
+    let disk = Disk::on(path, "none", "16M", &[]);
+    let file = disk.open_direct();
+    let pages: Vec<u64> = (0..64).map(|n| n * n).collect();
+    let mut wanted = vec![0; 16 * MIB as usize];
+    let mut rng = Rng::of_run(7);
+    for page in &pages {
+        let mut bytes = Buffer::new(4096);
+        rng.fill(&mut bytes);
+        file.write_all_at(&bytes, page * 4096).expect("write");
+        wanted[*page as usize * 4096..][..4096].copy_from_slice(&bytes);
+    }
+    let held = disk.allocated();
+    assert_eq!(held, pages.len() as u64 * 4096, "one page each");
+    for len in [512, 4096, 12288, 65536 + 512, MIB] {
+        for at in (0..16 * MIB - len).step_by(len.max(65536) as usize) {
+            let at = (at + 3 * 512).min(16 * MIB - len);
+            let found = read(&file, at..at + len);
+            assert!(
+                *found == wanted[at as usize..(at + len) as usize],
+                "{len} bytes at {at}"
+            );
+        }
+    }
+    assert_eq!(disk.allocated(), held, "reading holes allocates nothing");
+    drop(file);
+    disk.end();
+}
+
+fn discard_all(path: &str) {
+    let disk = Disk::on(path, "none", "64M", &[]);
+    let file = disk.open_direct();
+    fill(&file, 0..64 * MIB);
+    assert_eq!(disk.allocated(), 64 * MIB);
+    ioctl::discard(&file, 16 * MIB..48 * MIB).expect("discard");
+    assert_eq!(disk.allocated(), 32 * MIB);
+    assert_zeros(&file, 16 * MIB..48 * MIB);
+    ioctl::discard(&file, 0..64 * MIB).expect("discard");
+    assert_eq!(disk.allocated(), 0);
+    assert_zeros(&file, 0..64 * MIB);
+    assert_eq!(disk.allocated(), 0);
+    let done = disk.count(|q| q.discard);
+    assert_eq!(done.bytes, 96 * MIB);
+    drop(file);
+    disk.end();
+}
+
+/// What one CPU has read last is given back when another discards it.
+fn idle_queue(path: &str) {
+    let disk = Disk::on(path, "none", "8M", &["--queues", "2"]);
+    let file = disk.open_direct();
+    let on_cpu = |cpu: usize, work: &dyn Fn()| {
+        let before = ioctl::run_on(&[cpu]);
+        work();
+        ioctl::run_on(&before);
+    };
+    fill(&file, 0..8 * MIB);
+    for cpu in 0..2 {
+        on_cpu(cpu, &|| {
+            read(&file, 0..MIB);
+        });
+        on_cpu(1 - cpu, &|| {
+            ioctl::discard(&file, 0..MIB).expect("discard");
+        });
+        assert_eq!(disk.allocated(), 7 * MIB, "read on CPU {cpu}");
+        fill(&file, 0..MIB);
+    }
+    drop(file);
+    disk.end();
+}
+
+fn discard_unaligned(path: &str) {
+    let disk = Disk::on(path, "none", "8M", &[]);
+    let file = disk.open_direct();
+    for range in [
+        512..1024,
+        512..8192,
+        4096..4608,
+        3584..12800,
+        MIB - 512..2 * MIB + 512,
+        8 * MIB - 512..8 * MIB,
+    ] {
+        fill(&file, 0..8 * MIB);
+        ioctl::discard(&file, range.clone()).expect("discard");
+        assert_zeros(&file, range.clone());
+        let around = |at: u64| (at & !4095)..(at & !4095) + 4096;
+        for page in [around(range.start), around(range.end - 1)] {
+            let bytes = read(&file, page.clone());
+            for (at, &byte) in page.zip(bytes.iter()) {
+                assert_eq!(byte == 0, range.contains(&at), "byte {at}, {range:?}");
+            }
+        }
+        let whole = range.start.next_multiple_of(4096)..range.end & !4095;
+        let freed = whole.end.saturating_sub(whole.start);
+        assert_eq!(disk.allocated(), 8 * MIB - freed, "{range:?}");
+    }
+    drop(file);
+    disk.end();
+}
+
+fn write_zeroes(path: &str) {
+    let disk = Disk::on(path, "none", "32M", &[]);
+    let file = disk.open_direct();
+    fill(&file, 0..32 * MIB);
+    ioctl::zero_out(&file, 0..8 * MIB).expect("BLKZEROOUT");
+    ioctl::zero_range(&file, 8 * MIB..16 * MIB).expect("FALLOC_FL_ZERO_RANGE");
+    assert_eq!(disk.allocated(), 32 * MIB, "NOUNMAP keeps the memory");
+    ioctl::punch(&file, 16 * MIB..32 * MIB).expect("FALLOC_FL_PUNCH_HOLE");
+    assert_eq!(disk.allocated(), 16 * MIB, "a hole gives it back");
+    assert_zeros(&file, 0..32 * MIB);
+    assert_eq!(disk.count(|q| q.write_zeroes).bytes, 32 * MIB);
+    ioctl::punch(&file, 0..16 * MIB).expect("FALLOC_FL_PUNCH_HOLE");
+    assert_eq!(disk.allocated(), 0);
+    drop(file);
+    disk.end();
+}

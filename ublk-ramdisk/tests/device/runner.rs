@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Runs tests one after the other and counts them. A test fails by panicking, is skipped by
+//! returning why, and leaves no trace of ours on the machine: that is looked at after each.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::machine::{self, Traces};
+
+/// No test takes a tenth of this even under emulation: what is longer hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(900);
+
+/// What the machine lacks for a test.
+pub struct Skip(pub String);
+
+/// How a test that did not panic ended.
+pub type Outcome = Result<(), Skip>;
+
+/// One test.
+pub struct Test {
+    name: String,
+    body: Box<dyn FnOnce() -> Outcome>,
+}
+
+impl Test {
+    /// A test that the machine may lack something for.
+    pub fn skippable(name: impl Into<String>, body: impl FnOnce() -> Outcome + 'static) -> Test {
+        Test {
+            name: name.into(),
+            body: Box::new(body),
+        }
+    }
+
+    /// A test that runs wherever there is a driver.
+    pub fn new(name: impl Into<String>, body: impl FnOnce() + 'static) -> Test {
+        Test::skippable(name, move || {
+            body();
+            Ok(())
+        })
+    }
+}
+
+/// What was asked for on the command line.
+#[derive(Default)]
+pub struct Options {
+    pub require_driver: bool,
+    list: bool,
+    exact: bool,
+    filters: Vec<String>,
+}
+
+impl Options {
+    /// Reads them. What only libtest knows is taken without effect, so that `cargo test` can pass
+    /// the same words to every target.
+    pub fn read(words: impl Iterator<Item = String>) -> Result<Options, String> {
+        let mut options = Options::default();
+        for word in words {
+            match word.as_str() {
+                "--require-driver" => options.require_driver = true,
+                "--list" => options.list = true,
+                "--exact" => options.exact = true,
+                "--nocapture" | "--show-output" | "-q" | "--quiet" | "--include-ignored" => {}
+                _ if word.starts_with("--test-threads") || word.starts_with("--color") => {}
+                _ if word.starts_with('-') => {
+                    return Err(format!(
+                        "unknown option {word}: there are --list, --exact, --require-driver and \
+                         parts of test names"
+                    ))
+                }
+                _ => options.filters.push(word),
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        let fits = |filter: &String| {
+            if self.exact {
+                name == filter
+            } else {
+                name.contains(filter.as_str())
+            }
+        };
+        self.filters.is_empty() || self.filters.iter().any(fits)
+    }
+}
+
+/// Where the last panic was and what it said.
+static PANIC: Mutex<String> = Mutex::new(String::new());
+
+fn keep_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info
+            .location()
+            .map(|at| format!(" ({}:{})", at.file(), at.line()))
+            .unwrap_or_default();
+        let mut kept = PANIC.lock().unwrap_or_else(|e| e.into_inner());
+        if kept.is_empty() {
+            *kept = format!("{}{place}", message(info.payload()));
+        }
+    }));
+}
+
+fn message(payload: &dyn std::any::Any) -> String {
+    payload
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| payload.downcast_ref::<&str>().map(|&text| text.to_owned()))
+        .unwrap_or_else(|| "a panic without words".to_owned())
+}
+
+/// Ends the process, with what is known, if a test does not end.
+struct Watchdog(Sender<()>);
+
+impl Watchdog {
+    fn over(name: &str) -> Watchdog {
+        let (alive, silence) = channel();
+        let name = name.to_owned();
+        std::thread::spawn(move || {
+            if silence.recv_timeout(HANGS_AFTER) == Err(RecvTimeoutError::Timeout) {
+                println!("FAIL {name}: hangs ({} s)", HANGS_AFTER.as_secs());
+                println!("{}", machine::where_servers_wait());
+                std::process::exit(1);
+            }
+        });
+        Watchdog(alive)
+    }
+}
+
+#[derive(Default)]
+struct Count {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+/// Runs the wanted tests and prints a line for each.
+pub fn run(tests: Vec<Test>, options: &Options) -> ExitCode {
+    let wanted: Vec<Test> = tests
+        .into_iter()
+        .filter(|test| options.wants(&test.name))
+        .collect();
+    if options.list {
+        for test in &wanted {
+            println!("{}: test", test.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+    keep_panics();
+    let began = Instant::now();
+    println!(
+        "kernel {}, seed {}",
+        machine::kernel(),
+        crate::rng::Rng::seed_of_run()
+    );
+    let mut count = Count::default();
+    let all = wanted.len();
+    for (number, test) in (1..).zip(wanted) {
+        eprintln!("[{number}/{all}] {}", test.name);
+        run_one(test, &mut count);
+    }
+    println!(
+        "{} passed, {} failed, {} skipped ({:.0} s)",
+        count.passed,
+        count.failed,
+        count.skipped,
+        began.elapsed().as_secs_f64()
+    );
+    machine::remove_scratch();
+    let skips_fail = std::env::var("CI").is_ok_and(|ci| ci == "1" || ci == "true");
+    if count.failed > 0 || (skips_fail && count.skipped > 0) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn run_one(test: Test, count: &mut Count) {
+    let Test { name, body } = test;
+    let watchdog = Watchdog::over(&name);
+    let before = Traces::now();
+    let began = Instant::now();
+    PANIC.lock().unwrap_or_else(|e| e.into_inner()).clear();
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let outcome = body();
+        before.assert_unchanged();
+        outcome
+    }));
+    match outcome {
+        Ok(Ok(())) => {
+            count.passed += 1;
+            println!("ok {name} ({:.1} s)", began.elapsed().as_secs_f64());
+        }
+        Ok(Err(Skip(reason))) => {
+            count.skipped += 1;
+            println!("SKIP {name}: {reason}");
+        }
+        Err(_) => {
+            count.failed += 1;
+            let why = PANIC.lock().unwrap_or_else(|e| e.into_inner()).clone();
+            println!("FAIL {name}: {why}");
+            print!("{}", machine::server_logs());
+            machine::clean_up(&before);
+        }
+    }
+    machine::forget_logs();
+    // A watchdog that has given up already has ended the process.
+    let _ = watchdog.0.send(());
+}

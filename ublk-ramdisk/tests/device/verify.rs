@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! G15, H12: fio writes and verifies on every data path, under every elevator, on one queue and
+//! on two. The jobs are files in `scripts/fio/`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::disk::{Disk, MIB};
+use crate::machine;
+use crate::run;
+use crate::runner::Test;
+
+pub fn tests(tests: &mut Vec<Test>) {
+    for (path, elevator) in machine::paths_and_elevators() {
+        for queues in ["1", "2"] {
+            let name = format!("g15_fio_verifies_on_{path}_{elevator}_{queues}q");
+            tests.push(Test::new(name, move || verifies(path, elevator, queues)));
+        }
+    }
+}
+
+fn verifies(path: &str, elevator: &str, queues: &str) {
+    let disk = Disk::on(path, elevator, "40M", &["--queues", queues]);
+    assert_eq!(disk.queues.to_string(), queues, "the kernel grants both");
+    let read = fio(&disk, "verify-direct.fio");
+    assert!(read >= 40 * MIB, "only {read} bytes were read back");
+    let read = fio(&disk, "verify-buffered.fio");
+    assert!(read >= 24 * MIB, "only {read} bytes were read back");
+    disk.end();
+}
+
+/// A job file of the project.
+pub fn job_file(name: &str) -> PathBuf {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    project.expect("a workspace").join("scripts/fio").join(name)
+}
+
+/// fio with a job file on this disk.
+pub fn fio_command(disk: &Disk, job: &str) -> Command {
+    let mut command = run::command("fio");
+    command.arg(job_file(job)).env("DISK", &disk.path);
+    command
+}
+
+/// Runs a job file to its good end; answers how many bytes were read.
+#[track_caller]
+pub fn fio(disk: &Disk, job: &str) -> u64 {
+    let mut command = fio_command(disk, job);
+    let output = command.arg("--output-format=json").output();
+    let output = output.expect("fio is installed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{job}: {complaints} {text}");
+    let from = text.find('{').expect("JSON");
+    let report: serde_json::Value = serde_json::from_str(&text[from..]).expect("JSON");
+    let jobs = report["jobs"].as_array().expect("jobs");
+    for one in jobs {
+        assert_eq!(one["error"], 0, "{job}: {one}");
+    }
+    let read = |one: &serde_json::Value| one["read"]["io_bytes"].as_u64();
+    jobs.iter().filter_map(read).sum()
+}

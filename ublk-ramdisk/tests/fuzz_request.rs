@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! H11: random descriptors, through the code that a queue thread runs on them, onto a small disk.
+//! What is wrong is refused with its status, what is right does what a model says, and no byte
+//! behind the end of the disk changes. Needs no driver.
+//!
+//! `FUZZ_INPUTS` sets how many (default 200000), `UBLK_TEST_SEED` which.
+
+#[path = "device/rng.rs"]
+mod rng;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+
+use rng::Rng;
+use ublk_ramdisk::mq::{Data, Limits, Op, Operations, Queued, Request, Run, Status};
+use ublk_ramdisk::ramdisk::store::Store;
+use ublk_ramdisk::ramdisk::Ramdisk;
+use ublk_ramdisk::ublk::operation;
+
+const INPUTS: u64 = 200_000;
+const DISK: usize = 1 << 20;
+const GUARD: usize = 1 << 20;
+const MAX_DATA: u32 = 64 << 10;
+/// The whole file is compared after so many inputs.
+const EPOCH: u64 = 20_000;
+const GUARD_BYTE: u8 = 0xee;
+
+#[test]
+fn h11_no_descriptor_touches_what_is_not_its_own() {
+    let inputs = match std::env::var("FUZZ_INPUTS") {
+        Ok(text) => text.parse().expect("FUZZ_INPUTS is a whole number"),
+        Err(_) => INPUTS,
+    };
+    println!("{inputs} inputs, seed {}", Rng::seed_of_run());
+    let mut bench = Bench::new();
+    let mut rng = Rng::of_run(11);
+    let mut accepted = 0;
+    for number in 1..=inputs {
+        let descriptor = Descriptor::random(&mut rng);
+        accepted += u64::from(bench.serve(&descriptor, &mut rng, number));
+        if number % EPOCH == 0 {
+            bench.compare_file(number);
+        }
+    }
+    bench.compare_file(inputs);
+    // Both kinds have been met, or the descriptors were not worth much.
+    assert!(accepted > inputs / 10 && accepted < inputs * 9 / 10);
+}
+
+/// What the driver could write into a descriptor, and the disk it is for.
+#[derive(Debug)]
+struct Descriptor {
+    op_flags: u32,
+    nr_sectors: u32,
+    start_sector: u64,
+    block_size: u32,
+    read_only: bool,
+}
+
+impl Descriptor {
+    fn random(rng: &mut Rng) -> Descriptor {
+        let sectors = DISK as u64 / 512;
+        let op = match rng.within(0..10) {
+            0..=7 => [0, 0, 1, 1, 2, 3, 5, 5][rng.within(0..8) as usize],
+            _ => rng.within(0..256) as u32,
+        };
+        let flags = match rng.within(0..3) {
+            0 => 0,
+            1 => 1 << rng.within(8..32),
+            _ => (rng.next() as u32) & !0xff,
+        };
+        let start_sector = match rng.within(0..16) {
+            0 => rng.next(),
+            1 => u64::MAX - rng.within(0..300),
+            2 => u64::MAX / 512 - rng.within(0..300),
+            3 => sectors - rng.within(0..16),
+            4 => sectors + rng.within(0..GUARD as u64 / 512),
+            5..=9 => rng.within(0..sectors / 8) * 8,
+            _ => rng.within(0..sectors),
+        };
+        let nr_sectors = match rng.within(0..16) {
+            0 => rng.next() as u32,
+            1 => u32::MAX - rng.within(0..300) as u32,
+            2 => 0,
+            3 => MAX_DATA / 512 + rng.within(0..3) as u32 - 1,
+            4 => rng.within(0..2 * sectors) as u32,
+            5..=9 => rng.within(1..9) as u32 * 8,
+            _ => rng.within(1..33) as u32,
+        };
+        Descriptor {
+            op_flags: op | flags,
+            nr_sectors,
+            start_sector,
+            block_size: if rng.within(0..4) == 0 { 4096 } else { 512 },
+            read_only: rng.within(0..8) == 0,
+        }
+    }
+
+    /// Every reason to refuse it, in arithmetic that cannot overflow.
+    fn faults(&self, op: Option<Op>) -> Vec<Status> {
+        let Some(op) = op else {
+            return vec![Status::NotSupp];
+        };
+        if op == Op::Flush {
+            return Vec::new();
+        }
+        let start = u128::from(self.start_sector) * 512;
+        let len = u128::from(self.nr_sectors) * 512;
+        let block = u128::from(self.block_size);
+        let mut faults = Vec::new();
+        let mut add = |wrong: bool, status| {
+            if wrong {
+                faults.push(status);
+            }
+        };
+        add(start + len > DISK as u128, Status::IoErr);
+        add(self.read_only && op.modifies(), Status::IoErr);
+        add(op.has_data() && len == 0, Status::IoErr);
+        add(op.has_data() && len > MAX_DATA.into(), Status::Inval);
+        add(start % block != 0 || len % block != 0, Status::Inval);
+        faults
+    }
+}
+
+/// The kernel's numbers, said again: what an operation word means.
+fn meaning(op_flags: u32) -> Option<Op> {
+    const NOUNMAP: u32 = 1 << 15;
+    match op_flags & 0xff {
+        0 => Some(Op::Read),
+        1 => Some(Op::Write),
+        2 => Some(Op::Flush),
+        3 => Some(Op::Discard),
+        5 => Some(Op::WriteZeroes {
+            unmap: op_flags & NOUNMAP == 0,
+        }),
+        _ => None,
+    }
+}
+
+/// A disk, the file behind it, which is longer, and what should be in it.
+struct Bench {
+    driver: Ramdisk,
+    path: PathBuf,
+    file: File,
+    base: NonNull<u8>,
+    model: Vec<u8>,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let path = PathBuf::from(format!("/dev/shm/ublk-fuzz-{}", std::process::id()));
+        let whole = (DISK + GUARD) as u64;
+        let store = Store::in_file(&path, whole, true).expect("a store on a tmpfs");
+        let file = File::options().read(true).write(true).open(&path);
+        let file = file.expect("the file behind it");
+        file.write_all_at(&[GUARD_BYTE; GUARD], DISK as u64)
+            .expect("the guard");
+        // The mapping and the file stay as long as they were.
+        store.shrink(DISK as u64);
+        let base = store.pin_for_write(0..512).expect("a page");
+        store.unpin(0..512);
+        Bench {
+            driver: Ramdisk::new(store),
+            path,
+            file,
+            base,
+            model: vec![0; DISK],
+        }
+    }
+
+    /// Serves one descriptor as a queue thread does; answers whether it was accepted.
+    fn serve(&mut self, descriptor: &Descriptor, rng: &mut Rng, number: u64) -> bool {
+        let op = operation(descriptor.op_flags);
+        assert_eq!(op, meaning(descriptor.op_flags), "{number}: {descriptor:?}");
+        let limits = Limits {
+            size: self.driver.capacity(),
+            block_size: descriptor.block_size,
+            max_data: MAX_DATA,
+            read_only: descriptor.read_only,
+        };
+        let checked = op.ok_or(Status::NotSupp).and_then(|op| {
+            let Descriptor {
+                start_sector,
+                nr_sectors,
+                ..
+            } = *descriptor;
+            Request::check(3, op, start_sector, nr_sectors, &limits)
+        });
+        let faults = descriptor.faults(op);
+        match checked {
+            Ok(request) => {
+                assert!(
+                    faults.is_empty(),
+                    "{number}: {descriptor:?} has {faults:?} and was accepted"
+                );
+                self.queue(&request, rng, number);
+                true
+            }
+            Err(status) => {
+                assert!(
+                    faults.contains(&status),
+                    "{number}: {descriptor:?} got {status:?}, not one of {faults:?}"
+                );
+                false
+            }
+        }
+    }
+
+    fn queue(&mut self, request: &Request, rng: &mut Rng, number: u64) {
+        let range = request.offset() as usize..(request.offset() + request.len()) as usize;
+        let what = format!("{number}: {request:?}");
+        match (request.op(), self.driver.queue_rq(request)) {
+            (Op::Write, Queued::Move(Data::Contiguous(to))) => {
+                assert_eq!(to.as_ptr(), self.at(range.start), "{what}");
+                let bytes = &mut self.model[range];
+                rng.fill(bytes);
+                // SAFETY: the address was checked, and the request lies within the disk, whose
+                // memory is the driver's until `complete`.
+                unsafe { to.as_ptr().copy_from(bytes.as_ptr(), bytes.len()) };
+                self.driver.complete(request);
+            }
+            (Op::Read, Queued::Move(data)) => {
+                let found = self.gather(request, data);
+                assert!(found == self.model[range], "{what}");
+                self.driver.complete(request);
+            }
+            (Op::Discard | Op::WriteZeroes { .. }, Queued::Done) => self.model[range].fill(0),
+            (Op::Flush, Queued::Done) => {}
+            (_, answer) => panic!("{what} was answered {answer:?}"),
+        }
+    }
+
+    fn at(&self, offset: usize) -> *mut u8 {
+        self.base.as_ptr().wrapping_add(offset)
+    }
+
+    fn gather(&self, request: &Request, data: Data) -> Vec<u8> {
+        let len = request.len() as usize;
+        let mut found = Vec::with_capacity(len);
+        let mut take = |run| {
+            let at = request.offset() as usize + found.len();
+            match run {
+                Run::Zeros(count) => found.resize(found.len() + count, 0),
+                Run::Memory(from, count) => {
+                    assert_eq!(from.as_ptr(), self.at(at));
+                    assert!(found.len() + count <= len);
+                    // SAFETY: the address was checked, the range lies within the request, and
+                    // the request within the disk; it is pinned until `complete`.
+                    let bytes = unsafe { std::slice::from_raw_parts(from.as_ptr(), count) };
+                    found.extend_from_slice(bytes);
+                }
+            }
+        };
+        match data {
+            Data::Contiguous(from) => take(Run::Memory(from, len)),
+            Data::Zeros => take(Run::Zeros(len)),
+            Data::Scattered => self.driver.runs(request, &mut take),
+        }
+        found
+    }
+
+    /// The file holds what the model says, and the guard behind it.
+    fn compare_file(&self, number: u64) {
+        let mut found = vec![0; DISK + GUARD];
+        self.file.read_exact_at(&mut found, 0).expect("read");
+        assert!(found[..DISK] == self.model, "after {number} inputs");
+        let touched = found[DISK..].iter().position(|&byte| byte != GUARD_BYTE);
+        assert_eq!(touched, None, "behind the disk after {number} inputs");
+    }
+}
