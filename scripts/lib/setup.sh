@@ -33,7 +33,7 @@ setup_vm() {
 
 # To put a device under load and check what it returns.
 setup_demo() {
-	need_packages fio
+	need_packages fio jq bsdextrautils
 }
 
 # What the device tests call: file systems, partitions, load,

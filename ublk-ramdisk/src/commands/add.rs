@@ -30,9 +30,18 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     if args.foreground {
         return serve_here(args, &config, &run_dir);
     }
-    let sink = open_log(&args.log)?;
-    let served = daemon::start(|ready| serve_behind(sink, &config, &run_dir, ready))?;
-    announce(args, &config, &served)?;
+    let log = match &args.log {
+        LogTarget::File(path) => LogTarget::File(absolute(path)?),
+        LogTarget::Syslog => LogTarget::Syslog,
+    };
+    let served = daemon::start(|ready| serve_behind(&log, &config, &run_dir, ready))?;
+    if served.queues < config.queues {
+        output::warn(&format!(
+            "--queues {}: the kernel granted {}, one per CPU at most",
+            config.queues, served.queues
+        ));
+    }
+    announce(args, &served)?;
     Ok(Exit::Done)
 }
 
@@ -84,7 +93,7 @@ fn serve_here(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result
     let server = Prepared::new(Sink::Stderr)
         .map_err(failed)?
         .create(config, run_dir)?;
-    if let Err(failure) = announce(args, config, server.served()) {
+    if let Err(failure) = announce(args, server.served()) {
         server.abandon();
         return Err(failure);
     }
@@ -94,9 +103,10 @@ fn serve_here(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result
 /// # Context
 /// The daemon: its standard files lead nowhere, so all it has to say goes through `ready` or the
 /// log.
-fn serve_behind(sink: Sink, config: &DeviceConfig, run_dir: &RunDir, ready: ReadyPipe) -> u8 {
-    let created = Prepared::new(sink)
-        .map_err(|error| Failure::runtime(format!("cannot start the server: {error}")))
+fn serve_behind(log: &LogTarget, config: &DeviceConfig, run_dir: &RunDir, ready: ReadyPipe) -> u8 {
+    let failed = |error| Failure::runtime(format!("cannot start the server: {error}"));
+    let created = open_log(log)
+        .and_then(|sink| Prepared::new(sink).map_err(failed))
         .and_then(|prepared| prepared.create(config, run_dir));
     let exit = match created {
         Ok(server) => match ready.say(&Word::Ready(server.served().clone())) {
@@ -117,13 +127,7 @@ fn serve_behind(sink: Sink, config: &DeviceConfig, run_dir: &RunDir, ready: Read
     exit as u8
 }
 
-fn announce(args: &AddArgs, config: &DeviceConfig, served: &Served) -> Result<(), Failure> {
-    if served.queues < config.queues {
-        output::warn(&format!(
-            "--queues {}: the kernel granted {}, one per CPU at most",
-            config.queues, served.queues
-        ));
-    }
+fn announce(args: &AddArgs, served: &Served) -> Result<(), Failure> {
     if args.json {
         output::print_json(served)
     } else {

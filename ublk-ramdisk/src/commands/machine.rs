@@ -12,12 +12,15 @@ use ublk_ramdisk::ublk::ctrl::{block_path, Control};
 use ublk_ramdisk::ublk::features::Features;
 use ublk_ramdisk::ublk::openers::openers;
 
+use super::output;
 use crate::server::control_socket::ask;
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
 /// udev opens a disk for a moment; that is not worth a refusal.
 const BRIEF_USE: Duration = Duration::from_secs(1);
+/// A server that was just killed lets go of its device in a moment.
+const ID_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The ids of all ublk devices, from their nodes, lowest first.
@@ -112,12 +115,20 @@ fn stop_if_unused(control: &mut Control, id: u32) -> Result<(), Failure> {
 }
 
 /// Frees the id of a stopped device, whoever served it.
+///
+/// # Context
+/// The device was just found to exist.
 pub fn delete_by_kernel(control: &mut Control, id: u32) -> Result<(), Failure> {
-    match control.delete(id) {
-        // Interrupted: the deletion goes on by itself.
-        Err(error) if error.errno() == Some(libc::EINTR) => Ok(()),
-        other => Ok(other?),
+    match control.delete_within(id, ID_PATIENCE) {
+        Ok(true) => {}
+        Ok(false) => output::warn(&format!(
+            "device {id} is deleted, but its id is free only when its last user closes it"
+        )),
+        // Its server was quicker, or the deletion goes on by itself.
+        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::EINTR)) => {}
+        Err(error) => return Err(error.into()),
     }
+    Ok(())
 }
 
 /// Asked by `list`: how large is the disk now? None where there is no disk.

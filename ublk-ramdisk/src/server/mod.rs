@@ -57,7 +57,7 @@ impl Prepared {
     pub fn new(sink: Sink) -> io::Result<Prepared> {
         let flusher = set_io_flusher();
         let spared = process::spare_from_oom();
-        let signals = EndSignals::catch()?;
+        let signals = EndSignals::catch(matches!(sink, Sink::Stderr))?;
         logger::start(sink)?;
         if let Err(error) = flusher {
             warn!("PR_SET_IO_FLUSHER: {error}; the disk may hang when memory runs out");
@@ -130,7 +130,10 @@ impl Front {
             None => run_dir.lock(id, FREE_ID_PATIENCE)?,
         };
         let failed = |error: io::Error| Failure::runtime(format!("server of device {id}: {error}"));
-        let listener = Listener::bind(&lock.fresh_socket()).map_err(failed)?;
+        let socket = lock.fresh_socket();
+        let listener = Listener::bind(&socket).map_err(|error| {
+            Failure::environment(format!("cannot listen at {}: {error}", socket.display()))
+        })?;
         let death = device.death_fd().try_clone_to_owned().map_err(failed)?;
         let watch = Watch::start(prepared.signals, death).map_err(failed)?;
         let served = Served {
@@ -261,7 +264,7 @@ impl Server {
             Ok(()) => Some(Ending::delete(Exit::Done)),
             Err(failure) if failure.exit == Exit::InUse => {
                 if !self.front.told_waiting {
-                    warn!("{failure}; waiting until it is not, a second signal stops it by force");
+                    warn!("{failure} (or a second signal); waiting");
                     self.front.told_waiting = true;
                 }
                 None
@@ -301,9 +304,6 @@ impl Server {
 
     fn resize(&mut self, bytes: u64, force: bool) -> Result<(), Failure> {
         let served = &mut self.front.served;
-        if bytes < served.size && !force {
-            refuse_users(served.id, "shrunk")?;
-        }
         self.device.resize(bytes, force)?;
         info!("{}: {} bytes, before {}", served.path, bytes, served.size);
         served.size = self.device.size();
@@ -328,7 +328,7 @@ impl Server {
 
     /// The kernel has the last word where it can (SAFE_STOP_DEV), but only we can name the user.
     fn stop_once(&mut self) -> Result<(), Failure> {
-        refuse_users(self.front.served.id, "stopped")?;
+        refuse_users(self.front.served.id)?;
         self.device.stop(false)
     }
 
@@ -363,13 +363,13 @@ impl Server {
     }
 }
 
-fn refuse_users(id: u32, what: &str) -> Result<(), Failure> {
+fn refuse_users(id: u32) -> Result<(), Failure> {
     let users = openers(id);
     if users.is_empty() {
         return Ok(());
     }
     Err(Failure::in_use(format!(
-        "{} is not {what}, it is in use: {}; end that use first, or give --force",
+        "{} is not stopped, it is in use: {}; end that use first, or give --force",
         block_path(id),
         users.join(", ")
     )))

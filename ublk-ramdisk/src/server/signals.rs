@@ -10,30 +10,40 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that ask the server to end, readable instead of deadly.
-pub struct EndSignals(SignalFd);
+pub struct EndSignals {
+    fd: SignalFd,
+    hangup_ends: bool,
+}
 
 impl EndSignals {
     /// Blocks the signals for this thread and all it will make, so it comes before any thread.
-    pub fn catch() -> io::Result<EndSignals> {
+    /// SIGHUP ends a server in the foreground, whose terminal is gone; for a daemon it means
+    /// nothing.
+    pub fn catch(hangup_ends: bool) -> io::Result<EndSignals> {
         let mut set = SigSet::empty();
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
             set.add(signal);
         }
         set.thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(EndSignals(fd))
+        Ok(EndSignals { fd, hangup_ends })
     }
 
     /// Takes one signal that arrived, if any.
     pub fn take(&self) -> Option<Signal> {
-        let info = self.0.read_signal().ok().flatten()?;
-        Signal::try_from(info.ssi_signo as i32).ok()
+        loop {
+            let info = self.fd.read_signal().ok().flatten()?;
+            match Signal::try_from(info.ssi_signo as i32).ok()? {
+                Signal::SIGHUP if !self.hangup_ends => {}
+                signal => return Some(signal),
+            }
+        }
     }
 }
 
 impl AsFd for EndSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

@@ -15,6 +15,7 @@ use std::io;
 use std::mem::{size_of, size_of_val};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
 
@@ -24,6 +25,9 @@ use crate::error::Failure;
 
 /// The node through which devices are made.
 pub const CONTROL_NODE: &str = "/dev/ublk-control";
+
+/// How often it is looked whether a deleted device's id is free.
+const DELETE_POLL: Duration = Duration::from_millis(2);
 
 /// Why a control command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +96,7 @@ impl From<CtrlError> for Failure {
                  /sys/module/ublk_drv/parameters/ublks_max or delete one",
             ),
             (_, libc::EPERM | libc::EACCES) => Failure::environment(format!(
-                "{command} for device {id} is not permitted: it needs CAP_SYS_ADMIN, run as root"
+                "{command} is not permitted: it needs CAP_SYS_ADMIN, run as root"
             )),
             (_, libc::EOPNOTSUPP) => Failure::environment(format!(
                 "{command} is not supported by this kernel's ublk driver: see `ublk-ramdisk features`"
@@ -264,6 +268,25 @@ impl Control {
     pub fn delete_async(&mut self, id: u32) -> Result<(), CtrlError> {
         self.send("DEL_DEV_ASYNC", abi::CMD_DEL_DEV_ASYNC, with_data(id, 0))
             .map(drop)
+    }
+
+    /// Frees the id, and waits for `patience` at most until it is free: a user
+    /// that keeps a stopped disk open keeps the id too. True means it is free.
+    pub fn delete_within(&mut self, id: u32, patience: Duration) -> Result<bool, CtrlError> {
+        match self.delete_async(id) {
+            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {
+                return self.delete(id).map(|()| true)
+            }
+            other => other?,
+        }
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.device_info(id) {
+                Err(error) if error.errno() == Some(libc::ENODEV) => return Ok(true),
+                _ if Instant::now() >= deadline => return Ok(false),
+                _ => std::thread::sleep(DELETE_POLL),
+            }
+        }
     }
 
     /// Tells the driver the new size, in sectors of 512 bytes. The driver

@@ -30,6 +30,8 @@ use crate::stats::{DeviceStats, QueueCounters};
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked for.
 const NODE_POLL: Duration = Duration::from_millis(5);
+/// How long the id of a deleted device may take to be free.
+const ID_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a shrink asks for memory that requests still use.
 const SHRINK_TRIES: u32 = 200;
 
@@ -249,7 +251,7 @@ impl Device {
             let users = openers(id);
             if !users.is_empty() {
                 return Err(Failure::in_use(format!(
-                    "{} is in use by {}: close it before making it smaller, or use --force",
+                    "{} is not shrunk, it is in use: {}; end that use first, or give --force",
                     block_path(id),
                     users.join(", ")
                 )));
@@ -295,7 +297,7 @@ impl Device {
             let users = openers(id);
             if !users.is_empty() {
                 return Err(Failure::in_use(format!(
-                    "{} is in use by {}: close it first, or use --force",
+                    "{} is not stopped, it is in use: {}; end that use first, or give --force",
                     block_path(id),
                     users.join(", ")
                 )));
@@ -332,16 +334,17 @@ impl Device {
         if stopped.is_ok() {
             self.join();
         }
-        // Threads that could not be made to stop hold /dev/ublkcN: then the
-        // waiting form would wait for ever.
-        let deleted = match stopped {
-            Ok(()) => self.control.delete(id),
-            Err(_) => self.control.delete_async(id),
-        };
-        match deleted {
+        // Threads that could not be made to stop hold /dev/ublkcN, and a user of
+        // a disk that was stopped by force may hold that: neither is waited for.
+        match self.control.delete_within(id, ID_PATIENCE) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                log::warn!("device id {id} is freed when its last user closes it");
+                Ok(())
+            }
             // Somebody else was quicker, or deletion goes on by itself.
             Err(e) if matches!(e.errno(), Some(libc::ENODEV | libc::EINTR)) => Ok(()),
-            other => other,
+            Err(error) => Err(error),
         }
     }
 }

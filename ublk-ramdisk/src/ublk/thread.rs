@@ -96,10 +96,11 @@ impl QueueThread {
                 }
             }
             Err(error) => {
+                // The creator says it; said twice it would be two failures.
                 let _ = self
                     .ready
                     .send(Err(format!("queue {}: {error}", self.queue)));
-                Err(error)
+                Ok(())
             }
         }
     }

@@ -180,7 +180,8 @@ fn fifty_cycles() {
         let path = paths[number % paths.len()];
         let disk = Disk::on(path, "none", "8M", &["--queues", "2"]);
         disk.open_direct().write_all_at(&bytes, 0).expect("write");
-        disk.end();
+        ublk(&["del", &disk.name()]).well();
+        disk.has_ended();
         machine::forget_logs();
     };
     cycle(0);

@@ -40,7 +40,7 @@ pub fn tests(tests: &mut Vec<Test>) {
 }
 
 fn matches_model(path: &str, elevator: &str, stream: u64, operations: u64) {
-    let queues = if stream % 2 == 0 { "1" } else { "2" };
+    let queues = if stream.is_multiple_of(2) { "1" } else { "2" };
     let size = SIZES[0].to_string();
     let disk = Disk::on(path, elevator, &size, &["--queues", queues]);
     let resizable = machine::offers("UPDATE_SIZE");

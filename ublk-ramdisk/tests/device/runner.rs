@@ -159,7 +159,9 @@ pub fn run(tests: Vec<Test>, options: &Options) -> ExitCode {
     let mut count = Count::default();
     let all = wanted.len();
     for (number, test) in (1..).zip(wanted) {
-        eprintln!("[{number}/{all}] {}", test.name);
+        // In one piece: standard output may go to the same place.
+        let line = format!("[{number}/{all}] {}\n", test.name);
+        eprint!("{line}");
         run_one(test, &mut count);
     }
     println!(

@@ -24,8 +24,11 @@ fn verifies(path: &str, elevator: &str, queues: &str) {
     assert_eq!(disk.queues.to_string(), queues, "the kernel grants both");
     let read = fio(&disk, "verify-direct.fio");
     assert!(read >= 40 * MIB, "only {read} bytes were read back");
-    let read = fio(&disk, "verify-buffered.fio");
-    assert!(read >= 24 * MIB, "only {read} bytes were read back");
+    // The page cache is above the queues: once per path and elevator is enough.
+    if queues == "2" {
+        let read = fio(&disk, "verify-buffered.fio");
+        assert!(read >= 24 * MIB, "only {read} bytes were read back");
+    }
     disk.end();
 }
 

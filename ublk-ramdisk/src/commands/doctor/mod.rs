@@ -9,9 +9,11 @@ mod facts;
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use ublk_ramdisk::config::{DataPath, DeviceRequest};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::ctrl::CtrlError;
 use ublk_ramdisk::ublk::features::Features;
+use ublk_ramdisk::ublk::params::choose_path;
 
 use super::output::{self, human_size};
 use crate::cli::FormatArgs;
@@ -44,7 +46,7 @@ struct Report {
     kernel: String,
     able: bool,
     /// What `--data-path auto` would take.
-    data_path: Option<&'static str>,
+    data_path: Option<DataPath>,
     checks: Vec<Check>,
 }
 
@@ -225,20 +227,13 @@ fn io_uring(facts: &Facts) -> Check {
     )
 }
 
-/// The order is that of `--data-path auto`.
-fn automatic(facts: &Facts) -> Option<&'static str> {
-    let Access::Open(features) = &facts.access else {
-        return None;
-    };
-    Some(if features.has(Features::BATCH_IO | Features::USER_COPY) {
-        "batch"
-    } else if features.has(Features::USER_COPY) {
-        "user-copy"
-    } else if features.has(Features::NEED_GET_DATA) {
-        "get-data"
-    } else {
-        "plain"
-    })
+/// What `auto` takes for a device of the default depth.
+fn automatic(facts: &Facts) -> Option<DataPath> {
+    let depth = DeviceRequest::default().depth as u16;
+    match &facts.access {
+        Access::Open(features) => choose_path(None, depth, *features).ok(),
+        Access::Refused(_) => None,
+    }
 }
 
 fn data_path(facts: &Facts) -> Check {
@@ -382,14 +377,14 @@ mod tests {
     fn an_able_machine_is_told_so() {
         let report = judge(&able());
         assert!(report.able);
-        assert_eq!(report.data_path, Some("batch"));
+        assert_eq!(report.data_path, Some(DataPath::Batch));
         let older = Facts {
             access: Access::Open(Features(0x1fe)),
             ..able()
         };
         let report = judge(&older);
         assert!(report.able);
-        assert_eq!(report.data_path, Some("user-copy"));
+        assert_eq!(report.data_path, Some(DataPath::UserCopy));
         assert!(as_text(&report).contains("6.16"));
     }
 
