@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The monitor thread: does what takes long and what a worker may not do to its own pool.
+//!
+//! Workers, timers and rescuers post; the thread works the posts off in order. Kernel counterparts:
+//! `idle_cull_fn`, `pwq_release_workfn`, which run as items of a system queue there.
+
+use crate::pool::{manager, Pool};
+use crate::pwq::Pwq;
+use crate::sys::clock::{Clock, Notify};
+use crate::sys::sync::Mutex;
+use crate::wq::QueueInner;
+use std::sync::Arc;
+
+/// Something to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Look for workers that have been idle for too long.
+    Cull(Arc<Pool>),
+    /// Nothing refers to this pwq any more.
+    ReleasePwq(Arc<Pwq>),
+    /// A queue was dropped on a thread that must not wait for it.
+    Destroy(Arc<QueueInner>),
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    jobs: Vec<Job>,
+    stop: bool,
+}
+
+/// The inbox and the means to wake the thread.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    inbox: Mutex<Inbox>, // Q
+    wake: Arc<Notify>,
+}
+
+impl Monitor {
+    pub(crate) fn new(clock: &Clock) -> Self {
+        Self {
+            inbox: Mutex::default(),
+            wake: Notify::new(clock),
+        }
+    }
+
+    pub(crate) fn post(&self, job: Job) {
+        self.inbox.lock().jobs.push(job);
+        self.wake.notify();
+    }
+
+    /// A thread is about to `serve`.
+    pub(crate) fn begin_thread(&self) {
+        self.inbox.lock().stop = false;
+    }
+
+    /// Lets the thread finish its inbox and end.
+    pub(crate) fn stop(&self) {
+        self.inbox.lock().stop = true;
+        self.wake.notify();
+    }
+
+    /// Does what is in the inbox; true if the thread shall end.
+    pub(crate) fn work_off(&self) -> bool {
+        loop {
+            let (jobs, stop) = {
+                let mut inbox = self.inbox.lock();
+                (std::mem::take(&mut inbox.jobs), inbox.stop)
+            };
+            if jobs.is_empty() {
+                return stop;
+            }
+            jobs.into_iter().for_each(handle);
+        }
+    }
+
+    /// The thread's life.
+    pub(crate) fn serve(&self) {
+        while !self.work_off() {
+            self.wake.wait_until(None);
+        }
+    }
+}
+
+fn handle(job: Job) {
+    match job {
+        Job::Cull(pool) => manager::cull(&pool),
+        Job::ReleasePwq(pwq) => {
+            let queue = pwq.queue.clone();
+            queue.release_pwq(&pwq);
+        }
+        Job::Destroy(queue) => {
+            if let Err(e) = queue.destroy() {
+                log::warn!("workqueue: {}: {e}", queue.name);
+            }
+        }
+    }
+}
