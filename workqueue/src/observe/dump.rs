@@ -96,7 +96,7 @@ fn pool_head(pool: &Pool) -> String {
     format!(
         "pool {}: cpus={} nice={}",
         pool.id,
-        pool.affinity().to_list(),
+        pool.affinity.to_list(),
         pool.nice
     )
 }

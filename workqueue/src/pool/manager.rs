@@ -45,9 +45,7 @@ fn create_with_patience(pool: &Arc<Pool>) {
     for attempt in 1.. {
         match create_worker(pool, attempt) {
             Ok(()) => return,
-            Err(CreateError::Spawn(errno)) => {
-                pool.rt.warn_create_failed(&pool.worker_name(0), errno)
-            }
+            Err(CreateError::Spawn(errno)) => pool.rt.warn_create_failed(pool, errno),
             Err(CreateError::Nice) => pool.rt.warn_nice_denied(pool.nice),
         }
         if !pool.lock().need_to_create_worker() {

@@ -57,16 +57,29 @@ pub(crate) enum PoolKind {
     Unbound { key: PoolKey, node: Option<usize> },
 }
 
+impl PoolKind {
+    /// Where workers may run while the pool is associated.
+    fn affinity(&self) -> CpuSet {
+        match self {
+            Self::PerCpu { cpu } => CpuSet::single(*cpu),
+            Self::Unbound { key, .. } if key.strict => key.pod.clone(),
+            Self::Unbound { key, .. } => key.mask.clone(),
+        }
+    }
+}
+
 /// One pool. Lives as long as a pwq, a worker or the runtime refers to it.
 pub(crate) struct Pool {
-    pub(crate) id: u32,               // I
-    pub(crate) kind: PoolKind,        // I
-    pub(crate) nice: i32,             // I
+    pub(crate) id: u32,        // I
+    pub(crate) kind: PoolKind, // I
+    pub(crate) nice: i32,      // I
+    /// Where its workers may run while it is associated.
+    pub(crate) affinity: CpuSet, // I
     pub(crate) rt: Arc<RuntimeInner>, // I
-    state: Mutex<PoolState>,          // L
-    changed: Condvar,                 // with L: a worker has gone, the manager role is free
-    pub(crate) mayday_timer: Place,   // T
-    pub(crate) cull_timer: Place,     // T
+    state: Mutex<PoolState>,   // L
+    changed: Condvar,          // with L: a worker has gone, the manager role is free
+    pub(crate) mayday_timer: Place, // T
+    pub(crate) cull_timer: Place, // T
     pub(crate) cooldown: Arc<Notify>, // I: cuts short a manager's wait for its next attempt
 }
 
@@ -121,6 +134,7 @@ impl Pool {
         let cooldown = Notify::new(&rt.clock);
         Self {
             id,
+            affinity: kind.affinity(),
             kind,
             nice,
             rt,
@@ -167,15 +181,6 @@ impl Pool {
 
     pub(crate) fn is_unbound(&self) -> bool {
         matches!(self.kind, PoolKind::Unbound { .. })
-    }
-
-    /// Where this pool's workers may run while it is associated.
-    pub(crate) fn affinity(&self) -> CpuSet {
-        match &self.kind {
-            PoolKind::PerCpu { cpu } => CpuSet::single(*cpu),
-            PoolKind::Unbound { key, .. } if key.strict => key.pod.clone(),
-            PoolKind::Unbound { key, .. } => key.mask.clone(),
-        }
     }
 
     /// The name of worker `id`, as 1.4 has it.

@@ -129,7 +129,7 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
     if cpu::set_current_nice(RESCUER_NICE).is_err() {
         rt.warn_nice_denied(RESCUER_NICE);
     }
-    rt.bind_current(&rt.unbound_cpus());
+    rt.bind_current_to_unbound();
     let thread = Arc::new(WorkerThread {
         tid: cpu::current_tid(),
         handle: Arc::default(),
@@ -151,7 +151,7 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
 fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerState {
     let pool = &pwq.pool;
     let rt = &pool.rt;
-    rt.bind_current(&pool.affinity());
+    rt.bind_current(&pool.affinity);
     let mut meter = CpuMeter::start(pool);
     let mut st = pool.lock();
     own.flags = WorkerFlags::PREP;
@@ -183,7 +183,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     drop(st);
     wake.go();
     context::set(None);
-    rt.bind_current(&rt.unbound_cpus());
+    rt.bind_current_to_unbound();
     if let Some(last) = last {
         rt.monitor.post(Job::ReleasePwq(last));
     }

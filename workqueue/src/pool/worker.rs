@@ -126,7 +126,7 @@ fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> 
         pool.rt.warn_nice_denied(pool.nice);
     }
     let unbound = pool.is_unbound();
-    pool.rt.bind_current(&pool.affinity());
+    pool.rt.bind_current(&pool.affinity);
     let thread = Arc::new(WorkerThread {
         tid: cpu::current_tid(),
         handle,

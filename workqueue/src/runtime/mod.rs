@@ -167,6 +167,11 @@ impl RuntimeInner {
         }
     }
 
+    /// The calling thread may go wherever unbound queues may.
+    pub(crate) fn bind_current_to_unbound(&self) {
+        self.bind_current(self.topology.possible());
+    }
+
     pub(crate) fn spawn_thread(
         &self,
         name: String,
@@ -211,8 +216,9 @@ impl RuntimeInner {
         self.warned.lock().insert((what, detail))
     }
 
-    pub(crate) fn warn_create_failed(&self, thread: &str, errno: i32) {
+    pub(crate) fn warn_create_failed(&self, pool: &Pool, errno: i32) {
         if self.first_time("create", errno) {
+            let thread = pool.worker_name(0);
             let error = io::Error::from_raw_os_error(errno);
             log::warn!("workqueue: cannot create worker {thread}: {error}; will go on trying");
         }
