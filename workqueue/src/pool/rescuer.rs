@@ -154,6 +154,9 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     rt.bind_current(&pool.affinity);
     let mut meter = CpuMeter::start(pool);
     let mut st = pool.lock();
+    if st.disassociated {
+        rt.bind_current_to_unbound();
+    }
     own.flags = WorkerFlags::PREP;
     let slot = st.workers.join(own);
     context::set(Some(Context {

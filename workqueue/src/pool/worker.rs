@@ -137,6 +137,10 @@ fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> 
     if unbound || st.disassociated {
         flags |= WorkerFlags::UNBOUND;
     }
+    if st.disassociated {
+        // The pool's CPU has left. Under the lock, so that its return cannot miss this thread.
+        pool.rt.bind_current_to_unbound();
+    }
     let slot = st
         .workers
         .join(WorkerState::new(Some(id), flags, parker.clone(), thread));

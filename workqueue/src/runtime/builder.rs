@@ -20,6 +20,7 @@ pub(crate) struct Config {
     pub(crate) mayday_initial: Duration,
     pub(crate) mayday_interval: Duration,
     pub(crate) create_cooldown: Duration,
+    pub(crate) cpu_poll: Duration,
     pub(crate) cpu_accounting: bool,
     pub(crate) strict_priority: bool,
     pub(crate) power_efficient: bool,
@@ -36,6 +37,7 @@ impl Default for Config {
             mayday_initial: Duration::from_millis(10),
             mayday_interval: Duration::from_millis(100),
             create_cooldown: Duration::from_secs(1),
+            cpu_poll: Duration::from_secs(1),
             cpu_accounting: true,
             strict_priority: false,
             power_efficient: false,
@@ -111,6 +113,12 @@ impl RuntimeBuilder {
     /// How long to wait after a failed worker creation (1 s).
     pub fn create_cooldown(mut self, d: Duration) -> Self {
         self.config.create_cooldown = d;
+        self
+    }
+
+    /// How often to look whether the process's CPUs have changed (1 s).
+    pub fn cpu_poll(mut self, d: Duration) -> Self {
+        self.config.cpu_poll = d;
         self
     }
 

@@ -7,6 +7,8 @@
 
 pub(crate) mod builder;
 
+pub(crate) mod cpus;
+
 pub(crate) mod hooks;
 
 pub(crate) mod monitor;
@@ -28,6 +30,7 @@ use crate::wq::system::SystemQueues;
 use crate::wq::topology::Topology;
 use crate::wq::{OwnedQueue, QueueInner};
 use builder::{Config, RuntimeBuilder};
+use cpus::Cpus;
 use hooks::{Hooks, PanicInfo};
 use monitor::{Job, Monitor};
 use std::any::Any;
@@ -54,6 +57,7 @@ pub(crate) struct RuntimeInner {
     pub(crate) hooks: Hooks,       // I
     pub(crate) clock: Clock,       // I
     pub(crate) topology: Topology, // I
+    pub(crate) cpus: Cpus,
     pub(crate) timers: Timers<TimerEvent>,
     pub(crate) monitor: Monitor,
     pub(crate) unbound: UnboundPools,
@@ -114,7 +118,7 @@ impl RuntimeInner {
 
     /// The CPUs in use at present.
     pub(crate) fn online_cpus(&self) -> CpuSet {
-        self.topology.possible().clone()
+        self.cpus.online()
     }
 
     /// The CPUs that unbound queues may use.
@@ -127,7 +131,7 @@ impl RuntimeInner {
     }
 
     pub(crate) fn is_online_cpu(&self, cpu: usize) -> bool {
-        self.topology.possible().contains(cpu)
+        self.cpus.is_online(cpu)
     }
 
     pub(crate) fn default_scope(&self) -> Scope {
@@ -145,10 +149,13 @@ impl RuntimeInner {
         self.topology.current_cpu()
     }
 
-    /// One CPU of the set after the other.
+    /// One CPU of the set after the other; of all CPUs, if the set is empty.
     pub(crate) fn next_cpu_of(&self, set: &CpuSet) -> usize {
         let last = self.next_cpu.load(Ordering::Relaxed);
-        let next = set.next_after(last).unwrap_or(0);
+        let next = set
+            .next_after(last)
+            .or_else(|| self.topology.possible().next_after(last))
+            .unwrap_or(0);
         self.next_cpu.store(next, Ordering::Relaxed);
         next
     }
@@ -291,6 +298,7 @@ impl Runtime {
     ) -> Self {
         cpu::watch_forks();
         let inner = Arc::new(RuntimeInner {
+            cpus: Cpus::new(topology.possible()),
             timers: Timers::new(&clock),
             monitor: Monitor::new(&clock),
             unbound: UnboundPools::default(),
@@ -382,7 +390,7 @@ impl Runtime {
         rt.monitor.begin_thread();
         let (timer, monitor) = (rt.clone(), rt.clone());
         self.start_helper("wq/timer", move || timer.timers.serve(expire))?;
-        self.start_helper("wq/monitor", move || monitor.monitor.serve())
+        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))
     }
 
     fn start_helper(

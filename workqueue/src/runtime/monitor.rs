@@ -6,8 +6,9 @@
 
 use crate::pool::{manager, Pool};
 use crate::pwq::Pwq;
-use crate::sys::clock::{Clock, Notify};
-use crate::sys::sync::Mutex;
+use crate::runtime::RuntimeInner;
+use crate::sys::clock::{after, Clock, Notify};
+use crate::sys::sync::{Completion, Mutex};
 use crate::wq::QueueInner;
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ pub(crate) enum Job {
     Cull(Arc<Pool>),
     /// Nothing refers to this pwq any more.
     ReleasePwq(Arc<Pwq>),
+    /// See whether the process's CPUs have changed, and tell.
+    LookAtCpus(Arc<RuntimeInner>, Arc<Completion>),
     /// A queue was dropped on a thread that must not wait for it.
     Destroy(Arc<QueueInner>),
 }
@@ -73,10 +76,16 @@ impl Monitor {
         }
     }
 
-    /// The thread's life.
-    pub(crate) fn serve(&self) {
+    /// The thread's life: the inbox, and now and then a look at the CPUs.
+    pub(crate) fn serve(&self, rt: &Arc<RuntimeInner>) {
+        let mut next_look = 0;
         while !self.work_off() {
-            self.wake.wait_until(None);
+            let now = rt.clock.now();
+            if now >= next_look {
+                rt.look_at_cpus();
+                next_look = after(now, rt.config.cpu_poll);
+            }
+            self.wake.wait_until(Some(next_look));
         }
     }
 }
@@ -87,6 +96,10 @@ fn handle(job: Job) {
         Job::ReleasePwq(pwq) => {
             let queue = pwq.queue.clone();
             queue.release_pwq(&pwq);
+        }
+        Job::LookAtCpus(rt, done) => {
+            rt.look_at_cpus();
+            done.complete();
         }
         Job::Destroy(queue) => {
             if let Err(e) = queue.destroy() {

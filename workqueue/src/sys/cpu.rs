@@ -28,11 +28,16 @@ pub(crate) fn current_tid() -> i32 {
 
 /// Binds the calling thread to `cpus`.
 pub(crate) fn bind_current(cpus: &CpuSet) -> io::Result<()> {
+    bind_thread(0, cpus)
+}
+
+/// Binds a thread of this process to `cpus`; 0 is the calling one.
+pub(crate) fn bind_thread(tid: i32, cpus: &CpuSet) -> io::Result<()> {
     let mut mask = [0u64; MAX_CPUS / 64];
     let words = cpus.words();
     mask[..words.len()].copy_from_slice(words);
     // SAFETY: the pointer and the length describe `mask`, which the kernel only reads.
-    let rc = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask.as_ptr().cast()) };
+    let rc = unsafe { libc::sched_setaffinity(tid, size_of_val(&mask), mask.as_ptr().cast()) };
     if rc == 0 {
         Ok(())
     } else {

@@ -110,6 +110,62 @@ impl QueueInner {
         Ok(())
     }
 
+    /// After CPUs have left or returned: puts another pool in charge wherever the attributes now
+    /// ask for one. Where that pool cannot be had, the default pwq takes over.
+    /// # Context: `attrs_lock` held, no other.
+    pub(crate) fn recompute_slots(self: &Arc<Self>) {
+        if self.ordered || !self.is_unbound() {
+            return;
+        }
+        let attrs = self.state.lock().attrs.clone();
+        for cpu in self.rt.topology.possible().iter() {
+            let key = registry::key_for(&self.rt, &attrs, Some(cpu));
+            let fits = |pwq: &Arc<Pwq>| matches!(&pwq.pool.kind, PoolKind::Unbound { key: k, .. } if *k == key);
+            if self.slot(cpu).as_ref().is_some_and(fits) {
+                continue;
+            }
+            let pool = self.rt.unbound.get(&self.rt, key);
+            let mut state = self.state.lock();
+            let Some(default) = state.in_charge.last().cloned() else {
+                return;
+            };
+            let next = match pool {
+                Ok(pool) => {
+                    let pwq = Pwq::link(
+                        self,
+                        &pool,
+                        Some(self.budget_of(&pool)),
+                        state.flush.colour(),
+                        false,
+                    );
+                    state.pwqs.push(pwq.clone());
+                    // The default pwq stays last.
+                    state.in_charge.insert(0, pwq.clone());
+                    self.reserve(state.pwqs.len());
+                    pwq
+                }
+                Err(errno) => {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    log::warn!(
+                        "workqueue: {}: CPU {cpu} is served by the default pool: {error}",
+                        self.name
+                    );
+                    default.clone()
+                }
+            };
+            let former = self
+                .set_slot(cpu, Some(next))
+                .filter(|p| !Arc::ptr_eq(p, &default));
+            if let Some(former) = &former {
+                state.in_charge.retain(|p| !Arc::ptr_eq(p, former));
+            }
+            drop(state);
+            if let Some(former) = former {
+                self.put_base(&former);
+            }
+        }
+    }
+
     fn budget_of(&self, pool: &Pool) -> Arc<NodeActive> {
         let spanning = self.nodes.len() - 1;
         let node = match &pool.kind {
