@@ -119,8 +119,12 @@ fn insert(
     rt.trace(|| TraceEvent::Activate { work, function });
     st.add_active(item, || rt.clock.coarse());
     let wake = st.kick();
+    let starving = st.is_starving();
     drop(st);
     wake.go();
+    if starving {
+        rt.monitor.watch_runs();
+    }
     Ok(())
 }
 

@@ -34,7 +34,7 @@ fn burner(
 /// after each 5 ms, so that the clock is moved on only when all have arrived there.
 fn scenario(max_active: usize, others: Flags, sleepers: &[usize]) -> Vec<(&'static str, u128)> {
     let clock = VirtualClock::new();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(1, 1))
         .virtual_clock(clock.clone())
         .start()
@@ -230,4 +230,96 @@ fn s05_04_a_sleep_with_items_waiting_counts_one_wakeup() {
     assert_eq!(q.stats().cm_wakeup, 1);
     sleep.open();
     q.flush().unwrap();
+}
+
+/// A runtime that looks whether runs sleep.
+fn watchful() -> RuntimeBuilder {
+    Runtime::builder().topology(machine(1, 1))
+}
+
+#[test]
+fn s05_19_an_undeclared_sleep_lets_the_next_item_start() {
+    let rt = watchful().start().unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let g = gate.clone();
+    q.enqueue(Call::new(move |_| g.pass())).unwrap();
+    gate.wait_for(1);
+    let items: Vec<_> = (0..5).map(|_| Call::noop()).collect();
+    items.iter().for_each(|i| q.enqueue(i.clone()).unwrap());
+    // They could not run before the gate is opened if the sleep went unnoticed.
+    items
+        .iter()
+        .for_each(|i| until("it has run", || i.runs() == 1));
+    assert!(q.stats().cm_wakeup >= 1);
+    gate.open();
+    q.flush().unwrap();
+}
+
+#[test]
+fn s05_13_a_run_that_burns_the_cpu_lets_the_next_item_start() {
+    let rt = watchful().cpu_intensive_thresh(MS * 3).start().unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (s, gate) = (stop.clone(), Gate::new());
+    gate.open();
+    let g = gate.clone();
+    q.enqueue(Call::new(move |_| {
+        g.pass();
+        while !s.load(std::sync::atomic::Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    }))
+    .unwrap();
+    gate.wait_for(1);
+    let next = Call::noop();
+    q.enqueue(next.clone()).unwrap();
+    until("it has run", || next.runs() == 1);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    q.flush().unwrap();
+    // At most once per run; the first run may be preempted and seen waiting, but never asleep.
+    assert_eq!((q.stats().cpu_intensive, q.stats().cm_wakeup), (1, 0));
+}
+
+#[test]
+fn s05_21_a_worker_found_asleep_counts_again_in_its_next_run() {
+    let rt = watchful()
+        .cpu_intensive_thresh(Duration::ZERO)
+        .start()
+        .unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    for _ in 0..20 {
+        let gate = Gate::new();
+        let g = gate.clone();
+        q.enqueue(Call::new(move |_| g.pass())).unwrap();
+        gate.wait_for(1);
+        let next = Call::noop();
+        q.enqueue(next.clone()).unwrap();
+        until("it has run", || next.runs() == 1);
+        gate.open();
+        q.flush().unwrap();
+    }
+    // With the count wrong by one, an item behind a spinning run would start now.
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (s, entered) = (stop.clone(), Gate::new());
+    entered.open();
+    let e = entered.clone();
+    q.enqueue(Call::new(move |_| {
+        e.pass();
+        while !s.load(std::sync::atomic::Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    }))
+    .unwrap();
+    entered.wait_for(1);
+    let next = Call::noop();
+    q.enqueue(next.clone()).unwrap();
+    assert!(
+        rt.dump_queue(&q).contains("pending: call"),
+        "{}",
+        rt.dump_queue(&q)
+    );
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    q.flush().unwrap();
+    assert_eq!(next.runs(), 1);
 }

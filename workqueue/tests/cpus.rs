@@ -34,7 +34,7 @@ fn s11_10_a_cpu_that_leaves_holds_nothing_back() {
 fn s04_02_without_a_request_an_online_cpu_is_chosen() {
     let seen = Log::new();
     let sink = seen.clone();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(4, 1))
         .trace_sink(move |e| {
             if let TraceEvent::Queue {
@@ -93,7 +93,7 @@ fn s11_11_a_cpu_that_returns_counts_from_the_next_batch_on() {
 #[test]
 fn s11_10_s11_11_cpus_may_leave_and_return_before_the_start() {
     // No pool has a worker then, and none is needed for a CPU to return.
-    let rt = Runtime::builder().topology(machine(2, 1)).build_early();
+    let rt = quiet().topology(machine(2, 1)).build_early();
     rt.set_online_cpus(Some(CpuSet::single(1)));
     rt.set_online_cpus(None);
     assert_eq!(rt.online_cpus().len(), 2);
@@ -105,7 +105,7 @@ fn s11_10_s11_11_cpus_may_leave_and_return_before_the_start() {
 
 #[test]
 fn s11_12_unbound_slots_and_limits_follow_the_cpus() {
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(4, 2))
         .default_scope(Scope::Numa)
         .start()

@@ -11,7 +11,7 @@ const MS: Duration = Duration::from_millis(1);
 
 fn virtual_runtime(cpus: usize) -> (Arc<VirtualClock>, Runtime) {
     let clock = VirtualClock::new();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(cpus, 1))
         .virtual_clock(clock.clone())
         .start()
@@ -133,7 +133,7 @@ fn s09_04_mod_delayed_from_every_state() {
 fn s09_05_the_requested_or_the_arming_cpu_decides() {
     let events = Log::new();
     let (sink, clock) = (events.clone(), VirtualClock::new());
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(4, 1))
         .virtual_clock(clock.clone())
         .trace_sink(move |e| {

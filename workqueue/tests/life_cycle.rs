@@ -135,7 +135,7 @@ fn s02_06_an_item_never_runs_twice_at_once_unbound() {
 fn s02_07_a_running_item_is_queued_where_it_runs() {
     let events = Log::new();
     let sink = events.clone();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(4, 1))
         .trace_sink(move |e| {
             if let TraceEvent::Queue { req_cpu, cpu, .. } = *e {
@@ -266,7 +266,7 @@ fn s02_15_a_run_may_drop_the_last_reference() {
 fn s02_16_a_panic_ends_the_run_and_nothing_else() {
     let told = Log::new();
     let t = told.clone();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(1, 1))
         .on_panic(move |p| {
             t.add((

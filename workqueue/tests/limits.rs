@@ -79,7 +79,7 @@ fn s08_03_a_cancelled_item_gives_its_slot_to_the_next() {
 #[test]
 fn s08_04_unbound_limit_is_split_between_nodes() {
     // Two nodes of four CPUs: each gets half of 20.
-    let rt = Runtime::builder().topology(machine(8, 2)).start().unwrap();
+    let rt = quiet().topology(machine(8, 2)).start().unwrap();
     let q = rt.queue("q").flags(UNBOUND).max_active(20).build().unwrap();
     let gate = Gate::new();
     sleepers(&q, &gate, 0, 15);
@@ -95,7 +95,7 @@ fn s08_04_unbound_limit_is_split_between_nodes() {
 
 #[test]
 fn s08_04_pools_that_span_nodes_have_the_whole_limit() {
-    let rt = Runtime::builder().topology(machine(8, 2)).start().unwrap();
+    let rt = quiet().topology(machine(8, 2)).start().unwrap();
     let attrs = Attrs {
         scope: Some(Scope::System),
         ..Attrs::new()
@@ -119,7 +119,7 @@ fn s08_04_pools_that_span_nodes_have_the_whole_limit() {
 
 #[test]
 fn s08_05_each_node_can_run_eight_interdependent_items() {
-    let rt = Runtime::builder().topology(machine(8, 8)).start().unwrap();
+    let rt = quiet().topology(machine(8, 8)).start().unwrap();
     // A fair part would be two for each node.
     let q = rt.queue("q").flags(UNBOUND).max_active(16).build().unwrap();
     let gate = Gate::new();

@@ -88,7 +88,7 @@ fn from_mayday_to_rescue() {
     );
     let (f, r) = (fails.clone(), refused.clone());
     let clock = VirtualClock::new();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(1, 1))
         .virtual_clock(clock.clone())
         .on_create_worker(move |_| {

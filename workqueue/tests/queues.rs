@@ -53,7 +53,7 @@ fn s03_07_power_efficient_is_resolved_at_creation() {
         .unwrap()
         .flags()
         .contains(PERCPU));
-    let saving = Runtime::builder()
+    let saving = quiet()
         .topology(machine(1, 1))
         .power_efficient(true)
         .start()
@@ -212,7 +212,7 @@ fn s04_03_a_cpu_that_never_was_is_refused() {
 
 #[test]
 fn s04_06_enqueue_node() {
-    let rt = Runtime::builder().topology(machine(4, 2)).start().unwrap();
+    let rt = quiet().topology(machine(4, 2)).start().unwrap();
     let percpu = rt.queue("p").flags(PERCPU).build().unwrap();
     let item = Call::noop();
     assert_eq!(
@@ -242,7 +242,7 @@ fn pool_of(rt: &Runtime, q: &Queue, cpu: usize) -> String {
 
 #[test]
 fn s04_07_equal_keys_share_a_pool() {
-    let rt = Runtime::builder().topology(machine(4, 2)).start().unwrap();
+    let rt = quiet().topology(machine(4, 2)).start().unwrap();
     let (a, b) = (
         rt.queue("a").flags(UNBOUND).build().unwrap(),
         rt.queue("b").flags(UNBOUND).build().unwrap(),
@@ -345,7 +345,7 @@ fn s04_13_items_finish_on_the_old_pool_and_later_ones_use_the_new() {
 fn s04_13_s04_14_a_change_without_its_first_worker_changes_nothing() {
     let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let f = fails.clone();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(2, 1))
         .on_create_worker(move |_| {
             if f.load(std::sync::atomic::Ordering::SeqCst) {
@@ -429,7 +429,7 @@ fn s04_17_an_unused_pool_goes_and_its_items_stay_usable() {
 
 #[test]
 fn s06_12_the_system_queues_are_there_from_the_first_phase() {
-    let rt = Runtime::builder().topology(machine(1, 1)).build_early();
+    let rt = quiet().topology(machine(1, 1)).build_early();
     let names: Vec<_> = [
         rt.system_percpu(),
         rt.system_highpri(),
@@ -465,7 +465,7 @@ fn s06_12_the_system_queues_are_there_from_the_first_phase() {
 fn s12_02_s12_07_counters_balance_and_events_are_in_order() {
     let events: Log<(&'static str, usize)> = Log::new();
     let sink = events.clone();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(1, 1))
         .trace_sink(move |e| match *e {
             TraceEvent::Queue { work, .. }

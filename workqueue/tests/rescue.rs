@@ -18,7 +18,7 @@ struct Creation {
 impl Creation {
     fn runtime(&self, cpus: usize) -> Runtime {
         let own = self.clone();
-        Runtime::builder()
+        quiet()
             .topology(machine(cpus, 1))
             .create_cooldown(Duration::from_millis(20))
             .on_create_worker(move |_| {
@@ -82,7 +82,7 @@ fn s06_05_failed_creation_is_tried_again_until_it_works() {
 #[test]
 fn s06_08_surplus_workers_are_culled_and_two_are_kept() {
     let clock = VirtualClock::new();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(1, 1))
         .virtual_clock(clock.clone())
         .start()
@@ -135,7 +135,7 @@ fn s06_08_surplus_workers_are_culled_and_two_are_kept() {
 
 #[test]
 fn s06_10_items_queued_early_run_in_order_after_the_start() {
-    let rt = Runtime::builder().topology(machine(1, 1)).build_early();
+    let rt = quiet().topology(machine(1, 1)).build_early();
     let q = rt.queue("q").flags(RECLAIM).build().unwrap();
     let log = Log::new();
     let items: Vec<_> = (0..20)
@@ -160,7 +160,7 @@ fn s06_10_items_queued_early_run_in_order_after_the_start() {
 
 #[test]
 fn s06_10_items_queued_early_are_dropped_with_a_runtime_that_never_starts() {
-    let rt = Runtime::builder().topology(machine(2, 1)).build_early();
+    let rt = quiet().topology(machine(2, 1)).build_early();
     let q = rt.queue("q").flags(PERCPU).max_active(1).build().unwrap();
     let item = Call::noop();
     let other = Call::noop();
@@ -178,7 +178,7 @@ fn s06_10_items_queued_early_are_dropped_with_a_runtime_that_never_starts() {
 fn s06_11_a_start_that_fails_leaves_the_runtime_early() {
     let creation = Creation::default();
     let own = creation.clone();
-    let rt = Runtime::builder()
+    let rt = quiet()
         .topology(machine(2, 1))
         .on_create_worker(move |_| {
             let n = own.attempts.fetch_add(1, Ordering::SeqCst);

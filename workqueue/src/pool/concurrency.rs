@@ -4,6 +4,7 @@
 //! Called by item functions and by every wait of the crate itself. Kernel counterparts:
 //! `wq_worker_sleeping` and `wq_worker_running`, which the scheduler calls there.
 
+use super::sampler::Sample;
 use super::{context, PoolState, Wake};
 use std::marker::PhantomData;
 
@@ -77,7 +78,18 @@ fn leave() {
         (c.blocking == 0 && !c.rescuer).then(|| (c.pool.clone(), c.slot))
     });
     if let Some((pool, slot)) = outermost.flatten() {
-        pool.lock().update(slot, |w| w.asleep = false);
+        let mut st = pool.lock();
+        st.update(slot, |w| {
+            w.asleep = false;
+            w.observed_asleep = false;
+            // What it burnt before it slept does not count against it.
+            w.sample = Sample::default();
+        });
+        let starving = st.is_starving();
+        drop(st);
+        if starving {
+            pool.rt.monitor.watch_runs();
+        }
     }
 }
 

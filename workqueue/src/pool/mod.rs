@@ -19,6 +19,8 @@ pub(crate) mod worker;
 
 pub(crate) mod concurrency;
 
+pub(crate) mod sampler;
+
 pub(crate) mod manager;
 
 pub(crate) mod rescuer;

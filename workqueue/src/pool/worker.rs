@@ -284,6 +284,7 @@ fn run_one<'a>(
             pwq: number,
             colour,
             since,
+            cpu_start: meter.last,
         },
     );
     let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
@@ -294,8 +295,12 @@ fn run_one<'a>(
     let wake = st.kick();
     // From here on the item may be queued again; what its queuer did before is seen by the run.
     item.state.begin_run();
+    let starving = st.is_starving();
     drop(st);
     wake.go();
+    if starving {
+        pool.rt.monitor.watch_runs();
+    }
 
     let rt = &pool.rt;
     context::with(|c| {
@@ -341,12 +346,13 @@ fn run_one<'a>(
     let cpu_time = meter.lap();
 
     let mut st = pool.lock();
-    if leaked {
-        st.update(slot, |w| w.asleep = false);
-    }
-    if aside {
-        st.clear_flags(slot, WorkerFlags::CPU_INTENSIVE);
-    }
+    st.update(slot, |w| {
+        w.observed_asleep = false;
+        w.flags &= !WorkerFlags::CPU_INTENSIVE;
+        if leaked {
+            w.asleep = false;
+        }
+    });
     st.workers.clear_current(slot);
     if !barrier {
         let stats = &mut st.pwqs.get_mut(number).stats;

@@ -5,6 +5,7 @@
 //! `busy_hash` and `worker_ida`. Slots are numbers; a worker keeps its slot for life. Nothing here
 //! allocates once a worker has joined: room is made in [`Workers::reserve`].
 
+use super::sampler::Sample;
 use crate::sys::list::ItemList;
 use crate::sys::sync::{Mutex, Parker};
 use crate::work::raw::Identity;
@@ -80,6 +81,8 @@ pub(crate) struct Current {
     pub(crate) pwq: u32,
     pub(crate) colour: u8,
     pub(crate) since: u64,
+    /// The thread's CPU time when the run began, if that is measured.
+    pub(crate) cpu_start: Option<u64>,
 }
 
 /// The thread behind a worker.
@@ -99,6 +102,11 @@ pub(crate) struct WorkerState {
     pub(crate) flags: WorkerFlags,
     /// Inside a declared blocking section.
     pub(crate) asleep: bool,
+    /// Found asleep without having said so.
+    pub(crate) observed_asleep: bool,
+    /// How many runs it has begun.
+    pub(crate) runs: u64,
+    pub(crate) sample: Sample,
     pub(crate) current: Option<Current>,
     /// Items only this worker may run next: collisions and barriers of the present run.
     pub(crate) scheduled: ItemList,
@@ -120,6 +128,9 @@ impl WorkerState {
             id,
             flags,
             asleep: false,
+            observed_asleep: false,
+            runs: 0,
+            sample: Sample::default(),
             current: None,
             scheduled: ItemList::new(),
             idle_since: 0,
@@ -131,7 +142,9 @@ impl WorkerState {
 
     /// Does this worker count as running?
     pub(crate) fn counted(&self) -> bool {
-        !self.asleep && !self.flags.has(WorkerFlags::NOT_RUNNING | WorkerFlags::IDLE)
+        !self.asleep
+            && !self.observed_asleep
+            && !self.flags.has(WorkerFlags::NOT_RUNNING | WorkerFlags::IDLE)
     }
 }
 
@@ -341,6 +354,7 @@ impl Workers {
         let worker = self.get_mut(slot);
         worker.busy_next = next;
         worker.current = Some(current);
+        worker.runs += 1;
     }
 
     pub(crate) fn clear_current(&mut self, slot: usize) -> Current {
@@ -403,6 +417,7 @@ mod tests {
             pwq: 0,
             colour: 0,
             since: 0,
+            cpu_start: None,
         }
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Config {
     pub(crate) mayday_interval: Duration,
     pub(crate) create_cooldown: Duration,
     pub(crate) cpu_poll: Duration,
+    pub(crate) sample_period: Duration,
+    pub(crate) cpu_intensive_thresh: Duration,
     pub(crate) cpu_accounting: bool,
     pub(crate) strict_priority: bool,
     pub(crate) power_efficient: bool,
@@ -38,6 +40,8 @@ impl Default for Config {
             mayday_interval: Duration::from_millis(100),
             create_cooldown: Duration::from_secs(1),
             cpu_poll: Duration::from_secs(1),
+            sample_period: Duration::from_millis(1),
+            cpu_intensive_thresh: Duration::from_millis(10),
             cpu_accounting: true,
             strict_priority: false,
             power_efficient: false,
@@ -119,6 +123,20 @@ impl RuntimeBuilder {
     /// How often to look whether the process's CPUs have changed (1 s).
     pub fn cpu_poll(mut self, d: Duration) -> Self {
         self.config.cpu_poll = d;
+        self
+    }
+
+    /// How often to look whether a run sleeps without having said so, while items wait behind it
+    /// (1 ms); zero for never. Never done on a virtual clock.
+    pub fn sample_period(mut self, d: Duration) -> Self {
+        self.config.sample_period = d;
+        self
+    }
+
+    /// How much CPU time a run may use before items behind it are let go ahead (10 ms); zero for
+    /// any. Found out by sampling.
+    pub fn cpu_intensive_thresh(mut self, d: Duration) -> Self {
+        self.config.cpu_intensive_thresh = d;
         self
     }
 

@@ -300,7 +300,7 @@ impl Runtime {
         let inner = Arc::new(RuntimeInner {
             cpus: Cpus::new(topology.possible()),
             timers: Timers::new(&clock),
-            monitor: Monitor::new(&clock),
+            monitor: Monitor::new(&clock, config.sample_period),
             unbound: UnboundPools::default(),
             attrs_lock: Mutex::new(()),
             frozen: AtomicBool::new(false),

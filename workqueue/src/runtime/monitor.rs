@@ -4,13 +4,16 @@
 //! Workers, timers and rescuers post; the thread works the posts off in order. Kernel counterparts:
 //! `idle_cull_fn`, `pwq_release_workfn`, which run as items of a system queue there.
 
+use crate::pool::sampler::Sampler;
 use crate::pool::{manager, Pool};
 use crate::pwq::Pwq;
 use crate::runtime::RuntimeInner;
 use crate::sys::clock::{after, Clock, Notify};
 use crate::sys::sync::{Completion, Mutex};
 use crate::wq::QueueInner;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Something to do.
 #[derive(Debug)]
@@ -35,14 +38,36 @@ struct Inbox {
 #[derive(Debug)]
 pub(crate) struct Monitor {
     inbox: Mutex<Inbox>, // Q
+    /// Is the sampler at work, or about to be?
+    watching: AtomicBool, // A: set by whoever finds a pool starving, cleared by the monitor
+    samples: bool,       // I: does this runtime sample at all?
     wake: Arc<Notify>,
 }
 
 impl Monitor {
-    pub(crate) fn new(clock: &Clock) -> Self {
+    pub(crate) fn new(clock: &Clock, sample_period: Duration) -> Self {
         Self {
             inbox: Mutex::default(),
+            watching: AtomicBool::new(false),
+            // A virtual clock says nothing about what threads really do.
+            samples: matches!(clock, Clock::Real) && !sample_period.is_zero(),
             wake: Notify::new(clock),
+        }
+    }
+
+    /// Items wait behind a run: have the sampler see whether it sleeps. Wakes the monitor once per
+    /// time that pools begin to starve.
+    pub(crate) fn watch_runs(&self) {
+        // SeqCst, and pairs with the swap in `serve`; what would be lost is a pool that starves
+        // with nobody looking.
+        //   here: pool starves (lock) | mark set?      monitor: clear mark | look at pools (lock)
+        // If the look came first, the mark is clear when it is read here, unless it was set again
+        // by someone who has the sampler look once more. If it came second, it finds the pool.
+        if self.samples
+            && !self.watching.load(Ordering::SeqCst)
+            && !self.watching.swap(true, Ordering::SeqCst)
+        {
+            self.wake.notify();
         }
     }
 
@@ -79,13 +104,19 @@ impl Monitor {
     /// The thread's life: the inbox, and now and then a look at the CPUs.
     pub(crate) fn serve(&self, rt: &Arc<RuntimeInner>) {
         let mut next_look = 0;
+        let mut sampler = Sampler::default();
         while !self.work_off() {
             let now = rt.clock.now();
             if now >= next_look {
                 rt.look_at_cpus();
                 next_look = after(now, rt.config.cpu_poll);
             }
-            self.wake.wait_until(Some(next_look));
+            let mut next = next_look;
+            if self.watching.swap(false, Ordering::SeqCst) && sampler.sample(rt) {
+                self.watching.store(true, Ordering::SeqCst);
+                next = next.min(after(rt.clock.now(), rt.config.sample_period));
+            }
+            self.wake.wait_until(Some(next));
         }
     }
 }

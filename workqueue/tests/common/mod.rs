@@ -172,9 +172,14 @@ pub fn machine(cpus: usize, nodes: usize) -> Topology {
     Topology::simulated((0..cpus).map(place).collect())
 }
 
+/// A runtime that does not look whether runs sleep: in most tests a wait stands for burning.
+pub fn quiet() -> RuntimeBuilder {
+    Runtime::builder().sample_period(Duration::ZERO)
+}
+
 /// A started runtime on a made-up machine.
 pub fn runtime(cpus: usize) -> Runtime {
-    Runtime::builder()
+    quiet()
         .topology(machine(cpus, 1))
         .start()
         .expect("threads can be made")
