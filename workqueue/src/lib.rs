@@ -91,6 +91,10 @@ pub use work::{Busy, Work};
 pub use wq::attrs::{Attrs, Scope};
 pub use wq::builder::QueueBuilder;
 pub use wq::flags::Flags;
+pub use wq::on_cpu::{
+    schedule, schedule_delayed, schedule_delayed_on, schedule_on, schedule_on_each_cpu,
+    work_on_cpu, OnCpuError,
+};
 pub use wq::system::*;
 pub use wq::topology::{CpuPlace, Pod, Topology};
 pub use wq::{OwnedQueue, Queue};

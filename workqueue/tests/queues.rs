@@ -537,3 +537,47 @@ fn s12_05_a_dump_shows_what_is_busy_and_nothing_else() {
     gate.open();
     q.flush().unwrap();
 }
+
+#[test]
+fn s10_17_work_on_cpu_gives_the_result_or_the_panic() {
+    let rt = Runtime::builder().start().unwrap();
+    for cpu in rt.topology().possible().iter() {
+        let allowed = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            status
+                .lines()
+                .find_map(|l| l.strip_prefix("Cpus_allowed_list:"))
+                .unwrap()
+                .trim()
+                .to_owned()
+        };
+        assert_eq!(rt.work_on_cpu(cpu, allowed), Ok(cpu.to_string()));
+    }
+    assert_eq!(
+        rt.work_on_cpu(7000, || 1),
+        Err(OnCpuError::Refused(Refusal::InvalidCpu))
+    );
+    let panics = || -> () { std::panic::panic_any("on purpose") };
+    let caught =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rt.work_on_cpu(0, panics)));
+    assert_eq!(
+        caught.unwrap_err().downcast_ref::<&str>(),
+        Some(&"on purpose")
+    );
+    let early = quiet().topology(machine(1, 1)).build_early();
+    assert_eq!(
+        early.work_on_cpu(0, || 1),
+        Err(OnCpuError::Wait(WaitError::NotOnline))
+    );
+}
+
+#[test]
+fn s10_17_schedule_on_each_cpu_runs_once_on_each() {
+    let rt = runtime(4);
+    let seen = Log::new();
+    let s = seen.clone();
+    rt.set_online_cpus(Some(CpuSet::parse_list("0,2-3").unwrap()));
+    rt.schedule_on_each_cpu(move || s.add(std::thread::current().id()))
+        .unwrap();
+    assert_eq!(seen.all().len(), 3);
+}

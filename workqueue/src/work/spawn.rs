@@ -5,6 +5,7 @@
 
 use super::pointer::WorkItem;
 use super::Work;
+use crate::enqueue;
 use crate::error::EnqueueError;
 use crate::impl_has_work;
 use crate::wq::Queue;
@@ -30,8 +31,8 @@ impl<F: FnOnce() + Send + 'static> WorkItem for ClosureWork<F> {
     }
 }
 
-/// Runs `f` once on `queue`; it comes back if it is refused.
-pub(crate) fn try_spawn<F>(queue: &Queue, f: F) -> Result<(), EnqueueError<F>>
+/// Runs `f` once on `queue`, for a CPU if one is given; it comes back if it is refused.
+pub(crate) fn try_spawn<F>(queue: &Queue, cpu: Option<usize>, f: F) -> Result<(), EnqueueError<F>>
 where
     F: FnOnce() + Send + 'static,
 {
@@ -39,7 +40,5 @@ where
         work: Work::new(""),
         f,
     });
-    queue
-        .enqueue(item)
-        .map_err(|e| e.map(|item| Pin::into_inner(item).f))
+    enqueue::enqueue(&queue.inner, cpu, item).map_err(|e| e.map(|item| Pin::into_inner(item).f))
 }

@@ -18,6 +18,8 @@ pub(crate) mod lifecycle;
 
 pub(crate) mod system;
 
+pub(crate) mod on_cpu;
+
 use crate::enqueue;
 use crate::error::{AttrError, EnqueueError, Refusal, WaitError};
 use crate::observe::stats::QueueStats;
@@ -276,7 +278,7 @@ impl Queue {
     where
         F: FnOnce() + Send + 'static,
     {
-        spawn::try_spawn(self, f)
+        spawn::try_spawn(self, None, f)
     }
 
     /// Waits until every item enqueued before the call has run or was cancelled.
