@@ -112,6 +112,8 @@ fn on_cpu(number: usize) -> Runtime {
     };
     Runtime::builder()
         .topology(Topology::simulated(vec![place]))
+        // Under load a creation may take so long that a rescuer is called: not the matter here.
+        .mayday_initial(std::time::Duration::from_secs(3600))
         .start()
         .unwrap()
 }
