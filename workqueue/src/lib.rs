@@ -1,2 +1,100 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The Linux kernel's concurrency-managed workqueue in user space. Empty so far.
+//! The Linux kernel's concurrency-managed workqueue in user space.
+//!
+//! The journey of a work item:
+//! 1. a caller holds a [`Queue`] (`wq`) and a pointer to a struct with a [`Work`] field (`work`);
+//! 2. the pointer is claimed and finds its CPU, pwq and pool (`enqueue`);
+//! 3. the pwq counts it and lets it onto the pool's worklist, or makes it wait (`pwq`);
+//! 4. a worker takes it, runs it and counts it out again (`pool`);
+//! 5. whoever waits for it is told (`wait`).
+//!
+//! ```
+//! let runtime = workqueue::Runtime::builder().start()?;
+//! let queue = runtime.queue("greetings").flags(workqueue::Flags::UNBOUND).build()?;
+//! queue.try_spawn(|| println!("hello from a worker"))?;
+//! queue.flush()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Who may touch what
+//!
+//! Fields of shared structs carry a letter:
+//!
+//! | letter | meaning |
+//! |---|---|
+//! | I | fixed at creation |
+//! | L | the lock of a pool (`Pool::lock`); everything in `PoolState` |
+//! | W | the lock of a queue (`QueueInner::state`) |
+//! | P0 | `RuntimeInner::attrs_lock`: the choice of pools, limits and freezing |
+//! | P | the table of unbound pools |
+//! | S | the slot of a CPU in a queue: read by an enqueue until it is done |
+//! | N | the line of those who wait for a slot of a node (`Budget`) |
+//! | M | the mayday list of a rescuer |
+//! | D | the target of a delayed item |
+//! | T | the timer heap |
+//! | Q | the inbox of the monitor |
+//! | A | atomic; the comment says who writes |
+//!
+//! Locks are taken in this order: P0, P, W, S, D, L, then one of N, M, T, Q. No two pool locks are
+//! ever held together. A thread is woken, a flush advanced and a node served only after the pool's
+//! lock has been let go: the functions that find such a duty return it, and the type says so.
+//!
+//! # Unsafe code
+//!
+//! Only in `sys/cpu.rs` (system calls), `sys/list.rs` (the intrusive list), `work/raw.rs`,
+//! `work/pointer.rs`, `work/offer.rs`, `work/mod.rs` (from pointer to item and back),
+//! `work/delayed.rs`, `wait/barrier.rs` (items with more behind the core), and in the places that
+//! move listed items: `pool/worker.rs`, `pool/rescuer.rs`, `wait/cancel.rs`, `wq/lifecycle.rs`.
+
+mod error;
+
+mod wq;
+
+mod work;
+
+mod enqueue;
+
+mod pwq;
+
+mod pool;
+
+mod wait;
+
+mod observe;
+
+mod runtime;
+
+mod sys;
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+
+pub use error::{
+    AllocError, AttrError, DisableOverflow, EnableUnderflow, EnqueueError, Refusal, StartError,
+    WaitError,
+};
+pub use observe::stats::QueueStats;
+pub use observe::trace::TraceEvent;
+pub use pool::concurrency::{blocking, BlockingGuard};
+pub use pool::context::{current, is_rescuer, set_worker_desc, worker_desc, CurrentWork};
+pub use runtime::builder::RuntimeBuilder;
+pub use runtime::hooks::{CreateAttempt, PanicInfo, PoolClass};
+pub use runtime::Runtime;
+pub use sys::clock::VirtualClock;
+pub use sys::cpuset::CpuSet;
+pub use work::delayed::{DelayedWork, Modified};
+pub use work::pointer::{
+    HasDelayedWork, HasWork, RawDelayedWorkItem, RawWorkItem, WorkItem, WorkItemPointer,
+};
+pub use work::raw::RawWork;
+pub use work::{Busy, Work};
+pub use wq::attrs::{Attrs, Scope};
+pub use wq::builder::QueueBuilder;
+pub use wq::flags::Flags;
+pub use wq::on_cpu::{
+    schedule, schedule_delayed, schedule_delayed_on, schedule_on, schedule_on_each_cpu,
+    work_on_cpu, OnCpuError,
+};
+pub use wq::system::*;
+pub use wq::topology::{CpuPlace, Pod, Topology};
+pub use wq::{OwnedQueue, Queue};

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Models of the protocols that no lock covers, run by loom over all their interleavings.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p workqueue --lib loom_tests`
+
+mod budget;
+
+mod pending;

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can be seen of a running system: events, counters, dumps.
+
+pub(crate) mod trace;
+
+pub(crate) mod stats;
+
+pub(crate) mod dump;

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The four moments of a run that a sink can follow.
+//!
+//! Emitted by [`crate::enqueue`], [`crate::pwq::active`] and [`crate::pool::worker`]. Kernel
+//! counterpart: the `workqueue` trace events, with the same names and fields.
+
+/// One event. `work` is the item's address, good for telling items apart and for nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceEvent<'a> {
+    /// `workqueue_queue_work`: a queueing call succeeded.
+    Queue {
+        /// The item.
+        work: usize,
+        /// Its function.
+        function: &'static str,
+        /// The queue's name.
+        workqueue: &'a str,
+        /// The CPU asked for, -1 for any.
+        req_cpu: i32,
+        /// The CPU of the pool it went to, -1 for unbound pools.
+        cpu: i32,
+    },
+    /// `workqueue_activate_work`: the item went onto a worklist.
+    Activate {
+        /// The item.
+        work: usize,
+        /// Its function.
+        function: &'static str,
+    },
+    /// `workqueue_execute_start`: the function is about to be entered.
+    ExecuteStart {
+        /// The item.
+        work: usize,
+        /// Its function.
+        function: &'static str,
+    },
+    /// `workqueue_execute_end`: the function has returned. The item may be gone.
+    ExecuteEnd {
+        /// The item.
+        work: usize,
+        /// Its function.
+        function: &'static str,
+    },
+}
+
+impl TraceEvent<'_> {
+    /// The event's name in the kernel.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Queue { .. } => "workqueue_queue_work",
+            Self::Activate { .. } => "workqueue_activate_work",
+            Self::ExecuteStart { .. } => "workqueue_execute_start",
+            Self::ExecuteEnd { .. } => "workqueue_execute_end",
+        }
+    }
+}
+
+/// Who follows the events. It is called with locks held: it must not call the crate, nor block.
+pub(crate) type Sink = Box<dyn Fn(&TraceEvent<'_>) + Send + Sync>;

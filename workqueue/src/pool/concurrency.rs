@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Declared sleeping: a run that is about to wait lets the next item of its CPU begin.
+//!
+//! Called by item functions and by every wait of the crate itself. Kernel counterparts:
+//! `wq_worker_sleeping` and `wq_worker_running`, which the scheduler calls there.
+
+use super::sampler::Sample;
+use super::{context, PoolState, Wake};
+use std::marker::PhantomData;
+
+/// Runs `f` as a section that may sleep: while it lasts, the calling run does not count as
+/// running, so a per-CPU pool may start its next item. Off the crate's workers it only calls `f`.
+///
+/// ```
+/// let runtime = workqueue::Runtime::builder().start()?;
+/// let queue = runtime.system_percpu();
+/// queue.try_spawn(|| {
+///     let text = workqueue::blocking(|| std::fs::read_to_string("/proc/version"));
+///     assert!(text.is_ok());
+/// })?;
+/// queue.flush()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn blocking<R>(f: impl FnOnce() -> R) -> R {
+    let _section = BlockingGuard::new();
+    f()
+}
+
+/// A section that may sleep, from its making to its drop; see [`blocking`]. Sections may nest;
+/// only the outermost counts.
+#[derive(Debug)]
+#[must_use = "the section ends when the guard is dropped"]
+pub struct BlockingGuard {
+    // Belongs to the thread that made it.
+    _here: PhantomData<*const ()>,
+}
+
+impl BlockingGuard {
+    /// Begins a section.
+    pub fn new() -> Self {
+        enter();
+        Self { _here: PhantomData }
+    }
+}
+
+impl Default for BlockingGuard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for BlockingGuard {
+    fn drop(&mut self) {
+        leave();
+    }
+}
+
+fn enter() {
+    let outermost = context::with(|c| {
+        c.run.as_ref()?;
+        c.blocking += 1;
+        (c.blocking == 1 && !c.rescuer).then(|| (c.pool.clone(), c.slot))
+    });
+    let Some((pool, slot)) = outermost.flatten() else {
+        return;
+    };
+    let mut st = pool.lock();
+    let wake = go_to_sleep(&mut st, slot);
+    drop(st);
+    wake.go();
+}
+
+fn leave() {
+    let outermost = context::with(|c| {
+        c.run.as_ref()?;
+        // A section may outlive the run it began in; that run has been put right already.
+        c.blocking = c.blocking.checked_sub(1)?;
+        (c.blocking == 0 && !c.rescuer).then(|| (c.pool.clone(), c.slot))
+    });
+    if let Some((pool, slot)) = outermost.flatten() {
+        let mut st = pool.lock();
+        st.update(slot, |w| {
+            w.asleep = false;
+            w.observed_asleep = false;
+            // What it burnt before it slept does not count against it.
+            w.sample = Sample::default();
+        });
+        let starving = st.is_starving();
+        drop(st);
+        if starving {
+            pool.rt.monitor.watch_runs();
+        }
+    }
+}
+
+/// The worker leaves the count; if that leaves items without a worker, one is woken on account of
+/// the queue whose item sleeps.
+fn go_to_sleep(st: &mut PoolState, slot: usize) -> Wake {
+    let counted = st.workers.get(slot).counted();
+    st.update(slot, |w| w.asleep = true);
+    if !counted {
+        return Wake::NOBODY;
+    }
+    let wake = st.kick();
+    if wake.is_somebody() {
+        if let Some(current) = st.workers.get(slot).current {
+            st.pwqs.get_mut(current.pwq).stats.cm_wakeup += 1;
+        }
+    }
+    wake
+}

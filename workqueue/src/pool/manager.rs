@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Keeps one idle worker in hand, calls for help while none can be made, lets surplus ones go.
+//!
+//! The manager is a worker that found nobody idle behind it; see [`super::worker`]. Helped by
+//! [`super::rescuer`] through the mayday timer. Kernel counterparts: `manage_workers`,
+//! `maybe_create_worker`, `pool_mayday_timeout`, `idle_cull_fn`.
+
+use super::worker::{create_worker, CreateError};
+use super::{Pool, PoolGuard, PoolState, TimerEvent};
+use crate::sys::clock::after;
+use std::sync::Arc;
+
+/// Takes the manager role, if it is free, and makes a worker. Comes back with the lock held, and
+/// with false if somebody else is manager.
+/// # Context: the pool's lock held; let go inside.
+pub(crate) fn manage<'a>(
+    pool: &'a Arc<Pool>,
+    mut st: PoolGuard<'a>,
+    slot: usize,
+) -> (PoolGuard<'a>, bool) {
+    if st.manager.is_some() {
+        return (st, false);
+    }
+    st.manager = Some(slot);
+    // The role ends only when the pool has an idle worker or no longer needs one.
+    loop {
+        st.mayday_armed = true;
+        arm_mayday(pool, pool.rt.config.mayday_initial);
+        drop(st);
+        create_with_patience(pool);
+        st = pool.lock();
+        st.mayday_armed = false;
+        let _was_armed = pool.rt.timers.disarm(&pool.mayday_timer);
+        if !st.need_to_create_worker() {
+            break;
+        }
+    }
+    st.manager = None;
+    pool.announce_change();
+    (st, true)
+}
+
+/// Tries until a worker is made or none is needed any more.
+fn create_with_patience(pool: &Arc<Pool>) {
+    for attempt in 1.. {
+        match create_worker(pool, attempt) {
+            Ok(()) => return,
+            Err(CreateError::Spawn(errno)) => pool.rt.warn_create_failed(pool, errno),
+            Err(CreateError::Nice) => pool.rt.warn_nice_denied(pool.nice),
+        }
+        if !pool.lock().need_to_create_worker() {
+            return;
+        }
+        let again = after(pool.rt.clock.now(), pool.rt.config.create_cooldown);
+        while pool.rt.clock.now() < again && !pool.lock().stopping {
+            pool.cooldown.wait_until(Some(again));
+        }
+        if !pool.lock().need_to_create_worker() {
+            return;
+        }
+    }
+}
+
+fn arm_mayday(pool: &Arc<Pool>, delay: std::time::Duration) {
+    let due = after(pool.rt.clock.now(), delay);
+    // Refused only when the runtime is going down, which waits for the items by other means.
+    let _refused = pool.rt.timers.arm(due, TimerEvent::Mayday(pool.clone()));
+}
+
+/// The mayday timer has expired: every queue with a rescuer and an item here is called for help.
+pub(crate) fn mayday_expired(pool: &Arc<Pool>) {
+    let mut st = pool.lock();
+    // The manager may have ended this loop, and even begun another, while this call was coming.
+    if !st.mayday_armed || pool.mayday_timer.is_armed() {
+        return;
+    }
+    if st.need_to_create_worker() {
+        let PoolState { worklist, pwqs, .. } = &mut *st;
+        for work in worklist.iter() {
+            let p = pwqs.get_mut(work.pwq());
+            let pwq = p.pwq.clone();
+            if let Some(rescuer) = pwq.queue.rescuer.as_ref() {
+                if rescuer.list(&pwq) {
+                    p.refs += 1;
+                    p.stats.mayday += 1;
+                    rescuer.wake();
+                }
+            }
+        }
+    }
+    // Under the lock, so that a manager that ends its loop now finds the timer armed or sees that
+    // it never will be.
+    arm_mayday(pool, pool.rt.config.mayday_interval);
+}
+
+/// Sees to it that the longest-idle worker is looked at when its time is up.
+/// # Context: the pool's lock held.
+pub(crate) fn arm_cull(pool: &Arc<Pool>, st: &PoolState) {
+    let since = st
+        .workers
+        .first_idle()
+        .map_or_else(|| pool.rt.clock.coarse(), |s| st.workers.get(s).idle_since);
+    let due = after(since, pool.rt.config.idle_timeout);
+    let _refused_when_going_down = pool.rt.timers.arm(due, TimerEvent::Cull(pool.clone()));
+}
+
+/// Lets workers go that have been idle for too long while there are too many; joins their threads.
+/// Runs on the monitor.
+pub(crate) fn cull(pool: &Arc<Pool>) {
+    let mut st = pool.lock();
+    st.cull_armed = false;
+    let mut condemned = Vec::new();
+    while st.too_many_workers() {
+        let Some(oldest) = st.workers.first_idle() else {
+            break;
+        };
+        let due = after(
+            st.workers.get(oldest).idle_since,
+            pool.rt.config.idle_timeout,
+        );
+        if pool.rt.clock.now() < due {
+            st.cull_armed = true;
+            arm_cull(pool, &st);
+            break;
+        }
+        condemned.push(st.workers.condemn(oldest));
+    }
+    condemned.iter().for_each(|parker| parker.unpark());
+    while st.workers.nr_condemned() > 0 {
+        st = pool.wait_change(st);
+    }
+    let gone = st.workers.take_gone();
+    drop(st);
+    join_all(gone);
+}
+
+/// Takes the pool down: every worker leaves as soon as nothing waits; all threads are joined.
+/// # Context: no lock of the crate held, not on a worker of this pool.
+pub(crate) fn stop(pool: &Arc<Pool>) {
+    let mut st = pool.lock();
+    st.stopping = true;
+    pool.cooldown.notify();
+    while st.workers.len() + st.workers.nr_condemned() > 0 || st.manager.is_some() {
+        for slot in st.workers.slots() {
+            if st.workers.exists(slot) {
+                st.workers.get(slot).parker.unpark();
+            }
+        }
+        st = pool.wait_change(st);
+    }
+    let gone = st.workers.take_gone();
+    drop(st);
+    join_all(gone);
+    let _unused = pool.rt.timers.disarm(&pool.cull_timer);
+}
+
+/// Sends all workers away, items or not: the start of the runtime failed, and nothing ran yet.
+/// # Context: no lock of the crate held; no worker has been woken so far.
+pub(crate) fn dismiss(pool: &Arc<Pool>) {
+    let mut st = pool.lock();
+    while let Some(slot) = st.workers.first_idle() {
+        st.workers.condemn(slot).unpark();
+    }
+    while st.workers.nr_condemned() > 0 {
+        st = pool.wait_change(st);
+    }
+    let gone = st.workers.take_gone();
+    drop(st);
+    join_all(gone);
+}
+
+fn join_all(gone: Vec<Arc<super::workers::WorkerThread>>) {
+    for thread in gone {
+        let handle = thread.handle.lock().take();
+        if let Some(handle) = handle {
+            // A worker's own panics end the process, so there is no outcome to look at.
+            let _outcome = handle.join();
+        }
+    }
+}

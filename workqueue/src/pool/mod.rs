@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A pool: the worklist, the workers that serve it, and the questions they ask.
+//!
+//! [`crate::enqueue`] and [`crate::pwq`] hand items in; [`worker`] takes them. Everything a pool's
+//! lock guards is in [`PoolState`]. Kernel counterpart: `struct worker_pool`.
+//!
+//! | kernel | here | difference |
+//! |---|---|---|
+//! | `pool->lock` | `Pool::lock` | a lock that sleeps; wake-ups are done after it is let go |
+//! | `nr_running` | `PoolState::nr_running` | under the lock: user space sleeps seldom enough |
+//! | `busy_hash` | `workers::Workers` | slot numbers instead of pointers |
+//! | `pool_workqueue` lists | `PoolState::pwqs` | the guarded half of a pwq lives in its pool |
+
+pub(crate) mod workers;
+
+pub(crate) mod context;
+
+pub(crate) mod worker;
+
+pub(crate) mod concurrency;
+
+pub(crate) mod sampler;
+
+pub(crate) mod manager;
+
+pub(crate) mod rescuer;
+
+pub(crate) mod registry;
+
+use crate::pwq::PwqState;
+use crate::runtime::RuntimeInner;
+use crate::sys::clock::Notify;
+use crate::sys::cpuset::CpuSet;
+use crate::sys::list::ItemList;
+use crate::sys::sync::{Condvar, Mutex, Parker};
+use crate::sys::timer::{Place, Timed};
+use crate::work::delayed::ArmedWork;
+use crate::work::raw::{Identity, Item};
+use std::fmt;
+use std::sync::{Arc, MutexGuard};
+use workers::{Current, WorkerFlags, Workers};
+
+/// What makes two queues share an unbound pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    pub(crate) nice: i32,
+    pub(crate) strict: bool,
+    /// The pod: where an item should start.
+    pub(crate) pod: CpuSet,
+    /// Where workers may run at all. For a strict pool that is the pod, so that the queue's full
+    /// mask does not tell strict pools apart.
+    pub(crate) mask: CpuSet,
+}
+
+/// Whom a pool serves.
+#[derive(Clone, Debug)]
+pub(crate) enum PoolKind {
+    PerCpu { cpu: usize },
+    Unbound { key: PoolKey, node: Option<usize> },
+}
+
+impl PoolKind {
+    /// Where workers may run while the pool is associated.
+    fn affinity(&self) -> CpuSet {
+        match self {
+            Self::PerCpu { cpu } => CpuSet::single(*cpu),
+            Self::Unbound { key, .. } if key.strict => key.pod.clone(),
+            Self::Unbound { key, .. } => key.mask.clone(),
+        }
+    }
+}
+
+/// One pool. Lives as long as a pwq, a worker or the runtime refers to it.
+pub(crate) struct Pool {
+    pub(crate) id: u32,        // I
+    pub(crate) kind: PoolKind, // I
+    pub(crate) nice: i32,      // I
+    /// Where its workers may run while it is associated.
+    pub(crate) affinity: CpuSet, // I
+    pub(crate) rt: Arc<RuntimeInner>, // I
+    state: Mutex<PoolState>,   // L
+    changed: Condvar,          // with L: a worker has gone, the manager role is free
+    pub(crate) mayday_timer: Place, // T
+    pub(crate) cull_timer: Place, // T
+    pub(crate) cooldown: Arc<Notify>, // I: cuts short a manager's wait for its next attempt
+}
+
+/// What the pool's lock guards.
+#[derive(Debug)]
+pub(crate) struct PoolState {
+    pub(crate) worklist: ItemList,
+    pub(crate) pwqs: PwqTable,
+    pub(crate) workers: Workers,
+    /// Counted workers that are inside an item and not asleep.
+    pub(crate) nr_running: usize,
+    /// Who is making a worker right now.
+    pub(crate) manager: Option<usize>,
+    /// No longer bound to its CPU.
+    pub(crate) disassociated: bool,
+    pub(crate) nice_denied: bool,
+    /// The manager is in its creation loop, so the call for help may go out.
+    pub(crate) mayday_armed: bool,
+    pub(crate) cull_armed: bool,
+    /// The pool is being taken down: whoever finds nothing to do leaves.
+    pub(crate) stopping: bool,
+    /// When the pool last moved, for the watchdog.
+    pub(crate) last_progress: u64,
+}
+
+pub(crate) type PoolGuard<'a> = MutexGuard<'a, PoolState>;
+
+/// A worker to wake once the pool's lock is let go; forgetting it would leave an item waiting
+/// beside a sleeping worker.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Wake(Option<Arc<Parker>>);
+
+impl Wake {
+    pub(crate) const NOBODY: Self = Self(None);
+
+    /// # Context: no pool lock held.
+    pub(crate) fn go(self) {
+        if let Some(parker) = self.0 {
+            parker.unpark();
+        }
+    }
+
+    pub(crate) fn is_somebody(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(id: u32, kind: PoolKind, nice: i32, rt: Arc<RuntimeInner>) -> Self {
+        let last_progress = rt.clock.coarse();
+        let cooldown = Notify::new(&rt.clock);
+        Self {
+            id,
+            affinity: kind.affinity(),
+            kind,
+            nice,
+            rt,
+            state: Mutex::new(PoolState {
+                worklist: ItemList::new(),
+                pwqs: PwqTable::default(),
+                workers: Workers::default(),
+                nr_running: 0,
+                manager: None,
+                disassociated: false,
+                nice_denied: false,
+                mayday_armed: false,
+                cull_armed: false,
+                stopping: false,
+                last_progress,
+            }),
+            changed: Condvar::new(),
+            mayday_timer: Place::new(),
+            cull_timer: Place::new(),
+            cooldown,
+        }
+    }
+
+    pub(crate) fn lock(&self) -> PoolGuard<'_> {
+        self.state.lock()
+    }
+
+    /// Lets the lock go until something changes in the set of workers.
+    pub(crate) fn wait_change<'a>(&self, st: PoolGuard<'a>) -> PoolGuard<'a> {
+        self.changed.wait(st)
+    }
+
+    pub(crate) fn announce_change(&self) {
+        self.changed.notify_all();
+    }
+
+    /// The pool's CPU as trace events show it: -1 for unbound pools.
+    pub(crate) fn cpu(&self) -> i32 {
+        match self.kind {
+            PoolKind::PerCpu { cpu } => i32::try_from(cpu).unwrap_or(-1),
+            PoolKind::Unbound { .. } => -1,
+        }
+    }
+
+    pub(crate) fn is_unbound(&self) -> bool {
+        matches!(self.kind, PoolKind::Unbound { .. })
+    }
+
+    /// The name of worker `id`, as 1.4 has it.
+    pub(crate) fn worker_name(&self, id: usize) -> String {
+        match self.kind {
+            PoolKind::PerCpu { cpu } => {
+                format!("kworker/{cpu}:{id}{}", if self.nice < 0 { "H" } else { "" })
+            }
+            PoolKind::Unbound { .. } => format!("kworker/u{}:{id}", self.id),
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("id", &self.id)
+            .field("kind", &self.kind)
+            .field("nice", &self.nice)
+            .finish()
+    }
+}
+
+/// The questions. Each says who asks.
+impl PoolState {
+    /// Asked at every event that may have left items without a worker.
+    pub(crate) fn need_more_worker(&self) -> bool {
+        !self.worklist.is_empty() && self.nr_running == 0
+    }
+
+    /// Asked by a worker about to begin a batch: does another one stay idle behind me?
+    pub(crate) fn may_start_working(&self) -> bool {
+        self.workers.nr_idle() > 0
+    }
+
+    /// Asked by a worker after each item: shall I take one more without sleeping?
+    pub(crate) fn keep_working(&self) -> bool {
+        !self.worklist.is_empty() && self.nr_running <= 1
+    }
+
+    /// Asked by the manager and by the call for help: is the pool stuck for want of a thread?
+    pub(crate) fn need_to_create_worker(&self) -> bool {
+        self.need_more_worker() && !self.may_start_working()
+    }
+
+    /// Asked when a worker goes idle and by the culling: are there more idle ones than needed?
+    pub(crate) fn too_many_workers(&self) -> bool {
+        let idle = self.workers.nr_idle() + usize::from(self.manager.is_some());
+        let busy = self.workers.len() - idle;
+        idle > 2 && (idle - 2) * IDLE_RATIO >= busy
+    }
+}
+
+/// One idle worker beyond the first two is kept for every so many busy ones.
+pub(crate) const IDLE_RATIO: usize = 4;
+
+/// The changes.
+impl PoolState {
+    /// Wakes the worker that became idle last, if the pool needs one.
+    pub(crate) fn kick(&mut self) -> Wake {
+        if !self.need_more_worker() {
+            return Wake::NOBODY;
+        }
+        Wake(self.workers.last_idle().map(|w| w.parker.clone()))
+    }
+
+    /// An active item joins the worklist. The caller owes a `kick`.
+    pub(crate) fn add_active(&mut self, item: Item, now: impl FnOnce() -> u64) {
+        if self.worklist.is_empty() {
+            self.last_progress = now();
+        }
+        self.worklist.push_back(item);
+    }
+
+    /// Changes a worker and keeps `nr_running` true, whatever reason the change has to count the
+    /// worker or not.
+    pub(crate) fn update(&mut self, slot: usize, change: impl FnOnce(&mut workers::WorkerState)) {
+        let worker = self.workers.get_mut(slot);
+        let before = worker.counted();
+        change(worker);
+        let after = worker.counted();
+        match (before, after) {
+            (true, false) => self.nr_running -= 1,
+            (false, true) => self.nr_running += 1,
+            _ => {}
+        }
+        debug_assert!(
+            self.nr_running <= self.workers.len(),
+            "more running than there are workers"
+        );
+    }
+
+    pub(crate) fn set_flags(&mut self, slot: usize, flags: WorkerFlags) {
+        self.update(slot, |w| w.flags |= flags);
+    }
+
+    pub(crate) fn clear_flags(&mut self, slot: usize, flags: WorkerFlags) {
+        self.update(slot, |w| w.flags &= !flags);
+    }
+
+    /// The worker that runs this very item now, and what it runs.
+    pub(crate) fn executing(&self, who: Identity) -> Option<(usize, Current)> {
+        self.workers.executing(who)
+    }
+}
+
+/// The pwqs of a pool by number; a number stays with its pwq until that has gone.
+#[derive(Debug, Default)]
+pub(crate) struct PwqTable {
+    slots: Vec<Option<PwqState>>,
+}
+
+impl PwqTable {
+    /// Finds a number; `make` gets it, because the pwq carries it.
+    pub(crate) fn insert(&mut self, make: impl FnOnce(u32) -> PwqState) -> u32 {
+        let at = self
+            .slots
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.slots.len());
+        let number = u32::try_from(at).expect("fewer pwqs than memory could hold");
+        let pwq = make(number);
+        if at == self.slots.len() {
+            self.slots.push(Some(pwq));
+        } else {
+            self.slots[at] = Some(pwq);
+        }
+        number
+    }
+
+    pub(crate) fn get(&self, number: u32) -> &PwqState {
+        self.slots[number as usize]
+            .as_ref()
+            .expect("an item or a queue keeps its pwq in the table")
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u32) -> &mut PwqState {
+        self.slots[number as usize]
+            .as_mut()
+            .expect("an item or a queue keeps its pwq in the table")
+    }
+
+    pub(crate) fn remove(&mut self, number: u32) -> PwqState {
+        self.slots[number as usize]
+            .take()
+            .expect("a pwq leaves the table once")
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &PwqState> {
+        self.slots.iter().flatten()
+    }
+}
+
+/// What the runtime's timers carry.
+#[derive(Debug)]
+pub(crate) enum TimerEvent {
+    /// A delayed item has come due.
+    Work(ArmedWork),
+    /// A pool's manager has been trying for too long.
+    Mayday(Arc<Pool>),
+    /// A pool's longest-idle worker may have been idle for long enough.
+    Cull(Arc<Pool>),
+}
+
+impl Timed for TimerEvent {
+    fn place(&self) -> &Place {
+        match self {
+            Self::Work(armed) => armed.place(),
+            Self::Mayday(pool) => &pool.mayday_timer,
+            Self::Cull(pool) => &pool.cull_timer,
+        }
+    }
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The thread that lets a MEM_RECLAIM queue make progress when no worker can be made.
+//!
+//! Called by [`super::manager`] when the mayday timer expires; made with its queue, ended by the
+//! queue's destruction. It joins a pool as a worker that never counts, never manages and takes
+//! only items of its own queue. Kernel counterpart: `rescuer_thread`.
+
+use super::context::{self, Context};
+use super::worker::{run_scheduled, AbortOnUnwind, CpuMeter};
+use super::workers::{WorkerFlags, WorkerState, WorkerThread};
+use super::PoolState;
+use crate::pwq::{self, Pwq};
+use crate::runtime::hooks::{CreateAttempt, PoolClass};
+use crate::runtime::monitor::Job;
+use crate::sys::cpu;
+use crate::sys::list;
+use crate::sys::sync::{Mutex, Parker};
+use crate::wq::QueueInner;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// After more items than this in one turn, another pwq of the queue gets its own.
+const RESCUER_BATCH: usize = 16;
+
+/// The nice value of every rescuer.
+const RESCUER_NICE: i32 = -20;
+
+/// A queue's rescuer as the rest of the crate sees it.
+#[derive(Debug)]
+pub(crate) struct Rescuer {
+    mayday: Mutex<VecDeque<Arc<Pwq>>>, // M
+    /// That of the present thread; a failed start of the runtime ends one and a later makes another.
+    parker: Mutex<Arc<Parker>>,
+    stop: AtomicBool, // A
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Rescuer {
+    pub(crate) fn new() -> Self {
+        Self {
+            mayday: Mutex::new(VecDeque::new()),
+            parker: Mutex::default(),
+            stop: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        }
+    }
+
+    /// Makes room for so many pwqs, so that a call for help never allocates.
+    pub(crate) fn reserve(&self, pwqs: usize) {
+        let mut mayday = self.mayday.lock();
+        let missing = pwqs.saturating_sub(mayday.len());
+        mayday.reserve(missing);
+    }
+
+    /// Puts a pwq on the list; false if it is on it. The caller pins the pwq and owes a wake-up.
+    /// # Context: the lock of the pwq's pool held.
+    pub(crate) fn list(&self, pwq: &Arc<Pwq>) -> bool {
+        let mut mayday = self.mayday.lock();
+        // Relaxed: written under this lock only.
+        if pwq.mayday_listed.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        mayday.push_back(pwq.clone());
+        true
+    }
+
+    pub(crate) fn wake(&self) {
+        self.parker.lock().unpark();
+    }
+
+    fn next(&self) -> Option<Arc<Pwq>> {
+        let mut mayday = self.mayday.lock();
+        let pwq = mayday.pop_front()?;
+        pwq.mayday_listed.store(false, Ordering::Relaxed);
+        Some(pwq)
+    }
+
+    fn anyone_else(&self) -> bool {
+        !self.mayday.lock().is_empty()
+    }
+
+    /// Makes the thread.
+    pub(crate) fn start(&self, queue: &Arc<QueueInner>) -> Result<(), i32> {
+        let rt = &queue.rt;
+        rt.hooks.before_create(&CreateAttempt {
+            class: PoolClass::Rescuer,
+            cpu: None,
+            attempt: 1,
+        })?;
+        let (own, parker) = (queue.clone(), Arc::new(Parker::new()));
+        *self.parker.lock() = parker.clone();
+        let body = move || {
+            let _abort = AbortOnUnwind;
+            live(&own, &parker);
+        };
+        let name = format!("kworker/R-{}", queue.name);
+        let handle = rt
+            .spawn_thread(name, body)
+            .map_err(|e| super::worker::errno_of(&e))?;
+        *self.thread.lock() = Some(handle);
+        Ok(())
+    }
+
+    /// Lets the rescuer empty its list and ends the thread.
+    pub(crate) fn stop(&self) {
+        let Some(handle) = self.thread.lock().take() else {
+            return;
+        };
+        // Release pairs with the Acquire in `live`: pwqs listed before are seen before the end.
+        self.stop.store(true, Ordering::Release);
+        self.parker.lock().unpark();
+        // A panic of the rescuer's own ends the process, so there is no outcome to look at.
+        let _outcome = handle.join();
+        self.stop.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The life of a rescuer.
+fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
+    let rt = &queue.rt;
+    let rescuer = queue
+        .rescuer
+        .as_ref()
+        .expect("only a queue with a rescuer starts one");
+    cpu::set_current_name(&format!("kworker/R-{}", queue.name));
+    parker.adopt_current();
+    if cpu::set_current_nice(RESCUER_NICE).is_err() {
+        rt.warn_nice_denied(RESCUER_NICE);
+    }
+    rt.bind_current_to_unbound();
+    let thread = Arc::new(WorkerThread {
+        tid: cpu::current_tid(),
+        handle: Arc::default(),
+    });
+    let mut own = WorkerState::new(None, WorkerFlags::PREP, parker.clone(), thread);
+    loop {
+        let stop = rescuer.stop.load(Ordering::Acquire);
+        while let Some(pwq) = rescuer.next() {
+            own = rescue(&pwq, rescuer, own);
+        }
+        if stop {
+            return;
+        }
+        parker.park();
+    }
+}
+
+/// One turn: helps one pwq in its pool. `own` is the rescuer's worker, carried from pool to pool.
+fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerState {
+    let pool = &pwq.pool;
+    let rt = &pool.rt;
+    rt.bind_current(&pool.affinity);
+    let mut meter = CpuMeter::start(pool);
+    let mut st = pool.lock();
+    if st.disassociated {
+        rt.bind_current_to_unbound();
+    }
+    own.flags = WorkerFlags::PREP;
+    let slot = st.workers.join(own);
+    context::set(Some(Context {
+        pool: pool.clone(),
+        slot,
+        rescuer: true,
+        run: None,
+        blocking: 0,
+    }));
+    let mut taken = 0;
+    while may_take(&st, pwq, rescuer) && take_next(&mut st, pwq, slot) {
+        taken += 1;
+        st = run_scheduled(pool, st, slot, &mut meter);
+        if taken > RESCUER_BATCH && rescuer.anyone_else() && may_still_need(&st, pwq) {
+            if rescuer.list(pwq) {
+                let p = st.pwqs.get_mut(pwq.number);
+                p.refs += 1;
+                p.stats.mayday += 1;
+            }
+            break;
+        }
+    }
+    let wake = st.kick();
+    let own = st.workers.leave(slot);
+    let last = pwq::put(&mut st, pwq.number);
+    pool.announce_change();
+    drop(st);
+    wake.go();
+    context::set(None);
+    rt.bind_current_to_unbound();
+    if let Some(last) = last {
+        rt.monitor.post(Job::ReleasePwq(last));
+    }
+    own
+}
+
+/// Asked before each item: is it still the rescuer's business?
+fn may_take(st: &PoolState, pwq: &Pwq, rescuer: &Rescuer) -> bool {
+    st.pwqs.get(pwq.number).nr_active > 0
+        && (st.need_to_create_worker() || st.manager.is_some() && !rescuer.anyone_else())
+}
+
+/// Asked at the end of a turn: does this pwq need another one?
+fn may_still_need(st: &PoolState, pwq: &Pwq) -> bool {
+    st.pwqs.get(pwq.number).nr_active > 0 && st.need_to_create_worker()
+}
+
+/// Takes the pwq's first item off the worklist, with its barriers. Items of others keep their
+/// place. False if there is none.
+fn take_next(st: &mut PoolState, pwq: &Pwq, slot: usize) -> bool {
+    loop {
+        let Some(work) = st.worklist.iter().find(|w| w.pwq() == pwq.number) else {
+            return false;
+        };
+        let other = st
+            .workers
+            .executing(work.identity())
+            .map(|(other, _)| other);
+        let to = &mut st.workers.get_mut(other.unwrap_or(slot)).scheduled;
+        // SAFETY: the item was found on the worklist of this pool, whose lock is held.
+        unsafe { list::move_chain(work, to) };
+        st.pwqs.get_mut(pwq.number).stats.rescued += 1;
+        if other.is_none() {
+            return true;
+        }
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Finds runs that sleep without saying so, and runs that use the CPU for too long.
+//!
+//! Works on the monitor thread, and only while some CPU's pool has items waiting behind a run.
+//! What it finds it marks under the pool's lock; a mistake costs a worker too many or a delay,
+//! never an order or a limit. Kernel counterparts: the scheduler's calls of
+//! `wq_worker_sleeping`, and `wq_worker_tick`.
+
+use super::workers::{WorkerFlags, WorkerState};
+use super::{Pool, PoolGuard, PoolState};
+use crate::runtime::RuntimeInner;
+use crate::sys::cpu;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Without /proc, no progress over so many periods counts as sleeping.
+const STILL_PERIODS: u8 = 4;
+
+/// More kept files than this are closed and opened anew when needed.
+const KEPT_FILES: usize = 1024;
+
+/// What the sampler keeps in mind of a worker, under its pool's lock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sample {
+    /// The run the rest is about.
+    run: u64,
+    cpu_ns: u64,
+    /// CPU time when the run began or was last seen to wake; None until looked at.
+    burn_from: Option<u64>,
+    still: u8,
+}
+
+/// One worker to look at.
+struct Probe {
+    slot: usize,
+    tid: i32,
+    run: u64,
+    before: Option<u64>,
+    still: u8,
+    finding: Option<(u64, Finding)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finding {
+    Running,
+    Asleep,
+    Unclear,
+}
+
+/// The sampler's own memory, kept by the monitor thread.
+#[derive(Debug, Default)]
+pub(crate) struct Sampler {
+    files: HashMap<i32, File>,
+}
+
+impl PoolState {
+    /// Asked after each change: do items wait behind a run that could be asleep?
+    pub(crate) fn is_starving(&self) -> bool {
+        self.nr_running > 0 && !self.worklist.is_empty()
+    }
+}
+
+impl Sampler {
+    /// Looks at all pools that starve; false if there is none.
+    pub(crate) fn sample(&mut self, rt: &Arc<RuntimeInner>) -> bool {
+        let mut any = false;
+        for pool in rt.percpu_pools() {
+            let st = pool.lock();
+            if st.is_starving() {
+                any = true;
+                self.sample_pool(&pool, st);
+            }
+        }
+        any
+    }
+
+    fn sample_pool(&mut self, pool: &Pool, st: PoolGuard<'_>) {
+        let mut probes: Vec<Probe> = st
+            .workers
+            .iter()
+            .filter_map(|(slot, w)| probe(slot, w))
+            .collect();
+        drop(st);
+        let half = u64::try_from(pool.rt.config.sample_period.as_nanos() / 2).unwrap_or(u64::MAX);
+        for p in &mut probes {
+            // A thread that has ended needs no finding.
+            p.finding =
+                cpu::thread_cpu_ns_of(p.tid).map(|now| (now, self.judge(pool, p, now, half)));
+        }
+        let mut st = pool.lock();
+        for p in &probes {
+            mark(&mut st, pool, p);
+        }
+        let wake = st.kick();
+        drop(st);
+        wake.go();
+    }
+
+    fn judge(&mut self, pool: &Pool, p: &Probe, now: u64, half: u64) -> Finding {
+        if p.before
+            .is_some_and(|before| now.saturating_sub(before) > half)
+        {
+            return Finding::Running;
+        }
+        match self.state_of(p.tid) {
+            Ok(b'R') => Finding::Running,
+            Ok(b'S' | b'D') => Finding::Asleep,
+            Ok(_) => Finding::Unclear,
+            Err(e) if is_gone(&e) => Finding::Unclear,
+            Err(e) => {
+                if pool.rt.first_time("proc", 0) {
+                    log::warn!("workqueue: cannot read /proc/self/task: {e}; sleep is told from CPU time alone");
+                }
+                if p.still + 1 >= STILL_PERIODS {
+                    Finding::Asleep
+                } else {
+                    Finding::Unclear
+                }
+            }
+        }
+    }
+
+    /// The state letter of a thread. Its file is kept open, as reading it is then twice as fast.
+    fn state_of(&mut self, tid: i32) -> io::Result<u8> {
+        let mut text = [0u8; 128];
+        if let Some(file) = self.files.get(&tid) {
+            if let Ok(n) = file.read_at(&mut text, 0) {
+                return state_letter(&text[..n]);
+            }
+            // The thread has ended; the number may be another one's by now.
+            self.files.remove(&tid);
+        }
+        let file = File::open(format!("/proc/self/task/{tid}/stat"))?;
+        let n = file.read_at(&mut text, 0)?;
+        if self.files.len() >= KEPT_FILES {
+            self.files.clear();
+        }
+        self.files.insert(tid, file);
+        state_letter(&text[..n])
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT))
+}
+
+/// The letter behind the last `)`: the name in front of it may hold spaces and brackets.
+fn state_letter(stat: &[u8]) -> io::Result<u8> {
+    let end = stat.iter().rposition(|&b| b == b')');
+    end.and_then(|e| stat.get(e + 2))
+        .copied()
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn probe(slot: usize, w: &WorkerState) -> Option<Probe> {
+    if w.current.is_none() || !(w.counted() || w.observed_asleep) {
+        return None;
+    }
+    let known = (w.sample.run == w.runs).then_some(w.sample);
+    let still = known.map_or(0, |s| s.still);
+    Some(Probe {
+        slot,
+        tid: w.thread.tid,
+        run: w.runs,
+        before: known.map(|s| s.cpu_ns),
+        still,
+        finding: None,
+    })
+}
+
+/// Puts a finding in force, if the worker is still in the run it is about.
+/// # Context: the pool's lock held.
+fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) {
+    let Some((now, finding)) = p.finding else {
+        return;
+    };
+    if !st.workers.exists(p.slot) || st.workers.get(p.slot).runs != p.run {
+        return;
+    }
+    let worker = st.workers.get_mut(p.slot);
+    let Some(current) = worker.current else {
+        return;
+    };
+    if worker.sample.run != p.run {
+        worker.sample = Sample {
+            run: p.run,
+            burn_from: current.cpu_start,
+            ..Sample::default()
+        };
+    }
+    let moved = worker.sample.cpu_ns != now;
+    worker.sample.cpu_ns = now;
+    worker.sample.still = if moved {
+        0
+    } else {
+        worker.sample.still.saturating_add(1)
+    };
+    match finding {
+        Finding::Running => {
+            let from = *worker.sample.burn_from.get_or_insert(now);
+            let (was_counted, limit) = (worker.counted(), pool.rt.config.cpu_intensive_thresh);
+            st.update(p.slot, |w| w.observed_asleep = false);
+            let burnt = now.saturating_sub(from);
+            if was_counted && !limit.is_zero() && u128::from(burnt) >= limit.as_nanos() {
+                st.set_flags(p.slot, WorkerFlags::CPU_INTENSIVE);
+                st.pwqs.get_mut(current.pwq).stats.cpu_intensive += 1;
+            }
+        }
+        Finding::Asleep => {
+            worker.sample.burn_from = None;
+            let was_counted = worker.counted();
+            st.update(p.slot, |w| w.observed_asleep = true);
+            // As for a declared sleep: counted if it is what lets the next item start.
+            if was_counted && st.need_more_worker() && st.may_start_working() {
+                st.pwqs.get_mut(current.pwq).stats.cm_wakeup += 1;
+            }
+        }
+        Finding::Unclear => {}
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s05_23_the_state_is_behind_the_last_bracket() {
+        assert_eq!(state_letter(b"12 (kworker/0:0) S 1 2").unwrap(), b'S');
+        assert_eq!(state_letter(b"12 (a) R (b) D 1 2").unwrap(), b'D');
+        assert!(state_letter(b"12 (cut off").is_err());
+    }
+
+    #[test]
+    fn s05_20_the_caller_is_seen_running() {
+        let mut sampler = Sampler::default();
+        let tid = cpu::current_tid();
+        for _ in 0..3 {
+            assert_eq!(sampler.state_of(tid).unwrap(), b'R');
+        }
+        assert!(cpu::thread_cpu_ns_of(tid).is_some());
+    }
+}

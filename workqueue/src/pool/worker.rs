@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A worker thread: wake, take, run, retire, sleep.
+//!
+//! Made by [`super::manager`] or at start; takes items off its pool's worklist and hands what they
+//! were counted for back to [`crate::pwq`]. Kernel counterparts: `worker_thread`,
+//! `process_one_work`, `create_worker`.
+//!
+//! A panic in an item's function ends that run and nothing else. A panic in the bookkeeping of
+//! this crate ends the process: half-done counts would hang every later flush.
+
+use super::context::{self, Context, Run};
+use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
+use super::{manager, Pool, PoolGuard};
+use crate::observe::trace::TraceEvent;
+use crate::pwq;
+use crate::runtime::hooks::{CreateAttempt, PoolClass};
+use crate::sys::cpu::{self, SignalsBlocked};
+use crate::sys::list;
+use crate::sys::sync::{Completion, Mutex, Parker};
+use crate::work::raw::Item;
+use crate::wq::flags::Flags;
+use std::io;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+/// Ends the process if the thread unwinds out of the crate's bookkeeping.
+pub(crate) struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            log::error!(
+                "workqueue: internal error on a worker thread, see the panic above; aborting"
+            );
+            std::process::abort();
+        }
+    }
+}
+
+/// Why a worker could not be made.
+#[derive(Debug)]
+pub(crate) enum CreateError {
+    Spawn(i32),
+    Nice,
+}
+
+/// Makes one more worker; on return it is idle. The pool's lock is not held meanwhile.
+/// # Context: no lock of the crate held.
+pub(crate) fn create_worker(pool: &Arc<Pool>, attempt: u32) -> Result<(), CreateError> {
+    let id = pool.lock().workers.reserve_id();
+    let made = spawn(pool, id, attempt);
+    if made.is_err() {
+        pool.lock().workers.cancel_id(id);
+    }
+    made
+}
+
+fn spawn(pool: &Arc<Pool>, id: usize, attempt: u32) -> Result<(), CreateError> {
+    let class = match (pool.is_unbound(), pool.nice < 0) {
+        (true, _) => PoolClass::Unbound,
+        (false, false) => PoolClass::PerCpu,
+        (false, true) => PoolClass::PerCpuHighpri,
+    };
+    pool.rt
+        .hooks
+        .before_create(&CreateAttempt {
+            class,
+            cpu: usize::try_from(pool.cpu()).ok(),
+            attempt,
+        })
+        .map_err(CreateError::Spawn)?;
+    let ready = Arc::new((Completion::new(), OnceLock::new()));
+    let thread = Arc::new(Mutex::new(None));
+    let parker = Arc::new(Parker::new());
+    let body = {
+        let (pool, ready, thread, parker) = (pool.clone(), ready.clone(), thread.clone(), parker);
+        move || {
+            let _abort = AbortOnUnwind;
+            let outcome = arrive(&pool, id, &parker, thread);
+            let slot = outcome.as_ref().ok().copied();
+            let _only_once = ready.1.set(outcome.map(drop));
+            ready.0.complete();
+            if let Some(slot) = slot {
+                serve(&pool, slot, &parker);
+            }
+        }
+    };
+    // Held across the spawn, so that whoever joins the thread finds its handle.
+    let mut handle = thread.lock();
+    *handle = Some(
+        pool.rt
+            .spawn_thread(pool.worker_name(id), body)
+            .map_err(|e| CreateError::Spawn(errno_of(&e)))?,
+    );
+    drop(handle);
+    ready.0.wait();
+    match ready.1.get() {
+        Some(Err(())) => {
+            if let Some(handle) = thread.lock().take() {
+                let _it_only_left = handle.join();
+            }
+            Err(CreateError::Nice)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The system's number for a failed thread creation.
+pub(crate) fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EAGAIN)
+}
+
+type Handle = Arc<Mutex<Option<thread::JoinHandle<()>>>>;
+
+/// The new thread makes itself what its pool wants and joins as an idle worker.
+fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> Result<usize, ()> {
+    cpu::set_current_name(&pool.worker_name(id));
+    parker.adopt_current();
+    let nice_denied = pool.nice != cpu::current_nice() && cpu::set_current_nice(pool.nice).is_err();
+    if nice_denied {
+        if pool.rt.config.strict_priority {
+            return Err(());
+        }
+        pool.rt.warn_nice_denied(pool.nice);
+    }
+    let unbound = pool.is_unbound();
+    pool.rt.bind_current(&pool.affinity);
+    let thread = Arc::new(WorkerThread {
+        tid: cpu::current_tid(),
+        handle,
+    });
+    let mut st = pool.lock();
+    st.nice_denied |= nice_denied;
+    let mut flags = WorkerFlags::PREP;
+    if unbound || st.disassociated {
+        flags |= WorkerFlags::UNBOUND;
+    }
+    if st.disassociated {
+        // The pool's CPU has left. Under the lock, so that its return cannot miss this thread.
+        pool.rt.bind_current_to_unbound();
+    }
+    let slot = st
+        .workers
+        .join(WorkerState::new(Some(id), flags, parker.clone(), thread));
+    st.workers.enter_idle(slot, pool.rt.clock.coarse());
+    // Whoever takes the pool down must tell the newcomer too.
+    pool.announce_change();
+    drop(st);
+    context::set(Some(Context {
+        pool: pool.clone(),
+        slot,
+        rescuer: false,
+        run: None,
+        blocking: 0,
+    }));
+    Ok(slot)
+}
+
+/// The life of a worker.
+fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
+    loop {
+        parker.park();
+        let mut st = pool.lock();
+        let told_to_die = st.workers.get(slot).flags.has(WorkerFlags::DIE);
+        if told_to_die || st.stopping && st.worklist.is_empty() {
+            st.workers.leave_idle(slot);
+            st.workers.leave(slot);
+            pool.announce_change();
+            drop(st);
+            context::set(None);
+            return;
+        }
+        st.workers.leave_idle(slot);
+        while st.need_more_worker() {
+            if !st.may_start_working() {
+                let managed;
+                (st, managed) = manager::manage(pool, st, slot);
+                if managed {
+                    // The world may have changed meanwhile.
+                    continue;
+                }
+            }
+            st = run_batch(pool, st, slot);
+        }
+        go_idle(pool, &mut st, slot);
+    }
+}
+
+fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
+    st.workers.enter_idle(slot, pool.rt.clock.coarse());
+    if st.too_many_workers() && !st.cull_armed {
+        st.cull_armed = true;
+        manager::arm_cull(pool, st);
+    }
+    if st.stopping {
+        // Whoever takes the pool down wakes everyone it finds idle.
+        pool.announce_change();
+    }
+}
+
+/// Takes items until another worker does, or none is left.
+fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
+    st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
+    st.last_progress = pool.rt.clock.coarse();
+    let mut meter = CpuMeter::start(pool);
+    loop {
+        if assign_first(&mut st, slot) {
+            st = run_scheduled(pool, st, slot, &mut meter);
+        }
+        if !st.keep_working() {
+            break;
+        }
+    }
+    st.set_flags(slot, WorkerFlags::PREP);
+    st
+}
+
+/// Moves the first item of the worklist, with its barriers, to the worker's private list; false if
+/// it went to another worker, which runs the same item at present.
+fn assign_first(st: &mut PoolGuard<'_>, slot: usize) -> bool {
+    let Some(front) = st.worklist.front() else {
+        return false;
+    };
+    let (who, linked) = (front.identity(), front.snapshot().linked());
+    let other = st.executing(who).map(|(other, _)| other);
+    if !linked {
+        let item = st.worklist.pop_front().expect("looked at just now");
+        st.workers
+            .get_mut(other.unwrap_or(slot))
+            .scheduled
+            .push_back(item);
+    } else {
+        let st = &mut **st;
+        let to = &mut st.workers.get_mut(other.unwrap_or(slot)).scheduled;
+        let front = st.worklist.front().expect("looked at just now");
+        // SAFETY: the front of the worklist is queued on this pool, whose lock is held.
+        unsafe { list::move_chain(front, to) };
+    }
+    other.is_none()
+}
+
+/// Runs what is on the worker's private list, including what comes to it meanwhile.
+pub(crate) fn run_scheduled<'a>(
+    pool: &'a Pool,
+    mut st: PoolGuard<'a>,
+    slot: usize,
+    meter: &mut CpuMeter,
+) -> PoolGuard<'a> {
+    while let Some(item) = st.workers.get_mut(slot).scheduled.pop_front() {
+        st = run_one(pool, st, slot, item, meter);
+    }
+    st
+}
+
+/// Runs one item, from the moment it leaves the lists until nothing counts it any more.
+fn run_one<'a>(
+    pool: &'a Pool,
+    mut st: PoolGuard<'a>,
+    slot: usize,
+    item: Item,
+    meter: &mut CpuMeter,
+) -> PoolGuard<'a> {
+    let (who, function, barrier, number) = (
+        item.identity(),
+        item.function(),
+        item.is_barrier(),
+        item.pwq(),
+    );
+    let before = item.snapshot();
+    let (colour, counted) = (before.colour(), !before.inactive());
+    let p = st.pwqs.get_mut(number);
+    if !barrier {
+        p.stats.started += 1;
+    }
+    let pwq = p.pwq.clone();
+    let since = pool.rt.clock.coarse();
+    st.workers.set_current(
+        slot,
+        Current {
+            item: who,
+            function,
+            pwq: number,
+            colour,
+            since,
+            cpu_start: meter.last,
+        },
+    );
+    let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
+    if aside {
+        st.set_flags(slot, WorkerFlags::CPU_INTENSIVE);
+    }
+    // For pools that do not count, and for those this worker has just stopped counting in.
+    let wake = st.kick();
+    // From here on the item may be queued again; what its queuer did before is seen by the run.
+    item.state.begin_run();
+    let starving = st.is_starving();
+    drop(st);
+    wake.go();
+    if starving {
+        pool.rt.monitor.watch_runs();
+    }
+
+    let rt = &pool.rt;
+    context::with(|c| {
+        c.run = Some(Run {
+            pwq: pwq.clone(),
+            item: who,
+            function,
+            desc: None,
+        })
+    });
+    if !barrier {
+        rt.trace(|| TraceEvent::ExecuteStart {
+            work: who.address,
+            function,
+        });
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| item.run()));
+    if !barrier {
+        rt.trace(|| TraceEvent::ExecuteEnd {
+            work: who.address,
+            function,
+        });
+    }
+    let leaked = context::with(|c| {
+        c.run = None;
+        std::mem::take(&mut c.blocking) > 0
+    });
+    if let Err(payload) = outcome {
+        pwq.queue.counters.panicked.fetch_add(1, Ordering::Relaxed);
+        rt.item_panicked(&pwq.queue.name, function, payload);
+    }
+    let leaked = leaked.unwrap_or(false);
+    if leaked {
+        pwq.queue
+            .counters
+            .leaked_state
+            .fetch_add(1, Ordering::Relaxed);
+        log::warn!(
+            "workqueue: {function} on {} left a blocking section open",
+            pwq.queue.name
+        );
+    }
+    let cpu_time = meter.lap();
+
+    let mut st = pool.lock();
+    st.update(slot, |w| {
+        w.observed_asleep = false;
+        w.flags &= !WorkerFlags::CPU_INTENSIVE;
+        if leaked {
+            w.asleep = false;
+        }
+    });
+    st.workers.clear_current(slot);
+    if !barrier {
+        let stats = &mut st.pwqs.get_mut(number).stats;
+        stats.completed += 1;
+        stats.cpu_time_ns += cpu_time;
+    }
+    let duties = pwq::retire(&mut st, number, colour, counted);
+    if duties.is_empty() {
+        return st;
+    }
+    drop(st);
+    duties.discharge();
+    pool.lock()
+}
+
+/// Measures the CPU time of the runs of one batch, one clock reading each.
+pub(crate) struct CpuMeter {
+    last: Option<u64>,
+}
+
+impl CpuMeter {
+    pub(crate) fn start(pool: &Pool) -> Self {
+        Self {
+            last: pool.rt.config.cpu_accounting.then(cpu::thread_cpu_ns),
+        }
+    }
+
+    fn lap(&mut self) -> u64 {
+        let Some(last) = self.last.as_mut() else {
+            return 0;
+        };
+        let now = cpu::thread_cpu_ns();
+        now.saturating_sub(std::mem::replace(last, now))
+    }
+}
+
+/// Starts a thread with all its signals blocked from the first instruction on.
+pub(crate) fn spawn_quiet(
+    name: String,
+    stack_size: usize,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    let _quiet = SignalsBlocked::new();
+    thread::Builder::new()
+        .name(name)
+        .stack_size(stack_size)
+        .spawn(body)
+}

@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The workers of one pool: who exists, who is idle since when, who runs what.
+//!
+//! Part of what the pool's lock guards. Kernel counterpart: `struct worker`, `idle_list`,
+//! `busy_hash` and `worker_ida`. Slots are numbers; a worker keeps its slot for life. Nothing here
+//! allocates once a worker has joined: room is made in [`Workers::reserve`].
+
+use super::sampler::Sample;
+use crate::sys::list::ItemList;
+use crate::sys::sync::{Mutex, Parker};
+use crate::work::raw::Identity;
+use std::ops::{BitAnd, BitAndAssign, BitOr, BitOrAssign, Not};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Why a worker is in the state it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WorkerFlags(u8);
+
+impl WorkerFlags {
+    pub(crate) const NONE: Self = Self(0);
+    /// On the idle list.
+    pub(crate) const IDLE: Self = Self(1 << 0);
+    /// Not inside a batch of items.
+    pub(crate) const PREP: Self = Self(1 << 1);
+    /// In an item that shall not hold back others.
+    pub(crate) const CPU_INTENSIVE: Self = Self(1 << 2);
+    /// The pool does not count.
+    pub(crate) const UNBOUND: Self = Self(1 << 3);
+    /// The pool counts again, this worker from its next batch on.
+    pub(crate) const REBOUND: Self = Self(1 << 4);
+    /// Told to leave.
+    pub(crate) const DIE: Self = Self(1 << 5);
+
+    const NOT_RUNNING: Self =
+        Self(Self::PREP.0 | Self::CPU_INTENSIVE.0 | Self::UNBOUND.0 | Self::REBOUND.0);
+
+    pub(crate) fn has(self, other: Self) -> bool {
+        self & other != Self::NONE
+    }
+}
+
+impl BitOr for WorkerFlags {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitAnd for WorkerFlags {
+    type Output = Self;
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+impl BitOrAssign for WorkerFlags {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+impl BitAndAssign for WorkerFlags {
+    fn bitand_assign(&mut self, other: Self) {
+        self.0 &= other.0;
+    }
+}
+
+impl Not for WorkerFlags {
+    type Output = Self;
+    fn not(self) -> Self {
+        Self(!self.0)
+    }
+}
+
+/// What a worker runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Current {
+    pub(crate) item: Identity,
+    pub(crate) function: &'static str,
+    pub(crate) pwq: u32,
+    pub(crate) colour: u8,
+    pub(crate) since: u64,
+    /// The thread's CPU time when the run began, if that is measured.
+    pub(crate) cpu_start: Option<u64>,
+}
+
+/// The thread behind a worker.
+#[derive(Debug)]
+pub(crate) struct WorkerThread {
+    pub(crate) tid: i32,
+    /// None for a rescuer, whose queue owns its thread. Filled by the creator while it holds the
+    /// lock across the spawn, so whoever joins finds it.
+    pub(crate) handle: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// One worker as its pool sees it.
+#[derive(Debug)]
+pub(crate) struct WorkerState {
+    /// The number in the thread's name; None for a rescuer.
+    pub(crate) id: Option<usize>,
+    pub(crate) flags: WorkerFlags,
+    /// Inside a declared blocking section.
+    pub(crate) asleep: bool,
+    /// Found asleep without having said so.
+    pub(crate) observed_asleep: bool,
+    /// How many runs it has begun.
+    pub(crate) runs: u64,
+    pub(crate) sample: Sample,
+    pub(crate) current: Option<Current>,
+    /// Items only this worker may run next: collisions and barriers of the present run.
+    pub(crate) scheduled: ItemList,
+    pub(crate) idle_since: u64,
+    pub(crate) parker: Arc<Parker>,
+    pub(crate) thread: Arc<WorkerThread>,
+    /// Next busy worker of the same bucket.
+    busy_next: Option<usize>,
+}
+
+impl WorkerState {
+    pub(crate) fn new(
+        id: Option<usize>,
+        flags: WorkerFlags,
+        parker: Arc<Parker>,
+        thread: Arc<WorkerThread>,
+    ) -> Self {
+        Self {
+            id,
+            flags,
+            asleep: false,
+            observed_asleep: false,
+            runs: 0,
+            sample: Sample::default(),
+            current: None,
+            scheduled: ItemList::new(),
+            idle_since: 0,
+            parker,
+            thread,
+            busy_next: None,
+        }
+    }
+
+    /// Does this worker count as running?
+    pub(crate) fn counted(&self) -> bool {
+        !self.asleep
+            && !self.observed_asleep
+            && !self.flags.has(WorkerFlags::NOT_RUNNING | WorkerFlags::IDLE)
+    }
+}
+
+const BUCKETS: usize = 64;
+
+/// All workers of a pool.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    slots: Vec<Option<WorkerState>>,
+    /// Slots of idle workers; the last became idle last.
+    idle: Vec<usize>,
+    busy: [Option<usize>; BUCKETS],
+    /// Workers that count for the pool's size: not the rescuers, not those that were told to die.
+    len: usize,
+    /// Numbers given to threads that are on their way.
+    reserved_ids: Vec<usize>,
+    /// How many rescuers may come to help at most.
+    rescuers: usize,
+    /// Threads that have left and wait to be joined.
+    gone: Vec<Arc<WorkerThread>>,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            slots: Vec::new(),
+            idle: Vec::new(),
+            busy: [None; BUCKETS],
+            len: 0,
+            reserved_ids: Vec::new(),
+            rescuers: 0,
+            gone: Vec::new(),
+        }
+    }
+}
+
+fn bucket(item: Identity) -> usize {
+    // Items are at least 8 bytes apart; fold some higher bits in, as allocators like strides.
+    (item.address >> 4 ^ item.address >> 10) % BUCKETS
+}
+
+impl Workers {
+    /// How many workers the pool has, the manager included.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn nr_idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    pub(crate) fn get(&self, slot: usize) -> &WorkerState {
+        self.slots[slot]
+            .as_ref()
+            .expect("a worker keeps its slot for life")
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: usize) -> &mut WorkerState {
+        self.slots[slot]
+            .as_mut()
+            .expect("a worker keeps its slot for life")
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &WorkerState)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(n, w)| Some((n, w.as_ref()?)))
+    }
+
+    pub(crate) fn slots(&self) -> std::ops::Range<usize> {
+        0..self.slots.len()
+    }
+
+    pub(crate) fn exists(&self, slot: usize) -> bool {
+        self.slots.get(slot).is_some_and(Option::is_some)
+    }
+
+    /// The lowest free number for a thread's name. It is taken until `join` or `cancel_id`.
+    pub(crate) fn reserve_id(&mut self) -> usize {
+        let taken = |id: usize| {
+            self.reserved_ids.contains(&id) || self.slots.iter().flatten().any(|w| w.id == Some(id))
+        };
+        let id = (0..)
+            .find(|&id| !taken(id))
+            .expect("there are more numbers than threads");
+        self.reserved_ids.push(id);
+        self.reserve(self.rescuers);
+        id
+    }
+
+    pub(crate) fn cancel_id(&mut self, id: usize) {
+        self.reserved_ids.retain(|&r| r != id);
+    }
+
+    /// Makes room for all workers, those on their way and `rescuers` helpers.
+    fn reserve(&mut self, rescuers: usize) {
+        let present = self.slots.iter().flatten().count();
+        let wanted = present + self.reserved_ids.len() + rescuers;
+        self.slots.reserve(wanted.saturating_sub(self.slots.len()));
+        self.idle.reserve(wanted.saturating_sub(self.idle.len()));
+        self.gone.reserve(wanted.saturating_sub(self.gone.len()));
+    }
+
+    /// One more queue with a rescuer has a pwq here, or one less.
+    pub(crate) fn expect_rescuer(&mut self, come: bool) {
+        self.rescuers = if come {
+            self.rescuers + 1
+        } else {
+            self.rescuers - 1
+        };
+        self.reserve(self.rescuers);
+    }
+
+    /// A thread joins; its slot comes back.
+    pub(crate) fn join(&mut self, worker: WorkerState) -> usize {
+        if let Some(id) = worker.id {
+            self.cancel_id(id);
+            self.len += 1;
+        }
+        let slot = self
+            .slots
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(Some(worker));
+        } else {
+            self.slots[slot] = Some(worker);
+        }
+        slot
+    }
+
+    /// A thread leaves, by its own hand.
+    pub(crate) fn leave(&mut self, slot: usize) -> WorkerState {
+        let worker = self.slots[slot].take().expect("a worker leaves once");
+        debug_assert!(worker.current.is_none() && worker.scheduled.is_empty());
+        if worker.id.is_some() {
+            if !worker.flags.has(WorkerFlags::DIE) {
+                self.len -= 1;
+            }
+            self.gone.push(worker.thread.clone());
+        }
+        worker
+    }
+
+    /// Threads that have left since the last call.
+    pub(crate) fn take_gone(&mut self) -> Vec<Arc<WorkerThread>> {
+        std::mem::take(&mut self.gone)
+    }
+
+    pub(crate) fn enter_idle(&mut self, slot: usize, now: u64) {
+        let worker = self.get_mut(slot);
+        debug_assert!(!worker.flags.has(WorkerFlags::IDLE) && worker.current.is_none());
+        worker.flags |= WorkerFlags::IDLE;
+        worker.idle_since = now;
+        self.idle.push(slot);
+    }
+
+    pub(crate) fn leave_idle(&mut self, slot: usize) {
+        let worker = self.get_mut(slot);
+        if worker.flags.has(WorkerFlags::IDLE) {
+            worker.flags &= !WorkerFlags::IDLE;
+            let at = self
+                .idle
+                .iter()
+                .rposition(|&s| s == slot)
+                .expect("an idle worker is listed");
+            self.idle.remove(at);
+        }
+    }
+
+    pub(crate) fn last_idle(&self) -> Option<&WorkerState> {
+        self.idle.last().map(|&slot| self.get(slot))
+    }
+
+    /// Who has been idle longest.
+    pub(crate) fn first_idle(&self) -> Option<usize> {
+        self.idle.first().copied()
+    }
+
+    pub(crate) fn idle_slots(&self) -> &[usize] {
+        &self.idle
+    }
+
+    /// Tells an idle worker to leave. It does not count any more. The caller owes it a wake-up.
+    pub(crate) fn condemn(&mut self, slot: usize) -> Arc<Parker> {
+        self.leave_idle(slot);
+        self.len -= 1;
+        let worker = self.get_mut(slot);
+        worker.flags |= WorkerFlags::DIE;
+        worker.parker.clone()
+    }
+
+    /// How many have been told to leave and have not left yet.
+    pub(crate) fn nr_condemned(&self) -> usize {
+        self.slots
+            .iter()
+            .flatten()
+            .filter(|w| w.flags.has(WorkerFlags::DIE))
+            .count()
+    }
+
+    pub(crate) fn set_current(&mut self, slot: usize, current: Current) {
+        let head = bucket(current.item);
+        let next = self.busy[head].replace(slot);
+        let worker = self.get_mut(slot);
+        worker.busy_next = next;
+        worker.current = Some(current);
+        worker.runs += 1;
+    }
+
+    pub(crate) fn clear_current(&mut self, slot: usize) -> Current {
+        let worker = self.get_mut(slot);
+        let current = worker
+            .current
+            .take()
+            .expect("a worker that ends a run has begun it");
+        let next = worker.busy_next.take();
+        let head = bucket(current.item);
+        if self.busy[head] == Some(slot) {
+            self.busy[head] = next;
+            return current;
+        }
+        let mut at = self.busy[head].expect("a busy worker is in its bucket");
+        loop {
+            match self.get(at).busy_next {
+                Some(s) if s == slot => {
+                    self.get_mut(at).busy_next = next;
+                    return current;
+                }
+                Some(s) => at = s,
+                None => unreachable!("a busy worker is in its bucket"),
+            }
+        }
+    }
+
+    pub(crate) fn executing(&self, who: Identity) -> Option<(usize, Current)> {
+        let mut at = self.busy[bucket(who)];
+        while let Some(slot) = at {
+            let worker = self.get(slot);
+            if let Some(current) = worker.current.filter(|c| c.item == who) {
+                return Some((slot, current));
+            }
+            at = worker.busy_next;
+        }
+        None
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn worker(id: usize) -> WorkerState {
+        let thread = Arc::new(WorkerThread {
+            tid: 0,
+            handle: Arc::default(),
+        });
+        WorkerState::new(Some(id), WorkerFlags::PREP, Arc::new(Parker::new()), thread)
+    }
+
+    fn current(address: usize) -> Current {
+        Current {
+            item: Identity {
+                address,
+                instance: 1,
+            },
+            function: "f",
+            pwq: 0,
+            colour: 0,
+            since: 0,
+            cpu_start: None,
+        }
+    }
+
+    #[test]
+    fn s01_04_lowest_free_number_is_reused() {
+        let mut ws = Workers::default();
+        let slots: Vec<_> = (0..3)
+            .map(|n| {
+                assert_eq!(ws.reserve_id(), n);
+                ws.join(worker(n))
+            })
+            .collect();
+        ws.leave(slots[1]);
+        assert_eq!(ws.reserve_id(), 1);
+        assert_eq!(ws.reserve_id(), 3);
+    }
+
+    #[test]
+    fn busy_workers_are_found_by_item_within_one_bucket() {
+        let mut ws = Workers::default();
+        let slots: Vec<_> = (0..4).map(|n| ws.join(worker(n))).collect();
+        let same_bucket = |n: usize| 0x10000 * (n + 1) * BUCKETS;
+        for (n, &slot) in slots.iter().enumerate() {
+            ws.set_current(slot, current(same_bucket(n)));
+        }
+        ws.clear_current(slots[2]);
+        ws.clear_current(slots[0]);
+        let find = |ws: &Workers, n| {
+            ws.executing(Identity {
+                address: same_bucket(n),
+                instance: 1,
+            })
+            .map(|f| f.0)
+        };
+        assert_eq!(find(&ws, 0), None);
+        assert_eq!(find(&ws, 1), Some(slots[1]));
+        assert_eq!(find(&ws, 2), None);
+        assert_eq!(find(&ws, 3), Some(slots[3]));
+        assert!(ws
+            .executing(Identity {
+                address: same_bucket(1),
+                instance: 2
+            })
+            .is_none());
+    }
+
+    #[test]
+    fn idle_list_is_last_in_first_out() {
+        let mut ws = Workers::default();
+        let slots: Vec<_> = (0..3).map(|n| ws.join(worker(n))).collect();
+        slots.iter().for_each(|&s| ws.enter_idle(s, 0));
+        assert_eq!(ws.last_idle().and_then(|w| w.id), Some(2));
+        assert_eq!(ws.first_idle(), Some(slots[0]));
+        ws.leave_idle(slots[1]);
+        assert_eq!(ws.nr_idle(), 2);
+    }
+}

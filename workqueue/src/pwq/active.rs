@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! max_active: which items may be on a worklist, and who is let in when one has left.
+//!
+//! [`crate::enqueue`] asks for a slot; [`super::retire`] gives one back. A per-CPU queue counts in
+//! each pwq; an unbound one shares a [`Budget`] per NUMA node. Kernel counterparts:
+//! `pwq_tryinc_nr_active`, `node_activate_pending_pwq`.
+
+use super::budget::{Budget, Turn};
+use super::{Pwq, PwqState};
+use crate::observe::trace::TraceEvent;
+use crate::pool::{PoolState, Wake};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// A pwq in the line for a slot of its node.
+#[derive(Clone, Debug)]
+pub(crate) struct InLine(Arc<Pwq>);
+
+impl PartialEq for InLine {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl InLine {
+    pub(crate) fn new(pwq: &Arc<Pwq>) -> Self {
+        Self(pwq.clone())
+    }
+}
+
+/// The slots of one queue on one node, or on all nodes together for pools that span them.
+pub(crate) type NodeActive = Budget<InLine>;
+
+impl PwqState {
+    /// Asked for each item that wants onto the worklist: is there a slot? Takes it if so.
+    /// # Context: the pool's lock held.
+    pub(crate) fn take_slot(&mut self) -> bool {
+        if self.plugged {
+            return false;
+        }
+        let free = match &self.pwq.node {
+            None => self.nr_active < self.pwq.queue.max_active.load(Ordering::Relaxed),
+            Some(node) => node.take_or_wait(&InLine::new(&self.pwq)),
+        };
+        if free {
+            self.nr_active += 1;
+        }
+        free
+    }
+}
+
+impl PoolState {
+    /// Moves the oldest inactive item of a pwq, and its barriers, to the worklist. The slot has
+    /// been taken; the caller owes a kick.
+    pub(crate) fn activate_first(&mut self, number: u32) {
+        let p = self.pwqs.get_mut(number);
+        let pwq = p.pwq.clone();
+        let mut item = p
+            .inactive
+            .pop_front()
+            .expect("a slot is taken only for an item that waits");
+        let mut linked = item.snapshot().linked();
+        item.state.activate();
+        pwq.queue.rt.trace(|| TraceEvent::Activate {
+            work: item.identity().address,
+            function: item.function(),
+        });
+        loop {
+            self.add_active(item, || pwq.queue.rt.clock.coarse());
+            if !linked {
+                return;
+            }
+            item = self
+                .pwqs
+                .get_mut(number)
+                .inactive
+                .pop_front()
+                .expect("LINKED promises a successor");
+            linked = item.snapshot().linked();
+        }
+    }
+
+    /// Lets in as many inactive items of a per-CPU pwq as there are slots.
+    pub(crate) fn fill(&mut self, number: u32) {
+        loop {
+            let p = self.pwqs.get_mut(number);
+            if p.inactive.is_empty() || !p.take_slot() {
+                return;
+            }
+            self.activate_first(number);
+        }
+    }
+}
+
+/// Serves the line of a node until there is no slot or nobody waits: one item each, in turn.
+/// # Context: no pool lock held.
+pub(crate) fn serve(node: &NodeActive) {
+    while let Some(head) = node.head() {
+        let pool = head.0.pool.clone();
+        let mut st = pool.lock();
+        let wake = match node.turn(&head) {
+            Turn::Full => return,
+            Turn::Moved => Wake::NOBODY,
+            Turn::Slot => {
+                let number = head.0.number;
+                let p = st.pwqs.get_mut(number);
+                if p.inactive.is_empty() || p.plugged {
+                    // Cancelled meanwhile. The loop serves the next in line with the slot.
+                    let _the_loop_serves = node.give_back();
+                    Wake::NOBODY
+                } else {
+                    p.nr_active += 1;
+                    st.activate_first(number);
+                    if !st.pwqs.get(number).inactive.is_empty() {
+                        node.wait_again(&head);
+                    }
+                    st.kick()
+                }
+            }
+        };
+        drop(st);
+        wake.go();
+    }
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The settings of a runtime. All constants of the design can be set, so that tests need not wait.
+
+use super::hooks::{Hooks, PanicInfo};
+use super::Runtime;
+use crate::error::StartError;
+use crate::observe::trace::{Sink, TraceEvent};
+use crate::sys::clock::{Clock, VirtualClock};
+use crate::sys::cpu;
+use crate::sys::cpuset::CpuSet;
+use crate::wq::attrs::Scope;
+use crate::wq::topology::Topology;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) idle_timeout: Duration,
+    pub(crate) mayday_initial: Duration,
+    pub(crate) mayday_interval: Duration,
+    pub(crate) create_cooldown: Duration,
+    pub(crate) cpu_poll: Duration,
+    pub(crate) sample_period: Duration,
+    pub(crate) cpu_intensive_thresh: Duration,
+    pub(crate) cpu_accounting: bool,
+    pub(crate) strict_priority: bool,
+    pub(crate) power_efficient: bool,
+    pub(crate) force_rr_cpu: bool,
+    pub(crate) abort_on_panic: bool,
+    pub(crate) default_scope: Scope,
+    pub(crate) stack_size: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(300),
+            mayday_initial: Duration::from_millis(10),
+            mayday_interval: Duration::from_millis(100),
+            create_cooldown: Duration::from_secs(1),
+            cpu_poll: Duration::from_secs(1),
+            sample_period: Duration::from_millis(1),
+            cpu_intensive_thresh: Duration::from_millis(10),
+            cpu_accounting: true,
+            strict_priority: false,
+            power_efficient: false,
+            force_rr_cpu: false,
+            abort_on_panic: false,
+            default_scope: Scope::CacheShard,
+            stack_size: 2 << 20,
+        }
+    }
+}
+
+/// Sets up a [`Runtime`].
+#[must_use = "a builder does nothing until it is built"]
+#[derive(Default)]
+pub struct RuntimeBuilder {
+    config: Config,
+    hooks: Hooks,
+    sink: Option<Sink>,
+    clock: Clock,
+    cpus: Option<CpuSet>,
+    topology: Option<Topology>,
+}
+
+impl std::fmt::Debug for RuntimeBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RuntimeBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RuntimeBuilder {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Uses only these CPUs, as far as the process may.
+    pub fn cpus(mut self, cpus: CpuSet) -> Self {
+        self.cpus = Some(cpus);
+        self
+    }
+
+    /// Uses a topology of the caller's instead of the machine's.
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.topology = Some(topology);
+        self
+    }
+
+    /// Lives by a clock that the caller moves.
+    pub fn virtual_clock(mut self, clock: Arc<VirtualClock>) -> Self {
+        self.clock = Clock::Virtual(clock);
+        self
+    }
+
+    /// How long a surplus worker stays idle before it is let go (300 s).
+    pub fn idle_timeout(mut self, d: Duration) -> Self {
+        self.config.idle_timeout = d;
+        self
+    }
+
+    /// How long a worker creation may take before rescuers are called (10 ms).
+    pub fn mayday_initial(mut self, d: Duration) -> Self {
+        self.config.mayday_initial = d;
+        self
+    }
+
+    /// How often rescuers are called after that (100 ms).
+    pub fn mayday_interval(mut self, d: Duration) -> Self {
+        self.config.mayday_interval = d;
+        self
+    }
+
+    /// How long to wait after a failed worker creation (1 s).
+    pub fn create_cooldown(mut self, d: Duration) -> Self {
+        self.config.create_cooldown = d;
+        self
+    }
+
+    /// How often to look whether the process's CPUs have changed (1 s).
+    pub fn cpu_poll(mut self, d: Duration) -> Self {
+        self.config.cpu_poll = d;
+        self
+    }
+
+    /// How often to look whether a run sleeps without having said so, while items wait behind it
+    /// (1 ms); zero for never. Never done on a virtual clock.
+    pub fn sample_period(mut self, d: Duration) -> Self {
+        self.config.sample_period = d;
+        self
+    }
+
+    /// How much CPU time a run may use before items behind it are let go ahead (10 ms); zero for
+    /// any. Found out by sampling.
+    pub fn cpu_intensive_thresh(mut self, d: Duration) -> Self {
+        self.config.cpu_intensive_thresh = d;
+        self
+    }
+
+    /// Whether the CPU time of each run is measured (yes); it costs a clock reading per item.
+    pub fn cpu_accounting(mut self, on: bool) -> Self {
+        self.config.cpu_accounting = on;
+        self
+    }
+
+    /// Whether start fails if a thread cannot have its nice value (no: it runs at the process's).
+    pub fn strict_priority(mut self, on: bool) -> Self {
+        self.config.strict_priority = on;
+        self
+    }
+
+    /// Whether POWER_EFFICIENT queues become unbound (no).
+    pub fn power_efficient(mut self, on: bool) -> Self {
+        self.config.power_efficient = on;
+        self
+    }
+
+    /// Whether items of unbound queues without a CPU go round-robin over the CPUs (no: they prefer
+    /// the enqueuer's).
+    pub fn force_rr_cpu(mut self, on: bool) -> Self {
+        self.config.force_rr_cpu = on;
+        self
+    }
+
+    /// Whether a panic in an item ends the process (no: it ends the run).
+    pub fn abort_on_panic(mut self, on: bool) -> Self {
+        self.config.abort_on_panic = on;
+        self
+    }
+
+    /// The affinity scope of queues that do not ask for one (cache_shard).
+    pub fn default_scope(mut self, scope: Scope) -> Self {
+        self.config.default_scope = scope;
+        self
+    }
+
+    /// The stack of each thread in bytes (2 MiB).
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.config.stack_size = bytes;
+        self
+    }
+
+    /// Follows the trace events. The sink is called with locks held: it must not call the crate,
+    /// nor block for long.
+    pub fn trace_sink(mut self, sink: impl Fn(&TraceEvent<'_>) + Send + Sync + 'static) -> Self {
+        self.sink = Some(Box::new(sink));
+        self
+    }
+
+    /// Called after an item has panicked, on its worker.
+    pub fn on_panic(mut self, hook: impl Fn(&PanicInfo<'_>) + Send + Sync + 'static) -> Self {
+        self.hooks.on_panic = Some(Box::new(hook));
+        self
+    }
+
+    /// Called before each creation of a worker or rescuer; an error number makes it fail, and
+    /// taking long makes it slow.
+    #[cfg(feature = "test-hooks")]
+    pub fn on_create_worker(
+        mut self,
+        hook: impl Fn(&super::hooks::CreateAttempt) -> Result<(), i32> + Send + Sync + 'static,
+    ) -> Self {
+        self.hooks.on_create_worker = Some(Box::new(hook));
+        self
+    }
+
+    /// The first phase: queues can be made and items enqueued, nothing runs yet.
+    pub fn build_early(self) -> Runtime {
+        let allowed = || {
+            let allowed = cpu::allowed_cpus().unwrap_or_else(|_| CpuSet::single(0));
+            match &self.cpus {
+                Some(wanted) if wanted.intersects(&allowed) => wanted.and(&allowed),
+                Some(wanted) => {
+                    log::warn!("workqueue: the process may use none of the CPUs {}, so all it may are used", wanted.to_list());
+                    allowed
+                }
+                None => allowed,
+            }
+        };
+        let topology = self
+            .topology
+            .unwrap_or_else(|| Topology::detect(&allowed()));
+        Runtime::assemble(self.config, self.hooks, self.sink, self.clock, topology)
+    }
+
+    /// Both phases.
+    pub fn start(self) -> Result<Runtime, StartError> {
+        let runtime = self.build_early();
+        runtime.start()?;
+        Ok(runtime)
+    }
+}

@@ -1,0 +1,543 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The runtime: everything that is global in the kernel, as an object.
+//!
+//! Made by [`builder::RuntimeBuilder`] in two phases: early (queues and items, no thread), then
+//! started. Queues are made from it ([`crate::wq`]); [`Runtime::shutdown`] ends it. Kernel
+//! counterparts: `workqueue_init_early`, `workqueue_init`.
+
+pub(crate) mod builder;
+
+pub(crate) mod cpus;
+
+pub(crate) mod hooks;
+
+pub(crate) mod monitor;
+
+use crate::error::{StartError, WaitError};
+use crate::observe::trace::{Sink, TraceEvent};
+use crate::pool::registry::{self, UnboundPools};
+use crate::pool::worker::{self, CreateError};
+use crate::pool::{context, manager, Pool, TimerEvent};
+use crate::sys::clock::{Clock, VirtualClock};
+use crate::sys::cpu;
+use crate::sys::cpuset::CpuSet;
+use crate::sys::sync::{Condvar, Mutex};
+use crate::sys::timer::Timers;
+use crate::work::delayed;
+use crate::wq::attrs::Scope;
+use crate::wq::builder::QueueBuilder;
+use crate::wq::system::SystemQueues;
+use crate::wq::topology::Topology;
+use crate::wq::{OwnedQueue, QueueInner};
+use builder::{Config, RuntimeBuilder};
+use cpus::Cpus;
+use hooks::{Hooks, PanicInfo};
+use monitor::{Job, Monitor};
+use std::any::Any;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::{fmt, io};
+
+const EARLY: u8 = 0;
+const ONLINE: u8 = 1;
+const STOPPED: u8 = 2;
+
+/// The two standard pools of a CPU.
+#[derive(Clone, Debug)]
+pub(crate) struct CpuPools {
+    pub(crate) normal: Arc<Pool>,
+    pub(crate) highpri: Arc<Pool>,
+}
+
+/// What the runtime, its queues and its pools share.
+pub(crate) struct RuntimeInner {
+    pub(crate) config: Config,     // I
+    pub(crate) hooks: Hooks,       // I
+    pub(crate) clock: Clock,       // I
+    pub(crate) topology: Topology, // I
+    pub(crate) cpus: Cpus,
+    pub(crate) timers: Timers<TimerEvent>,
+    pub(crate) monitor: Monitor,
+    pub(crate) unbound: UnboundPools,
+    /// Held while the pools of a queue are chosen, so that choice and installation are one step.
+    pub(crate) attrs_lock: Mutex<()>, // P0
+    pub(crate) frozen: AtomicBool, // written under `attrs_lock`
+    trace_sink: Option<Sink>,      // I
+    phase: AtomicU8,               // A
+    forks: u32,                    // I: the fork generation the threads belong to
+    next_cpu: AtomicUsize,         // A
+    percpu: Mutex<Vec<(usize, CpuPools)>>,
+    queues: Mutex<Vec<Arc<QueueInner>>>,
+    queue_gone: Condvar,
+    helpers: Mutex<Vec<JoinHandle<()>>>,
+    warned: Mutex<HashSet<(&'static str, i32)>>,
+}
+
+impl fmt::Debug for RuntimeInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RuntimeInner {
+    pub(crate) fn is_online(&self) -> bool {
+        // Acquire pairs with the Release in `start`: whoever sees the phase sees the threads.
+        self.phase.load(Ordering::Acquire) == ONLINE
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == STOPPED
+    }
+
+    /// Asked before anything that takes a lock: do the threads of this runtime exist here, or is
+    /// this the child of a fork?
+    pub(crate) fn is_in_forked_child(&self) -> bool {
+        cpu::fork_generation() != self.forks
+    }
+
+    pub(crate) fn require_online(&self) -> Result<(), WaitError> {
+        if self.is_in_forked_child() || self.is_stopped() {
+            return Err(WaitError::Destroyed);
+        }
+        if self.is_online() {
+            Ok(())
+        } else {
+            Err(WaitError::NotOnline)
+        }
+    }
+
+    pub(crate) fn trace<'a>(&self, event: impl FnOnce() -> TraceEvent<'a>) {
+        if let Some(sink) = &self.trace_sink {
+            sink(&event());
+        }
+    }
+
+    /// The CPUs in use at present.
+    pub(crate) fn online_cpus(&self) -> CpuSet {
+        self.cpus.online()
+    }
+
+    /// The CPUs that unbound queues may use.
+    pub(crate) fn unbound_cpus(&self) -> CpuSet {
+        self.topology.possible().clone()
+    }
+
+    pub(crate) fn is_unbound_cpu(&self, cpu: usize) -> bool {
+        self.topology.possible().contains(cpu)
+    }
+
+    pub(crate) fn is_online_cpu(&self, cpu: usize) -> bool {
+        self.cpus.is_online(cpu)
+    }
+
+    pub(crate) fn default_scope(&self) -> Scope {
+        self.config.default_scope
+    }
+
+    /// The CPU the caller counts as running on.
+    pub(crate) fn this_cpu(&self) -> usize {
+        if self.topology.is_simulated() {
+            // Simulated CPUs bind nobody, so a worker's own word counts.
+            if let Some(cpu) = context::worker_cpu() {
+                return cpu;
+            }
+        }
+        self.topology.current_cpu()
+    }
+
+    /// One CPU of the set after the other; of all CPUs, if the set is empty.
+    pub(crate) fn next_cpu_of(&self, set: &CpuSet) -> usize {
+        let last = self.next_cpu.load(Ordering::Relaxed);
+        let next = set
+            .next_after(last)
+            .or_else(|| self.topology.possible().next_after(last))
+            .unwrap_or(0);
+        self.next_cpu.store(next, Ordering::Relaxed);
+        next
+    }
+
+    /// The calling thread goes where it belongs. Made-up CPUs bind nobody; a CPU that has been
+    /// taken away since leaves the thread where the system put it.
+    pub(crate) fn bind_current(&self, cpus: &CpuSet) {
+        if self.topology.is_simulated() {
+            return;
+        }
+        if let Err(e) = cpu::bind_current(cpus) {
+            log::debug!(
+                "workqueue: cannot bind a thread to CPUs {}: {e}",
+                cpus.to_list()
+            );
+        }
+    }
+
+    /// The calling thread may go wherever unbound queues may.
+    pub(crate) fn bind_current_to_unbound(&self) {
+        self.bind_current(self.topology.possible());
+    }
+
+    pub(crate) fn spawn_thread(
+        &self,
+        name: String,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        worker::spawn_quiet(name, self.config.stack_size, body)
+    }
+
+    pub(crate) fn pools_of(&self, cpu: usize) -> Option<CpuPools> {
+        self.percpu
+            .lock()
+            .iter()
+            .find(|(c, _)| *c == cpu)
+            .map(|(_, pools)| pools.clone())
+    }
+
+    pub(crate) fn percpu_pools(&self) -> Vec<Arc<Pool>> {
+        self.percpu
+            .lock()
+            .iter()
+            .flat_map(|(_, p)| [p.normal.clone(), p.highpri.clone()])
+            .collect()
+    }
+
+    pub(crate) fn add_queue(&self, queue: &Arc<QueueInner>) {
+        self.queues.lock().push(queue.clone());
+    }
+
+    pub(crate) fn remove_queue(&self, queue: &QueueInner) {
+        self.queues
+            .lock()
+            .retain(|q| !std::ptr::eq(Arc::as_ptr(q), queue));
+        self.queue_gone.notify_all();
+    }
+
+    pub(crate) fn queues(&self) -> Vec<Arc<QueueInner>> {
+        self.queues.lock().clone()
+    }
+
+    /// True the first time it is asked with these words.
+    pub(crate) fn first_time(&self, what: &'static str, detail: i32) -> bool {
+        self.warned.lock().insert((what, detail))
+    }
+
+    pub(crate) fn warn_create_failed(&self, pool: &Pool, errno: i32) {
+        if self.first_time("create", errno) {
+            let thread = pool.worker_name(0);
+            let error = io::Error::from_raw_os_error(errno);
+            log::warn!("workqueue: cannot create worker {thread}: {error}; will go on trying");
+        }
+    }
+
+    pub(crate) fn warn_nice_denied(&self, nice: i32) {
+        if self.first_time("nice", 0) {
+            log::warn!("workqueue: no right to run threads at nice {nice}, they run at the process's; CAP_SYS_NICE or RLIMIT_NICE is needed");
+        }
+    }
+
+    pub(crate) fn item_panicked(
+        &self,
+        workqueue: &str,
+        function: &'static str,
+        payload: Box<dyn Any + Send>,
+    ) {
+        log::error!("workqueue: {function} on {workqueue} panicked");
+        if self.config.abort_on_panic {
+            std::process::abort();
+        }
+        // A hook or a payload that panics in turn must not take the worker along.
+        let _second_panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            if let Some(hook) = &self.hooks.on_panic {
+                hook(&PanicInfo {
+                    workqueue,
+                    function,
+                    payload: &*payload,
+                });
+            }
+            drop(payload);
+        }));
+    }
+}
+
+/// All global state of a set of workqueues. Programs use [`Runtime::global`]; tests and programs
+/// with several independent sets make their own.
+///
+/// Dropping it is [`Runtime::shutdown`].
+#[derive(Debug)]
+pub struct Runtime {
+    pub(crate) inner: Arc<RuntimeInner>,
+    system: SystemQueues,
+}
+
+impl Runtime {
+    /// Begins a runtime of its own.
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder::new()
+    }
+
+    /// The process's runtime, started at the first call with default settings.
+    ///
+    /// # Panics
+    /// If its first threads cannot be created.
+    pub fn global() -> &'static Self {
+        static GLOBAL: OnceLock<Runtime> = OnceLock::new();
+        GLOBAL.get_or_init(|| match Self::builder().start() {
+            Ok(runtime) => runtime,
+            Err(e) => panic!("the process's workqueue runtime cannot start: {e}"),
+        })
+    }
+
+    pub(crate) fn assemble(
+        config: Config,
+        hooks: Hooks,
+        sink: Option<Sink>,
+        clock: Clock,
+        topology: Topology,
+    ) -> Self {
+        cpu::watch_forks();
+        let inner = Arc::new(RuntimeInner {
+            cpus: Cpus::new(topology.possible()),
+            timers: Timers::new(&clock),
+            monitor: Monitor::new(&clock, config.sample_period),
+            unbound: UnboundPools::default(),
+            attrs_lock: Mutex::new(()),
+            frozen: AtomicBool::new(false),
+            trace_sink: sink,
+            phase: AtomicU8::new(EARLY),
+            forks: cpu::fork_generation(),
+            next_cpu: AtomicUsize::new(0),
+            percpu: Mutex::new(Vec::new()),
+            queues: Mutex::new(Vec::new()),
+            queue_gone: Condvar::new(),
+            helpers: Mutex::new(Vec::new()),
+            warned: Mutex::new(HashSet::new()),
+            config,
+            hooks,
+            clock,
+            topology,
+        });
+        let pool =
+            |cpu, nice| registry::create(crate::pool::PoolKind::PerCpu { cpu }, nice, &inner);
+        let cpus: Vec<usize> = inner.topology.possible().iter().collect();
+        let pools = cpus
+            .iter()
+            .map(|&c| {
+                (
+                    c,
+                    CpuPools {
+                        normal: pool(c, 0),
+                        highpri: pool(c, -20),
+                    },
+                )
+            })
+            .collect();
+        *inner.percpu.lock() = pools;
+        let system = SystemQueues::new(&inner);
+        Self { inner, system }
+    }
+
+    /// The second phase: creates the rescuers of the queues that exist, one worker for each pool
+    /// and the helper threads. Items queued so far begin to run. If a thread cannot be created,
+    /// those made are ended again and the runtime stays early.
+    pub fn start(&self) -> Result<(), StartError> {
+        let rt = &self.inner;
+        if rt.phase.load(Ordering::Acquire) != EARLY {
+            return Err(StartError::AlreadyStarted);
+        }
+        let _attrs = rt.attrs_lock.lock();
+        self.start_threads().inspect_err(|_| self.undo_start())?;
+        // Release pairs with the Acquire in `is_online`.
+        rt.phase.store(ONLINE, Ordering::Release);
+        for pool in self.pools() {
+            let wake = pool.lock().kick();
+            wake.go();
+        }
+        Ok(())
+    }
+
+    fn pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools = self.inner.percpu_pools();
+        pools.extend(self.inner.unbound.all());
+        pools
+    }
+
+    fn start_threads(&self) -> Result<(), StartError> {
+        let rt = &self.inner;
+        for queue in rt.queues() {
+            if let Some(rescuer) = &queue.rescuer {
+                let thread = || format!("kworker/R-{}", queue.name);
+                rescuer.start(&queue).map_err(|errno| StartError::Spawn {
+                    thread: thread(),
+                    errno,
+                })?;
+            }
+        }
+        for pool in self.pools() {
+            worker::create_worker(&pool, 1).map_err(|e| {
+                let thread = pool.worker_name(0);
+                match e {
+                    CreateError::Spawn(errno) => StartError::Spawn { thread, errno },
+                    CreateError::Nice => StartError::Nice {
+                        thread,
+                        nice: pool.nice,
+                    },
+                }
+            })?;
+        }
+        rt.timers.begin_thread();
+        rt.monitor.begin_thread();
+        let (timer, monitor) = (rt.clone(), rt.clone());
+        self.start_helper("wq/timer", move || timer.timers.serve(expire))?;
+        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))
+    }
+
+    fn start_helper(
+        &self,
+        name: &str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StartError> {
+        let guarded = || {
+            let _abort = worker::AbortOnUnwind;
+            body();
+        };
+        let made = self.inner.spawn_thread(name.to_owned(), guarded);
+        let handle = made.map_err(|e| StartError::Spawn {
+            thread: name.to_owned(),
+            errno: worker::errno_of(&e),
+        })?;
+        self.inner.helpers.lock().push(handle);
+        Ok(())
+    }
+
+    fn undo_start(&self) {
+        let rt = &self.inner;
+        for queue in rt.queues() {
+            if let Some(rescuer) = &queue.rescuer {
+                rescuer.stop();
+            }
+        }
+        for pool in self.pools() {
+            manager::dismiss(&pool);
+        }
+        self.join_helpers();
+    }
+
+    fn join_helpers(&self) {
+        let rt = &self.inner;
+        rt.timers.end_thread();
+        rt.monitor.stop();
+        let helpers = std::mem::take(&mut *rt.helpers.lock());
+        for handle in helpers {
+            // A helper's own panic ends the process, so there is no outcome to look at.
+            let _outcome = handle.join();
+        }
+    }
+
+    /// Drains and destroys all queues and joins all threads. Items armed on a timer are dropped.
+    pub fn shutdown(self) -> Result<(), WaitError> {
+        self.end()
+    }
+
+    fn end(&self) -> Result<(), WaitError> {
+        let rt = &self.inner;
+        if rt.is_in_forked_child() {
+            return Err(WaitError::Destroyed);
+        }
+        if context::with(|c| Arc::ptr_eq(&c.pool.rt, rt)) == Some(true) {
+            return Err(WaitError::WouldDeadlock);
+        }
+        if rt.is_stopped() {
+            return Ok(());
+        }
+        for queue in rt.queues() {
+            match queue.destroy() {
+                // Destroyed: its owner is at it already, which needs the threads until it is done.
+                Ok(()) | Err(WaitError::Destroyed) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let mut queues = rt.queues.lock();
+        while !queues.is_empty() {
+            queues = rt.queue_gone.wait(queues);
+        }
+        drop(queues);
+        // Release: pairs with the Acquire in `is_stopped`.
+        rt.phase.store(STOPPED, Ordering::Release);
+        self.join_helpers();
+        // Armed timers end like those that expire on a destroyed queue.
+        rt.timers.close().into_iter().for_each(expire_stopped);
+        let _told_to_stop = rt.monitor.work_off();
+        let percpu = std::mem::take(&mut *rt.percpu.lock());
+        for (_, pools) in percpu {
+            for pool in [pools.normal, pools.highpri] {
+                manager::stop(&pool);
+                registry::forget(&pool);
+            }
+        }
+        Ok(())
+    }
+
+    /// A queue of this runtime, to be configured.
+    pub fn queue(&self, name: &str) -> QueueBuilder {
+        QueueBuilder::new(&self.inner, name)
+    }
+
+    /// An ordered queue: one item at a time, in the order they were enqueued.
+    pub fn ordered(
+        &self,
+        name: &str,
+        flags: crate::Flags,
+    ) -> Result<OwnedQueue, crate::AllocError> {
+        QueueBuilder::new(&self.inner, name)
+            .flags(flags)
+            .ordered()
+            .build()
+    }
+
+    /// The ready-made queues.
+    pub(crate) fn system_queues(&self) -> &SystemQueues {
+        &self.system
+    }
+
+    /// The CPUs of this runtime and how they belong together.
+    pub fn topology(&self) -> &Topology {
+        &self.inner.topology
+    }
+
+    /// The virtual clock, if the runtime lives by one.
+    pub fn virtual_clock(&self) -> Option<&Arc<VirtualClock>> {
+        match &self.inner.clock {
+            Clock::Real => None,
+            Clock::Virtual(v) => Some(v),
+        }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Err(e) = self.end() {
+            log::warn!("workqueue: the runtime is left running: {e}");
+        }
+    }
+}
+
+/// A timer has come due, on the timer thread.
+fn expire(event: TimerEvent) {
+    match event {
+        TimerEvent::Work(armed) => delayed::expired(armed),
+        TimerEvent::Mayday(pool) => manager::mayday_expired(&pool),
+        TimerEvent::Cull(pool) => {
+            let rt = pool.rt.clone();
+            rt.monitor.post(Job::Cull(pool));
+        }
+    }
+}
+
+/// The runtime went down before the timer came due.
+fn expire_stopped(event: TimerEvent) {
+    if let TimerEvent::Work(armed) = event {
+        delayed::abandoned(armed);
+    }
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The monitor thread: does what takes long and what a worker may not do to its own pool.
+//!
+//! Workers, timers and rescuers post; the thread works the posts off in order. Kernel counterparts:
+//! `idle_cull_fn`, `pwq_release_workfn`, which run as items of a system queue there.
+
+use crate::pool::sampler::Sampler;
+use crate::pool::{manager, Pool};
+use crate::pwq::Pwq;
+use crate::runtime::RuntimeInner;
+use crate::sys::clock::{after, Clock, Notify};
+use crate::sys::sync::{Completion, Mutex};
+use crate::wq::QueueInner;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Something to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Look for workers that have been idle for too long.
+    Cull(Arc<Pool>),
+    /// Nothing refers to this pwq any more.
+    ReleasePwq(Arc<Pwq>),
+    /// See whether the process's CPUs have changed, and tell.
+    LookAtCpus(Arc<RuntimeInner>, Arc<Completion>),
+    /// A queue was dropped on a thread that must not wait for it.
+    Destroy(Arc<QueueInner>),
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    jobs: Vec<Job>,
+    stop: bool,
+}
+
+/// The inbox and the means to wake the thread.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    inbox: Mutex<Inbox>, // Q
+    /// Is the sampler at work, or about to be?
+    watching: AtomicBool, // A: set by whoever finds a pool starving, cleared by the monitor
+    samples: bool,       // I: does this runtime sample at all?
+    wake: Arc<Notify>,
+}
+
+impl Monitor {
+    pub(crate) fn new(clock: &Clock, sample_period: Duration) -> Self {
+        Self {
+            inbox: Mutex::default(),
+            watching: AtomicBool::new(false),
+            // A virtual clock says nothing about what threads really do.
+            samples: matches!(clock, Clock::Real) && !sample_period.is_zero(),
+            wake: Notify::new(clock),
+        }
+    }
+
+    /// Items wait behind a run: have the sampler see whether it sleeps. Wakes the monitor once per
+    /// time that pools begin to starve.
+    pub(crate) fn watch_runs(&self) {
+        // SeqCst, and pairs with the swap in `serve`; what would be lost is a pool that starves
+        // with nobody looking.
+        //   here: pool starves (lock) | mark set?      monitor: clear mark | look at pools (lock)
+        // If the look came first, the mark is clear when it is read here, unless it was set again
+        // by someone who has the sampler look once more. If it came second, it finds the pool.
+        if self.samples
+            && !self.watching.load(Ordering::SeqCst)
+            && !self.watching.swap(true, Ordering::SeqCst)
+        {
+            self.wake.notify();
+        }
+    }
+
+    pub(crate) fn post(&self, job: Job) {
+        self.inbox.lock().jobs.push(job);
+        self.wake.notify();
+    }
+
+    /// A thread is about to `serve`.
+    pub(crate) fn begin_thread(&self) {
+        self.inbox.lock().stop = false;
+    }
+
+    /// Lets the thread finish its inbox and end.
+    pub(crate) fn stop(&self) {
+        self.inbox.lock().stop = true;
+        self.wake.notify();
+    }
+
+    /// Does what is in the inbox; true if the thread shall end.
+    pub(crate) fn work_off(&self) -> bool {
+        loop {
+            let (jobs, stop) = {
+                let mut inbox = self.inbox.lock();
+                (std::mem::take(&mut inbox.jobs), inbox.stop)
+            };
+            if jobs.is_empty() {
+                return stop;
+            }
+            jobs.into_iter().for_each(handle);
+        }
+    }
+
+    /// The thread's life: the inbox, and now and then a look at the CPUs.
+    pub(crate) fn serve(&self, rt: &Arc<RuntimeInner>) {
+        let mut next_look = 0;
+        let mut sampler = Sampler::default();
+        while !self.work_off() {
+            let now = rt.clock.now();
+            if now >= next_look {
+                rt.look_at_cpus();
+                next_look = after(now, rt.config.cpu_poll);
+            }
+            let mut next = next_look;
+            if self.watching.swap(false, Ordering::SeqCst) && sampler.sample(rt) {
+                self.watching.store(true, Ordering::SeqCst);
+                next = next.min(after(rt.clock.now(), rt.config.sample_period));
+            }
+            self.wake.wait_until(Some(next));
+        }
+    }
+}
+
+fn handle(job: Job) {
+    match job {
+        Job::Cull(pool) => manager::cull(&pool),
+        Job::ReleasePwq(pwq) => {
+            let queue = pwq.queue.clone();
+            queue.release_pwq(&pwq);
+        }
+        Job::LookAtCpus(rt, done) => {
+            rt.look_at_cpus();
+            done.complete();
+        }
+        Job::Destroy(queue) => {
+            if let Err(e) = queue.destroy() {
+                log::warn!("workqueue: {}: {e}", queue.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Thread matters the standard library does not offer: binding, nice, names, signals, CPU time.
+//!
+//! Called by the threads of [`crate::pool`] on themselves. All calls into libc that the crate
+//! makes are here. Kernel counterparts: `set_cpus_allowed_ptr`, `set_user_nice`,
+//! `raw_smp_processor_id`.
+
+use super::cpuset::{CpuSet, MAX_CPUS};
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Once;
+
+/// What the kernel keeps of a thread's name.
+const COMM_LEN: usize = 15;
+
+/// The CPU the caller runs on at this moment.
+pub(crate) fn current_cpu() -> usize {
+    // SAFETY: takes no argument and writes nothing.
+    let cpu = unsafe { libc::sched_getcpu() };
+    usize::try_from(cpu).unwrap_or(0)
+}
+
+/// The caller's thread number, as `ps -L` shows it.
+pub(crate) fn current_tid() -> i32 {
+    // SAFETY: takes no argument and writes nothing.
+    unsafe { libc::gettid() }
+}
+
+/// Binds the calling thread to `cpus`.
+pub(crate) fn bind_current(cpus: &CpuSet) -> io::Result<()> {
+    bind_thread(0, cpus)
+}
+
+/// Binds a thread of this process to `cpus`; 0 is the calling one.
+pub(crate) fn bind_thread(tid: i32, cpus: &CpuSet) -> io::Result<()> {
+    let mut mask = [0u64; MAX_CPUS / 64];
+    let words = cpus.words();
+    mask[..words.len()].copy_from_slice(words);
+    // SAFETY: the pointer and the length describe `mask`, which the kernel only reads.
+    let rc = unsafe { libc::sched_setaffinity(tid, size_of_val(&mask), mask.as_ptr().cast()) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The CPUs the calling thread may use.
+pub(crate) fn allowed_cpus() -> io::Result<CpuSet> {
+    let mut mask = [0u64; MAX_CPUS / 64];
+    // SAFETY: the pointer and the length describe `mask`, which the kernel fills at most.
+    let rc = unsafe { libc::sched_getaffinity(0, size_of_val(&mask), mask.as_mut_ptr().cast()) };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((0..MAX_CPUS)
+        .filter(|c| mask[c / 64] & (1u64 << (c % 64)) != 0)
+        .collect())
+}
+
+/// Sets the nice value of the calling thread alone.
+pub(crate) fn set_current_nice(nice: i32) -> io::Result<()> {
+    let tid = libc::id_t::try_from(current_tid()).unwrap_or(0);
+    // SAFETY: plain numbers in, nothing written. On Linux a thread number is a valid "process".
+    let rc = unsafe { libc::setpriority(libc::PRIO_PROCESS, tid, nice) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The nice value of the calling thread.
+pub(crate) fn current_nice() -> i32 {
+    // SAFETY: plain numbers in, nothing written; 0 means the calling thread.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
+/// Names the calling thread, cut to what the kernel keeps.
+pub(crate) fn set_current_name(name: &str) {
+    let mut bytes = [0u8; COMM_LEN + 1];
+    let len = name.len().min(COMM_LEN);
+    bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+    // SAFETY: `bytes` ends in a NUL, as the last byte is never written, and outlives the call.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, bytes.as_ptr());
+    }
+}
+
+/// CPU time the calling thread has used, in nanoseconds.
+pub(crate) fn thread_cpu_ns() -> u64 {
+    read_clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// CPU time another thread of this process has used; None if it has ended.
+pub(crate) fn thread_cpu_ns_of(tid: i32) -> Option<u64> {
+    // The kernel's own encoding of "CPU clock of thread tid": the number inverted, above three
+    // bits that say per-thread (4) and scheduler time (2).
+    let clock = (!tid << 3) | 6;
+    let mut ts = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `ts` is valid for writing; an unknown thread makes the call fail.
+    let rc = unsafe { libc::clock_gettime(clock, &mut ts) };
+    (rc == 0).then(|| to_ns(ts))
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub(crate) fn monotonic_ns() -> u64 {
+    read_clock(libc::CLOCK_MONOTONIC)
+}
+
+/// CLOCK_MONOTONIC as of the last tick: cheap, some milliseconds behind.
+pub(crate) fn monotonic_coarse_ns() -> u64 {
+    read_clock(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+fn read_clock(clock: libc::clockid_t) -> u64 {
+    let mut ts = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `ts` is valid for writing; the three clocks used exist on every supported kernel.
+    unsafe { libc::clock_gettime(clock, &mut ts) };
+    to_ns(ts)
+}
+
+fn to_ns(ts: libc::timespec) -> u64 {
+    (ts.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(ts.tv_nsec as u64)
+}
+
+/// While alive, all signals but the synchronous fault signals are blocked on the calling thread.
+/// Threads made meanwhile inherit that, so no handler ever runs on one of ours.
+pub(crate) struct SignalsBlocked {
+    before: libc::sigset_t,
+}
+
+impl SignalsBlocked {
+    pub(crate) fn new() -> Self {
+        // SAFETY: sigset_t is plain data for which all-zero is a valid value.
+        let (mut all, mut before) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        // SAFETY: both sets are valid for writing and belong to this frame.
+        unsafe {
+            libc::sigfillset(&mut all);
+            for fault in [
+                libc::SIGSEGV,
+                libc::SIGBUS,
+                libc::SIGILL,
+                libc::SIGFPE,
+                libc::SIGTRAP,
+                libc::SIGSYS,
+            ] {
+                libc::sigdelset(&mut all, fault);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        }
+        Self { before }
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: `before` was filled by pthread_sigmask; no old set is asked for.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
+        }
+    }
+}
+
+static FORKS: AtomicU32 = AtomicU32::new(0);
+static WATCH_FORKS: Once = Once::new();
+
+extern "C" fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How many forks lie between this process and the first one that asked. A runtime made at
+/// another generation has no threads here.
+pub(crate) fn fork_generation() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Starts counting forks; later calls do nothing.
+pub(crate) fn watch_forks() {
+    WATCH_FORKS.call_once(|| {
+        // SAFETY: the handler is a plain function that lives for ever and only adds to an atomic,
+        // which is allowed in a forked child.
+        unsafe {
+            libc::pthread_atfork(None, None, Some(count_fork));
+        }
+    });
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the machine gives: locks, lists, clocks, CPUs. Nothing here knows what a work item means.
+
+pub(crate) mod sync;
+
+pub(crate) mod list;
+
+pub(crate) mod cpu;
+
+pub(crate) mod cpuset;
+
+pub(crate) mod clock;
+
+pub(crate) mod timer;

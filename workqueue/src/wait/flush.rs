@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Waits for a whole queue: flush by colours, drain until empty.
+//!
+//! Kernel counterparts: `__flush_workqueue`, `drain_workqueue`.
+//!
+//! Every item carries the colour its queue had when it was enqueued. A flush closes the present
+//! colour into a *generation* and gives new items the next one. Generations end in order:
+//!
+//! * **arm**: for the oldest generation, each pwq that still has items of its colour is told to
+//!   report, and is counted in `pwqs_to_flush`, which starts at one for the arming itself;
+//! * **report**: the last item of that colour in a pwq lowers the count ([`crate::pwq::retire`]);
+//!   whoever brings it to zero owes `flush_colour_done`;
+//! * **done**: the waiters of that generation are told, the colour is free, flushers that found no
+//!   colour free get one together, and the next generation is armed.
+//!
+//! With 16 colours, 15 generations can be told apart, since new items need one too. All steps but
+//! the report are under the queue's lock.
+
+use crate::error::WaitError;
+use crate::pool::{concurrency, context};
+use crate::pwq::Pwq;
+use crate::sys::sync::Completion;
+use crate::work::state::COLOURS;
+use crate::wq::{QueueInner, QueueState, DESTROYED, DRAINING};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// The items enqueued between two flushes, and who waits for them.
+#[derive(Debug)]
+struct Generation {
+    colour: u8,
+    waiters: Vec<Arc<Completion>>,
+}
+
+/// The flushes of one queue.
+#[derive(Debug, Default)]
+pub(crate) struct FlushState {
+    /// What new items get.
+    colour: u8,
+    /// Oldest first; the first one is armed.
+    generations: VecDeque<Generation>,
+    /// Flushers that found no colour free.
+    overflow: Vec<Arc<Completion>>,
+}
+
+impl FlushState {
+    /// The colour of new items.
+    pub(crate) fn colour(&self) -> u8 {
+        self.colour
+    }
+
+    fn colour_is_free(&self) -> bool {
+        self.generations.len() < usize::from(COLOURS) - 1
+    }
+
+    /// Closes the present colour for these waiters.
+    fn close(&mut self, waiters: Vec<Arc<Completion>>) {
+        self.generations.push_back(Generation {
+            colour: self.colour,
+            waiters,
+        });
+        self.colour = (self.colour + 1) % COLOURS;
+    }
+}
+
+/// When a drain begins to wonder: at the tenth flush, then at each hundredth up to the thousandth.
+fn is_worth_a_warning(flushes: u32) -> bool {
+    flushes == 10 || flushes.is_multiple_of(100) && flushes <= 1000
+}
+
+impl QueueInner {
+    /// Flush as callers reach it.
+    pub(crate) fn flush_from_outside(&self) -> Result<(), WaitError> {
+        self.may_wait()?;
+        if self.system && self.rt.first_time("flush of a system queue", 0) {
+            log::warn!(
+                "workqueue: flush of system queue {} waits for items of everybody",
+                self.name
+            );
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// Drain as callers reach it.
+    pub(crate) fn drain_from_outside(&self) -> Result<(), WaitError> {
+        self.may_wait()?;
+        self.drain();
+        Ok(())
+    }
+
+    fn may_wait(&self) -> Result<(), WaitError> {
+        self.rt.require_online()?;
+        if context::in_run_of(self) {
+            return Err(WaitError::WouldDeadlock);
+        }
+        if self.is_mode(DESTROYED) {
+            return Err(WaitError::Destroyed);
+        }
+        Ok(())
+    }
+
+    /// Waits for everything enqueued so far.
+    /// # Context: no lock of the crate held.
+    pub(crate) fn flush(&self) {
+        let done = Arc::new(Completion::new());
+        {
+            let state = &mut *self.state.lock();
+            if state.flush.colour_is_free() {
+                state.flush.close(vec![done.clone()]);
+                self.paint(state);
+                if state.flush.generations.len() == 1 {
+                    self.advance(state);
+                }
+            } else {
+                state.flush.overflow.push(done.clone());
+            }
+        }
+        if !done.is_done() {
+            concurrency::blocking(|| done.wait());
+        }
+    }
+
+    /// Gives all pwqs the present colour.
+    fn paint(&self, state: &QueueState) {
+        for pwq in &state.pwqs {
+            pwq.pool.lock().pwqs.get_mut(pwq.number).colour = state.flush.colour;
+        }
+    }
+
+    /// Tells the pwqs to report the end of `colour`; true if there is nothing to report.
+    fn arm(&self, pwqs: &[Arc<Pwq>], colour: u8) -> bool {
+        // SeqCst here and in `one_pwq_flushed`: one count, raised and lowered by several threads;
+        // the pool locks order it against the items.
+        self.pwqs_to_flush.store(1, Ordering::SeqCst);
+        for pwq in pwqs {
+            let mut st = pwq.pool.lock();
+            let p = st.pwqs.get_mut(pwq.number);
+            if p.nr_in_flight[usize::from(colour)] > 0 {
+                p.flush_colour = Some(colour);
+                self.pwqs_to_flush.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        self.one_pwq_flushed()
+    }
+
+    /// One reporter less; true if it was the last, which obliges to call `flush_colour_done`.
+    #[must_use]
+    pub(crate) fn one_pwq_flushed(&self) -> bool {
+        self.pwqs_to_flush.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+
+    /// The oldest generation has ended.
+    /// # Context: no lock of the crate held.
+    pub(crate) fn flush_colour_done(&self) {
+        let state = &mut *self.state.lock();
+        self.finish_oldest(state);
+        self.advance(state);
+    }
+
+    /// Arms the oldest generation, and ends those that turn out to be over already.
+    fn advance(&self, state: &mut QueueState) {
+        while let Some(colour) = state.flush.generations.front().map(|g| g.colour) {
+            if !self.arm(&state.pwqs, colour) {
+                return;
+            }
+            self.finish_oldest(state);
+        }
+    }
+
+    fn finish_oldest(&self, state: &mut QueueState) {
+        let over = state
+            .flush
+            .generations
+            .pop_front()
+            .expect("a generation that ends was armed");
+        over.waiters.iter().for_each(|w| w.complete());
+        if !state.flush.overflow.is_empty() {
+            let waiters = std::mem::take(&mut state.flush.overflow);
+            state.flush.close(waiters);
+            self.paint(state);
+        }
+    }
+
+    /// Flushes until nothing is in flight; meanwhile only the queue's own runs may enqueue.
+    /// # Context: no lock of the crate held.
+    pub(crate) fn drain(&self) {
+        {
+            let mut state = self.state.lock();
+            state.drainers += 1;
+            self.mode.fetch_or(DRAINING, Ordering::SeqCst);
+        }
+        for flushes in 1.. {
+            self.flush();
+            if self.is_empty() {
+                break;
+            }
+            if is_worth_a_warning(flushes) {
+                log::warn!(
+                    "workqueue: {} is not empty after {flushes} flushes of a drain",
+                    self.name
+                );
+            }
+        }
+        let mut state = self.state.lock();
+        state.drainers -= 1;
+        if state.drainers == 0 {
+            self.mode.fetch_and(!DRAINING, Ordering::SeqCst);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        // The queue's lock keeps the pwqs from being released meanwhile.
+        self.state.lock().pwqs.iter().all(|pwq| {
+            let st = pwq.pool.lock();
+            st.pwqs.get(pwq.number).in_flight() == 0
+        })
+    }
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a user's pointer becomes a queued item and comes back: the traits of section 14.
+//!
+//! A caller hands in an `Arc<T>` or a `Pin<Box<T>>`; [`crate::enqueue`] takes over the address of
+//! the embedded [`RawWork`]. Counterpart: the traits of the same names in the kernel's Rust
+//! bindings; the enqueue closure of `RawWorkItem` is replaced by two conversions, because here a
+//! refusal must be able to give the pointer back.
+
+use super::raw::{RawWork, VTable};
+use super::Work;
+use std::any::type_name;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// A type that can be queued: it says which pointer to it the queue holds and what to run.
+///
+/// `ID` tells several [`Work`] fields of one type apart.
+pub trait WorkItem<const ID: u64 = 0>: Sized {
+    /// The pointer that is given to the queue and comes back in [`WorkItem::run`]: `Arc<Self>` or
+    /// `Pin<Box<Self>>`.
+    type Pointer: WorkItemPointer<ID>;
+
+    /// The work itself. It may drop the last reference, queue the item again, or block.
+    fn run(this: Self::Pointer);
+}
+
+/// A type with a [`Work`] field. Implemented by [`crate::impl_has_work!`].
+///
+/// # Safety
+/// The two functions are inverse to each other, and the field belongs to the value.
+pub unsafe trait HasWork<T, const ID: u64 = 0> {
+    /// The address of the field.
+    /// # Safety
+    /// `this` points to a value that is alive.
+    unsafe fn raw_get_work(this: *mut Self) -> *mut Work<T, ID>;
+
+    /// The value the field belongs to.
+    /// # Safety
+    /// `work` is the address of the field in a value of this type that is alive, made by
+    /// [`HasWork::raw_get_work`].
+    unsafe fn work_container_of(work: *mut Work<T, ID>) -> *mut Self;
+}
+
+/// A pointer that owns an item and can be turned into the item's core and back.
+///
+/// # Safety
+/// `from_raw_work` gives back what `into_raw_work` took; in between the item stays alive and
+/// where it is.
+pub unsafe trait RawWorkItem<const ID: u64>: Sized {
+    /// Gives the pointer away.
+    fn into_raw_work(self) -> NonNull<RawWork>;
+
+    /// Takes it back.
+    /// # Safety
+    /// `raw` comes from `into_raw_work` of the same type and is taken back once.
+    unsafe fn from_raw_work(raw: NonNull<RawWork>) -> Self;
+}
+
+/// A pointer type that an item may name as its [`WorkItem::Pointer`].
+///
+/// # Safety
+/// `run` takes the pointer back as [`RawWorkItem::from_raw_work`] does.
+pub unsafe trait WorkItemPointer<const ID: u64>: RawWorkItem<ID> {
+    /// Takes the pointer back and runs the item.
+    /// # Safety
+    /// As for [`RawWorkItem::from_raw_work`].
+    unsafe fn run(raw: NonNull<RawWork>);
+}
+
+/// A pointer to an item whose work field is a [`crate::DelayedWork`].
+///
+/// # Safety
+/// The core that `into_raw_work` gives is the beginning of a `DelayedWork`.
+pub unsafe trait RawDelayedWorkItem<const ID: u64>: RawWorkItem<ID> {}
+
+/// A type with a [`crate::DelayedWork`] field. Implemented by [`crate::impl_has_delayed_work!`].
+///
+/// # Safety
+/// The field that `HasWork` of the same `ID` names is the inner item of a `DelayedWork`.
+pub unsafe trait HasDelayedWork<T, const ID: u64 = 0>: HasWork<T, ID> {}
+
+// SAFETY: Arc::into_raw and from_raw are inverse, and the count given away keeps the item alive;
+// a value inside an Arc does not move.
+unsafe impl<T, const ID: u64> RawWorkItem<ID> for Arc<T>
+where
+    T: WorkItem<ID, Pointer = Self> + HasWork<T, ID>,
+{
+    fn into_raw_work(self) -> NonNull<RawWork> {
+        let value = Arc::into_raw(self).cast_mut();
+        // SAFETY: the value is alive: we own a count of it.
+        let work = unsafe { T::raw_get_work(value) };
+        NonNull::new(work.cast()).expect("a field of a live value has an address")
+    }
+
+    unsafe fn from_raw_work(raw: NonNull<RawWork>) -> Self {
+        // SAFETY: made by `into_raw_work` above, says the caller.
+        unsafe { Arc::from_raw(T::work_container_of(raw.as_ptr().cast())) }
+    }
+}
+
+// SAFETY: `run` goes through `from_raw_work`.
+unsafe impl<T, const ID: u64> WorkItemPointer<ID> for Arc<T>
+where
+    T: WorkItem<ID, Pointer = Self> + HasWork<T, ID>,
+{
+    unsafe fn run(raw: NonNull<RawWork>) {
+        // SAFETY: the same promise, from the caller.
+        T::run(unsafe { Self::from_raw_work(raw) });
+    }
+}
+
+// SAFETY: HasDelayedWork says that the field is a DelayedWork.
+unsafe impl<T, const ID: u64> RawDelayedWorkItem<ID> for Arc<T> where
+    T: WorkItem<ID, Pointer = Self> + HasDelayedWork<T, ID>
+{
+}
+
+// SAFETY: Box::into_raw and from_raw are inverse, and a pinned value does not move.
+unsafe impl<T, const ID: u64> RawWorkItem<ID> for Pin<Box<T>>
+where
+    T: WorkItem<ID, Pointer = Self> + HasWork<T, ID>,
+{
+    fn into_raw_work(self) -> NonNull<RawWork> {
+        // SAFETY: the value is not moved out of the box, and comes back pinned.
+        let value = Box::into_raw(unsafe { Pin::into_inner_unchecked(self) });
+        // SAFETY: the value is alive: we own it.
+        let work = unsafe { T::raw_get_work(value) };
+        NonNull::new(work.cast()).expect("a field of a live value has an address")
+    }
+
+    unsafe fn from_raw_work(raw: NonNull<RawWork>) -> Self {
+        // SAFETY: made by `into_raw_work` above, says the caller.
+        Box::into_pin(unsafe { Box::from_raw(T::work_container_of(raw.as_ptr().cast())) })
+    }
+}
+
+// SAFETY: `run` goes through `from_raw_work`.
+unsafe impl<T, const ID: u64> WorkItemPointer<ID> for Pin<Box<T>>
+where
+    T: WorkItem<ID, Pointer = Self> + HasWork<T, ID>,
+{
+    unsafe fn run(raw: NonNull<RawWork>) {
+        // SAFETY: the same promise, from the caller.
+        T::run(unsafe { Self::from_raw_work(raw) });
+    }
+}
+
+// SAFETY: HasDelayedWork says that the field is a DelayedWork.
+unsafe impl<T, const ID: u64> RawDelayedWorkItem<ID> for Pin<Box<T>> where
+    T: WorkItem<ID, Pointer = Self> + HasDelayedWork<T, ID>
+{
+}
+
+/// Makes the table of one item type.
+pub(crate) struct TableOf<T, const ID: u64>(PhantomData<T>);
+
+impl<T: WorkItem<ID>, const ID: u64> TableOf<T, ID> {
+    pub(crate) const TABLE: &'static VTable = &VTable {
+        run: <T::Pointer as WorkItemPointer<ID>>::run,
+        release: release::<T::Pointer, ID>,
+        function: type_name::<T>,
+        barrier: false,
+    };
+}
+
+/// # Safety
+/// As for [`RawWorkItem::from_raw_work`].
+pub(crate) unsafe fn release<P: RawWorkItem<ID>, const ID: u64>(raw: NonNull<RawWork>) {
+    // SAFETY: the same promise, from the caller.
+    drop(unsafe { P::from_raw_work(raw) });
+}
+
+/// Says which field of a type is its [`Work`].
+///
+/// ```
+/// use workqueue::{impl_has_work, new_work, Work, WorkItem};
+/// use std::sync::Arc;
+///
+/// struct Greeter { name: String, work: Work<Greeter> }
+///
+/// impl_has_work! {
+///     impl HasWork<Self> for Greeter { self.work }
+/// }
+///
+/// impl WorkItem for Greeter {
+///     type Pointer = Arc<Self>;
+///     fn run(this: Arc<Self>) { println!("hello {}", this.name); }
+/// }
+///
+/// let runtime = workqueue::Runtime::builder().start()?;
+/// let greeter = Arc::new(Greeter { name: "world".into(), work: new_work!("greet") });
+/// runtime.system_percpu().enqueue(greeter.clone()).expect("not pending yet");
+/// greeter.work.flush()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[macro_export]
+macro_rules! impl_has_work {
+    ($(impl$({$($generics:tt)*})? HasWork<$item:ty $(, $id:literal)?> for $this:ty { self.$field:ident })*) => {$(
+        // SAFETY: both directions use the same field of the same type.
+        unsafe impl$(<$($generics)*>)? $crate::HasWork<$item $(, $id)?> for $this {
+            unsafe fn raw_get_work(this: *mut Self) -> *mut $crate::Work<$item $(, $id)?> {
+                // SAFETY: `this` is alive, says the caller.
+                unsafe { ::core::ptr::addr_of_mut!((*this).$field) }
+            }
+
+            unsafe fn work_container_of(work: *mut $crate::Work<$item $(, $id)?>) -> *mut Self {
+                // SAFETY: `work` is the field of a live value, says the caller.
+                unsafe { work.byte_sub(::core::mem::offset_of!(Self, $field)).cast() }
+            }
+        }
+    )*};
+}
+
+/// Says which field of a type is its [`crate::DelayedWork`].
+#[macro_export]
+macro_rules! impl_has_delayed_work {
+    ($(impl$({$($generics:tt)*})? HasDelayedWork<$item:ty $(, $id:literal)?> for $this:ty { self.$field:ident })*) => {$(
+        // SAFETY: both directions use the same field of the same type, whose beginning is the Work.
+        unsafe impl$(<$($generics)*>)? $crate::HasWork<$item $(, $id)?> for $this {
+            unsafe fn raw_get_work(this: *mut Self) -> *mut $crate::Work<$item $(, $id)?> {
+                // SAFETY: `this` is alive, says the caller.
+                let field: *mut $crate::DelayedWork<$item $(, $id)?> =
+                    unsafe { ::core::ptr::addr_of_mut!((*this).$field) };
+                field.cast()
+            }
+
+            unsafe fn work_container_of(work: *mut $crate::Work<$item $(, $id)?>) -> *mut Self {
+                // SAFETY: `work` begins the field of a live value, says the caller.
+                unsafe { work.byte_sub(::core::mem::offset_of!(Self, $field)).cast() }
+            }
+        }
+
+        // SAFETY: the field above is a DelayedWork; its type is checked there.
+        unsafe impl$(<$($generics)*>)? $crate::HasDelayedWork<$item $(, $id)?> for $this {}
+    )*};
+}
+
+/// A [`Work`] field's initial value, with an optional name for dumps.
+#[macro_export]
+macro_rules! new_work {
+    () => {
+        $crate::Work::new("")
+    };
+    ($name:literal) => {
+        $crate::Work::new($name)
+    };
+}
+
+/// A [`crate::DelayedWork`] field's initial value, with an optional name for dumps.
+#[macro_export]
+macro_rules! new_delayed_work {
+    () => {
+        $crate::DelayedWork::new("")
+    };
+    ($name:literal) => {
+        $crate::DelayedWork::new($name)
+    };
+}

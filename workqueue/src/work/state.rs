@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The state word of an item: who may queue it, whether it waits, where it last was.
+//!
+//! ```text
+//!   63            32 31            16 15      8 7      4    3       2        1         0
+//!  +----------------+----------------+---------+--------+--------+--------+----------+---------+
+//!  | pool number + 1| disable depth  | unused  | colour | LINKED | QUEUED | INACTIVE | PENDING |
+//!  +----------------+----------------+---------+--------+--------+--------+----------+---------+
+//! ```
+//!
+//! * PENDING: someone owes a run. Taken by [`WorkState::claim`]; whoever gets `Ours` owns the item
+//!   until it hands it to a list, a timer, or gives the bit back.
+//! * QUEUED: the item is on a list of the pool named in the word; changes only under that pool's
+//!   lock. PENDING without QUEUED: with a timer, or on its way.
+//! * INACTIVE: held back by max_active (or a barrier, which never takes a slot). Pool lock.
+//! * LINKED: the next entry of the list is a barrier that must move with this one. Pool lock.
+//! * colour: the flush generation the item counts for. Pool lock.
+//! * depth: how many `disable` calls are open. Changed at any time by anyone.
+//! * pool: where the item is, or was last. Stays when the item has run.
+//!
+//! Each transition is one atomic read-modify-write, also where it changes nothing: that is what
+//! carries the ordering promises to a caller whose claim fails. Kernel counterpart:
+//! `work_struct.data`, which holds a pwq pointer or a pool number in turn; here the word always
+//! names the pool, and the pwq is a number beside it.
+
+use crate::sys::sync::modelled::{AtomicU64, Ordering};
+
+const PENDING: u64 = 1 << 0;
+const INACTIVE: u64 = 1 << 1;
+const QUEUED: u64 = 1 << 2;
+const LINKED: u64 = 1 << 3;
+const COLOUR_SHIFT: u32 = 4;
+const COLOUR_MASK: u64 = 0xf << COLOUR_SHIFT;
+const DEPTH_SHIFT: u32 = 16;
+const DEPTH_MASK: u64 = 0xffff << DEPTH_SHIFT;
+const POOL_SHIFT: u32 = 32;
+const POOL_MASK: u64 = 0xffff_ffff << POOL_SHIFT;
+
+/// How many flush generations the word can tell apart.
+pub(crate) const COLOURS: u8 = 16;
+
+/// One reading of the word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot(u64);
+
+impl Snapshot {
+    pub(crate) fn pending(self) -> bool {
+        self.0 & PENDING != 0
+    }
+
+    pub(crate) fn queued(self) -> bool {
+        self.0 & QUEUED != 0
+    }
+
+    pub(crate) fn inactive(self) -> bool {
+        self.0 & INACTIVE != 0
+    }
+
+    pub(crate) fn linked(self) -> bool {
+        self.0 & LINKED != 0
+    }
+
+    pub(crate) fn colour(self) -> u8 {
+        ((self.0 & COLOUR_MASK) >> COLOUR_SHIFT) as u8
+    }
+
+    pub(crate) fn depth(self) -> u16 {
+        ((self.0 & DEPTH_MASK) >> DEPTH_SHIFT) as u16
+    }
+
+    /// The pool the item is on or was last on; None before its first enqueue.
+    pub(crate) fn pool(self) -> Option<u32> {
+        ((self.0 >> POOL_SHIFT) as u32).checked_sub(1)
+    }
+}
+
+/// What a caller who wants to queue an item has to do next.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Claim {
+    /// The caller holds PENDING and owes the item a place, or must `release` it.
+    Ours(Snapshot),
+    /// Somebody else owes the run, which will see everything the caller did before.
+    AlreadyPending,
+    /// The item is disabled. Nothing is owed.
+    Disabled,
+}
+
+/// The word itself.
+#[derive(Debug)]
+pub(crate) struct WorkState(AtomicU64);
+
+impl WorkState {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub(crate) fn load(&self) -> Snapshot {
+        // Acquire: whoever sees QUEUED or a pool number may follow it to that pool.
+        Snapshot(self.0.load(Ordering::Acquire))
+    }
+
+    /// One read-modify-write that always writes, even if the value stays the same.
+    fn rmw(&self, change: impl Fn(u64) -> u64) -> Snapshot {
+        // AcqRel: pairs with itself, every transition with the next one of the same word. The two
+        // that matter most are `claim` and `begin_run`:
+        //   queuer: store event | claim (fails)       worker: begin_run | read events in the run
+        // Were the failing claim a mere load, it could be ordered before the store, and the run
+        // could miss the event while the caller was told that a run is still to come.
+        match self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |v| Some(change(v)))
+        {
+            Ok(v) | Err(v) => Snapshot(v),
+        }
+    }
+
+    /// Asked by whoever wants to queue the item: is it mine to queue?
+    pub(crate) fn claim(&self) -> Claim {
+        let before = self.rmw(|v| {
+            if v & (PENDING | DEPTH_MASK) == 0 {
+                v | PENDING
+            } else {
+                v
+            }
+        });
+        if before.pending() {
+            Claim::AlreadyPending
+        } else if before.depth() > 0 {
+            Claim::Disabled
+        } else {
+            Claim::Ours(before)
+        }
+    }
+
+    /// Gives PENDING back without a run: refused or cancelled.
+    pub(crate) fn release(&self) {
+        self.rmw(|v| v & !(PENDING | INACTIVE | QUEUED | LINKED | COLOUR_MASK));
+    }
+
+    /// The owner of PENDING puts the item on a list of `pool`.
+    /// # Context: that pool's lock held.
+    pub(crate) fn set_queued(&self, pool: u32, colour: u8, inactive: bool) {
+        let place = (u64::from(pool) + 1) << POOL_SHIFT | u64::from(colour) << COLOUR_SHIFT;
+        let held_back = if inactive { INACTIVE } else { 0 };
+        self.rmw(|v| v & DEPTH_MASK | place | held_back | QUEUED | PENDING);
+    }
+
+    /// The item has been taken off its list by someone who keeps PENDING.
+    /// # Context: the pool's lock held.
+    pub(crate) fn set_taken_off(&self) {
+        self.rmw(|v| v & !(QUEUED | INACTIVE | LINKED | COLOUR_MASK));
+    }
+
+    /// A slot was found for an item held back so far.
+    /// # Context: the pool's lock held.
+    pub(crate) fn activate(&self) {
+        self.rmw(|v| v & !INACTIVE);
+    }
+
+    /// A barrier now follows this entry.
+    /// # Context: the pool's lock held.
+    pub(crate) fn link(&self) {
+        self.rmw(|v| v | LINKED);
+    }
+
+    /// The worker's last step before the function: from here on the item may be queued anew.
+    /// # Context: the pool's lock held.
+    pub(crate) fn begin_run(&self) -> Snapshot {
+        self.rmw(|v| v & (POOL_MASK | DEPTH_MASK))
+    }
+
+    /// One more reason not to queue the item. None if the depth is at its limit.
+    pub(crate) fn disable(&self) -> Option<()> {
+        let before = self.rmw(|v| {
+            if v & DEPTH_MASK == DEPTH_MASK {
+                v
+            } else {
+                v + (1 << DEPTH_SHIFT)
+            }
+        });
+        (before.depth() != u16::MAX).then_some(())
+    }
+
+    /// One reason less; Some(true) if it was the last, None if there was none.
+    pub(crate) fn enable(&self) -> Option<bool> {
+        let before = self.rmw(|v| {
+            if v & DEPTH_MASK == 0 {
+                v
+            } else {
+                v - (1 << DEPTH_SHIFT)
+            }
+        });
+        match before.depth() {
+            0 => None,
+            depth => Some(depth == 1),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_do_not_disturb_each_other() {
+        let s = WorkState::new();
+        assert_eq!(s.load().pool(), None);
+        assert!(matches!(s.claim(), Claim::Ours(_)));
+        s.set_queued(u32::MAX - 1, 15, true);
+        s.link();
+        let v = s.load();
+        assert!(v.pending() && v.queued() && v.inactive() && v.linked());
+        assert_eq!(
+            (v.pool(), v.colour(), v.depth()),
+            (Some(u32::MAX - 1), 15, 0)
+        );
+        s.activate();
+        assert!(!s.load().inactive() && s.load().linked());
+        assert!(s.disable().is_some());
+        assert_eq!(s.claim(), Claim::AlreadyPending);
+        s.begin_run();
+        assert_eq!(s.claim(), Claim::Disabled);
+        assert_eq!(s.load().pool(), Some(u32::MAX - 1));
+        assert_eq!(s.enable(), Some(true));
+        assert_eq!(s.enable(), None);
+    }
+
+    #[test]
+    fn s02_19_depth_stops_at_its_limit() {
+        let s = WorkState::new();
+        for _ in 0..u16::MAX {
+            assert!(s.disable().is_some());
+        }
+        assert!(s.disable().is_none());
+        assert_eq!(s.load().depth(), u16::MAX);
+        assert_eq!(s.enable(), Some(false));
+    }
+}

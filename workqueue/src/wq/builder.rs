@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Making a queue: names and flags are checked, pwqs linked, the rescuer started.
+//!
+//! Kernel counterparts: `alloc_workqueue`, `alloc_and_link_pwqs`, `init_rescuer`.
+
+use super::attrs::Attrs;
+use super::flags::Flags;
+use super::{Counters, OwnedQueue, QueueInner, QueueState};
+use crate::error::AllocError;
+use crate::pool::rescuer::Rescuer;
+use crate::pwq::budget::Budget;
+use crate::pwq::PwqStats;
+use crate::runtime::RuntimeInner;
+use crate::sys::sync::Mutex;
+use crate::wait::flush::FlushState;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::{Arc, RwLock};
+
+/// The upper limit of max_active.
+pub(crate) const MAX_ACTIVE: usize = 2048;
+/// What 0 stands for.
+const DFL_ACTIVE: usize = 1024;
+/// How many items each node may have active at least, unless max_active is lower.
+const DFL_MIN_ACTIVE: usize = 8;
+/// How much of a name is kept.
+const NAME_LEN: usize = 31;
+
+/// Sets up a queue.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct QueueBuilder {
+    rt: Arc<RuntimeInner>,
+    name: String,
+    flags: Flags,
+    max_active: usize,
+    ordered: bool,
+    system: bool,
+    attrs: Attrs,
+}
+
+impl QueueBuilder {
+    pub(crate) fn new(rt: &Arc<RuntimeInner>, name: &str) -> Self {
+        Self {
+            rt: rt.clone(),
+            name: name.to_owned(),
+            flags: Flags::empty(),
+            max_active: 0,
+            ordered: false,
+            system: false,
+            attrs: Attrs::new(),
+        }
+    }
+
+    /// The queue's flags; give PERCPU or UNBOUND, at least.
+    pub fn flags(mut self, flags: Flags) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    /// How many items may be active at once, per CPU or, on unbound queues, in all; 0 for 1024.
+    pub fn max_active(mut self, max_active: usize) -> Self {
+        self.max_active = max_active;
+        self
+    }
+
+    /// The attributes an unbound queue begins with.
+    pub fn attrs(mut self, attrs: Attrs) -> Self {
+        self.attrs = attrs;
+        self
+    }
+
+    pub(crate) fn ordered(mut self) -> Self {
+        self.ordered = true;
+        self
+    }
+
+    pub(crate) fn system(mut self) -> Self {
+        self.system = true;
+        self
+    }
+
+    /// Makes the queue.
+    pub fn build(self) -> Result<OwnedQueue, AllocError> {
+        if self.rt.is_in_forked_child() || self.rt.is_stopped() {
+            return Err(AllocError::Destroyed);
+        }
+        let name = checked_name(&self.name)?;
+        let flags = self.checked_flags(&name)?;
+        let max_active = checked_max_active(&name, self.max_active, self.ordered);
+        let mut attrs = self.attrs;
+        attrs.check().map_err(|source| AllocError::Attrs {
+            name: name.clone(),
+            source,
+        })?;
+        if flags.contains(Flags::HIGHPRI) {
+            attrs.nice = -20;
+        }
+        let rt = self.rt;
+        let unbound = flags.contains(Flags::UNBOUND);
+        let nr_budgets = if unbound {
+            rt.topology.nr_nodes() + 1
+        } else {
+            0
+        };
+        let nr_slots = rt.topology.possible().iter().last().map_or(0, |c| c + 1);
+        let inner = Arc::new(QueueInner {
+            flags,
+            ordered: self.ordered,
+            system: self.system,
+            slots: (0..nr_slots).map(|_| RwLock::new(None)).collect(),
+            max_active: AtomicUsize::new(0),
+            nodes: (0..nr_budgets).map(|_| Arc::new(Budget::new(0))).collect(),
+            rescuer: flags.contains(Flags::MEM_RECLAIM).then(Rescuer::new),
+            pwqs_to_flush: AtomicUsize::new(0),
+            mode: AtomicU32::new(0),
+            counters: Counters::default(),
+            state: Mutex::new(QueueState {
+                pwqs: Vec::new(),
+                in_charge: Vec::new(),
+                saved_max: max_active,
+                saved_min: max_active.min(DFL_MIN_ACTIVE),
+                drainers: 0,
+                flush: FlushState::default(),
+                attrs: attrs.clone(),
+                past: PwqStats::default(),
+            }),
+            name,
+            rt,
+        });
+        // From here to the end of the function the choice of pools, the phase and the freezing
+        // stand still.
+        let rt = inner.rt.clone();
+        let _choice = rt.attrs_lock.lock();
+        let spawn_failed = |errno| AllocError::Spawn {
+            name: inner.name.clone(),
+            errno,
+        };
+        if let (Some(rescuer), true) = (&inner.rescuer, rt.is_online()) {
+            rescuer.start(&inner).map_err(spawn_failed)?;
+        }
+        let linked = if unbound {
+            inner.install_attrs(attrs)
+        } else {
+            inner.link_percpu()
+        };
+        if let Err(errno) = linked {
+            if let Some(rescuer) = &inner.rescuer {
+                rescuer.stop();
+            }
+            return Err(spawn_failed(errno));
+        }
+        inner.adjust_limits();
+        rt.add_queue(&inner);
+        Ok(OwnedQueue::new(inner))
+    }
+
+    fn checked_flags(&self, name: &str) -> Result<Flags, AllocError> {
+        let bad = |why| AllocError::BadFlags {
+            name: name.to_owned(),
+            flags: self.flags.bits(),
+            why,
+        };
+        let mut flags = self.flags;
+        if flags.contains(Flags::POWER_EFFICIENT) && self.rt.config.power_efficient {
+            flags = flags.without(Flags::PERCPU) | Flags::UNBOUND;
+        }
+        if let Some(why) = flags.fault(self.ordered, self.max_active) {
+            return Err(bad(why));
+        }
+        if flags.contains(Flags::BH) || flags.contains(Flags::SYSFS) {
+            return Err(bad("BH and SYSFS queues are not part of this version"));
+        }
+        if self.ordered {
+            return Ok(flags | Flags::UNBOUND);
+        }
+        if !flags.contains(Flags::PERCPU) && !flags.contains(Flags::UNBOUND) {
+            log::warn!("workqueue: queue {name} is neither PERCPU nor UNBOUND; taken as PERCPU");
+            flags |= Flags::PERCPU;
+        }
+        Ok(flags)
+    }
+}
+
+fn checked_name(name: &str) -> Result<String, AllocError> {
+    if name.is_empty() || name.contains('\0') {
+        return Err(AllocError::BadName(name.to_owned()));
+    }
+    let mut end = name.len().min(NAME_LEN);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    if end < name.len() {
+        log::warn!(
+            "workqueue: queue name {name} is longer than {NAME_LEN} bytes; cut to {}",
+            &name[..end]
+        );
+    }
+    Ok(name[..end].to_owned())
+}
+
+fn checked_max_active(name: &str, wanted: usize, ordered: bool) -> usize {
+    match wanted {
+        _ if ordered => 1,
+        0 => DFL_ACTIVE,
+        n if n > MAX_ACTIVE => {
+            log::warn!("workqueue: max_active {n} of queue {name} is over {MAX_ACTIVE}; clamped");
+            MAX_ACTIVE
+        }
+        n => n,
+    }
+}

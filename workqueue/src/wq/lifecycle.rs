@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A queue's pwqs: linked at creation, exchanged with the attributes, released at the end.
+//!
+//! Kernel counterparts: `alloc_and_link_pwqs`, `apply_wqattrs_commit`, `pwq_release_workfn`,
+//! `destroy_workqueue`.
+
+use super::attrs::Attrs;
+use super::flags::Flags;
+use super::{QueueInner, DESTROYED, DESTROYING};
+use crate::error::{AttrError, WaitError};
+use crate::pool::{context, registry, Pool, PoolKind};
+use crate::pwq::active::NodeActive;
+use crate::pwq::{self, Pwq};
+use crate::runtime::monitor::Job;
+use crate::sys::list;
+use crate::work::raw::Item;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+impl QueueInner {
+    /// One pwq per CPU, in that CPU's pool of the queue's priority.
+    pub(crate) fn link_percpu(self: &Arc<Self>) -> Result<(), i32> {
+        let highpri = self.flags.contains(Flags::HIGHPRI);
+        let mut state = self.state.lock();
+        for cpu in self.rt.topology.possible().iter() {
+            let pools = self.rt.pools_of(cpu).ok_or(libc::ESHUTDOWN)?;
+            let pool = if highpri { pools.highpri } else { pools.normal };
+            let pwq = Pwq::link(self, &pool, None, state.flush.colour(), false);
+            self.set_slot(cpu, Some(pwq.clone()));
+            state.pwqs.push(pwq);
+        }
+        self.reserve(state.pwqs.len());
+        Ok(())
+    }
+
+    /// Makes room so that neither waiting for a slot nor a call for help allocates.
+    fn reserve(&self, pwqs: usize) {
+        self.nodes.iter().for_each(|n| n.reserve(pwqs));
+        if let Some(rescuer) = &self.rescuer {
+            rescuer.reserve(pwqs);
+        }
+    }
+
+    pub(crate) fn apply_attrs(self: &Arc<Self>, mut attrs: Attrs) -> Result<(), AttrError> {
+        if !self.is_unbound() {
+            return Err(AttrError::NotUnbound);
+        }
+        attrs.check()?;
+        if let Some(mask) = &mut attrs.cpumask {
+            let usable = mask.and(self.rt.topology.possible());
+            if usable.is_empty() {
+                return Err(AttrError::EmptyMask(mask.to_list()));
+            }
+        }
+        if self.rt.is_in_forked_child() {
+            return Err(AttrError::Destroyed);
+        }
+        let _choice = self.rt.attrs_lock.lock();
+        if self.is_mode(DESTROYING) {
+            return Err(AttrError::Destroyed);
+        }
+        self.install_attrs(attrs).map_err(AttrError::Spawn)?;
+        self.adjust_limits();
+        Ok(())
+    }
+
+    /// Puts pools for `attrs` in charge of all CPUs, or changes nothing.
+    /// # Context: `attrs_lock` held, no other.
+    pub(crate) fn install_attrs(self: &Arc<Self>, attrs: Attrs) -> Result<(), i32> {
+        let rt = &self.rt;
+        let cpus: Vec<usize> = rt.topology.possible().iter().collect();
+        // The default pwq comes last; an ordered queue has no other.
+        let wanted = if self.ordered {
+            vec![None]
+        } else {
+            cpus.iter().map(|&c| Some(c)).chain([None]).collect()
+        };
+        let mut pools: Vec<(Option<usize>, Arc<Pool>)> = Vec::new();
+        for cpu in wanted {
+            match rt.unbound.get(rt, registry::key_for(rt, &attrs, cpu)) {
+                Ok(pool) => pools.push((cpu, pool)),
+                Err(errno) => {
+                    pools.iter().for_each(|(_, pool)| rt.unbound.put(pool));
+                    return Err(errno);
+                }
+            }
+        }
+        let mut state = self.state.lock();
+        let former = std::mem::take(&mut state.in_charge);
+        // An ordered queue's new pwq starts nothing before the older one has run empty.
+        let plugged = self.ordered && !state.pwqs.is_empty();
+        let colour = state.flush.colour();
+        for (cpu, pool) in pools {
+            let pwq = Pwq::link(self, &pool, Some(self.budget_of(&pool)), colour, plugged);
+            let serves = if self.ordered {
+                cpus.clone()
+            } else {
+                cpu.into_iter().collect()
+            };
+            for cpu in serves {
+                self.set_slot(cpu, Some(pwq.clone()));
+            }
+            state.pwqs.push(pwq.clone());
+            state.in_charge.push(pwq);
+        }
+        state.attrs = attrs;
+        self.reserve(state.pwqs.len());
+        drop(state);
+        former.iter().for_each(|pwq| self.put_base(pwq));
+        Ok(())
+    }
+
+    /// After CPUs have left or returned: puts another pool in charge wherever the attributes now
+    /// ask for one. Where that pool cannot be had, the default pwq takes over.
+    /// # Context: `attrs_lock` held, no other.
+    pub(crate) fn recompute_slots(self: &Arc<Self>) {
+        if self.ordered || !self.is_unbound() {
+            return;
+        }
+        let attrs = self.state.lock().attrs.clone();
+        for cpu in self.rt.topology.possible().iter() {
+            let key = registry::key_for(&self.rt, &attrs, Some(cpu));
+            let fits = |pwq: &Arc<Pwq>| matches!(&pwq.pool.kind, PoolKind::Unbound { key: k, .. } if *k == key);
+            if self.slot(cpu).as_ref().is_some_and(fits) {
+                continue;
+            }
+            let pool = self.rt.unbound.get(&self.rt, key);
+            let mut state = self.state.lock();
+            let Some(default) = state.in_charge.last().cloned() else {
+                return;
+            };
+            let next = match pool {
+                Ok(pool) => {
+                    let pwq = Pwq::link(
+                        self,
+                        &pool,
+                        Some(self.budget_of(&pool)),
+                        state.flush.colour(),
+                        false,
+                    );
+                    state.pwqs.push(pwq.clone());
+                    // The default pwq stays last.
+                    state.in_charge.insert(0, pwq.clone());
+                    self.reserve(state.pwqs.len());
+                    pwq
+                }
+                Err(errno) => {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    log::warn!(
+                        "workqueue: {}: CPU {cpu} is served by the default pool: {error}",
+                        self.name
+                    );
+                    default.clone()
+                }
+            };
+            let former = self
+                .set_slot(cpu, Some(next))
+                .filter(|p| !Arc::ptr_eq(p, &default));
+            if let Some(former) = &former {
+                state.in_charge.retain(|p| !Arc::ptr_eq(p, former));
+            }
+            drop(state);
+            if let Some(former) = former {
+                self.put_base(&former);
+            }
+        }
+    }
+
+    fn budget_of(&self, pool: &Pool) -> Arc<NodeActive> {
+        let spanning = self.nodes.len() - 1;
+        let node = match &pool.kind {
+            PoolKind::Unbound {
+                node: Some(node), ..
+            } => *node,
+            _ => spanning,
+        };
+        self.nodes[node].clone()
+    }
+
+    /// The queue lets go of a pwq; items in flight may keep it for a while.
+    /// # Context: no pool lock and no queue lock held.
+    fn put_base(&self, pwq: &Arc<Pwq>) {
+        let mut st = pwq.pool.lock();
+        let last = pwq::put(&mut st, pwq.number);
+        drop(st);
+        if last.is_some() {
+            self.release_pwq(pwq);
+        }
+    }
+
+    /// Nothing refers to this pwq any more: its counters are kept, its pool is left, and an
+    /// ordered queue goes on with the next one.
+    /// # Context: no lock of the crate but `attrs_lock` held; not on a worker of that pool.
+    pub(crate) fn release_pwq(&self, pwq: &Arc<Pwq>) {
+        let next = {
+            let mut state = self.state.lock();
+            state.pwqs.retain(|p| !Arc::ptr_eq(p, pwq));
+            let past = pwq.unlink();
+            state.past.add(&past);
+            if self.ordered {
+                state.pwqs.first().cloned()
+            } else {
+                None
+            }
+        };
+        if let Some(next) = next {
+            unplug(&next);
+        }
+        self.rt.unbound.put(&pwq.pool);
+    }
+
+    /// Runs everything enqueued before, then takes the queue down.
+    pub(crate) fn destroy(self: &Arc<Self>) -> Result<(), WaitError> {
+        if self.rt.is_in_forked_child() {
+            return Err(WaitError::Destroyed);
+        }
+        if context::in_run_of(self) {
+            return Err(WaitError::WouldDeadlock);
+        }
+        {
+            let _mode = self.state.lock();
+            if self.mode.fetch_or(DESTROYING, Ordering::SeqCst) & DESTROYING != 0 {
+                return Err(WaitError::Destroyed);
+            }
+        }
+        if self.rt.is_online() {
+            self.drain();
+        } else {
+            self.discard();
+        }
+        if let Some(rescuer) = &self.rescuer {
+            rescuer.stop();
+        }
+        // From here on no attributes are applied and no limits set.
+        let _choice = self.rt.attrs_lock.lock();
+        let busy = self.state.lock().pwqs.iter().any(has_work);
+        if busy {
+            log::error!(
+                "workqueue: {} is still busy after it was drained; it is kept",
+                self.name
+            );
+            self.mode.fetch_and(!DESTROYING, Ordering::SeqCst);
+            return Err(WaitError::QueueBusy);
+        }
+        self.mode.fetch_or(DESTROYED, Ordering::SeqCst);
+        let in_charge = {
+            let mut state = self.state.lock();
+            let percpu = if self.is_unbound() {
+                Vec::new()
+            } else {
+                state.pwqs.clone()
+            };
+            let unbound = std::mem::take(&mut state.in_charge);
+            [percpu, unbound].concat()
+        };
+        for cpu in self.rt.topology.possible().iter() {
+            self.set_slot(cpu, None);
+        }
+        in_charge.iter().for_each(|pwq| self.put_base(pwq));
+        self.rt.remove_queue(self);
+        Ok(())
+    }
+
+    /// What the drop of the owner does. On one of the queue's own runs the monitor does it.
+    pub(crate) fn destroy_on_drop(self: &Arc<Self>) {
+        if self.is_mode(DESTROYING) {
+            return;
+        }
+        if context::in_run_of(self) {
+            self.rt.monitor.post(Job::Destroy(self.clone()));
+            return;
+        }
+        if let Err(e) = self.destroy() {
+            log::debug!("workqueue: {} dropped: {e}", self.name);
+        }
+    }
+
+    /// Takes all items off a queue whose runtime runs nothing, and drops them.
+    fn discard(&self) {
+        for pwq in self.pwqs() {
+            while let Some(item) = take_any(&pwq) {
+                drop(item);
+            }
+        }
+    }
+}
+
+fn has_work(pwq: &Arc<Pwq>) -> bool {
+    let st = pwq.pool.lock();
+    let p = st.pwqs.get(pwq.number);
+    p.in_flight() > 0 || p.refs > 1
+}
+
+/// Lets an ordered queue's next pwq begin.
+fn unplug(pwq: &Arc<Pwq>) {
+    let mut st = pwq.pool.lock();
+    let p = st.pwqs.get_mut(pwq.number);
+    if std::mem::take(&mut p.plugged) {
+        st.fill(pwq.number);
+    }
+    let wake = st.kick();
+    drop(st);
+    wake.go();
+}
+
+/// Takes one waiting item of a pwq off its list.
+fn take_any(pwq: &Pwq) -> Option<Item> {
+    let mut st = pwq.pool.lock();
+    let on_worklist = st.worklist.iter().find(|w| w.pwq() == pwq.number);
+    let work = on_worklist.or_else(|| st.pwqs.get(pwq.number).inactive.front())?;
+    let before = work.snapshot();
+    // SAFETY: found on a list of this pool, whose lock is held.
+    let item = unsafe { list::unlink(work) };
+    item.state.set_taken_off();
+    let duties = pwq::retire(&mut st, pwq.number, before.colour(), !before.inactive());
+    drop(st);
+    duties.discharge();
+    Some(item)
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! max_active and min_active as set by callers, frozen, and split between NUMA nodes.
+//!
+//! Kernel counterparts: `workqueue_set_max_active`, `wq_adjust_max_active`,
+//! `wq_update_node_max_active`, `freeze_workqueues_begin` and its siblings.
+
+use super::builder::MAX_ACTIVE;
+use super::flags::Flags;
+use super::{QueueInner, DESTROYED};
+use crate::error::AttrError;
+use crate::pwq::active;
+use crate::runtime::Runtime;
+use std::sync::atomic::Ordering;
+
+impl QueueInner {
+    pub(crate) fn set_max_active(&self, max_active: usize) -> Result<(), AttrError> {
+        if self.ordered {
+            return Err(AttrError::NotAdjustable);
+        }
+        self.change_limits(|max, min| {
+            *max = max_active.clamp(1, MAX_ACTIVE);
+            if self.is_unbound() {
+                *min = (*min).min(*max);
+            }
+        })
+    }
+
+    pub(crate) fn set_min_active(&self, min_active: usize) -> Result<(), AttrError> {
+        if self.ordered || !self.is_unbound() {
+            return Err(AttrError::NotAdjustable);
+        }
+        self.change_limits(|max, min| *min = min_active.min(*max))
+    }
+
+    fn change_limits(&self, change: impl FnOnce(&mut usize, &mut usize)) -> Result<(), AttrError> {
+        if self.rt.is_in_forked_child() || self.is_mode(DESTROYED) {
+            return Err(AttrError::Destroyed);
+        }
+        let _choice = self.rt.attrs_lock.lock();
+        {
+            let state = &mut *self.state.lock();
+            change(&mut state.saved_max, &mut state.saved_min);
+        }
+        self.adjust_limits();
+        Ok(())
+    }
+
+    /// Puts the limits in force and lets in whoever they allow.
+    /// # Context: `attrs_lock` held, no other.
+    pub(crate) fn adjust_limits(&self) {
+        let frozen =
+            self.flags.contains(Flags::FREEZABLE) && self.rt.frozen.load(Ordering::Relaxed);
+        let (max, min) = {
+            let state = self.state.lock();
+            if frozen {
+                (0, 0)
+            } else {
+                (state.saved_max, state.saved_min)
+            }
+        };
+        // Relaxed: the pool lock taken below, or by the next enqueue, orders it.
+        self.max_active.store(max, Ordering::Relaxed);
+        if self.is_unbound() {
+            self.split_between_nodes(max, min);
+            self.nodes.iter().for_each(|node| active::serve(node));
+            return;
+        }
+        // The pwqs of a per-CPU queue stay until it is destroyed, which `attrs_lock` keeps out.
+        for pwq in self.pwqs() {
+            let mut st = pwq.pool.lock();
+            st.fill(pwq.number);
+            let wake = st.kick();
+            drop(st);
+            wake.go();
+        }
+    }
+
+    /// Each node gets its part of the limit, by its part of the CPUs, and never less than the
+    /// minimum; pools that span nodes have all of it.
+    fn split_between_nodes(&self, max: usize, min: usize) {
+        let rt = &self.rt;
+        let online = rt.online_cpus();
+        let mask = self.state.lock().attrs.cpumask.clone();
+        let allowed = mask
+            .map(|m| m.and(&online))
+            .filter(|m| !m.is_empty())
+            .unwrap_or(online);
+        let total = allowed.len();
+        let (spanning, nodes) = self
+            .nodes
+            .split_last()
+            .expect("an unbound queue has budgets");
+        for (number, node) in nodes.iter().enumerate() {
+            let own = rt.topology.node_cpus(number).and(&allowed).len();
+            let part = if total == 0 {
+                0
+            } else {
+                (max * own).div_ceil(total)
+            };
+            node.set_max(part.clamp(min, max));
+        }
+        spanning.set_max(max);
+    }
+
+    pub(crate) fn congested(&self, cpu: usize) -> bool {
+        if self.rt.is_in_forked_child() || !self.has_cpu(cpu) {
+            return false;
+        }
+        let slot = self.slot(cpu);
+        let Some(pwq) = slot.as_ref() else {
+            return false;
+        };
+        let st = pwq.pool.lock();
+        let congested = !st.pwqs.get(pwq.number).inactive.is_empty();
+        drop(st);
+        congested
+    }
+}
+
+impl Runtime {
+    /// Lets no further item of FREEZABLE queues become active; running ones go on.
+    pub fn freeze_begin(&self) {
+        if self.inner.frozen.load(Ordering::Relaxed) {
+            log::warn!("workqueue: freeze_begin while the queues are frozen already");
+        }
+        self.set_frozen(true);
+    }
+
+    /// Is a FREEZABLE queue still running items from before the freeze?
+    pub fn freeze_busy(&self) -> bool {
+        if !self.inner.frozen.load(Ordering::Relaxed) {
+            log::warn!("workqueue: freeze_busy outside a freeze");
+        }
+        let freezable = |q: &&std::sync::Arc<QueueInner>| q.flags.contains(Flags::FREEZABLE);
+        self.inner.queues().iter().filter(freezable).any(|q| {
+            q.state.lock().pwqs.iter().any(|pwq| {
+                let st = pwq.pool.lock();
+                st.pwqs.get(pwq.number).nr_active > 0
+            })
+        })
+    }
+
+    /// Ends a freeze: items held back by it become active in their order.
+    pub fn thaw(&self) {
+        if self.inner.frozen.load(Ordering::Relaxed) {
+            self.set_frozen(false);
+        }
+    }
+
+    fn set_frozen(&self, frozen: bool) {
+        let _choice = self.inner.attrs_lock.lock();
+        self.inner.frozen.store(frozen, Ordering::Relaxed);
+        for queue in self.inner.queues() {
+            if queue.flags.contains(Flags::FREEZABLE) {
+                queue.adjust_limits();
+            }
+        }
+    }
+}

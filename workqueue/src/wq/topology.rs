@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine's CPUs, grouped into pods for each affinity scope.
+//!
+//! Read once from sysfs, or made up by a test or a simulation; asked by
+//! [`crate::pool::registry`]. Kernel counterpart: `struct wq_pod_type` and the pod set-up at boot.
+
+use super::attrs::Scope;
+use crate::sys::cpu;
+use crate::sys::cpuset::CpuSet;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// How many cores a cache shard should have.
+const CACHE_SHARD_SIZE: usize = 8;
+
+/// Where one CPU stands in the machine. Equal numbers mean: shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuPlace {
+    /// The CPU's number.
+    pub cpu: usize,
+    /// Its core; CPUs of one core are hardware siblings.
+    pub core: usize,
+    /// Its last-level cache.
+    pub cache: usize,
+    /// Its NUMA node.
+    pub node: usize,
+}
+
+/// The CPUs of a runtime and how they belong together.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    possible: CpuSet,
+    places: BTreeMap<usize, CpuPlace>,
+    shards: BTreeMap<usize, usize>,
+    simulated: bool,
+}
+
+/// One group of CPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its CPUs.
+    pub cpus: CpuSet,
+    /// The NUMA node all of them are on, if it is one.
+    pub node: Option<usize>,
+}
+
+impl Topology {
+    /// The machine's CPUs within `mask`, from sysfs. What sysfs does not tell falls back to: no
+    /// siblings, one cache per package or else for all, node 0.
+    pub fn detect(mask: &CpuSet) -> Self {
+        let sys = Path::new("/sys/devices/system");
+        let nodes = node_map(&sys.join("node"));
+        let places = mask.iter().map(|cpu| {
+            let dir = sys.join(format!("cpu/cpu{cpu}"));
+            let lowest = |file: &str| read_list(&dir.join(file)).and_then(|set| set.lowest());
+            let core = lowest("topology/thread_siblings_list").unwrap_or(cpu);
+            let cache = last_level_cache(&dir)
+                .or_else(|| lowest("topology/package_cpus_list"))
+                .or_else(|| lowest("topology/core_siblings_list"))
+                .unwrap_or(0);
+            CpuPlace {
+                cpu,
+                core,
+                cache,
+                node: nodes.get(&cpu).copied().unwrap_or(0),
+            }
+        });
+        Self::build(places.collect(), false)
+    }
+
+    /// A made-up machine, for tests and simulations. Threads are not bound to CPUs then, and a
+    /// caller that is no worker counts as running on CPU `sched_getcpu() % number of CPUs`.
+    pub fn simulated(places: Vec<CpuPlace>) -> Self {
+        Self::build(places, true)
+    }
+
+    fn build(places: Vec<CpuPlace>, simulated: bool) -> Self {
+        let places: BTreeMap<usize, CpuPlace> = places.into_iter().map(|p| (p.cpu, p)).collect();
+        let shards = shard_map(&places);
+        Self {
+            possible: places.keys().copied().collect(),
+            places,
+            shards,
+            simulated,
+        }
+    }
+
+    /// All CPUs.
+    pub fn possible(&self) -> &CpuSet {
+        &self.possible
+    }
+
+    /// Is this a made-up machine?
+    pub fn is_simulated(&self) -> bool {
+        self.simulated
+    }
+
+    /// The pods of a scope, in the order of their lowest CPU.
+    pub fn pods(&self, scope: Scope) -> Vec<Pod> {
+        let mut groups: BTreeMap<usize, CpuSet> = BTreeMap::new();
+        for place in self.places.values() {
+            groups
+                .entry(self.group(place, scope))
+                .or_default()
+                .insert(place.cpu);
+        }
+        let mut pods: Vec<Pod> = groups
+            .into_values()
+            .map(|cpus| Pod {
+                node: self.node_of_all(&cpus),
+                cpus,
+            })
+            .collect();
+        pods.sort_by_key(|p| p.cpus.lowest());
+        pods
+    }
+
+    /// The pod a CPU belongs to.
+    pub fn pod_of(&self, cpu: usize, scope: Scope) -> CpuSet {
+        let Some(own) = self.places.get(&cpu).map(|p| self.group(p, scope)) else {
+            return CpuSet::new();
+        };
+        self.places
+            .values()
+            .filter(|p| self.group(p, scope) == own)
+            .map(|p| p.cpu)
+            .collect()
+    }
+
+    /// The NUMA node of a CPU.
+    pub fn node_of(&self, cpu: usize) -> Option<usize> {
+        self.places.get(&cpu).map(|p| p.node)
+    }
+
+    /// The CPUs of a node.
+    pub fn node_cpus(&self, node: usize) -> CpuSet {
+        self.places
+            .values()
+            .filter(|p| p.node == node)
+            .map(|p| p.cpu)
+            .collect()
+    }
+
+    /// One more than the highest node number.
+    pub fn nr_nodes(&self) -> usize {
+        self.places.values().map(|p| p.node + 1).max().unwrap_or(1)
+    }
+
+    /// The node that all of `cpus` are on.
+    pub(crate) fn node_of_all(&self, cpus: &CpuSet) -> Option<usize> {
+        let mut nodes = cpus.iter().map(|c| self.node_of(c));
+        let first = nodes.next()??;
+        nodes.all(|n| n == Some(first)).then_some(first)
+    }
+
+    /// The CPU the caller counts as running on.
+    pub(crate) fn current_cpu(&self) -> usize {
+        let cpu = cpu::current_cpu();
+        if self.simulated {
+            let nth = cpu % self.possible.len().max(1);
+            self.possible.iter().nth(nth).unwrap_or(0)
+        } else {
+            cpu
+        }
+    }
+
+    fn group(&self, place: &CpuPlace, scope: Scope) -> usize {
+        match scope {
+            Scope::Cpu => place.cpu,
+            Scope::Smt => place.core,
+            Scope::Cache => place.cache,
+            Scope::CacheShard => self.shards.get(&place.cpu).copied().unwrap_or(0),
+            Scope::Numa => place.node,
+            Scope::System => 0,
+        }
+    }
+}
+
+/// Splits the cores of each cache into shards of nearly equal size, larger ones first.
+fn shard_map(places: &BTreeMap<usize, CpuPlace>) -> BTreeMap<usize, usize> {
+    let mut caches: BTreeMap<usize, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
+    for p in places.values() {
+        caches
+            .entry(p.cache)
+            .or_default()
+            .entry(p.core)
+            .or_default()
+            .push(p.cpu);
+    }
+    let mut out = BTreeMap::new();
+    let mut next_shard = 0;
+    for cores in caches.into_values() {
+        let shards = ((cores.len() + CACHE_SHARD_SIZE / 2) / CACHE_SHARD_SIZE).max(1);
+        let (size, larger) = (cores.len() / shards, cores.len() % shards);
+        let mut cores = cores.into_values();
+        for shard in 0..shards {
+            let take = size + usize::from(shard < larger);
+            for cpu in cores.by_ref().take(take).flatten() {
+                out.insert(cpu, next_shard + shard);
+            }
+        }
+        next_shard += shards;
+    }
+    out
+}
+
+fn read_list(path: &Path) -> Option<CpuSet> {
+    CpuSet::parse_list(&fs::read_to_string(path).ok()?)
+}
+
+fn last_level_cache(cpu_dir: &Path) -> Option<usize> {
+    let levels = fs::read_dir(cpu_dir.join("cache"))
+        .ok()?
+        .flatten()
+        .filter_map(|entry| {
+            let level: u32 = fs::read_to_string(entry.path().join("level"))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()?;
+            let shared = read_list(&entry.path().join("shared_cpu_list"))?;
+            Some((level, shared.lowest()?))
+        });
+    levels
+        .max_by_key(|(level, _)| *level)
+        .map(|(_, lowest)| lowest)
+}
+
+fn node_map(dir: &Path) -> BTreeMap<usize, usize> {
+    let mut out = BTreeMap::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(node) = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("node"))
+            .and_then(|n| n.parse().ok())
+        else {
+            continue;
+        };
+        if let Some(cpus) = read_list(&entry.path().join("cpulist")) {
+            out.extend(cpus.iter().map(|cpu| (cpu, node)));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_cache(cores: usize, threads: usize) -> Topology {
+        let cpus = (0..cores * threads).map(|cpu| CpuPlace {
+            cpu,
+            core: cpu % cores,
+            cache: 0,
+            node: 0,
+        });
+        Topology::simulated(cpus.collect())
+    }
+
+    fn shard_cores(t: &Topology, threads: usize) -> Vec<usize> {
+        let mut sizes: Vec<_> = t
+            .pods(Scope::CacheShard)
+            .iter()
+            .map(|p| p.cpus.len() / threads)
+            .collect();
+        sizes.sort_by_key(|n| std::cmp::Reverse(*n));
+        sizes
+    }
+
+    #[test]
+    fn s04_09_cores_of_a_cache_are_split_into_even_shards() {
+        for (cores, expected) in [
+            (8, vec![8]),
+            (11, vec![11]),
+            (12, vec![6, 6]),
+            (20, vec![7, 7, 6]),
+            (16, vec![8, 8]),
+        ] {
+            assert_eq!(
+                shard_cores(&one_cache(cores, 1), 1),
+                expected,
+                "{cores} cores"
+            );
+            assert_eq!(
+                shard_cores(&one_cache(cores, 2), 2),
+                expected,
+                "{cores} cores of two threads"
+            );
+        }
+        let pods = one_cache(20, 1).pods(Scope::CacheShard);
+        assert_eq!(
+            pods.iter().map(|p| p.cpus.len()).collect::<Vec<_>>(),
+            [7, 7, 6]
+        );
+    }
+
+    #[test]
+    fn s04_08_every_cpu_is_in_exactly_one_pod_of_each_scope() {
+        let cpus = (0..16).map(|cpu| CpuPlace {
+            cpu,
+            core: cpu / 2,
+            cache: cpu / 8,
+            node: cpu / 8,
+        });
+        let t = Topology::simulated(cpus.collect());
+        for scope in Scope::ALL {
+            let pods = t.pods(scope);
+            for cpu in 0..16 {
+                assert_eq!(
+                    pods.iter().filter(|p| p.cpus.contains(cpu)).count(),
+                    1,
+                    "{scope} {cpu}"
+                );
+                assert!(pods.iter().any(|p| p.cpus == t.pod_of(cpu, scope)));
+            }
+        }
+        assert_eq!(t.pods(Scope::Numa)[1].node, Some(1));
+        assert_eq!(t.pods(Scope::System)[0].node, None);
+        assert_eq!(t.pods(Scope::Smt).len(), 8);
+    }
+
+    #[test]
+    fn s04_10_the_real_machine_is_read_without_gaps() {
+        let allowed = cpu::allowed_cpus().expect("a thread may read its own mask");
+        let t = Topology::detect(&allowed);
+        assert_eq!(t.possible(), &allowed);
+        for scope in Scope::ALL {
+            assert_eq!(
+                t.pods(scope).iter().map(|p| p.cpus.len()).sum::<usize>(),
+                allowed.len()
+            );
+        }
+    }
+}

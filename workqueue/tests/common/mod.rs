@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the tests share: items that call a closure, gates to wait at, machines to run on.
+#![allow(dead_code)] // each test file uses its own part
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+use workqueue::*;
+
+/// How long a test waits for a sign before it is called hung. Nothing is timed by it.
+pub const HUNG: Duration = Duration::from_secs(60);
+
+/// What an item calls with itself.
+type Body<T> = Box<dyn Fn(&Arc<T>) + Send + Sync>;
+
+/// An item that calls a closure with itself.
+pub struct Call {
+    pub work: Work<Call>,
+    runs: AtomicUsize,
+    f: Body<Call>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Call { self.work }
+}
+
+impl WorkItem for Call {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.runs.fetch_add(1, Ordering::SeqCst);
+        (this.f)(&this);
+    }
+}
+
+impl Call {
+    pub fn new(f: impl Fn(&Arc<Self>) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            work: new_work!("call"),
+            runs: AtomicUsize::new(0),
+            f: Box::new(f),
+        })
+    }
+
+    pub fn noop() -> Arc<Self> {
+        Self::new(|_| {})
+    }
+
+    pub fn runs(&self) -> usize {
+        self.runs.load(Ordering::SeqCst)
+    }
+}
+
+/// A delayed item that calls a closure with itself.
+pub struct Later {
+    pub work: DelayedWork<Later>,
+    runs: AtomicUsize,
+    f: Body<Later>,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Later { self.work }
+}
+
+impl WorkItem for Later {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.runs.fetch_add(1, Ordering::SeqCst);
+        (this.f)(&this);
+    }
+}
+
+impl Later {
+    pub fn new(f: impl Fn(&Arc<Self>) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            work: new_delayed_work!("later"),
+            runs: AtomicUsize::new(0),
+            f: Box::new(f),
+        })
+    }
+
+    pub fn noop() -> Arc<Self> {
+        Self::new(|_| {})
+    }
+
+    pub fn runs(&self) -> usize {
+        self.runs.load(Ordering::SeqCst)
+    }
+}
+
+/// A door that is shut until opened, and a count of those who have come to it.
+#[derive(Default)]
+pub struct Gate {
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Arrives and waits until the gate is open, without telling the crate.
+    pub fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 += 1;
+        self.changed.notify_all();
+        while !state.0 {
+            let (s, t) = self.changed.wait_timeout(state, HUNG).unwrap();
+            assert!(!t.timed_out(), "a gate was never opened");
+            state = s;
+        }
+    }
+
+    pub fn open(&self) {
+        self.state.lock().unwrap().0 = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until `n` have arrived.
+    pub fn wait_for(&self, n: usize) {
+        let mut state = self.state.lock().unwrap();
+        while state.1 < n {
+            let (s, t) = self.changed.wait_timeout(state, HUNG).unwrap();
+            assert!(!t.timed_out(), "only {} of {n} came to a gate", s.1);
+            state = s;
+        }
+    }
+
+    pub fn arrived(&self) -> usize {
+        self.state.lock().unwrap().1
+    }
+}
+
+/// Waits until the condition holds; for signs that come without a notification.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < HUNG, "waited in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A log that several runs write to.
+#[derive(Clone, Default)]
+pub struct Log<T>(Arc<Mutex<Vec<T>>>);
+
+impl<T: Clone> Log<T> {
+    pub fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    pub fn add(&self, entry: T) {
+        self.0.lock().unwrap().push(entry);
+    }
+
+    pub fn all(&self) -> Vec<T> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// A made-up machine of so many CPUs on so many nodes, each node one cache.
+pub fn machine(cpus: usize, nodes: usize) -> Topology {
+    let per_node = cpus.div_ceil(nodes);
+    let place = |cpu| CpuPlace {
+        cpu,
+        core: cpu,
+        cache: cpu / per_node,
+        node: cpu / per_node,
+    };
+    Topology::simulated((0..cpus).map(place).collect())
+}
+
+/// A runtime that does not look whether runs sleep: in most tests a wait stands for burning.
+pub fn quiet() -> RuntimeBuilder {
+    Runtime::builder().sample_period(Duration::ZERO)
+}
+
+/// A started runtime on a made-up machine.
+pub fn runtime(cpus: usize) -> Runtime {
+    quiet()
+        .topology(machine(cpus, 1))
+        .start()
+        .expect("threads can be made")
+}
+
+pub const PERCPU: Flags = Flags::PERCPU;
+pub const UNBOUND: Flags = Flags::UNBOUND;

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Section 9: delayed work, on a virtual clock unless it says otherwise.
+
+mod common;
+use common::*;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use workqueue::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn virtual_runtime(cpus: usize) -> (Arc<VirtualClock>, Runtime) {
+    let clock = VirtualClock::new();
+    let rt = quiet()
+        .topology(machine(cpus, 1))
+        .virtual_clock(clock.clone())
+        .start()
+        .unwrap();
+    (clock, rt)
+}
+
+#[test]
+fn s09_01_a_delayed_item_is_pending_and_never_early() {
+    let (clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let (c, log) = (clock.clone(), Log::new());
+    let l = log.clone();
+    let item = Later::new(move |_| l.add(c.now()));
+    q.enqueue_delayed(MS * 5, item.clone()).unwrap();
+    assert!(item.work.is_pending());
+    assert_eq!(
+        item.work.work().flush(),
+        Ok(false),
+        "the inner item does not touch the timer"
+    );
+    clock.advance(MS * 4);
+    q.flush().unwrap();
+    assert!(item.work.is_pending() && item.runs() == 0);
+    clock.advance(MS);
+    until("it has run", || item.runs() == 1);
+    assert_eq!(log.all(), [MS * 5]);
+}
+
+#[test]
+fn s09_01_never_early_on_the_real_clock() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let (log, begun) = (Log::new(), Instant::now());
+    let items: Vec<_> = (1..20)
+        .map(|n| {
+            let (l, delay) = (log.clone(), Duration::from_micros(700) * n);
+            let due = begun.elapsed() + delay;
+            let item = Later::new(move |_| l.add(begun.elapsed() >= due));
+            q.enqueue_delayed(delay, item.clone()).unwrap();
+            item
+        })
+        .collect();
+    until("all have run", || items.iter().all(|i| i.runs() == 1));
+    assert!(log.all().iter().all(|in_time| *in_time));
+}
+
+#[test]
+fn s09_02_no_delay_queues_at_once() {
+    // The clock stands still, so no timer could fire.
+    let (_clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let item = Later::noop();
+    q.enqueue_delayed(Duration::ZERO, item.clone()).unwrap();
+    q.flush().unwrap();
+    assert_eq!(item.runs(), 1);
+}
+
+#[test]
+fn s09_03_a_further_enqueue_leaves_the_expiry_alone() {
+    let (clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let item = Later::noop();
+    q.enqueue_delayed(MS * 5, item.clone()).unwrap();
+    assert_eq!(
+        q.enqueue_delayed(MS, item.clone()).unwrap_err().reason(),
+        Refusal::AlreadyPending
+    );
+    assert_eq!(
+        q.enqueue(item.clone()).unwrap_err().reason(),
+        Refusal::AlreadyPending
+    );
+    clock.advance(MS * 4);
+    q.flush().unwrap();
+    assert_eq!(item.runs(), 0);
+    clock.advance(MS);
+    until("it has run", || item.runs() == 1);
+}
+
+#[test]
+fn s09_04_mod_delayed_from_every_state() {
+    let (clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let g = gate.clone();
+    let item = Later::new(move |_| g.pass());
+    // Idle.
+    assert!(matches!(
+        q.mod_delayed(MS * 100, item.clone()),
+        Ok(Modified::WasIdle)
+    ));
+    // Armed: pulled forward.
+    assert!(matches!(
+        q.mod_delayed(Duration::ZERO, item.clone()),
+        Ok(Modified::WasPending(_))
+    ));
+    gate.wait_for(1);
+    // Running and not pending: the run is not affected.
+    assert!(matches!(
+        q.mod_delayed(Duration::ZERO, item.clone()),
+        Ok(Modified::WasIdle)
+    ));
+    // Queued: taken off and timed anew.
+    assert!(matches!(
+        q.mod_delayed(MS * 3, item.clone()),
+        Ok(Modified::WasPending(_))
+    ));
+    gate.open();
+    q.flush().unwrap();
+    assert_eq!(item.runs(), 1);
+    clock.advance(MS * 3);
+    until("the new time has come", || item.runs() == 2);
+    // Over the queue, the pointers: the item's own and those handed back are gone.
+    q.flush().unwrap();
+    assert_eq!(Arc::strong_count(&item), 1);
+}
+
+#[test]
+fn s09_05_the_requested_or_the_arming_cpu_decides() {
+    let events = Log::new();
+    let (sink, clock) = (events.clone(), VirtualClock::new());
+    let rt = quiet()
+        .topology(machine(4, 1))
+        .virtual_clock(clock.clone())
+        .trace_sink(move |e| {
+            if let TraceEvent::Queue {
+                req_cpu,
+                cpu,
+                workqueue: "q",
+                ..
+            } = *e
+            {
+                sink.add((req_cpu, cpu));
+            }
+        })
+        .start()
+        .unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let item = Later::noop();
+    q.enqueue_delayed_on(2, MS, item.clone()).unwrap();
+    assert!(events.all().is_empty(), "12.7: the event is at expiry");
+    clock.advance(MS);
+    until("it has run", || item.runs() == 1);
+    assert_eq!(events.all(), [(2, 2)]);
+    // Armed by a run on CPU 3, without a request.
+    let (handle, i) = (q.handle(), item.clone());
+    rt.system_percpu()
+        .enqueue_on(
+            3,
+            Call::new(move |_| handle.enqueue_delayed(MS, i.clone()).unwrap()),
+        )
+        .unwrap();
+    rt.system_percpu().flush().unwrap();
+    clock.advance(MS);
+    until("it has run", || item.runs() == 2);
+    assert_eq!(events.all().last(), Some(&(-1, 3)));
+    assert_eq!(
+        q.enqueue_delayed_on(9, MS, item).unwrap_err().reason(),
+        Refusal::InvalidCpu
+    );
+}
+
+#[test]
+fn s09_07_cancel_catches_timer_and_queue() {
+    let (clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let item = Later::noop();
+    q.enqueue_delayed(MS, item.clone()).unwrap();
+    assert!(item.work.cancel().is_some());
+    assert!(item.work.cancel().is_none());
+    q.enqueue_delayed(MS, item.clone()).unwrap();
+    assert!(item.work.cancel_sync().unwrap().is_some());
+    clock.advance(MS * 10);
+    q.flush().unwrap();
+    assert_eq!((item.runs(), Arc::strong_count(&item)), (0, 1));
+}
+
+#[test]
+fn s09_07_cancel_races_expiry() {
+    let (clock, rt) = virtual_runtime(2);
+    let q = rt.queue("q").flags(UNBOUND).build().unwrap();
+    let mut cancelled = 0;
+    let item = Later::noop();
+    for _ in 0..500 {
+        q.enqueue_delayed(MS, item.clone()).unwrap();
+        let ticker = {
+            let clock = clock.clone();
+            std::thread::spawn(move || clock.advance(MS))
+        };
+        cancelled += usize::from(item.work.cancel_sync().unwrap().is_some());
+        assert!(!item.work.is_pending() && !item.work.busy().running);
+        ticker.join().unwrap();
+    }
+    q.flush().unwrap();
+    assert_eq!(item.runs() + cancelled, 500);
+    assert_eq!(Arc::strong_count(&item), 1);
+}
+
+#[test]
+fn s09_08_flush_queues_an_armed_item_now() {
+    let (_clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let item = Later::noop();
+    assert_eq!(item.work.flush(), Ok(false));
+    q.enqueue_delayed(MS * 1000, item.clone()).unwrap();
+    item.work.flush().unwrap();
+    assert_eq!(item.runs(), 1);
+}
+
+#[test]
+fn s09_09_s11_03_expiry_on_a_destroyed_queue_drops_the_item() {
+    let (clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let handle = q.handle();
+    let item = Later::noop();
+    q.enqueue_delayed(MS, item.clone()).unwrap();
+    q.destroy().unwrap();
+    assert!(item.work.is_pending());
+    clock.advance(MS);
+    until("the pointer is dropped", || Arc::strong_count(&item) == 1);
+    assert!(!item.work.is_pending() && item.runs() == 0);
+    assert_eq!(handle.stats().refused_timer, 1);
+    assert_eq!(
+        handle.enqueue_delayed(MS, item).unwrap_err().reason(),
+        Refusal::Destroyed
+    );
+}
+
+#[test]
+fn s11_05_shutdown_drops_armed_items() {
+    let (_clock, rt) = virtual_runtime(1);
+    let item = Later::noop();
+    rt.system_percpu()
+        .enqueue_delayed(MS, item.clone())
+        .unwrap();
+    rt.shutdown().unwrap();
+    assert_eq!(Arc::strong_count(&item), 1);
+    assert!(!item.work.is_pending());
+}
+
+#[test]
+fn s09_10_equal_expiry_runs_in_arming_order() {
+    let (clock, rt) = virtual_runtime(1);
+    let q = rt.ordered("o", Flags::empty()).unwrap();
+    let log = Log::new();
+    let items: Vec<_> = (0..50)
+        .map(|n| {
+            let l = log.clone();
+            let item = Later::new(move |_| l.add(n));
+            q.enqueue_delayed(MS, item.clone()).unwrap();
+            item
+        })
+        .collect();
+    clock.advance(MS);
+    until("all have run", || items.iter().all(|i| i.runs() == 1));
+    assert_eq!(log.all(), (0..50).collect::<Vec<_>>());
+}

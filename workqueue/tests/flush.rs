@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Section 10: flush, drain and cancel; section 11: destroy, freeze.
+
+mod common;
+use common::*;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc};
+use std::time::Duration;
+use workqueue::*;
+
+#[test]
+fn s10_01_flush_waits_for_earlier_items_only() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(UNBOUND).build().unwrap();
+    let (early, late) = (Gate::new(), Gate::new());
+    let (e, l) = (early.clone(), late.clone());
+    q.enqueue(Call::new(move |_| e.pass())).unwrap();
+    early.wait_for(1);
+    let flusher = {
+        let q = q.handle();
+        std::thread::spawn(move || q.flush())
+    };
+    // The second item is enqueued before or after the flush begins; it is let go first if before.
+    let second = Call::new(move |_| l.pass());
+    late.open();
+    q.enqueue(second).unwrap();
+    early.open();
+    flusher.join().unwrap().unwrap();
+    q.flush().unwrap();
+}
+
+#[test]
+fn s10_01_a_steady_stream_does_not_hold_a_flush() {
+    let rt = runtime(2);
+    let q = rt.queue("q").flags(UNBOUND).build().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (s, handle) = (stop.clone(), q.handle());
+    let again = Call::new(move |me| {
+        if !s.load(Ordering::SeqCst) {
+            handle.enqueue(me.clone()).unwrap();
+        }
+    });
+    q.enqueue(again.clone()).unwrap();
+    for _ in 0..100 {
+        q.flush().unwrap();
+    }
+    stop.store(true, Ordering::SeqCst);
+    q.drain().unwrap();
+    assert!(again.runs() >= 100);
+}
+
+#[test]
+fn s10_02_flush_of_an_empty_queue_returns_at_once() {
+    let rt = runtime(2);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    (0..100).for_each(|_| q.flush().unwrap());
+}
+
+#[test]
+fn s10_03_forty_flushers_all_return_and_none_early() {
+    let rt = runtime(2);
+    for flags in [PERCPU, UNBOUND] {
+        let q = rt.queue("q").flags(flags).build().unwrap();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let gate = Gate::new();
+        let flushers: Vec<_> = (0..40)
+            .map(|n| {
+                let (g, e) = (gate.clone(), ended.clone());
+                q.enqueue_on(
+                    n % 2,
+                    Call::new(move |_| {
+                        blocking(|| g.pass());
+                        e.fetch_add(1, Ordering::SeqCst);
+                    }),
+                )
+                .unwrap();
+                let (q, e, before) = (q.handle(), ended.clone(), n + 1);
+                std::thread::spawn(move || {
+                    q.flush().unwrap();
+                    assert!(e.load(Ordering::SeqCst) >= before);
+                })
+            })
+            .collect();
+        gate.wait_for(40);
+        assert_eq!(ended.load(Ordering::SeqCst), 0);
+        gate.open();
+        flushers.into_iter().for_each(|f| f.join().unwrap());
+    }
+}
+
+#[test]
+fn s10_05_item_flush_tells_whether_it_waited() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let g = gate.clone();
+    let item = Call::new(move |me| {
+        if me.runs() == 1 {
+            g.pass();
+        }
+    });
+    assert_eq!(item.work.flush(), Ok(false), "never queued");
+    q.enqueue(item.clone()).unwrap();
+    gate.wait_for(1);
+    // Running and queued again: the queued instance is waited for.
+    q.enqueue(item.clone()).unwrap();
+    let flusher = {
+        let item = item.clone();
+        std::thread::spawn(move || {
+            assert_eq!(item.work.flush(), Ok(true));
+            assert_eq!(item.runs(), 2);
+        })
+    };
+    until("the barrier is in", || rt.dump_queue(&q).contains("BAR"));
+    gate.open();
+    flusher.join().unwrap();
+    assert_eq!(item.work.flush(), Ok(false), "idle again");
+    assert_eq!(
+        item.work.busy(),
+        Busy {
+            pending: false,
+            running: false
+        }
+    );
+}
+
+#[test]
+fn s10_07_all_flushers_of_a_running_item_return_after_that_run() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let g = gate.clone();
+    let item = Call::new(move |_| g.pass());
+    q.enqueue(item.clone()).unwrap();
+    gate.wait_for(1);
+    let flushers: Vec<_> = (0..5)
+        .map(|_| {
+            let item = item.clone();
+            std::thread::spawn(move || item.work.flush())
+        })
+        .collect();
+    until("all barriers are in", || {
+        rt.dump_queue(&q).contains("5*BAR")
+    });
+    gate.open();
+    for f in flushers {
+        assert_eq!(f.join().unwrap(), Ok(true));
+    }
+}
+
+#[test]
+fn s10_08_drain_takes_chained_items_only() {
+    let rt = runtime(2);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let (g, handle) = (gate.clone(), q.handle());
+    let chained = Call::noop();
+    let (c, outcome) = (chained.clone(), Log::new());
+    let o = outcome.clone();
+    q.enqueue(Call::new(move |_| {
+        g.pass();
+        o.add(handle.enqueue(c.clone()).map_err(|e| e.reason()));
+    }))
+    .unwrap();
+    gate.wait_for(1);
+    let drainers: Vec<_> = (0..2)
+        .map(|_| {
+            let q = q.handle();
+            std::thread::spawn(move || q.drain())
+        })
+        .collect();
+    let refused = Call::noop();
+    until("the drain is on", || match q.enqueue(refused.clone()) {
+        Ok(()) => {
+            // Too early: out again, or the next try would find it pending.
+            drop(refused.work.cancel_sync().unwrap());
+            false
+        }
+        Err(e) => e.reason() == Refusal::Draining,
+    });
+    gate.open();
+    drainers
+        .into_iter()
+        .for_each(|d| d.join().unwrap().unwrap());
+    assert_eq!(outcome.all(), [Ok(())]);
+    assert_eq!(chained.runs(), 1);
+    q.enqueue(refused).unwrap();
+    q.flush().unwrap();
+}
+
+#[test]
+fn s10_10_cancel_gives_the_pointer_back_and_does_not_wait() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let g = gate.clone();
+    let item = Call::new(move |_| g.pass());
+    q.enqueue(item.clone()).unwrap();
+    gate.wait_for(1);
+    assert!(item.work.cancel().is_none(), "running is not pending");
+    q.enqueue(item.clone()).unwrap();
+    let back = item.work.cancel().expect("pending");
+    assert!(Arc::ptr_eq(&back, &item));
+    assert!(
+        item.work.busy()
+            == Busy {
+                pending: false,
+                running: true
+            }
+    );
+    gate.open();
+    q.flush().unwrap();
+    assert_eq!(item.runs(), 1);
+}
+
+#[test]
+fn s10_11_cancel_sync_stops_a_self_requeueing_item() {
+    let rt = runtime(2);
+    for flags in [PERCPU, UNBOUND] {
+        let q = rt.queue("q").flags(flags).build().unwrap();
+        for _ in 0..100 {
+            let handle = q.handle();
+            let inside = Arc::new(AtomicBool::new(false));
+            let i = inside.clone();
+            let item = Call::new(move |me| {
+                i.store(true, Ordering::SeqCst);
+                let _refused_in_the_end = handle.enqueue(me.clone());
+                i.store(false, Ordering::SeqCst);
+            });
+            q.enqueue(item.clone()).unwrap();
+            let cancellers: Vec<_> = (0..2)
+                .map(|_| {
+                    let item = item.clone();
+                    std::thread::spawn(move || item.work.cancel_sync().map(drop))
+                })
+                .collect();
+            cancellers
+                .into_iter()
+                .for_each(|c| c.join().unwrap().unwrap());
+            assert!(!inside.load(Ordering::SeqCst));
+            assert!(!item.work.is_pending());
+            // The last reference is ours: nothing is leaked, nothing dropped twice.
+            q.flush().unwrap();
+            assert_eq!(Arc::strong_count(&item), 1);
+        }
+    }
+}
+
+#[test]
+fn s10_12_barriers_of_a_cancelled_inactive_item_go_on() {
+    let rt = runtime(1);
+    for flags in [PERCPU, UNBOUND] {
+        let q = rt.queue("q").flags(flags).max_active(1).build().unwrap();
+        let gate = Gate::new();
+        let g = gate.clone();
+        q.enqueue(Call::new(move |_| blocking(|| g.pass())))
+            .unwrap();
+        gate.wait_for(1);
+        let item = Call::noop();
+        q.enqueue(item.clone()).unwrap();
+        let flusher = {
+            let item = item.clone();
+            std::thread::spawn(move || item.work.flush())
+        };
+        until("the barrier is in", || rt.dump_queue(&q).contains("BAR"));
+        assert!(item.work.cancel().is_some());
+        assert_eq!(flusher.join().unwrap(), Ok(true));
+        gate.open();
+        q.flush().unwrap();
+        assert_eq!(item.runs(), 0);
+    }
+}
+
+#[test]
+fn s10_13_certain_deadlocks_are_refused() {
+    let rt = runtime(1);
+    let q = rt.ordered("o", Flags::empty()).unwrap();
+    let (handle, waiting, outcome) = (q.handle(), Call::noop(), Log::new());
+    let (w, o) = (waiting.clone(), outcome.clone());
+    q.enqueue(Call::new(move |me| {
+        o.add(handle.flush());
+        o.add(handle.drain());
+        o.add(me.work.flush().map(drop));
+        o.add(me.work.cancel_sync().map(drop));
+        o.add(me.work.disable_sync().map(drop));
+        handle.enqueue(w.clone()).unwrap();
+        o.add(w.work.flush().map(drop));
+    }))
+    .unwrap();
+    q.drain().unwrap();
+    assert_eq!(outcome.all(), vec![Err(WaitError::WouldDeadlock); 6]);
+    assert_eq!((waiting.runs(), q.stats().panicked), (1, 0));
+}
+
+#[test]
+fn s05_17_a_run_may_wait_for_another_of_its_cpu() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let (handle, second) = (q.handle(), Call::noop());
+    let s = second.clone();
+    let first = Call::new(move |_| {
+        handle.enqueue(s.clone()).unwrap();
+        assert_eq!(s.work.flush(), Ok(true));
+    });
+    q.enqueue(first.clone()).unwrap();
+    first.work.flush().unwrap();
+    assert_eq!((second.runs(), q.stats().panicked), (1, 0));
+    assert!(q.stats().cm_wakeup >= 1);
+}
+
+#[test]
+fn s11_01_destroy_runs_everything_and_refuses_the_rest() {
+    let rt = runtime(2);
+    let q = rt.queue("q").flags(PERCPU).max_active(1).build().unwrap();
+    let items: Vec<_> = (0..100).map(|_| Call::noop()).collect();
+    items.iter().for_each(|i| q.enqueue(i.clone()).unwrap());
+    let handle = q.handle();
+    q.destroy().unwrap();
+    assert!(items
+        .iter()
+        .all(|i| i.runs() == 1 && Arc::strong_count(i) == 1));
+    assert_eq!(
+        handle.enqueue(items[0].clone()).unwrap_err().reason(),
+        Refusal::Destroyed
+    );
+    assert_eq!(handle.flush(), Err(WaitError::Destroyed));
+    assert_eq!(handle.set_max_active(3), Err(AttrError::Destroyed));
+}
+
+#[test]
+fn s11_01_destroy_against_racing_enqueues_loses_nothing() {
+    let rt = runtime(2);
+    for flags in [PERCPU, UNBOUND, UNBOUND | Flags::MEM_RECLAIM] {
+        for _ in 0..20 {
+            let q = rt.queue("q").flags(flags).build().unwrap();
+            let (handle, ran) = (q.handle(), Arc::new(AtomicUsize::new(0)));
+            let r = ran.clone();
+            let (begun, begin) = mpsc::channel();
+            let racer = std::thread::spawn(move || {
+                let mut taken = 0;
+                for n in 0.. {
+                    let r = r.clone();
+                    let count = move || {
+                        r.fetch_add(1, Ordering::SeqCst);
+                    };
+                    match handle.try_spawn(count) {
+                        Ok(()) => taken += 1,
+                        Err(e) => {
+                            assert_eq!(e.reason(), Refusal::Destroyed);
+                            return taken;
+                        }
+                    }
+                    if n == 10 {
+                        begun.send(()).unwrap();
+                    }
+                }
+                unreachable!()
+            });
+            begin.recv_timeout(HUNG).unwrap();
+            q.destroy().unwrap();
+            assert_eq!(racer.join().unwrap(), ran.load(Ordering::SeqCst));
+        }
+    }
+}
+
+#[test]
+fn s11_04_the_owner_may_be_dropped_in_a_run_of_the_queue() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let handle = q.handle();
+    handle.try_spawn(move || drop(q)).unwrap();
+    until("the queue is gone", || {
+        handle.flush() == Err(WaitError::Destroyed)
+    });
+}
+
+#[test]
+fn s11_05_shutdown_ends_all_threads() {
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let comm = |t: std::fs::DirEntry| {
+            std::fs::read_to_string(t.path().join("comm")).unwrap_or_default()
+        };
+        // Other tests of this process have runtimes of their own, on fewer CPUs.
+        tasks
+            .map(comm)
+            .filter(|c| c.starts_with("kworker/77"))
+            .count()
+    };
+    let place = |cpu| CpuPlace {
+        cpu,
+        core: cpu,
+        cache: 0,
+        node: 0,
+    };
+    let rt = Runtime::builder()
+        .topology(Topology::simulated(vec![place(77)]))
+        .start()
+        .unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let item = Call::noop();
+    q.enqueue(item.clone()).unwrap();
+    until("the workers are there", || threads() >= 2);
+    rt.shutdown().unwrap();
+    assert_eq!(item.runs(), 1);
+    assert_eq!(threads(), 0);
+    assert_eq!(q.enqueue(item).unwrap_err().reason(), Refusal::Destroyed);
+}
+
+#[test]
+fn s11_06_s11_08_frozen_queues_hold_new_items_until_thaw() {
+    for flags in [PERCPU, UNBOUND] {
+        let rt = runtime(1);
+        let q = rt
+            .queue("f")
+            .flags(flags | Flags::FREEZABLE)
+            .build()
+            .unwrap();
+        let free = rt.queue("n").flags(flags).build().unwrap();
+        let gate = Gate::new();
+        let g = gate.clone();
+        q.enqueue(Call::new(move |_| blocking(|| g.pass())))
+            .unwrap();
+        gate.wait_for(1);
+        rt.freeze_begin();
+        assert!(rt.freeze_busy());
+        let born_frozen = rt
+            .queue("b")
+            .flags(flags | Flags::FREEZABLE)
+            .build()
+            .unwrap();
+        let (held, also_held, unaffected) = (Call::noop(), Call::noop(), Call::noop());
+        q.enqueue(held.clone()).unwrap();
+        born_frozen.enqueue(also_held.clone()).unwrap();
+        free.enqueue(unaffected.clone()).unwrap();
+        free.flush().unwrap();
+        q.set_max_active(7).unwrap();
+        gate.open();
+        until("the running item has ended", || !rt.freeze_busy());
+        assert_eq!(
+            (held.runs(), also_held.runs(), unaffected.runs()),
+            (0, 0, 1)
+        );
+        rt.thaw();
+        q.flush().unwrap();
+        born_frozen.flush().unwrap();
+        assert_eq!((held.runs(), also_held.runs()), (1, 1));
+        rt.thaw();
+        assert_eq!(q.max_active(), 7);
+    }
+}
+
+#[test]
+fn s14_02_pointers_come_back_exactly_once_on_every_path() {
+    let rt = runtime(2);
+    let q = rt.queue("q").flags(PERCPU).max_active(2).build().unwrap();
+    let long = Duration::from_secs(3600);
+    for _ in 0..200 {
+        let (a, b) = (Call::noop(), Later::noop());
+        let _ = q.enqueue(a.clone());
+        let _ = q.enqueue(a.clone());
+        drop(a.work.cancel());
+        let _ = q.enqueue(a.clone());
+        drop(a.work.disable());
+        let _ = q.enqueue(a.clone());
+        let _ = q.enable_and_enqueue(a.clone());
+        a.work.flush().unwrap();
+        q.enqueue_delayed(long, b.clone()).unwrap();
+        drop(q.mod_delayed(long * 2, b.clone()).unwrap());
+        drop(q.mod_delayed(Duration::ZERO, b.clone()).unwrap());
+        drop(q.mod_delayed(long, b.clone()).unwrap());
+        drop(b.work.cancel_sync().unwrap());
+        q.flush().unwrap();
+        assert_eq!((Arc::strong_count(&a), Arc::strong_count(&b)), (1, 1));
+    }
+}
