@@ -140,7 +140,7 @@ impl Attempt {
         let store = tmpfs_path(&format!("faults-{number}"));
         let inject = format!("inject={}:error={}:when={nth}", fault.call, fault.error);
         let mut strace = command("strace");
-        strace.args(["-D", "-f", "-o"]).arg(&trace);
+        strace.args(["-D", "-f", "--seccomp-bpf", "-o"]).arg(&trace);
         strace.args(["-e", &format!("trace={}", fault.call), "-e", &inject]);
         if let Some(file) = fault.file {
             strace.args(["-P", if file == STORE { &store } else { file }]);

@@ -152,7 +152,7 @@ pub fn wait_for(what: &str, mut sign: impl FnMut() -> bool) {
             "{what}: not within {} s",
             PATIENCE.as_secs()
         );
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -230,7 +230,7 @@ impl Traces {
                 Instant::now() < deadline,
                 "left behind: {now:?}, before {self:?}"
             );
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
