@@ -37,7 +37,7 @@ fn s09_01_a_delayed_item_is_pending_and_never_early() {
     q.flush().unwrap();
     assert!(item.work.is_pending() && item.runs() == 0);
     clock.advance(MS);
-    until("it has run", || item.runs() == 1);
+    until("it has run", || !log.all().is_empty());
     assert_eq!(log.all(), [MS * 5]);
 }
 
@@ -55,7 +55,7 @@ fn s09_01_never_early_on_the_real_clock() {
             item
         })
         .collect();
-    until("all have run", || items.iter().all(|i| i.runs() == 1));
+    until("all have run", || log.all().len() == items.len());
     assert!(log.all().iter().all(|in_time| *in_time));
 }
 
@@ -266,6 +266,6 @@ fn s09_10_equal_expiry_runs_in_arming_order() {
         })
         .collect();
     clock.advance(MS);
-    until("all have run", || items.iter().all(|i| i.runs() == 1));
+    until("all have run", || log.all().len() == items.len());
     assert_eq!(log.all(), (0..50).collect::<Vec<_>>());
 }

@@ -87,6 +87,14 @@ fn seek(file: &File, from: u64, whence: i32) -> io::Result<Option<u64>> {
     }
 }
 
+// The two copies below are system calls by number: the C library's pread and
+// pwrite are thread cancellation points, which costs as much again as entering
+// the kernel, once per request.
+const _: () = assert!(
+    cfg!(target_pointer_width = "64"),
+    "an offset is one register"
+);
+
 /// Fills `len` bytes at `to` from the file, wherever they come from.
 ///
 /// # Safety
@@ -94,11 +102,12 @@ fn seek(file: &File, from: u64, whence: i32) -> io::Result<Option<u64>> {
 pub unsafe fn read_at(file: &File, to: *mut u8, len: usize, at: u64) -> io::Result<()> {
     // SAFETY: as promised by the caller; `done` stays within `len`.
     whole(len, |done| unsafe {
-        libc::pread(
+        libc::syscall(
+            libc::SYS_pread64,
             file.as_raw_fd(),
-            to.add(done).cast(),
+            to.add(done),
             len - done,
-            (at + done as u64) as i64,
+            at + done as u64,
         )
     })
 }
@@ -110,18 +119,19 @@ pub unsafe fn read_at(file: &File, to: *mut u8, len: usize, at: u64) -> io::Resu
 pub unsafe fn write_at(file: &File, from: *const u8, len: usize, at: u64) -> io::Result<()> {
     // SAFETY: as promised by the caller; `done` stays within `len`.
     whole(len, |done| unsafe {
-        libc::pwrite(
+        libc::syscall(
+            libc::SYS_pwrite64,
             file.as_raw_fd(),
-            from.add(done).cast(),
+            from.add(done),
             len - done,
-            (at + done as u64) as i64,
+            at + done as u64,
         )
     })
 }
 
 /// Repeats a transfer until all of `len` is done; one that moves nothing is an error.
 #[inline]
-fn whole(len: usize, mut step: impl FnMut(usize) -> isize) -> io::Result<()> {
+fn whole(len: usize, mut step: impl FnMut(usize) -> i64) -> io::Result<()> {
     let mut done = 0;
     while done < len {
         match step(done) {

@@ -39,9 +39,14 @@ const KINDS: [Kind; 3] = [
 pub fn tests(tests: &mut Vec<Test>) {
     let paths = machine::data_paths();
     for kind in KINDS {
-        // The block layer is the same on every path: each kind meets two of them.
-        let both = [paths[paths.len() - 1], "plain"];
-        for path in both {
+        // Each kind meets the best path, and the first of them every path: what differs below a
+        // file system is the order and size of requests, which the model has met.
+        let met = if kind.name == "ext4" {
+            0
+        } else {
+            paths.len() - 1
+        };
+        for &path in &paths[met..] {
             let name = format!("h7_{}_keeps_a_source_tree_on_{path}", kind.name);
             tests.push(Test::skippable(name, move || keeps_tree(kind, path)));
         }
@@ -118,7 +123,7 @@ fn keeps_tree(kind: Kind, path: &str) -> Outcome {
     tool(&[kind.make, &[&disk.path]].concat()).well();
     let mounted = Mounted::new(&disk);
     let source = sources();
-    for number in 0..4 {
+    for number in 0..2 {
         let copy = mounted.0.join(format!("copy{number}"));
         tool(&["cp", "-r", text(&source), text(&copy)]).well();
     }
@@ -126,20 +131,20 @@ fn keeps_tree(kind: Kind, path: &str) -> Outcome {
     tool(&[kind.check, &[&disk.path]].concat()).well();
 
     let mounted = Mounted::new(&disk);
-    for number in 0..4 {
+    for number in 0..2 {
         let copy = mounted.0.join(format!("copy{number}"));
         tool(&["diff", "-r", text(&source), text(&copy)]).well();
     }
     // Something large to give back.
-    fs::write(mounted.0.join("large"), vec![0xa5; 64 << 20]).expect("written");
+    fs::write(mounted.0.join("large"), vec![0xa5; 32 << 20]).expect("written");
     tool(&["sync", "-f", text(&mounted.0)]).well();
     let full = disk.allocated();
-    assert!(full >= 64 * MIB);
+    assert!(full >= 32 * MIB);
     fs::remove_file(mounted.0.join("large")).expect("removed");
     tool(&["sync", "-f", text(&mounted.0)]).well();
     tool(&["fstrim", text(&mounted.0)]).well();
     let trimmed = disk.allocated();
-    assert!(trimmed <= full - 60 * MIB, "fstrim: {full}, then {trimmed}");
+    assert!(trimmed <= full - 30 * MIB, "fstrim: {full}, then {trimmed}");
     mounted.unmount();
     tool(&[kind.check, &[&disk.path]].concat()).well();
     disk.end();

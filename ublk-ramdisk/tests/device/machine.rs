@@ -14,9 +14,16 @@ use crate::run::{self, PROGRAM};
 /// Deletion of a device goes on for a moment after its last user has gone.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Is there a driver to test against?
-pub fn has_driver() -> bool {
-    Path::new("/dev/ublk-control").exists()
+/// Is there a driver to test against, and may this process use it? If not, why not.
+pub fn driver() -> Result<(), String> {
+    let node = "/dev/ublk-control";
+    match fs::File::options().read(true).write(true).open(node) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err("no ublk driver here".to_owned())
+        }
+        Err(error) => Err(format!("{node} cannot be used: {error}")),
+    }
 }
 
 /// The running kernel's release.

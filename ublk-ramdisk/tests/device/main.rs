@@ -53,12 +53,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if !machine::has_driver() {
+    if let Err(why) = machine::driver() {
         if options.require_driver {
-            eprintln!("device: no ublk driver here (/dev/ublk-control is missing)");
+            eprintln!("device: {why}");
             return ExitCode::FAILURE;
         }
-        println!("SKIP device: no ublk driver here; scripts/test-device runs it in a guest");
+        println!("SKIP device: {why}; scripts/test-device runs it in a guest");
         return ExitCode::SUCCESS;
     }
     let mut tests: Vec<Test> = Vec::new();

@@ -119,7 +119,7 @@ impl Player<'_> {
 
     /// Sectors of the region; small ranges are likelier, often whole pages.
     fn range(&mut self) -> Range<usize> {
-        let scale = self.rng.within(0..12).min(self.rng.within(0..12));
+        let scale = (0..3).map(|_| self.rng.within(0..12)).min().unwrap_or(0);
         let mut len = 512 * self.rng.within(1..(1 << scale) + 1);
         let mut start = 512 * self.rng.within(0..self.model.len() as u64 / 512);
         if self.rng.within(0..3) == 0 {

@@ -20,14 +20,14 @@ pub fn tests(tests: &mut Vec<Test>) {
 }
 
 fn verifies(path: &str, elevator: &str, queues: &str) {
-    let disk = Disk::on(path, elevator, "40M", &["--queues", queues]);
+    let disk = Disk::on(path, elevator, "20M", &["--queues", queues]);
     assert_eq!(disk.queues.to_string(), queues, "the kernel grants both");
     let read = fio(&disk, "verify-direct.fio");
-    assert!(read >= 40 * MIB, "only {read} bytes were read back");
+    assert!(read >= 20 * MIB, "only {read} bytes were read back");
     // The page cache is above the queues: once per path and elevator is enough.
     if queues == "2" {
         let read = fio(&disk, "verify-buffered.fio");
-        assert!(read >= 24 * MIB, "only {read} bytes were read back");
+        assert!(read >= 16 * MIB, "only {read} bytes were read back");
     }
     disk.end();
 }
