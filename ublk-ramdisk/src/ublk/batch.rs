@@ -71,6 +71,10 @@ impl Batch {
         }
         let buffers = FetchBuffers::register(&ring, FETCH_BUFFERS, usize::from(depth))
             .map_err(|e| QueueError::Setup("fetch buffers", e))?;
+        // Before anyone hears that the queue is ready: STOP_DEV ends the fetch
+        // that stands, not one that comes after it.
+        ring.push_batch_fetch(FETCH);
+        ring.submit_and_wait(0).map_err(QueueError::Ring)?;
         let commit = || Commit {
             elements: vec![BatchElem::default(); usize::from(depth)].into(),
             len: 0,
@@ -89,7 +93,6 @@ impl Batch {
 
     /// Serves until the driver ends the fetch and every commit is through.
     pub(super) fn run(mut self) -> Result<(), QueueError> {
-        self.ring.push_batch_fetch(FETCH);
         let mut completions = vec![NO_COMPLETION; usize::from(self.depth).max(16)];
         while self.fetching || !self.results.is_empty() || self.committing() > 0 {
             // A COMMIT completes as soon as it is submitted: to be woken by it

@@ -145,30 +145,50 @@ impl Device {
             path: self.path,
         });
         let (ready, answers) = mpsc::channel();
+        let mut failure = None;
         for queue in 0..self.info.nr_hw_queues {
-            let counters = Arc::new(QueueCounters::default());
-            self.counters.push(counters.clone());
-            let thread = QueueThread {
-                queue,
-                cpus: self.control.queue_affinity(id, queue)?,
-                shared: shared.clone(),
-                counters,
-                deaths: self.deaths.clone(),
-                ready: ready.clone(),
-            };
-            self.threads.push(thread.spawn().map_err(|e| {
-                Failure::environment(format!("cannot create the thread of queue {queue}: {e}"))
-            })?);
-        }
-        drop(ready);
-        for _ in 0..self.info.nr_hw_queues {
-            match answers.recv() {
-                Ok(Ok(())) => {}
-                Ok(Err(text)) => return Err(Failure::runtime(text)),
-                Err(_) => return Err(Failure::runtime("a queue thread ended before it was ready")),
+            match self.start_queue(queue, &shared, ready.clone()) {
+                Ok(thread) => self.threads.push(thread),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
             }
         }
-        Ok(())
+        drop(ready);
+        // Every thread answers once. All answers are awaited, also after a
+        // failure: a queue that fetched after the STOP_DEV which undoes it all
+        // would never be woken again.
+        for _ in 0..self.threads.len() {
+            let answer = answers
+                .recv()
+                .unwrap_or_else(|_| Err("a queue thread ended before it was ready".to_owned()));
+            if let Err(text) = answer {
+                failure.get_or_insert(Failure::runtime(text));
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn start_queue(
+        &mut self,
+        queue: u16,
+        shared: &Arc<Shared>,
+        ready: mpsc::Sender<Result<(), String>>,
+    ) -> Result<JoinHandle<()>, Failure> {
+        let counters = Arc::new(QueueCounters::default());
+        self.counters.push(counters.clone());
+        let thread = QueueThread {
+            queue,
+            cpus: self.control.queue_affinity(self.info.dev_id, queue)?,
+            shared: shared.clone(),
+            counters,
+            deaths: self.deaths.clone(),
+            ready,
+        };
+        thread.spawn().map_err(|e| {
+            Failure::environment(format!("cannot create the thread of queue {queue}: {e}"))
+        })
     }
 
     fn start(&mut self) -> Result<(), Failure> {

@@ -79,16 +79,20 @@ impl QueueThread {
     }
 
     fn main(self) {
-        let end = catch_unwind(AssertUnwindSafe(|| self.serve()));
-        self.deaths
-            .report(self.queue, end.unwrap_or(Err(QueueError::Panicked)));
+        let end = catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or_else(|_| {
+            // The creator may still be waiting for this thread's answer.
+            let text = format!("queue {}: {}", self.queue, QueueError::Panicked);
+            let _ = self.ready.send(Err(text));
+            Err(QueueError::Panicked)
+        });
+        self.deaths.report(self.queue, end);
     }
 
     fn serve(&self) -> Result<(), QueueError> {
         match self.set_up() {
             Ok(queue_loop) => {
-                // The creator may have given up already; then the driver takes
-                // the tags back and the loop ends by itself.
+                // The creator waits for every queue's answer; if it then gives
+                // up, the driver takes the tags back and the loop ends by itself.
                 let _ = self.ready.send(Ok(()));
                 match queue_loop {
                     Loop::PerTag(per_tag) => per_tag.run(),
