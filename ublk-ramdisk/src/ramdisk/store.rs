@@ -444,8 +444,9 @@ impl Store {
         for huge in [first, last].into_iter().take(last - first + 1) {
             let all = huge * SMALL_PAGES..(huge + 1) * SMALL_PAGES;
             let whole = pages.start <= all.start && all.end <= pages.end;
-            let capacity = (self.mapping.len() >> self.page_shift).min(all.end);
-            let all = all.start..capacity;
+            // Not behind the disk, unless that is what is being given back.
+            let disk = pages_of(&(0..self.size()), self.page_shift).end;
+            let all = all.start..all.end.min(disk.max(pages.end));
             if !whole && self.states.try_punch_absent(all.clone()) {
                 // If it fails, memory is held that reads as zeros: as before.
                 let _ = file::punch_hole(&self.file, self.bytes_of(all.clone()));
