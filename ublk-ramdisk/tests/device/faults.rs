@@ -97,6 +97,10 @@ pub fn tests(tests: &mut Vec<Test>) {
         tests.push(Test::skippable(name, move || fail_each(fault, number)));
     }
     tests.push(Test::skippable("l2_descriptors_run_out", descriptors));
+    tests.push(Test::skippable(
+        "l2_a_slow_queue_beside_one_that_fails",
+        slow_queue,
+    ));
     tests.push(Test::skippable("l1_little_address_space", address_space));
 }
 
@@ -312,6 +316,38 @@ fn descriptors() -> Outcome {
         );
         said.has_one_line();
         assert!(fs::metadata(&store).is_err(), "limit {limit}: a file");
+        before.assert_unchanged();
+    }
+    panic!("64 descriptors are not enough for a disk");
+}
+
+/// Under some limit one queue gets its ring and the other does not. The one with a ring is made
+/// slow, so that it fetches long after the other has failed: it must be waited for, or what ends
+/// the fetches comes too early for it and it never ends.
+fn slow_queue() -> Outcome {
+    need(&["strace", "prlimit"])?;
+    let file = |name: &str| machine::scratch().join(name);
+    let (out, err) = (file("out"), file("err"));
+    for limit in 8..64 {
+        let before = Traces::now();
+        let status = command("strace")
+            .args(["-D", "-f", "--seccomp-bpf", "-o", "/dev/null"])
+            .args(["-e", "trace=io_uring_register", "-e"])
+            .arg("inject=io_uring_register:delay_enter=1000000:when=1")
+            .args(["prlimit", &format!("--nofile={limit}"), run::PROGRAM])
+            .args(["add", "--json", "--id", ID, "--size", "8M"])
+            .args(["--queues", "2", "--log", "/dev/null"])
+            .stdout(File::create(&out).expect("a file"))
+            .stderr(File::create(&err).expect("a file"))
+            .status()
+            .expect("strace starts");
+        if status.success() {
+            Disk::from_json(&machine::read(&out)).end();
+            return Ok(());
+        }
+        let said = machine::read(&err);
+        assert!(matches!(status.code(), Some(1 | 3 | 4)), "{limit}: {said}");
+        assert_eq!(said.lines().count(), 1, "{limit}: {said}");
         before.assert_unchanged();
     }
     panic!("64 descriptors are not enough for a disk");
