@@ -66,6 +66,8 @@ mod runtime;
 
 mod sys;
 
+pub mod compat;
+
 pub mod legacy;
 
 #[cfg(all(test, loom))]

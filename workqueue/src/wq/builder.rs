@@ -35,6 +35,7 @@ pub struct QueueBuilder {
     max_active: usize,
     ordered: bool,
     system: bool,
+    legacy: bool,
     attrs: Attrs,
 }
 
@@ -47,6 +48,7 @@ impl QueueBuilder {
             max_active: 0,
             ordered: false,
             system: false,
+            legacy: false,
             attrs: Attrs::new(),
         }
     }
@@ -79,6 +81,11 @@ impl QueueBuilder {
         self
     }
 
+    pub(crate) fn legacy(mut self) -> Self {
+        self.legacy = true;
+        self
+    }
+
     /// Makes the queue.
     pub fn build(self) -> Result<OwnedQueue, AllocError> {
         if self.rt.is_in_forked_child() || self.rt.is_stopped() {
@@ -107,6 +114,7 @@ impl QueueBuilder {
             flags,
             ordered: self.ordered,
             system: self.system,
+            legacy: self.legacy,
             slots: (0..nr_slots).map(|_| RwLock::new(None)).collect(),
             max_active: AtomicUsize::new(0),
             nodes: (0..nr_budgets).map(|_| Arc::new(Budget::new(0))).collect(),

@@ -56,6 +56,7 @@ pub(crate) struct QueueInner {
     pub(crate) flags: Flags,          // I
     pub(crate) ordered: bool,         // I
     pub(crate) system: bool,          // I: one of the ready-made queues
+    pub(crate) legacy: bool,          // I: made by one of the old constructors
     pub(crate) rt: Arc<RuntimeInner>, // I
     slots: Box<[Slot]>,               // S: by CPU number
     /// The limit in force; 0 while frozen.
@@ -171,6 +172,11 @@ impl Queue {
     /// The queue's flags, with POWER_EFFICIENT resolved and PERCPU or UNBOUND always set.
     pub fn flags(&self) -> Flags {
         self.inner.flags
+    }
+
+    /// Was it made by one of the constructors of [`crate::compat`]?
+    pub fn is_legacy(&self) -> bool {
+        self.inner.legacy
     }
 
     /// Enqueues an item, to run near the calling CPU. Exactly one run follows each success.
