@@ -94,7 +94,11 @@ impl QueueBuilder {
         }
         let name = checked_name(&self.name)?;
         let flags = self.checked_flags(&name)?;
-        let max_active = checked_max_active(&name, self.max_active, self.ordered);
+        let max_active = if flags.contains(Flags::BH) {
+            usize::MAX
+        } else {
+            checked_max_active(&name, self.max_active, self.ordered)
+        };
         let mut attrs = self.attrs;
         attrs.check().map_err(|source| AllocError::Attrs {
             name: name.clone(),
@@ -145,6 +149,10 @@ impl QueueBuilder {
             name: inner.name.clone(),
             errno,
         };
+        if flags.contains(Flags::BH) && !self.system {
+            let highpri = flags.contains(Flags::HIGHPRI);
+            rt.want_bh_threads(highpri).map_err(spawn_failed)?;
+        }
         if let (Some(rescuer), true) = (&inner.rescuer, rt.is_online()) {
             rescuer.start(&inner).map_err(spawn_failed)?;
         }
@@ -177,8 +185,11 @@ impl QueueBuilder {
         if let Some(why) = flags.fault(self.ordered, self.max_active) {
             return Err(bad(why));
         }
-        if flags.contains(Flags::BH) || flags.contains(Flags::SYSFS) {
-            return Err(bad("BH and SYSFS queues are not part of this version"));
+        if flags.contains(Flags::BH) {
+            flags |= Flags::PERCPU;
+        }
+        if flags.contains(Flags::SYSFS) {
+            return Err(bad("SYSFS queues are not part of this version"));
         }
         if self.ordered {
             return Ok(flags | Flags::UNBOUND);
