@@ -12,3 +12,5 @@ pub(crate) mod cpuset;
 pub(crate) mod clock;
 
 pub(crate) mod timer;
+
+pub(crate) mod poll;
