@@ -45,7 +45,7 @@
 //!
 //! # Unsafe code
 //!
-//! Only in `sys/cpu.rs` (system calls), `sys/list.rs` (the intrusive list), `work/raw.rs`,
+//! Only in `sys/cpu.rs`, `sys/poll.rs` (system calls), `sys/list.rs` (the intrusive list), `work/raw.rs`,
 //! `work/pointer.rs`, `work/offer.rs`, `work/mod.rs` (from pointer to item and back),
 //! `work/delayed.rs`, `wait/barrier.rs` (items with more behind the core), and in the places that
 //! move listed items: `pool/worker.rs`, `pool/rescuer.rs`, `wait/cancel.rs`, `wq/lifecycle.rs`.
@@ -64,11 +64,19 @@ mod pool;
 
 mod wait;
 
+pub mod sync;
+
+mod lockdep;
+
 mod observe;
 
 mod runtime;
 
 mod sys;
+
+pub mod compat;
+
+pub mod legacy;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -77,6 +85,8 @@ pub use error::{
     AllocError, AttrError, DisableOverflow, EnableUnderflow, EnqueueError, Refusal, StartError,
     WaitError,
 };
+#[cfg(feature = "lockdep")]
+pub use lockdep::lockdep_reports;
 pub use observe::stats::QueueStats;
 pub use observe::trace::TraceEvent;
 pub use pool::concurrency::{blocking, BlockingGuard};
@@ -86,6 +96,7 @@ pub use runtime::hooks::{CreateAttempt, PanicInfo, PoolClass};
 pub use runtime::Runtime;
 pub use sys::clock::VirtualClock;
 pub use sys::cpuset::CpuSet;
+pub use wait::caution::{reclaim_scope, ReclaimScope};
 pub use work::delayed::{DelayedWork, Modified};
 pub use work::pointer::{
     HasDelayedWork, HasWork, RawDelayedWorkItem, RawWorkItem, WorkItem, WorkItemPointer,

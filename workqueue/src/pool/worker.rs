@@ -11,6 +11,7 @@
 use super::context::{self, Context, Run};
 use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
 use super::{manager, pod, Pool, PoolGuard};
+use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
 use crate::runtime::hooks::{CreateAttempt, PoolClass};
@@ -322,7 +323,10 @@ fn run_one<'a>(
             function,
         });
     }
-    let outcome = catch_unwind(AssertUnwindSafe(|| item.run()));
+    let outcome = {
+        let _held = lockdep::enter_run(pwq.queue.class, function, item.entry());
+        catch_unwind(AssertUnwindSafe(|| item.run()))
+    };
     if !barrier {
         rt.trace(|| TraceEvent::ExecuteEnd {
             work: who.address,

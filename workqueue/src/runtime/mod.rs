@@ -78,6 +78,8 @@ pub(crate) struct RuntimeInner {
     queue_gone: Condvar,
     helpers: Mutex<Vec<JoinHandle<()>>>,
     warned: Mutex<HashSet<(&'static str, i32)>>,
+    /// Queues and functions whose waits have been warned of.
+    cautioned: Mutex<HashSet<(String, &'static str)>>,
 }
 
 impl fmt::Debug for RuntimeInner {
@@ -216,6 +218,11 @@ impl RuntimeInner {
         self.warned.lock().insert((what, detail))
     }
 
+    /// True the first time this function waits for this queue in a way to be warned of.
+    pub(crate) fn first_caution(&self, queue: &str, function: &'static str) -> bool {
+        self.cautioned.lock().insert((queue.to_owned(), function))
+    }
+
     pub(crate) fn warn_create_failed(&self, pool: &Pool, errno: i32) {
         if self.first_time("create", errno) {
             let thread = pool.worker_name(0);
@@ -308,6 +315,7 @@ impl Runtime {
             queue_gone: Condvar::new(),
             helpers: Mutex::new(Vec::new()),
             warned: Mutex::new(HashSet::new()),
+            cautioned: Mutex::new(HashSet::new()),
             config,
             hooks,
             clock,

@@ -14,3 +14,5 @@ pub(crate) mod short_text;
 pub(crate) mod clock;
 
 pub(crate) mod timer;
+
+pub(crate) mod poll;

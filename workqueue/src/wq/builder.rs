@@ -7,6 +7,7 @@ use super::attrs::Attrs;
 use super::flags::Flags;
 use super::{Counters, OwnedQueue, QueueInner, QueueState};
 use crate::error::AllocError;
+use crate::lockdep::QueueClass;
 use crate::pool::rescuer::Rescuer;
 use crate::pwq::budget::Budget;
 use crate::pwq::PwqStats;
@@ -33,6 +34,7 @@ pub struct QueueBuilder {
     max_active: usize,
     ordered: bool,
     system: bool,
+    legacy: bool,
     attrs: Attrs,
 }
 
@@ -45,6 +47,7 @@ impl QueueBuilder {
             max_active: 0,
             ordered: false,
             system: false,
+            legacy: false,
             attrs: Attrs::new(),
         }
     }
@@ -77,6 +80,11 @@ impl QueueBuilder {
         self
     }
 
+    pub(crate) fn legacy(mut self) -> Self {
+        self.legacy = true;
+        self
+    }
+
     /// Makes the queue.
     pub fn build(self) -> Result<OwnedQueue, AllocError> {
         if self.rt.is_in_forked_child() || self.rt.is_stopped() {
@@ -105,7 +113,9 @@ impl QueueBuilder {
             flags,
             ordered: self.ordered,
             system: self.system,
+            legacy: self.legacy,
             slots: (0..nr_slots).map(|_| RwLock::new(None)).collect(),
+            class: QueueClass::new(&name),
             max_active: AtomicUsize::new(0),
             nodes: (0..nr_budgets).map(|_| Arc::new(Budget::new(0))).collect(),
             rescuer: flags.contains(Flags::MEM_RECLAIM).then(Rescuer::new),

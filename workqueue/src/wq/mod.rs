@@ -24,6 +24,7 @@ pub(crate) mod on_cpu;
 
 use crate::enqueue;
 use crate::error::{AttrError, EnqueueError, Refusal, WaitError};
+use crate::lockdep::QueueClass;
 use crate::observe::stats::QueueStats;
 use crate::pool::rescuer::Rescuer;
 use crate::pwq::active::NodeActive;
@@ -61,6 +62,8 @@ pub(crate) struct QueueInner {
     pub(crate) flags: Flags, // I
     pub(crate) ordered: bool, // I
     pub(crate) system: bool, // I: one of the ready-made queues
+    pub(crate) legacy: bool, // I: made by one of the old constructors
+    pub(crate) class: QueueClass, // I: for the order records
     pub(crate) rt: Arc<RuntimeInner>, // I
     slots: Box<[Slot]>,      // S: by CPU number
     /// The limit in force; 0 while frozen.
@@ -189,6 +192,11 @@ impl Queue {
     /// The queue's flags, with POWER_EFFICIENT resolved and PERCPU or UNBOUND always set.
     pub fn flags(&self) -> Flags {
         self.inner.flags
+    }
+
+    /// Was it made by one of the constructors of [`crate::compat`]?
+    pub fn is_legacy(&self) -> bool {
+        self.inner.legacy
     }
 
     /// Enqueues an item, to run near the calling CPU. Exactly one run follows each success.
