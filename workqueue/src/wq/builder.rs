@@ -12,6 +12,7 @@ use crate::pool::rescuer::Rescuer;
 use crate::pwq::budget::Budget;
 use crate::pwq::PwqStats;
 use crate::runtime::RuntimeInner;
+use crate::sys::short_text::{self, ShortText, SHORT_TEXT_LEN};
 use crate::sys::sync::Mutex;
 use crate::wait::flush::FlushState;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
@@ -23,9 +24,6 @@ pub(crate) const MAX_ACTIVE: usize = 2048;
 const DFL_ACTIVE: usize = 1024;
 /// How many items each node may have active at least, unless max_active is lower.
 const DFL_MIN_ACTIVE: usize = 8;
-/// How much of a name is kept.
-const NAME_LEN: usize = 31;
-
 /// Sets up a queue.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is built"]
@@ -134,6 +132,7 @@ impl QueueBuilder {
                 attrs: attrs.clone(),
                 past: PwqStats::default(),
             }),
+            desc: ShortText::new(&name),
             name,
             rt,
         });
@@ -145,6 +144,9 @@ impl QueueBuilder {
             name: inner.name.clone(),
             errno,
         };
+        if flags.contains(Flags::SYSFS) && rt.registered(&inner.name).is_some() {
+            return Err(AllocError::NameExists(inner.name.clone()));
+        }
         if let (Some(rescuer), true) = (&inner.rescuer, rt.is_online()) {
             rescuer.start(&inner).map_err(spawn_failed)?;
         }
@@ -177,8 +179,8 @@ impl QueueBuilder {
         if let Some(why) = flags.fault(self.ordered, self.max_active) {
             return Err(bad(why));
         }
-        if flags.contains(Flags::BH) || flags.contains(Flags::SYSFS) {
-            return Err(bad("BH and SYSFS queues are not part of this version"));
+        if flags.contains(Flags::BH) {
+            return Err(bad("BH queues are not part of this version"));
         }
         if self.ordered {
             return Ok(flags | Flags::UNBOUND);
@@ -195,17 +197,13 @@ fn checked_name(name: &str) -> Result<String, AllocError> {
     if name.is_empty() || name.contains('\0') {
         return Err(AllocError::BadName(name.to_owned()));
     }
-    let mut end = name.len().min(NAME_LEN);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    if end < name.len() {
+    let kept = short_text::cut(name);
+    if kept != name {
         log::warn!(
-            "workqueue: queue name {name} is longer than {NAME_LEN} bytes; cut to {}",
-            &name[..end]
+            "workqueue: queue name {name} is longer than {SHORT_TEXT_LEN} bytes; cut to {kept}"
         );
     }
-    Ok(name[..end].to_owned())
+    Ok(kept.to_owned())
 }
 
 fn checked_max_active(name: &str, wanted: usize, ordered: bool) -> usize {
