@@ -30,12 +30,16 @@
 //! | S | the slot of a CPU in a queue: read by an enqueue until it is done |
 //! | N | the line of those who wait for a slot of a node (`Budget`) |
 //! | M | the mayday list of a rescuer |
+//! | R | the seat of a rescuer |
+//! | U | the mask of unbound queues |
 //! | D | the target of a delayed item |
 //! | T | the timer heap |
 //! | Q | the inbox of the monitor |
+//! | O | what the watchdog goes by |
 //! | A | atomic; the comment says who writes |
 //!
-//! Locks are taken in this order: P0, P, W, S, D, L, then one of N, M, T, Q. No two pool locks are
+//! Locks are taken in this order: P0, P, W, S, D, L, then one of N, M, T, Q, O; R comes after
+//! P0 alone, U after R or L. No two pool locks are
 //! ever held together. A thread is woken, a flush advanced and a node served only after the pool's
 //! lock has been let go: the functions that find such a duty return it, and the type says so.
 //!
@@ -101,6 +105,7 @@ pub use work::raw::RawWork;
 pub use work::{Busy, Work};
 pub use wq::attrs::{Attrs, Scope};
 pub use wq::builder::QueueBuilder;
+pub use wq::control::Control;
 pub use wq::flags::Flags;
 pub use wq::on_cpu::{
     schedule, schedule_delayed, schedule_delayed_on, schedule_on, schedule_on_each_cpu,

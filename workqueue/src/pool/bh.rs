@@ -47,7 +47,6 @@ impl Turn {
 pub(super) fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     let rt = &pool.rt;
     while !st.worklist.is_empty() {
-        st.last_progress = rt.clock.coarse();
         let mut turn = Turn::begin(rt.config.bh_batch, rt.clock.now());
         st = worker::run_while(pool, st, slot, |st| {
             !turn.is_over(rt.clock.now()) && !st.worklist.is_empty()

@@ -10,7 +10,7 @@
 
 use super::context::{self, Context, Run};
 use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
-use super::{bh, manager, Pool, PoolGuard, PoolKind, PoolState};
+use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
 use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
@@ -174,6 +174,7 @@ fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> 
 fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
     loop {
         parker.park();
+        let returned = pod::return_to_pod(pool);
         let mut st = pool.lock();
         let told_to_die = st.workers.get(slot).flags.has(WorkerFlags::DIE);
         if told_to_die || st.stopping && st.worklist.is_empty() {
@@ -187,6 +188,9 @@ fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
         st.workers.leave_idle(slot);
         if pool.is_bh() {
             st = bh::run_all(pool, st, slot);
+        }
+        if returned && st.need_more_worker() {
+            pod::count_return(&mut st);
         }
         while st.need_more_worker() {
             if !st.may_start_working() {
@@ -218,7 +222,6 @@ fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
 /// Takes items until another worker does, or none is left.
 fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
-    st.last_progress = pool.rt.clock.coarse();
     st = run_while(pool, st, slot, PoolState::keep_working);
     st.set_flags(slot, WorkerFlags::PREP);
     st
@@ -301,6 +304,8 @@ fn run_one<'a>(
     }
     let pwq = p.pwq.clone();
     let since = pool.rt.clock.coarse();
+    // Not once per batch: a worker that never sleeps between its items moves all the same.
+    st.last_progress = since;
     st.workers.set_current(
         slot,
         Current {
@@ -312,6 +317,7 @@ fn run_one<'a>(
             cpu_start: meter.last,
         },
     );
+    st.workers.get_mut(slot).desc = pwq.queue.desc;
     let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
     if aside {
         st.set_flags(slot, WorkerFlags::CPU_INTENSIVE);
@@ -333,7 +339,6 @@ fn run_one<'a>(
             pwq: pwq.clone(),
             item: who,
             function,
-            desc: None,
         })
     });
     if !barrier {

@@ -7,6 +7,7 @@
 
 use super::sampler::Sample;
 use crate::sys::list::ItemList;
+use crate::sys::short_text::ShortText;
 use crate::sys::sync::{Mutex, Parker};
 use crate::work::raw::Identity;
 use std::ops::{BitAnd, BitAndAssign, BitOr, BitOrAssign, Not};
@@ -108,6 +109,8 @@ pub(crate) struct WorkerState {
     pub(crate) runs: u64,
     pub(crate) sample: Sample,
     pub(crate) current: Option<Current>,
+    /// What the present run says it is about, or the last one said.
+    pub(crate) desc: ShortText,
     /// Items only this worker may run next: collisions and barriers of the present run.
     pub(crate) scheduled: ItemList,
     pub(crate) idle_since: u64,
@@ -132,6 +135,7 @@ impl WorkerState {
             runs: 0,
             sample: Sample::default(),
             current: None,
+            desc: ShortText::default(),
             scheduled: ItemList::new(),
             idle_since: 0,
             parker,

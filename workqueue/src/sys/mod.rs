@@ -9,6 +9,8 @@ pub(crate) mod cpu;
 
 pub(crate) mod cpuset;
 
+pub(crate) mod short_text;
+
 pub(crate) mod clock;
 
 pub(crate) mod timer;

@@ -12,6 +12,7 @@ use crate::pool::rescuer::Rescuer;
 use crate::pwq::budget::Budget;
 use crate::pwq::PwqStats;
 use crate::runtime::RuntimeInner;
+use crate::sys::short_text::{self, ShortText, SHORT_TEXT_LEN};
 use crate::sys::sync::Mutex;
 use crate::wait::flush::FlushState;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
@@ -23,9 +24,6 @@ pub(crate) const MAX_ACTIVE: usize = 2048;
 const DFL_ACTIVE: usize = 1024;
 /// How many items each node may have active at least, unless max_active is lower.
 const DFL_MIN_ACTIVE: usize = 8;
-/// How much of a name is kept.
-const NAME_LEN: usize = 31;
-
 /// Sets up a queue.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is built"]
@@ -138,6 +136,7 @@ impl QueueBuilder {
                 attrs: attrs.clone(),
                 past: PwqStats::default(),
             }),
+            desc: ShortText::new(&name),
             name,
             rt,
         });
@@ -149,6 +148,9 @@ impl QueueBuilder {
             name: inner.name.clone(),
             errno,
         };
+        if flags.contains(Flags::SYSFS) && rt.registered(&inner.name).is_some() {
+            return Err(AllocError::NameExists(inner.name.clone()));
+        }
         if flags.contains(Flags::BH) && !self.system {
             let highpri = flags.contains(Flags::HIGHPRI);
             rt.want_bh_threads(highpri).map_err(spawn_failed)?;
@@ -188,9 +190,6 @@ impl QueueBuilder {
         if flags.contains(Flags::BH) {
             flags |= Flags::PERCPU;
         }
-        if flags.contains(Flags::SYSFS) {
-            return Err(bad("SYSFS queues are not part of this version"));
-        }
         if self.ordered {
             return Ok(flags | Flags::UNBOUND);
         }
@@ -206,17 +205,13 @@ fn checked_name(name: &str) -> Result<String, AllocError> {
     if name.is_empty() || name.contains('\0') {
         return Err(AllocError::BadName(name.to_owned()));
     }
-    let mut end = name.len().min(NAME_LEN);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    if end < name.len() {
+    let kept = short_text::cut(name);
+    if kept != name {
         log::warn!(
-            "workqueue: queue name {name} is longer than {NAME_LEN} bytes; cut to {}",
-            &name[..end]
+            "workqueue: queue name {name} is longer than {SHORT_TEXT_LEN} bytes; cut to {kept}"
         );
     }
-    Ok(name[..end].to_owned())
+    Ok(kept.to_owned())
 }
 
 fn checked_max_active(name: &str, wanted: usize, ordered: bool) -> usize {
