@@ -6,3 +6,5 @@
 mod budget;
 
 mod pending;
+
+mod sentinel;
