@@ -5,8 +5,9 @@
 //! queue's destruction. It joins a pool as a worker that never counts, never manages and takes
 //! only items of its own queue. Kernel counterpart: `rescuer_thread`.
 
+use super::batch::Batch;
 use super::context::{self, Context};
-use super::worker::{run_scheduled, AbortOnUnwind, CpuMeter};
+use super::worker::{run_scheduled, AbortOnUnwind};
 use super::workers::{WorkerFlags, WorkerState, WorkerThread};
 use super::PoolState;
 use crate::pwq::{self, Pwq};
@@ -143,7 +144,7 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
         if stop {
             return;
         }
-        parker.park();
+        parker.park(0);
     }
 }
 
@@ -152,7 +153,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let pool = &pwq.pool;
     let rt = &pool.rt;
     rt.bind_current(&pool.affinity);
-    let mut meter = CpuMeter::start(pool);
+    let mut batch = Batch::start(pool);
     let mut st = pool.lock();
     if st.disassociated {
         rt.bind_current_to_unbound();
@@ -169,7 +170,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let mut taken = 0;
     while may_take(&st, pwq, rescuer) && take_next(&mut st, pwq, slot) {
         taken += 1;
-        st = run_scheduled(pool, st, slot, &mut meter);
+        st = run_scheduled(pool, st, slot, &mut batch);
         if taken > RESCUER_BATCH && rescuer.anyone_else() && may_still_need(&st, pwq) {
             if rescuer.list(pwq) {
                 let p = st.pwqs.get_mut(pwq.number);
@@ -179,6 +180,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
             break;
         }
     }
+    batch.bill(&mut st);
     let wake = st.kick();
     let own = st.workers.leave(slot);
     let last = pwq::put(&mut st, pwq.number);

@@ -8,6 +8,7 @@
 //! A panic in an item's function ends that run and nothing else. A panic in the bookkeeping of
 //! this crate ends the process: half-done counts would hang every later flush.
 
+use super::batch::Batch;
 use super::context::{self, Context, Run};
 use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
 use super::{manager, Pool, PoolGuard};
@@ -160,8 +161,9 @@ fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> 
 
 /// The life of a worker.
 fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
+    let spins = spins_before_sleep(pool);
     loop {
-        parker.park();
+        parker.park(spins);
         let mut st = pool.lock();
         let told_to_die = st.workers.get(slot).flags.has(WorkerFlags::DIE);
         if told_to_die || st.stopping && st.worklist.is_empty() {
@@ -200,19 +202,33 @@ fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
     }
 }
 
+/// How often an idle worker looks out for the next item before it sleeps. Only where that item's
+/// queuer can be on another CPU meanwhile.
+fn spins_before_sleep(pool: &Pool) -> u32 {
+    if pool.is_unbound() && pool.affinity.len() > 1 {
+        SPINS
+    } else {
+        0
+    }
+}
+
+/// About two microseconds: what it takes to wake a sleeper.
+const SPINS: u32 = 100;
+
 /// Takes items until another worker does, or none is left.
 fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
     st.last_progress = pool.rt.clock.coarse();
-    let mut meter = CpuMeter::start(pool);
+    let mut batch = Batch::start(pool);
     loop {
         if assign_first(&mut st, slot) {
-            st = run_scheduled(pool, st, slot, &mut meter);
+            st = run_scheduled(pool, st, slot, &mut batch);
         }
         if !st.keep_working() {
             break;
         }
     }
+    batch.bill(&mut st);
     st.set_flags(slot, WorkerFlags::PREP);
     st
 }
@@ -246,10 +262,10 @@ pub(crate) fn run_scheduled<'a>(
     pool: &'a Pool,
     mut st: PoolGuard<'a>,
     slot: usize,
-    meter: &mut CpuMeter,
+    batch: &mut Batch,
 ) -> PoolGuard<'a> {
     while let Some(item) = st.workers.get_mut(slot).scheduled.pop_front() {
-        st = run_one(pool, st, slot, item, meter);
+        st = run_one(pool, st, slot, item, batch);
     }
     st
 }
@@ -260,7 +276,7 @@ fn run_one<'a>(
     mut st: PoolGuard<'a>,
     slot: usize,
     item: Item,
-    meter: &mut CpuMeter,
+    batch: &mut Batch,
 ) -> PoolGuard<'a> {
     let (who, function, barrier, number) = (
         item.identity(),
@@ -270,12 +286,10 @@ fn run_one<'a>(
     );
     let before = item.snapshot();
     let (colour, counted) = (before.colour(), !before.inactive());
-    let p = st.pwqs.get_mut(number);
+    let pwq = batch.turn_to(&mut st, number, barrier);
     if !barrier {
-        p.stats.started += 1;
+        st.pwqs.get_mut(number).stats.started += 1;
     }
-    let pwq = p.pwq.clone();
-    let since = pool.rt.clock.coarse();
     st.workers.set_current(
         slot,
         Current {
@@ -283,8 +297,8 @@ fn run_one<'a>(
             function,
             pwq: number,
             colour,
-            since,
-            cpu_start: meter.last,
+            since: batch.now(),
+            cpu_start: batch.cpu_start(),
         },
     );
     let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
@@ -305,7 +319,7 @@ fn run_one<'a>(
     let rt = &pool.rt;
     context::with(|c| {
         c.run = Some(Run {
-            pwq: pwq.clone(),
+            pwq,
             item: who,
             function,
             desc: None,
@@ -324,15 +338,15 @@ fn run_one<'a>(
             function,
         });
     }
-    let leaked = context::with(|c| {
-        c.run = None;
-        std::mem::take(&mut c.blocking) > 0
-    });
+    let (pwq, leaked) = context::with(|c| {
+        let run = c.run.take().expect("a run ends once");
+        (run.pwq, std::mem::take(&mut c.blocking) > 0)
+    })
+    .expect("a worker has its context for life");
     if let Err(payload) = outcome {
         pwq.queue.counters.panicked.fetch_add(1, Ordering::Relaxed);
         rt.item_panicked(&pwq.queue.name, function, payload);
     }
-    let leaked = leaked.unwrap_or(false);
     if leaked {
         pwq.queue
             .counters
@@ -343,7 +357,7 @@ fn run_one<'a>(
             pwq.queue.name
         );
     }
-    let cpu_time = meter.lap();
+    batch.item_ended(rt, number, barrier);
 
     let mut st = pool.lock();
     st.update(slot, |w| {
@@ -355,38 +369,18 @@ fn run_one<'a>(
     });
     st.workers.clear_current(slot);
     if !barrier {
-        let stats = &mut st.pwqs.get_mut(number).stats;
-        stats.completed += 1;
-        stats.cpu_time_ns += cpu_time;
+        st.pwqs.get_mut(number).stats.completed += 1;
     }
     let duties = pwq::retire(&mut st, number, colour, counted);
     if duties.is_empty() {
+        batch.keep(pwq);
         return st;
     }
+    // Whoever is told that the item has ended finds its time counted.
+    batch.bill(&mut st);
     drop(st);
     duties.discharge();
     pool.lock()
-}
-
-/// Measures the CPU time of the runs of one batch, one clock reading each.
-pub(crate) struct CpuMeter {
-    last: Option<u64>,
-}
-
-impl CpuMeter {
-    pub(crate) fn start(pool: &Pool) -> Self {
-        Self {
-            last: pool.rt.config.cpu_accounting.then(cpu::thread_cpu_ns),
-        }
-    }
-
-    fn lap(&mut self) -> u64 {
-        let Some(last) = self.last.as_mut() else {
-            return 0;
-        };
-        let now = cpu::thread_cpu_ns();
-        now.saturating_sub(std::mem::replace(last, now))
-    }
 }
 
 /// Starts a thread with all its signals blocked from the first instruction on.

@@ -153,7 +153,7 @@ pub(crate) struct Duties {
 
 impl Duties {
     pub(crate) fn is_empty(&self) -> bool {
-        !self.wake.is_somebody()
+        self.wake.is_done()
             && self.serve.is_none()
             && self.flushed.is_none()
             && self.retired.is_none()
@@ -188,7 +188,7 @@ pub(crate) fn retire(st: &mut PoolState, number: u32, colour: u8, counted: bool)
     let p = st.pwqs.get_mut(number);
     if counted {
         p.nr_active -= 1;
-        match p.pwq.node.clone() {
+        match &p.pwq.node {
             None => {
                 if !p.inactive.is_empty() && p.take_slot() {
                     st.activate_first(number);
@@ -196,7 +196,7 @@ pub(crate) fn retire(st: &mut PoolState, number: u32, colour: u8, counted: bool)
             }
             Some(node) => {
                 if node.give_back() {
-                    duties.serve = Some(node);
+                    duties.serve = Some(node.clone());
                 }
             }
         }

@@ -3,11 +3,12 @@
 //!
 //! [`ItemList`] owns its entries as [`Item`]s. An entry can be taken out without knowing its
 //! list, as cancelling needs; that is why the head is a link of its own with a fixed address.
-//! Kernel counterpart: `struct list_head`.
+//! Kernel counterparts: `struct list_head`, and `struct llist_head` for the [`Inbox`].
 
+use super::sync::modelled::{AtomicPtr, Ordering};
 use crate::work::raw::{Item, RawWork};
 use std::cell::UnsafeCell;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 /// The two pointers that put an item on a list. Both dangle to nothing while it is on none.
 #[derive(Debug)]
@@ -119,6 +120,104 @@ pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList) {
             return;
         }
         link = next;
+    }
+}
+
+/// Where items wait for the holder of a lock without anyone taking it.
+///
+/// One word: the item that came last, chained to those before it, and a mark that says the inbox
+/// is *attended*: a holder of the lock has promised that it will be taken again soon, by a thread
+/// that is on its way. Nothing is put into an inbox that is not attended; whoever takes the lock
+/// empties it and takes the mark away, both in one step. So an item is either met by the next
+/// holder, or its owner learns that the lock is his to take. Model: `loom_tests/inbox.rs`.
+#[derive(Debug)]
+pub(crate) struct Inbox(AtomicPtr<Link>); // A
+
+/// The mark, in a bit that the address of a link has no use for.
+const ATTENDED: usize = 1;
+
+const _: () = assert!(align_of::<Link>() > ATTENDED);
+
+impl Inbox {
+    pub(crate) fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Asked by a queuer: would an item be taken from here at present? A hint.
+    pub(crate) fn is_attended(&self) -> bool {
+        self.0.load(Ordering::Relaxed).addr() & ATTENDED != 0
+    }
+
+    /// Leaves an item; it comes back if the inbox is not attended.
+    pub(crate) fn leave(&self, item: Item) -> Result<(), Item> {
+        let link: NonNull<Link> = item.into_raw().cast();
+        // AcqRel: pairs with itself and with `take`, which finds the item and all before it whole.
+        let left = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |last| {
+                if last.addr() & ATTENDED == 0 {
+                    return None;
+                }
+                // SAFETY: the item is ours until the exchange succeeds, and on no list.
+                unsafe {
+                    *link.as_ref().next.get() = NonNull::new(last.map_addr(|a| a & !ATTENDED));
+                }
+                Some(link.as_ptr().map_addr(|a| a | ATTENDED))
+            });
+        match left {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                // SAFETY: taken apart above, and put nowhere.
+                unsafe {
+                    *link.as_ref().next.get() = None;
+                    Err(Item::from_raw(link.cast()))
+                }
+            }
+        }
+    }
+
+    /// Promises that the lock will be taken again. To be called by its holder, once.
+    pub(crate) fn attend(&self) {
+        // A mere store: the inbox was emptied when the lock was taken, and without the mark nobody
+        // else writes the word. Relaxed: the mark carries no data.
+        self.0
+            .store(ptr::without_provenance_mut(ATTENDED), Ordering::Relaxed);
+    }
+
+    /// Empties the inbox into `take`, oldest first, and ends its being attended. To be called by
+    /// whoever has just taken the lock.
+    pub(crate) fn take(&self, mut take: impl FnMut(Item)) {
+        // Relaxed: only another holder of the lock gives the mark, without which it stays empty.
+        if self.0.load(Ordering::Relaxed).is_null() {
+            return;
+        }
+        // AcqRel: pairs with `leave`.
+        let last = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
+        let mut at = NonNull::new(last.map_addr(|a| a & !ATTENDED));
+        let mut oldest: Option<NonNull<Link>> = None;
+        // Turn the chain round.
+        while let Some(link) = at {
+            // SAFETY: every link in the chain is an item that was left here and is ours now.
+            unsafe {
+                at = *link.as_ref().next.get();
+                *link.as_ref().next.get() = oldest;
+            }
+            oldest = Some(link);
+        }
+        while let Some(link) = oldest {
+            // SAFETY: as above. The link is taken off the chain before the item goes on.
+            let item = unsafe {
+                oldest = (*link.as_ref().next.get()).take();
+                Item::from_raw(link.cast())
+            };
+            take(item);
+        }
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.take(drop);
     }
 }
 

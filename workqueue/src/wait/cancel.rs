@@ -34,7 +34,7 @@ pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
         if !seen.pending() {
             return Grab::Idle;
         }
-        if seen.queued() {
+        if seen.with_pool() {
             let Some(pool) = seen.pool().and_then(registry::lookup) else {
                 continue;
             };

@@ -223,6 +223,7 @@ impl QueueInner {
                 return Err(WaitError::Destroyed);
             }
         }
+        self.wait_for_enqueues();
         if self.rt.is_online() {
             self.drain();
         } else {
