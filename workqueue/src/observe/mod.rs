@@ -6,3 +6,5 @@ pub(crate) mod trace;
 pub(crate) mod stats;
 
 pub(crate) mod dump;
+
+pub(crate) mod watchdog;

@@ -26,6 +26,8 @@ pub(crate) mod sampler;
 
 pub(crate) mod manager;
 
+pub(crate) mod pod;
+
 pub(crate) mod rescuer;
 
 pub(crate) mod registry;

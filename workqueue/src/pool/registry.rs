@@ -6,6 +6,7 @@
 use super::worker::{create_worker, CreateError};
 use super::{manager, Pool, PoolKey, PoolKind};
 use crate::runtime::RuntimeInner;
+use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
 use crate::wq::attrs::Attrs;
 use std::collections::HashMap;
@@ -115,15 +116,15 @@ impl UnboundPools {
     }
 }
 
-/// What `attrs` ask for on `cpu`, or for the default pwq if None.
-pub(crate) fn key_for(rt: &RuntimeInner, attrs: &Attrs, cpu: Option<usize>) -> PoolKey {
-    let unbound = rt.unbound_cpus();
-    let wanted = attrs
-        .cpumask
-        .as_ref()
-        .map_or_else(|| unbound.clone(), |m| m.and(&unbound));
-    // A mask without any usable CPU falls back to all that unbound queues may use.
-    let mask = if wanted.is_empty() { unbound } else { wanted };
+/// What `attrs` ask for on `cpu`, or for the default pwq if None, while unbound queues may use
+/// `unbound`.
+pub(crate) fn key_for(
+    rt: &RuntimeInner,
+    attrs: &Attrs,
+    cpu: Option<usize>,
+    unbound: &CpuSet,
+) -> PoolKey {
+    let mask = attrs.effective_mask(unbound);
     let scope = attrs.scope.unwrap_or_else(|| rt.default_scope());
     let pod = cpu
         .map(|c| rt.topology.pod_of(c, scope).and(&mask))

@@ -13,8 +13,10 @@ use super::PoolState;
 use crate::pwq::{self, Pwq};
 use crate::runtime::hooks::{CreateAttempt, PoolClass};
 use crate::runtime::monitor::Job;
+use crate::runtime::RuntimeInner;
 use crate::sys::cpu;
 use crate::sys::list;
+use crate::sys::short_text::ShortText;
 use crate::sys::sync::{Mutex, Parker};
 use crate::wq::QueueInner;
 use std::collections::VecDeque;
@@ -34,8 +36,20 @@ pub(crate) struct Rescuer {
     mayday: Mutex<VecDeque<Arc<Pwq>>>, // M
     /// That of the present thread; a failed start of the runtime ends one and a later makes another.
     parker: Mutex<Arc<Parker>>,
-    stop: AtomicBool, // A
+    stop: AtomicBool,  // A
+    seat: Mutex<Seat>, // R
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Where a rescuer's thread is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seat {
+    /// 0 before the thread has begun.
+    pub(crate) tid: i32,
+    /// In a pool, which says where it may run.
+    pub(crate) attached: bool,
+    /// That of its last run.
+    pub(crate) desc: ShortText,
 }
 
 impl Rescuer {
@@ -44,6 +58,7 @@ impl Rescuer {
             mayday: Mutex::new(VecDeque::new()),
             parker: Mutex::default(),
             stop: AtomicBool::new(false),
+            seat: Mutex::default(),
             thread: Mutex::new(None),
         }
     }
@@ -69,6 +84,31 @@ impl Rescuer {
 
     pub(crate) fn wake(&self) {
         self.parker.lock().unpark();
+    }
+
+    pub(crate) fn seat(&self) -> Seat {
+        *self.seat.lock()
+    }
+
+    /// The thread is in no pool: it may run wherever unbound queues may. Called by the thread.
+    fn detach(&self, rt: &RuntimeInner, own: &WorkerState) {
+        let mut seat = self.seat.lock();
+        *seat = Seat {
+            tid: own.thread.tid,
+            attached: false,
+            desc: own.desc,
+        };
+        // Under the lock, so that a change of the unbound mask either is seen here or finds the
+        // thread detached.
+        rt.bind_current_to_unbound();
+    }
+
+    /// The unbound mask has changed; see `detach`.
+    pub(crate) fn follow_unbound_mask(&self, rt: &RuntimeInner) {
+        let seat = self.seat.lock();
+        if !seat.attached && seat.tid != 0 {
+            rt.bind_to_unbound(seat.tid);
+        }
     }
 
     fn next(&self) -> Option<Arc<Pwq>> {
@@ -114,6 +154,7 @@ impl Rescuer {
         self.parker.lock().unpark();
         // A panic of the rescuer's own ends the process, so there is no outcome to look at.
         let _outcome = handle.join();
+        *self.seat.lock() = Seat::default();
         self.stop.store(false, Ordering::Relaxed);
     }
 }
@@ -130,12 +171,12 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
     if cpu::set_current_nice(RESCUER_NICE).is_err() {
         rt.warn_nice_denied(RESCUER_NICE);
     }
-    rt.bind_current_to_unbound();
     let thread = Arc::new(WorkerThread {
         tid: cpu::current_tid(),
         handle: Arc::default(),
     });
     let mut own = WorkerState::new(None, WorkerFlags::PREP, parker.clone(), thread);
+    rescuer.detach(rt, &own);
     loop {
         let stop = rescuer.stop.load(Ordering::Acquire);
         while let Some(pwq) = rescuer.next() {
@@ -152,6 +193,7 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
 fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerState {
     let pool = &pwq.pool;
     let rt = &pool.rt;
+    rescuer.seat.lock().attached = true;
     rt.bind_current(&pool.affinity);
     let mut batch = Batch::start(pool);
     let mut st = pool.lock();
@@ -188,7 +230,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     drop(st);
     wake.go();
     context::set(None);
-    rt.bind_current_to_unbound();
+    rescuer.detach(rt, &own);
     if let Some(last) = last {
         rt.monitor.post(Job::ReleasePwq(last));
     }

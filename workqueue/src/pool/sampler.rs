@@ -148,7 +148,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// The letter behind the last `)`: the name in front of it may hold spaces and brackets.
-fn state_letter(stat: &[u8]) -> io::Result<u8> {
+pub(crate) fn state_letter(stat: &[u8]) -> io::Result<u8> {
     let end = stat.iter().rposition(|&b| b == b')');
     end.and_then(|e| stat.get(e + 2))
         .copied()

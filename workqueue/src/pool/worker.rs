@@ -11,7 +11,8 @@
 use super::batch::Batch;
 use super::context::{self, Context, Run};
 use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
-use super::{manager, Pool, PoolGuard};
+use super::{manager, pod, Pool, PoolGuard};
+use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
 use crate::runtime::hooks::{CreateAttempt, PoolClass};
@@ -164,6 +165,7 @@ fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
     let spins = spins_before_sleep(pool);
     loop {
         parker.park(spins);
+        let returned = pod::return_to_pod(pool);
         let mut st = pool.lock();
         let told_to_die = st.workers.get(slot).flags.has(WorkerFlags::DIE);
         if told_to_die || st.stopping && st.worklist.is_empty() {
@@ -175,6 +177,9 @@ fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
             return;
         }
         st.workers.leave_idle(slot);
+        if returned && st.need_more_worker() {
+            pod::count_return(&mut st);
+        }
         while st.need_more_worker() {
             if !st.may_start_working() {
                 let managed;
@@ -218,7 +223,6 @@ const SPINS: u32 = 100;
 /// Takes items until another worker does, or none is left.
 fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
-    st.last_progress = pool.rt.clock.coarse();
     let mut batch = Batch::start(pool);
     loop {
         if assign_first(&mut st, slot) {
@@ -290,6 +294,8 @@ fn run_one<'a>(
     if !barrier {
         st.pwqs.get_mut(number).stats.started += 1;
     }
+    // Not once per batch: a worker that never sleeps between its items moves all the same.
+    st.last_progress = batch.now();
     st.workers.set_current(
         slot,
         Current {
@@ -301,6 +307,7 @@ fn run_one<'a>(
             cpu_start: batch.cpu_start(),
         },
     );
+    st.workers.get_mut(slot).desc = pwq.queue.desc;
     let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
     if aside {
         st.set_flags(slot, WorkerFlags::CPU_INTENSIVE);
@@ -316,13 +323,12 @@ fn run_one<'a>(
         pool.rt.monitor.watch_runs();
     }
 
-    let rt = &pool.rt;
+    let (rt, class) = (&pool.rt, pwq.queue.class);
     context::with(|c| {
         c.run = Some(Run {
             pwq,
             item: who,
             function,
-            desc: None,
         })
     });
     if !barrier {
@@ -331,7 +337,10 @@ fn run_one<'a>(
             function,
         });
     }
-    let outcome = catch_unwind(AssertUnwindSafe(|| item.run()));
+    let outcome = {
+        let _held = lockdep::enter_run(class, function, item.entry());
+        catch_unwind(AssertUnwindSafe(|| item.run()))
+    };
     if !barrier {
         rt.trace(|| TraceEvent::ExecuteEnd {
             work: who.address,

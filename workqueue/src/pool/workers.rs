@@ -8,6 +8,7 @@
 use super::sampler::Sample;
 use super::Wake;
 use crate::sys::list::ItemList;
+use crate::sys::short_text::ShortText;
 use crate::sys::sync::{Mutex, Parker};
 use crate::work::raw::Identity;
 use std::ops::{BitAnd, BitAndAssign, BitOr, BitOrAssign, Not};
@@ -109,6 +110,8 @@ pub(crate) struct WorkerState {
     pub(crate) runs: u64,
     pub(crate) sample: Sample,
     pub(crate) current: Option<Current>,
+    /// What the present run says it is about, or the last one said.
+    pub(crate) desc: ShortText,
     /// Items only this worker may run next: collisions and barriers of the present run.
     pub(crate) scheduled: ItemList,
     pub(crate) idle_since: u64,
@@ -135,6 +138,7 @@ impl WorkerState {
             runs: 0,
             sample: Sample::default(),
             current: None,
+            desc: ShortText::default(),
             scheduled: ItemList::new(),
             idle_since: 0,
             called: false,

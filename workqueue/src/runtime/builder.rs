@@ -23,6 +23,9 @@ pub(crate) struct Config {
     pub(crate) cpu_poll: Duration,
     pub(crate) sample_period: Duration,
     pub(crate) cpu_intensive_thresh: Duration,
+    pub(crate) watchdog_thresh: Duration,
+    pub(crate) watchdog_abort_at: u32,
+    pub(crate) watchdog_abort_after: Duration,
     pub(crate) cpu_accounting: bool,
     pub(crate) strict_priority: bool,
     pub(crate) power_efficient: bool,
@@ -42,6 +45,9 @@ impl Default for Config {
             cpu_poll: Duration::from_secs(1),
             sample_period: Duration::from_millis(1),
             cpu_intensive_thresh: Duration::from_millis(10),
+            watchdog_thresh: Duration::from_secs(30),
+            watchdog_abort_at: 0,
+            watchdog_abort_after: Duration::ZERO,
             cpu_accounting: true,
             strict_priority: false,
             power_efficient: false,
@@ -137,6 +143,25 @@ impl RuntimeBuilder {
     /// any. Found out by sampling.
     pub fn cpu_intensive_thresh(mut self, d: Duration) -> Self {
         self.config.cpu_intensive_thresh = d;
+        self
+    }
+
+    /// How long a pool may have items waiting without moving before that is reported (30 s); zero
+    /// for ever. Also how often it is looked; see [`Runtime::set_watchdog_thresh`].
+    pub fn watchdog_thresh(mut self, d: Duration) -> Self {
+        self.config.watchdog_thresh = d;
+        self
+    }
+
+    /// Ends the process at the nth look that finds a pool stalled (0: never).
+    pub fn watchdog_abort_at(mut self, nth: u32) -> Self {
+        self.config.watchdog_abort_at = nth;
+        self
+    }
+
+    /// Ends the process once a stall has been seen to last so long (zero: never).
+    pub fn watchdog_abort_after(mut self, d: Duration) -> Self {
+        self.config.watchdog_abort_after = d;
         self
     }
 

@@ -113,8 +113,7 @@ fn unbind(pool: &Arc<Pool>) {
     for slot in st.workers.slots() {
         if st.workers.exists(slot) {
             st.set_flags(slot, WorkerFlags::UNBOUND);
-            pool.rt
-                .bind_other(st.workers.get(slot).thread.tid, pool.rt.topology.possible());
+            pool.rt.bind_to_unbound(st.workers.get(slot).thread.tid);
         }
     }
     let wake = st.kick();

@@ -5,6 +5,8 @@
 //! started. Queues are made from it ([`crate::wq`]); [`Runtime::shutdown`] ends it. Kernel
 //! counterparts: `workqueue_init_early`, `workqueue_init`.
 
+pub(crate) mod affinity;
+
 pub(crate) mod builder;
 
 pub(crate) mod cpus;
@@ -15,6 +17,7 @@ pub(crate) mod monitor;
 
 use crate::error::{StartError, WaitError};
 use crate::observe::trace::{Sink, TraceEvent};
+use crate::observe::watchdog::Watchdog;
 use crate::pool::registry::{self, UnboundPools};
 use crate::pool::worker::{self, CreateError};
 use crate::pool::{context, manager, Pool, TimerEvent};
@@ -24,11 +27,11 @@ use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Condvar, Mutex};
 use crate::sys::timer::Timers;
 use crate::work::delayed;
-use crate::wq::attrs::Scope;
 use crate::wq::builder::QueueBuilder;
 use crate::wq::system::SystemQueues;
 use crate::wq::topology::Topology;
 use crate::wq::{OwnedQueue, QueueInner};
+use affinity::Affinity;
 use builder::{Config, RuntimeBuilder};
 use cpus::Cpus;
 use hooks::{Hooks, PanicInfo};
@@ -58,8 +61,10 @@ pub(crate) struct RuntimeInner {
     pub(crate) clock: Clock,       // I
     pub(crate) topology: Topology, // I
     pub(crate) cpus: Cpus,
+    pub(crate) affinity: Affinity,
     pub(crate) timers: Timers<TimerEvent>,
     pub(crate) monitor: Monitor,
+    pub(crate) watchdog: Watchdog,
     pub(crate) unbound: UnboundPools,
     /// Held while the pools of a queue are chosen, so that choice and installation are one step.
     pub(crate) attrs_lock: Mutex<()>, // P0
@@ -73,6 +78,8 @@ pub(crate) struct RuntimeInner {
     queue_gone: Condvar,
     helpers: Mutex<Vec<JoinHandle<()>>>,
     warned: Mutex<HashSet<(&'static str, i32)>>,
+    /// Queues and functions whose waits have been warned of.
+    cautioned: Mutex<HashSet<(String, &'static str)>>,
 }
 
 impl fmt::Debug for RuntimeInner {
@@ -126,21 +133,8 @@ impl RuntimeInner {
         self.cpus.online()
     }
 
-    /// The CPUs that unbound queues may use.
-    pub(crate) fn unbound_cpus(&self) -> CpuSet {
-        self.topology.possible().clone()
-    }
-
-    pub(crate) fn is_unbound_cpu(&self, cpu: usize) -> bool {
-        self.topology.possible().contains(cpu)
-    }
-
     pub(crate) fn is_online_cpu(&self, cpu: usize) -> bool {
         self.cpus.is_online(cpu)
-    }
-
-    pub(crate) fn default_scope(&self) -> Scope {
-        self.config.default_scope
     }
 
     /// The CPU the caller counts as running on.
@@ -179,11 +173,6 @@ impl RuntimeInner {
         }
     }
 
-    /// The calling thread may go wherever unbound queues may.
-    pub(crate) fn bind_current_to_unbound(&self) {
-        self.bind_current(self.topology.possible());
-    }
-
     pub(crate) fn spawn_thread(
         &self,
         name: String,
@@ -208,6 +197,12 @@ impl RuntimeInner {
             .collect()
     }
 
+    pub(crate) fn all_pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools = self.percpu_pools();
+        pools.extend(self.unbound.all());
+        pools
+    }
+
     pub(crate) fn add_queue(&self, queue: &Arc<QueueInner>) {
         self.queues.lock().push(queue.clone());
     }
@@ -226,6 +221,11 @@ impl RuntimeInner {
     /// True the first time it is asked with these words.
     pub(crate) fn first_time(&self, what: &'static str, detail: i32) -> bool {
         self.warned.lock().insert((what, detail))
+    }
+
+    /// True the first time this function waits for this queue in a way to be warned of.
+    pub(crate) fn first_caution(&self, queue: &str, function: &'static str) -> bool {
+        self.cautioned.lock().insert((queue.to_owned(), function))
     }
 
     pub(crate) fn warn_create_failed(&self, pool: &Pool, errno: i32) {
@@ -304,8 +304,10 @@ impl Runtime {
         cpu::watch_forks();
         let inner = Arc::new(RuntimeInner {
             cpus: Cpus::new(topology.possible()),
+            affinity: Affinity::new(topology.possible(), config.default_scope),
             timers: Timers::new(&clock),
             monitor: Monitor::new(&clock, config.sample_period),
+            watchdog: Watchdog::new(config.watchdog_thresh, topology.possible()),
             unbound: UnboundPools::default(),
             attrs_lock: Mutex::new(()),
             frozen: AtomicBool::new(false),
@@ -318,6 +320,7 @@ impl Runtime {
             queue_gone: Condvar::new(),
             helpers: Mutex::new(Vec::new()),
             warned: Mutex::new(HashSet::new()),
+            cautioned: Mutex::new(HashSet::new()),
             config,
             hooks,
             clock,
@@ -355,17 +358,11 @@ impl Runtime {
         self.start_threads().inspect_err(|_| self.undo_start())?;
         // Release pairs with the Acquire in `is_online`.
         rt.phase.store(ONLINE, Ordering::Release);
-        for pool in self.pools() {
+        for pool in rt.all_pools() {
             let wake = pool.lock().kick();
             wake.go();
         }
         Ok(())
-    }
-
-    fn pools(&self) -> Vec<Arc<Pool>> {
-        let mut pools = self.inner.percpu_pools();
-        pools.extend(self.inner.unbound.all());
-        pools
     }
 
     fn start_threads(&self) -> Result<(), StartError> {
@@ -379,7 +376,7 @@ impl Runtime {
                 })?;
             }
         }
-        for pool in self.pools() {
+        for pool in rt.all_pools() {
             worker::create_worker(&pool, 1).map_err(|e| {
                 let thread = pool.worker_name(0);
                 match e {
@@ -393,6 +390,7 @@ impl Runtime {
         }
         rt.timers.begin_thread();
         rt.monitor.begin_thread();
+        rt.watchdog.begin(rt.clock.now());
         let (timer, monitor) = (rt.clone(), rt.clone());
         self.start_helper("wq/timer", move || timer.timers.serve(expire))?;
         self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))
@@ -423,7 +421,7 @@ impl Runtime {
                 rescuer.stop();
             }
         }
-        for pool in self.pools() {
+        for pool in rt.all_pools() {
             manager::dismiss(&pool);
         }
         self.join_helpers();

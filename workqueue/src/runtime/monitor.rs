@@ -76,6 +76,11 @@ impl Monitor {
         self.wake.notify();
     }
 
+    /// Something that the thread goes by has changed.
+    pub(crate) fn look_again(&self) {
+        self.wake.notify();
+    }
+
     /// A thread is about to `serve`.
     pub(crate) fn begin_thread(&self) {
         self.inbox.lock().stop = false;
@@ -111,7 +116,7 @@ impl Monitor {
                 rt.look_at_cpus();
                 next_look = after(now, rt.config.cpu_poll);
             }
-            let mut next = next_look;
+            let mut next = next_look.min(rt.watchdog.look(rt, now));
             if self.watching.swap(false, Ordering::SeqCst) && sampler.sample(rt) {
                 self.watching.store(true, Ordering::SeqCst);
                 next = next.min(after(rt.clock.now(), rt.config.sample_period));

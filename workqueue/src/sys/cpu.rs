@@ -70,6 +70,20 @@ pub(crate) fn set_current_nice(nice: i32) -> io::Result<()> {
     }
 }
 
+/// Gives the calling thread the real-time policy SCHED_FIFO, at a priority of 1..=99.
+pub(crate) fn set_current_fifo(priority: i32) -> io::Result<()> {
+    let param = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: `param` is only read; 0 means the calling thread.
+    let rc = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The nice value of the calling thread.
 pub(crate) fn current_nice() -> i32 {
     // SAFETY: plain numbers in, nothing written; 0 means the calling thread.

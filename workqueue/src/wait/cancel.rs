@@ -5,6 +5,7 @@
 //! `try_to_grab_pending`, `__cancel_work_sync`, `disable_work`.
 
 use super::barrier::wait_for_run;
+use super::caution;
 use crate::error::{DisableOverflow, WaitError};
 use crate::pool::{context, registry, PoolState};
 use crate::pwq::{self, Duties};
@@ -127,6 +128,7 @@ pub(crate) fn disable_sync(
         return Err(WaitError::WouldDeadlock);
     }
     let item = disable(work, timer).map_err(|DisableOverflow| WaitError::DisableOverflow)?;
+    caution::before_cancel(work);
     // Disabled: no further run can begin behind our back.
     wait_for_run(work);
     Ok(item)

@@ -16,6 +16,7 @@
 //! With 16 colours, 15 generations can be told apart, since new items need one too. All steps but
 //! the report are under the queue's lock.
 
+use super::caution;
 use crate::error::WaitError;
 use crate::pool::{concurrency, context};
 use crate::pwq::Pwq;
@@ -79,6 +80,7 @@ impl QueueInner {
                 self.name
             );
         }
+        caution::before_flush(self);
         self.flush();
         Ok(())
     }
@@ -86,6 +88,7 @@ impl QueueInner {
     /// Drain as callers reach it.
     pub(crate) fn drain_from_outside(&self) -> Result<(), WaitError> {
         self.may_wait()?;
+        caution::before_flush(self);
         self.drain();
         Ok(())
     }

@@ -6,3 +6,5 @@ pub(crate) mod barrier;
 pub(crate) mod flush;
 
 pub(crate) mod cancel;
+
+pub(crate) mod caution;

@@ -83,11 +83,8 @@ impl QueueInner {
     fn split_between_nodes(&self, max: usize, min: usize) {
         let rt = &self.rt;
         let online = rt.online_cpus();
-        let mask = self.state.lock().attrs.cpumask.clone();
-        let allowed = mask
-            .map(|m| m.and(&online))
-            .filter(|m| !m.is_empty())
-            .unwrap_or(online);
+        let attrs = self.state.lock().attrs.clone();
+        let allowed = attrs.effective_mask(&rt.unbound_cpus()).and(&online);
         let total = allowed.len();
         let (spanning, nodes) = self
             .nodes
