@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Delayed work: what arming a timer costs, and how late it fires. Ours alone.
 
-use hdrhistogram::Histogram;
+use super::quantiles::Times;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -101,7 +101,7 @@ pub fn sample(runtime: &Runtime, shape: Shape) -> Outcome {
     let arm_ns = arm(&queue, shape, &items);
     thread::sleep(shape.after + shape.within);
     let mut early = 0;
-    let mut late = Histogram::<u64>::new(3).expect("3 digits are few enough");
+    let mut late = Times::default();
     for (n, item) in (0..).zip(&items) {
         while item.ran.load(Ordering::Acquire) == NOT_YET {
             thread::sleep(Duration::from_millis(1));
@@ -111,14 +111,14 @@ pub fn sample(runtime: &Runtime, shape: Shape) -> Outcome {
         let ran = item.ran.load(Ordering::Relaxed);
         // The time before the arming is a lower limit, so a start before it is certainly early.
         match ran.checked_sub(armed + delay) {
-            Some(ns) => late.saturating_record(ns),
+            Some(ns) => late.add(ns),
             None => early += 1,
         }
     }
     Outcome {
         arm_ns,
         early: f64::from(early),
-        late_ms: [0.5, 0.99].map(|q| late.value_at_quantile(q) as f64 / 1e6),
+        late_ms: late.p50_p99(Duration::from_millis(1)),
     }
 }
 

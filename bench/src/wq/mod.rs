@@ -9,6 +9,8 @@ pub mod contender;
 
 pub mod countdown;
 
+pub mod quantiles;
+
 pub mod throughput;
 
 pub mod wake;

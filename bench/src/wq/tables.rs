@@ -132,7 +132,7 @@ fn print(kept: &Kept, case: &Case, out: &mut String) {
         let ratio = ratio.filter(|ratio| ratio.is_finite() && *ratio > 0.0);
         let ours = OURS.contains(&name);
         let met = rival.is_some_and(|(_, figure)| own <= figure * case.at_most);
-        let verdict = (ours && against != "-").then(|| if met { "met" } else { "not met" });
+        let verdict = (ours && against != "-").then_some(if met { "met" } else { "not met" });
         let cells = [
             Some(format!("{own:.3}")),
             spread(series)

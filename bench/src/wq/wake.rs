@@ -3,7 +3,7 @@
 
 use super::contender::{Body, Contender};
 use super::countdown::Countdown;
-use hdrhistogram::Histogram;
+use super::quantiles::Times;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ impl Probe {
     /// One sample: p50 and p99 in microseconds.
     pub fn sample(&self, contender: &dyn Contender) -> [f64; 2] {
         let mut load = contender.load(1, self.body);
-        let mut latencies = Histogram::<u64>::new(3).expect("3 digits are few enough");
+        let mut latencies = Times::default();
         for _ in 0..TIMES {
             thread::sleep(PAUSE);
             self.done.expect(1);
@@ -57,8 +57,10 @@ impl Probe {
             load.submit();
             self.done.wait();
             let started = self.started.load(Ordering::Relaxed);
-            latencies.saturating_record(started.saturating_sub(submitted));
+            // Both from one clock, so a start before its submission is a fault of this program.
+            let latency = started.checked_sub(submitted);
+            latencies.add(latency.expect("an item starts after it was submitted"));
         }
-        [0.5, 0.99].map(|q| latencies.value_at_quantile(q) as f64 / 1000.0)
+        latencies.p50_p99(Duration::from_micros(1))
     }
 }
