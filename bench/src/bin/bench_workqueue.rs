@@ -34,12 +34,12 @@ struct Args {
 
 /// Contenders in turn, a round at a time; each round begins with another one.
 fn rounds(args: &Args, all: &[Box<dyn Contender>], mut turn: impl FnMut(&dyn Contender, bool)) {
-    let chosen = |c: &&Box<dyn Contender>| c.name().contains(&args.contender);
-    let all: Vec<_> = all.iter().filter(chosen).collect();
+    let mut all: Vec<&dyn Contender> = all.iter().map(AsRef::as_ref).collect();
+    all.retain(|contender| contender.name().contains(&args.contender));
     // The first round warms up.
     for round in 0..=args.rounds {
         for n in 0..all.len() {
-            turn(all[(n + round) % all.len()].as_ref(), round > 0);
+            turn(all[(n + round) % all.len()], round > 0);
         }
     }
 }

@@ -40,7 +40,7 @@ use crate::pwq::PwqState;
 use crate::runtime::RuntimeInner;
 use crate::sys::clock::Notify;
 use crate::sys::cpuset::CpuSet;
-use crate::sys::list::{Inbox, ItemList};
+use crate::sys::list::{Inbox, ItemList, Marks};
 use crate::sys::sync::{Mutex, OwnLine, Parker};
 use crate::sys::timer::{Place, Timed};
 use crate::work::delayed::ArmedWork;
@@ -111,6 +111,8 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct PoolState {
     pub(crate) worklist: ItemList,
+    /// How far each rescuer that is at work here has searched the worklist, by the number of its pwq.
+    pub(crate) marks: Marks,
     pub(crate) pwqs: PwqTable,
     pub(crate) workers: Workers,
     /// Counted workers that are inside an item and not asleep.
@@ -205,6 +207,7 @@ impl Pool {
             inbox: OwnLine(Inbox::new()),
             state: OwnLine(Mutex::new(PoolState {
                 worklist: ItemList::new(),
+                marks: Marks::default(),
                 pwqs: PwqTable::default(),
                 workers: Workers::default(),
                 nr_running: 0,

@@ -222,6 +222,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
             break;
         }
     }
+    st.marks.end(pwq.number);
     batch.bill(&mut st);
     let wake = st.kick();
     let own = st.workers.leave(slot);
@@ -252,16 +253,19 @@ fn may_still_need(st: &PoolState, pwq: &Pwq) -> bool {
 /// place. False if there is none.
 fn take_next(st: &mut PoolState, pwq: &Pwq, slot: usize) -> bool {
     loop {
-        let Some(work) = st.worklist.iter().find(|w| w.pwq() == pwq.number) else {
+        let PoolState {
+            worklist,
+            marks,
+            workers,
+            ..
+        } = st;
+        let Some(work) = worklist.search(pwq.number, marks, |w| w.pwq() == pwq.number) else {
             return false;
         };
-        let other = st
-            .workers
-            .executing(work.identity())
-            .map(|(other, _)| other);
-        let to = &mut st.workers.get_mut(other.unwrap_or(slot)).scheduled;
+        let other = workers.executing(work.identity()).map(|(other, _)| other);
+        let to = &mut workers.get_mut(other.unwrap_or(slot)).scheduled;
         // SAFETY: the item was found on the worklist of this pool, whose lock is held.
-        unsafe { list::move_chain(work, to) };
+        unsafe { list::move_chain(work, to, marks) };
         st.pwqs.get_mut(pwq.number).stats.rescued += 1;
         if other.is_none() {
             return true;

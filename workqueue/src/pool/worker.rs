@@ -251,7 +251,8 @@ pub(super) fn run_while<'a>(
 ) -> PoolGuard<'a> {
     let mut batch = Batch::start(pool);
     loop {
-        if assign_first(&mut st, slot) {
+        if let Some(item) = take_first(&mut st, slot) {
+            st = run_one(pool, st, slot, item, &mut batch);
             st = run_scheduled(pool, st, slot, &mut batch);
         }
         if !more(&st) {
@@ -261,28 +262,29 @@ pub(super) fn run_while<'a>(
     }
 }
 
-/// Moves the first item of the worklist, with its barriers, to the worker's private list; false if
-/// it went to another worker, which runs the same item at present.
-fn assign_first(st: &mut PoolGuard<'_>, slot: usize) -> bool {
-    let Some(front) = st.worklist.front() else {
-        return false;
-    };
+/// Takes the first item of the worklist; its barriers come along on the worker's private list. None
+/// if it went to another worker, which runs the same item at present.
+fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
+    let front = st.worklist.front()?;
     let (who, linked) = (front.identity(), front.snapshot().linked());
     let other = st.executing(who).map(|(other, _)| other);
-    if !linked {
-        let item = st.worklist.pop_front().expect("looked at just now");
-        st.workers
-            .get_mut(other.unwrap_or(slot))
-            .scheduled
-            .push_back(item);
-    } else {
-        let st = &mut **st;
-        let to = &mut st.workers.get_mut(other.unwrap_or(slot)).scheduled;
-        let front = st.worklist.front().expect("looked at just now");
-        // SAFETY: the front of the worklist is queued on this pool, whose lock is held.
-        unsafe { list::move_chain(front, to) };
+    let PoolState {
+        worklist,
+        marks,
+        workers,
+        ..
+    } = st;
+    if !linked && other.is_none() {
+        return worklist.pop_front_of(marks);
     }
-    other.is_none()
+    let to = &mut workers.get_mut(other.unwrap_or(slot)).scheduled;
+    let front = worklist.front()?;
+    // SAFETY: the front of the worklist is queued on this pool, whose lock is held.
+    unsafe { list::move_chain(front, to, marks) };
+    match other {
+        Some(_) => None,
+        None => to.pop_front(),
+    }
 }
 
 /// Runs what is on the worker's private list, including what comes to it meanwhile.

@@ -260,14 +260,15 @@ impl Workers {
         self.gone.reserve(wanted.saturating_sub(self.gone.len()));
     }
 
-    /// One more queue with a rescuer has a pwq here, or one less.
-    pub(crate) fn expect_rescuer(&mut self, come: bool) {
+    /// One more queue with a rescuer has a pwq here, or one less; their number comes back.
+    pub(crate) fn expect_rescuer(&mut self, come: bool) -> usize {
         self.rescuers = if come {
             self.rescuers + 1
         } else {
             self.rescuers - 1
         };
         self.reserve(self.rescuers);
+        self.rescuers
     }
 
     /// A thread joins; its slot comes back.

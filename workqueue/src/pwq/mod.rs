@@ -117,7 +117,8 @@ impl Pwq {
             stats: PwqStats::default(),
         });
         if queue.has_rescuer() {
-            st.workers.expect_rescuer(true);
+            let rescuers = st.workers.expect_rescuer(true);
+            st.marks.reserve(rescuers);
         }
         st.pwqs.get(number).pwq.clone()
     }

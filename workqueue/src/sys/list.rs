@@ -58,6 +58,45 @@ unsafe fn prev_of(a: NonNull<Link>) -> NonNull<Link> {
     unsafe { (*a.as_ref().prev.get()).expect("a link on a list has a predecessor") }
 }
 
+/// Where searches through a list go on. Each mark rests on the last entry that its search has
+/// passed, or on the list's head, and steps back when that entry leaves. Empty but for the time that
+/// somebody searches.
+#[derive(Debug, Default)]
+pub(crate) struct Marks(Vec<(u32, NonNull<Link>)>);
+
+// SAFETY: a mark is used only together with the list it is in, under the lock of both.
+unsafe impl Send for Marks {}
+
+impl Marks {
+    /// Makes room, so that beginning a search never allocates.
+    pub(crate) fn reserve(&mut self, searches: usize) {
+        self.0.reserve(searches.saturating_sub(self.0.len()));
+    }
+
+    /// Ends a search.
+    pub(crate) fn end(&mut self, search: u32) {
+        self.0.retain(|(whose, _)| *whose != search);
+    }
+
+    fn of(&mut self, search: u32, begin: NonNull<Link>) -> &mut NonNull<Link> {
+        let known = self.0.iter().position(|(whose, _)| *whose == search);
+        let at = known.unwrap_or_else(|| {
+            self.0.push((search, begin));
+            self.0.len() - 1
+        });
+        &mut self.0[at].1
+    }
+
+    /// # Safety
+    /// `link` is alive and on a list that the caller guards, as these marks are.
+    unsafe fn leaving(&mut self, link: NonNull<Link>) {
+        for (_, mark) in self.0.iter_mut().filter(|(_, mark)| *mark == link) {
+            // SAFETY: passed on from the caller.
+            *mark = unsafe { prev_of(link) };
+        }
+    }
+}
+
 /// Takes one entry out of whatever list it is on.
 /// # Safety
 /// `link` is alive, belongs to an item and is on a list that the caller guards.
@@ -89,9 +128,14 @@ unsafe fn insert_behind(before: NonNull<Link>, item: Item) {
 /// Takes a queued item out of the list it is on.
 /// # Safety
 /// The caller holds the lock of the pool named in the item's state word, and QUEUED is set there.
-pub(crate) unsafe fn unlink(work: &RawWork) -> Item {
+/// `marks` are that pool's.
+pub(crate) unsafe fn unlink(work: &RawWork, marks: &mut Marks) -> Item {
+    let link = NonNull::from(&work.link);
     // SAFETY: QUEUED under the lock means: on a list of this pool.
-    unsafe { take_out(NonNull::from(&work.link)) }
+    unsafe {
+        marks.leaving(link);
+        take_out(link)
+    }
 }
 
 /// Puts `item` directly behind `work`.
@@ -105,13 +149,14 @@ pub(crate) unsafe fn insert_after(work: &RawWork, item: Item) {
 /// Takes `work` and the barriers linked to it out of their list and appends them to `to`.
 /// # Safety
 /// As for [`unlink`]; `to` is guarded by the same lock.
-pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList) {
+pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList, marks: &mut Marks) {
     let mut link = NonNull::from(&work.link);
     loop {
         // SAFETY: the first entry is on a list by the caller's word, each further one because
         // LINKED promises a successor on the same list.
         let (item, next) = unsafe {
             let next = next_of(link);
+            marks.leaving(link);
             (take_out(link), next)
         };
         let linked = item.snapshot().linked();
@@ -261,6 +306,39 @@ impl ItemList {
         Some(unsafe { take_out(next_of(self.head)) })
     }
 
+    /// As [`ItemList::pop_front`], from a list that somebody may be searching.
+    pub(crate) fn pop_front_of(&mut self, marks: &mut Marks) -> Option<Item> {
+        if !marks.0.is_empty() && !self.is_empty() {
+            // SAFETY: not empty, so the head's successor is an entry of this list.
+            unsafe { marks.leaving(next_of(self.head)) };
+        }
+        self.pop_front()
+    }
+
+    /// The next entry that is `wanted`, seen from where this search was the last time. What has
+    /// been passed is not looked at again.
+    pub(crate) fn search(
+        &self,
+        search: u32,
+        marks: &mut Marks,
+        wanted: impl Fn(&RawWork) -> bool,
+    ) -> Option<&RawWork> {
+        let mark = marks.of(search, self.head);
+        loop {
+            // SAFETY: a mark rests on the head or on an entry of this list, see `Marks::leaving`.
+            let next = unsafe { next_of(*mark) };
+            if next == self.head {
+                return None;
+            }
+            // SAFETY: not the head, hence an item, alive because the list owns it.
+            let work = unsafe { next.cast::<RawWork>().as_ref() };
+            if wanted(work) {
+                return Some(work);
+            }
+            *mark = next;
+        }
+    }
+
     pub(crate) fn front(&self) -> Option<&RawWork> {
         self.iter().next()
     }
@@ -289,5 +367,98 @@ impl Drop for ItemList {
         }
         // SAFETY: made by Box in `new`, and nothing points to it any more.
         drop(unsafe { Box::from_raw(self.head.as_ptr()) });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::work::offer::offer;
+    use crate::{Work, WorkItem};
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    struct Probe {
+        work: Work<Probe>,
+    }
+
+    crate::impl_has_work! {
+        impl HasWork<Self> for Probe { self.work }
+    }
+
+    impl WorkItem for Probe {
+        type Pointer = Arc<Self>;
+        fn run(_: Arc<Self>) {}
+    }
+
+    /// A list of so many items, and their addresses in its order.
+    fn list(items: usize) -> (ItemList, Vec<usize>) {
+        let mut list = ItemList::new();
+        let addresses = (0..items).map(|_| append(&mut list)).collect();
+        (list, addresses)
+    }
+
+    fn append(list: &mut ItemList) -> usize {
+        let probe = Arc::new(Probe {
+            work: crate::new_work!("probe"),
+        });
+        let address = probe.work.raw().identity().address;
+        let taken = offer(probe, |item| {
+            list.push_back(item);
+            Ok(())
+        });
+        assert!(taken.is_ok());
+        address
+    }
+
+    #[test]
+    fn s07_07_a_search_goes_on_where_it_was_whatever_leaves_meanwhile() {
+        let (mut list, all) = list(8);
+        let mut marks = Marks::default();
+        let next = |list: &ItemList, marks: &mut Marks, wanted: &[usize]| {
+            let found = list.search(1, marks, |w| wanted.contains(&w.identity().address));
+            found.map(|work| work.identity().address)
+        };
+        let wanted = [all[3], all[6]];
+        assert_eq!(next(&list, &mut marks, &wanted), Some(all[3]));
+        // Everything up to the one found, the entry that the mark rests on included.
+        for gone in &all[..4] {
+            let item = list.pop_front_of(&mut marks).unwrap();
+            assert_eq!(item.identity().address, *gone);
+        }
+        assert_eq!(next(&list, &mut marks, &wanted), Some(all[6]));
+        for _ in 4..7 {
+            drop(list.pop_front_of(&mut marks));
+        }
+        assert_eq!(next(&list, &mut marks, &wanted), None);
+        // What comes later is found too.
+        let late = append(&mut list);
+        assert_eq!(next(&list, &mut marks, &[late]), Some(late));
+        marks.end(1);
+        assert!(marks.0.is_empty());
+    }
+
+    #[test]
+    fn s07_07_a_search_looks_at_no_entry_twice() {
+        let (mut list, all) = list(300);
+        let (mut marks, looks) = (Marks::default(), Cell::new(0));
+        // The items of the search are the last third.
+        let (strangers, own) = all.split_at(200);
+        for address in own {
+            let found = list.search(1, &mut marks, |w| {
+                looks.set(looks.get() + 1);
+                !strangers.contains(&w.identity().address)
+            });
+            let link = found.map(|w| NonNull::from(&w.link)).unwrap();
+            // SAFETY: just found on this list, which is ours.
+            let item = unsafe {
+                marks.leaving(link);
+                take_out(link)
+            };
+            assert_eq!(item.identity().address, *address);
+        }
+        assert_eq!(looks.get(), all.len());
+        assert_eq!(list.iter().count(), strangers.len());
+        while list.pop_front_of(&mut marks).is_some() {}
     }
 }
