@@ -233,7 +233,7 @@ fn w12_10_the_dump_shows_pools_queues_and_rescuers() {
     let mut rescuer = 0;
     until("the rescuer has begun", || {
         rescuer = row(
-            &watched.text(DUMP, &[]).split("Rescuers").nth(1).unwrap(),
+            watched.text(DUMP, &[]).split("Rescuers").nth(1).unwrap(),
             "writeback",
         )[1]
         .parse()
@@ -266,6 +266,7 @@ fn w12_10_the_dump_shows_pools_queues_and_rescuers() {
     let queue = |name: &str| queues.iter().find(|q| q["name"] == name).unwrap();
     for (name, kind) in [
         ("events", "percpu"),
+        ("events_bh", "bh"),
         ("writeback", "percpu"),
         ("tidy", "unbound"),
         ("journal", "ordered"),
@@ -274,9 +275,17 @@ fn w12_10_the_dump_shows_pools_queues_and_rescuers() {
         assert_eq!(q["type"], kind);
         for (cpu, id) in q["pools"].as_object().unwrap() {
             let of_cpu = pool(id)["cpu"].as_u64().map(|c| c.to_string());
-            assert_eq!(of_cpu, (kind == "percpu").then(|| cpu.clone()));
+            assert_eq!(
+                of_cpu,
+                (!["unbound", "ordered"].contains(&kind)).then(|| cpu.clone())
+            );
         }
-        if kind != "percpu" {
+        assert!(q["pools"]
+            .as_object()
+            .unwrap()
+            .values()
+            .all(|id| pool(id)["bh"] == (kind == "bh")));
+        if ["unbound", "ordered"].contains(&kind) {
             let dfl = pool(&q["dfl"]);
             assert!(dfl["cpus"] == cpus && dfl["ref"].as_u64() > Some(0) && dfl["bh"] == false);
             assert!(dfl["idle"].as_u64() <= dfl["workers"].as_u64());

@@ -270,14 +270,14 @@ fn pool_snapshot(pool: &Pool, refs: usize) -> PoolSnapshot {
     let (flags, idle, workers) = {
         let st = pool.lock();
         (
-            dump::pool_flags(&st),
+            dump::pool_flags(pool, &st),
             st.workers.nr_idle(),
             st.workers.len(),
         )
     };
     let key = match &pool.kind {
         PoolKind::Unbound { key, .. } => Some(key),
-        PoolKind::PerCpu { .. } => None,
+        PoolKind::PerCpu { .. } | PoolKind::Bh { .. } => None,
     };
     PoolSnapshot {
         id: pool.id,
@@ -290,7 +290,7 @@ fn pool_snapshot(pool: &Pool, refs: usize) -> PoolSnapshot {
         cpus: key.map(|k| k.mask.clone()),
         pod_cpus: key.map(|k| k.pod.clone()),
         strict: key.is_some_and(|k| k.strict),
-        bh: false,
+        bh: pool.is_bh(),
     }
 }
 
