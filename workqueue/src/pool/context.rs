@@ -66,7 +66,7 @@ pub(crate) fn in_run_of_item(item: Identity) -> bool {
 /// The CPU a run counts as being on; None off per-CPU workers.
 pub(crate) fn worker_cpu() -> Option<usize> {
     with(|c| match c.pool.kind {
-        super::PoolKind::PerCpu { cpu } if !c.rescuer => Some(cpu),
+        super::PoolKind::PerCpu { cpu } | super::PoolKind::Bh { cpu } if !c.rescuer => Some(cpu),
         _ => None,
     })
     .flatten()

@@ -29,6 +29,8 @@ pub(crate) mod rescuer;
 
 pub(crate) mod registry;
 
+pub(crate) mod bh;
+
 use crate::pwq::PwqState;
 use crate::runtime::RuntimeInner;
 use crate::sys::clock::Notify;
@@ -57,15 +59,24 @@ pub(crate) struct PoolKey {
 /// Whom a pool serves.
 #[derive(Clone, Debug)]
 pub(crate) enum PoolKind {
-    PerCpu { cpu: usize },
-    Unbound { key: PoolKey, node: Option<usize> },
+    PerCpu {
+        cpu: usize,
+    },
+    /// A CPU's BH items: one thread, one item after the other.
+    Bh {
+        cpu: usize,
+    },
+    Unbound {
+        key: PoolKey,
+        node: Option<usize>,
+    },
 }
 
 impl PoolKind {
     /// Where workers may run while the pool is associated.
     fn affinity(&self) -> CpuSet {
         match self {
-            Self::PerCpu { cpu } => CpuSet::single(*cpu),
+            Self::PerCpu { cpu } | Self::Bh { cpu } => CpuSet::single(*cpu),
             Self::Unbound { key, .. } if key.strict => key.pod.clone(),
             Self::Unbound { key, .. } => key.mask.clone(),
         }
@@ -181,7 +192,7 @@ impl Pool {
     /// The pool's CPU as trace events show it: -1 for unbound pools.
     pub(crate) fn cpu(&self) -> i32 {
         match self.kind {
-            PoolKind::PerCpu { cpu } => i32::try_from(cpu).unwrap_or(-1),
+            PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } => i32::try_from(cpu).unwrap_or(-1),
             PoolKind::Unbound { .. } => -1,
         }
     }
@@ -190,12 +201,16 @@ impl Pool {
         matches!(self.kind, PoolKind::Unbound { .. })
     }
 
+    pub(crate) fn is_bh(&self) -> bool {
+        matches!(self.kind, PoolKind::Bh { .. })
+    }
+
     /// The name of worker `id`, as 1.4 has it.
     pub(crate) fn worker_name(&self, id: usize) -> String {
+        let highpri = if self.nice < 0 { "H" } else { "" };
         match self.kind {
-            PoolKind::PerCpu { cpu } => {
-                format!("kworker/{cpu}:{id}{}", if self.nice < 0 { "H" } else { "" })
-            }
+            PoolKind::PerCpu { cpu } => format!("kworker/{cpu}:{id}{highpri}"),
+            PoolKind::Bh { cpu } => format!("kworker/bh{cpu}{highpri}"),
             PoolKind::Unbound { .. } => format!("kworker/u{}:{id}", self.id),
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Kernel counterparts: `worker_pool_idr`, `unbound_pool_hash`, `get_unbound_pool`.
 
-use super::worker::{create_worker, CreateError};
+use super::worker::create_worker;
 use super::{manager, Pool, PoolKey, PoolKind};
 use crate::runtime::RuntimeInner;
 use crate::sys::cpuset::CpuSet;
@@ -75,10 +75,7 @@ impl UnboundPools {
         if rt.is_online() {
             if let Err(e) = create_worker(&pool, 1) {
                 forget(&pool);
-                return Err(match e {
-                    CreateError::Spawn(errno) => errno,
-                    CreateError::Nice => libc::EPERM,
-                });
+                return Err(e.errno());
             }
         }
         by_key.insert(key, (pool.clone(), 1));

@@ -10,7 +10,7 @@
 
 use super::context::{self, Context, Run};
 use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
-use super::{manager, pod, Pool, PoolGuard};
+use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
 use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
@@ -47,6 +47,16 @@ pub(crate) enum CreateError {
     Nice,
 }
 
+impl CreateError {
+    /// The system's number for it.
+    pub(crate) fn errno(&self) -> i32 {
+        match self {
+            Self::Spawn(errno) => *errno,
+            Self::Nice => libc::EPERM,
+        }
+    }
+}
+
 /// Makes one more worker; on return it is idle. The pool's lock is not held meanwhile.
 /// # Context: no lock of the crate held.
 pub(crate) fn create_worker(pool: &Arc<Pool>, attempt: u32) -> Result<(), CreateError> {
@@ -59,10 +69,11 @@ pub(crate) fn create_worker(pool: &Arc<Pool>, attempt: u32) -> Result<(), Create
 }
 
 fn spawn(pool: &Arc<Pool>, id: usize, attempt: u32) -> Result<(), CreateError> {
-    let class = match (pool.is_unbound(), pool.nice < 0) {
-        (true, _) => PoolClass::Unbound,
-        (false, false) => PoolClass::PerCpu,
-        (false, true) => PoolClass::PerCpuHighpri,
+    let class = match pool.kind {
+        PoolKind::Unbound { .. } => PoolClass::Unbound,
+        PoolKind::Bh { .. } => PoolClass::Bh,
+        PoolKind::PerCpu { .. } if pool.nice < 0 => PoolClass::PerCpuHighpri,
+        PoolKind::PerCpu { .. } => PoolClass::PerCpu,
     };
     pool.rt
         .hooks
@@ -175,6 +186,9 @@ fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
             return;
         }
         st.workers.leave_idle(slot);
+        if pool.is_bh() {
+            st = bh::run_all(pool, st, slot);
+        }
         if returned && st.need_more_worker() {
             pod::count_return(&mut st);
         }
@@ -208,17 +222,27 @@ fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
 /// Takes items until another worker does, or none is left.
 fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
+    st = run_while(pool, st, slot, PoolState::keep_working);
+    st.set_flags(slot, WorkerFlags::PREP);
+    st
+}
+
+/// Takes an item, and further ones as long as `more` says so.
+pub(super) fn run_while<'a>(
+    pool: &'a Pool,
+    mut st: PoolGuard<'a>,
+    slot: usize,
+    mut more: impl FnMut(&PoolState) -> bool,
+) -> PoolGuard<'a> {
     let mut meter = CpuMeter::start(pool);
     loop {
         if assign_first(&mut st, slot) {
             st = run_scheduled(pool, st, slot, &mut meter);
         }
-        if !st.keep_working() {
-            break;
+        if !more(&st) {
+            return st;
         }
     }
-    st.set_flags(slot, WorkerFlags::PREP);
-    st
 }
 
 /// Moves the first item of the worklist, with its barriers, to the worker's private list; false if

@@ -5,6 +5,7 @@ use super::hooks::{Hooks, PanicInfo};
 use super::Runtime;
 use crate::error::StartError;
 use crate::observe::trace::{Sink, TraceEvent};
+use crate::pool::bh::BhBatch;
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
@@ -33,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) abort_on_panic: bool,
     pub(crate) default_scope: Scope,
     pub(crate) stack_size: usize,
+    pub(crate) bh_batch: BhBatch,
 }
 
 impl Default for Config {
@@ -55,6 +57,10 @@ impl Default for Config {
             abort_on_panic: false,
             default_scope: Scope::CacheShard,
             stack_size: 2 << 20,
+            bh_batch: BhBatch {
+                items: 10,
+                time: Duration::from_millis(2),
+            },
         }
     }
 }
@@ -199,6 +205,13 @@ impl RuntimeBuilder {
     /// The affinity scope of queues that do not ask for one (cache_shard).
     pub fn default_scope(mut self, scope: Scope) -> Self {
         self.config.default_scope = scope;
+        self
+    }
+
+    /// How many BH items are run, and for how long, before their thread lets others have the CPU
+    /// (10 items or 2 ms, whichever is first).
+    pub fn bh_batch(mut self, items: usize, time: Duration) -> Self {
+        self.config.bh_batch = BhBatch { items, time };
         self
     }
 

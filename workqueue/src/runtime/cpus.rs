@@ -60,6 +60,7 @@ impl RuntimeInner {
     /// Brings the set of CPUs up to date. On the monitor thread, whose affinity the crate never
     /// narrows, or before there is one.
     pub(crate) fn look_at_cpus(self: &Arc<Self>) {
+        self.retry_bh_threads();
         let possible = self.topology.possible();
         let allowed = if self.topology.is_simulated() {
             None
@@ -94,8 +95,7 @@ impl RuntimeInner {
     }
 
     fn pools_of_cpu(&self, cpu: usize) -> Vec<Arc<Pool>> {
-        self.pools_of(cpu)
-            .map_or_else(Vec::new, |p| vec![p.normal, p.highpri])
+        self.pools_of(cpu).map_or_else(Vec::new, |p| p.all().into())
     }
 
     /// Another thread goes where it belongs. One that has just ended needs no place.
@@ -124,7 +124,7 @@ fn unbind(pool: &Arc<Pool>) {
 /// The pool's CPU is back: the workers are bound again and count from their next batch on. False
 /// if that cannot be.
 fn rebind(pool: &Arc<Pool>) -> bool {
-    let empty = pool.lock().workers.len() == 0;
+    let empty = pool.lock().workers.len() == 0 && !pool.is_bh();
     if empty && pool.rt.is_online() && create_worker(pool, 1).is_err() {
         return false;
     }

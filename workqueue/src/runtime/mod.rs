@@ -18,9 +18,10 @@ pub(crate) mod monitor;
 use crate::error::{StartError, WaitError};
 use crate::observe::trace::{Sink, TraceEvent};
 use crate::observe::watchdog::Watchdog;
+use crate::pool::bh::BhThreads;
 use crate::pool::registry::{self, UnboundPools};
 use crate::pool::worker::{self, CreateError};
-use crate::pool::{context, manager, Pool, TimerEvent};
+use crate::pool::{context, manager, Pool, PoolKind, TimerEvent};
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
@@ -47,11 +48,19 @@ const EARLY: u8 = 0;
 const ONLINE: u8 = 1;
 const STOPPED: u8 = 2;
 
-/// The two standard pools of a CPU.
+/// The pools of a CPU: the two standard ones, and those of BH queues.
 #[derive(Clone, Debug)]
 pub(crate) struct CpuPools {
     pub(crate) normal: Arc<Pool>,
     pub(crate) highpri: Arc<Pool>,
+    pub(crate) bh: Arc<Pool>,
+    pub(crate) bh_highpri: Arc<Pool>,
+}
+
+impl CpuPools {
+    pub(crate) fn all(&self) -> [Arc<Pool>; 4] {
+        [&self.normal, &self.highpri, &self.bh, &self.bh_highpri].map(Arc::clone)
+    }
 }
 
 /// What the runtime, its queues and its pools share.
@@ -66,6 +75,7 @@ pub(crate) struct RuntimeInner {
     pub(crate) monitor: Monitor,
     pub(crate) watchdog: Watchdog,
     pub(crate) unbound: UnboundPools,
+    pub(crate) bh: BhThreads,
     /// Held while the pools of a queue are chosen, so that choice and installation are one step.
     pub(crate) attrs_lock: Mutex<()>, // P0
     pub(crate) frozen: AtomicBool, // written under `attrs_lock`
@@ -188,7 +198,7 @@ impl RuntimeInner {
         self.percpu
             .lock()
             .iter()
-            .flat_map(|(_, p)| [p.normal.clone(), p.highpri.clone()])
+            .flat_map(|(_, pools)| pools.all())
             .collect()
     }
 
@@ -304,6 +314,7 @@ impl Runtime {
             monitor: Monitor::new(&clock, config.sample_period),
             watchdog: Watchdog::new(config.watchdog_thresh, topology.possible()),
             unbound: UnboundPools::default(),
+            bh: BhThreads::default(),
             attrs_lock: Mutex::new(()),
             frozen: AtomicBool::new(false),
             trace_sink: sink,
@@ -321,8 +332,8 @@ impl Runtime {
             clock,
             topology,
         });
-        let pool =
-            |cpu, nice| registry::create(crate::pool::PoolKind::PerCpu { cpu }, nice, &inner);
+        let pool = |cpu, nice| registry::create(PoolKind::PerCpu { cpu }, nice, &inner);
+        let bh = |cpu, nice| registry::create(PoolKind::Bh { cpu }, nice, &inner);
         let cpus: Vec<usize> = inner.topology.possible().iter().collect();
         let pools = cpus
             .iter()
@@ -332,6 +343,8 @@ impl Runtime {
                     CpuPools {
                         normal: pool(c, 0),
                         highpri: pool(c, -20),
+                        bh: bh(c, 0),
+                        bh_highpri: bh(c, -20),
                     },
                 )
             })
@@ -371,7 +384,8 @@ impl Runtime {
                 })?;
             }
         }
-        for pool in rt.all_pools() {
+        let wanted = |pool: &Arc<Pool>| !pool.is_bh() || rt.wants_bh_thread(pool);
+        for pool in rt.all_pools().into_iter().filter(wanted) {
             worker::create_worker(&pool, 1).map_err(|e| {
                 let thread = pool.worker_name(0);
                 match e {
@@ -469,7 +483,7 @@ impl Runtime {
         let _told_to_stop = rt.monitor.work_off();
         let percpu = std::mem::take(&mut *rt.percpu.lock());
         for (_, pools) in percpu {
-            for pool in [pools.normal, pools.highpri] {
+            for pool in pools.all() {
                 manager::stop(&pool);
                 registry::forget(&pool);
             }

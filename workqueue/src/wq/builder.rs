@@ -92,7 +92,11 @@ impl QueueBuilder {
         }
         let name = checked_name(&self.name)?;
         let flags = self.checked_flags(&name)?;
-        let max_active = checked_max_active(&name, self.max_active, self.ordered);
+        let max_active = if flags.contains(Flags::BH) {
+            usize::MAX
+        } else {
+            checked_max_active(&name, self.max_active, self.ordered)
+        };
         let mut attrs = self.attrs;
         attrs.check().map_err(|source| AllocError::Attrs {
             name: name.clone(),
@@ -147,6 +151,10 @@ impl QueueBuilder {
         if flags.contains(Flags::SYSFS) && rt.registered(&inner.name).is_some() {
             return Err(AllocError::NameExists(inner.name.clone()));
         }
+        if flags.contains(Flags::BH) && !self.system {
+            let highpri = flags.contains(Flags::HIGHPRI);
+            rt.want_bh_threads(highpri).map_err(spawn_failed)?;
+        }
         if let (Some(rescuer), true) = (&inner.rescuer, rt.is_online()) {
             rescuer.start(&inner).map_err(spawn_failed)?;
         }
@@ -180,7 +188,7 @@ impl QueueBuilder {
             return Err(bad(why));
         }
         if flags.contains(Flags::BH) {
-            return Err(bad("BH queues are not part of this version"));
+            flags |= Flags::PERCPU;
         }
         if self.ordered {
             return Ok(flags | Flags::UNBOUND);

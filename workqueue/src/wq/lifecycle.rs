@@ -38,11 +38,19 @@ impl Drop for Plan {
 impl QueueInner {
     /// One pwq per CPU, in that CPU's pool of the queue's priority.
     pub(crate) fn link_percpu(self: &Arc<Self>) -> Result<(), i32> {
-        let highpri = self.flags.contains(Flags::HIGHPRI);
+        let (highpri, bh) = (
+            self.flags.contains(Flags::HIGHPRI),
+            self.flags.contains(Flags::BH),
+        );
         let mut state = self.state.lock();
         for cpu in self.rt.topology.possible().iter() {
             let pools = self.rt.pools_of(cpu).ok_or(libc::ESHUTDOWN)?;
-            let pool = if highpri { pools.highpri } else { pools.normal };
+            let pool = match (bh, highpri) {
+                (false, false) => pools.normal,
+                (false, true) => pools.highpri,
+                (true, false) => pools.bh,
+                (true, true) => pools.bh_highpri,
+            };
             let pwq = Pwq::link(self, &pool, None, state.flush.colour(), false);
             self.set_slot(cpu, Some(pwq.clone()));
             state.pwqs.push(pwq);

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 impl QueueInner {
     pub(crate) fn set_max_active(&self, max_active: usize) -> Result<(), AttrError> {
-        if self.ordered {
+        if self.ordered || self.flags.contains(Flags::BH) {
             return Err(AttrError::NotAdjustable);
         }
         self.change_limits(|max, min| {

@@ -102,6 +102,7 @@ pub(crate) struct Counters {
     pub(crate) panicked: AtomicU64,
     pub(crate) leaked_state: AtomicU64,
     pub(crate) refused_timer: AtomicU64,
+    pub(crate) bh_blocked: AtomicU64,
 }
 
 impl fmt::Debug for QueueInner {
@@ -317,7 +318,7 @@ impl Queue {
         self.inner.drain_from_outside()
     }
 
-    /// The limit of active items, as set.
+    /// The limit of active items, as set; `usize::MAX` on a BH queue, which has none.
     pub fn max_active(&self) -> usize {
         self.inner.state.lock().saved_max
     }
