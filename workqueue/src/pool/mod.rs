@@ -124,6 +124,8 @@ pub(crate) struct PoolState {
     pub(crate) nice_denied: bool,
     /// The manager is in its creation loop, so the call for help may go out.
     pub(crate) mayday_armed: bool,
+    /// How often the call for help has gone out here.
+    pub(crate) mayday_round: u64,
     pub(crate) cull_armed: bool,
     /// The pool is being taken down: whoever finds nothing to do leaves.
     pub(crate) stopping: bool,
@@ -215,6 +217,7 @@ impl Pool {
                 disassociated: false,
                 nice_denied: false,
                 mayday_armed: false,
+                mayday_round: 0,
                 cull_armed: false,
                 stopping: false,
                 last_progress,

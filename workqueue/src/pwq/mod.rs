@@ -80,6 +80,8 @@ pub(crate) struct PwqState {
     pub(crate) inactive: ItemList,
     /// An ordered queue's new pwq waits for the older one to run empty.
     pub(crate) plugged: bool,
+    /// The pool's last call for help that this pwq was part of.
+    pub(crate) mayday_round: u64,
     pub(crate) stats: PwqStats,
 }
 
@@ -114,6 +116,7 @@ impl Pwq {
             flush_colour: None,
             inactive: ItemList::new(),
             plugged,
+            mayday_round: 0,
             stats: PwqStats::default(),
         });
         if queue.has_rescuer() {
