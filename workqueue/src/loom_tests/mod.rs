@@ -5,6 +5,10 @@
 
 mod budget;
 
+mod inbox;
+
+mod parker;
+
 mod pending;
 
 mod sentinel;
