@@ -74,6 +74,9 @@ mod runtime;
 
 mod sys;
 
+#[cfg(feature = "tools")]
+pub mod tools;
+
 pub mod compat;
 
 pub mod legacy;
@@ -87,6 +90,12 @@ pub use error::{
 };
 #[cfg(feature = "lockdep")]
 pub use lockdep::lockdep_reports;
+#[cfg(feature = "control-socket")]
+pub use observe::control_socket::ControlSocket;
+pub use observe::snapshot::{
+    NodeSnapshot, PoolSnapshot, QueueSample, QueueSnapshot, RescuerSnapshot, Sample, ScopeSnapshot,
+    Snapshot,
+};
 pub use observe::stats::QueueStats;
 pub use observe::trace::TraceEvent;
 pub use pool::concurrency::{blocking, BlockingGuard};

@@ -261,6 +261,18 @@ fn s12_04_an_unbound_pool_is_watched_too() {
     });
 }
 
+#[test]
+fn s12_04_a_bh_pool_is_watched_too() {
+    let rt = watched(&[590], |b| b);
+    let q = rt.queue("soft").flags(Flags::BH).build().unwrap();
+    let gate = hold(&q, 590);
+    pass(&rt, 31);
+    wait_for_line("cpus=590 node=0 flags=0x1 nice=0");
+    wait_for_line("kworker/bh590+soft tid=");
+    gate.open();
+    q.flush().unwrap();
+}
+
 /// Runs one of the tests below once more, as a process that is to end by SIGABRT.
 fn aborts(test: &str) -> String {
     let child = Command::new(std::env::current_exe().unwrap())

@@ -5,4 +5,8 @@
 
 mod budget;
 
+mod inbox;
+
+mod parker;
+
 mod pending;

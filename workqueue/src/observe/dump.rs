@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// The pool's flags in the kernel's numbers.
+const POOL_BH: u32 = 1 << 0;
 const POOL_MANAGER_ACTIVE: u32 = 1 << 1;
 const POOL_DISASSOCIATED: u32 = 1 << 2;
 
@@ -98,14 +99,13 @@ fn rescuer_name(queue: &QueueInner) -> String {
     format!("kworker/R-{}", queue.name)
 }
 
-pub(crate) fn pool_flags(st: &PoolState) -> u32 {
-    let manager = st.manager.map_or(0, |_| POOL_MANAGER_ACTIVE);
-    manager
-        | if st.disassociated {
-            POOL_DISASSOCIATED
-        } else {
-            0
-        }
+pub(crate) fn pool_flags(pool: &Pool, st: &PoolState) -> u32 {
+    let flags = [
+        (POOL_BH, pool.is_bh()),
+        (POOL_MANAGER_ACTIVE, st.manager.is_some()),
+        (POOL_DISASSOCIATED, st.disassociated),
+    ];
+    flags.iter().filter(|(_, is)| *is).map(|(bit, _)| bit).sum()
 }
 
 /// What a pwq is doing; None if nothing.
@@ -116,7 +116,7 @@ fn view(st: &PoolState, pwq: &Pwq) -> Option<PwqView> {
     }
     let mine = |w: &WorkerState| w.current.is_some_and(|c| c.pwq == pwq.number);
     Some(PwqView {
-        flags: pool_flags(st),
+        flags: pool_flags(&pwq.pool, st),
         active: p.nr_active,
         refs: p.refs,
         mayday: pwq.mayday_listed.load(Ordering::Relaxed),
@@ -237,7 +237,7 @@ struct PoolView {
 
 impl PoolView {
     /// None if the pool has nothing to do.
-    fn copy(st: &PoolState) -> Option<Self> {
+    fn copy(pool: &Pool, st: &PoolState) -> Option<Self> {
         let busy = st.workers.iter().any(|(_, w)| w.current.is_some());
         if !busy && st.worklist.is_empty() {
             return None;
@@ -245,7 +245,7 @@ impl PoolView {
         let tid = |slot: usize| st.workers.get(slot).thread.tid;
         let dying = |w: &WorkerState| w.flags.has(WorkerFlags::DIE);
         Some(Self {
-            flags: pool_flags(st),
+            flags: pool_flags(pool, st),
             hung_since: (!st.worklist.is_empty()).then_some(st.last_progress),
             workers: st.workers.len(),
             leaving: st.workers.iter().filter(|(_, w)| dying(w)).count(),
@@ -258,7 +258,7 @@ impl PoolView {
 }
 
 fn show_pool(out: &mut String, pool: &Pool) {
-    let copied = PoolView::copy(&pool.lock());
+    let copied = PoolView::copy(pool, &pool.lock());
     let Some(view) = copied else {
         return;
     };

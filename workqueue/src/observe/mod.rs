@@ -8,3 +8,11 @@ pub(crate) mod stats;
 pub(crate) mod dump;
 
 pub(crate) mod watchdog;
+
+pub(crate) mod snapshot;
+
+#[cfg(feature = "control-socket")]
+pub(crate) mod wire;
+
+#[cfg(feature = "control-socket")]
+pub(crate) mod control_socket;

@@ -107,7 +107,7 @@ impl Watchdog {
         let st = pool.lock();
         let progress = st.last_progress;
         let late = !st.worklist.is_empty() && now > after(progress.max(touched), thresh);
-        let flags = dump::pool_flags(&st);
+        let flags = dump::pool_flags(&pool, &st);
         drop(st);
         late.then(|| Stall {
             flags,

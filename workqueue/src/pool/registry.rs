@@ -102,13 +102,14 @@ impl UnboundPools {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Pool>> {
-        let mut pools: Vec<_> = self
-            .by_key
-            .lock()
-            .values()
-            .map(|(pool, _)| pool.clone())
-            .collect();
-        pools.sort_by_key(|p| p.id);
+        let pools = self.all_with_users().into_iter();
+        pools.map(|(pool, _)| pool).collect()
+    }
+
+    /// All pools by number, each with how many pwqs use it.
+    pub(crate) fn all_with_users(&self) -> Vec<(Arc<Pool>, usize)> {
+        let mut pools: Vec<_> = self.by_key.lock().values().cloned().collect();
+        pools.sort_by_key(|(pool, _)| pool.id);
         pools
     }
 }

@@ -5,8 +5,9 @@
 //! queue's destruction. It joins a pool as a worker that never counts, never manages and takes
 //! only items of its own queue. Kernel counterpart: `rescuer_thread`.
 
+use super::batch::Batch;
 use super::context::{self, Context};
-use super::worker::{run_scheduled, AbortOnUnwind, CpuMeter};
+use super::worker::{run_scheduled, AbortOnUnwind};
 use super::workers::{WorkerFlags, WorkerState, WorkerThread};
 use super::PoolState;
 use crate::pwq::{self, Pwq};
@@ -184,7 +185,7 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
         if stop {
             return;
         }
-        parker.park();
+        parker.park(0);
     }
 }
 
@@ -194,7 +195,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let rt = &pool.rt;
     rescuer.seat.lock().attached = true;
     rt.bind_current(&pool.affinity);
-    let mut meter = CpuMeter::start(pool);
+    let mut batch = Batch::start(pool);
     let mut st = pool.lock();
     if st.disassociated {
         rt.bind_current_to_unbound();
@@ -211,7 +212,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let mut taken = 0;
     while may_take(&st, pwq, rescuer) && take_next(&mut st, pwq, slot) {
         taken += 1;
-        st = run_scheduled(pool, st, slot, &mut meter);
+        st = run_scheduled(pool, st, slot, &mut batch);
         if taken > RESCUER_BATCH && rescuer.anyone_else() && may_still_need(&st, pwq) {
             if rescuer.list(pwq) {
                 let p = st.pwqs.get_mut(pwq.number);
@@ -221,6 +222,8 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
             break;
         }
     }
+    st.marks.end(pwq.number);
+    batch.bill(&mut st);
     let wake = st.kick();
     let own = st.workers.leave(slot);
     let last = pwq::put(&mut st, pwq.number);
@@ -250,16 +253,19 @@ fn may_still_need(st: &PoolState, pwq: &Pwq) -> bool {
 /// place. False if there is none.
 fn take_next(st: &mut PoolState, pwq: &Pwq, slot: usize) -> bool {
     loop {
-        let Some(work) = st.worklist.iter().find(|w| w.pwq() == pwq.number) else {
+        let PoolState {
+            worklist,
+            marks,
+            workers,
+            ..
+        } = st;
+        let Some(work) = worklist.search(pwq.number, marks, |w| w.pwq() == pwq.number) else {
             return false;
         };
-        let other = st
-            .workers
-            .executing(work.identity())
-            .map(|(other, _)| other);
-        let to = &mut st.workers.get_mut(other.unwrap_or(slot)).scheduled;
+        let other = workers.executing(work.identity()).map(|(other, _)| other);
+        let to = &mut workers.get_mut(other.unwrap_or(slot)).scheduled;
         // SAFETY: the item was found on the worklist of this pool, whose lock is held.
-        unsafe { list::move_chain(work, to) };
+        unsafe { list::move_chain(work, to, marks) };
         st.pwqs.get_mut(pwq.number).stats.rescued += 1;
         if other.is_none() {
             return true;

@@ -8,6 +8,7 @@
 //! A panic in an item's function ends that run and nothing else. A panic in the bookkeeping of
 //! this crate ends the process: half-done counts would hang every later flush.
 
+use super::batch::Batch;
 use super::context::{self, Context, Run};
 use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
 use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
@@ -172,8 +173,9 @@ fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> 
 
 /// The life of a worker.
 fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
+    let spins = spins_before_sleep(pool);
     loop {
-        parker.park();
+        parker.park(spins);
         let returned = pod::return_to_pod(pool);
         let mut st = pool.lock();
         let told_to_die = st.workers.get(slot).flags.has(WorkerFlags::DIE);
@@ -219,6 +221,19 @@ fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
     }
 }
 
+/// How often an idle worker looks out for the next item before it sleeps. Only where that item's
+/// queuer can be on another CPU meanwhile.
+fn spins_before_sleep(pool: &Pool) -> u32 {
+    if pool.is_unbound() && pool.affinity.len() > 1 {
+        SPINS
+    } else {
+        0
+    }
+}
+
+/// About two microseconds: what it takes to wake a sleeper.
+const SPINS: u32 = 100;
+
 /// Takes items until another worker does, or none is left.
 fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
@@ -234,39 +249,42 @@ pub(super) fn run_while<'a>(
     slot: usize,
     mut more: impl FnMut(&PoolState) -> bool,
 ) -> PoolGuard<'a> {
-    let mut meter = CpuMeter::start(pool);
+    let mut batch = Batch::start(pool);
     loop {
-        if assign_first(&mut st, slot) {
-            st = run_scheduled(pool, st, slot, &mut meter);
+        if let Some(item) = take_first(&mut st, slot) {
+            st = run_one(pool, st, slot, item, &mut batch);
+            st = run_scheduled(pool, st, slot, &mut batch);
         }
         if !more(&st) {
+            batch.bill(&mut st);
             return st;
         }
     }
 }
 
-/// Moves the first item of the worklist, with its barriers, to the worker's private list; false if
-/// it went to another worker, which runs the same item at present.
-fn assign_first(st: &mut PoolGuard<'_>, slot: usize) -> bool {
-    let Some(front) = st.worklist.front() else {
-        return false;
-    };
+/// Takes the first item of the worklist; its barriers come along on the worker's private list. None
+/// if it went to another worker, which runs the same item at present.
+fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
+    let front = st.worklist.front()?;
     let (who, linked) = (front.identity(), front.snapshot().linked());
     let other = st.executing(who).map(|(other, _)| other);
-    if !linked {
-        let item = st.worklist.pop_front().expect("looked at just now");
-        st.workers
-            .get_mut(other.unwrap_or(slot))
-            .scheduled
-            .push_back(item);
-    } else {
-        let st = &mut **st;
-        let to = &mut st.workers.get_mut(other.unwrap_or(slot)).scheduled;
-        let front = st.worklist.front().expect("looked at just now");
-        // SAFETY: the front of the worklist is queued on this pool, whose lock is held.
-        unsafe { list::move_chain(front, to) };
+    let PoolState {
+        worklist,
+        marks,
+        workers,
+        ..
+    } = st;
+    if !linked && other.is_none() {
+        return worklist.pop_front_of(marks);
     }
-    other.is_none()
+    let to = &mut workers.get_mut(other.unwrap_or(slot)).scheduled;
+    let front = worklist.front()?;
+    // SAFETY: the front of the worklist is queued on this pool, whose lock is held.
+    unsafe { list::move_chain(front, to, marks) };
+    match other {
+        Some(_) => None,
+        None => to.pop_front(),
+    }
 }
 
 /// Runs what is on the worker's private list, including what comes to it meanwhile.
@@ -274,10 +292,10 @@ pub(crate) fn run_scheduled<'a>(
     pool: &'a Pool,
     mut st: PoolGuard<'a>,
     slot: usize,
-    meter: &mut CpuMeter,
+    batch: &mut Batch,
 ) -> PoolGuard<'a> {
     while let Some(item) = st.workers.get_mut(slot).scheduled.pop_front() {
-        st = run_one(pool, st, slot, item, meter);
+        st = run_one(pool, st, slot, item, batch);
     }
     st
 }
@@ -288,7 +306,7 @@ fn run_one<'a>(
     mut st: PoolGuard<'a>,
     slot: usize,
     item: Item,
-    meter: &mut CpuMeter,
+    batch: &mut Batch,
 ) -> PoolGuard<'a> {
     let (who, function, barrier, number) = (
         item.identity(),
@@ -298,14 +316,12 @@ fn run_one<'a>(
     );
     let before = item.snapshot();
     let (colour, counted) = (before.colour(), !before.inactive());
-    let p = st.pwqs.get_mut(number);
+    let pwq = batch.turn_to(&mut st, number, barrier);
     if !barrier {
-        p.stats.started += 1;
+        st.pwqs.get_mut(number).stats.started += 1;
     }
-    let pwq = p.pwq.clone();
-    let since = pool.rt.clock.coarse();
     // Not once per batch: a worker that never sleeps between its items moves all the same.
-    st.last_progress = since;
+    st.last_progress = batch.now();
     st.workers.set_current(
         slot,
         Current {
@@ -313,8 +329,8 @@ fn run_one<'a>(
             function,
             pwq: number,
             colour,
-            since,
-            cpu_start: meter.last,
+            since: batch.now(),
+            cpu_start: batch.cpu_start(),
         },
     );
     st.workers.get_mut(slot).desc = pwq.queue.desc;
@@ -333,10 +349,10 @@ fn run_one<'a>(
         pool.rt.monitor.watch_runs();
     }
 
-    let rt = &pool.rt;
+    let (rt, class) = (&pool.rt, pwq.queue.class);
     context::with(|c| {
         c.run = Some(Run {
-            pwq: pwq.clone(),
+            pwq,
             item: who,
             function,
         })
@@ -348,7 +364,7 @@ fn run_one<'a>(
         });
     }
     let outcome = {
-        let _held = lockdep::enter_run(pwq.queue.class, function, item.entry());
+        let _held = lockdep::enter_run(class, function, item.entry());
         catch_unwind(AssertUnwindSafe(|| item.run()))
     };
     if !barrier {
@@ -357,15 +373,15 @@ fn run_one<'a>(
             function,
         });
     }
-    let leaked = context::with(|c| {
-        c.run = None;
-        std::mem::take(&mut c.blocking) > 0
-    });
+    let (pwq, leaked) = context::with(|c| {
+        let run = c.run.take().expect("a run ends once");
+        (run.pwq, std::mem::take(&mut c.blocking) > 0)
+    })
+    .expect("a worker has its context for life");
     if let Err(payload) = outcome {
         pwq.queue.counters.panicked.fetch_add(1, Ordering::Relaxed);
         rt.item_panicked(&pwq.queue.name, function, payload);
     }
-    let leaked = leaked.unwrap_or(false);
     if leaked {
         pwq.queue
             .counters
@@ -376,7 +392,7 @@ fn run_one<'a>(
             pwq.queue.name
         );
     }
-    let cpu_time = meter.lap();
+    batch.item_ended(rt, number, barrier);
 
     let mut st = pool.lock();
     st.update(slot, |w| {
@@ -388,38 +404,18 @@ fn run_one<'a>(
     });
     st.workers.clear_current(slot);
     if !barrier {
-        let stats = &mut st.pwqs.get_mut(number).stats;
-        stats.completed += 1;
-        stats.cpu_time_ns += cpu_time;
+        st.pwqs.get_mut(number).stats.completed += 1;
     }
     let duties = pwq::retire(&mut st, number, colour, counted);
     if duties.is_empty() {
+        batch.keep(pwq);
         return st;
     }
+    // Whoever is told that the item has ended finds its time counted.
+    batch.bill(&mut st);
     drop(st);
     duties.discharge();
     pool.lock()
-}
-
-/// Measures the CPU time of the runs of one batch, one clock reading each.
-pub(crate) struct CpuMeter {
-    last: Option<u64>,
-}
-
-impl CpuMeter {
-    pub(crate) fn start(pool: &Pool) -> Self {
-        Self {
-            last: pool.rt.config.cpu_accounting.then(cpu::thread_cpu_ns),
-        }
-    }
-
-    fn lap(&mut self) -> u64 {
-        let Some(last) = self.last.as_mut() else {
-            return 0;
-        };
-        let now = cpu::thread_cpu_ns();
-        now.saturating_sub(std::mem::replace(last, now))
-    }
 }
 
 /// Starts a thread with all its signals blocked from the first instruction on.

@@ -120,7 +120,8 @@ impl Pwq {
             stats: PwqStats::default(),
         });
         if queue.has_rescuer() {
-            st.workers.expect_rescuer(true);
+            let rescuers = st.workers.expect_rescuer(true);
+            st.marks.reserve(rescuers);
         }
         st.pwqs.get(number).pwq.clone()
     }
@@ -156,7 +157,7 @@ pub(crate) struct Duties {
 
 impl Duties {
     pub(crate) fn is_empty(&self) -> bool {
-        !self.wake.is_somebody()
+        self.wake.is_done()
             && self.serve.is_none()
             && self.flushed.is_none()
             && self.retired.is_none()
@@ -191,7 +192,7 @@ pub(crate) fn retire(st: &mut PoolState, number: u32, colour: u8, counted: bool)
     let p = st.pwqs.get_mut(number);
     if counted {
         p.nr_active -= 1;
-        match p.pwq.node.clone() {
+        match &p.pwq.node {
             None => {
                 if !p.inactive.is_empty() && p.take_slot() {
                     st.activate_first(number);
@@ -199,7 +200,7 @@ pub(crate) fn retire(st: &mut PoolState, number: u32, colour: u8, counted: bool)
             }
             Some(node) => {
                 if node.give_back() {
-                    duties.serve = Some(node);
+                    duties.serve = Some(node.clone());
                 }
             }
         }

@@ -133,6 +133,11 @@ impl RuntimeInner {
         }
     }
 
+    /// Does anyone follow the trace events?
+    pub(crate) fn is_traced(&self) -> bool {
+        self.trace_sink.is_some()
+    }
+
     /// The CPUs in use at present.
     pub(crate) fn online_cpus(&self) -> CpuSet {
         self.cpus.online()

@@ -47,9 +47,14 @@ pub(crate) fn bind_thread(tid: i32, cpus: &CpuSet) -> io::Result<()> {
 
 /// The CPUs the calling thread may use.
 pub(crate) fn allowed_cpus() -> io::Result<CpuSet> {
+    cpus_of(0)
+}
+
+/// The CPUs a thread of this process may use; 0 is the calling one.
+pub(crate) fn cpus_of(tid: i32) -> io::Result<CpuSet> {
     let mut mask = [0u64; MAX_CPUS / 64];
     // SAFETY: the pointer and the length describe `mask`, which the kernel fills at most.
-    let rc = unsafe { libc::sched_getaffinity(0, size_of_val(&mask), mask.as_mut_ptr().cast()) };
+    let rc = unsafe { libc::sched_getaffinity(tid, size_of_val(&mask), mask.as_mut_ptr().cast()) };
     if rc < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -194,6 +194,7 @@ impl QueueInner {
             state.drainers += 1;
             self.mode.fetch_or(DRAINING, Ordering::SeqCst);
         }
+        self.wait_for_enqueues();
         for flushes in 1.. {
             self.flush();
             if self.is_empty() {

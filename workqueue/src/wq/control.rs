@@ -8,7 +8,7 @@
 //! | entry | of | |
 //! |---|---|---|
 //! | `per_cpu` | every queue | read: `1` or `0` |
-//! | `max_active` | every queue | read and, unless ordered or BH, write: 1 to 2048 |
+//! | `max_active` | every queue | read and, unless ordered, write: 1 to 2048 |
 //! | `nice` | unbound queues | read, write: -20 to 19 |
 //! | `cpumask` | unbound queues | read, write: hex digits, groups of eight |
 //! | `affinity_scope` | unbound queues | read, write: a scope's name or `default` |
@@ -75,11 +75,6 @@ impl QueueInner {
         self.flags.contains(Flags::SYSFS) && !self.is_mode(DESTROYING)
     }
 
-    /// Is max_active part of what the queue is?
-    fn has_fixed_limit(&self) -> bool {
-        self.ordered || self.flags.contains(Flags::BH)
-    }
-
     fn read_entry(&self, entry: &str) -> String {
         let state = self.state.lock();
         let attrs = &state.attrs;
@@ -102,7 +97,7 @@ impl QueueInner {
     fn write_entry(self: &Arc<Self>, entry: &str, text: &str) -> Result<(), AttrError> {
         match entry {
             "per_cpu" => Err(AttrError::ReadOnly("per_cpu")),
-            "max_active" if self.has_fixed_limit() => Err(AttrError::ReadOnly("max_active")),
+            "max_active" if self.ordered => Err(AttrError::ReadOnly("max_active")),
             "max_active" => self.set_max_active(parse_limit(text)?),
             "nice" => {
                 let nice = parse("nice", text, "a nice value is in -20..=19")?;

@@ -8,7 +8,7 @@ use super::attrs::Attrs;
 use super::flags::Flags;
 use super::{QueueInner, DESTROYED, DESTROYING};
 use crate::error::{AttrError, WaitError};
-use crate::pool::{context, registry, Pool, PoolKind};
+use crate::pool::{context, registry, Pool, PoolKind, PoolState};
 use crate::pwq::active::NodeActive;
 use crate::pwq::{self, Pwq};
 use crate::runtime::monitor::Job;
@@ -267,6 +267,7 @@ impl QueueInner {
                 return Err(WaitError::Destroyed);
             }
         }
+        self.wait_for_enqueues();
         if self.rt.is_online() {
             self.drain();
         } else {
@@ -350,11 +351,17 @@ fn unplug(pwq: &Arc<Pwq>) {
 /// Takes one waiting item of a pwq off its list.
 fn take_any(pwq: &Pwq) -> Option<Item> {
     let mut st = pwq.pool.lock();
-    let on_worklist = st.worklist.iter().find(|w| w.pwq() == pwq.number);
-    let work = on_worklist.or_else(|| st.pwqs.get(pwq.number).inactive.front())?;
+    let PoolState {
+        worklist,
+        pwqs,
+        marks,
+        ..
+    } = &mut *st;
+    let on_worklist = worklist.iter().find(|w| w.pwq() == pwq.number);
+    let work = on_worklist.or_else(|| pwqs.get(pwq.number).inactive.front())?;
     let before = work.snapshot();
     // SAFETY: found on a list of this pool, whose lock is held.
-    let item = unsafe { list::unlink(work) };
+    let item = unsafe { list::unlink(work, marks) };
     item.state.set_taken_off();
     let duties = pwq::retire(&mut st, pwq.number, before.colour(), !before.inactive());
     drop(st);

@@ -58,6 +58,9 @@ impl QueueInner {
                 (state.saved_max, state.saved_min)
             }
         };
+        // What was enqueued before belongs to the former limits; taking a pool's lock counts in
+        // what lies in its inbox.
+        self.pwqs().iter().for_each(|pwq| drop(pwq.pool.lock()));
         // Relaxed: the pool lock taken below, or by the next enqueue, orders it.
         self.max_active.store(max, Ordering::Relaxed);
         if self.is_unbound() {

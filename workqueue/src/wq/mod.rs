@@ -73,8 +73,9 @@ pub(crate) struct QueueInner {
     pub(crate) rescuer: Option<Rescuer>, // I
     /// Pwqs that still have items of the colour that is being flushed.
     pub(crate) pwqs_to_flush: AtomicUsize, // A: armed under W
-    /// Who may enqueue. Read under the lock of the pool an item goes to, so that a drain which has
-    /// set a bit and then visits each pool misses no item.
+    /// Who may enqueue. Read with the slot of the item's CPU held, and again under the lock of its
+    /// pool if it is not left in the inbox: a drain which has set a bit, has waited for the slots
+    /// and then visits each pool misses no item.
     pub(crate) mode: AtomicU32, // A: written under W
     pub(crate) counters: Counters, // A
     pub(crate) state: Mutex<QueueState>, // W
@@ -147,6 +148,15 @@ impl QueueInner {
                 .unwrap_or_else(PoisonError::into_inner),
             pwq,
         )
+    }
+
+    /// Waits for every enqueue that has begun: those that begin after this see the queue's mode, of
+    /// the others each has its item in a pool or an inbox.
+    /// # Context: no lock behind S held.
+    pub(crate) fn wait_for_enqueues(&self) {
+        for slot in &self.slots {
+            drop(slot.write().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// Puts one pwq in charge of all CPUs in one step. An ordered queue needs that: were some CPUs
