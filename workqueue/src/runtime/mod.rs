@@ -15,6 +15,8 @@ pub(crate) mod hooks;
 
 pub(crate) mod monitor;
 
+pub(crate) mod sentinels;
+
 use crate::error::{StartError, WaitError};
 use crate::observe::trace::{Sink, TraceEvent};
 use crate::observe::watchdog::Watchdog;
@@ -37,6 +39,7 @@ use builder::{Config, RuntimeBuilder};
 use cpus::Cpus;
 use hooks::{Hooks, PanicInfo};
 use monitor::{Job, Monitor};
+use sentinels::Sentinels;
 use std::any::Any;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -73,6 +76,7 @@ pub(crate) struct RuntimeInner {
     pub(crate) affinity: Affinity,
     pub(crate) timers: Timers<TimerEvent>,
     pub(crate) monitor: Monitor,
+    pub(crate) sentinels: Sentinels,
     pub(crate) watchdog: Watchdog,
     pub(crate) unbound: UnboundPools,
     pub(crate) bh: BhThreads,
@@ -312,11 +316,15 @@ impl Runtime {
         topology: Topology,
     ) -> Self {
         cpu::watch_forks();
+        let monitor = Monitor::new(&clock, config.sample_period);
+        // Threads are bound to real CPUs only.
+        let sentinels = config.idle_sentinel && monitor.samples() && !topology.is_simulated();
         let inner = Arc::new(RuntimeInner {
             cpus: Cpus::new(topology.possible()),
             affinity: Affinity::new(topology.possible(), config.default_scope),
             timers: Timers::new(&clock),
-            monitor: Monitor::new(&clock, config.sample_period),
+            monitor,
+            sentinels: Sentinels::new(sentinels),
             watchdog: Watchdog::new(config.watchdog_thresh, topology.possible()),
             unbound: UnboundPools::default(),
             bh: BhThreads::default(),
@@ -410,7 +418,15 @@ impl Runtime {
             cpu::set_current_timer_exact();
             timer.timers.serve(expire);
         })?;
-        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))
+        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))?;
+        for cpu in rt.online_cpus().iter() {
+            rt.station_sentinel(cpu)
+                .map_err(|errno| StartError::Spawn {
+                    thread: format!("wq/idle/{cpu}"),
+                    errno,
+                })?;
+        }
+        Ok(())
     }
 
     fn start_helper(
@@ -453,6 +469,7 @@ impl Runtime {
             // A helper's own panic ends the process, so there is no outcome to look at.
             let _outcome = handle.join();
         }
+        rt.dismiss_sentinels();
     }
 
     /// Drains and destroys all queues and joins all threads. Items armed on a timer are dropped.

@@ -7,10 +7,7 @@
 //! then sleeps on a futex: the holder of a lock can be preempted in user space, hence no pure
 //! spinlock anywhere.
 
-use std::sync::{
-    Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError, WaitTimeoutResult,
-};
-use std::time::Duration;
+use std::sync::{Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError};
 
 #[cfg(all(loom, not(debug_assertions)))]
 compile_error!("loom models need debug assertions: build them without --release");
@@ -18,13 +15,17 @@ compile_error!("loom models need debug assertions: build them without --release"
 #[cfg(not(loom))]
 pub(crate) mod modelled {
     pub(crate) use super::Mutex;
-    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    };
     pub(crate) use std::thread::{current, park, Thread};
 }
 
 #[cfg(loom)]
 pub(crate) mod modelled {
-    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    };
     pub(crate) use loom::thread::{current, park, Thread};
 
     /// Same face as the crate's own lock.
@@ -71,16 +72,6 @@ impl Condvar {
 
     pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn wait_timeout<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        limit: Duration,
-    ) -> (MutexGuard<'a, T>, WaitTimeoutResult) {
-        self.0
-            .wait_timeout(guard, limit)
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn notify_all(&self) {
