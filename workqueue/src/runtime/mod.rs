@@ -414,7 +414,10 @@ impl Runtime {
         rt.monitor.begin_thread();
         rt.watchdog.begin(rt.clock.now());
         let (timer, monitor) = (rt.clone(), rt.clone());
-        self.start_helper("wq/timer", move || timer.timers.serve(expire))?;
+        self.start_helper("wq/timer", move || {
+            cpu::set_current_timer_exact();
+            timer.timers.serve(expire);
+        })?;
         self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))?;
         for cpu in rt.online_cpus().iter() {
             rt.station_sentinel(cpu)
