@@ -392,9 +392,14 @@ fn run_one<'a>(
             pwq.queue.name
         );
     }
-    batch.item_ended(rt, number, barrier);
+    let hog = batch.item_ended(rt, number, barrier);
 
     let mut st = pool.lock();
+    if hog && st.count_hog(slot, number) {
+        drop(st);
+        rt.note_hog(function);
+        st = pool.lock();
+    }
     st.update(slot, |w| {
         w.observed_asleep = false;
         w.flags &= !WorkerFlags::CPU_INTENSIVE;

@@ -21,6 +21,7 @@ use crate::error::{StartError, WaitError};
 use crate::observe::trace::{Sink, TraceEvent};
 use crate::observe::watchdog::Watchdog;
 use crate::pool::bh::BhThreads;
+use crate::pool::hog::Hogs;
 use crate::pool::registry::{self, UnboundPools};
 use crate::pool::worker::{self, CreateError};
 use crate::pool::{context, manager, Pool, PoolKind, TimerEvent};
@@ -80,6 +81,7 @@ pub(crate) struct RuntimeInner {
     pub(crate) watchdog: Watchdog,
     pub(crate) unbound: UnboundPools,
     pub(crate) bh: BhThreads,
+    pub(crate) hogs: Hogs,
     /// Held while the pools of a queue are chosen, so that choice and installation are one step.
     pub(crate) attrs_lock: Mutex<()>, // P0
     pub(crate) frozen: AtomicBool, // written under `attrs_lock`
@@ -328,6 +330,7 @@ impl Runtime {
             watchdog: Watchdog::new(config.watchdog_thresh, topology.possible()),
             unbound: UnboundPools::default(),
             bh: BhThreads::default(),
+            hogs: Hogs::default(),
             attrs_lock: Mutex::new(()),
             frozen: AtomicBool::new(false),
             trace_sink: sink,
