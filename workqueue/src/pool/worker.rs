@@ -12,6 +12,7 @@ use super::batch::Batch;
 use super::context::{self, Context, Run};
 use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
 use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
+use crate::error::StartError;
 use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
@@ -54,6 +55,14 @@ impl CreateError {
         match self {
             Self::Spawn(errno) => *errno,
             Self::Nice => libc::EPERM,
+        }
+    }
+
+    /// The same as the failure of a start, for a thread of this name and nice value.
+    pub(crate) fn at_start(self, thread: String, nice: i32) -> StartError {
+        match self {
+            Self::Spawn(errno) => StartError::Spawn { thread, errno },
+            Self::Nice => StartError::Nice { thread, nice },
         }
     }
 }
