@@ -16,6 +16,7 @@ pub(crate) mod hooks;
 pub(crate) mod monitor;
 
 use crate::error::{StartError, WaitError};
+use crate::observe::ring;
 use crate::observe::trace::{Sink, TraceEvent};
 use crate::observe::watchdog::Watchdog;
 use crate::pool::bh::BhThreads;
@@ -127,15 +128,21 @@ impl RuntimeInner {
         }
     }
 
+    /// Tells whoever follows the events. Nobody does: one relaxed load.
     pub(crate) fn trace<'a>(&self, event: impl FnOnce() -> TraceEvent<'a>) {
-        if let Some(sink) = &self.trace_sink {
-            sink(&event());
+        if !ring::anyone_listens() {
+            return;
         }
+        let event = event();
+        if let Some(sink) = &self.trace_sink {
+            sink(&event);
+        }
+        ring::record_event(&event);
     }
 
     /// Does anyone follow the trace events?
     pub(crate) fn is_traced(&self) -> bool {
-        self.trace_sink.is_some()
+        ring::anyone_listens() && (self.trace_sink.is_some() || ring::is_on())
     }
 
     /// The CPUs in use at present.
@@ -312,6 +319,9 @@ impl Runtime {
         topology: Topology,
     ) -> Self {
         cpu::watch_forks();
+        if sink.is_some() {
+            ring::add_callback();
+        }
         let inner = Arc::new(RuntimeInner {
             cpus: Cpus::new(topology.possible()),
             affinity: Affinity::new(topology.possible(), config.default_scope),
