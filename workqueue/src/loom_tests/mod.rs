@@ -10,3 +10,5 @@ mod inbox;
 mod parker;
 
 mod pending;
+
+mod sentinel;

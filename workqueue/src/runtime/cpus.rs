@@ -87,6 +87,10 @@ impl RuntimeInner {
             // One that fails stays out and is tried again at the next look.
             let back = self.pools_of_cpu(cpu).iter().all(rebind);
             self.cpus.set(cpu, back);
+            if back && self.is_online() {
+                // Without one the CPU is sampled, as it is anyway.
+                let _slower = self.station_sentinel(cpu);
+            }
         }
         for queue in self.queues().iter().filter(|q| q.is_unbound()) {
             queue.recompute_slots();

@@ -15,6 +15,8 @@ pub(crate) mod hooks;
 
 pub(crate) mod monitor;
 
+pub(crate) mod sentinels;
+
 use crate::error::{StartError, WaitError};
 use crate::observe::ring;
 use crate::observe::trace::{Sink, TraceEvent};
@@ -38,6 +40,7 @@ use builder::{Config, RuntimeBuilder};
 use cpus::Cpus;
 use hooks::{Hooks, PanicInfo};
 use monitor::{Job, Monitor};
+use sentinels::Sentinels;
 use std::any::Any;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -74,6 +77,7 @@ pub(crate) struct RuntimeInner {
     pub(crate) affinity: Affinity,
     pub(crate) timers: Timers<TimerEvent>,
     pub(crate) monitor: Monitor,
+    pub(crate) sentinels: Sentinels,
     pub(crate) watchdog: Watchdog,
     pub(crate) unbound: UnboundPools,
     pub(crate) bh: BhThreads,
@@ -322,11 +326,15 @@ impl Runtime {
         if sink.is_some() {
             ring::add_callback();
         }
+        let monitor = Monitor::new(&clock, config.sample_period);
+        // Threads are bound to real CPUs only.
+        let sentinels = config.idle_sentinel && monitor.samples() && !topology.is_simulated();
         let inner = Arc::new(RuntimeInner {
             cpus: Cpus::new(topology.possible()),
             affinity: Affinity::new(topology.possible(), config.default_scope),
             timers: Timers::new(&clock),
-            monitor: Monitor::new(&clock, config.sample_period),
+            monitor,
+            sentinels: Sentinels::new(sentinels),
             watchdog: Watchdog::new(config.watchdog_thresh, topology.possible()),
             unbound: UnboundPools::default(),
             bh: BhThreads::default(),
@@ -416,8 +424,19 @@ impl Runtime {
         rt.monitor.begin_thread();
         rt.watchdog.begin(rt.clock.now());
         let (timer, monitor) = (rt.clone(), rt.clone());
-        self.start_helper("wq/timer", move || timer.timers.serve(expire))?;
-        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))
+        self.start_helper("wq/timer", move || {
+            cpu::set_current_timer_exact();
+            timer.timers.serve(expire);
+        })?;
+        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))?;
+        for cpu in rt.online_cpus().iter() {
+            rt.station_sentinel(cpu)
+                .map_err(|errno| StartError::Spawn {
+                    thread: format!("wq/idle/{cpu}"),
+                    errno,
+                })?;
+        }
+        Ok(())
     }
 
     fn start_helper(
@@ -460,6 +479,7 @@ impl Runtime {
             // A helper's own panic ends the process, so there is no outcome to look at.
             let _outcome = handle.join();
         }
+        rt.dismiss_sentinels();
     }
 
     /// Drains and destroys all queues and joins all threads. Items armed on a timer are dropped.

@@ -11,6 +11,8 @@ pub(crate) mod cpuset;
 
 pub(crate) mod short_text;
 
+pub(crate) mod event;
+
 pub(crate) mod clock;
 
 pub(crate) mod timer;

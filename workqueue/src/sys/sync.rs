@@ -7,10 +7,7 @@
 //! then sleeps on a futex: the holder of a lock can be preempted in user space, hence no pure
 //! spinlock anywhere.
 
-use std::sync::{
-    Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError, WaitTimeoutResult,
-};
-use std::time::Duration;
+use std::sync::{Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError};
 
 #[cfg(all(loom, not(debug_assertions)))]
 compile_error!("loom models need debug assertions: build them without --release");
@@ -18,13 +15,17 @@ compile_error!("loom models need debug assertions: build them without --release"
 #[cfg(not(loom))]
 pub(crate) mod modelled {
     pub(crate) use super::Mutex;
-    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    };
     pub(crate) use std::thread::{current, park, Thread};
 }
 
 #[cfg(loom)]
 pub(crate) mod modelled {
-    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    };
     pub(crate) use loom::thread::{current, park, Thread};
 
     /// Same face as the crate's own lock.
@@ -71,16 +72,6 @@ impl Condvar {
 
     pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn wait_timeout<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        limit: Duration,
-    ) -> (MutexGuard<'a, T>, WaitTimeoutResult) {
-        self.0
-            .wait_timeout(guard, limit)
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn notify_all(&self) {
@@ -152,15 +143,10 @@ impl Parker {
         let _first = self.thread.set(modelled::current());
     }
 
-    /// Sleeps until told, having looked out for that `spins` times before.
-    pub(crate) fn park(&self, spins: u32) {
-        use modelled::Ordering::{AcqRel, Acquire, Relaxed};
-        for _ in 0..spins {
-            if self.token.load(Relaxed) == TOLD {
-                break;
-            }
-            std::hint::spin_loop();
-        }
+    /// Sleeps until told. Does not look out for that before: the worker of a CPU would keep the
+    /// CPU from whoever could tell it, and for the others it was measured and brought nothing.
+    pub(crate) fn park(&self) {
+        use modelled::Ordering::{AcqRel, Acquire};
         // AcqRel and Acquire here and below pair with the swap in `unpark`: what the waker did
         // before is seen after. The token is taken by a swap, because a second waker may come in
         // between, and what that one did must be seen too.
