@@ -250,7 +250,7 @@ pub(super) fn run_while<'a>(
 
 /// Takes the first item of the worklist; its barriers come along on the worker's private list. None
 /// if it went to another worker, which runs the same item at present.
-fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
+pub(crate) fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
     let front = st.worklist.front()?;
     let (who, linked) = (front.identity(), front.snapshot().linked());
     let other = st.executing(who).map(|(other, _)| other);
