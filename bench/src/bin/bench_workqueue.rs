@@ -85,6 +85,11 @@ fn measure(args: &Args) -> Result<Kept, RunError> {
     if wanted(tables::BYTES) {
         measure_bytes(&runtime, &mut kept);
     }
+    // Others' work at the same time is what spoils a run first.
+    if let Ok(load) = std::fs::read_to_string("/proc/loadavg") {
+        let load: Vec<&str> = load.split_whitespace().take(3).collect();
+        kept.setting.push(("load after".into(), load.join(" ")));
+    }
     Ok(kept)
 }
 
@@ -92,7 +97,11 @@ fn measure_delayed(args: &Args, runtime: &Runtime, kept: &mut Kept) {
     eprintln!("bench_workqueue: delayed work");
     for _ in 0..args.rounds.div_ceil(3) {
         let sparse = delayed::sample(runtime, delayed::Shape::sparse());
-        kept.add(tables::LATE, ours::PERCPU, sparse.late_ms[1]);
+        let control = delayed::control(delayed::Shape::sparse());
+        for (case, n) in [(tables::LATE_50, 0), (tables::LATE, 1)] {
+            kept.add(case, ours::PERCPU, sparse.late_ms[n]);
+            kept.add(case, tables::CONTROL, control[n]);
+        }
         let million = delayed::sample(runtime, delayed::Shape::million());
         kept.add(tables::ARM, ours::PERCPU, million.arm_ns);
         kept.add(tables::LATE_MILLION, ours::PERCPU, million.late_ms[1]);

@@ -122,6 +122,21 @@ pub fn sample(runtime: &Runtime, shape: Shape) -> Outcome {
     }
 }
 
+/// The control: how late is a thread that does nothing but sleep until the same times, one after
+/// the other? What a timer is late beyond that is its own. Milliseconds.
+pub fn control(shape: Shape) -> [f64; 2] {
+    let mut dues: Vec<Duration> = (0..shape.timers).map(|n| shape.delay(n)).collect();
+    dues.sort();
+    let origin = Instant::now();
+    let mut late = Times::default();
+    for due in dues {
+        thread::sleep(due.saturating_sub(origin.elapsed()));
+        let over = origin.elapsed().saturating_sub(due);
+        late.add(u64::try_from(over.as_nanos()).unwrap_or(u64::MAX));
+    }
+    late.p50_p99(Duration::from_millis(1))
+}
+
 /// Arms all; what reading the clock for each costs is measured and taken off.
 fn arm(queue: &Queue, shape: Shape, items: &[Arc<Later>]) -> f64 {
     let begun = Instant::now();

@@ -22,7 +22,7 @@ fn wakers_are_heard(wakers: usize) {
             .collect();
         while shared.1.load(Ordering::Relaxed) < wakers {
             // A lost wake-up is a thread that sleeps for ever, which loom reports.
-            shared.0.park(0);
+            shared.0.park();
         }
         threads.into_iter().for_each(|t| t.join().unwrap());
     });

@@ -210,7 +210,7 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
         if stop {
             return;
         }
-        parker.park(0);
+        parker.park();
     }
 }
 

@@ -182,9 +182,8 @@ fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> 
 
 /// The life of a worker.
 fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
-    let spins = spins_before_sleep(pool);
     loop {
-        parker.park(spins);
+        parker.park();
         let returned = pod::return_to_pod(pool);
         let mut st = pool.lock();
         let told_to_die = st.workers.get(slot).flags.has(WorkerFlags::DIE);
@@ -230,19 +229,6 @@ fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
     }
 }
 
-/// How often an idle worker looks out for the next item before it sleeps. Only where that item's
-/// queuer can be on another CPU meanwhile.
-fn spins_before_sleep(pool: &Pool) -> u32 {
-    if pool.is_unbound() && pool.affinity.len() > 1 {
-        SPINS
-    } else {
-        0
-    }
-}
-
-/// About two microseconds: what it takes to wake a sleeper.
-const SPINS: u32 = 100;
-
 /// Takes items until another worker does, or none is left.
 fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
@@ -273,7 +259,7 @@ pub(super) fn run_while<'a>(
 
 /// Takes the first item of the worklist; its barriers come along on the worker's private list. None
 /// if it went to another worker, which runs the same item at present.
-fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
+pub(crate) fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
     let front = st.worklist.front()?;
     let (who, linked) = (front.identity(), front.snapshot().linked());
     let other = st.executing(who).map(|(other, _)| other);
@@ -409,13 +395,14 @@ fn run_one<'a>(
         rt.note_hog(function);
         st = pool.lock();
     }
-    st.update(slot, |w| {
-        w.observed_asleep = false;
-        w.flags &= !WorkerFlags::CPU_INTENSIVE;
-        if leaked {
-            w.asleep = false;
-        }
-    });
+    let worker = st.workers.get(slot);
+    if leaked || worker.observed_asleep || worker.flags.has(WorkerFlags::CPU_INTENSIVE) {
+        st.update(slot, |w| {
+            w.observed_asleep = false;
+            w.flags &= !WorkerFlags::CPU_INTENSIVE;
+            w.asleep &= !leaked;
+        });
+    }
     st.workers.clear_current(slot);
     if !barrier {
         st.pwqs.get_mut(number).stats.completed += 1;

@@ -18,6 +18,7 @@ pub(crate) mod monitor;
 pub(crate) mod sentinels;
 
 use crate::error::{StartError, WaitError};
+use crate::observe::ring;
 use crate::observe::trace::{Sink, TraceEvent};
 use crate::observe::watchdog::Watchdog;
 use crate::pool::bh::BhThreads;
@@ -134,15 +135,21 @@ impl RuntimeInner {
         }
     }
 
+    /// Tells whoever follows the events. Nobody does: one relaxed load.
     pub(crate) fn trace<'a>(&self, event: impl FnOnce() -> TraceEvent<'a>) {
-        if let Some(sink) = &self.trace_sink {
-            sink(&event());
+        if !ring::anyone_listens() {
+            return;
         }
+        let event = event();
+        if let Some(sink) = &self.trace_sink {
+            sink(&event);
+        }
+        ring::record_event(&event);
     }
 
     /// Does anyone follow the trace events?
     pub(crate) fn is_traced(&self) -> bool {
-        self.trace_sink.is_some()
+        ring::anyone_listens() && (self.trace_sink.is_some() || ring::is_on())
     }
 
     /// The CPUs in use at present.
@@ -319,6 +326,9 @@ impl Runtime {
         topology: Topology,
     ) -> Self {
         cpu::watch_forks();
+        if sink.is_some() {
+            ring::add_callback();
+        }
         let monitor = Monitor::new(&clock, config.sample_period);
         // Threads are bound to real CPUs only.
         let sentinels = config.idle_sentinel && monitor.samples() && !topology.is_simulated();
@@ -407,7 +417,10 @@ impl Runtime {
         rt.monitor.begin_thread();
         rt.watchdog.begin(rt.clock.now());
         let (timer, monitor) = (rt.clone(), rt.clone());
-        self.start_helper("wq/timer", move || timer.timers.serve(expire))?;
+        self.start_helper("wq/timer", move || {
+            cpu::set_current_timer_exact();
+            timer.timers.serve(expire);
+        })?;
         self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))?;
         for cpu in rt.online_cpus().iter() {
             rt.station_sentinel(cpu)

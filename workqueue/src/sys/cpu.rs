@@ -115,6 +115,15 @@ pub(crate) fn set_current_name(name: &str) {
     }
 }
 
+/// Has the calling thread woken from its timed sleeps as soon as the machine can, instead of up to
+/// 50 us later together with others.
+pub(crate) fn set_current_timer_exact() {
+    // SAFETY: plain numbers in, nothing written. Refused nowhere; if it were, timers fire later.
+    unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong);
+    }
+}
+
 /// CPU time the calling thread has used, in nanoseconds.
 pub(crate) fn thread_cpu_ns() -> u64 {
     read_clock(libc::CLOCK_THREAD_CPUTIME_ID)

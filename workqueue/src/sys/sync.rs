@@ -143,15 +143,10 @@ impl Parker {
         let _first = self.thread.set(modelled::current());
     }
 
-    /// Sleeps until told, having looked out for that `spins` times before.
-    pub(crate) fn park(&self, spins: u32) {
-        use modelled::Ordering::{AcqRel, Acquire, Relaxed};
-        for _ in 0..spins {
-            if self.token.load(Relaxed) == TOLD {
-                break;
-            }
-            std::hint::spin_loop();
-        }
+    /// Sleeps until told. Does not look out for that before: the worker of a CPU would keep the
+    /// CPU from whoever could tell it, and for the others it was measured and brought nothing.
+    pub(crate) fn park(&self) {
+        use modelled::Ordering::{AcqRel, Acquire};
         // AcqRel and Acquire here and below pair with the swap in `unpark`: what the waker did
         // before is seen after. The token is taken by a swap, because a second waker may come in
         // between, and what that one did must be seen too.

@@ -33,6 +33,7 @@ use crate::runtime::{Runtime, RuntimeInner};
 use crate::sys::short_text::ShortText;
 use crate::sys::sync::Mutex;
 use crate::wait::flush::FlushState;
+use crate::wait::reporters::Reporters;
 use crate::work::delayed::{self, Modified};
 use crate::work::pointer::{RawDelayedWorkItem, RawWorkItem};
 use crate::work::{offer, spawn};
@@ -72,7 +73,7 @@ pub(crate) struct QueueInner {
     pub(crate) nodes: Vec<Arc<NodeActive>>, // I
     pub(crate) rescuer: Option<Rescuer>, // I
     /// Pwqs that still have items of the colour that is being flushed.
-    pub(crate) pwqs_to_flush: AtomicUsize, // A: armed under W
+    pub(crate) pwqs_to_flush: Reporters, // A: armed under W
     /// Who may enqueue. Read with the slot of the item's CPU held, and again under the lock of its
     /// pool if it is not left in the inbox: a drain which has set a bit, has waited for the slots
     /// and then visits each pool misses no item.
