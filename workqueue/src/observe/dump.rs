@@ -369,6 +369,13 @@ impl RuntimeInner {
     }
 }
 
+/// What a queue is doing, for the log.
+pub(crate) fn queue(queue: &QueueInner) -> String {
+    let mut out = String::new();
+    show_queue(&mut out, queue);
+    out
+}
+
 impl Runtime {
     /// What a queue is doing; empty if nothing.
     pub fn dump_queue(&self, queue: &Queue) -> String {

@@ -8,6 +8,7 @@ use super::attrs::Attrs;
 use super::flags::Flags;
 use super::{QueueInner, DESTROYED, DESTROYING};
 use crate::error::{AttrError, WaitError};
+use crate::observe::dump;
 use crate::pool::{context, registry, Pool, PoolKind, PoolState};
 use crate::pwq::active::NodeActive;
 use crate::pwq::{self, Pwq};
@@ -281,8 +282,9 @@ impl QueueInner {
         let busy = self.state.lock().pwqs.iter().any(has_work);
         if busy {
             log::error!(
-                "workqueue: {} is still busy after it was drained; it is kept",
-                self.name
+                "workqueue: {} is still busy after it was drained; it is kept\n{}",
+                self.name,
+                dump::queue(self)
             );
             self.mode.fetch_and(!DESTROYING, Ordering::SeqCst);
             return Err(WaitError::QueueBusy);
@@ -367,4 +369,24 @@ fn take_any(pwq: &Pwq) -> Option<Item> {
     drop(st);
     duties.discharge();
     Some(item)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Runtime;
+
+    #[test]
+    fn s11_02_a_queue_that_is_busy_after_the_drain_is_kept() {
+        let rt = Runtime::builder().start().unwrap();
+        let q = rt.queue("q").flags(Flags::PERCPU).build().unwrap();
+        let pwq = q.inner.pwqs()[0].clone();
+        // No call of the crate leaves anything behind, so something is made to be.
+        pwq.pool.lock().pwqs.get_mut(pwq.number).refs += 1;
+        assert_eq!(q.inner.destroy(), Err(WaitError::QueueBusy));
+        q.try_spawn(|| ()).unwrap();
+        q.flush().unwrap();
+        pwq.pool.lock().pwqs.get_mut(pwq.number).refs -= 1;
+        q.destroy().unwrap();
+    }
 }
