@@ -2,7 +2,7 @@
 //! Thread matters the standard library does not offer: binding, nice, names, signals, CPU time.
 //!
 //! Called by the threads of [`crate::pool`] on themselves. All calls into libc that the crate
-//! makes are here. Kernel counterparts: `set_cpus_allowed_ptr`, `set_user_nice`,
+//! makes are here. Miri knows few of them, so under it those it does not know do nothing. Kernel counterparts: `set_cpus_allowed_ptr`, `set_user_nice`,
 //! `raw_smp_processor_id`.
 
 use super::cpuset::{CpuSet, MAX_CPUS};
@@ -15,6 +15,9 @@ const COMM_LEN: usize = 15;
 
 /// The CPU the caller runs on at this moment.
 pub(crate) fn current_cpu() -> usize {
+    if cfg!(miri) {
+        return 0;
+    }
     // SAFETY: takes no argument and writes nothing.
     let cpu = unsafe { libc::sched_getcpu() };
     usize::try_from(cpu).unwrap_or(0)
@@ -65,6 +68,9 @@ pub(crate) fn cpus_of(tid: i32) -> io::Result<CpuSet> {
 
 /// Sets the nice value of the calling thread alone.
 pub(crate) fn set_current_nice(nice: i32) -> io::Result<()> {
+    if cfg!(miri) {
+        return Ok(());
+    }
     let tid = libc::id_t::try_from(current_tid()).unwrap_or(0);
     // SAFETY: plain numbers in, nothing written. On Linux a thread number is a valid "process".
     let rc = unsafe { libc::setpriority(libc::PRIO_PROCESS, tid, nice) };
@@ -100,12 +106,18 @@ fn set_current_policy(policy: i32, priority: i32) -> io::Result<()> {
 
 /// The nice value of the calling thread.
 pub(crate) fn current_nice() -> i32 {
+    if cfg!(miri) {
+        return 0;
+    }
     // SAFETY: plain numbers in, nothing written; 0 means the calling thread.
     unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
 /// Names the calling thread, cut to what the kernel keeps.
 pub(crate) fn set_current_name(name: &str) {
+    if cfg!(miri) {
+        return;
+    }
     let mut bytes = [0u8; COMM_LEN + 1];
     let len = name.len().min(COMM_LEN);
     bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
@@ -118,6 +130,9 @@ pub(crate) fn set_current_name(name: &str) {
 /// Has the calling thread woken from its timed sleeps as soon as the machine can, instead of up to
 /// 50 us later together with others.
 pub(crate) fn set_current_timer_exact() {
+    if cfg!(miri) {
+        return;
+    }
     // SAFETY: plain numbers in, nothing written. Refused nowhere; if it were, timers fire later.
     unsafe {
         libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong);
@@ -145,6 +160,9 @@ pub(crate) fn thread_cpu_ns_of(tid: i32) -> Option<u64> {
 
 /// How often the calling thread has let the CPU go of its own accord.
 pub(crate) fn voluntary_switches() -> u64 {
+    if cfg!(miri) {
+        return 0;
+    }
     // SAFETY: rusage is plain data for which all-zero is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: `usage` is valid for writing; the calling thread can always be asked about.
@@ -163,6 +181,11 @@ pub(crate) fn monotonic_coarse_ns() -> u64 {
 }
 
 fn read_clock(clock: libc::clockid_t) -> u64 {
+    let clock = if cfg!(miri) {
+        libc::CLOCK_MONOTONIC
+    } else {
+        clock
+    };
     let mut ts = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -188,6 +211,9 @@ impl SignalsBlocked {
     pub(crate) fn new() -> Self {
         // SAFETY: sigset_t is plain data for which all-zero is a valid value.
         let (mut all, mut before) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        if cfg!(miri) {
+            return Self { before };
+        }
         // SAFETY: both sets are valid for writing and belong to this frame.
         unsafe {
             libc::sigfillset(&mut all);
@@ -209,6 +235,9 @@ impl SignalsBlocked {
 
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
+        if cfg!(miri) {
+            return;
+        }
         // SAFETY: `before` was filled by pthread_sigmask; no old set is asked for.
         unsafe {
             libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
@@ -231,6 +260,9 @@ pub(crate) fn fork_generation() -> u32 {
 
 /// Starts counting forks; later calls do nothing.
 pub(crate) fn watch_forks() {
+    if cfg!(miri) {
+        return;
+    }
     WATCH_FORKS.call_once(|| {
         // SAFETY: the handler is a plain function that lives for ever and only adds to an atomic,
         // which is allowed in a forked child.
