@@ -28,14 +28,10 @@ fn standing(q: &Queue, cpu: usize) -> (Arc<Gate>, Log<i32>, Arc<Call>) {
 /// A runtime whose worker creation can be made to fail, on a virtual clock.
 fn failing(cpus: usize) -> (Runtime, Arc<AtomicBool>) {
     let fails = Arc::new(AtomicBool::new(false));
-    let f = fails.clone();
     let rt = quiet()
         .topology(machine(cpus, 1))
         .virtual_clock(VirtualClock::new())
-        .on_create_worker(move |_| match f.load(Ordering::SeqCst) {
-            true => Err(11),
-            false => Ok(()),
-        })
+        .on_create_worker(fails_while(&fails))
         .start()
         .unwrap();
     (rt, fails)
