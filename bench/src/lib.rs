@@ -4,7 +4,9 @@
 //! `scripts/bench-device` runs fio on all contenders and leaves a folder; that
 //! folder becomes a [`run::Run`] (its samples read by [`fio`]), and the run a
 //! [`report`]. [`signals`] belongs to the contender that serves a disk itself.
-//! The only `unsafe` is in [`signals`].
+//!
+//! [`wq`] is the workqueue's part, which needs no script to be measured. `unsafe` is only in
+//! [`signals`] and [`wq::memory`].
 
 pub mod fio;
 
@@ -13,3 +15,5 @@ pub mod run;
 pub mod report;
 
 pub mod signals;
+
+pub mod wq;

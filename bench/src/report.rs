@@ -61,22 +61,22 @@ pub fn spread(values: &[f64]) -> Option<f64> {
 }
 
 /// A table whose first column is text and whose others are figures.
-struct Table(Vec<Vec<String>>);
+pub(crate) struct Table(Vec<Vec<String>>);
 
 impl Table {
-    fn new(first: &str, columns: &[&str]) -> Self {
+    pub(crate) fn new(first: &str, columns: &[&str]) -> Self {
         let mut header = vec![first.to_owned()];
         header.extend(columns.iter().map(|&column| column.to_owned()));
         Self(vec![header])
     }
 
-    fn row(&mut self, name: &str, cells: impl Iterator<Item = Option<String>>) {
+    pub(crate) fn row(&mut self, name: &str, cells: impl Iterator<Item = Option<String>>) {
         let mut row = vec![name.to_owned()];
         row.extend(cells.map(|cell| cell.unwrap_or_else(|| "-".to_owned())));
         self.0.push(row);
     }
 
-    fn print(&self, out: &mut String) {
+    pub(crate) fn print(&self, out: &mut String) {
         let width = |column: usize| {
             let cells = self.0.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)

@@ -156,7 +156,7 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, RunError> {
 }
 
 /// Lines of two fields with a tab between; none if there is no such file.
-fn pairs(path: &Path) -> Result<Vec<Pair>, RunError> {
+pub fn pairs(path: &Path) -> Result<Vec<Pair>, RunError> {
     if !path.exists() {
         return Ok(Vec::new());
     }

@@ -5,17 +5,25 @@
 //! [`crate::pool`] takes over. Here lives the first half of "never two runs of one item at once":
 //! an item that runs for this queue goes to the pool it runs on. The other half is in
 //! [`crate::pool::worker`]. Kernel counterpart: `__queue_work`.
+//!
+//! Two ways lead to a pool. An item that needs somebody woken, a look at another pool or a trace
+//! event goes in under the pool's lock. Any other one is left in the pool's *inbox*, if a holder
+//! of the lock has promised that it will be taken again soon; the next holder counts it in, in the
+//! same manner, before it does anything else.
 
 use crate::error::{EnqueueError, Refusal};
 use crate::observe::trace::TraceEvent;
 use crate::pool::{context, registry, Pool, PoolGuard};
 use crate::pwq::Pwq;
 use crate::runtime::RuntimeInner;
-use crate::work::offer::offer;
+use crate::work::offer::{claim, claim_for, offer_claimed};
 use crate::work::pointer::RawWorkItem;
 use crate::work::raw::Item;
 use crate::wq::{QueueInner, DESTROYED, DESTROYING, DRAINING};
 use std::sync::Arc;
+
+/// A queue that takes no items, but for those of its own runs while it drains.
+const CLOSED: u32 = DRAINING | DESTROYING | DESTROYED;
 
 /// Claims and enqueues a caller's item.
 pub(crate) fn enqueue<W, const ID: u64>(
@@ -29,7 +37,40 @@ where
     if let Err(refusal) = check(queue, cpu) {
         return Err(EnqueueError::new(refusal, work));
     }
-    offer(work, |item| place(queue, cpu, None, item))
+    // Held until the item is in its pool or its inbox, so that a drain which has set its mode can
+    // wait for those that did not see it.
+    let slot = queue.slot(cpu.unwrap_or_else(|| pick_cpu(queue, queue.rt.this_cpu())));
+    let pwq = slot.as_ref();
+    offer_claimed(
+        work,
+        |state| match pwq.filter(|pwq| may_leave(queue, &pwq.pool)) {
+            Some(pwq) => claim_for(state, pwq.pool.id),
+            None => claim(state).map(|()| false),
+        },
+        |item, for_inbox| match pwq {
+            None => Err((Refusal::Destroyed, item)),
+            Some(pwq) if for_inbox => leave(pwq, cpu, item),
+            Some(pwq) => place_by(queue, pwq, cpu, item),
+        },
+    )
+}
+
+/// Asked before an item is claimed: may it be left in the pool's inbox?
+/// # Context: the slot of its CPU held.
+fn may_leave(queue: &QueueInner, pool: &Pool) -> bool {
+    pool.inbox.0.is_attended() && !queue.is_mode(CLOSED) && !queue.rt.is_traced()
+}
+
+/// Leaves an item claimed for this pool in its inbox, or counts it in if it is not attended any
+/// more.
+/// # Context: the slot held.
+fn leave(pwq: &Arc<Pwq>, requested: Option<usize>, item: Item) -> Result<(), (Refusal, Item)> {
+    let pool = &pwq.pool;
+    item.set_pwq(pwq.number);
+    match pool.inbox.0.leave(item) {
+        Ok(()) => Ok(()),
+        Err(item) => insert(pool, pool.lock(), pwq, requested, item),
+    }
 }
 
 /// Asked before an item is claimed: can this queue take an item for this CPU at all?
@@ -55,9 +96,20 @@ pub(crate) fn place(
     let cpu =
         requested.unwrap_or_else(|| pick_cpu(queue, here.unwrap_or_else(|| queue.rt.this_cpu())));
     let slot = queue.slot(cpu);
-    let Some(pwq) = slot.as_ref() else {
-        return Err((Refusal::Destroyed, item));
-    };
+    match slot.as_ref() {
+        None => Err((Refusal::Destroyed, item)),
+        Some(pwq) => place_by(queue, pwq, requested, item),
+    }
+}
+
+/// Puts a claimed item into the pool of `pwq`, or into the one where it runs for this queue.
+/// # Context: the slot of the pwq held, no other lock of the crate.
+fn place_by(
+    queue: &Arc<QueueInner>,
+    pwq: &Arc<Pwq>,
+    requested: Option<usize>,
+    item: Item,
+) -> Result<(), (Refusal, Item)> {
     // If the item runs for this queue elsewhere, it must go there, or it could run twice at once.
     // An ordered queue has one pwq in charge, and keeps its order by that.
     let last = item
@@ -88,7 +140,7 @@ fn insert(
     let queue = &pwq.queue;
     // Under the lock: a drain sets the mode first and then visits each pool, so it either meets
     // this item or this reading meets the mode.
-    if queue.is_mode(DRAINING | DESTROYING | DESTROYED) && !context::in_run_of(queue) {
+    if queue.is_mode(CLOSED) && !context::in_run_of(queue) {
         let refusal = if queue.is_mode(DESTROYING | DESTROYED) {
             Refusal::Destroyed
         } else {
@@ -105,19 +157,11 @@ fn insert(
         req_cpu: requested.map_or(-1, |c| i32::try_from(c).unwrap_or(-1)),
         cpu: pool.cpu(),
     });
-    let p = st.pwqs.get_mut(pwq.number);
-    p.refs += 1;
-    p.nr_in_flight[usize::from(p.colour)] += 1;
     item.set_pwq(pwq.number);
-    // Behind those that wait, even if a slot is free: the order of a pwq holds.
-    let active = p.inactive.is_empty() && p.take_slot();
-    item.state.set_queued(pool.id, p.colour, !active);
-    if !active {
-        p.inactive.push_back(item);
+    if !st.count_in(pwq.number, item, pool.id, || rt.clock.coarse()) {
         return Ok(());
     }
     rt.trace(|| TraceEvent::Activate { work, function });
-    st.add_active(item, || rt.clock.coarse());
     let wake = st.kick();
     let starving = st.is_starving();
     drop(st);

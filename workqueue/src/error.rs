@@ -168,6 +168,12 @@ pub enum AttrError {
     /// The queue is not an unbound one.
     #[error("attributes can be changed on unbound queues only")]
     NotUnbound,
+    /// The entry of the control registry can only be read.
+    #[error("{0} of this queue can only be read")]
+    ReadOnly(&'static str),
+    /// The control registry has no queue or entry of this name.
+    #[error("the control registry has nothing named {0}")]
+    NoEntry(String),
     /// The limit is fixed on this kind of queue.
     #[error("this limit is fixed on ordered, BH or, for min_active, per-CPU queues")]
     NotAdjustable,

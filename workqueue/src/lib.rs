@@ -30,18 +30,23 @@
 //! | S | the slot of a CPU in a queue: read by an enqueue until it is done |
 //! | N | the line of those who wait for a slot of a node (`Budget`) |
 //! | M | the mayday list of a rescuer |
+//! | R | the seat of a rescuer |
+//! | U | the mask of unbound queues |
 //! | D | the target of a delayed item |
 //! | T | the timer heap |
 //! | Q | the inbox of the monitor |
+//! | O | what the watchdog goes by |
+//! | V | the list of all rings of records, then one ring |
 //! | A | atomic; the comment says who writes |
 //!
-//! Locks are taken in this order: P0, P, W, S, D, L, then one of N, M, T, Q. No two pool locks are
+//! Locks are taken in this order: P0, P, W, S, D, L, then one of N, M, T, Q, O, V; R comes after
+//! P0 alone, U after R or L. No two pool locks are
 //! ever held together. A thread is woken, a flush advanced and a node served only after the pool's
 //! lock has been let go: the functions that find such a duty return it, and the type says so.
 //!
 //! # Unsafe code
 //!
-//! Only in `sys/cpu.rs` (system calls), `sys/list.rs` (the intrusive list), `work/raw.rs`,
+//! Only in `sys/cpu.rs`, `sys/poll.rs`, `sys/event.rs` (system calls), `sys/list.rs` (the intrusive list), `work/raw.rs`,
 //! `work/pointer.rs`, `work/offer.rs`, `work/mod.rs` (from pointer to item and back),
 //! `work/delayed.rs`, `wait/barrier.rs` (items with more behind the core), and in the places that
 //! move listed items: `pool/worker.rs`, `pool/rescuer.rs`, `wait/cancel.rs`, `wq/lifecycle.rs`.
@@ -60,18 +65,43 @@ mod pool;
 
 mod wait;
 
+pub mod sync;
+
+mod lockdep;
+
 mod observe;
 
 mod runtime;
 
 mod sys;
 
+#[cfg(feature = "tools")]
+pub mod tools;
+
+pub mod compat;
+
+pub mod legacy;
+
 #[cfg(all(test, loom))]
 mod loom_tests;
+
+/// Records of what happened when, per thread, and the trace file made of them.
+pub mod trace {
+    pub use crate::observe::chrome::{save_chrome, write_chrome};
+    pub use crate::observe::ring::{emit, is_on, start, stop, Phase, Text, Value, MAX_ARGS};
+}
 
 pub use error::{
     AllocError, AttrError, DisableOverflow, EnableUnderflow, EnqueueError, Refusal, StartError,
     WaitError,
+};
+#[cfg(feature = "lockdep")]
+pub use lockdep::lockdep_reports;
+#[cfg(feature = "control-socket")]
+pub use observe::control_socket::ControlSocket;
+pub use observe::snapshot::{
+    NodeSnapshot, PoolSnapshot, QueueSample, QueueSnapshot, RescuerSnapshot, Sample, ScopeSnapshot,
+    Snapshot,
 };
 pub use observe::stats::QueueStats;
 pub use observe::trace::TraceEvent;
@@ -82,6 +112,7 @@ pub use runtime::hooks::{CreateAttempt, PanicInfo, PoolClass};
 pub use runtime::Runtime;
 pub use sys::clock::VirtualClock;
 pub use sys::cpuset::CpuSet;
+pub use wait::caution::{reclaim_scope, ReclaimScope};
 pub use work::delayed::{DelayedWork, Modified};
 pub use work::pointer::{
     HasDelayedWork, HasWork, RawDelayedWorkItem, RawWorkItem, WorkItem, WorkItemPointer,
@@ -90,6 +121,7 @@ pub use work::raw::RawWork;
 pub use work::{Busy, Work};
 pub use wq::attrs::{Attrs, Scope};
 pub use wq::builder::QueueBuilder;
+pub use wq::control::Control;
 pub use wq::flags::Flags;
 pub use wq::on_cpu::{
     schedule, schedule_delayed, schedule_delayed_on, schedule_on, schedule_on_each_cpu,

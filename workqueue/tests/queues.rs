@@ -229,19 +229,6 @@ fn s04_06_enqueue_node() {
     assert_eq!(item.runs(), 3);
 }
 
-/// The pool an item of the queue runs on, when enqueued for a CPU.
-fn pool_of(rt: &Runtime, q: &Queue, cpu: usize) -> String {
-    let gate = Gate::new();
-    let g = gate.clone();
-    q.enqueue_on(cpu, Call::new(move |_| g.pass())).unwrap();
-    gate.wait_for(1);
-    let dump = rt.dump_queue(q);
-    gate.open();
-    q.flush().unwrap();
-    let at = dump.find("pwq of pool ").expect("a busy pwq") + "pwq of pool ".len();
-    dump[at..].split(':').next().unwrap().to_owned()
-}
-
 #[test]
 fn s04_07_equal_keys_share_a_pool() {
     let rt = quiet().topology(machine(4, 2)).start().unwrap();
@@ -511,33 +498,6 @@ fn s12_02_s12_07_counters_balance_and_events_are_in_order() {
     }
     let stats = q.stats();
     assert_eq!((stats.started, stats.completed), (10, 10));
-}
-
-#[test]
-fn s12_05_a_dump_shows_what_is_busy_and_nothing_else() {
-    let rt = runtime(1);
-    let q = rt.queue("q").flags(PERCPU).max_active(3).build().unwrap();
-    assert_eq!(rt.dump_queue(&q), "");
-    assert_eq!(rt.dump_all(), "");
-    let gate = Gate::new();
-    let g = gate.clone();
-    q.enqueue(Call::new(move |_| g.pass())).unwrap();
-    gate.wait_for(1);
-    (0..5).for_each(|_| q.enqueue(Call::noop()).unwrap());
-    let dump = rt.dump_all();
-    for part in [
-        "workqueue q: flags=0x100",
-        "active=3",
-        ":call for 0s",
-        "pending: 2*call",
-        "inactive: 3*call",
-        "workers=2",
-    ] {
-        assert!(dump.contains(part), "{part} is missing in:\n{dump}");
-    }
-    assert_eq!(rt.dump_freezable().matches("workqueue").count(), 0);
-    gate.open();
-    q.flush().unwrap();
 }
 
 #[test]

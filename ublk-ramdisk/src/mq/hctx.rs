@@ -183,7 +183,7 @@ mod tests {
         let hctx = HwQueue::new(0, &TagSet::new(1, 1));
         hctx.update_busy(false);
         assert_eq!(hctx.dispatch_busy(), 0);
-        let mut seen = |busy| {
+        let seen = |busy| {
             hctx.update_busy(busy);
             hctx.dispatch_busy()
         };

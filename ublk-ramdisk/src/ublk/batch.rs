@@ -4,6 +4,7 @@
 //! the results of all that arrived together.
 
 use std::mem::size_of;
+use std::os::fd::AsFd;
 
 use super::abi::{self, BatchElem};
 use super::per_tag::NO_COMPLETION;
@@ -75,6 +76,7 @@ impl Batch {
         // that stands, not one that comes after it.
         ring.push_batch_fetch(FETCH);
         ring.submit_and_wait(0).map_err(QueueError::Ring)?;
+        ring.watch_for_give_up(queue.shared.give_up.as_fd());
         let commit = || Commit {
             elements: vec![BatchElem::default(); usize::from(depth)].into(),
             len: 0,
@@ -92,7 +94,7 @@ impl Batch {
     }
 
     /// Serves until the driver ends the fetch and every commit is through.
-    pub(super) fn run(mut self) -> Result<(), QueueError> {
+    pub(super) fn run(&mut self) -> Result<(), QueueError> {
         let mut completions = vec![NO_COMPLETION; usize::from(self.depth).max(16)];
         while self.fetching || !self.results.is_empty() || self.committing() > 0 {
             // A COMMIT completes as soon as it is submitted: to be woken by it
@@ -102,6 +104,9 @@ impl Batch {
             let count = self.ring.reap(&mut completions);
             self.queue.counters.reap();
             for &completion in &completions[..count] {
+                if completion.is_give_up() {
+                    return Err(QueueError::GivenUp);
+                }
                 match completion.user_data & KIND {
                     FETCH => self.fetched(completion)?,
                     _ => self.committed(completion)?,

@@ -19,7 +19,7 @@ use super::features::Features;
 use super::openers::openers;
 use super::params;
 use super::queue::Shared;
-use super::thread::{Deaths, QueueThread};
+use super::thread::{Deaths, QueueThread, Served};
 use crate::config::{Backing, DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::ramdisk::store::{Store, StoreError};
@@ -60,7 +60,7 @@ pub struct Device {
     block_size: u32,
     counters: Vec<Arc<QueueCounters>>,
     deaths: Arc<Deaths>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Option<Served>>>,
     deleted: bool,
 }
 
@@ -143,6 +143,7 @@ impl Device {
             io_buffer: self.info.max_io_buf_bytes,
             read_only: config.read_only,
             path: self.path,
+            give_up: self.deaths.give_up(),
         });
         let (ready, answers) = mpsc::channel();
         let mut failure = None;
@@ -160,11 +161,11 @@ impl Device {
         // failure: a queue that fetched after the STOP_DEV which undoes it all
         // would never be woken again.
         for _ in 0..self.threads.len() {
-            let answer = answers
-                .recv()
-                .unwrap_or_else(|_| Err("a queue thread ended before it was ready".to_owned()));
-            if let Err(text) = answer {
-                failure.get_or_insert(Failure::runtime(text));
+            let answer = answers.recv().unwrap_or_else(|_| {
+                Err(Failure::runtime("a queue thread ended before it was ready"))
+            });
+            if let Err(error) = answer {
+                failure.get_or_insert(error);
             }
         }
         failure.map_or(Ok(()), Err)
@@ -174,8 +175,8 @@ impl Device {
         &mut self,
         queue: u16,
         shared: &Arc<Shared>,
-        ready: mpsc::Sender<Result<(), String>>,
-    ) -> Result<JoinHandle<()>, Failure> {
+        ready: mpsc::Sender<Result<(), Failure>>,
+    ) -> Result<JoinHandle<Option<Served>>, Failure> {
         let counters = Arc::new(QueueCounters::default());
         self.counters.push(counters.clone());
         let thread = QueueThread {
@@ -329,10 +330,11 @@ impl Device {
     }
 
     fn join(&mut self) {
-        for thread in self.threads.drain(..) {
-            // Its panic has been caught and reported inside.
-            let _ = thread.join();
-        }
+        let threads = self.threads.drain(..);
+        // Panics have been caught and reported inside.
+        let served: Vec<_> = threads.map(JoinHandle::join).collect();
+        // The rings, and with them /dev/ublkcN, are closed when no thread is left.
+        drop(served);
     }
 
     /// Ends the serving but leaves the device's id taken, in state DEAD.
@@ -350,6 +352,10 @@ impl Device {
     fn remove(&mut self) -> Result<(), CtrlError> {
         let id = self.id();
         self.deleted = true;
+        if self.deaths.error().is_some() {
+            // The failed queue's requests end when /dev/ublkcN is closed, not by STOP_DEV.
+            self.join();
+        }
         let stopped = self.control.stop(id);
         if stopped.is_ok() {
             self.join();

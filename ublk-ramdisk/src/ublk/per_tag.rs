@@ -12,6 +12,8 @@
 //! A store address in a plain COMMIT would be the target of the tag's next
 //! WRITE: never done (G5).
 
+use std::os::fd::AsFd;
+
 use super::abi::{self, IO_COMMIT_AND_FETCH, IO_FETCH, IO_NEED_GET_DATA};
 use super::queue::{Arrived, Queue, QueueError};
 use super::ring::{Completion, QueueRing};
@@ -80,6 +82,7 @@ impl PerTag {
                 errno: -result,
             });
         }
+        ring.watch_for_give_up(queue.shared.give_up.as_fd());
         Ok(Self {
             ring,
             queue,
@@ -92,7 +95,7 @@ impl PerTag {
     }
 
     /// Serves until the driver has taken back every tag.
-    pub(super) fn run(mut self) -> Result<(), QueueError> {
+    pub(super) fn run(&mut self) -> Result<(), QueueError> {
         let mut completions = vec![NO_COMPLETION; usize::from(self.depth)];
         while self.alive > 0 {
             self.submit_and_release()?;
@@ -100,6 +103,9 @@ impl PerTag {
             let count = self.ring.reap(&mut completions);
             self.queue.counters.reap();
             for completion in &completions[..count] {
+                if completion.is_give_up() {
+                    return Err(QueueError::GivenUp);
+                }
                 self.completed(completion.user_data as u16, completion.result)?;
             }
         }

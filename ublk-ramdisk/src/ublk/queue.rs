@@ -10,11 +10,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::abi::{self, IoDesc};
 use super::client_data::ClientData;
 use crate::config::DataPath;
+use crate::error::Exit;
 use crate::mq::direct::{Operations, Queued};
 use crate::mq::{Data, Limits, Op, Request, Status};
 use crate::stats::QueueCounters;
@@ -24,6 +26,16 @@ use crate::stats::QueueCounters;
 pub(super) enum QueueError {
     #[error("cannot set up its {0}: {1}")]
     Setup(&'static str, io::Error),
+    #[error(
+        "cannot map its buffers, {bytes} bytes for the {depth} requests of the queue: {source}; \
+         lower --depth or --io-buffer, or raise the limits on memory (`ulimit -v`, \
+         vm.overcommit_memory)"
+    )]
+    Buffers {
+        bytes: u64,
+        depth: u16,
+        source: io::Error,
+    },
     #[error("its ring failed: {0}")]
     Ring(io::Error),
     #[error("{command} of tag {tag} was refused: {}", io::Error::from_raw_os_error(*errno))]
@@ -34,6 +46,24 @@ pub(super) enum QueueError {
     },
     #[error("it panicked")]
     Panicked,
+    #[error("another queue has failed")]
+    GivenUp,
+}
+
+impl QueueError {
+    /// Does the machine lack something (L1), or did something fail?
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Buffers { .. } => Exit::Environment,
+            Self::Setup(_, error) => match error.raw_os_error() {
+                Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EPERM | libc::ENOSYS) => {
+                    Exit::Environment
+                }
+                _ => Exit::Failure,
+            },
+            Self::Ring(_) | Self::Command { .. } | Self::Panicked | Self::GivenUp => Exit::Failure,
+        }
+    }
 }
 
 /// What all queues of a device share.
@@ -45,6 +75,10 @@ pub(super) struct Shared {
     pub io_buffer: u32,
     pub read_only: bool,
     pub path: DataPath,
+    /// Readable once a queue has failed. All the others end then: a request that
+    /// the failed one held is ended by the driver when /dev/ublkcN is closed, and
+    /// by nothing else, and STOP_DEV would wait for it for ever.
+    pub give_up: Arc<OwnedFd>,
 }
 
 /// One queue, apart from its ring.
@@ -70,8 +104,13 @@ impl Queue {
         counters: Arc<QueueCounters>,
     ) -> Result<Self, QueueError> {
         let char_device = shared.char_device.clone();
-        let data = ClientData::new(char_device, queue, shared.depth, shared.io_buffer)
-            .map_err(|e| QueueError::Setup("buffers", e))?;
+        let data = ClientData::new(char_device, queue, shared.depth, shared.io_buffer).map_err(
+            |source| QueueError::Buffers {
+                bytes: u64::from(shared.depth) * u64::from(shared.io_buffer),
+                depth: shared.depth,
+                source,
+            },
+        )?;
         Ok(Self {
             shared,
             data,

@@ -8,11 +8,11 @@
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
-use io_uring::{cqueue, squeue, IoUring};
+use io_uring::{cqueue, opcode, squeue, types, IoUring};
 
 use super::abi::{self, BatchIo, IoCmd, IoDesc};
 use crate::sys::mmap::Mapping;
@@ -23,6 +23,10 @@ const SQE_BUFFER_SELECT: u8 = 1 << 5;
 const URING_CMD_MULTISHOT: u32 = 1 << 1;
 /// The one group of buffers that batch fetches fill with tags.
 const FETCH_GROUP: u16 = 1;
+
+/// What the completion of [`QueueRing::watch_for_give_up`] carries: neither a tag
+/// nor a kind of batch command.
+const GIVE_UP: u64 = u64::MAX;
 
 /// A submission entry with a command of 16 bytes, as the kernel lays it out.
 /// The io-uring crate has no builder for the multishot form.
@@ -84,6 +88,12 @@ pub(super) struct Completion {
 }
 
 impl Completion {
+    /// Is the device given up?
+    #[inline]
+    pub(super) fn is_give_up(&self) -> bool {
+        self.user_data == GIVE_UP
+    }
+
     /// Will the same submission complete again?
     pub(super) fn more(&self) -> bool {
         cqueue::more(self.flags)
@@ -194,6 +204,16 @@ impl QueueRing {
         sqe.buf_group = FETCH_GROUP;
         // SAFETY: the command names no memory; the buffers are registered.
         unsafe { self.push(sqe) };
+    }
+
+    /// Has the loop woken once `event` can be read, with a completion that
+    /// [`Completion::is_give_up`]. Submitted with whatever is submitted next.
+    pub(super) fn watch_for_give_up(&mut self, event: BorrowedFd<'_>) {
+        let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), libc::POLLIN as u32);
+        let entry = poll.build().user_data(GIVE_UP);
+        // SAFETY: the entry names no memory; the kernel holds the file itself.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        pushed.expect("pushed first, where nothing else waits to be submitted");
     }
 
     fn batch_words(&self, elements: u16, element: u8) -> [u64; 2] {

@@ -14,6 +14,7 @@ use super::per_tag::PerTag;
 use super::queue::{Queue, QueueError, Shared};
 use super::ring::QueueRing;
 use crate::config::DataPath;
+use crate::error::Failure;
 use crate::stats::QueueCounters;
 use crate::sys::{event, thread as sys_thread};
 
@@ -21,6 +22,8 @@ use crate::sys::{event, thread as sys_thread};
 #[derive(Debug)]
 pub(super) struct Deaths {
     event: OwnedFd,
+    /// Tells the other queues that one has failed.
+    give_up: Arc<OwnedFd>,
     first_error: Mutex<Option<String>>,
 }
 
@@ -28,6 +31,7 @@ impl Deaths {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             event: event::eventfd()?,
+            give_up: Arc::new(event::eventfd()?),
             first_error: Mutex::new(None),
         })
     }
@@ -35,6 +39,11 @@ impl Deaths {
     /// Readable once a queue thread has ended.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
+    }
+
+    /// Readable once a queue thread has failed.
+    pub(super) fn give_up(&self) -> Arc<OwnedFd> {
+        self.give_up.clone()
     }
 
     /// Why the first thread that failed did so; none if none failed.
@@ -46,16 +55,20 @@ impl Deaths {
     }
 
     fn report(&self, queue: u16, end: Result<(), QueueError>) {
-        if let Err(error) = end {
-            let text = format!("queue {queue}: {error}");
-            log::error!("{text}");
-            let mut first = self
-                .first_error
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
-            first.get_or_insert(text);
+        match end {
+            Ok(()) | Err(QueueError::GivenUp) => {}
+            Err(error) => self.note_failure(format!("queue {queue}: {error}")),
         }
         event::signal(self.event.as_fd());
+    }
+
+    fn note_failure(&self, text: String) {
+        log::error!("{text}");
+        self.first_error
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .get_or_insert(text);
+        event::signal(self.give_up.as_fd());
     }
 }
 
@@ -67,49 +80,59 @@ pub(super) struct QueueThread {
     pub counters: Arc<QueueCounters>,
     pub deaths: Arc<Deaths>,
     /// Told once: the queue has fetched its tags, or why not.
-    pub ready: Sender<Result<(), String>>,
+    pub ready: Sender<Result<(), Failure>>,
 }
 
 impl QueueThread {
-    pub(super) fn spawn(self) -> io::Result<JoinHandle<()>> {
+    /// The thread's outcome is what it served with, to be dropped once all queue
+    /// threads have ended: only then nothing of the driver's is at work in the
+    /// ring of a queue that failed with requests on its hands.
+    pub(super) fn spawn(self) -> io::Result<JoinHandle<Option<Served>>> {
         std::thread::Builder::new()
             .name(format!("ublkq{}", self.queue))
             .stack_size(256 << 10)
             .spawn(move || self.main())
     }
 
-    fn main(self) {
-        let end = catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or_else(|_| {
+    fn main(self) -> Option<Served> {
+        let mut served = None;
+        let end = catch_unwind(AssertUnwindSafe(|| self.serve(&mut served))).unwrap_or_else(|_| {
             // The creator may still be waiting for this thread's answer.
-            let text = format!("queue {}: {}", self.queue, QueueError::Panicked);
-            let _ = self.ready.send(Err(text));
+            let _ = self.ready.send(Err(self.failure(&QueueError::Panicked)));
             Err(QueueError::Panicked)
         });
         self.deaths.report(self.queue, end);
+        served
     }
 
-    fn serve(&self) -> Result<(), QueueError> {
+    fn serve(&self, served: &mut Option<Served>) -> Result<(), QueueError> {
         match self.set_up() {
-            Ok(queue_loop) => {
+            Ok(ready) => {
                 // The creator waits for every queue's answer; if it then gives
                 // up, the driver takes the tags back and the loop ends by itself.
                 let _ = self.ready.send(Ok(()));
-                match queue_loop {
-                    Loop::PerTag(per_tag) => per_tag.run(),
-                    Loop::Batch(batch) => batch.run(),
+                match served.insert(ready) {
+                    Served::PerTag(per_tag) => per_tag.run(),
+                    Served::Batch(batch) => batch.run(),
                 }
             }
             Err(error) => {
                 // The creator says it; said twice it would be two failures.
-                let _ = self
-                    .ready
-                    .send(Err(format!("queue {}: {error}", self.queue)));
+                let _ = self.ready.send(Err(self.failure(&error)));
                 Ok(())
             }
         }
     }
 
-    fn set_up(&self) -> Result<Loop, QueueError> {
+    /// What the creator shows to its user.
+    fn failure(&self, error: &QueueError) -> Failure {
+        Failure {
+            exit: error.exit(),
+            message: format!("queue {}: {error}", self.queue),
+        }
+    }
+
+    fn set_up(&self) -> Result<Served, QueueError> {
         if let Err(error) = sys_thread::pin(&self.cpus) {
             // A container may allow fewer CPUs; the queue works from any.
             log::warn!(
@@ -130,13 +153,14 @@ impl QueueThread {
             .map_err(|e| QueueError::Setup("ring", e))?;
         let queue = Queue::new(shared.clone(), self.queue, self.counters.clone())?;
         Ok(match shared.path {
-            DataPath::Batch => Loop::Batch(Batch::start(ring, queue)?),
-            _ => Loop::PerTag(PerTag::start(ring, queue)?),
+            DataPath::Batch => Served::Batch(Batch::start(ring, queue)?),
+            _ => Served::PerTag(PerTag::start(ring, queue)?),
         })
     }
 }
 
-enum Loop {
+/// A queue's loop with its ring.
+pub(super) enum Served {
     PerTag(PerTag),
     Batch(Batch),
 }

@@ -13,6 +13,8 @@ mod backing;
 
 mod disk;
 
+mod environment;
+
 mod faults;
 
 mod features;
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
     tools::tests(&mut tests);
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);
+    environment::tests(&mut tests);
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);

@@ -22,7 +22,7 @@ fn serve(budget: &Budget<u32>) -> Vec<u32> {
 fn s08_06_a_slot_given_back_reaches_whoever_waits() {
     loom::model(|| {
         let budget = Arc::new(Budget::new(1));
-        assert!(budget.take_or_wait(&1));
+        assert!(budget.take_or_wait(|| 1));
         let other = budget.clone();
         let giver = thread::spawn(move || {
             if other.give_back() {
@@ -31,7 +31,7 @@ fn s08_06_a_slot_given_back_reaches_whoever_waits() {
                 Vec::new()
             }
         });
-        let at_once = budget.take_or_wait(&2);
+        let at_once = budget.take_or_wait(|| 2);
         let served = giver.join().unwrap();
         assert_eq!(
             usize::from(at_once) + served.len(),
@@ -47,8 +47,8 @@ fn s08_04_two_takers_share_one_slot() {
     loom::model(|| {
         let budget = Arc::new(Budget::new(1));
         let other = budget.clone();
-        let t = thread::spawn(move || other.take_or_wait(&1));
-        let here = budget.take_or_wait(&2);
+        let t = thread::spawn(move || other.take_or_wait(|| 1));
+        let here = budget.take_or_wait(|| 2);
         assert!(here != t.join().unwrap());
         assert!(budget.head().is_some());
     });

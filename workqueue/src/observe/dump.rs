@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a queue and its pools are doing, as text.
+//! What queues, pools and workers are doing, as text.
 //!
-//! Called by programs and from debuggers. Under a pool's lock only lists of names are copied; the
-//! text is made afterwards. Kernel counterparts: `show_one_workqueue`, `show_pwq`,
-//! `show_one_worker_pool`.
+//! Called by programs, from debuggers and by [`super::watchdog`]. Under a pool's lock only lists of
+//! names are copied; the text is made afterwards. Kernel counterparts: `show_one_workqueue`,
+//! `show_pwq`, `show_one_worker_pool`, `print_worker_info`.
 
 use crate::pool::workers::{WorkerFlags, WorkerState};
-use crate::pool::{Pool, PoolState};
+use crate::pool::{Pool, PoolKind, PoolState};
 use crate::pwq::Pwq;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, RuntimeInner};
+use crate::sys::short_text::ShortText;
 use crate::work::raw::RawWork;
 use crate::wq::flags::Flags;
 use crate::wq::{Queue, QueueInner};
@@ -16,17 +17,68 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// One worker that runs an item of the pwq that is shown.
+/// The pool's flags in the kernel's numbers.
+const POOL_BH: u32 = 1 << 0;
+const POOL_MANAGER_ACTIVE: u32 = 1 << 1;
+const POOL_DISASSOCIATED: u32 = 1 << 2;
+
+/// A worker inside a run.
+pub(crate) struct RunView {
+    /// The thread's full name with what it says it is about.
+    pub(crate) name: String,
+    pub(crate) tid: i32,
+    pub(crate) function: &'static str,
+}
+
+/// What was copied of a worker that runs something.
 struct Running {
+    id: Option<usize>,
+    desc: ShortText,
     tid: i32,
-    rescuer: bool,
+    pwq: Arc<Pwq>,
     function: &'static str,
     since: u64,
     private: Vec<&'static str>,
 }
 
+impl Running {
+    fn copy(st: &PoolState, worker: &WorkerState) -> Option<Self> {
+        let current = worker.current?;
+        Some(Self {
+            id: worker.id,
+            desc: worker.desc,
+            tid: worker.thread.tid,
+            pwq: st.pwqs.get(current.pwq).pwq.clone(),
+            function: current.function,
+            since: current.since,
+            private: worker.scheduled.iter().map(name_of).collect(),
+        })
+    }
+
+    fn name(&self) -> String {
+        let name = match self.id {
+            Some(id) => self.pwq.pool.worker_name(id),
+            None => rescuer_name(&self.pwq.queue),
+        };
+        format!("{name}+{}", self.desc)
+    }
+
+    /// `function for 3s [private, list]`
+    fn what(&self) -> String {
+        let now = self.pwq.pool.rt.clock.coarse();
+        let lasting = seconds(now.saturating_sub(self.since));
+        let private = if self.private.is_empty() {
+            String::new()
+        } else {
+            format!(" [{}]", folded(&self.private))
+        };
+        format!("{} for {lasting}s{private}", self.function)
+    }
+}
+
 /// What was copied of one pwq.
 struct PwqView {
+    flags: u32,
     active: usize,
     refs: usize,
     mayday: bool,
@@ -43,15 +95,17 @@ fn name_of(work: &RawWork) -> &'static str {
     }
 }
 
-fn running(worker: &WorkerState, number: u32) -> Option<Running> {
-    let current = worker.current.filter(|c| c.pwq == number)?;
-    Some(Running {
-        tid: worker.thread.tid,
-        rescuer: worker.id.is_none(),
-        function: current.function,
-        since: current.since,
-        private: worker.scheduled.iter().map(name_of).collect(),
-    })
+fn rescuer_name(queue: &QueueInner) -> String {
+    format!("kworker/R-{}", queue.name)
+}
+
+pub(crate) fn pool_flags(pool: &Pool, st: &PoolState) -> u32 {
+    let flags = [
+        (POOL_BH, pool.is_bh()),
+        (POOL_MANAGER_ACTIVE, st.manager.is_some()),
+        (POOL_DISASSOCIATED, st.disassociated),
+    ];
+    flags.iter().filter(|(_, is)| *is).map(|(bit, _)| bit).sum()
 }
 
 /// What a pwq is doing; None if nothing.
@@ -60,14 +114,17 @@ fn view(st: &PoolState, pwq: &Pwq) -> Option<PwqView> {
     if p.in_flight() == 0 {
         return None;
     }
+    let mine = |w: &WorkerState| w.current.is_some_and(|c| c.pwq == pwq.number);
     Some(PwqView {
+        flags: pool_flags(&pwq.pool, st),
         active: p.nr_active,
         refs: p.refs,
         mayday: pwq.mayday_listed.load(Ordering::Relaxed),
         running: st
             .workers
             .iter()
-            .filter_map(|(_, w)| running(w, pwq.number))
+            .filter(|(_, w)| mine(w))
+            .filter_map(|(_, w)| Running::copy(st, w))
             .collect(),
         pending: st
             .worklist
@@ -92,17 +149,22 @@ fn folded(names: &[&str]) -> String {
     groups.map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn pool_head(pool: &Pool) -> String {
+pub(crate) fn pool_head(pool: &Pool, flags: u32) -> String {
+    let node = match &pool.kind {
+        PoolKind::Unbound { node, .. } => *node,
+        PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } => pool.rt.topology.node_of(*cpu),
+    };
+    let node = node.map_or_else(String::new, |n| format!(" node={n}"));
     format!(
-        "pool {}: cpus={} nice={}",
+        "pool {}: cpus={}{node} flags={flags:#x} nice={}",
         pool.id,
         pool.affinity.to_list(),
         pool.nice
     )
 }
 
-fn seconds(now: u64, since: u64) -> u64 {
-    now.saturating_sub(since) / 1_000_000_000
+pub(crate) fn seconds(ns: u64) -> u64 {
+    ns / 1_000_000_000
 }
 
 // Writing to a String cannot fail; the results are dropped for that reason alone.
@@ -111,31 +173,17 @@ fn show_pwq(out: &mut String, pool: &Pool, view: &PwqView) {
     let _ = writeln!(
         out,
         "  pwq of {} active={} refcnt={}{mayday}",
-        pool_head(pool),
+        pool_head(pool, view.flags),
         view.active,
         view.refs
     );
     if !view.running.is_empty() {
-        let now = pool.rt.clock.coarse();
         let shown = view.running.iter().map(|r| {
-            let mark = if r.rescuer { "(RESCUER)" } else { "" };
-            let private = if r.private.is_empty() {
-                String::new()
-            } else {
-                format!(" [{}]", folded(&r.private))
-            };
-            format!(
-                "{}{mark}:{} for {}s{private}",
-                r.tid,
-                r.function,
-                seconds(now, r.since)
-            )
+            let mark = if r.id.is_none() { "(RESCUER)" } else { "" };
+            format!("{}{mark}:{}", r.tid, r.what())
         });
-        let _ = writeln!(
-            out,
-            "    in-flight: {}",
-            shown.collect::<Vec<_>>().join(", ")
-        );
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(out, "    in-flight: {shown}");
     }
     for (what, names) in [("pending", &view.pending), ("inactive", &view.inactive)] {
         if !names.is_empty() {
@@ -175,51 +223,154 @@ fn show_queue(out: &mut String, queue: &QueueInner) {
         .for_each(|(pool, view)| show_pwq(out, pool, view));
 }
 
-fn show_pool(out: &mut String, pool: &Pool) {
-    let st = pool.lock();
-    let busy = st.workers.iter().any(|(_, w)| w.current.is_some());
-    if !busy && st.worklist.is_empty() {
-        return;
+/// What was copied of a pool.
+struct PoolView {
+    flags: u32,
+    hung_since: Option<u64>,
+    workers: usize,
+    leaving: usize,
+    busy_queues: usize,
+    manager: Option<i32>,
+    idle: Vec<i32>,
+    nice_denied: bool,
+}
+
+impl PoolView {
+    /// None if the pool has nothing to do.
+    fn copy(pool: &Pool, st: &PoolState) -> Option<Self> {
+        let busy = st.workers.iter().any(|(_, w)| w.current.is_some());
+        if !busy && st.worklist.is_empty() {
+            return None;
+        }
+        let tid = |slot: usize| st.workers.get(slot).thread.tid;
+        let dying = |w: &WorkerState| w.flags.has(WorkerFlags::DIE);
+        Some(Self {
+            flags: pool_flags(pool, st),
+            hung_since: (!st.worklist.is_empty()).then_some(st.last_progress),
+            workers: st.workers.len(),
+            leaving: st.workers.iter().filter(|(_, w)| dying(w)).count(),
+            busy_queues: st.pwqs.iter().filter(|p| p.in_flight() > 0).count(),
+            manager: st.manager.map(tid),
+            idle: st.workers.idle_slots().iter().map(|&s| tid(s)).collect(),
+            nice_denied: st.nice_denied,
+        })
     }
-    let now = pool.rt.clock.coarse();
-    let hung = if st.worklist.is_empty() {
-        0
-    } else {
-        seconds(now, st.last_progress)
+}
+
+fn show_pool(out: &mut String, pool: &Pool) {
+    let copied = PoolView::copy(pool, &pool.lock());
+    let Some(view) = copied else {
+        return;
     };
-    let workers = st.workers.len();
-    let manager = st.manager.map(|slot| st.workers.get(slot).thread.tid);
-    let idle: Vec<String> = st
-        .workers
-        .idle_slots()
-        .iter()
-        .map(|&s| st.workers.get(s).thread.tid.to_string())
-        .collect();
-    let leaving = st
-        .workers
-        .iter()
-        .filter(|(_, w)| w.flags.has(WorkerFlags::DIE))
-        .count();
-    let (nice_denied, queues) = (
-        st.nice_denied,
-        st.pwqs.iter().filter(|p| p.in_flight() > 0).count(),
-    );
-    drop(st);
+    let now = pool.rt.clock.coarse();
+    let hung = view.hung_since.map_or(0, |t| now.saturating_sub(t));
     let _ = write!(
         out,
-        "{} hung={hung}s workers={workers} busy queues={queues}",
-        pool_head(pool)
+        "{} hung={}s workers={} busy queues={}",
+        pool_head(pool, view.flags),
+        seconds(hung),
+        view.workers,
+        view.busy_queues
     );
-    if leaving > 0 {
-        let _ = write!(out, " leaving={leaving}");
+    if view.leaving > 0 {
+        let _ = write!(out, " leaving={}", view.leaving);
     }
-    if let Some(tid) = manager {
+    if let Some(tid) = view.manager {
         let _ = write!(out, " manager: {tid}");
     }
-    if !idle.is_empty() {
+    if !view.idle.is_empty() {
+        let idle: Vec<_> = view.idle.iter().map(i32::to_string).collect();
         let _ = write!(out, " idle: {}", idle.join(" "));
     }
-    let _ = writeln!(out, "{}", if nice_denied { " nice_denied" } else { "" });
+    let denied = if view.nice_denied { " nice_denied" } else { "" };
+    let _ = writeln!(out, "{denied}");
+}
+
+/// The workers of a pool that are inside a run.
+pub(crate) fn runs(pool: &Pool) -> Vec<RunView> {
+    let st = pool.lock();
+    let copied: Vec<_> = st
+        .workers
+        .iter()
+        .filter_map(|(_, w)| Running::copy(&st, w))
+        .collect();
+    drop(st);
+    let view = |r: &Running| RunView {
+        name: r.name(),
+        tid: r.tid,
+        function: r.function,
+    };
+    copied.iter().map(view).collect()
+}
+
+/// A worker of this pool as one line; None if there is none with this number.
+fn show_worker(pool: &Pool, tid: i32) -> Option<String> {
+    let st = pool.lock();
+    let (slot, worker) = st.workers.iter().find(|(_, w)| w.thread.tid == tid)?;
+    let running = Running::copy(&st, worker);
+    let (id, desc, idle_since) = (worker.id, worker.desc, worker.idle_since);
+    let (idle, manages) = (
+        worker.flags.has(WorkerFlags::IDLE),
+        st.manager == Some(slot),
+    );
+    drop(st);
+    if let Some(running) = running {
+        let (name, queue) = (running.name(), &running.pwq.queue.name);
+        return Some(format!(
+            "{name} tid={tid} pool {} workqueue {queue}: {}",
+            pool.id,
+            running.what()
+        ));
+    }
+    // A rescuer that has come to help and is between two runs.
+    let name = id.map_or_else(|| "kworker/R".to_owned(), |id| pool.worker_name(id));
+    let mut state = if manages { "manager" } else { "between runs" }.to_owned();
+    if idle {
+        let lasting = pool.rt.clock.coarse().saturating_sub(idle_since);
+        state = format!("idle for {}s", seconds(lasting));
+    }
+    Some(format!(
+        "{name}{} tid={tid} pool {}: {state}",
+        after_run(desc),
+        pool.id
+    ))
+}
+
+/// `-desc`, if the worker has run something.
+fn after_run(desc: ShortText) -> String {
+    if desc == ShortText::default() {
+        String::new()
+    } else {
+        format!("-{desc}")
+    }
+}
+
+/// A rescuer that waits to be called.
+fn show_rescuer(queue: &QueueInner, tid: i32) -> Option<String> {
+    let seat = queue.rescuer.as_ref()?.seat();
+    (seat.tid == tid).then(|| {
+        let name = rescuer_name(queue);
+        format!(
+            "{name}{} tid={tid}: waits to be called",
+            after_run(seat.desc)
+        )
+    })
+}
+
+impl RuntimeInner {
+    /// What the wanted queues and all busy pools are doing.
+    pub(crate) fn dump(&self, wanted: impl Fn(&QueueInner) -> bool) -> String {
+        let mut out = String::new();
+        self.dump_queues(&mut out, wanted);
+        self.all_pools().iter().for_each(|p| show_pool(&mut out, p));
+        out
+    }
+
+    fn dump_queues(&self, out: &mut String, wanted: impl Fn(&QueueInner) -> bool) {
+        let queues = self.queues();
+        let wanted = queues.iter().filter(|q| wanted(q));
+        wanted.for_each(|q| show_queue(out, q));
+    }
 }
 
 impl Runtime {
@@ -234,27 +385,32 @@ impl Runtime {
 
     /// What all busy queues and pools are doing.
     pub fn dump_all(&self) -> String {
-        self.dump(|_| true)
-    }
-
-    /// What the busy queues are doing that a freeze waits for, and all busy pools.
-    pub fn dump_freezable(&self) -> String {
-        self.dump(|q| q.flags.contains(Flags::FREEZABLE))
-    }
-
-    fn dump(&self, wanted: impl Fn(&QueueInner) -> bool) -> String {
-        let mut out = String::new();
         if self.inner.is_in_forked_child() {
-            return out;
+            return String::new();
         }
-        let queues: Vec<Arc<QueueInner>> = self.inner.queues();
-        queues
-            .iter()
-            .filter(|q| wanted(q))
-            .for_each(|q| show_queue(&mut out, q));
-        let mut pools = self.inner.percpu_pools();
-        pools.extend(self.inner.unbound.all());
-        pools.iter().for_each(|p| show_pool(&mut out, p));
+        self.inner.dump(|_| true)
+    }
+
+    /// What the busy queues are doing that a freeze waits for.
+    pub fn dump_freezable(&self) -> String {
+        let mut out = String::new();
+        if !self.inner.is_in_forked_child() {
+            let freezable = |q: &QueueInner| q.flags.contains(Flags::FREEZABLE);
+            self.inner.dump_queues(&mut out, freezable);
+        }
         out
+    }
+
+    /// What the worker or rescuer with this thread number is doing, in one line; None if this
+    /// runtime has no such thread. Its full name is followed by `+` and its description (see
+    /// [`crate::set_worker_desc`]) inside a run, by `-` and that of its last run otherwise.
+    pub fn dump_worker(&self, tid: i32) -> Option<String> {
+        let rt = &self.inner;
+        if rt.is_in_forked_child() {
+            return None;
+        }
+        let pools = rt.all_pools();
+        let worker = pools.iter().find_map(|pool| show_worker(pool, tid));
+        worker.or_else(|| rt.queues().iter().find_map(|q| show_rescuer(q, tid)))
     }
 }

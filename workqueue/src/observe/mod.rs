@@ -3,6 +3,20 @@
 
 pub(crate) mod trace;
 
+pub(crate) mod ring;
+
+pub(crate) mod chrome;
+
 pub(crate) mod stats;
 
 pub(crate) mod dump;
+
+pub(crate) mod watchdog;
+
+pub(crate) mod snapshot;
+
+#[cfg(feature = "control-socket")]
+pub(crate) mod wire;
+
+#[cfg(feature = "control-socket")]
+pub(crate) mod control_socket;

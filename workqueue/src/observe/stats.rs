@@ -33,6 +33,8 @@ pub struct QueueStats {
     pub leaked_state: u64,
     /// Delayed items that came due on a draining or destroyed queue.
     pub refused_timer: u64,
+    /// Waits inside BH items, which hold up all others of their CPU.
+    pub bh_blocked: u64,
 }
 
 impl QueueInner {
@@ -57,6 +59,7 @@ impl QueueInner {
             panicked: counters.panicked.load(Ordering::Relaxed),
             leaked_state: counters.leaked_state.load(Ordering::Relaxed),
             refused_timer: counters.refused_timer.load(Ordering::Relaxed),
+            bh_blocked: counters.bh_blocked.load(Ordering::Relaxed),
         }
     }
 }

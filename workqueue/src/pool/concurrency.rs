@@ -5,7 +5,7 @@
 //! `wq_worker_sleeping` and `wq_worker_running`, which the scheduler calls there.
 
 use super::sampler::Sample;
-use super::{context, PoolState, Wake};
+use super::{bh, context, PoolState, Wake};
 use std::marker::PhantomData;
 
 /// Runs `f` as a section that may sleep: while it lasts, the calling run does not count as
@@ -64,6 +64,9 @@ fn enter() {
     let Some((pool, slot)) = outermost.flatten() else {
         return;
     };
+    if pool.is_bh() {
+        bh::note_wait();
+    }
     let mut st = pool.lock();
     let wake = go_to_sleep(&mut st, slot);
     drop(st);

@@ -6,6 +6,7 @@
 
 use super::Pool;
 use crate::pwq::Pwq;
+use crate::sys::short_text::ShortText;
 use crate::work::raw::Identity;
 use crate::wq::QueueInner;
 use std::cell::RefCell;
@@ -27,7 +28,6 @@ pub(crate) struct Run {
     pub(crate) pwq: Arc<Pwq>,
     pub(crate) item: Identity,
     pub(crate) function: &'static str,
-    pub(crate) desc: Option<String>,
 }
 
 thread_local! {
@@ -66,7 +66,7 @@ pub(crate) fn in_run_of_item(item: Identity) -> bool {
 /// The CPU a run counts as being on; None off per-CPU workers.
 pub(crate) fn worker_cpu() -> Option<usize> {
     with(|c| match c.pool.kind {
-        super::PoolKind::PerCpu { cpu } if !c.rescuer => Some(cpu),
+        super::PoolKind::PerCpu { cpu } | super::PoolKind::Bh { cpu } if !c.rescuer => Some(cpu),
         _ => None,
     })
     .flatten()
@@ -100,28 +100,13 @@ pub fn is_rescuer() -> bool {
     with_run(|c, _| c.rescuer).unwrap_or(false)
 }
 
-/// How much of a description is kept.
-const DESC_LEN: usize = 31;
-
-/// Describes what the present run is about, for dumps. Does nothing off a worker; the next run
-/// starts with the queue's name again.
+/// Describes what the present run is about, for dumps; 31 bytes are kept. Does nothing off a
+/// worker; the next run starts with the queue's name again.
 pub fn set_worker_desc(text: &str) {
-    let mut end = text.len().min(DESC_LEN);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    with(|c| {
-        if let Some(run) = c.run.as_mut() {
-            run.desc = Some(text[..end].to_owned());
-        }
-    });
+    with_run(|c, _| c.pool.lock().workers.get_mut(c.slot).desc = ShortText::new(text));
 }
 
 /// The description of the present run: what was set, or the queue's name.
 pub fn worker_desc() -> Option<String> {
-    with_run(|_, run| {
-        run.desc
-            .clone()
-            .unwrap_or_else(|| run.pwq.queue.name.clone())
-    })
+    with_run(|c, _| c.pool.lock().workers.get(c.slot).desc.to_string())
 }

@@ -75,9 +75,20 @@ pub(crate) fn mayday_expired(pool: &Arc<Pool>) {
         return;
     }
     if st.need_to_create_worker() {
-        let PoolState { worklist, pwqs, .. } = &mut *st;
+        st.mayday_round += 1;
+        let PoolState {
+            worklist,
+            pwqs,
+            mayday_round,
+            ..
+        } = &mut *st;
         for work in worklist.iter() {
             let p = pwqs.get_mut(work.pwq());
+            // A rescuer that is awake takes its pwq off the list at once, and the pwq's next item
+            // would put it there again.
+            if std::mem::replace(&mut p.mayday_round, *mayday_round) == *mayday_round {
+                continue;
+            }
             let pwq = p.pwq.clone();
             if let Some(rescuer) = pwq.queue.rescuer.as_ref() {
                 if rescuer.list(&pwq) {

@@ -10,6 +10,7 @@
 //! | `nr_running` | `PoolState::nr_running` | under the lock: user space sleeps seldom enough |
 //! | `busy_hash` | `workers::Workers` | slot numbers instead of pointers |
 //! | `pool_workqueue` lists | `PoolState::pwqs` | the guarded half of a pwq lives in its pool |
+//! | - | `Pool::inbox` | items that need nobody woken wait there for the next holder of the lock |
 
 pub(crate) mod workers;
 
@@ -17,26 +18,38 @@ pub(crate) mod context;
 
 pub(crate) mod worker;
 
+mod batch;
+
 pub(crate) mod concurrency;
 
 pub(crate) mod sampler;
 
+pub(crate) mod sentinel;
+
 pub(crate) mod manager;
+
+pub(crate) mod pod;
 
 pub(crate) mod rescuer;
 
 pub(crate) mod registry;
 
+pub(crate) mod bh;
+
+mod bell;
+
 use crate::pwq::PwqState;
 use crate::runtime::RuntimeInner;
 use crate::sys::clock::Notify;
 use crate::sys::cpuset::CpuSet;
-use crate::sys::list::ItemList;
-use crate::sys::sync::{Condvar, Mutex, Parker};
+use crate::sys::list::{Inbox, ItemList, Marks};
+use crate::sys::sync::{Mutex, OwnLine, Parker};
 use crate::sys::timer::{Place, Timed};
 use crate::work::delayed::ArmedWork;
 use crate::work::raw::{Identity, Item};
+use bell::Bell;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, MutexGuard};
 use workers::{Current, WorkerFlags, Workers};
 
@@ -55,15 +68,24 @@ pub(crate) struct PoolKey {
 /// Whom a pool serves.
 #[derive(Clone, Debug)]
 pub(crate) enum PoolKind {
-    PerCpu { cpu: usize },
-    Unbound { key: PoolKey, node: Option<usize> },
+    PerCpu {
+        cpu: usize,
+    },
+    /// A CPU's BH items: one thread, one item after the other.
+    Bh {
+        cpu: usize,
+    },
+    Unbound {
+        key: PoolKey,
+        node: Option<usize>,
+    },
 }
 
 impl PoolKind {
     /// Where workers may run while the pool is associated.
     fn affinity(&self) -> CpuSet {
         match self {
-            Self::PerCpu { cpu } => CpuSet::single(*cpu),
+            Self::PerCpu { cpu } | Self::Bh { cpu } => CpuSet::single(*cpu),
             Self::Unbound { key, .. } if key.strict => key.pod.clone(),
             Self::Unbound { key, .. } => key.mask.clone(),
         }
@@ -78,8 +100,10 @@ pub(crate) struct Pool {
     /// Where its workers may run while it is associated.
     pub(crate) affinity: CpuSet, // I
     pub(crate) rt: Arc<RuntimeInner>, // I
-    state: Mutex<PoolState>,   // L
-    changed: Condvar,          // with L: a worker has gone, the manager role is free
+    /// Items on their way to the worklist, for whoever takes the lock next.
+    pub(crate) inbox: OwnLine<Inbox>, // A
+    state: OwnLine<Mutex<PoolState>>, // L
+    changed: Bell,             // rung when a worker has gone or come, or the manager role is free
     pub(crate) mayday_timer: Place, // T
     pub(crate) cull_timer: Place, // T
     pub(crate) cooldown: Arc<Notify>, // I: cuts short a manager's wait for its next attempt
@@ -89,6 +113,8 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct PoolState {
     pub(crate) worklist: ItemList,
+    /// How far each rescuer that is at work here has searched the worklist, by the number of its pwq.
+    pub(crate) marks: Marks,
     pub(crate) pwqs: PwqTable,
     pub(crate) workers: Workers,
     /// Counted workers that are inside an item and not asleep.
@@ -100,6 +126,8 @@ pub(crate) struct PoolState {
     pub(crate) nice_denied: bool,
     /// The manager is in its creation loop, so the call for help may go out.
     pub(crate) mayday_armed: bool,
+    /// How often the call for help has gone out here.
+    pub(crate) mayday_round: u64,
     pub(crate) cull_armed: bool,
     /// The pool is being taken down: whoever finds nothing to do leaves.
     pub(crate) stopping: bool,
@@ -107,26 +135,66 @@ pub(crate) struct PoolState {
     pub(crate) last_progress: u64,
 }
 
-pub(crate) type PoolGuard<'a> = MutexGuard<'a, PoolState>;
+/// The pool's lock, held. Whoever takes it has met everything that was in the inbox.
+#[derive(Debug)]
+pub(crate) struct PoolGuard<'a> {
+    pool: &'a Pool,
+    state: MutexGuard<'a, PoolState>,
+}
+
+impl Deref for PoolGuard<'_> {
+    type Target = PoolState;
+
+    fn deref(&self) -> &PoolState {
+        &self.state
+    }
+}
+
+impl DerefMut for PoolGuard<'_> {
+    fn deref_mut(&mut self) -> &mut PoolState {
+        &mut self.state
+    }
+}
+
+impl Drop for PoolGuard<'_> {
+    fn drop(&mut self) {
+        if self.state.is_attended() {
+            self.pool.inbox.0.attend();
+        }
+    }
+}
 
 /// A worker to wake once the pool's lock is let go; forgetting it would leave an item waiting
 /// beside a sleeping worker.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Wake(Option<Arc<Parker>>);
+pub(crate) enum Wake {
+    /// Nobody is needed, or nobody is idle.
+    Nobody,
+    /// The one to be woken has been, and has not taken the lock yet.
+    OnItsWay,
+    /// The caller wakes this one.
+    Sleeper(Arc<Parker>),
+}
 
 impl Wake {
-    pub(crate) const NOBODY: Self = Self(None);
+    pub(crate) const NOBODY: Self = Self::Nobody;
 
     /// # Context: no pool lock held.
     pub(crate) fn go(self) {
-        if let Some(parker) = self.0 {
+        if let Self::Sleeper(parker) = self {
             parker.unpark();
         }
     }
 
+    /// Will an idle worker come, by this wake-up or by the one before?
     pub(crate) fn is_somebody(&self) -> bool {
-        self.0.is_some()
+        !matches!(self, Self::Nobody)
+    }
+
+    /// Has the holder of this nothing to do?
+    pub(crate) fn is_done(&self) -> bool {
+        !matches!(self, Self::Sleeper(_))
     }
 }
 
@@ -140,43 +208,41 @@ impl Pool {
             kind,
             nice,
             rt,
-            state: Mutex::new(PoolState {
-                worklist: ItemList::new(),
-                pwqs: PwqTable::default(),
-                workers: Workers::default(),
-                nr_running: 0,
-                manager: None,
-                disassociated: false,
-                nice_denied: false,
-                mayday_armed: false,
-                cull_armed: false,
-                stopping: false,
-                last_progress,
-            }),
-            changed: Condvar::new(),
+            inbox: OwnLine(Inbox::new()),
+            state: OwnLine(Mutex::new(PoolState::new(last_progress))),
+            changed: Bell::new(),
             mayday_timer: Place::new(),
             cull_timer: Place::new(),
             cooldown,
         }
     }
 
+    /// Takes the pool's lock, and in whatever lies in its inbox.
     pub(crate) fn lock(&self) -> PoolGuard<'_> {
-        self.state.lock()
+        let mut state = self.state.0.lock();
+        self.inbox.0.take(|item| {
+            let number = item.pwq();
+            state.count_in(number, item, self.id, || self.rt.clock.coarse());
+        });
+        PoolGuard { pool: self, state }
     }
 
     /// Lets the lock go until something changes in the set of workers.
-    pub(crate) fn wait_change<'a>(&self, st: PoolGuard<'a>) -> PoolGuard<'a> {
-        self.changed.wait(st)
+    pub(crate) fn wait_change<'a>(&'a self, st: PoolGuard<'a>) -> PoolGuard<'a> {
+        let heard = self.changed.rung();
+        drop(st);
+        self.changed.wait_past(heard);
+        self.lock()
     }
 
     pub(crate) fn announce_change(&self) {
-        self.changed.notify_all();
+        self.changed.ring();
     }
 
     /// The pool's CPU as trace events show it: -1 for unbound pools.
     pub(crate) fn cpu(&self) -> i32 {
         match self.kind {
-            PoolKind::PerCpu { cpu } => i32::try_from(cpu).unwrap_or(-1),
+            PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } => i32::try_from(cpu).unwrap_or(-1),
             PoolKind::Unbound { .. } => -1,
         }
     }
@@ -185,12 +251,16 @@ impl Pool {
         matches!(self.kind, PoolKind::Unbound { .. })
     }
 
+    pub(crate) fn is_bh(&self) -> bool {
+        matches!(self.kind, PoolKind::Bh { .. })
+    }
+
     /// The name of worker `id`, as 1.4 has it.
     pub(crate) fn worker_name(&self, id: usize) -> String {
+        let highpri = if self.nice < 0 { "H" } else { "" };
         match self.kind {
-            PoolKind::PerCpu { cpu } => {
-                format!("kworker/{cpu}:{id}{}", if self.nice < 0 { "H" } else { "" })
-            }
+            PoolKind::PerCpu { cpu } => format!("kworker/{cpu}:{id}{highpri}"),
+            PoolKind::Bh { cpu } => format!("kworker/bh{cpu}{highpri}"),
             PoolKind::Unbound { .. } => format!("kworker/u{}:{id}", self.id),
         }
     }
@@ -203,6 +273,27 @@ impl fmt::Debug for Pool {
             .field("kind", &self.kind)
             .field("nice", &self.nice)
             .finish()
+    }
+}
+
+impl PoolState {
+    /// Nothing to do and nobody to do it.
+    pub(crate) fn new(last_progress: u64) -> Self {
+        Self {
+            worklist: ItemList::new(),
+            marks: Marks::default(),
+            pwqs: PwqTable::default(),
+            workers: Workers::default(),
+            nr_running: 0,
+            manager: None,
+            disassociated: false,
+            nice_denied: false,
+            mayday_armed: false,
+            mayday_round: 0,
+            cull_armed: false,
+            stopping: false,
+            last_progress,
+        }
     }
 }
 
@@ -234,6 +325,15 @@ impl PoolState {
         let busy = self.workers.len() - idle;
         idle > 2 && (idle - 2) * IDLE_RATIO >= busy
     }
+
+    /// Asked by whoever lets the lock go: will it be taken again, by a run that ends or a worker
+    /// that has been woken, before an item behind those on the worklist needs anything else?
+    ///
+    /// With an empty worklist the answer is no: the item that ends that must be seen at once, for
+    /// somebody to be woken, to watch the run in front of it, and to know since when it waits.
+    pub(crate) fn is_attended(&self) -> bool {
+        !self.worklist.is_empty() && (self.nr_running > 0 || self.workers.nr_on_their_way() > 0)
+    }
 }
 
 /// One idle worker beyond the first two is kept for every so many busy ones.
@@ -241,12 +341,36 @@ pub(crate) const IDLE_RATIO: usize = 4;
 
 /// The changes.
 impl PoolState {
-    /// Wakes the worker that became idle last, if the pool needs one.
+    /// Wakes the worker that became idle last, if the pool needs one. One that has been woken and
+    /// has not come yet needs no second call.
     pub(crate) fn kick(&mut self) -> Wake {
         if !self.need_more_worker() {
             return Wake::NOBODY;
         }
-        Wake(self.workers.last_idle().map(|w| w.parker.clone()))
+        self.workers.call_last_idle()
+    }
+
+    /// A claimed item joins its pwq: on the worklist if there is a slot, else behind those that
+    /// wait. True if it became active; the caller then owes a `kick`, unless the pool is attended.
+    pub(crate) fn count_in(
+        &mut self,
+        number: u32,
+        item: Item,
+        pool: u32,
+        now: impl FnOnce() -> u64,
+    ) -> bool {
+        let p = self.pwqs.get_mut(number);
+        p.refs += 1;
+        p.nr_in_flight[usize::from(p.colour)] += 1;
+        // Behind those that wait, even if a slot is free: the order of a pwq holds.
+        let active = p.inactive.is_empty() && p.take_slot();
+        item.state.set_queued(pool, p.colour, !active);
+        if active {
+            self.add_active(item, now);
+        } else {
+            p.inactive.push_back(item);
+        }
+        active
     }
 
     /// An active item joins the worklist. The caller owes a `kick`.

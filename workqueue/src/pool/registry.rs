@@ -3,9 +3,10 @@
 //!
 //! Kernel counterparts: `worker_pool_idr`, `unbound_pool_hash`, `get_unbound_pool`.
 
-use super::worker::{create_worker, CreateError};
+use super::worker::create_worker;
 use super::{manager, Pool, PoolKey, PoolKind};
 use crate::runtime::RuntimeInner;
+use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
 use crate::wq::attrs::Attrs;
 use std::collections::HashMap;
@@ -74,10 +75,7 @@ impl UnboundPools {
         if rt.is_online() {
             if let Err(e) = create_worker(&pool, 1) {
                 forget(&pool);
-                return Err(match e {
-                    CreateError::Spawn(errno) => errno,
-                    CreateError::Nice => libc::EPERM,
-                });
+                return Err(e.errno());
             }
         }
         by_key.insert(key, (pool.clone(), 1));
@@ -104,26 +102,27 @@ impl UnboundPools {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Pool>> {
-        let mut pools: Vec<_> = self
-            .by_key
-            .lock()
-            .values()
-            .map(|(pool, _)| pool.clone())
-            .collect();
-        pools.sort_by_key(|p| p.id);
+        let pools = self.all_with_users().into_iter();
+        pools.map(|(pool, _)| pool).collect()
+    }
+
+    /// All pools by number, each with how many pwqs use it.
+    pub(crate) fn all_with_users(&self) -> Vec<(Arc<Pool>, usize)> {
+        let mut pools: Vec<_> = self.by_key.lock().values().cloned().collect();
+        pools.sort_by_key(|(pool, _)| pool.id);
         pools
     }
 }
 
-/// What `attrs` ask for on `cpu`, or for the default pwq if None.
-pub(crate) fn key_for(rt: &RuntimeInner, attrs: &Attrs, cpu: Option<usize>) -> PoolKey {
-    let unbound = rt.unbound_cpus();
-    let wanted = attrs
-        .cpumask
-        .as_ref()
-        .map_or_else(|| unbound.clone(), |m| m.and(&unbound));
-    // A mask without any usable CPU falls back to all that unbound queues may use.
-    let mask = if wanted.is_empty() { unbound } else { wanted };
+/// What `attrs` ask for on `cpu`, or for the default pwq if None, while unbound queues may use
+/// `unbound`.
+pub(crate) fn key_for(
+    rt: &RuntimeInner,
+    attrs: &Attrs,
+    cpu: Option<usize>,
+    unbound: &CpuSet,
+) -> PoolKey {
+    let mask = attrs.effective_mask(unbound);
     let scope = attrs.scope.unwrap_or_else(|| rt.default_scope());
     let pod = cpu
         .map(|c| rt.topology.pod_of(c, scope).and(&mask))

@@ -5,15 +5,18 @@
 //! queue's destruction. It joins a pool as a worker that never counts, never manages and takes
 //! only items of its own queue. Kernel counterpart: `rescuer_thread`.
 
+use super::batch::Batch;
 use super::context::{self, Context};
-use super::worker::{run_scheduled, AbortOnUnwind, CpuMeter};
+use super::worker::{run_scheduled, AbortOnUnwind};
 use super::workers::{WorkerFlags, WorkerState, WorkerThread};
 use super::PoolState;
 use crate::pwq::{self, Pwq};
 use crate::runtime::hooks::{CreateAttempt, PoolClass};
 use crate::runtime::monitor::Job;
+use crate::runtime::RuntimeInner;
 use crate::sys::cpu;
 use crate::sys::list;
+use crate::sys::short_text::ShortText;
 use crate::sys::sync::{Mutex, Parker};
 use crate::wq::QueueInner;
 use std::collections::VecDeque;
@@ -33,8 +36,20 @@ pub(crate) struct Rescuer {
     mayday: Mutex<VecDeque<Arc<Pwq>>>, // M
     /// That of the present thread; a failed start of the runtime ends one and a later makes another.
     parker: Mutex<Arc<Parker>>,
-    stop: AtomicBool, // A
+    stop: AtomicBool,  // A
+    seat: Mutex<Seat>, // R
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Where a rescuer's thread is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seat {
+    /// 0 before the thread has begun.
+    pub(crate) tid: i32,
+    /// In a pool, which says where it may run.
+    pub(crate) attached: bool,
+    /// That of its last run.
+    pub(crate) desc: ShortText,
 }
 
 impl Rescuer {
@@ -43,6 +58,7 @@ impl Rescuer {
             mayday: Mutex::new(VecDeque::new()),
             parker: Mutex::default(),
             stop: AtomicBool::new(false),
+            seat: Mutex::default(),
             thread: Mutex::new(None),
         }
     }
@@ -68,6 +84,31 @@ impl Rescuer {
 
     pub(crate) fn wake(&self) {
         self.parker.lock().unpark();
+    }
+
+    pub(crate) fn seat(&self) -> Seat {
+        *self.seat.lock()
+    }
+
+    /// The thread is in no pool: it may run wherever unbound queues may. Called by the thread.
+    fn detach(&self, rt: &RuntimeInner, own: &WorkerState) {
+        let mut seat = self.seat.lock();
+        *seat = Seat {
+            tid: own.thread.tid,
+            attached: false,
+            desc: own.desc,
+        };
+        // Under the lock, so that a change of the unbound mask either is seen here or finds the
+        // thread detached.
+        rt.bind_current_to_unbound();
+    }
+
+    /// The unbound mask has changed; see `detach`.
+    pub(crate) fn follow_unbound_mask(&self, rt: &RuntimeInner) {
+        let seat = self.seat.lock();
+        if !seat.attached && seat.tid != 0 {
+            rt.bind_to_unbound(seat.tid);
+        }
     }
 
     fn next(&self) -> Option<Arc<Pwq>> {
@@ -113,6 +154,7 @@ impl Rescuer {
         self.parker.lock().unpark();
         // A panic of the rescuer's own ends the process, so there is no outcome to look at.
         let _outcome = handle.join();
+        *self.seat.lock() = Seat::default();
         self.stop.store(false, Ordering::Relaxed);
     }
 }
@@ -129,12 +171,12 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
     if cpu::set_current_nice(RESCUER_NICE).is_err() {
         rt.warn_nice_denied(RESCUER_NICE);
     }
-    rt.bind_current_to_unbound();
     let thread = Arc::new(WorkerThread {
         tid: cpu::current_tid(),
         handle: Arc::default(),
     });
     let mut own = WorkerState::new(None, WorkerFlags::PREP, parker.clone(), thread);
+    rescuer.detach(rt, &own);
     loop {
         let stop = rescuer.stop.load(Ordering::Acquire);
         while let Some(pwq) = rescuer.next() {
@@ -151,8 +193,9 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
 fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerState {
     let pool = &pwq.pool;
     let rt = &pool.rt;
+    rescuer.seat.lock().attached = true;
     rt.bind_current(&pool.affinity);
-    let mut meter = CpuMeter::start(pool);
+    let mut batch = Batch::start(pool);
     let mut st = pool.lock();
     if st.disassociated {
         rt.bind_current_to_unbound();
@@ -169,7 +212,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let mut taken = 0;
     while may_take(&st, pwq, rescuer) && take_next(&mut st, pwq, slot) {
         taken += 1;
-        st = run_scheduled(pool, st, slot, &mut meter);
+        st = run_scheduled(pool, st, slot, &mut batch);
         if taken > RESCUER_BATCH && rescuer.anyone_else() && may_still_need(&st, pwq) {
             if rescuer.list(pwq) {
                 let p = st.pwqs.get_mut(pwq.number);
@@ -179,6 +222,8 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
             break;
         }
     }
+    st.marks.end(pwq.number);
+    batch.bill(&mut st);
     let wake = st.kick();
     let own = st.workers.leave(slot);
     let last = pwq::put(&mut st, pwq.number);
@@ -186,7 +231,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     drop(st);
     wake.go();
     context::set(None);
-    rt.bind_current_to_unbound();
+    rescuer.detach(rt, &own);
     if let Some(last) = last {
         rt.monitor.post(Job::ReleasePwq(last));
     }
@@ -208,16 +253,19 @@ fn may_still_need(st: &PoolState, pwq: &Pwq) -> bool {
 /// place. False if there is none.
 fn take_next(st: &mut PoolState, pwq: &Pwq, slot: usize) -> bool {
     loop {
-        let Some(work) = st.worklist.iter().find(|w| w.pwq() == pwq.number) else {
+        let PoolState {
+            worklist,
+            marks,
+            workers,
+            ..
+        } = st;
+        let Some(work) = worklist.search(pwq.number, marks, |w| w.pwq() == pwq.number) else {
             return false;
         };
-        let other = st
-            .workers
-            .executing(work.identity())
-            .map(|(other, _)| other);
-        let to = &mut st.workers.get_mut(other.unwrap_or(slot)).scheduled;
+        let other = workers.executing(work.identity()).map(|(other, _)| other);
+        let to = &mut workers.get_mut(other.unwrap_or(slot)).scheduled;
         // SAFETY: the item was found on the worklist of this pool, whose lock is held.
-        unsafe { list::move_chain(work, to) };
+        unsafe { list::move_chain(work, to, marks) };
         st.pwqs.get_mut(pwq.number).stats.rescued += 1;
         if other.is_none() {
             return true;

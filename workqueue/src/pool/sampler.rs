@@ -61,30 +61,48 @@ impl PoolState {
     pub(crate) fn is_starving(&self) -> bool {
         self.nr_running > 0 && !self.worklist.is_empty()
     }
+
+    /// The thread of one of the runs that count.
+    fn counted_worker(&self) -> Option<i32> {
+        let mut counted = self.workers.iter().filter(|(_, w)| w.counted());
+        counted.next().map(|(_, w)| w.thread.tid)
+    }
 }
 
 impl Sampler {
-    /// Looks at all pools that starve; false if there is none.
+    /// Looks at all pools that starve; false if there is none. Their CPUs' sentinels look on.
     pub(crate) fn sample(&mut self, rt: &Arc<RuntimeInner>) -> bool {
+        let half = u64::try_from(rt.config.sample_period.as_nanos() / 2).unwrap_or(u64::MAX);
         let mut any = false;
         for pool in rt.percpu_pools() {
             let st = pool.lock();
-            if st.is_starving() {
-                any = true;
-                self.sample_pool(&pool, st);
-            }
+            let starves = st.is_starving();
+            any |= starves;
+            let behind = starves.then(|| self.sample_pool(&pool, st, half)).flatten();
+            rt.arm_sentinel(&pool, behind);
         }
         any
     }
 
-    fn sample_pool(&mut self, pool: &Pool, st: PoolGuard<'_>) {
+    /// A sentinel says that a worker of this pool sleeps.
+    pub(crate) fn look_again(&mut self, rt: &RuntimeInner, pool: &Arc<Pool>) {
+        let st = pool.lock();
+        if st.is_starving() {
+            // It has just gone to sleep, so what it used before tells nothing.
+            let behind = self.sample_pool(pool, st, u64::MAX);
+            rt.arm_sentinel(pool, behind);
+        }
+    }
+
+    /// Looks at the workers of one pool; what it then still waits behind, if anything. A worker
+    /// that used more than `half` since the last look is running.
+    fn sample_pool(&mut self, pool: &Pool, st: PoolGuard<'_>, half: u64) -> Option<i32> {
         let mut probes: Vec<Probe> = st
             .workers
             .iter()
             .filter_map(|(slot, w)| probe(slot, w))
             .collect();
         drop(st);
-        let half = u64::try_from(pool.rt.config.sample_period.as_nanos() / 2).unwrap_or(u64::MAX);
         for p in &mut probes {
             // A thread that has ended needs no finding.
             p.finding =
@@ -95,8 +113,10 @@ impl Sampler {
             mark(&mut st, pool, p);
         }
         let wake = st.kick();
+        let behind = st.is_starving().then(|| st.counted_worker()).flatten();
         drop(st);
         wake.go();
+        behind
     }
 
     fn judge(&mut self, pool: &Pool, p: &Probe, now: u64, half: u64) -> Finding {
@@ -148,7 +168,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// The letter behind the last `)`: the name in front of it may hold spaces and brackets.
-fn state_letter(stat: &[u8]) -> io::Result<u8> {
+pub(crate) fn state_letter(stat: &[u8]) -> io::Result<u8> {
     let end = stat.iter().rposition(|&b| b == b')');
     end.and_then(|e| stat.get(e + 2))
         .copied()

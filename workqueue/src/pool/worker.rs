@@ -8,9 +8,11 @@
 //! A panic in an item's function ends that run and nothing else. A panic in the bookkeeping of
 //! this crate ends the process: half-done counts would hang every later flush.
 
+use super::batch::Batch;
 use super::context::{self, Context, Run};
 use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
-use super::{manager, Pool, PoolGuard};
+use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
+use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
 use crate::runtime::hooks::{CreateAttempt, PoolClass};
@@ -46,6 +48,16 @@ pub(crate) enum CreateError {
     Nice,
 }
 
+impl CreateError {
+    /// The system's number for it.
+    pub(crate) fn errno(&self) -> i32 {
+        match self {
+            Self::Spawn(errno) => *errno,
+            Self::Nice => libc::EPERM,
+        }
+    }
+}
+
 /// Makes one more worker; on return it is idle. The pool's lock is not held meanwhile.
 /// # Context: no lock of the crate held.
 pub(crate) fn create_worker(pool: &Arc<Pool>, attempt: u32) -> Result<(), CreateError> {
@@ -58,10 +70,11 @@ pub(crate) fn create_worker(pool: &Arc<Pool>, attempt: u32) -> Result<(), Create
 }
 
 fn spawn(pool: &Arc<Pool>, id: usize, attempt: u32) -> Result<(), CreateError> {
-    let class = match (pool.is_unbound(), pool.nice < 0) {
-        (true, _) => PoolClass::Unbound,
-        (false, false) => PoolClass::PerCpu,
-        (false, true) => PoolClass::PerCpuHighpri,
+    let class = match pool.kind {
+        PoolKind::Unbound { .. } => PoolClass::Unbound,
+        PoolKind::Bh { .. } => PoolClass::Bh,
+        PoolKind::PerCpu { .. } if pool.nice < 0 => PoolClass::PerCpuHighpri,
+        PoolKind::PerCpu { .. } => PoolClass::PerCpu,
     };
     pool.rt
         .hooks
@@ -162,6 +175,7 @@ fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> 
 fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
     loop {
         parker.park();
+        let returned = pod::return_to_pod(pool);
         let mut st = pool.lock();
         let told_to_die = st.workers.get(slot).flags.has(WorkerFlags::DIE);
         if told_to_die || st.stopping && st.worklist.is_empty() {
@@ -173,6 +187,12 @@ fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
             return;
         }
         st.workers.leave_idle(slot);
+        if pool.is_bh() {
+            st = bh::run_all(pool, st, slot);
+        }
+        if returned && st.need_more_worker() {
+            pod::count_return(&mut st);
+        }
         while st.need_more_worker() {
             if !st.may_start_working() {
                 let managed;
@@ -203,42 +223,54 @@ fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
 /// Takes items until another worker does, or none is left.
 fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
-    st.last_progress = pool.rt.clock.coarse();
-    let mut meter = CpuMeter::start(pool);
-    loop {
-        if assign_first(&mut st, slot) {
-            st = run_scheduled(pool, st, slot, &mut meter);
-        }
-        if !st.keep_working() {
-            break;
-        }
-    }
+    st = run_while(pool, st, slot, PoolState::keep_working);
     st.set_flags(slot, WorkerFlags::PREP);
     st
 }
 
-/// Moves the first item of the worklist, with its barriers, to the worker's private list; false if
-/// it went to another worker, which runs the same item at present.
-fn assign_first(st: &mut PoolGuard<'_>, slot: usize) -> bool {
-    let Some(front) = st.worklist.front() else {
-        return false;
-    };
+/// Takes an item, and further ones as long as `more` says so.
+pub(super) fn run_while<'a>(
+    pool: &'a Pool,
+    mut st: PoolGuard<'a>,
+    slot: usize,
+    mut more: impl FnMut(&PoolState) -> bool,
+) -> PoolGuard<'a> {
+    let mut batch = Batch::start(pool);
+    loop {
+        if let Some(item) = take_first(&mut st, slot) {
+            st = run_one(pool, st, slot, item, &mut batch);
+            st = run_scheduled(pool, st, slot, &mut batch);
+        }
+        if !more(&st) {
+            batch.bill(&mut st);
+            return st;
+        }
+    }
+}
+
+/// Takes the first item of the worklist; its barriers come along on the worker's private list. None
+/// if it went to another worker, which runs the same item at present.
+pub(crate) fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
+    let front = st.worklist.front()?;
     let (who, linked) = (front.identity(), front.snapshot().linked());
     let other = st.executing(who).map(|(other, _)| other);
-    if !linked {
-        let item = st.worklist.pop_front().expect("looked at just now");
-        st.workers
-            .get_mut(other.unwrap_or(slot))
-            .scheduled
-            .push_back(item);
-    } else {
-        let st = &mut **st;
-        let to = &mut st.workers.get_mut(other.unwrap_or(slot)).scheduled;
-        let front = st.worklist.front().expect("looked at just now");
-        // SAFETY: the front of the worklist is queued on this pool, whose lock is held.
-        unsafe { list::move_chain(front, to) };
+    let PoolState {
+        worklist,
+        marks,
+        workers,
+        ..
+    } = st;
+    if !linked && other.is_none() {
+        return worklist.pop_front_of(marks);
     }
-    other.is_none()
+    let to = &mut workers.get_mut(other.unwrap_or(slot)).scheduled;
+    let front = worklist.front()?;
+    // SAFETY: the front of the worklist is queued on this pool, whose lock is held.
+    unsafe { list::move_chain(front, to, marks) };
+    match other {
+        Some(_) => None,
+        None => to.pop_front(),
+    }
 }
 
 /// Runs what is on the worker's private list, including what comes to it meanwhile.
@@ -246,10 +278,10 @@ pub(crate) fn run_scheduled<'a>(
     pool: &'a Pool,
     mut st: PoolGuard<'a>,
     slot: usize,
-    meter: &mut CpuMeter,
+    batch: &mut Batch,
 ) -> PoolGuard<'a> {
     while let Some(item) = st.workers.get_mut(slot).scheduled.pop_front() {
-        st = run_one(pool, st, slot, item, meter);
+        st = run_one(pool, st, slot, item, batch);
     }
     st
 }
@@ -260,7 +292,7 @@ fn run_one<'a>(
     mut st: PoolGuard<'a>,
     slot: usize,
     item: Item,
-    meter: &mut CpuMeter,
+    batch: &mut Batch,
 ) -> PoolGuard<'a> {
     let (who, function, barrier, number) = (
         item.identity(),
@@ -270,12 +302,12 @@ fn run_one<'a>(
     );
     let before = item.snapshot();
     let (colour, counted) = (before.colour(), !before.inactive());
-    let p = st.pwqs.get_mut(number);
+    let pwq = batch.turn_to(&mut st, number, barrier);
     if !barrier {
-        p.stats.started += 1;
+        st.pwqs.get_mut(number).stats.started += 1;
     }
-    let pwq = p.pwq.clone();
-    let since = pool.rt.clock.coarse();
+    // Not once per batch: a worker that never sleeps between its items moves all the same.
+    st.last_progress = batch.now();
     st.workers.set_current(
         slot,
         Current {
@@ -283,10 +315,11 @@ fn run_one<'a>(
             function,
             pwq: number,
             colour,
-            since,
-            cpu_start: meter.last,
+            since: batch.now(),
+            cpu_start: batch.cpu_start(),
         },
     );
+    st.workers.get_mut(slot).desc = pwq.queue.desc;
     let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
     if aside {
         st.set_flags(slot, WorkerFlags::CPU_INTENSIVE);
@@ -302,13 +335,12 @@ fn run_one<'a>(
         pool.rt.monitor.watch_runs();
     }
 
-    let rt = &pool.rt;
+    let (rt, class) = (&pool.rt, pwq.queue.class);
     context::with(|c| {
         c.run = Some(Run {
-            pwq: pwq.clone(),
+            pwq,
             item: who,
             function,
-            desc: None,
         })
     });
     if !barrier {
@@ -317,22 +349,25 @@ fn run_one<'a>(
             function,
         });
     }
-    let outcome = catch_unwind(AssertUnwindSafe(|| item.run()));
+    let outcome = {
+        let _held = lockdep::enter_run(class, function, item.entry());
+        catch_unwind(AssertUnwindSafe(|| item.run()))
+    };
     if !barrier {
         rt.trace(|| TraceEvent::ExecuteEnd {
             work: who.address,
             function,
         });
     }
-    let leaked = context::with(|c| {
-        c.run = None;
-        std::mem::take(&mut c.blocking) > 0
-    });
+    let (pwq, leaked) = context::with(|c| {
+        let run = c.run.take().expect("a run ends once");
+        (run.pwq, std::mem::take(&mut c.blocking) > 0)
+    })
+    .expect("a worker has its context for life");
     if let Err(payload) = outcome {
         pwq.queue.counters.panicked.fetch_add(1, Ordering::Relaxed);
         rt.item_panicked(&pwq.queue.name, function, payload);
     }
-    let leaked = leaked.unwrap_or(false);
     if leaked {
         pwq.queue
             .counters
@@ -343,50 +378,31 @@ fn run_one<'a>(
             pwq.queue.name
         );
     }
-    let cpu_time = meter.lap();
+    batch.item_ended(rt, number, barrier);
 
     let mut st = pool.lock();
-    st.update(slot, |w| {
-        w.observed_asleep = false;
-        w.flags &= !WorkerFlags::CPU_INTENSIVE;
-        if leaked {
-            w.asleep = false;
-        }
-    });
+    let worker = st.workers.get(slot);
+    if leaked || worker.observed_asleep || worker.flags.has(WorkerFlags::CPU_INTENSIVE) {
+        st.update(slot, |w| {
+            w.observed_asleep = false;
+            w.flags &= !WorkerFlags::CPU_INTENSIVE;
+            w.asleep &= !leaked;
+        });
+    }
     st.workers.clear_current(slot);
     if !barrier {
-        let stats = &mut st.pwqs.get_mut(number).stats;
-        stats.completed += 1;
-        stats.cpu_time_ns += cpu_time;
+        st.pwqs.get_mut(number).stats.completed += 1;
     }
     let duties = pwq::retire(&mut st, number, colour, counted);
     if duties.is_empty() {
+        batch.keep(pwq);
         return st;
     }
+    // Whoever is told that the item has ended finds its time counted.
+    batch.bill(&mut st);
     drop(st);
     duties.discharge();
     pool.lock()
-}
-
-/// Measures the CPU time of the runs of one batch, one clock reading each.
-pub(crate) struct CpuMeter {
-    last: Option<u64>,
-}
-
-impl CpuMeter {
-    pub(crate) fn start(pool: &Pool) -> Self {
-        Self {
-            last: pool.rt.config.cpu_accounting.then(cpu::thread_cpu_ns),
-        }
-    }
-
-    fn lap(&mut self) -> u64 {
-        let Some(last) = self.last.as_mut() else {
-            return 0;
-        };
-        let now = cpu::thread_cpu_ns();
-        now.saturating_sub(std::mem::replace(last, now))
-    }
 }
 
 /// Starts a thread with all its signals blocked from the first instruction on.

@@ -6,7 +6,9 @@
 //! allocates once a worker has joined: room is made in [`Workers::reserve`].
 
 use super::sampler::Sample;
+use super::Wake;
 use crate::sys::list::ItemList;
+use crate::sys::short_text::ShortText;
 use crate::sys::sync::{Mutex, Parker};
 use crate::work::raw::Identity;
 use std::ops::{BitAnd, BitAndAssign, BitOr, BitOrAssign, Not};
@@ -108,9 +110,13 @@ pub(crate) struct WorkerState {
     pub(crate) runs: u64,
     pub(crate) sample: Sample,
     pub(crate) current: Option<Current>,
+    /// What the present run says it is about, or the last one said.
+    pub(crate) desc: ShortText,
     /// Items only this worker may run next: collisions and barriers of the present run.
     pub(crate) scheduled: ItemList,
     pub(crate) idle_since: u64,
+    /// Idle, and on its way since a `kick`.
+    called: bool,
     pub(crate) parker: Arc<Parker>,
     pub(crate) thread: Arc<WorkerThread>,
     /// Next busy worker of the same bucket.
@@ -132,8 +138,10 @@ impl WorkerState {
             runs: 0,
             sample: Sample::default(),
             current: None,
+            desc: ShortText::default(),
             scheduled: ItemList::new(),
             idle_since: 0,
+            called: false,
             parker,
             thread,
             busy_next: None,
@@ -156,6 +164,8 @@ pub(crate) struct Workers {
     slots: Vec<Option<WorkerState>>,
     /// Slots of idle workers; the last became idle last.
     idle: Vec<usize>,
+    /// How many of them have been called.
+    on_their_way: usize,
     busy: [Option<usize>; BUCKETS],
     /// Workers that count for the pool's size: not the rescuers, not those that were told to die.
     len: usize,
@@ -172,6 +182,7 @@ impl Default for Workers {
         Self {
             slots: Vec::new(),
             idle: Vec::new(),
+            on_their_way: 0,
             busy: [None; BUCKETS],
             len: 0,
             reserved_ids: Vec::new(),
@@ -249,14 +260,15 @@ impl Workers {
         self.gone.reserve(wanted.saturating_sub(self.gone.len()));
     }
 
-    /// One more queue with a rescuer has a pwq here, or one less.
-    pub(crate) fn expect_rescuer(&mut self, come: bool) {
+    /// One more queue with a rescuer has a pwq here, or one less; their number comes back.
+    pub(crate) fn expect_rescuer(&mut self, come: bool) -> usize {
         self.rescuers = if come {
             self.rescuers + 1
         } else {
             self.rescuers - 1
         };
         self.reserve(self.rescuers);
+        self.rescuers
     }
 
     /// A thread joins; its slot comes back.
@@ -308,6 +320,9 @@ impl Workers {
         let worker = self.get_mut(slot);
         if worker.flags.has(WorkerFlags::IDLE) {
             worker.flags &= !WorkerFlags::IDLE;
+            if std::mem::take(&mut worker.called) {
+                self.on_their_way -= 1;
+            }
             let at = self
                 .idle
                 .iter()
@@ -317,8 +332,24 @@ impl Workers {
         }
     }
 
-    pub(crate) fn last_idle(&self) -> Option<&WorkerState> {
-        self.idle.last().map(|&slot| self.get(slot))
+    /// Calls the worker that became idle last.
+    pub(crate) fn call_last_idle(&mut self) -> Wake {
+        let Some(&slot) = self.idle.last() else {
+            return Wake::Nobody;
+        };
+        let worker = self.get_mut(slot);
+        if worker.called {
+            return Wake::OnItsWay;
+        }
+        worker.called = true;
+        let parker = worker.parker.clone();
+        self.on_their_way += 1;
+        Wake::Sleeper(parker)
+    }
+
+    /// How many idle workers have been called and have not taken the pool's lock yet.
+    pub(crate) fn nr_on_their_way(&self) -> usize {
+        self.on_their_way
     }
 
     /// Who has been idle longest.
@@ -469,9 +500,30 @@ mod tests {
         let mut ws = Workers::default();
         let slots: Vec<_> = (0..3).map(|n| ws.join(worker(n))).collect();
         slots.iter().for_each(|&s| ws.enter_idle(s, 0));
-        assert_eq!(ws.last_idle().and_then(|w| w.id), Some(2));
         assert_eq!(ws.first_idle(), Some(slots[0]));
         ws.leave_idle(slots[1]);
         assert_eq!(ws.nr_idle(), 2);
+        let is = |wake: Wake, ws: &Workers, slot: usize| matches!(wake, Wake::Sleeper(p) if Arc::ptr_eq(&p, &ws.get(slot).parker));
+        let wake = ws.call_last_idle();
+        assert!(is(wake, &ws, slots[2]));
+        ws.leave_idle(slots[2]);
+        let wake = ws.call_last_idle();
+        assert!(is(wake, &ws, slots[0]));
+    }
+
+    #[test]
+    fn a_worker_that_is_on_its_way_is_not_called_again() {
+        let mut ws = Workers::default();
+        assert!(!ws.call_last_idle().is_somebody());
+        let slot = ws.join(worker(0));
+        ws.enter_idle(slot, 0);
+        assert!(matches!(ws.call_last_idle(), Wake::Sleeper(_)));
+        let again = ws.call_last_idle();
+        assert!(again.is_somebody() && again.is_done());
+        assert_eq!(ws.nr_on_their_way(), 1);
+        ws.leave_idle(slot);
+        assert_eq!(ws.nr_on_their_way(), 0);
+        ws.enter_idle(slot, 0);
+        assert!(matches!(ws.call_last_idle(), Wake::Sleeper(_)));
     }
 }

@@ -40,7 +40,7 @@ impl PwqState {
         }
         let free = match &self.pwq.node {
             None => self.nr_active < self.pwq.queue.max_active.load(Ordering::Relaxed),
-            Some(node) => node.take_or_wait(&InLine::new(&self.pwq)),
+            Some(node) => node.take_or_wait(|| InLine::new(&self.pwq)),
         };
         if free {
             self.nr_active += 1;

@@ -10,23 +10,38 @@
 //! ```text
 //!   taker                               giver
 //!   T1 try to take: fails
-//!   T2 join the line                    G1 give the slot back
-//!      fence                               fence
-//!   T3 try to take once more            G2 is anyone in line? then it is my duty to serve
+//!   T2 join the line, and say so        G  give the slot back; was anyone in line? then it is
+//!   T3 try to take once more               my duty to serve
 //! ```
 //!
-//! If T3 fails, the slot was given back after it, so the fence orders T2 before G2 and the giver
-//! sees the line.
+//! The slots in use and the length of the line are halves of one word:
+//!
+//! ```text
+//!   63              32 31               0
+//!  +------------------+------------------+
+//!  |  parties in line |  slots in use    |
+//!  +------------------+------------------+
+//! ```
+//!
+//! Hence T2, T3 and G have one order: if T3 fails, the slot was given back after it, so G comes
+//! after T2 and finds the line in the very word it changes. Taking and giving cost one atomic step
+//! each.
 
-use crate::sys::sync::modelled::{fence, AtomicUsize, Mutex, Ordering};
+use crate::sys::sync::modelled::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use std::collections::VecDeque;
+
+/// One party in line.
+const IN_LINE: u64 = 1 << 32;
+
+/// The half of the word that counts slots.
+const USED: u64 = IN_LINE - 1;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Budget<W> {
-    max: AtomicUsize,         // A: set by the queue, under its own lock
-    used: AtomicUsize,        // A
-    waiting: AtomicUsize,     // A: length of `line`, written under its lock
+    max: AtomicUsize, // A: set by the queue, under its own lock
+    /// Slots in use, and the length of `line`, which is written under its lock.
+    word: AtomicU64, // A
     line: Mutex<VecDeque<W>>, // N
 }
 
@@ -46,8 +61,7 @@ impl<W: Clone + PartialEq> Budget<W> {
     pub(crate) fn new(max: usize) -> Self {
         Self {
             max: AtomicUsize::new(max),
-            used: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
+            word: AtomicU64::new(0),
             line: Mutex::new(VecDeque::new()),
         }
     }
@@ -64,39 +78,53 @@ impl<W: Clone + PartialEq> Budget<W> {
     }
 
     pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        (self.word.load(Ordering::Relaxed) & USED) as usize
     }
 
     /// A new limit. The caller owes a service of the line, since there may be more slots now.
     pub(crate) fn set_max(&self, max: usize) {
-        self.max.store(max, Ordering::SeqCst);
+        // Release pairs with the Acquire in `try_take`; a party that still saw the former limit
+        // has joined the line by the time it lets the line's lock go, and the service finds it.
+        self.max.store(max, Ordering::Release);
     }
 
     fn try_take(&self) -> bool {
-        let max = self.max.load(Ordering::SeqCst);
-        self.used
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                (n < max).then_some(n + 1)
+        let max = self.max.load(Ordering::Acquire) as u64;
+        // AcqRel: pairs with itself, each change of the word with the next.
+        self.word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word & USED < max).then_some(word + 1)
             })
             .is_ok()
     }
 
-    /// Takes a slot, or stands in line.
-    pub(crate) fn take_or_wait(&self, who: &W) -> bool {
+    /// Says how long the line is.
+    /// # Context: the line's lock held.
+    fn note(&self, line: &VecDeque<W>) {
+        let parties = line.len() as u64 * IN_LINE;
+        // AcqRel: T2 of the protocol; pairs with `give_back`, which finds the line in this word.
+        let _always_written = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                Some(word & USED | parties)
+            });
+    }
+
+    /// Takes a slot, or has the party that `who` names stand in line.
+    pub(crate) fn take_or_wait(&self, who: impl FnOnce() -> W) -> bool {
         if self.try_take() {
             return true; // T1
         }
+        let who = who();
         let mut line = self.line.lock();
-        if !line.contains(who) {
-            line.push_back(who.clone()); // T2
+        if !line.contains(&who) {
+            line.push_back(who.clone());
         }
-        self.waiting.store(line.len(), Ordering::Relaxed);
-        // Pairs with the fence in `give_back`; see the protocol above for what would be lost.
-        fence(Ordering::SeqCst);
+        self.note(&line); // T2
         if self.try_take() {
             // T3
-            line.retain(|w| w != who);
-            self.waiting.store(line.len(), Ordering::Relaxed);
+            line.retain(|w| *w != who);
+            self.note(&line);
             return true;
         }
         false
@@ -105,10 +133,8 @@ impl<W: Clone + PartialEq> Budget<W> {
     /// A slot is free again; true if the caller now has to serve the line.
     #[must_use]
     pub(crate) fn give_back(&self) -> bool {
-        self.used.fetch_sub(1, Ordering::AcqRel); // G1
-                                                  // Pairs with the fence in `take_or_wait`.
-        fence(Ordering::SeqCst);
-        self.waiting.load(Ordering::Relaxed) > 0 // G2
+        // AcqRel: G of the protocol; pairs with `note`.
+        self.word.fetch_sub(1, Ordering::AcqRel) >= IN_LINE
     }
 
     /// Who is to be served next.
@@ -127,7 +153,7 @@ impl<W: Clone + PartialEq> Budget<W> {
             return Turn::Full;
         }
         line.pop_front();
-        self.waiting.store(line.len(), Ordering::Relaxed);
+        self.note(&line);
         Turn::Slot
     }
 
@@ -138,13 +164,13 @@ impl<W: Clone + PartialEq> Budget<W> {
         if !line.contains(who) {
             line.push_back(who.clone());
         }
-        self.waiting.store(line.len(), Ordering::Relaxed);
+        self.note(&line);
     }
 
     /// The party has nothing waiting any more.
     pub(crate) fn leave_line(&self, who: &W) {
         let mut line = self.line.lock();
         line.retain(|w| w != who);
-        self.waiting.store(line.len(), Ordering::Relaxed);
+        self.note(&line);
     }
 }

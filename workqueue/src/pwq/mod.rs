@@ -80,6 +80,8 @@ pub(crate) struct PwqState {
     pub(crate) inactive: ItemList,
     /// An ordered queue's new pwq waits for the older one to run empty.
     pub(crate) plugged: bool,
+    /// The pool's last call for help that this pwq was part of.
+    pub(crate) mayday_round: u64,
     pub(crate) stats: PwqStats,
 }
 
@@ -114,10 +116,12 @@ impl Pwq {
             flush_colour: None,
             inactive: ItemList::new(),
             plugged,
+            mayday_round: 0,
             stats: PwqStats::default(),
         });
         if queue.has_rescuer() {
-            st.workers.expect_rescuer(true);
+            let rescuers = st.workers.expect_rescuer(true);
+            st.marks.reserve(rescuers);
         }
         st.pwqs.get(number).pwq.clone()
     }
@@ -153,7 +157,7 @@ pub(crate) struct Duties {
 
 impl Duties {
     pub(crate) fn is_empty(&self) -> bool {
-        !self.wake.is_somebody()
+        self.wake.is_done()
             && self.serve.is_none()
             && self.flushed.is_none()
             && self.retired.is_none()
@@ -188,7 +192,7 @@ pub(crate) fn retire(st: &mut PoolState, number: u32, colour: u8, counted: bool)
     let p = st.pwqs.get_mut(number);
     if counted {
         p.nr_active -= 1;
-        match p.pwq.node.clone() {
+        match &p.pwq.node {
             None => {
                 if !p.inactive.is_empty() && p.take_slot() {
                     st.activate_first(number);
@@ -196,7 +200,7 @@ pub(crate) fn retire(st: &mut PoolState, number: u32, colour: u8, counted: bool)
             }
             Some(node) => {
                 if node.give_back() {
-                    duties.serve = Some(node);
+                    duties.serve = Some(node.clone());
                 }
             }
         }

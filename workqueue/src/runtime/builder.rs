@@ -5,6 +5,7 @@ use super::hooks::{Hooks, PanicInfo};
 use super::Runtime;
 use crate::error::StartError;
 use crate::observe::trace::{Sink, TraceEvent};
+use crate::pool::bh::BhBatch;
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
@@ -22,7 +23,11 @@ pub(crate) struct Config {
     pub(crate) create_cooldown: Duration,
     pub(crate) cpu_poll: Duration,
     pub(crate) sample_period: Duration,
+    pub(crate) idle_sentinel: bool,
     pub(crate) cpu_intensive_thresh: Duration,
+    pub(crate) watchdog_thresh: Duration,
+    pub(crate) watchdog_abort_at: u32,
+    pub(crate) watchdog_abort_after: Duration,
     pub(crate) cpu_accounting: bool,
     pub(crate) strict_priority: bool,
     pub(crate) power_efficient: bool,
@@ -30,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) abort_on_panic: bool,
     pub(crate) default_scope: Scope,
     pub(crate) stack_size: usize,
+    pub(crate) bh_batch: BhBatch,
 }
 
 impl Default for Config {
@@ -41,7 +47,11 @@ impl Default for Config {
             create_cooldown: Duration::from_secs(1),
             cpu_poll: Duration::from_secs(1),
             sample_period: Duration::from_millis(1),
+            idle_sentinel: true,
             cpu_intensive_thresh: Duration::from_millis(10),
+            watchdog_thresh: Duration::from_secs(30),
+            watchdog_abort_at: 0,
+            watchdog_abort_after: Duration::ZERO,
             cpu_accounting: true,
             strict_priority: false,
             power_efficient: false,
@@ -49,6 +59,10 @@ impl Default for Config {
             abort_on_panic: false,
             default_scope: Scope::CacheShard,
             stack_size: 2 << 20,
+            bh_batch: BhBatch {
+                items: 10,
+                time: Duration::from_millis(2),
+            },
         }
     }
 }
@@ -133,10 +147,37 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Whether each CPU has a thread that notices at once when the CPU goes idle while items wait
+    /// there behind a run that sleeps (yes). Otherwise the next sample does. There is none if there
+    /// are no samples, nor on made-up CPUs.
+    pub fn idle_sentinel(mut self, on: bool) -> Self {
+        self.config.idle_sentinel = on;
+        self
+    }
+
     /// How much CPU time a run may use before items behind it are let go ahead (10 ms); zero for
     /// any. Found out by sampling.
     pub fn cpu_intensive_thresh(mut self, d: Duration) -> Self {
         self.config.cpu_intensive_thresh = d;
+        self
+    }
+
+    /// How long a pool may have items waiting without moving before that is reported (30 s); zero
+    /// for ever. Also how often it is looked; see [`Runtime::set_watchdog_thresh`].
+    pub fn watchdog_thresh(mut self, d: Duration) -> Self {
+        self.config.watchdog_thresh = d;
+        self
+    }
+
+    /// Ends the process at the nth look that finds a pool stalled (0: never).
+    pub fn watchdog_abort_at(mut self, nth: u32) -> Self {
+        self.config.watchdog_abort_at = nth;
+        self
+    }
+
+    /// Ends the process once a stall has been seen to last so long (zero: never).
+    pub fn watchdog_abort_after(mut self, d: Duration) -> Self {
+        self.config.watchdog_abort_after = d;
         self
     }
 
@@ -174,6 +215,13 @@ impl RuntimeBuilder {
     /// The affinity scope of queues that do not ask for one (cache_shard).
     pub fn default_scope(mut self, scope: Scope) -> Self {
         self.config.default_scope = scope;
+        self
+    }
+
+    /// How many BH items are run, and for how long, before their thread lets others have the CPU
+    /// (10 items or 2 ms, whichever is first).
+    pub fn bh_batch(mut self, items: usize, time: Duration) -> Self {
+        self.config.bh_batch = BhBatch { items, time };
         self
     }
 

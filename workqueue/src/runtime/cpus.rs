@@ -60,6 +60,7 @@ impl RuntimeInner {
     /// Brings the set of CPUs up to date. On the monitor thread, whose affinity the crate never
     /// narrows, or before there is one.
     pub(crate) fn look_at_cpus(self: &Arc<Self>) {
+        self.retry_bh_threads();
         let possible = self.topology.possible();
         let allowed = if self.topology.is_simulated() {
             None
@@ -86,6 +87,10 @@ impl RuntimeInner {
             // One that fails stays out and is tried again at the next look.
             let back = self.pools_of_cpu(cpu).iter().all(rebind);
             self.cpus.set(cpu, back);
+            if back && self.is_online() {
+                // Without one the CPU is sampled, as it is anyway.
+                let _slower = self.station_sentinel(cpu);
+            }
         }
         for queue in self.queues().iter().filter(|q| q.is_unbound()) {
             queue.recompute_slots();
@@ -94,8 +99,7 @@ impl RuntimeInner {
     }
 
     fn pools_of_cpu(&self, cpu: usize) -> Vec<Arc<Pool>> {
-        self.pools_of(cpu)
-            .map_or_else(Vec::new, |p| vec![p.normal, p.highpri])
+        self.pools_of(cpu).map_or_else(Vec::new, |p| p.all().into())
     }
 
     /// Another thread goes where it belongs. One that has just ended needs no place.
@@ -113,8 +117,7 @@ fn unbind(pool: &Arc<Pool>) {
     for slot in st.workers.slots() {
         if st.workers.exists(slot) {
             st.set_flags(slot, WorkerFlags::UNBOUND);
-            pool.rt
-                .bind_other(st.workers.get(slot).thread.tid, pool.rt.topology.possible());
+            pool.rt.bind_to_unbound(st.workers.get(slot).thread.tid);
         }
     }
     let wake = st.kick();
@@ -125,7 +128,7 @@ fn unbind(pool: &Arc<Pool>) {
 /// The pool's CPU is back: the workers are bound again and count from their next batch on. False
 /// if that cannot be.
 fn rebind(pool: &Arc<Pool>) -> bool {
-    let empty = pool.lock().workers.len() == 0;
+    let empty = pool.lock().workers.len() == 0 && !pool.is_bh();
     if empty && pool.rt.is_online() && create_worker(pool, 1).is_err() {
         return false;
     }

@@ -15,6 +15,8 @@ pub enum PoolClass {
     PerCpuHighpri,
     /// A worker of an unbound pool.
     Unbound,
+    /// The thread of a CPU's BH items.
+    Bh,
     /// A queue's rescuer.
     Rescuer,
 }

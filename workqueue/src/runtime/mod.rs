@@ -5,6 +5,8 @@
 //! started. Queues are made from it ([`crate::wq`]); [`Runtime::shutdown`] ends it. Kernel
 //! counterparts: `workqueue_init_early`, `workqueue_init`.
 
+pub(crate) mod affinity;
+
 pub(crate) mod builder;
 
 pub(crate) mod cpus;
@@ -13,26 +15,32 @@ pub(crate) mod hooks;
 
 pub(crate) mod monitor;
 
+pub(crate) mod sentinels;
+
 use crate::error::{StartError, WaitError};
+use crate::observe::ring;
 use crate::observe::trace::{Sink, TraceEvent};
+use crate::observe::watchdog::Watchdog;
+use crate::pool::bh::BhThreads;
 use crate::pool::registry::{self, UnboundPools};
 use crate::pool::worker::{self, CreateError};
-use crate::pool::{context, manager, Pool, TimerEvent};
+use crate::pool::{context, manager, Pool, PoolKind, TimerEvent};
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Condvar, Mutex};
 use crate::sys::timer::Timers;
 use crate::work::delayed;
-use crate::wq::attrs::Scope;
 use crate::wq::builder::QueueBuilder;
 use crate::wq::system::SystemQueues;
 use crate::wq::topology::Topology;
 use crate::wq::{OwnedQueue, QueueInner};
+use affinity::Affinity;
 use builder::{Config, RuntimeBuilder};
 use cpus::Cpus;
 use hooks::{Hooks, PanicInfo};
 use monitor::{Job, Monitor};
+use sentinels::Sentinels;
 use std::any::Any;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -44,11 +52,19 @@ const EARLY: u8 = 0;
 const ONLINE: u8 = 1;
 const STOPPED: u8 = 2;
 
-/// The two standard pools of a CPU.
+/// The pools of a CPU: the two standard ones, and those of BH queues.
 #[derive(Clone, Debug)]
 pub(crate) struct CpuPools {
     pub(crate) normal: Arc<Pool>,
     pub(crate) highpri: Arc<Pool>,
+    pub(crate) bh: Arc<Pool>,
+    pub(crate) bh_highpri: Arc<Pool>,
+}
+
+impl CpuPools {
+    pub(crate) fn all(&self) -> [Arc<Pool>; 4] {
+        [&self.normal, &self.highpri, &self.bh, &self.bh_highpri].map(Arc::clone)
+    }
 }
 
 /// What the runtime, its queues and its pools share.
@@ -58,9 +74,13 @@ pub(crate) struct RuntimeInner {
     pub(crate) clock: Clock,       // I
     pub(crate) topology: Topology, // I
     pub(crate) cpus: Cpus,
+    pub(crate) affinity: Affinity,
     pub(crate) timers: Timers<TimerEvent>,
     pub(crate) monitor: Monitor,
+    pub(crate) sentinels: Sentinels,
+    pub(crate) watchdog: Watchdog,
     pub(crate) unbound: UnboundPools,
+    pub(crate) bh: BhThreads,
     /// Held while the pools of a queue are chosen, so that choice and installation are one step.
     pub(crate) attrs_lock: Mutex<()>, // P0
     pub(crate) frozen: AtomicBool, // written under `attrs_lock`
@@ -73,6 +93,8 @@ pub(crate) struct RuntimeInner {
     queue_gone: Condvar,
     helpers: Mutex<Vec<JoinHandle<()>>>,
     warned: Mutex<HashSet<(&'static str, i32)>>,
+    /// Queues and functions whose waits have been warned of.
+    cautioned: Mutex<HashSet<(String, &'static str)>>,
 }
 
 impl fmt::Debug for RuntimeInner {
@@ -110,10 +132,21 @@ impl RuntimeInner {
         }
     }
 
+    /// Tells whoever follows the events. Nobody does: one relaxed load.
     pub(crate) fn trace<'a>(&self, event: impl FnOnce() -> TraceEvent<'a>) {
-        if let Some(sink) = &self.trace_sink {
-            sink(&event());
+        if !ring::anyone_listens() {
+            return;
         }
+        let event = event();
+        if let Some(sink) = &self.trace_sink {
+            sink(&event);
+        }
+        ring::record_event(&event);
+    }
+
+    /// Does anyone follow the trace events?
+    pub(crate) fn is_traced(&self) -> bool {
+        ring::anyone_listens() && (self.trace_sink.is_some() || ring::is_on())
     }
 
     /// The CPUs in use at present.
@@ -121,21 +154,8 @@ impl RuntimeInner {
         self.cpus.online()
     }
 
-    /// The CPUs that unbound queues may use.
-    pub(crate) fn unbound_cpus(&self) -> CpuSet {
-        self.topology.possible().clone()
-    }
-
-    pub(crate) fn is_unbound_cpu(&self, cpu: usize) -> bool {
-        self.topology.possible().contains(cpu)
-    }
-
     pub(crate) fn is_online_cpu(&self, cpu: usize) -> bool {
         self.cpus.is_online(cpu)
-    }
-
-    pub(crate) fn default_scope(&self) -> Scope {
-        self.config.default_scope
     }
 
     /// The CPU the caller counts as running on.
@@ -174,11 +194,6 @@ impl RuntimeInner {
         }
     }
 
-    /// The calling thread may go wherever unbound queues may.
-    pub(crate) fn bind_current_to_unbound(&self) {
-        self.bind_current(self.topology.possible());
-    }
-
     pub(crate) fn spawn_thread(
         &self,
         name: String,
@@ -199,8 +214,14 @@ impl RuntimeInner {
         self.percpu
             .lock()
             .iter()
-            .flat_map(|(_, p)| [p.normal.clone(), p.highpri.clone()])
+            .flat_map(|(_, pools)| pools.all())
             .collect()
+    }
+
+    pub(crate) fn all_pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools = self.percpu_pools();
+        pools.extend(self.unbound.all());
+        pools
     }
 
     pub(crate) fn add_queue(&self, queue: &Arc<QueueInner>) {
@@ -221,6 +242,11 @@ impl RuntimeInner {
     /// True the first time it is asked with these words.
     pub(crate) fn first_time(&self, what: &'static str, detail: i32) -> bool {
         self.warned.lock().insert((what, detail))
+    }
+
+    /// True the first time this function waits for this queue in a way to be warned of.
+    pub(crate) fn first_caution(&self, queue: &str, function: &'static str) -> bool {
+        self.cautioned.lock().insert((queue.to_owned(), function))
     }
 
     pub(crate) fn warn_create_failed(&self, pool: &Pool, errno: i32) {
@@ -297,11 +323,21 @@ impl Runtime {
         topology: Topology,
     ) -> Self {
         cpu::watch_forks();
+        if sink.is_some() {
+            ring::add_callback();
+        }
+        let monitor = Monitor::new(&clock, config.sample_period);
+        // Threads are bound to real CPUs only.
+        let sentinels = config.idle_sentinel && monitor.samples() && !topology.is_simulated();
         let inner = Arc::new(RuntimeInner {
             cpus: Cpus::new(topology.possible()),
+            affinity: Affinity::new(topology.possible(), config.default_scope),
             timers: Timers::new(&clock),
-            monitor: Monitor::new(&clock, config.sample_period),
+            monitor,
+            sentinels: Sentinels::new(sentinels),
+            watchdog: Watchdog::new(config.watchdog_thresh, topology.possible()),
             unbound: UnboundPools::default(),
+            bh: BhThreads::default(),
             attrs_lock: Mutex::new(()),
             frozen: AtomicBool::new(false),
             trace_sink: sink,
@@ -313,13 +349,14 @@ impl Runtime {
             queue_gone: Condvar::new(),
             helpers: Mutex::new(Vec::new()),
             warned: Mutex::new(HashSet::new()),
+            cautioned: Mutex::new(HashSet::new()),
             config,
             hooks,
             clock,
             topology,
         });
-        let pool =
-            |cpu, nice| registry::create(crate::pool::PoolKind::PerCpu { cpu }, nice, &inner);
+        let pool = |cpu, nice| registry::create(PoolKind::PerCpu { cpu }, nice, &inner);
+        let bh = |cpu, nice| registry::create(PoolKind::Bh { cpu }, nice, &inner);
         let cpus: Vec<usize> = inner.topology.possible().iter().collect();
         let pools = cpus
             .iter()
@@ -329,6 +366,8 @@ impl Runtime {
                     CpuPools {
                         normal: pool(c, 0),
                         highpri: pool(c, -20),
+                        bh: bh(c, 0),
+                        bh_highpri: bh(c, -20),
                     },
                 )
             })
@@ -350,17 +389,11 @@ impl Runtime {
         self.start_threads().inspect_err(|_| self.undo_start())?;
         // Release pairs with the Acquire in `is_online`.
         rt.phase.store(ONLINE, Ordering::Release);
-        for pool in self.pools() {
+        for pool in rt.all_pools() {
             let wake = pool.lock().kick();
             wake.go();
         }
         Ok(())
-    }
-
-    fn pools(&self) -> Vec<Arc<Pool>> {
-        let mut pools = self.inner.percpu_pools();
-        pools.extend(self.inner.unbound.all());
-        pools
     }
 
     fn start_threads(&self) -> Result<(), StartError> {
@@ -374,7 +407,8 @@ impl Runtime {
                 })?;
             }
         }
-        for pool in self.pools() {
+        let wanted = |pool: &Arc<Pool>| !pool.is_bh() || rt.wants_bh_thread(pool);
+        for pool in rt.all_pools().into_iter().filter(wanted) {
             worker::create_worker(&pool, 1).map_err(|e| {
                 let thread = pool.worker_name(0);
                 match e {
@@ -388,9 +422,21 @@ impl Runtime {
         }
         rt.timers.begin_thread();
         rt.monitor.begin_thread();
+        rt.watchdog.begin(rt.clock.now());
         let (timer, monitor) = (rt.clone(), rt.clone());
-        self.start_helper("wq/timer", move || timer.timers.serve(expire))?;
-        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))
+        self.start_helper("wq/timer", move || {
+            cpu::set_current_timer_exact();
+            timer.timers.serve(expire);
+        })?;
+        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))?;
+        for cpu in rt.online_cpus().iter() {
+            rt.station_sentinel(cpu)
+                .map_err(|errno| StartError::Spawn {
+                    thread: format!("wq/idle/{cpu}"),
+                    errno,
+                })?;
+        }
+        Ok(())
     }
 
     fn start_helper(
@@ -418,7 +464,7 @@ impl Runtime {
                 rescuer.stop();
             }
         }
-        for pool in self.pools() {
+        for pool in rt.all_pools() {
             manager::dismiss(&pool);
         }
         self.join_helpers();
@@ -433,6 +479,7 @@ impl Runtime {
             // A helper's own panic ends the process, so there is no outcome to look at.
             let _outcome = handle.join();
         }
+        rt.dismiss_sentinels();
     }
 
     /// Drains and destroys all queues and joins all threads. Items armed on a timer are dropped.
@@ -471,7 +518,7 @@ impl Runtime {
         let _told_to_stop = rt.monitor.work_off();
         let percpu = std::mem::take(&mut *rt.percpu.lock());
         for (_, pools) in percpu {
-            for pool in [pools.normal, pools.highpri] {
+            for pool in pools.all() {
                 manager::stop(&pool);
                 registry::forget(&pool);
             }

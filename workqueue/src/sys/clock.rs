@@ -6,6 +6,7 @@
 //! a machine of any speed. Kernel counterpart: `jiffies` and the timer base.
 
 use super::cpu;
+use super::event::Event;
 use super::sync::{Condvar, Mutex};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -118,19 +119,19 @@ impl VirtualClock {
 
 /// A wait that ends by a call or by the clock, whichever is first. A call made while nobody waits
 /// is kept for the next wait.
+///
+/// The call takes no lock, unlike the rest of a wait.
 #[derive(Debug)]
 pub(crate) struct Notify {
     clock: Clock,
-    told: Mutex<bool>,
-    changed: Condvar,
+    told: Event,
 }
 
 impl Notify {
     pub(crate) fn new(clock: &Clock) -> Arc<Self> {
         let this = Arc::new(Self {
             clock: clock.clone(),
-            told: Mutex::new(false),
-            changed: Condvar::new(),
+            told: Event::new(),
         });
         if let Clock::Virtual(v) = clock {
             v.watch(&this);
@@ -139,31 +140,25 @@ impl Notify {
     }
 
     pub(crate) fn notify(&self) {
-        *self.told.lock() = true;
-        self.changed.notify_all();
+        self.told.give();
     }
 
     /// Waits for a call, at most until `deadline`.
     pub(crate) fn wait_until(&self, deadline: Option<u64>) {
-        let mut told = self.told.lock();
-        while !*told {
+        while !self.told.take() {
             let Some(deadline) = deadline else {
-                told = self.changed.wait(told);
+                self.told.sleep(None);
                 continue;
             };
             let now = self.clock.now();
             if now >= deadline {
-                break;
+                return;
             }
-            told = match self.clock {
-                Clock::Real => {
-                    self.changed
-                        .wait_timeout(told, Duration::from_nanos(deadline - now))
-                        .0
-                }
-                Clock::Virtual(_) => self.changed.wait(told),
-            };
+            self.told.sleep(match self.clock {
+                Clock::Real => Some(Duration::from_nanos(deadline - now)),
+                // Moved by a call of its own, which gives the token to all who watch.
+                Clock::Virtual(_) => None,
+            });
         }
-        *told = false;
     }
 }

@@ -146,6 +146,21 @@ impl CpuSet {
         Some(set)
     }
 
+    /// Reads the kernel's mask form: hex digits, groups of at most eight with commas between, the
+    /// lowest CPUs last. Spaces around it are ignored.
+    pub fn parse_mask(text: &str) -> Option<Self> {
+        let mut set = Self::new();
+        for (nth, group) in text.trim().rsplit(',').enumerate() {
+            let hex = group.bytes().all(|b| b.is_ascii_hexdigit());
+            if !hex || group.len() > 8 || nth >= MAX_CPUS / 32 {
+                return None;
+            }
+            let bits = u32::from_str_radix(group, 16).ok()?;
+            set.extend((0..32).filter(|b| bits >> b & 1 == 1).map(|b| nth * 32 + b));
+        }
+        Some(set)
+    }
+
     /// The list form: `0-3,8`.
     pub fn to_list(&self) -> String {
         let mut out = String::new();
@@ -236,6 +251,13 @@ mod tests {
         );
         assert_eq!(format!("{:x}", CpuSet::single(32)), "1,00000000");
         assert_eq!(format!("{:x}", CpuSet::new()), "0");
+        for text in ["0", "f", "1,00000000", "80000000,00000001,0000000f"] {
+            let set = CpuSet::parse_mask(text).expect("a good mask");
+            assert_eq!(format!("{set:x}"), text);
+        }
+        for text in ["", ",", "g", "123456789", "+1", "1,,2"] {
+            assert!(CpuSet::parse_mask(text).is_none(), "{text}");
+        }
         assert!(CpuSet::parse_list("3-1").is_none());
         assert!(CpuSet::parse_list("x").is_none());
         assert!(CpuSet::parse_list("0-99999999999").is_none());

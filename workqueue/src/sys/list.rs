@@ -3,11 +3,12 @@
 //!
 //! [`ItemList`] owns its entries as [`Item`]s. An entry can be taken out without knowing its
 //! list, as cancelling needs; that is why the head is a link of its own with a fixed address.
-//! Kernel counterpart: `struct list_head`.
+//! Kernel counterparts: `struct list_head`, and `struct llist_head` for the [`Inbox`].
 
+use super::sync::modelled::{AtomicPtr, Ordering};
 use crate::work::raw::{Item, RawWork};
 use std::cell::UnsafeCell;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 /// The two pointers that put an item on a list. Both dangle to nothing while it is on none.
 #[derive(Debug)]
@@ -57,6 +58,45 @@ unsafe fn prev_of(a: NonNull<Link>) -> NonNull<Link> {
     unsafe { (*a.as_ref().prev.get()).expect("a link on a list has a predecessor") }
 }
 
+/// Where searches through a list go on. Each mark rests on the last entry that its search has
+/// passed, or on the list's head, and steps back when that entry leaves. Empty but for the time that
+/// somebody searches.
+#[derive(Debug, Default)]
+pub(crate) struct Marks(Vec<(u32, NonNull<Link>)>);
+
+// SAFETY: a mark is used only together with the list it is in, under the lock of both.
+unsafe impl Send for Marks {}
+
+impl Marks {
+    /// Makes room, so that beginning a search never allocates.
+    pub(crate) fn reserve(&mut self, searches: usize) {
+        self.0.reserve(searches.saturating_sub(self.0.len()));
+    }
+
+    /// Ends a search.
+    pub(crate) fn end(&mut self, search: u32) {
+        self.0.retain(|(whose, _)| *whose != search);
+    }
+
+    fn of(&mut self, search: u32, begin: NonNull<Link>) -> &mut NonNull<Link> {
+        let known = self.0.iter().position(|(whose, _)| *whose == search);
+        let at = known.unwrap_or_else(|| {
+            self.0.push((search, begin));
+            self.0.len() - 1
+        });
+        &mut self.0[at].1
+    }
+
+    /// # Safety
+    /// `link` is alive and on a list that the caller guards, as these marks are.
+    unsafe fn leaving(&mut self, link: NonNull<Link>) {
+        for (_, mark) in self.0.iter_mut().filter(|(_, mark)| *mark == link) {
+            // SAFETY: passed on from the caller.
+            *mark = unsafe { prev_of(link) };
+        }
+    }
+}
+
 /// Takes one entry out of whatever list it is on.
 /// # Safety
 /// `link` is alive, belongs to an item and is on a list that the caller guards.
@@ -88,9 +128,14 @@ unsafe fn insert_behind(before: NonNull<Link>, item: Item) {
 /// Takes a queued item out of the list it is on.
 /// # Safety
 /// The caller holds the lock of the pool named in the item's state word, and QUEUED is set there.
-pub(crate) unsafe fn unlink(work: &RawWork) -> Item {
+/// `marks` are that pool's.
+pub(crate) unsafe fn unlink(work: &RawWork, marks: &mut Marks) -> Item {
+    let link = NonNull::from(&work.link);
     // SAFETY: QUEUED under the lock means: on a list of this pool.
-    unsafe { take_out(NonNull::from(&work.link)) }
+    unsafe {
+        marks.leaving(link);
+        take_out(link)
+    }
 }
 
 /// Puts `item` directly behind `work`.
@@ -104,13 +149,14 @@ pub(crate) unsafe fn insert_after(work: &RawWork, item: Item) {
 /// Takes `work` and the barriers linked to it out of their list and appends them to `to`.
 /// # Safety
 /// As for [`unlink`]; `to` is guarded by the same lock.
-pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList) {
+pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList, marks: &mut Marks) {
     let mut link = NonNull::from(&work.link);
     loop {
         // SAFETY: the first entry is on a list by the caller's word, each further one because
         // LINKED promises a successor on the same list.
         let (item, next) = unsafe {
             let next = next_of(link);
+            marks.leaving(link);
             (take_out(link), next)
         };
         let linked = item.snapshot().linked();
@@ -119,6 +165,104 @@ pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList) {
             return;
         }
         link = next;
+    }
+}
+
+/// Where items wait for the holder of a lock without anyone taking it.
+///
+/// One word: the item that came last, chained to those before it, and a mark that says the inbox
+/// is *attended*: a holder of the lock has promised that it will be taken again soon, by a thread
+/// that is on its way. Nothing is put into an inbox that is not attended; whoever takes the lock
+/// empties it and takes the mark away, both in one step. So an item is either met by the next
+/// holder, or its owner learns that the lock is his to take. Model: `loom_tests/inbox.rs`.
+#[derive(Debug)]
+pub(crate) struct Inbox(AtomicPtr<Link>); // A
+
+/// The mark, in a bit that the address of a link has no use for.
+const ATTENDED: usize = 1;
+
+const _: () = assert!(align_of::<Link>() > ATTENDED);
+
+impl Inbox {
+    pub(crate) fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Asked by a queuer: would an item be taken from here at present? A hint.
+    pub(crate) fn is_attended(&self) -> bool {
+        self.0.load(Ordering::Relaxed).addr() & ATTENDED != 0
+    }
+
+    /// Leaves an item; it comes back if the inbox is not attended.
+    pub(crate) fn leave(&self, item: Item) -> Result<(), Item> {
+        let link: NonNull<Link> = item.into_raw().cast();
+        // AcqRel: pairs with itself and with `take`, which finds the item and all before it whole.
+        let left = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |last| {
+                if last.addr() & ATTENDED == 0 {
+                    return None;
+                }
+                // SAFETY: the item is ours until the exchange succeeds, and on no list.
+                unsafe {
+                    *link.as_ref().next.get() = NonNull::new(last.map_addr(|a| a & !ATTENDED));
+                }
+                Some(link.as_ptr().map_addr(|a| a | ATTENDED))
+            });
+        match left {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                // SAFETY: taken apart above, and put nowhere.
+                unsafe {
+                    *link.as_ref().next.get() = None;
+                    Err(Item::from_raw(link.cast()))
+                }
+            }
+        }
+    }
+
+    /// Promises that the lock will be taken again. To be called by its holder, once.
+    pub(crate) fn attend(&self) {
+        // A mere store: the inbox was emptied when the lock was taken, and without the mark nobody
+        // else writes the word. Relaxed: the mark carries no data.
+        self.0
+            .store(ptr::without_provenance_mut(ATTENDED), Ordering::Relaxed);
+    }
+
+    /// Empties the inbox into `take`, oldest first, and ends its being attended. To be called by
+    /// whoever has just taken the lock.
+    pub(crate) fn take(&self, mut take: impl FnMut(Item)) {
+        // Relaxed: only another holder of the lock gives the mark, without which it stays empty.
+        if self.0.load(Ordering::Relaxed).is_null() {
+            return;
+        }
+        // AcqRel: pairs with `leave`.
+        let last = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
+        let mut at = NonNull::new(last.map_addr(|a| a & !ATTENDED));
+        let mut oldest: Option<NonNull<Link>> = None;
+        // Turn the chain round.
+        while let Some(link) = at {
+            // SAFETY: every link in the chain is an item that was left here and is ours now.
+            unsafe {
+                at = *link.as_ref().next.get();
+                *link.as_ref().next.get() = oldest;
+            }
+            oldest = Some(link);
+        }
+        while let Some(link) = oldest {
+            // SAFETY: as above. The link is taken off the chain before the item goes on.
+            let item = unsafe {
+                oldest = (*link.as_ref().next.get()).take();
+                Item::from_raw(link.cast())
+            };
+            take(item);
+        }
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.take(drop);
     }
 }
 
@@ -162,6 +306,39 @@ impl ItemList {
         Some(unsafe { take_out(next_of(self.head)) })
     }
 
+    /// As [`ItemList::pop_front`], from a list that somebody may be searching.
+    pub(crate) fn pop_front_of(&mut self, marks: &mut Marks) -> Option<Item> {
+        if !marks.0.is_empty() && !self.is_empty() {
+            // SAFETY: not empty, so the head's successor is an entry of this list.
+            unsafe { marks.leaving(next_of(self.head)) };
+        }
+        self.pop_front()
+    }
+
+    /// The next entry that is `wanted`, seen from where this search was the last time. What has
+    /// been passed is not looked at again.
+    pub(crate) fn search(
+        &self,
+        search: u32,
+        marks: &mut Marks,
+        wanted: impl Fn(&RawWork) -> bool,
+    ) -> Option<&RawWork> {
+        let mark = marks.of(search, self.head);
+        loop {
+            // SAFETY: a mark rests on the head or on an entry of this list, see `Marks::leaving`.
+            let next = unsafe { next_of(*mark) };
+            if next == self.head {
+                return None;
+            }
+            // SAFETY: not the head, hence an item, alive because the list owns it.
+            let work = unsafe { next.cast::<RawWork>().as_ref() };
+            if wanted(work) {
+                return Some(work);
+            }
+            *mark = next;
+        }
+    }
+
     pub(crate) fn front(&self) -> Option<&RawWork> {
         self.iter().next()
     }
@@ -190,5 +367,98 @@ impl Drop for ItemList {
         }
         // SAFETY: made by Box in `new`, and nothing points to it any more.
         drop(unsafe { Box::from_raw(self.head.as_ptr()) });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::work::offer::offer;
+    use crate::{Work, WorkItem};
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    struct Probe {
+        work: Work<Probe>,
+    }
+
+    crate::impl_has_work! {
+        impl HasWork<Self> for Probe { self.work }
+    }
+
+    impl WorkItem for Probe {
+        type Pointer = Arc<Self>;
+        fn run(_: Arc<Self>) {}
+    }
+
+    /// A list of so many items, and their addresses in its order.
+    fn list(items: usize) -> (ItemList, Vec<usize>) {
+        let mut list = ItemList::new();
+        let addresses = (0..items).map(|_| append(&mut list)).collect();
+        (list, addresses)
+    }
+
+    fn append(list: &mut ItemList) -> usize {
+        let probe = Arc::new(Probe {
+            work: crate::new_work!("probe"),
+        });
+        let address = probe.work.raw().identity().address;
+        let taken = offer(probe, |item| {
+            list.push_back(item);
+            Ok(())
+        });
+        assert!(taken.is_ok());
+        address
+    }
+
+    #[test]
+    fn s07_07_a_search_goes_on_where_it_was_whatever_leaves_meanwhile() {
+        let (mut list, all) = list(8);
+        let mut marks = Marks::default();
+        let next = |list: &ItemList, marks: &mut Marks, wanted: &[usize]| {
+            let found = list.search(1, marks, |w| wanted.contains(&w.identity().address));
+            found.map(|work| work.identity().address)
+        };
+        let wanted = [all[3], all[6]];
+        assert_eq!(next(&list, &mut marks, &wanted), Some(all[3]));
+        // Everything up to the one found, the entry that the mark rests on included.
+        for gone in &all[..4] {
+            let item = list.pop_front_of(&mut marks).unwrap();
+            assert_eq!(item.identity().address, *gone);
+        }
+        assert_eq!(next(&list, &mut marks, &wanted), Some(all[6]));
+        for _ in 4..7 {
+            drop(list.pop_front_of(&mut marks));
+        }
+        assert_eq!(next(&list, &mut marks, &wanted), None);
+        // What comes later is found too.
+        let late = append(&mut list);
+        assert_eq!(next(&list, &mut marks, &[late]), Some(late));
+        marks.end(1);
+        assert!(marks.0.is_empty());
+    }
+
+    #[test]
+    fn s07_07_a_search_looks_at_no_entry_twice() {
+        let (mut list, all) = list(300);
+        let (mut marks, looks) = (Marks::default(), Cell::new(0));
+        // The items of the search are the last third.
+        let (strangers, own) = all.split_at(200);
+        for address in own {
+            let found = list.search(1, &mut marks, |w| {
+                looks.set(looks.get() + 1);
+                !strangers.contains(&w.identity().address)
+            });
+            let link = found.map(|w| NonNull::from(&w.link)).unwrap();
+            // SAFETY: just found on this list, which is ours.
+            let item = unsafe {
+                marks.leaving(link);
+                take_out(link)
+            };
+            assert_eq!(item.identity().address, *address);
+        }
+        assert_eq!(looks.get(), all.len());
+        assert_eq!(list.iter().count(), strangers.len());
+        while list.pop_front_of(&mut marks).is_some() {}
     }
 }

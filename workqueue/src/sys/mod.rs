@@ -9,6 +9,12 @@ pub(crate) mod cpu;
 
 pub(crate) mod cpuset;
 
+pub(crate) mod short_text;
+
+pub(crate) mod event;
+
 pub(crate) mod clock;
 
 pub(crate) mod timer;
+
+pub(crate) mod poll;

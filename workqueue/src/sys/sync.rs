@@ -2,15 +2,12 @@
 //! The one place that chooses between `std` and `loom`.
 //!
 //! [`modelled`] holds what the lock-free protocols are made of (the state word, the budget of a
-//! node); under `--cfg loom` these types come from loom, so that the models inside the crate run
+//! node, the inbox of a pool, the parker of a worker); under `--cfg loom` these types come from loom, so that the models inside the crate run
 //! the very code that ships. Everything else uses the plain lock below, which spins briefly and
 //! then sleeps on a futex: the holder of a lock can be preempted in user space, hence no pure
 //! spinlock anywhere.
 
-use std::sync::{
-    Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError, WaitTimeoutResult,
-};
-use std::time::Duration;
+use std::sync::{Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError};
 
 #[cfg(all(loom, not(debug_assertions)))]
 compile_error!("loom models need debug assertions: build them without --release");
@@ -18,12 +15,18 @@ compile_error!("loom models need debug assertions: build them without --release"
 #[cfg(not(loom))]
 pub(crate) mod modelled {
     pub(crate) use super::Mutex;
-    pub(crate) use std::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    };
+    pub(crate) use std::thread::{current, park, Thread};
 }
 
 #[cfg(loom)]
 pub(crate) mod modelled {
-    pub(crate) use loom::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    };
+    pub(crate) use loom::thread::{current, park, Thread};
 
     /// Same face as the crate's own lock.
     #[derive(Debug)]
@@ -71,16 +74,6 @@ impl Condvar {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn wait_timeout<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        limit: Duration,
-    ) -> (MutexGuard<'a, T>, WaitTimeoutResult) {
-        self.0
-            .wait_timeout(guard, limit)
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
     }
@@ -119,42 +112,73 @@ impl Completion {
 }
 
 /// Lets one thread sleep until it is told otherwise. A token given while the thread is awake is
-/// kept, so a wake-up is never lost; tokens do not add up.
+/// kept, so a wake-up is never lost; tokens do not add up. Only a thread that sleeps costs its
+/// waker a system call.
 ///
 /// Sits on `thread::park`, yet keeps its own token: the item functions that run on the same
 /// thread may park and unpark it for purposes of their own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Parker {
-    token: std::sync::atomic::AtomicBool,
-    thread: std::sync::OnceLock<std::thread::Thread>,
+    token: modelled::AtomicU32, // A
+    thread: std::sync::OnceLock<modelled::Thread>,
 }
 
+/// No token; the thread does not sleep.
+const AWAKE: u32 = 0;
+/// No token; the thread sleeps, or is about to and will look at the token once more.
+const ASLEEP: u32 = 1;
+/// Whatever the thread does, its present or next `park` ends.
+const TOLD: u32 = 2;
+
 impl Parker {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            token: std::sync::atomic::AtomicBool::new(false),
+            token: modelled::AtomicU32::new(AWAKE),
             thread: std::sync::OnceLock::new(),
         }
     }
 
-    /// Names the calling thread as the one that parks here.
+    /// Names the calling thread as the one that parks here. To be called before its first `park`.
     pub(crate) fn adopt_current(&self) {
-        let _first = self.thread.set(std::thread::current());
+        let _first = self.thread.set(modelled::current());
     }
 
+    /// Sleeps until told. Does not look out for that before: the worker of a CPU would keep the
+    /// CPU from whoever could tell it, and for the others it was measured and brought nothing.
     pub(crate) fn park(&self) {
-        // Acquire pairs with the Release in `unpark`: what the waker did before is seen here.
-        while !self.token.swap(false, std::sync::atomic::Ordering::Acquire) {
-            std::thread::park();
+        use modelled::Ordering::{AcqRel, Acquire};
+        // AcqRel and Acquire here and below pair with the swap in `unpark`: what the waker did
+        // before is seen after. The token is taken by a swap, because a second waker may come in
+        // between, and what that one did must be seen too.
+        while self
+            .token
+            .compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire)
+            .map_or_else(|found| found != TOLD, |_| true)
+        {
+            modelled::park();
         }
+        self.token.swap(AWAKE, Acquire);
     }
 
     pub(crate) fn unpark(&self) {
-        // Release pairs with the Acquire in `park`. The load of `thread` comes second: a thread
-        // that adopts later looks at the token before it first sleeps.
-        self.token.store(true, std::sync::atomic::Ordering::Release);
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
+        // AcqRel pairs with `park`; a thread found asleep has named itself before.
+        let found = self.token.swap(TOLD, modelled::Ordering::AcqRel);
+        if found == ASLEEP {
+            if let Some(thread) = self.thread.get() {
+                thread.unpark();
+            }
         }
     }
 }
+
+impl Default for Parker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Keeps a word that many threads write off the cache lines of its neighbours: two lines, as the
+/// machine fetches them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct OwnLine<T>(pub(crate) T);

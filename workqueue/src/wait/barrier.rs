@@ -5,6 +5,7 @@
 //! tells the waiter. It counts for flushes of the queue in its target's colour and takes no slot.
 //! Kernel counterparts: `struct wq_barrier`, `insert_wq_barrier`.
 
+use super::caution;
 use crate::error::WaitError;
 use crate::pool::workers::Current;
 use crate::pool::{concurrency, context, registry, Pool, PoolState};
@@ -105,19 +106,22 @@ pub(crate) fn flush_item(work: &RawWork) -> Result<bool, WaitError> {
         if now.pool() != Some(pool.id) {
             continue;
         }
-        let barrier = if now.queued() {
+        let queue_of = |st: &PoolState, pwq| st.pwqs.get(pwq).pwq.queue.clone();
+        let (barrier, queue) = if now.queued() {
             pool.rt.require_online()?;
-            let queue = &st.pwqs.get(work.pwq()).pwq.queue;
-            if queue.ordered && context::in_run_of(queue) {
+            let queue = queue_of(&st, work.pwq());
+            if queue.ordered && context::in_run_of(&queue) {
                 return Err(WaitError::WouldDeadlock);
             }
-            behind_queued(&mut st, &pool, work)
+            (behind_queued(&mut st, &pool, work), queue)
         } else if let Some((slot, current)) = st.executing(work.identity()) {
-            behind_run(&mut st, &pool, slot, current)
+            let queue = queue_of(&st, current.pwq);
+            (behind_run(&mut st, &pool, slot, current), queue)
         } else {
             return Ok(false);
         };
         drop(st);
+        caution::before_item_flush(&queue, work);
         barrier.wait();
         return Ok(true);
     }

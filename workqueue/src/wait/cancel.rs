@@ -5,6 +5,7 @@
 //! `try_to_grab_pending`, `__cancel_work_sync`, `disable_work`.
 
 use super::barrier::wait_for_run;
+use super::caution;
 use crate::error::{DisableOverflow, WaitError};
 use crate::pool::{context, registry, PoolState};
 use crate::pwq::{self, Duties};
@@ -34,7 +35,7 @@ pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
         if !seen.pending() {
             return Grab::Idle;
         }
-        if seen.queued() {
+        if seen.with_pool() {
             let Some(pool) = seen.pool().and_then(registry::lookup) else {
                 continue;
             };
@@ -71,7 +72,7 @@ fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Duties) {
         // and their waiters learn that the item is gone.
         let mut chain = ItemList::new();
         // SAFETY: queued on this pool, whose lock the caller holds.
-        unsafe { list::move_chain(work, &mut chain) };
+        unsafe { list::move_chain(work, &mut chain, &mut st.marks) };
         let item = chain.pop_front().expect("the chain begins with the item");
         while let Some(barrier) = chain.pop_front() {
             let rt = st.pwqs.get(number).pwq.queue.rt.clone();
@@ -80,7 +81,7 @@ fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Duties) {
         item
     } else {
         // SAFETY: queued on this pool, whose lock the caller holds.
-        unsafe { list::unlink(work) }
+        unsafe { list::unlink(work, &mut st.marks) }
     };
     item.state.set_taken_off();
     let mut duties = pwq::retire(st, number, before.colour(), !before.inactive());
@@ -127,6 +128,7 @@ pub(crate) fn disable_sync(
         return Err(WaitError::WouldDeadlock);
     }
     let item = disable(work, timer).map_err(|DisableOverflow| WaitError::DisableOverflow)?;
+    caution::before_cancel(work);
     // Disabled: no further run can begin behind our back.
     wait_for_run(work);
     Ok(item)

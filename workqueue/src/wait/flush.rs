@@ -16,6 +16,7 @@
 //! With 16 colours, 15 generations can be told apart, since new items need one too. All steps but
 //! the report are under the queue's lock.
 
+use super::caution;
 use crate::error::WaitError;
 use crate::pool::{concurrency, context};
 use crate::pwq::Pwq;
@@ -79,6 +80,7 @@ impl QueueInner {
                 self.name
             );
         }
+        caution::before_flush(self);
         self.flush();
         Ok(())
     }
@@ -86,6 +88,7 @@ impl QueueInner {
     /// Drain as callers reach it.
     pub(crate) fn drain_from_outside(&self) -> Result<(), WaitError> {
         self.may_wait()?;
+        caution::before_flush(self);
         self.drain();
         Ok(())
     }
@@ -131,15 +134,13 @@ impl QueueInner {
 
     /// Tells the pwqs to report the end of `colour`; true if there is nothing to report.
     fn arm(&self, pwqs: &[Arc<Pwq>], colour: u8) -> bool {
-        // SeqCst here and in `one_pwq_flushed`: one count, raised and lowered by several threads;
-        // the pool locks order it against the items.
-        self.pwqs_to_flush.store(1, Ordering::SeqCst);
+        self.pwqs_to_flush.begin();
         for pwq in pwqs {
             let mut st = pwq.pool.lock();
             let p = st.pwqs.get_mut(pwq.number);
             if p.nr_in_flight[usize::from(colour)] > 0 {
                 p.flush_colour = Some(colour);
-                self.pwqs_to_flush.fetch_add(1, Ordering::SeqCst);
+                self.pwqs_to_flush.one_more();
             }
         }
         self.one_pwq_flushed()
@@ -148,7 +149,7 @@ impl QueueInner {
     /// One reporter less; true if it was the last, which obliges to call `flush_colour_done`.
     #[must_use]
     pub(crate) fn one_pwq_flushed(&self) -> bool {
-        self.pwqs_to_flush.fetch_sub(1, Ordering::SeqCst) == 1
+        self.pwqs_to_flush.one_less()
     }
 
     /// The oldest generation has ended.
@@ -191,6 +192,7 @@ impl QueueInner {
             state.drainers += 1;
             self.mode.fetch_or(DRAINING, Ordering::SeqCst);
         }
+        self.wait_for_enqueues();
         for flushes in 1.. {
             self.flush();
             if self.is_empty() {

@@ -5,7 +5,7 @@
 
 use super::pointer::RawWorkItem;
 use super::raw::{Item, RawWork, Returned};
-use super::state::Claim;
+use super::state::{Claim, InboxClaim, WorkState};
 use crate::error::{EnqueueError, Refusal};
 
 /// Looks at the core of an item without giving the pointer away.
@@ -28,14 +28,25 @@ pub(crate) fn offer<W, const ID: u64>(
 where
     W: RawWorkItem<ID>,
 {
+    offer_claimed(work, claim, |item, ()| place(item))
+}
+
+/// As [`offer`], with a claim of the caller's, whose outcome `place` learns.
+pub(crate) fn offer_claimed<W, C, const ID: u64>(
+    work: W,
+    claim: impl FnOnce(&WorkState) -> Result<C, Refusal>,
+    place: impl FnOnce(Item, C) -> Result<(), (Refusal, Item)>,
+) -> Result<(), EnqueueError<W>>
+where
+    W: RawWorkItem<ID>,
+{
     let raw = work.into_raw_work();
     // SAFETY: the pointer we own keeps the item alive.
-    let claim = unsafe { raw.as_ref() }.state.claim();
-    let refusal = match claim {
-        Claim::Ours(_) => {
+    let refusal = match claim(unsafe { &raw.as_ref().state }) {
+        Ok(claimed) => {
             // SAFETY: `raw` comes from the pointer type the item was made for, and the claim is ours.
             let item = unsafe { Item::from_raw(raw) };
-            match place(item) {
+            match place(item, claimed) {
                 Ok(()) => return Ok(()),
                 Err((refusal, item)) => {
                     let back = item.end().into_raw();
@@ -47,11 +58,30 @@ where
                 }
             }
         }
-        Claim::AlreadyPending => Refusal::AlreadyPending,
-        Claim::Disabled => Refusal::Disabled,
+        Err(refusal) => refusal,
     };
     // SAFETY: taken at the top, and no item stands for it any more.
     Err(EnqueueError::new(refusal, unsafe { W::from_raw_work(raw) }))
+}
+
+/// Claims an item for whatever place is found.
+pub(crate) fn claim(state: &WorkState) -> Result<(), Refusal> {
+    match state.claim() {
+        Claim::Ours(_) => Ok(()),
+        Claim::AlreadyPending => Err(Refusal::AlreadyPending),
+        Claim::Disabled => Err(Refusal::Disabled),
+    }
+}
+
+/// Claims an item for the inbox of a pool; false if it may still run on another one, so that its
+/// place has to be looked for.
+pub(crate) fn claim_for(state: &WorkState, pool: u32) -> Result<bool, Refusal> {
+    match state.claim_for(pool) {
+        InboxClaim::Ours => Ok(true),
+        InboxClaim::Elsewhere => claim(state).map(|()| false),
+        InboxClaim::AlreadyPending => Err(Refusal::AlreadyPending),
+        InboxClaim::Disabled => Err(Refusal::Disabled),
+    }
 }
 
 /// Turns what a cancelled item left back into the caller's pointer.

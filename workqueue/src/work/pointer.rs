@@ -195,6 +195,98 @@ pub(crate) unsafe fn release<P: RawWorkItem<ID>, const ID: u64>(raw: NonNull<Raw
 /// greeter.work.flush()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # Several fields
+///
+/// Each field of one type has a number of its own, and what belongs to a number is checked when
+/// the program is compiled. The item may also live in a box, which the queue then owns alone:
+///
+/// ```
+/// use workqueue::{impl_has_work, new_work, Runtime, Work, WorkItem};
+/// use std::{pin::Pin, sync::Arc};
+///
+/// struct Disk { read: Work<Disk, 1>, write: Work<Disk, 2> }
+/// impl_has_work! {
+///     impl HasWork<Self, 1> for Disk { self.read }
+///     impl HasWork<Self, 2> for Disk { self.write }
+/// }
+/// impl WorkItem<1> for Disk { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
+/// impl WorkItem<2> for Disk { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
+///
+/// /// An item with a parameter, owned by whoever runs it.
+/// struct Letter<T: Send + 'static> { text: T, work: Work<Letter<T>> }
+/// impl_has_work! {
+///     impl{T: Send + 'static} HasWork<Self> for Letter<T> { self.work }
+/// }
+/// impl<T: Send + 'static> WorkItem for Letter<T> {
+///     type Pointer = Pin<Box<Self>>;
+///     fn run(this: Pin<Box<Self>>) { drop(this); }
+/// }
+///
+/// let runtime = Runtime::builder().start()?;
+/// let queue = runtime.system_dfl();
+/// let disk = Arc::new(Disk { read: new_work!(), write: new_work!() });
+/// queue.enqueue::<_, 1>(disk.clone())?;
+/// queue.enqueue::<_, 2>(disk.clone())?;       // both may be queued at once
+/// queue.enqueue(Box::pin(Letter { text: "hello", work: new_work!() }))?;
+/// queue.try_spawn(move || println!("the disk is held by {}", Arc::strong_count(&disk)))?;
+/// queue.flush()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A number that names another field than the type says:
+///
+/// ```compile_fail,E0308
+/// # use workqueue::{impl_has_work, Work, WorkItem};
+/// # use std::sync::Arc;
+/// struct Disk { read: Work<Disk, 1> }
+/// impl_has_work! { impl HasWork<Self, 2> for Disk { self.read } }
+/// ```
+///
+/// A number that is used twice:
+///
+/// ```compile_fail,E0119
+/// # use workqueue::{impl_has_work, Work, WorkItem};
+/// struct Disk { read: Work<Disk, 1>, write: Work<Disk, 1> }
+/// impl_has_work! {
+///     impl HasWork<Self, 1> for Disk { self.read }
+///     impl HasWork<Self, 1> for Disk { self.write }
+/// }
+/// ```
+///
+/// A number without an item of its own:
+///
+/// ```compile_fail,E0277
+/// # use workqueue::{impl_has_work, new_work, Work, WorkItem};
+/// # use std::sync::Arc;
+/// struct Disk { read: Work<Disk, 1> }
+/// impl_has_work! { impl HasWork<Self, 1> for Disk { self.read } }
+/// impl WorkItem<1> for Disk { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
+/// let disk = Arc::new(Disk { read: new_work!() });
+/// workqueue::schedule::<_, 2>(disk);
+/// ```
+///
+/// A queue takes the pointer type that the item names and no other:
+///
+/// ```compile_fail,E0271
+/// # use workqueue::{impl_has_work, new_work, Work, WorkItem};
+/// # use std::sync::Arc;
+/// struct Disk { read: Work<Disk> }
+/// impl_has_work! { impl HasWork<Self> for Disk { self.read } }
+/// impl WorkItem for Disk { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
+/// workqueue::schedule(Box::pin(Disk { read: new_work!() }));
+/// ```
+///
+/// Nor does a queue take what must not leave its thread:
+///
+/// ```compile_fail,E0277
+/// # use workqueue::{impl_has_work, new_work, Work, WorkItem};
+/// # use std::{pin::Pin, rc::Rc};
+/// struct Local { work: Work<Local>, shared: Rc<u32> }
+/// impl_has_work! { impl HasWork<Self> for Local { self.work } }
+/// impl WorkItem for Local { type Pointer = Pin<Box<Self>>; fn run(_: Pin<Box<Self>>) {} }
+/// workqueue::schedule(Box::pin(Local { work: new_work!(), shared: Rc::new(1) }));
+/// ```
 #[macro_export]
 macro_rules! impl_has_work {
     ($(impl$({$($generics:tt)*})? HasWork<$item:ty $(, $id:literal)?> for $this:ty { self.$field:ident })*) => {$(
@@ -213,7 +305,51 @@ macro_rules! impl_has_work {
     )*};
 }
 
-/// Says which field of a type is its [`crate::DelayedWork`].
+/// Says which field of a type is its [`crate::DelayedWork`]. Numbers as with
+/// [`crate::impl_has_work!`].
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, Modified, Runtime, WorkItem};
+///
+/// struct Watchdog { bark: DelayedWork<Watchdog> }
+/// impl_has_delayed_work! { impl HasDelayedWork<Self> for Watchdog { self.bark } }
+/// impl WorkItem for Watchdog {
+///     type Pointer = Arc<Self>;
+///     fn run(_: Arc<Self>) { println!("nobody fed me"); }
+/// }
+///
+/// let runtime = Runtime::builder().start()?;
+/// let queue = runtime.system_percpu();
+/// let dog = Arc::new(Watchdog { bark: new_delayed_work!() });
+/// queue.enqueue_delayed(Duration::from_secs(60), dog.clone())?;
+/// // Fed: the time begins anew. The queue has a pointer already, so this one comes back.
+/// let fed = queue.mod_delayed(Duration::from_secs(60), dog.clone())?;
+/// assert!(matches!(fed, Modified::WasPending(_)));
+/// assert!(dog.bark.cancel_sync()?.is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// An item without a timer cannot be delayed:
+///
+/// ```compile_fail,E0277
+/// # use workqueue::{impl_has_work, new_work, Work, WorkItem};
+/// # use std::{sync::Arc, time::Duration};
+/// struct Plain { work: Work<Plain> }
+/// impl_has_work! { impl HasWork<Self> for Plain { self.work } }
+/// impl WorkItem for Plain { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
+/// workqueue::schedule_delayed(Duration::from_secs(1), Arc::new(Plain { work: new_work!() }));
+/// ```
+///
+/// Nor is a field without a timer one with:
+///
+/// ```compile_fail,E0308
+/// # use workqueue::{impl_has_delayed_work, Work, WorkItem};
+/// # use std::sync::Arc;
+/// struct Plain { work: Work<Plain> }
+/// impl_has_delayed_work! { impl HasDelayedWork<Self> for Plain { self.work } }
+/// impl WorkItem for Plain { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
+/// ```
 #[macro_export]
 macro_rules! impl_has_delayed_work {
     ($(impl$({$($generics:tt)*})? HasDelayedWork<$item:ty $(, $id:literal)?> for $this:ty { self.$field:ident })*) => {$(

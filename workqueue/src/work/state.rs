@@ -2,16 +2,18 @@
 //! The state word of an item: who may queue it, whether it waits, where it last was.
 //!
 //! ```text
-//!   63            32 31            16 15      8 7      4    3       2        1         0
-//!  +----------------+----------------+---------+--------+--------+--------+----------+---------+
-//!  | pool number + 1| disable depth  | unused  | colour | LINKED | QUEUED | INACTIVE | PENDING |
-//!  +----------------+----------------+---------+--------+--------+--------+----------+---------+
+//!   63            32 31            16 15 9    8     7    4    3       2        1         0
+//!  +----------------+----------------+----+-------+--------+--------+--------+----------+---------+
+//!  | pool number + 1| disable depth  |  0 | INBOX | colour | LINKED | QUEUED | INACTIVE | PENDING |
+//!  +----------------+----------------+----+-------+--------+--------+--------+----------+---------+
 //! ```
 //!
 //! * PENDING: someone owes a run. Taken by [`WorkState::claim`]; whoever gets `Ours` owns the item
 //!   until it hands it to a list, a timer, or gives the bit back.
 //! * QUEUED: the item is on a list of the pool named in the word; changes only under that pool's
-//!   lock. PENDING without QUEUED: with a timer, or on its way.
+//!   lock. PENDING without QUEUED: with a timer, in an inbox, or on its way.
+//! * INBOX: the item lies in the inbox of the pool named in the word, or is about to. Whoever takes
+//!   that pool's lock finds it QUEUED instead, or is early and looks again.
 //! * INACTIVE: held back by max_active (or a barrier, which never takes a slot). Pool lock.
 //! * LINKED: the next entry of the list is a barrier that must move with this one. Pool lock.
 //! * colour: the flush generation the item counts for. Pool lock.
@@ -29,6 +31,7 @@ const PENDING: u64 = 1 << 0;
 const INACTIVE: u64 = 1 << 1;
 const QUEUED: u64 = 1 << 2;
 const LINKED: u64 = 1 << 3;
+const INBOX: u64 = 1 << 8;
 const COLOUR_SHIFT: u32 = 4;
 const COLOUR_MASK: u64 = 0xf << COLOUR_SHIFT;
 const DEPTH_SHIFT: u32 = 16;
@@ -50,6 +53,11 @@ impl Snapshot {
 
     pub(crate) fn queued(self) -> bool {
         self.0 & QUEUED != 0
+    }
+
+    /// May the item be found through the lock of the pool named in the word?
+    pub(crate) fn with_pool(self) -> bool {
+        self.0 & (QUEUED | INBOX) != 0
     }
 
     pub(crate) fn inactive(self) -> bool {
@@ -83,6 +91,21 @@ pub(crate) enum Claim {
     /// Somebody else owes the run, which will see everything the caller did before.
     AlreadyPending,
     /// The item is disabled. Nothing is owed.
+    Disabled,
+}
+
+/// As [`Claim`], of a caller who wants to put the item into a pool's inbox.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum InboxClaim {
+    /// The caller holds PENDING, and the word names the pool: the item goes into its inbox, or on
+    /// one of its lists.
+    Ours,
+    /// The item was on another pool last and may still run there. Nothing has changed.
+    Elsewhere,
+    /// As [`Claim::AlreadyPending`].
+    AlreadyPending,
+    /// As [`Claim::Disabled`].
     Disabled,
 }
 
@@ -133,9 +156,32 @@ impl WorkState {
         }
     }
 
+    /// Asked by whoever wants to leave the item in the inbox of `pool`: is it mine, and is that
+    /// the pool it was on last, or the first one it comes to?
+    pub(crate) fn claim_for(&self, pool: u32) -> InboxClaim {
+        let place = (u64::from(pool) + 1) << POOL_SHIFT;
+        let fits = |v: u64| v & POOL_MASK == 0 || v & POOL_MASK == place;
+        let before = self.rmw(|v| {
+            if v & (PENDING | DEPTH_MASK) == 0 && fits(v) {
+                place | INBOX | PENDING
+            } else {
+                v
+            }
+        });
+        if before.pending() {
+            InboxClaim::AlreadyPending
+        } else if before.depth() > 0 {
+            InboxClaim::Disabled
+        } else if fits(before.0) {
+            InboxClaim::Ours
+        } else {
+            InboxClaim::Elsewhere
+        }
+    }
+
     /// Gives PENDING back without a run: refused or cancelled.
     pub(crate) fn release(&self) {
-        self.rmw(|v| v & !(PENDING | INACTIVE | QUEUED | LINKED | COLOUR_MASK));
+        self.rmw(|v| v & (POOL_MASK | DEPTH_MASK));
     }
 
     /// The owner of PENDING puts the item on a list of `pool`.
@@ -221,9 +267,28 @@ mod tests {
         assert_eq!(s.claim(), Claim::AlreadyPending);
         s.begin_run();
         assert_eq!(s.claim(), Claim::Disabled);
+        assert_eq!(s.claim_for(u32::MAX - 1), InboxClaim::Disabled);
         assert_eq!(s.load().pool(), Some(u32::MAX - 1));
         assert_eq!(s.enable(), Some(true));
         assert_eq!(s.enable(), None);
+    }
+
+    #[test]
+    fn only_the_pool_it_was_on_last_has_the_item_in_its_inbox() {
+        let s = WorkState::new();
+        assert_eq!(s.claim_for(3), InboxClaim::Ours);
+        assert_eq!(s.claim_for(3), InboxClaim::AlreadyPending);
+        let v = s.load();
+        assert!(v.pending() && v.with_pool() && !v.queued());
+        assert_eq!(v.pool(), Some(3));
+        s.set_queued(3, 1, false);
+        assert!(s.load().queued());
+        s.begin_run();
+        assert_eq!(s.claim_for(4), InboxClaim::Elsewhere);
+        assert!(!s.load().with_pool() && !s.load().pending());
+        assert_eq!(s.claim_for(3), InboxClaim::Ours);
+        s.release();
+        assert!(!s.load().with_pool());
     }
 
     #[test]

@@ -95,6 +95,15 @@ impl Attrs {
         }
     }
 
+    /// The CPUs the workers may use while unbound queues may use `unbound`: a mask that shares no
+    /// CPU with it falls back to all of it.
+    pub(crate) fn effective_mask(&self, unbound: &CpuSet) -> CpuSet {
+        let wanted = self.cpumask.as_ref().map(|m| m.and(unbound));
+        wanted
+            .filter(|m| !m.is_empty())
+            .unwrap_or_else(|| unbound.clone())
+    }
+
     pub(crate) fn check(&self) -> Result<(), AttrError> {
         if (-20..=19).contains(&self.nice) {
             return Ok(());

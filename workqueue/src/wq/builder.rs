@@ -7,12 +7,15 @@ use super::attrs::Attrs;
 use super::flags::Flags;
 use super::{Counters, OwnedQueue, QueueInner, QueueState};
 use crate::error::AllocError;
+use crate::lockdep::QueueClass;
 use crate::pool::rescuer::Rescuer;
 use crate::pwq::budget::Budget;
 use crate::pwq::PwqStats;
 use crate::runtime::RuntimeInner;
+use crate::sys::short_text::{self, ShortText, SHORT_TEXT_LEN};
 use crate::sys::sync::Mutex;
 use crate::wait::flush::FlushState;
+use crate::wait::reporters::Reporters;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, RwLock};
 
@@ -22,9 +25,6 @@ pub(crate) const MAX_ACTIVE: usize = 2048;
 const DFL_ACTIVE: usize = 1024;
 /// How many items each node may have active at least, unless max_active is lower.
 const DFL_MIN_ACTIVE: usize = 8;
-/// How much of a name is kept.
-const NAME_LEN: usize = 31;
-
 /// Sets up a queue.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is built"]
@@ -35,6 +35,7 @@ pub struct QueueBuilder {
     max_active: usize,
     ordered: bool,
     system: bool,
+    legacy: bool,
     attrs: Attrs,
 }
 
@@ -47,6 +48,7 @@ impl QueueBuilder {
             max_active: 0,
             ordered: false,
             system: false,
+            legacy: false,
             attrs: Attrs::new(),
         }
     }
@@ -79,6 +81,11 @@ impl QueueBuilder {
         self
     }
 
+    pub(crate) fn legacy(mut self) -> Self {
+        self.legacy = true;
+        self
+    }
+
     /// Makes the queue.
     pub fn build(self) -> Result<OwnedQueue, AllocError> {
         if self.rt.is_in_forked_child() || self.rt.is_stopped() {
@@ -86,7 +93,11 @@ impl QueueBuilder {
         }
         let name = checked_name(&self.name)?;
         let flags = self.checked_flags(&name)?;
-        let max_active = checked_max_active(&name, self.max_active, self.ordered);
+        let max_active = if flags.contains(Flags::BH) {
+            usize::MAX
+        } else {
+            checked_max_active(&name, self.max_active, self.ordered)
+        };
         let mut attrs = self.attrs;
         attrs.check().map_err(|source| AllocError::Attrs {
             name: name.clone(),
@@ -107,11 +118,13 @@ impl QueueBuilder {
             flags,
             ordered: self.ordered,
             system: self.system,
+            legacy: self.legacy,
             slots: (0..nr_slots).map(|_| RwLock::new(None)).collect(),
+            class: QueueClass::new(&name),
             max_active: AtomicUsize::new(0),
             nodes: (0..nr_budgets).map(|_| Arc::new(Budget::new(0))).collect(),
             rescuer: flags.contains(Flags::MEM_RECLAIM).then(Rescuer::new),
-            pwqs_to_flush: AtomicUsize::new(0),
+            pwqs_to_flush: Reporters::new(),
             mode: AtomicU32::new(0),
             counters: Counters::default(),
             state: Mutex::new(QueueState {
@@ -124,6 +137,7 @@ impl QueueBuilder {
                 attrs: attrs.clone(),
                 past: PwqStats::default(),
             }),
+            desc: ShortText::new(&name),
             name,
             rt,
         });
@@ -135,6 +149,13 @@ impl QueueBuilder {
             name: inner.name.clone(),
             errno,
         };
+        if flags.contains(Flags::SYSFS) && rt.registered(&inner.name).is_some() {
+            return Err(AllocError::NameExists(inner.name.clone()));
+        }
+        if flags.contains(Flags::BH) && !self.system {
+            let highpri = flags.contains(Flags::HIGHPRI);
+            rt.want_bh_threads(highpri).map_err(spawn_failed)?;
+        }
         if let (Some(rescuer), true) = (&inner.rescuer, rt.is_online()) {
             rescuer.start(&inner).map_err(spawn_failed)?;
         }
@@ -167,8 +188,8 @@ impl QueueBuilder {
         if let Some(why) = flags.fault(self.ordered, self.max_active) {
             return Err(bad(why));
         }
-        if flags.contains(Flags::BH) || flags.contains(Flags::SYSFS) {
-            return Err(bad("BH and SYSFS queues are not part of this version"));
+        if flags.contains(Flags::BH) {
+            flags |= Flags::PERCPU;
         }
         if self.ordered {
             return Ok(flags | Flags::UNBOUND);
@@ -185,17 +206,13 @@ fn checked_name(name: &str) -> Result<String, AllocError> {
     if name.is_empty() || name.contains('\0') {
         return Err(AllocError::BadName(name.to_owned()));
     }
-    let mut end = name.len().min(NAME_LEN);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    if end < name.len() {
+    let kept = short_text::cut(name);
+    if kept != name {
         log::warn!(
-            "workqueue: queue name {name} is longer than {NAME_LEN} bytes; cut to {}",
-            &name[..end]
+            "workqueue: queue name {name} is longer than {SHORT_TEXT_LEN} bytes; cut to {kept}"
         );
     }
-    Ok(name[..end].to_owned())
+    Ok(kept.to_owned())
 }
 
 fn checked_max_active(name: &str, wanted: usize, ordered: bool) -> usize {

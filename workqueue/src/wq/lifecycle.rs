@@ -8,23 +8,49 @@ use super::attrs::Attrs;
 use super::flags::Flags;
 use super::{QueueInner, DESTROYED, DESTROYING};
 use crate::error::{AttrError, WaitError};
-use crate::pool::{context, registry, Pool, PoolKind};
+use crate::pool::{context, registry, Pool, PoolKind, PoolState};
 use crate::pwq::active::NodeActive;
 use crate::pwq::{self, Pwq};
 use crate::runtime::monitor::Job;
+use crate::runtime::RuntimeInner;
+use crate::sys::cpuset::CpuSet;
 use crate::sys::list;
 use crate::work::raw::Item;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
+/// The pools that shall serve a queue. Dropped without being installed it gives them back.
+pub(crate) struct Plan {
+    rt: Arc<RuntimeInner>,
+    attrs: Attrs,
+    /// By CPU; None for the default pwq.
+    pools: Vec<(Option<usize>, Arc<Pool>)>,
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        for (_, pool) in &self.pools {
+            self.rt.unbound.put(pool);
+        }
+    }
+}
+
 impl QueueInner {
     /// One pwq per CPU, in that CPU's pool of the queue's priority.
     pub(crate) fn link_percpu(self: &Arc<Self>) -> Result<(), i32> {
-        let highpri = self.flags.contains(Flags::HIGHPRI);
+        let (highpri, bh) = (
+            self.flags.contains(Flags::HIGHPRI),
+            self.flags.contains(Flags::BH),
+        );
         let mut state = self.state.lock();
         for cpu in self.rt.topology.possible().iter() {
             let pools = self.rt.pools_of(cpu).ok_or(libc::ESHUTDOWN)?;
-            let pool = if highpri { pools.highpri } else { pools.normal };
+            let pool = match (bh, highpri) {
+                (false, false) => pools.normal,
+                (false, true) => pools.highpri,
+                (true, false) => pools.bh,
+                (true, true) => pools.bh_highpri,
+            };
             let pwq = Pwq::link(self, &pool, None, state.flush.colour(), false);
             self.set_slot(cpu, Some(pwq.clone()));
             state.pwqs.push(pwq);
@@ -41,16 +67,17 @@ impl QueueInner {
         }
     }
 
-    pub(crate) fn apply_attrs(self: &Arc<Self>, mut attrs: Attrs) -> Result<(), AttrError> {
+    pub(crate) fn apply_attrs(self: &Arc<Self>, attrs: Attrs) -> Result<(), AttrError> {
+        self.apply_changed(|_| attrs)
+    }
+
+    /// Puts what `change` makes of the attributes in force, or changes nothing.
+    pub(crate) fn apply_changed(
+        self: &Arc<Self>,
+        change: impl FnOnce(Attrs) -> Attrs,
+    ) -> Result<(), AttrError> {
         if !self.is_unbound() {
             return Err(AttrError::NotUnbound);
-        }
-        attrs.check()?;
-        if let Some(mask) = &mut attrs.cpumask {
-            let usable = mask.and(self.rt.topology.possible());
-            if usable.is_empty() {
-                return Err(AttrError::EmptyMask(mask.to_list()));
-            }
         }
         if self.rt.is_in_forked_child() {
             return Err(AttrError::Destroyed);
@@ -58,6 +85,14 @@ impl QueueInner {
         let _choice = self.rt.attrs_lock.lock();
         if self.is_mode(DESTROYING) {
             return Err(AttrError::Destroyed);
+        }
+        let former = self.state.lock().attrs.clone();
+        let attrs = change(former);
+        attrs.check()?;
+        if let Some(mask) = &attrs.cpumask {
+            if !mask.intersects(self.rt.topology.possible()) {
+                return Err(AttrError::EmptyMask(mask.to_list()));
+            }
         }
         self.install_attrs(attrs).map_err(AttrError::Spawn)?;
         self.adjust_limits();
@@ -67,47 +102,55 @@ impl QueueInner {
     /// Puts pools for `attrs` in charge of all CPUs, or changes nothing.
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn install_attrs(self: &Arc<Self>, attrs: Attrs) -> Result<(), i32> {
+        let plan = self.plan(attrs, &self.rt.unbound_cpus())?;
+        self.install(plan);
+        Ok(())
+    }
+
+    /// Finds the pools that `attrs` ask for while unbound queues may use `unbound`.
+    /// # Context: `attrs_lock` held, no other.
+    pub(crate) fn plan(self: &Arc<Self>, attrs: Attrs, unbound: &CpuSet) -> Result<Plan, i32> {
         let rt = &self.rt;
-        let cpus: Vec<usize> = rt.topology.possible().iter().collect();
         // The default pwq comes last; an ordered queue has no other.
-        let wanted = if self.ordered {
-            vec![None]
+        let each: Vec<usize> = if self.ordered {
+            Vec::new()
         } else {
-            cpus.iter().map(|&c| Some(c)).chain([None]).collect()
+            rt.topology.possible().iter().collect()
         };
-        let mut pools: Vec<(Option<usize>, Arc<Pool>)> = Vec::new();
-        for cpu in wanted {
-            match rt.unbound.get(rt, registry::key_for(rt, &attrs, cpu)) {
-                Ok(pool) => pools.push((cpu, pool)),
-                Err(errno) => {
-                    pools.iter().for_each(|(_, pool)| rt.unbound.put(pool));
-                    return Err(errno);
-                }
-            }
+        let mut plan = Plan {
+            rt: rt.clone(),
+            attrs,
+            pools: Vec::new(),
+        };
+        for cpu in each.into_iter().map(Some).chain([None]) {
+            let key = registry::key_for(rt, &plan.attrs, cpu, unbound);
+            plan.pools.push((cpu, rt.unbound.get(rt, key)?));
         }
+        Ok(plan)
+    }
+
+    /// Puts the pools of a plan in charge.
+    /// # Context: `attrs_lock` held since the plan was made, no other.
+    pub(crate) fn install(self: &Arc<Self>, mut plan: Plan) {
         let mut state = self.state.lock();
         let former = std::mem::take(&mut state.in_charge);
         // An ordered queue's new pwq starts nothing before the older one has run empty.
         let plugged = self.ordered && !state.pwqs.is_empty();
         let colour = state.flush.colour();
-        for (cpu, pool) in pools {
+        for (cpu, pool) in std::mem::take(&mut plan.pools) {
             let pwq = Pwq::link(self, &pool, Some(self.budget_of(&pool)), colour, plugged);
-            let serves = if self.ordered {
-                cpus.clone()
-            } else {
-                cpu.into_iter().collect()
-            };
-            for cpu in serves {
-                self.set_slot(cpu, Some(pwq.clone()));
+            match cpu {
+                Some(cpu) => drop(self.set_slot(cpu, Some(pwq.clone()))),
+                None if self.ordered => self.set_all_slots(&pwq),
+                None => {}
             }
             state.pwqs.push(pwq.clone());
             state.in_charge.push(pwq);
         }
-        state.attrs = attrs;
+        state.attrs = plan.attrs.clone();
         self.reserve(state.pwqs.len());
         drop(state);
         former.iter().for_each(|pwq| self.put_base(pwq));
-        Ok(())
     }
 
     /// After CPUs have left or returned: puts another pool in charge wherever the attributes now
@@ -118,8 +161,9 @@ impl QueueInner {
             return;
         }
         let attrs = self.state.lock().attrs.clone();
+        let unbound = self.rt.unbound_cpus();
         for cpu in self.rt.topology.possible().iter() {
-            let key = registry::key_for(&self.rt, &attrs, Some(cpu));
+            let key = registry::key_for(&self.rt, &attrs, Some(cpu), &unbound);
             let fits = |pwq: &Arc<Pwq>| matches!(&pwq.pool.kind, PoolKind::Unbound { key: k, .. } if *k == key);
             if self.slot(cpu).as_ref().is_some_and(fits) {
                 continue;
@@ -223,6 +267,7 @@ impl QueueInner {
                 return Err(WaitError::Destroyed);
             }
         }
+        self.wait_for_enqueues();
         if self.rt.is_online() {
             self.drain();
         } else {
@@ -306,11 +351,17 @@ fn unplug(pwq: &Arc<Pwq>) {
 /// Takes one waiting item of a pwq off its list.
 fn take_any(pwq: &Pwq) -> Option<Item> {
     let mut st = pwq.pool.lock();
-    let on_worklist = st.worklist.iter().find(|w| w.pwq() == pwq.number);
-    let work = on_worklist.or_else(|| st.pwqs.get(pwq.number).inactive.front())?;
+    let PoolState {
+        worklist,
+        pwqs,
+        marks,
+        ..
+    } = &mut *st;
+    let on_worklist = worklist.iter().find(|w| w.pwq() == pwq.number);
+    let work = on_worklist.or_else(|| pwqs.get(pwq.number).inactive.front())?;
     let before = work.snapshot();
     // SAFETY: found on a list of this pool, whose lock is held.
-    let item = unsafe { list::unlink(work) };
+    let item = unsafe { list::unlink(work, marks) };
     item.state.set_taken_off();
     let duties = pwq::retire(&mut st, pwq.number, before.colour(), !before.inactive());
     drop(st);

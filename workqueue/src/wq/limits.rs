@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 impl QueueInner {
     pub(crate) fn set_max_active(&self, max_active: usize) -> Result<(), AttrError> {
-        if self.ordered {
+        if self.ordered || self.flags.contains(Flags::BH) {
             return Err(AttrError::NotAdjustable);
         }
         self.change_limits(|max, min| {
@@ -58,6 +58,9 @@ impl QueueInner {
                 (state.saved_max, state.saved_min)
             }
         };
+        // What was enqueued before belongs to the former limits; taking a pool's lock counts in
+        // what lies in its inbox.
+        self.pwqs().iter().for_each(|pwq| drop(pwq.pool.lock()));
         // Relaxed: the pool lock taken below, or by the next enqueue, orders it.
         self.max_active.store(max, Ordering::Relaxed);
         if self.is_unbound() {
@@ -80,11 +83,8 @@ impl QueueInner {
     fn split_between_nodes(&self, max: usize, min: usize) {
         let rt = &self.rt;
         let online = rt.online_cpus();
-        let mask = self.state.lock().attrs.cpumask.clone();
-        let allowed = mask
-            .map(|m| m.and(&online))
-            .filter(|m| !m.is_empty())
-            .unwrap_or(online);
+        let attrs = self.state.lock().attrs.clone();
+        let allowed = attrs.effective_mask(&rt.unbound_cpus()).and(&online);
         let total = allowed.len();
         let (spanning, nodes) = self
             .nodes

@@ -10,6 +10,8 @@ pub(crate) mod attrs;
 
 pub(crate) mod topology;
 
+pub(crate) mod control;
+
 pub(crate) mod builder;
 
 pub(crate) mod limits;
@@ -22,13 +24,16 @@ pub(crate) mod on_cpu;
 
 use crate::enqueue;
 use crate::error::{AttrError, EnqueueError, Refusal, WaitError};
+use crate::lockdep::QueueClass;
 use crate::observe::stats::QueueStats;
 use crate::pool::rescuer::Rescuer;
 use crate::pwq::active::NodeActive;
 use crate::pwq::{Pwq, PwqStats};
 use crate::runtime::{Runtime, RuntimeInner};
+use crate::sys::short_text::ShortText;
 use crate::sys::sync::Mutex;
 use crate::wait::flush::FlushState;
+use crate::wait::reporters::Reporters;
 use crate::work::delayed::{self, Modified};
 use crate::work::pointer::{RawDelayedWorkItem, RawWorkItem};
 use crate::work::{offer, spawn};
@@ -52,23 +57,28 @@ type Slot = RwLock<Option<Arc<Pwq>>>; // S
 
 /// What the crate keeps for a queue.
 pub(crate) struct QueueInner {
-    pub(crate) name: String,          // I
-    pub(crate) flags: Flags,          // I
-    pub(crate) ordered: bool,         // I
-    pub(crate) system: bool,          // I: one of the ready-made queues
+    pub(crate) name: String, // I
+    /// The name, as it describes a worker at the beginning of each run.
+    pub(crate) desc: ShortText, // I
+    pub(crate) flags: Flags, // I
+    pub(crate) ordered: bool, // I
+    pub(crate) system: bool, // I: one of the ready-made queues
+    pub(crate) legacy: bool, // I: made by one of the old constructors
+    pub(crate) class: QueueClass, // I: for the order records
     pub(crate) rt: Arc<RuntimeInner>, // I
-    slots: Box<[Slot]>,               // S: by CPU number
+    slots: Box<[Slot]>,      // S: by CPU number
     /// The limit in force; 0 while frozen.
     pub(crate) max_active: AtomicUsize, // A: written under W
     /// By node, and one more for pools that span nodes. Empty for per-CPU queues.
     pub(crate) nodes: Vec<Arc<NodeActive>>, // I
     pub(crate) rescuer: Option<Rescuer>, // I
     /// Pwqs that still have items of the colour that is being flushed.
-    pub(crate) pwqs_to_flush: AtomicUsize, // A: armed under W
-    /// Who may enqueue. Read under the lock of the pool an item goes to, so that a drain which has
-    /// set a bit and then visits each pool misses no item.
+    pub(crate) pwqs_to_flush: Reporters, // A: armed under W
+    /// Who may enqueue. Read with the slot of the item's CPU held, and again under the lock of its
+    /// pool if it is not left in the inbox: a drain which has set a bit, has waited for the slots
+    /// and then visits each pool misses no item.
     pub(crate) mode: AtomicU32, // A: written under W
-    pub(crate) counters: Counters,    // A
+    pub(crate) counters: Counters, // A
     pub(crate) state: Mutex<QueueState>, // W
 }
 
@@ -94,6 +104,7 @@ pub(crate) struct Counters {
     pub(crate) panicked: AtomicU64,
     pub(crate) leaked_state: AtomicU64,
     pub(crate) refused_timer: AtomicU64,
+    pub(crate) bh_blocked: AtomicU64,
 }
 
 impl fmt::Debug for QueueInner {
@@ -140,6 +151,28 @@ impl QueueInner {
         )
     }
 
+    /// Waits for every enqueue that has begun: those that begin after this see the queue's mode, of
+    /// the others each has its item in a pool or an inbox.
+    /// # Context: no lock behind S held.
+    pub(crate) fn wait_for_enqueues(&self) {
+        for slot in &self.slots {
+            drop(slot.write().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Puts one pwq in charge of all CPUs in one step. An ordered queue needs that: were some CPUs
+    /// still served by the former pwq, an item could overtake one that was enqueued before it.
+    pub(crate) fn set_all_slots(&self, pwq: &Arc<Pwq>) {
+        let mut slots: Vec<_> = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(cpu, _)| self.has_cpu(*cpu))
+            .map(|(_, slot)| slot.write().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        slots.iter_mut().for_each(|s| **s = Some(pwq.clone()));
+    }
+
     pub(crate) fn pwqs(&self) -> Vec<Arc<Pwq>> {
         self.state.lock().pwqs.clone()
     }
@@ -171,6 +204,11 @@ impl Queue {
     /// The queue's flags, with POWER_EFFICIENT resolved and PERCPU or UNBOUND always set.
     pub fn flags(&self) -> Flags {
         self.inner.flags
+    }
+
+    /// Was it made by one of the constructors of [`crate::compat`]?
+    pub fn is_legacy(&self) -> bool {
+        self.inner.legacy
     }
 
     /// Enqueues an item, to run near the calling CPU. Exactly one run follows each success.
@@ -291,7 +329,7 @@ impl Queue {
         self.inner.drain_from_outside()
     }
 
-    /// The limit of active items, as set.
+    /// The limit of active items, as set; `usize::MAX` on a BH queue, which has none.
     pub fn max_active(&self) -> usize {
         self.inner.state.lock().saved_max
     }

@@ -24,6 +24,8 @@ pub(crate) struct SystemQueues {
     freezable_power_efficient: OwnedQueue,
     dfl: OwnedQueue,
     dfl_long: OwnedQueue,
+    bh: OwnedQueue,
+    bh_highpri: OwnedQueue,
 }
 
 impl SystemQueues {
@@ -50,6 +52,8 @@ impl SystemQueues {
             ),
             dfl: queue("events_unbound", Flags::UNBOUND, UNBOUND_MAX_ACTIVE),
             dfl_long: queue("events_dfl_long", Flags::UNBOUND, UNBOUND_MAX_ACTIVE),
+            bh: queue("events_bh", Flags::BH, 0),
+            bh_highpri: queue("events_bh_highpri", Flags::BH | Flags::HIGHPRI, 0),
         }
     }
 }
@@ -98,6 +102,32 @@ impl Runtime {
     pub fn system_unbound(&self) -> &Queue {
         self.system_dfl()
     }
+}
+
+impl Runtime {
+    /// BH items: per CPU, one after the other, in the order they were enqueued. The first call
+    /// makes their threads, one per CPU; what cannot be made is tried again at each look at the
+    /// CPUs.
+    pub fn system_bh(&self) -> &Queue {
+        self.inner.want_bh_threads_later(false);
+        &self.system_queues().bh
+    }
+
+    /// As [`Runtime::system_bh`], at nice -20.
+    pub fn system_bh_highpri(&self) -> &Queue {
+        self.inner.want_bh_threads_later(true);
+        &self.system_queues().bh_highpri
+    }
+}
+
+/// That of the process's runtime; see [`Runtime::system_bh`].
+pub fn system_bh() -> &'static Queue {
+    Runtime::global().system_bh()
+}
+
+/// That of the process's runtime; see [`Runtime::system_bh_highpri`].
+pub fn system_bh_highpri() -> &'static Queue {
+    Runtime::global().system_bh_highpri()
 }
 
 /// The former name of [`system_percpu`].

@@ -185,5 +185,18 @@ pub fn runtime(cpus: usize) -> Runtime {
         .expect("threads can be made")
 }
 
+/// The pool an item of the queue runs on, when enqueued for a CPU.
+pub fn pool_of(rt: &Runtime, q: &Queue, cpu: usize) -> String {
+    let gate = Gate::new();
+    let g = gate.clone();
+    q.enqueue_on(cpu, Call::new(move |_| g.pass())).unwrap();
+    gate.wait_for(1);
+    let dump = rt.dump_queue(q);
+    gate.open();
+    q.flush().unwrap();
+    let at = dump.find("pwq of pool ").expect("a busy pwq") + "pwq of pool ".len();
+    dump[at..].split(':').next().unwrap().to_owned()
+}
+
 pub const PERCPU: Flags = Flags::PERCPU;
 pub const UNBOUND: Flags = Flags::UNBOUND;

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bytes: of an idle queue, of a queued item, of the work fields. From the C library's own count of
+//! what is allocated.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use workqueue::{impl_has_work, new_work, DelayedWork, Flags, OwnedQueue, Runtime, Work, WorkItem};
+
+/// How many queues or items are counted together.
+const MANY: usize = 1000;
+
+/// What it comes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes {
+    /// Allocated for an idle per-CPU queue.
+    pub percpu_queue: f64,
+    /// Allocated for an idle unbound queue.
+    pub unbound_queue: f64,
+    /// Allocated for an item by queueing it.
+    pub queued_item: f64,
+    /// The size of `Work`.
+    pub work: f64,
+    /// The size of `DelayedWork`.
+    pub delayed_work: f64,
+}
+
+struct Waiting {
+    work: Work<Waiting>,
+    open: Arc<AtomicBool>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Waiting { self.work }
+}
+
+impl WorkItem for Waiting {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        while !this.open.load(Ordering::Acquire) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn allocated() -> f64 {
+    // SAFETY: takes nothing and returns plain numbers.
+    let info = unsafe { libc::mallinfo2() };
+    (info.uordblks + info.hblkhd) as f64
+}
+
+/// Counts. Other threads should be at rest.
+pub fn measure(runtime: &Runtime) -> Bytes {
+    let queue = |flags| {
+        let before = allocated();
+        let queues: Vec<OwnedQueue> = (0..MANY)
+            .map(|_| {
+                let queue = runtime.queue("idle").flags(flags).build();
+                queue.expect("a queue can be made")
+            })
+            .collect();
+        let bytes = (allocated() - before) / MANY as f64;
+        drop(queues);
+        bytes
+    };
+    Bytes {
+        percpu_queue: queue(Flags::PERCPU),
+        unbound_queue: queue(Flags::UNBOUND),
+        queued_item: queued_item(runtime),
+        work: size_of::<Work<()>>() as f64,
+        delayed_work: size_of::<DelayedWork<()>>() as f64,
+    }
+}
+
+fn queued_item(runtime: &Runtime) -> f64 {
+    let queue = runtime.queue("full").flags(Flags::PERCPU).max_active(1);
+    let queue = queue.build().expect("a queue can be made");
+    let open = Arc::new(AtomicBool::new(false));
+    let item = |_| {
+        Arc::new(Waiting {
+            work: new_work!("waiting"),
+            open: open.clone(),
+        })
+    };
+    let items: Vec<_> = (0..MANY).map(item).collect();
+    let cpu = runtime.online_cpus().lowest().expect("there is a CPU");
+    let first = queue.enqueue_on(cpu, items[0].clone());
+    assert!(first.is_ok(), "the queue takes items");
+    // Its start may make a worker.
+    thread::sleep(Duration::from_millis(50));
+    let before = allocated();
+    for item in &items[1..] {
+        let queued = queue.enqueue_on(cpu, item.clone());
+        assert!(queued.is_ok(), "the queue takes items");
+    }
+    let bytes = (allocated() - before) / (MANY - 1) as f64;
+    open.store(true, Ordering::Release);
+    bytes
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The workqueue beside its rivals: who takes part, what is measured, what is said of it.
+//!
+//! A [`contender`] takes items; the cases hand them to all contenders in turn ([`throughput`],
+//! [`wake`]) or to ours alone ([`delayed`], [`memory`]); their samples make a [`kept`] run, and
+//! that a [`tables`]. `src/bin/bench_workqueue.rs` drives it.
+
+pub mod contender;
+
+pub mod countdown;
+
+pub mod quantiles;
+
+pub mod throughput;
+
+pub mod wake;
+
+pub mod delayed;
+
+pub mod memory;
+
+pub mod kept;
+
+pub mod tables;

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The tables of a run: medians with their spread, and ours against the best rival.
+//!
+//! They judge, but a slow figure is not a failure: whoever reads them decides.
+
+use super::contender::{rayon, OURS, RIVALS};
+use super::kept::Kept;
+use crate::report::{median, spread, Table};
+use std::fmt::Write;
+
+/// What a case is held against.
+#[derive(Clone, Copy, Debug)]
+enum Against {
+    /// The rival with the lowest figure.
+    Best,
+    /// This one.
+    One(&'static str),
+    /// A number; there is no rival.
+    Limit(f64),
+}
+
+/// A case of the tables; a lower figure is better in all of them.
+struct Case {
+    key: &'static str,
+    unit: &'static str,
+    against: Against,
+    /// Ours has to be at most this many times the rival's.
+    at_most: f64,
+}
+
+/// One item after the other, in bursts: one producer.
+pub const SPAWN_1: &str = "enqueue to completed, 1 producer";
+
+/// The same from four.
+pub const SPAWN_4: &str = "enqueue to completed, 4 producers";
+
+/// The idle pool: the median.
+pub const WAKE_50: &str = "wake-up, p50";
+
+/// The idle pool: the 99th per cent.
+pub const WAKE_99: &str = "wake-up, p99";
+
+/// One item in ten sleeps.
+pub const BLOCKED: &str = "one of ten sleeps 2 ms";
+
+/// A million timers.
+pub const ARM: &str = "arming, to a million timers";
+
+/// How many fired early, of all.
+pub const EARLY: &str = "timers fired early";
+
+/// Lateness of timers on an idle machine.
+pub const LATE: &str = "lateness p99, sparse timers";
+
+/// The median of the same.
+pub const LATE_50: &str = "lateness p50, sparse timers";
+
+/// The row of a thread that only sleeps until the same times.
+pub const CONTROL: &str = "a sleeping thread";
+
+/// Lateness of a million timers in eight seconds.
+pub const LATE_MILLION: &str = "lateness p99, a million timers in 8 s";
+
+/// Bytes, see [`super::memory`].
+pub const BYTES: &str = "bytes";
+
+const fn case(key: &'static str, unit: &'static str, against: Against, at_most: f64) -> Case {
+    Case {
+        key,
+        unit,
+        against,
+        at_most,
+    }
+}
+
+const CASES: [Case; 10] = [
+    case(SPAWN_1, "ns per item", Against::Best, 0.5),
+    case(SPAWN_4, "ns per item", Against::Best, 0.5),
+    case(WAKE_50, "us", Against::Best, 1.0),
+    case(WAKE_99, "us", Against::Best, 1.0),
+    case(BLOCKED, "ns per item", Against::One(rayon::NAME), 0.2),
+    case(ARM, "ns per timer", Against::Limit(300.0), 1.0),
+    case(EARLY, "timers", Against::Limit(0.0), 1.0),
+    case(LATE_50, "ms", Against::One(CONTROL), f64::INFINITY),
+    case(LATE, "ms", Against::Limit(0.2), 1.0),
+    // No target.
+    case(LATE_MILLION, "ms", Against::Limit(f64::INFINITY), 1.0),
+];
+
+/// Everything that there is to say about a run.
+pub fn tables(kept: &Kept) -> String {
+    let mut out = String::new();
+    for (name, value) in &kept.setting {
+        let _ = writeln!(out, "{name:<14}{value}");
+    }
+    out.push('\n');
+    for case in CASES.iter().filter(|c| kept.samples.contains_key(c.key)) {
+        print(kept, case, &mut out);
+    }
+    if let Some(bytes) = kept.samples.get(BYTES) {
+        let mut table = Table::new(BYTES, &["each"]);
+        for (what, samples) in bytes {
+            let cell = median(samples).map(|bytes| format!("{bytes:.1}"));
+            table.row(what, std::iter::once(cell));
+        }
+        table.print(&mut out);
+    }
+    out
+}
+
+/// The rival a case is held against, and its figure.
+fn rival(kept: &Kept, case: &Case) -> Option<(&'static str, f64)> {
+    let figure = |name: &'static str| Some((name, median(kept.series(case.key, name))?));
+    match case.against {
+        Against::Limit(limit) => Some(("the limit", limit)),
+        Against::One(name) => figure(name),
+        Against::Best => RIVALS
+            .into_iter()
+            .filter_map(figure)
+            .min_by(|a, b| a.1.total_cmp(&b.1)),
+    }
+}
+
+fn print(kept: &Kept, case: &Case, out: &mut String) {
+    let rival = rival(kept, case);
+    let against = match rival {
+        Some((name, figure)) if figure.is_finite() => format!("times {name}"),
+        _ => "-".to_owned(),
+    };
+    let title = format!("{}, {}", case.key, case.unit);
+    let target = match case.at_most {
+        no_target if no_target.is_infinite() => "no target".to_owned(),
+        at_most => format!("at most {at_most}"),
+    };
+    let mut table = Table::new(&title, &["median", "spread %", &against, &target]);
+    for name in OURS.into_iter().chain(RIVALS).chain([CONTROL]) {
+        let series = kept.series(case.key, name);
+        let Some(own) = median(series) else {
+            continue;
+        };
+        let ratio = rival.map(|(_, figure)| own / figure);
+        let ratio = ratio.filter(|ratio| ratio.is_finite() && *ratio > 0.0);
+        let ours = OURS.contains(&name);
+        let met = rival.is_some_and(|(_, figure)| own <= figure * case.at_most);
+        let judged = ours && against != "-" && case.at_most.is_finite();
+        let verdict = judged.then_some(if met { "met" } else { "not met" });
+        let cells = [
+            Some(format!("{own:.3}")),
+            spread(series)
+                .filter(|s| s.is_finite())
+                .map(|s| format!("{s:.0}")),
+            ratio.map(|ratio| format!("{ratio:.2}")),
+            verdict.map(str::to_owned),
+        ];
+        table.row(name, cells.into_iter());
+    }
+    table.print(out);
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Enqueue to completed: the time per item when producers submit bursts and wait for each.
+//!
+//! Producers are threads of no contender. A sample is the wall time from the start of all
+//! producers to the end of the last, divided by the items.
+
+use super::contender::{Body, Contender};
+use super::countdown::Countdown;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The shape of a sample.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Threads that submit.
+    pub producers: usize,
+    /// Items that each has out at once.
+    pub burst: usize,
+    /// How many bursts each submits.
+    pub bursts: usize,
+    /// Every so many items, one sleeps.
+    pub sleeper: Option<(usize, Duration)>,
+}
+
+impl Shape {
+    /// Items that do nothing, 2000 of them out at once.
+    pub fn trivial(producers: usize) -> Self {
+        Self {
+            producers,
+            burst: 2000 / producers,
+            bursts: 50,
+            sleeper: None,
+        }
+    }
+
+    /// One item among ten sleeps for 2 ms and tells nobody.
+    pub fn blocked() -> Self {
+        Self {
+            producers: 1,
+            burst: 200,
+            bursts: 5,
+            sleeper: Some((10, Duration::from_millis(2))),
+        }
+    }
+}
+
+/// What each producer has, made once: bodies are borrowed for ever.
+pub struct Bodies(Vec<(&'static Countdown, Body)>);
+
+impl Bodies {
+    /// The items of this shape.
+    pub fn new(shape: Shape) -> Self {
+        let body = |_| {
+            let done: &'static Countdown = Box::leak(Box::default());
+            let body: Body = match shape.sleeper {
+                None => Box::leak(Box::new(move |_| done.one())),
+                Some((every, time)) => Box::leak(Box::new(move |n: usize| {
+                    if n.is_multiple_of(every) {
+                        thread::sleep(time);
+                    }
+                    done.one();
+                })),
+            };
+            (done, body)
+        };
+        Self((0..shape.producers).map(body).collect())
+    }
+
+    /// One sample: nanoseconds per item.
+    pub fn sample(&self, shape: Shape, contender: &dyn Contender) -> f64 {
+        let begin = Barrier::new(shape.producers + 1);
+        let begun = thread::scope(|scope| {
+            for (done, body) in &self.0 {
+                let mut load = contender.load(shape.burst, *body);
+                let begin = &begin;
+                scope.spawn(move || {
+                    begin.wait();
+                    for _ in 0..shape.bursts {
+                        done.expect(shape.burst);
+                        load.submit();
+                        done.wait();
+                    }
+                });
+            }
+            begin.wait();
+            Instant::now()
+        });
+        let items = shape.producers * shape.burst * shape.bursts;
+        begun.elapsed().as_nanos() as f64 / items as f64
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! L1: what the machine lacks or forbids, and what fails once the disk is there: each is named in
+//! one line with its exit status, and nothing is left behind.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::disk::{try_add, Disk};
+use crate::ioctl::Buffer;
+use crate::machine::{self, wait_for, Traces};
+use crate::run::{self, command, need, ublk, Said};
+use crate::runner::{Outcome, Skip, Test};
+
+const ID: &str = "91";
+
+pub fn tests(tests: &mut Vec<Test>) {
+    let mut add = |name: &str, body: fn() -> Outcome| tests.push(Test::skippable(name, body));
+    add("l1_io_uring_switched_off_by_sysctl", switched_off);
+    add("l1_io_uring_refused_as_by_seccomp", refused_setup);
+    add("l1_the_node_does_not_appear", no_node);
+    add("l1_buffers_beyond_the_limit_on_memory", buffers);
+    add("l1_the_log_goes_to_syslog", syslog);
+    for path in machine::data_paths() {
+        let name = format!("l1_a_queue_thread_that_fails_ends_the_server_on_{path}");
+        tests.push(Test::skippable(name, move || dead_queue(path)));
+    }
+}
+
+/// Puts a sysctl back when the test is over, also when it failed.
+struct Sysctl(&'static str, String);
+
+impl Sysctl {
+    fn set(path: &'static str, value: &str) -> Sysctl {
+        let before = machine::read(path);
+        fs::write(path, value).expect("root may write it");
+        Sysctl(path, before)
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0, &self.1);
+    }
+}
+
+fn switched_off() -> Outcome {
+    let path = "/proc/sys/kernel/io_uring_disabled";
+    if !Path::new(path).exists() {
+        return Err(Skip("the kernel has no kernel.io_uring_disabled".into()));
+    }
+    let _off = Sysctl::set(path, "2");
+    let before = Traces::now();
+    try_add(&["--size", "8M"]).refused(3, &["kernel.io_uring_disabled"]);
+    ublk(&["list"]).refused(3, &["kernel.io_uring_disabled"]);
+    let doctor = ublk(&["doctor"]);
+    assert_eq!(doctor.status, Some(3), "{doctor:?}");
+    assert!(
+        doctor.out.contains("sysctl kernel.io_uring_disabled=0"),
+        "{doctor:?}"
+    );
+    before.assert_unchanged();
+    Ok(())
+}
+
+/// `add` of a small disk while strace has every call of a kind fail.
+fn add_with(strace: &[&str]) -> Said {
+    let mut all = vec!["strace", "-D", "-f", "--seccomp-bpf", "-o", "/dev/null"];
+    all.extend(strace);
+    all.extend([run::PROGRAM, "add", "--id", ID, "--size", "8M"]);
+    all.extend(["--log", "/dev/null"]);
+    run::tool(&all)
+}
+
+fn refused_setup() -> Outcome {
+    need(&["strace"])?;
+    let before = Traces::now();
+    for error in ["EPERM", "ENOSYS"] {
+        let inject = format!("inject=io_uring_setup:error={error}");
+        let words = ["-e", "trace=io_uring_setup", "-e", &inject];
+        add_with(&words).refused(3, &["seccomp"]);
+    }
+    before.assert_unchanged();
+    Ok(())
+}
+
+/// The node is made, but whoever looks for it is told that it is not there.
+fn no_node() -> Outcome {
+    need(&["strace"])?;
+    let before = Traces::now();
+    let node = format!("/dev/ublkb{ID}");
+    let never = "inject=statx:error=ENOENT";
+    let said = add_with(&["-P", &node, "-e", "trace=statx", "-e", never]);
+    said.refused(1, &[&node, "udev"]);
+    before.assert_unchanged();
+    Ok(())
+}
+
+fn buffers() -> Outcome {
+    need(&["prlimit"])?;
+    let before = Traces::now();
+    let limit = format!("--as={}", 512 << 20);
+    let mut words = vec!["prlimit", &limit, run::PROGRAM, "add", "--id", ID];
+    words.extend(["--size", "8M", "--log", "/dev/null", "--depth", "64"]);
+    words.extend(["--io-buffer", "32M"]);
+    let needed = (64_u64 << 25).to_string();
+    run::tool(&words).refused(3, &[&needed, "--io-buffer", "--depth"]);
+    before.assert_unchanged();
+    Ok(())
+}
+
+fn syslog() -> Outcome {
+    let path = "/dev/log";
+    if Path::new(path).exists() {
+        return Err(Skip(format!("{path} belongs to this machine's log")));
+    }
+    let socket = UnixDatagram::bind(path).expect("/dev can be written");
+    let disk = Disk::from_json(&ublk(&["add", "--json", "--size", "8M"]).well());
+    let mut packet = [0; 1024];
+    let read = socket.recv(&mut packet).expect("a line");
+    let line = String::from_utf8_lossy(&packet[..read]).into_owned();
+    let head = format!("<30>ublk-ramdisk[{}]: serving {}: ", disk.pid, disk.path);
+    assert!(line.starts_with(&head), "{line}");
+    // Whoever reads the log starts anew: the next line finds the new socket.
+    drop(socket);
+    fs::remove_file(path).expect("ours");
+    let socket = UnixDatagram::bind(path).expect("/dev can be written");
+    disk.end();
+    let read = socket.recv(&mut packet).expect("a line");
+    let line = String::from_utf8_lossy(&packet[..read]).into_owned();
+    assert!(line.contains("is gone, the server ends"), "{line}");
+    fs::remove_file(path).expect("ours");
+    Ok(())
+}
+
+/// The thread of a queue.
+fn queue_thread(pid: u32, name: &str) -> u32 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let mut of_that_name = tasks
+        .flatten()
+        .filter(|task| machine::read(task.path().join("comm")) == name);
+    let task = of_that_name.next().expect("the thread is there");
+    let id = task.file_name().to_string_lossy().parse();
+    id.expect("a number")
+}
+
+/// From some moment on every call of a queue thread to its ring fails. It may hold requests then,
+/// and the other queue is alive: the disk must go away all the same, and the client be answered.
+fn dead_queue(path: &str) -> Outcome {
+    use std::os::unix::fs::FileExt;
+    need(&["strace"])?;
+    let before = Traces::now();
+    let file = |name: &str| machine::scratch().join(name);
+    let (out, err) = (file("out"), file("err"));
+    let mut server = command(run::PROGRAM)
+        .args(["add", "--json", "--foreground", "--size", "8M"])
+        .args(["--queues", "2", "--data-path", path])
+        .stdout(File::create(&out).expect("a file"))
+        .stderr(File::create(&err).expect("a file"))
+        .spawn()
+        .expect("it starts");
+    wait_for("the disk", || machine::read(&out).ends_with('}'));
+    let disk = Disk::from_json(&machine::read(&out));
+    let client = disk.open_direct();
+    let mut bytes = Buffer::new(4096);
+    client.read_exact_at(&mut bytes, 0).expect("it is served");
+    let thread = queue_thread(disk.pid, "ublkq1").to_string();
+    let mut strace = command("strace")
+        .args(["-p", &thread, "-o", "/dev/null", "-e"])
+        .args(["trace=io_uring_enter", "-e"])
+        .arg("inject=io_uring_enter:error=EBADF")
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace starts");
+    let mut status = None;
+    wait_for("the end of the server", || {
+        // The queue may sleep in its call until something arrives, from whatever CPU.
+        let _ = client.read_at(&mut bytes, 0);
+        status = server.try_wait().expect("it is ours");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+    let _ = strace.wait();
+    let said = machine::read(&err);
+    for part in ["queue 1", "is no longer served", "is taken away"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+    // An open descriptor outlives the disk: an error, or the end of a disk without blocks.
+    let read = client.read_at(&mut bytes, 0);
+    assert!(!matches!(read, Ok(1..)), "the disk is gone: {read:?}");
+    drop(client);
+    disk.has_ended();
+    before.assert_unchanged();
+    Ok(())
+}

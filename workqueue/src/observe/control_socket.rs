@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A socket through which another process can look at a running runtime.
+//!
+//! Opened by the program; served by one helper thread, which answers one request per connection
+//! (see [`super::wire`]). It takes the same short locks as any reading of counters, so nobody who
+//! asks can hold up a pool. Kernel counterpart: `/proc/kcore` with drgn, which `wq_monitor` and
+//! `wq_dump` use there.
+
+use super::wire::{receive, send, Deadline, Reply, Request};
+use crate::pool::worker::AbortOnUnwind;
+use crate::runtime::{Runtime, RuntimeInner};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Somebody who takes longer for a request of one line, or to take the reply, is sent away.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// An open control socket. Dropping it closes the socket and takes its path away.
+#[derive(Debug)]
+pub struct ControlSocket {
+    rt: Arc<RuntimeInner>,
+    path: PathBuf,
+    /// Which file is at `path`, as long as nobody has put another one there.
+    file: (u64, u64),
+    /// The listening socket once more, to end the wait for callers.
+    closer: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Runtime {
+    /// Opens a Unix socket at `path`, through which the programs `wq-monitor` and `wq-dump` can
+    /// look at this runtime. Only the user the process runs as may connect. A socket that a process
+    /// left behind when it died is replaced.
+    ///
+    /// # Errors
+    /// What the system says to the socket, its path or the helper thread; `AddrInUse` if somebody
+    /// listens there, or if there is a file that is no socket.
+    pub fn open_control_socket(&self, path: impl AsRef<Path>) -> io::Result<ControlSocket> {
+        let (rt, path) = (self.inner.clone(), path.as_ref().to_owned());
+        if rt.is_in_forked_child() || rt.is_stopped() {
+            return Err(io::Error::other("the runtime is shut down"));
+        }
+        let listener = bind(&path)?;
+        let file = fs::symlink_metadata(&path)?;
+        let mut socket = ControlSocket {
+            closer: UnixStream::from(OwnedFd::from(listener.try_clone()?)),
+            file: (file.dev(), file.ino()),
+            path,
+            rt: rt.clone(),
+            thread: None,
+        };
+        let body = move || {
+            let _abort = AbortOnUnwind;
+            serve(&rt, &listener);
+        };
+        let name = "wq/control".to_owned();
+        socket.thread = Some(socket.rt.spawn_thread(name, body)?);
+        Ok(socket)
+    }
+}
+
+impl ControlSocket {
+    /// Where the socket is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        if self.rt.is_in_forked_child() {
+            // The socket and its thread are the parent's.
+            return;
+        }
+        let own = |file: fs::Metadata| (file.dev(), file.ino()) == self.file;
+        if fs::symlink_metadata(&self.path).is_ok_and(own) {
+            // Somebody else may be faster; then there is nothing to take away.
+            let _gone = fs::remove_file(&self.path);
+        }
+        // On Linux this ends an `accept` that waits.
+        let _ended = self.closer.shutdown(Shutdown::Both);
+        // A panic of the helper's own ends the process, so there is no outcome to look at.
+        let _outcome = thread.join();
+    }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let listener = match UnixListener::bind(path) {
+        Err(e) if e.kind() == ErrorKind::AddrInUse && is_left_behind(path) => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        other => other,
+    }?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Asked when a path is taken: is it a socket that nobody listens at any more?
+fn is_left_behind(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused = |e: io::Error| e.kind() == ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).is_err_and(refused)
+}
+
+/// The helper's life: one caller after the other, until the socket is shut down.
+fn serve(rt: &Arc<RuntimeInner>, listener: &UnixListener) {
+    loop {
+        match listener.accept() {
+            // Whether the caller got its reply is the caller's concern.
+            Ok((caller, _)) => drop(answer(rt, &caller)),
+            Err(e) if e.kind() == ErrorKind::InvalidInput => return,
+            // Too many open files, an interrupted call: the next one may succeed.
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+fn answer(rt: &Arc<RuntimeInner>, caller: &UnixStream) -> io::Result<()> {
+    let reply = match receive(caller, &Deadline::after(PATIENCE)) {
+        Ok(_) if rt.is_stopped() => Reply::Error("the runtime is shut down".to_owned()),
+        Ok(Request::Sample) => Reply::Sample(rt.sample()),
+        Ok(Request::Snapshot) => Reply::Snapshot(Box::new(rt.snapshot())),
+        Err(e) if e.kind() == ErrorKind::InvalidData => {
+            Reply::Error(format!("the request is not understood: {e}"))
+        }
+        Err(e) => return Err(e),
+    };
+    send(caller, &reply, &Deadline::after(PATIENCE))
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The threads of BH queues: one per CPU and priority, which runs its items one after the other.
+//!
+//! [`super::worker`] hands over when such a thread wakes up. It is a worker that never counts,
+//! never manages and has no second beside it, so nothing begins before the item in front has
+//! ended. Kernel counterparts: `bh_worker`, `bh_pool_kick_normal`, and the softirq that runs them.
+
+use super::worker::{self, create_worker};
+use super::{context, Pool, PoolGuard};
+use crate::runtime::RuntimeInner;
+use crate::sys::clock::after;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// So much the thread does before it lets others have the CPU.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BhBatch {
+    pub(crate) items: usize,
+    pub(crate) time: Duration,
+}
+
+/// A batch on its way.
+struct Turn {
+    left: usize,
+    end: u64,
+}
+
+impl Turn {
+    fn begin(batch: BhBatch, now: u64) -> Self {
+        Self {
+            left: batch.items,
+            end: after(now, batch.time),
+        }
+    }
+
+    /// Asked after each item: is it time to let others have the CPU?
+    fn is_over(&mut self, now: u64) -> bool {
+        self.left = self.left.saturating_sub(1);
+        self.left == 0 || now >= self.end
+    }
+}
+
+/// Runs everything on the worklist, in its order.
+/// # Context: the pool's lock held; let go inside.
+pub(super) fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
+    let rt = &pool.rt;
+    while !st.worklist.is_empty() {
+        let mut turn = Turn::begin(rt.config.bh_batch, rt.clock.now());
+        st = worker::run_while(pool, st, slot, |st| {
+            !turn.is_over(rt.clock.now()) && !st.worklist.is_empty()
+        });
+        if !st.worklist.is_empty() {
+            drop(st);
+            thread::yield_now();
+            st = pool.lock();
+        }
+    }
+    st
+}
+
+/// The present run, a BH item, is about to wait, which holds up all others of its CPU.
+pub(super) fn note_wait() {
+    context::with_run(|c, run| {
+        let queue = &run.pwq.queue;
+        queue.counters.bh_blocked.fetch_add(1, Ordering::Relaxed);
+        if c.pool.rt.first_time("wait in a BH item", 0) {
+            log::warn!(
+                "workqueue: {} on BH queue {} waits; all BH items of its CPU wait with it",
+                run.function,
+                queue.name
+            );
+        }
+    });
+}
+
+/// Which of the two priorities have, or should have, their threads.
+#[derive(Debug, Default)]
+pub(crate) struct BhThreads {
+    wanted: [AtomicBool; 2],  // A: written under P0
+    missing: [AtomicBool; 2], // A: as above
+}
+
+impl RuntimeInner {
+    /// Does this BH pool have a thread, or should it?
+    pub(crate) fn wants_bh_thread(&self, pool: &Pool) -> bool {
+        self.bh.wanted[usize::from(pool.nice < 0)].load(Ordering::Relaxed)
+    }
+
+    /// From now on there are items for BH threads of this priority. They are made if the runtime is
+    /// started, else when it is. On an error the monitor goes on trying.
+    /// # Context: `attrs_lock` held, no other.
+    pub(crate) fn want_bh_threads(&self, highpri: bool) -> Result<(), i32> {
+        self.bh.wanted[usize::from(highpri)].store(true, Ordering::Relaxed);
+        if self.is_online() {
+            self.make_bh_threads(highpri)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// As `want_bh_threads`, for a queue that is there already.
+    /// # Context: no lock of the crate held.
+    pub(crate) fn want_bh_threads_later(&self, highpri: bool) {
+        // Relaxed: whoever reads a stale "no" only takes the lock for nothing.
+        if self.bh.wanted[usize::from(highpri)].load(Ordering::Relaxed) || self.is_in_forked_child()
+        {
+            return;
+        }
+        let _choice = self.attrs_lock.lock();
+        if let Err(errno) = self.want_bh_threads(highpri) {
+            let error = std::io::Error::from_raw_os_error(errno);
+            log::warn!("workqueue: cannot create a BH thread: {error}; will go on trying");
+        }
+    }
+
+    /// Tries once more to make what could not be made. On the monitor.
+    pub(crate) fn retry_bh_threads(&self) {
+        for highpri in [false, true] {
+            if self.bh.missing[usize::from(highpri)].load(Ordering::Relaxed) {
+                let _choice = self.attrs_lock.lock();
+                let _next_time = self.make_bh_threads(highpri);
+            }
+        }
+    }
+
+    fn make_bh_threads(&self, highpri: bool) -> Result<(), i32> {
+        let missing = &self.bh.missing[usize::from(highpri)];
+        missing.store(true, Ordering::Relaxed);
+        let is_ours = |pool: &Arc<Pool>| pool.is_bh() && (pool.nice < 0) == highpri;
+        for pool in self.percpu_pools().iter().filter(|p| is_ours(p)) {
+            let has_one = pool.lock().workers.len() > 0;
+            if !has_one {
+                create_worker(pool, 1).map_err(|e| e.errno())?;
+            }
+            // What was enqueued before its thread came.
+            let wake = pool.lock().kick();
+            wake.go();
+        }
+        missing.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sys::clock::{Clock, VirtualClock};
+
+    const BATCH: BhBatch = BhBatch {
+        items: 10,
+        time: Duration::from_millis(2),
+    };
+
+    #[test]
+    fn s03_10_a_batch_ends_after_ten_items() {
+        let clock = Clock::Virtual(VirtualClock::new());
+        let mut turn = Turn::begin(BATCH, clock.now());
+        assert!((1..10).all(|_| !turn.is_over(clock.now())));
+        assert!(turn.is_over(clock.now()));
+    }
+
+    #[test]
+    fn s03_10_a_batch_ends_after_two_milliseconds() {
+        let time = VirtualClock::new();
+        let clock = Clock::Virtual(time.clone());
+        time.advance(Duration::from_secs(1));
+        let mut turn = Turn::begin(BATCH, clock.now());
+        time.advance(Duration::from_micros(1999));
+        assert!(!turn.is_over(clock.now()));
+        time.advance(Duration::from_micros(1));
+        assert!(turn.is_over(clock.now()));
+    }
+}

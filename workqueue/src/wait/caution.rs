@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Warns of waits that may never end although this one may.
+//!
+//! Asked by [`super::flush`], [`super::barrier`] and [`super::cancel`] before they wait; they go on
+//! in any case. Each pair of queue and function is warned of once. Waits that certainly never end
+//! are refused elsewhere. Kernel counterparts: `check_flush_dependency`, `touch_work_lockdep_map`.
+
+use crate::lockdep;
+use crate::pool::context;
+use crate::work::raw::RawWork;
+use crate::wq::flags::Flags;
+use crate::wq::QueueInner;
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+thread_local! {
+    /// How many `ReclaimScope`s are open on this thread.
+    static RECLAIMING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// While it lives, what the thread does counts as making memory free: it must not wait for a queue
+/// without MEM_RECLAIM, which may itself be waiting for memory. See [`reclaim_scope`].
+#[derive(Debug)]
+#[must_use = "the scope ends when this is dropped"]
+pub struct ReclaimScope {
+    // Belongs to the thread that made it.
+    _here: PhantomData<*const ()>,
+}
+
+/// Begins a scope in which the calling thread makes memory free. Flushing a queue without
+/// MEM_RECLAIM in it is warned of. Scopes may nest. Kernel counterpart: the PF_MEMALLOC mark of a
+/// task.
+///
+/// ```
+/// let _scope = workqueue::reclaim_scope();
+/// ```
+pub fn reclaim_scope() -> ReclaimScope {
+    RECLAIMING.set(RECLAIMING.get() + 1);
+    ReclaimScope { _here: PhantomData }
+}
+
+impl Drop for ReclaimScope {
+    fn drop(&mut self) {
+        RECLAIMING.set(RECLAIMING.get() - 1);
+    }
+}
+
+/// What is known of the run that is about to wait.
+struct Waiter {
+    queue: Option<Arc<QueueInner>>,
+    function: &'static str,
+}
+
+fn waiter() -> Waiter {
+    context::with_run(|_, run| Waiter {
+        queue: Some(run.pwq.queue.clone()),
+        function: run.function,
+    })
+    .unwrap_or(Waiter {
+        queue: None,
+        function: "a thread",
+    })
+}
+
+/// Is memory waited for by whoever waits for this run or thread?
+fn is_reclaiming(waiter: &Waiter) -> bool {
+    let reclaim_run = |q: &Arc<QueueInner>| q.flags.contains(Flags::MEM_RECLAIM) && !q.legacy;
+    RECLAIMING.get() > 0 || waiter.queue.as_ref().is_some_and(reclaim_run)
+}
+
+/// Could one run of the queue have to wait for another to end before it can begin?
+fn is_serial(queue: &QueueInner) -> bool {
+    queue.has_rescuer() || queue.state.lock().saved_max == 1
+}
+
+/// Before a wait for a queue, or for one of its items: waits there that a reclaimer may not do.
+fn warn_of_reclaim(target: &QueueInner, waiter: &Waiter) {
+    if target.flags.contains(Flags::MEM_RECLAIM) || !is_reclaiming(waiter) {
+        return;
+    }
+    if target.rt.first_caution(&target.name, waiter.function) {
+        let from = waiter.queue.as_ref().map_or("", |q| q.name.as_str());
+        log::warn!(
+            "workqueue: {} {from} makes memory free and waits for {}, which is not MEM_RECLAIM",
+            waiter.function,
+            target.name
+        );
+    }
+}
+
+/// Asked before a flush or drain of a whole queue.
+/// # Context: no lock of the crate held.
+pub(super) fn before_flush(target: &QueueInner) {
+    lockdep::touch_queue(target.class);
+    warn_of_reclaim(target, &waiter());
+}
+
+/// Asked before a flush of an item that is on `target`, or runs for it.
+/// # Context: no lock of the crate held.
+pub(super) fn before_item_flush(target: &QueueInner, work: &RawWork) {
+    let function = work.function();
+    lockdep::touch_function(function, work.entry());
+    let waiter = waiter();
+    let within = waiter
+        .queue
+        .as_ref()
+        .is_some_and(|q| std::ptr::eq(Arc::as_ptr(q), target));
+    if within && is_serial(target) && target.rt.first_caution(&target.name, waiter.function) {
+        log::warn!(
+            "workqueue: {} waits for {function} of the same queue {}, which may have one context for both",
+            waiter.function,
+            target.name
+        );
+    }
+    warn_of_reclaim(target, &waiter);
+}
+
+/// Asked before the wait of a synchronous cancel, which has no item to start.
+pub(super) fn before_cancel(work: &RawWork) {
+    lockdep::touch_function(work.function(), work.entry());
+}

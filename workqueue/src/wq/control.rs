@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The control registry: attributes of running queues, reached by name and as text.
+//!
+//! A queue made with SYSFS is listed from its creation to the beginning of its destruction. A
+//! program exposes the registry as it sees fit; this crate gives it no file system. Kernel
+//! counterpart: `/sys/devices/virtual/workqueue` and the module parameters of the same name.
+//!
+//! | entry | of | |
+//! |---|---|---|
+//! | `per_cpu` | every queue | read: `1` or `0` |
+//! | `max_active` | every queue | read and, unless ordered, write: 1 to 2048 |
+//! | `nice` | unbound queues | read, write: -20 to 19 |
+//! | `cpumask` | unbound queues | read, write: hex digits, groups of eight |
+//! | `affinity_scope` | unbound queues | read, write: a scope's name or `default` |
+//! | `affinity_strict` | unbound queues | read, write: `0`, or another number for yes |
+//! | `cpumask` | the runtime | read, write: what unbound queues may use |
+//! | `default_affinity_scope` | the runtime | read, write: a scope's name |
+//! | `watchdog_thresh` | the runtime | read, write: seconds, 0 for never |
+
+use super::attrs::{Attrs, Scope};
+use super::builder::MAX_ACTIVE;
+use super::flags::Flags;
+use super::{QueueInner, DESTROYING};
+use crate::error::AttrError;
+use crate::runtime::{Runtime, RuntimeInner};
+use crate::sys::cpuset::CpuSet;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What every queue has.
+const OF_EVERY_QUEUE: &[&str] = &["per_cpu", "max_active"];
+/// What unbound queues have besides.
+const OF_UNBOUND: &[&str] = &["nice", "cpumask", "affinity_scope", "affinity_strict"];
+/// What the runtime has.
+const OF_RUNTIME: &[&str] = &["cpumask", "default_affinity_scope", "watchdog_thresh"];
+
+/// The control registry of a runtime. Values are text without a line end; space around a written
+/// value is ignored.
+///
+/// ```
+/// use workqueue::{Flags, Runtime};
+/// let runtime = Runtime::builder().start()?;
+/// let queue = runtime.queue("writeback").flags(Flags::UNBOUND | Flags::SYSFS).build()?;
+/// let control = runtime.control();
+/// control.write("writeback", "nice", "5")?;
+/// assert_eq!(control.read("writeback", "nice")?, "5");
+/// assert_eq!(control.read("writeback", "affinity_scope")?, "default (cache_shard)");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Control {
+    rt: Arc<RuntimeInner>,
+}
+
+impl Runtime {
+    /// The control registry.
+    pub fn control(&self) -> Control {
+        Control {
+            rt: self.inner.clone(),
+        }
+    }
+}
+
+impl RuntimeInner {
+    /// The queue that is listed under a name.
+    pub(crate) fn registered(&self, name: &str) -> Option<Arc<QueueInner>> {
+        let listed = |q: &Arc<QueueInner>| q.is_registered() && q.name == name;
+        self.queues().into_iter().find(listed)
+    }
+}
+
+impl QueueInner {
+    fn is_registered(&self) -> bool {
+        self.flags.contains(Flags::SYSFS) && !self.is_mode(DESTROYING)
+    }
+
+    fn read_entry(&self, entry: &str) -> String {
+        let state = self.state.lock();
+        let attrs = &state.attrs;
+        match entry {
+            "per_cpu" => number(!self.is_unbound()),
+            "max_active" => state.saved_max.to_string(),
+            "nice" => attrs.nice.to_string(),
+            "cpumask" => {
+                let all = self.rt.topology.possible();
+                format!("{:x}", attrs.cpumask.as_ref().unwrap_or(all))
+            }
+            "affinity_scope" => attrs.scope.map_or_else(
+                || format!("default ({})", self.rt.default_scope()),
+                |scope| scope.to_string(),
+            ),
+            _ => number(attrs.strict),
+        }
+    }
+
+    fn write_entry(self: &Arc<Self>, entry: &str, text: &str) -> Result<(), AttrError> {
+        match entry {
+            "per_cpu" => Err(AttrError::ReadOnly("per_cpu")),
+            "max_active" if self.ordered => Err(AttrError::ReadOnly("max_active")),
+            "max_active" => self.set_max_active(parse_limit(text)?),
+            "nice" => {
+                let nice = parse("nice", text, "a nice value is in -20..=19")?;
+                self.change_attrs(|attrs| attrs.nice = nice)
+            }
+            "cpumask" => {
+                let mask = parse_mask(text)?;
+                self.change_attrs(|attrs| attrs.cpumask = Some(mask))
+            }
+            "affinity_scope" => {
+                let scope = match text {
+                    "default" => None,
+                    name => Some(name.parse::<Scope>()?),
+                };
+                self.change_attrs(|attrs| attrs.scope = scope)
+            }
+            _ => {
+                let allowed = "a number: 0 for no, any other for yes";
+                let strict = parse::<i64>("affinity_strict", text, allowed)? != 0;
+                self.change_attrs(|attrs| attrs.strict = strict)
+            }
+        }
+    }
+
+    /// Changes the attributes of an unbound queue, or nothing.
+    pub(crate) fn change_attrs(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Attrs),
+    ) -> Result<(), AttrError> {
+        self.apply_changed(|mut attrs| {
+            change(&mut attrs);
+            attrs
+        })
+    }
+}
+
+impl Control {
+    /// The names of the queues listed, in their alphabetical order.
+    pub fn queues(&self) -> Vec<String> {
+        let queues = self.rt.queues();
+        let listed = queues.iter().filter(|q| q.is_registered());
+        let mut names: Vec<_> = listed.map(|q| q.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// The entries of a queue.
+    ///
+    /// # Errors
+    /// [`AttrError::NoEntry`] if no queue of this name is listed.
+    pub fn entries(&self, queue: &str) -> Result<Vec<&'static str>, AttrError> {
+        let queue = self.find(queue)?;
+        Ok(entries_of(&queue))
+    }
+
+    /// The value of a queue's entry.
+    ///
+    /// # Errors
+    /// [`AttrError::NoEntry`] if there is no such queue or entry.
+    pub fn read(&self, queue: &str, entry: &str) -> Result<String, AttrError> {
+        let queue = self.find(queue)?;
+        known(entry, &entries_of(&queue))?;
+        Ok(queue.read_entry(entry))
+    }
+
+    /// Changes a queue's entry.
+    ///
+    /// # Errors
+    /// [`AttrError::NoEntry`], [`AttrError::ReadOnly`], [`AttrError::Invalid`] for what is not in
+    /// the table above, and what [`crate::Queue::apply_attrs`] refuses. Nothing changes then.
+    pub fn write(&self, queue: &str, entry: &str, value: &str) -> Result<(), AttrError> {
+        let queue = self.find(queue)?;
+        known(entry, &entries_of(&queue))?;
+        queue.write_entry(entry, value.trim())
+    }
+
+    /// The entries of the runtime.
+    pub fn runtime_entries(&self) -> &'static [&'static str] {
+        OF_RUNTIME
+    }
+
+    /// The value of an entry of the runtime.
+    ///
+    /// # Errors
+    /// [`AttrError::NoEntry`] if there is no such entry.
+    pub fn read_runtime(&self, entry: &str) -> Result<String, AttrError> {
+        known(entry, OF_RUNTIME)?;
+        Ok(match entry {
+            "cpumask" => format!("{:x}", self.rt.unbound_cpus()),
+            "default_affinity_scope" => self.rt.default_scope().to_string(),
+            _ => self.rt.watchdog.thresh().as_secs().to_string(),
+        })
+    }
+
+    /// Changes an entry of the runtime.
+    ///
+    /// # Errors
+    /// [`AttrError::NoEntry`], [`AttrError::Invalid`], and what
+    /// [`Runtime::set_unbound_cpumask`] refuses. Nothing changes then.
+    pub fn write_runtime(&self, entry: &str, value: &str) -> Result<(), AttrError> {
+        known(entry, OF_RUNTIME)?;
+        self.rt.require_alive()?;
+        let text = value.trim();
+        match entry {
+            "cpumask" => self.rt.set_unbound_cpus(&parse_mask(text)?)?,
+            "default_affinity_scope" => self.rt.set_default_scope(text.parse()?),
+            _ => {
+                let allowed = "whole seconds, 0 for never";
+                let seconds = parse("watchdog_thresh", text, allowed)?;
+                self.rt.set_watchdog_thresh(Duration::from_secs(seconds));
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, queue: &str) -> Result<Arc<QueueInner>, AttrError> {
+        let found = self.rt.registered(queue);
+        found.ok_or_else(|| AttrError::NoEntry(queue.to_owned()))
+    }
+}
+
+fn entries_of(queue: &QueueInner) -> Vec<&'static str> {
+    let more = if queue.is_unbound() { OF_UNBOUND } else { &[] };
+    [OF_EVERY_QUEUE, more].concat()
+}
+
+fn known(entry: &str, entries: &[&str]) -> Result<(), AttrError> {
+    if entries.contains(&entry) {
+        Ok(())
+    } else {
+        Err(AttrError::NoEntry(entry.to_owned()))
+    }
+}
+
+fn number(yes: bool) -> String {
+    u8::from(yes).to_string()
+}
+
+fn invalid(attribute: &'static str, text: &str, allowed: &'static str) -> AttrError {
+    AttrError::Invalid {
+        attribute,
+        value: text.to_owned(),
+        allowed,
+    }
+}
+
+fn parse<T: FromStr>(
+    attribute: &'static str,
+    text: &str,
+    allowed: &'static str,
+) -> Result<T, AttrError> {
+    text.parse().map_err(|_| invalid(attribute, text, allowed))
+}
+
+/// What is above the limit is clamped where it is set; what does not fit a number is no limit.
+fn parse_limit(text: &str) -> Result<usize, AttrError> {
+    let allowed = "max_active is 1 or more";
+    let wanted: i64 = parse("max_active", text, allowed)?;
+    if wanted <= 0 {
+        return Err(invalid("max_active", text, allowed));
+    }
+    Ok(usize::try_from(wanted).unwrap_or(MAX_ACTIVE))
+}
+
+fn parse_mask(text: &str) -> Result<CpuSet, AttrError> {
+    let allowed = "hex digits, in groups of at most eight with commas between";
+    CpuSet::parse_mask(text).ok_or_else(|| invalid("cpumask", text, allowed))
+}
