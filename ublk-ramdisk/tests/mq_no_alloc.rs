@@ -110,8 +110,9 @@ fn round(queue: &Queue, lanes: &mut [Lane], requests: &[Request], ended: &Ended)
         lane.insert_batch(together, &mut Here(ended));
     }
     while ended.0.load(Ordering::Acquire) < goal {
-        // The driver answers DEV_RESOURCE and promises a waker: this is it.
-        queue.run_hw_queues(true);
+        // The driver answers DEV_RESOURCE and promises a waker: this is it. A run that is queued
+        // already is left alone, or it would go to the end of the line again and again.
+        queue.delay_run_hw_queues(Duration::ZERO);
         std::thread::yield_now();
         assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain");
     }

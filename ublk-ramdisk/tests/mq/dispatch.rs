@@ -404,14 +404,18 @@ fn w04_a_slot_freed_by_one_hctx_runs_the_other_that_waits_for_it() {
 
 /// A limit whose every share costs the queue the requests of its ctx: another run was quicker.
 struct Thief {
-    queue: Mutex<Option<Queue>>,
+    /// The victim, and how many shares are given before.
+    queue: Mutex<Option<(Queue, u32)>>,
     put: AtomicU32,
 }
 
 impl Budget for Thief {
     fn get(&self, hctx: u16) -> Option<u32> {
-        if let Some(queue) = self.queue.lock().unwrap().take() {
-            queue.lane_lost(hctx, 0);
+        let armed = self.queue.lock().unwrap().take();
+        match armed {
+            Some((queue, 0)) => queue.lane_lost(hctx, 0),
+            Some((queue, left)) => *self.queue.lock().unwrap() = Some((queue, left - 1)),
+            None => {}
         }
         Some(1)
     }
@@ -452,7 +456,8 @@ fn w19_a_budget_without_a_request_is_put_back_and_all_queues_are_run_soon() {
     // The dispatch list is emptied by hand, so that the run below serves the ctx.
     queue.quiesce();
     lane.insert(&write(1), &mut At(&wire, 0));
-    *thief.queue.lock().unwrap() = Some(queue.handle());
+    // Two shares go to the dispatch list; the third is for the ctx.
+    *thief.queue.lock().unwrap() = Some((queue.handle(), 2));
     thief.put.store(1, Ordering::SeqCst);
     lane.insert_passthrough(&write(2), true, &mut At(&wire, 0));
     queue.unquiesce();
@@ -461,6 +466,12 @@ fn w19_a_budget_without_a_request_is_put_back_and_all_queues_are_run_soon() {
         wire.count() == 3
     });
     bed.settle();
+    assert_eq!(
+        thief.put.load(Ordering::SeqCst),
+        2,
+        "the share was put back"
+    );
+    assert!(queue.counters(0).run_delayed > 0);
     assert_eq!(queue.fault_at_rest(), None);
     drop((lane, queue));
     bed.finish();

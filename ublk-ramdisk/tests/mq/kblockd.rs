@@ -77,8 +77,9 @@ fn d07_with_no_thread_to_be_had_64_busy_queues_all_resume() {
     *bed.driver.otherwise.lock().unwrap() = OK;
     let all_but = |left: usize| {
         until("the rescuer has run them", || {
-            bed.clock.advance(MS);
-            std::thread::yield_now();
+            // Slowly, for the timer thread to keep up.
+            bed.clock.advance(10 * MS);
+            std::thread::sleep(MS);
             bed.wire.count() == 64 - left
         });
     };
@@ -88,6 +89,20 @@ fn d07_with_no_thread_to_be_had_64_busy_queues_all_resume() {
     all_but(0);
     assert!(bed.kblockd.queue().stats().rescued > 0);
     fails.store(false, Ordering::SeqCst);
+    // The pool waits on the same clock before it tries again to make a worker.
+    let flushed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            bed.settle();
+            flushed.store(true, Ordering::SeqCst);
+        });
+        until("the pool has a worker again", || {
+            bed.clock.advance(100 * MS);
+            std::thread::sleep(MS);
+            flushed.load(Ordering::SeqCst)
+        });
+        bed.clock.advance(Duration::from_secs(10));
+    });
     bed.finish();
 }
 
