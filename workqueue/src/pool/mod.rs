@@ -20,6 +20,8 @@ pub(crate) mod worker;
 
 mod batch;
 
+pub(crate) mod hog;
+
 pub(crate) mod concurrency;
 
 pub(crate) mod sampler;
