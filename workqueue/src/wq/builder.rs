@@ -157,7 +157,8 @@ impl QueueBuilder {
             rt.want_bh_threads(highpri).map_err(spawn_failed)?;
         }
         if let (Some(rescuer), true) = (&inner.rescuer, rt.is_online()) {
-            rescuer.start(&inner).map_err(spawn_failed)?;
+            let made = rescuer.start(&inner);
+            made.map_err(|e| spawn_failed(e.errno()))?;
         }
         let linked = if unbound {
             inner.install_attrs(attrs)

@@ -121,6 +121,11 @@ impl QueueInner {
         self.flags.contains(Flags::UNBOUND)
     }
 
+    /// The name of its rescuer, whether it has one or not.
+    pub(crate) fn rescuer_name(&self) -> String {
+        format!("kworker/R-{}", self.name)
+    }
+
     pub(crate) fn has_rescuer(&self) -> bool {
         self.rescuer.is_some()
     }
