@@ -36,12 +36,13 @@
 //! | T | the timer heap |
 //! | Q | the inbox of the monitor |
 //! | O | what the watchdog goes by |
+//! | V | the list of all rings of records, then one ring |
 //! | A | atomic; the comment says who writes |
 //!
 //! Taking L also takes in what lies in the pool's inbox; the bell of a pool (`pool/bell.rs`) is rung
 //! with L held and takes no other lock.
 //!
-//! Locks are taken in this order: P0, P, W, S, D, L, then one of N, M, T, Q, O; R comes after
+//! Locks are taken in this order: P0, P, W, S, D, L, then one of N, M, T, Q, O, V; R comes after
 //! P0 alone, U after R or L. No two pool locks are
 //! ever held together. A thread is woken, a flush advanced and a node served only after the pool's
 //! lock has been let go: the functions that find such a duty return it, and the type says so.
@@ -86,6 +87,12 @@ pub mod legacy;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
+
+/// Records of what happened when, per thread, and the trace file made of them.
+pub mod trace {
+    pub use crate::observe::chrome::{save_chrome, write_chrome};
+    pub use crate::observe::ring::{emit, is_on, start, stop, Phase, Text, Value, MAX_ARGS};
+}
 
 pub use error::{
     AllocError, AttrError, DisableOverflow, EnableUnderflow, EnqueueError, Refusal, StartError,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sections 10.14 and 10.16: waits that are warned of, and go on.
+//! Sections 10.14 and 10.16: waits that are warned of, and go on. Section 5.14: runs that are.
 //!
 //! The tests share one log, so each has its own queue names.
 
@@ -24,13 +24,18 @@ impl log::Log for Keeper {
     fn flush(&self) {}
 }
 
-/// A runtime of one CPU whose warnings are kept.
-fn heard() -> Runtime {
+/// From now on all warnings are kept.
+fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         log::set_logger(&Keeper).unwrap();
         log::set_max_level(log::LevelFilter::Warn);
     });
+}
+
+/// A runtime of one CPU whose warnings are kept.
+fn heard() -> Runtime {
+    listen();
     runtime(1)
 }
 
@@ -184,4 +189,51 @@ fn s10_16_a_flush_of_a_system_queue_works_and_warns_once() {
     }
     assert_eq!(item.runs(), 3);
     assert_eq!(warnings(&["system queue events"]), before + 1);
+}
+
+struct Hog {
+    work: Work<Hog>,
+}
+
+impl_has_work! { impl HasWork<Self> for Hog { self.work } }
+
+impl WorkItem for Hog {
+    type Pointer = Arc<Self>;
+
+    fn run(_: Arc<Self>) {
+        // As long as several ticks of any kernel's clock, be it on the CPU or not.
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < std::time::Duration::from_millis(30) {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+#[test]
+fn s05_14_a_function_is_warned_of_at_its_fourth_violation() {
+    listen();
+    for (warn, name, expected) in [
+        (4, "hog of four", [0, 0, 0, 1, 2, 2, 3]),
+        (0, "silent hog", [0; 7]),
+    ] {
+        let rt = quiet()
+            .topology(machine(1, 1))
+            .cpu_intensive_thresh(std::time::Duration::from_millis(1))
+            .cpu_intensive_warn(warn)
+            .start()
+            .unwrap();
+        let q = rt.queue("q").flags(PERCPU).build().unwrap();
+        let hog = Arc::new(Hog {
+            work: Work::new(name),
+        });
+        // Not every run counts for sure: it may have slept, for a page or so.
+        for (violations, warned) in (1..).zip(expected) {
+            until("one more is counted", || {
+                q.enqueue(hog.clone()).unwrap();
+                q.flush().unwrap();
+                q.stats().cpu_intensive == violations
+            });
+            assert_eq!(warnings(&[name, "has used the CPU"]), warned);
+        }
+    }
 }

@@ -5,10 +5,16 @@
 
 mod budget;
 
+mod cancel;
+
+mod flush;
+
 mod inbox;
+
+mod kick;
+
+mod mayday;
 
 mod parker;
 
 mod pending;
-
-mod sentinel;

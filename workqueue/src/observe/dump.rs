@@ -58,7 +58,7 @@ impl Running {
     fn name(&self) -> String {
         let name = match self.id {
             Some(id) => self.pwq.pool.worker_name(id),
-            None => rescuer_name(&self.pwq.queue),
+            None => self.pwq.queue.rescuer_name(),
         };
         format!("{name}+{}", self.desc)
     }
@@ -93,10 +93,6 @@ fn name_of(work: &RawWork) -> &'static str {
     } else {
         work.function()
     }
-}
-
-fn rescuer_name(queue: &QueueInner) -> String {
-    format!("kworker/R-{}", queue.name)
 }
 
 pub(crate) fn pool_flags(pool: &Pool, st: &PoolState) -> u32 {
@@ -349,7 +345,7 @@ fn after_run(desc: ShortText) -> String {
 fn show_rescuer(queue: &QueueInner, tid: i32) -> Option<String> {
     let seat = queue.rescuer.as_ref()?.seat();
     (seat.tid == tid).then(|| {
-        let name = rescuer_name(queue);
+        let name = queue.rescuer_name();
         format!(
             "{name}{} tid={tid}: waits to be called",
             after_run(seat.desc)

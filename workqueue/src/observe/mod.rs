@@ -3,6 +3,10 @@
 
 pub(crate) mod trace;
 
+pub(crate) mod ring;
+
+pub(crate) mod chrome;
+
 pub(crate) mod stats;
 
 pub(crate) mod dump;

@@ -55,5 +55,17 @@ impl TraceEvent<'_> {
     }
 }
 
+impl TraceEvent<'_> {
+    /// The item's address and function.
+    pub(crate) fn item(&self) -> (usize, &'static str) {
+        match *self {
+            Self::Queue { work, function, .. }
+            | Self::Activate { work, function }
+            | Self::ExecuteStart { work, function }
+            | Self::ExecuteEnd { work, function } => (work, function),
+        }
+    }
+}
+
 /// Who follows the events. It is called with locks held: it must not call the crate, nor block.
 pub(crate) type Sink = Box<dyn Fn(&TraceEvent<'_>) + Send + Sync>;

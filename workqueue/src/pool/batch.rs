@@ -8,11 +8,13 @@
 //! and at the end of the batch; each time all that was used since the last reading goes to the
 //! pwq whose items ran meanwhile.
 
-use super::{Pool, PoolState};
+use super::hog::HogWatch;
+use super::{Pool, PoolKind, PoolState};
 use crate::pwq::Pwq;
 use crate::runtime::RuntimeInner;
 use crate::sys::cpu;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// See the module.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(crate) struct Batch {
     /// The number of the pwq that the time since the last count belongs to.
     owed_to: Option<u32>,
     meter: CpuMeter,
+    hogs: HogWatch,
 }
 
 impl Batch {
@@ -30,6 +33,8 @@ impl Batch {
             pwq: None,
             owed_to: None,
             meter: CpuMeter::start(&pool.rt),
+            // Only there is a run in the way of others.
+            hogs: HogWatch::start(&pool.rt, matches!(pool.kind, PoolKind::PerCpu { .. })),
         }
     }
 
@@ -57,11 +62,14 @@ impl Batch {
         self.meter.last.filter(|_| self.meter.fresh)
     }
 
-    /// An item has ended, a barrier's time being nobody's.
+    /// An item has ended, a barrier's time being nobody's. Did it use the CPU for too long?
     /// # Context: no lock of the crate held.
-    pub(super) fn item_ended(&mut self, rt: &RuntimeInner, number: u32, barrier: bool) {
-        self.meter.item_ended(rt);
+    #[must_use]
+    pub(super) fn item_ended(&mut self, rt: &RuntimeInner, number: u32, barrier: bool) -> bool {
         self.owed_to = (!barrier).then_some(number);
+        self.meter
+            .item_ended(rt)
+            .is_some_and(|used| self.hogs.is_hog(used))
     }
 
     /// The next item may well be one of the same pwq.
@@ -103,13 +111,25 @@ impl CpuMeter {
         }
     }
 
-    fn item_ended(&mut self, rt: &RuntimeInner) {
-        self.fresh = false;
+    /// What the item used, at least, if a tick has passed: a long item, or the end of many short
+    /// ones.
+    fn item_ended(&mut self, rt: &RuntimeInner) -> Option<Duration> {
+        let exact = std::mem::take(&mut self.fresh);
         let now = rt.clock.coarse();
-        // A tick has passed: a long item, or the end of many short ones.
-        if std::mem::replace(&mut self.now, now) != now {
-            self.read();
+        let passed = now.saturating_sub(std::mem::replace(&mut self.now, now));
+        if passed == 0 {
+            return None;
         }
+        let before = self.used;
+        self.read();
+        let used = self.used - before;
+        // With short items between the reading before and this one's beginning, no more than the
+        // time that it took is surely its own.
+        Some(Duration::from_nanos(if exact {
+            used
+        } else {
+            used.min(passed)
+        }))
     }
 
     fn read(&mut self) {

@@ -20,6 +20,8 @@ pub(crate) mod worker;
 
 mod batch;
 
+pub(crate) mod hog;
+
 pub(crate) mod concurrency;
 
 pub(crate) mod sampler;
@@ -209,21 +211,7 @@ impl Pool {
             nice,
             rt,
             inbox: OwnLine(Inbox::new()),
-            state: OwnLine(Mutex::new(PoolState {
-                worklist: ItemList::new(),
-                marks: Marks::default(),
-                pwqs: PwqTable::default(),
-                workers: Workers::default(),
-                nr_running: 0,
-                manager: None,
-                disassociated: false,
-                nice_denied: false,
-                mayday_armed: false,
-                mayday_round: 0,
-                cull_armed: false,
-                stopping: false,
-                last_progress,
-            })),
+            state: OwnLine(Mutex::new(PoolState::new(last_progress))),
             changed: Bell::new(),
             mayday_timer: Place::new(),
             cull_timer: Place::new(),
@@ -290,6 +278,27 @@ impl fmt::Debug for Pool {
     }
 }
 
+impl PoolState {
+    /// Nothing to do and nobody to do it.
+    pub(crate) fn new(last_progress: u64) -> Self {
+        Self {
+            worklist: ItemList::new(),
+            marks: Marks::default(),
+            pwqs: PwqTable::default(),
+            workers: Workers::default(),
+            nr_running: 0,
+            manager: None,
+            disassociated: false,
+            nice_denied: false,
+            mayday_armed: false,
+            mayday_round: 0,
+            cull_armed: false,
+            stopping: false,
+            last_progress,
+        }
+    }
+}
+
 /// The questions. Each says who asks.
 impl PoolState {
     /// Asked at every event that may have left items without a worker.
@@ -324,7 +333,7 @@ impl PoolState {
     ///
     /// With an empty worklist the answer is no: the item that ends that must be seen at once, for
     /// somebody to be woken, to watch the run in front of it, and to know since when it waits.
-    fn is_attended(&self) -> bool {
+    pub(crate) fn is_attended(&self) -> bool {
         !self.worklist.is_empty() && (self.nr_running > 0 || self.workers.nr_on_their_way() > 0)
     }
 }

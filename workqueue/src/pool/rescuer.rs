@@ -7,7 +7,7 @@
 
 use super::batch::Batch;
 use super::context::{self, Context};
-use super::worker::{run_scheduled, AbortOnUnwind};
+use super::worker::{run_scheduled, AbortOnUnwind, CreateError};
 use super::workers::{WorkerFlags, WorkerState, WorkerThread};
 use super::PoolState;
 use crate::pwq::{self, Pwq};
@@ -17,7 +17,7 @@ use crate::runtime::RuntimeInner;
 use crate::sys::cpu;
 use crate::sys::list;
 use crate::sys::short_text::ShortText;
-use crate::sys::sync::{Mutex, Parker};
+use crate::sys::sync::{Completion, Mutex, Parker};
 use crate::wq::QueueInner;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ use std::thread::JoinHandle;
 const RESCUER_BATCH: usize = 16;
 
 /// The nice value of every rescuer.
-const RESCUER_NICE: i32 = -20;
+pub(crate) const RESCUER_NICE: i32 = -20;
 
 /// A queue's rescuer as the rest of the crate sees it.
 #[derive(Debug)]
@@ -122,26 +122,42 @@ impl Rescuer {
         !self.mayday.lock().is_empty()
     }
 
-    /// Makes the thread.
-    pub(crate) fn start(&self, queue: &Arc<QueueInner>) -> Result<(), i32> {
+    /// Makes the thread. On return it has its nice value.
+    pub(crate) fn start(&self, queue: &Arc<QueueInner>) -> Result<(), CreateError> {
         let rt = &queue.rt;
-        rt.hooks.before_create(&CreateAttempt {
+        let attempt = CreateAttempt {
             class: PoolClass::Rescuer,
             cpu: None,
             attempt: 1,
-        })?;
+        };
+        rt.hooks
+            .before_create(&attempt)
+            .map_err(CreateError::Spawn)?;
         let (own, parker) = (queue.clone(), Arc::new(Parker::new()));
         *self.parker.lock() = parker.clone();
+        let ready = Arc::new((Completion::new(), AtomicBool::new(false)));
+        let told = ready.clone();
         let body = move || {
             let _abort = AbortOnUnwind;
-            live(&own, &parker);
+            let may_stay = arrive(&own, &parker);
+            // Relaxed: ordered by the completion.
+            told.1.store(may_stay, Ordering::Relaxed);
+            told.0.complete();
+            if may_stay {
+                live(&own, &parker);
+            }
         };
-        let name = format!("kworker/R-{}", queue.name);
         let handle = rt
-            .spawn_thread(name, body)
-            .map_err(|e| super::worker::errno_of(&e))?;
-        *self.thread.lock() = Some(handle);
-        Ok(())
+            .spawn_thread(queue.rescuer_name(), body)
+            .map_err(|e| CreateError::Spawn(super::worker::errno_of(&e)))?;
+        ready.0.wait();
+        if ready.1.load(Ordering::Relaxed) {
+            *self.thread.lock() = Some(handle);
+            return Ok(());
+        }
+        // A rescuer's own panic ends the process, so there is no outcome to look at.
+        let _it_only_left = handle.join();
+        Err(CreateError::Nice)
     }
 
     /// Lets the rescuer empty its list and ends the thread.
@@ -159,6 +175,20 @@ impl Rescuer {
     }
 }
 
+/// The new thread takes its name and its nice value; false if it may not have that, and must.
+fn arrive(queue: &QueueInner, parker: &Parker) -> bool {
+    let rt = &queue.rt;
+    cpu::set_current_name(&queue.rescuer_name());
+    parker.adopt_current();
+    if cpu::set_current_nice(RESCUER_NICE).is_ok() {
+        return true;
+    }
+    if !rt.config.strict_priority {
+        rt.warn_nice_denied(RESCUER_NICE);
+    }
+    !rt.config.strict_priority
+}
+
 /// The life of a rescuer.
 fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
     let rt = &queue.rt;
@@ -166,11 +196,6 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
         .rescuer
         .as_ref()
         .expect("only a queue with a rescuer starts one");
-    cpu::set_current_name(&format!("kworker/R-{}", queue.name));
-    parker.adopt_current();
-    if cpu::set_current_nice(RESCUER_NICE).is_err() {
-        rt.warn_nice_denied(RESCUER_NICE);
-    }
     let thread = Arc::new(WorkerThread {
         tid: cpu::current_tid(),
         handle: Arc::default(),

@@ -109,13 +109,15 @@ impl Sampler {
                 cpu::thread_cpu_ns_of(p.tid).map(|now| (now, self.judge(pool, p, now, half)));
         }
         let mut st = pool.lock();
-        for p in &probes {
-            mark(&mut st, pool, p);
-        }
+        let hogs: Vec<&'static str> = probes
+            .iter()
+            .filter_map(|p| mark(&mut st, pool, p))
+            .collect();
         let wake = st.kick();
         let behind = st.is_starving().then(|| st.counted_worker()).flatten();
         drop(st);
         wake.go();
+        hogs.into_iter().for_each(|f| pool.rt.note_hog(f));
         behind
     }
 
@@ -191,19 +193,16 @@ fn probe(slot: usize, w: &WorkerState) -> Option<Probe> {
     })
 }
 
-/// Puts a finding in force, if the worker is still in the run it is about.
+/// Puts a finding in force, if the worker is still in the run it is about. The function, if that
+/// has now used the CPU for too long.
 /// # Context: the pool's lock held.
-fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) {
-    let Some((now, finding)) = p.finding else {
-        return;
-    };
+fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) -> Option<&'static str> {
+    let (now, finding) = p.finding?;
     if !st.workers.exists(p.slot) || st.workers.get(p.slot).runs != p.run {
-        return;
+        return None;
     }
     let worker = st.workers.get_mut(p.slot);
-    let Some(current) = worker.current else {
-        return;
-    };
+    let current = worker.current?;
     if worker.sample.run != p.run {
         worker.sample = Sample {
             run: p.run,
@@ -227,6 +226,7 @@ fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) {
             if was_counted && !limit.is_zero() && u128::from(burnt) >= limit.as_nanos() {
                 st.set_flags(p.slot, WorkerFlags::CPU_INTENSIVE);
                 st.pwqs.get_mut(current.pwq).stats.cpu_intensive += 1;
+                return Some(current.function);
             }
         }
         Finding::Asleep => {
@@ -240,6 +240,7 @@ fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) {
         }
         Finding::Unclear => {}
     }
+    None
 }
 
 #[cfg(all(test, not(loom)))]

@@ -12,6 +12,7 @@ use super::batch::Batch;
 use super::context::{self, Context, Run};
 use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
 use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
+use crate::error::StartError;
 use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
@@ -54,6 +55,14 @@ impl CreateError {
         match self {
             Self::Spawn(errno) => *errno,
             Self::Nice => libc::EPERM,
+        }
+    }
+
+    /// The same as the failure of a start, for a thread of this name and nice value.
+    pub(crate) fn at_start(self, thread: String, nice: i32) -> StartError {
+        match self {
+            Self::Spawn(errno) => StartError::Spawn { thread, errno },
+            Self::Nice => StartError::Nice { thread, nice },
         }
     }
 }
@@ -250,7 +259,7 @@ pub(super) fn run_while<'a>(
 
 /// Takes the first item of the worklist; its barriers come along on the worker's private list. None
 /// if it went to another worker, which runs the same item at present.
-fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
+pub(crate) fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
     let front = st.worklist.front()?;
     let (who, linked) = (front.identity(), front.snapshot().linked());
     let other = st.executing(who).map(|(other, _)| other);
@@ -378,9 +387,14 @@ fn run_one<'a>(
             pwq.queue.name
         );
     }
-    batch.item_ended(rt, number, barrier);
+    let hog = batch.item_ended(rt, number, barrier);
 
     let mut st = pool.lock();
+    if hog && st.count_hog(slot, number) {
+        drop(st);
+        rt.note_hog(function);
+        st = pool.lock();
+    }
     let worker = st.workers.get(slot);
     if leaked || worker.observed_asleep || worker.flags.has(WorkerFlags::CPU_INTENSIVE) {
         st.update(slot, |w| {

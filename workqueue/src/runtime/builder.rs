@@ -25,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) sample_period: Duration,
     pub(crate) idle_sentinel: bool,
     pub(crate) cpu_intensive_thresh: Duration,
+    pub(crate) cpu_intensive_warn: u64,
     pub(crate) watchdog_thresh: Duration,
     pub(crate) watchdog_abort_at: u32,
     pub(crate) watchdog_abort_after: Duration,
@@ -49,6 +50,7 @@ impl Default for Config {
             sample_period: Duration::from_millis(1),
             idle_sentinel: true,
             cpu_intensive_thresh: Duration::from_millis(10),
+            cpu_intensive_warn: 4,
             watchdog_thresh: Duration::from_secs(30),
             watchdog_abort_at: 0,
             watchdog_abort_after: Duration::ZERO,
@@ -156,7 +158,7 @@ impl RuntimeBuilder {
     }
 
     /// How much CPU time a run may use before items behind it are let go ahead (10 ms); zero for
-    /// any. Found out by sampling.
+    /// any. Found out by sampling, or at the end of a run behind which nothing waited.
     pub fn cpu_intensive_thresh(mut self, d: Duration) -> Self {
         self.config.cpu_intensive_thresh = d;
         self
@@ -181,7 +183,15 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Whether the CPU time of each run is measured (yes); it costs a clock reading per item.
+    /// From which run on that used more than [`RuntimeBuilder::cpu_intensive_thresh`] a function is
+    /// warned of (the 4th, then the 5th, 7th, 11th and so on); 0 for never.
+    pub fn cpu_intensive_warn(mut self, violations: u64) -> Self {
+        self.config.cpu_intensive_warn = violations;
+        self
+    }
+
+    /// Whether the CPU time of each run is measured, and runs that used too much of it are found
+    /// also where nothing waited behind them (yes); it costs some clock readings.
     pub fn cpu_accounting(mut self, on: bool) -> Self {
         self.config.cpu_accounting = on;
         self

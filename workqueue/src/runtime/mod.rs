@@ -18,10 +18,13 @@ pub(crate) mod monitor;
 pub(crate) mod sentinels;
 
 use crate::error::{StartError, WaitError};
+use crate::observe::ring;
 use crate::observe::trace::{Sink, TraceEvent};
 use crate::observe::watchdog::Watchdog;
 use crate::pool::bh::BhThreads;
+use crate::pool::hog::Hogs;
 use crate::pool::registry::{self, UnboundPools};
+use crate::pool::rescuer::RESCUER_NICE;
 use crate::pool::worker::{self, CreateError};
 use crate::pool::{context, manager, Pool, PoolKind, TimerEvent};
 use crate::sys::clock::{Clock, VirtualClock};
@@ -80,6 +83,7 @@ pub(crate) struct RuntimeInner {
     pub(crate) watchdog: Watchdog,
     pub(crate) unbound: UnboundPools,
     pub(crate) bh: BhThreads,
+    pub(crate) hogs: Hogs,
     /// Held while the pools of a queue are chosen, so that choice and installation are one step.
     pub(crate) attrs_lock: Mutex<()>, // P0
     pub(crate) frozen: AtomicBool, // written under `attrs_lock`
@@ -131,15 +135,21 @@ impl RuntimeInner {
         }
     }
 
+    /// Tells whoever follows the events. Nobody does: one relaxed load.
     pub(crate) fn trace<'a>(&self, event: impl FnOnce() -> TraceEvent<'a>) {
-        if let Some(sink) = &self.trace_sink {
-            sink(&event());
+        if !ring::anyone_listens() {
+            return;
         }
+        let event = event();
+        if let Some(sink) = &self.trace_sink {
+            sink(&event);
+        }
+        ring::record_event(&event);
     }
 
     /// Does anyone follow the trace events?
     pub(crate) fn is_traced(&self) -> bool {
-        self.trace_sink.is_some()
+        ring::anyone_listens() && (self.trace_sink.is_some() || ring::is_on())
     }
 
     /// The CPUs in use at present.
@@ -316,6 +326,9 @@ impl Runtime {
         topology: Topology,
     ) -> Self {
         cpu::watch_forks();
+        if sink.is_some() {
+            ring::add_callback();
+        }
         let monitor = Monitor::new(&clock, config.sample_period);
         // Threads are bound to real CPUs only.
         let sentinels = config.idle_sentinel && monitor.samples() && !topology.is_simulated();
@@ -328,6 +341,7 @@ impl Runtime {
             watchdog: Watchdog::new(config.watchdog_thresh, topology.possible()),
             unbound: UnboundPools::default(),
             bh: BhThreads::default(),
+            hogs: Hogs::default(),
             attrs_lock: Mutex::new(()),
             frozen: AtomicBool::new(false),
             trace_sink: sink,
@@ -390,25 +404,14 @@ impl Runtime {
         let rt = &self.inner;
         for queue in rt.queues() {
             if let Some(rescuer) = &queue.rescuer {
-                let thread = || format!("kworker/R-{}", queue.name);
-                rescuer.start(&queue).map_err(|errno| StartError::Spawn {
-                    thread: thread(),
-                    errno,
-                })?;
+                let failed = |e: CreateError| e.at_start(queue.rescuer_name(), RESCUER_NICE);
+                rescuer.start(&queue).map_err(failed)?;
             }
         }
         let wanted = |pool: &Arc<Pool>| !pool.is_bh() || rt.wants_bh_thread(pool);
         for pool in rt.all_pools().into_iter().filter(wanted) {
-            worker::create_worker(&pool, 1).map_err(|e| {
-                let thread = pool.worker_name(0);
-                match e {
-                    CreateError::Spawn(errno) => StartError::Spawn { thread, errno },
-                    CreateError::Nice => StartError::Nice {
-                        thread,
-                        nice: pool.nice,
-                    },
-                }
-            })?;
+            let failed = |e: CreateError| e.at_start(pool.worker_name(0), pool.nice);
+            worker::create_worker(&pool, 1).map_err(failed)?;
         }
         rt.timers.begin_thread();
         rt.monitor.begin_thread();

@@ -143,6 +143,15 @@ pub(crate) fn thread_cpu_ns_of(tid: i32) -> Option<u64> {
     (rc == 0).then(|| to_ns(ts))
 }
 
+/// How often the calling thread has let the CPU go of its own accord.
+pub(crate) fn voluntary_switches() -> u64 {
+    // SAFETY: rusage is plain data for which all-zero is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is valid for writing; the calling thread can always be asked about.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
+    u64::try_from(usage.ru_nvcsw).unwrap_or(0)
+}
+
 /// CLOCK_MONOTONIC in nanoseconds.
 pub(crate) fn monotonic_ns() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC)

@@ -134,15 +134,13 @@ impl QueueInner {
 
     /// Tells the pwqs to report the end of `colour`; true if there is nothing to report.
     fn arm(&self, pwqs: &[Arc<Pwq>], colour: u8) -> bool {
-        // SeqCst here and in `one_pwq_flushed`: one count, raised and lowered by several threads;
-        // the pool locks order it against the items.
-        self.pwqs_to_flush.store(1, Ordering::SeqCst);
+        self.pwqs_to_flush.begin();
         for pwq in pwqs {
             let mut st = pwq.pool.lock();
             let p = st.pwqs.get_mut(pwq.number);
             if p.nr_in_flight[usize::from(colour)] > 0 {
                 p.flush_colour = Some(colour);
-                self.pwqs_to_flush.fetch_add(1, Ordering::SeqCst);
+                self.pwqs_to_flush.one_more();
             }
         }
         self.one_pwq_flushed()
@@ -151,7 +149,7 @@ impl QueueInner {
     /// One reporter less; true if it was the last, which obliges to call `flush_colour_done`.
     #[must_use]
     pub(crate) fn one_pwq_flushed(&self) -> bool {
-        self.pwqs_to_flush.fetch_sub(1, Ordering::SeqCst) == 1
+        self.pwqs_to_flush.one_less()
     }
 
     /// The oldest generation has ended.

@@ -3,6 +3,8 @@
 
 pub(crate) mod barrier;
 
+pub(crate) mod reporters;
+
 pub(crate) mod flush;
 
 pub(crate) mod cancel;

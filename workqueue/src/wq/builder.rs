@@ -15,6 +15,7 @@ use crate::runtime::RuntimeInner;
 use crate::sys::short_text::{self, ShortText, SHORT_TEXT_LEN};
 use crate::sys::sync::Mutex;
 use crate::wait::flush::FlushState;
+use crate::wait::reporters::Reporters;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, RwLock};
 
@@ -123,7 +124,7 @@ impl QueueBuilder {
             max_active: AtomicUsize::new(0),
             nodes: (0..nr_budgets).map(|_| Arc::new(Budget::new(0))).collect(),
             rescuer: flags.contains(Flags::MEM_RECLAIM).then(Rescuer::new),
-            pwqs_to_flush: AtomicUsize::new(0),
+            pwqs_to_flush: Reporters::new(),
             mode: AtomicU32::new(0),
             counters: Counters::default(),
             state: Mutex::new(QueueState {
@@ -156,7 +157,8 @@ impl QueueBuilder {
             rt.want_bh_threads(highpri).map_err(spawn_failed)?;
         }
         if let (Some(rescuer), true) = (&inner.rescuer, rt.is_online()) {
-            rescuer.start(&inner).map_err(spawn_failed)?;
+            let made = rescuer.start(&inner);
+            made.map_err(|e| spawn_failed(e.errno()))?;
         }
         let linked = if unbound {
             inner.install_attrs(attrs)

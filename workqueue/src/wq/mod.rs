@@ -33,6 +33,7 @@ use crate::runtime::{Runtime, RuntimeInner};
 use crate::sys::short_text::ShortText;
 use crate::sys::sync::Mutex;
 use crate::wait::flush::FlushState;
+use crate::wait::reporters::Reporters;
 use crate::work::delayed::{self, Modified};
 use crate::work::pointer::{RawDelayedWorkItem, RawWorkItem};
 use crate::work::{offer, spawn};
@@ -72,7 +73,7 @@ pub(crate) struct QueueInner {
     pub(crate) nodes: Vec<Arc<NodeActive>>, // I
     pub(crate) rescuer: Option<Rescuer>, // I
     /// Pwqs that still have items of the colour that is being flushed.
-    pub(crate) pwqs_to_flush: AtomicUsize, // A: armed under W
+    pub(crate) pwqs_to_flush: Reporters, // A: armed under W
     /// Who may enqueue. Read with the slot of the item's CPU held, and again under the lock of its
     /// pool if it is not left in the inbox: a drain which has set a bit, has waited for the slots
     /// and then visits each pool misses no item.
@@ -118,6 +119,11 @@ impl fmt::Debug for QueueInner {
 impl QueueInner {
     pub(crate) fn is_unbound(&self) -> bool {
         self.flags.contains(Flags::UNBOUND)
+    }
+
+    /// The name of its rescuer, whether it has one or not.
+    pub(crate) fn rescuer_name(&self) -> String {
+        format!("kworker/R-{}", self.name)
     }
 
     pub(crate) fn has_rescuer(&self) -> bool {

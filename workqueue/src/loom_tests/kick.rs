@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Kick and idle: no item waits beside a sleeping worker, none runs beside itself.
+//!
+//! The pool's state, its workers, the inbox and the parkers are the crate's own; the lock is
+//! loom's. What `Pool::lock`, `PoolGuard::drop`, `enqueue` and the worker's loop do with them is
+//! done here in the same steps.
+
+use crate::pool::worker::take_first;
+use crate::pool::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
+use crate::pool::PoolState;
+use crate::sys::list::Inbox;
+use crate::sys::sync::Parker;
+use crate::work::offer::offer;
+use crate::work::raw::Item;
+use crate::{Refusal, Work, WorkItem};
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use loom::sync::{Arc, Mutex, MutexGuard};
+use loom::thread;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc as StdArc;
+
+struct Bed {
+    state: Mutex<PoolState>,
+    inbox: Inbox,
+    inside: AtomicBool,
+    ran: AtomicUsize,
+}
+
+struct Guard<'a>(&'a Bed, MutexGuard<'a, PoolState>);
+
+impl Deref for Guard<'_> {
+    type Target = PoolState;
+    fn deref(&self) -> &PoolState {
+        &self.1
+    }
+}
+
+impl DerefMut for Guard<'_> {
+    fn deref_mut(&mut self) -> &mut PoolState {
+        &mut self.1
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if self.1.is_attended() {
+            self.0.inbox.attend();
+        }
+    }
+}
+
+struct Probe {
+    work: Work<Probe>,
+    bed: Arc<Bed>,
+}
+
+crate::impl_has_work! {
+    impl HasWork<Self> for Probe { self.work }
+}
+
+impl WorkItem for Probe {
+    type Pointer = StdArc<Self>;
+
+    fn run(this: StdArc<Self>) {
+        let beside = this.bed.inside.swap(true, Ordering::Relaxed);
+        assert!(!beside, "an item runs beside itself");
+        this.bed.ran.fetch_add(1, Ordering::Relaxed);
+        this.bed.inside.store(false, Ordering::Relaxed);
+    }
+}
+
+fn probe(bed: &Arc<Bed>) -> StdArc<Probe> {
+    StdArc::new(Probe {
+        work: crate::new_work!("probe"),
+        bed: bed.clone(),
+    })
+}
+
+fn bed() -> Arc<Bed> {
+    Arc::new(Bed {
+        state: Mutex::new(PoolState::new(0)),
+        inbox: Inbox::new(),
+        inside: AtomicBool::new(false),
+        ran: AtomicUsize::new(0),
+    })
+}
+
+impl Bed {
+    fn lock(&self) -> Guard<'_> {
+        let mut state = self.state.lock().unwrap();
+        self.inbox.take(|item| list(&mut state, item));
+        Guard(self, state)
+    }
+
+    /// A worker that is idle; its thread has yet to begin.
+    fn join(&self, id: usize) -> (usize, StdArc<Parker>) {
+        let parker = StdArc::new(Parker::new());
+        let thread = StdArc::new(WorkerThread {
+            tid: 0,
+            handle: StdArc::default(),
+        });
+        let mut st = self.lock();
+        assert_eq!(st.workers.reserve_id(), id);
+        let worker = WorkerState::new(Some(id), WorkerFlags::PREP, parker.clone(), thread);
+        let slot = st.workers.join(worker);
+        st.workers.enter_idle(slot, 0);
+        (slot, parker)
+    }
+
+    /// As `enqueue::leave` and `enqueue::insert`.
+    fn queue(&self, probe: StdArc<Probe>) -> Result<(), Refusal> {
+        let placed = offer(probe, |item| {
+            if let Err(item) = self.inbox.leave(item) {
+                let mut st = self.lock();
+                list(&mut st, item);
+                let wake = st.kick();
+                drop(st);
+                wake.go();
+            }
+            Ok(())
+        });
+        placed.map_err(|e| e.reason())
+    }
+
+    /// As `worker::run_one`.
+    fn run<'a>(&'a self, mut st: Guard<'a>, slot: usize, item: Item) -> Guard<'a> {
+        let current = Current {
+            item: item.identity(),
+            function: "probe",
+            pwq: 0,
+            colour: 0,
+            since: 0,
+            cpu_start: None,
+        };
+        st.workers.set_current(slot, current);
+        let wake = st.kick();
+        item.state.begin_run();
+        drop(st);
+        wake.go();
+        item.run();
+        let mut st = self.lock();
+        st.workers.clear_current(slot);
+        st
+    }
+
+    /// Takes one item and what comes to the private list meanwhile.
+    fn take_and_run<'a>(&'a self, mut st: Guard<'a>, slot: usize) -> Guard<'a> {
+        if let Some(item) = take_first(&mut st, slot) {
+            st = self.run(st, slot, item);
+        }
+        while let Some(item) = st.workers.get_mut(slot).scheduled.pop_front() {
+            st = self.run(st, slot, item);
+        }
+        st
+    }
+
+    /// As `worker::serve`, until so many items have run.
+    fn serve(&self, slot: usize, parker: &Parker, items: usize) {
+        parker.adopt_current();
+        loop {
+            // With a lost wake-up this is for ever, which loom reports.
+            parker.park(0);
+            let mut st = self.lock();
+            st.workers.leave_idle(slot);
+            while st.need_more_worker() {
+                st.clear_flags(slot, WorkerFlags::PREP);
+                loop {
+                    st = self.take_and_run(st, slot);
+                    if !st.keep_working() {
+                        break;
+                    }
+                }
+                st.set_flags(slot, WorkerFlags::PREP);
+            }
+            st.workers.enter_idle(slot, 0);
+            if self.ran.load(Ordering::Relaxed) == items {
+                return;
+            }
+        }
+    }
+}
+
+fn list(st: &mut PoolState, item: Item) {
+    item.state.set_queued(0, 0, false);
+    st.add_active(item, || 0);
+}
+
+#[test]
+fn s05_02_s06_04_no_item_waits_beside_a_sleeping_worker() {
+    loom::model(|| {
+        let bed = bed();
+        let (slot, parker) = bed.join(0);
+        let own = bed.clone();
+        let worker = thread::spawn(move || own.serve(slot, &parker, 2));
+        let (own, other) = (bed.clone(), probe(&bed));
+        let queuer = thread::spawn(move || own.queue(other));
+        assert_eq!(bed.queue(probe(&bed)), Ok(()));
+        assert_eq!(queuer.join().unwrap(), Ok(()));
+        worker.join().unwrap();
+        assert!(bed.lock().worklist.is_empty());
+    });
+}
+
+#[test]
+fn s02_03_s02_08_an_item_queued_in_its_run_goes_to_that_worker() {
+    loom::model(|| {
+        let bed = bed();
+        let ((one, _), (two, _)) = (bed.join(0), bed.join(1));
+        let item = probe(&bed);
+        assert_eq!(bed.queue(item.clone()), Ok(()));
+        // Both have been woken; what they find is a matter of order.
+        let work_once = |bed: &Bed, slot| {
+            let mut st = bed.lock();
+            st.workers.leave_idle(slot);
+            st = bed.take_and_run(st, slot);
+            while !st.worklist.is_empty() {
+                st = bed.take_and_run(st, slot);
+            }
+        };
+        let own = bed.clone();
+        let worker = thread::spawn(move || work_once(&own, one));
+        let accepted = 1 + usize::from(bed.queue(item.clone()).is_ok());
+        work_once(&bed, two);
+        worker.join().unwrap();
+        assert_eq!(bed.ran.load(Ordering::Relaxed), accepted);
+        assert_eq!(StdArc::strong_count(&item), 1);
+    });
+}
