@@ -159,7 +159,7 @@ impl Bed {
         parker.adopt_current();
         loop {
             // With a lost wake-up this is for ever, which loom reports.
-            parker.park(0);
+            parker.park();
             let mut st = self.lock();
             st.workers.leave_idle(slot);
             while st.need_more_worker() {

@@ -39,7 +39,7 @@ impl Rescuer {
             if stop {
                 return;
             }
-            self.parker.park(0);
+            self.parker.park();
         }
     }
 }

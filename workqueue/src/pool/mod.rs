@@ -38,6 +38,8 @@ pub(crate) mod registry;
 
 pub(crate) mod bh;
 
+mod spare;
+
 mod bell;
 
 use crate::pwq::PwqState;
@@ -50,6 +52,7 @@ use crate::sys::timer::{Place, Timed};
 use crate::work::delayed::ArmedWork;
 use crate::work::raw::{Identity, Item};
 use bell::Bell;
+use spare::Spare;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, MutexGuard};
@@ -106,6 +109,7 @@ pub(crate) struct Pool {
     pub(crate) inbox: OwnLine<Inbox>, // A
     state: OwnLine<Mutex<PoolState>>, // L
     changed: Bell,             // rung when a worker has gone or come, or the manager role is free
+    spare: Spare,              // with a lock of its own, under which no other is taken
     pub(crate) mayday_timer: Place, // T
     pub(crate) cull_timer: Place, // T
     pub(crate) cooldown: Arc<Notify>, // I: cuts short a manager's wait for its next attempt
@@ -213,6 +217,7 @@ impl Pool {
             inbox: OwnLine(Inbox::new()),
             state: OwnLine(Mutex::new(PoolState::new(last_progress))),
             changed: Bell::new(),
+            spare: Spare::new(),
             mayday_timer: Place::new(),
             cull_timer: Place::new(),
             cooldown,

@@ -10,7 +10,8 @@
 
 use super::batch::Batch;
 use super::context::{self, Context, Run};
-use super::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
+use super::spare::ControlBlock;
+use super::workers::{Current, WorkerFlags};
 use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
 use crate::error::StartError;
 use crate::lockdep;
@@ -19,13 +20,13 @@ use crate::pwq;
 use crate::runtime::hooks::{CreateAttempt, PoolClass};
 use crate::sys::cpu::{self, SignalsBlocked};
 use crate::sys::list;
-use crate::sys::sync::{Completion, Mutex, Parker};
+use crate::sys::sync::Parker;
 use crate::work::raw::Item;
 use crate::wq::flags::Flags;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 
 /// Ends the process if the thread unwinds out of the crate's bookkeeping.
@@ -79,6 +80,22 @@ pub(crate) fn create_worker(pool: &Arc<Pool>, attempt: u32) -> Result<(), Create
 }
 
 fn spawn(pool: &Arc<Pool>, id: usize, attempt: u32) -> Result<(), CreateError> {
+    let block = pool.spare.take();
+    let made = start_thread(pool, id, attempt, &block);
+    match made {
+        Err(CreateError::Spawn(_)) => pool.spare.put_back(block),
+        Ok(()) | Err(CreateError::Nice) => pool.spare.refill(),
+    }
+    made
+}
+
+/// Makes the thread of a worker and waits until it is idle.
+fn start_thread(
+    pool: &Arc<Pool>,
+    id: usize,
+    attempt: u32,
+    block: &Arc<ControlBlock>,
+) -> Result<(), CreateError> {
     let class = match pool.kind {
         PoolKind::Unbound { .. } => PoolClass::Unbound,
         PoolKind::Bh { .. } => PoolClass::Bh,
@@ -93,40 +110,33 @@ fn spawn(pool: &Arc<Pool>, id: usize, attempt: u32) -> Result<(), CreateError> {
             attempt,
         })
         .map_err(CreateError::Spawn)?;
-    let ready = Arc::new((Completion::new(), OnceLock::new()));
-    let thread = Arc::new(Mutex::new(None));
-    let parker = Arc::new(Parker::new());
     let body = {
-        let (pool, ready, thread, parker) = (pool.clone(), ready.clone(), thread.clone(), parker);
+        let (pool, block) = (pool.clone(), block.clone());
         move || {
             let _abort = AbortOnUnwind;
-            let outcome = arrive(&pool, id, &parker, thread);
-            let slot = outcome.as_ref().ok().copied();
-            let _only_once = ready.1.set(outcome.map(drop));
-            ready.0.complete();
+            let slot = arrive(&pool, id, &block);
+            block.ready.complete();
             if let Some(slot) = slot {
-                serve(&pool, slot, &parker);
+                serve(&pool, slot, &block.parker);
             }
         }
     };
     // Held across the spawn, so that whoever joins the thread finds its handle.
-    let mut handle = thread.lock();
+    let mut handle = block.handle.lock();
     *handle = Some(
         pool.rt
             .spawn_thread(pool.worker_name(id), body)
             .map_err(|e| CreateError::Spawn(errno_of(&e)))?,
     );
     drop(handle);
-    ready.0.wait();
-    match ready.1.get() {
-        Some(Err(())) => {
-            if let Some(handle) = thread.lock().take() {
-                let _it_only_left = handle.join();
-            }
-            Err(CreateError::Nice)
-        }
-        _ => Ok(()),
+    block.ready.wait();
+    if !block.is_vacant() {
+        return Ok(());
     }
+    if let Some(handle) = block.handle.lock().take() {
+        let _it_only_left = handle.join();
+    }
+    Err(CreateError::Nice)
 }
 
 /// The system's number for a failed thread creation.
@@ -134,38 +144,30 @@ pub(crate) fn errno_of(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EAGAIN)
 }
 
-type Handle = Arc<Mutex<Option<thread::JoinHandle<()>>>>;
-
-/// The new thread makes itself what its pool wants and joins as an idle worker.
-fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> Result<usize, ()> {
+/// The new thread makes itself what its pool wants and joins as an idle worker; None if it cannot.
+fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
     cpu::set_current_name(&pool.worker_name(id));
-    parker.adopt_current();
+    block.parker.adopt_current();
     let nice_denied = pool.nice != cpu::current_nice() && cpu::set_current_nice(pool.nice).is_err();
     if nice_denied {
         if pool.rt.config.strict_priority {
-            return Err(());
+            return None;
         }
         pool.rt.warn_nice_denied(pool.nice);
     }
     let unbound = pool.is_unbound();
     pool.rt.bind_current(&pool.affinity);
-    let thread = Arc::new(WorkerThread {
-        tid: cpu::current_tid(),
-        handle,
-    });
+    let mut worker = block.occupy(id, cpu::current_tid());
     let mut st = pool.lock();
     st.nice_denied |= nice_denied;
-    let mut flags = WorkerFlags::PREP;
     if unbound || st.disassociated {
-        flags |= WorkerFlags::UNBOUND;
+        worker.flags |= WorkerFlags::UNBOUND;
     }
     if st.disassociated {
         // The pool's CPU has left. Under the lock, so that its return cannot miss this thread.
         pool.rt.bind_current_to_unbound();
     }
-    let slot = st
-        .workers
-        .join(WorkerState::new(Some(id), flags, parker.clone(), thread));
+    let slot = st.workers.join(worker);
     st.workers.enter_idle(slot, pool.rt.clock.coarse());
     // Whoever takes the pool down must tell the newcomer too.
     pool.announce_change();
@@ -177,7 +179,7 @@ fn arrive(pool: &Arc<Pool>, id: usize, parker: &Arc<Parker>, handle: Handle) -> 
         run: None,
         blocking: 0,
     }));
-    Ok(slot)
+    Some(slot)
 }
 
 /// The life of a worker.

@@ -265,6 +265,11 @@ impl RuntimeBuilder {
         self
     }
 
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn set_create_hook(&mut self, hook: super::hooks::CreateHook) {
+        self.hooks.on_create_worker = Some(hook);
+    }
+
     /// The first phase: queues can be made and items enqueued, nothing runs yet.
     pub fn build_early(self) -> Runtime {
         let allowed = || {

@@ -177,7 +177,11 @@ impl Runtime {
             return;
         }
         let done = Arc::new(Completion::new());
-        rt.monitor.post(Job::LookAtCpus(rt.clone(), done.clone()));
-        crate::blocking(|| done.wait());
+        if rt
+            .monitor
+            .try_post(Job::LookAtCpus(rt.clone(), done.clone()))
+        {
+            crate::blocking(|| done.wait());
+        }
     }
 }

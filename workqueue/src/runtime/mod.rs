@@ -508,7 +508,7 @@ impl Runtime {
         self.join_helpers();
         // Armed timers end like those that expire on a destroyed queue.
         rt.timers.close().into_iter().for_each(expire_stopped);
-        let _told_to_stop = rt.monitor.work_off();
+        rt.monitor.close();
         let percpu = std::mem::take(&mut *rt.percpu.lock());
         for (_, pools) in percpu {
             for pool in pools.all() {

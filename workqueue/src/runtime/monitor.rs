@@ -32,6 +32,8 @@ pub(crate) enum Job {
 struct Inbox {
     jobs: Vec<Job>,
     stop: bool,
+    /// Nobody will ever look again.
+    closed: bool,
 }
 
 /// The inbox and the means to wake the thread.
@@ -88,8 +90,42 @@ impl Monitor {
     }
 
     pub(crate) fn post(&self, job: Job) {
-        self.inbox.lock().jobs.push(job);
+        // After the end there is nothing left that a job could be about.
+        let _after_the_end = self.try_post(job);
+    }
+
+    /// As `post`; false if the job will never be done.
+    #[must_use]
+    pub(crate) fn try_post(&self, job: Job) -> bool {
+        let mut inbox = self.inbox.lock();
+        if inbox.closed {
+            // Without the lock: the job may be the last to refer to something.
+            drop(inbox);
+            drop(job);
+            return false;
+        }
+        inbox.jobs.push(job);
+        drop(inbox);
         self.wake.notify();
+        true
+    }
+
+    /// Does what is left in the inbox and takes no more. Whoever waits for a job of his either
+    /// finds it done, or finds the inbox closed.
+    /// # Context: the thread has ended.
+    pub(crate) fn close(&self) {
+        loop {
+            let jobs = {
+                let mut inbox = self.inbox.lock();
+                let jobs = std::mem::take(&mut inbox.jobs);
+                inbox.closed = jobs.is_empty();
+                jobs
+            };
+            if jobs.is_empty() {
+                return;
+            }
+            jobs.into_iter().for_each(handle);
+        }
     }
 
     /// Something that the thread goes by has changed.
@@ -161,5 +197,29 @@ fn handle(job: Job) {
                 log::warn!("workqueue: {}: {e}", queue.name);
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::wq::topology::{CpuPlace, Topology};
+    use crate::Runtime;
+
+    #[test]
+    fn s11_05_nobody_waits_for_a_monitor_that_has_gone() {
+        let place = CpuPlace {
+            cpu: 0,
+            core: 0,
+            cache: 0,
+            node: 0,
+        };
+        let rt = Runtime::builder().topology(Topology::simulated(vec![place]));
+        let rt = rt.start().expect("threads can be made");
+        // The moment between the end of the monitor and that of the runtime: to whoever looked a
+        // moment ago the runtime is still there.
+        rt.inner.monitor.stop();
+        rt.inner.monitor.close();
+        rt.refresh_cpus();
+        rt.shutdown().expect("nothing keeps it");
     }
 }

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the next worker of a pool needs of memory, allocated before it is needed.
+//!
+//! A worker is made when a pool has run out of them, which may be because there is no memory for a
+//! thread; that is no time to allocate. [`super::worker`] takes the block, puts it back if no
+//! thread could be made for it, and has a new one made after a success. What the standard library
+//! allocates for a thread stays outside. Kernel counterpart: `alloc_worker`, without that care.
+
+use super::workers::{WorkerFlags, WorkerState, WorkerThread};
+use crate::sys::sync::{Completion, Mutex, Parker};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// A worker without its thread.
+#[derive(Debug)]
+pub(super) struct ControlBlock {
+    pub(super) parker: Arc<Parker>,
+    pub(super) handle: Arc<Mutex<Option<JoinHandle<()>>>>,
+    /// The thread has come, or has left again.
+    pub(super) ready: Completion,
+    /// Here until the thread has come to stay.
+    worker: Mutex<Option<WorkerState>>,
+}
+
+impl ControlBlock {
+    fn new() -> Arc<Self> {
+        let (parker, handle) = (Arc::new(Parker::new()), Arc::default());
+        let thread = Arc::new(WorkerThread {
+            tid: 0,
+            handle: Arc::clone(&handle),
+        });
+        let worker = WorkerState::new(None, WorkerFlags::PREP, parker.clone(), thread);
+        Arc::new(Self {
+            parker,
+            handle,
+            ready: Completion::new(),
+            worker: Mutex::new(Some(worker)),
+        })
+    }
+
+    /// The thread has come: this is its worker.
+    pub(super) fn occupy(&self, id: usize, tid: i32) -> WorkerState {
+        let mut worker = self.worker.lock().take().expect("one thread per block");
+        worker.id = Some(id);
+        Arc::get_mut(&mut worker.thread)
+            .expect("the pool does not know it yet")
+            .tid = tid;
+        worker
+    }
+
+    /// Has no thread stayed?
+    pub(super) fn is_vacant(&self) -> bool {
+        self.worker.lock().is_some()
+    }
+}
+
+/// The block of a pool's next worker.
+#[derive(Debug)]
+pub(super) struct Spare(Mutex<Option<Arc<ControlBlock>>>);
+
+impl Spare {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Some(ControlBlock::new())))
+    }
+
+    /// The block. A second one is allocated now, if several workers are made at a time.
+    pub(super) fn take(&self) -> Arc<ControlBlock> {
+        let spare = self.0.lock().take();
+        spare.unwrap_or_else(ControlBlock::new)
+    }
+
+    /// No thread has come: the block is for the next attempt.
+    pub(super) fn put_back(&self, block: Arc<ControlBlock>) {
+        *self.0.lock() = Some(block);
+    }
+
+    /// The block has been used: the next worker needs another one.
+    pub(super) fn refill(&self) {
+        let next = ControlBlock::new();
+        self.0.lock().get_or_insert(next);
+    }
+
+    #[cfg(all(test, not(loom)))]
+    fn peek(&self) -> Option<Arc<ControlBlock>> {
+        self.0.lock().clone()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::worker::create_worker;
+    use crate::wq::topology::{CpuPlace, Topology};
+    use crate::Runtime;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Arc;
+
+    #[test]
+    fn s07_17_the_next_workers_block_is_there_before_it_is_needed() {
+        let fails = Arc::new(AtomicBool::new(false));
+        let f = fails.clone();
+        let place = CpuPlace {
+            cpu: 0,
+            core: 0,
+            cache: 0,
+            node: 0,
+        };
+        let mut builder = Runtime::builder().topology(Topology::simulated(vec![place]));
+        let hook = move |_: &crate::CreateAttempt| match f.load(Ordering::SeqCst) {
+            true => Err(libc::EAGAIN),
+            false => Ok(()),
+        };
+        builder.set_create_hook(Box::new(hook));
+        let rt = builder.build_early();
+        let pool = rt.inner.pools_of(0).expect("it has its pools").normal;
+        let first = pool.spare.peek().expect("before the first worker");
+        rt.start().expect("threads can be made");
+        assert!(!first.is_vacant());
+        let second = pool.spare.peek().expect("after a success");
+        assert!(!Arc::ptr_eq(&first, &second));
+        // A failure uses nothing up: the next attempt allocates no other.
+        fails.store(true, Ordering::SeqCst);
+        for attempt in 1..4 {
+            assert!(create_worker(&pool, attempt).is_err());
+            let kept = pool.spare.peek().expect("after a failure");
+            assert!(Arc::ptr_eq(&kept, &second) && kept.is_vacant());
+        }
+        fails.store(false, Ordering::SeqCst);
+        create_worker(&pool, 1).expect("threads can be made");
+        assert!(!second.is_vacant());
+        assert!(pool.spare.peek().is_some_and(|next| next.is_vacant()));
+    }
+}
