@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 
 use rng::Rng;
-use ublk_ramdisk::mq::{Data, Limits, Op, Operations, Queued, Request, Run, Status};
+use ublk_ramdisk::mq::direct::{Operations, Queued};
+use ublk_ramdisk::mq::{Data, Limits, Op, Request, Run, Status};
 use ublk_ramdisk::ramdisk::store::Store;
 use ublk_ramdisk::ramdisk::Ramdisk;
 use ublk_ramdisk::ublk::operation;

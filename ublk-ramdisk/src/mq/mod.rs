@@ -1,19 +1,103 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Between the ublk queue and the store: what a request is, how it may end, and
-//! what a driver answers. Knows neither ublk nor memory.
+//! The mirror of blk-mq: what a request is, how it may end, and how it gets from a transport to a
+//! driver that may answer BUSY. Knows neither ublk nor memory.
+//!
+//! The journey of a request:
+//! 1. a transport's thread hands it to its [`Lane`] (`insert`), which stands for a software queue;
+//! 2. alone on a quiet queue it is issued at once, else it is listed and the queue is run (`run`);
+//! 3. the driver's [`Operations::queue_rq`] accepts it, refuses it for now, or fails it (`dispatch`);
+//!    a refused one waits on the hardware queue's dispatch list, which kblockd runs again;
+//! 4. its bytes are moved by the transport, to or from where the driver has them (`operations` says
+//!    why this is a step of its own);
+//! 5. it is completed and its result handed out, once (`complete`), or given back and tried again
+//!    (`requeue`), or found to be late (`timeout`).
+//!
+//! On the way of a lone request there are three read-modify-writes, one on the request's word
+//! (`request_state`) and two on the queue's (`hctx_state`), counters apart; no lock, no fence, no
+//! other thread, and never an allocation.
 //!
 //! | kernel | here | difference |
 //! |---|---|---|
-//! | `struct request` | [`Request`] | carries byte offsets; its data stays in the kernel until the driver has named the memory |
-//! | `blk_status_t` | [`Status`] | same names and errnos |
-//! | `struct blk_mq_ops` | [`Operations`] | `queue_rq` names memory instead of starting a transfer itself |
+//! | `struct request` | [`Request`], a slot, and the tokens of `custody` | carries byte offsets; its data stays in the kernel until the driver has named the memory |
+//! | `blk_status_t` | [`Status`] | same numbers, names and errnos; OK is Rust's `Ok` |
+//! | `struct blk_mq_ops` | [`Operations`] | `queue_rq` names memory instead of copying itself |
+//! | `get_budget`, `put_budget` | [`Budget`] | one trait, so a driver cannot have one of the two |
+//! | `blk_mq_tag_set` | [`TagSet`] | tags are the kernel's: the mirror keeps slots, and never allocates one |
+//! | `struct request_queue` | [`RequestQueue`], [`Queue`] | |
+//! | `struct blk_mq_hw_ctx` | `hctx` | RESTART, STOPPED, the usage counter and the SRCU section are one word |
+//! | `struct blk_mq_ctx` | `ctx`, [`Lane`] | one per inserting thread, not per CPU |
+//! | `dispatch_wait`, `sbitmap` waiters | [`DeviceSlots`] | wakes all that wait, the oldest first |
+//! | timeout timer and work | `timeout` | the timer is the delay of the work |
 
 pub mod request;
 
+mod request_state;
+
+mod slot;
+
+pub mod tag_set;
+
+pub mod data;
+
+mod custody;
+
+mod insert;
+
+mod ctx;
+
+mod hctx_state;
+
+mod hctx;
+
+mod run;
+
+mod dispatch;
+
 pub mod operations;
+
+mod budget;
+
+mod complete;
+
+mod requeue;
+
+mod timeout;
+
+mod pause;
+
+mod queue;
+
+#[cfg(not(loom))]
+mod kblockd;
+
+#[cfg(loom)]
+#[path = "loom_tests/kblockd.rs"]
+mod kblockd;
+
+mod counters;
 
 pub mod status;
 
-pub use operations::{Data, Operations, Queued, Run};
+pub mod legacy;
+
+pub mod direct;
+
+mod sync;
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+
+pub use budget::DeviceSlots;
+pub use counters::{HctxCounters, HISTOGRAM};
+pub use custody::{Accepted, InFlight, Issued, Moved, Moving, Requeue};
+pub use data::{Data, Run};
+pub use insert::Lane;
+pub use kblockd::Kblockd;
+pub use operations::{
+    Answer, Budget, Busy, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
+};
+pub use pause::WouldDeadlock;
+pub use queue::{HctxSnapshot, Queue, RequestQueue, RequestRef};
 pub use request::{Limits, Op, Request};
 pub use status::Status;
+pub use tag_set::{TagSet, TagSetError};

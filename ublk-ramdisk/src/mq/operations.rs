@@ -1,58 +1,256 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a driver does with a request. Shaped after `blk_mq_ops` and
-//! Rust-for-Linux's `block::mq::Operations`, for a transport that moves the
-//! client's bytes itself once it has been told where they belong.
+//! What a driver implements below the mirror, and a transport above it.
+//!
+//! [`super::dispatch`] calls the driver; a transport calls [`super::Lane`] and is called back.
+//! Kernel counterparts: `struct blk_mq_ops`, Rust-for-Linux's `block::mq::Operations`.
+//!
+//! # Where the bytes are moved
+//!
+//! A kernel driver finds the client's pages in the request and copies inside queue_rq. Here the
+//! pages are the kernel's, and how they can be reached depends on the transport: with USER_COPY any
+//! thread may read and write them; with NEED_GET_DATA only the thread that fetched the tag may have
+//! them copied, and learns later that it has been done; in plain mode they lie in a buffer of the
+//! tag. The driver must not know. So a transfer is a state of its own between queue_rq's OK and the
+//! end, with the bytes named by the driver and moved by the transport:
+//!
+//! ```text
+//!   driver: queue_rq pins memory, answers OK with transfer(data)
+//!   mirror: hands the request on: Home::transfer if the lane's own thread issued it,
+//!           Transport::transfer if a kblockd worker did
+//!   transport: moves the bytes at once               -> Moving::done(outcome)
+//!           or has the thread move them that can     -> Moving::keep(), later Queue::complete
+//!   mirror: complete (one compare-and-swap), the driver's complete unpins, the slot is idle again,
+//!           the result goes to the lane's own thread or to Transport::end
+//! ```
+//!
+//! The handing on happens after queue_rq has returned, not within: the driver is not entered twice
+//! on one stack, and an answer is an answer. On the thread of the lane nothing is queued, no lock is
+//! taken and no other thread is told anything: a lone request is issued, moved and ended in one
+//! call. A worker that re-ran the queue can do the same where any thread may copy; where only the
+//! fetching thread may, it keeps the token for it and wakes it, as it has to do with the result in
+//! either case (F19, F20). A request under transfer is in flight, so it may time out: a driver that
+//! has named memory answers ResetTimer, as the copy will end.
 
-use std::ptr::NonNull;
-
+use super::custody::{Accepted, Issued, Moved, Moving};
+use super::data::Run;
+use super::queue::Queue;
 use super::request::Request;
 use super::status::Status;
+use std::fmt;
 
-/// Where the bytes of a READ or WRITE are. Valid until [`Operations::complete`].
-#[derive(Clone, Copy, Debug)]
-pub enum Data {
-    /// All of them in one piece, from this address on.
-    Contiguous(NonNull<u8>),
-    /// A READ of nothing but holes.
-    Zeros,
-    /// A READ of pieces and holes: ask [`Operations::runs`].
-    Scattered,
+/// Why not now, and who owes the re-run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// Want of something that may come back by itself: the mirror re-runs the queue, at once the
+    /// first time, then after 3 ms (B2).
+    Resource,
+    /// Want of something the driver gives back: a request of this queue is in flight, or the
+    /// driver has a waker for this queue (B3). The mirror adds no timer.
+    DevResource,
 }
 
-/// One piece of a [`Data::Scattered`] request.
-#[derive(Clone, Copy, Debug)]
-pub enum Run {
-    /// This many bytes from this address on.
-    Memory(NonNull<u8>, usize),
-    /// This many zeros.
-    Zeros(usize),
-}
-
-/// The driver's answer to a request; says who owes the next step.
-#[derive(Clone, Copy, Debug)]
+/// A driver's answer.
+#[derive(Debug)]
 #[must_use]
-pub enum Queued {
-    /// Done, nothing to move: the transport commits it.
-    Done,
-    /// The transport moves the bytes, calls [`Operations::complete`] and commits.
-    Move(Data),
-    /// Not done: the transport commits the status.
-    Failed(Status),
+pub enum Answer<'q> {
+    /// The driver has it.
+    Ok(Accepted<'q>),
+    /// It comes back and is tried again.
+    Busy(Issued<'q>, Busy),
+    /// It comes back and is ended with this. RESOURCE and DEV_RESOURCE are taken as BUSY (B5).
+    Error(Issued<'q>, Status),
 }
 
-/// A block driver below the transport.
+/// What a driver says of a request it has had for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum TimeoutAnswer {
+    /// It gets another full period.
+    ResetTimer,
+    /// The driver has completed it or will.
+    Done,
+}
+
+/// The hardware queue that a call is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Hctx<'a> {
+    pub(super) queue: &'a Queue,
+    pub(super) index: u16,
+}
+
+impl<'a> Hctx<'a> {
+    /// Its number.
+    pub fn index(self) -> u16 {
+        self.index
+    }
+
+    /// The device it belongs to; to be cloned by drivers that call back later.
+    pub fn queue(self) -> &'a Queue {
+        self.queue
+    }
+}
+
+/// Several requests offered at once; see [`Operations::queue_rqs`].
+pub trait Offer {
+    /// Offers each in order. What is not accepted comes back and stays in the list.
+    fn each(
+        &mut self,
+        take: &mut dyn for<'q> FnMut(Issued<'q>) -> Result<Accepted<'q>, Issued<'q>>,
+    );
+}
+
+/// A share of a limit that spans the hardware queues, taken before a request is issued. A driver
+/// has both or neither.
+pub trait Budget: Send + Sync {
+    /// Takes a share for `hctx`, or arranges that this hctx is run when there is one again.
+    fn get(&self, hctx: u16) -> Option<u32>;
+
+    /// Gives a share back that no request was issued with. The driver gives back the others
+    /// itself: once queue_rq is entered the token is its own, also if the answer is BUSY or an
+    /// error.
+    fn put(&self, hctx: Hctx<'_>, token: u32);
+}
+
+/// A block driver.
+///
+/// Busy gives the request back, by type:
+///
+/// ```compile_fail
+/// use ublk_ramdisk::mq::{Answer, Busy, Hctx, InFlight, Issued, Operations};
+/// struct Keeps(std::sync::Mutex<Vec<InFlight>>);
+/// impl Operations for Keeps {
+///     fn queue_rq<'q>(&self, _: Hctx<'_>, rq: Issued<'q>, _: bool) -> Answer<'q> {
+///         let (kept, _accepted) = rq.hold();
+///         self.0.lock().unwrap().push(kept);
+///         rq.busy(Busy::Resource) // the request has been moved
+///     }
+/// }
+/// ```
+///
+/// and what is given back cannot be called OK:
+///
+/// ```compile_fail
+/// use ublk_ramdisk::mq::{Answer, Hctx, Issued, Operations};
+/// struct Returns;
+/// impl Operations for Returns {
+///     fn queue_rq<'q>(&self, _: Hctx<'_>, rq: Issued<'q>, _: bool) -> Answer<'q> {
+///         Answer::Ok(rq) // not accepted: this is the request, not its acceptance
+///     }
+/// }
+/// ```
+///
+/// nor can a request outlive its call unaccepted:
+///
+/// ```compile_fail
+/// use ublk_ramdisk::mq::{Answer, Hctx, Issued, Operations};
+/// struct Stashes(std::sync::Mutex<Vec<Issued<'static>>>);
+/// impl Operations for Stashes {
+///     fn queue_rq<'q>(&self, _: Hctx<'_>, rq: Issued<'q>, _: bool) -> Answer<'q> {
+///         let mut stash = self.0.lock().unwrap();
+///         stash.push(rq); // its lifetime is that of the call
+///         Answer::Ok(stash.pop().unwrap().end(Ok(())))
+///     }
+/// }
+/// ```
+///
+/// This is how it is done:
+///
+/// ```
+/// use ublk_ramdisk::mq::{Answer, Busy, Hctx, Issued, Op, Operations, Status};
+/// struct Null;
+/// impl Operations for Null {
+///     fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, _last: bool) -> Answer<'q> {
+///         match rq.request().op() {
+///             Op::Discard => Answer::Error(rq, Status::NotSupp),
+///             Op::Write if hctx.index() > 0 => rq.busy(Busy::Resource),
+///             _ => Answer::Ok(rq.end(Ok(()))),
+///         }
+///     }
+/// }
+/// ```
 pub trait Operations: Send + Sync {
-    /// Size of the disk in bytes, as it is now.
-    fn capacity(&self) -> u64;
+    /// Takes a request on, which is in flight already. May be called for one hctx from several
+    /// threads at once (C9). Never sleeps, never allocates, never panics.
+    fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool) -> Answer<'q>;
 
-    /// Takes a request on. Never sleeps for another request.
-    fn queue_rq(&self, request: &Request) -> Queued;
+    /// An earlier `last = false` is not followed by a `last = true` (C15).
+    fn commit_rqs(&self, _hctx: Hctx<'_>) {}
 
-    /// The pieces of a scattered READ in order. Together they are as long as
-    /// the request.
-    fn runs(&self, request: &Request, each: &mut dyn FnMut(Run));
+    /// A request that was transferred or completed is about to end. Once for each, on the thread
+    /// that completed it. Requests ended in queue_rq's answer do not come here.
+    fn complete(&self, _hctx: Hctx<'_>, _request: &Request) {}
 
-    /// The bytes of a request answered with [`Queued::Move`] have been moved, or
-    /// will not be: its memory is no longer used. Called exactly once.
-    fn complete(&self, request: &Request);
+    /// The pieces of a [`super::Data::Scattered`] READ in order. Together they are as long as the
+    /// request.
+    fn runs(&self, _request: &Request, _each: &mut dyn FnMut(Run)) {}
+
+    /// The limit that spans the hardware queues, if there is one.
+    fn budget(&self) -> Option<&dyn Budget> {
+        None
+    }
+
+    /// Is something other than an end going to run this hctx: a timer, a place in a line of
+    /// waiters? Asked after DEV_RESOURCE with nothing in flight (B4).
+    fn has_waker(&self, _hctx: u16) -> bool {
+        false
+    }
+
+    /// The driver has had a request for too long. `expired` can be completed from here.
+    fn timeout(&self, _hctx: Hctx<'_>, _expired: &super::RequestRef) -> TimeoutAnswer {
+        TimeoutAnswer::ResetTimer
+    }
+
+    /// Once per hardware queue, before the first request. An error undoes those made before and
+    /// fails the device.
+    fn init_hctx(&self, _hctx: u16) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Once per hardware queue that was made, after the last request.
+    fn exit_hctx(&self, _hctx: u16) {}
+
+    /// Takes what it likes of a batch that arrived together; the rest goes through queue_rq one by
+    /// one. Not asked if there is a budget.
+    fn queue_rqs(&self, _hctx: Hctx<'_>, _list: &mut dyn Offer) {}
+
+    /// One line about a request in flight. Allocates nothing and takes no lock that queue_rq takes.
+    fn show_request(&self, _request: &Request, _out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+/// Where requests come from and results go to, from any thread's point of view.
+pub trait Transport: Send + Sync {
+    /// A worker has issued it: move its bytes, or keep it for the thread that can.
+    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m>;
+
+    /// A request has ended on a thread that is not the lane's. `result` is bytes, 0, or minus
+    /// errno. Its tag may be inserted again from now on.
+    fn end(&self, queue: u16, tag: u16, result: i32);
+}
+
+/// The same from the point of view of the thread that calls: what it can do without telling
+/// another one.
+pub trait Home {
+    /// Move the bytes, or keep the token until they have been.
+    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m>;
+
+    /// A request of the hctx the call was about has ended within the call.
+    fn end(&mut self, tag: u16, result: i32);
+}
+
+/// The home of threads that have none.
+pub(super) struct Away<'a> {
+    pub(super) transport: &'a dyn Transport,
+    pub(super) queue: u16,
+}
+
+impl Home for Away<'_> {
+    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
+        self.transport.transfer(moving)
+    }
+
+    fn end(&mut self, tag: u16, result: i32) {
+        self.transport.end(self.queue, tag, result);
+    }
 }

@@ -55,6 +55,7 @@ pub struct Request {
     op: Op,
     offset: u64,
     len: u64,
+    fua: bool,
 }
 
 impl Request {
@@ -73,6 +74,7 @@ impl Request {
                 op,
                 offset: 0,
                 len: 0,
+                fua: false,
             });
         }
         let len = u64::from(nr_sectors) << 9;
@@ -98,7 +100,37 @@ impl Request {
             op,
             offset,
             len,
+            fua: false,
         })
+    }
+
+    /// A request that was checked before, out of its slot.
+    #[inline]
+    pub(super) fn from_parts(tag: u16, op: Op, offset: u64, len: u64, fua: bool) -> Self {
+        Self {
+            tag,
+            op,
+            offset,
+            len,
+            fua,
+        }
+    }
+
+    /// The same, to be on stable storage when it ends (FUA). For memory that is what every write
+    /// is; it decides how the request is dispatched (C1).
+    #[must_use]
+    pub fn with_fua(self, fua: bool) -> Self {
+        Self { fua, ..self }
+    }
+
+    /// Is it to be on stable storage when it ends?
+    pub fn is_fua(&self) -> bool {
+        self.fua
+    }
+
+    /// Does somebody wait for it (C1)?
+    pub fn is_sync(&self) -> bool {
+        self.fua || matches!(self.op, Op::Read | Op::Flush)
     }
 
     /// The slot of its queue that it occupies (A3).

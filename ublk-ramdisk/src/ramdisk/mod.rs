@@ -10,7 +10,8 @@ pub mod store;
 
 use std::ops::Range;
 
-use crate::mq::{Data, Op, Operations, Queued, Request, Run, Status};
+use crate::mq::direct::{Operations, Queued};
+use crate::mq::{Data, Op, Request, Run, Status};
 use store::{Readable, Store};
 
 /// A disk in memory.

@@ -12,7 +12,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::abi;
-use crate::mq::{Data, Operations, Request, Run, Status};
+use crate::mq::direct::Operations;
+use crate::mq::{Data, Request, Run, Status};
 use crate::sys::file;
 use crate::sys::mmap::Mapping;
 

@@ -17,7 +17,8 @@ use super::abi::{self, IoDesc};
 use super::client_data::ClientData;
 use crate::config::DataPath;
 use crate::error::Exit;
-use crate::mq::{Data, Limits, Op, Operations, Queued, Request, Status};
+use crate::mq::direct::{Operations, Queued};
+use crate::mq::{Data, Limits, Op, Request, Status};
 use crate::stats::QueueCounters;
 
 /// Why a queue thread ended without having been told to.

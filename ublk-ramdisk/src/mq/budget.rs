@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Device-wide slots: a limit over all hardware queues, with a line of those that wait (W4).
+//!
+//! A driver owns one and names it in [`Operations::budget`](super::Operations::budget). RESTART
+//! cannot help here: it is per hctx, and the slot that hctx B wants is given back by hctx A (C30).
+//!
+//! ```text
+//!   B: join the line | fence | try once more        A: give back | fence | look at the line
+//! ```
+//!
+//! Either B's second try finds the slot, or A finds B in the line. A wakes all that wait, the oldest
+//! first: the oldest alone may have been served by its own thread since it joined, and would leave
+//! the slot and the others lying.
+
+use super::operations::{Budget, Hctx};
+use super::sync::{fence, AtomicU32, Mutex, Ordering};
+
+/// The slots.
+#[derive(Debug)]
+pub struct DeviceSlots {
+    free: AtomicU32,    // A
+    waiting: AtomicU32, // A: length of the line, written under its lock
+    line: Mutex<Waiters>,
+}
+
+/// Hardware queues in the order they came, each once at most, so that it never grows.
+#[derive(Debug)]
+struct Waiters {
+    line: Box<[u16]>,
+    first: usize,
+    len: usize,
+}
+
+impl Waiters {
+    fn contains(&self, hctx: u16) -> bool {
+        (0..self.len).any(|n| self.line[(self.first + n) % self.line.len()] == hctx)
+    }
+
+    fn push(&mut self, hctx: u16) {
+        if !self.contains(hctx) {
+            let at = (self.first + self.len) % self.line.len();
+            self.line[at] = hctx;
+            self.len += 1;
+        }
+    }
+
+    fn pop(&mut self) -> Option<u16> {
+        let left = self.len.checked_sub(1)?;
+        let oldest = self.line[self.first];
+        self.first = (self.first + 1) % self.line.len();
+        self.len = left;
+        Some(oldest)
+    }
+}
+
+impl DeviceSlots {
+    /// `slots` of them, for a device of so many hardware queues.
+    pub fn new(slots: u32, nr_hw_queues: u16) -> Self {
+        Self {
+            free: AtomicU32::new(slots),
+            waiting: AtomicU32::new(0),
+            line: Mutex::new(Waiters {
+                line: vec![0; usize::from(nr_hw_queues)].into(),
+                first: 0,
+                len: 0,
+            }),
+        }
+    }
+
+    /// How many are free.
+    pub fn free(&self) -> u32 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// Takes one, or joins the line for `hctx`.
+    pub fn take(&self, hctx: u16) -> bool {
+        if self.try_take() {
+            return true;
+        }
+        {
+            let mut line = self.line.lock();
+            line.push(hctx);
+            self.waiting.store(line.len as u32, Ordering::Relaxed);
+        }
+        // Pairs with the fence in `give_back`, see above.
+        fence(Ordering::SeqCst);
+        // A place in the line that is not needed any more costs one run without effect.
+        self.try_take()
+    }
+
+    /// Gives one back and has every hctx run that waits.
+    pub fn release(&self, hctx: Hctx<'_>) {
+        self.give_back(|waiter| hctx.queue().run_hw_queue(waiter, true));
+    }
+
+    /// Gives one back; `wake` is called for every hctx that waits, the oldest first.
+    fn give_back(&self, mut wake: impl FnMut(u16)) {
+        self.free.fetch_add(1, Ordering::Release);
+        // Pairs with the fence in `take`, see above.
+        fence(Ordering::SeqCst);
+        // Those that join again meanwhile belong to the next one given back.
+        for _ in 0..self.waiting.load(Ordering::Relaxed) {
+            match self.leave_line() {
+                Some(oldest) => wake(oldest),
+                None => break,
+            }
+        }
+    }
+
+    fn leave_line(&self) -> Option<u16> {
+        let mut line = self.line.lock();
+        let oldest = line.pop();
+        self.waiting.store(line.len as u32, Ordering::Relaxed);
+        oldest
+    }
+
+    fn try_take(&self) -> bool {
+        let mut free = self.free.load(Ordering::Relaxed);
+        while free > 0 {
+            match self
+                .free
+                .compare_exchange(free, free - 1, Ordering::Acquire, Ordering::Relaxed)
+            {
+                Ok(_) => return true,
+                Err(now) => free = now,
+            }
+        }
+        false
+    }
+}
+
+impl Budget for DeviceSlots {
+    fn get(&self, hctx: u16) -> Option<u32> {
+        self.take(hctx).then_some(0)
+    }
+
+    fn put(&self, hctx: Hctx<'_>, _token: u32) {
+        self.release(hctx);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w04_whoever_has_waited_longest_is_next_and_stands_in_the_line_once() {
+        let slots = DeviceSlots::new(1, 3);
+        let back = || {
+            let mut woken = Vec::new();
+            slots.give_back(|hctx| woken.push(hctx));
+            woken
+        };
+        assert!(slots.take(0));
+        assert!(!slots.take(2) && !slots.take(1) && !slots.take(2));
+        assert_eq!(back(), [2, 1]);
+        assert!(slots.take(2) && !slots.take(0));
+        assert_eq!((back(), back()), (vec![0], vec![]));
+        assert_eq!(slots.free(), 2);
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What each hardware queue has done (K2), and the identities that hold when it is at rest (K5).
+//!
+//! Raised by whoever does it, read by anyone without a lock. The two numbers that every request
+//! raises are exact at rest only: `inserted` is raised by the lane that inserts, and each lane has
+//! one owner.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// How many requests a run dispatched: 0, 1, 2-3, 4-7, and so on.
+pub const HISTOGRAM: usize = 14;
+
+/// A number that any thread raises.
+#[derive(Debug, Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    #[inline]
+    pub(super) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// As `add`, by the only thread that ever does.
+    #[inline]
+    pub(super) fn add_owned(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed) + n, Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident)*) => {
+        /// The numbers of one hardware queue as they are raised.
+        #[derive(Debug, Default)]
+        pub(super) struct Counters {
+            $(pub(super) $name: Count,)*
+            pub(super) dispatched: [Count; HISTOGRAM],
+        }
+
+        /// The numbers of one hardware queue as they were at one moment.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+        pub struct HctxCounters {
+            /// Requests that arrived and were taken in.
+            pub inserted: u64,
+            $($(#[$doc])* pub $name: u64,)*
+            /// Runs by the number of requests they dispatched: 0, 1, 2-3, 4-7, ...
+            pub dispatched: [u64; HISTOGRAM],
+        }
+
+        impl Counters {
+            pub(super) fn snapshot(&self, inserted: u64) -> HctxCounters {
+                HctxCounters {
+                    inserted,
+                    $($name: self.$name.get(),)*
+                    dispatched: std::array::from_fn(|n| self.dispatched[n].get()),
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests that ended well.
+    ended
+    /// Requests that ended with an error.
+    errors
+    /// Runs on the thread that asked for one.
+    run_sync
+    /// Runs queued on kblockd at once.
+    run_async
+    /// Runs queued on kblockd for later.
+    run_delayed
+    /// Requests put on a software queue or the dispatch list when they arrived.
+    queued
+    /// Answers: OK.
+    accepted
+    /// Answers: BUSY, RESOURCE.
+    refused_resource
+    /// Answers: BUSY, DEV_RESOURCE.
+    refused_dev_resource
+    /// Answers: an error.
+    refused_error
+    /// No budget, so queue_rq was not called.
+    no_budget
+    /// DEV_RESOURCE without anything that could re-run the queue (B4).
+    bad_dev_resource
+    /// Requests the driver gave back after it had accepted them.
+    requeued
+    /// Ends that had to run the queue.
+    restarted
+    /// Calls of the driver's timeout.
+    timeouts
+    /// Completions of requests that somebody else had completed.
+    lost_races
+    /// Steps of a request from a state it was not in (A7). Stays 0.
+    bad_transitions
+    /// Results that no client may be given, ended as IOERR (B6). Stays 0.
+    bad_results
+}
+
+impl Counters {
+    pub(super) fn dispatched(&self, requests: u32) {
+        let bucket = (u32::BITS - requests.leading_zeros()) as usize;
+        self.dispatched[bucket.min(HISTOGRAM - 1)].add(1);
+    }
+}
+
+impl HctxCounters {
+    /// What is wrong with the numbers of a queue at rest, if anything (K5).
+    pub fn fault_at_rest(&self) -> Option<String> {
+        let identities = [
+            ("inserted", self.inserted, self.ended + self.errors),
+            // Every request gets a final answer, and one more for each time it was given back:
+            // every refusal was followed by another try.
+            (
+                "answers",
+                self.accepted + self.refused_error,
+                self.inserted + self.requeued,
+            ),
+            ("bad transitions", self.bad_transitions, 0),
+            ("bad results", self.bad_results, 0),
+        ];
+        identities
+            .iter()
+            .find(|(_, left, right)| left != right)
+            .map(|(what, left, right)| format!("{what}: {left}, not {right}; {self:?}"))
+    }
+}

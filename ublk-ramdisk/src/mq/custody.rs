@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who has a request, in types.
+//!
+//! [`Issued`] is given to queue_rq and has to be given back or accepted; [`Moving`] is given to a
+//! transport and has to be finished or kept; [`InFlight`] is what a driver or a transport holds
+//! between the two. Each is moved, never copied, and only the mirror makes one. `Issued` and
+//! `Moving` carry a lifetime of their own call, and so do the answers made from them: an answer
+//! for one request cannot be given for another. Kernel counterpart: Rust-for-Linux tells these
+//! states apart by the reference count of one `ARef<Request>`.
+
+use super::data::Data;
+use super::operations::{Answer, Busy};
+use super::request::Request;
+use super::request_state::Generation;
+use super::slot::Rq;
+use super::status::Status;
+use std::marker::PhantomData;
+
+/// Ties a token to one call: neither shorter nor longer lifetimes will do.
+type Brand<'q> = PhantomData<fn(&'q ()) -> &'q ()>;
+
+/// A request that a driver or a transport has. Completed by [`super::Queue::complete`] or given
+/// back by [`super::Queue::requeue`]; one that is dropped stays in flight until its timeout.
+#[derive(Debug)]
+pub struct InFlight {
+    pub(super) rq: Rq,
+    pub(super) generation: Generation,
+}
+
+/// What becomes of a request that a driver gives back after it has accepted it (C28, C29).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requeue {
+    /// Has the requeue list worked off now; without, it stays there until somebody kicks.
+    pub kick: bool,
+    /// The driver keeps things for it: it goes to the dispatch list, not through a ctx.
+    pub prepared: bool,
+}
+
+/// A request in the hands of queue_rq.
+#[derive(Debug)]
+#[must_use = "the driver accepts it or gives it back"]
+pub struct Issued<'q> {
+    request: Request,
+    token: u32,
+    in_flight: InFlight,
+    brand: Brand<'q>,
+}
+
+/// What the driver does with a request it has accepted.
+#[derive(Debug)]
+pub(super) enum Course {
+    End(Result<(), Status>),
+    Transfer(Data),
+    Hold,
+    Requeue(Requeue),
+}
+
+/// Proof that a request has been accepted.
+#[derive(Debug)]
+#[must_use = "it is the driver's answer"]
+pub struct Accepted<'q> {
+    pub(super) course: Course,
+    brand: Brand<'q>,
+}
+
+impl<'q> Issued<'q> {
+    pub(super) fn new(rq: Rq, generation: Generation, request: Request, token: u32) -> Self {
+        Self {
+            request,
+            token,
+            in_flight: InFlight { rq, generation },
+            brand: PhantomData,
+        }
+    }
+
+    /// What is asked for.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// The token its budget was given with, or 0.
+    pub fn budget_token(&self) -> u32 {
+        self.token
+    }
+
+    fn accept(self, course: Course) -> Accepted<'q> {
+        Accepted {
+            course,
+            brand: PhantomData,
+        }
+    }
+
+    /// Accepted, and ended with this as soon as queue_rq has returned.
+    pub fn end(self, outcome: Result<(), Status>) -> Accepted<'q> {
+        self.accept(Course::End(outcome))
+    }
+
+    /// Accepted: the transport moves its bytes to or from `data`, which stays valid until the
+    /// driver's `complete`.
+    pub fn transfer(self, data: Data) -> Accepted<'q> {
+        self.accept(Course::Transfer(data))
+    }
+
+    /// Accepted: the driver keeps it.
+    pub fn hold(self) -> (InFlight, Accepted<'q>) {
+        let accepted = Accepted {
+            course: Course::Hold,
+            brand: PhantomData,
+        };
+        (self.in_flight, accepted)
+    }
+
+    /// Accepted, and put on the requeue list as soon as queue_rq has returned.
+    pub fn requeue(self, requeue: Requeue) -> Accepted<'q> {
+        self.accept(Course::Requeue(requeue))
+    }
+
+    /// Not now.
+    pub fn busy(self, kind: Busy) -> Answer<'q> {
+        Answer::Busy(self, kind)
+    }
+}
+
+/// A request whose bytes a transport is to move.
+#[derive(Debug)]
+#[must_use = "the transport finishes it or keeps it"]
+pub struct Moving<'m> {
+    request: Request,
+    queue: u16,
+    data: Data,
+    in_flight: InFlight,
+    brand: Brand<'m>,
+}
+
+/// What a transport did with the bytes.
+#[derive(Debug)]
+pub(super) enum Move {
+    Done(Result<u64, Status>),
+    Kept,
+}
+
+/// Proof that a transport has dealt with a request.
+#[derive(Debug)]
+#[must_use = "it is the transport's answer"]
+pub struct Moved<'m> {
+    pub(super) what: Move,
+    brand: Brand<'m>,
+}
+
+impl<'m> Moving<'m> {
+    pub(super) fn new(in_flight: InFlight, queue: u16, request: Request, data: Data) -> Self {
+        Self {
+            request,
+            queue,
+            data,
+            in_flight,
+            brand: PhantomData,
+        }
+    }
+
+    /// What is asked for.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// The hardware queue it is on.
+    pub fn queue(&self) -> u16 {
+        self.queue
+    }
+
+    /// Where the driver has its bytes.
+    pub fn data(&self) -> Data {
+        self.data
+    }
+
+    /// So many bytes have been moved, by this thread and now, or none for this reason.
+    pub fn done(self, outcome: Result<u64, Status>) -> Moved<'m> {
+        Moved {
+            what: Move::Done(outcome),
+            brand: PhantomData,
+        }
+    }
+
+    /// They will be moved later, by whoever has the token.
+    pub fn keep(self) -> (InFlight, Moved<'m>) {
+        let moved = Moved {
+            what: Move::Kept,
+            brand: PhantomData,
+        };
+        (self.in_flight, moved)
+    }
+}

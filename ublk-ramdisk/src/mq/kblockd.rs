@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! kblockd, the workqueue that re-runs hardware queues, and a device's work on it (D1 to D9).
+//!
+//! It carries only each hctx's run_work and each device's requeue_work and timeout_work. Its
+//! callbacks never allocate, never wait for a request to end, and take no lock that is held across
+//! an allocation; so a refused request is tried again as long as one thread of this queue can run,
+//! and its rescuer always can. Kernel counterparts: `kblockd_workqueue`, `kblockd_mod_delayed_work_on`.
+//!
+//! The models of `loom_tests` put their own work in the place of [`Works`].
+
+use super::queue::{Inner, Queue};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+use workqueue::{
+    impl_has_delayed_work, new_delayed_work, AllocError, CpuSet, DelayedWork, Flags, OwnedQueue,
+    Runtime, VirtualClock, WorkItem,
+};
+
+/// The workqueue and the time it lives by. Cheap to clone; the queue ends with the last clone.
+#[derive(Clone, Debug)]
+pub struct Kblockd {
+    queue: Arc<OwnedQueue>,
+    clock: Option<Arc<VirtualClock>>,
+    online: CpuSet,
+}
+
+impl Kblockd {
+    /// A kblockd of its own in `runtime`: for tests, and for programs with several runtimes.
+    pub fn new(runtime: &Runtime) -> Result<Self, AllocError> {
+        let flags = Flags::MEM_RECLAIM | Flags::HIGHPRI | Flags::PERCPU;
+        Ok(Self {
+            queue: Arc::new(runtime.queue("kblockd").flags(flags).build()?),
+            clock: runtime.virtual_clock().cloned(),
+            online: runtime.online_cpus(),
+        })
+    }
+
+    /// The process's kblockd, made at the first call.
+    ///
+    /// # Panics
+    /// If its threads cannot be created.
+    pub fn global() -> &'static Self {
+        static GLOBAL: OnceLock<Kblockd> = OnceLock::new();
+        GLOBAL.get_or_init(|| match Self::new(Runtime::global()) {
+            Ok(kblockd) => kblockd,
+            Err(error) => panic!("kblockd cannot be made: {error}"),
+        })
+    }
+
+    /// The workqueue: for its counters.
+    pub fn queue(&self) -> &workqueue::Queue {
+        &self.queue
+    }
+
+    pub(super) fn online_cpus(&self) -> CpuSet {
+        self.online.clone()
+    }
+}
+
+/// What an item is for.
+#[derive(Clone, Copy, Debug)]
+enum Duty {
+    Run(u16),
+    Requeue,
+    Timeout,
+}
+
+/// One work item of a device.
+struct Item {
+    work: DelayedWork<Item>,
+    device: Weak<Inner>,
+    duty: Duty,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Item { self.work }
+}
+
+impl WorkItem for Item {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        let Some(inner) = this.device.upgrade() else {
+            return;
+        };
+        let queue = Queue { inner };
+        match this.duty {
+            Duty::Run(index) => {
+                let hctx = queue.hctx(index);
+                queue.run(hctx, &mut queue.away(hctx));
+            }
+            Duty::Requeue => queue.requeue_work(),
+            Duty::Timeout => queue.timeout_work(),
+        }
+    }
+}
+
+/// A device's work items.
+pub(super) struct Works {
+    kblockd: Kblockd,
+    run: Box<[Arc<Item>]>,
+    requeue: Arc<Item>,
+    timeout: Arc<Item>,
+}
+
+impl Works {
+    pub(super) fn new(kblockd: &Kblockd, device: &Weak<Inner>, nr_hw_queues: u16) -> Self {
+        let item = |work, duty| {
+            let device = device.clone();
+            Arc::new(Item { work, device, duty })
+        };
+        Self {
+            kblockd: kblockd.clone(),
+            run: (0..nr_hw_queues)
+                .map(|n| item(new_delayed_work!("run_work"), Duty::Run(n)))
+                .collect(),
+            requeue: item(new_delayed_work!("requeue_work"), Duty::Requeue),
+            timeout: item(new_delayed_work!("timeout_work"), Duty::Timeout),
+        }
+    }
+
+    /// Gives an item a new delay, and a new CPU if it asks for one the runtime has.
+    fn modify(&self, item: &Arc<Item>, cpu: Option<usize>, delay: Duration) {
+        let queue = self.kblockd.queue();
+        if let Some(cpu) = cpu {
+            if queue.mod_delayed_on(cpu, delay, item.clone()).is_ok() {
+                return;
+            }
+        }
+        // What is refused now belongs to a device that is being taken down.
+        let _refused = queue.mod_delayed(delay, item.clone());
+    }
+
+    pub(super) fn mod_run(&self, hctx: u16, cpu: Option<usize>, delay: Duration) {
+        self.modify(&self.run[usize::from(hctx)], cpu, delay);
+    }
+
+    pub(super) fn cancel_run(&self, hctx: u16) {
+        let _pending = self.run[usize::from(hctx)].work.cancel();
+    }
+
+    pub(super) fn run_is_pending(&self, hctx: u16) -> bool {
+        self.run[usize::from(hctx)].work.is_pending()
+    }
+
+    pub(super) fn mod_requeue(&self, delay: Duration) {
+        self.modify(&self.requeue, None, delay);
+    }
+
+    /// Queues timeout_work at once.
+    pub(super) fn timeout_now(&self) {
+        self.modify(&self.timeout, None, Duration::ZERO);
+    }
+
+    /// Arms the timer, unless it is armed or timeout_work is queued: that one looks at everything.
+    pub(super) fn arm_timeout(&self, delay: Duration) {
+        let queue = self.kblockd.queue();
+        let _armed_already = queue.enqueue_delayed(delay, self.timeout.clone());
+    }
+
+    /// Cancels all items, waits for those that run, and refuses them from now on (D9).
+    pub(super) fn disable(&self) {
+        let items = self.run.iter().chain([&self.requeue, &self.timeout]);
+        for item in items {
+            if let Err(error) = item.work.disable_sync() {
+                log::error!("kblockd: {:?} cannot be waited for: {error:?}", item.duty);
+            }
+        }
+    }
+
+    /// Nanoseconds of a clock that may be a tick behind.
+    #[inline]
+    pub(super) fn now(&self) -> u64 {
+        match &self.kblockd.clock {
+            Some(clock) => clock.now().as_nanos() as u64,
+            None => {
+                let id = nix::time::ClockId::CLOCK_MONOTONIC_COARSE;
+                let now = id.now().expect("every Linux has this clock");
+                now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+            }
+        }
+    }
+
+    /// The CPU the caller is on; one that does not exist if the system does not say.
+    pub(super) fn current_cpu(&self) -> usize {
+        nix::sched::sched_getcpu().unwrap_or(usize::MAX)
+    }
+}

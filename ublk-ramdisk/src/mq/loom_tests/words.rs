@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The packed words by themselves.
+
+use crate::mq::hctx_state::{Entry, HctxState, TIMED};
+use crate::mq::request_state::{Completed, Put, RequestState, Step};
+use loom::sync::Arc;
+use loom::thread;
+
+/// C36: an arrival finds the timer gone, or keeps it.
+#[test]
+fn loom_c36_an_arrival_meets_the_timer_that_lets_go() {
+    loom::model(|| {
+        let state = Arc::new(HctxState::new());
+        assert!(state.set(TIMED));
+        let other = state.clone();
+        let timer = thread::spawn(move || other.untime());
+        let (entry, arms, _) = state.enter(1);
+        assert_eq!(entry, Entry::Issue);
+        assert_eq!(timer.join().unwrap(), arms);
+    });
+}
+
+/// A11: of the completer and the one that looks, exactly one ends the request.
+#[test]
+fn loom_a11_the_last_one_to_let_go_ends() {
+    loom::model(|| {
+        let state = Arc::new(RequestState::new());
+        let Step::Taken(generation) = state.start() else {
+            unreachable!("it was idle")
+        };
+        let other = state.clone();
+        let looker = thread::spawn(move || match other.get() {
+            Some(_) => usize::from(other.put() == Put::End),
+            None => 0,
+        });
+        let here = match state.complete(generation) {
+            Completed::End => 1,
+            Completed::Publish => usize::from(state.put() == Put::End),
+            Completed::Lost => unreachable!("nobody else completes"),
+        };
+        assert_eq!(here + looker.join().unwrap(), 1);
+        assert_eq!(state.retire(), Step::Taken(generation));
+    });
+}
+
+/// A7: BUSY and a completion from outside: one of the two.
+#[test]
+fn loom_a07_take_back_meets_complete() {
+    loom::model(|| {
+        let state = Arc::new(RequestState::new());
+        let Step::Taken(generation) = state.start() else {
+            unreachable!("it was idle")
+        };
+        let other = state.clone();
+        let completer = thread::spawn(move || other.complete(generation) == Completed::End);
+        let back = state.take_back(generation);
+        assert!(back != completer.join().unwrap());
+    });
+}

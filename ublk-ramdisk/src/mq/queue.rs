@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A device's request queue as its users hold it: made here, seen and taken down here. What it does
+//! is in the files that [`super`] lists. Kernel counterpart: `struct request_queue`.
+
+use super::counters::HctxCounters;
+use super::custody::InFlight;
+use super::hctx::HwQueue;
+use super::hctx_state::{FROZEN, INACTIVE, QUIESCED, RESTART, STOPPED};
+use super::insert::Lane;
+use super::kblockd::{Kblockd, Works};
+use super::operations::{Hctx, Operations, Transport};
+use super::pause::Depths;
+use super::request_state::Put;
+use super::requeue::RequeueLists;
+use super::slot::{Rq, Slot, Slots};
+use super::sync::{Mutex, Waiters};
+use super::tag_set::{TagSet, TagSetError};
+use std::fmt;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use workqueue::CpuSet;
+
+/// What all threads of a device share. Letters as in `HwQueue`; R: the requeue lists' lock, P: the
+/// pause lock.
+pub(super) struct Inner {
+    pub(super) set: TagSet,                   // I
+    pub(super) driver: Arc<dyn Operations>,   // I
+    pub(super) has_budget: bool,              // I
+    pub(super) transport: Arc<dyn Transport>, // I
+    pub(super) slots: Slots,                  // see slot.rs
+    pub(super) hctxs: Box<[HwQueue]>,         // I
+    pub(super) works: Works,                  // I
+    pub(super) requeue: Mutex<RequeueLists>,  // R
+    pub(super) depths: Mutex<Depths>,         // P
+    pub(super) changed: Waiters,              // for quiesce and freeze
+    pub(super) online: Mutex<CpuSet>,         // the CPUs in use
+    lanes: Box<[AtomicBool]>,                 // A: by hctx and ctx, has it an owner?
+}
+
+/// A handle to a device's request queue: for its transport, its driver and its control. Cheap to
+/// clone.
+#[derive(Clone)]
+pub struct Queue {
+    pub(super) inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("set", &self.inner.set)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// The shape it was made with.
+    pub fn tag_set(&self) -> &TagSet {
+        &self.inner.set
+    }
+
+    pub(super) fn hctxs(&self) -> &[HwQueue] {
+        &self.inner.hctxs
+    }
+
+    #[inline]
+    pub(super) fn hctx(&self, index: u16) -> &HwQueue {
+        &self.inner.hctxs[usize::from(index)]
+    }
+
+    #[inline]
+    pub(super) fn slot(&self, rq: Rq) -> &Slot {
+        self.inner.slots.get(rq)
+    }
+
+    #[inline]
+    pub(super) fn rq(&self, hctx: u16, tag: u16) -> Rq {
+        let depth = self.inner.set.queue_depth;
+        assert!(tag < depth, "tag {tag} of a queue of depth {depth}");
+        Rq(u32::from(hctx) * u32::from(depth) + u32::from(tag))
+    }
+
+    #[inline]
+    pub(super) fn tag_of(&self, hctx: &HwQueue, rq: Rq) -> u16 {
+        (rq.0 - u32::from(hctx.index) * u32::from(self.inner.set.queue_depth)) as u16
+    }
+
+    pub(super) fn hctx_of(&self, rq: Rq) -> &HwQueue {
+        self.hctx((rq.0 / u32::from(self.inner.set.queue_depth)) as u16)
+    }
+
+    #[inline]
+    pub(super) fn view(&self, hctx: &HwQueue) -> Hctx<'_> {
+        Hctx {
+            queue: self,
+            index: hctx.index,
+        }
+    }
+
+    /// The way in for the one thread that takes requests of `hctx` in through `ctx`. None if there
+    /// is no such ctx, or somebody has its lane.
+    pub fn lane(&self, hctx: u16, ctx: u16) -> Option<Lane> {
+        let set = &self.inner.set;
+        if hctx >= set.nr_hw_queues || ctx >= set.nr_ctxs {
+            return None;
+        }
+        let taken = &self.inner.lanes[self.lane_number(hctx, ctx)];
+        // Acquire pairs with the Release in `give_lane_back`: one owner's counts after the other's.
+        let ours = !taken.swap(true, Ordering::Acquire);
+        ours.then(|| Lane::new(self.clone(), hctx, ctx))
+    }
+
+    pub(super) fn give_lane_back(&self, hctx: u16, ctx: u16) {
+        self.inner.lanes[self.lane_number(hctx, ctx)].store(false, Ordering::Release);
+    }
+
+    fn lane_number(&self, hctx: u16, ctx: u16) -> usize {
+        usize::from(hctx) * usize::from(self.inner.set.nr_ctxs) + usize::from(ctx)
+    }
+
+    /// What a hardware queue has done.
+    pub fn counters(&self, hctx: u16) -> HctxCounters {
+        self.hctx(hctx).counters()
+    }
+
+    /// Looks up a request that a driver or transport has (A11). It is not ended, and its tag not
+    /// used again, as long as the reference is kept.
+    pub fn get(&self, hctx: u16, tag: u16) -> Option<RequestRef> {
+        if hctx >= self.inner.set.nr_hw_queues || tag >= self.inner.set.queue_depth {
+            return None;
+        }
+        self.get_rq(self.rq(hctx, tag))
+    }
+
+    pub(super) fn get_rq(&self, rq: Rq) -> Option<RequestRef> {
+        let generation = self.slot(rq).state.get()?;
+        Some(RequestRef {
+            queue: self.clone(),
+            in_flight: InFlight { rq, generation },
+        })
+    }
+
+    /// What a hardware queue looks like now.
+    pub fn snapshot(&self, hctx: u16) -> HctxSnapshot {
+        let (queue, slots) = (self.hctx(hctx), &self.inner.slots);
+        let tags = |list: Vec<Rq>| list.iter().map(|&rq| self.tag_of(queue, rq)).collect();
+        HctxSnapshot {
+            stopped: queue.state.has(STOPPED),
+            restart: queue.state.has(RESTART),
+            inactive: queue.state.has(INACTIVE),
+            quiesced: queue.state.has(QUIESCED),
+            frozen: queue.state.has(FROZEN),
+            dispatch: tags(queue.dispatch_list(slots)),
+            ctx_map: queue.ctxs.map(),
+            ctx_lens: queue.ctxs.lens(),
+            busy: (0..self.inner.set.queue_depth)
+                .filter(|&tag| self.slot(self.rq(hctx, tag)).state.is_in_flight())
+                .collect(),
+            usage: queue.state.usage(),
+            dispatch_busy: queue.dispatch_busy(),
+            run_pending: self.inner.works.run_is_pending(hctx),
+        }
+    }
+
+    /// What is wrong with the figures of a device at rest, if anything: every arrival has ended
+    /// once, every refusal was tried again, nothing is parked or in use (K5).
+    pub fn fault_at_rest(&self) -> Option<String> {
+        for hctx in 0..self.inner.set.nr_hw_queues {
+            let now = self.snapshot(hctx);
+            if now.usage != 0
+                || !now.dispatch.is_empty()
+                || now.ctx_map != 0
+                || !now.busy.is_empty()
+            {
+                return Some(format!("hctx {hctx} is not at rest: {now:?}"));
+            }
+            if let Some(fault) = self.counters(hctx).fault_at_rest() {
+                return Some(format!("hctx {hctx}: {fault}"));
+            }
+        }
+        let parked = self.inner.requeue.lock().len();
+        (parked != 0).then(|| format!("{parked} requests on the requeue lists"))
+    }
+}
+
+/// A hardware queue at one moment, under the names of the kernel's debugfs.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct HctxSnapshot {
+    /// Runs are dropped.
+    pub stopped: bool,
+    /// The next end runs the queue.
+    pub restart: bool,
+    /// None of its CPUs is online.
+    pub inactive: bool,
+    /// Nothing is issued.
+    pub quiesced: bool,
+    /// Nothing is taken in.
+    pub frozen: bool,
+    /// Tags on the dispatch list, in order.
+    pub dispatch: Vec<u16>,
+    /// Which software queues have requests.
+    pub ctx_map: u64,
+    /// How many each has.
+    pub ctx_lens: Vec<u32>,
+    /// Tags that the driver or the transport has.
+    pub busy: Vec<u16>,
+    /// Requests taken in and not ended.
+    pub usage: u64,
+    /// How busy the driver has lately been, 0 to 9.
+    pub dispatch_busy: u32,
+    /// Is a run queued, now or for later?
+    pub run_pending: bool,
+}
+
+/// A reference to a request in flight; see [`Queue::get`].
+#[derive(Debug)]
+pub struct RequestRef {
+    queue: Queue,
+    pub(super) in_flight: InFlight,
+}
+
+impl RequestRef {
+    /// Its hardware queue.
+    pub fn hctx(&self) -> u16 {
+        self.queue.hctx_of(self.in_flight.rq).index
+    }
+
+    /// What is asked for.
+    pub fn request(&self) -> super::Request {
+        let rq = self.in_flight.rq;
+        let tag = self.queue.tag_of(self.queue.hctx_of(rq), rq);
+        self.queue.slot(rq).request(tag)
+    }
+
+    /// Completes it with an error, unless somebody else is quicker. True if it was this call.
+    pub fn complete(&self, status: super::Status) -> bool {
+        let token = InFlight {
+            rq: self.in_flight.rq,
+            generation: self.in_flight.generation,
+        };
+        self.queue.complete_away(token, Err(status))
+    }
+}
+
+impl Drop for RequestRef {
+    fn drop(&mut self) {
+        if self.queue.slot(self.in_flight.rq).state.put() == Put::End {
+            self.queue.end_published(self.in_flight.rq);
+        }
+    }
+}
+
+impl fmt::Display for RequestRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let request = self.request();
+        write!(
+            f,
+            "hctx {} tag {} {:?} ",
+            self.hctx(),
+            request.tag(),
+            request.op()
+        )?;
+        self.queue.inner.driver.show_request(&request, f)
+    }
+}
+
+/// The owner of a device's request queue. Dropping it takes the queue down: its work is cancelled
+/// and waited for, then the driver's hardware queues end (D9). Freeze it first if requests may be
+/// in flight; must not be dropped by a run of kblockd.
+#[derive(Debug)]
+pub struct RequestQueue {
+    queue: Queue,
+}
+
+impl RequestQueue {
+    /// Makes the queues of a device. Nothing is left behind by a failure.
+    pub fn new(
+        set: TagSet,
+        driver: Arc<dyn Operations>,
+        transport: Arc<dyn Transport>,
+        kblockd: &Kblockd,
+    ) -> Result<Self, TagSetError> {
+        set.check()?;
+        for hctx in 0..set.nr_hw_queues {
+            if let Err(status) = driver.init_hctx(hctx) {
+                (0..hctx).rev().for_each(|made| driver.exit_hctx(made));
+                return Err(TagSetError::Init { hctx, status });
+            }
+        }
+        let requests = usize::from(set.nr_hw_queues) * usize::from(set.queue_depth);
+        let lanes = usize::from(set.nr_hw_queues) * usize::from(set.nr_ctxs);
+        let inner = Arc::new_cyclic(|weak| Inner {
+            slots: Slots::new(requests),
+            hctxs: (0..set.nr_hw_queues)
+                .map(|n| HwQueue::new(n, &set))
+                .collect(),
+            works: Works::new(kblockd, weak, set.nr_hw_queues),
+            requeue: Mutex::new(RequeueLists::new()),
+            depths: Mutex::new(Depths::default()),
+            changed: Waiters::new(),
+            online: Mutex::new(kblockd.online_cpus()),
+            lanes: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
+            set,
+            has_budget: driver.budget().is_some(),
+            driver,
+            transport,
+        });
+        Ok(Self {
+            queue: Queue { inner },
+        })
+    }
+
+    /// A handle that does not own the queue.
+    pub fn handle(&self) -> Queue {
+        self.queue.clone()
+    }
+}
+
+impl Deref for RequestQueue {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        &self.queue
+    }
+}
+
+impl Drop for RequestQueue {
+    fn drop(&mut self) {
+        let inner = &self.queue.inner;
+        inner.works.disable();
+        (0..inner.set.nr_hw_queues).for_each(|hctx| inner.driver.exit_hctx(hctx));
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! When and where a hardware queue is run: now, on kblockd, later, or not at all (C21 to C24, C27).
+//!
+//! Called after every insertion that listed something, by ends that find RESTART, by drivers;
+//! [`super::dispatch`] does the work. Kernel counterparts: `blk_mq_run_hw_queue`,
+//! `blk_mq_delay_run_hw_queue`, `blk_mq_stop_hw_queue`, `blk_mq_start_hw_queue`.
+
+use super::hctx::HwQueue;
+use super::hctx_state::{Exit, INACTIVE, QUIESCED, STOPPED};
+use super::operations::Home;
+use super::queue::Queue;
+use std::time::Duration;
+use workqueue::CpuSet;
+
+impl Queue {
+    /// Runs a hardware queue: on the calling thread if that is one of its CPUs' and `is_async` is
+    /// false, else on kblockd.
+    pub fn run_hw_queue(&self, hctx: u16, is_async: bool) {
+        let hctx = self.hctx(hctx);
+        self.run_with(hctx, is_async, &mut self.away(hctx));
+    }
+
+    /// Runs all of them.
+    pub fn run_hw_queues(&self, is_async: bool) {
+        for hctx in 0..self.inner.set.nr_hw_queues {
+            self.run_hw_queue(hctx, is_async);
+        }
+    }
+
+    /// As [`Queue::run_hw_queue`]; what ends within goes to `home`.
+    pub(super) fn run_with(&self, hctx: &HwQueue, is_async: bool, home: &mut dyn Home) {
+        if !self.needs_run(hctx) {
+            return;
+        }
+        if is_async || !self.is_on_cpu_of(hctx) {
+            self.queue_run(hctx, Duration::ZERO);
+        } else {
+            hctx.counters.run_sync.add(1);
+            self.run(hctx, home);
+        }
+    }
+
+    /// Asked before a run: may it, and is there anything to do (C21)? A negative answer is only
+    /// good once it has been looked for by writing: an unquiesce that came before the caller's
+    /// insertion was visible would have found nothing to run (W7).
+    fn needs_run(&self, hctx: &HwQueue) -> bool {
+        if !hctx.state.has(QUIESCED) && hctx.has_pending() {
+            return true;
+        }
+        !hctx.state.look(QUIESCED) && hctx.has_pending()
+    }
+
+    /// Asked by a run that may stay on its thread: is this one of the queue's CPUs (C22)?
+    fn is_on_cpu_of(&self, hctx: &HwQueue) -> bool {
+        hctx.cpus.is_empty() || hctx.cpus.contains(self.inner.works.current_cpu())
+    }
+
+    /// Queues a run for later, or moves the one that is queued. Dropped if the queue is stopped.
+    pub fn delay_run_hw_queue(&self, hctx: u16, delay: Duration) {
+        self.queue_run(self.hctx(hctx), delay);
+    }
+
+    /// Has all queues run for which no run is queued; a queued one keeps its time (W17).
+    pub fn delay_run_hw_queues(&self, delay: Duration) {
+        for hctx in 0..self.inner.set.nr_hw_queues {
+            if !self.inner.works.run_is_pending(hctx) {
+                self.delay_run_hw_queue(hctx, delay);
+            }
+        }
+    }
+
+    fn queue_run(&self, hctx: &HwQueue, delay: Duration) {
+        // Dropped only after a look by writing: a start that has cleared the bit before the look
+        // is left to the caller, one that clears it after sees what the caller has listed (W5).
+        if hctx.state.has(STOPPED) && hctx.state.look(STOPPED) {
+            return;
+        }
+        let count = match delay {
+            Duration::ZERO => &hctx.counters.run_async,
+            _ => &hctx.counters.run_delayed,
+        };
+        count.add(1);
+        let cpu = hctx_cpu(self, hctx);
+        self.inner.works.mod_run(hctx.index, cpu, delay);
+    }
+
+    /// The run itself: on kblockd, or on the thread that asked for it.
+    pub(super) fn run(&self, hctx: &HwQueue, home: &mut dyn Home) {
+        if let Err(exit) = hctx.state.begin_issue() {
+            return self.departed(hctx, exit);
+        }
+        let mut accepted = 0;
+        // Repeated once in place, then handed on (C8).
+        let again = self.dispatch_pass(hctx, &mut accepted, home)
+            && self.dispatch_pass(hctx, &mut accepted, home);
+        hctx.counters.dispatched(accepted);
+        self.leave_section(hctx);
+        if again {
+            self.run_hw_queue(hctx.index, true);
+        }
+    }
+
+    pub(super) fn leave_section(&self, hctx: &HwQueue) {
+        self.departed(hctx, hctx.state.end_issue());
+    }
+
+    /// Does what a departure has left to do (C30).
+    #[inline]
+    pub(super) fn departed(&self, hctx: &HwQueue, exit: Exit) {
+        if exit != Exit::default() {
+            self.woken(exit);
+            if exit.run {
+                hctx.counters.restarted.add(1);
+                self.run_hw_queue(hctx.index, true);
+            }
+        }
+    }
+
+    pub(super) fn woken(&self, exit: Exit) {
+        if exit.wake {
+            self.inner.changed.wake();
+        }
+    }
+
+    /// Stops a hardware queue: runs are dropped until it is started, insertion goes on. A run in
+    /// progress is not waited for.
+    pub fn stop_hw_queue(&self, hctx: u16) {
+        let queue = self.hctx(hctx);
+        queue.state.set(STOPPED);
+        self.inner.works.cancel_run(hctx);
+    }
+
+    /// Stops all of them.
+    pub fn stop_hw_queues(&self) {
+        (0..self.inner.set.nr_hw_queues).for_each(|hctx| self.stop_hw_queue(hctx));
+    }
+
+    /// Starts a hardware queue and runs it.
+    pub fn start_hw_queue(&self, hctx: u16) {
+        // Clearing by a read-modify-write is the fence: what was listed by somebody who found the
+        // queue stopped is seen by the run (W5).
+        self.hctx(hctx).state.clear(STOPPED);
+        self.run_hw_queue(hctx, false);
+    }
+
+    /// Starts those that are stopped.
+    pub fn start_stopped_hw_queues(&self, is_async: bool) {
+        for hctx in 0..self.inner.set.nr_hw_queues {
+            if self.hctx(hctx).state.clear(STOPPED) {
+                self.run_hw_queue(hctx, is_async);
+            }
+        }
+    }
+
+    /// The thread that took requests in by this software queue is gone: its requests go to the tail
+    /// of the dispatch list, in order, and the queue is run (C27).
+    pub fn lane_lost(&self, hctx: u16, ctx: u16) {
+        let queue = self.hctx(hctx);
+        let mut list = queue.ctxs.take(ctx);
+        if !list.is_empty() {
+            queue.dispatch_append(&self.inner.slots, &mut list);
+            self.run_hw_queue(hctx, true);
+        }
+    }
+
+    /// The CPUs in use have changed. Queues without one are INACTIVE: their runs go to any CPU, and
+    /// their software queues are emptied onto the dispatch list.
+    pub fn set_online_cpus(&self, online: CpuSet) {
+        for hctx in self.hctxs().iter().filter(|h| !h.cpus.is_empty()) {
+            if hctx.cpus.intersects(&online) {
+                hctx.state.clear(INACTIVE);
+            } else if hctx.state.set(INACTIVE) {
+                (0..self.inner.set.nr_ctxs).for_each(|ctx| self.lane_lost(hctx.index, ctx));
+            }
+        }
+        *self.inner.online.lock() = online;
+    }
+}
+
+/// With one hardware queue any CPU is as good as another (C23).
+fn hctx_cpu(queue: &Queue, hctx: &HwQueue) -> Option<usize> {
+    if queue.hctxs().len() == 1 {
+        return None;
+    }
+    hctx.choose_cpu(&queue.inner.online)
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Finds requests that a driver has had for too long (C35 to C39).
+//!
+//! The timer is armed by the first request that enters an empty hardware queue, and stays armed
+//! while there are any; timeout_work, on kblockd, looks through the slots. Kernel counterparts:
+//! `blk_add_timer`, `blk_mq_timeout_work`, `blk_abort_request`. Here the timer is the delay of
+//! timeout_work itself.
+//!
+//! A deadline is taken from a coarse clock, which may be some milliseconds behind, and rounded up to
+//! whole seconds: never early, at most two seconds late (C36).
+
+use super::hctx::HwQueue;
+use super::hctx_state::TIMED;
+use super::operations::TimeoutAnswer;
+use super::queue::{Queue, RequestRef};
+use super::slot::Rq;
+use std::time::Duration;
+
+const SECOND: u64 = 1_000_000_000;
+/// How far the coarse clock may be behind: a tick of a kernel with HZ=100, and one more.
+const COARSE: u64 = 20_000_000;
+
+/// What a walk over the slots found.
+struct Walk {
+    now: u64,
+    expired: bool,
+    /// The earliest deadline that has not passed.
+    next: Option<u64>,
+}
+
+impl Queue {
+    fn now(&self) -> u64 {
+        self.inner.works.now()
+    }
+
+    /// When a request that starts now has been out for too long.
+    #[inline]
+    pub(super) fn next_deadline(&self) -> u64 {
+        let period = self.inner.set.timeout.as_nanos() as u64;
+        let exact = self.now().saturating_add(period.saturating_add(COARSE));
+        exact.checked_next_multiple_of(SECOND).unwrap_or(u64::MAX)
+    }
+
+    /// A request has entered a queue that the timer does not look after.
+    #[cold]
+    pub(super) fn arm_timeout(&self, hctx: &HwQueue) {
+        if hctx.state.set(TIMED) {
+            self.arm_at(self.next_deadline());
+        }
+    }
+
+    /// The timer goes off at `deadline`, or before if it was armed before.
+    fn arm_at(&self, deadline: u64) {
+        let delay = deadline.saturating_sub(self.now()) + COARSE;
+        self.inner.works.arm_timeout(Duration::from_nanos(delay));
+    }
+
+    /// Has the timeout handler called for a request as soon as possible (C39). False if it is not
+    /// in flight.
+    pub fn abort(&self, hctx: u16, tag: u16) -> bool {
+        let Some(found) = self.get(hctx, tag) else {
+            return false;
+        };
+        self.slot(found.in_flight.rq).set_deadline(0);
+        self.inner.works.timeout_now();
+        true
+    }
+
+    /// timeout_work.
+    pub(super) fn timeout_work(&self) {
+        let mut walk = self.walk(|_, _| {});
+        if walk.expired {
+            // A request that is expired may still be on its way into the driver, or out of it with
+            // BUSY: the handler is called when all queue_rq that were going on have returned.
+            self.quiesce();
+            self.unquiesce();
+            walk = self.walk(|hctx, rq| self.expire(hctx, rq));
+        }
+        let mut inside = false;
+        for hctx in self.hctxs() {
+            inside |= hctx.state.has(TIMED) && !hctx.state.untime();
+        }
+        // Parked requests have no deadline yet; theirs is later than a full period from now.
+        if inside {
+            self.arm_at(walk.next.unwrap_or_else(|| self.next_deadline()));
+        }
+    }
+
+    /// Goes through the requests in flight; `each` is called for those whose time is up.
+    fn walk(&self, each: impl Fn(&HwQueue, Rq)) -> Walk {
+        let mut walk = Walk {
+            now: self.now(),
+            expired: false,
+            next: None,
+        };
+        for hctx in self.hctxs() {
+            if hctx.state.usage() == 0 {
+                continue;
+            }
+            for tag in 0..self.inner.set.queue_depth {
+                let rq = self.rq(hctx.index, tag);
+                let slot = self.slot(rq);
+                if !slot.state.may_expire() {
+                    continue;
+                }
+                if slot.deadline() <= walk.now {
+                    walk.expired = true;
+                    each(hctx, rq);
+                } else {
+                    let next = walk.next.unwrap_or(u64::MAX);
+                    walk.next = Some(next.min(slot.deadline()));
+                }
+            }
+        }
+        walk
+    }
+
+    /// Calls the driver's handler for a request whose time is up, once.
+    fn expire(&self, hctx: &HwQueue, rq: Rq) {
+        let Some(expired) = self.get_rq(rq) else {
+            return;
+        };
+        let slot = self.slot(rq);
+        // It may have been ended and started anew since the walk looked at it.
+        if slot.deadline() > self.now() || !slot.state.set_timed_out(expired.in_flight.generation) {
+            return;
+        }
+        hctx.counters.timeouts.add(1);
+        match self.ask_driver(hctx, &expired) {
+            TimeoutAnswer::Done => {}
+            TimeoutAnswer::ResetTimer => {
+                slot.set_deadline(self.next_deadline());
+                slot.state.clear_timed_out(expired.in_flight.generation);
+            }
+        }
+    }
+
+    fn ask_driver(&self, hctx: &HwQueue, expired: &RequestRef) -> TimeoutAnswer {
+        self.inner.driver.timeout(self.view(hctx), expired)
+    }
+}

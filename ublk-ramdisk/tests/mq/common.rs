@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A device without a kernel: a driver that answers what a test tells it to, a transport that
+//! collects results, and a kblockd that lives by a clock the test moves.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use ublk_ramdisk::mq::*;
+use workqueue::{CpuPlace, CpuSet, Runtime, Topology, VirtualClock};
+
+/// How long a test waits for a sign before it is called hung. Nothing is timed by it.
+pub const HUNG: Duration = Duration::from_secs(60);
+/// In place of the 3 ms: the net is off.
+pub const HOUR: Duration = Duration::from_secs(3600);
+pub const MS: Duration = Duration::from_millis(1);
+
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < HUNG, "waited in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// What the driver answers to one request.
+#[derive(Clone, Copy, Debug)]
+pub enum Reply {
+    End(Result<(), Status>),
+    Hold,
+    NotNow(Busy),
+    Error(Status),
+    Again(Requeue),
+    Transfer,
+}
+pub use Reply::*;
+
+pub const OK: Reply = Reply::End(Ok(()));
+pub const RESOURCE: Reply = Reply::NotNow(Busy::Resource);
+pub const DEV_RESOURCE: Reply = Reply::NotNow(Busy::DevResource);
+
+/// What was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    QueueRq { hctx: u16, tag: u16, last: bool },
+    CommitRqs(u16),
+    Complete(u16),
+    Timeout(u16),
+}
+
+/// A gate in queue_rq: shut or open.
+#[derive(Default)]
+pub struct Gate {
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub fn shut(&self) {
+        *self.state.lock().unwrap() = (true, 0);
+    }
+
+    pub fn open(&self) {
+        self.state.lock().unwrap().0 = false;
+        self.changed.notify_all();
+    }
+
+    pub fn wait_for(&self, n: usize) {
+        until("a call at the gate", || self.state.lock().unwrap().1 >= n);
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 += 1;
+        while state.0 {
+            let (next, timeout) = self.changed.wait_timeout(state, HUNG).unwrap();
+            assert!(!timeout.timed_out(), "a gate was never opened");
+            state = next;
+        }
+    }
+}
+
+type Hook = Box<dyn FnMut(u16) + Send>;
+type TimeoutFn = Box<dyn Fn(&Driver, &RequestRef) -> TimeoutAnswer + Send + Sync>;
+
+/// The driver.
+pub struct Driver {
+    pub replies: Mutex<VecDeque<Reply>>,
+    pub otherwise: Mutex<Reply>,
+    pub calls: Mutex<Vec<Call>>,
+    pub held: Mutex<Vec<(u16, InFlight)>>,
+    pub gate: Gate,
+    /// Called by queue_rq with the tag, not within itself.
+    pub hook: Mutex<Option<Hook>>,
+    pub slots: Option<DeviceSlots>,
+    pub waker: std::sync::atomic::AtomicBool,
+    pub on_timeout: Mutex<Option<TimeoutFn>>,
+    pub fail_init: Option<u16>,
+    pub inits: Mutex<Vec<i32>>,
+    pub takes_batches: AtomicU32,
+}
+
+impl Driver {
+    pub fn new() -> Self {
+        Self {
+            replies: Mutex::default(),
+            otherwise: Mutex::new(OK),
+            calls: Mutex::default(),
+            held: Mutex::default(),
+            gate: Gate::default(),
+            hook: Mutex::new(None),
+            slots: None,
+            waker: Default::default(),
+            on_timeout: Mutex::new(None),
+            fail_init: None,
+            inits: Mutex::default(),
+            takes_batches: AtomicU32::new(0),
+        }
+    }
+
+    pub fn reply(&self, replies: &[Reply]) {
+        self.replies.lock().unwrap().extend(replies);
+    }
+
+    pub fn always(&self, reply: Reply) {
+        self.replies.lock().unwrap().clear();
+        *self.otherwise.lock().unwrap() = reply;
+    }
+
+    /// The tags given to queue_rq so far, in order.
+    pub fn tags(&self) -> Vec<u16> {
+        let calls = self.calls.lock().unwrap();
+        let tag = |call: &Call| match *call {
+            Call::QueueRq { tag, .. } => Some(tag),
+            _ => None,
+        };
+        calls.iter().filter_map(tag).collect()
+    }
+
+    /// What was called since the last time.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+
+    pub fn take_held(&self, tag: u16) -> InFlight {
+        let mut held = self.held.lock().unwrap();
+        let at = held.iter().position(|(t, _)| *t == tag);
+        held.swap_remove(at.expect("the driver holds it")).1
+    }
+
+    fn log(&self, call: Call) {
+        self.calls.lock().unwrap().push(call);
+    }
+}
+
+impl Operations for Driver {
+    fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool) -> Answer<'q> {
+        let tag = rq.request().tag();
+        self.log(Call::QueueRq {
+            hctx: hctx.index(),
+            tag,
+            last,
+        });
+        let hook = self.hook.lock().unwrap().take();
+        if let Some(mut hook) = hook {
+            hook(tag);
+            *self.hook.lock().unwrap() = Some(hook);
+        }
+        self.gate.pass();
+        let next = self.replies.lock().unwrap().pop_front();
+        let reply = next.unwrap_or(*self.otherwise.lock().unwrap());
+        let gives_back = matches!(reply, Reply::NotNow(_) | Reply::Error(_) | Reply::End(_));
+        if let (Some(slots), true) = (&self.slots, gives_back) {
+            slots.release(hctx);
+        }
+        match reply {
+            Reply::End(outcome) => Answer::Ok(rq.end(outcome)),
+            Reply::NotNow(kind) => rq.busy(kind),
+            Reply::Error(status) => Answer::Error(rq, status),
+            Reply::Again(how) => Answer::Ok(rq.requeue(how)),
+            Reply::Transfer => Answer::Ok(rq.transfer(Data::Zeros)),
+            Reply::Hold => {
+                let (token, accepted) = rq.hold();
+                self.held.lock().unwrap().push((tag, token));
+                Answer::Ok(accepted)
+            }
+        }
+    }
+
+    fn commit_rqs(&self, hctx: Hctx<'_>) {
+        self.log(Call::CommitRqs(hctx.index()));
+    }
+
+    fn complete(&self, hctx: Hctx<'_>, request: &Request) {
+        self.log(Call::Complete(request.tag()));
+        if let Some(slots) = &self.slots {
+            slots.release(hctx);
+        }
+    }
+
+    fn budget(&self) -> Option<&dyn Budget> {
+        self.slots.as_ref().map(|slots| slots as &dyn Budget)
+    }
+
+    fn has_waker(&self, _: u16) -> bool {
+        self.waker.load(Ordering::SeqCst)
+    }
+
+    fn timeout(&self, _: Hctx<'_>, expired: &RequestRef) -> TimeoutAnswer {
+        self.log(Call::Timeout(expired.request().tag()));
+        match &*self.on_timeout.lock().unwrap() {
+            Some(answer) => answer(self, expired),
+            None => TimeoutAnswer::ResetTimer,
+        }
+    }
+
+    fn init_hctx(&self, hctx: u16) -> Result<(), Status> {
+        if self.fail_init == Some(hctx) {
+            return Err(Status::IoErr);
+        }
+        self.inits.lock().unwrap().push(i32::from(hctx) + 1);
+        Ok(())
+    }
+
+    fn exit_hctx(&self, hctx: u16) {
+        self.inits.lock().unwrap().push(-(i32::from(hctx) + 1));
+    }
+
+    fn queue_rqs(&self, _: Hctx<'_>, list: &mut dyn Offer) {
+        if self.takes_batches.load(Ordering::SeqCst) > 0 {
+            list.each(&mut |rq| {
+                let mut left = self.takes_batches.load(Ordering::SeqCst);
+                if left == 0 {
+                    return Err(rq);
+                }
+                left -= 1;
+                self.takes_batches.store(left, Ordering::SeqCst);
+                Ok(rq.end(Ok(())))
+            });
+        }
+    }
+}
+
+/// The transport: results by (queue, tag), and whether bytes can be moved where the request is.
+#[derive(Default)]
+pub struct Wire {
+    pub ends: Mutex<Vec<(u16, u16, i32)>>,
+    pub keep: std::sync::atomic::AtomicBool,
+    pub kept: Mutex<Vec<(u16, InFlight)>>,
+}
+
+impl Wire {
+    fn moved<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
+        if !self.keep.load(Ordering::SeqCst) {
+            let bytes = moving.request().len();
+            return moving.done(Ok(bytes));
+        }
+        let tag = moving.request().tag();
+        let (token, moved) = moving.keep();
+        self.kept.lock().unwrap().push((tag, token));
+        moved
+    }
+
+    /// How many have ended.
+    pub fn count(&self) -> usize {
+        self.ends.lock().unwrap().len()
+    }
+
+    pub fn tags(&self) -> Vec<u16> {
+        self.ends.lock().unwrap().iter().map(|end| end.1).collect()
+    }
+}
+
+impl Transport for Wire {
+    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
+        self.moved(moving)
+    }
+
+    fn end(&self, queue: u16, tag: u16, result: i32) {
+        self.ends.lock().unwrap().push((queue, tag, result));
+    }
+}
+
+/// The wire as one lane's thread sees it.
+pub struct At<'a>(pub &'a Wire, pub u16);
+
+impl Home for At<'_> {
+    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
+        self.0.moved(moving)
+    }
+
+    fn end(&mut self, tag: u16, result: i32) {
+        self.0.end(self.1, tag, result);
+    }
+}
+
+pub const LIMITS: Limits = Limits {
+    size: 1 << 30,
+    block_size: 512,
+    max_data: 1 << 20,
+    read_only: false,
+};
+
+pub fn request(tag: u16, op: Op) -> Request {
+    let sectors = if op == Op::Flush { 0 } else { 8 };
+    Request::check(tag, op, u64::from(tag) * 8, sectors, &LIMITS).unwrap()
+}
+
+pub fn read(tag: u16) -> Request {
+    request(tag, Op::Read)
+}
+
+pub fn write(tag: u16) -> Request {
+    request(tag, Op::Write)
+}
+
+/// A made-up machine: nobody is bound to its CPUs.
+pub fn machine(cpus: usize) -> Topology {
+    let place = |cpu| CpuPlace {
+        cpu,
+        core: cpu,
+        cache: 0,
+        node: 0,
+    };
+    Topology::simulated((0..cpus).map(place).collect())
+}
+
+/// Everything a test needs. Dropped in this order.
+pub struct Bed {
+    pub lanes: Vec<Vec<Lane>>,
+    pub queue: RequestQueue,
+    pub driver: Arc<Driver>,
+    pub wire: Arc<Wire>,
+    pub kblockd: Kblockd,
+    pub clock: Arc<VirtualClock>,
+    _rt: Runtime,
+}
+
+impl Bed {
+    /// A device with the net off.
+    pub fn new(queues: u16, depth: u16) -> Self {
+        Self::with(
+            TagSet {
+                rerun_delay: HOUR,
+                ..TagSet::new(queues, depth)
+            },
+            Driver::new(),
+        )
+    }
+
+    pub fn with(set: TagSet, driver: Driver) -> Self {
+        let clock = VirtualClock::new();
+        let rt = Runtime::builder()
+            .sample_period(Duration::ZERO)
+            .topology(machine(2))
+            .virtual_clock(clock.clone())
+            .start()
+            .expect("threads can be made");
+        Self::on(rt, clock, set, driver)
+    }
+
+    pub fn on(rt: Runtime, clock: Arc<VirtualClock>, set: TagSet, driver: Driver) -> Self {
+        let kblockd = Kblockd::new(&rt).unwrap();
+        let (driver, wire) = (Arc::new(driver), Arc::new(Wire::default()));
+        let queue = RequestQueue::new(set.clone(), driver.clone(), wire.clone(), &kblockd).unwrap();
+        let lanes = (0..set.nr_hw_queues)
+            .map(|h| {
+                (0..set.nr_ctxs)
+                    .map(|c| queue.lane(h, c).unwrap())
+                    .collect()
+            })
+            .collect();
+        Self {
+            lanes,
+            queue,
+            driver,
+            wire,
+            kblockd,
+            clock,
+            _rt: rt,
+        }
+    }
+
+    pub fn insert(&mut self, hctx: u16, request: Request) {
+        self.insert_by(hctx, 0, request);
+    }
+
+    pub fn insert_by(&mut self, hctx: u16, ctx: u16, request: Request) {
+        let lane = &mut self.lanes[usize::from(hctx)][usize::from(ctx)];
+        lane.insert(&request, &mut At(&self.wire, hctx));
+    }
+
+    pub fn insert_batch(&mut self, hctx: u16, requests: &[Request]) {
+        let lane = &mut self.lanes[usize::from(hctx)][0];
+        lane.insert_batch(requests, &mut At(&self.wire, hctx));
+    }
+
+    pub fn insert_passthrough(&mut self, hctx: u16, request: Request, at_head: bool) {
+        let lane = &mut self.lanes[usize::from(hctx)][0];
+        lane.insert_passthrough(&request, at_head, &mut At(&self.wire, hctx));
+    }
+
+    /// Waits until kblockd has nothing to do but wait for its clock.
+    pub fn settle(&self) {
+        loop {
+            let before = self.kblockd.queue().stats().completed;
+            self.kblockd.queue().flush().unwrap();
+            if self.kblockd.queue().stats().completed == before {
+                return;
+            }
+        }
+    }
+
+    /// Moves the clock, and waits until what came due has run.
+    pub fn advance(&self, time: Duration, expected: impl Fn() -> bool) {
+        self.clock.advance(time);
+        until("what came due has run", expected);
+        self.settle();
+    }
+
+    pub fn complete(&self, tag: u16) {
+        let token = self.driver.take_held(tag);
+        assert!(self.queue.complete_away(token, Ok(0)));
+    }
+
+    pub fn dispatch(&self, hctx: u16) -> Vec<u16> {
+        self.queue.snapshot(hctx).dispatch
+    }
+
+    /// Lets everything through, and checks the identities (K5).
+    pub fn finish(self) {
+        self.driver.always(OK);
+        self.queue.start_stopped_hw_queues(true);
+        self.queue.kick_requeue_list();
+        self.queue.run_hw_queues(true);
+        let held: Vec<_> = self.driver.held.lock().unwrap().drain(..).collect();
+        for (_, token) in held {
+            self.queue.complete_away(token, Ok(0));
+        }
+        let kept: Vec<_> = self.wire.kept.lock().unwrap().drain(..).collect();
+        for (_, token) in kept {
+            self.queue.complete_away(token, Ok(0));
+        }
+        let busy =
+            || (0..self.queue.tag_set().nr_hw_queues).any(|h| self.queue.snapshot(h).usage > 0);
+        until("everything has ended", || !busy());
+        self.settle();
+        assert_eq!(self.queue.fault_at_rest(), None);
+    }
+}
+
+/// The CPU sets of queues none of whose CPUs is the caller's.
+pub fn elsewhere(queues: u16) -> Vec<CpuSet> {
+    vec![CpuSet::single(100_000); usize::from(queues)]
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The mirror of blk-mq, one test per numbered statement, without a kernel and on a clock that the
+//! tests move.
+
+mod common;
+
+mod dispatch;
+
+mod ends;
+
+mod kblockd;
+
+mod runs;
+
+mod timeouts;

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Requests that overstay: C35 to C39.
+
+use super::common::*;
+use std::time::Duration;
+use ublk_ramdisk::mq::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn timeouts(bed: &Bed) -> u64 {
+    bed.queue.counters(0).timeouts
+}
+
+/// Moves the clock on in small steps; the workers catch up after each.
+fn walk(bed: &Bed, time: Duration) {
+    let step = 50 * MS;
+    for _ in 0..time.as_millis() / step.as_millis() {
+        bed.clock.advance(step);
+        bed.settle();
+    }
+}
+
+/// As [`walk`], for times in which nothing may happen.
+fn leap(bed: &Bed, time: Duration) {
+    bed.clock.advance(time);
+    bed.settle();
+}
+
+#[test]
+fn c35_c36_the_handler_is_called_within_two_seconds_after_the_deadline() {
+    let mut bed = Bed::new(1, 8);
+    leap(&bed, 250 * MS);
+    bed.driver.always(Hold);
+    bed.insert(0, write(0));
+    leap(&bed, Duration::from_millis(29_999));
+    assert_eq!(timeouts(&bed), 0, "never early");
+    leap(&bed, 2 * SECOND);
+    until("the handler is called, and the clock stands", || {
+        timeouts(&bed) == 1
+    });
+    bed.finish();
+}
+
+#[test]
+fn c35_a_busy_request_does_not_time_out() {
+    let mut bed = Bed::new(1, 8);
+    bed.driver.always(RESOURCE);
+    bed.insert(0, write(0));
+    leap(&bed, 100 * SECOND);
+    walk(&bed, 2 * SECOND);
+    assert_eq!(timeouts(&bed), 0);
+    // Its time begins when it is in flight.
+    bed.driver.always(Hold);
+    bed.queue.run_hw_queue(0, false);
+    leap(&bed, 29 * SECOND);
+    assert_eq!(timeouts(&bed), 0);
+    until("the handler is called", || {
+        bed.clock.advance(100 * MS);
+        timeouts(&bed) == 1
+    });
+    bed.finish();
+}
+
+#[test]
+fn c37_reset_timer_gives_a_full_period_and_each_expiry_calls_once() {
+    let mut bed = Bed::new(1, 8);
+    bed.driver.always(Hold);
+    bed.insert(0, write(0));
+    for expiry in 1..=3 {
+        until("the handler is called", || {
+            bed.clock.advance(100 * MS);
+            bed.settle();
+            timeouts(&bed) == expiry
+        });
+        leap(&bed, 28 * SECOND);
+        assert_eq!(timeouts(&bed), expiry, "a full period, and once");
+    }
+    bed.finish();
+}
+
+#[test]
+fn c37_done_leaves_the_request_to_the_driver() {
+    let mut bed = Bed::new(1, 8);
+    bed.driver.always(Hold);
+    *bed.driver.on_timeout.lock().unwrap() = Some(Box::new(|_, _| TimeoutAnswer::Done));
+    bed.insert(0, write(0));
+    until("the handler is called", || {
+        bed.clock.advance(SECOND);
+        timeouts(&bed) == 1
+    });
+    for _ in 0..5 {
+        leap(&bed, 31 * SECOND);
+    }
+    assert_eq!((timeouts(&bed), bed.wire.count()), (1, 0));
+    bed.complete(0);
+    assert_eq!(bed.wire.count(), 1);
+    bed.finish();
+}
+
+#[test]
+fn c37_e16_a_request_the_driver_has_dropped_ends_with_timeout() {
+    let mut bed = Bed::new(1, 8);
+    bed.driver.always(Hold);
+    *bed.driver.on_timeout.lock().unwrap() = Some(Box::new(|_, expired| {
+        assert!(expired.complete(Status::Timeout));
+        TimeoutAnswer::Done
+    }));
+    bed.insert(0, write(0));
+    let _dropped = bed.driver.take_held(0);
+    until("it has ended", || {
+        bed.clock.advance(SECOND);
+        bed.wire.count() == 1
+    });
+    assert_eq!(bed.wire.ends.lock().unwrap()[0], (0, 0, -libc::ETIMEDOUT));
+    assert_eq!(bed.driver.take_calls().last(), Some(&Call::Complete(0)));
+    bed.settle();
+    bed.finish();
+}
+
+#[test]
+fn c37_the_handler_is_called_when_no_queue_rq_is_going_on() {
+    let mut bed = Bed::new(1, 8);
+    bed.driver.gate.shut();
+    let mut lane = bed.lanes[0].pop().unwrap();
+    std::thread::scope(|scope| {
+        let wire = &bed.wire;
+        scope.spawn(move || lane.insert(&write(0), &mut At(wire, 0)));
+        bed.driver.gate.wait_for(1);
+        // Expired inside queue_rq, which then answers that it has ended.
+        until("timeout_work waits for queue_rq", || {
+            bed.clock.advance(SECOND);
+            bed.queue.snapshot(0).quiesced
+        });
+        assert_eq!(timeouts(&bed), 0);
+        bed.driver.gate.open();
+    });
+    bed.settle();
+    assert_eq!((timeouts(&bed), bed.wire.count()), (0, 1));
+    bed.finish();
+}
+
+#[test]
+fn c39_abort_calls_the_handler_at_once() {
+    let mut bed = Bed::new(1, 8);
+    bed.driver.always(Hold);
+    bed.insert(0, write(0));
+    bed.insert(0, write(1));
+    assert!(bed.queue.abort(0, 1) && !bed.queue.abort(0, 2));
+    bed.settle();
+    assert_eq!(bed.driver.take_calls().last(), Some(&Call::Timeout(1)));
+    assert_eq!((timeouts(&bed), bed.clock.now()), (1, Duration::ZERO));
+    bed.finish();
+}
