@@ -27,7 +27,7 @@ pub const OURS: [&str; 4] = ["plain", "get-data", "user-copy", "batch"];
 pub const RIVALS: [&str; 2] = ["libublk-example", "libublk"];
 
 /// All contenders in the order of the columns.
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 14] = [
     "plain",
     "get-data",
     "user-copy",
@@ -36,6 +36,10 @@ const COLUMNS: [&str; 10] = [
     RIVALS[1],
     "libublk-async",
     "rublk-null",
+    "rublk-loop",
+    "loop",
+    "nbd",
+    "zram",
     "null_blk",
     "brd",
 ];

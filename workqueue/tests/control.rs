@@ -42,10 +42,7 @@ fn s04_18_queues_are_listed_from_creation_to_destruction() {
 fn s04_18_s11_01_the_entry_goes_before_the_queue_is_drained() {
     let rt = std::sync::Arc::new(runtime(1));
     let q = rt.queue("q").flags(UNBOUND | SYSFS).build().unwrap();
-    let (gate, control) = (Gate::new(), rt.control());
-    let g = gate.clone();
-    q.enqueue(Call::new(move |_| g.pass())).unwrap();
-    gate.wait_for(1);
+    let (gate, control) = (stand(&q, 0), rt.control());
     let destroyer = std::thread::spawn(move || q.destroy().unwrap());
     until("the entry is gone", || control.queues().is_empty());
     // The name is free again, while the old queue still has a run.

@@ -219,6 +219,27 @@ fn s11_09_the_process_affinity_is_followed() {
     assert_eq!(seen.all(), [first.to_string()]);
 }
 
+/// In a forked child: what one can see and set is empty or refused.
+fn looks_refused(rt: &Runtime) -> bool {
+    let (control, path) = (rt.control(), std::env::temp_dir().join("workqueue-forked"));
+    rt.set_watchdog_thresh(std::time::Duration::from_secs(1));
+    rt.watchdog_touch(0);
+    trace::start(1);
+    trace::emit(trace::Phase::Instant, "test", "unheard", &[]);
+    let nothing_recorded = trace::write_chrome(&mut std::io::sink()).is_ok_and(|n| n == 0);
+    nothing_recorded
+        && rt.watchdog_thresh().is_zero()
+        && rt.sample().queues.is_empty()
+        && rt.snapshot().is_none()
+        && rt.dump_worker(1).is_none()
+        && control.queues().is_empty()
+        && control.read("q", "nice") == Err(AttrError::Destroyed)
+        && control.read_runtime("cpumask") == Err(AttrError::Destroyed)
+        && rt.set_unbound_cpumask(&CpuSet::single(0)) == Err(AttrError::Destroyed)
+        && rt.set_default_scope(Scope::Cpu) == Err(AttrError::Destroyed)
+        && rt.open_control_socket(path).is_err()
+}
+
 #[test]
 fn s01_13_in_a_forked_child_everything_is_refused_and_nothing_hangs() {
     let rt = runtime(1);
@@ -245,6 +266,7 @@ fn s01_13_in_a_forked_child_everything_is_refused_and_nothing_hangs() {
             && q.set_max_active(3) == Err(AttrError::Destroyed)
             && !q.congested(0)
             && rt.dump_all().is_empty()
+            && looks_refused(&rt)
             && rt.queue("n").build().is_err()
             && q.destroy() == Err(WaitError::Destroyed)
             && rt.shutdown() == Err(WaitError::Destroyed);

@@ -28,14 +28,12 @@ fn standing(q: &Queue, cpu: usize) -> (Arc<Gate>, Log<i32>, Arc<Call>) {
 /// A runtime whose worker creation can be made to fail, on a virtual clock.
 fn failing(cpus: usize) -> (Runtime, Arc<AtomicBool>) {
     let fails = Arc::new(AtomicBool::new(false));
-    let f = fails.clone();
     let rt = quiet()
         .topology(machine(cpus, 1))
         .virtual_clock(VirtualClock::new())
-        .on_create_worker(move |_| match f.load(Ordering::SeqCst) {
-            true => Err(11),
-            false => Ok(()),
-        })
+        // However often the clock is moved on to call for help, no manager tries again meanwhile.
+        .create_cooldown(Duration::from_secs(3600))
+        .on_create_worker(fails_while(&fails))
         .start()
         .unwrap();
     (rt, fails)
@@ -175,7 +173,7 @@ fn s12_05_manager_idle_rescuer_and_mayday() {
     fails.store(false, Ordering::SeqCst);
     gate.open();
     until("creation is tried again", || {
-        clock.advance(Duration::from_secs(1));
+        clock.advance(Duration::from_secs(3600));
         rt.dump_queue(&q).is_empty()
     });
     until("the rescuer is back", || {

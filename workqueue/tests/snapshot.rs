@@ -73,17 +73,7 @@ fn w12_10_scopes_masks_nodes_and_flags() {
         .start()
         .unwrap();
     let q = rt.queue("q").flags(UNBOUND).max_active(20).build().unwrap();
-    let (gate, tell) = (Gate::new(), Gate::new());
-    let (g, t) = (gate.clone(), tell.clone());
-    q.enqueue_on(
-        2,
-        Call::new(move |_| {
-            t.open();
-            g.pass();
-        }),
-    )
-    .unwrap();
-    tell.pass();
+    let gate = stand(&q, 2);
     let snapshot = rt.snapshot().unwrap();
     let node = |node, nr, max| NodeSnapshot { node, nr, max };
     assert_eq!(

@@ -74,17 +74,7 @@ fn s04_16_all_unbound_queues_follow() {
         .build()
         .unwrap();
     let ordered = rt.ordered("o", Flags::empty()).unwrap();
-    let mask_of = |q: &Queue, cpu| {
-        let gate = Gate::new();
-        let g = gate.clone();
-        q.enqueue_on(cpu, Call::new(move |_| g.pass())).unwrap();
-        gate.wait_for(1);
-        let dump = rt.dump_queue(q);
-        gate.open();
-        q.flush().unwrap();
-        let at = dump.find("cpus=").unwrap() + "cpus=".len();
-        dump[at..].split(' ').next().unwrap().to_owned()
-    };
+    let mask_of = |q: &Queue, cpu| in_dump(&rt, q, cpu, "cpus=");
     assert_eq!(mask_of(&a, 0), "0-3");
     rt.set_unbound_cpumask(&cpus("0-2,9")).unwrap();
     assert_eq!(rt.unbound_cpumask(), cpus("0-2"));
@@ -170,8 +160,6 @@ fn s04_16_all_queues_or_none() {
 
 #[test]
 fn s04_16_items_without_a_request_go_to_the_mask() {
-    let seen = Log::new();
-    let s = seen.clone();
     let rt = quiet().topology(machine(4, 1)).start().unwrap();
     let attrs = Attrs {
         scope: Some(Scope::Cpu),
@@ -181,21 +169,9 @@ fn s04_16_items_without_a_request_go_to_the_mask() {
     rt.set_unbound_cpumask(&cpus("1,3")).unwrap();
     let pools = [pool_of(&rt, &q, 1), pool_of(&rt, &q, 3)];
     for _ in 0..8 {
-        let gate = Gate::new();
-        let g = gate.clone();
-        q.enqueue(Call::new(move |_| g.pass())).unwrap();
-        gate.wait_for(1);
-        let dump = rt.dump_queue(&q);
-        gate.open();
-        q.flush().unwrap();
-        let at = dump.find("pwq of pool ").unwrap() + "pwq of pool ".len();
-        s.add(dump[at..].split(':').next().unwrap().to_owned());
+        let pool = pool_of(&rt, &q, None);
+        assert!(pools.contains(&pool), "{pool}, not one of {pools:?}");
     }
-    assert!(
-        seen.all().iter().all(|p| pools.contains(p)),
-        "{:?}",
-        seen.all()
-    );
 }
 
 #[test]
@@ -241,13 +217,9 @@ fn s04_16_waiting_rescuers_and_homeless_workers_follow() {
 #[test]
 fn s04_16_a_rescuer_follows_after_its_turn() {
     let (fails, clock) = (Arc::new(AtomicBool::new(false)), VirtualClock::new());
-    let f = fails.clone();
     let rt = Runtime::builder()
         .virtual_clock(clock.clone())
-        .on_create_worker(move |_| match f.load(Ordering::SeqCst) {
-            true => Err(11),
-            false => Ok(()),
-        })
+        .on_create_worker(fails_while(&fails))
         .start()
         .unwrap();
     let Some((first, second)) = two_cpus("s04_16_a_rescuer_follows_after_its_turn", &rt) else {
@@ -300,16 +272,7 @@ fn s11_12_limits_when_no_allowed_cpu_remains() {
         .unwrap();
     let q = rt.queue("q").flags(UNBOUND).max_active(30).build().unwrap();
     let limits = || {
-        let gates: Vec<_> = [0, 2]
-            .into_iter()
-            .map(|cpu| {
-                let gate = Gate::new();
-                let g = gate.clone();
-                q.enqueue_on(cpu, Call::new(move |_| g.pass())).unwrap();
-                gate.wait_for(1);
-                gate
-            })
-            .collect();
+        let gates = [stand(&q, 0), stand(&q, 2)];
         let dump = rt.dump_queue(&q);
         gates.iter().for_each(|g| g.open());
         q.flush().unwrap();

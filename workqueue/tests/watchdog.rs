@@ -8,6 +8,7 @@ mod common;
 use common::*;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 use workqueue::*;
@@ -67,10 +68,7 @@ fn pass(rt: &Runtime, seconds: u32) {
 
 /// A run that holds a CPU, and an item that waits behind it.
 fn hold(q: &Queue, cpu: usize) -> Arc<Gate> {
-    let gate = Gate::new();
-    let g = gate.clone();
-    q.enqueue_on(cpu, Call::new(move |_| g.pass())).unwrap();
-    gate.wait_for(1);
+    let gate = stand(q, cpu);
     q.enqueue_on(cpu, Call::noop()).unwrap();
     gate
 }
@@ -124,16 +122,10 @@ fn s12_03_s12_04_a_pool_that_does_not_move_is_reported() {
 #[test]
 fn s12_03_the_note_that_nobody_runs() {
     // Creation fails, so the only worker is manager and the item waits.
-    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let f = fails.clone();
-    let rt = watched(&[510], |b| {
-        b.on_create_worker(move |_| match f.load(std::sync::atomic::Ordering::SeqCst) {
-            true => Err(11),
-            false => Ok(()),
-        })
-    });
+    let fails = Arc::new(AtomicBool::new(false));
+    let rt = watched(&[510], |b| b.on_create_worker(fails_while(&fails)));
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
-    fails.store(true, std::sync::atomic::Ordering::SeqCst);
+    fails.store(true, Ordering::SeqCst);
     let item = Call::noop();
     q.enqueue(item.clone()).unwrap();
     until("there is a manager", || rt.dump_all().contains("manager: "));
@@ -144,7 +136,7 @@ fn s12_03_the_note_that_nobody_runs() {
     let line = lines_with("cpus=510 node=0 flags=0x2 nice=0").remove(0);
     let pool = line.split("pool ").nth(1).unwrap().split(':').next();
     wait_for_line(&format!("pool {}: no worker is running", pool.unwrap()));
-    fails.store(false, std::sync::atomic::Ordering::SeqCst);
+    fails.store(false, Ordering::SeqCst);
     until("the item runs", || {
         pass(&rt, 1);
         item.runs() == 1
@@ -236,27 +228,18 @@ fn s12_04_the_threshold_can_be_changed_and_zero_stops_it() {
 
 #[test]
 fn s12_04_an_unbound_pool_is_watched_too() {
-    let clock = VirtualClock::new();
-    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let f = fails.clone();
-    let rt = watched(&[560, 561], |b| {
-        b.virtual_clock(clock.clone()).on_create_worker(move |_| {
-            match f.load(std::sync::atomic::Ordering::SeqCst) {
-                true => Err(11),
-                false => Ok(()),
-            }
-        })
-    });
+    let fails = Arc::new(AtomicBool::new(false));
+    let rt = watched(&[560, 561], |b| b.on_create_worker(fails_while(&fails)));
     let q = rt.queue("wide").flags(UNBOUND).build().unwrap();
-    fails.store(true, std::sync::atomic::Ordering::SeqCst);
+    fails.store(true, Ordering::SeqCst);
     let item = Call::noop();
     q.enqueue(item.clone()).unwrap();
     until("there is a manager", || rt.dump_all().contains("manager: "));
-    clock.advance(SECOND * 31);
+    pass(&rt, 31);
     wait_for_line("cpus=560-561 node=0 flags=0x2 nice=0");
-    fails.store(false, std::sync::atomic::Ordering::SeqCst);
+    fails.store(false, Ordering::SeqCst);
     until("the item runs", || {
-        clock.advance(SECOND);
+        pass(&rt, 1);
         item.runs() == 1
     });
 }

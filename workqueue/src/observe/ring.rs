@@ -28,8 +28,6 @@ const CALLBACK: u32 = 1 << 1;
 /// event too many or too few.
 static SINKS: AtomicU32 = AtomicU32::new(0); // A
 static CAPACITY: AtomicUsize = AtomicUsize::new(0); // A
-/// The fork generation the rings belong to.
-static FORKS: AtomicU32 = AtomicU32::new(0); // A
 static RINGS: Mutex<Vec<Arc<Ring>>> = Mutex::new(Vec::new()); // V
 
 /// How a record stands on the time line.
@@ -117,10 +115,12 @@ pub(crate) fn add_callback() {
 /// Begins to record, in all threads of this process; what was recorded before is dropped. Each
 /// thread keeps its last `records_per_thread` records, of about 400 bytes. Items on their way at
 /// this moment may lack their first events. While it is on, every enqueue takes the lock of its
-/// pool.
+/// pool. A process that was forked after its parent made a runtime records nothing.
 pub fn start(records_per_thread: usize) {
+    if is_forked_child() {
+        return;
+    }
     let _dropped = drain();
-    FORKS.store(cpu::fork_generation(), Ordering::Relaxed);
     CAPACITY.store(records_per_thread.max(1), Ordering::Relaxed);
     SINKS.fetch_or(RING, Ordering::Relaxed);
 }
@@ -128,6 +128,12 @@ pub fn start(records_per_thread: usize) {
 /// Ends recording. What was recorded is kept until it is written or recording begins anew.
 pub fn stop() {
     SINKS.fetch_and(!RING, Ordering::Relaxed);
+}
+
+/// Asked before a lock is taken: do the rings belong to the process this one was forked from? Their
+/// locks may be held for ever then.
+fn is_forked_child() -> bool {
+    cpu::fork_generation() != 0
 }
 
 /// Is anything recorded? To be asked by programs whose arguments are costly to make.
@@ -155,8 +161,7 @@ pub fn emit(
     name: &'static str,
     args: &[(&'static str, Value)],
 ) {
-    // In a forked child the rings are the parent's, and their locks may be held for ever.
-    if !is_on() || cpu::fork_generation() != FORKS.load(Ordering::Relaxed) {
+    if !is_on() || is_forked_child() {
         return;
     }
     let mut kept = [None; MAX_ARGS];
@@ -214,6 +219,9 @@ pub(crate) struct Recording {
 /// Empties all rings.
 pub(crate) fn drain() -> Recording {
     let mut all = Recording::default();
+    if is_forked_child() {
+        return all;
+    }
     let mut rings = RINGS.lock();
     for ring in rings.iter() {
         let records = mem::take(&mut *ring.records.lock());

@@ -185,6 +185,9 @@ fn held_by(run: &RunView) -> String {
 
 impl RuntimeInner {
     pub(crate) fn set_watchdog_thresh(&self, thresh: Duration) {
+        if self.is_in_forked_child() {
+            return;
+        }
         self.watchdog.state.lock().thresh = thresh;
         self.watchdog.begin(self.clock.now());
         self.monitor.look_again();
@@ -193,8 +196,11 @@ impl RuntimeInner {
 
 impl Runtime {
     /// How long a pool may have items waiting without moving before that is reported; zero if
-    /// nobody looks.
+    /// nobody looks, as in the child of a fork.
     pub fn watchdog_thresh(&self) -> Duration {
+        if self.inner.is_in_forked_child() {
+            return Duration::ZERO;
+        }
         self.inner.watchdog.thresh()
     }
 
@@ -206,8 +212,12 @@ impl Runtime {
     /// Vouches for a CPU: its pools, and the unbound ones, are taken as having moved now. For
     /// programs that know why a CPU is held up. CPUs that the runtime does not have are ignored.
     pub fn watchdog_touch(&self, cpu: usize) {
-        let (watchdog, now) = (&self.inner.watchdog, self.inner.clock.now());
-        if let Some(touched) = watchdog.touched.get(cpu) {
+        let watchdog = &self.inner.watchdog;
+        let Some(touched) = watchdog.touched.get(cpu) else {
+            return;
+        };
+        if !self.inner.is_in_forked_child() {
+            let now = self.inner.clock.now();
             touched.store(now, Ordering::Relaxed);
             watchdog.touched_any.store(now, Ordering::Relaxed);
         }

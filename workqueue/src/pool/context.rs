@@ -4,6 +4,7 @@
 //! Set by [`super::worker`] and [`super::rescuer`]; asked wherever a call behaves differently from
 //! inside a run. Kernel counterpart: `current_wq_worker()`.
 
+use super::workers::WorkerState;
 use super::Pool;
 use crate::pwq::Pwq;
 use crate::sys::short_text::ShortText;
@@ -103,10 +104,19 @@ pub fn is_rescuer() -> bool {
 /// Describes what the present run is about, for dumps; 31 bytes are kept. Does nothing off a
 /// worker; the next run starts with the queue's name again.
 pub fn set_worker_desc(text: &str) {
-    with_run(|c, _| c.pool.lock().workers.get_mut(c.slot).desc = ShortText::new(text));
+    let _off_a_worker = with_own_state(|worker| worker.desc = ShortText::new(text));
 }
 
 /// The description of the present run: what was set, or the queue's name.
 pub fn worker_desc() -> Option<String> {
-    with_run(|c, _| c.pool.lock().workers.get(c.slot).desc.to_string())
+    with_own_state(|worker| worker.desc.to_string())
+}
+
+/// The calling worker as its pool sees it; None outside a run, and in the child of a fork.
+fn with_own_state<R>(f: impl FnOnce(&mut WorkerState) -> R) -> Option<R> {
+    let of_run = with_run(|c, _| {
+        let here = !c.pool.rt.is_in_forked_child();
+        here.then(|| f(c.pool.lock().workers.get_mut(c.slot)))
+    });
+    of_run.flatten()
 }

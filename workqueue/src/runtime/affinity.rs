@@ -12,7 +12,7 @@ use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
 use crate::wq::attrs::Scope;
 use crate::wq::{QueueInner, DESTROYING};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// See the module.
@@ -21,7 +21,13 @@ pub(crate) struct Affinity {
     mask: Mutex<CpuSet>, // U: written under P0
     /// The same by CPU number, for the enqueue path.
     usable: Box<[AtomicBool]>, // A: written under P0
-    scope: Mutex<Scope>, // U: written under P0
+    /// Where the default scope stands in `Scope::ALL`.
+    scope: AtomicUsize, // A: written under P0
+}
+
+fn place_of(scope: Scope) -> usize {
+    let place = Scope::ALL.iter().position(|&s| s == scope);
+    place.expect("ALL has all scopes")
 }
 
 impl Affinity {
@@ -33,7 +39,7 @@ impl Affinity {
             usable: (0..end)
                 .map(|c| AtomicBool::new(possible.contains(c)))
                 .collect(),
-            scope: Mutex::new(scope),
+            scope: AtomicUsize::new(place_of(scope)),
         }
     }
 
@@ -47,9 +53,10 @@ impl Affinity {
 }
 
 impl RuntimeInner {
-    /// The CPUs that unbound queues may use.
+    /// The CPUs that unbound queues may use. Takes no lock.
     pub(crate) fn unbound_cpus(&self) -> CpuSet {
-        self.affinity.mask.lock().clone()
+        let possible = self.topology.possible().iter();
+        possible.filter(|&cpu| self.is_unbound_cpu(cpu)).collect()
     }
 
     pub(crate) fn is_unbound_cpu(&self, cpu: usize) -> bool {
@@ -58,7 +65,7 @@ impl RuntimeInner {
     }
 
     pub(crate) fn default_scope(&self) -> Scope {
-        *self.affinity.scope.lock()
+        Scope::ALL[self.affinity.scope.load(Ordering::Relaxed)]
     }
 
     /// The calling thread may go wherever unbound queues may. Allocates nothing.
@@ -127,7 +134,9 @@ impl RuntimeInner {
 
     pub(crate) fn set_default_scope(self: &Arc<Self>, scope: Scope) {
         let _choice = self.attrs_lock.lock();
-        *self.affinity.scope.lock() = scope;
+        // Relaxed: who chooses pools holds `attrs_lock`; others only show it.
+        let place = place_of(scope);
+        self.affinity.scope.store(place, Ordering::Relaxed);
         for queue in self.unbound_queues() {
             queue.recompute_slots();
         }

@@ -217,7 +217,7 @@ mod tests {
         let rt = rt.start().expect("threads can be made");
         // The moment between the end of the monitor and that of the runtime: to whoever looked a
         // moment ago the runtime is still there.
-        rt.inner.monitor.stop();
+        rt.join_helpers();
         rt.inner.monitor.close();
         rt.refresh_cpus();
         rt.shutdown().expect("nothing keeps it");

@@ -137,6 +137,9 @@ impl QueueInner {
 impl Control {
     /// The names of the queues listed, in their alphabetical order.
     pub fn queues(&self) -> Vec<String> {
+        if self.rt.is_in_forked_child() {
+            return Vec::new();
+        }
         let queues = self.rt.queues();
         let listed = queues.iter().filter(|q| q.is_registered());
         let mut names: Vec<_> = listed.map(|q| q.name.clone()).collect();
@@ -185,6 +188,9 @@ impl Control {
     /// [`AttrError::NoEntry`] if there is no such entry.
     pub fn read_runtime(&self, entry: &str) -> Result<String, AttrError> {
         known(entry, OF_RUNTIME)?;
+        if self.rt.is_in_forked_child() {
+            return Err(AttrError::Destroyed);
+        }
         Ok(match entry {
             "cpumask" => format!("{:x}", self.rt.unbound_cpus()),
             "default_affinity_scope" => self.rt.default_scope().to_string(),
@@ -214,6 +220,9 @@ impl Control {
     }
 
     fn find(&self, queue: &str) -> Result<Arc<QueueInner>, AttrError> {
+        if self.rt.is_in_forked_child() {
+            return Err(AttrError::Destroyed);
+        }
         let found = self.rt.registered(queue);
         found.ok_or_else(|| AttrError::NoEntry(queue.to_owned()))
     }

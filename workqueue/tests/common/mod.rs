@@ -2,7 +2,7 @@
 //! What the tests share: items that call a closure, gates to wait at, machines to run on.
 #![allow(dead_code)] // each test file uses its own part
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use workqueue::*;
@@ -185,17 +185,48 @@ pub fn runtime(cpus: usize) -> Runtime {
         .expect("threads can be made")
 }
 
-/// The pool an item of the queue runs on, when enqueued for a CPU.
-pub fn pool_of(rt: &Runtime, q: &Queue, cpu: usize) -> String {
+/// A run, on this CPU if one is given, that stands at the gate until it is opened, without telling
+/// the crate.
+pub fn stand(q: &Queue, cpu: impl Into<Option<usize>>) -> Arc<Gate> {
     let gate = Gate::new();
     let g = gate.clone();
-    q.enqueue_on(cpu, Call::new(move |_| g.pass())).unwrap();
+    let item = Call::new(move |_| g.pass());
+    match cpu.into() {
+        Some(cpu) => q.enqueue_on(cpu, item),
+        None => q.enqueue(item),
+    }
+    .unwrap();
     gate.wait_for(1);
+    gate
+}
+
+/// The word behind `key` in the dump of a queue that runs an item.
+pub fn in_dump(rt: &Runtime, q: &Queue, cpu: impl Into<Option<usize>>, key: &str) -> String {
+    let gate = stand(q, cpu);
     let dump = rt.dump_queue(q);
     gate.open();
     q.flush().unwrap();
-    let at = dump.find("pwq of pool ").expect("a busy pwq") + "pwq of pool ".len();
-    dump[at..].split(':').next().unwrap().to_owned()
+    let at = dump.find(key).expect("a busy pwq") + key.len();
+    dump[at..].split([' ', ':']).next().unwrap().to_owned()
+}
+
+/// The pool an item of the queue runs on.
+pub fn pool_of(rt: &Runtime, q: &Queue, cpu: impl Into<Option<usize>>) -> String {
+    in_dump(rt, q, cpu, "pwq of pool ")
+}
+
+/// Lets every creation of a thread fail while the switch is on.
+pub fn fails_while(
+    on: &Arc<AtomicBool>,
+) -> impl Fn(&CreateAttempt) -> Result<(), i32> + Send + Sync + 'static {
+    let on = on.clone();
+    move |_| {
+        if on.load(Ordering::SeqCst) {
+            Err(libc::EAGAIN)
+        } else {
+            Ok(())
+        }
+    }
 }
 
 pub const PERCPU: Flags = Flags::PERCPU;
