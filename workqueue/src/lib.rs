@@ -39,6 +39,9 @@
 //! | V | the list of all rings of records, then one ring |
 //! | A | atomic; the comment says who writes |
 //!
+//! Taking L also takes in what lies in the pool's inbox; the bell of a pool (`pool/bell.rs`) is rung
+//! with L held and takes no other lock.
+//!
 //! Locks are taken in this order: P0, P, W, S, D, L, then one of N, M, T, Q, O, V; R comes after
 //! P0 alone, U after R or L. No two pool locks are
 //! ever held together. A thread is woken, a flush advanced and a node served only after the pool's

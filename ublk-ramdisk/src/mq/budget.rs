@@ -94,7 +94,7 @@ impl DeviceSlots {
     }
 
     /// Gives one back; `wake` is called for every hctx that waits, the oldest first.
-    fn give_back(&self, mut wake: impl FnMut(u16)) {
+    pub(super) fn give_back(&self, mut wake: impl FnMut(u16)) {
         self.free.fetch_add(1, Ordering::Release);
         // Pairs with the fence in `take`, see above.
         fence(Ordering::SeqCst);

@@ -115,7 +115,7 @@ pub trait Budget: Send + Sync {
 ///
 /// Busy gives the request back, by type:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0382
 /// use ublk_ramdisk::mq::{Answer, Busy, Hctx, InFlight, Issued, Operations};
 /// struct Keeps(std::sync::Mutex<Vec<InFlight>>);
 /// impl Operations for Keeps {
@@ -129,7 +129,7 @@ pub trait Budget: Send + Sync {
 ///
 /// and what is given back cannot be called OK:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0308
 /// use ublk_ramdisk::mq::{Answer, Hctx, Issued, Operations};
 /// struct Returns;
 /// impl Operations for Returns {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The packed words by themselves.
 
+use crate::mq::budget::DeviceSlots;
 use crate::mq::hctx_state::{Entry, HctxState, TIMED};
 use crate::mq::request_state::{Completed, Put, RequestState, Step};
 use loom::sync::Arc;
@@ -55,5 +56,25 @@ fn loom_a07_take_back_meets_complete() {
         let completer = thread::spawn(move || other.complete(generation) == Completed::End);
         let back = state.take_back(generation);
         assert!(back != completer.join().unwrap());
+    });
+}
+
+/// W4: whoever is refused a slot while it is given back gets it, or is woken.
+#[test]
+fn loom_w04_joining_the_line_meets_a_slot_given_back() {
+    loom::model(|| {
+        let slots = Arc::new(DeviceSlots::new(1, 2));
+        assert!(slots.take(0));
+        let other = slots.clone();
+        let giver = thread::spawn(move || {
+            let mut woken = false;
+            other.give_back(|hctx| woken |= hctx == 1);
+            woken
+        });
+        let taken = slots.take(1);
+        assert!(
+            giver.join().unwrap() || taken,
+            "it waits beside a free slot"
+        );
     });
 }
