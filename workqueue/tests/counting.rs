@@ -56,7 +56,7 @@ fn s05_02_the_worker_that_became_idle_last_is_woken() {
 }
 
 #[test]
-fn s05_02_one_is_woken_for_many_items() {
+fn s05_02_s05_03_one_is_woken_for_many_items() {
     let rt = runtime(1);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     raise_workers(&q, 4);
@@ -66,7 +66,7 @@ fn s05_02_one_is_woken_for_many_items() {
     }
     gate.open();
     q.flush().unwrap();
-    // 5.3: nobody slept, so one worker took all of them, one after the other.
+    // Nobody slept, so one worker took all of them, one after the other.
     let threads = log.all();
     assert!(threads.len() == 50 && threads.iter().all(|t| *t == threads[0]));
     assert_eq!(q.stats().cm_wakeup, before);

@@ -409,7 +409,7 @@ fn s11_05_shutdown_ends_all_threads() {
 }
 
 #[test]
-fn s11_06_s11_08_frozen_queues_hold_new_items_until_thaw() {
+fn s11_06_to_s11_08_frozen_queues_hold_new_items_until_thaw() {
     for flags in [PERCPU, UNBOUND] {
         let rt = runtime(1);
         let q = rt
@@ -438,6 +438,8 @@ fn s11_06_s11_08_frozen_queues_hold_new_items_until_thaw() {
         q.set_max_active(7).unwrap();
         gate.open();
         until("the running item has ended", || !rt.freeze_busy());
+        q.enqueue(Call::noop()).unwrap();
+        assert!(!rt.freeze_busy(), "it never becomes true again");
         assert_eq!(
             (held.runs(), also_held.runs(), unaffected.runs()),
             (0, 0, 1)

@@ -220,7 +220,7 @@ fn s07_01_a_queue_without_its_rescuer_is_not_made() {
 }
 
 #[test]
-fn s07_11_a_reclaim_queue_makes_progress_without_new_workers() {
+fn s07_11_s07_16_a_reclaim_queue_makes_progress_without_new_workers() {
     let creation = Creation::default();
     let rt = creation.runtime(2);
     for flags in [RECLAIM, Flags::UNBOUND | Flags::MEM_RECLAIM] {

@@ -16,7 +16,7 @@ fn pool(snapshot: &Snapshot, id: Option<u32>) -> &PoolSnapshot {
 }
 
 #[test]
-fn w12_10_kinds_of_queues_and_their_pools() {
+fn s01_02_s12_10_kinds_of_queues_and_their_pools() {
     let rt = quiet().topology(machine(4, 2)).start().unwrap();
     let attrs = |strict, scope| Attrs {
         nice: 3,
@@ -66,7 +66,7 @@ fn w12_10_kinds_of_queues_and_their_pools() {
 }
 
 #[test]
-fn w12_10_scopes_masks_nodes_and_flags() {
+fn s12_10_scopes_masks_nodes_and_flags() {
     let rt = quiet()
         .topology(machine(4, 2))
         .default_scope(Scope::Numa)
@@ -106,7 +106,7 @@ fn w12_10_scopes_masks_nodes_and_flags() {
 }
 
 #[test]
-fn s12_01_w12_09_counters_of_all_queues() {
+fn s12_01_s12_09_counters_of_all_queues() {
     let rt = runtime(1);
     let q = rt
         .queue("q")

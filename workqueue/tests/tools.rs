@@ -141,7 +141,7 @@ fn wait_for(watched: &Watched, queue: &str, condition: impl Fn(&Value) -> bool) 
 }
 
 #[test]
-fn w12_09_the_monitor_shows_what_the_example_does() {
+fn s12_09_the_monitor_shows_what_the_example_does() {
     let watched = Watched::start("monitor");
     let figure = |v: &Value, key: &str| v[key].as_u64().unwrap();
     wait_for(&watched, "fetch", |v| figure(v, "cm_wakeup") > 0);
@@ -181,7 +181,7 @@ fn w12_09_the_monitor_shows_what_the_example_does() {
 }
 
 #[test]
-fn w12_09_json_interval_and_patterns() {
+fn s12_09_json_interval_and_patterns() {
     let watched = Watched::start("json");
     let mut monitor = command(MONITOR, &watched.folder.socket())
         .args(["--json", "--interval", "0.01", "f*h", "writebac?"])
@@ -229,7 +229,7 @@ fn w12_09_json_interval_and_patterns() {
 }
 
 #[test]
-fn w12_10_the_dump_shows_pools_queues_and_rescuers() {
+fn s12_10_the_dump_shows_pools_queues_and_rescuers() {
     let watched = Watched::start("dump");
     let mut rescuer = 0;
     until("the rescuer has begun", || {
@@ -308,7 +308,7 @@ fn w12_10_the_dump_shows_pools_queues_and_rescuers() {
 }
 
 #[test]
-fn w12_10_the_dump_as_text() {
+fn s12_10_the_dump_as_text() {
     let watched = Watched::start("text");
     let text = watched.text(DUMP, &["tidy", "writeback"]);
     let titles: Vec<_> = text
@@ -346,7 +346,7 @@ fn w12_10_the_dump_as_text() {
 }
 
 #[test]
-fn w12_09_w12_10_nobody_to_ask() {
+fn s12_09_s12_10_nobody_to_ask() {
     let folder = Folder::new("nobody");
     let missing = folder.0.join("missing");
     let stale = folder.socket();
@@ -363,7 +363,7 @@ fn w12_09_w12_10_nobody_to_ask() {
 }
 
 #[test]
-fn w12_09_w12_10_bad_usage() {
+fn s12_09_s12_10_bad_usage() {
     let nowhere = Path::new("/nowhere");
     for program in [MONITOR, DUMP] {
         refuses(&run(program, nowhere, &["--jsn"]), 2, &["--jsn", "--help"]);
@@ -399,7 +399,7 @@ fn watching(watched: &Watched) -> (Child, BufReader<ChildStdout>) {
 }
 
 #[test]
-fn w12_09_the_process_goes_away() {
+fn s12_09_the_process_goes_away() {
     let mut watched = Watched::start("gone");
     let (monitor, mut out) = watching(&watched);
     watched.kill();
@@ -426,7 +426,7 @@ fn answering(folder: &Folder, answer: &'static [u8]) -> std::thread::JoinHandle<
 }
 
 #[test]
-fn w12_09_w12_10_answers_that_make_no_sense() {
+fn s12_09_s12_10_answers_that_make_no_sense() {
     for (answer, words) in [
         (&b""[..], "it closed the connection"),
         (b"hello\n", "gave no answer"),

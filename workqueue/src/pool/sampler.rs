@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Without /proc, no progress over so many periods counts as sleeping.
@@ -51,9 +52,20 @@ enum Finding {
 }
 
 /// The sampler's own memory, kept by the monitor thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sampler {
+    /// A folder for each thread of the process.
+    tasks: PathBuf,
     files: HashMap<i32, File>,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self {
+            tasks: PathBuf::from("/proc/self/task"),
+            files: HashMap::new(),
+        }
+    }
 }
 
 impl PoolState {
@@ -127,21 +139,37 @@ impl Sampler {
         {
             return Finding::Running;
         }
-        match self.state_of(p.tid) {
+        let state = self.state_of(p.tid);
+        if let Err(e) = &state {
+            if !self.is_gone(e) && pool.rt.first_time("proc", 0) {
+                log::warn!(
+                    "workqueue: cannot read {}: {e}; sleep is told from CPU time alone",
+                    self.tasks.display()
+                );
+            }
+        }
+        self.verdict(state, p.still)
+    }
+
+    /// What the state of a thread says, or the lack of one together with the periods that its CPU
+    /// clock has stood still.
+    fn verdict(&self, state: io::Result<u8>, still: u8) -> Finding {
+        match state {
             Ok(b'R') => Finding::Running,
             Ok(b'S' | b'D') => Finding::Asleep,
             Ok(_) => Finding::Unclear,
-            Err(e) if is_gone(&e) => Finding::Unclear,
-            Err(e) => {
-                if pool.rt.first_time("proc", 0) {
-                    log::warn!("workqueue: cannot read /proc/self/task: {e}; sleep is told from CPU time alone");
-                }
-                if p.still + 1 >= STILL_PERIODS {
-                    Finding::Asleep
-                } else {
-                    Finding::Unclear
-                }
-            }
+            Err(e) if self.is_gone(&e) => Finding::Unclear,
+            Err(_) if still + 1 >= STILL_PERIODS => Finding::Asleep,
+            Err(_) => Finding::Unclear,
+        }
+    }
+
+    /// Has the thread ended, or is there no /proc to find it in?
+    fn is_gone(&self, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            Some(libc::ESRCH) => true,
+            Some(libc::ENOENT) => self.tasks.is_dir(),
+            _ => false,
         }
     }
 
@@ -155,7 +183,7 @@ impl Sampler {
             // The thread has ended; the number may be another one's by now.
             self.files.remove(&tid);
         }
-        let file = File::open(format!("/proc/self/task/{tid}/stat"))?;
+        let file = File::open(self.tasks.join(format!("{tid}/stat")))?;
         let n = file.read_at(&mut text, 0)?;
         if self.files.len() >= KEPT_FILES {
             self.files.clear();
@@ -163,10 +191,6 @@ impl Sampler {
         self.files.insert(tid, file);
         state_letter(&text[..n])
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT))
 }
 
 /// The letter behind the last `)`: the name in front of it may hold spaces and brackets.
@@ -252,6 +276,33 @@ mod tests {
         assert_eq!(state_letter(b"12 (kworker/0:0) S 1 2").unwrap(), b'S');
         assert_eq!(state_letter(b"12 (a) R (b) D 1 2").unwrap(), b'D');
         assert!(state_letter(b"12 (cut off").is_err());
+    }
+
+    #[test]
+    fn s05_23_a_thread_that_has_gone_is_no_error() {
+        let mut sampler = Sampler::default();
+        let gone = sampler.state_of(i32::MAX);
+        assert_eq!(sampler.verdict(gone, u8::MAX - 1), Finding::Unclear);
+        let ended = io::Error::from_raw_os_error(libc::ESRCH);
+        assert_eq!(sampler.verdict(Err(ended), u8::MAX - 1), Finding::Unclear);
+    }
+
+    #[test]
+    fn s05_25_without_proc_a_clock_that_stands_still_for_four_periods_means_asleep() {
+        let mut sampler = Sampler {
+            tasks: PathBuf::from("/nowhere/task"),
+            ..Sampler::default()
+        };
+        for (still, finding) in [
+            (0, Finding::Unclear),
+            (2, Finding::Unclear),
+            (3, Finding::Asleep),
+        ] {
+            let unreadable = sampler.state_of(cpu::current_tid());
+            assert_eq!(sampler.verdict(unreadable, still), finding);
+        }
+        let refused = io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(sampler.verdict(Err(refused), 3), Finding::Asleep);
     }
 
     #[test]
