@@ -10,8 +10,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::inject::FaultAttr;
 
-use crate::values::{backing, device_id, log_target, on_or_off, size, whole, LogTarget};
+use crate::values::{backing, device_id, inject, log_target, on_or_off, size, whole, LogTarget};
 
 const ABOUT: &str = "RAM disks at /dev/ublkbN, served from user space over io_uring";
 
@@ -184,6 +185,14 @@ pub struct AddArgs {
     /// Kernels before 7.0 look all the same.
     #[arg(long)]
     pub no_partition_scan: bool,
+    /// Refuse requests on purpose, for a while: requeue=INTERVAL,PROBABILITY,SPACE,TIMES
+    ///
+    /// For tests of what is above the disk and of the disk itself; null_blk has the same. Each
+    /// INTERVAL-th try to serve a request, after the first SPACE ones, is refused with PROBABILITY
+    /// per cent, at most TIMES times (-1: without end). What is refused is tried again: the disk
+    /// becomes slower, no request fails.
+    #[arg(long, value_name = "FAULT", value_parser = inject, allow_hyphen_values = true)]
+    pub inject: Option<FaultAttr>,
     /// Where the server logs: `syslog`, or the path of a file to append to
     #[arg(long, value_name = "syslog|FILE", default_value = "syslog", value_parser = log_target,
         conflicts_with = "foreground")]
@@ -214,6 +223,7 @@ impl AddArgs {
             data_path: self.data_path.chosen(),
             backing: self.backing.clone(),
             huge_pages: self.thp,
+            requeue: self.inject,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::inject::FaultAttr;
 
 /// Most hardware queues of one ublk device, and most tags of one queue.
 pub const MAX_QUEUES: u64 = 4096;
@@ -106,6 +107,8 @@ pub struct DeviceRequest {
     pub backing: Backing,
     /// Transparent huge pages; none means the default, on.
     pub huge_pages: Option<bool>,
+    /// Which requests the driver refuses on purpose.
+    pub requeue: Option<FaultAttr>,
 }
 
 impl Default for DeviceRequest {
@@ -126,6 +129,7 @@ impl Default for DeviceRequest {
             data_path: None,
             backing: Backing::Memfd,
             huge_pages: None,
+            requeue: None,
         }
     }
 }
@@ -170,6 +174,8 @@ pub struct DeviceConfig {
     pub backing: Backing,
     /// Transparent huge pages, where the backing can have them.
     pub huge_pages: bool,
+    /// Which requests the driver refuses on purpose.
+    pub requeue: Option<FaultAttr>,
 }
 
 impl DeviceConfig {
@@ -202,6 +208,7 @@ impl DeviceConfig {
             data_path: asked.data_path,
             backing: asked.backing,
             huge_pages,
+            requeue: asked.requeue,
         })
     }
 }

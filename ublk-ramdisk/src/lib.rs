@@ -3,15 +3,23 @@
 //!
 //! A request comes in at [`ublk`]: a completion of a queue's ring names a tag,
 //! whose descriptor is checked and becomes an [`mq::Request`].
-//! [`mq::direct::Operations`] takes it to the driver, [`ramdisk`], which finds its
-//! bytes in the store. Back in [`ublk`] the bytes are moved and the result is
-//! committed. The mirror of blk-mq in [`mq`] does not stand between the two yet;
-//! `examples/mybrd.rs` is a disk that runs on it.
+//! The mirror of blk-mq, [`mq`], offers it to the driver, [`ramdisk`], as often as
+//! it takes; the driver finds its bytes in the store. Back in [`ublk`] the bytes are
+//! moved and the result is committed. `examples/mybrd.rs` is a disk on the mirror
+//! without a kernel.
 //!
 //! Unsafe code stands in `sys`, in `ublk`'s `ring`, `ctrl`, `client_data`,
-//! `per_tag` and `batch`, and in `ramdisk`'s `words` and `store`; nowhere else.
+//! `per_tag` and `batch`, in `mq`'s `data`, and in `ramdisk`'s `words` and `store`;
+//! nowhere else.
 
+#[cfg(not(loom))]
 pub mod ublk;
+
+// The models of `mq` stand in for kblockd, so a device cannot be made there.
+#[cfg(loom)]
+mod ublk {
+    mod mailbox;
+}
 
 pub mod mq;
 
@@ -20,6 +28,8 @@ pub mod ramdisk;
 pub mod config;
 
 pub mod error;
+
+pub mod inject;
 
 pub mod stats;
 

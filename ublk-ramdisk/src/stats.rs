@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::mq::Op;
+use crate::mq::{HctxCounters, Op};
 
 /// A number that one thread raises and others read.
 #[derive(Debug, Default)]
@@ -82,8 +82,8 @@ impl QueueCounters {
         self.reaps.add(1);
     }
 
-    /// The counters as they are now.
-    pub fn snapshot(&self, queue: u16) -> QueueStats {
+    /// The counters as they are now, beside those of the mirror's hardware queue.
+    pub fn snapshot(&self, queue: u16, hctx: HctxCounters) -> QueueStats {
         let op = |c: &OpCounters| OpStats {
             requests: c.requests.get(),
             bytes: c.bytes.get(),
@@ -99,6 +99,7 @@ impl QueueCounters {
             flush: op(&self.flush),
             discard: op(&self.discard),
             write_zeroes: op(&self.write_zeroes),
+            hctx,
         }
     }
 }
@@ -136,6 +137,9 @@ pub struct QueueStats {
     pub discard: OpStats,
     /// WRITE_ZEROES.
     pub write_zeroes: OpStats,
+    /// What became of them in the mirror of blk-mq. Requests that failed their check are not
+    /// in it.
+    pub hctx: HctxCounters,
 }
 
 /// A device's figures.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use ublk_ramdisk::config::{Backing, MAX_ID, MAX_SIZE};
+use ublk_ramdisk::inject::FaultAttr;
 
 /// `--log` as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,14 @@ pub fn backing(text: &str) -> Result<Backing, String> {
         None if text == "hugetlb" => Ok(Backing::Hugetlb),
         Some(("tmpfs", path)) if !path.is_empty() => Ok(Backing::Tmpfs(path.into())),
         _ => Err("expected memfd, tmpfs:PATH or hugetlb".to_owned()),
+    }
+}
+
+/// Reads `--inject`.
+pub fn inject(text: &str) -> Result<FaultAttr, String> {
+    match text.split_once('=') {
+        Some(("requeue", attr)) => attr.parse(),
+        _ => Err("expected requeue=INTERVAL,PROBABILITY,SPACE,TIMES".to_owned()),
     }
 }
 

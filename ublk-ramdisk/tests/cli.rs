@@ -122,6 +122,24 @@ fn l1_buffers_and_blocks() {
 }
 
 #[test]
+fn l1_injection() {
+    for fault in ["requeue", "requeue=", "requeue=1,2,3", "timeout=1,1,1,1"] {
+        bad_usage(
+            &format!("add --size 1M --inject {fault}"),
+            &["--inject", fault, "INTERVAL,PROBABILITY,SPACE,TIMES"],
+        );
+    }
+    bad_usage(
+        "add --size 1M --inject requeue=1,101,0,-1",
+        &["--inject", "0 to 100"],
+    );
+    bad_usage(
+        "add --size 1M --inject requeue=1,100,0,-1",
+        &["--inject", "no request would ever be served"],
+    );
+}
+
+#[test]
 fn l1_ids() {
     bad_usage("add --size 1M --id 1048576", &["--id 1048576", "1048575"]);
     bad_usage("del 1048576", &["1048576", "1048575"]);

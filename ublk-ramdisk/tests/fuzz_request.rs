@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! H11: random descriptors, through the code that a queue thread runs on them, onto a small disk.
-//! What is wrong is refused with its status, what is right does what a model says, and no byte
-//! behind the end of the disk changes. Needs no driver.
+//! H11: random descriptors, through the code that a queue thread runs on them and the mirror of
+//! blk-mq, onto a small disk. What is wrong is refused with its status, what is right does what a
+//! model says, and no byte behind the end of the disk changes. Needs no driver.
 //!
 //! `FUZZ_INPUTS` sets how many (default 200000), `UBLK_TEST_SEED` which.
 
@@ -12,13 +12,17 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use rng::Rng;
-use ublk_ramdisk::mq::direct::{Operations, Queued};
-use ublk_ramdisk::mq::{Data, Limits, Op, Request, Run, Status};
+use ublk_ramdisk::mq::{
+    Data, Disk, Home, Kblockd, Lane, Limits, Moved, Moving, Op, Operations, Request, RequestQueue,
+    Run, Status, TagSet, Transport,
+};
 use ublk_ramdisk::ramdisk::store::Store;
 use ublk_ramdisk::ramdisk::Ramdisk;
 use ublk_ramdisk::ublk::operation;
+use workqueue::Runtime;
 
 const INPUTS: u64 = 200_000;
 const DISK: usize = 1 << 20;
@@ -46,6 +50,7 @@ fn h11_no_descriptor_touches_what_is_not_its_own() {
         }
     }
     bench.compare_file(inputs);
+    assert_eq!(bench.queue.fault_at_rest(), None);
     // Both kinds have been met, or the descriptors were not worth much.
     assert!(accepted > inputs / 10 && accepted < inputs * 9 / 10);
 }
@@ -140,9 +145,85 @@ fn meaning(op_flags: u32) -> Option<Op> {
     }
 }
 
-/// A disk, the file behind it, which is longer, and what should be in it.
+/// This disk is never busy, so no other thread ever has a request of it.
+struct Nobody;
+
+impl Transport for Nobody {
+    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
+        panic!("another thread has {moving:?}");
+    }
+
+    fn end(&self, _: u16, tag: u16, result: i32) {
+        panic!("another thread has ended tag {tag} with {result}");
+    }
+}
+
+/// Whose request it is: checks that the memory it is given is its own, and copies.
+struct Client<'a> {
+    driver: &'a Ramdisk,
+    base: NonNull<u8>,
+    bytes: Vec<u8>,
+    result: Option<i32>,
+}
+
+impl Home for Client<'_> {
+    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
+        let (request, data) = (*moving.request(), moving.data());
+        match (request.op(), data) {
+            (Op::Write, Data::Contiguous(to)) => {
+                assert_eq!(to.as_ptr(), self.at(request.offset() as usize));
+                // SAFETY: the address was checked, and the request lies within the disk, whose
+                // memory is the driver's until its `complete`.
+                unsafe { to.as_ptr().copy_from(self.bytes.as_ptr(), self.bytes.len()) };
+            }
+            (Op::Read, data) => self.gather(&request, data),
+            _ => panic!("{moving:?}"),
+        }
+        moving.done(Ok(request.len()))
+    }
+
+    fn end(&mut self, _: u16, result: i32) {
+        assert_eq!(self.result.replace(result), None, "ended twice");
+    }
+}
+
+impl Client<'_> {
+    fn at(&self, offset: usize) -> *mut u8 {
+        self.base.as_ptr().wrapping_add(offset)
+    }
+
+    fn gather(&mut self, request: &Request, data: Data) {
+        let len = request.len() as usize;
+        let mut found = Vec::with_capacity(len);
+        let mut take = |run| {
+            let at = request.offset() as usize + found.len();
+            match run {
+                Run::Zeros(count) => found.resize(found.len() + count, 0),
+                Run::Memory(from, count) => {
+                    assert_eq!(from.as_ptr(), self.at(at));
+                    assert!(found.len() + count <= len);
+                    // SAFETY: the address was checked, the range lies within the request, and
+                    // the request within the disk; it is pinned until the driver's `complete`.
+                    let bytes = unsafe { std::slice::from_raw_parts(from.as_ptr(), count) };
+                    found.extend_from_slice(bytes);
+                }
+            }
+        };
+        match data {
+            Data::Contiguous(from) => take(Run::Memory(from, len)),
+            Data::Zeros => take(Run::Zeros(len)),
+            Data::Scattered => self.driver.runs(request, &mut take),
+        }
+        self.bytes = found;
+    }
+}
+
+/// A disk behind its mirror, the file behind it, which is longer, and what should be in it.
 struct Bench {
-    driver: Ramdisk,
+    lane: Lane,
+    queue: RequestQueue,
+    _runtime: Runtime,
+    driver: Arc<Ramdisk>,
     path: PathBuf,
     file: File,
     base: NonNull<u8>,
@@ -168,8 +249,17 @@ impl Bench {
         store.shrink(DISK as u64);
         let base = store.pin_for_write(0..512).expect("a page");
         store.unpin(0..512);
+        let driver = Arc::new(Ramdisk::new(store));
+        let runtime = Runtime::builder().start().expect("threads");
+        let kblockd = Kblockd::new(&runtime).expect("its threads");
+        let set = TagSet::new(1, 4);
+        let queue = RequestQueue::new(set, driver.clone(), Arc::new(Nobody), &kblockd);
+        let queue = queue.expect("a request queue");
         Bench {
-            driver: Ramdisk::new(store),
+            lane: queue.lane(0, 0).expect("the only one"),
+            queue,
+            _runtime: runtime,
+            driver,
             path,
             file,
             base,
@@ -217,55 +307,31 @@ impl Bench {
 
     fn queue(&mut self, request: &Request, rng: &mut Rng, number: u64) {
         let range = request.offset() as usize..(request.offset() + request.len()) as usize;
-        let what = format!("{number}: {request:?}");
-        match (request.op(), self.driver.queue_rq(request)) {
-            (Op::Write, Queued::Move(Data::Contiguous(to))) => {
-                assert_eq!(to.as_ptr(), self.at(range.start), "{what}");
-                let bytes = &mut self.model[range];
-                rng.fill(bytes);
-                // SAFETY: the address was checked, and the request lies within the disk, whose
-                // memory is the driver's until `complete`.
-                unsafe { to.as_ptr().copy_from(bytes.as_ptr(), bytes.len()) };
-                self.driver.complete(request);
-            }
-            (Op::Read, Queued::Move(data)) => {
-                let found = self.gather(request, data);
-                assert!(found == self.model[range], "{what}");
-                self.driver.complete(request);
-            }
-            (Op::Discard | Op::WriteZeroes { .. }, Queued::Done) => self.model[range].fill(0),
-            (Op::Flush, Queued::Done) => {}
-            (_, answer) => panic!("{what} was answered {answer:?}"),
-        }
-    }
-
-    fn at(&self, offset: usize) -> *mut u8 {
-        self.base.as_ptr().wrapping_add(offset)
-    }
-
-    fn gather(&self, request: &Request, data: Data) -> Vec<u8> {
-        let len = request.len() as usize;
-        let mut found = Vec::with_capacity(len);
-        let mut take = |run| {
-            let at = request.offset() as usize + found.len();
-            match run {
-                Run::Zeros(count) => found.resize(found.len() + count, 0),
-                Run::Memory(from, count) => {
-                    assert_eq!(from.as_ptr(), self.at(at));
-                    assert!(found.len() + count <= len);
-                    // SAFETY: the address was checked, the range lies within the request, and
-                    // the request within the disk; it is pinned until `complete`.
-                    let bytes = unsafe { std::slice::from_raw_parts(from.as_ptr(), count) };
-                    found.extend_from_slice(bytes);
+        let mut client = Client {
+            driver: &self.driver,
+            base: self.base,
+            bytes: vec![
+                0;
+                if request.op().has_data() {
+                    range.len()
+                } else {
+                    0
                 }
-            }
+            ],
+            result: None,
         };
-        match data {
-            Data::Contiguous(from) => take(Run::Memory(from, len)),
-            Data::Zeros => take(Run::Zeros(len)),
-            Data::Scattered => self.driver.runs(request, &mut take),
+        if request.op() == Op::Write {
+            rng.fill(&mut client.bytes);
         }
-        found
+        self.lane.insert(request, &mut client);
+        let moved = client.bytes.len() as i32;
+        assert_eq!(client.result, Some(moved), "{number}: {request:?}");
+        match request.op() {
+            Op::Write => self.model[range].copy_from_slice(&client.bytes),
+            Op::Read => assert!(client.bytes == self.model[range], "{number}: {request:?}"),
+            Op::Discard | Op::WriteZeroes { .. } => self.model[range].fill(0),
+            Op::Flush => {}
+        }
     }
 
     /// The file holds what the model says, and the guard behind it.

@@ -58,13 +58,52 @@ fn as_text(stats: &DeviceStats) -> String {
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(stats.queues.iter().flat_map(queue_rows));
     format!(
-        "{}: {}, of which {} in memory, data path {}\n{}",
+        "{}: {}, of which {} in memory, data path {}\n{}\n{}",
         block_path(stats.id),
         output::human_size(stats.size),
         output::human_size(stats.allocated),
         stats.data_path,
-        output::table(&rows)
+        output::table(&rows),
+        output::table(&hctx_rows(stats))
     )
+}
+
+/// What became of the requests on their way to the driver, one line per hardware queue. The JSON
+/// has more figures.
+fn hctx_rows(stats: &DeviceStats) -> Vec<Vec<String>> {
+    let titles = [
+        "QUEUE",
+        "INSERTED",
+        "ACCEPTED",
+        "BUSY",
+        "REQUEUED",
+        "LISTED",
+        "RUNS-HERE",
+        "RUNS-ASYNC",
+        "RUNS-DELAYED",
+        "RESTARTS",
+        "TIMEOUTS",
+    ];
+    let row = |queue: &QueueStats| {
+        let hctx = &queue.hctx;
+        let figures = [
+            queue.queue.into(),
+            hctx.inserted,
+            hctx.accepted,
+            hctx.refused_resource + hctx.refused_dev_resource + hctx.no_budget,
+            hctx.requeued,
+            hctx.queued,
+            hctx.run_sync,
+            hctx.run_async,
+            hctx.run_delayed,
+            hctx.restarted,
+            hctx.timeouts,
+        ];
+        figures.map(|figure| figure.to_string()).to_vec()
+    };
+    let mut rows = vec![titles.map(str::to_owned).to_vec()];
+    rows.extend(stats.queues.iter().map(row));
+    rows
 }
 
 /// One line per operation; the figures of the queue as a whole stand in its first line.
@@ -116,7 +155,7 @@ mod tests {
             queues: vec![QueueStats::default(), queue],
         });
         assert!(text.starts_with("/dev/ublkb3: 1 GiB, of which 20 KiB in memory, data path batch"));
-        assert_eq!(text.lines().count(), 12);
+        assert_eq!(text.lines().count(), 12 + 1 + 3);
         let written = text
             .lines()
             .filter(|line| line.ends_with("5         20480"));

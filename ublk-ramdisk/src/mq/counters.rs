@@ -41,7 +41,7 @@ macro_rules! counters {
         }
 
         /// The numbers of one hardware queue as they were at one moment.
-        #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub struct HctxCounters {
             /// Requests that arrived and were taken in.
             pub inserted: u64,

@@ -16,6 +16,9 @@ pub enum Data {
     Scattered,
 }
 
+// SAFETY: an address is a number; whoever reads or writes there, on whatever thread, answers for it.
+unsafe impl Send for Data {}
+
 /// One piece of a [`Data::Scattered`] request.
 #[derive(Clone, Copy, Debug)]
 pub enum Run {

@@ -20,6 +20,7 @@
 //! |---|---|---|
 //! | `struct request` | [`Request`], a slot, and the tokens of `custody` | carries byte offsets; its data stays in the kernel until the driver has named the memory |
 //! | `blk_status_t` | [`Status`] | same numbers, names and errnos; OK is Rust's `Ok` |
+//! | `struct gendisk` | [`Disk`] | its capacity alone |
 //! | `struct blk_mq_ops` | [`Operations`] | `queue_rq` names memory instead of copying itself |
 //! | `get_budget`, `put_budget` | [`Budget`] | one trait, so a driver cannot have one of the two |
 //! | `blk_mq_tag_set` | [`TagSet`] | tags are the kernel's: the mirror keeps slots, and never allocates one |
@@ -80,7 +81,7 @@ pub mod status;
 
 pub mod legacy;
 
-pub mod direct;
+mod disk;
 
 mod sync;
 
@@ -91,6 +92,7 @@ pub use budget::DeviceSlots;
 pub use counters::{HctxCounters, HISTOGRAM};
 pub use custody::{Accepted, InFlight, Issued, Moved, Moving, Requeue};
 pub use data::{Data, Run};
+pub use disk::Disk;
 pub use insert::Lane;
 pub use kblockd::Kblockd;
 pub use operations::{

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The driver: turns requests into ranges of the store. The only part that knows
-//! where the bytes are. It answers at once; nothing here waits for memory yet.
+//! where the bytes are. It answers at once and accepts what it is given, unless faults are
+//! injected; nothing here waits for memory yet.
 
 mod page_state;
 
@@ -10,20 +11,32 @@ pub mod store;
 
 use std::ops::Range;
 
-use crate::mq::direct::{Operations, Queued};
-use crate::mq::{Data, Op, Request, Run, Status};
+use crate::inject::{Refusal, Requeues};
+use crate::mq::{
+    Answer, Busy, Data, Disk, Hctx, Issued, Op, Operations, Request, Requeue, Run, Status,
+};
 use store::{Readable, Store};
 
 /// A disk in memory.
 #[derive(Debug)]
 pub struct Ramdisk {
     store: Store,
+    requeues: Option<Requeues>,
 }
 
 impl Ramdisk {
     /// Serves what is in `store`.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self {
+            store,
+            requeues: None,
+        }
+    }
+
+    /// The same, now and then refusing a request on purpose.
+    #[must_use]
+    pub fn with_requeues(self, requeues: Option<Requeues>) -> Self {
+        Self { requeues, ..self }
     }
 
     /// The bytes behind the disk.
@@ -31,10 +44,33 @@ impl Ramdisk {
         &self.store
     }
 
-    fn write_zeros(&self, range: Range<u64>) -> Queued {
-        match self.store.write_zeros(range) {
-            Ok(()) => Queued::Done,
-            Err(error) => Queued::Failed(no_memory(&error)),
+    #[inline]
+    fn serve<'q>(&self, rq: Issued<'q>) -> Answer<'q> {
+        let (op, range) = (rq.request().op(), range(rq.request()));
+        let data = match op {
+            Op::Read => match self.store.pin_for_read(range) {
+                Readable::Memory(address) => Ok(Data::Contiguous(address)),
+                Readable::Hole => Ok(Data::Zeros),
+                Readable::Mixed => Ok(Data::Scattered),
+            },
+            Op::Write => self.store.pin_for_write(range).map(Data::Contiguous),
+            // Every write is in the store when it is committed (C34).
+            Op::Flush => return Answer::Ok(rq.end(Ok(()))),
+            Op::Discard | Op::WriteZeroes { unmap: true } => {
+                self.store.discard(range);
+                return Answer::Ok(rq.end(Ok(())));
+            }
+            Op::WriteZeroes { unmap: false } => {
+                let written = self.store.write_zeros(range);
+                return match written {
+                    Ok(()) => Answer::Ok(rq.end(Ok(()))),
+                    Err(error) => Answer::Error(rq, no_memory(&error)),
+                };
+            }
+        };
+        match data {
+            Ok(data) => Answer::Ok(rq.transfer(data)),
+            Err(error) => Answer::Error(rq, no_memory(&error)),
         }
     }
 }
@@ -52,31 +88,24 @@ fn no_memory(error: &std::io::Error) -> Status {
     }
 }
 
-impl Operations for Ramdisk {
+impl Disk for Ramdisk {
     #[inline]
     fn capacity(&self) -> u64 {
         self.store.size()
     }
+}
 
+impl Operations for Ramdisk {
     #[inline]
-    fn queue_rq(&self, request: &Request) -> Queued {
-        match request.op() {
-            Op::Read => Queued::Move(match self.store.pin_for_read(range(request)) {
-                Readable::Memory(address) => Data::Contiguous(address),
-                Readable::Hole => Data::Zeros,
-                Readable::Mixed => Data::Scattered,
-            }),
-            Op::Write => match self.store.pin_for_write(range(request)) {
-                Ok(address) => Queued::Move(Data::Contiguous(address)),
-                Err(error) => Queued::Failed(no_memory(&error)),
-            },
-            // Every write is in the store when it is committed (C34).
-            Op::Flush => Queued::Done,
-            Op::Discard | Op::WriteZeroes { unmap: true } => {
-                self.store.discard(range(request));
-                Queued::Done
-            }
-            Op::WriteZeroes { unmap: false } => self.write_zeros(range(request)),
+    fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, _last: bool) -> Answer<'q> {
+        let refuse = |requeues: &Requeues| requeues.refuse(hctx.index());
+        match self.requeues.as_ref().and_then(refuse) {
+            None => self.serve(rq),
+            Some(Refusal::Resource) => rq.busy(Busy::Resource),
+            Some(Refusal::Requeue) => Answer::Ok(rq.requeue(Requeue {
+                kick: true,
+                prepared: false,
+            })),
         }
     }
 
@@ -85,7 +114,7 @@ impl Operations for Ramdisk {
     }
 
     #[inline]
-    fn complete(&self, request: &Request) {
+    fn complete(&self, _hctx: Hctx<'_>, request: &Request) {
         self.store.unpin(range(request));
     }
 }

@@ -169,6 +169,7 @@ pub(crate) const OP_WRITE_ZEROES: u8 = 5;
 /// Flags of a descriptor start at this bit of `op_flags`; the values below are
 /// as they stand in the word.
 pub(crate) const IO_F_NOUNMAP: u32 = 1 << 15;
+pub(crate) const IO_F_FUA: u32 = 1 << 13;
 
 /// One request as the driver describes it; `struct ublksrv_io_desc`.
 #[repr(C)]

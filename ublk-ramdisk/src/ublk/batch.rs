@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The queue loop of the `batch` data path (F14): one multishot FETCH brings
 //! tags by the handful, their bytes are moved by USER_COPY, and one COMMIT takes
-//! the results of all that arrived together.
+//! the results of all that ended together.
 
 use std::mem::size_of;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use super::abi::{self, BatchElem};
 use super::per_tag::NO_COMPLETION;
-use super::queue::{Arrived, Queue, QueueError};
-use super::ring::{Completion, FetchBuffers, QueueRing};
+use super::queue::{insert, Queue, QueueError};
+use super::ring::{Completion, FetchBuffers, QueueRing, WATCHES};
+use super::transport::{Letter, Port};
+use crate::mq::{Home, Lane, Moved, Moving, Request};
 
 const FETCH: u64 = 1 << 32;
 const COMMIT: u64 = 2 << 32;
@@ -34,21 +37,59 @@ impl Commit {
     }
 }
 
+/// What comes back from the mirror on the queue's own thread.
+struct Results {
+    queue: Queue,
+    /// Those that are in no COMMIT yet.
+    elements: Vec<BatchElem>,
+    /// Requests that have been taken in and have not ended.
+    inside: usize,
+}
+
+impl Results {
+    #[inline]
+    fn push(&mut self, tag: u16, result: i32) {
+        self.elements.push(BatchElem {
+            tag,
+            buf_index: 0,
+            result,
+        });
+    }
+}
+
+impl Home for Results {
+    #[inline]
+    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
+        let (request, data) = (*moving.request(), moving.data());
+        let Queue { shared, port, .. } = &self.queue;
+        moving.done(port.data.copy(&*shared.disk, shared.path, &request, data))
+    }
+
+    #[inline]
+    fn end(&mut self, tag: u16, result: i32) {
+        self.inside -= 1;
+        self.queue.ended(tag, result);
+        self.push(tag, result);
+    }
+}
+
 /// The loop's state.
 pub(super) struct Batch {
     ring: QueueRing,
-    queue: Queue,
+    lane: Lane,
+    port: Arc<Port>,
+    results: Results,
+    /// Requests that have arrived together and are not in the mirror yet.
+    arrived: Vec<Request>,
     depth: u16,
     buffers: FetchBuffers,
     commits: Vec<Commit>,
-    /// Results that are in no COMMIT yet.
-    results: Vec<BatchElem>,
     fetching: bool,
 }
 
 impl Batch {
     /// Prepares every tag. When this returns the device can be started (F3).
-    pub(super) fn start(mut ring: QueueRing, queue: Queue) -> Result<Self, QueueError> {
+    pub(super) fn start(mut ring: QueueRing, queue: Queue, lane: Lane) -> Result<Self, QueueError> {
         let depth = queue.shared.depth;
         let elements: Box<[BatchElem]> = (0..depth)
             .map(|tag| BatchElem {
@@ -77,6 +118,7 @@ impl Batch {
         ring.push_batch_fetch(FETCH);
         ring.submit_and_wait(0).map_err(QueueError::Ring)?;
         ring.watch_for_give_up(queue.shared.give_up.as_fd());
+        ring.listen(queue.port.mailbox.bell().fd());
         let commit = || Commit {
             elements: vec![BatchElem::default(); usize::from(depth)].into(),
             len: 0,
@@ -84,37 +126,78 @@ impl Batch {
         };
         Ok(Self {
             ring,
-            queue,
+            lane,
+            port: queue.port.clone(),
+            results: Results {
+                queue,
+                elements: Vec::with_capacity(usize::from(depth)),
+                inside: 0,
+            },
+            arrived: Vec::with_capacity(usize::from(depth)),
             depth,
             buffers,
             commits: std::iter::repeat_with(commit).take(COMMITS).collect(),
-            results: Vec::with_capacity(usize::from(depth)),
             fetching: true,
         })
     }
 
     /// Serves until the driver ends the fetch and every commit is through.
     pub(super) fn run(&mut self) -> Result<(), QueueError> {
-        let mut completions = vec![NO_COMPLETION; usize::from(self.depth).max(16)];
-        while self.fetching || !self.results.is_empty() || self.committing() > 0 {
+        let room = usize::from(self.depth).max(16) + WATCHES;
+        let mut completions = vec![NO_COMPLETION; room];
+        while self.is_needed() {
             // A COMMIT completes as soon as it is submitted: to be woken by it
             // alone would cost a second system call per wake.
             let want = usize::from(self.fetching) + self.committing();
+            let may_sleep = self.port.mailbox.arm();
+            let want = if may_sleep { want.max(1) } else { 0 };
             self.ring.submit_and_wait(want).map_err(QueueError::Ring)?;
+            self.port.mailbox.disarm();
             let count = self.ring.reap(&mut completions);
-            self.queue.counters.reap();
+            self.results.queue.reaped();
             for &completion in &completions[..count] {
-                if completion.is_give_up() {
-                    return Err(QueueError::GivenUp);
-                }
-                match completion.user_data & KIND {
-                    FETCH => self.fetched(completion)?,
-                    _ => self.committed(completion)?,
-                }
+                self.completed(completion)?;
             }
+            self.read_letters();
+            insert(&mut self.lane, &mut self.arrived, &mut self.results);
             self.commit();
         }
         Ok(())
+    }
+
+    /// Is there anything that will still come, or go?
+    fn is_needed(&self) -> bool {
+        let Results {
+            elements, inside, ..
+        } = &self.results;
+        self.fetching || *inside > 0 || !elements.is_empty() || self.committing() > 0
+    }
+
+    #[inline]
+    fn completed(&mut self, completion: Completion) -> Result<(), QueueError> {
+        if completion.is_give_up() {
+            return Err(QueueError::GivenUp);
+        }
+        if completion.is_bell() {
+            if !completion.more() {
+                self.ring.listen(self.port.mailbox.bell().fd());
+            }
+            return Ok(());
+        }
+        match completion.user_data & KIND {
+            FETCH => self.fetched(completion),
+            _ => self.committed(completion),
+        }
+    }
+
+    /// What has ended on other threads.
+    #[inline]
+    fn read_letters(&mut self) {
+        self.port.mailbox.take(|tag, letter| match letter {
+            Letter::Ended(result) => self.results.end(tag, result),
+            // Any thread moves the bytes of this path itself.
+            Letter::Move(..) => unreachable!("a letter of get-data"),
+        });
     }
 
     fn committing(&self) -> usize {
@@ -157,35 +240,30 @@ impl Batch {
 
     #[inline]
     fn serve(&mut self, tag: u16) {
-        let descriptor = self.ring.descriptor(tag);
-        let result = match self.queue.arrive(tag, descriptor) {
-            Arrived::Commit(result) => result,
-            Arrived::Move(request, data) => {
-                let outcome = self.queue.user_copy(&request, data);
-                self.queue.moved(&request, outcome)
+        match self.results.queue.arrive(tag, self.ring.descriptor(tag)) {
+            Ok(request) => {
+                self.results.inside += 1;
+                self.arrived.push(request);
             }
-        };
-        self.results.push(BatchElem {
-            tag,
-            buf_index: 0,
-            result,
-        });
+            Err(result) => self.results.push(tag, result),
+        }
     }
 
     /// Puts the gathered results into a COMMIT, if one is free.
     #[inline]
     fn commit(&mut self) {
-        if self.results.is_empty() {
+        let results = &mut self.results.elements;
+        if results.is_empty() {
             return;
         }
         let Some(index) = self.commits.iter().position(Commit::is_free) else {
             return;
         };
         let commit = &mut self.commits[index];
-        commit.elements[..self.results.len()].copy_from_slice(&self.results);
-        commit.len = self.results.len();
+        commit.elements[..results.len()].copy_from_slice(results);
+        commit.len = results.len();
         commit.done = 0;
-        self.results.clear();
+        results.clear();
         self.push_commit(index);
     }
 

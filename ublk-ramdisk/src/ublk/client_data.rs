@@ -12,12 +12,14 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::abi;
-use crate::mq::direct::Operations;
-use crate::mq::{Data, Request, Run, Status};
+use crate::config::DataPath;
+use crate::mq::{Data, Disk, Op, Request, Run, Status};
 use crate::sys::file;
 use crate::sys::mmap::Mapping;
 
-/// One queue's buffers and its way to the client's pages.
+/// One queue's buffers and its way to the client's pages. Used by every thread that serves the
+/// queue: a tag's buffer belongs to whoever has the tag.
+#[derive(Debug)]
 pub(super) struct ClientData {
     char_device: Arc<File>,
     queue: u16,
@@ -60,8 +62,57 @@ impl ClientData {
         self.zeros.start()
     }
 
+    /// Moves a request's bytes now, on the calling thread. Answers how many. Not for get-data, where
+    /// the kernel does it for the thread that fetched the tag.
+    #[inline]
+    pub(super) fn copy(
+        &self,
+        driver: &dyn Disk,
+        path: DataPath,
+        request: &Request,
+        data: Data,
+    ) -> Result<u64, Status> {
+        if path == DataPath::Plain {
+            self.copy_in_buffer(driver, request, data)?;
+        } else {
+            self.user_copy(driver, request, data)?;
+        }
+        Ok(request.len())
+    }
+
+    /// plain: between the store and the buffer of the tag.
+    fn copy_in_buffer(
+        &self,
+        driver: &dyn Disk,
+        request: &Request,
+        data: Data,
+    ) -> Result<(), Status> {
+        match (request.op(), data) {
+            (Op::Read, _) => self.gather(driver, request, data),
+            (Op::Write, Data::Contiguous(to)) => self.scatter(request, to),
+            // Only READ may have holes, and only READ and WRITE have data.
+            _ => return Err(Status::IoErr),
+        }
+        Ok(())
+    }
+
+    /// USER_COPY: between the store and the client's pages.
+    #[inline]
+    fn user_copy(&self, driver: &dyn Disk, request: &Request, data: Data) -> Result<(), Status> {
+        match (request.op(), data) {
+            (Op::Write, Data::Contiguous(to)) => self.copy_in(request, to),
+            (Op::Read, Data::Contiguous(from)) => self.copy_out(request, from),
+            (Op::Read, Data::Zeros) => self.copy_out(request, self.zeros()),
+            (Op::Read, Data::Scattered) => {
+                self.gather(driver, request, data);
+                self.copy_out(request, self.buffer(request.tag()))
+            }
+            _ => Err(Status::IoErr),
+        }
+    }
+
     /// Puts a READ's bytes into the buffer of its tag.
-    pub(super) fn gather(&self, driver: &dyn Operations, request: &Request, data: Data) {
+    pub(super) fn gather(&self, driver: &dyn Disk, request: &Request, data: Data) {
         let mut to = self.buffer(request.tag());
         let mut left = request.len() as usize;
         assert!(left <= self.buffer_len);
@@ -97,7 +148,7 @@ impl ClientData {
 
     /// Puts the bytes of a WRITE, which the driver has copied into the buffer of
     /// its tag, to where they belong.
-    pub(super) fn scatter(&self, request: &Request, to: NonNull<u8>) {
+    fn scatter(&self, request: &Request, to: NonNull<u8>) {
         let len = request.len() as usize;
         assert!(len <= self.buffer_len);
         // SAFETY: the buffer is the tag's own; `to` is pinned for the request.
@@ -112,7 +163,7 @@ impl ClientData {
 
     /// Copies a READ's bytes from `from` into the client's pages (USER_COPY).
     #[inline]
-    pub(super) fn copy_out(&self, request: &Request, from: NonNull<u8>) -> Result<(), Status> {
+    fn copy_out(&self, request: &Request, from: NonNull<u8>) -> Result<(), Status> {
         let position = abi::user_copy_position(self.queue, request.tag());
         let len = request.len() as usize;
         // SAFETY: `from` is pinned store memory, zeros or the tag's buffer, each
@@ -123,7 +174,7 @@ impl ClientData {
 
     /// Copies a WRITE's bytes from the client's pages to `to` (USER_COPY).
     #[inline]
-    pub(super) fn copy_in(&self, request: &Request, to: NonNull<u8>) -> Result<(), Status> {
+    fn copy_in(&self, request: &Request, to: NonNull<u8>) -> Result<(), Status> {
         let position = abi::user_copy_position(self.queue, request.tag());
         let len = request.len() as usize;
         // SAFETY: `to` is pinned store memory as long as the request.

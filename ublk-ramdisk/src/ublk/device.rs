@@ -16,12 +16,16 @@ use std::time::{Duration, Instant};
 use super::abi::{self, DeviceInfo};
 use super::ctrl::{block_path, char_path, Control, CtrlError};
 use super::features::Features;
+use super::mirror::Mirror;
 use super::openers::openers;
 use super::params;
 use super::queue::Shared;
 use super::thread::{Deaths, QueueThread, Served};
+use super::transport::{Port, Ports};
 use crate::config::{Backing, DataPath, DeviceConfig};
 use crate::error::Failure;
+use crate::inject::Requeues;
+use crate::mq::TagSet;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
 use crate::stats::{DeviceStats, QueueCounters};
@@ -61,6 +65,8 @@ pub struct Device {
     counters: Vec<Arc<QueueCounters>>,
     deaths: Arc<Deaths>,
     threads: Vec<JoinHandle<Option<Served>>>,
+    /// From the start of the queues to their end.
+    mirror: Option<Mirror>,
     deleted: bool,
 }
 
@@ -80,16 +86,20 @@ impl Device {
         let store = open_store(config)?;
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
+        let requeues = config
+            .requeue
+            .map(|attr| Requeues::new(attr, info.nr_hw_queues));
         // From here on dropping the device deletes it.
         let mut device = Device {
             control,
             info,
             path,
-            ramdisk: Arc::new(Ramdisk::new(store)),
+            ramdisk: Arc::new(Ramdisk::new(store).with_requeues(requeues)),
             block_size: config.block_size,
             counters: Vec::new(),
             deaths: Arc::new(deaths),
             threads: Vec::new(),
+            mirror: None,
             deleted: false,
         };
         device.check_added(config)?;
@@ -131,13 +141,12 @@ impl Device {
         Ok(())
     }
 
-    /// Opens the character device and starts a thread per queue; returns when
-    /// each has fetched its tags.
+    /// Opens the character device, makes the mirror and starts a thread per queue;
+    /// returns when each has fetched its tags.
     fn start_queues(&mut self, config: &DeviceConfig) -> Result<(), Failure> {
-        let id = self.info.dev_id;
         let shared = Arc::new(Shared {
-            driver: self.ramdisk.clone(),
-            char_device: Arc::new(open_char_device(id)?),
+            disk: self.ramdisk.clone(),
+            char_device: Arc::new(open_char_device(self.info.dev_id)?),
             depth: self.info.queue_depth,
             block_size: config.block_size,
             io_buffer: self.info.max_io_buf_bytes,
@@ -145,10 +154,22 @@ impl Device {
             path: self.path,
             give_up: self.deaths.give_up(),
         });
+        let ports = self.make_ports(&shared)?;
+        let cpus = self.queue_cpus()?;
+        let set = TagSet {
+            cpus: cpus.iter().map(|of| of.iter().copied().collect()).collect(),
+            ..TagSet::new(self.info.nr_hw_queues, self.info.queue_depth)
+        };
+        let transport = Arc::new(Ports {
+            disk: self.ramdisk.clone(),
+            path: self.path,
+            ports: ports.clone(),
+        });
+        self.mirror = Some(Mirror::start(set, self.ramdisk.clone(), transport)?);
         let (ready, answers) = mpsc::channel();
         let mut failure = None;
-        for queue in 0..self.info.nr_hw_queues {
-            match self.start_queue(queue, &shared, ready.clone()) {
+        for ((queue, port), cpus) in (0..).zip(ports).zip(cpus) {
+            match self.start_queue(queue, port, cpus, &shared, ready.clone()) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => {
                     failure = Some(error);
@@ -171,23 +192,46 @@ impl Device {
         failure.map_or(Ok(()), Err)
     }
 
+    /// What the threads of a queue share with those of kblockd.
+    fn make_ports(&self, shared: &Shared) -> Result<Box<[Arc<Port>]>, Failure> {
+        let port = |queue| {
+            let device = shared.char_device.clone();
+            Port::new(device, queue, shared.depth, shared.io_buffer)
+                .map(Arc::new)
+                .map_err(|error| error.failure(queue))
+        };
+        (0..self.info.nr_hw_queues).map(port).collect()
+    }
+
+    /// By queue, the CPUs whose requests it gets.
+    fn queue_cpus(&mut self) -> Result<Vec<Vec<usize>>, Failure> {
+        let (id, queues) = (self.info.dev_id, 0..self.info.nr_hw_queues);
+        let cpus = queues.map(|queue| self.control.queue_affinity(id, queue));
+        Ok(cpus.collect::<Result<_, _>>()?)
+    }
+
     fn start_queue(
         &mut self,
         queue: u16,
+        port: Arc<Port>,
+        cpus: Vec<usize>,
         shared: &Arc<Shared>,
         ready: mpsc::Sender<Result<(), Failure>>,
     ) -> Result<JoinHandle<Option<Served>>, Failure> {
         let counters = Arc::new(QueueCounters::default());
         self.counters.push(counters.clone());
+        let mirror = self.mirror.as_ref();
+        let lane = mirror.expect("made before the queues").lane(queue);
         let thread = QueueThread {
             queue,
-            cpus: self.control.queue_affinity(self.info.dev_id, queue)?,
+            cpus,
             shared: shared.clone(),
+            port,
             counters,
             deaths: self.deaths.clone(),
             ready,
         };
-        thread.spawn().map_err(|e| {
+        thread.spawn(lane).map_err(|e| {
             Failure::environment(format!("cannot create the thread of queue {queue}: {e}"))
         })
     }
@@ -247,7 +291,10 @@ impl Device {
             allocated: self.ramdisk.store().allocated().unwrap_or(0),
             data_path: self.path.to_string(),
             queues: queues
-                .map(|(counters, queue)| counters.snapshot(queue))
+                .map(|(counters, queue)| {
+                    let hctx = self.mirror.as_ref().map(|mirror| mirror.counters(queue));
+                    counters.snapshot(queue, hctx.unwrap_or_default())
+                })
                 .collect(),
         }
     }
@@ -333,8 +380,11 @@ impl Device {
         let threads = self.threads.drain(..);
         // Panics have been caught and reported inside.
         let served: Vec<_> = threads.map(JoinHandle::join).collect();
-        // The rings, and with them /dev/ublkcN, are closed when no thread is left.
+        // The rings are closed when no thread is left; then nobody inserts any more,
+        // and what kblockd still has to do is waited for. With it goes the last that
+        // holds /dev/ublkcN.
         drop(served);
+        self.mirror = None;
     }
 
     /// Ends the serving but leaves the device's id taken, in state DEAD.
@@ -357,7 +407,7 @@ impl Device {
             self.join();
         }
         let stopped = self.control.stop(id);
-        if stopped.is_ok() {
+        if stopped.is_ok() || self.threads.is_empty() {
             self.join();
         }
         // Threads that could not be made to stop hold /dev/ublkcN, and a user of

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The side that faces the kernel: a device's life ([`device`]), its control
 //! commands ([`ctrl`]), and per queue the thread that takes requests in and
-//! commits their results (`queue`). The only part that knows the ublk ABI.
+//! commits their results (`queue`). Between the two a request is in the mirror of
+//! blk-mq (`mirror`), which calls back through `transport`. The only part that
+//! knows the ublk ABI.
 
 pub mod device;
 
@@ -9,12 +11,18 @@ pub mod ctrl;
 
 pub mod params;
 
+mod mirror;
+
 mod thread;
 
 mod queue;
 
 #[doc(hidden)] // For the fuzzer of descriptors in tests/.
 pub use queue::operation;
+
+mod transport;
+
+mod mailbox;
 
 mod client_data;
 

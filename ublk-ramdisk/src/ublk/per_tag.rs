@@ -13,57 +13,82 @@
 //! WRITE: never done (G5).
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use super::abi::{self, IO_COMMIT_AND_FETCH, IO_FETCH, IO_NEED_GET_DATA};
-use super::queue::{Arrived, Queue, QueueError};
-use super::ring::{Completion, QueueRing};
+use super::queue::{insert, Queue, QueueError};
+use super::ring::{Completion, QueueRing, WATCHES};
+use super::transport::{Letter, Port};
 use crate::config::DataPath;
-use crate::mq::{Data, Op, Request, Status};
+use crate::mq::{Data, Home, InFlight, Lane, Moved, Moving, Op, Request, Status};
 
 /// A copy that moves nothing is asked for again this often before the request
 /// fails: the driver itself would retry for ever (F13).
 const GET_DATA_TRIES: u32 = 16;
 
 /// A WRITE whose bytes the driver is copying into the store.
-#[derive(Clone, Copy)]
+#[derive(Debug)]
 struct Arriving {
-    request: Request,
+    token: InFlight,
+    len: u64,
     address: u64,
     tries: u32,
 }
 
 /// What a NEED_GET_DATA under way is for.
-#[derive(Clone, Copy)]
+#[derive(Debug)]
 enum GetData {
     /// The bytes belong into the store.
     Wanted(Arriving),
-    /// The WRITE has failed and this is to be committed. The driver refuses the COMMIT of a WRITE
-    /// whose bytes it has not copied yet, so it copies them into the tag's buffer.
+    /// The WRITE has ended without them and this is to be committed. The driver refuses the COMMIT
+    /// of a WRITE whose bytes it has not copied yet, so it copies them into the tag's buffer.
     Unwanted(i32),
+}
+
+/// What the driver is to get for a tag when its request has ended.
+#[derive(Clone, Copy, Debug)]
+enum Owed {
+    /// A COMMIT with this address.
+    Commit(u64),
+    /// Its WRITE's bytes have to be fetched before it takes a COMMIT.
+    Data,
+    /// Nothing: it has its COMMIT, or has taken the tag back.
+    Nothing,
+}
+
+/// The ring's side: what the mirror hands back on the queue's own thread becomes
+/// commands here.
+struct Side {
+    ring: QueueRing,
+    queue: Queue,
+    /// By tag.
+    owed: Box<[Owed]>,
+    /// get-data: by tag, WRITEs between NEED_GET_DATA and its completion.
+    arriving: Box<[Option<GetData>]>,
+    /// get-data: READs whose store address stands in a COMMIT that has not been
+    /// submitted. They stay pinned until it has (G3, G9): only then they complete.
+    committing: Vec<(u16, InFlight, u64)>,
 }
 
 /// The loop's state.
 pub(super) struct PerTag {
-    ring: QueueRing,
-    queue: Queue,
-    path: DataPath,
+    side: Side,
+    lane: Lane,
+    port: Arc<Port>,
+    /// Requests that have arrived together and are not in the mirror yet.
+    arrived: Vec<Request>,
     depth: u16,
-    /// Tags that the driver still has a command of.
+    /// Tags that the driver still has a command of, or a request.
     alive: usize,
-    /// get-data: by tag, WRITEs between NEED_GET_DATA and its completion.
-    arriving: Vec<Option<GetData>>,
-    /// get-data: READs whose store address stands in a COMMIT that has not been
-    /// submitted. They stay pinned until it has (G3, G9).
-    committing: Vec<Request>,
 }
 
 impl PerTag {
     /// Fetches every tag. When this returns the device can be started (F3).
-    pub(super) fn start(mut ring: QueueRing, queue: Queue) -> Result<Self, QueueError> {
-        let (path, depth) = (queue.shared.path, queue.shared.depth);
+    pub(super) fn start(mut ring: QueueRing, queue: Queue, lane: Lane) -> Result<Self, QueueError> {
+        let depth = queue.shared.depth;
         for tag in 0..depth {
-            let addr = match path {
-                DataPath::Plain => queue.data.buffer(tag).as_ptr() as u64,
+            let addr = match queue.shared.path {
+                DataPath::Plain => queue.port.data.buffer(tag).as_ptr() as u64,
                 _ => 0,
             };
             // SAFETY: the buffer lives as long as the queue, and the queue until
@@ -83,31 +108,40 @@ impl PerTag {
             });
         }
         ring.watch_for_give_up(queue.shared.give_up.as_fd());
+        ring.listen(queue.port.mailbox.bell().fd());
+        let depth_of = usize::from(depth);
         Ok(Self {
-            ring,
-            queue,
-            path,
+            lane,
+            port: queue.port.clone(),
+            side: Side {
+                ring,
+                queue,
+                owed: vec![Owed::Nothing; depth_of].into(),
+                arriving: (0..depth).map(|_| None).collect(),
+                committing: Vec::with_capacity(depth_of),
+            },
+            arrived: Vec::with_capacity(depth_of),
             depth,
-            alive: usize::from(depth),
-            arriving: vec![None; usize::from(depth)],
-            committing: Vec::with_capacity(usize::from(depth)),
+            alive: depth_of,
         })
     }
 
     /// Serves until the driver has taken back every tag.
     pub(super) fn run(&mut self) -> Result<(), QueueError> {
-        let mut completions = vec![NO_COMPLETION; usize::from(self.depth)];
+        let mut completions = vec![NO_COMPLETION; usize::from(self.depth) + WATCHES];
         while self.alive > 0 {
             self.submit_and_release()?;
-            self.ring.submit_and_wait(1).map_err(QueueError::Ring)?;
-            let count = self.ring.reap(&mut completions);
-            self.queue.counters.reap();
+            let want = usize::from(self.port.mailbox.arm());
+            let waited = self.side.ring.submit_and_wait(want);
+            self.port.mailbox.disarm();
+            waited.map_err(QueueError::Ring)?;
+            let count = self.side.ring.reap(&mut completions);
+            self.side.queue.reaped();
             for completion in &completions[..count] {
-                if completion.is_give_up() {
-                    return Err(QueueError::GivenUp);
-                }
-                self.completed(completion.user_data as u16, completion.result)?;
+                self.completed(completion)?;
             }
+            self.read_letters();
+            insert(&mut self.lane, &mut self.arrived, &mut self.side);
         }
         self.release_committed();
         Ok(())
@@ -118,9 +152,12 @@ impl PerTag {
     /// waits, which is one system call more.
     #[inline]
     fn submit_and_release(&mut self) -> Result<(), QueueError> {
-        if !self.committing.is_empty() {
-            self.ring.submit_and_wait(0).map_err(QueueError::Ring)?;
-            if self.ring.all_submitted() {
+        if !self.side.committing.is_empty() {
+            self.side
+                .ring
+                .submit_and_wait(0)
+                .map_err(QueueError::Ring)?;
+            if self.side.ring.all_submitted() {
                 self.release_committed();
             }
         }
@@ -130,33 +167,71 @@ impl PerTag {
     /// The driver has copied the READs whose commits were submitted.
     #[inline]
     fn release_committed(&mut self) {
-        for request in self.committing.drain(..) {
-            self.queue.shared.driver.complete(&request);
+        if self.side.committing.is_empty() {
+            return;
+        }
+        let mut committing = std::mem::take(&mut self.side.committing);
+        let copied = committing.drain(..).map(|(_, token, len)| (token, Ok(len)));
+        let (queue, number) = (self.lane.queue(), self.side.queue.number);
+        queue.complete_batch(number, copied, &mut self.side);
+        self.side.committing = committing;
+    }
+
+    /// The tag has come back before all commits were known to be submitted: its own was.
+    #[cold]
+    fn release_one(&mut self, tag: u16) {
+        let mut all = self.side.committing.iter();
+        if let Some(at) = all.position(|(of, ..)| *of == tag) {
+            let (_, token, len) = self.side.committing.swap_remove(at);
+            self.end(token, Ok(len));
         }
     }
 
+    /// A request that was kept has got its bytes, or will not.
     #[inline]
-    fn completed(&mut self, tag: u16, result: i32) -> Result<(), QueueError> {
-        match result {
-            abi::IO_RES_OK => match self.arriving[usize::from(tag)].take() {
-                Some(GetData::Wanted(arrived)) => self.data_arrived(arrived),
-                Some(GetData::Unwanted(result)) => self.commit_without_data(tag, result, false),
-                None => self.request_arrived(tag, false),
-            },
-            abi::IO_RES_NEED_GET_DATA => match self.arriving[usize::from(tag)].take() {
-                Some(GetData::Wanted(arriving)) => self.nothing_moved(arriving),
-                Some(GetData::Unwanted(result)) => self.fail_write(tag, result),
-                None => self.request_arrived(tag, true),
-            },
+    fn end(&mut self, token: InFlight, outcome: Result<u64, Status>) {
+        let queue = self.lane.queue();
+        // Nobody else completes a request whose token is here.
+        let ours = queue.complete(token, outcome, &mut self.side);
+        debug_assert!(ours);
+    }
+
+    #[inline]
+    fn completed(&mut self, completion: &Completion) -> Result<(), QueueError> {
+        if completion.is_give_up() {
+            return Err(QueueError::GivenUp);
+        }
+        if completion.is_bell() {
+            if !completion.more() {
+                self.side.ring.listen(self.port.mailbox.bell().fd());
+            }
+            return Ok(());
+        }
+        let (tag, result) = (completion.user_data as u16, completion.result);
+        if !self.side.committing.is_empty() {
+            self.release_one(tag);
+        }
+        let arriving = self.side.arriving[usize::from(tag)].take();
+        match (result, arriving) {
+            (abi::IO_RES_OK, None) => self.request_arrived(tag, false),
+            (abi::IO_RES_NEED_GET_DATA, None) => self.request_arrived(tag, true),
+            (abi::IO_RES_OK, Some(GetData::Wanted(arrived))) => self.data_arrived(tag, arrived),
+            (abi::IO_RES_OK, Some(GetData::Unwanted(result))) => self.side.settle(tag, result),
+            (abi::IO_RES_NEED_GET_DATA, Some(GetData::Wanted(arriving))) => {
+                self.nothing_moved(tag, arriving);
+            }
+            (abi::IO_RES_NEED_GET_DATA, Some(GetData::Unwanted(result))) => {
+                self.side.fetch_unwanted(tag, result);
+            }
             // The driver takes the tag back: the disk is going away (F4).
-            result if result == -libc::ENODEV => {
+            (result, lost) if result == -libc::ENODEV => {
                 self.alive -= 1;
-                let lost = self.arriving[usize::from(tag)].take();
+                self.side.owed[usize::from(tag)] = Owed::Nothing;
                 if let Some(GetData::Wanted(lost)) = lost {
-                    self.queue.moved(&lost.request, Err(Status::IoErr));
+                    self.end(lost.token, Err(Status::IoErr));
                 }
             }
-            result => {
+            (result, _) => {
                 return Err(QueueError::Command {
                     command: "COMMIT_AND_FETCH",
                     tag,
@@ -170,131 +245,172 @@ impl PerTag {
     /// `unread`: a WRITE whose bytes the driver wants to be asked for.
     #[inline]
     fn request_arrived(&mut self, tag: u16, unread: bool) {
-        let descriptor = self.ring.descriptor(tag);
+        let descriptor = self.side.ring.descriptor(tag);
         let reads = (descriptor.op_flags & 0xff) as u8 == abi::OP_READ;
-        match self.queue.arrive(tag, descriptor) {
-            Arrived::Commit(result) if unread => self.fail_write(tag, result),
-            Arrived::Commit(result) => self.commit_without_data(tag, result, reads),
-            Arrived::Move(request, data) => match self.path {
-                DataPath::GetData => self.get_data(request, data),
-                DataPath::Plain => self.plain(request, data),
-                DataPath::UserCopy | DataPath::Batch => {
-                    let outcome = self.queue.user_copy(&request, data);
-                    let result = self.queue.moved(&request, outcome);
-                    self.commit_without_data(tag, result, reads);
-                }
-            },
+        self.side.owed[usize::from(tag)] = self.side.owed_at_first(tag, reads, unread);
+        match self.side.queue.arrive(tag, descriptor) {
+            Ok(request) => self.arrived.push(request),
+            Err(result) => self.side.settle(tag, result),
         }
-    }
-
-    /// Commits where no byte is to be copied by the driver any more.
-    #[inline]
-    fn commit_without_data(&mut self, tag: u16, result: i32, reads: bool) {
-        let addr = match self.path {
-            DataPath::Plain => self.queue.data.buffer(tag).as_ptr() as u64,
-            // A READ's COMMIT without an address is refused, failed or not (G6).
-            DataPath::GetData if reads => self.queue.data.zeros().as_ptr() as u64,
-            _ => 0,
-        };
-        // SAFETY: both kinds of memory live as long as the queue.
-        unsafe { self.ring.push_io(IO_COMMIT_AND_FETCH, tag, result, addr) };
-    }
-
-    /// get-data: names the memory and lets the driver copy.
-    #[inline]
-    fn get_data(&mut self, request: Request, data: Data) {
-        let tag = request.tag();
-        match (request.op(), data) {
-            (Op::Write, Data::Contiguous(to)) => {
-                let arriving = Arriving {
-                    request,
-                    address: to.as_ptr() as u64,
-                    tries: 1,
-                };
-                self.push_get_data(arriving);
-            }
-            (_, Data::Contiguous(from)) => {
-                let result = self.queue.ended(&request, request.len());
-                self.committing.push(request);
-                // SAFETY: the range stays pinned until this has been submitted.
-                unsafe {
-                    self.ring
-                        .push_io(IO_COMMIT_AND_FETCH, tag, result, from.as_ptr() as u64);
-                }
-            }
-            (_, Data::Zeros) => {
-                let result = self.queue.moved(&request, Ok(()));
-                self.commit_without_data(tag, result, true);
-            }
-            (_, Data::Scattered) => {
-                self.queue
-                    .data
-                    .gather(&*self.queue.shared.driver, &request, data);
-                let result = self.queue.moved(&request, Ok(()));
-                let buffer = self.queue.data.buffer(tag).as_ptr() as u64;
-                // SAFETY: the buffer lives as long as the queue.
-                unsafe { self.ring.push_io(IO_COMMIT_AND_FETCH, tag, result, buffer) };
-            }
-        }
-    }
-
-    fn push_get_data(&mut self, arriving: Arriving) {
-        let tag = arriving.request.tag();
-        self.arriving[usize::from(tag)] = Some(GetData::Wanted(arriving));
-        // SAFETY: the range stays pinned until the completion of this (G4).
-        unsafe {
-            self.ring
-                .push_io(IO_NEED_GET_DATA, tag, 0, arriving.address)
-        };
     }
 
     /// get-data: the bytes of a WRITE are in the store, or some of them.
     #[inline]
-    fn data_arrived(&mut self, arrived: Arriving) {
-        let request = arrived.request;
-        let copied = u64::from(self.ring.descriptor(request.tag()).nr_sectors) << 9;
-        let result = if copied >= request.len() {
-            self.queue.moved(&request, Ok(()))
-        } else if copied > 0 {
+    fn data_arrived(&mut self, tag: u16, arrived: Arriving) {
+        let copied = u64::from(self.side.ring.descriptor(tag).nr_sectors) << 9;
+        let outcome = match copied {
+            0 => Err(Status::IoErr),
             // The kernel delivers the rest as a request of its own (F11).
-            self.queue.shared.driver.complete(&request);
-            self.queue.ended(&request, copied)
-        } else {
-            self.queue.moved(&request, Err(Status::IoErr))
+            some => Ok(some.min(arrived.len)),
         };
-        self.commit_without_data(request.tag(), result, false);
+        self.end(arrived.token, outcome);
     }
 
     /// get-data: the driver could not copy a single byte.
-    fn nothing_moved(&mut self, mut arriving: Arriving) {
+    fn nothing_moved(&mut self, tag: u16, mut arriving: Arriving) {
         if arriving.tries < GET_DATA_TRIES {
             arriving.tries += 1;
-            return self.push_get_data(arriving);
+            return self.side.push_get_data(tag, arriving);
         }
-        let result = self.queue.moved(&arriving.request, Err(Status::IoErr));
-        self.fail_write(arriving.request.tag(), result);
+        self.side.owed[usize::from(tag)] = Owed::Data;
+        self.end(arriving.token, Err(Status::IoErr));
+    }
+
+    /// What has ended on other threads, or waits for its bytes to be copied by this one.
+    #[inline]
+    fn read_letters(&mut self) {
+        let (side, queue) = (&mut self.side, self.lane.queue());
+        self.port.mailbox.take(|tag, letter| match letter {
+            Letter::Ended(result) => side.end(tag, result),
+            Letter::Move(token, request, data) => match side.without_address(&request, data) {
+                Some(outcome) => {
+                    queue.complete(token, outcome, side);
+                }
+                None => side.name_memory(token, &request, data),
+            },
+        });
+    }
+}
+
+impl Home for Side {
+    #[inline]
+    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
+        let (request, data) = (*moving.request(), moving.data());
+        let Queue { shared, port, .. } = &self.queue;
+        if shared.path != DataPath::GetData {
+            return moving.done(port.data.copy(&*shared.disk, shared.path, &request, data));
+        }
+        match self.without_address(&request, data) {
+            Some(outcome) => moving.done(outcome),
+            None => {
+                let (token, moved) = moving.keep();
+                self.name_memory(token, &request, data);
+                moved
+            }
+        }
+    }
+
+    #[inline]
+    fn end(&mut self, tag: u16, result: i32) {
+        self.queue.ended(tag, result);
+        self.settle(tag, result);
+    }
+}
+
+impl Side {
+    /// What a request that has just arrived is owed.
+    #[inline]
+    fn owed_at_first(&self, tag: u16, reads: bool, unread: bool) -> Owed {
+        if unread {
+            return Owed::Data;
+        }
+        Owed::Commit(match self.queue.shared.path {
+            DataPath::Plain => self.buffer(tag),
+            // A READ's COMMIT without an address is refused, failed or not (G6).
+            DataPath::GetData if reads => self.queue.port.data.zeros().as_ptr() as u64,
+            _ => 0,
+        })
+    }
+
+    #[inline]
+    fn buffer(&self, tag: u16) -> u64 {
+        self.queue.port.data.buffer(tag).as_ptr() as u64
+    }
+
+    /// A request has ended: gives the driver what it is owed.
+    #[inline]
+    fn settle(&mut self, tag: u16, result: i32) {
+        match self.owed[usize::from(tag)] {
+            // SAFETY: the address is 0, that of the zeros or of the tag's buffer; both live as long
+            // as the queue.
+            Owed::Commit(addr) => unsafe {
+                self.ring.push_io(IO_COMMIT_AND_FETCH, tag, result, addr);
+            },
+            Owed::Data => self.fetch_unwanted(tag, result),
+            Owed::Nothing => {}
+        }
     }
 
     /// get-data: has the bytes copied to where they do no harm, to commit the failure then.
     #[cold]
-    fn fail_write(&mut self, tag: u16, result: i32) {
+    fn fetch_unwanted(&mut self, tag: u16, result: i32) {
+        self.owed[usize::from(tag)] = Owed::Commit(0);
         self.arriving[usize::from(tag)] = Some(GetData::Unwanted(result));
-        let buffer = self.queue.data.buffer(tag).as_ptr() as u64;
+        let buffer = self.buffer(tag);
         // SAFETY: the buffer lives as long as the queue.
         unsafe { self.ring.push_io(IO_NEED_GET_DATA, tag, 0, buffer) };
     }
 
-    /// plain: through the buffer of the tag.
-    fn plain(&mut self, request: Request, data: Data) {
+    /// get-data: what needs no address of the store: holes, which are committed from the zeros, and
+    /// pieces between them, which are gathered in the tag's buffer.
+    #[inline]
+    fn without_address(&mut self, request: &Request, data: Data) -> Option<Result<u64, Status>> {
         match (request.op(), data) {
-            (Op::Write, Data::Contiguous(to)) => self.queue.data.scatter(&request, to),
-            _ => self
-                .queue
-                .data
-                .gather(&*self.queue.shared.driver, &request, data),
+            (_, Data::Contiguous(_)) => return None,
+            (Op::Read, Data::Zeros) => {}
+            (Op::Read, Data::Scattered) => {
+                let Queue { shared, port, .. } = &self.queue;
+                port.data.gather(&*shared.disk, request, data);
+                let tag = request.tag();
+                self.owed[usize::from(tag)] = Owed::Commit(self.buffer(tag));
+            }
+            // Only READ may have holes, and only READ and WRITE have data.
+            _ => return Some(Err(Status::IoErr)),
         }
-        let result = self.queue.moved(&request, Ok(()));
-        self.commit_without_data(request.tag(), result, request.op() == Op::Read);
+        Some(Ok(request.len()))
+    }
+
+    /// get-data: names the memory of the store and lets the driver copy.
+    #[inline]
+    fn name_memory(&mut self, token: InFlight, request: &Request, data: Data) {
+        let Data::Contiguous(at) = data else {
+            unreachable!("asked before")
+        };
+        let (tag, len, address) = (request.tag(), request.len(), at.as_ptr() as u64);
+        if request.op() == Op::Write {
+            self.owed[usize::from(tag)] = Owed::Commit(0);
+            let arriving = Arriving {
+                token,
+                len,
+                address,
+                tries: 1,
+            };
+            return self.push_get_data(tag, arriving);
+        }
+        self.owed[usize::from(tag)] = Owed::Nothing;
+        self.committing.push((tag, token, len));
+        // SAFETY: the range stays pinned until this has been submitted.
+        unsafe {
+            self.ring
+                .push_io(IO_COMMIT_AND_FETCH, tag, len as i32, address);
+        }
+    }
+
+    fn push_get_data(&mut self, tag: u16, arriving: Arriving) {
+        let address = arriving.address;
+        self.arriving[usize::from(tag)] = Some(GetData::Wanted(arriving));
+        // SAFETY: the range stays pinned until the completion of this (G4).
+        unsafe { self.ring.push_io(IO_NEED_GET_DATA, tag, 0, address) };
     }
 }
 

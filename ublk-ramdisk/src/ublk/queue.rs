@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The queue thread, step 1 and step 9 of a request's journey: a completion of
+//! The queue thread, where a request's journey begins and ends: a completion of
 //! the ring becomes a tag and its descriptor, the descriptor a request; the
-//! request goes to the driver, and its result back to the ring.
+//! request goes into the mirror of blk-mq by the queue's lane, and its result back
+//! to the ring.
 //!
 //! One thread per queue, pinned to the CPUs whose requests the queue gets. It
-//! does nothing else: no control command, no reclaim (F21). How a result is
+//! does nothing else: no control command, no reclaim (F21). What ends on another
+//! thread comes back by the queue's mailbox ([`super::transport`]). How a result is
 //! committed differs: [`super::per_tag`] for all kernels, [`super::batch`] where
 //! the driver has BATCH_IO.
 
@@ -14,11 +16,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::abi::{self, IoDesc};
-use super::client_data::ClientData;
+use super::transport::Port;
 use crate::config::DataPath;
-use crate::error::Exit;
-use crate::mq::direct::{Operations, Queued};
-use crate::mq::{Data, Limits, Op, Request, Status};
+use crate::error::{Exit, Failure};
+use crate::mq::{Disk, Home, Lane, Limits, Op, Request, Status};
 use crate::stats::QueueCounters;
 
 /// Why a queue thread ended without having been told to.
@@ -64,11 +65,19 @@ impl QueueError {
             Self::Ring(_) | Self::Command { .. } | Self::Panicked | Self::GivenUp => Exit::Failure,
         }
     }
+
+    /// What the user is told when it keeps a device from being made.
+    pub(super) fn failure(&self, queue: u16) -> Failure {
+        Failure {
+            exit: self.exit(),
+            message: format!("queue {queue}: {self}"),
+        }
+    }
 }
 
 /// What all queues of a device share.
 pub(super) struct Shared {
-    pub driver: Arc<dyn Operations>,
+    pub disk: Arc<dyn Disk>,
     pub char_device: Arc<File>,
     pub depth: u16,
     pub block_size: u32,
@@ -81,55 +90,47 @@ pub(super) struct Shared {
     pub give_up: Arc<OwnedFd>,
 }
 
-/// One queue, apart from its ring.
+/// One queue, apart from its ring and its way into the mirror.
 pub(super) struct Queue {
     pub shared: Arc<Shared>,
-    pub data: ClientData,
-    pub counters: Arc<QueueCounters>,
-}
-
-/// What the queue does with a request that arrived.
-#[must_use]
-pub(super) enum Arrived {
-    /// Commit it with this result (bytes, or minus errno).
-    Commit(i32),
-    /// Move its bytes, complete it at the driver, then commit it.
-    Move(Request, Data),
+    pub number: u16,
+    pub port: Arc<Port>,
+    counters: Arc<QueueCounters>,
+    /// By tag, what the mirror has.
+    current: Box<[Option<Request>]>,
 }
 
 impl Queue {
     pub(super) fn new(
         shared: Arc<Shared>,
-        queue: u16,
+        number: u16,
+        port: Arc<Port>,
         counters: Arc<QueueCounters>,
-    ) -> Result<Self, QueueError> {
-        let char_device = shared.char_device.clone();
-        let data = ClientData::new(char_device, queue, shared.depth, shared.io_buffer).map_err(
-            |source| QueueError::Buffers {
-                bytes: u64::from(shared.depth) * u64::from(shared.io_buffer),
-                depth: shared.depth,
-                source,
-            },
-        )?;
-        Ok(Self {
+    ) -> Self {
+        let current = vec![None; usize::from(shared.depth)].into();
+        Self {
             shared,
-            data,
+            number,
+            port,
             counters,
-        })
+            current,
+        }
     }
 
-    /// Checks what stands under `tag` and hands it to the driver.
+    /// Checks what stands under `tag`. What is wrong with it is the result to
+    /// commit: it never enters the mirror.
     #[inline]
-    pub(super) fn arrive(&self, tag: u16, descriptor: IoDesc) -> Arrived {
+    pub(super) fn arrive(&mut self, tag: u16, descriptor: IoDesc) -> Result<Request, i32> {
         self.counters.insert();
-        let request = match self.check(tag, descriptor) {
-            Ok(request) => request,
-            Err(status) => return Arrived::Commit(self.failed(status)),
-        };
-        match self.shared.driver.queue_rq(&request) {
-            Queued::Done => Arrived::Commit(self.ended(&request, 0)),
-            Queued::Failed(status) => Arrived::Commit(self.failed(status)),
-            Queued::Move(data) => Arrived::Move(request, data),
+        match self.check(tag, descriptor) {
+            Ok(request) => {
+                self.current[usize::from(tag)] = Some(request);
+                Ok(request)
+            }
+            Err(status) => {
+                self.counters.end_with_error();
+                Err(-status.errno())
+            }
         }
     }
 
@@ -137,65 +138,54 @@ impl Queue {
     fn check(&self, tag: u16, descriptor: IoDesc) -> Result<Request, Status> {
         let op = operation(descriptor.op_flags).ok_or(Status::NotSupp)?;
         let limits = Limits {
-            size: self.shared.driver.capacity(),
+            size: self.shared.disk.capacity(),
             block_size: self.shared.block_size,
             max_data: self.shared.io_buffer,
             read_only: self.shared.read_only,
         };
-        Request::check(
+        let request = Request::check(
             tag,
             op,
             descriptor.start_sector,
             descriptor.nr_sectors,
             &limits,
-        )
+        )?;
+        Ok(request.with_fua(descriptor.op_flags & abi::IO_F_FUA != 0))
     }
 
-    /// The bytes have been moved, or not: the driver may forget the request.
-    /// Answers what to commit.
+    /// Counts the end of what stood under `tag`: bytes moved for READ and WRITE, 0
+    /// for the others, or minus errno (F11).
     #[inline]
-    pub(super) fn moved(&self, request: &Request, outcome: Result<(), Status>) -> i32 {
-        self.shared.driver.complete(request);
-        match outcome {
-            Ok(()) => self.ended(request, request.len()),
-            Err(status) => self.failed(status),
-        }
-    }
-
-    /// Counts a good end; answers the result to commit: bytes for READ and
-    /// WRITE, 0 for the others (F11).
-    #[inline]
-    pub(super) fn ended(&self, request: &Request, moved: u64) -> i32 {
-        let covered = if request.op().has_data() {
-            moved
-        } else {
-            request.len()
-        };
-        self.counters.end(request.op(), covered);
-        moved as i32
-    }
-
-    /// Counts a bad end; answers the result to commit.
-    pub(super) fn failed(&self, status: Status) -> i32 {
-        self.counters.end_with_error();
-        -status.errno()
-    }
-
-    /// USER_COPY: moves the bytes now, by this thread.
-    #[inline]
-    pub(super) fn user_copy(&self, request: &Request, data: Data) -> Result<(), Status> {
-        match (request.op(), data) {
-            (Op::Write, Data::Contiguous(to)) => self.data.copy_in(request, to),
-            (Op::Read, Data::Contiguous(from)) => self.data.copy_out(request, from),
-            (Op::Read, Data::Zeros) => self.data.copy_out(request, self.data.zeros()),
-            (Op::Read, Data::Scattered) => {
-                self.data.gather(&*self.shared.driver, request, data);
-                self.data.copy_out(request, self.data.buffer(request.tag()))
+    pub(super) fn ended(&mut self, tag: u16, result: i32) {
+        match (self.current[usize::from(tag)], u64::try_from(result)) {
+            (Some(request), Ok(moved)) => {
+                let covered = if request.op().has_data() {
+                    moved
+                } else {
+                    request.len()
+                };
+                self.counters.end(request.op(), covered);
             }
-            // Only READ may have holes, and only READ and WRITE have data.
-            _ => Err(Status::IoErr),
+            _ => self.counters.end_with_error(),
         }
     }
+
+    /// The thread woke up and took completions.
+    #[inline]
+    pub(super) fn reaped(&self) {
+        self.counters.reap();
+    }
+}
+
+/// Gives what has arrived together to the mirror: one alone, or all in order (C1, C3).
+#[inline]
+pub(super) fn insert(lane: &mut Lane, arrived: &mut Vec<Request>, home: &mut dyn Home) {
+    match &arrived[..] {
+        [] => return,
+        [alone] => lane.insert(alone, home),
+        together => lane.insert_batch(together, home),
+    }
+    arrived.clear();
 }
 
 /// The operation of a descriptor, or None if it is none of a RAM disk's.

@@ -10,6 +10,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread::{self, ThreadId};
 
 use io_uring::types::BufRingEntry;
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
@@ -27,6 +28,10 @@ const FETCH_GROUP: u16 = 1;
 /// What the completion of [`QueueRing::watch_for_give_up`] carries: neither a tag
 /// nor a kind of batch command.
 const GIVE_UP: u64 = u64::MAX;
+/// The same of [`QueueRing::listen`].
+const BELL: u64 = u64::MAX - 1;
+/// Completions that can be waiting beside the commands': those two.
+pub(super) const WATCHES: usize = 2;
 
 /// A submission entry with a command of 16 bytes, as the kernel lays it out.
 /// The io-uring crate has no builder for the multishot form.
@@ -77,6 +82,7 @@ pub(super) struct QueueRing {
     descriptors: Mapping,
     queue: u16,
     depth: u16,
+    owner: ThreadId,
 }
 
 /// A completion, as far as a queue looks at it.
@@ -94,6 +100,12 @@ impl Completion {
         self.user_data == GIVE_UP
     }
 
+    /// Has another thread rung?
+    #[inline]
+    pub(super) fn is_bell(&self) -> bool {
+        self.user_data == BELL
+    }
+
     /// Will the same submission complete again?
     pub(super) fn more(&self) -> bool {
         cqueue::more(self.flags)
@@ -106,9 +118,11 @@ impl Completion {
 }
 
 impl QueueRing {
-    /// A ring for `depth` commands on `char_device`, which becomes its file 0.
+    /// A ring for `depth` commands on `char_device`, which becomes its file 0, and
+    /// the watches.
     pub(super) fn new(char_device: &File, queue: u16, depth: u16) -> io::Result<Self> {
-        let entries = u32::from(depth).next_power_of_two().max(16);
+        let entries = u32::from(depth) + WATCHES as u32;
+        let entries = entries.next_power_of_two().max(16);
         let ring = Self::build(entries)?;
         ring.submitter()
             .register_files(&[char_device.as_raw_fd()])?;
@@ -119,6 +133,7 @@ impl QueueRing {
             descriptors,
             queue,
             depth,
+            owner: thread::current().id(),
         })
     }
 
@@ -210,10 +225,34 @@ impl QueueRing {
     /// [`Completion::is_give_up`]. Submitted with whatever is submitted next.
     pub(super) fn watch_for_give_up(&mut self, event: BorrowedFd<'_>) {
         let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), libc::POLLIN as u32);
-        let entry = poll.build().user_data(GIVE_UP);
+        self.watch(&poll.build().user_data(GIVE_UP));
+    }
+
+    /// Has the loop woken by each write to `event`, with completions that
+    /// [`Completion::is_bell`], until one of them has no [`Completion::more`]: then
+    /// it has to be asked for again (W16). Nobody reads the event: it stays readable,
+    /// so what was rung in between is told at once.
+    pub(super) fn listen(&mut self, event: BorrowedFd<'_>) {
+        let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), libc::POLLIN as u32);
+        self.watch(&poll.multi(true).build().user_data(BELL));
+    }
+
+    fn watch(&mut self, entry: &squeue::Entry) {
+        self.assert_own();
         // SAFETY: the entry names no memory; the kernel holds the file itself.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
-        pushed.expect("pushed first, where nothing else waits to be submitted");
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        pushed.expect("the ring has a place for each watch beside those of the commands");
+    }
+
+    /// A ring is entered by the thread that made it, and no other (F22).
+    #[inline]
+    fn assert_own(&self) {
+        debug_assert_eq!(
+            thread::current().id(),
+            self.owner,
+            "the ring of queue {} is another thread's",
+            self.queue
+        );
     }
 
     fn batch_words(&self, elements: u16, element: u8) -> [u64; 2] {
@@ -231,6 +270,7 @@ impl QueueRing {
     /// Memory that the entry names stays valid until the kernel is done with it.
     #[inline]
     unsafe fn push(&mut self, sqe: CmdSqe) {
+        self.assert_own();
         // SAFETY: both are the kernel's 64-byte submission entry.
         let entry = unsafe { std::mem::transmute::<CmdSqe, squeue::Entry>(sqe) };
         // SAFETY: as promised by the caller.
@@ -242,6 +282,7 @@ impl QueueRing {
     /// command has been issued when this returns Ok.
     #[inline]
     pub(super) fn submit_and_wait(&mut self, want: usize) -> io::Result<()> {
+        self.assert_own();
         loop {
             match self.ring.submit_and_wait(want) {
                 Ok(_) if self.ring.submission().is_empty() => return Ok(()),

@@ -13,8 +13,10 @@ use super::batch::Batch;
 use super::per_tag::PerTag;
 use super::queue::{Queue, QueueError, Shared};
 use super::ring::QueueRing;
+use super::transport::Port;
 use crate::config::DataPath;
 use crate::error::Failure;
+use crate::mq::Lane;
 use crate::stats::QueueCounters;
 use crate::sys::{event, thread as sys_thread};
 
@@ -77,6 +79,7 @@ pub(super) struct QueueThread {
     pub queue: u16,
     pub cpus: Vec<usize>,
     pub shared: Arc<Shared>,
+    pub port: Arc<Port>,
     pub counters: Arc<QueueCounters>,
     pub deaths: Arc<Deaths>,
     /// Told once: the queue has fetched its tags, or why not.
@@ -87,16 +90,17 @@ impl QueueThread {
     /// The thread's outcome is what it served with, to be dropped once all queue
     /// threads have ended: only then nothing of the driver's is at work in the
     /// ring of a queue that failed with requests on its hands.
-    pub(super) fn spawn(self) -> io::Result<JoinHandle<Option<Served>>> {
+    pub(super) fn spawn(self, lane: Lane) -> io::Result<JoinHandle<Option<Served>>> {
         std::thread::Builder::new()
             .name(format!("ublkq{}", self.queue))
             .stack_size(256 << 10)
-            .spawn(move || self.main())
+            .spawn(move || self.main(lane))
     }
 
-    fn main(self) -> Option<Served> {
+    fn main(self, lane: Lane) -> Option<Served> {
         let mut served = None;
-        let end = catch_unwind(AssertUnwindSafe(|| self.serve(&mut served))).unwrap_or_else(|_| {
+        let serve = AssertUnwindSafe(|| self.serve(lane, &mut served));
+        let end = catch_unwind(serve).unwrap_or_else(|_| {
             // The creator may still be waiting for this thread's answer.
             let _ = self.ready.send(Err(self.failure(&QueueError::Panicked)));
             Err(QueueError::Panicked)
@@ -105,8 +109,8 @@ impl QueueThread {
         served
     }
 
-    fn serve(&self, served: &mut Option<Served>) -> Result<(), QueueError> {
-        match self.set_up() {
+    fn serve(&self, lane: Lane, served: &mut Option<Served>) -> Result<(), QueueError> {
+        match self.set_up(lane) {
             Ok(ready) => {
                 // The creator waits for every queue's answer; if it then gives
                 // up, the driver takes the tags back and the loop ends by itself.
@@ -126,13 +130,10 @@ impl QueueThread {
 
     /// What the creator shows to its user.
     fn failure(&self, error: &QueueError) -> Failure {
-        Failure {
-            exit: error.exit(),
-            message: format!("queue {}: {error}", self.queue),
-        }
+        error.failure(self.queue)
     }
 
-    fn set_up(&self) -> Result<Served, QueueError> {
+    fn set_up(&self, lane: Lane) -> Result<Served, QueueError> {
         if let Err(error) = sys_thread::pin(&self.cpus) {
             // A container may allow fewer CPUs; the queue works from any.
             log::warn!(
@@ -151,10 +152,15 @@ impl QueueThread {
         let shared = &self.shared;
         let ring = QueueRing::new(&shared.char_device, self.queue, shared.depth)
             .map_err(|e| QueueError::Setup("ring", e))?;
-        let queue = Queue::new(shared.clone(), self.queue, self.counters.clone())?;
+        let queue = Queue::new(
+            shared.clone(),
+            self.queue,
+            self.port.clone(),
+            self.counters.clone(),
+        );
         Ok(match shared.path {
-            DataPath::Batch => Served::Batch(Batch::start(ring, queue)?),
-            _ => Served::PerTag(PerTag::start(ring, queue)?),
+            DataPath::Batch => Served::Batch(Batch::start(ring, queue, lane)?),
+            _ => Served::PerTag(PerTag::start(ring, queue, lane)?),
         })
     }
 }

@@ -134,18 +134,28 @@ impl Disk {
         sum
     }
 
-    /// At rest nothing is in flight and nothing was lost (K5); answers how many requests ended
-    /// with an error.
+    /// At rest nothing is in flight and nothing was lost, neither by the queues nor by the mirror
+    /// (K5); answers how many requests ended with an error.
     #[track_caller]
     pub fn assert_at_rest(&self) -> u64 {
-        let mut errors = 0;
+        let mut last = None;
         wait_for("inserted = ended + errors", || {
             let stats = self.stats();
-            errors = stats.queues.iter().map(|queue| queue.errors).sum();
-            let whole = |q: &QueueStats| q.inserted == q.ended + q.errors;
-            stats.queues.iter().all(whole)
+            let whole = |q: &QueueStats| {
+                q.inserted == q.ended + q.errors && q.hctx.inserted == q.hctx.ended + q.hctx.errors
+            };
+            let rests = stats.queues.iter().all(whole);
+            last = Some(stats);
+            rests
         });
-        errors
+        let queues = last.expect("waited for").queues;
+        for queue in &queues {
+            assert_eq!(queue.hctx.fault_at_rest(), None, "{queue:?}");
+            // What failed its check is not in the mirror.
+            assert!(queue.hctx.inserted <= queue.inserted, "{queue:?}");
+            assert_eq!(queue.hctx.ended, queue.ended, "{queue:?}");
+        }
+        queues.iter().map(|queue| queue.errors).sum()
     }
 
     /// Deletes it at rest; every request must have ended well.

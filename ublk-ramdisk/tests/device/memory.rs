@@ -131,6 +131,8 @@ fn idle_queue(path: &str) {
         on_cpu(cpu, &|| {
             read(&file, 0..MIB);
         });
+        // The reader is answered a moment before the queue's thread can let go; asleep it has.
+        disk.assert_at_rest();
         on_cpu(1 - cpu, &|| {
             ioctl::discard(&file, 0..MIB).expect("discard");
         });

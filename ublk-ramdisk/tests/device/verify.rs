@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! G15, H12: fio writes and verifies on every data path, under every elevator, on one queue and
-//! on two. The jobs are files in `scripts/fio/`.
+//! on two; and the same while requests are refused on purpose (E5, B6). The jobs are files in
+//! `scripts/fio/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +18,40 @@ pub fn tests(tests: &mut Vec<Test>) {
             tests.push(Test::new(name, move || verifies(path, elevator, queues)));
         }
     }
+    for path in machine::data_paths() {
+        for (fault, queues) in REQUEUES {
+            let name = format!("e05_fio_verifies_on_{path}_refused_{fault}_{queues}q");
+            tests.push(Test::new(name, move || refused(path, fault, queues)));
+        }
+    }
+}
+
+/// Every other try for ever, every single one for a while, and by chance.
+const REQUEUES: [(&str, &str); 3] = [
+    ("2,100,0,-1", "2"),
+    ("1,100,100,2000", "1"),
+    ("1,60,0,-1", "2"),
+];
+
+/// Whatever the driver refuses, with RESOURCE and by a requeue in turn, is tried again until it is
+/// done, and no client hears of it.
+fn refused(path: &str, fault: &str, queues: &str) {
+    let fault = format!("requeue={fault}");
+    let words = ["--queues", queues, "--inject", &fault];
+    let disk = Disk::on(path, "none", "20M", &words);
+    let read = fio(&disk, "verify-direct.fio");
+    assert!(read >= 20 * MIB, "only {read} bytes were read back");
+    disk.assert_at_rest();
+    for queue in disk.stats().queues {
+        let hctx = &queue.hctx;
+        assert!(hctx.requeued > 0, "{hctx:?}");
+        let ahead = hctx.refused_resource - hctx.requeued;
+        assert!(ahead <= 1, "they alternate: {hctx:?}");
+        let on_kblockd = hctx.run_async + hctx.run_delayed;
+        assert!(on_kblockd > 0, "kblockd runs the queue: {hctx:?}");
+        assert_eq!((hctx.errors, hctx.timeouts, hctx.lost_races), (0, 0, 0));
+    }
+    disk.end();
 }
 
 fn verifies(path: &str, elevator: &str, queues: &str) {

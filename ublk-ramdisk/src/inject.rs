@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Faults on purpose (E5, E16): which calls of the driver are struck, and what they are answered.
+//!
+//! `--inject` hands in a [`FaultAttr`]; the driver asks [`Requeues`] before it looks at a request.
+//! Kernel counterpart: null_blk's `requeue` attribute, whose four numbers these are.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use serde::{Deserialize, Serialize};
+
+/// Which calls are struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultAttr {
+    /// Only each so-many-th call may be struck, at least 1.
+    pub interval: u64,
+    /// And of those so many per cent are.
+    pub probability: u8,
+    /// So many calls are let through before any is looked at.
+    pub space: u64,
+    /// So many are struck at most; none means without end.
+    pub times: Option<u64>,
+}
+
+const FORM: &str = "expected INTERVAL,PROBABILITY,SPACE,TIMES: an interval from 1, a probability \
+                    from 0 to 100, and TIMES -1 for no end";
+
+impl FromStr for FaultAttr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split(',').collect();
+        let &[interval, probability, space, times] = &parts[..] else {
+            return Err(FORM.to_owned());
+        };
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let whole = |text: &str| -> Result<u64, String> {
+            let number = text.parse().ok().filter(|_| digits(text));
+            number.ok_or_else(|| FORM.to_owned())
+        };
+        let attr = Self {
+            interval: whole(interval)?,
+            probability: u8::try_from(whole(probability)?).map_err(|_| FORM)?,
+            space: whole(space)?,
+            times: match times {
+                "-1" => None,
+                some => Some(whole(some)?),
+            },
+        };
+        if attr.interval == 0 || attr.probability > 100 {
+            return Err(FORM.to_owned());
+        }
+        if attr.strikes_for_ever() {
+            return Err(
+                "no request would ever be served: raise the interval, lower the \
+                        probability, or give TIMES"
+                    .to_owned(),
+            );
+        }
+        Ok(attr)
+    }
+}
+
+impl fmt::Display for FaultAttr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (interval, probability, space) = (self.interval, self.probability, self.space);
+        let times = self
+            .times
+            .map_or("-1".to_owned(), |times| times.to_string());
+        write!(f, "{interval},{probability},{space},{times}")
+    }
+}
+
+impl FaultAttr {
+    /// Does it leave no call alone, for ever?
+    fn strikes_for_ever(&self) -> bool {
+        self.interval == 1 && self.probability == 100 && self.times.is_none()
+    }
+}
+
+/// Calls as they are counted and struck. The same calls are struck in each run.
+#[derive(Debug)]
+struct Faults {
+    attr: FaultAttr,
+    calls: AtomicU64,
+    left: AtomicU64,
+}
+
+impl Faults {
+    fn new(attr: FaultAttr) -> Self {
+        Self {
+            attr,
+            calls: AtomicU64::new(0),
+            left: AtomicU64::new(attr.times.unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Asked once per call: is it struck?
+    fn strike(&self) -> bool {
+        let call = self.calls.fetch_add(1, Relaxed);
+        let Some(looked_at) = call.checked_sub(self.attr.space) else {
+            return false;
+        };
+        if !(looked_at + 1).is_multiple_of(self.attr.interval)
+            || scatter(call) % 100 >= u64::from(self.attr.probability)
+        {
+            return false;
+        }
+        let one_less = |left: u64| left.checked_sub(1);
+        self.left.fetch_update(Relaxed, Relaxed, one_less).is_ok()
+    }
+}
+
+/// A number that looks random, from one that does not (SplitMix64's last steps).
+fn scatter(n: u64) -> u64 {
+    let mut z = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// What a call that was struck is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// RESOURCE: the mirror tries again by itself.
+    Resource,
+    /// Accepted, and put on the requeue list with a kick.
+    Requeue,
+}
+
+/// The `requeue` fault of a device: calls of queue_rq that are struck are refused, of each hardware
+/// queue in turn with RESOURCE and by a requeue.
+#[derive(Debug)]
+pub struct Requeues {
+    faults: Faults,
+    turns: Box<[AtomicBool]>,
+}
+
+impl Requeues {
+    /// For a device of so many hardware queues.
+    pub fn new(attr: FaultAttr, nr_hw_queues: u16) -> Self {
+        Self {
+            faults: Faults::new(attr),
+            turns: (0..nr_hw_queues).map(|_| AtomicBool::new(false)).collect(),
+        }
+    }
+
+    /// Asked by queue_rq: is this call refused, and how? Allocates nothing and takes no lock.
+    pub fn refuse(&self, hctx: u16) -> Option<Refusal> {
+        if !self.faults.strike() {
+            return None;
+        }
+        match self.turns[usize::from(hctx)].fetch_not(Relaxed) {
+            false => Some(Refusal::Resource),
+            true => Some(Refusal::Requeue),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn struck(attr: &str, calls: usize) -> Vec<usize> {
+        let faults = Faults::new(attr.parse().expect(attr));
+        (0..calls).filter(|_| faults.strike()).collect()
+    }
+
+    #[test]
+    fn e16_interval_space_and_times_are_exact() {
+        assert_eq!(struck("3,100,0,-1", 9), [2, 5, 8]);
+        assert_eq!(struck("3,100,0,2", 100), [2, 5]);
+        assert_eq!(struck("1,100,4,3", 100), [4, 5, 6]);
+        assert_eq!(struck("2,100,5,-1", 12), [6, 8, 10]);
+        assert!(struck("1,0,0,-1", 100).is_empty());
+        assert!(struck("1,100,0,0", 100).is_empty());
+    }
+
+    #[test]
+    fn e16_the_probability_is_met_nearly() {
+        for per_cent in [1, 10, 50, 90] {
+            let found = struck(&format!("1,{per_cent},0,-1"), 100_000).len();
+            let wanted = per_cent * 1000;
+            assert!(found.abs_diff(wanted) < 1000, "{per_cent} %: {found}");
+        }
+    }
+
+    #[test]
+    fn e05_each_hardware_queue_has_turns_of_its_own() {
+        let requeues = Requeues::new("1,100,0,1000".parse().expect("a form"), 2);
+        let order = [0, 0, 1, 0, 1, 1, 0].map(|hctx| requeues.refuse(hctx).expect("struck"));
+        use Refusal::{Requeue, Resource};
+        let wanted = [
+            Resource, Requeue, Resource, Resource, Requeue, Resource, Requeue,
+        ];
+        assert_eq!(order, wanted);
+    }
+
+    #[test]
+    fn l1_what_cannot_be_read_is_refused() {
+        for bad in [
+            "",
+            "1",
+            "1,2,3",
+            "1,2,3,4,5",
+            "0,50,0,-1",
+            "1,101,0,-1",
+            "1,-1,0,-1",
+            "1,50,0,-2",
+            "1, 50,0,-1",
+            "+1,50,0,-1",
+            "a,b,c,d",
+            "1,50,0,",
+        ] {
+            let why = bad.parse::<FaultAttr>().expect_err(bad);
+            assert!(
+                why.contains("INTERVAL,PROBABILITY,SPACE,TIMES"),
+                "{bad}: {why}"
+            );
+        }
+        let why = "1,100,5,-1".parse::<FaultAttr>().expect_err("for ever");
+        assert!(why.contains("TIMES"));
+        let attr: FaultAttr = "7,50,3,-1".parse().expect("a form");
+        assert_eq!(attr.to_string(), "7,50,3,-1");
+    }
+}

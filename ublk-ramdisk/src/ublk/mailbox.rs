@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The way of a worker's word to a queue thread (F20): what a kblockd worker has ended, or wants
+//! moved by the thread that fetched the tag, is left here under its tag, and the thread is woken if
+//! it sleeps, by one write of 8 bytes per sleep.
+//!
+//! ```text
+//!   worker                                  queue thread
+//!   put the letter under its tag            armed = true
+//!   link the tag to the list                fence
+//!   fence                                   list empty?  yes: sleep until the bell
+//!   armed? then lower it, ring the bell                  no:  armed = false, take the list
+//! ```
+//!
+//! The fences pair (W13): of the worker's link and the thread's `armed` at least one is seen by the
+//! other side, so a letter never lies beside a sleeping thread. A tag has one letter at most: it is
+//! linked again only after it has been taken. Who writes `armed` looks at what was there, so of those
+//! that find it raised one rings; the others' letters are linked by then and taken with its own.
+
+use std::sync::{Mutex, PoisonError};
+
+#[cfg(loom)]
+use loom::sync::atomic::{fence, AtomicBool, AtomicU32, Ordering};
+#[cfg(not(loom))]
+use std::sync::atomic::{fence, AtomicBool, AtomicU32, Ordering};
+
+/// What wakes the thread.
+pub(super) trait Bell {
+    /// It is about to sleep, or asleep. Called once per time that it armed the box.
+    fn ring(&self);
+}
+
+const NONE: u32 = 0;
+
+/// The box of one queue.
+#[derive(Debug)]
+pub(super) struct Mailbox<T, B> {
+    /// The last tag that was linked, plus one.
+    newest: AtomicU32,
+    /// By tag: the one linked before it, plus one.
+    before: Box<[AtomicU32]>,
+    letters: Box<[Mutex<Option<T>>]>,
+    /// Changed by read-modify-writes alone: each lowers what it finds, so a bell that another poster
+    /// is about to ring is never taken for one that has been heard.
+    armed: AtomicBool,
+    bell: B,
+}
+
+impl<T, B: Bell> Mailbox<T, B> {
+    /// An empty box for tags below `depth`.
+    pub(super) fn new(depth: u16, bell: B) -> Self {
+        Self {
+            newest: AtomicU32::new(NONE),
+            before: (0..depth).map(|_| AtomicU32::new(NONE)).collect(),
+            letters: (0..depth).map(|_| Mutex::new(None)).collect(),
+            armed: AtomicBool::new(false),
+            bell,
+        }
+    }
+
+    /// The bell, for the thread to listen to.
+    pub(super) fn bell(&self) -> &B {
+        &self.bell
+    }
+
+    /// Leaves a letter for the thread. From any thread; allocates nothing.
+    pub(super) fn post(&self, tag: u16, letter: T) {
+        let unread = self.lock(tag).replace(letter);
+        assert!(unread.is_none(), "two letters under tag {tag}");
+        let link = &self.before[usize::from(tag)];
+        let mut newest = self.newest.load(Ordering::Relaxed);
+        loop {
+            link.store(newest, Ordering::Relaxed);
+            // Release pairs with the Acquire in `take`: who finds the tag finds its link.
+            match self.newest.compare_exchange_weak(
+                newest,
+                u32::from(tag) + 1,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break,
+                Err(other) => newest = other,
+            }
+        }
+        // Pairs with the fence in `arm`.
+        fence(Ordering::SeqCst);
+        if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::Relaxed) {
+            self.bell.ring();
+        }
+    }
+
+    /// Asked by the thread before it sleeps: may it? If so the bell will ring for the next letter;
+    /// if not there are some to take.
+    pub(super) fn arm(&self) -> bool {
+        self.armed.swap(true, Ordering::Relaxed);
+        // Pairs with the fence in `post`.
+        fence(Ordering::SeqCst);
+        if self.newest.load(Ordering::Relaxed) == NONE {
+            return true;
+        }
+        self.disarm();
+        false
+    }
+
+    /// The thread is awake: nobody need wake it.
+    pub(super) fn disarm(&self) {
+        // Relaxed: a bell that rings for nothing costs one look at an empty box.
+        self.armed.swap(false, Ordering::Relaxed);
+    }
+
+    /// Hands out every letter, the oldest first. Called by the thread alone.
+    pub(super) fn take(&self, mut each: impl FnMut(u16, T)) {
+        if self.newest.load(Ordering::Relaxed) == NONE {
+            return;
+        }
+        // Acquire pairs with the Release in `post`.
+        let mut next = self.reversed(self.newest.swap(NONE, Ordering::Acquire));
+        while next != NONE {
+            let tag = (next - 1) as u16;
+            // Read before the letter is taken: its tag may be linked again from then on.
+            next = self.before[usize::from(tag)].load(Ordering::Relaxed);
+            let letter = self.lock(tag).take();
+            if let Some(letter) = letter {
+                each(tag, letter);
+            }
+        }
+    }
+
+    /// Turns the links of a taken list round; answers its oldest tag, plus one.
+    fn reversed(&self, newest: u32) -> u32 {
+        let (mut after, mut at) = (NONE, newest);
+        while at != NONE {
+            let link = &self.before[at as usize - 1];
+            let older = link.load(Ordering::Relaxed);
+            link.store(after, Ordering::Relaxed);
+            (after, at) = (at, older);
+        }
+        after
+    }
+
+    fn lock(&self, tag: u16) -> std::sync::MutexGuard<'_, Option<T>> {
+        self.letters[usize::from(tag)]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[derive(Default)]
+    struct Rung(AtomicUsize);
+
+    impl Bell for Rung {
+        fn ring(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn rung(letters: &Mailbox<u32, Rung>) -> usize {
+        letters.bell().0.load(Ordering::Relaxed)
+    }
+
+    fn taken(letters: &Mailbox<u32, Rung>) -> Vec<(u16, u32)> {
+        let mut found = Vec::new();
+        letters.take(|tag, letter| found.push((tag, letter)));
+        found
+    }
+
+    #[test]
+    fn f20_letters_come_out_in_order_and_once() {
+        let letters = Mailbox::new(4, Rung::default());
+        for round in 0..3 {
+            for tag in [2, 0, 3] {
+                letters.post(tag, 10 * round + u32::from(tag));
+            }
+            let of = |tag: u16| (tag, 10 * round + u32::from(tag));
+            assert_eq!(taken(&letters), [of(2), of(0), of(3)]);
+            assert_eq!(taken(&letters), []);
+        }
+        assert_eq!(rung(&letters), 0, "nobody slept");
+    }
+
+    #[test]
+    fn f20_the_bell_rings_once_per_sleep() {
+        let letters = Mailbox::new(4, Rung::default());
+        assert!(letters.arm());
+        letters.post(0, 0);
+        letters.post(1, 0);
+        assert_eq!(rung(&letters), 1);
+        letters.disarm();
+        letters.post(2, 0);
+        assert!(!letters.arm(), "there is something to take");
+        letters.post(3, 0);
+        assert_eq!(rung(&letters), 1);
+        assert_eq!(taken(&letters).len(), 4);
+        assert!(letters.arm());
+    }
+
+    /// A letter may be posted under a tag whose letter is just being read.
+    #[test]
+    fn f20_a_tag_can_be_used_again_from_within() {
+        let letters = Mailbox::new(2, Rung::default());
+        letters.post(0, 1);
+        letters.post(1, 2);
+        let mut found = Vec::new();
+        letters.take(|tag, letter| {
+            found.push(letter);
+            if letter < 3 {
+                letters.post(tag, letter + 10);
+            }
+        });
+        assert_eq!(found, [1, 2]);
+        assert_eq!(taken(&letters), [(0, 11), (1, 12)]);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::{Arc, Condvar, Mutex as Lock};
+    use loom::thread;
+
+    /// An eventfd: rung once, it stays rung until somebody has heard it.
+    struct Gong(Lock<bool>, Condvar);
+
+    impl Gong {
+        fn new() -> Self {
+            Self(Lock::new(false), Condvar::new())
+        }
+
+        fn wait(&self) {
+            let mut rung = self.0.lock().unwrap();
+            while !*rung {
+                rung = self.1.wait(rung).unwrap();
+            }
+            *rung = false;
+        }
+    }
+
+    impl Bell for Gong {
+        fn ring(&self) {
+            *self.0.lock().unwrap() = true;
+            self.1.notify_one();
+        }
+    }
+
+    /// As a queue's thread: sleeps only when the box says it may.
+    fn read(letters: &Mailbox<u32, Gong>, wanted: usize) -> Vec<(u16, u32)> {
+        let mut found = Vec::new();
+        while found.len() < wanted {
+            if letters.arm() {
+                letters.bell().wait();
+            }
+            letters.disarm();
+            letters.take(|tag, letter| found.push((tag, letter)));
+        }
+        found
+    }
+
+    /// W13: a letter and a thread that is about to sleep. A lost wake-up ends in a deadlock.
+    #[test]
+    fn loom_w13_a_letter_never_lies_beside_a_sleeping_thread() {
+        loom::model(|| {
+            let letters = Arc::new(Mailbox::new(1, Gong::new()));
+            let there = letters.clone();
+            let worker = thread::spawn(move || there.post(0, 7));
+            assert_eq!(read(&letters, 1), [(0, 7)]);
+            worker.join().unwrap();
+        });
+    }
+
+    /// W13: the same with two workers at once.
+    #[test]
+    fn loom_w13_two_workers_post_at_once() {
+        loom::model(|| {
+            let letters = Arc::new(Mailbox::new(2, Gong::new()));
+            let workers: Vec<_> = (0..2)
+                .map(|tag| {
+                    let there = letters.clone();
+                    thread::spawn(move || there.post(tag, u32::from(tag)))
+                })
+                .collect();
+            let mut found = read(&letters, 2);
+            found.sort_unstable();
+            assert_eq!(found, [(0, 0), (1, 1)]);
+            workers.into_iter().for_each(|w| w.join().unwrap());
+        });
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ublk queues as every thread sees them: where the mirror of blk-mq has a worker of kblockd
+//! move a request's bytes, and where it leaves the result of one that ended there (F19, F20).
+//!
+//! Any thread may copy where the bytes are reached by pread and pwrite or lie in the tag's buffer.
+//! With get-data only the queue's thread can have them copied, and the result is its to commit on
+//! every path: both go to it as a [`Letter`]. A worker enters no ring (F22): it has none.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::client_data::ClientData;
+use super::mailbox::{self, Mailbox};
+use super::queue::QueueError;
+use crate::config::DataPath;
+use crate::mq::{Data, Disk, InFlight, Moved, Moving, Request, Transport};
+use crate::sys::event;
+
+/// What a worker has for a queue's thread.
+#[derive(Debug)]
+pub(super) enum Letter {
+    /// The request of the tag has ended with this result.
+    Ended(i32),
+    /// Have its bytes copied to or from there, then complete it.
+    Move(InFlight, Request, Data),
+}
+
+/// Wakes a queue's thread out of its ring: an eventfd that the ring polls.
+#[derive(Debug)]
+pub(super) struct Bell(OwnedFd);
+
+impl mailbox::Bell for Bell {
+    fn ring(&self) {
+        event::signal(self.0.as_fd());
+    }
+}
+
+impl Bell {
+    /// Readable once it has been rung, and from then on: the ring is told of each write.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What all threads share of one queue.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) data: ClientData,
+    pub(super) mailbox: Mailbox<Letter, Bell>,
+}
+
+impl Port {
+    /// Memory for every tag, and the box.
+    pub(super) fn new(
+        char_device: Arc<File>,
+        queue: u16,
+        depth: u16,
+        io_buffer: u32,
+    ) -> Result<Self, QueueError> {
+        let data = ClientData::new(char_device, queue, depth, io_buffer).map_err(|source| {
+            QueueError::Buffers {
+                bytes: u64::from(depth) * u64::from(io_buffer),
+                depth,
+                source,
+            }
+        })?;
+        let bell = event::eventfd().map_err(|e: io::Error| QueueError::Setup("eventfd", e))?;
+        Ok(Self {
+            data,
+            mailbox: Mailbox::new(depth, Bell(bell)),
+        })
+    }
+}
+
+/// All queues of a device.
+pub(super) struct Ports {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) path: DataPath,
+    pub(super) ports: Box<[Arc<Port>]>,
+}
+
+impl Ports {
+    fn of(&self, queue: u16) -> &Port {
+        &self.ports[usize::from(queue)]
+    }
+}
+
+impl Transport for Ports {
+    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
+        let port = self.of(moving.queue());
+        let (request, data) = (*moving.request(), moving.data());
+        if self.path != DataPath::GetData {
+            return moving.done(port.data.copy(&*self.disk, self.path, &request, data));
+        }
+        let (token, moved) = moving.keep();
+        let letter = Letter::Move(token, request, data);
+        port.mailbox.post(request.tag(), letter);
+        moved
+    }
+
+    fn end(&self, queue: u16, tag: u16, result: i32) {
+        self.of(queue).mailbox.post(tag, Letter::Ended(result));
+    }
+}
