@@ -196,24 +196,7 @@ fn s09_06_a_freeze_holds_an_item_back_at_expiry() {
 
 #[test]
 fn s09_06_an_item_that_runs_is_queued_where_it_runs_at_expiry() {
-    let events = Log::new();
-    let (sink, clock) = (events.clone(), VirtualClock::new());
-    let rt = quiet()
-        .topology(machine(4, 1))
-        .virtual_clock(clock.clone())
-        .trace_sink(move |e| {
-            if let TraceEvent::Queue {
-                req_cpu,
-                cpu,
-                workqueue: "q",
-                ..
-            } = *e
-            {
-                sink.add((req_cpu, cpu));
-            }
-        })
-        .start()
-        .unwrap();
+    let (rt, clock, events) = four_cpus_watched();
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     let gate = Gate::new();
     let g = gate.clone();

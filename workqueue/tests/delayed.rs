@@ -131,24 +131,7 @@ fn s09_04_mod_delayed_from_every_state() {
 
 #[test]
 fn s09_05_the_requested_or_the_arming_cpu_decides() {
-    let events = Log::new();
-    let (sink, clock) = (events.clone(), VirtualClock::new());
-    let rt = quiet()
-        .topology(machine(4, 1))
-        .virtual_clock(clock.clone())
-        .trace_sink(move |e| {
-            if let TraceEvent::Queue {
-                req_cpu,
-                cpu,
-                workqueue: "q",
-                ..
-            } = *e
-            {
-                sink.add((req_cpu, cpu));
-            }
-        })
-        .start()
-        .unwrap();
+    let (rt, clock, events) = four_cpus_watched();
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     let item = Later::noop();
     q.enqueue_delayed_on(2, MS, item.clone()).unwrap();

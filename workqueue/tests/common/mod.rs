@@ -160,6 +160,26 @@ impl<T: Clone> Log<T> {
     }
 }
 
+/// A machine of four CPUs on a virtual clock, and where the items of its queue "q" were queued:
+/// the CPU asked for and the CPU taken.
+pub fn four_cpus_watched() -> (Runtime, Arc<VirtualClock>, Log<(i32, i32)>) {
+    let events = Log::new();
+    let (sink, clock) = (events.clone(), VirtualClock::new());
+    let builder = quiet().topology(machine(4, 1)).virtual_clock(clock.clone());
+    let watched = builder.trace_sink(move |e| {
+        if let TraceEvent::Queue {
+            req_cpu,
+            cpu,
+            workqueue: "q",
+            ..
+        } = *e
+        {
+            sink.add((req_cpu, cpu));
+        }
+    });
+    (watched.start().unwrap(), clock, events)
+}
+
 /// A made-up machine of so many CPUs on so many nodes, each node one cache.
 pub fn machine(cpus: usize, nodes: usize) -> Topology {
     let per_node = cpus.div_ceil(nodes);
