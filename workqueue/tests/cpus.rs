@@ -185,18 +185,10 @@ fn s11_09_the_process_affinity_is_followed() {
     let all = rt.topology().possible().clone();
     rt.refresh_cpus();
     assert_eq!(rt.online_cpus(), all);
-    if all.len() < 2 {
-        println!("SKIP s11_09_the_process_affinity_is_followed: only one CPU");
-        assert!(
-            std::env::var("CI").map_or(true, |v| v != "1" && v != "true"),
-            "CI must not skip"
-        );
+    let Some((first, _)) = two_cpus("s11_09_the_process_affinity_is_followed", &rt) else {
         return;
-    }
-    let (first, rest) = (
-        all.lowest().unwrap(),
-        all.iter().skip(1).collect::<CpuSet>(),
-    );
+    };
+    let rest = all.iter().skip(1).collect::<CpuSet>();
     rt.set_online_cpus(Some(rest.clone()));
     assert_eq!(rt.online_cpus(), rest);
     let item = Call::noop();

@@ -41,20 +41,6 @@ fn tid_of(name: &str) -> Option<i32> {
     tasks.next()?.file_name().to_str()?.parse().ok()
 }
 
-/// The first two CPUs of this machine, or None with a note.
-fn two_cpus(test: &str, rt: &Runtime) -> Option<(usize, usize)> {
-    let mut all = rt.topology().possible().iter();
-    match (all.next(), all.next()) {
-        (Some(a), Some(b)) => Some((a, b)),
-        _ => {
-            println!("SKIP {test}: only one CPU");
-            let ci = std::env::var("CI").is_ok_and(|v| v == "1" || v == "true");
-            assert!(!ci, "CI must not skip");
-            None
-        }
-    }
-}
-
 #[test]
 fn s04_16_all_unbound_queues_follow() {
     let rt = quiet()

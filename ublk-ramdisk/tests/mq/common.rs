@@ -453,3 +453,22 @@ impl Bed {
 pub fn elsewhere(queues: u16) -> Vec<CpuSet> {
     vec![CpuSet::single(100_000); usize::from(queues)]
 }
+
+/// A call of queue_rq on the first hardware queue.
+pub fn q(tag: u16, last: bool) -> Call {
+    Call::QueueRq { hctx: 0, tag, last }
+}
+
+/// A device with `tags` listed on a quiesced queue, in this order.
+pub fn quiesced(bed: &mut Bed, tags: &[u16]) {
+    bed.queue.quiesce();
+    for &tag in tags {
+        bed.insert(0, write(tag));
+    }
+    assert!(bed.driver.take_calls().is_empty());
+}
+
+pub fn quiesced_more(bed: &mut Bed, tags: &[u16]) {
+    bed.driver.take_calls();
+    quiesced(bed, tags);
+}

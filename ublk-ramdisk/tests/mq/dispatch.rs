@@ -1,24 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Insertion, running and dispatching: C1 to C20.
+//! Insertion, running and dispatching: C1 to C20; what budgets have to do with it is in `budget`.
 
 use super::common::*;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use ublk_ramdisk::mq::*;
-
-fn q(tag: u16, last: bool) -> Call {
-    Call::QueueRq { hctx: 0, tag, last }
-}
-
-/// A device with `tags` listed on a quiesced queue, in this order.
-fn quiesced(bed: &mut Bed, tags: &[u16]) {
-    bed.queue.quiesce();
-    for &tag in tags {
-        bed.insert(0, write(tag));
-    }
-    assert!(bed.driver.take_calls().is_empty());
-}
 
 #[test]
 fn c01_a_lone_request_on_a_quiet_queue_is_issued_at_once() {
@@ -277,11 +262,6 @@ fn c08_w11_a_flush_waits_for_one_request_in_hand_only() {
     bed.finish();
 }
 
-fn quiesced_more(bed: &mut Bed, tags: &[u16]) {
-    bed.driver.take_calls();
-    quiesced(bed, tags);
-}
-
 #[test]
 fn c09_queue_rq_may_run_twice_at_once_for_one_hctx() {
     let set = TagSet {
@@ -321,159 +301,6 @@ fn c10_c11_the_refused_one_is_first_again_and_order_is_kept() {
         bed.driver.take_calls(),
         [q(1, false), q(2, false), q(3, true)]
     );
-    bed.finish();
-}
-
-fn with_slots(slots: u32, queues: u16) -> Bed {
-    let set = TagSet {
-        rerun_delay: HOUR,
-        ..TagSet::new(queues, 8)
-    };
-    let driver = Driver {
-        slots: Some(DeviceSlots::new(slots, queues)),
-        ..Driver::new()
-    };
-    driver.always(Hold);
-    Bed::with(set, driver)
-}
-
-#[test]
-fn c12_without_budget_a_list_goes_back_unissued_and_is_timed() {
-    let mut bed = with_slots(1, 1);
-    quiesced(&mut bed, &[0, 1, 2]);
-    bed.queue.unquiesce();
-    bed.settle();
-    assert_eq!(bed.driver.take_calls(), [q(0, false), Call::CommitRqs(0)]);
-    let counted = bed.queue.counters(0);
-    assert_eq!((counted.no_budget, counted.run_delayed), (2, 1));
-    assert_eq!(bed.dispatch(0), [1, 2]);
-    bed.complete(0);
-    bed.settle();
-    assert_eq!(bed.driver.tags(), [1], "the slot given back ran the queue");
-    finish_slots(bed, 1);
-}
-
-#[test]
-fn c12_without_budget_nothing_is_taken_from_a_ctx() {
-    let mut bed = with_slots(1, 1);
-    bed.insert(0, write(0));
-    let before = bed.queue.counters(0).run_delayed;
-    // A lone request without budget stays on its ctx; make the queue busy, to be served one by one.
-    bed.driver.always(RESOURCE);
-    bed.complete(0);
-    bed.insert(0, write(1));
-    bed.driver.always(Hold);
-    quiesced_more(&mut bed, &[2, 3]);
-    bed.queue.unquiesce();
-    bed.settle();
-    assert_eq!(bed.driver.take_calls(), [q(1, true)]);
-    assert_eq!(bed.queue.snapshot(0).ctx_lens, [2]);
-    assert_eq!(
-        bed.queue.counters(0).run_delayed - before,
-        1,
-        "from tag 1 alone"
-    );
-    bed.complete(1);
-    bed.settle();
-    assert_eq!(bed.driver.tags(), [2]);
-    finish_slots(bed, 1);
-}
-
-fn finish_slots(bed: Bed, slots: u32) {
-    let driver = bed.driver.clone();
-    bed.finish();
-    assert_eq!(
-        driver.slots.as_ref().unwrap().free(),
-        slots,
-        "every slot came back"
-    );
-}
-
-#[test]
-fn w04_a_slot_freed_by_one_hctx_runs_the_other_that_waits_for_it() {
-    let mut bed = with_slots(1, 2);
-    bed.insert(0, write(0));
-    bed.insert(1, read(1));
-    bed.settle();
-    assert_eq!(bed.driver.tags(), [0]);
-    bed.complete(0);
-    bed.settle();
-    assert_eq!(bed.driver.tags(), [0, 1]);
-    finish_slots(bed, 1);
-}
-
-/// A limit whose every share costs the queue the requests of its ctx: another run was quicker.
-struct Thief {
-    /// The victim, and how many shares are given before.
-    queue: Mutex<Option<(Queue, u32)>>,
-    put: AtomicU32,
-}
-
-impl Budget for Thief {
-    fn get(&self, hctx: u16) -> Option<u32> {
-        let armed = self.queue.lock().unwrap().take();
-        match armed {
-            Some((queue, 0)) => queue.lane_lost(hctx, 0),
-            Some((queue, left)) => *self.queue.lock().unwrap() = Some((queue, left - 1)),
-            None => {}
-        }
-        Some(1)
-    }
-
-    fn put(&self, _: Hctx<'_>, token: u32) {
-        self.put.fetch_add(token, Ordering::SeqCst);
-    }
-}
-
-impl Operations for Thief {
-    fn queue_rq<'q>(&self, _: Hctx<'_>, rq: Issued<'q>, _: bool) -> Answer<'q> {
-        match rq.request().tag() {
-            0 if self.put.load(Ordering::SeqCst) == 0 => rq.busy(Busy::Resource),
-            _ => Answer::Ok(rq.end(Ok(()))),
-        }
-    }
-
-    fn budget(&self) -> Option<&dyn Budget> {
-        Some(self)
-    }
-}
-
-#[test]
-fn w19_a_budget_without_a_request_is_put_back_and_all_queues_are_run_soon() {
-    let bed = Bed::new(1, 1);
-    let thief = Arc::new(Thief {
-        queue: Mutex::new(None),
-        put: AtomicU32::new(0),
-    });
-    let wire = Arc::new(Wire::default());
-    let set = TagSet {
-        rerun_delay: HOUR,
-        ..TagSet::new(1, 8)
-    };
-    let queue = RequestQueue::new(set, thief.clone(), wire.clone(), &bed.kblockd).unwrap();
-    let mut lane = queue.lane(0, 0).unwrap();
-    lane.insert(&write(0), &mut At(&wire, 0));
-    // The dispatch list is emptied by hand, so that the run below serves the ctx.
-    queue.quiesce();
-    lane.insert(&write(1), &mut At(&wire, 0));
-    // Two shares go to the dispatch list; the third is for the ctx.
-    *thief.queue.lock().unwrap() = Some((queue.handle(), 2));
-    thief.put.store(1, Ordering::SeqCst);
-    lane.insert_passthrough(&write(2), true, &mut At(&wire, 0));
-    queue.unquiesce();
-    until("all have ended", || {
-        bed.clock.advance(3 * MS);
-        wire.count() == 3
-    });
-    bed.settle();
-    assert_eq!(
-        thief.put.load(Ordering::SeqCst),
-        2,
-        "the share was put back"
-    );
-    assert!(queue.counters(0).run_delayed > 0);
-    assert_eq!(queue.fault_at_rest(), None);
-    drop((lane, queue));
     bed.finish();
 }
 

@@ -140,12 +140,10 @@ fn b02_resource_is_tried_again_at_once_and_then_within_3_ms() {
     bed.finish();
 }
 
+/// The promise is checked in debug builds alone (B4).
+#[cfg(debug_assertions)]
 #[test]
 fn b04_w03_dev_resource_without_any_promise_is_taken_for_resource() {
-    if !cfg!(debug_assertions) {
-        println!("b04: the promise is checked in debug builds");
-        return;
-    }
     let mut bed = Bed::with(TagSet::new(1, 8), Driver::new());
     bed.driver.reply(&[DEV_RESOURCE, DEV_RESOURCE]);
     bed.insert(0, write(0));

@@ -77,9 +77,7 @@ fn d07_with_no_thread_to_be_had_64_busy_queues_all_resume() {
     *bed.driver.otherwise.lock().unwrap() = OK;
     let all_but = |left: usize| {
         until("the rescuer has run them", || {
-            // Slowly, for the timer thread to keep up.
             bed.clock.advance(10 * MS);
-            std::thread::sleep(MS);
             bed.wire.count() == 64 - left
         });
     };
@@ -98,7 +96,6 @@ fn d07_with_no_thread_to_be_had_64_busy_queues_all_resume() {
         });
         until("the pool has a worker again", || {
             bed.clock.advance(100 * MS);
-            std::thread::sleep(MS);
             flushed.load(Ordering::SeqCst)
         });
         bed.clock.advance(Duration::from_secs(10));

@@ -4,6 +4,8 @@
 
 mod common;
 
+mod budget;
+
 mod dispatch;
 
 mod ends;
