@@ -2,6 +2,7 @@
 //! `stats`: the counters of running disks, asked of their servers.
 
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::mq::Source;
 use ublk_ramdisk::stats::{DeviceStats, OpStats, QueueStats};
 use ublk_ramdisk::ublk::ctrl::{block_path, Control};
 
@@ -58,13 +59,14 @@ fn as_text(stats: &DeviceStats) -> String {
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(stats.queues.iter().flat_map(queue_rows));
     format!(
-        "{}: {}, of which {} in memory, data path {}\n{}\n{}",
+        "{}: {}, of which {} in memory, data path {}\n{}\n{}\n{}",
         block_path(stats.id),
         output::human_size(stats.size),
         output::human_size(stats.allocated),
         stats.data_path,
         output::table(&rows),
-        output::table(&hctx_rows(stats))
+        output::table(&hctx_rows(stats)),
+        output::table(&busy_rows(stats))
     )
 }
 
@@ -90,7 +92,7 @@ fn hctx_rows(stats: &DeviceStats) -> Vec<Vec<String>> {
             queue.queue.into(),
             hctx.inserted,
             hctx.accepted,
-            hctx.refused_resource + hctx.refused_dev_resource + hctx.no_budget,
+            hctx.refused(),
             hctx.requeued,
             hctx.queued,
             hctx.run_sync,
@@ -103,6 +105,20 @@ fn hctx_rows(stats: &DeviceStats) -> Vec<Vec<String>> {
     };
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(stats.queues.iter().map(row));
+    rows
+}
+
+/// How often a request was not taken, by what was wanting, one line per hardware queue.
+fn busy_rows(stats: &DeviceStats) -> Vec<Vec<String>> {
+    let names = Source::ALL.iter().map(|source| source.name());
+    let titles = ["queue", "busy"].into_iter().chain(names);
+    let mut rows = vec![titles.map(str::to_uppercase).collect()];
+    rows.extend(stats.queues.iter().map(|queue| {
+        let by = &queue.hctx.refused_by;
+        let mut row = vec![queue.queue.to_string(), by.total().to_string()];
+        row.extend(Source::ALL.iter().map(|source| by.of(*source).to_string()));
+        row
+    }));
     rows
 }
 
@@ -155,7 +171,7 @@ mod tests {
             queues: vec![QueueStats::default(), queue],
         });
         assert!(text.starts_with("/dev/ublkb3: 1 GiB, of which 20 KiB in memory, data path batch"));
-        assert_eq!(text.lines().count(), 12 + 1 + 3);
+        assert_eq!(text.lines().count(), 12 + 1 + 3 + 1 + 3);
         let written = text
             .lines()
             .filter(|line| line.ends_with("5         20480"));

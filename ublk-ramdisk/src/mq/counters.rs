@@ -5,6 +5,7 @@
 //! raises are exact at rest only: `inserted` is raised by the lane that inserts, and each lane has
 //! one owner.
 
+use super::source::{BySource, Counts};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// How many requests a run dispatched: 0, 1, 2-3, 4-7, and so on.
@@ -37,6 +38,7 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub(super) struct Counters {
             $(pub(super) $name: Count,)*
+            pub(super) refused_by: Counts,
             pub(super) dispatched: [Count; HISTOGRAM],
         }
 
@@ -46,6 +48,9 @@ macro_rules! counters {
             /// Requests that arrived and were taken in.
             pub inserted: u64,
             $($(#[$doc])* pub $name: u64,)*
+            /// Refusals, by what was wanting: the sum of `refused_resource`,
+            /// `refused_dev_resource` and `no_budget`.
+            pub refused_by: BySource,
             /// Runs by the number of requests they dispatched: 0, 1, 2-3, 4-7, ...
             pub dispatched: [u64; HISTOGRAM],
         }
@@ -55,6 +60,7 @@ macro_rules! counters {
                 HctxCounters {
                     inserted,
                     $($name: self.$name.get(),)*
+                    refused_by: self.refused_by.snapshot(),
                     dispatched: std::array::from_fn(|n| self.dispatched[n].get()),
                 }
             }
@@ -109,6 +115,11 @@ impl Counters {
 }
 
 impl HctxCounters {
+    /// How often a request was not taken, for now.
+    pub fn refused(&self) -> u64 {
+        self.refused_resource + self.refused_dev_resource + self.no_budget
+    }
+
     /// What is wrong with the numbers of a queue at rest, if anything (K5).
     pub fn fault_at_rest(&self) -> Option<String> {
         let identities = [
@@ -120,6 +131,7 @@ impl HctxCounters {
                 self.accepted + self.refused_error,
                 self.inserted + self.requeued,
             ),
+            ("refusals", self.refused_by.total(), self.refused()),
             ("bad transitions", self.bad_transitions, 0),
             ("bad results", self.bad_results, 0),
         ];

@@ -13,6 +13,7 @@ use super::operations::{Answer, Busy};
 use super::request::Request;
 use super::request_state::Generation;
 use super::slot::Rq;
+use super::source::Source;
 use super::status::Status;
 use std::marker::PhantomData;
 
@@ -115,9 +116,14 @@ impl<'q> Issued<'q> {
         self.accept(Course::Requeue(requeue))
     }
 
-    /// Not now.
+    /// Not now, for a reason of the driver's own.
     pub fn busy(self, kind: Busy) -> Answer<'q> {
-        Answer::Busy(self, kind)
+        self.busy_for(kind, Source::Driver)
+    }
+
+    /// Not now, for want of this.
+    pub fn busy_for(self, kind: Busy, source: Source) -> Answer<'q> {
+        Answer::Busy(self, kind, source)
     }
 }
 

@@ -31,6 +31,7 @@ use super::queue::Queue;
 use super::request::Request;
 use super::request_state::{Generation, Step};
 use super::slot::{Rq, RqList};
+use super::source::Source;
 use super::status::Status;
 use std::time::Duration;
 
@@ -78,11 +79,11 @@ impl Queue {
         if !self.inner.has_budget {
             return true;
         }
-        let token = self.inner.driver.budget().and_then(|b| b.get(hctx.index));
-        if let Some(token) = token {
-            self.slot(rq).set_token(token);
+        match self.take_budget(hctx) {
+            Ok(token) => self.slot(rq).set_token(token),
+            Err(()) => return false,
         }
-        token.is_some()
+        true
     }
 
     /// Starts one request and offers it to the driver. Its budget has been taken.
@@ -96,10 +97,12 @@ impl Queue {
         let issued = Issued::new(rq, generation, request, self.slot(rq).token());
         match self.inner.driver.queue_rq(self.view(hctx), issued, last) {
             Answer::Ok(accepted) => self.accepted(hctx, rq, generation, &request, accepted, home),
-            Answer::Busy(_, kind) => self.busy(hctx, rq, generation, kind),
-            Answer::Error(_, Status::Resource) => self.busy(hctx, rq, generation, Busy::Resource),
+            Answer::Busy(_, kind, source) => self.busy(hctx, rq, generation, kind, source),
+            Answer::Error(_, Status::Resource) => {
+                self.busy(hctx, rq, generation, Busy::Resource, Source::Driver)
+            }
             Answer::Error(_, Status::DevResource) => {
-                self.busy(hctx, rq, generation, Busy::DevResource)
+                self.busy(hctx, rq, generation, Busy::DevResource, Source::Driver)
             }
             Answer::Error(_, status) => {
                 hctx.counters.refused_error.add(1);
@@ -174,7 +177,14 @@ impl Queue {
     }
 
     /// The driver has refused it: it is the mirror's again, unless its timeout was quicker.
-    fn busy(&self, hctx: &HwQueue, rq: Rq, generation: Generation, kind: Busy) -> Issue {
+    fn busy(
+        &self,
+        hctx: &HwQueue,
+        rq: Rq,
+        generation: Generation,
+        kind: Busy,
+        source: Source,
+    ) -> Issue {
         if !self.slot(rq).state.take_back(generation) {
             hctx.counters.accepted.add(1);
             hctx.counters.lost_races.add(1);
@@ -191,6 +201,7 @@ impl Queue {
             Busy::Resource => hctx.counters.refused_resource.add(1),
             Busy::DevResource => hctx.counters.refused_dev_resource.add(1),
         }
+        hctx.counters.refused_by.add(source);
         Issue::Refused(Refused::Busy(kind))
     }
 
@@ -230,7 +241,6 @@ impl Queue {
                 told_last = last && matches!(issue, Issue::Kept | Issue::Ended { accepted: true });
                 issue
             } else {
-                hctx.counters.no_budget.add(1);
                 Issue::Refused(Refused::NoBudget)
             };
             match issue {
@@ -347,12 +357,13 @@ impl Queue {
         }
     }
 
-    /// A share for a request that is still to be found; 0 where there is no limit.
+    /// A share; 0 where there is no limit. That there is none is counted.
     fn take_budget(&self, hctx: &HwQueue) -> Result<u32, ()> {
         match self.inner.driver.budget() {
             None => Ok(0),
             Some(budget) => budget.get(hctx.index).ok_or_else(|| {
                 hctx.counters.no_budget.add(1);
+                hctx.counters.refused_by.add(budget.source());
             }),
         }
     }

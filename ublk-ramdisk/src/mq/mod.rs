@@ -77,6 +77,8 @@ mod kblockd;
 
 mod counters;
 
+mod source;
+
 pub mod status;
 
 pub mod legacy;
@@ -101,5 +103,6 @@ pub use operations::{
 pub use pause::WouldDeadlock;
 pub use queue::{HctxSnapshot, Queue, RequestQueue, RequestRef};
 pub use request::{Limits, Op, Request};
+pub use source::{BySource, Source};
 pub use status::Status;
 pub use tag_set::{TagSet, TagSetError};

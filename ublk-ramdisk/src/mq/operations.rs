@@ -35,6 +35,7 @@ use super::custody::{Accepted, Issued, Moved, Moving};
 use super::data::Run;
 use super::queue::Queue;
 use super::request::Request;
+use super::source::Source;
 use super::status::Status;
 use std::fmt;
 
@@ -55,8 +56,8 @@ pub enum Busy {
 pub enum Answer<'q> {
     /// The driver has it.
     Ok(Accepted<'q>),
-    /// It comes back and is tried again.
-    Busy(Issued<'q>, Busy),
+    /// It comes back and is tried again. The source is counted, and no more.
+    Busy(Issued<'q>, Busy, Source),
     /// It comes back and is ended with this. RESOURCE and DEV_RESOURCE are taken as BUSY (B5).
     Error(Issued<'q>, Status),
 }
@@ -109,6 +110,11 @@ pub trait Budget: Send + Sync {
     /// itself: once queue_rq is entered the token is its own, also if the answer is BUSY or an
     /// error.
     fn put(&self, hctx: Hctx<'_>, token: u32);
+
+    /// What is wanting when there is none.
+    fn source(&self) -> Source {
+        Source::Slots
+    }
 }
 
 /// A block driver.

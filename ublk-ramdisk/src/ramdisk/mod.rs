@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use crate::inject::{Refusal, Requeues};
 use crate::mq::{
-    Answer, Busy, Data, Disk, Hctx, Issued, Op, Operations, Request, Requeue, Run, Status,
+    Answer, Busy, Data, Disk, Hctx, Issued, Op, Operations, Request, Requeue, Run, Source, Status,
 };
 use store::{Readable, Store};
 
@@ -101,7 +101,7 @@ impl Operations for Ramdisk {
         let refuse = |requeues: &Requeues| requeues.refuse(hctx.index());
         match self.requeues.as_ref().and_then(refuse) {
             None => self.serve(rq),
-            Some(Refusal::Resource) => rq.busy(Busy::Resource),
+            Some(Refusal::Resource) => rq.busy_for(Busy::Resource, Source::Injection),
             Some(Refusal::Requeue) => Answer::Ok(rq.requeue(Requeue {
                 kick: true,
                 prepared: false,

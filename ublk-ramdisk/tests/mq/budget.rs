@@ -36,6 +36,30 @@ fn c12_without_budget_a_list_goes_back_unissued_and_is_timed() {
 }
 
 #[test]
+fn k02_each_refusal_is_counted_under_its_source() {
+    let mut bed = with_slots(1, 1);
+    let named = [Source::Memory, Source::Psi, Source::Bandwidth];
+    let named = named.map(|source| BusyFor(Busy::Resource, source));
+    bed.driver.reply(&[RESOURCE]);
+    bed.driver.reply(&named);
+    bed.insert(0, write(0));
+    while bed.driver.held.lock().unwrap().is_empty() {
+        bed.clock.advance(HOUR);
+        bed.settle();
+    }
+    let by = bed.queue.counters(0).refused_by;
+    assert_eq!((by.driver, by.memory, by.psi, by.bandwidth), (1, 1, 1, 1));
+    assert_eq!((by.slots, by.injection), (0, 0), "no one was turned away");
+    bed.insert(0, write(1));
+    bed.settle();
+    let counted = bed.queue.counters(0);
+    assert_eq!(counted.refused_by.slots, counted.no_budget);
+    assert!(counted.no_budget > 0, "the only slot is taken");
+    assert_eq!(counted.refused_by.total(), counted.refused());
+    finish_slots(bed, 1);
+}
+
+#[test]
 fn c12_without_budget_nothing_is_taken_from_a_ctx() {
     let mut bed = with_slots(1, 1);
     bed.insert(0, write(0));

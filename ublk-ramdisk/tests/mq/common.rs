@@ -29,6 +29,7 @@ pub enum Reply {
     End(Result<(), Status>),
     Hold,
     NotNow(Busy),
+    BusyFor(Busy, Source),
     Error(Status),
     Again(Requeue),
     Transfer,
@@ -169,13 +170,17 @@ impl Operations for Driver {
         self.gate.pass();
         let next = self.replies.lock().unwrap().pop_front();
         let reply = next.unwrap_or(*self.otherwise.lock().unwrap());
-        let gives_back = matches!(reply, Reply::NotNow(_) | Reply::Error(_) | Reply::End(_));
+        let gives_back = matches!(
+            reply,
+            Reply::NotNow(_) | Reply::BusyFor(..) | Reply::Error(_) | Reply::End(_)
+        );
         if let (Some(slots), true) = (&self.slots, gives_back) {
             slots.release(hctx);
         }
         match reply {
             Reply::End(outcome) => Answer::Ok(rq.end(outcome)),
             Reply::NotNow(kind) => rq.busy(kind),
+            Reply::BusyFor(kind, source) => rq.busy_for(kind, source),
             Reply::Error(status) => Answer::Error(rq, status),
             Reply::Again(how) => Answer::Ok(rq.requeue(how)),
             Reply::Transfer => Answer::Ok(rq.transfer(Data::Zeros)),
