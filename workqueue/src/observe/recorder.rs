@@ -54,7 +54,15 @@ struct Pool<R> {
 
 /// A thread's share: in a `thread_local!`.
 #[derive(Debug)]
-pub struct Own<R>(RefCell<Option<(u32, Option<Arc<Ring<R>>>)>>);
+pub struct Own<R>(RefCell<Option<Claim<R>>>);
+
+/// What a thread got when it asked for a ring.
+#[derive(Debug)]
+struct Claim<R> {
+    recording: u32,
+    /// None if none was left.
+    ring: Option<Arc<Ring<R>>>,
+}
 
 /// What one thread has recorded.
 #[derive(Debug)]
@@ -150,12 +158,13 @@ impl<R: Timed> Recorder<R> {
         let _torn_down = own.try_with(|own| {
             let mut own = own.0.borrow_mut();
             let recording = self.recording.load(Ordering::Relaxed);
-            if !matches!(&*own, Some((of, _)) if *of == recording) {
-                *own = Some(self.claim());
-            }
-            match &*own {
-                Some((_, Some(ring))) => ring.0.lock().push(record),
-                _ => {
+            let claim = match &mut *own {
+                Some(claim) if claim.recording == recording => claim,
+                old => old.insert(self.claim()),
+            };
+            match &claim.ring {
+                Some(ring) => ring.0.lock().push(record),
+                None => {
                     self.missed.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -163,7 +172,7 @@ impl<R: Timed> Recorder<R> {
     }
 
     #[cold]
-    fn claim(&self) -> (u32, Option<Arc<Ring<R>>>) {
+    fn claim(&self) -> Claim<R> {
         let (tid, name) = (cpu::current_tid(), current_name());
         let mut pool = self.pool.lock();
         let ring = pool.unclaimed.pop();
@@ -174,7 +183,10 @@ impl<R: Timed> Recorder<R> {
             // There is room for all of them.
             pool.claimed.push(ring.clone());
         }
-        (self.recording.load(Ordering::Relaxed), ring)
+        Claim {
+            recording: self.recording.load(Ordering::Relaxed),
+            ring,
+        }
     }
 
     /// Empties all rings. With `keep` they can be filled anew, else their memory is given back.
