@@ -25,6 +25,9 @@ pub mod mq;
 
 pub mod ramdisk;
 
+#[cfg(not(loom))]
+pub mod backend;
+
 pub mod config;
 
 pub mod error;
