@@ -148,7 +148,7 @@ fn folded(names: &[&str]) -> String {
 pub(crate) fn pool_head(pool: &Pool, flags: u32) -> String {
     let node = match &pool.kind {
         PoolKind::Unbound { node, .. } => *node,
-        PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } => pool.rt.topology.node_of(*cpu),
+        PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } => pool.rt.topology().node_of(*cpu),
     };
     let node = node.map_or_else(String::new, |n| format!(" node={n}"));
     format!(

@@ -224,6 +224,9 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let mut st = pool.lock();
     if st.disassociated {
         rt.bind_current_to_unbound();
+    } else {
+        // Once more, as every worker that joins does.
+        rt.bind_current(&pool.affinity);
     }
     own.flags = WorkerFlags::PREP;
     let slot = st.workers.join(own);

@@ -13,6 +13,8 @@ pub(crate) mod cpus;
 
 pub(crate) mod hooks;
 
+pub(crate) mod machine;
+
 pub(crate) mod monitor;
 
 pub(crate) mod sentinels;
@@ -26,7 +28,7 @@ use crate::pool::hog::Hogs;
 use crate::pool::registry::{self, UnboundPools};
 use crate::pool::rescuer::RESCUER_NICE;
 use crate::pool::worker::{self, CreateError};
-use crate::pool::{context, manager, Pool, PoolKind, TimerEvent};
+use crate::pool::{context, manager, Pool, TimerEvent};
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
@@ -41,6 +43,7 @@ use affinity::Affinity;
 use builder::{Config, RuntimeBuilder};
 use cpus::Cpus;
 use hooks::{Hooks, PanicInfo};
+use machine::Machine;
 use monitor::{Job, Monitor};
 use sentinels::Sentinels;
 use std::any::Any;
@@ -71,10 +74,9 @@ impl CpuPools {
 
 /// What the runtime, its queues and its pools share.
 pub(crate) struct RuntimeInner {
-    pub(crate) config: Config,     // I
-    pub(crate) hooks: Hooks,       // I
-    pub(crate) clock: Clock,       // I
-    pub(crate) topology: Topology, // I
+    pub(crate) config: Config, // I
+    pub(crate) hooks: Hooks,   // I
+    pub(crate) clock: Clock,   // I
     pub(crate) cpus: Cpus,
     pub(crate) affinity: Affinity,
     pub(crate) timers: Timers<TimerEvent>,
@@ -163,13 +165,11 @@ impl RuntimeInner {
 
     /// The CPU the caller counts as running on.
     pub(crate) fn this_cpu(&self) -> usize {
-        if self.topology.is_simulated() {
-            // Simulated CPUs bind nobody, so a worker's own word counts.
-            if let Some(cpu) = context::worker_cpu() {
-                return cpu;
-            }
+        if !self.cpus.is_simulated() {
+            return cpu::current_cpu();
         }
-        self.topology.current_cpu()
+        // Simulated CPUs bind nobody, so a worker's own word counts.
+        context::worker_cpu().unwrap_or_else(|| self.topology().current_cpu())
     }
 
     /// One CPU of the set after the other; of all CPUs, if the set is empty.
@@ -177,24 +177,10 @@ impl RuntimeInner {
         let last = self.next_cpu.load(Ordering::Relaxed);
         let next = set
             .next_after(last)
-            .or_else(|| self.topology.possible().next_after(last))
+            .or_else(|| self.cpus.known().next_after(last))
             .unwrap_or(0);
         self.next_cpu.store(next, Ordering::Relaxed);
         next
-    }
-
-    /// The calling thread goes where it belongs. Made-up CPUs bind nobody; a CPU that has been
-    /// taken away since leaves the thread where the system put it.
-    pub(crate) fn bind_current(&self, cpus: &CpuSet) {
-        if self.topology.is_simulated() {
-            return;
-        }
-        if let Err(e) = cpu::bind_current(cpus) {
-            log::debug!(
-                "workqueue: cannot bind a thread to CPUs {}: {e}",
-                cpus.to_list()
-            );
-        }
     }
 
     pub(crate) fn spawn_thread(
@@ -323,7 +309,7 @@ impl Runtime {
         hooks: Hooks,
         sink: Option<Sink>,
         clock: Clock,
-        topology: Topology,
+        machine: Machine,
     ) -> Self {
         cpu::watch_forks();
         if sink.is_some() {
@@ -331,14 +317,16 @@ impl Runtime {
         }
         let monitor = Monitor::new(&clock, config.sample_period);
         // Threads are bound to real CPUs only.
-        let sentinels = config.idle_sentinel && monitor.samples() && !topology.is_simulated();
+        let sentinels = config.idle_sentinel && monitor.samples() && !machine.is_simulated();
+        let cpus = Cpus::new(machine);
+        let (known, end) = (cpus.known(), cpus.end());
         let inner = Arc::new(RuntimeInner {
-            cpus: Cpus::new(topology.possible()),
-            affinity: Affinity::new(topology.possible(), config.default_scope),
+            affinity: Affinity::new(&known, end, config.default_scope),
+            cpus,
             timers: Timers::new(&clock),
             monitor,
             sentinels: Sentinels::new(sentinels),
-            watchdog: Watchdog::new(config.watchdog_thresh, topology.possible()),
+            watchdog: Watchdog::new(config.watchdog_thresh, end),
             unbound: UnboundPools::default(),
             bh: BhThreads::default(),
             hogs: Hogs::default(),
@@ -357,26 +345,8 @@ impl Runtime {
             config,
             hooks,
             clock,
-            topology,
         });
-        let pool = |cpu, nice| registry::create(PoolKind::PerCpu { cpu }, nice, &inner);
-        let bh = |cpu, nice| registry::create(PoolKind::Bh { cpu }, nice, &inner);
-        let cpus: Vec<usize> = inner.topology.possible().iter().collect();
-        let pools = cpus
-            .iter()
-            .map(|&c| {
-                (
-                    c,
-                    CpuPools {
-                        normal: pool(c, 0),
-                        highpri: pool(c, -20),
-                        bh: bh(c, 0),
-                        bh_highpri: bh(c, -20),
-                    },
-                )
-            })
-            .collect();
-        *inner.percpu.lock() = pools;
+        known.iter().for_each(|cpu| inner.add_pools(cpu));
         let system = SystemQueues::new(&inner);
         Self { inner, system }
     }
@@ -541,9 +511,9 @@ impl Runtime {
         &self.system
     }
 
-    /// The CPUs of this runtime and how they belong together.
-    pub fn topology(&self) -> &Topology {
-        &self.inner.topology
+    /// The CPUs this runtime has met so far and how they belong together.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.inner.cpus.shown_topology()
     }
 
     /// The virtual clock, if the runtime lives by one.
