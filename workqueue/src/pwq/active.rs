@@ -153,17 +153,19 @@ mod tests {
                 .unwrap();
         };
         give(1);
+        // Taking the pool's lock counts in what lies in its inbox.
+        let waiting = || -> usize {
+            let of = |pwq: &std::sync::Arc<crate::pwq::Pwq>| {
+                let st = pwq.pool.lock();
+                st.pwqs.get(pwq.number).inactive.iter().count()
+            };
+            q.inner.pwqs().iter().map(of).sum()
+        };
+        assert_eq!(waiting(), 1);
         // The moment between a slot that is free and the service of those who wait for one.
         q.inner.nodes.iter().for_each(|node| node.set_max(2));
         give(2);
-        let waiting = |pwq: &crate::pwq::Pwq| {
-            let st = pwq.pool.lock();
-            let inactive = st.pwqs.get(pwq.number).inactive.iter().count();
-            drop(st);
-            inactive
-        };
-        let waiting: usize = q.inner.pwqs().iter().map(|pwq| waiting(pwq)).sum();
-        assert_eq!(waiting, 2, "the second has overtaken the first");
+        assert_eq!(waiting(), 2, "the second has overtaken the first");
         q.inner.nodes.iter().for_each(|node| node.set_max(1));
         door.send(()).unwrap();
         q.flush().unwrap();
