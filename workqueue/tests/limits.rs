@@ -55,46 +55,6 @@ fn s08_02_inactive_items_keep_their_order() {
     assert_eq!(log.all(), (0..20).collect::<Vec<_>>());
 }
 
-/// A slot that another pwq gives back is free for a moment while items of this one wait.
-#[test]
-fn s08_02_no_item_overtakes_its_pwqs_waiting_ones() {
-    const ITEMS: usize = 10_000;
-    let rt = runtime(4);
-    let q = rt.queue("q").flags(UNBOUND).max_active(1).build().unwrap();
-    let log = Log::new();
-    let producers: Vec<_> = (0..4)
-        .map(|cpu| {
-            let (q, log) = (q.handle(), log.clone());
-            std::thread::spawn(move || {
-                let waiting = Arc::new(AtomicUsize::new(0));
-                for n in 0..ITEMS {
-                    // Few wait, so that the producers go on while slots come back.
-                    while waiting.load(Ordering::SeqCst) > 2 {
-                        std::thread::yield_now();
-                    }
-                    waiting.fetch_add(1, Ordering::SeqCst);
-                    let (log, waiting) = (log.clone(), waiting.clone());
-                    let item = Call::new(move |_| {
-                        log.add((cpu, n));
-                        waiting.fetch_sub(1, Ordering::SeqCst);
-                    });
-                    q.enqueue_on(cpu, item).unwrap();
-                }
-            })
-        })
-        .collect();
-    producers.into_iter().for_each(|p| p.join().unwrap());
-    q.flush().unwrap();
-    let all = log.all();
-    for cpu in 0..4 {
-        let of_pwq = all.iter().filter(|(c, _)| *c == cpu).map(|(_, n)| *n);
-        assert!(
-            of_pwq.eq(0..ITEMS),
-            "the items of CPU {cpu} are not in order"
-        );
-    }
-}
-
 #[test]
 fn s08_03_a_cancelled_item_gives_its_slot_to_the_next() {
     let rt = runtime(1);
