@@ -34,6 +34,7 @@ use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Condvar, Mutex};
 use crate::sys::timer::Timers;
+use crate::sys::turn::{Invitation, Turns};
 use crate::work::delayed;
 use crate::wq::builder::QueueBuilder;
 use crate::wq::system::SystemQueues;
@@ -188,7 +189,11 @@ impl RuntimeInner {
         name: String,
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
-        worker::spawn_quiet(name, self.config.stack_size, body)
+        let invitation = self.clock.turns().map(Turns::invite);
+        worker::spawn_quiet(name, self.config.stack_size, move || {
+            let _seated = invitation.map(Invitation::accept);
+            body();
+        })
     }
 
     pub(crate) fn pools_of(&self, cpu: usize) -> Option<CpuPools> {
@@ -460,6 +465,10 @@ impl Runtime {
         }
         if rt.is_stopped() {
             return Ok(());
+        }
+        // Threads are waited for by joining them from here on.
+        if let Some(turns) = rt.clock.turns() {
+            turns.disband();
         }
         for queue in rt.queues() {
             match queue.destroy() {
