@@ -36,4 +36,6 @@ pub mod inject;
 
 pub mod stats;
 
+pub mod trace;
+
 pub mod sys;

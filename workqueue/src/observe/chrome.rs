@@ -176,8 +176,8 @@ impl<W: Write> ChromeWriter<W> {
     fn record(&mut self, tid: i32, record: &Record) -> io::Result<()> {
         let mut args = [("", Value::Int(0)); MAX_ARGS];
         let mut count = 0;
-        for (place, arg) in args.iter_mut().zip(record.args.iter().flatten()) {
-            *place = *arg;
+        for (place, arg) in args.iter_mut().zip(record.args()) {
+            *place = arg;
             count += 1;
         }
         self.event(&ChromeEvent {

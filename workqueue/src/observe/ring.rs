@@ -36,6 +36,28 @@ pub enum Phase {
     Instant,
 }
 
+impl Record {
+    /// How it stands on the time line.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What can be switched off together.
+    pub fn category(&self) -> &'static str {
+        self.category
+    }
+
+    /// What happened.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// More, by name.
+    pub fn args(&self) -> impl Iterator<Item = (&'static str, Value)> + '_ {
+        self.args.iter().flatten().copied()
+    }
+}
+
 impl Timed for Record {
     fn time(&self) -> u64 {
         self.time
@@ -186,12 +208,13 @@ pub(crate) fn record_event(event: &TraceEvent<'_>) {
             cpu,
             ..
         } => {
-            let more = [
+            let args = [
+                item[0],
+                item[1],
                 ("workqueue", Value::text(workqueue)),
                 ("req_cpu", Value::Int(req_cpu.into())),
                 ("cpu", Value::Int(cpu.into())),
             ];
-            let args = [&item[..], &more[..]].concat();
             emit(Phase::Instant, category, event.name(), &args);
         }
         TraceEvent::Activate { .. } => emit(Phase::Instant, category, event.name(), &item),

@@ -7,8 +7,9 @@
 
 use super::batch::Batch;
 use super::context::{self, Context};
+use super::flags::WorkerFlags;
 use super::worker::{run_scheduled, AbortOnUnwind, CreateError};
-use super::workers::{WorkerFlags, WorkerState, WorkerThread};
+use super::workers::{WorkerState, WorkerThread};
 use super::PoolState;
 use crate::pwq::{self, Pwq};
 use crate::runtime::hooks::{CreateAttempt, PoolClass};

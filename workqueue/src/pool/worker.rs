@@ -10,8 +10,9 @@
 
 use super::batch::Batch;
 use super::context::{self, Context, Run};
+use super::flags::WorkerFlags;
 use super::spare::ControlBlock;
-use super::workers::{Current, WorkerFlags};
+use super::workers::Current;
 use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
 use crate::error::StartError;
 use crate::lockdep;
