@@ -7,8 +7,8 @@
 //!
 //! [`study`] holds the studies, which `scripts/study` runs, and [`page`] their report.
 //!
-//! [`wq`] is the workqueue's part, which needs no script to be measured. `unsafe` is only in
-//! [`signals`] and [`wq::memory`].
+//! [`wq`] is the workqueue's part, which needs no script to be measured; [`mirror`] what the mirror
+//! of blk-mq costs in process. `unsafe` is only in [`signals`], [`wq::memory`] and [`mirror`].
 
 pub mod fio;
 
@@ -23,3 +23,5 @@ pub mod wq;
 pub mod study;
 
 pub mod page;
+
+pub mod mirror;

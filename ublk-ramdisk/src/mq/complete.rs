@@ -130,6 +130,8 @@ impl Queue {
             let request = slot.request(tag);
             self.inner.driver.complete(self.view(hctx), &request);
         }
+        // Before the slot may be used again, and so before the result is out.
+        self.trace_end(hctx, rq, result);
         if slot.state.retire() == Step::Wrong {
             self.bad_transition(hctx);
         }

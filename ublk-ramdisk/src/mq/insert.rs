@@ -13,6 +13,7 @@ use super::operations::{Away, Home};
 use super::queue::Queue;
 use super::request::{Op, Request};
 use super::slot::{Rq, RqList, AT_HEAD, PASSTHROUGH};
+use crate::trace::Kind;
 
 /// The way in to one hardware queue through one software queue. Has one owner, and that owner
 /// inserts from one thread at a time.
@@ -80,6 +81,7 @@ impl Lane {
             return;
         }
         hctx.count_inserted(self.ctx, u64::from(count));
+        queue.trace_hctx(Kind::Plug, hctx, 0);
         let (entry, arm, exit) = hctx.state.enter(count);
         if arm {
             queue.arm_timeout(hctx);
@@ -98,6 +100,7 @@ impl Lane {
                 queue.take_in(hctx, self.ctx, request, 0),
             );
         }
+        queue.trace_hctx(Kind::Unplug, hctx, count);
         if entry == Entry::Issue {
             queue.issue_batch(hctx, &mut list, home);
         } else {
@@ -145,6 +148,7 @@ impl Queue {
             self.bad_transition(hctx);
         }
         slot.fill(request, ctx, flags);
+        self.trace_rq(Kind::IoStart, hctx, rq);
         rq
     }
 
@@ -206,10 +210,13 @@ impl Queue {
         let (slot, slots) = (self.slot(rq), &self.inner.slots);
         if slot.has(AT_HEAD) || self.is_flush(hctx, rq) {
             slot.clear(AT_HEAD);
+            self.trace_insert(hctx, rq, false);
             hctx.dispatch_head(slots, rq);
         } else if slot.has(PASSTHROUGH) {
+            self.trace_insert(hctx, rq, false);
             hctx.dispatch_tail(slots, rq);
         } else {
+            self.trace_insert(hctx, rq, true);
             hctx.ctxs.push_back(slots, ctx, rq);
         }
     }

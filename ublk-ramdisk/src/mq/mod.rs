@@ -79,6 +79,8 @@ mod counters;
 
 mod source;
 
+mod tracing;
+
 pub mod status;
 
 pub mod legacy;

@@ -9,6 +9,7 @@ use super::hctx::HwQueue;
 use super::hctx_state::{Exit, INACTIVE, QUIESCED, STOPPED};
 use super::operations::Home;
 use super::queue::Queue;
+use crate::trace::Kind;
 use std::time::Duration;
 use workqueue::CpuSet;
 
@@ -36,6 +37,7 @@ impl Queue {
             self.queue_run(hctx, Duration::ZERO);
         } else {
             hctx.counters.run_sync.add(1);
+            self.trace_run(hctx, None);
             self.run(hctx, home);
         }
     }
@@ -80,6 +82,7 @@ impl Queue {
             _ => &hctx.counters.run_delayed,
         };
         count.add(1);
+        self.trace_run(hctx, Some(delay));
         let cpu = hctx_cpu(self, hctx);
         self.inner.works.mod_run(hctx.index, cpu, delay);
     }
@@ -111,6 +114,7 @@ impl Queue {
             self.woken(exit);
             if exit.run {
                 hctx.counters.restarted.add(1);
+                self.trace_hctx(Kind::Restart, hctx, 0);
                 self.run_hw_queue(hctx.index, true);
             }
         }
