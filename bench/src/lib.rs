@@ -5,8 +5,8 @@
 //! folder becomes a [`run::Run`] (its samples read by [`fio`]), and the run a
 //! [`report`]. [`signals`] belongs to the contender that serves a disk itself.
 //!
-//! [`wq`] is the workqueue's part, which needs no script to be measured. `unsafe` is only in
-//! [`signals`] and [`wq::memory`].
+//! [`wq`] is the workqueue's part, which needs no script to be measured; [`mirror`] what the mirror
+//! of blk-mq costs in process. `unsafe` is only in [`signals`], [`wq::memory`] and [`mirror`].
 
 pub mod fio;
 
@@ -17,3 +17,5 @@ pub mod report;
 pub mod signals;
 
 pub mod wq;
+
+pub mod mirror;

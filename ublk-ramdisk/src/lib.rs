@@ -25,6 +25,9 @@ pub mod mq;
 
 pub mod ramdisk;
 
+#[cfg(not(loom))]
+pub mod backend;
+
 pub mod config;
 
 pub mod error;
@@ -32,5 +35,7 @@ pub mod error;
 pub mod inject;
 
 pub mod stats;
+
+pub mod trace;
 
 pub mod sys;

@@ -190,7 +190,7 @@ fn pick_cpu(queue: &QueueInner, here: usize) -> usize {
 
 /// A CPU of this node, the caller's if it is one; None if there is no such node.
 pub(crate) fn cpu_of_node(rt: &RuntimeInner, node: usize) -> Option<usize> {
-    let cpus = rt.topology.node_cpus(node).and(&rt.online_cpus());
+    let cpus = rt.topology().node_cpus(node).and(&rt.online_cpus());
     let here = rt.this_cpu();
     if cpus.contains(here) {
         Some(here)

@@ -213,7 +213,7 @@ fn s12_08_recording_goes_on_while_it_is_written() {
     let _turn = turn();
     let rt = runtime(4);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
-    trace::start(1_000_000);
+    trace::start(10_000);
     let writer = {
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let s = stop.clone();
@@ -249,4 +249,58 @@ fn s12_08_a_file_for_the_viewer() {
     let file: Json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(events(&file)[0]["name"], "saved");
     std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn s12_08_times_of_a_virtual_clock() {
+    let _turn = turn();
+    let clock = VirtualClock::new();
+    clock.advance(std::time::Duration::from_micros(7));
+    trace::start_on(10, Some(clock.clone()));
+    trace::emit(Phase::Begin, "test", "later", &[]);
+    clock.advance(std::time::Duration::from_nanos(5));
+    trace::emit(Phase::End, "test", "later", &[]);
+    trace::stop();
+    let times: Vec<_> = events(&file())
+        .iter()
+        .map(|e| e["ts"].to_string())
+        .collect();
+    assert_eq!(times, ["7.0", "7.005"]);
+    trace::start(1);
+    trace::stop();
+    assert!(trace::now() > 1_000_000, "the machine's clock again");
+}
+
+#[test]
+fn s12_08_a_program_writes_records_of_its_own_beside() {
+    let _turn = turn();
+    trace::start(10);
+    trace::emit(Phase::Instant, "test", "ours", &[]);
+    trace::stop();
+    let recording = trace::drain();
+    let mut writer = trace::ChromeWriter::new(Vec::new(), 3).unwrap();
+    writer.recording(&recording).unwrap();
+    let mut event = trace::ChromeEvent {
+        time: 1500,
+        phase: Phase::Begin,
+        tid: 7,
+        id: Some(0xab),
+        category: "block",
+        name: "WRITE 8 + 8",
+        args: &[("tag", Value::Int(1))],
+    };
+    writer.event(&event).unwrap();
+    event.phase = Phase::End;
+    writer.event(&event).unwrap();
+    let text = writer.finish().unwrap();
+    let file: Json = serde_json::from_slice(&text).unwrap();
+    let all = events(&file);
+    assert_eq!(all.len(), 3);
+    assert_eq!(file["otherData"]["lost_records"], 3);
+    assert_eq!((&all[1]["ph"], &all[2]["ph"]), (&"b".into(), &"e".into()));
+    assert_eq!(
+        (&all[1]["id"], &all[1]["ts"]),
+        (&"0xab".into(), &1.5.into())
+    );
+    assert_eq!(all[1]["args"]["tag"], 1);
 }

@@ -149,6 +149,8 @@ impl Queue {
         if via_driver {
             self.inner.driver.complete(self.view(hctx), request);
         }
+        // Before the slot may be used again, and so before the result is out.
+        self.trace_end(hctx, rq, result);
         if self.slot(rq).state.retire() == Step::Wrong {
             self.bad_transition(hctx);
         }

@@ -117,6 +117,10 @@ counters! {
     refused_error
     /// No budget, so queue_rq was not called.
     no_budget
+    /// Requests that had to wait for another try because they were refused.
+    parked
+    /// Requests that were tried again after that.
+    unparked
     /// DEV_RESOURCE without anything that could re-run the queue (B4).
     bad_dev_resource
     /// Requests the driver gave back after it had accepted them.
@@ -167,6 +171,7 @@ impl HctxCounters {
                 self.inserted + self.requeued,
             ),
             ("refusals", self.refused_by.total(), self.refused()),
+            ("parked", self.parked, self.unparked),
             ("bad transitions", self.bad_transitions, 0),
             ("bad results", self.bad_results, 0),
         ];

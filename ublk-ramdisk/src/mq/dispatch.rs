@@ -34,6 +34,7 @@ use super::request_state::{Generation, Step};
 use super::slot::{Rq, RqList};
 use super::source::Source;
 use super::status::Status;
+use crate::trace::Kind;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::Duration;
 
@@ -93,7 +94,10 @@ impl Queue {
         }
         match self.take_budget(hctx) {
             Ok(token) => self.slot(rq).set_token(token),
-            Err(()) => return false,
+            Err(source) => {
+                self.refused(hctx, rq, Refused::NoBudget, source);
+                return false;
+            }
         }
         true
     }
@@ -133,7 +137,7 @@ impl Queue {
             Answer::Error(_, Status::DevResource) => {
                 self.busy(hctx, rq, generation, Busy::DevResource, Source::Driver)
             }
-            Answer::Error(_, status) => self.refused(hctx, started, status, call),
+            Answer::Error(_, status) => self.failed(hctx, started, status, call),
         }
     }
 
@@ -152,7 +156,7 @@ impl Queue {
 
     /// The driver has answered an error: it ends with that.
     #[cold]
-    fn refused(
+    fn failed(
         &self,
         hctx: &HwQueue,
         started: Started<'_>,
@@ -169,6 +173,8 @@ impl Queue {
     pub(super) fn start(&self, hctx: &HwQueue, rq: Rq) -> Option<Generation> {
         let slot = self.slot(rq);
         slot.set_deadline(self.next_deadline());
+        self.unpark(hctx, rq);
+        self.trace_rq(Kind::Issue, hctx, rq);
         match slot.state.start() {
             Step::Taken(generation) => Some(generation),
             Step::Wrong => {
@@ -253,6 +259,7 @@ impl Queue {
             Busy::DevResource => hctx.counters.refused_dev_resource.add(1),
         }
         hctx.counters.refused_by.add(source);
+        self.refused(hctx, rq, Refused::Busy(kind), source);
         Issue::Refused(Refused::Busy(kind))
     }
 
@@ -416,7 +423,10 @@ impl Queue {
             }
             let token = match self.take_budget(hctx) {
                 Ok(token) => token,
-                Err(()) => return false, // whoever gives a share back runs this queue (C12)
+                Err(source) => {
+                    self.trace_tag_wait(hctx, source);
+                    return false; // whoever gives a share back runs this queue (C12)
+                }
             };
             let Some((rq, next)) = hctx.ctxs.take_one(&self.inner.slots, hctx.dispatch_from())
             else {
@@ -436,12 +446,13 @@ impl Queue {
     }
 
     /// A share; 0 where there is no limit. That there is none is counted.
-    fn take_budget(&self, hctx: &HwQueue) -> Result<u32, ()> {
+    fn take_budget(&self, hctx: &HwQueue) -> Result<u32, Source> {
         match self.inner.driver.budget() {
             None => Ok(0),
             Some(budget) => budget.get(hctx.index).ok_or_else(|| {
                 hctx.counters.no_budget.add(1);
                 hctx.counters.refused_by.add(budget.source());
+                budget.source()
             }),
         }
     }

@@ -14,6 +14,7 @@ use super::operations::{Away, Home};
 use super::queue::Queue;
 use super::request::{Op, Request};
 use super::slot::{Rq, RqList, AT_HEAD, PASSTHROUGH};
+use crate::trace::Kind;
 
 /// The way in to one hardware queue through one software queue. Has one owner, and that owner
 /// inserts from one thread at a time.
@@ -84,32 +85,30 @@ impl Lane {
         }
         let lane = hctx.lane(self.ctx);
         lane.inserted.add_owned(u64::from(count));
+        queue.trace_hctx(Kind::Plug, hctx, 0);
         let (entry, arm, exit) = hctx.state.enter(count);
         if arm {
             queue.arm_timeout(hctx);
         }
         queue.woken(exit);
-        match entry {
-            Entry::Issue => {
-                let mut call = Call::of_lane(home, lane);
-                if queue.inner.takes_lists {
-                    queue.offer_batch(hctx, self.ctx, requests, &mut call);
-                } else {
-                    queue.issue_batch(hctx, self.ctx, requests, &mut call);
-                }
-            }
-            Entry::List => {
-                for request in requests {
-                    let rq = queue.take_in(hctx, self.ctx, request, 0);
-                    queue.list(hctx, self.ctx, rq);
-                }
-                queue.run_hw_queue(self.hctx, true);
-            }
-            Entry::Frozen => {
-                for request in requests {
-                    queue.wait_for_thaw(hctx, queue.take_in(hctx, self.ctx, request, 0));
-                }
-            }
+        let rqs = requests
+            .iter()
+            .map(|request| (queue.rq(self.hctx, request.tag()), request));
+        for request in requests {
+            queue.take_in(hctx, self.ctx, request, 0);
+        }
+        if entry == Entry::Frozen {
+            rqs.for_each(|(rq, _)| queue.wait_for_thaw(hctx, rq));
+            return;
+        }
+        queue.trace_hctx(Kind::Unplug, hctx, count);
+        if entry == Entry::List {
+            rqs.for_each(|(rq, _)| queue.list(hctx, self.ctx, rq));
+            queue.run_hw_queue(self.hctx, true);
+        } else if queue.inner.takes_lists {
+            queue.offer_batch(hctx, rqs, &mut Call::of_lane(home, lane));
+        } else {
+            queue.issue_batch(hctx, rqs, &mut Call::of_lane(home, lane));
         }
     }
 
@@ -153,6 +152,7 @@ impl Queue {
             self.bad_transition(hctx);
         }
         slot.fill(request, ctx, flags);
+        self.trace_rq(Kind::IoStart, hctx, rq);
         rq
     }
 
@@ -197,34 +197,41 @@ impl Queue {
     }
 
     /// Issues a batch in order; from the first refusal on it is listed (C3).
-    fn issue_batch(&self, hctx: &HwQueue, ctx: u16, requests: &[Request], call: &mut Call<'_>) {
+    fn issue_batch<'r>(
+        &self,
+        hctx: &HwQueue,
+        mut batch: impl ExactSizeIterator<Item = (Rq, &'r Request)>,
+        call: &mut Call<'_>,
+    ) {
         let section = Section::entered(self, hctx);
-        let mut rest = requests.iter();
         let next = || {
-            rest.next().map(|request| Next {
-                rq: self.take_in(hctx, ctx, request, 0),
+            batch.next().map(|(rq, request)| Next {
+                rq,
                 request: Some(request),
-                last: rest.len() == 0,
+                last: batch.len() == 0,
                 budgeted: false,
             })
         };
         let (issued, left) = self.issue_each(hctx, next, call);
-        let rest = rest.map(|request| self.take_in(hctx, ctx, request, 0));
-        self.batch_issued(hctx, section, issued, left.into_iter().chain(rest), call);
+        let left = left.into_iter().chain(batch.map(|(rq, _)| rq));
+        self.batch_issued(hctx, section, issued, left, call);
     }
 
     /// As `issue_batch`, for a driver that wants to see the whole list first.
-    fn offer_batch(&self, hctx: &HwQueue, ctx: u16, requests: &[Request], call: &mut Call<'_>) {
+    fn offer_batch<'r>(
+        &self,
+        hctx: &HwQueue,
+        batch: impl Iterator<Item = (Rq, &'r Request)>,
+        call: &mut Call<'_>,
+    ) {
         let section = Section::entered(self, hctx);
         let (slots, mut list) = (&self.inner.slots, RqList::new());
-        for request in requests {
-            list.push_back(slots, self.take_in(hctx, ctx, request, 0));
-        }
+        batch.for_each(|(rq, _)| list.push_back(slots, rq));
         let offered = self.offer_all(hctx, &mut list, call);
         let mut issued = self.issue_list(hctx, &mut list, false, call);
         issued.ended += offered;
-        let rest = std::iter::from_fn(|| list.pop_front(slots));
-        self.batch_issued(hctx, section, issued, rest, call);
+        let left = std::iter::from_fn(|| list.pop_front(slots));
+        self.batch_issued(hctx, section, issued, left, call);
     }
 
     /// A batch has been issued as far as it went; `left` is what was not, the refused one first.
@@ -265,10 +272,13 @@ impl Queue {
         let (slot, slots) = (self.slot(rq), &self.inner.slots);
         if slot.has(AT_HEAD) || self.is_flush(hctx, rq) {
             slot.clear(AT_HEAD);
+            self.trace_insert(hctx, rq, false);
             hctx.dispatch_head(slots, rq);
         } else if slot.has(PASSTHROUGH) {
+            self.trace_insert(hctx, rq, false);
             hctx.dispatch_tail(slots, rq);
         } else {
+            self.trace_insert(hctx, rq, true);
             hctx.ctxs.push_back(slots, ctx, rq);
         }
     }

@@ -25,9 +25,17 @@ pub struct Kblockd {
 }
 
 impl Kblockd {
+    /// What kblockd is (D1).
+    pub const FLAGS: Flags =
+        Flags::from_bits(Flags::MEM_RECLAIM.bits() | Flags::HIGHPRI.bits() | Flags::PERCPU.bits());
+
     /// A kblockd of its own in `runtime`: for tests, and for programs with several runtimes.
     pub fn new(runtime: &Runtime) -> Result<Self, AllocError> {
-        let flags = Flags::MEM_RECLAIM | Flags::HIGHPRI | Flags::PERCPU;
+        Self::with_flags(runtime, Self::FLAGS)
+    }
+
+    /// The same with other flags: to study what those of [`Kblockd::FLAGS`] are for.
+    pub fn with_flags(runtime: &Runtime, flags: Flags) -> Result<Self, AllocError> {
         Ok(Self {
             queue: Arc::new(runtime.queue("kblockd").flags(flags).build()?),
             clock: runtime.virtual_clock().cloned(),

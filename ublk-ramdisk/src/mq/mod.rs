@@ -84,6 +84,8 @@ mod counters;
 
 mod source;
 
+mod tracing;
+
 pub mod status;
 
 pub mod legacy;

@@ -19,9 +19,12 @@ use super::tag_set::{TagSet, TagSetError};
 use super::timeout;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 use workqueue::CpuSet;
+
+/// How many devices this process has made.
+static LABELS: AtomicU32 = AtomicU32::new(0);
 
 /// What all threads of a device share. Letters as in `HwQueue`; R: the requeue lists' lock, P: the
 /// pause lock.
@@ -39,6 +42,7 @@ pub(super) struct Inner {
     pub(super) depths: Mutex<Depths>,         // P
     pub(super) changed: Waiters,              // for quiesce and freeze
     pub(super) online: Mutex<CpuSet>,         // the CPUs in use
+    pub(super) label: u32,                    // I: tells it from other devices in a trace
     lanes: Box<[AtomicBool]>,                 // A: by hctx and ctx, has it an owner?
 }
 
@@ -192,6 +196,7 @@ impl Queue {
             usage: queue.state.usage(),
             dispatch_busy: queue.dispatch_busy(),
             run_pending: self.inner.works.run_is_pending(hctx),
+            parked: queue.counters.parked.get() - queue.counters.unparked.get(),
         }
     }
 
@@ -243,6 +248,8 @@ pub struct HctxSnapshot {
     pub dispatch_busy: u32,
     /// Is a run queued, now or for later?
     pub run_pending: bool,
+    /// Requests that were refused and wait for their next try.
+    pub parked: u64,
 }
 
 /// A reference to a request in flight; see [`Queue::get`].
@@ -332,6 +339,7 @@ impl RequestQueue {
             online: Mutex::new(kblockd.online_cpus()),
             lanes: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
             patience: timeout::patience(set.timeout),
+            label: LABELS.fetch_add(1, Ordering::Relaxed),
             set,
             has_budget: driver.budget().is_some(),
             takes_lists: driver.budget().is_none() && driver.takes_lists(),

@@ -41,6 +41,7 @@ impl Queue {
             return false;
         }
         hctx.counters.requeued.add(1);
+        self.trace_requeue(hctx, token.rq);
         if how.prepared {
             slot.set(PREPARED);
         }

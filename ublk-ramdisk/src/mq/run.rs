@@ -9,6 +9,7 @@ use super::call::{Call, Section};
 use super::hctx::HwQueue;
 use super::hctx_state::{Exit, INACTIVE, QUIESCED, STOPPED};
 use super::queue::Queue;
+use crate::trace::Kind;
 use std::time::Duration;
 use workqueue::CpuSet;
 
@@ -37,6 +38,7 @@ impl Queue {
             self.queue_run(hctx, Duration::ZERO);
         } else {
             hctx.counters.run_sync.add(1);
+            self.trace_run(hctx, None);
             self.run(hctx, call);
         }
     }
@@ -81,6 +83,7 @@ impl Queue {
             _ => &hctx.counters.run_delayed,
         };
         count.add(1);
+        self.trace_run(hctx, Some(delay));
         let cpu = hctx_cpu(self, hctx);
         self.inner.works.mod_run(hctx.index, cpu, delay);
     }
@@ -120,6 +123,7 @@ impl Queue {
             self.woken(exit);
             if exit.run {
                 hctx.counters.restarted.add(1);
+                self.trace_hctx(Kind::Restart, hctx, 0);
                 self.run_hw_queue(hctx.index, true);
             }
         }

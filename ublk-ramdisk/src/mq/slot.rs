@@ -25,6 +25,8 @@ pub(super) const PASSTHROUGH: u32 = 1 << 9;
 pub(super) const PREPARED: u32 = 1 << 10;
 /// Goes in front (passthrough, for the first insertion only).
 pub(super) const AT_HEAD: u32 = 1 << 11;
+/// It was refused and has not been tried again.
+pub(super) const PARKED: u32 = 1 << 13;
 /// The outcome in the slot goes through the driver's `complete`.
 const VIA_DRIVER: u32 = 1 << 12;
 

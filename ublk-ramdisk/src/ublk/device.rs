@@ -16,17 +16,15 @@ use std::time::{Duration, Instant};
 use super::abi::{self, DeviceInfo};
 use super::ctrl::{block_path, char_path, Control, CtrlError};
 use super::features::Features;
-use super::mirror::Mirror;
 use super::openers::openers;
 use super::params;
 use super::queue::Shared;
 use super::thread::{Deaths, QueueThread, Served};
 use super::transport::{Port, Ports};
-use crate::config::{Backing, DataPath, DeviceConfig};
+use crate::backend::{self, Mirror};
+use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
-use crate::inject::Requeues;
 use crate::mq::TagSet;
-use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
 use crate::stats::{DeviceStats, QueueCounters};
 
@@ -38,22 +36,6 @@ const NODE_POLL: Duration = Duration::from_millis(5);
 const ID_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a shrink asks for memory that requests still use.
 const SHRINK_TRIES: u32 = 200;
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        let text = error.to_string();
-        match &error {
-            StoreError::Locked { .. } => Failure::in_use(text),
-            StoreError::NotInMemory { .. }
-            | StoreError::SizeDiffers { .. }
-            | StoreError::PartialPage { .. } => Failure::usage(text),
-            StoreError::BeyondCapacity { .. } => Failure::runtime(text),
-            StoreError::Open { .. } | StoreError::TooLittle { .. } | StoreError::System { .. } => {
-                Failure::environment(text)
-            }
-        }
-    }
-}
 
 /// A disk that is being served by threads of this process.
 pub struct Device {
@@ -83,18 +65,16 @@ impl Device {
             );
         }
         let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
-        let store = open_store(config)?;
+        let store = backend::open_store(config)?;
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
-        let requeues = config
-            .requeue
-            .map(|attr| Requeues::new(attr, info.nr_hw_queues));
+        let ramdisk = backend::driver(config, store, info.nr_hw_queues);
         // From here on dropping the device deletes it.
         let mut device = Device {
             control,
             info,
             path,
-            ramdisk: Arc::new(Ramdisk::new(store).with_requeues(requeues)),
+            ramdisk,
             block_size: config.block_size,
             counters: Vec::new(),
             deaths: Arc::new(deaths),
@@ -442,14 +422,6 @@ fn offered_features(control: &mut Control) -> Result<Features, Failure> {
         )),
         other => Ok(other?),
     }
-}
-
-fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
-    Ok(match &config.backing {
-        Backing::Memfd => Store::anonymous(config.size, config.huge_pages)?,
-        Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages)?,
-        Backing::Hugetlb => Store::hugetlb(config.size)?,
-    })
 }
 
 fn open_char_device(id: u32) -> Result<File, Failure> {

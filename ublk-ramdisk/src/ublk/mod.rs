@@ -2,7 +2,7 @@
 //! The side that faces the kernel: a device's life ([`device`]), its control
 //! commands ([`ctrl`]), and per queue the thread that takes requests in and
 //! commits their results (`queue`). Between the two a request is in the mirror of
-//! blk-mq (`mirror`), which calls back through `transport`. The only part that
+//! blk-mq ([`crate::backend`]), which calls back through `transport`. The only part that
 //! knows the ublk ABI.
 
 pub mod device;
@@ -10,8 +10,6 @@ pub mod device;
 pub mod ctrl;
 
 pub mod params;
-
-mod mirror;
 
 mod thread;
 

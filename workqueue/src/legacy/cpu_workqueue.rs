@@ -308,8 +308,8 @@ impl CpuWorkqueue {
             let mut st = self.lock();
             st.stop = true;
             if st.served && !self.machine.topology.is_simulated() {
-                let _it_may_just_have_ended =
-                    cpu::bind_thread(st.tid, self.machine.topology.possible());
+                let all = self.machine.topology.possible();
+                let _it_may_just_have_ended = cpu::bind_thread(st.tid, all, all);
             }
             self.more_work.notify_all();
         }

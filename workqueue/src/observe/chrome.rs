@@ -4,7 +4,8 @@
 //! Takes over from [`super::ring`]. The format is the "JSON object format" of Chrome's trace
 //! viewer: times in microseconds, one object per event, the names of threads as metadata.
 
-use super::ring::{drain, Phase, Record, Recording, Value};
+use super::recorder::Recording;
+use super::ring::{drain, Phase, Record, Value, MAX_ARGS};
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -45,7 +46,9 @@ impl Display for Value {
 /// Those of the writer; what was recorded is gone then too.
 pub fn write_chrome(out: &mut impl Write) -> io::Result<usize> {
     let recording = drain();
-    write(out, &recording)?;
+    let mut writer = ChromeWriter::new(out, recording.lost)?;
+    writer.recording(&recording)?;
+    writer.finish()?;
     Ok(recording.records.len())
 }
 
@@ -60,48 +63,141 @@ pub fn save_chrome(path: impl AsRef<Path>) -> io::Result<usize> {
     Ok(written)
 }
 
-fn write(out: &mut impl Write, recording: &Recording) -> io::Result<()> {
-    let pid = std::process::id();
-    write!(out, "{{\"displayTimeUnit\":\"ns\",")?;
-    write!(
-        out,
-        "\"otherData\":{{\"lost_records\":{}}},",
-        recording.lost
-    )?;
-    write!(out, "\"traceEvents\":[")?;
-    let mut between = "\n";
-    for (tid, name) in &recording.threads {
-        let name = Quoted(name);
-        write!(
-            out,
-            "{between}{{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":{pid},\"tid\":{tid},\"args\":{{\"name\":{name}}}}}"
-        )?;
-        between = ",\n";
-    }
-    for (tid, record) in &recording.records {
-        out.write_all(between.as_bytes())?;
-        write_record(out, pid, *tid, record)?;
-        between = ",\n";
-    }
-    out.write_all(b"\n]}\n")
+/// Writes a trace file event by event: for programs that have records of their own, beside the
+/// workqueue's or instead of them. Events may come in any order.
+#[derive(Debug)]
+pub struct ChromeWriter<W> {
+    out: W,
+    pid: u32,
+    is_first: bool,
 }
 
-fn write_record(out: &mut impl Write, pid: u32, tid: i32, record: &Record) -> io::Result<()> {
-    let phase = match record.phase {
-        Phase::Begin => "\"B\"",
-        Phase::End => "\"E\"",
-        // A mark on its thread's line, not across all of them.
-        Phase::Instant => "\"i\",\"s\":\"t\"",
-    };
-    let (micros, nanos) = (record.time / 1000, record.time % 1000);
-    let (name, category) = (Quoted(record.name), Quoted(record.category));
-    write!(
-        out,
-        "{{\"name\":{name},\"cat\":{category},\"ph\":{phase},\"ts\":{micros}.{nanos:03},\"pid\":{pid},\"tid\":{tid},\"args\":{{"
-    )?;
-    for (n, (key, value)) in record.args.iter().flatten().enumerate() {
-        let comma = if n == 0 { "" } else { "," };
-        write!(out, "{comma}{}:{value}", Quoted(key))?;
+/// One event of a trace file.
+#[derive(Clone, Copy, Debug)]
+pub struct ChromeEvent<'a> {
+    /// Nanoseconds, as [`super::recorder::now`] counts them.
+    pub time: u64,
+    /// Beginning, end or moment.
+    pub phase: Phase,
+    /// The thread it happened on.
+    pub tid: i32,
+    /// With an id it stands on the line of that id and not on its thread's: what belongs to one
+    /// request, say, wherever it went.
+    pub id: Option<u64>,
+    /// What can be switched off together.
+    pub category: &'a str,
+    /// What is written on it.
+    pub name: &'a str,
+    /// More, by name.
+    pub args: &'a [(&'static str, Value)],
+}
+
+impl<W: Write> ChromeWriter<W> {
+    /// Begins a file. `lost` records are said to be missing.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn new(mut out: W, lost: u64) -> io::Result<Self> {
+        write!(out, "{{\"displayTimeUnit\":\"ns\",")?;
+        write!(out, "\"otherData\":{{\"lost_records\":{lost}}},")?;
+        write!(out, "\"traceEvents\":[")?;
+        Ok(Self {
+            out,
+            pid: std::process::id(),
+            is_first: true,
+        })
     }
-    out.write_all(b"}}")
+
+    fn next(&mut self) -> io::Result<()> {
+        let is_first = std::mem::take(&mut self.is_first);
+        self.out.write_all(if is_first { b"\n" } else { b",\n" })
+    }
+
+    /// Names a thread.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn thread(&mut self, tid: i32, name: &str) -> io::Result<()> {
+        self.next()?;
+        let (pid, name) = (self.pid, Quoted(name));
+        write!(
+            self.out,
+            "{{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":{pid},\"tid\":{tid},\"args\":{{\"name\":{name}}}}}"
+        )
+    }
+
+    /// Writes one event.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn event(&mut self, event: &ChromeEvent<'_>) -> io::Result<()> {
+        self.next()?;
+        let phase = match (event.phase, event.id) {
+            (Phase::Begin, None) => "\"B\"",
+            (Phase::End, None) => "\"E\"",
+            // A mark on its thread's line, not across all of them.
+            (Phase::Instant, None) => "\"i\",\"s\":\"t\"",
+            (Phase::Begin, Some(_)) => "\"b\"",
+            (Phase::End, Some(_)) => "\"e\"",
+            (Phase::Instant, Some(_)) => "\"n\"",
+        };
+        let (micros, nanos) = (event.time / 1000, event.time % 1000);
+        let (name, category) = (Quoted(event.name), Quoted(event.category));
+        let (pid, tid) = (self.pid, event.tid);
+        write!(
+            self.out,
+            "{{\"name\":{name},\"cat\":{category},\"ph\":{phase},\"ts\":{micros}.{nanos:03},\"pid\":{pid},\"tid\":{tid},"
+        )?;
+        if let Some(id) = event.id {
+            write!(self.out, "\"id\":\"{id:#x}\",")?;
+        }
+        self.out.write_all(b"\"args\":{")?;
+        for (n, (key, value)) in event.args.iter().enumerate() {
+            let comma = if n == 0 { "" } else { "," };
+            write!(self.out, "{comma}{}:{value}", Quoted(key))?;
+        }
+        self.out.write_all(b"}}")
+    }
+
+    /// Writes what [`super::ring::drain`] has found, with the names of the threads.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn recording(&mut self, recording: &Recording<Record>) -> io::Result<()> {
+        for (tid, name) in &recording.threads {
+            self.thread(*tid, name)?;
+        }
+        for (tid, record) in &recording.records {
+            self.record(*tid, record)?;
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, tid: i32, record: &Record) -> io::Result<()> {
+        let mut args = [("", Value::Int(0)); MAX_ARGS];
+        let mut count = 0;
+        for (place, arg) in args.iter_mut().zip(record.args()) {
+            *place = arg;
+            count += 1;
+        }
+        self.event(&ChromeEvent {
+            time: record.time,
+            phase: record.phase,
+            tid,
+            id: None,
+            category: record.category,
+            name: record.name,
+            args: &args[..count],
+        })
+    }
+
+    /// Ends the file and gives the writer back.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.out.write_all(b"\n]}\n")?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
 }

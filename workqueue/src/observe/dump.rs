@@ -5,7 +5,8 @@
 //! names are copied; the text is made afterwards. Kernel counterparts: `show_one_workqueue`,
 //! `show_pwq`, `show_one_worker_pool`, `print_worker_info`.
 
-use crate::pool::workers::{WorkerFlags, WorkerState};
+use crate::pool::flags::WorkerFlags;
+use crate::pool::workers::WorkerState;
 use crate::pool::{Pool, PoolKind, PoolState};
 use crate::pwq::Pwq;
 use crate::runtime::{Runtime, RuntimeInner};
@@ -148,7 +149,7 @@ fn folded(names: &[&str]) -> String {
 pub(crate) fn pool_head(pool: &Pool, flags: u32) -> String {
     let node = match &pool.kind {
         PoolKind::Unbound { node, .. } => *node,
-        PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } => pool.rt.topology.node_of(*cpu),
+        PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } => pool.rt.topology().node_of(*cpu),
     };
     let node = node.map_or_else(String::new, |n| format!(" node={n}"));
     format!(

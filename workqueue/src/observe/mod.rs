@@ -3,6 +3,8 @@
 
 pub(crate) mod trace;
 
+pub(crate) mod recorder;
+
 pub(crate) mod ring;
 
 pub(crate) mod chrome;

@@ -240,13 +240,7 @@ impl QueueInner {
             kind: self.kind(strict).to_owned(),
             flags: self.flags.bits(),
             max_active,
-            pools: self
-                .rt
-                .topology
-                .possible()
-                .iter()
-                .filter_map(pool_of)
-                .collect(),
+            pools: self.rt.cpus.known().iter().filter_map(pool_of).collect(),
             dfl,
             nodes: self.nodes.iter().enumerate().map(node).collect(),
         }
@@ -327,7 +321,7 @@ impl RuntimeInner {
     }
 
     fn scope_snapshot(&self, scope: Scope) -> ScopeSnapshot {
-        let pods = self.topology.pods(scope);
+        let pods = self.topology().pods(scope);
         let members = pods.iter().enumerate();
         ScopeSnapshot {
             name: scope.name().to_owned(),

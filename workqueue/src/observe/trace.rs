@@ -4,6 +4,32 @@
 //! Emitted by [`crate::enqueue`], [`crate::pwq::active`] and [`crate::pool::worker`]. Kernel
 //! counterpart: the `workqueue` trace events, with the same names and fields.
 
+use crate::sys::clock::VirtualClock;
+use crate::sys::cpu;
+use crate::sys::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+/// The clock of the records, if it is a virtual one.
+static CLOCK: Mutex<Option<Arc<VirtualClock>>> = Mutex::new(None); // V
+static IS_VIRTUAL: AtomicBool = AtomicBool::new(false); // A: written under V
+
+pub(super) fn set_clock(clock: Option<Arc<VirtualClock>>) {
+    let mut current = CLOCK.lock();
+    IS_VIRTUAL.store(clock.is_some(), Ordering::Relaxed);
+    *current = clock;
+}
+
+pub(super) fn clock_now() -> u64 {
+    if IS_VIRTUAL.load(Ordering::Relaxed) {
+        let clock = CLOCK.lock();
+        if let Some(clock) = &*clock {
+            return u64::try_from(clock.now().as_nanos()).unwrap_or(u64::MAX);
+        }
+    }
+    cpu::monotonic_ns()
+}
+
 /// One event. `work` is the item's address, good for telling items apart and for nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceEvent<'a> {
@@ -69,3 +95,18 @@ impl TraceEvent<'_> {
 
 /// Who follows the events. It is called with locks held: it must not call the crate, nor block.
 pub(crate) type Sink = Box<dyn Fn(&TraceEvent<'_>) + Send + Sync>;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::observe::ring;
+    use crate::Runtime;
+
+    #[test]
+    fn s12_08_with_no_sink_an_event_is_not_even_made() {
+        // Nobody in this test program records or follows. One load then decides; see the README.
+        assert!(!ring::anyone_listens());
+        let rt = Runtime::builder().build_early();
+        rt.inner.trace(|| panic!("made for nobody"));
+        assert!(!rt.inner.is_traced());
+    }
+}

@@ -11,7 +11,6 @@ use crate::pool::{sampler, Pool};
 use crate::runtime::{Runtime, RuntimeInner};
 use crate::sys::clock::after;
 use crate::sys::cpu;
-use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,8 +44,8 @@ struct Stall {
 }
 
 impl Watchdog {
-    pub(crate) fn new(thresh: Duration, possible: &CpuSet) -> Self {
-        let end = possible.iter().last().map_or(0, |c| c + 1);
+    /// CPU numbers are below `end`.
+    pub(crate) fn new(thresh: Duration, end: usize) -> Self {
         Self {
             state: Mutex::new(State {
                 thresh,

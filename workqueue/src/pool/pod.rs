@@ -17,11 +17,11 @@ pub(crate) fn return_to_pod(pool: &Pool) -> bool {
         return false;
     };
     // Made-up CPUs bind nobody, so nobody is outside.
-    if key.strict || pool.rt.topology.is_simulated() || key.pod.contains(cpu::current_cpu()) {
+    if key.strict || pool.rt.cpus.is_simulated() || key.pod.contains(cpu::current_cpu()) {
         return false;
     }
     // Refused if none of the pod's CPUs may be used at present: then there is no way back.
-    let moved = cpu::bind_current(&key.pod).is_ok();
+    let moved = pool.rt.try_bind_current(&key.pod);
     pool.rt.bind_current(&pool.affinity);
     moved
 }

@@ -63,7 +63,7 @@ impl UnboundPools {
             *users += 1;
             return Ok(pool.clone());
         }
-        let node = rt.topology.node_of_all(&key.pod);
+        let node = rt.topology().node_of_all(&key.pod);
         let pool = create(
             PoolKind::Unbound {
                 key: key.clone(),
@@ -115,18 +115,19 @@ impl UnboundPools {
 }
 
 /// What `attrs` ask for on `cpu`, or for the default pwq if None, while unbound queues may use
-/// `unbound`.
+/// `unbound` and `online` are the CPUs in use.
 pub(crate) fn key_for(
     rt: &RuntimeInner,
     attrs: &Attrs,
     cpu: Option<usize>,
     unbound: &CpuSet,
+    online: &CpuSet,
 ) -> PoolKey {
     let mask = attrs.effective_mask(unbound);
     let scope = attrs.scope.unwrap_or_else(|| rt.default_scope());
     let pod = cpu
-        .map(|c| rt.topology.pod_of(c, scope).and(&mask))
-        .filter(|pod| pod.intersects(&rt.online_cpus()));
+        .map(|c| rt.topology().pod_of(c, scope).and(&mask))
+        .filter(|pod| pod.intersects(online));
     let pod = pod.unwrap_or_else(|| mask.clone());
     let mask = if attrs.strict { pod.clone() } else { mask };
     PoolKey {

@@ -7,8 +7,9 @@
 
 use super::batch::Batch;
 use super::context::{self, Context};
+use super::flags::WorkerFlags;
 use super::worker::{run_scheduled, AbortOnUnwind, CreateError};
-use super::workers::{WorkerFlags, WorkerState, WorkerThread};
+use super::workers::{WorkerState, WorkerThread};
 use super::PoolState;
 use crate::pwq::{self, Pwq};
 use crate::runtime::hooks::{CreateAttempt, PoolClass};
@@ -224,6 +225,9 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let mut st = pool.lock();
     if st.disassociated {
         rt.bind_current_to_unbound();
+    } else {
+        // Once more, as every worker that joins does.
+        rt.bind_current(&pool.affinity);
     }
     own.flags = WorkerFlags::PREP;
     let slot = st.workers.join(own);

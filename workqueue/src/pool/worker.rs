@@ -10,8 +10,9 @@
 
 use super::batch::Batch;
 use super::context::{self, Context, Run};
+use super::flags::WorkerFlags;
 use super::spare::ControlBlock;
-use super::workers::{Current, WorkerFlags};
+use super::workers::Current;
 use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
 use crate::error::StartError;
 use crate::lockdep;
@@ -166,6 +167,10 @@ fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
     if st.disassociated {
         // The pool's CPU has left. Under the lock, so that its return cannot miss this thread.
         pool.rt.bind_current_to_unbound();
+    } else {
+        // Once more under the lock, so that what the process is allowed cannot have changed since
+        // without this thread in the list of those who follow.
+        pool.rt.bind_current(&pool.affinity);
     }
     let slot = st.workers.join(worker);
     st.workers.enter_idle(slot, pool.rt.clock.coarse());

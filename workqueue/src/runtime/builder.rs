@@ -2,12 +2,12 @@
 //! The settings of a runtime. All constants of the design can be set, so that tests need not wait.
 
 use super::hooks::{Hooks, PanicInfo};
+use super::machine::{AllowedHook, Machine};
 use super::Runtime;
 use crate::error::StartError;
 use crate::observe::trace::{Sink, TraceEvent};
 use crate::pool::bh::BhBatch;
 use crate::sys::clock::{Clock, VirtualClock};
-use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::wq::attrs::Scope;
 use crate::wq::topology::Topology;
@@ -78,6 +78,7 @@ pub struct RuntimeBuilder {
     sink: Option<Sink>,
     clock: Clock,
     cpus: Option<CpuSet>,
+    allowed_by: Option<AllowedHook>,
     topology: Option<Topology>,
 }
 
@@ -94,9 +95,18 @@ impl RuntimeBuilder {
         Self::default()
     }
 
-    /// Uses only these CPUs, as far as the process may.
+    /// Uses only these CPUs, as far as the process may. It may come to be allowed more of them
+    /// later; see [`Runtime::refresh_cpus`].
     pub fn cpus(mut self, cpus: CpuSet) -> Self {
         self.cpus = Some(cpus);
+        self
+    }
+
+    /// Asks `hook` which CPUs may be used, instead of the system about the runtime's own thread: for
+    /// programs that are told by somebody else, and for made-up machines whose CPUs come and go.
+    /// It is asked at each look and must not call the crate.
+    pub fn allowed_by(mut self, hook: impl Fn() -> CpuSet + Send + Sync + 'static) -> Self {
+        self.allowed_by = Some(Box::new(hook));
         self
     }
 
@@ -272,21 +282,8 @@ impl RuntimeBuilder {
 
     /// The first phase: queues can be made and items enqueued, nothing runs yet.
     pub fn build_early(self) -> Runtime {
-        let allowed = || {
-            let allowed = cpu::allowed_cpus().unwrap_or_else(|_| CpuSet::single(0));
-            match &self.cpus {
-                Some(wanted) if wanted.intersects(&allowed) => wanted.and(&allowed),
-                Some(wanted) => {
-                    log::warn!("workqueue: the process may use none of the CPUs {}, so all it may are used", wanted.to_list());
-                    allowed
-                }
-                None => allowed,
-            }
-        };
-        let topology = self
-            .topology
-            .unwrap_or_else(|| Topology::detect(&allowed()));
-        Runtime::assemble(self.config, self.hooks, self.sink, self.clock, topology)
+        let machine = Machine::new(self.topology, self.cpus, self.allowed_by);
+        Runtime::assemble(self.config, self.hooks, self.sink, self.clock, machine)
     }
 
     /// Both phases.

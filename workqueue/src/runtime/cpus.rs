@@ -1,113 +1,246 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! CPUs that leave and return while the runtime works.
+//! CPUs that leave and return while the runtime works, and those met for the first time.
 //!
 //! A CPU is online if the process may use it and the program has not taken it out. The monitor
 //! looks once in a while; [`Runtime::refresh_cpus`] has it look now. A CPU that leaves keeps its
-//! pools: their workers go on elsewhere, uncounted. Kernel counterparts: `workqueue_online_cpu`,
-//! `workqueue_offline_cpu`, `rebind_workers`, `unbind_worker`.
+//! pools: their workers go on elsewhere, uncounted. One that was never there before gets pools, a
+//! thread in each and a place in every queue first, and is known from then on. Kernel
+//! counterparts: `workqueue_prepare_cpu`, `workqueue_online_cpu`, `workqueue_offline_cpu`,
+//! `rebind_workers`, `unbind_worker`.
 
+use super::machine::Machine;
 use super::monitor::Job;
-use super::{Runtime, RuntimeInner};
+use super::{CpuPools, Runtime, RuntimeInner};
+use crate::pool::flags::WorkerFlags;
 use crate::pool::worker::create_worker;
-use crate::pool::workers::WorkerFlags;
-use crate::pool::Pool;
-use crate::sys::cpu;
+use crate::pool::{registry, Pool, PoolKind};
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Completion, Mutex};
+use crate::wq::topology::Topology;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A set of CPUs that enqueues look at without a lock.
+type Bits = Box<[AtomicBool]>;
 
 /// Which CPUs are in use.
 #[derive(Debug)]
 pub(crate) struct Cpus {
+    machine: Machine, // I
+    /// How the known CPUs belong together, and those which are about to be.
+    topology: RwLock<Arc<Topology>>, // written under P0
+    /// The same, of the known ones alone, as callers see it.
+    shown: RwLock<Arc<Topology>>, // written under P0
+    /// By CPU number: was it ever online? Those have pools, and a place in every queue.
+    known: Bits, // A: written under P0
     /// By CPU number, for the enqueue path.
-    online: Box<[AtomicBool]>, // A: written under P0
+    online: Bits, // A: written under P0
     /// What the program has left in.
     wanted: Mutex<Option<CpuSet>>,
 }
 
+fn bits(set: &CpuSet, end: usize) -> Bits {
+    (0..end)
+        .map(|cpu| AtomicBool::new(set.contains(cpu)))
+        .collect()
+}
+
+fn is_set(bits: &Bits, cpu: usize) -> bool {
+    // Acquire pairs with the Release in `set`: whoever finds a new CPU finds its place in the
+    // queues. An enqueue that is just too late goes to a CPU that has left, which works.
+    bits.get(cpu).is_some_and(|bit| bit.load(Ordering::Acquire))
+}
+
+fn set(bits: &Bits, cpu: usize, value: bool) {
+    bits[cpu].store(value, Ordering::Release);
+}
+
+fn all_set(bits: &Bits) -> CpuSet {
+    (0..bits.len()).filter(|&cpu| is_set(bits, cpu)).collect()
+}
+
+fn get(topology: &RwLock<Arc<Topology>>) -> Arc<Topology> {
+    let topology = topology.read();
+    topology.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn put(topology: &RwLock<Arc<Topology>>, new: Arc<Topology>) {
+    *topology.write().unwrap_or_else(PoisonError::into_inner) = new;
+}
+
 impl Cpus {
-    /// All possible CPUs are online at first.
-    pub(crate) fn new(possible: &CpuSet) -> Self {
-        let end = possible.iter().last().map_or(0, |c| c + 1);
+    /// All CPUs that may be used are known and online at first.
+    pub(crate) fn new(machine: Machine) -> Self {
+        let (first, end) = (machine.first_cpus(), machine.end());
+        let first = first.iter().filter(|&cpu| cpu < end).collect();
+        let topology = Arc::new(machine.describe(&first));
         Self {
-            online: (0..end)
-                .map(|c| AtomicBool::new(possible.contains(c)))
-                .collect(),
+            topology: RwLock::new(topology.clone()),
+            shown: RwLock::new(topology),
+            known: bits(&first, end),
+            online: bits(&first, end),
             wanted: Mutex::new(None),
+            machine,
         }
     }
 
+    pub(crate) fn is_known(&self, cpu: usize) -> bool {
+        is_set(&self.known, cpu)
+    }
+
     pub(crate) fn is_online(&self, cpu: usize) -> bool {
-        // Relaxed: an enqueue that is just too late goes to a CPU that has left, which works.
-        self.online
-            .get(cpu)
-            .is_some_and(|online| online.load(Ordering::Relaxed))
+        is_set(&self.online, cpu)
     }
 
     pub(crate) fn online(&self) -> CpuSet {
-        (0..self.online.len())
-            .filter(|&c| self.is_online(c))
-            .collect()
+        all_set(&self.online)
     }
 
-    fn set(&self, cpu: usize, online: bool) {
-        self.online[cpu].store(online, Ordering::Relaxed);
+    pub(crate) fn known(&self) -> CpuSet {
+        all_set(&self.known)
+    }
+
+    /// All CPU numbers there can ever be are below this.
+    pub(crate) fn end(&self) -> usize {
+        self.machine.end()
+    }
+
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.machine.is_simulated()
+    }
+
+    fn topology(&self) -> Arc<Topology> {
+        get(&self.topology)
+    }
+
+    pub(crate) fn shown_topology(&self) -> Arc<Topology> {
+        get(&self.shown)
+    }
+
+    /// The topology has more CPUs from now on. Queues keep the number of nodes they began with.
+    fn grow_topology(&self, cpus: &CpuSet) {
+        let nodes = self.topology().nr_nodes();
+        let grown = Arc::new(self.machine.describe(cpus).with_nodes(nodes));
+        put(&self.topology, grown);
+    }
+
+    /// Every queue has a place for these, so they may be chosen.
+    fn learn(&self, new: &CpuSet) {
+        new.iter().for_each(|cpu| set(&self.known, cpu, true));
+        put(&self.shown, self.topology());
+        new.iter().for_each(|cpu| set(&self.online, cpu, true));
     }
 }
 
 impl RuntimeInner {
+    /// The known CPUs and how they belong together.
+    pub(crate) fn topology(&self) -> Arc<Topology> {
+        self.cpus.topology()
+    }
+
     /// Brings the set of CPUs up to date. On the monitor thread, whose affinity the crate never
     /// narrows, or before there is one.
     pub(crate) fn look_at_cpus(self: &Arc<Self>) {
         self.retry_bh_threads();
-        let possible = self.topology.possible();
-        let allowed = if self.topology.is_simulated() {
-            None
-        } else {
-            cpu::allowed_cpus().ok()
+        let allowed = self.cpus.machine.allowed();
+        let allowed = allowed.unwrap_or_else(|| self.cpus.known());
+        let online = match &*self.cpus.wanted.lock() {
+            Some(wanted) => allowed.and(wanted),
+            None => allowed.clone(),
         };
-        let mut online = allowed.map_or_else(|| possible.clone(), |a| a.and(possible));
-        if let Some(wanted) = &*self.cpus.wanted.lock() {
-            online = online.and(wanted);
-        }
-        if online != self.online_cpus() {
-            self.change_cpus(&online);
+        if online != self.online_cpus() || self.affinity.allows_other_than(&allowed) {
+            self.change_cpus(&allowed, &online);
         }
     }
 
-    fn change_cpus(self: &Arc<Self>, online: &CpuSet) {
+    fn change_cpus(self: &Arc<Self>, allowed: &CpuSet, online: &CpuSet) {
         let _choice = self.attrs_lock.lock();
         let before = self.online_cpus();
+        self.affinity.allow(allowed);
         for cpu in before.iter().filter(|&c| !online.contains(c)) {
-            self.cpus.set(cpu, false);
+            set(&self.cpus.online, cpu, false);
             self.pools_of_cpu(cpu).iter().for_each(unbind);
         }
-        for cpu in online.iter().filter(|&c| !before.contains(c)) {
-            // One that fails stays out and is tried again at the next look.
+        let known = self.cpus.known();
+        let missing = || online.iter().filter(|&c| !before.contains(c));
+        // One that fails stays out and is tried again at the next look.
+        for cpu in missing().filter(|&c| known.contains(c)) {
             let back = self.pools_of_cpu(cpu).iter().all(rebind);
-            self.cpus.set(cpu, back);
-            if back && self.is_online() {
+            set(&self.cpus.online, cpu, back);
+        }
+        let new = missing().filter(|&c| !known.contains(c) && self.prepare_cpu(c));
+        let new: CpuSet = new.collect();
+        let queues = self.queues();
+        if !new.is_empty() {
+            self.cpus.grow_topology(&known.or(&new));
+            queues.iter().for_each(|queue| queue.adopt_cpus(&new));
+        }
+        let online = self.online_cpus().or(&new);
+        let unbound = self.affinity.grow(&known.or(&new));
+        for queue in &queues {
+            queue.recompute_slots(&unbound, &online);
+        }
+        self.cpus.learn(&new);
+        self.affinity.publish();
+        self.rebind_all();
+        if self.is_online() {
+            for cpu in online.iter().filter(|&c| !before.contains(c)) {
                 // Without one the CPU is sampled, as it is anyway.
                 let _slower = self.station_sentinel(cpu);
             }
         }
-        for queue in self.queues().iter().filter(|q| q.is_unbound()) {
-            queue.recompute_slots();
+        for queue in queues.iter().filter(|q| q.is_unbound()) {
             queue.adjust_limits();
         }
+    }
+
+    /// Puts all threads where they belong by what is allowed now: the system moves threads, and
+    /// widens their masks again or not, as it sees fit.
+    fn rebind_all(&self) {
+        self.spread_homeless();
+        for pool in self.all_pools() {
+            let st = pool.lock();
+            if !st.disassociated {
+                for (_, worker) in st.workers.iter() {
+                    self.bind_other(worker.thread.tid, &pool.affinity);
+                }
+            }
+        }
+    }
+
+    /// Makes the pools of a CPU that was never there, and their first threads, as far as they are
+    /// not there from an earlier attempt. False if a thread cannot be made.
+    fn prepare_cpu(self: &Arc<Self>, cpu: usize) -> bool {
+        if self.pools_of(cpu).is_none() {
+            self.add_pools(cpu);
+        }
+        self.pools_of_cpu(cpu).iter().all(has_worker)
+    }
+
+    /// # Context: no lock of the crate but `attrs_lock` held.
+    pub(super) fn add_pools(self: &Arc<Self>, cpu: usize) {
+        let pool = |nice| registry::create(PoolKind::PerCpu { cpu }, nice, self);
+        let bh = |nice| registry::create(PoolKind::Bh { cpu }, nice, self);
+        let pools = CpuPools {
+            normal: pool(0),
+            highpri: pool(-20),
+            bh: bh(0),
+            bh_highpri: bh(-20),
+        };
+        self.percpu.lock().push((cpu, pools));
     }
 
     fn pools_of_cpu(&self, cpu: usize) -> Vec<Arc<Pool>> {
         self.pools_of(cpu).map_or_else(Vec::new, |p| p.all().into())
     }
+}
 
-    /// Another thread goes where it belongs. One that has just ended needs no place.
-    fn bind_other(&self, tid: i32, cpus: &CpuSet) -> bool {
-        self.topology.is_simulated()
-            || cpu::bind_thread(tid, cpus)
-                .map_or_else(|e| e.raw_os_error() == Some(libc::ESRCH), |()| true)
-    }
+/// Gives a pool without any its first worker, if it is to have one. False if that cannot be.
+fn has_worker(pool: &Arc<Pool>) -> bool {
+    let rt = &pool.rt;
+    let wanted = rt.is_online() && (!pool.is_bh() || rt.wants_bh_thread(pool));
+    let empty = pool.lock().workers.len() == 0;
+    !(wanted && empty) || create_worker(pool, 1).is_ok()
 }
 
 /// The pool's CPU has left: nobody counts any more, and everybody may run anywhere.
@@ -128,8 +261,7 @@ fn unbind(pool: &Arc<Pool>) {
 /// The pool's CPU is back: the workers are bound again and count from their next batch on. False
 /// if that cannot be.
 fn rebind(pool: &Arc<Pool>) -> bool {
-    let empty = pool.lock().workers.len() == 0 && !pool.is_bh();
-    if empty && pool.rt.is_online() && create_worker(pool, 1).is_err() {
+    if !has_worker(pool) {
         return false;
     }
     let mut st = pool.lock();
@@ -166,7 +298,8 @@ impl Runtime {
         self.refresh_cpus();
     }
 
-    /// Looks now whether the process's CPUs have changed, instead of at the next poll.
+    /// Looks now whether the process's CPUs have changed, instead of at the next poll. CPUs that it
+    /// was not allowed to use before are taken into use as well.
     pub fn refresh_cpus(&self) {
         let rt = &self.inner;
         if rt.is_in_forked_child() || rt.is_stopped() {

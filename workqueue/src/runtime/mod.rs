@@ -13,26 +13,28 @@ pub(crate) mod cpus;
 
 pub(crate) mod hooks;
 
+pub(crate) mod machine;
+
 pub(crate) mod monitor;
+
+mod phases;
 
 pub(crate) mod sentinels;
 
-use crate::error::{StartError, WaitError};
+use crate::error::WaitError;
 use crate::observe::ring;
 use crate::observe::trace::{Sink, TraceEvent};
 use crate::observe::watchdog::Watchdog;
 use crate::pool::bh::BhThreads;
 use crate::pool::hog::Hogs;
-use crate::pool::registry::{self, UnboundPools};
-use crate::pool::rescuer::RESCUER_NICE;
-use crate::pool::worker::{self, CreateError};
-use crate::pool::{context, manager, Pool, PoolKind, TimerEvent};
+use crate::pool::registry::UnboundPools;
+use crate::pool::worker;
+use crate::pool::{context, Pool, TimerEvent};
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Condvar, Mutex};
 use crate::sys::timer::Timers;
-use crate::work::delayed;
 use crate::wq::builder::QueueBuilder;
 use crate::wq::system::SystemQueues;
 use crate::wq::topology::Topology;
@@ -41,7 +43,8 @@ use affinity::Affinity;
 use builder::{Config, RuntimeBuilder};
 use cpus::Cpus;
 use hooks::{Hooks, PanicInfo};
-use monitor::{Job, Monitor};
+use machine::Machine;
+use monitor::Monitor;
 use sentinels::Sentinels;
 use std::any::Any;
 use std::collections::HashSet;
@@ -71,10 +74,9 @@ impl CpuPools {
 
 /// What the runtime, its queues and its pools share.
 pub(crate) struct RuntimeInner {
-    pub(crate) config: Config,     // I
-    pub(crate) hooks: Hooks,       // I
-    pub(crate) clock: Clock,       // I
-    pub(crate) topology: Topology, // I
+    pub(crate) config: Config, // I
+    pub(crate) hooks: Hooks,   // I
+    pub(crate) clock: Clock,   // I
     pub(crate) cpus: Cpus,
     pub(crate) affinity: Affinity,
     pub(crate) timers: Timers<TimerEvent>,
@@ -163,13 +165,11 @@ impl RuntimeInner {
 
     /// The CPU the caller counts as running on.
     pub(crate) fn this_cpu(&self) -> usize {
-        if self.topology.is_simulated() {
-            // Simulated CPUs bind nobody, so a worker's own word counts.
-            if let Some(cpu) = context::worker_cpu() {
-                return cpu;
-            }
+        if !self.cpus.is_simulated() {
+            return cpu::current_cpu();
         }
-        self.topology.current_cpu()
+        // Simulated CPUs bind nobody, so a worker's own word counts.
+        context::worker_cpu().unwrap_or_else(|| self.topology().current_cpu())
     }
 
     /// One CPU of the set after the other; of all CPUs, if the set is empty.
@@ -177,24 +177,10 @@ impl RuntimeInner {
         let last = self.next_cpu.load(Ordering::Relaxed);
         let next = set
             .next_after(last)
-            .or_else(|| self.topology.possible().next_after(last))
+            .or_else(|| self.cpus.known().next_after(last))
             .unwrap_or(0);
         self.next_cpu.store(next, Ordering::Relaxed);
         next
-    }
-
-    /// The calling thread goes where it belongs. Made-up CPUs bind nobody; a CPU that has been
-    /// taken away since leaves the thread where the system put it.
-    pub(crate) fn bind_current(&self, cpus: &CpuSet) {
-        if self.topology.is_simulated() {
-            return;
-        }
-        if let Err(e) = cpu::bind_current(cpus) {
-            log::debug!(
-                "workqueue: cannot bind a thread to CPUs {}: {e}",
-                cpus.to_list()
-            );
-        }
     }
 
     pub(crate) fn spawn_thread(
@@ -323,7 +309,7 @@ impl Runtime {
         hooks: Hooks,
         sink: Option<Sink>,
         clock: Clock,
-        topology: Topology,
+        machine: Machine,
     ) -> Self {
         cpu::watch_forks();
         if sink.is_some() {
@@ -331,14 +317,16 @@ impl Runtime {
         }
         let monitor = Monitor::new(&clock, config.sample_period);
         // Threads are bound to real CPUs only.
-        let sentinels = config.idle_sentinel && monitor.samples() && !topology.is_simulated();
+        let sentinels = config.idle_sentinel && monitor.samples() && !machine.is_simulated();
+        let cpus = Cpus::new(machine);
+        let (known, end) = (cpus.known(), cpus.end());
         let inner = Arc::new(RuntimeInner {
-            cpus: Cpus::new(topology.possible()),
-            affinity: Affinity::new(topology.possible(), config.default_scope),
+            affinity: Affinity::new(&known, end, config.default_scope),
+            cpus,
             timers: Timers::new(&clock),
             monitor,
             sentinels: Sentinels::new(sentinels),
-            watchdog: Watchdog::new(config.watchdog_thresh, topology.possible()),
+            watchdog: Watchdog::new(config.watchdog_thresh, end),
             unbound: UnboundPools::default(),
             bh: BhThreads::default(),
             hogs: Hogs::default(),
@@ -357,166 +345,10 @@ impl Runtime {
             config,
             hooks,
             clock,
-            topology,
         });
-        let pool = |cpu, nice| registry::create(PoolKind::PerCpu { cpu }, nice, &inner);
-        let bh = |cpu, nice| registry::create(PoolKind::Bh { cpu }, nice, &inner);
-        let cpus: Vec<usize> = inner.topology.possible().iter().collect();
-        let pools = cpus
-            .iter()
-            .map(|&c| {
-                (
-                    c,
-                    CpuPools {
-                        normal: pool(c, 0),
-                        highpri: pool(c, -20),
-                        bh: bh(c, 0),
-                        bh_highpri: bh(c, -20),
-                    },
-                )
-            })
-            .collect();
-        *inner.percpu.lock() = pools;
+        known.iter().for_each(|cpu| inner.add_pools(cpu));
         let system = SystemQueues::new(&inner);
         Self { inner, system }
-    }
-
-    /// The second phase: creates the rescuers of the queues that exist, one worker for each pool
-    /// and the helper threads. Items queued so far begin to run. If a thread cannot be created,
-    /// those made are ended again and the runtime stays early.
-    pub fn start(&self) -> Result<(), StartError> {
-        let rt = &self.inner;
-        if rt.phase.load(Ordering::Acquire) != EARLY {
-            return Err(StartError::AlreadyStarted);
-        }
-        let _attrs = rt.attrs_lock.lock();
-        self.start_threads().inspect_err(|_| self.undo_start())?;
-        // Release pairs with the Acquire in `is_online`.
-        rt.phase.store(ONLINE, Ordering::Release);
-        for pool in rt.all_pools() {
-            let wake = pool.lock().kick();
-            wake.go();
-        }
-        Ok(())
-    }
-
-    fn start_threads(&self) -> Result<(), StartError> {
-        let rt = &self.inner;
-        for queue in rt.queues() {
-            if let Some(rescuer) = &queue.rescuer {
-                let failed = |e: CreateError| e.at_start(queue.rescuer_name(), RESCUER_NICE);
-                rescuer.start(&queue).map_err(failed)?;
-            }
-        }
-        let wanted = |pool: &Arc<Pool>| !pool.is_bh() || rt.wants_bh_thread(pool);
-        for pool in rt.all_pools().into_iter().filter(wanted) {
-            let failed = |e: CreateError| e.at_start(pool.worker_name(0), pool.nice);
-            worker::create_worker(&pool, 1).map_err(failed)?;
-        }
-        rt.timers.begin_thread();
-        rt.monitor.begin_thread();
-        rt.watchdog.begin(rt.clock.now());
-        let (timer, monitor) = (rt.clone(), rt.clone());
-        self.start_helper("wq/timer", move || {
-            cpu::set_current_timer_exact();
-            timer.timers.serve(expire);
-        })?;
-        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))?;
-        for cpu in rt.online_cpus().iter() {
-            rt.station_sentinel(cpu)
-                .map_err(|errno| StartError::Spawn {
-                    thread: format!("wq/idle/{cpu}"),
-                    errno,
-                })?;
-        }
-        Ok(())
-    }
-
-    fn start_helper(
-        &self,
-        name: &str,
-        body: impl FnOnce() + Send + 'static,
-    ) -> Result<(), StartError> {
-        let guarded = || {
-            let _abort = worker::AbortOnUnwind;
-            body();
-        };
-        let made = self.inner.spawn_thread(name.to_owned(), guarded);
-        let handle = made.map_err(|e| StartError::Spawn {
-            thread: name.to_owned(),
-            errno: worker::errno_of(&e),
-        })?;
-        self.inner.helpers.lock().push(handle);
-        Ok(())
-    }
-
-    fn undo_start(&self) {
-        let rt = &self.inner;
-        for queue in rt.queues() {
-            if let Some(rescuer) = &queue.rescuer {
-                rescuer.stop();
-            }
-        }
-        for pool in rt.all_pools() {
-            manager::dismiss(&pool);
-        }
-        self.join_helpers();
-    }
-
-    fn join_helpers(&self) {
-        let rt = &self.inner;
-        rt.timers.end_thread();
-        rt.monitor.stop();
-        let helpers = std::mem::take(&mut *rt.helpers.lock());
-        for handle in helpers {
-            // A helper's own panic ends the process, so there is no outcome to look at.
-            let _outcome = handle.join();
-        }
-        rt.dismiss_sentinels();
-    }
-
-    /// Drains and destroys all queues and joins all threads. Items armed on a timer are dropped.
-    pub fn shutdown(self) -> Result<(), WaitError> {
-        self.end()
-    }
-
-    fn end(&self) -> Result<(), WaitError> {
-        let rt = &self.inner;
-        if rt.is_in_forked_child() {
-            return Err(WaitError::Destroyed);
-        }
-        if context::with(|c| Arc::ptr_eq(&c.pool.rt, rt)) == Some(true) {
-            return Err(WaitError::WouldDeadlock);
-        }
-        if rt.is_stopped() {
-            return Ok(());
-        }
-        for queue in rt.queues() {
-            match queue.destroy() {
-                // Destroyed: its owner is at it already, which needs the threads until it is done.
-                Ok(()) | Err(WaitError::Destroyed) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        let mut queues = rt.queues.lock();
-        while !queues.is_empty() {
-            queues = rt.queue_gone.wait(queues);
-        }
-        drop(queues);
-        // Release: pairs with the Acquire in `is_stopped`.
-        rt.phase.store(STOPPED, Ordering::Release);
-        self.join_helpers();
-        // Armed timers end like those that expire on a destroyed queue.
-        rt.timers.close().into_iter().for_each(expire_stopped);
-        rt.monitor.close();
-        let percpu = std::mem::take(&mut *rt.percpu.lock());
-        for (_, pools) in percpu {
-            for pool in pools.all() {
-                manager::stop(&pool);
-                registry::forget(&pool);
-            }
-        }
-        Ok(())
     }
 
     /// A queue of this runtime, to be configured.
@@ -541,9 +373,9 @@ impl Runtime {
         &self.system
     }
 
-    /// The CPUs of this runtime and how they belong together.
-    pub fn topology(&self) -> &Topology {
-        &self.inner.topology
+    /// The CPUs this runtime has met so far and how they belong together.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.inner.cpus.shown_topology()
     }
 
     /// The virtual clock, if the runtime lives by one.
@@ -560,24 +392,5 @@ impl Drop for Runtime {
         if let Err(e) = self.end() {
             log::warn!("workqueue: the runtime is left running: {e}");
         }
-    }
-}
-
-/// A timer has come due, on the timer thread.
-fn expire(event: TimerEvent) {
-    match event {
-        TimerEvent::Work(armed) => delayed::expired(armed),
-        TimerEvent::Mayday(pool) => manager::mayday_expired(&pool),
-        TimerEvent::Cull(pool) => {
-            let rt = pool.rt.clone();
-            rt.monitor.post(Job::Cull(pool));
-        }
-    }
-}
-
-/// The runtime went down before the timer came due.
-fn expire_stopped(event: TimerEvent) {
-    if let TimerEvent::Work(armed) = event {
-        delayed::abandoned(armed);
     }
 }

@@ -40,10 +40,10 @@ pub(crate) struct Sentinels {
 impl Stationed {
     /// Does nothing before the thread has begun, nor after its end.
     /// # Context: the thread has not been told to end.
-    fn bind(&self, cpus: &CpuSet) {
+    fn bind(&self, how: impl FnOnce(i32)) {
         let tid = self.tid.load(Ordering::Relaxed);
         if tid != 0 {
-            let _ended = cpu::bind_thread(tid, cpus);
+            how(tid);
         }
     }
 }
@@ -75,7 +75,9 @@ impl RuntimeInner {
         let mut stationed = self.sentinels.stationed.lock();
         if let Some(own) = stationed.iter().find(|s| s.sentinel.cpu == cpu) {
             // The system has moved it while the CPU was away.
-            own.bind(&CpuSet::single(cpu));
+            own.bind(|tid| {
+                let _ended = self.bind_other(tid, &CpuSet::single(cpu));
+            });
             return Ok(());
         }
         let (sentinel, tid) = (Arc::new(Sentinel::new(cpu)), Arc::new(AtomicI32::new(0)));
@@ -103,7 +105,7 @@ impl RuntimeInner {
         let stationed = std::mem::take(&mut *self.sentinels.stationed.lock());
         for own in &stationed {
             // Its CPU may be busy for long; on all of them it finds its end sooner.
-            own.bind(self.topology.possible());
+            own.bind(|tid| self.set_free(tid));
             own.sentinel.stop();
         }
         for own in stationed {

@@ -31,14 +31,16 @@ pub(crate) fn current_tid() -> i32 {
 
 /// Binds the calling thread to `cpus`.
 pub(crate) fn bind_current(cpus: &CpuSet) -> io::Result<()> {
-    bind_thread(0, cpus)
+    bind_thread(0, cpus, cpus)
 }
 
-/// Binds a thread of this process to `cpus`; 0 is the calling one.
-pub(crate) fn bind_thread(tid: i32, cpus: &CpuSet) -> io::Result<()> {
+/// Binds a thread of this process to those of `cpus` that are in `within`; 0 is the calling one.
+/// Fails if there is none. Allocates nothing.
+pub(crate) fn bind_thread(tid: i32, cpus: &CpuSet, within: &CpuSet) -> io::Result<()> {
     let mut mask = [0u64; MAX_CPUS / 64];
-    let words = cpus.words();
-    mask[..words.len()].copy_from_slice(words);
+    for (word, (a, b)) in mask.iter_mut().zip(cpus.words().iter().zip(within.words())) {
+        *word = a & b;
+    }
     // SAFETY: the pointer and the length describe `mask`, which the kernel only reads.
     let rc = unsafe { libc::sched_setaffinity(tid, size_of_val(&mask), mask.as_ptr().cast()) };
     if rc == 0 {
@@ -64,6 +66,12 @@ pub(crate) fn cpus_of(tid: i32) -> io::Result<CpuSet> {
     Ok((0..MAX_CPUS)
         .filter(|c| mask[c / 64] & (1u64 << (c % 64)) != 0)
         .collect())
+}
+
+/// The CPUs that the machine has or could be given while it runs; None if it does not tell.
+pub(crate) fn possible_cpus() -> Option<CpuSet> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok()?;
+    CpuSet::parse_list(&text)
 }
 
 /// Sets the nice value of the calling thread alone.

@@ -109,17 +109,16 @@ impl QueueBuilder {
         let rt = self.rt;
         let unbound = flags.contains(Flags::UNBOUND);
         let nr_budgets = if unbound {
-            rt.topology.nr_nodes() + 1
+            rt.topology().nr_nodes() + 1
         } else {
             0
         };
-        let nr_slots = rt.topology.possible().iter().last().map_or(0, |c| c + 1);
         let inner = Arc::new(QueueInner {
             flags,
             ordered: self.ordered,
             system: self.system,
             legacy: self.legacy,
-            slots: (0..nr_slots).map(|_| RwLock::new(None)).collect(),
+            slots: (0..rt.cpus.end()).map(|_| RwLock::new(None)).collect(),
             class: QueueClass::new(&name),
             max_active: AtomicUsize::new(0),
             nodes: (0..nr_budgets).map(|_| Arc::new(Budget::new(0))).collect(),

@@ -83,8 +83,8 @@ impl QueueInner {
             "max_active" => state.saved_max.to_string(),
             "nice" => attrs.nice.to_string(),
             "cpumask" => {
-                let all = self.rt.topology.possible();
-                format!("{:x}", attrs.cpumask.as_ref().unwrap_or(all))
+                let mask = attrs.cpumask.clone();
+                format!("{:x}", mask.unwrap_or_else(|| self.rt.cpus.known()))
             }
             "affinity_scope" => attrs.scope.map_or_else(
                 || format!("default ({})", self.rt.default_scope()),

@@ -6,7 +6,7 @@
 
 use super::attrs::Attrs;
 use super::flags::Flags;
-use super::{QueueInner, DESTROYED, DESTROYING};
+use super::{QueueInner, QueueState, DESTROYED, DESTROYING};
 use crate::error::{AttrError, WaitError};
 use crate::observe::dump;
 use crate::pool::{context, registry, Pool, PoolKind, PoolState};
@@ -39,24 +39,45 @@ impl Drop for Plan {
 impl QueueInner {
     /// One pwq per CPU, in that CPU's pool of the queue's priority.
     pub(crate) fn link_percpu(self: &Arc<Self>) -> Result<(), i32> {
+        let mut state = self.state.lock();
+        for cpu in self.rt.cpus.known().iter() {
+            self.link_cpu(cpu, &mut state)?;
+        }
+        self.reserve(state.pwqs.len());
+        Ok(())
+    }
+
+    /// CPUs that were never there before get their place in the queue. The pwqs of an unbound
+    /// queue follow by `recompute_slots`.
+    /// # Context: `attrs_lock` held, no other.
+    pub(crate) fn adopt_cpus(self: &Arc<Self>, new: &CpuSet) {
+        let mut state = self.state.lock();
+        for cpu in new.iter() {
+            if self.ordered {
+                self.set_slot(cpu, state.in_charge.last().cloned());
+            } else if !self.is_unbound() {
+                let linked = self.link_cpu(cpu, &mut state);
+                debug_assert!(linked.is_ok(), "a CPU has its pools before it has queues");
+            }
+        }
+        self.reserve(state.pwqs.len());
+    }
+
+    fn link_cpu(self: &Arc<Self>, cpu: usize, state: &mut QueueState) -> Result<(), i32> {
         let (highpri, bh) = (
             self.flags.contains(Flags::HIGHPRI),
             self.flags.contains(Flags::BH),
         );
-        let mut state = self.state.lock();
-        for cpu in self.rt.topology.possible().iter() {
-            let pools = self.rt.pools_of(cpu).ok_or(libc::ESHUTDOWN)?;
-            let pool = match (bh, highpri) {
-                (false, false) => pools.normal,
-                (false, true) => pools.highpri,
-                (true, false) => pools.bh,
-                (true, true) => pools.bh_highpri,
-            };
-            let pwq = Pwq::link(self, &pool, None, state.flush.colour(), false);
-            self.set_slot(cpu, Some(pwq.clone()));
-            state.pwqs.push(pwq);
-        }
-        self.reserve(state.pwqs.len());
+        let pools = self.rt.pools_of(cpu).ok_or(libc::ESHUTDOWN)?;
+        let pool = match (bh, highpri) {
+            (false, false) => pools.normal,
+            (false, true) => pools.highpri,
+            (true, false) => pools.bh,
+            (true, true) => pools.bh_highpri,
+        };
+        let pwq = Pwq::link(self, &pool, None, state.flush.colour(), false);
+        self.set_slot(cpu, Some(pwq.clone()));
+        state.pwqs.push(pwq);
         Ok(())
     }
 
@@ -91,7 +112,7 @@ impl QueueInner {
         let attrs = change(former);
         attrs.check()?;
         if let Some(mask) = &attrs.cpumask {
-            if !mask.intersects(self.rt.topology.possible()) {
+            if !mask.intersects(&self.rt.cpus.known()) {
                 return Err(AttrError::EmptyMask(mask.to_list()));
             }
         }
@@ -112,11 +133,12 @@ impl QueueInner {
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn plan(self: &Arc<Self>, attrs: Attrs, unbound: &CpuSet) -> Result<Plan, i32> {
         let rt = &self.rt;
+        let online = rt.online_cpus();
         // The default pwq comes last; an ordered queue has no other.
         let each: Vec<usize> = if self.ordered {
             Vec::new()
         } else {
-            rt.topology.possible().iter().collect()
+            rt.cpus.known().iter().collect()
         };
         let mut plan = Plan {
             rt: rt.clone(),
@@ -124,7 +146,7 @@ impl QueueInner {
             pools: Vec::new(),
         };
         for cpu in each.into_iter().map(Some).chain([None]) {
-            let key = registry::key_for(rt, &plan.attrs, cpu, unbound);
+            let key = registry::key_for(rt, &plan.attrs, cpu, unbound, &online);
             plan.pools.push((cpu, rt.unbound.get(rt, key)?));
         }
         Ok(plan)
@@ -155,16 +177,16 @@ impl QueueInner {
     }
 
     /// After CPUs have left or returned: puts another pool in charge wherever the attributes now
-    /// ask for one. Where that pool cannot be had, the default pwq takes over.
+    /// ask for one, while unbound queues may use `unbound` and the CPUs `online` are in use. Where
+    /// that pool cannot be had, the default pwq takes over.
     /// # Context: `attrs_lock` held, no other.
-    pub(crate) fn recompute_slots(self: &Arc<Self>) {
+    pub(crate) fn recompute_slots(self: &Arc<Self>, unbound: &CpuSet, online: &CpuSet) {
         if self.ordered || !self.is_unbound() {
             return;
         }
         let attrs = self.state.lock().attrs.clone();
-        let unbound = self.rt.unbound_cpus();
-        for cpu in self.rt.topology.possible().iter() {
-            let key = registry::key_for(&self.rt, &attrs, Some(cpu), &unbound);
+        for cpu in self.rt.topology().possible().iter() {
+            let key = registry::key_for(&self.rt, &attrs, Some(cpu), unbound, online);
             let fits = |pwq: &Arc<Pwq>| matches!(&pwq.pool.kind, PoolKind::Unbound { key: k, .. } if *k == key);
             if self.slot(cpu).as_ref().is_some_and(fits) {
                 continue;
@@ -300,7 +322,7 @@ impl QueueInner {
             let unbound = std::mem::take(&mut state.in_charge);
             [percpu, unbound].concat()
         };
-        for cpu in self.rt.topology.possible().iter() {
+        for cpu in 0..self.slots.len() {
             self.set_slot(cpu, None);
         }
         in_charge.iter().for_each(|pwq| self.put_base(pwq));

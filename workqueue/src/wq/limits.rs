@@ -82,7 +82,7 @@ impl QueueInner {
     /// minimum; pools that span nodes have all of it.
     fn split_between_nodes(&self, max: usize, min: usize) {
         let rt = &self.rt;
-        let online = rt.online_cpus();
+        let (online, topology) = (rt.online_cpus(), rt.topology());
         let attrs = self.state.lock().attrs.clone();
         let allowed = attrs.effective_mask(&rt.unbound_cpus()).and(&online);
         let total = allowed.len();
@@ -91,7 +91,7 @@ impl QueueInner {
             .split_last()
             .expect("an unbound queue has budgets");
         for (number, node) in nodes.iter().enumerate() {
-            let own = rt.topology.node_cpus(number).and(&allowed).len();
+            let own = topology.node_cpus(number).and(&allowed).len();
             let part = if total == 0 {
                 0
             } else {

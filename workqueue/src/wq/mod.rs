@@ -136,7 +136,7 @@ impl QueueInner {
 
     /// Is this a CPU the queue knows?
     pub(crate) fn has_cpu(&self, cpu: usize) -> bool {
-        self.rt.topology.possible().contains(cpu)
+        self.rt.cpus.is_known(cpu)
     }
 
     /// The pwq that serves `cpu`, held in place as long as the guard lives.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine's CPUs, grouped into pods for each affinity scope.
 //!
-//! Read once from sysfs, or made up by a test or a simulation; asked by
-//! [`crate::pool::registry`]. Kernel counterpart: `struct wq_pod_type` and the pod set-up at boot.
+//! Read from sysfs, or made up by a test or a simulation; asked by [`crate::pool::registry`]. A
+//! runtime has one of the CPUs it knows, and takes another when it meets more of them
+//! ([`crate::runtime::machine`]). Kernel counterpart: `struct wq_pod_type` and the pod set-up at boot.
 
 use super::attrs::Scope;
 use crate::sys::cpu;
@@ -33,6 +34,8 @@ pub struct Topology {
     possible: CpuSet,
     places: BTreeMap<usize, CpuPlace>,
     shards: BTreeMap<usize, usize>,
+    /// Of the whole machine, whether CPUs of theirs are among these or not.
+    nr_nodes: usize,
     simulated: bool,
 }
 
@@ -66,22 +69,40 @@ impl Topology {
                 node: nodes.get(&cpu).copied().unwrap_or(0),
             }
         });
-        Self::build(places.collect(), false)
+        let nr_nodes = nodes.values().max().map_or(1, |highest| highest + 1);
+        Self::build(places.collect(), nr_nodes, false)
     }
 
     /// A made-up machine, for tests and simulations. Threads are not bound to CPUs then, and a
     /// caller that is no worker counts as running on CPU `sched_getcpu() % number of CPUs`.
     pub fn simulated(places: Vec<CpuPlace>) -> Self {
-        Self::build(places, true)
+        Self::build(places, 1, true)
     }
 
-    fn build(places: Vec<CpuPlace>, simulated: bool) -> Self {
+    /// Those of the CPUs that are in `cpus`.
+    pub(crate) fn within(&self, cpus: &CpuSet) -> Self {
+        let places = self.places.values().filter(|p| cpus.contains(p.cpu));
+        Self::build(places.copied().collect(), self.nr_nodes, self.simulated)
+    }
+
+    /// The same with so many nodes: what is on a later one counts as on node 0.
+    pub(crate) fn with_nodes(&self, nr_nodes: usize) -> Self {
+        let places = self.places.values().map(|p| CpuPlace {
+            node: if p.node < nr_nodes { p.node } else { 0 },
+            ..*p
+        });
+        Self::build(places.collect(), nr_nodes, self.simulated)
+    }
+
+    fn build(places: Vec<CpuPlace>, nr_nodes: usize, simulated: bool) -> Self {
         let places: BTreeMap<usize, CpuPlace> = places.into_iter().map(|p| (p.cpu, p)).collect();
+        let highest = places.values().map(|p| p.node + 1).max();
         let shards = shard_map(&places);
         Self {
             possible: places.keys().copied().collect(),
             places,
             shards,
+            nr_nodes: highest.unwrap_or(1).max(nr_nodes),
             simulated,
         }
     }
@@ -144,7 +165,7 @@ impl Topology {
 
     /// One more than the highest node number.
     pub fn nr_nodes(&self) -> usize {
-        self.places.values().map(|p| p.node + 1).max().unwrap_or(1)
+        self.nr_nodes
     }
 
     /// The node that all of `cpus` are on.

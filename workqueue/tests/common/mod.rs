@@ -15,7 +15,8 @@ pub fn must_run() -> bool {
 
 /// The first two CPUs of this machine; None, said where it is seen, if there is only one.
 pub fn two_cpus(test: &str, rt: &Runtime) -> Option<(usize, usize)> {
-    let mut all = rt.topology().possible().iter();
+    let topology = rt.topology();
+    let mut all = topology.possible().iter();
     if let (Some(a), Some(b)) = (all.next(), all.next()) {
         return Some((a, b));
     }

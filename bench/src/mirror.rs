@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the mirror of blk-mq costs: 4 KiB requests on one thread, straight at the store and through
+//! the mirror and the driver in front of it.
+//!
+//! Both ways pin, copy and unpin the same pages; the copy is the client's, so that what differs is
+//! the dispatch alone. The random places are drawn beforehand, and both ways get the same.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ublk_ramdisk::backend::Mirror;
+use ublk_ramdisk::mq::{
+    Data, Home, Lane, Limits, Moved, Moving, Op, Request, Status, TagSet, Transport,
+};
+use ublk_ramdisk::ramdisk::store::{Readable, Store};
+use ublk_ramdisk::ramdisk::Ramdisk;
+
+/// Bytes of each request.
+pub const BLOCK: usize = 4096;
+/// Tags of the queue that the requests take in turn.
+const DEPTH: u16 = 128;
+
+/// Moves a block.
+/// # Safety
+/// Both ends are valid for [`BLOCK`] bytes and do not overlap.
+unsafe fn copy(from: *const u8, to: *mut u8) {
+    // SAFETY: as the caller says. libc's, as in the server: the store is shared with others.
+    unsafe { libc::memcpy(to.cast(), from.cast(), BLOCK) };
+}
+
+/// CPU time of the calling thread: what others do on this CPU meanwhile does not count.
+pub fn thread_time() -> Duration {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is a timespec of this frame.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// One client's memory.
+struct Client(Box<[u8; BLOCK]>);
+
+impl Client {
+    /// Does what a transport does with a request, in memory.
+    fn transfer(&mut self, op: Op, data: Data) -> Result<u64, Status> {
+        let ours = self.0.as_mut_ptr();
+        // SAFETY: the driver has pinned a whole block for the request, and the block here is ours.
+        unsafe {
+            match (op, data) {
+                (Op::Read, Data::Contiguous(from)) => copy(from.as_ptr(), ours),
+                (Op::Write, Data::Contiguous(to)) => copy(ours, to.as_ptr()),
+                _ => return Err(Status::IoErr),
+            }
+        }
+        Ok(BLOCK as u64)
+    }
+}
+
+/// The end of the line: what the queue's own thread is told.
+struct Ends {
+    client: Client,
+    bytes: u64,
+}
+
+impl Home for Ends {
+    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
+        let outcome = self.client.transfer(moving.request().op(), moving.data());
+        moving.done(outcome)
+    }
+
+    fn end(&mut self, _request: &Request, result: i32) {
+        self.bytes += u64::try_from(result).expect("no request fails here");
+    }
+}
+
+/// No request is refused, so no worker ever has one.
+struct Nobody;
+
+impl Transport for Nobody {
+    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
+        moving.done(Err(Status::IoErr))
+    }
+
+    fn end(&self, _queue: u16, _request: &Request, _result: i32) {}
+}
+
+/// Both ways to one store.
+pub struct Bed {
+    /// Blocks to visit, in order, again and again.
+    places: Vec<u64>,
+    limits: Limits,
+    ends: Ends,
+    lane: Lane,
+    ramdisk: Arc<Ramdisk>,
+    _mirror: Mirror,
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The store's own functions.
+    Direct,
+    /// Lane, mirror, driver, store.
+    Mirror,
+}
+
+impl Way {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "store",
+            Self::Mirror => "mirror",
+        }
+    }
+}
+
+impl Bed {
+    /// A store of `blocks`, all of them there.
+    pub fn new(blocks: u64) -> Self {
+        let size = blocks * BLOCK as u64;
+        let store = Store::anonymous(size, false).expect("memory for a store");
+        for block in 0..blocks {
+            let range = block * BLOCK as u64..(block + 1) * BLOCK as u64;
+            store.pin_for_write(range.clone()).expect("memory");
+            store.unpin(range);
+        }
+        let ramdisk = Arc::new(Ramdisk::new(store));
+        let set = TagSet::new(1, DEPTH);
+        let mirror = Mirror::start(set, ramdisk.clone(), Arc::new(Nobody)).expect("threads");
+        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        let places = (0..4096)
+            .map(|_| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % blocks * BLOCK as u64
+            })
+            .collect();
+        Self {
+            places,
+            limits: Limits {
+                size,
+                block_size: 512,
+                max_data: 512 << 10,
+                read_only: false,
+            },
+            ends: Ends {
+                client: Client(Box::new([7; BLOCK])),
+                bytes: 0,
+            },
+            lane: mirror.lane(0),
+            ramdisk,
+            _mirror: mirror,
+        }
+    }
+
+    /// So many requests. Answers the bytes moved.
+    pub fn run(&mut self, way: Way, op: Op, requests: usize) -> u64 {
+        self.ends.bytes = 0;
+        match way {
+            Way::Direct => self.direct(op, requests),
+            Way::Mirror => self.through_mirror(op, requests),
+        }
+        self.ends.bytes
+    }
+
+    fn direct(&mut self, op: Op, requests: usize) {
+        for (n, &at) in self.places.iter().cycle().take(requests).enumerate() {
+            // Checked as a front end does, also without a mirror behind it.
+            let request = check(&self.limits, n, op, at);
+            let range = request.offset()..request.offset() + request.len();
+            let store = self.ramdisk.store();
+            let address: NonNull<u8> = match op {
+                Op::Read => match store.pin_for_read(range.clone()) {
+                    Readable::Memory(address) => address,
+                    _ => unreachable!("every block is there"),
+                },
+                _ => store.pin_for_write(range.clone()).expect("it is there"),
+            };
+            let moved = self.ends.client.transfer(op, Data::Contiguous(address));
+            store.unpin(range);
+            self.ends.bytes += moved.expect("a block was pinned");
+        }
+    }
+
+    fn through_mirror(&mut self, op: Op, requests: usize) {
+        for (n, &at) in self.places.iter().cycle().take(requests).enumerate() {
+            let request = check(&self.limits, n, op, at);
+            self.lane.insert(&request, &mut self.ends);
+        }
+    }
+}
+
+fn check(limits: &Limits, n: usize, op: Op, at: u64) -> Request {
+    let tag = (n % usize::from(DEPTH)) as u16;
+    let sectors = (BLOCK / 512) as u32;
+    Request::check(tag, op, at / 512, sectors, limits).expect("within the disk")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_move_every_block() {
+        let mut bed = Bed::new(8);
+        for way in [Way::Direct, Way::Mirror] {
+            for op in [Op::Read, Op::Write] {
+                assert_eq!(
+                    bed.run(way, op, 1000),
+                    1000 * BLOCK as u64,
+                    "{way:?} {op:?}"
+                );
+            }
+        }
+    }
+}

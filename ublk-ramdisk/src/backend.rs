@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What lies below a front end, whichever it is: the store and the driver that a config asks for,
+//! and the mirror of blk-mq with what runs it.
+//!
+//! [`crate::ublk`] makes it when ADD_DEV has said how many queues there are (A2), in the process
+//! that serves, as threads do not survive a fork; `sim` makes it in any process. A [`Mirror`]
+//! is taken down when nobody uses its lanes any more, the request queue first, whose
+//! work is waited for (D9).
+
+use std::sync::Arc;
+
+use workqueue::{Flags, Runtime, RuntimeBuilder};
+
+use crate::config::{Backing, DeviceConfig};
+use crate::error::Failure;
+use crate::inject::Requeues;
+use crate::mq::{HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport};
+use crate::ramdisk::store::{Store, StoreError};
+use crate::ramdisk::Ramdisk;
+
+/// The stack of each thread, as small as a queue thread's: the callbacks copy and call the system.
+const STACK: usize = 256 << 10;
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        match &error {
+            StoreError::Locked { .. } => Failure::in_use(text),
+            StoreError::NotInMemory { .. }
+            | StoreError::SizeDiffers { .. }
+            | StoreError::PartialPage { .. } => Failure::usage(text),
+            StoreError::BeyondCapacity { .. } => Failure::runtime(text),
+            StoreError::Open { .. } | StoreError::TooLittle { .. } | StoreError::System { .. } => {
+                Failure::environment(text)
+            }
+        }
+    }
+}
+
+/// Opens the memory of a disk.
+pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
+    Ok(match &config.backing {
+        Backing::Memfd => Store::anonymous(config.size, config.huge_pages)?,
+        Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages)?,
+        Backing::Hugetlb => Store::hugetlb(config.size)?,
+    })
+}
+
+/// Makes the driver of a disk that has so many hardware queues.
+pub fn driver(config: &DeviceConfig, store: Store, nr_hw_queues: u16) -> Arc<Ramdisk> {
+    let requeues = config.requeue.map(|attr| Requeues::new(attr, nr_hw_queues));
+    Arc::new(Ramdisk::new(store).with_requeues(requeues))
+}
+
+/// The settings of a device's workqueue runtime. Runs of a hardware queue seldom sleep: the sampler
+/// is enough to notice one that does.
+pub fn runtime() -> RuntimeBuilder {
+    Runtime::builder().stack_size(STACK).idle_sentinel(false)
+}
+
+/// A device's mirror of blk-mq with what runs it: a workqueue runtime of its own, kblockd on it, and
+/// the request queue between the front end and the driver. Fields are dropped in this order.
+#[derive(Debug)]
+pub struct Mirror {
+    queue: RequestQueue,
+    kblockd: Kblockd,
+    runtime: Runtime,
+}
+
+impl Mirror {
+    /// Starts everything. Nothing is left behind by a failure.
+    pub fn start(
+        set: TagSet,
+        driver: Arc<dyn Operations>,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, Failure> {
+        Self::start_on(runtime(), Kblockd::FLAGS, set, driver, transport)
+    }
+
+    /// As [`Mirror::start`], in a runtime of the caller's settings and with other flags for
+    /// kblockd: to study what those are for.
+    pub fn start_on(
+        runtime: RuntimeBuilder,
+        flags: Flags,
+        set: TagSet,
+        driver: Arc<dyn Operations>,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, Failure> {
+        let runtime = runtime
+            .start()
+            .map_err(|e| Failure::environment(format!("the workqueue cannot start: {e}")))?;
+        let kblockd = Kblockd::with_flags(&runtime, flags)
+            .map_err(|e| Failure::environment(format!("kblockd cannot be made: {e}")))?;
+        let queue = RequestQueue::new(set, driver, transport, &kblockd)
+            .map_err(|e| Failure::runtime(format!("the request queue cannot be made: {e}")))?;
+        Ok(Self {
+            queue,
+            kblockd,
+            runtime,
+        })
+    }
+
+    /// The way in for the thread of a queue, which has only one.
+    pub fn lane(&self, queue: u16) -> Lane {
+        let lane = self.queue.lane(queue, 0);
+        lane.expect("each queue's thread is made once")
+    }
+
+    /// What a hardware queue has done.
+    pub fn counters(&self, queue: u16) -> HctxCounters {
+        self.queue.counters(queue)
+    }
+
+    /// The request queue.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// The workqueue that re-runs hardware queues.
+    pub fn kblockd(&self) -> &Kblockd {
+        &self.kblockd
+    }
+
+    /// The runtime that kblockd is in: for other queues beside it (D2).
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+}

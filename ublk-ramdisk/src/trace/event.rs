@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The events (K3): what each is called, what it means, and what it carries.
+//!
+//! [`crate::mq`] emits most of them, the store and the sources of pressure the rest. Those that the
+//! kernel's block layer has, too, have its names and its order of fields: device, operation,
+//! sector, count. They are this server's all the same: the kernel's own, on /dev/ublkbN, never
+//! show a request that is refused here (A13).
+
+use crate::mq::{Op, Source};
+use workqueue::trace::Timed;
+
+macro_rules! kinds {
+    ($($name:ident $act:literal $event:literal $text:literal)*) => {
+        /// What happened.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Kind {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Kind {
+            /// All of them.
+            pub const ALL: &'static [Kind] = &[$(Kind::$name),*];
+
+            /// The short form, blktrace's letter where there is one.
+            pub const fn act(self) -> &'static str {
+                match self { $(Kind::$name => $act,)* }
+            }
+
+            /// The name, the tracepoint's where there is one.
+            pub const fn name(self) -> &'static str {
+                match self { $(Kind::$name => $event,)* }
+            }
+
+            /// What it says.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Kind::$name => $text,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    IoStart "Q" "block_io_start"
+        "A request has arrived and belongs to the server from now on."
+    Insert "I" "block_rq_insert"
+        "A request was put on a list to wait for a run: its software queue, or the dispatch list if \
+         it is a flush or a control request. A request that is issued at once is never inserted."
+    Issue "D" "block_rq_issue"
+        "A request was started and offered to the driver (queue_rq)."
+    Requeue "R" "block_rq_requeue"
+        "A request came back from the driver: refused (BUSY), or given back after it was accepted."
+    Complete "C" "block_rq_complete"
+        "A request ended: so many bytes, 0 for those without data, or minus errno."
+    Error "E" "block_rq_error"
+        "A request ended with an error; follows its block_rq_complete."
+    TagWait "S" "block_rq_tag_wait"
+        "No slot was free (--slots): the hardware queue joined the line of those that wait for one."
+    Plug "P" "block_plug"
+        "Several requests arrived together and are issued as a batch."
+    Unplug "U" "block_unplug"
+        "The batch has been taken in and is issued: so many requests."
+    IoDone "X" "block_io_done"
+        "The result of a request is handed out, to be committed to the kernel."
+    Run "run" "mq_run"
+        "A hardware queue is run: sync on the thread that asked, async on kblockd at once, delayed \
+         on kblockd after that many nanoseconds."
+    Refuse "refuse" "mq_refuse"
+        "The driver or a limit said BUSY: with RESOURCE the queue is run again after 3 ms at most, \
+         with DEV_RESOURCE whoever gives the thing back runs it, with NO_BUDGET queue_rq was not \
+         even called. The source says what was wanting."
+    Park "park" "mq_park"
+        "A refused request waits for its next try."
+    Unpark "unpark" "mq_unpark"
+        "A request that was refused is tried again."
+    Restart "restart" "mq_restart"
+        "A request ended that others had been waiting behind: the hardware queue is run."
+    Reclaim "reclaim" "mq_reclaim"
+        "Memory of the store was given back: so many bytes, of chunks that were discarded, all \
+         zeros, or compressed."
+    Pressure "pressure" "mq_pressure"
+        "A source of BUSY began (1) or ceased (0) to refuse requests."
+}
+
+/// Memory that was given back, by what it held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reclaimed {
+    /// What a client had discarded.
+    Discarded,
+    /// Nothing but zeros.
+    Zeros,
+    /// What could be stored in less.
+    Compressed,
+}
+
+impl Reclaimed {
+    const ALL: [Reclaimed; 3] = [Self::Discarded, Self::Zeros, Self::Compressed];
+
+    /// As it is printed.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Discarded => "discarded",
+            Self::Zeros => "zeros",
+            Self::Compressed => "compressed",
+        }
+    }
+}
+
+/// Why queue_rq's answer was no, as the event has it.
+pub(crate) const RESOURCE: u16 = 9;
+pub(crate) const DEV_RESOURCE: u16 = 13;
+/// queue_rq was not called.
+pub(crate) const NO_BUDGET: u16 = 0;
+
+/// How a run came about.
+pub(crate) const RUN_SYNC: u16 = 0;
+pub(crate) const RUN_ASYNC: u16 = 1;
+pub(crate) const RUN_DELAYED: u16 = 2;
+
+/// No request: the event is about a hardware queue.
+pub(crate) const NO_TAG: u16 = u16::MAX;
+/// No hardware queue: the event is about the device.
+pub(crate) const NO_HCTX: u16 = u16::MAX;
+
+/// One event, as small as it can be: it is kept by the hundred thousand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub(crate) time: u64,
+    pub(crate) sector: u64,
+    pub(crate) value: i64,
+    pub(crate) device: u32,
+    pub(crate) sectors: u32,
+    pub(crate) hctx: u16,
+    pub(crate) tag: u16,
+    pub(crate) cpu: u16,
+    pub(crate) how: u16,
+    pub(crate) source: Option<Source>,
+    pub(crate) op: Option<Op>,
+    pub(crate) fua: bool,
+    pub(crate) kind: Kind,
+}
+
+const _: () = assert!(size_of::<Event>() <= 48);
+
+impl Timed for Event {
+    fn time(&self) -> u64 {
+        self.time
+    }
+}
+
+impl Event {
+    /// What happened.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// When, in nanoseconds of the trace's clock.
+    pub fn nanos(&self) -> u64 {
+        self.time
+    }
+
+    /// The hardware queue it is about, if it is about one.
+    pub fn hctx(&self) -> Option<u16> {
+        (self.hctx != NO_HCTX).then_some(self.hctx)
+    }
+
+    /// The request it is about, if it is about one.
+    pub fn tag(&self) -> Option<u16> {
+        (self.tag != NO_TAG).then_some(self.tag)
+    }
+
+    /// What was wanting, for `refuse`, `block_rq_tag_wait` and `pressure`.
+    pub fn source(&self) -> Option<Source> {
+        self.source
+    }
+
+    /// Bytes, minus errno, a count, nanoseconds: what [`Kind::meaning`] says.
+    pub fn value(&self) -> i64 {
+        self.value
+    }
+
+    /// The operation as blktrace writes it: R, W, D (discard), F (flush) or N (none of these: write
+    /// zeroes), and F behind it for FUA. "-" if there is no request.
+    pub fn rwbs(&self) -> &'static str {
+        match (self.op, self.fua) {
+            (None, _) => "-",
+            (Some(Op::Read), false) => "R",
+            (Some(Op::Read), true) => "RF",
+            (Some(Op::Write), false) => "W",
+            (Some(Op::Write), true) => "WF",
+            (Some(Op::Flush), _) => "F",
+            (Some(Op::Discard), _) => "D",
+            (Some(Op::WriteZeroes { .. }), false) => "N",
+            (Some(Op::WriteZeroes { .. }), true) => "NF",
+        }
+    }
+
+    /// What it carries beside the request, as it is printed; empty if nothing.
+    pub(crate) fn detail(&self) -> String {
+        let source = self.source.map_or("", Source::name);
+        match self.kind {
+            Kind::IoStart
+            | Kind::Issue
+            | Kind::Park
+            | Kind::Unpark
+            | Kind::Restart
+            | Kind::Plug => String::new(),
+            Kind::Insert => match self.how {
+                0 => format!("ctx {}", self.value),
+                _ => "dispatch".to_owned(),
+            },
+            Kind::Requeue => match self.how {
+                0 => "busy".to_owned(),
+                _ => "by the driver".to_owned(),
+            },
+            Kind::Complete | Kind::Error | Kind::IoDone => format!("[{}]", self.value),
+            Kind::TagWait => source.to_owned(),
+            Kind::Unplug => self.value.to_string(),
+            Kind::Run => match self.how {
+                RUN_SYNC => "sync".to_owned(),
+                RUN_ASYNC => "async".to_owned(),
+                _ => format!("delayed {} us", self.value / 1000),
+            },
+            Kind::Refuse => format!("{} {source}", self.answer()),
+            Kind::Reclaim => {
+                let what = Reclaimed::ALL.get(usize::from(self.how));
+                format!("{} {}", what.map_or("", |what| what.name()), self.value)
+            }
+            Kind::Pressure => format!("{source} {}", self.value),
+        }
+    }
+
+    fn answer(&self) -> &'static str {
+        match self.how {
+            RESOURCE => "RESOURCE",
+            DEV_RESOURCE => "DEV_RESOURCE",
+            _ => "NO_BUDGET",
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn k03_each_event_has_names_of_its_own_and_a_meaning() {
+        let mut seen = HashSet::new();
+        for kind in Kind::ALL {
+            assert!(
+                seen.insert(kind.act()) && seen.insert(kind.name()),
+                "{kind:?}"
+            );
+            assert!(kind.meaning().ends_with('.'), "{kind:?}");
+        }
+    }
+}

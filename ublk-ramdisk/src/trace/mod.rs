@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What happened to each request, and when (K3).
+//!
+//! While a [`Recording`] lives, every thread writes the events of [`event`] into a ring of its own,
+//! of the workqueue crate's making: fixed in size, made before, so that nothing is allocated on the
+//! way of a request; a full ring keeps its newest events and counts the others. While none lives an
+//! event costs one relaxed load. The workqueue's own events are recorded beside them, on the same
+//! clock. What was recorded is written as a file for Perfetto ([`chrome`]) or as lines like
+//! blktrace's ([`text`]).
+//!
+//! ```
+//! use ublk_ramdisk::trace;
+//! let recording = trace::start(trace::Options::default())?;
+//! // ... serve requests ...
+//! let trace = recording.finish();
+//! let mut file = Vec::new();
+//! trace.write_chrome(&mut file)?;
+//! # assert!(file.starts_with(b"{"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod event;
+
+mod chrome;
+
+mod text;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use workqueue::trace::{self as rings, Own, Recorder};
+use workqueue::VirtualClock;
+
+use crate::mq::Source;
+pub use event::{Event, Kind, Reclaimed};
+
+/// Is somebody recording? Relaxed everywhere: whoever reads a stale value records one event too
+/// many or too few.
+static ON: AtomicBool = AtomicBool::new(false);
+/// Has somebody the right to record?
+static TAKEN: AtomicBool = AtomicBool::new(false);
+static RECORDER: Recorder<Event> = Recorder::new();
+
+thread_local! {
+    static OWN: Own<Event> = const { Own::new() };
+}
+
+/// How to record.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Events that each thread keeps, of 48 bytes; of the workqueue's, which are larger, an eighth.
+    pub records: usize,
+    /// The clock to take the times from, if it is not the machine's.
+    pub clock: Option<Arc<VirtualClock>>,
+}
+
+/// The most that may be asked for: 48 MiB for each thread.
+pub const MOST_RECORDS: usize = 1 << 20;
+/// What is kept if nothing else is asked for.
+pub const RECORDS: usize = 1 << 16;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            records: RECORDS,
+            clock: None,
+        }
+    }
+}
+
+/// Somebody records already: there is one recording at a time.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a trace is being recorded already; wait for its end")]
+pub struct Taken;
+
+/// Begins to record what all threads of this process do.
+pub fn start(options: Options) -> Result<Recording, Taken> {
+    if TAKEN.swap(true, Ordering::Acquire) {
+        return Err(Taken);
+    }
+    let records = options.records.clamp(1, MOST_RECORDS);
+    // First the workqueue's, which sets the clock of both.
+    rings::start_on((records / 8).max(64), options.clock);
+    RECORDER.start(records);
+    ON.store(true, Ordering::Relaxed);
+    Ok(Recording { from: rings::now() })
+}
+
+/// A recording that goes on. Dropped, it ends and nothing is kept.
+#[derive(Debug)]
+pub struct Recording {
+    from: u64,
+}
+
+impl Recording {
+    /// Ends it and collects what the threads have recorded.
+    pub fn finish(self) -> Trace {
+        self.stop();
+        Trace {
+            from: self.from,
+            events: RECORDER.drain(false),
+            works: rings::drain(),
+            devices: Vec::new(),
+        }
+    }
+
+    fn stop(&self) {
+        ON.store(false, Ordering::Relaxed);
+        rings::stop();
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.stop();
+        // Gives the memory back; nothing is left after `finish`.
+        let _unwanted = (RECORDER.drain(false), rings::drain());
+        // Release pairs with the Acquire in `start`: the next one finds the rings at rest.
+        TAKEN.store(false, Ordering::Release);
+    }
+}
+
+/// What was recorded.
+#[derive(Debug)]
+pub struct Trace {
+    from: u64,
+    events: rings::Recording<Event>,
+    works: rings::Recording<rings::Record>,
+    devices: Vec<Device>,
+}
+
+/// How a device is called in a trace.
+#[derive(Clone, Debug)]
+struct Device {
+    label: u32,
+    major: u32,
+    minor: u32,
+    name: String,
+}
+
+impl Trace {
+    /// Says how the device with this [`crate::mq::Queue::label`] is called: its numbers and its
+    /// name.
+    pub fn name_device(&mut self, label: u32, (major, minor): (u32, u32), name: &str) {
+        self.devices.push(Device {
+            label,
+            major,
+            minor,
+            name: name.to_owned(),
+        });
+    }
+
+    /// The block events in the order of time.
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.events.records.iter().map(|(_, event)| event)
+    }
+
+    /// How many records there are, of both kinds.
+    pub fn len(&self) -> usize {
+        self.events.records.len() + self.works.records.len()
+    }
+
+    /// Has nothing happened?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many records were overwritten by newer ones.
+    pub fn lost(&self) -> u64 {
+        self.events.lost + self.works.lost
+    }
+
+    fn device(&self, label: u32) -> Option<&Device> {
+        self.devices.iter().find(|device| device.label == label)
+    }
+
+    /// Numbers as the kernel's events show them; 0 and the label for a device without a node.
+    fn numbers(&self, label: u32) -> (u32, u32) {
+        self.device(label)
+            .map_or((0, label), |device| (device.major, device.minor))
+    }
+
+    /// The names of all threads, each once.
+    fn threads(&self) -> Vec<(i32, &str)> {
+        let all = self.events.threads.iter().chain(&self.works.threads);
+        let mut threads: Vec<_> = all.map(|(tid, name)| (*tid, name.as_str())).collect();
+        threads.sort_unstable();
+        threads.dedup_by_key(|(tid, _)| *tid);
+        threads
+    }
+}
+
+/// Asked for each event: does anybody want it?
+#[inline]
+pub(crate) fn is_on() -> bool {
+    ON.load(Ordering::Relaxed)
+}
+
+/// Records an event that was asked for; its time and CPU are filled in.
+#[cold]
+pub(crate) fn record(event: Event) {
+    let cpu = nix::sched::sched_getcpu().map_or(0, |cpu| cpu as u16);
+    let time = rings::now();
+    RECORDER.record(&OWN, Event { time, cpu, ..event });
+}
+
+/// An event of the device whose label this is.
+fn of_device(kind: Kind, device: u32) -> Event {
+    Event {
+        time: 0,
+        sector: 0,
+        value: 0,
+        device,
+        sectors: 0,
+        hctx: event::NO_HCTX,
+        tag: event::NO_TAG,
+        cpu: 0,
+        how: 0,
+        source: None,
+        op: None,
+        fua: false,
+        kind,
+    }
+}
+
+/// An event of a hardware queue.
+pub(crate) fn of_hctx(kind: Kind, device: u32, hctx: u16) -> Event {
+    Event {
+        hctx,
+        ..of_device(kind, device)
+    }
+}
+
+/// So many bytes of a store were given back. `device` is a [`crate::mq::Queue::label`].
+#[inline]
+pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
+    if is_on() {
+        record(Event {
+            how: what as u16,
+            value: i64::try_from(bytes).unwrap_or(i64::MAX),
+            ..of_device(Kind::Reclaim, device)
+        });
+    }
+}
+
+/// A source of BUSY begins or ceases to refuse requests.
+#[inline]
+pub fn pressure(device: u32, source: Source, refuses: bool) {
+    if is_on() {
+        record(Event {
+            source: Some(source),
+            value: refuses.into(),
+            ..of_device(Kind::Pressure, device)
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k03_the_store_and_the_sources_have_events_of_their_own() {
+        pressure(7, Source::Psi, true);
+        let recording = start(Options::default()).expect("nobody else records");
+        assert_eq!(start(Options::default()).err(), Some(Taken));
+        pressure(7, Source::Psi, true);
+        reclaim(7, Reclaimed::Zeros, 4096);
+        let mut trace = recording.finish();
+        trace.name_device(7, (259, 3), "ublkb0");
+        let seen: Vec<_> = trace.events().map(Event::detail).collect();
+        assert_eq!(seen, ["psi 1", "zeros 4096"]);
+        let mut text = Vec::new();
+        trace.write_text(&mut text).expect("memory");
+        let text = String::from_utf8(text).expect("text");
+        let line = text
+            .lines()
+            .find(|line| line.contains(" reclaim "))
+            .expect("a line");
+        assert!(
+            line.contains("259,3") && line.ends_with("zeros 4096"),
+            "{line}"
+        );
+        drop(start(Options::default()).expect("it has ended"));
+    }
+}

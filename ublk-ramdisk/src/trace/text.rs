@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A trace as lines, in the columns of blkparse: device, CPU, sequence number, seconds, thread,
+//! action, operation, sector + count, and what else there is to say.
+
+use std::io::{self, Write};
+
+use workqueue::trace::{Phase, Record, Timed, Value};
+
+use super::event::Event;
+use super::Trace;
+
+/// One line to be.
+enum Line<'a> {
+    Block(i32, &'a Event),
+    Work(i32, &'a Record),
+}
+
+impl Trace {
+    /// Writes one line per event, in the order of time. Seconds count from the recording's
+    /// beginning.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        let blocks = self.events.records.iter();
+        let works = self.works.records.iter();
+        let mut lines: Vec<(u64, Line<'_>)> = blocks
+            .map(|(tid, event)| (event.time, Line::Block(*tid, event)))
+            .chain(works.map(|(tid, record)| (record.time(), Line::Work(*tid, record))))
+            .collect();
+        lines.sort_by_key(|(time, _)| *time);
+        writeln!(
+            out,
+            "# {:>6} {:>3} {:>8} {:>13} {:>7} {:<8} {:<4} SECTOR + COUNT",
+            "DEV", "CPU", "SEQ", "SECONDS", "TID", "ACTION", "RWBS"
+        )?;
+        for ((time, line), number) in lines.iter().zip(1u64..) {
+            let nanos = time.saturating_sub(self.from);
+            let (seconds, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+            let at = format!("{seconds}.{nanos:09}");
+            match line {
+                Line::Block(tid, event) => self.write_event(out, number, &at, *tid, event)?,
+                Line::Work(tid, record) => self.write_work(out, number, &at, *tid, record)?,
+            }
+        }
+        writeln!(out, "# {} events, {} lost", self.len(), self.lost())
+    }
+
+    fn thread_name(&self, tid: i32) -> &str {
+        let all = self.events.threads.iter().chain(&self.works.threads);
+        let mut named = all.filter(|(of, _)| *of == tid);
+        named.next().map_or("", |(_, name)| name)
+    }
+
+    fn write_event(
+        &self,
+        out: &mut impl Write,
+        number: u64,
+        at: &str,
+        tid: i32,
+        event: &Event,
+    ) -> io::Result<()> {
+        let (major, minor) = self.numbers(event.device);
+        let dev = format!("{major},{minor}");
+        write!(
+            out,
+            "{dev:>8} {:>3} {number:>8} {at:>13} {tid:>7} {:<8} {:<4} ",
+            event.cpu,
+            event.kind.act(),
+            event.rwbs()
+        )?;
+        if event.tag().is_some() {
+            write!(out, "{} + {} ", event.sector, event.sectors)?;
+        }
+        write!(out, "[{}]", self.thread_name(tid))?;
+        if let Some(hctx) = event.hctx() {
+            write!(out, " hctx {hctx}")?;
+        }
+        if let Some(tag) = event.tag() {
+            write!(out, " tag {tag}")?;
+        }
+        match event.detail() {
+            detail if detail.is_empty() => writeln!(out),
+            detail => writeln!(out, " {detail}"),
+        }
+    }
+
+    fn write_work(
+        &self,
+        out: &mut impl Write,
+        number: u64,
+        at: &str,
+        tid: i32,
+        record: &Record,
+    ) -> io::Result<()> {
+        // A bar's name is the function's: the event's own stands among the arguments.
+        let is_event = |(key, _): &(&str, Value)| *key == "event";
+        let name = match (record.phase(), record.args().find(is_event)) {
+            (Phase::Begin | Phase::End, Some((_, Value::Name(event)))) => event,
+            _ => record.name(),
+        };
+        let short = name.strip_prefix("workqueue_").unwrap_or(name);
+        write!(
+            out,
+            "{:>8} {:>3} {number:>8} {at:>13} {tid:>7} {:<8} {:<4} [{}] {short}",
+            "-",
+            "-",
+            "wq",
+            "-",
+            self.thread_name(tid)
+        )?;
+        for (key, value) in record.args().filter(|arg| !is_event(arg)) {
+            // Numbers as they are, texts without JSON's quotes.
+            write!(out, " {key}={}", value.to_string().trim_matches('"'))?;
+        }
+        writeln!(out)
+    }
+}
