@@ -34,6 +34,9 @@ pub mod error;
 
 pub mod inject;
 
+#[cfg(not(loom))]
+pub mod pressure;
+
 pub mod stats;
 
 pub mod trace;

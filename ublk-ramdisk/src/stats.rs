@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::mq::{HctxCounters, Op};
+use crate::pressure::PressureStats;
 
 /// A number that one thread raises and others read.
 #[derive(Debug, Default)]
@@ -143,7 +144,7 @@ pub struct QueueStats {
 }
 
 /// A device's figures.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceStats {
     /// N of /dev/ublkbN.
     pub id: u32,
@@ -153,6 +154,9 @@ pub struct DeviceStats {
     pub allocated: u64,
     /// Data path in use, as typed at `--data-path`.
     pub data_path: String,
+    /// What refuses, slows down or fails requests.
+    #[serde(default)]
+    pub pressure: PressureStats,
     /// Per queue.
     pub queues: Vec<QueueStats>,
 }

@@ -53,7 +53,9 @@ pub fn done(reply: Reply) -> Result<(), Failure> {
     match reply {
         Reply::Done => Ok(()),
         Reply::Failed(failure) => Err(failure),
-        Reply::Stats(_) => Err(Failure::runtime("the server answered another question")),
+        Reply::Stats(_) | Reply::Settings(_) => {
+            Err(Failure::runtime("the server answered another question"))
+        }
     }
 }
 

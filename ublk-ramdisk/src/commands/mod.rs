@@ -11,6 +11,7 @@ mod list;
 mod stop;
 
 mod resize;
+mod set;
 
 mod stats;
 
@@ -35,6 +36,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::List(args) => list::run(&args),
         Command::Stop(args) => stop::run(&args),
         Command::Resize(args) => resize::run(&args),
+        Command::Set(args) => set::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -42,7 +42,9 @@ fn counters(reply: Reply) -> Result<DeviceStats, Failure> {
     match reply {
         Reply::Stats(stats) => Ok(*stats),
         Reply::Failed(failure) => Err(failure),
-        Reply::Done => Err(Failure::runtime("the server answered another question")),
+        Reply::Done | Reply::Settings(_) => {
+            Err(Failure::runtime("the server answered another question"))
+        }
     }
 }
 
@@ -151,6 +153,7 @@ fn queue_rows(queue: &QueueStats) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ublk_ramdisk::pressure::PressureStats;
 
     #[test]
     fn every_queue_has_a_line_per_operation() {
@@ -168,9 +171,12 @@ mod tests {
             size: 1 << 30,
             allocated: 20480,
             data_path: "batch".to_owned(),
+            pressure: PressureStats::default(),
             queues: vec![QueueStats::default(), queue],
         });
-        assert!(text.starts_with("/dev/ublkb3: 1 GiB, of which 20 KiB in memory, data path batch"));
+        assert!(text.starts_with(
+            "/dev/ublkb3: 1 GiB, of which 20 KiB in memory, data path batch, pressure none"
+        ));
         assert_eq!(text.lines().count(), 12 + 1 + 3 + 1 + 3);
         let written = text
             .lines()
