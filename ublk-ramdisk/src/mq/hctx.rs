@@ -103,9 +103,12 @@ impl HwQueue {
         self.has_dispatch() || self.ctxs.any()
     }
 
-    /// The tags on the dispatch list in order, for figures.
-    pub(super) fn dispatch_list(&self, slots: &Slots) -> Vec<Rq> {
-        self.dispatch.lock().iter(slots).collect()
+    /// What is on the dispatch list in order, for figures: at most `room` requests. Nothing is
+    /// allocated while the lock is held (D6).
+    pub(super) fn dispatch_list(&self, slots: &Slots, room: usize) -> Vec<Rq> {
+        let mut list = Vec::with_capacity(room);
+        self.dispatch.lock().list_into(slots, &mut list);
+        list
     }
 
     /// How busy the driver has lately said it is: 0 to 9.

@@ -81,6 +81,8 @@ mod source;
 
 mod tracing;
 
+pub mod debugfs;
+
 pub mod status;
 
 pub mod legacy;

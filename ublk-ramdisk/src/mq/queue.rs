@@ -154,7 +154,7 @@ impl Queue {
             inactive: queue.state.has(INACTIVE),
             quiesced: queue.state.has(QUIESCED),
             frozen: queue.state.has(FROZEN),
-            dispatch: tags(queue.dispatch_list(slots)),
+            dispatch: tags(queue.dispatch_list(slots, self.inner.set.queue_depth.into())),
             ctx_map: queue.ctxs.map(),
             ctx_lens: queue.ctxs.lens(),
             busy: (0..self.inner.set.queue_depth)
@@ -189,7 +189,8 @@ impl Queue {
 }
 
 /// A hardware queue at one moment, under the names of the kernel's debugfs.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct HctxSnapshot {
     /// Runs are dropped.
     pub stopped: bool,

@@ -250,6 +250,12 @@ impl RqList {
         std::mem::replace(self, Self::new())
     }
 
+    /// Lists the requests in order, as far as there is room: never allocates.
+    pub(super) fn list_into(&self, slots: &Slots, out: &mut Vec<Rq>) {
+        let room = out.capacity() - out.len();
+        out.extend(self.iter(slots).take(room));
+    }
+
     /// The requests in order. The caller keeps others from changing the list.
     pub(super) fn iter<'a>(&self, slots: &'a Slots) -> impl Iterator<Item = Rq> + use<'a> {
         let mut at = self.head;
