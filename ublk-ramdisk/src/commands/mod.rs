@@ -14,6 +14,12 @@ mod resize;
 
 mod stats;
 
+mod trace;
+
+mod debugfs;
+
+mod poke;
+
 mod features;
 
 mod doctor;
@@ -36,6 +42,9 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Stop(args) => stop::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Debugfs(args) => debugfs::run(&args),
+        Command::Poke(args) => poke::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -4,7 +4,7 @@
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::mq::Source;
 use ublk_ramdisk::stats::{DeviceStats, OpStats, QueueStats};
-use ublk_ramdisk::ublk::ctrl::{block_path, Control};
+use ublk_ramdisk::ublk::ctrl::block_path;
 
 use super::{machine, output};
 use crate::cli::StatsArgs;
@@ -13,14 +13,10 @@ use crate::server::run_dir::RunDir;
 
 /// Shows the counters of one disk, or of all that are served by this program.
 pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
-    let mut control = Control::open()?;
     let run_dir = RunDir::of_this_machine();
     let mut all = Vec::new();
     match args.id {
-        Some(id) => match machine::ask_server(&run_dir, id, Request::Stats) {
-            Some(answer) => all.push(counters(answer?)?),
-            None => return Err(machine::not_served(&mut control, id)),
-        },
+        Some(id) => all.push(counters(machine::ask_of(&run_dir, id, Request::Stats)?)?),
         None => {
             for id in run_dir.ids() {
                 if let Some(answer) = machine::ask_server(&run_dir, id, Request::Stats) {
@@ -42,7 +38,7 @@ fn counters(reply: Reply) -> Result<DeviceStats, Failure> {
     match reply {
         Reply::Stats(stats) => Ok(*stats),
         Reply::Failed(failure) => Err(failure),
-        Reply::Done => Err(Failure::runtime("the server answered another question")),
+        _ => Err(machine::another_question()),
     }
 }
 

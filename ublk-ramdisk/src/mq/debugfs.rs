@@ -5,7 +5,7 @@
 //! lock is held for one walk over one list and for nothing else: what the tags on it stand for is
 //! read afterwards and may have moved on. Kernel counterpart: `block/blk-mq-debugfs.c`. Of its files
 //! `pm_only`, `sched_tags`, `zone_wplugs` and the lists by type of the CPUs have no use here; `run`
-//! is gone there since 5.17 and kept here.
+//! is gone there by 7.2 and kept here.
 
 use super::hctx::HwQueue;
 use super::hctx_state::{FROZEN, INACTIVE, QUIESCED, RESTART, STOPPED};

@@ -7,6 +7,7 @@
 use super::counters::{Count, Counters, HctxCounters};
 use super::ctx::Ctxs;
 use super::hctx_state::HctxState;
+use super::latency::Latencies;
 use super::slot::{Rq, RqList, Slots};
 use super::sync::{AtomicU32, Mutex, Ordering};
 use super::tag_set::TagSet;
@@ -32,6 +33,7 @@ pub(super) struct HwQueue {
     pub(super) cpus: CpuSet,           // I: empty for any
     next_cpu: Mutex<NextCpu>,          // C
     pub(super) counters: Counters,     // A
+    pub(super) latency: Latencies,     // A
     inserted: Box<[Count]>,            // A: by ctx, written by the owner of its lane
 }
 
@@ -50,14 +52,19 @@ impl HwQueue {
             cpus: cpus.unwrap_or_default(),
             next_cpu: Mutex::new(NextCpu::default()),
             counters: Counters::default(),
+            latency: Latencies::default(),
             inserted: (0..set.nr_ctxs).map(|_| Count::default()).collect(),
         }
     }
 
-    /// Counts arrivals by the lane of `ctx`. Called by its owner alone.
+    /// Counts arrivals by the lane of `ctx`; answers how many there were before. Called by its owner
+    /// alone.
     #[inline]
-    pub(super) fn count_inserted(&self, ctx: u16, n: u64) {
-        self.inserted[usize::from(ctx)].add_owned(n);
+    pub(super) fn count_inserted(&self, ctx: u16, n: u64) -> u64 {
+        let count = &self.inserted[usize::from(ctx)];
+        let before = count.get();
+        count.add_owned(n);
+        before
     }
 
     pub(super) fn counters(&self) -> HctxCounters {

@@ -44,8 +44,8 @@ impl Lane {
     #[inline]
     pub fn insert(&mut self, request: &Request, home: &mut dyn Home) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
-        hctx.count_inserted(self.ctx, 1);
-        let rq = queue.take_in(hctx, self.ctx, request, 0);
+        let number = hctx.count_inserted(self.ctx, 1);
+        let rq = queue.take_in(hctx, self.ctx, request, 0, queue.arrival(number, 1));
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);
@@ -80,7 +80,8 @@ impl Lane {
         if count == 0 {
             return;
         }
-        hctx.count_inserted(self.ctx, u64::from(count));
+        let first = hctx.count_inserted(self.ctx, u64::from(count));
+        let arrived = queue.arrival(first, count);
         queue.trace_hctx(Kind::Plug, hctx, 0);
         let (entry, arm, exit) = hctx.state.enter(count);
         if arm {
@@ -88,17 +89,17 @@ impl Lane {
         }
         queue.woken(exit);
         if entry == Entry::Frozen {
-            for request in requests {
-                queue.wait_for_thaw(hctx, queue.take_in(hctx, self.ctx, request, 0));
+            for (request, number) in requests.iter().zip(first..) {
+                let arrived = queue.if_timed(number, arrived);
+                queue.wait_for_thaw(hctx, queue.take_in(hctx, self.ctx, request, 0, arrived));
             }
             return;
         }
         let mut list = RqList::new();
-        for request in requests {
-            list.push_back(
-                &queue.inner.slots,
-                queue.take_in(hctx, self.ctx, request, 0),
-            );
+        for (request, number) in requests.iter().zip(first..) {
+            let arrived = queue.if_timed(number, arrived);
+            let rq = queue.take_in(hctx, self.ctx, request, 0, arrived);
+            list.push_back(&queue.inner.slots, rq);
         }
         queue.trace_hctx(Kind::Unplug, hctx, count);
         if entry == Entry::Issue {
@@ -113,9 +114,10 @@ impl Lane {
     /// overtake requests that are stuck BUSY.
     pub fn insert_passthrough(&mut self, request: &Request, at_head: bool, home: &mut dyn Home) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
-        hctx.count_inserted(self.ctx, 1);
+        let number = hctx.count_inserted(self.ctx, 1);
         let flags = PASSTHROUGH | if at_head { AT_HEAD } else { 0 };
-        let rq = queue.take_in(hctx, self.ctx, request, flags);
+        let arrived = queue.arrival(number, 1);
+        let rq = queue.take_in(hctx, self.ctx, request, flags, arrived);
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);
@@ -141,13 +143,13 @@ fn may_issue_directly(queue: &Queue, hctx: &HwQueue, request: &Request) -> bool 
 impl Queue {
     /// Keeps an arrival in its slot.
     #[inline]
-    fn take_in(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32) -> Rq {
+    fn take_in(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32, arrived: u64) -> Rq {
         let rq = self.rq(hctx.index, request.tag());
         let slot = self.slot(rq);
         if !slot.state.is_idle() {
             self.bad_transition(hctx);
         }
-        slot.fill(request, ctx, flags);
+        slot.fill(request, ctx, flags, arrived);
         self.trace_rq(Kind::IoStart, hctx, rq);
         rq
     }

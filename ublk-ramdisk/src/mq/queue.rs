@@ -8,6 +8,7 @@ use super::hctx::HwQueue;
 use super::hctx_state::{FROZEN, INACTIVE, QUIESCED, RESTART, STOPPED};
 use super::insert::Lane;
 use super::kblockd::{Kblockd, Works};
+use super::latency::Sampling;
 use super::operations::{Hctx, Operations, Transport};
 use super::pause::Depths;
 use super::request_state::Put;
@@ -38,6 +39,7 @@ pub(super) struct Inner {
     pub(super) depths: Mutex<Depths>,         // P
     pub(super) changed: Waiters,              // for quiesce and freeze
     pub(super) online: Mutex<CpuSet>,         // the CPUs in use
+    pub(super) sampling: Sampling,            // A: whose times are taken
     pub(super) label: u32,                    // I: tells it from other devices in a trace
     lanes: Box<[AtomicBool]>,                 // A: by hctx and ctx, has it an owner?
 }
@@ -308,6 +310,7 @@ impl RequestQueue {
             changed: Waiters::new(),
             online: Mutex::new(kblockd.online_cpus()),
             lanes: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
+            sampling: Sampling::default(),
             label: LABELS.fetch_add(1, Ordering::Relaxed),
             set,
             has_budget: driver.budget().is_some(),

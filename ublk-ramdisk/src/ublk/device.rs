@@ -24,7 +24,7 @@ use super::transport::{Port, Ports};
 use crate::backend::{self, Mirror};
 use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
-use crate::mq::TagSet;
+use crate::mq::{Queue, TagSet};
 use crate::ramdisk::Ramdisk;
 use crate::stats::{DeviceStats, QueueCounters};
 
@@ -260,6 +260,11 @@ impl Device {
     /// Why a queue thread failed; none if they ended as they should.
     pub fn death_error(&self) -> Option<String> {
         self.deaths.error()
+    }
+
+    /// The mirror of blk-mq behind the disk; none once the disk has been stopped.
+    pub fn queue(&self) -> Option<&Queue> {
+        self.mirror.as_ref().map(Mirror::queue)
     }
 
     /// The figures as they are now.

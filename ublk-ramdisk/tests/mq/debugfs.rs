@@ -29,7 +29,10 @@ fn k02_the_tree_has_every_file_of_every_queue() {
     assert_eq!(files.keys().cloned().collect::<Vec<_>>(), expected);
     assert!(files.values().all(|t| t.is_empty() || t.ends_with('\n')));
     assert_eq!(files["hctx2/tags_bitmap"], "00000000: 00\n");
-    assert_eq!((&files["state"][..], &files["hctx0/state"][..]), ("\n", "\n"));
+    assert_eq!(
+        (&files["state"][..], &files["hctx0/state"][..]),
+        ("\n", "\n")
+    );
     bed.finish();
 }
 
@@ -57,9 +60,18 @@ fn k02_requests_stand_in_the_file_of_where_they_are() {
     let files = files(&bed);
     let has = |file: &str, part: &str| assert!(files[file].contains(part), "{file}: {files:#?}");
     has("hctx0/busy", ".op=WRITE");
-    has("hctx0/busy", ".state=in_flight, .hctx=0, .tag=0, .sector=0, .nr_sectors=8}");
-    has("requeue_list", "{.op=READ, .cmd_flags=, .rq_flags=, .state=idle, .hctx=0, .tag=1,");
-    has("hctx0/dispatch", ".rq_flags=PARKED, .state=idle, .hctx=0, .tag=2, .sector=16,");
+    has(
+        "hctx0/busy",
+        ".state=in_flight, .hctx=0, .tag=0, .sector=0, .nr_sectors=8}",
+    );
+    has(
+        "requeue_list",
+        "{.op=READ, .cmd_flags=, .rq_flags=, .state=idle, .hctx=0, .tag=1,",
+    );
+    has(
+        "hctx0/dispatch",
+        ".rq_flags=PARKED, .state=idle, .hctx=0, .tag=2, .sector=16,",
+    );
     has("hctx0/ctx0/default_rq_list", ".tag=3,");
     has("hctx0/ctx_map", "00000000: 01\n");
     has("hctx0/tags", "nr_tags=8\nnr_reserved_tags=0\nbusy=1\n");
