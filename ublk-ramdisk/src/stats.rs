@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::mq::{HctxCounters, Op};
+use crate::mq::{HctxCounters, HctxSnapshot, Kblockd, LatencyStats, Op};
 
 /// A number that one thread raises and others read.
 #[derive(Debug, Default)]
@@ -82,8 +82,8 @@ impl QueueCounters {
         self.reaps.add(1);
     }
 
-    /// The counters as they are now, beside those of the mirror's hardware queue.
-    pub fn snapshot(&self, queue: u16, hctx: HctxCounters) -> QueueStats {
+    /// The counters as they are now; those of the mirror's hardware queue are left out.
+    pub fn snapshot(&self, queue: u16) -> QueueStats {
         let op = |c: &OpCounters| OpStats {
             requests: c.requests.get(),
             bytes: c.bytes.get(),
@@ -99,7 +99,7 @@ impl QueueCounters {
             flush: op(&self.flush),
             discard: op(&self.discard),
             write_zeroes: op(&self.write_zeroes),
-            hctx,
+            ..QueueStats::default()
         }
     }
 }
@@ -140,6 +140,90 @@ pub struct QueueStats {
     /// What became of them in the mirror of blk-mq. Requests that failed their check are not
     /// in it.
     pub hctx: HctxCounters,
+    /// The mirror's hardware queue as it is now.
+    #[serde(default)]
+    pub now: HctxSnapshot,
+    /// How long requests took, of those that were timed.
+    #[serde(default)]
+    pub latency: LatencyStats,
+    /// Results and requests that workers left for the thread of the queue.
+    #[serde(default)]
+    pub wakeups: WakeUps,
+}
+
+/// How the thread of a queue was told of what workers had for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WakeUps {
+    /// Times that it had to be woken.
+    pub sent: u64,
+    /// Times that it was awake, or about to be woken by another.
+    pub saved: u64,
+}
+
+/// kblockd, the workqueue that runs hardware queues again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KblockdStats {
+    /// Runs of its items that have begun.
+    pub started: u64,
+    /// Runs that have ended.
+    pub completed: u64,
+    /// Calls for the rescuer, because nothing moved.
+    pub mayday: u64,
+    /// Items that the rescuer took.
+    pub rescued: u64,
+    /// CPU time of its items, in microseconds.
+    pub cpu_time: u64,
+    /// The pools of threads that serve it.
+    pub pools: Vec<PoolStats>,
+}
+
+/// A pool of the server's workqueue threads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolStats {
+    /// Its CPU; none if its threads run anywhere.
+    pub cpu: Option<usize>,
+    /// The nice value of its threads.
+    pub nice: i32,
+    /// Threads there are.
+    pub workers: usize,
+    /// Threads that have nothing to do.
+    pub idle: usize,
+}
+
+#[cfg(not(loom))]
+impl KblockdStats {
+    /// As they are now.
+    pub fn of(kblockd: &Kblockd, runtime: &workqueue::Runtime) -> Self {
+        let stats = kblockd.queue().stats();
+        let snapshot = runtime.snapshot();
+        let (pools, queues) = snapshot.map_or((Vec::new(), Vec::new()), |s| (s.pools, s.workqueues));
+        let name = kblockd.queue().name();
+        let its: Vec<u32> = queues
+            .iter()
+            .filter(|queue| queue.name == name)
+            .flat_map(|queue| queue.pools.values().copied().chain(queue.dfl))
+            .collect();
+        Self {
+            started: stats.started,
+            completed: stats.completed,
+            mayday: stats.mayday,
+            rescued: stats.rescued,
+            cpu_time: u64::try_from(stats.cpu_time.as_micros()).unwrap_or(u64::MAX),
+            pools: pools
+                .iter()
+                .filter(|pool| its.contains(&pool.id))
+                .map(|pool| PoolStats {
+                    cpu: pool.cpu,
+                    nice: pool.nice,
+                    workers: pool.workers,
+                    idle: pool.idle,
+                })
+                .collect(),
+        }
+    }
 }
 
 /// A device's figures.
@@ -155,4 +239,7 @@ pub struct DeviceStats {
     pub data_path: String,
     /// Per queue.
     pub queues: Vec<QueueStats>,
+    /// The workqueue behind them.
+    #[serde(default)]
+    pub kblockd: KblockdStats,
 }

@@ -85,3 +85,51 @@ fn k02_requests_stand_in_the_file_of_where_they_are() {
     bed.queue.unquiesce();
     bed.finish();
 }
+
+#[test]
+fn k02_the_time_from_arrival_to_end_is_recorded_by_operation() {
+    let mut bed = Bed::new(1, 32);
+    bed.queue.time_one_of(1);
+    bed.driver.always(Hold);
+    bed.clock.advance(MS);
+    bed.insert(0, write(0));
+    bed.insert(0, read(1));
+    bed.clock.advance(2 * MS);
+    bed.complete(1);
+    bed.clock.advance(3 * MS);
+    bed.complete(0);
+    let took = bed.queue.latency(0);
+    let near = |found: Option<u64>, millis: u64| {
+        let (found, exact) = (found.expect("it was timed"), millis * 1_000_000);
+        assert!(found >= exact && found <= exact + exact / 16, "{found}");
+    };
+    near(took.read.permille(500), 2);
+    near(took.write.max(), 5);
+    assert_eq!((took.read.count(), took.flush.count()), (1, 0));
+    assert_eq!(took.write.mean(), 5_000_000);
+    assert_eq!(took.total().count(), 2);
+    bed.finish();
+}
+
+#[test]
+fn k02_one_of_so_many_is_timed_alone_or_in_a_batch() {
+    let timed = |of: u32| {
+        let mut bed = Bed::new(1, 32);
+        bed.clock.advance(MS);
+        bed.queue.time_one_of(of);
+        let batch: Vec<_> = (0..24).map(read).collect();
+        for _ in 0..4 {
+            bed.insert_batch(0, &batch);
+            (0..24).for_each(|tag| bed.insert(0, read(tag)));
+        }
+        let count = bed.queue.latency(0).read.count();
+        bed.finish();
+        count
+    };
+    let all = 4 * 48;
+    assert_eq!(
+        [timed(1), timed(4), timed(16), timed(0)],
+        [all, all / 4, all / 16, 0]
+    );
+    assert_eq!(timed(9), timed(16), "raised to a power of two");
+}

@@ -13,6 +13,7 @@ mod dispatch;
 mod ends;
 
 mod kblockd;
+mod misuse;
 
 mod runs;
 
