@@ -199,7 +199,8 @@ impl KblockdStats {
     pub fn of(kblockd: &Kblockd, runtime: &workqueue::Runtime) -> Self {
         let stats = kblockd.queue().stats();
         let snapshot = runtime.snapshot();
-        let (pools, queues) = snapshot.map_or((Vec::new(), Vec::new()), |s| (s.pools, s.workqueues));
+        let (pools, queues) =
+            snapshot.map_or((Vec::new(), Vec::new()), |s| (s.pools, s.workqueues));
         let name = kblockd.queue().name();
         let its: Vec<u32> = queues
             .iter()
@@ -242,4 +243,107 @@ pub struct DeviceStats {
     /// The workqueue behind them.
     #[serde(default)]
     pub kblockd: KblockdStats,
+}
+
+/// Each number per second, between two moments that are `seconds` apart. What tells a state and not
+/// an amount is that of the later one; the times are of the requests in between.
+fn rate(seconds: f64) -> impl Fn(u64, u64) -> u64 {
+    move |now, before| (now.saturating_sub(before) as f64 / seconds).round() as u64
+}
+
+impl OpStats {
+    fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+        Self {
+            requests: how(self.requests, other.requests),
+            bytes: how(self.bytes, other.bytes),
+        }
+    }
+}
+
+impl QueueStats {
+    fn per_second(&self, earlier: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+        let (now, before) = (self, earlier);
+        Self {
+            queue: now.queue,
+            inserted: how(now.inserted, before.inserted),
+            ended: how(now.ended, before.ended),
+            errors: how(now.errors, before.errors),
+            reaps: how(now.reaps, before.reaps),
+            read: now.read.with(&before.read, how),
+            write: now.write.with(&before.write, how),
+            flush: now.flush.with(&before.flush, how),
+            discard: now.discard.with(&before.discard, how),
+            write_zeroes: now.write_zeroes.with(&before.write_zeroes, how),
+            hctx: now.hctx.with(&before.hctx, how),
+            now: now.now.clone(),
+            latency: now.latency.since(&before.latency),
+            wakeups: WakeUps {
+                sent: how(now.wakeups.sent, before.wakeups.sent),
+                saved: how(now.wakeups.saved, before.wakeups.saved),
+            },
+        }
+    }
+}
+
+impl DeviceStats {
+    /// What happened since an earlier moment, per second.
+    #[must_use]
+    pub fn per_second(&self, earlier: &Self, seconds: f64) -> Self {
+        let how = rate(seconds.max(1e-9));
+        let none = QueueStats::default();
+        let queues = self.queues.iter().enumerate();
+        let kblockd = |of: fn(&KblockdStats) -> u64| how(of(&self.kblockd), of(&earlier.kblockd));
+        Self {
+            queues: queues
+                .map(|(n, queue)| queue.per_second(earlier.queues.get(n).unwrap_or(&none), &how))
+                .collect(),
+            kblockd: KblockdStats {
+                started: kblockd(|k| k.started),
+                completed: kblockd(|k| k.completed),
+                mayday: kblockd(|k| k.mayday),
+                rescued: kblockd(|k| k.rescued),
+                cpu_time: kblockd(|k| k.cpu_time),
+                pools: self.kblockd.pools.clone(),
+            },
+            ..self.clone()
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k02_rates_are_differences_by_time_and_states_are_the_later_ones() {
+        let stats = |requests: u64, usage: u64| {
+            let mut queue = QueueStats::default();
+            queue.read.requests = requests;
+            queue.hctx.refused_by.memory = 3 * requests;
+            queue.hctx.dispatched[1] = requests;
+            queue.now.usage = usage;
+            DeviceStats {
+                id: 1,
+                size: 2,
+                allocated: requests,
+                data_path: "plain".to_owned(),
+                queues: vec![queue],
+                kblockd: KblockdStats {
+                    rescued: requests / 2,
+                    ..KblockdStats::default()
+                },
+            }
+        };
+        let rates = stats(1100, 5).per_second(&stats(100, 9), 2.0);
+        let queue = &rates.queues[0];
+        assert_eq!((queue.read.requests, queue.now.usage), (500, 5));
+        assert_eq!(queue.hctx.refused_by.memory, 1500);
+        assert_eq!(
+            (queue.hctx.dispatched[1], rates.kblockd.rescued),
+            (500, 250)
+        );
+        assert_eq!(rates.allocated, 1100);
+        let restarted = stats(1, 0).per_second(&stats(100, 0), 1.0);
+        assert_eq!(restarted.queues[0].read.requests, 0, "never below nothing");
+    }
 }

@@ -47,13 +47,6 @@ of the kernel's debugfs does to the kernel's queues, done to the mirror's.
 run: run all hardware queues on kblockd. start: start those that were stopped, and run them. kick:
 work off the requeue list. No data is lost by any of them, whatever the state of the disk.";
 
-pub const EXPLAIN_LONG: &str = "\
-Say what a figure, an event or a file means, and which side it belongs to.
-
-Figures of this program are those of the server: of what happens behind the ublk driver. The kernel
-has figures of its own for /dev/ublkbN (iostat, /sys/block/ublkbN, blktrace, debugfs): they count
-the same requests from the outside, and never see that one was refused or requeued here.";
-
 /// `trace`
 #[derive(Debug, Args)]
 pub struct TraceArgs {

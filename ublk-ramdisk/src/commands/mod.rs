@@ -13,6 +13,7 @@ mod stop;
 mod resize;
 
 mod stats;
+mod stats_text;
 
 mod trace;
 

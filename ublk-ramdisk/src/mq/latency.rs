@@ -58,6 +58,18 @@ impl LatencyStats {
         ]
     }
 
+    /// What was timed since an earlier moment.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            read: self.read.since(&earlier.read),
+            write: self.write.since(&earlier.write),
+            flush: self.flush.since(&earlier.flush),
+            discard: self.discard.since(&earlier.discard),
+            write_zeroes: self.write_zeroes.since(&earlier.write_zeroes),
+        }
+    }
+
     /// All operations together.
     pub fn total(&self) -> Histogram {
         let mut total = Histogram::default();

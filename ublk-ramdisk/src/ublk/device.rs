@@ -281,9 +281,12 @@ impl Device {
             queues: queues
                 .map(|(counters, queue)| self.queue_stats(queue, counters))
                 .collect(),
-            kblockd: self.mirror.as_ref().map_or_else(Default::default, |mirror| {
-                KblockdStats::of(mirror.kblockd(), mirror.runtime())
-            }),
+            kblockd: self
+                .mirror
+                .as_ref()
+                .map_or_else(Default::default, |mirror| {
+                    KblockdStats::of(mirror.kblockd(), mirror.runtime())
+                }),
         }
     }
 
