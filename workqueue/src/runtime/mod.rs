@@ -35,6 +35,7 @@ use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Condvar, Mutex};
 use crate::sys::timer::Timers;
+use crate::sys::turn::{Invitation, Turns};
 use crate::wq::builder::QueueBuilder;
 use crate::wq::system::SystemQueues;
 use crate::wq::topology::Topology;
@@ -169,7 +170,11 @@ impl RuntimeInner {
             return cpu::current_cpu();
         }
         // Simulated CPUs bind nobody, so a worker's own word counts.
-        context::worker_cpu().unwrap_or_else(|| self.topology().current_cpu())
+        context::worker_cpu().unwrap_or_else(|| match self.clock.turns() {
+            // Where the system has put the thread must not matter.
+            Some(_) => self.topology().possible().iter().next().unwrap_or(0),
+            None => self.topology().current_cpu(),
+        })
     }
 
     /// One CPU of the set after the other; of all CPUs, if the set is empty.
@@ -188,7 +193,11 @@ impl RuntimeInner {
         name: String,
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
-        worker::spawn_quiet(name, self.config.stack_size, body)
+        let invitation = self.clock.turns().map(Turns::invite);
+        worker::spawn_quiet(name, self.config.stack_size, move || {
+            let _seated = invitation.map(Invitation::accept);
+            body();
+        })
     }
 
     pub(crate) fn pools_of(&self, cpu: usize) -> Option<CpuPools> {

@@ -126,6 +126,10 @@ impl Runtime {
         if rt.is_stopped() {
             return Ok(());
         }
+        // Threads are waited for by joining them from here on.
+        if let Some(turns) = rt.clock.turns() {
+            turns.disband();
+        }
         for queue in rt.queues() {
             match queue.destroy() {
                 // Destroyed: its owner is at it already, which needs the threads until it is done.
