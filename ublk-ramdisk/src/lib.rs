@@ -28,6 +28,7 @@ pub mod ramdisk;
 #[cfg(not(loom))]
 pub mod backend;
 
+#[cfg(not(loom))]
 pub mod config;
 
 pub mod error;
@@ -37,7 +38,10 @@ pub mod inject;
 #[cfg(not(loom))]
 pub mod pressure;
 
+#[cfg(not(loom))]
 pub mod stats;
+
+pub mod histogram;
 
 pub mod trace;
 

@@ -41,7 +41,7 @@ pub struct PressureArgs {
     /// init_hctx=INTERVAL,PROBABILITY,SPACE,TIMES: such a hardware queue cannot be set up, and no
     /// disk is made.
     /// delay=TIME: each request takes at least so long (nanoseconds, or with us, ms, s; up to 20s).
-    /// badblocks=START-END[+START-END]...[:once][:partial]: sectors of 512 bytes that fail with
+    /// badblocks=START-END[,START-END]...[:once][:partial]: sectors of 512 bytes that fail with
     /// EIO; `once`: a range is repaired by its first hit; `partial`: what lies before the first bad
     /// sector is transferred.
     #[arg(long, value_name = "FAULTS", value_parser = injection_list, allow_hyphen_values = true,

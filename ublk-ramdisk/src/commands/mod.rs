@@ -14,6 +14,13 @@ mod resize;
 mod set;
 
 mod stats;
+mod stats_text;
+
+mod trace;
+
+mod debugfs;
+
+mod poke;
 
 mod features;
 
@@ -38,6 +45,9 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Resize(args) => resize::run(&args),
         Command::Set(args) => set::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Debugfs(args) => debugfs::run(&args),
+        Command::Poke(args) => poke::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -60,7 +60,7 @@ pub struct Issued<'q> {
 pub(super) enum Course {
     End(Result<(), Status>),
     Transfer(Data),
-    /// So many bytes from its beginning.
+    /// So many bytes from its beginning, then IOERR.
     Part(Data, u64),
     Hold,
     Requeue(Requeue),
@@ -113,9 +113,9 @@ impl<'q> Accepted<'q> {
         Self { course, ..self }
     }
 
-    /// The same for no more than so many bytes from the request's beginning: it ends short. Only
-    /// for a transfer, and for fewer bytes than it has.
-    pub fn shorten(self, bytes: u64) -> Self {
+    /// The same for no more than so many bytes from the request's beginning; then it ends with
+    /// IOERR. Only for a transfer, and for fewer bytes than it has.
+    pub fn cut_short(self, bytes: u64) -> Self {
         let course = match self.course {
             Course::Transfer(data) => Course::Part(data, bytes),
             course => course,
@@ -123,12 +123,10 @@ impl<'q> Accepted<'q> {
         Self { course, ..self }
     }
 
-    /// Is the driver's `complete` going to be called for it?
-    pub fn completes(&self) -> bool {
-        !matches!(
-            self.course,
-            Course::End(_) | Course::Requeue(_) | Course::Defer(Rest::End(_))
-        )
+    /// Does the request stay with the driver or the transport? Otherwise it is over, or the
+    /// mirror's again, as soon as queue_rq has returned, and the driver's `complete` is not called.
+    pub fn goes_on(&self) -> bool {
+        !matches!(self.course, Course::End(_) | Course::Requeue(_))
     }
 }
 

@@ -32,7 +32,7 @@ use super::operations::{Answer, Busy};
 use super::queue::Queue;
 use super::request::Request;
 use super::request_state::{Generation, Step};
-use super::slot::{Rq, RqList};
+use super::slot::{Rq, RqList, CUT};
 use super::source::Source;
 use super::status::Status;
 use crate::trace::Kind;
@@ -230,7 +230,10 @@ impl Queue {
                     }
                 }
             }
-            Course::Part(data, bytes) => self.move_part(hctx, started, (data, bytes), call),
+            Course::Part(data, bytes) => {
+                self.slot(started.rq).set(CUT);
+                self.move_late(hctx, started, (data, bytes), call)
+            }
             Course::Defer(rest) => {
                 let in_flight = token();
                 let deferred = Deferred { in_flight, rest };
@@ -246,9 +249,9 @@ impl Queue {
         }
     }
 
-    /// As a transfer, of the request's first bytes alone.
+    /// As a transfer, of the request's first bytes alone, or later.
     #[cold]
-    fn move_part(
+    fn move_late(
         &self,
         hctx: &HwQueue,
         started: Started<'_>,
@@ -261,9 +264,18 @@ impl Queue {
         match call.home().transfer(moving).what {
             Move::Kept => Issue::Kept,
             Move::Done(outcome) => {
+                let outcome = self.unless_cut(started.rq, outcome);
                 let ended = self.complete_here(hctx, started, outcome, call);
                 self.ended_or_kept(ended, true)
             }
+        }
+    }
+
+    /// The outcome of a request that was kept: an error if not all of its bytes were to be moved.
+    pub(super) fn unless_cut(&self, rq: Rq, outcome: Result<u64, Status>) -> Result<u64, Status> {
+        match self.slot(rq).has(CUT) {
+            true => Err(outcome.err().unwrap_or(Status::IoErr)),
+            false => outcome,
         }
     }
 
@@ -286,8 +298,11 @@ impl Queue {
                 let ended = self.end_here(hctx, started, outcome.map(|()| bytes), &mut call);
                 self.ended_or_kept(ended, true)
             }
-            Rest::Transfer(data) => self.move_part(hctx, started, (data, request.len()), &mut call),
-            Rest::Part(data, bytes) => self.move_part(hctx, started, (data, bytes), &mut call),
+            Rest::Transfer(data) => self.move_late(hctx, started, (data, request.len()), &mut call),
+            Rest::Part(data, bytes) => {
+                self.slot(started.rq).set(CUT);
+                self.move_late(hctx, started, (data, bytes), &mut call)
+            }
         };
         call.write_down(hctx);
         if matches!(issue, Issue::Ended { .. }) {

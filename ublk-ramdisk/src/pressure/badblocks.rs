@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-/// Which blocks are bad, and how. Written `START-END[+START-END]...[:once][:partial]`, in sectors
+/// Which blocks are bad, and how. Written `START-END[,START-END]...[:once][:partial]`, in sectors
 /// of 512 bytes, both ends bad, as null_blk counts them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadBlocks {
@@ -21,7 +21,7 @@ pub struct BadBlocks {
     pub partial: bool,
 }
 
-const FORM: &str = "expected START-END[+START-END]...[:once][:partial], sectors of 512 bytes with \
+const FORM: &str = "expected START-END[,START-END]...[:once][:partial], sectors of 512 bytes with \
                     START not after END";
 
 impl FromStr for BadBlocks {
@@ -34,7 +34,7 @@ impl FromStr for BadBlocks {
             once: false,
             partial: false,
         };
-        for range in words.next().unwrap_or_default().split('+') {
+        for range in words.next().unwrap_or_default().split([',', '+']) {
             let (first, last) = range.split_once('-').ok_or(FORM)?;
             let (first, last) = (sector(first)?, sector(last)?);
             if first > last {
@@ -64,8 +64,8 @@ fn sector(text: &str) -> Result<u64, String> {
 impl fmt::Display for BadBlocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (first, last)) in self.ranges.iter().enumerate() {
-            let plus = if n == 0 { "" } else { "+" };
-            write!(f, "{plus}{first}-{last}")?;
+            let comma = if n == 0 { "" } else { "," };
+            write!(f, "{comma}{first}-{last}")?;
         }
         let words = [(self.once, ":once"), (self.partial, ":partial")];
         words
@@ -92,7 +92,10 @@ pub(super) struct Ranges(Mutex<Option<BadBlocks>>);
 
 impl Ranges {
     pub(super) fn set(&self, bad: Option<BadBlocks>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bad;
+        let mut ranges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut *ranges, bad);
+        drop(ranges);
+        drop(former); // not under the lock that queue_rq takes
     }
 
     /// Asked for each READ and WRITE.
@@ -110,7 +113,8 @@ impl Ranges {
             bad.ranges.retain(|range| *range != at);
         }
         match bad.partial {
-            true => Bad::Before((at.0.max(first) << 9) - (first << 9)),
+            // Whole logical blocks, the largest of which has 4 KiB.
+            true => Bad::Before(((at.0.max(first) << 9) - (first << 9)) & !4095),
             false => Bad::All,
         }
     }
@@ -158,7 +162,7 @@ mod tests {
     fn l1_bad_blocks_are_read_as_they_are_shown() {
         for text in [
             "0-0",
-            "8-15+100-200:once",
+            "8-15,100-200:once",
             "1-2:once:partial",
             "7-9:partial",
         ] {
@@ -170,7 +174,7 @@ mod tests {
             "5",
             "9-8",
             "-1-2",
-            "1-2,3-4",
+            "1-2,",
             "1-2:twice",
             "a-b",
             "1-",

@@ -29,7 +29,10 @@ mod slots;
 mod throttle;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -125,8 +128,8 @@ impl<D: Disk> Pressured<D> {
     fn put_in_force(&self, new: &Settings, queue: Option<&Queue>) {
         let mut old = self.lock_settings();
         let set = |bit: u32, on: bool| match on {
-            true => self.active.fetch_or(bit, Relaxed),
-            false => self.active.fetch_and(!bit, Relaxed),
+            true => self.active.fetch_or(bit, Release),
+            false => self.active.fetch_and(!bit, Release),
         };
         if new.slots.is_some() {
             set(SLOTS, true);
@@ -149,6 +152,9 @@ impl<D: Disk> Pressured<D> {
         }
         self.throttle.set(new.mbps);
         set(MBPS, new.mbps.is_some());
+        if new.psi.is_some() && old.psi.is_none() {
+            self.psi.forget_all();
+        }
         set(PSI, new.psi.is_some());
         if new.psi.is_none() {
             self.psi.set_pressure(false);
@@ -163,10 +169,30 @@ impl<D: Disk> Pressured<D> {
         }
     }
 
+    /// Faults that were named count from the beginning, also if they are the same as before.
+    fn begin_anew(&self, changes: &Changes) {
+        for injection in &changes.inject {
+            match injection {
+                Injection::Requeue(attr) => self.requeues.set(*attr),
+                Injection::Timeout(attr) => self.timeouts.set(*attr),
+                Injection::BadBlocks(bad) => self.bad.set(bad.clone()),
+                Injection::InitHctx(_) | Injection::Delay(_) => {}
+            }
+        }
+    }
+
     /// Says that memory is short, or no more: what the monitor of PSI does. Also for tests and for
     /// a simulation, which have no monitor.
     pub fn set_pressure(&self, on: bool) {
         self.psi.set_pressure(on);
+    }
+
+    /// As [`Pressured::set_pressure`]; when pressure has ended, what waits is run.
+    pub fn tell_pressure(&self, on: bool, queue: &Queue) {
+        self.set_pressure(on);
+        if !on {
+            queue.run_hw_queues(true);
+        }
     }
 
     /// The figures as they are now.
@@ -189,18 +215,17 @@ impl<D: Disk> Pressured<D> {
     #[inline(never)]
     fn pressed<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool, active: u32) -> Answer<'q> {
         let tag = rq.request().tag();
-        let answer = self.judge(hctx, rq, last, active);
-        let holds_slot = match &answer {
-            Answer::Ok(accepted) => accepted.completes() || active & DELAY != 0,
-            Answer::Busy(..) | Answer::Error(..) => false,
+        let answer = match self.judge(hctx, rq, last, active) {
+            Answer::Ok(accepted) if active & DELAY != 0 => Answer::Ok(accepted.defer()),
+            answer => answer,
         };
-        if holds_slot {
-            return match answer {
-                Answer::Ok(accepted) if active & DELAY != 0 => Answer::Ok(accepted.defer()),
-                answer => answer,
-            };
+        if active & PSI != 0 && !matches!(answer, Answer::Busy(..)) {
+            self.psi.forget(self.index(hctx.index(), tag));
         }
-        self.give_slot_back(hctx, tag);
+        // One that goes on holds its slot until it completes or is done being delayed.
+        if !matches!(&answer, Answer::Ok(accepted) if accepted.goes_on()) {
+            self.give_slot_back(hctx, tag);
+        }
         answer
     }
 
@@ -253,17 +278,11 @@ impl<D: Disk> Pressured<D> {
                 self.refund(metered, &request);
                 answer
             }
-            Answer::Ok(accepted) => {
-                self.psi.forget(self.index(queue, tag));
-                Answer::Ok(match whole {
-                    Some(bytes) => accepted.shorten(bytes),
-                    None => accepted,
-                })
-            }
-            Answer::Error(..) => {
-                self.psi.forget(self.index(queue, tag));
-                answer
-            }
+            Answer::Ok(accepted) => Answer::Ok(match whole {
+                Some(bytes) => accepted.cut_short(bytes),
+                None => accepted,
+            }),
+            Answer::Error(..) => answer,
         }
     }
 
@@ -303,7 +322,7 @@ impl<D: Disk> Disk for Pressured<D> {
 impl<D: Disk> Operations for Pressured<D> {
     #[inline]
     fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool) -> Answer<'q> {
-        match self.active.load(Relaxed) {
+        match self.active.load(Acquire) {
             0 => self.disk.queue_rq(hctx, rq, last),
             active => self.pressed(hctx, rq, last, active),
         }
@@ -319,7 +338,7 @@ impl<D: Disk> Operations for Pressured<D> {
 
     #[inline]
     fn complete(&self, hctx: Hctx<'_>, request: &Request) {
-        let marked = self.active.load(Relaxed) & (SLOTS | LOST) != 0;
+        let marked = self.active.load(Acquire) & (SLOTS | LOST) != 0;
         if !marked || self.ends(hctx, request) {
             self.disk.complete(hctx, request);
         }
@@ -426,9 +445,14 @@ impl Works {
             (old, new)
         };
         if new.psi != old.psi {
-            self.listen(driver, new.psi.as_ref())?;
+            if let Err(error) = self.listen(driver, new.psi.as_ref()) {
+                // The former one goes on, as nothing is to be changed.
+                let _ = self.listen(driver, old.psi.as_ref());
+                return Err(error);
+            }
         }
         driver.put_in_force(&new, Some(&self.queue));
+        driver.begin_anew(changes);
         Ok(new)
     }
 
@@ -438,23 +462,27 @@ impl Works {
         driver: &Arc<Pressured<D>>,
         trigger: Option<&PsiTrigger>,
     ) -> Result<(), PsiError> {
+        // The former one is silent before the next one speaks.
+        drop(self.lock_monitor().take());
+        driver.set_pressure(false);
         let monitor = match trigger {
             Some(trigger) if self.real => {
                 let (driver, queue) = (Arc::downgrade(driver), self.queue.downgrade());
                 let tell = move |on: bool| {
-                    if let Some(driver) = driver.upgrade() {
-                        driver.set_pressure(on);
-                    }
-                    if let (false, Some(queue)) = (on, queue.upgrade()) {
-                        queue.run_hw_queues(true);
+                    if let (Some(driver), Some(queue)) = (driver.upgrade(), queue.upgrade()) {
+                        driver.tell_pressure(on, &queue);
                     }
                 };
                 Some(Monitor::start(trigger, Box::new(tell))?)
             }
             _ => None,
         };
-        *self.monitor.lock().unwrap_or_else(PoisonError::into_inner) = monitor;
+        *self.lock_monitor() = monitor;
         Ok(())
+    }
+
+    fn lock_monitor(&self) -> std::sync::MutexGuard<'_, Option<Monitor>> {
+        self.monitor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The workqueue that the timers are on.
@@ -465,6 +493,7 @@ impl Works {
 
 impl Drop for Works {
     fn drop(&mut self) {
+        drop(self.lock_monitor().take());
         self.throttle.end();
         self.delays.end();
         self.queue.start_stopped_hw_queues(true);

@@ -44,11 +44,16 @@ impl Psi {
         }
     }
 
-    /// It is refused no more: its place is another request's.
+    /// The request has got another answer: its place is the tag's next request's.
     pub(super) fn forget(&self, request: usize) {
         if self.since[request].load(Relaxed) != 0 {
             self.since[request].store(0, Relaxed);
         }
+    }
+
+    /// No request has been refused yet.
+    pub(super) fn forget_all(&self) {
+        self.since.iter().for_each(|since| since.store(0, Relaxed));
     }
 }
 
@@ -61,7 +66,7 @@ mod tests {
         let psi = Psi::new(2);
         assert!(psi.refuses(0, 5));
         assert!(psi.refuses(0, 5 + BOUND - 1) && !psi.refuses(0, 5 + BOUND));
-        assert!(!psi.refuses(0, 6 + BOUND), "until it has been accepted");
+        assert!(!psi.refuses(0, 6 + BOUND), "however often it is asked");
         assert!(psi.refuses(1, 5 + BOUND), "each has its own second");
         psi.forget(0);
         assert!(psi.refuses(0, 7 + BOUND), "the next request of that tag");

@@ -3,7 +3,7 @@
 //!
 //! A trigger is a line written to a pressure file; the descriptor then becomes ready (POLLPRI) each
 //! time that tasks have stalled for so long within a window, at most once a window. Pressure is on
-//! from the first time until a whole window has passed without another. One thread listens, which
+//! from the first time until a whole window and a little more has passed without another. One thread listens, which
 //! is none of the disk's I/O threads. Kernel counterpart: Documentation/accounting/psi.
 
 use std::fmt;
@@ -176,7 +176,13 @@ impl Monitor {
             .map_err(failed)?;
         let end = event::eventfd().map_err(failed)?;
         let ended = end.try_clone().map_err(failed)?;
+        // The kernel tells at most once a window, and looks ten times in each, without privilege
+        // every two seconds: under steady pressure the next word comes a little after a window.
         let window = Duration::from_micros(trigger.window_us);
+        let window = match trigger.window_us % 2_000_000 {
+            0 => window + Duration::from_secs(2),
+            _ => window + window / 5,
+        };
         let thread = std::thread::Builder::new()
             .name("psi".to_owned())
             .spawn(move || listen(&file, &ended, window, tell))

@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn l1_injections_are_lists_with_commas_within() {
-        let list = injections("requeue=10,50,0,-1,delay=5us,badblocks=0-7+9-9:once,timeout=off")
+        let list = injections("requeue=10,50,0,-1,delay=5us,badblocks=0-7,9-9:once,timeout=off")
             .expect("a list");
         assert_eq!(list.len(), 4);
         assert_eq!(list[1], Injection::Delay(Some(5000)));
@@ -224,7 +224,7 @@ mod tests {
         let settings = all.applied_to(&Settings::default());
         assert_eq!(
             settings.to_string(),
-            "requeue=10,50,0,-1, delay=5000, badblocks=0-7+9-9:once"
+            "requeue=10,50,0,-1, delay=5000, badblocks=0-7,9-9:once"
         );
         for bad in [
             "",

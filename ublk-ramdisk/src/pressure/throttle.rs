@@ -15,7 +15,7 @@
 //! WRITE_ZEROES take no tokens, but wait with the others while the queues are stopped.
 
 use std::sync::atomic::{fence, AtomicBool, AtomicI64, AtomicU64, Ordering, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, OwnedQueue, WorkItem};
@@ -46,8 +46,6 @@ pub(super) struct Throttle {
     armed: AtomicBool,
     /// When the last one was due.
     last: AtomicU64,
-    /// Arming, setting and ending: one at a time.
-    control: Mutex<bool>,
 }
 
 impl_has_delayed_work! {
@@ -71,7 +69,6 @@ impl Throttle {
             balance: AtomicI64::new(0),
             armed: AtomicBool::new(false),
             last: AtomicU64::new(0),
-            control: Mutex::new(false),
         }
     }
 
@@ -87,7 +84,6 @@ impl Throttle {
 
     /// No tick comes from now on, and none is running.
     pub(super) fn end(&self) {
-        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.per_tick.store(0, Relaxed);
         if let Err(error) = self.work.disable_sync() {
             log::error!("the throttle cannot be waited for: {error:?}");
@@ -130,7 +126,9 @@ impl Throttle {
 
     /// They did not pass after all.
     pub(super) fn refund(&self, bytes: u64) {
-        self.balance.fetch_add(bytes as i64, Relaxed);
+        let most = self.per_tick.load(Relaxed);
+        let back = |balance: i64| Some(balance.saturating_add(bytes as i64).min(most));
+        let _always = self.balance.fetch_update(Relaxed, Relaxed, back);
     }
 
     /// Nothing is issued until the next tick. Called by queue_rq after a refusal.

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 use ublk_ramdisk::config::DataPath;
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::mq::debugfs::DebugfsFile;
 use ublk_ramdisk::pressure::{Changes, Settings};
 use ublk_ramdisk::stats::DeviceStats;
 
@@ -56,6 +57,26 @@ pub enum Request {
         /// What is to be changed.
         changes: Box<Changes>,
     },
+    /// What happens to the requests for so long. After the answer comes the trace itself, and the
+    /// connection ends with it. Whoever goes away before gets nothing, and the recording ends.
+    Trace {
+        /// How long.
+        millis: u32,
+        /// Events that each thread keeps.
+        records: u32,
+        /// Lines, not a file for Perfetto.
+        text: bool,
+    },
+    /// The state of the queues.
+    Debugfs {
+        /// Into files in the run directory, not into the answer.
+        files: bool,
+    },
+    /// Does by hand what the block layer does by itself.
+    Poke {
+        /// What.
+        verb: Poke,
+    },
     /// Another size.
     Resize {
         /// New size in bytes.
@@ -75,6 +96,18 @@ pub enum Request {
     },
 }
 
+/// What can be done to a disk's queues by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Poke {
+    /// Run all hardware queues.
+    Run,
+    /// Start those that were stopped.
+    Start,
+    /// Work off the requeue list.
+    Kick,
+}
+
 /// What a server answers. After the answer to `Stop` and `Delete` the connection ends when the
 /// server does.
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,6 +119,10 @@ pub enum Reply {
     Stats(Box<DeviceStats>),
     /// The pressure in force.
     Settings(Box<Settings>),
+    /// The state of the queues.
+    Debugfs(Vec<DebugfsFile>),
+    /// The directory with what was asked for.
+    Written(String),
     /// It was not done.
     Failed(Failure),
 }
@@ -118,6 +155,13 @@ mod tests {
                     ..Changes::default()
                 }),
             },
+            Request::Trace {
+                millis: 2000,
+                records: 64,
+                text: true,
+            },
+            Request::Debugfs { files: false },
+            Request::Poke { verb: Poke::Kick },
             Request::Resize {
                 bytes: 1 << 40,
                 force: true,
