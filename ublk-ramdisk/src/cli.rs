@@ -5,12 +5,16 @@
 //! whether they fit together is judged later by `config.rs`. `commands/` takes over from there. A
 //! usage error of any kind is one line and exit status 2.
 
+mod sim;
+
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::inject::FaultAttr;
+
+pub use sim::SimArgs;
 
 use crate::values::{backing, device_id, inject, log_target, on_or_off, size, whole, LogTarget};
 
@@ -115,6 +119,9 @@ pub enum Command {
     Features(FormatArgs),
     /// Say whether this machine can serve RAM disks, and what to change if not
     Doctor(FormatArgs),
+    /// Run the disk in this process under a load made here, without root and without ublk
+    #[command(long_about = sim::SIM_LONG, after_help = sim::SIM_EXAMPLES)]
+    Sim(Box<SimArgs>),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLE)]
     Completions(CompletionsArgs),

@@ -18,6 +18,8 @@ mod features;
 
 mod doctor;
 
+mod sim;
+
 mod completions;
 
 mod machine;
@@ -38,6 +40,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Stats(args) => stats::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }
