@@ -40,6 +40,8 @@ pub mod sim;
 
 pub mod stats;
 
+pub mod histogram;
+
 pub mod trace;
 
 pub mod sys;
