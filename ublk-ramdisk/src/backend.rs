@@ -13,7 +13,7 @@ use workqueue::{Flags, Runtime, RuntimeBuilder};
 
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
-use crate::mq::{HctxCounters, Kblockd, Lane, Queue, RequestQueue, TagSet, Transport};
+use crate::mq::{HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport};
 use crate::pressure::{Pressured, Works};
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
@@ -84,16 +84,25 @@ impl Mirror {
         driver: Arc<Driver>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, Failure> {
-        Self::start_on(runtime(), Kblockd::FLAGS, set, driver, transport)
+        let operations = driver.clone();
+        Self::start_on(
+            runtime(),
+            Kblockd::FLAGS,
+            set,
+            operations,
+            &driver,
+            transport,
+        )
     }
 
     /// As [`Mirror::start`], in a runtime of the caller's settings and with other flags for
-    /// kblockd: to study what those are for.
+    /// kblockd: to study what those are for. `operations` may stand in front of the driver.
     pub fn start_on(
         runtime: RuntimeBuilder,
         flags: Flags,
         set: TagSet,
-        driver: Arc<Driver>,
+        operations: Arc<dyn Operations>,
+        driver: &Arc<Driver>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, Failure> {
         let runtime = runtime
@@ -101,9 +110,9 @@ impl Mirror {
             .map_err(|e| Failure::environment(format!("the workqueue cannot start: {e}")))?;
         let kblockd = Kblockd::with_flags(&runtime, flags)
             .map_err(|e| Failure::environment(format!("kblockd cannot be made: {e}")))?;
-        let queue = RequestQueue::new(set, driver.clone(), transport, &kblockd)
+        let queue = RequestQueue::new(set, operations, transport, &kblockd)
             .map_err(|e| Failure::runtime(format!("the request queue cannot be made: {e}")))?;
-        let pressure = Works::start(&driver, &runtime, &queue)
+        let pressure = Works::start(driver, &runtime, &queue)
             .map_err(|e| Failure::environment(format!("the workqueue of pressure: {e}")))?;
         Ok(Self {
             pressure,

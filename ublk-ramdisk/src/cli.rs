@@ -16,9 +16,11 @@ use ublk_ramdisk::error::Failure;
 pub use pressure::PressureArgs;
 
 mod observe;
+mod sim;
 
 pub use observe::{DebugfsArgs, PokeArg, PokeArgs, TraceArgs, WatchArgs};
 use observe::{DEBUGFS_EXAMPLES, DEBUGFS_LONG, POKE_LONG, TRACE_EXAMPLES, TRACE_LONG};
+pub use sim::SimArgs;
 
 use crate::values::{backing, device_id, log_target, on_or_off, size, whole, LogTarget};
 
@@ -148,6 +150,9 @@ pub enum Command {
     Features(FormatArgs),
     /// Say whether this machine can serve RAM disks, and what to change if not
     Doctor(FormatArgs),
+    /// Run the disk in this process under a load made here, without root and without ublk
+    #[command(long_about = sim::SIM_LONG, after_help = sim::SIM_EXAMPLES)]
+    Sim(Box<SimArgs>),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLE)]
     Completions(CompletionsArgs),

@@ -26,6 +26,8 @@ mod features;
 
 mod doctor;
 
+mod sim;
+
 mod completions;
 
 mod machine;
@@ -50,6 +52,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Poke(args) => poke::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }
