@@ -89,6 +89,11 @@ pub mod legacy;
 #[cfg(all(test, loom))]
 mod loom_tests;
 
+/// What the README shows compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// Records of what happened when, per thread, and the trace file made of them.
 pub mod trace {
     pub use crate::observe::chrome::{save_chrome, write_chrome, ChromeEvent, ChromeWriter};
