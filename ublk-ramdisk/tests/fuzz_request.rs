@@ -153,8 +153,8 @@ impl Transport for Nobody {
         panic!("another thread has {moving:?}");
     }
 
-    fn end(&self, _: u16, tag: u16, result: i32) {
-        panic!("another thread has ended tag {tag} with {result}");
+    fn end(&self, _: u16, request: &Request, result: i32) {
+        panic!("another thread has ended {request:?} with {result}");
     }
 }
 
@@ -182,7 +182,7 @@ impl Home for Client<'_> {
         moving.done(Ok(request.len()))
     }
 
-    fn end(&mut self, _: u16, result: i32) {
+    fn end(&mut self, _: &Request, result: i32) {
         assert_eq!(self.result.replace(result), None, "ended twice");
     }
 }

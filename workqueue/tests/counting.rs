@@ -84,7 +84,13 @@ fn s05_05_a_run_that_wakes_up_goes_on_beside_the_other_and_no_third_begins() {
     }))
     .unwrap();
     sleep.wait_for(1);
-    let second = Call::new(move |_| b.pass());
+    let tids = Log::new();
+    let t = tids.clone();
+    let second = Call::new(move |_| {
+        // SAFETY: takes no argument and writes nothing.
+        t.add(unsafe { libc::gettid() });
+        b.pass();
+    });
     q.enqueue(second.clone()).unwrap();
     burn_b.wait_for(1);
     // The sleeper wakes up: it goes on though the other one runs.
@@ -94,7 +100,15 @@ fn s05_05_a_run_that_wakes_up_goes_on_beside_the_other_and_no_third_begins() {
     q.enqueue(third.clone()).unwrap();
     burn_b.open();
     second.work.flush().unwrap();
-    // One of the two has ended; the other one still holds the CPU.
+    // One of the two has ended; the other one still holds the CPU, so that the worker of the first
+    // lies down instead of taking the next.
+    let is_idle = |tid| {
+        let line = rt.dump_worker(tid).unwrap_or_default();
+        line.contains(": idle for ")
+    };
+    until("its worker has gone on to something", || {
+        is_idle(tids.all()[0]) || third.runs() > 0
+    });
     assert!(rt.dump_queue(&q).contains("pending: call"));
     assert_eq!(third.runs(), 0);
     burn_a.open();

@@ -87,6 +87,8 @@ impl Drop for Bed {
     fn drop(&mut self) {
         self.fails.store(false, Ordering::SeqCst);
         let (done, clock) = (Arc::new(AtomicBool::new(false)), self.clock.clone());
+        // An item that nobody was woken for needs somebody to come by.
+        let _passing = self.rt.system_percpu().enqueue(Call::noop());
         let d = done.clone();
         let ticker = std::thread::spawn(move || {
             while !d.load(Ordering::SeqCst) {
@@ -126,6 +128,7 @@ fn s07_02_the_first_call_comes_after_the_initial_time_and_not_before() {
     // The timer thread looks at the clock now and finds nothing due.
     assert_eq!((q.stats().mayday, item.runs()), (0, 0));
     b.clock.advance(MS);
+    until("the item is rescued", || item.runs() == 1);
     item.work.flush().unwrap();
     assert_eq!((q.stats().mayday, q.stats().rescued), (1, 1));
     assert_eq!(stuck.runs(), 0);
@@ -263,6 +266,100 @@ fn s07_04_held_back_items_do_not_call() {
     assert_eq!(stuck.runs(), 0);
     b.recover(|| stuck.runs() == 1);
     plain.flush().unwrap();
+}
+
+#[test]
+fn s07_04_an_item_on_a_private_list_does_not_call() {
+    let b = bed();
+    let plain = b.queue("plain", PERCPU);
+    let (q, witness) = (b.queue("r", RECLAIM), b.queue("w", RECLAIM));
+    // A run that sleeps, and its item once more: it is listed for that very worker.
+    let (inside, threads) = (Gate::new(), Log::new());
+    let _opens = Opens(inside.clone());
+    let (i, t) = (inside.clone(), threads.clone());
+    let item = Call::new(move |me| {
+        t.add((is_rescuer(), std::thread::current().id()));
+        if me.runs() == 1 {
+            blocking(|| i.pass());
+        }
+    });
+    q.enqueue(item.clone()).unwrap();
+    inside.wait_for(1);
+    q.enqueue(item.clone()).unwrap();
+    until("it is on the private list", || {
+        b.rt.dump_queue(&q).contains(" [call]")
+    });
+    // Workers that sleep in an item each, until no other can be made and nobody is left.
+    b.fails.store(true, Ordering::SeqCst);
+    let before = b.attempts.load(Ordering::SeqCst);
+    let asleep = Gate::new();
+    let _opens_too = Opens(asleep.clone());
+    let mut given = 0;
+    while b.attempts.load(Ordering::SeqCst) == before {
+        let g = asleep.clone();
+        let sleeper = Call::new(move |_| blocking(|| g.pass()));
+        plain.enqueue(sleeper).unwrap();
+        given += 1;
+        until("it sleeps, or waits for a worker", || {
+            asleep.arrived() == given || b.attempts.load(Ordering::SeqCst) > before
+        });
+    }
+    let sign = Call::noop();
+    witness.enqueue(sign.clone()).unwrap();
+    b.clock.advance(MS * 10);
+    until("the call has gone out", || sign.runs() == 1);
+    assert_eq!((q.stats().mayday, item.runs()), (0, 1));
+    inside.open();
+    until("its own worker has run it again", || item.runs() == 2);
+    let threads = threads.all();
+    assert_eq!(threads[0], threads[1]);
+    assert!(!threads[0].0);
+    asleep.open();
+    b.recover(|| plain.stats().completed == given as u64);
+    assert_eq!((q.stats().mayday, q.stats().rescued), (0, 0));
+}
+
+#[test]
+fn s07_05_the_rescuer_leaves_what_a_worker_can_do_and_wakes_one() {
+    let b = bed();
+    let plain = b.queue("plain", PERCPU);
+    let q = {
+        let one = b.rt.queue("r").flags(RECLAIM).max_active(1);
+        let queue = one.build().unwrap();
+        let handle = queue.handle();
+        b.queues.borrow_mut().push(queue);
+        handle
+    };
+    let stuck = b.run_dry(&plain);
+    let (gate, threads) = (Gate::new(), Log::new());
+    let _opens = Opens(gate.clone());
+    let (g, t) = (gate.clone(), threads.clone());
+    q.enqueue(Call::new(move |_| {
+        t.add(is_rescuer());
+        g.pass();
+    }))
+    .unwrap();
+    let t = threads.clone();
+    let held_back = Call::new(move |_| t.add(is_rescuer()));
+    q.enqueue(held_back.clone()).unwrap();
+    b.clock.advance(MS * 10);
+    gate.wait_for(1);
+    // Workers can be made again: they do what is there and lie down, the second item not being
+    // active. It becomes so by the end of the first, in the rescuer's hands.
+    b.recover(|| stuck.runs() == 1);
+    plain.flush().unwrap();
+    let idle = || {
+        let line = b.rt.dump_all();
+        let pool = line
+            .lines()
+            .find(|l| l.starts_with("pool") && l.contains("nice=0"));
+        pool.is_some_and(|l| l.contains(" idle: ") && !l.contains("manager: "))
+    };
+    until("a worker is idle and no manager at work", idle);
+    gate.open();
+    until("a worker was woken for it", || held_back.runs() == 1);
+    assert_eq!(threads.all(), [true, false]);
+    assert_eq!(q.stats().rescued, 1);
 }
 
 #[test]

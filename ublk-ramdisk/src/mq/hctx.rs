@@ -4,9 +4,10 @@
 //! [`super::insert`] fills it, [`super::dispatch`] empties it, [`super::run`] decides when. Kernel
 //! counterpart: `struct blk_mq_hw_ctx`.
 
-use super::counters::{Count, Counters, HctxCounters};
+use super::counters::{Counters, HctxCounters, LaneCounters};
 use super::ctx::Ctxs;
 use super::hctx_state::HctxState;
+use super::latency::Latencies;
 use super::slot::{Rq, RqList, Slots};
 use super::sync::{AtomicU32, Mutex, Ordering};
 use super::tag_set::TagSet;
@@ -32,7 +33,8 @@ pub(super) struct HwQueue {
     pub(super) cpus: CpuSet,           // I: empty for any
     next_cpu: Mutex<NextCpu>,          // C
     pub(super) counters: Counters,     // A
-    inserted: Box<[Count]>,            // A: by ctx, written by the owner of its lane
+    pub(super) latency: Latencies,     // A
+    lanes: Box<[LaneCounters]>,        // A: by ctx, written by the owner of its lane
 }
 
 impl HwQueue {
@@ -50,19 +52,19 @@ impl HwQueue {
             cpus: cpus.unwrap_or_default(),
             next_cpu: Mutex::new(NextCpu::default()),
             counters: Counters::default(),
-            inserted: (0..set.nr_ctxs).map(|_| Count::default()).collect(),
+            latency: Latencies::default(),
+            lanes: (0..set.nr_ctxs).map(|_| LaneCounters::default()).collect(),
         }
     }
 
-    /// Counts arrivals by the lane of `ctx`. Called by its owner alone.
+    /// The numbers of the lane of `ctx`. Written by its owner alone.
     #[inline]
-    pub(super) fn count_inserted(&self, ctx: u16, n: u64) {
-        self.inserted[usize::from(ctx)].add_owned(n);
+    pub(super) fn lane(&self, ctx: u16) -> &LaneCounters {
+        &self.lanes[usize::from(ctx)]
     }
 
     pub(super) fn counters(&self) -> HctxCounters {
-        let inserted = self.inserted.iter().map(Count::get).sum();
-        self.counters.snapshot(inserted)
+        self.counters.snapshot(&self.lanes)
     }
 
     /// Changes the dispatch list.
@@ -103,9 +105,12 @@ impl HwQueue {
         self.has_dispatch() || self.ctxs.any()
     }
 
-    /// The tags on the dispatch list in order, for figures.
-    pub(super) fn dispatch_list(&self, slots: &Slots) -> Vec<Rq> {
-        self.dispatch.lock().iter(slots).collect()
+    /// What is on the dispatch list in order, for figures: at most `room` requests. Nothing is
+    /// allocated while the lock is held (D6).
+    pub(super) fn dispatch_list(&self, slots: &Slots, room: usize) -> Vec<Rq> {
+        let mut list = Vec::with_capacity(room);
+        self.dispatch.lock().list_into(slots, &mut list);
+        list
     }
 
     /// How busy the driver has lately said it is: 0 to 9.

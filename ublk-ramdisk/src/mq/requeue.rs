@@ -7,7 +7,7 @@
 
 use super::custody::{InFlight, Requeue};
 use super::queue::Queue;
-use super::slot::{RqList, PASSTHROUGH, PREPARED};
+use super::slot::{Rq, RqList, Slots, PASSTHROUGH, PREPARED};
 use std::time::Duration;
 
 /// Who waits for requeue_work.
@@ -25,6 +25,12 @@ impl RequeueLists {
         }
     }
 
+    /// Lists those that wait, as far as there is room.
+    pub(super) fn list_into(&self, slots: &Slots, out: &mut Vec<Rq>) {
+        self.requests.list_into(slots, out);
+        self.flushes.list_into(slots, out);
+    }
+
     pub(super) fn len(&self) -> u32 {
         self.requests.len() + self.flushes.len()
     }
@@ -34,6 +40,7 @@ impl Queue {
     /// Gives a request back that a driver or a transport has. It stays in the line until somebody
     /// kicks. False if it was completed before.
     pub fn requeue(&self, token: InFlight, how: Requeue) -> bool {
+        self.assert_own(&token);
         let (hctx, slot) = (self.hctx_of(token.rq), self.slot(token.rq));
         if !slot.state.take_back(token.generation) {
             hctx.counters.lost_races.add(1);

@@ -12,17 +12,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::client_data::ClientData;
-use super::mailbox::{self, Mailbox};
+use super::mailbox::{self, Mailbox, Post};
 use super::queue::QueueError;
 use crate::config::DataPath;
 use crate::mq::{Data, Disk, InFlight, Moved, Moving, Request, Transport};
+use crate::stats::WakeUps;
 use crate::sys::event;
 
 /// What a worker has for a queue's thread.
 #[derive(Debug)]
 pub(super) enum Letter {
-    /// The request of the tag has ended with this result.
-    Ended(i32),
+    /// This one has ended, with this result.
+    Ended(Request, i32),
     /// Have its bytes copied to or from there, then complete it.
     Move(InFlight, Request, Data),
 }
@@ -74,6 +75,17 @@ impl Port {
     }
 }
 
+impl Port {
+    /// How often the thread of the queue was woken for what workers had for it.
+    pub(super) fn wakeups(&self) -> WakeUps {
+        let Post { posted, rung } = self.mailbox.counts();
+        WakeUps {
+            sent: rung,
+            saved: posted.saturating_sub(rung),
+        }
+    }
+}
+
 /// All queues of a device.
 pub(super) struct Ports {
     pub(super) disk: Arc<dyn Disk>,
@@ -100,7 +112,8 @@ impl Transport for Ports {
         moved
     }
 
-    fn end(&self, queue: u16, tag: u16, result: i32) {
-        self.of(queue).mailbox.post(tag, Letter::Ended(result));
+    fn end(&self, queue: u16, request: &Request, result: i32) {
+        let letter = Letter::Ended(*request, result);
+        self.of(queue).mailbox.post(request.tag(), letter);
     }
 }

@@ -6,11 +6,14 @@ mod common;
 
 mod budget;
 
+mod debugfs;
+
 mod dispatch;
 
 mod ends;
 
 mod kblockd;
+mod misuse;
 
 mod runs;
 

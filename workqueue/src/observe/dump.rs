@@ -5,7 +5,8 @@
 //! names are copied; the text is made afterwards. Kernel counterparts: `show_one_workqueue`,
 //! `show_pwq`, `show_one_worker_pool`, `print_worker_info`.
 
-use crate::pool::workers::{WorkerFlags, WorkerState};
+use crate::pool::flags::WorkerFlags;
+use crate::pool::workers::WorkerState;
 use crate::pool::{Pool, PoolKind, PoolState};
 use crate::pwq::Pwq;
 use crate::runtime::{Runtime, RuntimeInner};

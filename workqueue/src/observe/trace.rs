@@ -95,3 +95,18 @@ impl TraceEvent<'_> {
 
 /// Who follows the events. It is called with locks held: it must not call the crate, nor block.
 pub(crate) type Sink = Box<dyn Fn(&TraceEvent<'_>) + Send + Sync>;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::observe::ring;
+    use crate::Runtime;
+
+    #[test]
+    fn s12_08_with_no_sink_an_event_is_not_even_made() {
+        // Nobody in this test program records or follows. One load then decides; see the README.
+        assert!(!ring::anyone_listens());
+        let rt = Runtime::builder().build_early();
+        rt.inner.trace(|| panic!("made for nobody"));
+        assert!(!rt.inner.is_traced());
+    }
+}

@@ -6,6 +6,7 @@
 //! go by its guard alone.
 
 use crate::sys::sync::{Condvar, Mutex};
+use crate::sys::turn;
 
 /// Counts the rings.
 #[derive(Debug)]
@@ -31,11 +32,15 @@ impl Bell {
     pub(super) fn ring(&self) {
         *self.rings.lock() += 1;
         self.changed.notify_all();
+        turn::news();
     }
 
     /// Waits until it has been rung more often than `heard`.
     /// # Context: the pool's lock not held.
     pub(super) fn wait_past(&self, heard: u64) {
+        if turn::until(|| self.rung() != heard) {
+            return;
+        }
         let mut rings = self.rings.lock();
         while *rings == heard {
             rings = self.changed.wait(rings);

@@ -8,6 +8,7 @@
 use super::worker::{create_worker, CreateError};
 use super::{Pool, PoolGuard, PoolState, TimerEvent};
 use crate::sys::clock::after;
+use crate::sys::turn;
 use std::sync::Arc;
 
 /// Takes the manager role, if it is free, and makes a worker. Comes back with the lock held, and
@@ -185,7 +186,7 @@ fn join_all(gone: Vec<Arc<super::workers::WorkerThread>>) {
         let handle = thread.handle.lock().take();
         if let Some(handle) = handle {
             // A worker's own panics end the process, so there is no outcome to look at.
-            let _outcome = handle.join();
+            let _outcome = turn::outside(|| handle.join());
         }
     }
 }

@@ -14,6 +14,8 @@
 
 pub(crate) mod workers;
 
+pub(crate) mod flags;
+
 pub(crate) mod context;
 
 pub(crate) mod worker;
@@ -42,6 +44,9 @@ mod spare;
 
 mod bell;
 
+#[cfg(all(test, not(loom)))]
+mod invariants;
+
 use crate::pwq::PwqState;
 use crate::runtime::RuntimeInner;
 use crate::sys::clock::Notify;
@@ -52,11 +57,12 @@ use crate::sys::timer::{Place, Timed};
 use crate::work::delayed::ArmedWork;
 use crate::work::raw::{Identity, Item};
 use bell::Bell;
+use flags::WorkerFlags;
 use spare::Spare;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, MutexGuard};
-use workers::{Current, WorkerFlags, Workers};
+use workers::{Current, Workers};
 
 /// What makes two queues share an unbound pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

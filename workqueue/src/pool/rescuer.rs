@@ -7,8 +7,9 @@
 
 use super::batch::Batch;
 use super::context::{self, Context};
+use super::flags::WorkerFlags;
 use super::worker::{run_scheduled, AbortOnUnwind, CreateError};
-use super::workers::{WorkerFlags, WorkerState, WorkerThread};
+use super::workers::{WorkerState, WorkerThread};
 use super::PoolState;
 use crate::pwq::{self, Pwq};
 use crate::runtime::hooks::{CreateAttempt, PoolClass};
@@ -18,6 +19,7 @@ use crate::sys::cpu;
 use crate::sys::list;
 use crate::sys::short_text::ShortText;
 use crate::sys::sync::{Completion, Mutex, Parker};
+use crate::sys::turn;
 use crate::wq::QueueInner;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -156,7 +158,7 @@ impl Rescuer {
             return Ok(());
         }
         // A rescuer's own panic ends the process, so there is no outcome to look at.
-        let _it_only_left = handle.join();
+        let _it_only_left = turn::outside(|| handle.join());
         Err(CreateError::Nice)
     }
 
@@ -169,7 +171,7 @@ impl Rescuer {
         self.stop.store(true, Ordering::Release);
         self.parker.lock().unpark();
         // A panic of the rescuer's own ends the process, so there is no outcome to look at.
-        let _outcome = handle.join();
+        let _outcome = turn::outside(|| handle.join());
         *self.seat.lock() = Seat::default();
         self.stop.store(false, Ordering::Relaxed);
     }

@@ -6,7 +6,8 @@
 //! never an order or a limit. Kernel counterparts: the scheduler's calls of
 //! `wq_worker_sleeping`, and `wq_worker_tick`.
 
-use super::workers::{WorkerFlags, WorkerState};
+use super::flags::WorkerFlags;
+use super::workers::WorkerState;
 use super::{Pool, PoolGuard, PoolState};
 use crate::runtime::RuntimeInner;
 use crate::sys::cpu;

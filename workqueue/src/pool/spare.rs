@@ -6,7 +6,8 @@
 //! thread could be made for it, and has a new one made after a success. What the standard library
 //! allocates for a thread stays outside. Kernel counterpart: `alloc_worker`, without that care.
 
-use super::workers::{WorkerFlags, WorkerState, WorkerThread};
+use super::flags::WorkerFlags;
+use super::workers::{WorkerState, WorkerThread};
 use crate::sys::sync::{Completion, Mutex, Parker};
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -10,8 +10,9 @@
 
 use super::batch::Batch;
 use super::context::{self, Context, Run};
+use super::flags::WorkerFlags;
 use super::spare::ControlBlock;
-use super::workers::{Current, WorkerFlags};
+use super::workers::Current;
 use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
 use crate::error::StartError;
 use crate::lockdep;
@@ -21,6 +22,7 @@ use crate::runtime::hooks::{CreateAttempt, PoolClass};
 use crate::sys::cpu::{self, SignalsBlocked};
 use crate::sys::list;
 use crate::sys::sync::Parker;
+use crate::sys::turn;
 use crate::work::raw::Item;
 use crate::wq::flags::Flags;
 use std::io;
@@ -134,7 +136,7 @@ fn start_thread(
         return Ok(());
     }
     if let Some(handle) = block.handle.lock().take() {
-        let _it_only_left = handle.join();
+        let _it_only_left = turn::outside(|| handle.join());
     }
     Err(CreateError::Nice)
 }

@@ -122,3 +122,53 @@ pub(crate) fn serve(node: &NodeActive) {
         wake.go();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::wq::topology::{CpuPlace, Topology};
+    use crate::{Flags, Runtime};
+    use std::sync::mpsc;
+
+    #[test]
+    fn s08_02_a_free_slot_is_not_taken_past_those_who_wait() {
+        let place = CpuPlace {
+            cpu: 0,
+            core: 0,
+            cache: 0,
+            node: 0,
+        };
+        let rt = Runtime::builder().topology(Topology::simulated(vec![place]));
+        let rt = rt.start().expect("threads can be made");
+        let q = rt.queue("q").flags(Flags::UNBOUND).max_active(1);
+        let q = q.build().unwrap();
+        let (door, opened) = mpsc::channel::<()>();
+        q.try_spawn(move || opened.recv().unwrap())
+            .map_err(|e| e.reason())
+            .unwrap();
+        let (log, order) = mpsc::channel();
+        let give = |n: usize| {
+            let log = log.clone();
+            q.try_spawn(move || log.send(n).unwrap())
+                .map_err(|e| e.reason())
+                .unwrap();
+        };
+        give(1);
+        // Taking the pool's lock counts in what lies in its inbox.
+        let waiting = || -> usize {
+            let of = |pwq: &std::sync::Arc<crate::pwq::Pwq>| {
+                let st = pwq.pool.lock();
+                st.pwqs.get(pwq.number).inactive.iter().count()
+            };
+            q.inner.pwqs().iter().map(of).sum()
+        };
+        assert_eq!(waiting(), 1);
+        // The moment between a slot that is free and the service of those who wait for one.
+        q.inner.nodes.iter().for_each(|node| node.set_max(2));
+        give(2);
+        assert_eq!(waiting(), 2, "the second has overtaken the first");
+        q.inner.nodes.iter().for_each(|node| node.set_max(1));
+        door.send(()).unwrap();
+        q.flush().unwrap();
+        assert_eq!([order.recv(), order.recv()], [Ok(1), Ok(2)]);
+    }
+}

@@ -11,8 +11,8 @@
 use super::machine::Machine;
 use super::monitor::Job;
 use super::{CpuPools, Runtime, RuntimeInner};
+use crate::pool::flags::WorkerFlags;
 use crate::pool::worker::create_worker;
-use crate::pool::workers::WorkerFlags;
 use crate::pool::{registry, Pool, PoolKind};
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Completion, Mutex};

@@ -17,24 +17,25 @@ pub(crate) mod machine;
 
 pub(crate) mod monitor;
 
+mod phases;
+
 pub(crate) mod sentinels;
 
-use crate::error::{StartError, WaitError};
+use crate::error::WaitError;
 use crate::observe::ring;
 use crate::observe::trace::{Sink, TraceEvent};
 use crate::observe::watchdog::Watchdog;
 use crate::pool::bh::BhThreads;
 use crate::pool::hog::Hogs;
-use crate::pool::registry::{self, UnboundPools};
-use crate::pool::rescuer::RESCUER_NICE;
-use crate::pool::worker::{self, CreateError};
-use crate::pool::{context, manager, Pool, TimerEvent};
+use crate::pool::registry::UnboundPools;
+use crate::pool::worker;
+use crate::pool::{context, Pool, TimerEvent};
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Condvar, Mutex};
 use crate::sys::timer::Timers;
-use crate::work::delayed;
+use crate::sys::turn::{Invitation, Turns};
 use crate::wq::builder::QueueBuilder;
 use crate::wq::system::SystemQueues;
 use crate::wq::topology::Topology;
@@ -44,7 +45,7 @@ use builder::{Config, RuntimeBuilder};
 use cpus::Cpus;
 use hooks::{Hooks, PanicInfo};
 use machine::Machine;
-use monitor::{Job, Monitor};
+use monitor::Monitor;
 use sentinels::Sentinels;
 use std::any::Any;
 use std::collections::HashSet;
@@ -169,7 +170,11 @@ impl RuntimeInner {
             return cpu::current_cpu();
         }
         // Simulated CPUs bind nobody, so a worker's own word counts.
-        context::worker_cpu().unwrap_or_else(|| self.topology().current_cpu())
+        context::worker_cpu().unwrap_or_else(|| match self.clock.turns() {
+            // Where the system has put the thread must not matter.
+            Some(_) => self.topology().possible().iter().next().unwrap_or(0),
+            None => self.topology().current_cpu(),
+        })
     }
 
     /// One CPU of the set after the other; of all CPUs, if the set is empty.
@@ -188,7 +193,11 @@ impl RuntimeInner {
         name: String,
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
-        worker::spawn_quiet(name, self.config.stack_size, body)
+        let invitation = self.clock.turns().map(Turns::invite);
+        worker::spawn_quiet(name, self.config.stack_size, move || {
+            let _seated = invitation.map(Invitation::accept);
+            body();
+        })
     }
 
     pub(crate) fn pools_of(&self, cpu: usize) -> Option<CpuPools> {
@@ -351,144 +360,6 @@ impl Runtime {
         Self { inner, system }
     }
 
-    /// The second phase: creates the rescuers of the queues that exist, one worker for each pool
-    /// and the helper threads. Items queued so far begin to run. If a thread cannot be created,
-    /// those made are ended again and the runtime stays early.
-    pub fn start(&self) -> Result<(), StartError> {
-        let rt = &self.inner;
-        if rt.phase.load(Ordering::Acquire) != EARLY {
-            return Err(StartError::AlreadyStarted);
-        }
-        let _attrs = rt.attrs_lock.lock();
-        self.start_threads().inspect_err(|_| self.undo_start())?;
-        // Release pairs with the Acquire in `is_online`.
-        rt.phase.store(ONLINE, Ordering::Release);
-        for pool in rt.all_pools() {
-            let wake = pool.lock().kick();
-            wake.go();
-        }
-        Ok(())
-    }
-
-    fn start_threads(&self) -> Result<(), StartError> {
-        let rt = &self.inner;
-        for queue in rt.queues() {
-            if let Some(rescuer) = &queue.rescuer {
-                let failed = |e: CreateError| e.at_start(queue.rescuer_name(), RESCUER_NICE);
-                rescuer.start(&queue).map_err(failed)?;
-            }
-        }
-        let wanted = |pool: &Arc<Pool>| !pool.is_bh() || rt.wants_bh_thread(pool);
-        for pool in rt.all_pools().into_iter().filter(wanted) {
-            let failed = |e: CreateError| e.at_start(pool.worker_name(0), pool.nice);
-            worker::create_worker(&pool, 1).map_err(failed)?;
-        }
-        rt.timers.begin_thread();
-        rt.monitor.begin_thread();
-        rt.watchdog.begin(rt.clock.now());
-        let (timer, monitor) = (rt.clone(), rt.clone());
-        self.start_helper("wq/timer", move || {
-            cpu::set_current_timer_exact();
-            timer.timers.serve(expire);
-        })?;
-        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))?;
-        for cpu in rt.online_cpus().iter() {
-            rt.station_sentinel(cpu)
-                .map_err(|errno| StartError::Spawn {
-                    thread: format!("wq/idle/{cpu}"),
-                    errno,
-                })?;
-        }
-        Ok(())
-    }
-
-    fn start_helper(
-        &self,
-        name: &str,
-        body: impl FnOnce() + Send + 'static,
-    ) -> Result<(), StartError> {
-        let guarded = || {
-            let _abort = worker::AbortOnUnwind;
-            body();
-        };
-        let made = self.inner.spawn_thread(name.to_owned(), guarded);
-        let handle = made.map_err(|e| StartError::Spawn {
-            thread: name.to_owned(),
-            errno: worker::errno_of(&e),
-        })?;
-        self.inner.helpers.lock().push(handle);
-        Ok(())
-    }
-
-    fn undo_start(&self) {
-        let rt = &self.inner;
-        for queue in rt.queues() {
-            if let Some(rescuer) = &queue.rescuer {
-                rescuer.stop();
-            }
-        }
-        for pool in rt.all_pools() {
-            manager::dismiss(&pool);
-        }
-        self.join_helpers();
-    }
-
-    fn join_helpers(&self) {
-        let rt = &self.inner;
-        rt.timers.end_thread();
-        rt.monitor.stop();
-        let helpers = std::mem::take(&mut *rt.helpers.lock());
-        for handle in helpers {
-            // A helper's own panic ends the process, so there is no outcome to look at.
-            let _outcome = handle.join();
-        }
-        rt.dismiss_sentinels();
-    }
-
-    /// Drains and destroys all queues and joins all threads. Items armed on a timer are dropped.
-    pub fn shutdown(self) -> Result<(), WaitError> {
-        self.end()
-    }
-
-    fn end(&self) -> Result<(), WaitError> {
-        let rt = &self.inner;
-        if rt.is_in_forked_child() {
-            return Err(WaitError::Destroyed);
-        }
-        if context::with(|c| Arc::ptr_eq(&c.pool.rt, rt)) == Some(true) {
-            return Err(WaitError::WouldDeadlock);
-        }
-        if rt.is_stopped() {
-            return Ok(());
-        }
-        for queue in rt.queues() {
-            match queue.destroy() {
-                // Destroyed: its owner is at it already, which needs the threads until it is done.
-                Ok(()) | Err(WaitError::Destroyed) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        let mut queues = rt.queues.lock();
-        while !queues.is_empty() {
-            queues = rt.queue_gone.wait(queues);
-        }
-        drop(queues);
-        // Release: pairs with the Acquire in `is_stopped`.
-        rt.phase.store(STOPPED, Ordering::Release);
-        self.join_helpers();
-        // Armed timers end like those that expire on a destroyed queue.
-        rt.timers.close().into_iter().for_each(expire_stopped);
-        rt.monitor.close();
-        let percpu = std::mem::take(&mut *rt.percpu.lock());
-        for (_, pools) in percpu {
-            for pool in pools.all() {
-                manager::stop(&pool);
-                registry::forget(&pool);
-            }
-        }
-        Ok(())
-    }
-
     /// A queue of this runtime, to be configured.
     pub fn queue(&self, name: &str) -> QueueBuilder {
         QueueBuilder::new(&self.inner, name)
@@ -530,24 +401,5 @@ impl Drop for Runtime {
         if let Err(e) = self.end() {
             log::warn!("workqueue: the runtime is left running: {e}");
         }
-    }
-}
-
-/// A timer has come due, on the timer thread.
-fn expire(event: TimerEvent) {
-    match event {
-        TimerEvent::Work(armed) => delayed::expired(armed),
-        TimerEvent::Mayday(pool) => manager::mayday_expired(&pool),
-        TimerEvent::Cull(pool) => {
-            let rt = pool.rt.clone();
-            rt.monitor.post(Job::Cull(pool));
-        }
-    }
-}
-
-/// The runtime went down before the timer came due.
-fn expire_stopped(event: TimerEvent) {
-    if let TimerEvent::Work(armed) = event {
-        delayed::abandoned(armed);
     }
 }

@@ -8,6 +8,7 @@
 use super::cpu;
 use super::event::Event;
 use super::sync::{Condvar, Mutex};
+use super::turn::{self, Seat, Turns};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -37,6 +38,14 @@ impl Clock {
             Self::Virtual(v) => v.state.lock().now,
         }
     }
+
+    /// The table that this clock's threads sit at, if they take turns.
+    pub(crate) fn turns(&self) -> Option<&Arc<Turns>> {
+        match self {
+            Self::Real => None,
+            Self::Virtual(v) => v.turns.as_ref(),
+        }
+    }
 }
 
 /// Adds a duration to a moment without ever wrapping round.
@@ -45,10 +54,46 @@ pub(crate) fn after(now: u64, d: Duration) -> u64 {
 }
 
 /// A clock for tests and simulations: it starts at 0 and moves only in [`VirtualClock::advance`].
+///
+/// # In turns
+/// On a clock from [`VirtualClock::in_turns`] a runtime does the same in every run: its threads take
+/// turns, in an order that only depends on what they do. The thread that made the clock conducts:
+/// while it goes on, no other thread does. A simulation is a loop of
+/// [`settle`](VirtualClock::settle), [`next_due`](VirtualClock::next_due) and
+/// [`advance`](VirtualClock::advance):
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use std::time::Duration;
+/// use workqueue::{Runtime, VirtualClock};
+/// let clock = VirtualClock::in_turns();
+/// let runtime = Runtime::builder().virtual_clock(clock.clone()).start()?;
+/// let queue = runtime.queue("sleepers").build()?;
+/// let seen = Arc::new(Mutex::new(Vec::new()));
+/// for ms in [2, 1] {
+///     let (seen, clock) = (seen.clone(), clock.clone());
+///     queue.try_spawn(move || {
+///         workqueue::blocking(|| clock.sleep(Duration::from_millis(ms)));
+///         seen.lock().unwrap().push(clock.now());
+///     })?;
+/// }
+/// clock.settle();
+/// while seen.lock().unwrap().len() < 2 {
+///     let due = clock.next_due().expect("somebody waits");
+///     clock.advance(due - clock.now());
+///     clock.settle();
+/// }
+/// assert_eq!(*seen.lock().unwrap(), [1, 2].map(Duration::from_millis));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Items must not wait then for anything but this clock, and must not lock what is held by a thread
+/// that is not having its turn. All threads run freely again from the runtime's shutdown on.
 #[derive(Debug, Default)]
 pub struct VirtualClock {
     state: Mutex<VirtualState>,
     changed: Condvar,
+    turns: Option<Arc<Turns>>, // I
 }
 
 #[derive(Debug, Default)]
@@ -58,12 +103,51 @@ struct VirtualState {
     sleepers: Vec<u64>,
     /// Helper threads that must look at the time again after each step.
     watchers: Vec<Weak<Notify>>,
+    /// Threads that take turns and wait until a time: when, who came how late, and who.
+    waits: Vec<(u64, u64, Seat)>,
+    next_wait: u64,
+}
+
+impl VirtualState {
+    fn wait_until(&mut self, due: u64, seat: &Seat) -> u64 {
+        let number = self.next_wait;
+        self.next_wait += 1;
+        self.waits.push((due, number, seat.clone()));
+        number
+    }
+
+    fn forget(&mut self, number: u64) {
+        self.waits.retain(|wait| wait.1 != number);
+    }
 }
 
 impl VirtualClock {
     /// A clock that shows 0.
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// A clock that shows 0 and whose threads take turns; the calling thread conducts.
+    pub fn in_turns() -> Arc<Self> {
+        Arc::new(Self {
+            turns: Some(Turns::new()),
+            ..Self::default()
+        })
+    }
+
+    /// Lets all other threads have their turns until each waits for a call or for this clock. Does
+    /// nothing unless called by the thread that made the clock by [`VirtualClock::in_turns`].
+    pub fn settle(&self) {
+        if let Some(turns) = &self.turns {
+            turns.settle();
+        }
+    }
+
+    /// The earliest time that a thread waits for; none if none waits. Known only on a clock from
+    /// [`VirtualClock::in_turns`], after [`VirtualClock::settle`].
+    pub fn next_due(&self) -> Option<Duration> {
+        let due = self.state.lock().waits.iter().map(|wait| wait.0).min();
+        due.map(Duration::from_nanos)
     }
 
     /// The time since the clock was made.
@@ -77,11 +161,17 @@ impl VirtualClock {
             let mut state = self.state.lock();
             let now = after(state.now, d);
             state.now = now;
+            let mut due: Vec<_> = state.waits.extract_if(.., |wait| wait.0 <= now).collect();
+            due.sort_by_key(|&(due, number, _)| (due, number));
+            let disbanded = !due.iter().all(|(.., seat)| seat.tell());
             // Those due leave the count here and not when they get to run, so that a test which
             // waits for the next sleepers does not count these again.
             state.sleepers.retain(|&t| t > now);
             state.watchers.retain(|w| w.strong_count() > 0);
-            state.watchers.clone()
+            match &self.turns {
+                Some(_) if !disbanded => Vec::new(),
+                _ => state.watchers.clone(),
+            }
         };
         self.changed.notify_all();
         for watcher in watchers.iter().filter_map(Weak::upgrade) {
@@ -100,7 +190,20 @@ impl VirtualClock {
         state.sleepers.push(due);
         self.changed.notify_all();
         while state.now < due {
-            state = self.changed.wait(state);
+            let seat = turn::own().filter(|_| self.turns.is_some());
+            if let Some(seat) = seat {
+                let number = state.wait_until(due, &seat);
+                drop(state);
+                let in_turn = seat.block();
+                state = self.state.lock();
+                state.forget(number);
+                if in_turn {
+                    continue;
+                }
+            }
+            if state.now < due {
+                state = self.changed.wait(state);
+            }
         }
     }
 
@@ -120,11 +223,13 @@ impl VirtualClock {
 /// A wait that ends by a call or by the clock, whichever is first. A call made while nobody waits
 /// is kept for the next wait.
 ///
-/// The call takes no lock, unlike the rest of a wait.
+/// The call takes no lock, unlike the rest of a wait; but it does where threads take turns.
 #[derive(Debug)]
 pub(crate) struct Notify {
     clock: Clock,
     told: Event,
+    /// The seat of the one who waits, where threads take turns.
+    seat: Mutex<Option<Seat>>,
 }
 
 impl Notify {
@@ -132,6 +237,7 @@ impl Notify {
         let this = Arc::new(Self {
             clock: clock.clone(),
             told: Event::new(),
+            seat: Mutex::default(),
         });
         if let Clock::Virtual(v) = clock {
             v.watch(&this);
@@ -141,11 +247,25 @@ impl Notify {
 
     pub(crate) fn notify(&self) {
         self.told.give();
+        if self.clock.turns().is_some() {
+            let waits = self.seat.lock().take();
+            if let Some(seat) = waits {
+                let _disbanded = seat.tell();
+            }
+        }
     }
 
     /// Waits for a call, at most until `deadline`.
     pub(crate) fn wait_until(&self, deadline: Option<u64>) {
         while !self.told.take() {
+            if let Clock::Virtual(v) = &self.clock {
+                if deadline.is_some_and(|deadline| v.state.lock().now >= deadline) {
+                    return;
+                }
+                if self.wait_in_turn(v, deadline) {
+                    continue;
+                }
+            }
             let Some(deadline) = deadline else {
                 self.told.sleep(None);
                 continue;
@@ -160,5 +280,20 @@ impl Notify {
                 Clock::Virtual(_) => None,
             });
         }
+    }
+
+    /// Waits for a call or the time where threads take turns. False if they do not.
+    fn wait_in_turn(&self, clock: &VirtualClock, deadline: Option<u64>) -> bool {
+        let Some(seat) = turn::own().filter(|_| clock.turns.is_some()) else {
+            return false;
+        };
+        *self.seat.lock() = Some(seat.clone());
+        let number = deadline.map(|due| clock.state.lock().wait_until(due, &seat));
+        let in_turn = seat.block();
+        *self.seat.lock() = None;
+        number
+            .into_iter()
+            .for_each(|number| clock.state.lock().forget(number));
+        in_turn
     }
 }

@@ -13,6 +13,8 @@ pub(crate) mod short_text;
 
 pub(crate) mod event;
 
+pub(crate) mod turn;
+
 pub(crate) mod clock;
 
 pub(crate) mod timer;

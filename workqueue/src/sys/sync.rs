@@ -7,6 +7,7 @@
 //! then sleeps on a futex: the holder of a lock can be preempted in user space, hence no pure
 //! spinlock anywhere.
 
+use super::turn::{self, Seat};
 use std::sync::{Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError};
 
 #[cfg(all(loom, not(debug_assertions)))]
@@ -97,6 +98,7 @@ impl Completion {
     pub(crate) fn complete(&self) {
         *self.done.lock() = true;
         self.changed.notify_all();
+        turn::news();
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -104,6 +106,9 @@ impl Completion {
     }
 
     pub(crate) fn wait(&self) {
+        if turn::until(|| self.is_done()) {
+            return;
+        }
         let mut done = self.done.lock();
         while !*done {
             done = self.changed.wait(done);
@@ -121,6 +126,8 @@ impl Completion {
 pub(crate) struct Parker {
     token: modelled::AtomicU32, // A
     thread: std::sync::OnceLock<modelled::Thread>,
+    /// Of a thread that takes turns with others.
+    seat: std::sync::OnceLock<Seat>,
 }
 
 /// No token; the thread does not sleep.
@@ -135,12 +142,16 @@ impl Parker {
         Self {
             token: modelled::AtomicU32::new(AWAKE),
             thread: std::sync::OnceLock::new(),
+            seat: std::sync::OnceLock::new(),
         }
     }
 
     /// Names the calling thread as the one that parks here. To be called before its first `park`.
     pub(crate) fn adopt_current(&self) {
         let _first = self.thread.set(modelled::current());
+        if let Some(seat) = turn::own() {
+            let _first = self.seat.set(seat);
+        }
     }
 
     /// Sleeps until told. Does not look out for that before: the worker of a CPU would keep the
@@ -155,7 +166,10 @@ impl Parker {
             .compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire)
             .map_or_else(|found| found != TOLD, |_| true)
         {
-            modelled::park();
+            let in_turn = self.seat.get().is_some_and(Seat::block);
+            if !in_turn {
+                modelled::park();
+            }
         }
         self.token.swap(AWAKE, Acquire);
     }
@@ -164,6 +178,9 @@ impl Parker {
         // AcqRel pairs with `park`; a thread found asleep has named itself before.
         let found = self.token.swap(TOLD, modelled::Ordering::AcqRel);
         if found == ASLEEP {
+            if self.seat.get().is_some_and(Seat::tell) {
+                return;
+            }
             if let Some(thread) = self.thread.get() {
                 thread.unpark();
             }

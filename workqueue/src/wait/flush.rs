@@ -220,3 +220,72 @@ impl QueueInner {
         })
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::wq::topology::{CpuPlace, Topology};
+    use crate::{blocking, Flags, Runtime};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    const HUNG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn s10_03_fifteen_flushes_are_told_apart_and_the_rest_share_a_colour() {
+        let place = CpuPlace {
+            cpu: 0,
+            core: 0,
+            cache: 0,
+            node: 0,
+        };
+        let rt = Runtime::builder().topology(Topology::simulated(vec![place]));
+        let rt = rt.start().expect("threads can be made");
+        let q = rt.queue("q").flags(Flags::PERCPU).build().unwrap();
+        let (told, ended) = mpsc::channel();
+        // An item, a flush behind it, the next item, and so on; every item stands at a door of its
+        // own.
+        let doors: Vec<_> = (0..20)
+            .map(|n| {
+                let (door, opened) = mpsc::channel::<()>();
+                q.try_spawn(move || {
+                    let _open = blocking(|| opened.recv());
+                })
+                .map_err(|e| e.reason())
+                .unwrap();
+                let (handle, told) = (q.handle(), told.clone());
+                thread::spawn(move || {
+                    handle.flush().unwrap();
+                    told.send(n).unwrap();
+                });
+                let begun = Instant::now();
+                loop {
+                    let flush = &q.inner.state.lock().flush;
+                    if flush.generations.len() + flush.overflow.len() == n + 1 {
+                        break door;
+                    }
+                    assert!(begun.elapsed() < HUNG, "flush {n} never began");
+                }
+            })
+            .collect();
+        // The first fifteen end one after the other, each with the item before it and none later.
+        let next = |n: usize| {
+            let first = ended.recv_timeout(HUNG);
+            assert_eq!(first, Ok(n), "the flush behind item {n} is the next to end");
+        };
+        for (n, door) in doors.iter().take(15).enumerate() {
+            door.send(()).unwrap();
+            next(n);
+        }
+        // The five others have waited for a colour, and end together.
+        for door in &doors[15..19] {
+            door.send(()).unwrap();
+        }
+        assert!(ended.try_recv().is_err());
+        doors[19].send(()).unwrap();
+        let mut rest: Vec<_> = (0..5).map(|_| ended.recv_timeout(HUNG).unwrap()).collect();
+        rest.sort_unstable();
+        assert_eq!(rest, [15, 16, 17, 18, 19]);
+        q.flush().unwrap();
+    }
+}

@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod comparison;
+
 mod lists;
 
 mod waiting;

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Threads that take turns, so that what they do is the same in every run.
+//!
+//! A runtime on a clock from [`crate::VirtualClock::in_turns`] gives each of its threads a seat. One
+//! seat has the turn; its thread runs until it has to wait, then the turn goes to the seat that has
+//! been ready for longest. When nobody is ready the turn is back with the conductor, the thread that
+//! made the clock: it can be sure that all others wait for a call or for the clock. Whoever wakes a
+//! thread only makes its seat ready, so nothing depends on how quickly the system wakes it.
+//!
+//! Asked by the places where the crate's own threads wait: [`super::sync::Parker`],
+//! [`super::clock`], and by polling ([`until`]) the few that wait for each other.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// What a seat's thread is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    /// It has the turn.
+    Running,
+    /// It waits for the turn.
+    Ready,
+    /// It waits for something else.
+    Blocked,
+    /// It looks again after others have had their turn.
+    Looking,
+    /// The conductor: it waits until nobody is ready.
+    Conducting,
+    /// It waits in a way that is not known here.
+    Outside,
+    /// It has ended, or was never made.
+    Gone,
+}
+
+#[derive(Debug)]
+struct Place {
+    doing: Doing,
+    /// Made ready while it had the turn.
+    told: bool,
+    /// Rung for its thread alone.
+    turn: Arc<Condvar>,
+}
+
+impl Place {
+    fn new(doing: Doing) -> Self {
+        Self {
+            doing,
+            told: false,
+            turn: Arc::default(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Table {
+    seats: Vec<Place>,
+    ready: VecDeque<usize>,
+    /// Has anything happened that those who look could see?
+    news: bool,
+    /// Everybody runs as the system likes.
+    disbanded: bool,
+}
+
+/// The table that the threads of one clock sit at.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    table: Mutex<Table>,
+}
+
+/// A thread's place.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    turns: Arc<Turns>,
+    number: usize,
+    turn: Arc<Condvar>,
+}
+
+thread_local! {
+    static OWN: RefCell<Option<Seat>> = const { RefCell::new(None) };
+}
+
+/// The calling thread's seat, if it has one.
+pub(crate) fn own() -> Option<Seat> {
+    OWN.with(|own| own.borrow().clone())
+}
+
+/// Lets others have their turn until `is_true`. False if the thread has no seat, or not any more: the
+/// caller waits in another way then. Whoever makes it true calls [`news`] after that.
+pub(crate) fn until(mut is_true: impl FnMut() -> bool) -> bool {
+    let Some(seat) = own() else {
+        return false;
+    };
+    while !is_true() {
+        if !seat.wait_as(Doing::Looking) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Waits in a way that the table knows nothing of, such as for the end of a thread. Others have their
+/// turns meanwhile; when this one has its next depends on the system.
+pub(crate) fn outside<R>(wait: impl FnOnce() -> R) -> R {
+    let Some(seat) = own() else {
+        return wait();
+    };
+    seat.go_outside();
+    let result = wait();
+    seat.come_back();
+    result
+}
+
+/// Something has changed that others may look for with [`until`].
+pub(crate) fn news() {
+    if let Some(seat) = own() {
+        seat.turns.lock().news = true;
+    }
+}
+
+impl Turns {
+    /// A table at which the calling thread sits, conducts, and has the turn.
+    pub(crate) fn new() -> Arc<Self> {
+        let turns = Arc::new(Self {
+            table: Mutex::new(Table {
+                seats: Vec::new(),
+                ready: VecDeque::new(),
+                news: false,
+                disbanded: false,
+            }),
+        });
+        let seat = turns.seat(&mut turns.lock(), Doing::Running);
+        OWN.with(|own| *own.borrow_mut() = Some(seat));
+        turns
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seat(self: &Arc<Self>, table: &mut Table, doing: Doing) -> Seat {
+        let place = Place::new(doing);
+        let seat = Seat {
+            turns: self.clone(),
+            number: table.seats.len(),
+            turn: place.turn.clone(),
+        };
+        table.seats.push(place);
+        seat
+    }
+
+    /// A seat for a thread that is about to be made; it is ready.
+    pub(crate) fn invite(self: &Arc<Self>) -> Invitation {
+        let mut table = self.lock();
+        let seat = self.seat(&mut table, Doing::Ready);
+        table.ready.push_back(seat.number);
+        Invitation(Some(seat))
+    }
+
+    /// Lets all others have their turns until none of them is ready.
+    pub(crate) fn settle(&self) {
+        if let Some(seat) = own().filter(|own| std::ptr::eq(&*own.turns, self)) {
+            seat.turns.lock().news = true;
+            let _disbanded = seat.wait_as(Doing::Conducting);
+        }
+    }
+
+    /// From now on all threads run as the system likes.
+    pub(crate) fn disband(&self) {
+        let mut table = self.lock();
+        table.disbanded = true;
+        table.seats.iter().for_each(|place| place.turn.notify_all());
+    }
+}
+
+impl Table {
+    /// The turn goes on.
+    /// # Context: nobody has it.
+    fn pass(&mut self) {
+        if self.ready.is_empty() && std::mem::take(&mut self.news) {
+            for number in 0..self.seats.len() {
+                if self.seats[number].doing == Doing::Looking {
+                    self.seats[number].doing = Doing::Ready;
+                    self.ready.push_back(number);
+                }
+            }
+        }
+        let next = self.ready.pop_front();
+        let conductor = || (self.seats[0].doing == Doing::Conducting).then_some(0);
+        if let Some(next) = next.or_else(conductor) {
+            self.seats[next].doing = Doing::Running;
+            self.seats[next].turn.notify_all();
+        }
+    }
+}
+
+impl Seat {
+    /// Gives the turn away until the seat is made ready and has it again. False if the threads do
+    /// not take turns any more.
+    pub(crate) fn block(&self) -> bool {
+        self.wait_as(Doing::Blocked)
+    }
+
+    fn wait_as(&self, doing: Doing) -> bool {
+        let mut table = self.turns.lock();
+        if table.disbanded {
+            return false;
+        }
+        if doing == Doing::Blocked {
+            table.news = true;
+            if std::mem::take(&mut table.seats[self.number].told) {
+                return true;
+            }
+        }
+        table.seats[self.number].doing = doing;
+        table.pass();
+        self.wait_for_turn(table)
+    }
+
+    fn wait_for_turn(&self, mut table: MutexGuard<'_, Table>) -> bool {
+        while table.seats[self.number].doing != Doing::Running && !table.disbanded {
+            table = self
+                .turn
+                .wait(table)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        !table.disbanded
+    }
+
+    /// Makes the seat ready; one that has the turn will not block the next time. False if the
+    /// threads do not take turns any more: its thread has to be woken in another way.
+    pub(crate) fn tell(&self) -> bool {
+        let mut table = self.turns.lock();
+        let place = &mut table.seats[self.number];
+        if place.doing == Doing::Blocked {
+            place.doing = Doing::Ready;
+            table.ready.push_back(self.number);
+        } else {
+            place.told = true;
+        }
+        !table.disbanded
+    }
+
+    fn go_outside(&self) {
+        let mut table = self.turns.lock();
+        table.seats[self.number].doing = Doing::Outside;
+        table.news = true;
+        table.pass();
+    }
+
+    fn come_back(&self) {
+        let mut table = self.turns.lock();
+        table.seats[self.number].doing = Doing::Ready;
+        table.ready.push_back(self.number);
+        if table.seats.iter().all(|seat| seat.doing != Doing::Running) {
+            table.pass();
+        }
+        let _disbanded = self.wait_for_turn(table);
+    }
+
+    fn leave(&self) {
+        let mut table = self.turns.lock();
+        let had_it = table.seats[self.number].doing == Doing::Running;
+        table.seats[self.number].doing = Doing::Gone;
+        table.ready.retain(|&other| other != self.number);
+        table.news = true;
+        if had_it {
+            table.pass();
+        }
+    }
+}
+
+/// A seat for a thread to come. Given up again if that is never made.
+#[derive(Debug)]
+pub(crate) struct Invitation(Option<Seat>);
+
+impl Invitation {
+    /// The calling thread takes the seat, and waits for its turn.
+    pub(crate) fn accept(mut self) -> Seated {
+        let seat = self.0.take().expect("accepted once");
+        let table = seat.turns.lock();
+        let _disbanded = seat.wait_for_turn(table);
+        OWN.with(|own| *own.borrow_mut() = Some(seat.clone()));
+        Seated(seat)
+    }
+}
+
+impl Drop for Invitation {
+    fn drop(&mut self) {
+        if let Some(seat) = self.0.take() {
+            seat.leave();
+        }
+    }
+}
+
+/// Held by a thread that has a seat, until it ends.
+#[derive(Debug)]
+pub(crate) struct Seated(Seat);
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        OWN.with(|own| *own.borrow_mut() = None);
+        self.0.leave();
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Section 5.22: a runtime that has nothing to do leaves the machine alone.
+//!
+//! Alone in its process: it counts how often the helper thread wakes up.
+
+mod common;
+use common::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use workqueue::*;
+
+const POLL: Duration = Duration::from_millis(200);
+
+/// How often the monitor has slept.
+fn sleeps() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let of_monitor = |t: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(t.path().join("comm")).ok()?;
+        let text = std::fs::read_to_string(t.path().join("status")).ok()?;
+        let line = text.lines().find(|l| l.starts_with("voluntary"))?;
+        let count: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        (name.trim_end() == "wq/monitor").then_some(count)
+    };
+    tasks.filter_map(of_monitor).sum()
+}
+
+fn one_cpu() -> RuntimeBuilder {
+    Runtime::builder().topology(machine(1, 1))
+}
+
+#[test]
+fn s05_22_the_sampler_runs_only_while_a_run_holds_items_up() {
+    // At rest it wakes up to look at the CPUs, and that is never early: some wake-ups take their
+    // time on a machine of any speed. Sampling would bring them in some milliseconds.
+    let rt = one_cpu().cpu_poll(POLL).start().unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    q.enqueue(Call::noop()).unwrap();
+    q.flush().unwrap();
+    let (begun, before) = (Instant::now(), sleeps());
+    until("it has looked at the CPUs", || sleeps() >= before + 6);
+    // One of them may have been due at once, and one or two may have had another cause.
+    assert!(begun.elapsed() >= POLL * 3, "{:?}", begun.elapsed());
+    q.destroy().unwrap();
+    rt.shutdown().unwrap();
+
+    // A run that burns the CPU, and an item behind it. No other cause to wake up is left, and the
+    // run is not let aside for using too much.
+    let rt = one_cpu()
+        .cpu_poll(Duration::from_secs(3600))
+        .watchdog_thresh(Duration::ZERO)
+        .cpu_intensive_thresh(Duration::ZERO)
+        .start()
+        .unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let s = stop.clone();
+    let burns = Call::new(move |_| {
+        while !s.load(Ordering::SeqCst) {
+            std::hint::spin_loop();
+        }
+    });
+    q.enqueue(burns.clone()).unwrap();
+    until("it burns", || burns.runs() == 1);
+    q.enqueue(Call::noop()).unwrap();
+    let before = sleeps();
+    until("it is watched, over and over", || sleeps() >= before + 20);
+    stop.store(true, Ordering::SeqCst);
+    q.flush().unwrap();
+}
