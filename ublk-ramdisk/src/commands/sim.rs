@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use serde::Serialize;
+
 use ublk_ramdisk::config::DeviceConfig;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::sim;
@@ -10,6 +12,14 @@ use ublk_ramdisk::sim::figures::{Figures, Kind, Load};
 
 use super::{add, output};
 use crate::cli::SimArgs;
+
+/// The figures with what they are of.
+#[derive(Serialize)]
+struct Printed<'f> {
+    command: Vec<String>,
+    #[serde(flatten)]
+    figures: &'f Figures,
+}
 
 /// Runs one.
 pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
@@ -19,7 +29,13 @@ pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
     config.check()?;
     let figures = sim::run(&config)?;
     if args.json {
-        output::print_json(&figures)?;
+        let command = std::env::args_os().skip(1);
+        output::print_json(&Printed {
+            command: command
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            figures: &figures,
+        })?;
     } else {
         output::print(&text(&figures))?;
     }

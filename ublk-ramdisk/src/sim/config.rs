@@ -224,6 +224,15 @@ impl SimConfig {
                 "--cpus goes with --clock virtual: the real clock has real CPUs".to_owned(),
             );
         }
+        let takes_no_time = self.service == Service::Fixed(Duration::ZERO) && self.rate.is_none();
+        let ends_by_time = self.duration.is_some() && self.ops.is_none();
+        if self.clock == ClockKind::Virtual && takes_no_time && ends_by_time {
+            return usage(
+                "--duration is never over if requests take no time: give --service-time, --rate, \
+                 --ops or --clock real"
+                    .to_owned(),
+            );
+        }
         for step in &self.script {
             step.check(device.size)?;
         }

@@ -21,7 +21,7 @@ use crate::mq::Request;
 /// How long a pool waits at most after it could not create a worker, and some more.
 const CREATION_COOLDOWN: Duration = Duration::from_secs(2);
 
-/// More turns than this without the clock moving are a spin.
+/// More turns than this without the clock moving are a spin, if nothing but time ends the load.
 const SPIN: u32 = 1_000_000;
 
 struct Run<'c> {
@@ -72,8 +72,8 @@ impl Run<'_> {
             self.clock.settle();
             let moved = self.do_what_is_due();
             if moved {
-                turns += 1;
-                if turns > SPIN {
+                turns = SPIN.min(turns) + 1;
+                if turns > SPIN && self.config.ops.is_none() && self.config.duration.is_some() {
                     return Some(format!(
                         "the simulation goes round without end at {} ns: give requests or calls a \
                          time (--service-time, --call-cost)",
