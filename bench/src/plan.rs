@@ -407,7 +407,8 @@ mod tests {
     fn another_matrix_or_commit_is_refused_in_one_line() {
         let folder = Path::new("runs/x");
         let begun = plan();
-        let changes: [(&str, fn(&mut Plan)); 5] = [
+        type Change = fn(&mut Plan);
+        let changes: [(&str, Change); 5] = [
             ("commit", |plan| plan.commit = "def".into()),
             ("jobs", |plan| plan.jobs.truncate(1)),
             ("contenders", |plan| plan.contenders.truncate(1)),
