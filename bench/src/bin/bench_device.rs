@@ -29,7 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Write plan, job files and the list of missing samples into a folder
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Print the tables of a run; exit status 1 if samples failed or counters differ
     Report {
         /// Folder of the run.
