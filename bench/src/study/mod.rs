@@ -15,6 +15,12 @@ pub mod stage;
 
 pub mod job;
 
+pub mod hogs;
+
+pub mod rescuer;
+
+pub mod priority;
+
 pub mod designs;
 
 pub mod kept;
@@ -85,7 +91,11 @@ macro_rules! study {
 }
 
 /// All studies, in the order of the report.
-pub const ALL: &[Study] = &[study!("f", "f-designs.md", designs::run)];
+pub const ALL: &[Study] = &[
+    study!("d", "d-rescuer.md", rescuer::run),
+    study!("e", "e-priority.md", priority::run),
+    study!("f", "f-designs.md", designs::run),
+];
 
 impl Study {
     /// What was written before.
