@@ -15,6 +15,8 @@ pub mod stage;
 
 pub mod job;
 
+pub mod sim;
+
 pub mod hogs;
 
 pub mod rescuer;
