@@ -16,7 +16,11 @@ fn program() -> Result<PathBuf, StudyError> {
     }
     let own = env::current_exe().map_err(|e| StudyError::Lacking(e.to_string()))?;
     // Test programs live a folder deeper.
-    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("ublk-ramdisk"));
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("ublk-ramdisk"));
     beside.into_iter().find(|path| path.is_file()).ok_or_else(|| {
         StudyError::Lacking("ublk-ramdisk is not built: cargo build -p ublk-ramdisk, or name it in UBLK_RAMDISK".into())
     })
@@ -27,7 +31,9 @@ pub fn knows(option: &str) -> Result<bool, StudyError> {
     let asked = Command::new(program()?).args(["sim", "--help"]).output();
     let asked = asked.map_err(|e| StudyError::Lacking(format!("ublk-ramdisk sim: {e}")))?;
     let help = String::from_utf8_lossy(&asked.stdout).into_owned();
-    Ok(help.split_whitespace().any(|word| word.trim_end_matches(',') == option))
+    Ok(help
+        .split_whitespace()
+        .any(|word| word.trim_end_matches(',') == option))
 }
 
 /// What one run said.
@@ -53,7 +59,9 @@ pub fn run(arguments: &str) -> Result<Said, StudyError> {
     let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
     let last = stderr.lines().last().unwrap_or_default().to_owned();
     if ran.status.code() == Some(2) {
-        return Err(StudyError::Lacking(format!("ublk-ramdisk sim {arguments}: {last}")));
+        return Err(StudyError::Lacking(format!(
+            "ublk-ramdisk sim {arguments}: {last}"
+        )));
     }
     Ok(Said {
         json: serde_json::from_slice(&ran.stdout).unwrap_or(Value::Null),
@@ -78,7 +86,10 @@ impl Said {
     pub fn sum(&self, counter: &str) -> f64 {
         let hctxs = self.json["hctxs"].as_array();
         let hctxs = hctxs.map_or(&[][..], Vec::as_slice);
-        hctxs.iter().map(|h| h[counter].as_f64().unwrap_or(0.0)).sum()
+        hctxs
+            .iter()
+            .map(|h| h[counter].as_f64().unwrap_or(0.0))
+            .sum()
     }
 
     /// Requests that have ended.
@@ -92,10 +103,15 @@ impl Said {
 
     /// Calls of the driver's queue_rq.
     pub fn tries(&self) -> f64 {
-        ["accepted", "refused_resource", "refused_dev_resource", "refused_error"]
-            .map(|counter| self.sum(counter))
-            .iter()
-            .sum()
+        [
+            "accepted",
+            "refused_resource",
+            "refused_dev_resource",
+            "refused_error",
+        ]
+        .map(|counter| self.sum(counter))
+        .iter()
+        .sum()
     }
 
     /// A latency in milliseconds.
@@ -109,7 +125,12 @@ impl Said {
         let buckets = self.json["total"]["latency"]["buckets"].as_array();
         let pairs = buckets.map_or(&[][..], Vec::as_slice).iter();
         let pairs: Vec<(f64, usize)> = pairs
-            .map(|b| (b[0].as_f64().unwrap_or(0.0) / 1e6, b[1].as_u64().unwrap_or(0) as usize))
+            .map(|b| {
+                (
+                    b[0].as_f64().unwrap_or(0.0) / 1e6,
+                    b[1].as_u64().unwrap_or(0) as usize,
+                )
+            })
             .collect();
         let count: usize = pairs.iter().map(|p| p.1).sum();
         let every = count.div_ceil(most.max(1)).max(1);
