@@ -7,7 +7,7 @@ use crate::study::sim::Said;
 use crate::study::{Settings, StudyError};
 
 const JOBS: usize = 8;
-const LOAD: &str = "--jobs 8 --iodepth 8 --service-time 50us..150us --rw randrw --duration 500ms";
+const LOAD: &str = "--jobs 8 --iodepth 8 --service-time 50us..150us --rw randrw";
 const SHARES: [(u32, &str); 5] = [
     (0, "nothing refused"),
     (25, "25 % refused"),
@@ -37,7 +37,8 @@ pub(super) fn slowest(said: &Said) -> f64 {
 }
 
 /// Runs it.
-pub fn run(_: &Settings) -> Result<Vec<Part>, StudyError> {
+pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
+    let load = format!("{LOAD} --duration {}ms", settings.scaled(100, 20));
     let mut measures = Vec::new();
     let mut waits = Table::new(&[
         "refused, %",
@@ -54,7 +55,7 @@ pub fn run(_: &Settings) -> Result<Vec<Part>, StudyError> {
             0 => String::new(),
             share => format!("--inject requeue=1,{share},0,-1"),
         };
-        let said = ended(&format!("{LOAD} {inject}"))?;
+        let said = ended(&format!("{load} {inject}"))?;
         let shares = shares(&said);
         let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
         let most = shares.iter().copied().fold(0.0, f64::max);
@@ -92,7 +93,7 @@ pub fn run(_: &Settings) -> Result<Vec<Part>, StudyError> {
             values: said.latencies(1500),
         });
     }
-    let said = ended(&format!("{LOAD} --inject requeue=1,50,0,-1 --flush 1"))?;
+    let said = ended(&format!("{load} --inject requeue=1,50,0,-1 --flush 1"))?;
     measures.push(Measure::new(
         "throughput with 1 % FLUSH over without",
         said.at("total.iops") / without,

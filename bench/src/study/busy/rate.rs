@@ -9,7 +9,6 @@ use crate::study::sim::{self, Said};
 use crate::study::{Settings, StudyError};
 
 const LOAD: &str = "--iodepth 32 --service-time 100us --rw randread";
-const OPS: usize = 20_000;
 const SHARES: [u32; 8] = [0, 10, 25, 50, 75, 90, 95, 99];
 /// Whose latencies are drawn.
 const DRAWN: [u32; 4] = [0, 10, 50, 90];
@@ -172,11 +171,12 @@ fn slots(measures: &mut Vec<Measure>, ops: usize, full: f64) -> Result<Option<Fi
 }
 
 /// Runs it.
-pub fn run(_: &Settings) -> Result<Vec<Part>, StudyError> {
+pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
     let mut measures = Vec::new();
-    let mut figures: Vec<Figure> = refused(&mut measures, OPS)?.into();
+    let ops = settings.scaled(9600, 1600);
+    let mut figures: Vec<Figure> = refused(&mut measures, ops)?.into();
     let full = measures.first().map_or(f64::NAN, |m: &Measure| m.value);
-    figures.extend(slots(&mut measures, OPS, full)?);
+    figures.extend(slots(&mut measures, ops, full)?);
     let value = |name: &str| {
         measures
             .iter()

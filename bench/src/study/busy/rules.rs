@@ -10,7 +10,7 @@ const LOAD: &str = "--call-cost 10us --service-time 100us --rw randread";
 const RULES: [&str; 2] = ["7.2", "3.x"];
 
 /// Runs it.
-pub fn run(_: &Settings) -> Result<Vec<Part>, StudyError> {
+pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
     if !sim::knows("--rules")? {
         return Err(StudyError::Lacking(
             "this ublk-ramdisk sim has no --rules".into(),
@@ -60,7 +60,8 @@ pub fn run(_: &Settings) -> Result<Vec<Part>, StudyError> {
             values: said.latencies(2000),
         });
         let said = ended(&format!(
-            "{LOAD} --rules {rules} --jobs 8 --iodepth 4 --ops 2000 --inject requeue=1,50,0,-1"
+            "{LOAD} --rules {rules} --jobs 8 --iodepth 4 --ops {} --inject requeue=1,50,0,-1",
+            settings.scaled(500, 100)
         ))?;
         let share = super::fairness::slowest(&said);
         measures.push(Measure::new(

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Study e: from queueing to start, with and without HIGHPRI, bound and unbound, beside CPU hogs.
 
-use super::hogs::{self, Hogs};
-use super::job::Job;
-use super::outcome::{
+mod kblockd;
+
+use crate::study::hogs::{self, Hogs};
+use crate::study::job::Job;
+use crate::study::outcome::{
     quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Samples, Table,
 };
-use super::{Settings, StudyError};
+use crate::study::{Settings, StudyError};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use workqueue::{CpuSet, Flags, OwnedQueue, Runtime};
@@ -65,11 +67,16 @@ fn setting(cpus: &CpuSet, hogs: usize, rounds: usize) -> Result<Vec<Samples>, St
     Ok(sets)
 }
 
-/// Runs it; there is no part in virtual time, where nobody waits for a CPU.
+/// Runs both parts.
 pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
-    if !settings.measure {
-        return Ok(Vec::new());
+    let mut parts = vec![kblockd::part()?];
+    if settings.measure {
+        parts.push(measured(settings)?);
     }
+    Ok(parts)
+}
+
+fn measured(settings: &Settings) -> Result<Part, StudyError> {
     let topology = hogs::allowed();
     let cpus = topology.possible();
     let mut measures: Vec<Measure> = Vec::new();
@@ -139,10 +146,10 @@ pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
         show(value("hogs: bound HIGHPRI, median")),
         show(value("hogs: bound HIGHPRI, p99")),
     );
-    Ok(vec![Part {
+    Ok(Part {
         kind: Kind::Measured,
         finding,
         measures,
         figures,
-    }])
+    })
 }
