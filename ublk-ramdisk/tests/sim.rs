@@ -261,6 +261,71 @@ fn d07_without_mem_reclaim_they_stay_stuck() {
 }
 
 #[test]
+fn e01_slots_can_be_changed_while_requests_are_under_way() {
+    let found = run(&[
+        "--iodepth",
+        "16",
+        "--service-time",
+        "1ms",
+        "--duration",
+        "3s",
+        "--slots",
+        "16",
+        "--sample",
+        "1s",
+        "--at",
+        "1s:set slots=4",
+        "--at",
+        "2s:set slots=off",
+    ]);
+    let iops = |n: usize| found["samples"][n]["iops"].as_f64().expect("a number");
+    // Slots over service time, and without a limit the depth over service time.
+    assert!((15_900.0..=16_000.0).contains(&iops(0)), "{}", iops(0));
+    assert!((3_900.0..=4_100.0).contains(&iops(1)), "{}", iops(1));
+    assert!((15_900.0..=16_100.0).contains(&iops(2)), "{}", iops(2));
+    assert!(number(&found, "/refused_by/slots") > 0);
+}
+
+#[test]
+fn e15_mbps_is_met_on_the_virtual_clock() {
+    let found = run(&[
+        "--iodepth",
+        "8",
+        "--bs",
+        "64K",
+        "--duration",
+        "10s",
+        "--service-time",
+        "10us",
+        "--mbps",
+        "100",
+    ]);
+    let rate = found["total"]["bytes_per_s"].as_f64().expect("a number") / f64::from(1 << 20);
+    assert!((95.0..=105.0).contains(&rate), "{rate}");
+    assert!(number(&found, "/refused_by/bandwidth") > 0);
+}
+
+#[test]
+fn e13_psi_refuses_no_request_for_longer_than_a_second() {
+    let found = run(&[
+        "--rw",
+        "randwrite",
+        "--ops",
+        "10",
+        "--service-time",
+        "1ms",
+        "--psi",
+        "some 150000 1000000",
+        "--at",
+        "0:psi on",
+    ]);
+    assert_eq!(number(&found, "/total/write/ops"), 10);
+    assert!(number(&found, "/refused_by/psi") > 0);
+    let longest = number(&found, "/total/latency/max");
+    assert!((900_000_000..1_100_000_000).contains(&longest), "{longest}");
+}
+
+#[test]
 fn d01_highpri_does_not_wait_for_hogs() {
     let slowest = |flags: &str| {
         let found = run(&[

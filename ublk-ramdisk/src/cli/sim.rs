@@ -30,6 +30,9 @@ Events for --at TIME:EVENT
   stop-load, start-load         the jobs pause
   rate N                        the jobs' rate changes
   discard OFFSET,LENGTH         in bytes
+  set slots=N|off, mbps=N|off   the pressure changes, as by `ublk-ramdisk set`
+  set inject KIND=VALUE         the same for faults
+  psi on|off                    memory is short, as far as --psi says that this matters
   corrupt OFFSET                a bit of the store flips; --verify finds it
 
 Examples:

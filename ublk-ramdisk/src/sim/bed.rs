@@ -156,6 +156,17 @@ impl Bed {
                     return;
                 }
             }
+            Event::Set { ref changes, .. } => {
+                if let Err(error) = self.mirror.pressure().apply(&self.ramdisk, changes) {
+                    return self.note(format!("{event}: {error}"));
+                }
+            }
+            Event::Psi(short) => {
+                self.ramdisk.set_pressure(short);
+                if !short {
+                    self.queue().run_hw_queues(true);
+                }
+            }
             Event::Load(_) | Event::Rate(_) => {}
         }
         self.note(event.to_string());

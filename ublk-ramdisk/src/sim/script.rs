@@ -6,7 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::values;
+use crate::config::check_pressure;
 use crate::error::Failure;
+use crate::pressure::{injections, Change, Changes, Settings};
 
 /// What the driver answers whatever it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +41,43 @@ pub enum Event {
     },
     /// A byte of the store is damaged.
     Corrupt(u64),
+    /// The pressure on the disk changes, as `ublk-ramdisk set` changes it.
+    Set {
+        /// As it was written.
+        text: String,
+        /// What it says.
+        changes: Changes,
+    },
+    /// Memory is short, or no more, as PSI would say of a machine. Heeded while `--psi` is given.
+    Psi(bool),
 }
 
 const EVENTS: &str =
     "an event is one of: fail-worker-creation on|off, busy on|dev|off, stop-load, \
-                      start-load, rate N, discard OFFSET,LENGTH, corrupt OFFSET";
+                      start-load, rate N, discard OFFSET,LENGTH, corrupt OFFSET, \
+                      set slots=N|off, set mbps=N|off, set inject KIND=VALUE, psi on|off";
+
+/// Reads what follows `set`.
+fn changes(text: &str) -> Result<Changes, String> {
+    let count = |value: &str| match value {
+        "off" => Ok(Change::Off),
+        value => match value.parse() {
+            Ok(count) if value.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Change::To(count)),
+            _ => Err(format!("set: '{value}' is neither a whole number nor off")),
+        },
+    };
+    let mut changes = Changes::default();
+    if let Some(value) = text.strip_prefix("slots=") {
+        changes.slots = count(value)?;
+    } else if let Some(value) = text.strip_prefix("mbps=") {
+        changes.mbps = count(value)?;
+    } else if let Some(value) = text.strip_prefix("inject ") {
+        changes.inject = injections(value).map_err(|why| format!("set inject: {why}"))?;
+    } else {
+        return Err("set: expected slots=N|off, mbps=N|off or inject KIND=VALUE".to_owned());
+    }
+    Ok(changes)
+}
 
 impl FromStr for Event {
     type Err = String;
@@ -83,6 +117,11 @@ impl FromStr for Event {
                 })
             }
             "corrupt" => number(rest).map(Self::Corrupt),
+            "set" => Ok(Self::Set {
+                text: rest.to_owned(),
+                changes: changes(rest)?,
+            }),
+            "psi" => on().map(Self::Psi),
             _ => Err(EVENTS.to_owned()),
         }
     }
@@ -101,6 +140,8 @@ impl fmt::Display for Event {
             Self::Rate(rate) => write!(f, "rate {rate}"),
             Self::Discard { offset, len } => write!(f, "discard {offset},{len}"),
             Self::Corrupt(offset) => write!(f, "corrupt {offset}"),
+            Self::Set { text, .. } => write!(f, "set {text}"),
+            Self::Psi(short) => write!(f, "psi {}", on(*short)),
         }
     }
 }
@@ -131,6 +172,9 @@ impl FromStr for Step {
 impl Step {
     /// Does it fit the disk?
     pub(super) fn check(&self, size: u64) -> Result<(), Failure> {
+        if let Event::Set { changes, .. } = &self.event {
+            check_pressure(&changes.applied_to(&Settings::default()))?;
+        }
         let end = match self.event {
             Event::Discard { offset, len } => offset.checked_add(len),
             Event::Corrupt(offset) => offset.checked_add(1),
@@ -171,6 +215,10 @@ mod tests {
             "rate 1000",
             "discard 4096,8192",
             "corrupt 77",
+            "set slots=4",
+            "set mbps=off",
+            "set inject requeue=3,50,0,-1",
+            "psi on",
         ] {
             let step: Step = format!("3ms:{text}").parse().expect(text);
             assert_eq!(
@@ -196,6 +244,11 @@ mod tests {
             "3ms:discard 1",
             "3ms:discard 1,x",
             "3ms:corrupt +1",
+            "3ms:set",
+            "3ms:set slots=+1",
+            "3ms:set slots",
+            "3ms:set inject dance=1",
+            "3ms:psi",
             "3ms:stop-load now",
         ] {
             assert!(bad.parse::<Step>().is_err(), "{bad}");
