@@ -38,4 +38,6 @@ pub mod stats;
 
 pub mod trace;
 
+pub mod tuning;
+
 pub mod sys;

@@ -155,4 +155,20 @@ pub struct DeviceStats {
     pub data_path: String,
     /// Per queue.
     pub queues: Vec<QueueStats>,
+    /// The workqueue that re-runs them.
+    #[serde(default)]
+    pub kblockd: KblockdStats,
+}
+
+/// What kblockd has done for a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KblockdStats {
+    /// Runs that have begun.
+    pub started: u64,
+    /// Runs that have ended.
+    pub completed: u64,
+    /// Calls for its rescuer.
+    pub mayday: u64,
+    /// Runs that the rescuer took, when no worker could be made.
+    pub rescued: u64,
 }

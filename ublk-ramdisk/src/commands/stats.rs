@@ -169,6 +169,7 @@ mod tests {
             allocated: 20480,
             data_path: "batch".to_owned(),
             queues: vec![QueueStats::default(), queue],
+            kblockd: Default::default(),
         });
         assert!(text.starts_with("/dev/ublkb3: 1 GiB, of which 20 KiB in memory, data path batch"));
         assert_eq!(text.lines().count(), 12 + 1 + 3 + 1 + 3);

@@ -26,7 +26,7 @@ use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::TagSet;
 use crate::ramdisk::Ramdisk;
-use crate::stats::{DeviceStats, QueueCounters};
+use crate::stats::{DeviceStats, KblockdStats, QueueCounters};
 
 /// How long a device node may take to appear.
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
@@ -145,7 +145,9 @@ impl Device {
             path: self.path,
             ports: ports.clone(),
         });
-        self.mirror = Some(Mirror::start(set, self.ramdisk.clone(), transport)?);
+        let (runtime, flags) = (backend::runtime(), config.kblockd_flags.flags());
+        let mirror = Mirror::start_on(runtime, flags, set, self.ramdisk.clone(), transport)?;
+        self.mirror = Some(mirror);
         let (ready, answers) = mpsc::channel();
         let mut failure = None;
         for ((queue, port), cpus) in (0..).zip(ports).zip(cpus) {
@@ -276,6 +278,7 @@ impl Device {
                     counters.snapshot(queue, hctx.unwrap_or_default())
                 })
                 .collect(),
+            kblockd: self.mirror.as_ref().map(kblockd_stats).unwrap_or_default(),
         }
     }
 
@@ -412,6 +415,16 @@ impl Drop for Device {
                 log::error!("device {} could not be removed: {error}", self.id());
             }
         }
+    }
+}
+
+fn kblockd_stats(mirror: &Mirror) -> KblockdStats {
+    let stats = mirror.kblockd().queue().stats();
+    KblockdStats {
+        started: stats.started,
+        completed: stats.completed,
+        mayday: stats.mayday,
+        rescued: stats.rescued,
     }
 }
 
