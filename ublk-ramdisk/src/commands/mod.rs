@@ -13,10 +13,19 @@ mod stop;
 mod resize;
 
 mod stats;
+mod stats_text;
+
+mod trace;
+
+mod debugfs;
+
+mod poke;
 
 mod features;
 
 mod doctor;
+
+mod sim;
 
 mod completions;
 
@@ -36,8 +45,12 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Stop(args) => stop::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Debugfs(args) => debugfs::run(&args),
+        Command::Poke(args) => poke::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }

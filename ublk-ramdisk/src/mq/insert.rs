@@ -46,8 +46,9 @@ impl Lane {
     pub fn insert(&mut self, request: &Request, home: &mut dyn Home) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
         let lane = hctx.lane(self.ctx);
+        let number = lane.inserted.get();
         lane.inserted.add_owned(1);
-        let rq = queue.take_in(hctx, self.ctx, request, 0);
+        let rq = queue.take_in(hctx, self.ctx, request, 0, queue.arrival(number, 1));
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);
@@ -60,7 +61,7 @@ impl Lane {
             Entry::Issue => {
                 queue.list(hctx, self.ctx, rq);
                 queue.leave_section(hctx);
-                queue.run_hw_queue(self.hctx, true);
+                queue.run_hw_queue(self.hctx, !(queue.is_old() && request.is_sync()));
             }
             Entry::List => {
                 queue.woken(exit);
@@ -84,7 +85,9 @@ impl Lane {
             return;
         }
         let lane = hctx.lane(self.ctx);
+        let first = lane.inserted.get();
         lane.inserted.add_owned(u64::from(count));
+        let arrived = queue.arrival(first, count);
         queue.trace_hctx(Kind::Plug, hctx, 0);
         let (entry, arm, exit) = hctx.state.enter(count);
         if arm {
@@ -94,16 +97,20 @@ impl Lane {
         let rqs = requests
             .iter()
             .map(|request| (queue.rq(self.hctx, request.tag()), request));
-        for request in requests {
-            queue.take_in(hctx, self.ctx, request, 0);
+        for (request, number) in requests.iter().zip(first..) {
+            let arrived = queue.if_timed(number, arrived);
+            queue.take_in(hctx, self.ctx, request, 0, arrived);
         }
         if entry == Entry::Frozen {
             rqs.for_each(|(rq, _)| queue.wait_for_thaw(hctx, rq));
             return;
         }
         queue.trace_hctx(Kind::Unplug, hctx, count);
-        if entry == Entry::List {
+        if entry == Entry::List || queue.is_old() {
             rqs.for_each(|(rq, _)| queue.list(hctx, self.ctx, rq));
+            if entry == Entry::Issue {
+                queue.leave_section(hctx);
+            }
             queue.run_hw_queue(self.hctx, true);
         } else if queue.inner.takes_lists {
             queue.offer_batch(hctx, rqs, &mut Call::of_lane(home, lane));
@@ -117,9 +124,11 @@ impl Lane {
     pub fn insert_passthrough(&mut self, request: &Request, at_head: bool, home: &mut dyn Home) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
         let lane = hctx.lane(self.ctx);
+        let number = lane.inserted.get();
         lane.inserted.add_owned(1);
         let flags = PASSTHROUGH | if at_head { AT_HEAD } else { 0 };
-        let rq = queue.take_in(hctx, self.ctx, request, flags);
+        let arrived = queue.arrival(number, 1);
+        let rq = queue.take_in(hctx, self.ctx, request, flags, arrived);
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);
@@ -139,19 +148,20 @@ impl Lane {
 /// Asked of a lone arrival at an open queue (C1): may it go ahead of what a busy driver has left?
 #[inline]
 fn may_issue_directly(queue: &Queue, hctx: &HwQueue, request: &Request) -> bool {
-    hctx.dispatch_busy() == 0 || (queue.hctxs().len() != 1 && request.is_sync())
+    !queue.is_old()
+        && (hctx.dispatch_busy() == 0 || (queue.hctxs().len() != 1 && request.is_sync()))
 }
 
 impl Queue {
     /// Keeps an arrival in its slot.
     #[inline]
-    fn take_in(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32) -> Rq {
+    fn take_in(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32, arrived: u64) -> Rq {
         let rq = self.rq(hctx.index, request.tag());
         let slot = self.slot(rq);
         if !slot.state.is_idle() {
             self.bad_transition(hctx);
         }
-        slot.fill(request, ctx, flags);
+        slot.fill(request, ctx, flags, arrived);
         self.trace_rq(Kind::IoStart, hctx, rq);
         rq
     }

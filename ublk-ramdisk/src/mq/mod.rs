@@ -59,6 +59,8 @@ mod dispatch;
 
 mod offer;
 
+mod old_rules;
+
 pub mod operations;
 
 mod budget;
@@ -84,7 +86,11 @@ mod counters;
 
 mod source;
 
+mod latency;
+
 mod tracing;
+
+pub mod debugfs;
 
 pub mod status;
 
@@ -104,6 +110,8 @@ pub use data::{Data, Run};
 pub use disk::Disk;
 pub use insert::Lane;
 pub use kblockd::Kblockd;
+pub use latency::{LatencyStats, TIMED_OF};
+pub use old_rules::Rules;
 pub use operations::{
     Answer, Budget, Busy, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
 };

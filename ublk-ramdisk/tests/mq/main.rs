@@ -6,9 +6,12 @@ mod common;
 
 mod budget;
 
+mod debugfs;
+
 mod dispatch;
 
 mod ends;
+mod old_rules;
 
 mod kblockd;
 mod misuse;
