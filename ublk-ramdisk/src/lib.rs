@@ -34,6 +34,8 @@ pub mod error;
 
 pub mod inject;
 
+pub mod explain;
+
 pub mod stats;
 
 pub mod histogram;
