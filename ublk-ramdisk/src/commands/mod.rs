@@ -29,6 +29,8 @@ mod features;
 
 mod doctor;
 
+mod sim;
+
 mod completions;
 
 mod machine;
@@ -54,6 +56,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Top(args) => top::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }
