@@ -35,6 +35,8 @@ pub mod error;
 
 pub mod inject;
 
+pub mod explain;
+
 #[cfg(not(loom))]
 pub mod sim;
 
@@ -43,5 +45,7 @@ pub mod stats;
 pub mod histogram;
 
 pub mod trace;
+
+pub mod tuning;
 
 pub mod sys;
