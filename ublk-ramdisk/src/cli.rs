@@ -12,14 +12,18 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::tuning::KblockdFlags;
 
 pub use pressure::PressureArgs;
 
 mod observe;
 mod sim;
 
-pub use observe::{DebugfsArgs, PokeArg, PokeArgs, TraceArgs, WatchArgs};
-use observe::{DEBUGFS_EXAMPLES, DEBUGFS_LONG, POKE_LONG, TRACE_EXAMPLES, TRACE_LONG};
+pub use observe::{DebugfsArgs, ExplainArgs, PokeArg, PokeArgs, TopArgs, TraceArgs, WatchArgs};
+use observe::{
+    DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, POKE_LONG, TOP_LONG,
+    TRACE_EXAMPLES, TRACE_LONG,
+};
 pub use sim::SimArgs;
 
 use crate::values::{backing, device_id, log_target, on_or_off, size, whole, LogTarget};
@@ -40,6 +44,7 @@ Examples:
   ublk-ramdisk doctor                     can this machine do it, and what to change
   ublk-ramdisk add --size 1G              prints the path, such as /dev/ublkb0
   ublk-ramdisk list                       every ublk device of this machine
+  ublk-ramdisk top                        what they do now; stats, trace and debugfs say more
   ublk-ramdisk resize 0 2G                grow the disk while it is in use
   ublk-ramdisk del 0                      stop the disk, free its memory and its id
 
@@ -137,12 +142,18 @@ pub enum Command {
     Set(SetArgs),
     /// Show the counters of running disks
     Stats(StatsArgs),
+    /// Show running disks on the terminal, as they are now
+    #[command(long_about = TOP_LONG)]
+    Top(TopArgs),
     /// Record what happens to each request, as a file for Perfetto or as lines
     #[command(long_about = TRACE_LONG, after_help = TRACE_EXAMPLES)]
     Trace(TraceArgs),
     /// Show the state of the hardware queues under the names of the kernel's debugfs
     #[command(long_about = DEBUGFS_LONG, after_help = DEBUGFS_EXAMPLES)]
     Debugfs(DebugfsArgs),
+    /// Say what a figure, an event or a file means, and whose it is
+    #[command(long_about = EXPLAIN_LONG, after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
     /// Run, start or kick the queues of a disk by hand
     #[command(long_about = POKE_LONG)]
     Poke(PokeArgs),
@@ -227,6 +238,9 @@ pub struct AddArgs {
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole,
         allow_hyphen_values = true)]
     pub timeout: u64,
+    /// Flags of the workqueue that tries refused requests again; for studies
+    #[arg(long, value_name = "LIST", default_value_t, hide = true)]
+    pub kblockd_flags: KblockdFlags,
     /// Where the server logs: `syslog`, or the path of a file to append to
     #[arg(long, value_name = "syslog|FILE", default_value = "syslog", value_parser = log_target,
         conflicts_with = "foreground")]
@@ -261,6 +275,7 @@ impl AddArgs {
             huge_pages: self.thp,
             pressure: self.pressure.settings(),
             timeout: self.timeout,
+            kblockd_flags: self.kblockd_flags,
         }
     }
 }

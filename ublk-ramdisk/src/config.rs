@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::pressure::Settings;
+use crate::tuning::KblockdFlags;
 
 /// Most hardware queues of one ublk device, and most tags of one queue.
 pub const MAX_QUEUES: u64 = 4096;
@@ -113,6 +114,8 @@ pub struct DeviceRequest {
     pub pressure: Settings,
     /// Seconds until a request that the driver keeps counts as late.
     pub timeout: u64,
+    /// kblockd's flags.
+    pub kblockd_flags: KblockdFlags,
 }
 
 impl Default for DeviceRequest {
@@ -135,6 +138,7 @@ impl Default for DeviceRequest {
             huge_pages: None,
             pressure: Settings::default(),
             timeout: 30,
+            kblockd_flags: KblockdFlags::default(),
         }
     }
 }
@@ -183,6 +187,8 @@ pub struct DeviceConfig {
     pub pressure: Settings,
     /// Seconds until a request that the driver keeps counts as late.
     pub timeout: u32,
+    /// kblockd's flags.
+    pub kblockd_flags: KblockdFlags,
 }
 
 impl DeviceConfig {
@@ -219,6 +225,7 @@ impl DeviceConfig {
             huge_pages,
             pressure: asked.pressure,
             timeout,
+            kblockd_flags: asked.kblockd_flags,
         })
     }
 }

@@ -36,6 +36,8 @@ pub mod error;
 
 pub mod inject;
 
+pub mod explain;
+
 #[cfg(not(loom))]
 pub mod pressure;
 
@@ -48,5 +50,7 @@ pub mod stats;
 pub mod histogram;
 
 pub mod trace;
+
+pub mod tuning;
 
 pub mod sys;

@@ -500,20 +500,22 @@ impl Drop for Works {
     }
 }
 
-/// A disk's pressure at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PressureStats {
-    /// What is in force.
-    pub settings: Settings,
-    /// Slots that are free; none without a limit.
-    pub slots_free: Option<u32>,
-    /// Bytes that may still pass in this tick, below 0 if some are owed; none without a limit.
-    pub tokens: Option<i64>,
-    /// Does PSI say that the machine or the cgroup is short of memory?
-    pub under_pressure: bool,
-    /// Requests held back by the delay.
-    pub delayed: u64,
-    /// Requests lost on purpose that wait for their timeout.
-    pub lost: u64,
+crate::explain::explained! {
+    /// A disk's pressure at one moment.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct PressureStats {
+        /// What is in force.
+        pub settings: Settings,
+        /// Slots that are free; none without a limit.
+        pub slots_free: Option<u32>,
+        /// Bytes that may still pass in this tick, below 0 if some are owed; none without a limit.
+        pub tokens: Option<i64>,
+        /// Does PSI say that the machine or the cgroup is short of memory?
+        pub under_pressure: bool,
+        /// Requests held back by the delay.
+        pub delayed: u64,
+        /// Requests lost on purpose that wait for their timeout.
+        pub lost: u64,
+    }
 }

@@ -149,7 +149,10 @@ impl Device {
             path: self.path,
             ports: ports.clone(),
         });
-        self.mirror = Some(Mirror::start(set, self.driver.clone(), transport)?);
+        let (runtime, flags) = (backend::runtime(), config.kblockd_flags.flags());
+        let (driver, operations) = (&self.driver, self.driver.clone());
+        let mirror = Mirror::start_on(runtime, flags, set, operations, driver, transport)?;
+        self.mirror = Some(mirror);
         let (ready, answers) = mpsc::channel();
         let mut failure = None;
         for ((queue, port), cpus) in (0..).zip(ports).zip(cpus) {

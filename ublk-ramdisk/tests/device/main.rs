@@ -23,6 +23,8 @@ mod filesystems;
 
 mod ioctl;
 
+mod kblockd;
+
 mod lifecycle;
 
 mod limits;
@@ -38,6 +40,8 @@ mod rng;
 mod run;
 
 mod runner;
+
+mod seeing;
 
 mod tools;
 
@@ -71,9 +75,11 @@ fn main() -> ExitCode {
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);
     environment::tests(&mut tests);
+    kblockd::tests(&mut tests);
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);
+    seeing::tests(&mut tests);
     model::tests(&mut tests);
     runner::run(tests, &options)
 }
