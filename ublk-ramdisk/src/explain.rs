@@ -13,38 +13,7 @@ use crate::stats::{DeviceStats, KblockdStats, OpStats, PoolStats, QueueStats, Wa
 use crate::trace::Kind;
 use serde::Serialize;
 
-/// Names of fields, and what they mean.
-pub type Meanings = &'static [(&'static str, &'static str)];
-
-/// A struct of figures: its fields' documentation is kept for [`entries`].
-macro_rules! explained {
-    (
-        $(#[$of_struct:meta])*
-        pub struct $name:ident {
-            $(
-                $(#[doc = $doc:literal])+
-                $(#[serde($($serde:tt)*)])?
-                pub $field:ident: $ty:ty,
-            )*
-        }
-    ) => {
-        $(#[$of_struct])*
-        pub struct $name {
-            $(
-                $(#[doc = $doc])+
-                $(#[serde($($serde)*)])?
-                pub $field: $ty,
-            )*
-        }
-
-        impl $name {
-            /// What each figure means.
-            pub const MEANINGS: $crate::explain::Meanings =
-                &[$((stringify!($field), concat!($($doc),+)),)*];
-        }
-    };
-}
-pub(crate) use explained;
+pub use crate::meanings::Meanings;
 
 /// What kind of thing has the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

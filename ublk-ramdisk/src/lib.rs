@@ -36,7 +36,10 @@ pub mod error;
 
 pub mod inject;
 
+#[cfg(not(loom))]
 pub mod explain;
+
+pub mod meanings;
 
 #[cfg(not(loom))]
 pub mod pressure;

@@ -107,7 +107,7 @@ impl QueueCounters {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// Requests of one kind that ended well.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     pub struct OpStats {
@@ -118,7 +118,7 @@ crate::explain::explained! {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// What one queue has done since the device was started. At rest
     /// `inserted = ended + errors` (K5).
     #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,7 +158,7 @@ crate::explain::explained! {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// How the thread of a queue was told of what workers had for it.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
@@ -170,7 +170,7 @@ crate::explain::explained! {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// kblockd, the workqueue that runs hardware queues again.
     #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
@@ -190,7 +190,7 @@ crate::explain::explained! {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// A pool of the server's workqueue threads.
     #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
@@ -240,7 +240,7 @@ impl KblockdStats {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// A device's figures.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     pub struct DeviceStats {

@@ -264,7 +264,7 @@ impl Queue {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// A hardware queue at one moment, under the names of the kernel's debugfs.
     #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
     #[serde(default)]

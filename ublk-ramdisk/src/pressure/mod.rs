@@ -500,7 +500,7 @@ impl Drop for Works {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// A disk's pressure at one moment.
     #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
     #[serde(default)]

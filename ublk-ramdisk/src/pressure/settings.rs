@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{BadBlocks, PsiTrigger};
 use crate::inject::FaultAttr;
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// The pressure on a disk. What is none is not in force.
     #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
