@@ -14,7 +14,8 @@ use workqueue::{Flags, Runtime, RuntimeBuilder};
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
 use crate::inject::Requeues;
-use crate::mq::{HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport};
+use crate::mq::{HctxCounters, Kblockd, Lane, Queue, RequestQueue, TagSet, Transport};
+use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
 
@@ -62,6 +63,7 @@ pub fn runtime() -> RuntimeBuilder {
 /// the request queue between the front end and the driver. Fields are dropped in this order.
 #[derive(Debug)]
 pub struct Mirror {
+    _space: SpaceWorks,
     queue: RequestQueue,
     kblockd: Kblockd,
     runtime: Runtime,
@@ -71,7 +73,7 @@ impl Mirror {
     /// Starts everything. Nothing is left behind by a failure.
     pub fn start(
         set: TagSet,
-        driver: Arc<dyn Operations>,
+        driver: Arc<Ramdisk>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, Failure> {
         Self::start_on(runtime(), Kblockd::FLAGS, set, driver, transport)
@@ -83,7 +85,7 @@ impl Mirror {
         runtime: RuntimeBuilder,
         flags: Flags,
         set: TagSet,
-        driver: Arc<dyn Operations>,
+        driver: Arc<Ramdisk>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, Failure> {
         let runtime = runtime
@@ -91,9 +93,13 @@ impl Mirror {
             .map_err(|e| Failure::environment(format!("the workqueue cannot start: {e}")))?;
         let kblockd = Kblockd::with_flags(&runtime, flags)
             .map_err(|e| Failure::environment(format!("kblockd cannot be made: {e}")))?;
-        let queue = RequestQueue::new(set, driver, transport, &kblockd)
+        let queue = RequestQueue::new(set, driver.clone(), transport, &kblockd)
             .map_err(|e| Failure::runtime(format!("the request queue cannot be made: {e}")))?;
+        let space = driver
+            .start(&runtime, &queue)
+            .map_err(|e| Failure::environment(format!("the store's work cannot start: {e}")))?;
         Ok(Self {
+            _space: space,
             queue,
             kblockd,
             runtime,

@@ -45,8 +45,17 @@ const BUDGET_DELAY: Duration = Duration::from_millis(3);
 pub(super) enum Refused {
     /// By the driver.
     Busy(Busy),
+    /// By the driver, with RESOURCE; the others in the list are offered all the same (E10).
+    Alone,
     /// Not even offered to it.
     NoBudget,
+}
+
+impl Refused {
+    /// Does it say that the driver is busy (C19)? One that holds back only its like does not.
+    pub(super) fn is_busy(self) -> bool {
+        self != Self::Alone
+    }
 }
 
 /// What became of one request.
@@ -101,7 +110,14 @@ impl Queue {
         let issued = Issued::new(rq, generation, request, self.slot(rq).token());
         match self.inner.driver.queue_rq(self.view(hctx), issued, last) {
             Answer::Ok(accepted) => self.accepted(hctx, rq, generation, &request, accepted, home),
-            Answer::Busy(_, kind, source) => self.busy(hctx, rq, generation, kind, source),
+            Answer::Busy(back, kind, source) => {
+                match self.busy(hctx, rq, generation, kind, source) {
+                    Issue::Refused(Refused::Busy(Busy::Resource)) if back.alone => {
+                        Issue::Refused(Refused::Alone)
+                    }
+                    issue => issue,
+                }
+            }
             Answer::Error(_, Status::Resource) => {
                 self.busy(hctx, rq, generation, Busy::Resource, Source::Driver)
             }
@@ -220,7 +236,8 @@ impl Queue {
             || (0..self.inner.set.queue_depth).any(in_flight)
     }
 
-    /// Issues a list from its head. What is left in it begins with the refused request (C10, C11).
+    /// Issues a list from its head. What is left in it begins with the refused request (C10, C11);
+    /// past one that was refused alone the rest is offered, as far as the driver says (E10).
     /// # Context: inside an issue section of `hctx`.
     pub(super) fn issue_list(
         &self,
@@ -241,7 +258,12 @@ impl Queue {
     ) -> ListIssue {
         let mut done = ListIssue::default();
         let mut told_last = false;
+        let mut waiting = RqList::new();
         while let Some(rq) = list.pop_front(&self.inner.slots) {
+            if done.refused.is_some() && !self.overtakes(hctx, rq) {
+                waiting.push_back(&self.inner.slots, rq);
+                continue;
+            }
             let issue = if std::mem::take(&mut budgeted) || self.budget_for(hctx, rq) {
                 let last = list.is_empty();
                 let issue = self.issue(hctx, rq, last, home);
@@ -256,21 +278,34 @@ impl Queue {
                     done.accepted += u32::from(accepted);
                 }
                 Issue::Kept => done.accepted += 1,
+                Issue::Refused(Refused::Alone) => {
+                    waiting.push_back(&self.inner.slots, rq);
+                    done.refused = Some(Refused::Alone);
+                }
                 Issue::Refused(why) => {
                     list.push_front(&self.inner.slots, rq);
-                    done.refused = Some(why);
+                    // One refused alone is owed a re-run by the mirror, this one perhaps not.
+                    done.refused = done.refused.or(Some(why));
                     break;
                 }
             }
         }
+        waiting.append(&self.inner.slots, list);
+        *list = waiting;
         if done.accepted > 0 && !told_last {
             self.inner.driver.commit_rqs(self.view(hctx));
         }
         done
     }
 
-    /// Issues a list and puts back what is left. Answers how many were accepted, and whether
-    /// nothing was left.
+    /// Asked of those behind one that was refused alone.
+    fn overtakes(&self, hctx: &HwQueue, rq: Rq) -> bool {
+        let request = self.slot(rq).request(self.tag_of(hctx, rq));
+        self.inner.driver.overtakes(self.view(hctx), &request)
+    }
+
+    /// Issues a list and puts back what is left. Answers how many were accepted, and why some were
+    /// left, if any.
     /// # Context: inside an issue section of `hctx`.
     fn dispatch_list(
         &self,
@@ -278,20 +313,20 @@ impl Queue {
         mut list: RqList,
         budgeted: bool,
         home: &mut dyn Home,
-    ) -> (u32, bool) {
+    ) -> (u32, Option<Refused>) {
         if list.is_empty() {
-            return (0, true);
+            return (0, None);
         }
         let done = self.issue_budgeted(hctx, &mut list, budgeted, home);
         if done.ended > 0 {
             self.departed(hctx, hctx.state.leave(done.ended));
         }
-        hctx.update_busy(done.refused.is_some());
+        hctx.update_busy(done.refused.is_some_and(Refused::is_busy));
         if let Some(why) = done.refused {
             hctx.dispatch_append(&self.inner.slots, &mut list);
             self.see_to_rerun(hctx, why);
         }
-        (done.accepted, done.refused.is_none())
+        (done.accepted, done.refused)
     }
 
     /// After the leftovers have been put back: who runs the queue again (C16, C17)?
@@ -318,12 +353,14 @@ impl Queue {
             hctx.dispatch_busy() > 0
         } else {
             hctx.state.set(RESTART); // mark
-            let (taken, all) = self.dispatch_list(hctx, list, false, home);
+            let (taken, left) = self.dispatch_list(hctx, list, false, home);
             *accepted += taken;
-            if !all {
-                return false;
+            match left {
+                None => true,
+                // What waits in the software queues may need nothing that is wanting.
+                Some(Refused::Alone) => false,
+                Some(_) => return false,
             }
-            true
         };
         if one_by_one {
             return self.serve_ctxs(hctx, accepted, home);
@@ -359,9 +396,9 @@ impl Queue {
             hctx.set_dispatch_from(next);
             let mut one = RqList::new();
             one.push_back(&self.inner.slots, rq);
-            let (taken, all) = self.dispatch_list(hctx, one, true, home);
+            let (taken, left) = self.dispatch_list(hctx, one, true, home);
             *accepted += taken;
-            if !all {
+            if left.is_some() {
                 return false;
             }
         }

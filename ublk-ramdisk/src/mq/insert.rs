@@ -172,10 +172,10 @@ impl Queue {
                 self.leave_section(hctx);
                 self.run_now(hctx, home);
             }
-            Issue::Refused(Refused::Busy(_)) => {
+            Issue::Refused(why @ (Refused::Busy(_) | Refused::Alone)) => {
                 hctx.counters.queued.add(1);
                 hctx.dispatch_tail(&self.inner.slots, rq);
-                hctx.update_busy(true);
+                hctx.update_busy(why.is_busy());
                 self.leave_section(hctx);
                 self.run_now(hctx, home);
             }
@@ -188,7 +188,7 @@ impl Queue {
         let issued = self.issue_list(hctx, list, home);
         self.departed(hctx, hctx.state.leave(offered + issued.ended));
         if !list.is_empty() {
-            if let Some(Refused::Busy(_)) = issued.refused {
+            if let Some(Refused::Busy(_) | Refused::Alone) = issued.refused {
                 let refused = list.pop_front(&self.inner.slots);
                 refused.into_iter().for_each(|rq| {
                     hctx.counters.queued.add(1);
@@ -197,7 +197,7 @@ impl Queue {
             }
             self.list_all(hctx, list);
         }
-        hctx.update_busy(issued.refused.is_some());
+        hctx.update_busy(issued.refused.is_some_and(Refused::is_busy));
         self.leave_section(hctx);
         if issued.refused.is_some() {
             self.run_now(hctx, home);

@@ -103,7 +103,7 @@ pub use operations::{
     Answer, Budget, Busy, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
 };
 pub use pause::WouldDeadlock;
-pub use queue::{HctxSnapshot, Queue, RequestQueue, RequestRef};
+pub use queue::{HctxSnapshot, Queue, RequestQueue, RequestRef, WeakQueue};
 pub use request::{Limits, Op, Request};
 pub use source::{BySource, Source};
 pub use status::Status;

@@ -18,7 +18,7 @@ use super::tag_set::{TagSet, TagSetError};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use workqueue::CpuSet;
 
 /// How many devices this process has made.
@@ -49,6 +49,23 @@ pub struct Queue {
     pub(super) inner: Arc<Inner>,
 }
 
+/// A [`Queue`] that does not keep the device's queue from ending: for what the driver itself holds.
+#[derive(Clone)]
+pub struct WeakQueue(Weak<Inner>);
+
+impl fmt::Debug for WeakQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakQueue")
+    }
+}
+
+impl WeakQueue {
+    /// The queue, if it has not ended.
+    pub fn upgrade(&self) -> Option<Queue> {
+        self.0.upgrade().map(|inner| Queue { inner })
+    }
+}
+
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
@@ -58,6 +75,11 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
+    /// A handle that does not keep the queue from ending.
+    pub fn downgrade(&self) -> WeakQueue {
+        WeakQueue(Arc::downgrade(&self.inner))
+    }
+
     /// The shape it was made with.
     pub fn tag_set(&self) -> &TagSet {
         &self.inner.set
