@@ -181,13 +181,7 @@ impl Ramdisk {
         };
         match ask(false) {
             Told::Granted => return Ok(self.store.pinned(range)),
-            Told::Denied => {
-                let found = self.store.pin_for_write(range.clone());
-                return found.ok_or_else(|| {
-                    space.count_no_space();
-                    Lack::ForGood
-                });
-            }
+            Told::Denied => return self.store.pin_for_write(range.clone()).ok_or(Lack::ForGood),
             // What it waits for may have been made for another (E9).
             Told::Waits if !self.store.is_present(range) || !space.parked.leave(of) => {
                 return Err(Lack::Now)
@@ -198,7 +192,7 @@ impl Ramdisk {
             return Ok(address);
         }
         if space.denies() {
-            space.count_no_space();
+            space.count_denied();
             return Err(Lack::ForGood);
         }
         match ask(true) {

@@ -202,7 +202,7 @@ impl Space {
         self.no_space.is(Mode::Error)
     }
 
-    pub(super) fn count_no_space(&self) {
+    pub(super) fn count_denied(&self) {
         self.denied.fetch_add(1, Relaxed);
     }
 
@@ -265,13 +265,17 @@ impl Space {
             Step::Wait => {}
             Step::Arm(time) => Self::modify(&self.store_queue, &self.timer, time),
         }
-        if self.parked.deny_above(self.cap) > 0 {
+        let denied = self.parked.deny_above(self.cap);
+        self.above_cap.fetch_add(denied, Relaxed);
+        if denied > 0 {
             self.run_all(queue);
         }
     }
 
     fn deny_all(&self, queue: &Queue) {
-        if self.parked.deny_all() > 0 {
+        let denied = self.parked.deny_all();
+        self.denied.fetch_add(denied, Relaxed);
+        if denied > 0 {
             self.run_all(queue);
         }
     }
