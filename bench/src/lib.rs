@@ -5,6 +5,8 @@
 //! folder becomes a [`run::Run`] (its samples read by [`fio`]), and the run a
 //! [`report`]. [`signals`] belongs to the contender that serves a disk itself.
 //!
+//! [`study`] holds the studies, which `scripts/study` runs, and [`page`] their report.
+//!
 //! [`wq`] is the workqueue's part, which needs no script to be measured; [`mirror`] what the mirror
 //! of blk-mq costs in process. `unsafe` is only in [`signals`], [`wq::memory`] and [`mirror`].
 
@@ -17,5 +19,9 @@ pub mod report;
 pub mod signals;
 
 pub mod wq;
+
+pub mod study;
+
+pub mod page;
 
 pub mod mirror;

@@ -71,7 +71,7 @@ impl Home for Ends {
         moving.done(outcome)
     }
 
-    fn end(&mut self, _tag: u16, result: i32) {
+    fn end(&mut self, _request: &Request, result: i32) {
         self.bytes += u64::try_from(result).expect("no request fails here");
     }
 }
@@ -84,7 +84,7 @@ impl Transport for Nobody {
         moving.done(Err(Status::IoErr))
     }
 
-    fn end(&self, _queue: u16, _tag: u16, _result: i32) {}
+    fn end(&self, _queue: u16, _request: &Request, _result: i32) {}
 }
 
 /// Both ways to one store.

@@ -41,3 +41,8 @@ setup_demo() {
 setup_tests() {
 	need_packages fio e2fsprogs xfsprogs btrfs-progs util-linux fdisk strace shellcheck
 }
+
+# To open the report of the studies as its readers do.
+setup_report() {
+	command -v chromium >/dev/null || need_packages chromium
+}

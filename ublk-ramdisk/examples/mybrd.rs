@@ -135,10 +135,10 @@ impl Transport for Clients {
         self.copy(moving)
     }
 
-    fn end(&self, queue: u16, tag: u16, result: i32) {
+    fn end(&self, queue: u16, request: &Request, result: i32) {
         let client = &self.0[usize::from(queue)];
         let mut ended = client.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push((tag, result));
+        ended.push((request.tag(), result));
         client.changed.notify_one();
     }
 }
@@ -154,8 +154,8 @@ impl Home for AtHome<'_> {
         self.clients.copy(moving)
     }
 
-    fn end(&mut self, tag: u16, result: i32) {
-        self.ended.push((tag, result));
+    fn end(&mut self, request: &Request, result: i32) {
+        self.ended.push((request.tag(), result));
     }
 }
 

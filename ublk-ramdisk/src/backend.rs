@@ -18,6 +18,7 @@ use crate::mq::{HctxCounters, Kblockd, Lane, Queue, RequestQueue, TagSet, Transp
 use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
+use crate::sys::memory;
 
 /// The stack of each thread, as small as a queue thread's: the callbacks copy and call the system.
 const STACK: usize = 256 << 10;
@@ -38,19 +39,47 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Opens the memory of a disk.
+/// Opens the memory of a disk, within its limit.
 pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
-    Ok(match &config.backing {
+    let buffers = u64::from(config.queues) * u64::from(config.depth) * u64::from(config.io_buffer);
+    let space = &config.space;
+    space.fits(config.size, buffers, memory::cgroup_max())?;
+    let store = match &config.backing {
         Backing::Memfd => Store::anonymous(config.size, config.huge_pages)?,
         Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages)?,
         Backing::Hugetlb => Store::hugetlb(config.size)?,
-    })
+    };
+    store.set_memory_limit(space.memory_limit);
+    if space.preallocate {
+        preallocate(&store)?;
+    }
+    Ok(store)
+}
+
+/// Takes all memory of a disk at once.
+fn preallocate(store: &Store) -> Result<(), Failure> {
+    let held = store.allocated().unwrap_or(0);
+    let needed = store.size().saturating_sub(held);
+    // Asked before: the kernel would rather kill somebody than refuse.
+    let available = memory::available().unwrap_or(u64::MAX);
+    let refused = |why: &dyn std::fmt::Display| {
+        Failure::environment(format!(
+            "--preallocate: {needed} bytes needed, {available} available{why}"
+        ))
+    };
+    if needed > available {
+        return Err(refused(&""));
+    }
+    store
+        .preallocate()
+        .map_err(|error| refused(&format_args!(": {error}")))
 }
 
 /// Makes the driver of a disk that has so many hardware queues.
 pub fn driver(config: &DeviceConfig, store: Store, nr_hw_queues: u16) -> Arc<Ramdisk> {
     let requeues = config.requeue.map(|attr| Requeues::new(attr, nr_hw_queues));
-    Arc::new(Ramdisk::new(store).with_requeues(requeues))
+    let ramdisk = Ramdisk::new(store).with_requeues(requeues);
+    Arc::new(ramdisk.with_space(config.space.options()))
 }
 
 /// The settings of a device's workqueue runtime. Runs of a hardware queue seldom sleep: the sampler

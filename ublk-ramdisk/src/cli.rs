@@ -12,6 +12,8 @@ use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::inject::FaultAttr;
 
+pub mod space;
+
 use crate::values::{backing, device_id, inject, log_target, on_or_off, size, whole, LogTarget};
 
 const ABOUT: &str = "RAM disks at /dev/ublkbN, served from user space over io_uring";
@@ -185,6 +187,8 @@ pub struct AddArgs {
     /// Kernels before 7.0 look all the same.
     #[arg(long)]
     pub no_partition_scan: bool,
+    #[command(flatten, next_help_heading = "Memory")]
+    pub space: space::SpaceArgs,
     /// Refuse requests on purpose, for a while: requeue=INTERVAL,PROBABILITY,SPACE,TIMES
     ///
     /// For tests of what is above the disk and of the disk itself; null_blk has the same. Each
@@ -224,6 +228,7 @@ impl AddArgs {
             backing: self.backing.clone(),
             huge_pages: self.thp,
             requeue: self.inject,
+            space: self.space.request(),
         }
     }
 }

@@ -6,6 +6,8 @@
 //! the machine come in as [`Surroundings`]. The command line (`cli.rs`) hands in what was typed as
 //! a [`DeviceRequest`]; `ublk/device.rs` takes over with a [`DeviceConfig`].
 
+pub mod space;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::inject::FaultAttr;
+use space::{SpaceConfig, SpaceRequest};
 
 /// Most hardware queues of one ublk device, and most tags of one queue.
 pub const MAX_QUEUES: u64 = 4096;
@@ -109,6 +112,8 @@ pub struct DeviceRequest {
     pub huge_pages: Option<bool>,
     /// Which requests the driver refuses on purpose.
     pub requeue: Option<FaultAttr>,
+    /// How its memory is made, limited and taken back.
+    pub space: SpaceRequest,
 }
 
 impl Default for DeviceRequest {
@@ -130,6 +135,7 @@ impl Default for DeviceRequest {
             backing: Backing::Memfd,
             huge_pages: None,
             requeue: None,
+            space: SpaceRequest::default(),
         }
     }
 }
@@ -176,6 +182,9 @@ pub struct DeviceConfig {
     pub huge_pages: bool,
     /// Which requests the driver refuses on purpose.
     pub requeue: Option<FaultAttr>,
+    /// How its memory is made, limited and taken back.
+    #[serde(default)]
+    pub space: SpaceConfig,
 }
 
 impl DeviceConfig {
@@ -193,6 +202,7 @@ impl DeviceConfig {
         let io_buffer = check_io_buffer(asked.io_buffer, around.page_size)?;
         let size = check_size(&asked, around)?;
         let huge_pages = check_huge_pages(&asked)?;
+        let space = SpaceConfig::check(&asked.space, size, &asked.backing)?;
         Ok(DeviceConfig {
             id,
             size,
@@ -209,6 +219,7 @@ impl DeviceConfig {
             backing: asked.backing,
             huge_pages,
             requeue: asked.requeue,
+            space,
         })
     }
 }

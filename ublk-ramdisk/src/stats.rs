@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::mq::{HctxCounters, Op};
+use crate::ramdisk::space::SpaceStats;
 
 /// A number that one thread raises and others read.
 #[derive(Debug, Default)]
@@ -153,6 +154,9 @@ pub struct DeviceStats {
     pub allocated: u64,
     /// Data path in use, as typed at `--data-path`.
     pub data_path: String,
+    /// What the store has and lacks.
+    #[serde(default)]
+    pub space: SpaceStats,
     /// Per queue.
     pub queues: Vec<QueueStats>,
 }

@@ -238,7 +238,7 @@ impl Transport for Client {
         self.moved(moving)
     }
 
-    fn end(&self, _: u16, _: u16, result: i32) {
+    fn end(&self, _: u16, _: &Request, result: i32) {
         Client::end(self, result);
     }
 }
@@ -251,7 +251,7 @@ impl Home for Here<'_> {
         self.0.moved(moving)
     }
 
-    fn end(&mut self, _: u16, result: i32) {
+    fn end(&mut self, _: &Request, result: i32) {
         self.0.end(result);
     }
 }

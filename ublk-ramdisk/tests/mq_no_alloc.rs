@@ -81,7 +81,7 @@ impl Transport for Ended {
         moving.done(Ok(bytes))
     }
 
-    fn end(&self, _: u16, _: u16, _: i32) {
+    fn end(&self, _: u16, _: &Request, _: i32) {
         self.0.fetch_add(1, Ordering::Release);
     }
 }
@@ -93,8 +93,8 @@ impl Home for Here<'_> {
         self.0.transfer(moving)
     }
 
-    fn end(&mut self, _: u16, _: i32) {
-        self.0.end(0, 0, 0);
+    fn end(&mut self, request: &Request, result: i32) {
+        self.0.end(0, request, result);
     }
 }
 

@@ -108,6 +108,32 @@ fn hog_and_next(rt: &Runtime, q: &Queue, pool_of_next: &Queue) -> (Arc<Gate>, Ar
 }
 
 #[test]
+fn s05_03_a_worker_that_ends_beside_a_running_one_takes_no_more() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let g = gate.clone();
+    let sleeper = Call::new(move |_| blocking(|| g.pass()));
+    q.enqueue(sleeper.clone()).unwrap();
+    gate.wait_for(1);
+    let (hog, next) = hog_and_next(&rt, &q, &q);
+    let idle = || {
+        let all = rt.snapshot().expect("it is online");
+        let pool = all.pools.iter().find(|pool| pool.workers > 1);
+        pool.map_or(0, |pool| pool.idle)
+    };
+    until("one worker is kept in hand", || idle() == 1);
+    // Two run from now on, until the first has ended.
+    gate.open();
+    sleeper.work.flush().unwrap();
+    until("its worker goes idle", || idle() == 2 || next.runs() == 1);
+    assert_eq!(next.runs(), 0, "the other run has not ended");
+    hog.open();
+    q.flush().unwrap();
+    assert_eq!(next.runs(), 1);
+}
+
+#[test]
 fn s05_10_a_run_that_does_not_sleep_holds_the_cpu() {
     let rt = runtime(1);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();

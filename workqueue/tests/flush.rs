@@ -88,6 +88,45 @@ fn s10_03_forty_flushers_all_return_and_none_early() {
     }
 }
 
+/// With sixteen colours a seventeenth flush must not close the colour that the first still waits
+/// for: it would wait for newer items.
+#[test]
+fn s10_03_the_oldest_of_many_flushers_waits_for_nothing_newer() {
+    const FLUSHERS: usize = 20;
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(UNBOUND).build().unwrap();
+    // The next of its items starts when the one before sleeps, which is the sign that it waits.
+    let flushes = rt.queue("flushes").flags(PERCPU).build().unwrap();
+    let done = Log::new();
+    let gates: Vec<_> = (0..FLUSHERS)
+        .map(|n| {
+            let gate = Gate::new();
+            let g = gate.clone();
+            q.enqueue(Call::new(move |_| blocking(|| g.pass())))
+                .unwrap();
+            gate.wait_for(1);
+            let (q, d) = (q.handle(), done.clone());
+            flushes
+                .enqueue(Call::new(move |_| {
+                    q.flush().unwrap();
+                    d.add(n);
+                }))
+                .unwrap();
+            let sign = Call::noop();
+            flushes.enqueue(sign.clone()).unwrap();
+            sign.work.flush().unwrap();
+            gate
+        })
+        .collect();
+    assert!(done.all().is_empty());
+    gates[0].open();
+    until("the first flush returns", || !done.all().is_empty());
+    assert_eq!(done.all(), [0]);
+    gates[1..].iter().for_each(|gate| gate.open());
+    flushes.flush().unwrap();
+    assert_eq!(done.all().len(), FLUSHERS);
+}
+
 #[test]
 fn s10_05_item_flush_tells_whether_it_waited() {
     let rt = runtime(1);

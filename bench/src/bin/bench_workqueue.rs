@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bench::run::{self, RunError};
-use bench::wq::contender::{self, ours, Contender};
+use bench::wq::contender::{self, legacy, ours, Contender};
 use bench::wq::throughput::{Bodies, Shape};
 use bench::wq::wake::Probe;
-use bench::wq::{delayed, kept::Kept, memory, tables};
+use bench::wq::{delayed, designs, kept::Kept, memory, tables};
 use clap::Parser;
 use workqueue::Runtime;
 
@@ -82,6 +82,9 @@ fn measure(args: &Args) -> Result<Kept, RunError> {
     if wanted(tables::ARM) || wanted(tables::LATE) {
         measure_delayed(args, &runtime, &mut kept);
     }
+    if wanted(tables::THREADS) || wanted(tables::START_1) || wanted(tables::START_2) {
+        measure_designs(args, &runtime, &mut kept);
+    }
     if wanted(tables::BYTES) {
         measure_bytes(&runtime, &mut kept);
     }
@@ -106,6 +109,22 @@ fn measure_delayed(args: &Args, runtime: &Runtime, kept: &mut Kept) {
         kept.add(tables::ARM, ours::PERCPU, million.arm_ns);
         kept.add(tables::LATE_MILLION, ours::PERCPU, million.late_ms[1]);
         kept.add(tables::EARLY, ours::PERCPU, sparse.early + million.early);
+    }
+}
+
+fn measure_designs(args: &Args, runtime: &Runtime, kept: &mut Kept) {
+    eprintln!("bench_workqueue: the old design");
+    for _ in 0..args.rounds {
+        kept.add(tables::THREADS, ours::PERCPU, designs::threads_of_ours());
+        kept.add(tables::THREADS, legacy::NAME, designs::threads_of_legacy());
+        let starts = [
+            (ours::PERCPU, designs::starts_of_ours(runtime)),
+            (legacy::NAME, designs::starts_of_legacy()),
+        ];
+        for (name, [w1, w2]) in starts {
+            kept.add(tables::START_1, name, w1);
+            kept.add(tables::START_2, name, w2);
+        }
     }
 }
 

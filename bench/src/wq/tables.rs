@@ -3,7 +3,7 @@
 //!
 //! They judge, but a slow figure is not a failure: whoever reads them decides.
 
-use super::contender::{rayon, OURS, RIVALS};
+use super::contender::{legacy, rayon, OURS, RIVALS};
 use super::kept::Kept;
 use crate::report::{median, spread, Table};
 use std::fmt::Write;
@@ -61,6 +61,15 @@ pub const CONTROL: &str = "a sleeping thread";
 /// Lateness of a million timers in eight seconds.
 pub const LATE_MILLION: &str = "lateness p99, a million timers in 8 s";
 
+/// Threads, see [`super::designs`].
+pub const THREADS: &str = "threads of a runtime and ten per-CPU queues";
+
+/// The second of the documentation's three items.
+pub const START_1: &str = "start of w1 after w0";
+
+/// The third.
+pub const START_2: &str = "start of w2 after w0";
+
 /// Bytes, see [`super::memory`].
 pub const BYTES: &str = "bytes";
 
@@ -73,7 +82,7 @@ const fn case(key: &'static str, unit: &'static str, against: Against, at_most: 
     }
 }
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 13] = [
     case(SPAWN_1, "ns per item", Against::Best, 0.5),
     case(SPAWN_4, "ns per item", Against::Best, 0.5),
     case(WAKE_50, "us", Against::Best, 1.0),
@@ -85,6 +94,10 @@ const CASES: [Case; 10] = [
     case(LATE, "ms", Against::Limit(0.2), 1.0),
     // No target.
     case(LATE_MILLION, "ms", Against::Limit(f64::INFINITY), 1.0),
+    // What the design is for.
+    case(THREADS, "", Against::One(legacy::NAME), f64::INFINITY),
+    case(START_1, "ms", Against::One(legacy::NAME), f64::INFINITY),
+    case(START_2, "ms", Against::One(legacy::NAME), f64::INFINITY),
 ];
 
 /// Everything that there is to say about a run.
@@ -127,13 +140,17 @@ fn print(kept: &Kept, case: &Case, out: &mut String) {
         Some((name, figure)) if figure.is_finite() => format!("times {name}"),
         _ => "-".to_owned(),
     };
-    let title = format!("{}, {}", case.key, case.unit);
+    let title = match case.unit {
+        "" => case.key.to_owned(),
+        unit => format!("{}, {unit}", case.key),
+    };
     let target = match case.at_most {
         no_target if no_target.is_infinite() => "no target".to_owned(),
         at_most => format!("at most {at_most}"),
     };
     let mut table = Table::new(&title, &["median", "spread %", &against, &target]);
-    for name in OURS.into_iter().chain(RIVALS).chain([CONTROL]) {
+    let all = OURS.into_iter().chain([legacy::NAME]);
+    for name in all.chain(RIVALS).chain([CONTROL]) {
         let series = kept.series(case.key, name);
         let Some(own) = median(series) else {
             continue;

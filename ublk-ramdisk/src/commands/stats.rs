@@ -3,6 +3,8 @@
 
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::mq::Source;
+use ublk_ramdisk::ramdisk::space::SpaceStats;
+use ublk_ramdisk::ramdisk::Mode;
 use ublk_ramdisk::stats::{DeviceStats, OpStats, QueueStats};
 use ublk_ramdisk::ublk::ctrl::{block_path, Control};
 
@@ -59,14 +61,39 @@ fn as_text(stats: &DeviceStats) -> String {
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(stats.queues.iter().flat_map(queue_rows));
     format!(
-        "{}: {}, of which {} in memory, data path {}\n{}\n{}\n{}",
+        "{}: {}, of which {} in memory, data path {}\n{}\n{}\n{}\n{}",
         block_path(stats.id),
         output::human_size(stats.size),
         output::human_size(stats.allocated),
         stats.data_path,
+        space_line(&stats.space),
         output::table(&rows),
         output::table(&hctx_rows(stats)),
         output::table(&busy_rows(stats))
+    )
+}
+
+/// What the disk has of memory, and what it lacks.
+fn space_line(space: &SpaceStats) -> String {
+    let limit = match space.limit {
+        0 => "no limit".to_owned(),
+        limit => format!("limit {}", output::human_size(limit)),
+    };
+    let state = match (space.mode, space.no_space_in) {
+        (Mode::Enough, _) => "enough".to_owned(),
+        (Mode::Exhausted, None) => "exhausted, writes wait".to_owned(),
+        (Mode::Exhausted, Some(left)) => {
+            format!("exhausted, writes end with ENOSPC in {} s", left.as_secs())
+        }
+        (Mode::Error, _) => "exhausted, writes end with ENOSPC".to_owned(),
+    };
+    format!(
+        "memory: {} used, {limit}, {} of zeros given back; {state}, {} writes wait, {} ended \
+         with ENOSPC",
+        output::human_size(space.used),
+        output::human_size(space.zero),
+        space.parked,
+        space.no_space + space.above_cap
     )
 }
 
@@ -168,10 +195,11 @@ mod tests {
             size: 1 << 30,
             allocated: 20480,
             data_path: "batch".to_owned(),
+            space: SpaceStats::default(),
             queues: vec![QueueStats::default(), queue],
         });
         assert!(text.starts_with("/dev/ublkb3: 1 GiB, of which 20 KiB in memory, data path batch"));
-        assert_eq!(text.lines().count(), 12 + 1 + 3 + 1 + 3);
+        assert_eq!(text.lines().count(), 13 + 1 + 3 + 1 + 3);
         let written = text
             .lines()
             .filter(|line| line.ends_with("5         20480"));

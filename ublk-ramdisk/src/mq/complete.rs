@@ -9,11 +9,13 @@
 //! out, the request is counted out. The tag may come back at once after the result has left, so
 //! the slot is not touched after that; and whoever waits for a freeze waits until it has left.
 
+use super::call::{Call, Started};
 use super::custody::InFlight;
 use super::hctx::HwQueue;
 use super::operations::Home;
 use super::queue::Queue;
-use super::request_state::{Completed, Generation, Put, Step};
+use super::request::Request;
+use super::request_state::{Completed, Put, Step};
 use super::slot::Rq;
 use super::status::Status;
 
@@ -26,8 +28,12 @@ impl Queue {
         outcome: Result<u64, Status>,
         home: &mut dyn Home,
     ) -> bool {
-        let hctx = self.hctx_of(token.rq);
-        let decided = self.decide(hctx, token.rq, token.generation, outcome, true, home);
+        self.assert_own(&token);
+        let (hctx, mut call) = (self.hctx_of(token.rq), Call::new(home));
+        let request = self.request_of(hctx, token.rq);
+        let started = Started::again(&token, &request);
+        let decided = self.decide(hctx, started, outcome, true, &mut call);
+        call.write_down(hctx);
         if decided == Completed::End {
             self.departed(hctx, hctx.state.leave(1));
         }
@@ -47,13 +53,17 @@ impl Queue {
         batch: impl IntoIterator<Item = (InFlight, Result<u64, Status>)>,
         home: &mut dyn Home,
     ) {
-        let hctx = self.hctx(hctx);
+        let (hctx, mut call) = (self.hctx(hctx), Call::new(home));
         let mut ended = 0;
         for (token, outcome) in batch {
+            self.assert_own(&token);
             debug_assert_eq!(self.hctx_of(token.rq).index, hctx.index);
-            let ended_here = self.complete_here(hctx, token.rq, token.generation, outcome, home);
-            ended += u32::from(ended_here);
+            let request = self.request_of(hctx, token.rq);
+            let started = Started::again(&token, &request);
+            let here = self.complete_here(hctx, started, outcome, &mut call);
+            ended += u32::from(here);
         }
+        call.write_down(hctx);
         self.departed(hctx, hctx.state.leave(ended));
     }
 
@@ -63,12 +73,11 @@ impl Queue {
     pub(super) fn complete_here(
         &self,
         hctx: &HwQueue,
-        rq: Rq,
-        generation: Generation,
+        started: Started<'_>,
         outcome: Result<u64, Status>,
-        home: &mut dyn Home,
+        call: &mut Call<'_>,
     ) -> bool {
-        self.decide(hctx, rq, generation, outcome, true, home) == Completed::End
+        self.decide(hctx, started, outcome, true, call) == Completed::End
     }
 
     /// As `complete_here`, for a request that ends without the driver's complete.
@@ -76,12 +85,11 @@ impl Queue {
     pub(super) fn end_here(
         &self,
         hctx: &HwQueue,
-        rq: Rq,
-        generation: Generation,
+        started: Started<'_>,
         outcome: Result<u64, Status>,
-        home: &mut dyn Home,
+        call: &mut Call<'_>,
     ) -> bool {
-        self.decide(hctx, rq, generation, outcome, false, home) == Completed::End
+        self.decide(hctx, started, outcome, false, call) == Completed::End
     }
 
     /// Takes it out of flight and ends it, if nobody else has and nobody looks at it.
@@ -89,16 +97,18 @@ impl Queue {
     fn decide(
         &self,
         hctx: &HwQueue,
-        rq: Rq,
-        generation: Generation,
+        started: Started<'_>,
         outcome: Result<u64, Status>,
         via_driver: bool,
-        home: &mut dyn Home,
+        call: &mut Call<'_>,
     ) -> Completed {
-        let decided = self.slot(rq).state.complete(generation);
+        let decided = self.slot(started.rq).state.complete(started.generation);
         match decided {
-            Completed::End => self.end(hctx, rq, self.result(hctx, outcome), via_driver, home),
-            Completed::Publish => self.publish(hctx, rq, outcome, via_driver),
+            Completed::End => {
+                let result = self.result(hctx, outcome);
+                self.end(hctx, started.rq, started.request, result, via_driver, call);
+            }
+            Completed::Publish => self.publish(hctx, started.rq, outcome, via_driver),
             Completed::Lost => hctx.counters.lost_races.add(1),
         }
         decided
@@ -118,29 +128,33 @@ impl Queue {
     pub(super) fn end_published(&self, rq: Rq) {
         let hctx = self.hctx_of(rq);
         let (result, via_driver) = self.slot(rq).published();
-        self.end(hctx, rq, result, via_driver, &mut self.away(hctx));
+        let mut away = self.away(hctx);
+        let (request, mut call) = (self.request_of(hctx, rq), Call::new(&mut away));
+        self.end(hctx, rq, &request, result, via_driver, &mut call);
+        call.write_down(hctx);
         self.departed(hctx, hctx.state.leave(1));
     }
 
     /// Ends a request that the caller has taken out of flight. The caller counts it out.
     #[inline]
-    fn end(&self, hctx: &HwQueue, rq: Rq, result: i32, via_driver: bool, home: &mut dyn Home) {
-        let (slot, tag) = (self.slot(rq), self.tag_of(hctx, rq));
+    fn end(
+        &self,
+        hctx: &HwQueue,
+        rq: Rq,
+        request: &Request,
+        result: i32,
+        via_driver: bool,
+        call: &mut Call<'_>,
+    ) {
         if via_driver {
-            let request = slot.request(tag);
-            self.inner.driver.complete(self.view(hctx), &request);
+            self.inner.driver.complete(self.view(hctx), request);
         }
         // Before the slot may be used again, and so before the result is out.
         self.trace_end(hctx, rq, result);
-        if slot.state.retire() == Step::Wrong {
+        if self.slot(rq).state.retire() == Step::Wrong {
             self.bad_transition(hctx);
         }
-        let count = match result {
-            0.. => &hctx.counters.ended,
-            _ => &hctx.counters.errors,
-        };
-        count.add(1);
-        home.end(tag, result);
+        call.end(request, result);
     }
 
     /// What the transport commits: bytes, 0, or minus errno.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What each hardware queue has done (K2), and the identities that hold when it is at rest (K5).
 //!
-//! Raised by whoever does it, read by anyone without a lock. The two numbers that every request
-//! raises are exact at rest only: `inserted` is raised by the lane that inserts, and each lane has
-//! one owner.
+//! Raised by whoever does it, read by anyone without a lock. The numbers that every request raises
+//! are exact at rest only: each lane has one owner, who counts what it does in numbers of its own
+//! and without a locked addition, and they are added up when they are read.
 
 use super::source::{BySource, Counts};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -32,6 +32,25 @@ impl Count {
     }
 }
 
+/// What the owner of a lane counts: nobody else writes here.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(super) struct LaneCounters {
+    pub(super) inserted: Count,
+    accepted: Count,
+    ended: Count,
+    errors: Count,
+}
+
+impl LaneCounters {
+    #[inline]
+    pub(super) fn add(&self, accepted: u32, ended: u32, errors: u32) {
+        self.accepted.add_owned(accepted.into());
+        self.ended.add_owned(ended.into());
+        self.errors.add_owned(errors.into());
+    }
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident)*) => {
         /// The numbers of one hardware queue as they are raised.
@@ -56,13 +75,20 @@ macro_rules! counters {
         }
 
         impl Counters {
-            pub(super) fn snapshot(&self, inserted: u64) -> HctxCounters {
-                HctxCounters {
-                    inserted,
+            pub(super) fn snapshot(&self, lanes: &[LaneCounters]) -> HctxCounters {
+                let mut sum = HctxCounters {
+                    inserted: 0,
                     $($name: self.$name.get(),)*
                     refused_by: self.refused_by.snapshot(),
                     dispatched: std::array::from_fn(|n| self.dispatched[n].get()),
+                };
+                for lane in lanes {
+                    sum.inserted += lane.inserted.get();
+                    sum.accepted += lane.accepted.get();
+                    sum.ended += lane.ended.get();
+                    sum.errors += lane.errors.get();
                 }
+                sum
             }
         }
     };
@@ -105,6 +131,8 @@ counters! {
     timeouts
     /// Completions of requests that somebody else had completed.
     lost_races
+    /// Calls of queue_rq that panicked; their requests ended with IOERR. Stays 0.
+    panics
     /// Steps of a request from a state it was not in (A7). Stays 0.
     bad_transitions
     /// Results that no client may be given, ended as IOERR (B6). Stays 0.
@@ -112,6 +140,13 @@ counters! {
 }
 
 impl Counters {
+    /// As [`LaneCounters::add`], from any thread.
+    pub(super) fn add_ends(&self, accepted: u32, ended: u32, errors: u32) {
+        self.accepted.add(accepted.into());
+        self.ended.add(ended.into());
+        self.errors.add(errors.into());
+    }
+
     pub(super) fn dispatched(&self, requests: u32) {
         let bucket = (u32::BITS - requests.leading_zeros()) as usize;
         self.dispatched[bucket.min(HISTOGRAM - 1)].add(1);

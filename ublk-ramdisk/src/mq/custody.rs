@@ -26,7 +26,15 @@ type Brand<'q> = PhantomData<fn(&'q ()) -> &'q ()>;
 pub struct InFlight {
     pub(super) rq: Rq,
     pub(super) generation: Generation,
+    /// Debug builds catch a token that is given to another device than its own.
+    #[cfg(debug_assertions)]
+    pub(super) device: Device,
 }
+
+/// Tells devices apart, for as long as they live.
+#[cfg(debug_assertions)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Device(pub(super) usize);
 
 /// What becomes of a request that a driver gives back after it has accepted it (C28, C29).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +49,7 @@ pub struct Requeue {
 #[derive(Debug)]
 #[must_use = "the driver accepts it or gives it back"]
 pub struct Issued<'q> {
-    request: Request,
+    request: &'q Request,
     token: u32,
     in_flight: InFlight,
     /// If it is refused, does it hold back only its like?
@@ -67,19 +75,32 @@ pub struct Accepted<'q> {
 }
 
 impl<'q> Issued<'q> {
-    pub(super) fn new(rq: Rq, generation: Generation, request: Request, token: u32) -> Self {
+    #[inline]
+    pub(super) fn new(in_flight: InFlight, request: &'q Request, token: u32) -> Self {
         Self {
             request,
             token,
-            in_flight: InFlight { rq, generation },
+            in_flight,
             alone: false,
             brand: PhantomData,
         }
     }
 
+    /// The same again, for an answer in place of a driver that gives none.
+    #[inline]
+    pub(super) fn spare(&self) -> Self {
+        let InFlight { rq, generation, .. } = self.in_flight;
+        let in_flight = InFlight {
+            rq,
+            generation,
+            ..self.in_flight
+        };
+        Self { in_flight, ..*self }
+    }
+
     /// What is asked for.
     pub fn request(&self) -> &Request {
-        &self.request
+        self.request
     }
 
     /// The token its budget was given with, or 0.
@@ -145,7 +166,7 @@ impl<'q> Issued<'q> {
 #[derive(Debug)]
 #[must_use = "the transport finishes it or keeps it"]
 pub struct Moving<'m> {
-    request: Request,
+    request: &'m Request,
     queue: u16,
     data: Data,
     in_flight: InFlight,
@@ -168,7 +189,8 @@ pub struct Moved<'m> {
 }
 
 impl<'m> Moving<'m> {
-    pub(super) fn new(in_flight: InFlight, queue: u16, request: Request, data: Data) -> Self {
+    #[inline]
+    pub(super) fn new(in_flight: InFlight, queue: u16, request: &'m Request, data: Data) -> Self {
         Self {
             request,
             queue,
@@ -180,7 +202,7 @@ impl<'m> Moving<'m> {
 
     /// What is asked for.
     pub fn request(&self) -> &Request {
-        &self.request
+        self.request
     }
 
     /// The hardware queue it is on.

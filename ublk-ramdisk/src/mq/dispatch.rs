@@ -23,10 +23,11 @@
 //! after, the append is visible to the run that was queued. When RESTART was not marked before the
 //! try, as in a run that took the software queues, look finds it clear and queues a run that marks.
 
-use super::custody::{Accepted, Course, InFlight, Issued, Move, Moving};
+use super::call::{Call, Started};
+use super::custody::{Accepted, Course, Issued, Move, Moving};
 use super::hctx::HwQueue;
 use super::hctx_state::{RESTART, STOPPED};
-use super::operations::{Answer, Busy, Home, Offer};
+use super::operations::{Answer, Busy};
 use super::queue::Queue;
 use super::request::Request;
 use super::request_state::{Generation, Step};
@@ -34,6 +35,7 @@ use super::slot::{Rq, RqList};
 use super::source::Source;
 use super::status::Status;
 use crate::trace::Kind;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::Duration;
 
 /// How soon all queues are run when a budget was taken for a request that was gone
@@ -70,6 +72,16 @@ pub(super) enum Issue {
     Refused(Refused),
 }
 
+/// A request whose turn it is.
+pub(super) struct Next<'r> {
+    pub(super) rq: Rq,
+    /// What is asked for, if that need not be looked up.
+    pub(super) request: Option<&'r Request>,
+    pub(super) last: bool,
+    /// Has its budget been taken?
+    pub(super) budgeted: bool,
+}
+
 /// What became of a list.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
@@ -102,14 +114,31 @@ impl Queue {
     /// Starts one request and offers it to the driver. Its budget has been taken.
     /// # Context: inside an issue section of `hctx`.
     #[inline]
-    pub(super) fn issue(&self, hctx: &HwQueue, rq: Rq, last: bool, home: &mut dyn Home) -> Issue {
+    pub(super) fn issue(
+        &self,
+        hctx: &HwQueue,
+        rq: Rq,
+        request: &Request,
+        last: bool,
+        call: &mut Call<'_>,
+    ) -> Issue {
         debug_assert!(hctx.state.issuing() > 0);
-        let Some((generation, request)) = self.start(hctx, rq) else {
+        let Some(generation) = self.start(hctx, rq) else {
             return Issue::Kept;
         };
-        let issued = Issued::new(rq, generation, request, self.slot(rq).token());
-        match self.inner.driver.queue_rq(self.view(hctx), issued, last) {
-            Answer::Ok(accepted) => self.accepted(hctx, rq, generation, &request, accepted, home),
+        let started = Started {
+            rq,
+            generation,
+            request,
+        };
+        let token = if self.inner.has_budget {
+            self.slot(rq).token()
+        } else {
+            0
+        };
+        let issued = Issued::new(self.in_flight(rq, generation), request, token);
+        match self.queue_rq(hctx, issued, last) {
+            Answer::Ok(accepted) => self.accepted(hctx, started, accepted, call),
             Answer::Busy(back, kind, source) => {
                 match self.busy(hctx, rq, generation, kind, source) {
                     Issue::Refused(Refused::Busy(Busy::Resource)) if back.alone => {
@@ -124,23 +153,46 @@ impl Queue {
             Answer::Error(_, Status::DevResource) => {
                 self.busy(hctx, rq, generation, Busy::DevResource, Source::Driver)
             }
-            Answer::Error(_, status) => {
-                hctx.counters.refused_error.add(1);
-                let ended = self.end_here(hctx, rq, generation, Err(status), home);
-                self.ended_or_kept(ended, false)
-            }
+            Answer::Error(_, status) => self.failed(hctx, started, status, call),
         }
+    }
+
+    /// Calls the driver. One that panics has answered an error: of this request's fate it can say
+    /// no more, and the others are to be served.
+    #[inline]
+    fn queue_rq<'q>(&self, hctx: &HwQueue, issued: Issued<'q>, last: bool) -> Answer<'q> {
+        let spare = issued.spare();
+        // The mirror's own state is not borrowed by the call, and the driver's is the driver's.
+        let call = AssertUnwindSafe(|| self.inner.driver.queue_rq(self.view(hctx), issued, last));
+        catch_unwind(call).unwrap_or_else(|_| {
+            hctx.counters.panics.add(1);
+            Answer::Error(spare, Status::IoErr)
+        })
+    }
+
+    /// The driver has answered an error: it ends with that.
+    #[cold]
+    fn failed(
+        &self,
+        hctx: &HwQueue,
+        started: Started<'_>,
+        status: Status,
+        call: &mut Call<'_>,
+    ) -> Issue {
+        hctx.counters.refused_error.add(1);
+        let ended = self.end_here(hctx, started, Err(status), call);
+        self.ended_or_kept(ended, false)
     }
 
     /// IDLE to IN_FLIGHT, and the clock starts (C35).
     #[inline]
-    fn start(&self, hctx: &HwQueue, rq: Rq) -> Option<(Generation, Request)> {
+    pub(super) fn start(&self, hctx: &HwQueue, rq: Rq) -> Option<Generation> {
         let slot = self.slot(rq);
         slot.set_deadline(self.next_deadline());
         self.unpark(hctx, rq);
         self.trace_rq(Kind::Issue, hctx, rq);
         match slot.state.start() {
-            Step::Taken(generation) => Some((generation, slot.request(self.tag_of(hctx, rq)))),
+            Step::Taken(generation) => Some(generation),
             Step::Wrong => {
                 self.bad_transition(hctx);
                 None
@@ -158,17 +210,16 @@ impl Queue {
 
     /// The driver has accepted it: goes on as the answer says.
     #[inline]
-    fn accepted(
+    pub(super) fn accepted(
         &self,
         hctx: &HwQueue,
-        rq: Rq,
-        generation: Generation,
-        request: &Request,
+        started: Started<'_>,
         accepted: Accepted<'_>,
-        home: &mut dyn Home,
+        call: &mut Call<'_>,
     ) -> Issue {
-        hctx.counters.accepted.add(1);
-        let token = InFlight { rq, generation };
+        call.accepted();
+        let request = started.request;
+        let token = || self.in_flight(started.rq, started.generation);
         match accepted.course {
             Course::End(outcome) => {
                 let bytes = if request.op().has_data() {
@@ -177,22 +228,22 @@ impl Queue {
                     0
                 };
                 let outcome = outcome.map(|()| bytes);
-                let ended = self.end_here(hctx, rq, generation, outcome, home);
+                let ended = self.end_here(hctx, started, outcome, call);
                 self.ended_or_kept(ended, true)
             }
             Course::Transfer(data) => {
-                let moving = Moving::new(token, hctx.index, *request, data);
-                match home.transfer(moving).what {
+                let moving = Moving::new(token(), hctx.index, request, data);
+                match call.home().transfer(moving).what {
                     Move::Kept => Issue::Kept,
                     Move::Done(outcome) => {
-                        let ended = self.complete_here(hctx, rq, generation, outcome, home);
+                        let ended = self.complete_here(hctx, started, outcome, call);
                         self.ended_or_kept(ended, true)
                     }
                 }
             }
             Course::Hold => Issue::Kept,
             Course::Requeue(how) => {
-                self.requeue(token, how);
+                self.requeue(token(), how);
                 Issue::Kept
             }
         }
@@ -236,37 +287,31 @@ impl Queue {
             || (0..self.inner.set.queue_depth).any(in_flight)
     }
 
-    /// Issues a list from its head. What is left in it begins with the refused request (C10, C11);
-    /// past one that was refused alone the rest is offered, as far as the driver says (E10).
+    /// Issues what `next` hands out, until it has no more or one is refused, which is answered (C10).
     /// # Context: inside an issue section of `hctx`.
-    pub(super) fn issue_list(
+    #[inline]
+    pub(super) fn issue_each<'r>(
         &self,
         hctx: &HwQueue,
-        list: &mut RqList,
-        home: &mut dyn Home,
-    ) -> ListIssue {
-        self.issue_budgeted(hctx, list, false, home)
-    }
-
-    /// As `issue_list`; the first request's budget may have been taken already.
-    fn issue_budgeted(
-        &self,
-        hctx: &HwQueue,
-        list: &mut RqList,
-        mut budgeted: bool,
-        home: &mut dyn Home,
-    ) -> ListIssue {
+        mut next: impl FnMut() -> Option<Next<'r>>,
+        call: &mut Call<'_>,
+    ) -> (ListIssue, Option<Rq>) {
         let mut done = ListIssue::default();
         let mut told_last = false;
-        let mut waiting = RqList::new();
-        while let Some(rq) = list.pop_front(&self.inner.slots) {
-            if done.refused.is_some() && !self.overtakes(hctx, rq) {
-                waiting.push_back(&self.inner.slots, rq);
-                continue;
-            }
-            let issue = if std::mem::take(&mut budgeted) || self.budget_for(hctx, rq) {
-                let last = list.is_empty();
-                let issue = self.issue(hctx, rq, last, home);
+        let mut left = None;
+        while let Some(Next {
+            rq,
+            request,
+            last,
+            budgeted,
+        }) = next()
+        {
+            let issue = if budgeted || self.budget_for(hctx, rq) {
+                let request = match request {
+                    Some(request) => *request,
+                    None => self.request_of(hctx, rq),
+                };
+                let issue = self.issue(hctx, rq, &request, last, call);
                 told_last = last && matches!(issue, Issue::Kept | Issue::Ended { accepted: true });
                 issue
             } else {
@@ -278,29 +323,69 @@ impl Queue {
                     done.accepted += u32::from(accepted);
                 }
                 Issue::Kept => done.accepted += 1,
-                Issue::Refused(Refused::Alone) => {
-                    waiting.push_back(&self.inner.slots, rq);
-                    done.refused = Some(Refused::Alone);
-                }
                 Issue::Refused(why) => {
-                    list.push_front(&self.inner.slots, rq);
-                    // One refused alone is owed a re-run by the mirror, this one perhaps not.
-                    done.refused = done.refused.or(Some(why));
+                    done.refused = Some(why);
+                    left = Some(rq);
                     break;
                 }
             }
         }
-        waiting.append(&self.inner.slots, list);
-        *list = waiting;
         if done.accepted > 0 && !told_last {
             self.inner.driver.commit_rqs(self.view(hctx));
         }
-        done
+        (done, left)
+    }
+
+    /// Issues a list from its head. What is left in it begins with the refused request (C11); past
+    /// one that was refused alone the rest is offered, as far as the driver says (E10). The first
+    /// one's budget may have been taken already.
+    /// # Context: inside an issue section of `hctx`.
+    pub(super) fn issue_list(
+        &self,
+        hctx: &HwQueue,
+        list: &mut RqList,
+        mut budgeted: bool,
+        call: &mut Call<'_>,
+    ) -> ListIssue {
+        let slots = &self.inner.slots;
+        let (mut all, mut waiting) = (ListIssue::default(), RqList::new());
+        loop {
+            let next = || {
+                let mut rq = list.pop_front(slots)?;
+                while all.refused.is_some() && !self.overtakes(hctx, rq) {
+                    waiting.push_back(slots, rq);
+                    rq = list.pop_front(slots)?;
+                }
+                Some(Next {
+                    rq,
+                    request: None,
+                    last: list.is_empty(),
+                    budgeted: std::mem::take(&mut budgeted),
+                })
+            };
+            let (done, left) = self.issue_each(hctx, next, call);
+            all.ended += done.ended;
+            all.accepted += done.accepted;
+            let (Some(why), Some(rq)) = (done.refused, left) else {
+                break;
+            };
+            // After one refused alone the mirror owes a re-run, whatever the next is refused for.
+            all.refused = all.refused.or(Some(why));
+            if why == Refused::Alone {
+                waiting.push_back(slots, rq);
+            } else {
+                list.push_front(slots, rq);
+                break;
+            }
+        }
+        waiting.append(slots, list);
+        *list = waiting;
+        all
     }
 
     /// Asked of those behind one that was refused alone.
     fn overtakes(&self, hctx: &HwQueue, rq: Rq) -> bool {
-        let request = self.slot(rq).request(self.tag_of(hctx, rq));
+        let request = self.request_of(hctx, rq);
         self.inner.driver.overtakes(self.view(hctx), &request)
     }
 
@@ -312,13 +397,14 @@ impl Queue {
         hctx: &HwQueue,
         mut list: RqList,
         budgeted: bool,
-        home: &mut dyn Home,
+        call: &mut Call<'_>,
     ) -> (u32, Option<Refused>) {
         if list.is_empty() {
             return (0, None);
         }
-        let done = self.issue_budgeted(hctx, &mut list, budgeted, home);
+        let done = self.issue_list(hctx, &mut list, budgeted, call);
         if done.ended > 0 {
+            call.write_down(hctx);
             self.departed(hctx, hctx.state.leave(done.ended));
         }
         hctx.update_busy(done.refused.is_some_and(Refused::is_busy));
@@ -346,14 +432,14 @@ impl Queue {
         &self,
         hctx: &HwQueue,
         accepted: &mut u32,
-        home: &mut dyn Home,
+        call: &mut Call<'_>,
     ) -> bool {
         let list = hctx.take_dispatch();
         let one_by_one = if list.is_empty() {
             hctx.dispatch_busy() > 0
         } else {
             hctx.state.set(RESTART); // mark
-            let (taken, left) = self.dispatch_list(hctx, list, false, home);
+            let (taken, left) = self.dispatch_list(hctx, list, false, call);
             *accepted += taken;
             match left {
                 None => true,
@@ -363,16 +449,16 @@ impl Queue {
             }
         };
         if one_by_one {
-            return self.serve_ctxs(hctx, accepted, home);
+            return self.serve_ctxs(hctx, accepted, call);
         }
         let all = hctx.ctxs.take_all(&self.inner.slots);
-        *accepted += self.dispatch_list(hctx, all, false, home).0;
+        *accepted += self.dispatch_list(hctx, all, false, call).0;
         false
     }
 
     /// Serves the software queues one request at a time (C6, C8). True if it stopped for the
     /// dispatch list.
-    fn serve_ctxs(&self, hctx: &HwQueue, accepted: &mut u32, home: &mut dyn Home) -> bool {
+    fn serve_ctxs(&self, hctx: &HwQueue, accepted: &mut u32, call: &mut Call<'_>) -> bool {
         loop {
             if hctx.has_dispatch() {
                 return true;
@@ -396,7 +482,7 @@ impl Queue {
             hctx.set_dispatch_from(next);
             let mut one = RqList::new();
             one.push_back(&self.inner.slots, rq);
-            let (taken, left) = self.dispatch_list(hctx, one, true, home);
+            let (taken, left) = self.dispatch_list(hctx, one, true, call);
             *accepted += taken;
             if left.is_some() {
                 return false;
@@ -423,61 +509,5 @@ impl Queue {
             budget.put(self.view(hctx), token);
             self.delay_run_hw_queues(BUDGET_DELAY);
         }
-    }
-
-    /// Offers a batch to a driver that takes several at once. Answers how many have ended.
-    /// # Context: inside an issue section of `hctx`.
-    pub(super) fn offer_all(&self, hctx: &HwQueue, list: &mut RqList, home: &mut dyn Home) -> u32 {
-        if self.inner.has_budget {
-            return 0;
-        }
-        let mut batch = Batch {
-            queue: self,
-            hctx,
-            list,
-            home,
-            ended: 0,
-        };
-        self.inner.driver.queue_rqs(self.view(hctx), &mut batch);
-        batch.ended
-    }
-}
-
-/// A batch on offer.
-struct Batch<'a> {
-    queue: &'a Queue,
-    hctx: &'a HwQueue,
-    list: &'a mut RqList,
-    home: &'a mut dyn Home,
-    ended: u32,
-}
-
-impl Offer for Batch<'_> {
-    fn each(
-        &mut self,
-        take: &mut dyn for<'q> FnMut(Issued<'q>) -> Result<Accepted<'q>, Issued<'q>>,
-    ) {
-        let slots = &self.queue.inner.slots;
-        let mut left = RqList::new();
-        while let Some(rq) = self.list.pop_front(slots) {
-            let Some((generation, request)) = self.queue.start(self.hctx, rq) else {
-                continue;
-            };
-            match take(Issued::new(rq, generation, request, 0)) {
-                Ok(accepted) => {
-                    let (queue, hctx) = (self.queue, self.hctx);
-                    let issue = queue.accepted(hctx, rq, generation, &request, accepted, self.home);
-                    self.ended += u32::from(matches!(issue, Issue::Ended { .. }));
-                }
-                Err(_) => {
-                    if self.queue.slot(rq).state.take_back(generation) {
-                        left.push_back(slots, rq);
-                    } else {
-                        self.hctx.counters.accepted.add(1);
-                    }
-                }
-            }
-        }
-        *self.list = left;
     }
 }

@@ -4,7 +4,7 @@
 //! [`super::insert`] fills it, [`super::dispatch`] empties it, [`super::run`] decides when. Kernel
 //! counterpart: `struct blk_mq_hw_ctx`.
 
-use super::counters::{Count, Counters, HctxCounters};
+use super::counters::{Counters, HctxCounters, LaneCounters};
 use super::ctx::Ctxs;
 use super::hctx_state::HctxState;
 use super::slot::{Rq, RqList, Slots};
@@ -32,7 +32,7 @@ pub(super) struct HwQueue {
     pub(super) cpus: CpuSet,           // I: empty for any
     next_cpu: Mutex<NextCpu>,          // C
     pub(super) counters: Counters,     // A
-    inserted: Box<[Count]>,            // A: by ctx, written by the owner of its lane
+    lanes: Box<[LaneCounters]>,        // A: by ctx, written by the owner of its lane
 }
 
 impl HwQueue {
@@ -50,19 +50,18 @@ impl HwQueue {
             cpus: cpus.unwrap_or_default(),
             next_cpu: Mutex::new(NextCpu::default()),
             counters: Counters::default(),
-            inserted: (0..set.nr_ctxs).map(|_| Count::default()).collect(),
+            lanes: (0..set.nr_ctxs).map(|_| LaneCounters::default()).collect(),
         }
     }
 
-    /// Counts arrivals by the lane of `ctx`. Called by its owner alone.
+    /// The numbers of the lane of `ctx`. Written by its owner alone.
     #[inline]
-    pub(super) fn count_inserted(&self, ctx: u16, n: u64) {
-        self.inserted[usize::from(ctx)].add_owned(n);
+    pub(super) fn lane(&self, ctx: u16) -> &LaneCounters {
+        &self.lanes[usize::from(ctx)]
     }
 
     pub(super) fn counters(&self) -> HctxCounters {
-        let inserted = self.inserted.iter().map(Count::get).sum();
-        self.counters.snapshot(inserted)
+        self.counters.snapshot(&self.lanes)
     }
 
     /// Changes the dispatch list.

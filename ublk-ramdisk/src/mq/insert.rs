@@ -6,7 +6,8 @@
 //! takes over what was listed. Kernel counterparts: `blk_mq_submit_bio`, `blk_mq_dispatch_list`,
 //! `blk_execute_rq_nowait`.
 
-use super::dispatch::{Issue, Refused};
+use super::call::{Call, Section};
+use super::dispatch::{Issue, ListIssue, Next, Refused};
 use super::hctx::HwQueue;
 use super::hctx_state::{Entry, FROZEN};
 use super::operations::{Away, Home};
@@ -44,7 +45,8 @@ impl Lane {
     #[inline]
     pub fn insert(&mut self, request: &Request, home: &mut dyn Home) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
-        hctx.count_inserted(self.ctx, 1);
+        let lane = hctx.lane(self.ctx);
+        lane.inserted.add_owned(1);
         let rq = queue.take_in(hctx, self.ctx, request, 0);
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
@@ -52,7 +54,8 @@ impl Lane {
         }
         match entry {
             Entry::Issue if may_issue_directly(queue, hctx, request) => {
-                queue.issue_alone(hctx, self.ctx, rq, home);
+                let mut call = Call::of_lane(home, lane);
+                queue.issue_alone(hctx, self.ctx, rq, request, &mut call);
             }
             Entry::Issue => {
                 queue.list(hctx, self.ctx, rq);
@@ -80,32 +83,32 @@ impl Lane {
         if count == 0 {
             return;
         }
-        hctx.count_inserted(self.ctx, u64::from(count));
+        let lane = hctx.lane(self.ctx);
+        lane.inserted.add_owned(u64::from(count));
         queue.trace_hctx(Kind::Plug, hctx, 0);
         let (entry, arm, exit) = hctx.state.enter(count);
         if arm {
             queue.arm_timeout(hctx);
         }
         queue.woken(exit);
+        let rqs = requests
+            .iter()
+            .map(|request| (queue.rq(self.hctx, request.tag()), request));
+        for request in requests {
+            queue.take_in(hctx, self.ctx, request, 0);
+        }
         if entry == Entry::Frozen {
-            for request in requests {
-                queue.wait_for_thaw(hctx, queue.take_in(hctx, self.ctx, request, 0));
-            }
+            rqs.for_each(|(rq, _)| queue.wait_for_thaw(hctx, rq));
             return;
         }
-        let mut list = RqList::new();
-        for request in requests {
-            list.push_back(
-                &queue.inner.slots,
-                queue.take_in(hctx, self.ctx, request, 0),
-            );
-        }
         queue.trace_hctx(Kind::Unplug, hctx, count);
-        if entry == Entry::Issue {
-            queue.issue_batch(hctx, &mut list, home);
-        } else {
-            queue.list_all(hctx, &mut list);
+        if entry == Entry::List {
+            rqs.for_each(|(rq, _)| queue.list(hctx, self.ctx, rq));
             queue.run_hw_queue(self.hctx, true);
+        } else if queue.inner.takes_lists {
+            queue.offer_batch(hctx, rqs, &mut Call::of_lane(home, lane));
+        } else {
+            queue.issue_batch(hctx, rqs, &mut Call::of_lane(home, lane));
         }
     }
 
@@ -113,7 +116,8 @@ impl Lane {
     /// overtake requests that are stuck BUSY.
     pub fn insert_passthrough(&mut self, request: &Request, at_head: bool, home: &mut dyn Home) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
-        hctx.count_inserted(self.ctx, 1);
+        let lane = hctx.lane(self.ctx);
+        lane.inserted.add_owned(1);
         let flags = PASSTHROUGH | if at_head { AT_HEAD } else { 0 };
         let rq = queue.take_in(hctx, self.ctx, request, flags);
         let (entry, arm, exit) = hctx.state.enter(1);
@@ -128,7 +132,7 @@ impl Lane {
         if entry == Entry::Issue {
             queue.leave_section(hctx);
         }
-        queue.run_now(hctx, home);
+        queue.run_now(hctx, &mut Call::of_lane(home, lane));
     }
 }
 
@@ -153,55 +157,113 @@ impl Queue {
     }
 
     /// Issues a lone request; what is refused is listed and the queue run once (C2).
-    fn issue_alone(&self, hctx: &HwQueue, ctx: u16, rq: Rq, home: &mut dyn Home) {
+    #[inline]
+    fn issue_alone(
+        &self,
+        hctx: &HwQueue,
+        ctx: u16,
+        rq: Rq,
+        request: &Request,
+        call: &mut Call<'_>,
+    ) {
+        let section = Section::entered(self, hctx);
         let issue = match self.budget_for(hctx, rq) {
-            true => self.issue(hctx, rq, true, home),
+            true => self.issue(hctx, rq, request, true, call),
             false => Issue::Refused(Refused::NoBudget),
         };
         match issue {
             Issue::Ended { .. } => {
                 hctx.update_busy(false);
-                self.departed(hctx, hctx.state.leave_and_end_issue(1));
+                call.write_down(hctx);
+                section.leave_and_end(1);
             }
             Issue::Kept => {
                 hctx.update_busy(false);
-                self.leave_section(hctx);
+                call.write_down(hctx);
+                section.leave();
             }
             Issue::Refused(Refused::NoBudget) => {
                 self.list(hctx, ctx, rq);
-                self.leave_section(hctx);
-                self.run_now(hctx, home);
+                section.leave();
+                self.run_now(hctx, call);
             }
             Issue::Refused(why @ (Refused::Busy(_) | Refused::Alone)) => {
-                hctx.counters.queued.add(1);
-                hctx.dispatch_tail(&self.inner.slots, rq);
+                self.list_refused(hctx, rq);
                 hctx.update_busy(why.is_busy());
-                self.leave_section(hctx);
-                self.run_now(hctx, home);
+                section.leave();
+                self.run_now(hctx, call);
             }
         }
     }
 
     /// Issues a batch in order; from the first refusal on it is listed (C3).
-    fn issue_batch(&self, hctx: &HwQueue, list: &mut RqList, home: &mut dyn Home) {
-        let offered = self.offer_all(hctx, list, home);
-        let issued = self.issue_list(hctx, list, home);
-        self.departed(hctx, hctx.state.leave(offered + issued.ended));
-        if !list.is_empty() {
-            if let Some(Refused::Busy(_) | Refused::Alone) = issued.refused {
-                let refused = list.pop_front(&self.inner.slots);
-                refused.into_iter().for_each(|rq| {
-                    hctx.counters.queued.add(1);
-                    hctx.dispatch_tail(&self.inner.slots, rq);
-                });
-            }
-            self.list_all(hctx, list);
-        }
+    fn issue_batch<'r>(
+        &self,
+        hctx: &HwQueue,
+        mut batch: impl ExactSizeIterator<Item = (Rq, &'r Request)>,
+        call: &mut Call<'_>,
+    ) {
+        let section = Section::entered(self, hctx);
+        let next = || {
+            batch.next().map(|(rq, request)| Next {
+                rq,
+                request: Some(request),
+                last: batch.len() == 0,
+                budgeted: false,
+            })
+        };
+        let (issued, left) = self.issue_each(hctx, next, call);
+        let left = left.into_iter().chain(batch.map(|(rq, _)| rq));
+        self.batch_issued(hctx, section, issued, left, call);
+    }
+
+    /// As `issue_batch`, for a driver that wants to see the whole list first.
+    fn offer_batch<'r>(
+        &self,
+        hctx: &HwQueue,
+        batch: impl Iterator<Item = (Rq, &'r Request)>,
+        call: &mut Call<'_>,
+    ) {
+        let section = Section::entered(self, hctx);
+        let (slots, mut list) = (&self.inner.slots, RqList::new());
+        batch.for_each(|(rq, _)| list.push_back(slots, rq));
+        let offered = self.offer_all(hctx, &mut list, call);
+        let mut issued = self.issue_list(hctx, &mut list, false, call);
+        issued.ended += offered;
+        let left = std::iter::from_fn(|| list.pop_front(slots));
+        self.batch_issued(hctx, section, issued, left, call);
+    }
+
+    /// A batch has been issued as far as it went; `left` is what was not, the refused one first.
+    #[inline]
+    fn batch_issued(
+        &self,
+        hctx: &HwQueue,
+        section: Section<'_>,
+        issued: ListIssue,
+        mut left: impl Iterator<Item = Rq>,
+        call: &mut Call<'_>,
+    ) {
+        call.write_down(hctx);
         hctx.update_busy(issued.refused.is_some_and(Refused::is_busy));
-        self.leave_section(hctx);
-        if issued.refused.is_some() {
-            self.run_now(hctx, home);
+        let Some(refused) = issued.refused else {
+            return section.leave_and_end(issued.ended);
+        };
+        self.departed(hctx, hctx.state.leave(issued.ended));
+        if let Refused::Busy(_) | Refused::Alone = refused {
+            left.next()
+                .into_iter()
+                .for_each(|rq| self.list_refused(hctx, rq));
         }
+        left.for_each(|rq| self.list(hctx, self.slot(rq).ctx(), rq));
+        section.leave();
+        self.run_now(hctx, call);
+    }
+
+    /// The driver has refused an arrival: it is the next of the dispatch list's end.
+    fn list_refused(&self, hctx: &HwQueue, rq: Rq) {
+        hctx.counters.queued.add(1);
+        hctx.dispatch_tail(&self.inner.slots, rq);
     }
 
     /// Puts a request where it waits for a run (C4).
@@ -218,12 +280,6 @@ impl Queue {
         } else {
             self.trace_insert(hctx, rq, true);
             hctx.ctxs.push_back(slots, ctx, rq);
-        }
-    }
-
-    fn list_all(&self, hctx: &HwQueue, list: &mut RqList) {
-        while let Some(rq) = list.pop_front(&self.inner.slots) {
-            self.list(hctx, self.slot(rq).ctx(), rq);
         }
     }
 
@@ -265,8 +321,8 @@ impl Queue {
     }
 
     /// Runs the queue on the calling thread if that is allowed, else on kblockd (C22).
-    fn run_now(&self, hctx: &HwQueue, home: &mut dyn Home) {
-        self.run_with(hctx, false, home);
+    fn run_now(&self, hctx: &HwQueue, call: &mut Call<'_>) {
+        self.run_with(hctx, false, call);
     }
 
     pub(super) fn away(&self, hctx: &HwQueue) -> Away<'_> {

@@ -94,8 +94,7 @@ impl WorkItem for Item {
         let queue = Queue { inner };
         match this.duty {
             Duty::Run(index) => {
-                let hctx = queue.hctx(index);
-                queue.run(hctx, &mut queue.away(hctx));
+                queue.run_away(queue.hctx(index));
             }
             Duty::Requeue => queue.requeue_work(),
             Duty::Timeout => queue.timeout_work(),
@@ -176,15 +175,18 @@ impl Works {
         }
     }
 
-    /// Nanoseconds of a clock that may be a tick behind.
+    /// Seconds, and nanoseconds on top, of a clock that may be a tick behind.
     #[inline]
-    pub(super) fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> (u64, u32) {
         match &self.kblockd.clock {
-            Some(clock) => clock.now().as_nanos() as u64,
+            Some(clock) => {
+                let now = clock.now();
+                (now.as_secs(), now.subsec_nanos())
+            }
             None => {
                 let id = nix::time::ClockId::CLOCK_MONOTONIC_COARSE;
                 let now = id.now().expect("every Linux has this clock");
-                now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+                (now.tv_sec() as u64, now.tv_nsec() as u32)
             }
         }
     }

@@ -13,8 +13,9 @@
 //!    (`requeue`), or found to be late (`timeout`).
 //!
 //! On the way of a lone request there are three read-modify-writes, one on the request's word
-//! (`request_state`) and two on the queue's (`hctx_state`), counters apart; no lock, no fence, no
-//! other thread, and never an allocation.
+//! (`request_state`) and two on the queue's (`hctx_state`); no lock, no fence, no other thread, and
+//! never an allocation. What it counts it counts for itself (`call`), and it looks at a coarse clock
+//! once (`timeout`).
 //!
 //! | kernel | here | difference |
 //! |---|---|---|
@@ -44,6 +45,8 @@ mod custody;
 
 mod insert;
 
+mod call;
+
 mod ctx;
 
 mod hctx_state;
@@ -53,6 +56,8 @@ mod hctx;
 mod run;
 
 mod dispatch;
+
+mod offer;
 
 pub mod operations;
 

@@ -176,7 +176,8 @@ pub trait Budget: Send + Sync {
 /// ```
 pub trait Operations: Send + Sync {
     /// Takes a request on, which is in flight already. May be called for one hctx from several
-    /// threads at once (C9). Never sleeps, never allocates, never panics.
+    /// threads at once (C9). Never sleeps, never allocates. Must not panic: if it does, the request
+    /// ends with IOERR, that is counted, and what the driver keeps for it is the driver's loss.
     fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool) -> Answer<'q>;
 
     /// An earlier `last = false` is not followed by a `last = true` (C15).
@@ -222,8 +223,13 @@ pub trait Operations: Send + Sync {
     /// Once per hardware queue that was made, after the last request.
     fn exit_hctx(&self, _hctx: u16) {}
 
+    /// Does it have `queue_rqs`? Asked once, when the device is made.
+    fn takes_lists(&self) -> bool {
+        false
+    }
+
     /// Takes what it likes of a batch that arrived together; the rest goes through queue_rq one by
-    /// one. Not asked if there is a budget.
+    /// one. Called only if it `takes_lists` and has no budget.
     fn queue_rqs(&self, _hctx: Hctx<'_>, _list: &mut dyn Offer) {}
 
     /// One line about a request in flight. Allocates nothing and takes no lock that queue_rq takes.
@@ -239,7 +245,7 @@ pub trait Transport: Send + Sync {
 
     /// A request has ended on a thread that is not the lane's. `result` is bytes, 0, or minus
     /// errno. Its tag may be inserted again from now on.
-    fn end(&self, queue: u16, tag: u16, result: i32);
+    fn end(&self, queue: u16, request: &Request, result: i32);
 }
 
 /// The same from the point of view of the thread that calls: what it can do without telling
@@ -249,7 +255,7 @@ pub trait Home {
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m>;
 
     /// A request of the hctx the call was about has ended within the call.
-    fn end(&mut self, tag: u16, result: i32);
+    fn end(&mut self, request: &Request, result: i32);
 }
 
 /// The home of threads that have none.
@@ -263,7 +269,7 @@ impl Home for Away<'_> {
         self.transport.transfer(moving)
     }
 
-    fn end(&mut self, tag: u16, result: i32) {
-        self.transport.end(self.queue, tag, result);
+    fn end(&mut self, request: &Request, result: i32) {
+        self.transport.end(self.queue, request, result);
     }
 }

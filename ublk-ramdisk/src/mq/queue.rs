@@ -10,11 +10,13 @@ use super::insert::Lane;
 use super::kblockd::{Kblockd, Works};
 use super::operations::{Hctx, Operations, Transport};
 use super::pause::Depths;
-use super::request_state::Put;
+use super::request::Request;
+use super::request_state::{Generation, Put};
 use super::requeue::RequeueLists;
 use super::slot::{Rq, Slot, Slots};
 use super::sync::{Mutex, Waiters};
 use super::tag_set::{TagSet, TagSetError};
+use super::timeout;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -28,8 +30,10 @@ static LABELS: AtomicU32 = AtomicU32::new(0);
 /// pause lock.
 pub(super) struct Inner {
     pub(super) set: TagSet,                   // I
+    pub(super) patience: (u64, u32),          // I: see timeout.rs
     pub(super) driver: Arc<dyn Operations>,   // I
     pub(super) has_budget: bool,              // I
+    pub(super) takes_lists: bool,             // I: the driver has queue_rqs, and no budget
     pub(super) transport: Arc<dyn Transport>, // I
     pub(super) slots: Slots,                  // see slot.rs
     pub(super) hctxs: Box<[HwQueue]>,         // I
@@ -106,6 +110,12 @@ impl Queue {
         Rq(u32::from(hctx) * u32::from(depth) + u32::from(tag))
     }
 
+    /// What is asked for by a request that is the caller's.
+    #[inline]
+    pub(super) fn request_of(&self, hctx: &HwQueue, rq: Rq) -> Request {
+        self.slot(rq).request(self.tag_of(hctx, rq))
+    }
+
     #[inline]
     pub(super) fn tag_of(&self, hctx: &HwQueue, rq: Rq) -> u16 {
         (rq.0 - u32::from(hctx.index) * u32::from(self.inner.set.queue_depth)) as u16
@@ -162,8 +172,31 @@ impl Queue {
         let generation = self.slot(rq).state.get()?;
         Some(RequestRef {
             queue: self.clone(),
-            in_flight: InFlight { rq, generation },
+            in_flight: self.in_flight(rq, generation),
         })
+    }
+
+    /// The token of a request that somebody gets.
+    #[inline]
+    pub(super) fn in_flight(&self, rq: Rq, generation: Generation) -> InFlight {
+        InFlight {
+            rq,
+            generation,
+            #[cfg(debug_assertions)]
+            device: self.identity(),
+        }
+    }
+
+    /// Asked wherever a token comes back.
+    #[inline]
+    pub(super) fn assert_own(&self, _token: &InFlight) {
+        #[cfg(debug_assertions)]
+        assert_eq!(_token.device, self.identity(), "a token of another device");
+    }
+
+    #[cfg(debug_assertions)]
+    fn identity(&self) -> super::custody::Device {
+        super::custody::Device(Arc::as_ptr(&self.inner) as usize)
     }
 
     /// What a hardware queue looks like now.
@@ -263,10 +296,8 @@ impl RequestRef {
 
     /// Completes it with an error, unless somebody else is quicker. True if it was this call.
     pub fn complete(&self, status: super::Status) -> bool {
-        let token = InFlight {
-            rq: self.in_flight.rq,
-            generation: self.in_flight.generation,
-        };
+        let InFlight { rq, generation, .. } = self.in_flight;
+        let token = self.queue.in_flight(rq, generation);
         self.queue.complete_away(token, Err(status))
     }
 }
@@ -329,9 +360,11 @@ impl RequestQueue {
             changed: Waiters::new(),
             online: Mutex::new(kblockd.online_cpus()),
             lanes: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
+            patience: timeout::patience(set.timeout),
             label: LABELS.fetch_add(1, Ordering::Relaxed),
             set,
             has_budget: driver.budget().is_some(),
+            takes_lists: driver.budget().is_none() && driver.takes_lists(),
             driver,
             transport,
         });

@@ -34,6 +34,7 @@ impl Queue {
     /// Gives a request back that a driver or a transport has. It stays in the line until somebody
     /// kicks. False if it was completed before.
     pub fn requeue(&self, token: InFlight, how: Requeue) -> bool {
+        self.assert_own(&token);
         let (hctx, slot) = (self.hctx_of(token.rq), self.slot(token.rq));
         if !slot.state.take_back(token.generation) {
             hctx.counters.lost_races.add(1);

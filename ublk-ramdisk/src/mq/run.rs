@@ -5,9 +5,9 @@
 //! [`super::dispatch`] does the work. Kernel counterparts: `blk_mq_run_hw_queue`,
 //! `blk_mq_delay_run_hw_queue`, `blk_mq_stop_hw_queue`, `blk_mq_start_hw_queue`.
 
+use super::call::{Call, Section};
 use super::hctx::HwQueue;
 use super::hctx_state::{Exit, INACTIVE, QUIESCED, RESTART, STOPPED};
-use super::operations::Home;
 use super::queue::Queue;
 use crate::trace::Kind;
 use std::time::Duration;
@@ -18,7 +18,8 @@ impl Queue {
     /// false, else on kblockd.
     pub fn run_hw_queue(&self, hctx: u16, is_async: bool) {
         let hctx = self.hctx(hctx);
-        self.run_with(hctx, is_async, &mut self.away(hctx));
+        let mut away = self.away(hctx);
+        self.run_with(hctx, is_async, &mut Call::new(&mut away));
     }
 
     /// Runs all of them.
@@ -28,8 +29,8 @@ impl Queue {
         }
     }
 
-    /// As [`Queue::run_hw_queue`]; what ends within goes to `home`.
-    pub(super) fn run_with(&self, hctx: &HwQueue, is_async: bool, home: &mut dyn Home) {
+    /// As [`Queue::run_hw_queue`]; what ends within goes where `call` says.
+    pub(super) fn run_with(&self, hctx: &HwQueue, is_async: bool, call: &mut Call<'_>) {
         if !self.needs_run(hctx) {
             return;
         }
@@ -38,7 +39,7 @@ impl Queue {
         } else {
             hctx.counters.run_sync.add(1);
             self.trace_run(hctx, None);
-            self.run(hctx, home);
+            self.run(hctx, call);
         }
     }
 
@@ -98,17 +99,25 @@ impl Queue {
         self.inner.works.mod_run(hctx.index, cpu, delay);
     }
 
+    /// The run itself, on kblockd.
+    pub(super) fn run_away(&self, hctx: &HwQueue) {
+        let mut away = self.away(hctx);
+        self.run(hctx, &mut Call::new(&mut away));
+    }
+
     /// The run itself: on kblockd, or on the thread that asked for it.
-    pub(super) fn run(&self, hctx: &HwQueue, home: &mut dyn Home) {
+    fn run(&self, hctx: &HwQueue, call: &mut Call<'_>) {
         if let Err(exit) = hctx.state.begin_issue() {
             return self.departed(hctx, exit);
         }
+        let section = Section::entered(self, hctx);
         let mut accepted = 0;
         // Repeated once in place, then handed on (C8).
-        let again = self.dispatch_pass(hctx, &mut accepted, home)
-            && self.dispatch_pass(hctx, &mut accepted, home);
+        let again = self.dispatch_pass(hctx, &mut accepted, call)
+            && self.dispatch_pass(hctx, &mut accepted, call);
         hctx.counters.dispatched(accepted);
-        self.leave_section(hctx);
+        call.write_down(hctx);
+        section.leave();
         if again {
             self.run_hw_queue(hctx.index, true);
         }

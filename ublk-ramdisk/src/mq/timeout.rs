@@ -20,6 +20,13 @@ const SECOND: u64 = 1_000_000_000;
 /// How far the coarse clock may be behind: a tick of a kernel with HZ=100, and one more.
 const COARSE: u64 = 20_000_000;
 
+/// What is added to a start: the period, and how far the clock may be behind.
+/// Seconds, and nanoseconds on top.
+pub(super) fn patience(period: Duration) -> (u64, u32) {
+    let patience = period.saturating_add(Duration::from_nanos(COARSE));
+    (patience.as_secs(), patience.subsec_nanos())
+}
+
 /// What a walk over the slots found.
 struct Walk {
     now: u64,
@@ -28,17 +35,27 @@ struct Walk {
     next: Option<u64>,
 }
 
+/// The sum of two times, each in seconds and nanoseconds on top, rounded up to whole seconds; in
+/// nanoseconds.
+#[inline]
+fn deadline(now: (u64, u32), patience: (u64, u32)) -> u64 {
+    let nanos = u64::from(now.1) + u64::from(patience.1);
+    let begun = u64::from(nanos > 0) + u64::from(nanos > SECOND);
+    let whole = now.0.saturating_add(patience.0).saturating_add(begun);
+    whole.saturating_mul(SECOND)
+}
+
 impl Queue {
     fn now(&self) -> u64 {
-        self.inner.works.now()
+        let (seconds, nanos) = self.inner.works.now();
+        seconds.saturating_mul(SECOND).saturating_add(nanos.into())
     }
 
-    /// When a request that starts now has been out for too long.
+    /// When a request that starts now has been out for too long. Every request asks: seconds and the
+    /// rest are kept apart all along, so that rounding up needs no division.
     #[inline]
     pub(super) fn next_deadline(&self) -> u64 {
-        let period = self.inner.set.timeout.as_nanos() as u64;
-        let exact = self.now().saturating_add(period.saturating_add(COARSE));
-        exact.checked_next_multiple_of(SECOND).unwrap_or(u64::MAX)
+        deadline(self.inner.works.now(), self.inner.patience)
     }
 
     /// A request has entered a queue that the timer does not look after.
@@ -137,5 +154,32 @@ impl Queue {
 
     fn ask_driver(&self, hctx: &HwQueue, expired: &RequestRef) -> TimeoutAnswer {
         self.inner.driver.timeout(self.view(hctx), expired)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c36_a_deadline_is_never_early_and_less_than_a_second_later_than_it_must() {
+        let nanos = [
+            0,
+            1,
+            19_999_999,
+            20_000_000,
+            979_999_999,
+            980_000_000,
+            980_000_001,
+        ];
+        let nanos = || nanos.into_iter().chain([999_999_999]);
+        for (now, period) in nanos().flat_map(|now| nanos().map(move |period| (now, period))) {
+            let exact = Duration::new(7, now) + Duration::new(30, period);
+            let found = deadline((7, now), patience(Duration::new(30, period)));
+            let exact = exact.as_nanos() as u64;
+            assert!(found >= exact + COARSE, "{now} {period}: early");
+            assert!(found < exact + COARSE + SECOND, "{now} {period}: late");
+        }
+        assert_eq!(deadline((7, 0), patience(Duration::MAX)), u64::MAX);
     }
 }

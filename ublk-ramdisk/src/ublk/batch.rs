@@ -66,10 +66,10 @@ impl Home for Results {
     }
 
     #[inline]
-    fn end(&mut self, tag: u16, result: i32) {
+    fn end(&mut self, request: &Request, result: i32) {
         self.inside -= 1;
-        self.queue.ended(tag, result);
-        self.push(tag, result);
+        self.queue.ended(request, result);
+        self.push(request.tag(), result);
     }
 }
 
@@ -193,8 +193,8 @@ impl Batch {
     /// What has ended on other threads.
     #[inline]
     fn read_letters(&mut self) {
-        self.port.mailbox.take(|tag, letter| match letter {
-            Letter::Ended(result) => self.results.end(tag, result),
+        self.port.mailbox.take(|_, letter| match letter {
+            Letter::Ended(request, result) => self.results.end(&request, result),
             // Any thread moves the bytes of this path itself.
             Letter::Move(..) => unreachable!("a letter of get-data"),
         });

@@ -25,7 +25,7 @@ use crate::backend::{self, Mirror};
 use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::TagSet;
-use crate::ramdisk::Ramdisk;
+use crate::ramdisk::{Patience, Ramdisk};
 use crate::stats::{DeviceStats, QueueCounters};
 
 /// How long a device node may take to appear.
@@ -270,6 +270,7 @@ impl Device {
             size: self.size(),
             allocated: self.ramdisk.store().allocated().unwrap_or(0),
             data_path: self.path.to_string(),
+            space: self.ramdisk.space_stats(),
             queues: queues
                 .map(|(counters, queue)| {
                     let hctx = self.mirror.as_ref().map(|mirror| mirror.counters(queue));
@@ -334,11 +335,15 @@ impl Device {
     pub fn stop(&mut self, force: bool) -> Result<(), Failure> {
         let id = self.id();
         if force {
+            self.let_go();
             self.control.stop(id)?;
         } else if Features(self.info.flags).has(Features::SAFE_STOP_DEV) {
             match self.control.try_stop(id) {
                 // There is no disk any more: what is left is to end the fetches.
-                Err(error) if error.errno() == Some(libc::ENODEV) => self.control.stop(id)?,
+                Err(error) if error.errno() == Some(libc::ENODEV) => {
+                    self.let_go();
+                    self.control.stop(id)?;
+                }
                 other => other?,
             }
         } else {
@@ -350,10 +355,17 @@ impl Device {
                     users.join(", ")
                 )));
             }
+            self.let_go();
             self.control.stop(id)?;
         }
         self.join();
         Ok(())
+    }
+
+    /// The disk is going to be stopped, which waits for every request: from now on none waits for
+    /// memory.
+    fn let_go(&self) {
+        self.ramdisk.set_patience(Patience::For(Duration::ZERO));
     }
 
     fn join(&mut self) {
@@ -386,6 +398,7 @@ impl Device {
             // The failed queue's requests end when /dev/ublkcN is closed, not by STOP_DEV.
             self.join();
         }
+        self.let_go();
         let stopped = self.control.stop(id);
         if stopped.is_ok() || self.threads.is_empty() {
             self.join();

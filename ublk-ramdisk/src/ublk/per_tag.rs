@@ -280,8 +280,8 @@ impl PerTag {
     #[inline]
     fn read_letters(&mut self) {
         let (side, queue) = (&mut self.side, self.lane.queue());
-        self.port.mailbox.take(|tag, letter| match letter {
-            Letter::Ended(result) => side.end(tag, result),
+        self.port.mailbox.take(|_, letter| match letter {
+            Letter::Ended(request, result) => side.end(&request, result),
             Letter::Move(token, request, data) => match side.without_address(&request, data) {
                 Some(outcome) => {
                     queue.complete(token, outcome, side);
@@ -311,9 +311,9 @@ impl Home for Side {
     }
 
     #[inline]
-    fn end(&mut self, tag: u16, result: i32) {
-        self.queue.ended(tag, result);
-        self.settle(tag, result);
+    fn end(&mut self, request: &Request, result: i32) {
+        self.queue.ended(request, result);
+        self.settle(request.tag(), result);
     }
 }
 

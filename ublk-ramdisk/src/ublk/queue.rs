@@ -96,8 +96,6 @@ pub(super) struct Queue {
     pub number: u16,
     pub port: Arc<Port>,
     counters: Arc<QueueCounters>,
-    /// By tag, what the mirror has.
-    current: Box<[Option<Request>]>,
 }
 
 impl Queue {
@@ -107,26 +105,21 @@ impl Queue {
         port: Arc<Port>,
         counters: Arc<QueueCounters>,
     ) -> Self {
-        let current = vec![None; usize::from(shared.depth)].into();
         Self {
             shared,
             number,
             port,
             counters,
-            current,
         }
     }
 
     /// Checks what stands under `tag`. What is wrong with it is the result to
     /// commit: it never enters the mirror.
     #[inline]
-    pub(super) fn arrive(&mut self, tag: u16, descriptor: IoDesc) -> Result<Request, i32> {
+    pub(super) fn arrive(&self, tag: u16, descriptor: IoDesc) -> Result<Request, i32> {
         self.counters.insert();
         match self.check(tag, descriptor) {
-            Ok(request) => {
-                self.current[usize::from(tag)] = Some(request);
-                Ok(request)
-            }
+            Ok(request) => Ok(request),
             Err(status) => {
                 self.counters.end_with_error();
                 Err(-status.errno())
@@ -153,12 +146,12 @@ impl Queue {
         Ok(request.with_fua(descriptor.op_flags & abi::IO_F_FUA != 0))
     }
 
-    /// Counts the end of what stood under `tag`: bytes moved for READ and WRITE, 0
-    /// for the others, or minus errno (F11).
+    /// Counts the end of what was taken in: bytes moved for READ and WRITE, 0 for the
+    /// others, or minus errno (F11).
     #[inline]
-    pub(super) fn ended(&mut self, tag: u16, result: i32) {
-        match (self.current[usize::from(tag)], u64::try_from(result)) {
-            (Some(request), Ok(moved)) => {
+    pub(super) fn ended(&self, request: &Request, result: i32) {
+        match u64::try_from(result) {
+            Ok(moved) => {
                 let covered = if request.op().has_data() {
                     moved
                 } else {
@@ -166,7 +159,7 @@ impl Queue {
                 };
                 self.counters.end(request.op(), covered);
             }
-            _ => self.counters.end_with_error(),
+            Err(_) => self.counters.end_with_error(),
         }
     }
 

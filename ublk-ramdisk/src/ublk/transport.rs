@@ -21,8 +21,8 @@ use crate::sys::event;
 /// What a worker has for a queue's thread.
 #[derive(Debug)]
 pub(super) enum Letter {
-    /// The request of the tag has ended with this result.
-    Ended(i32),
+    /// This one has ended, with this result.
+    Ended(Request, i32),
     /// Have its bytes copied to or from there, then complete it.
     Move(InFlight, Request, Data),
 }
@@ -100,7 +100,8 @@ impl Transport for Ports {
         moved
     }
 
-    fn end(&self, queue: u16, tag: u16, result: i32) {
-        self.of(queue).mailbox.post(tag, Letter::Ended(result));
+    fn end(&self, queue: u16, request: &Request, result: i32) {
+        let letter = Letter::Ended(*request, result);
+        self.of(queue).mailbox.post(request.tag(), letter);
     }
 }

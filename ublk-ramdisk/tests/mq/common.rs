@@ -231,6 +231,10 @@ impl Operations for Driver {
         self.inits.lock().unwrap().push(-(i32::from(hctx) + 1));
     }
 
+    fn takes_lists(&self) -> bool {
+        true
+    }
+
     fn queue_rqs(&self, _: Hctx<'_>, list: &mut dyn Offer) {
         if self.takes_batches.load(Ordering::SeqCst) > 0 {
             list.each(&mut |rq| {
@@ -281,7 +285,8 @@ impl Transport for Wire {
         self.moved(moving)
     }
 
-    fn end(&self, queue: u16, tag: u16, result: i32) {
+    fn end(&self, queue: u16, request: &Request, result: i32) {
+        let tag = request.tag();
         self.ends.lock().unwrap().push((queue, tag, result));
     }
 }
@@ -294,8 +299,8 @@ impl Home for At<'_> {
         self.0.moved(moving)
     }
 
-    fn end(&mut self, tag: u16, result: i32) {
-        self.0.end(self.1, tag, result);
+    fn end(&mut self, request: &Request, result: i32) {
+        self.0.end(self.1, request, result);
     }
 }
 

@@ -11,6 +11,7 @@ mod dispatch;
 mod ends;
 
 mod kblockd;
+mod misuse;
 
 mod runs;
 

@@ -51,8 +51,9 @@ impl Transport for Client {
         self.moved(moving)
     }
 
-    fn end(&self, queue: u16, tag: u16, result: i32) {
-        self.ends.lock().unwrap().push((queue, tag, result));
+    fn end(&self, queue: u16, request: &Request, result: i32) {
+        let end = (queue, request.tag(), result);
+        self.ends.lock().unwrap().push(end);
     }
 }
 
@@ -63,8 +64,8 @@ impl Home for At<'_> {
         self.0.moved(moving)
     }
 
-    fn end(&mut self, tag: u16, result: i32) {
-        Transport::end(self.0, self.1, tag, result);
+    fn end(&mut self, request: &Request, result: i32) {
+        Transport::end(self.0, self.1, request, result);
     }
 }
 

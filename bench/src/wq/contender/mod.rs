@@ -6,6 +6,8 @@
 
 pub mod channel;
 
+pub mod legacy;
+
 pub mod ours;
 
 pub mod rayon;
@@ -77,6 +79,7 @@ pub const OURS: [&str; 4] = [
 /// wait.
 pub fn all(threads: usize, runtime: &workqueue::Runtime) -> Vec<Box<dyn Contender>> {
     let mut all = ours::all(runtime);
+    all.push(Box::<legacy::Legacy>::default());
     all.push(Box::new(rayon::Rayon::new(threads)));
     all.push(Box::new(tokio::Tokio::new(threads, tokio::SPAWN)));
     all.push(Box::new(tokio::Tokio::new(threads, tokio::BLOCKING)));

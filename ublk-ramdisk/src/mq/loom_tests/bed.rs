@@ -107,7 +107,7 @@ impl Transport for Ends {
         moving.done(Ok(0))
     }
 
-    fn end(&self, _: u16, _: u16, _: i32) {
+    fn end(&self, _: u16, _: &Request, _: i32) {
         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 }
@@ -117,8 +117,8 @@ impl Home for &Ends {
         moving.done(Ok(0))
     }
 
-    fn end(&mut self, _: u16, _: i32) {
-        Transport::end(*self, 0, 0, 0);
+    fn end(&mut self, request: &Request, result: i32) {
+        Transport::end(*self, 0, request, result);
     }
 }
 

@@ -76,8 +76,8 @@ impl Works {
 
     pub(in crate::mq) fn disable(&self) {}
 
-    pub(in crate::mq) fn now(&self) -> u64 {
-        0
+    pub(in crate::mq) fn now(&self) -> (u64, u32) {
+        (0, 0)
     }
 
     pub(in crate::mq) fn current_cpu(&self) -> usize {
@@ -108,7 +108,7 @@ impl Queue {
     pub(in crate::mq) fn run_queued(&self) {
         while let Some(item) = self.inner.works.claim() {
             match self.hctxs().get(item) {
-                Some(hctx) => self.run(hctx, &mut self.away(hctx)),
+                Some(hctx) => self.run_away(hctx),
                 None if item == self.hctxs().len() => self.requeue_work(),
                 None => self.timeout_work(),
             }

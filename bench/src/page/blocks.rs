@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Rectangles: timelines and heat maps.
+
+use super::canvas::{svg, Scale, GRID, INK, LETTER, MUTED, SERIES};
+use super::frame::Frame;
+use crate::study::outcome::{show, Axis, Row};
+use plotters::style::text_anchor::{HPos, VPos};
+use plotters::style::RGBColor;
+
+/// Draws who did what when.
+pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String {
+    let groups = rows.iter().filter(|r| r.group.is_some()).count() as i32;
+    let names: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    let height = 40 + 42 + 24 * rows.len() as i32 + 26 * groups;
+    svg(width as u32, height as u32, |canvas| {
+        let top = canvas.key(width, &names, true);
+        let longest = rows
+            .iter()
+            .map(|r| r.name.chars().count())
+            .max()
+            .unwrap_or(0) as i32;
+        let frame = Frame {
+            left: longest * LETTER + 22,
+            right: width - 20,
+            top,
+            bottom: height - 42,
+        };
+        let ends = rows
+            .iter()
+            .flat_map(|r| &r.spans)
+            .flat_map(|s| [s.from, s.to]);
+        let xs = Scale::over(ends, x.log, frame.left, frame.right);
+        frame.x_axis(canvas, &x.label, &frame.ticks(&xs));
+        let mut y = top + 4;
+        for row in rows {
+            if let Some(group) = &row.group {
+                canvas.text((6, y + 14), group, HPos::Left, VPos::Center, INK);
+                y += 26;
+            }
+            canvas.text((16, y + 11), &row.name, HPos::Left, VPos::Center, MUTED);
+            canvas.line(&[(frame.left, y + 11), (frame.right, y + 11)], GRID, 1);
+            for span in &row.spans {
+                let (from, to) = (xs.at(span.from), xs.at(span.to).max(xs.at(span.from) + 1));
+                // What is not the first kind is thinner, so that black and white will do.
+                let slim = if span.kind == 0 { 3 } else { 7 };
+                let colour = SERIES[span.kind % SERIES.len()];
+                canvas.bar((from, y + slim), (to, y + 22 - slim), colour);
+            }
+            if let (Some(first), Some(last)) = (row.spans.first(), row.spans.last()) {
+                let text = format!("from {}", show(first.from));
+                let end = xs.at(last.to) + 6;
+                if end + text.chars().count() as i32 * LETTER < width {
+                    canvas.text((end, y + 11), &text, HPos::Left, VPos::Center, INK);
+                }
+            } else {
+                canvas.text(
+                    (frame.left + 6, y + 11),
+                    "never",
+                    HPos::Left,
+                    VPos::Center,
+                    INK,
+                );
+            }
+            y += 24;
+        }
+    })
+}
+
+/// From light to dark; the cells' numbers stay readable on it.
+fn shade(share: f64) -> (RGBColor, RGBColor) {
+    let mix =
+        |from: u8, to: u8| (f64::from(from) + (f64::from(to) - f64::from(from)) * share) as u8;
+    let back = RGBColor(mix(0xee, 0x08), mix(0xf4, 0x40), mix(0xfa, 0x81));
+    // Not the ink of the page, which changes on a dark screen; the cells do not.
+    let text = if share > 0.5 {
+        RGBColor(0xff, 0xff, 0xfe)
+    } else {
+        RGBColor(0x01, 0x01, 0x01)
+    };
+    (back, text)
+}
+
+/// Draws a value for each pair of settings.
+pub fn heat(
+    width: i32,
+    axes: [&Axis; 3],
+    columns: &[String],
+    rows: &[String],
+    values: &[Vec<f64>],
+) -> String {
+    let [x, y, value] = axes;
+    let height = 34 + 34 * rows.len() as i32 + 48;
+    svg(width as u32, height as u32, |canvas| {
+        let longest = rows.iter().map(|r| r.chars().count()).max().unwrap_or(0) as i32;
+        let frame = Frame {
+            left: 26 + longest * LETTER + 8,
+            right: width - 10,
+            top: 28,
+            bottom: height - 46,
+        };
+        canvas.text(
+            (frame.left, 12),
+            &format!("colour: {}", value.label),
+            HPos::Left,
+            VPos::Center,
+            MUTED,
+        );
+        let usable = values.iter().flatten().copied().filter(|v| v.is_finite());
+        let scale = Scale::over(usable, value.log, 0, 1000);
+        let (wide, high) = (
+            f64::from(frame.right - frame.left) / columns.len().max(1) as f64,
+            f64::from(frame.bottom - frame.top) / rows.len().max(1) as f64,
+        );
+        let column = |n: usize| frame.left + (wide * n as f64) as i32;
+        let row = |n: usize| frame.bottom - (high * n as f64) as i32;
+        for (r, cells) in values.iter().enumerate() {
+            for (c, &cell) in cells.iter().enumerate() {
+                if !cell.is_finite() {
+                    continue;
+                }
+                let (back, text) = shade(f64::from(scale.at(cell)).clamp(0.0, 1000.0) / 1000.0);
+                canvas.bar(
+                    (column(c) + 1, row(r + 1) + 1),
+                    (column(c + 1) - 1, row(r) - 1),
+                    back,
+                );
+                let middle = ((column(c) + column(c + 1)) / 2, (row(r) + row(r + 1)) / 2);
+                canvas.text(middle, &show(cell), HPos::Center, VPos::Center, text);
+            }
+            let middle = (row(r) + row(r + 1)) / 2;
+            canvas.text(
+                (frame.left - 6, middle),
+                &rows[r],
+                HPos::Right,
+                VPos::Center,
+                INK,
+            );
+        }
+        for (c, name) in columns.iter().enumerate() {
+            let middle = (column(c) + column(c + 1)) / 2;
+            canvas.text(
+                (middle, frame.bottom + 6),
+                name,
+                HPos::Center,
+                VPos::Top,
+                INK,
+            );
+        }
+        canvas.text(
+            ((frame.left + frame.right) / 2, frame.bottom + 26),
+            &x.label,
+            HPos::Center,
+            VPos::Top,
+            INK,
+        );
+        canvas.text_upwards((10, (frame.top + frame.bottom) / 2), &y.label);
+    })
+}

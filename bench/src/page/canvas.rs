@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What all kinds of picture are drawn with: an SVG of a width, colours, scales, axes.
+//!
+//! Colours are the eight of Okabe and Ito, which people with the usual kinds of colour blindness can tell apart, as far
+//! as they show on white. The page's style sheet replaces them by name where the reader's screen is dark.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+/// Text and axes.
+pub const INK: RGBColor = RGBColor(0x1a, 0x1a, 0x1a);
+/// Less important text.
+pub const MUTED: RGBColor = RGBColor(0x66, 0x66, 0x66);
+/// Grid lines.
+pub const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
+/// One for each series.
+pub const SERIES: [RGBColor; 6] = [
+    RGBColor(0x00, 0x72, 0xb2),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xaa, 0x44, 0x99),
+    RGBColor(0xe6, 0x9f, 0x00),
+    RGBColor(0x56, 0xb4, 0xe9),
+];
+/// The size of all text; the library makes 13 pixels of it.
+pub const TEXT: u32 = 16;
+/// About the width of a letter of that size.
+pub const LETTER: i32 = 7;
+
+/// A point in pixels.
+pub type Point = (i32, i32);
+
+/// A picture being drawn. Drawing on a string cannot fail.
+pub struct Canvas<'a> {
+    area: DrawingArea<SVGBackend<'a>, plotters::coord::Shift>,
+}
+
+/// Draws a picture of this size.
+pub fn svg(width: u32, height: u32, draw: impl FnOnce(&Canvas<'_>)) -> String {
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
+        let canvas = Canvas { area };
+        draw(&canvas);
+        let _to_a_string = canvas.area.present();
+    }
+    text
+}
+
+impl Canvas<'_> {
+    /// The whole width.
+    pub fn width(&self) -> i32 {
+        self.area.dim_in_pixel().0 as i32
+    }
+
+    /// A line through these points.
+    pub fn line(&self, points: &[Point], colour: RGBColor, width: u32) {
+        let path = PathElement::new(points.to_vec(), colour.stroke_width(width));
+        let _to_a_string = self.area.draw(&path);
+    }
+
+    /// A filled rectangle.
+    pub fn bar(&self, from: Point, to: Point, colour: RGBColor) {
+        let _to_a_string = self.area.draw(&Rectangle::new([from, to], colour.filled()));
+    }
+
+    /// Text beside a point.
+    pub fn text(&self, at: Point, text: &str, h: HPos, v: VPos, colour: RGBColor) {
+        let style = ("sans-serif", TEXT).into_font().color(&colour);
+        let style = style.pos(Pos::new(h, v));
+        let _to_a_string = self.area.draw(&Text::new(text.to_owned(), at, style));
+    }
+
+    /// Text that reads upwards, centred at a point.
+    pub fn text_upwards(&self, at: Point, text: &str) {
+        let font = ("sans-serif", TEXT).into_font();
+        let font = font.transform(FontTransform::Rotate270);
+        let style = font.color(&INK).pos(Pos::new(HPos::Center, VPos::Center));
+        let _to_a_string = self.area.draw(&Text::new(text.to_owned(), at, style));
+    }
+
+    /// The mark of the nth series: shapes differ as colours do.
+    pub fn mark(&self, at: Point, series: usize, size: i32) {
+        let colour = SERIES[series % SERIES.len()];
+        let (x, y) = at;
+        match series % 4 {
+            0 => {
+                let _to_a_string = self.area.draw(&Circle::new(at, size, colour.filled()));
+            }
+            1 => self.bar((x - size, y - size), (x + size, y + size), colour),
+            2 => {
+                let corners = [
+                    (x, y - size - 1),
+                    (x + size + 1, y + size),
+                    (x - size - 1, y + size),
+                ];
+                let shape = Polygon::new(corners.to_vec(), colour.filled());
+                let _to_a_string = self.area.draw(&shape);
+            }
+            _ => {
+                let s = size + 1;
+                let corners = [(x, y - s), (x + s, y), (x, y + s), (x - s, y)];
+                let shape = Polygon::new(corners.to_vec(), colour.filled());
+                let _to_a_string = self.area.draw(&shape);
+            }
+        }
+    }
+
+    /// A key above the picture: mark and name, in as many rows as the width asks for. Gives the height it took.
+    pub fn key(&self, width: i32, names: &[&str], swatch: bool) -> i32 {
+        let (mut x, mut y) = (8, 10);
+        for (n, name) in names.iter().enumerate() {
+            let need = 20 + name.chars().count() as i32 * LETTER + 14;
+            if x > 8 && x + need > width {
+                (x, y) = (8, y + 19);
+            }
+            if swatch {
+                self.bar((x, y - 6), (x + 13, y + 6), SERIES[n % SERIES.len()]);
+            } else {
+                self.mark((x + 6, y), n, 4);
+            }
+            self.text((x + 20, y), name, HPos::Left, VPos::Center, INK);
+            x += need;
+        }
+        y + 16
+    }
+}
+
+/// From values to pixels.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    low: f64,
+    high: f64,
+    log: bool,
+    from: i32,
+    to: i32,
+}
+
+impl Scale {
+    /// A scale that shows all the values, over these pixels.
+    pub fn over(values: impl IntoIterator<Item = f64>, log: bool, from: i32, to: i32) -> Self {
+        let usable = values
+            .into_iter()
+            .filter(|v| v.is_finite() && (!log || *v > 0.0));
+        let (mut low, mut high) = usable
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+                (low.min(v), high.max(v))
+            });
+        if low > high {
+            (low, high) = (1.0, 10.0);
+        }
+        if log {
+            // To the next 1, 2 or 5 of a decade on both sides.
+            low = *steps(low)
+                .iter()
+                .rfind(|s| **s <= low * 1.0001)
+                .unwrap_or(&low);
+            high = *steps(high)
+                .iter()
+                .find(|s| **s >= high * 0.9999)
+                .unwrap_or(&high);
+            if low == high {
+                (low, high) = (low / 2.0, high * 2.0);
+            }
+        } else {
+            if low > 0.0 {
+                low = 0.0;
+            }
+            if high <= low {
+                high = low + 1.0;
+            }
+            let step = even_step(high - low);
+            high = (high / step - 1e-9).ceil() * step;
+            low = (low / step + 1e-9).floor() * step;
+        }
+        Self {
+            low,
+            high,
+            log,
+            from,
+            to,
+        }
+    }
+
+    /// The pixel of a value.
+    pub fn at(&self, value: f64) -> i32 {
+        let share = if self.log {
+            (value.max(self.low) / self.low).log10() / (self.high / self.low).log10()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
+        self.from + (share * f64::from(self.to - self.from)).round() as i32
+    }
+
+    /// Values worth a number, at most about so many.
+    pub fn ticks(&self, most: usize) -> Vec<f64> {
+        if !self.log {
+            let mut step = even_step(self.high - self.low);
+            while (self.high - self.low) / step > most as f64 + 0.01 {
+                step = next_step(step);
+            }
+            let count = ((self.high - self.low) / step + 1e-9).floor() as usize;
+            return (0..=count).map(|n| self.low + step * n as f64).collect();
+        }
+        let decades = self.low.log10().floor() as i32..=self.high.log10().ceil() as i32;
+        let inside = |v: &f64| *v >= self.low * 0.999 && *v <= self.high * 1.001;
+        for factors in [&[1.0, 2.0, 5.0][..], &[1.0, 3.0], &[1.0]] {
+            let ticks = decades
+                .clone()
+                .flat_map(|d| factors.iter().map(move |f| f * 10f64.powi(d)));
+            let ticks: Vec<f64> = ticks.filter(inside).collect();
+            if ticks.len() <= most {
+                return ticks;
+            }
+        }
+        let every = decades.clone().count().div_ceil(most.max(1));
+        let ticks = decades.step_by(every).map(|d| 10f64.powi(d));
+        ticks.filter(inside).collect()
+    }
+}
+
+/// The values 1, 2 and 5 of the decades around a value.
+fn steps(value: f64) -> Vec<f64> {
+    let decade = value.log10().floor() as i32;
+    let decades = decade - 1..=decade + 1;
+    decades
+        .flat_map(|d| [1.0, 2.0, 5.0].map(|f| f * 10f64.powi(d)))
+        .collect()
+}
+
+/// A step of 1, 2 or 5 that cuts the range in about five.
+fn even_step(range: f64) -> f64 {
+    let rough = range / 5.0;
+    *steps(rough)
+        .iter()
+        .find(|s| **s >= rough * 0.999)
+        .unwrap_or(&rough)
+}
+
+fn next_step(step: f64) -> f64 {
+    *steps(step)
+        .iter()
+        .find(|s| **s > step * 1.001)
+        .unwrap_or(&(step * 10.0))
+}
+
+/// A figure at an axis.
+pub fn number(value: f64) -> String {
+    let size = value.abs();
+    if size >= 1e9 {
+        return format!("{} G", plain(value / 1e9));
+    }
+    if size >= 1e6 {
+        return format!("{} M", plain(value / 1e6));
+    }
+    plain(value)
+}
+
+fn plain(value: f64) -> String {
+    let text = format!("{value:.6}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0" } else { text }.to_owned()
+}
+
+/// Moves labels apart that would overlap, keeping their order; gives the new places.
+pub fn spread(wanted: &[i32], apart: i32, low: i32, high: i32) -> Vec<i32> {
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by_key(|&n| wanted[n]);
+    let mut places = wanted.to_vec();
+    let mut next = low;
+    for &n in &order {
+        places[n] = places[n].max(next);
+        next = places[n] + apart;
+    }
+    let mut last = high;
+    for &n in order.iter().rev() {
+        places[n] = places[n].min(last);
+        last = places[n] - apart;
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_even_and_within_the_scale() {
+        let scale = Scale::over([0.0, 35.0], false, 0, 100);
+        assert_eq!(scale.ticks(10), [0.0, 10.0, 20.0, 30.0, 40.0]);
+        assert_eq!((scale.at(0.0), scale.at(40.0)), (0, 100));
+        let scale = Scale::over([3.0, 400.0], true, 0, 100);
+        assert_eq!(
+            scale.ticks(10),
+            [2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]
+        );
+        assert_eq!(scale.ticks(3), [10.0, 100.0]);
+    }
+
+    #[test]
+    fn a_scale_of_nothing_or_of_one_value_can_be_drawn() {
+        for log in [false, true] {
+            for values in [&[][..], &[0.0], &[7.0, 7.0], &[f64::NAN]] {
+                let scale = Scale::over(values.iter().copied(), log, 0, 100);
+                assert!(!scale.ticks(6).is_empty(), "{values:?}");
+                assert!(
+                    (0..=100).contains(&scale.at(7.0)) || values.is_empty() || values[0] != 7.0
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn labels_are_moved_apart_within_bounds() {
+        assert_eq!(spread(&[10, 12, 50], 15, 0, 100), [10, 25, 50]);
+        assert_eq!(spread(&[95, 99], 15, 0, 100), [85, 100]);
+    }
+
+    #[test]
+    fn numbers_have_no_tail() {
+        assert_eq!(number(0.5), "0.5");
+        assert_eq!(number(2_500_000.0), "2.5 M");
+        assert_eq!(number(-0.0), "0");
+    }
+}

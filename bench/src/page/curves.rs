@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Curves: percentiles, lines and dots, and several courses over one time.
+
+use super::canvas::{svg, Canvas, Point, Scale, INK, MUTED, SERIES};
+use super::frame::Frame;
+use crate::study::outcome::{sorted, Axis, Samples, Series};
+use plotters::style::text_anchor::{HPos, VPos};
+
+/// How far right a percentile stands: each further nine takes as much room as the one before.
+fn nines(share: f64) -> f64 {
+    -(1.0 - share).log10()
+}
+
+/// The points of a set: percentile and value, as many as can be told apart.
+fn percentile_points(values: &[f64]) -> Vec<(f64, f64)> {
+    let order = sorted(values);
+    let mut points: Vec<(f64, f64)> = Vec::new();
+    for (n, &value) in order.iter().enumerate() {
+        let x = nines(n as f64 / order.len() as f64);
+        if points.last().is_none_or(|last| x - last.0 > 0.004) || n + 1 == order.len() {
+            points.push((x, value));
+        }
+    }
+    points
+}
+
+/// Draws values by percentile.
+pub fn percentiles(width: i32, value: &Axis, sets: &[Samples]) -> String {
+    let height = 340;
+    svg(width as u32, height as u32, |canvas| {
+        let names: Vec<&str> = sets.iter().map(|s| s.name.as_str()).collect();
+        let frame = Frame::new(canvas, width, height, &names);
+        let most = sets
+            .iter()
+            .map(|s| s.values.len())
+            .max()
+            .unwrap_or(1)
+            .max(2);
+        let end = nines(1.0 - 1.0 / most as f64);
+        let x =
+            |n: f64| frame.left + (n / end * f64::from(frame.right - frame.left)).round() as i32;
+        let all = sets.iter().flat_map(|s| s.values.iter().copied());
+        let y = Scale::over(all, value.log, frame.bottom, frame.top);
+        frame.y_axis(canvas, value, &y);
+        let ticks = [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999];
+        let ticks = ticks.into_iter().filter(|&p| nines(p) <= end * 1.001);
+        // As many decimals as the number has, and no more.
+        let text = |p: f64| ((p * 1e7).round() / 1e5).to_string();
+        let ticks: Vec<_> = ticks.map(|p| (x(nines(p)), text(p))).collect();
+        frame.x_axis(canvas, "percentile", &ticks);
+        let curves = sets.iter().map(|set| {
+            let points = percentile_points(&set.values);
+            points.iter().map(|&(p, v)| (x(p), y.at(v))).collect()
+        });
+        frame.curves(canvas, &curves.collect::<Vec<_>>(), &names, false);
+    })
+}
+
+/// Draws series over x and y.
+pub fn lines(width: i32, x: &Axis, y: &Axis, series: &[Series], dots: bool) -> String {
+    let height = 340;
+    svg(width as u32, height as u32, |canvas| {
+        let names: Vec<&str> = series.iter().map(|s| s.name.as_str()).collect();
+        let frame = Frame::new(canvas, width, height, &names);
+        let all = || series.iter().flat_map(|s| &s.points);
+        let xs = Scale::over(all().map(|p| p.0), x.log, frame.left, frame.right);
+        let ys = Scale::over(all().map(|p| p.1), y.log, frame.bottom, frame.top);
+        frame.y_axis(canvas, y, &ys);
+        frame.x_axis(canvas, &x.label, &frame.ticks(&xs));
+        let place = |p: &(f64, f64)| (xs.at(p.0), ys.at(p.1));
+        let curves = series
+            .iter()
+            .map(|s| thin(s.points.iter().map(place).collect()));
+        frame.curves(canvas, &curves.collect::<Vec<_>>(), &names, dots);
+    })
+}
+
+/// Leaves out points that fall on the pixel before.
+fn thin(points: Vec<Point>) -> Vec<Point> {
+    let mut points = points;
+    points.dedup();
+    points
+}
+
+/// Draws panels of one course each, one above the other, and lines for moments of note.
+pub fn stack(width: i32, x: &Axis, panels: &[(Axis, Series)], marks: &[(f64, String)]) -> String {
+    let (each, top) = (118, 8 + 17 * marks.len() as i32);
+    let height = top + each * panels.len() as i32 + 42;
+    svg(width as u32, height as u32, |canvas| {
+        let (left, right) = (58, width - 14);
+        let all = panels.iter().flat_map(|(_, s)| &s.points).map(|p| p.0);
+        let xs = Scale::over(all.chain(marks.iter().map(|m| m.0)), x.log, left, right);
+        for (n, (axis, series)) in panels.iter().enumerate() {
+            let above = top + each * n as i32;
+            let frame = Frame {
+                left,
+                right,
+                top: above + 22,
+                bottom: above + each - 6,
+            };
+            let ys = Scale::over(
+                series.points.iter().map(|p| p.1),
+                axis.log,
+                frame.bottom,
+                frame.top,
+            );
+            let quiet = Axis::linear("");
+            frame.y_axis(canvas, &quiet, &ys);
+            canvas.text(
+                (left, above + 10),
+                &axis.label,
+                HPos::Left,
+                VPos::Center,
+                INK,
+            );
+            let place = |p: &(f64, f64)| (xs.at(p.0), ys.at(p.1));
+            let points: Vec<_> = series.points.iter().map(place).collect();
+            canvas.line(&thin(points), SERIES[n % SERIES.len()], 2);
+            if n + 1 == panels.len() {
+                frame.x_axis(canvas, &x.label, &frame.ticks(&xs));
+            }
+        }
+        draw_marks(canvas, &xs, marks, (left, right), height - 48);
+    })
+}
+
+fn draw_marks(
+    canvas: &Canvas<'_>,
+    xs: &Scale,
+    marks: &[(f64, String)],
+    edges: (i32, i32),
+    bottom: i32,
+) {
+    for (n, (moment, text)) in marks.iter().enumerate() {
+        let (x, y) = (xs.at(*moment), 8 + 17 * n as i32);
+        canvas.line(&[(x, y), (x, bottom)], MUTED, 1);
+        let to_left = x > (edges.0 + edges.1) / 2;
+        let (at, h) = if to_left {
+            (x - 5, HPos::Right)
+        } else {
+            (x + 5, HPos::Left)
+        };
+        canvas.text((at, y), text, h, VPos::Center, MUTED);
+    }
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is kept of a run of studies: a file of JSON per study, and all samples as one CSV.
+
+use super::outcome::{Figure, Part, Plot};
+use super::prediction::Verdict;
+use super::text::Plan;
+use super::{Study, ALL};
+use crate::run::{Pair, RunError};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The result of one study with the setting it was found in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// The study's letter.
+    pub id: String,
+    /// What ran where: machine, kernel, commit, versions, command.
+    pub setting: Vec<Pair>,
+    /// Was it a short run?
+    pub quick: bool,
+    /// Why it could not be run here, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent: Option<String>,
+    /// What it found.
+    pub parts: Vec<Part>,
+}
+
+fn path(folder: &Path, id: &str) -> PathBuf {
+    folder.join(format!("study-{id}.json"))
+}
+
+fn write(path: PathBuf, text: &str) -> Result<(), RunError> {
+    // By way of another name, so that an interrupted run leaves no half file.
+    let part = path.with_extension("part");
+    let done = fs::write(&part, text).and_then(|()| fs::rename(&part, &path));
+    done.map_err(|source| RunError::Io { path, source })
+}
+
+impl Kept {
+    /// Reads the result of a study, if there is one.
+    pub fn load(folder: &Path, id: &str) -> Result<Option<Self>, RunError> {
+        let path = path(folder, id);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(RunError::Io { path, source }),
+        };
+        let kept = serde_json::from_str(&text);
+        kept.map(Some)
+            .map_err(|source| RunError::Json { path, source })
+    }
+
+    /// Writes it.
+    pub fn keep(&self, folder: &Path) -> Result<(), RunError> {
+        let path = path(folder, &self.id);
+        let text = serde_json::to_string(self).map_err(|source| RunError::Json {
+            path: path.clone(),
+            source,
+        })?;
+        write(path, &(text + "\n"))
+    }
+}
+
+/// Everything there is of a run, in the order of the report.
+pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, RunError> {
+    let mut all = Vec::new();
+    for study in ALL {
+        if let Some(kept) = Kept::load(folder, study.id)? {
+            all.push((study, kept));
+        }
+    }
+    Ok(all)
+}
+
+/// Predictions and how they came out, one object per line, as `predictions.json`.
+pub fn keep_predictions(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), RunError> {
+    let mut lines = Vec::new();
+    for (plan, kept) in all {
+        for prediction in &plan.predictions {
+            let measures = kept.parts.iter().flat_map(|p| &p.measures);
+            let (verdict, value) = match prediction.decide(measures) {
+                Verdict::Holds(value) => ("holds", Some(value)),
+                Verdict::Contradicted(value) => ("contradicted", Some(value)),
+                Verdict::NotRun => ("not run", None),
+            };
+            let line = serde_json::json!({
+                "study": kept.id,
+                "measure": prediction.measure,
+                "predicted": prediction.to_string(),
+                "value": value,
+                "unit": prediction.unit,
+                "verdict": verdict,
+            });
+            lines.push(line.to_string());
+        }
+    }
+    write(
+        folder.join("predictions.json"),
+        &format!("[\n{}\n]\n", lines.join(",\n")),
+    )
+}
+
+/// All samples of all figures as `samples.csv`: study, figure, series, x, y.
+pub fn keep_csv(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), RunError> {
+    let mut text = String::from("study,figure,series,x,y\n");
+    for (_, kept) in all {
+        for figure in kept.parts.iter().flat_map(|p| &p.figures) {
+            for (series, x, y) in rows(figure) {
+                let series = series.replace('"', "\"\"");
+                let _never_fails = writeln!(text, "{},{},\"{series}\",{x},{y}", kept.id, figure.id);
+            }
+        }
+    }
+    write(folder.join("samples.csv"), &text)
+}
+
+/// The samples of a figure. A timeline gives the beginning and end of each span, a set of samples their number and
+/// value, a heat map the numbers of column and value under the name of the row.
+fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
+    match &figure.plot {
+        Plot::Percentiles { sets, .. } => {
+            let rows = sets.iter().flat_map(|set| {
+                let values = set.values.iter().enumerate();
+                values.map(|(n, &value)| (set.name.clone(), n as f64, value))
+            });
+            rows.collect()
+        }
+        Plot::Lines { series, .. } => {
+            let rows = series.iter();
+            let rows = rows.flat_map(|s| s.points.iter().map(|&(x, y)| (s.name.clone(), x, y)));
+            rows.collect()
+        }
+        Plot::Stack { panels, .. } => {
+            let rows = panels.iter().map(|(_, series)| series);
+            let rows = rows.flat_map(|s| s.points.iter().map(|&(x, y)| (s.name.clone(), x, y)));
+            rows.collect()
+        }
+        Plot::Timeline { kinds, rows, .. } => {
+            let mut group = String::new();
+            let mut out = Vec::new();
+            for row in rows {
+                if let Some(name) = &row.group {
+                    group.clone_from(name);
+                }
+                for span in &row.spans {
+                    let kind = kinds.get(span.kind).map_or("", String::as_str);
+                    out.push((format!("{group}: {} {kind}", row.name), span.from, span.to));
+                }
+            }
+            out
+        }
+        Plot::Heat { rows, values, .. } => {
+            let cells = rows.iter().zip(values).flat_map(|(row, values)| {
+                let values = values.iter().enumerate();
+                values.map(|(n, &value)| (row.clone(), n as f64, value))
+            });
+            cells.collect()
+        }
+    }
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a study found: measures to decide predictions by, and figures with all their samples.
+
+use serde::{Deserialize, Serialize};
+
+/// How far a part's figures repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// In virtual time: the same on every machine, to the last digit.
+    Deterministic,
+    /// On this machine's clock and scheduler.
+    Measured,
+}
+
+/// One part of a study's result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// How far it repeats.
+    pub kind: Kind,
+    /// The main finding in one line, with its figures.
+    pub finding: String,
+    /// What predictions are decided by.
+    pub measures: Vec<Measure>,
+    /// What is to be seen.
+    pub figures: Vec<Figure>,
+}
+
+/// One figure with a name and a unit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measure {
+    /// As the predictions name it.
+    pub name: String,
+    /// How much.
+    pub value: f64,
+    /// Of what; empty for a count or a ratio.
+    pub unit: String,
+}
+
+impl Measure {
+    /// A measure, rounded to what is worth reading.
+    pub fn new(name: impl Into<String>, value: f64, unit: &str) -> Self {
+        Self {
+            name: name.into(),
+            value: round(value),
+            unit: unit.into(),
+        }
+    }
+}
+
+/// To six significant digits.
+pub fn round(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let digits = 5 - value.abs().log10().floor() as i32;
+    let scale = 10f64.powi(digits.abs());
+    if digits >= 0 {
+        (value * scale).round() / scale
+    } else {
+        (value / scale).round() * scale
+    }
+}
+
+/// A picture and the table under it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// Unique within the study; part of file names.
+    pub id: String,
+    /// What it shows, as a sentence.
+    pub title: String,
+    /// The same for somebody who does not see it.
+    pub alt: String,
+    /// The picture.
+    pub plot: Plot,
+    /// The figures to it.
+    pub table: Table,
+}
+
+/// An axis.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Axis {
+    /// What it shows, with the unit.
+    pub label: String,
+    /// By decades?
+    pub log: bool,
+}
+
+impl Axis {
+    /// An axis with equal steps.
+    pub fn linear(label: impl Into<String>) -> Self {
+        Self {
+            label: label.into(),
+            log: false,
+        }
+    }
+
+    /// An axis by decades; only values above 0 can be shown.
+    pub fn log(label: impl Into<String>) -> Self {
+        Self {
+            label: label.into(),
+            log: true,
+        }
+    }
+}
+
+/// A named series of points.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// Its name.
+    pub name: String,
+    /// x and y.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A named set of samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Samples {
+    /// Its name.
+    pub name: String,
+    /// In the order they were taken.
+    pub values: Vec<f64>,
+}
+
+/// A stretch of a timeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Span {
+    /// Its beginning.
+    pub from: f64,
+    /// Its end.
+    pub to: f64,
+    /// What goes on: an index into the timeline's kinds.
+    pub kind: usize,
+}
+
+/// A line of a timeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Does a new group begin with it? Then the group's name.
+    pub group: Option<String>,
+    /// What goes on when.
+    pub spans: Vec<Span>,
+}
+
+/// The kinds of picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plot {
+    /// Values by percentile, the last percents widened (as HDR plots do).
+    Percentiles {
+        /// The values' axis.
+        value: Axis,
+        /// A curve each.
+        sets: Vec<Samples>,
+    },
+    /// Curves, or dots alone.
+    Lines {
+        /// From left to right.
+        x: Axis,
+        /// From bottom to top.
+        y: Axis,
+        /// A curve each.
+        series: Vec<Series>,
+        /// Dots alone: the points are samples and not a course.
+        dots: bool,
+    },
+    /// Who did what when.
+    Timeline {
+        /// The time axis.
+        x: Axis,
+        /// What can go on.
+        kinds: Vec<String>,
+        /// From top to bottom.
+        rows: Vec<Row>,
+    },
+    /// Several courses over one time, each with its own scale, one above the other.
+    Stack {
+        /// The axis they share.
+        x: Axis,
+        /// From top to bottom: its own axis and the course.
+        panels: Vec<(Axis, Series)>,
+        /// Moments worth a line through all panels.
+        marks: Vec<(f64, String)>,
+    },
+    /// A value for each pair of two settings.
+    Heat {
+        /// Columns.
+        x: Axis,
+        /// Rows, the first one lowest.
+        y: Axis,
+        /// What the colour means.
+        value: Axis,
+        /// The settings of the columns.
+        columns: Vec<String>,
+        /// The settings of the rows.
+        rows: Vec<String>,
+        /// By row, then by column.
+        values: Vec<Vec<f64>>,
+    },
+}
+
+/// Figures in rows; the first column names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// The head of each column.
+    pub head: Vec<String>,
+    /// The rows.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with this head.
+    pub fn new(head: &[&str]) -> Self {
+        Self {
+            head: head.iter().map(|&h| h.to_owned()).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+}
+
+/// The value below which the share `q` (0 to 1) of the sorted values lies; the nearest one there is.
+pub fn quantile(sorted: &[f64], q: f64) -> f64 {
+    if sorted.is_empty() {
+        return f64::NAN;
+    }
+    let rank = (q * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
+/// In rising order.
+pub fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+/// A figure for a table: three significant digits, no exponent.
+pub fn show(value: f64) -> String {
+    if !value.is_finite() {
+        return "–".into();
+    }
+    let size = value.abs();
+    if value == value.trunc() && size < 1e6 {
+        return format!("{value}");
+    }
+    match size {
+        s if s >= 100.0 => format!("{value:.0}"),
+        s if s >= 10.0 => format!("{value:.1}"),
+        s if s >= 1.0 => format!("{value:.2}"),
+        s if s >= 0.1 => format!("{value:.3}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_occur() {
+        let values = sorted(&[3.0, 1.0, 2.0, 4.0]);
+        assert_eq!(quantile(&values, 0.5), 2.0);
+        assert_eq!(quantile(&values, 0.99), 4.0);
+        assert_eq!(quantile(&values, 0.0), 1.0);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn measures_keep_six_digits() {
+        assert_eq!(round(1234567.0), 1234570.0);
+        assert_eq!(round(0.123456789), 0.123457);
+        assert_eq!(round(0.0), 0.0);
+    }
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The studies in virtual time repeat to the last byte, and their report is what a browser shows.
+//!
+//! `scripts/test report` names the folder of a run that also has what is measured (`STUDY_RUN`) and where to leave the
+//! screenshots (`STUDY_SHOTS`).
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Says that a test is skipped, where it is seen; under CI that is a failure.
+fn skip(test: &str, why: &str) {
+    // Not by a macro that the harness swallows when the test passes.
+    let _unread = writeln!(std::io::stderr(), "SKIP {test}: {why}");
+    let must_run = std::env::var("CI").is_ok_and(|v| v == "1" || v == "true");
+    assert!(!must_run, "CI must not skip");
+}
+
+/// A folder that is gone after the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("study-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left behind is in the folder for that.
+        let _best_effort = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn study(arguments: &[&str], folder: &Path) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_study"));
+    command.args(arguments).arg(folder).output().unwrap()
+}
+
+fn results(folder: &Path) -> Vec<(String, String)> {
+    let files = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path());
+    let files = files.filter(|f| f.extension().is_some_and(|e| e == "json" || e == "csv"));
+    let mut all: Vec<_> = files
+        .map(|f| {
+            (
+                f.file_name().unwrap().to_string_lossy().into_owned(),
+                fs::read_to_string(&f).unwrap(),
+            )
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn studies_in_virtual_time_repeat_byte_for_byte_and_show_in_a_browser() {
+    let (first, second) = (Scratch::new("first"), Scratch::new("second"));
+    for folder in [&first, &second] {
+        let ran = study(&["--deterministic", "--quick"], &folder.0);
+        assert!(
+            ran.status.success(),
+            "{}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
+    }
+    let (one, other) = (results(&first.0), results(&second.0));
+    assert!(one.iter().any(|(name, _)| name == "study-f.json"));
+    for (a, b) in one.iter().zip(&other) {
+        assert_eq!(a.0, b.0);
+        if a.1 != b.1 {
+            let at =
+                a.1.bytes()
+                    .zip(b.1.bytes())
+                    .take_while(|(x, y)| x == y)
+                    .count();
+            let near =
+                |text: &str| text[at.saturating_sub(80)..(at + 40).min(text.len())].to_owned();
+            panic!("{} differs:\n{}\n{}", a.0, near(&a.1), near(&b.1));
+        }
+    }
+    let page = first.0.join("report.html");
+    assert_eq!(
+        fs::read_to_string(&page).unwrap(),
+        fs::read_to_string(second.0.join("report.html")).unwrap()
+    );
+    let run = std::env::var_os("STUDY_RUN").map(PathBuf::from);
+    shown_in_a_browser(&run.map_or(page, |run| run.join("report.html")));
+}
+
+#[test]
+fn an_unknown_study_is_an_error_that_names_the_known_ones() {
+    let scratch = Scratch::new("unknown");
+    let ran = study(&["--only", "f,zz"], &scratch.0);
+    let text = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(
+        !ran.status.success() && text.contains("zz") && text.contains("there is: "),
+        "{text}"
+    );
+    assert!(results(&scratch.0).is_empty());
+}
+
+/// The first browser there is.
+fn browser() -> Option<String> {
+    let named = std::env::var("CHROMIUM").ok();
+    let known = ["chromium", "chromium-browser", "google-chrome"].map(str::to_owned);
+    named.into_iter().chain(known).find(|name| {
+        let asked = Command::new(name)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        asked.is_ok_and(|status| status.success())
+    })
+}
+
+/// Opens a page without a window and gives its output and what it logged.
+fn open(browser: &str, page: &Path, profile: &Path, arguments: &[String]) -> (String, String) {
+    let mut command = Command::new("timeout");
+    command.args([
+        "120",
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+    ]);
+    command.args([
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ]);
+    command.args([
+        "--disable-sync",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+    ]);
+    command.arg(format!("--user-data-dir={}", profile.display()));
+    let out = command
+        .args(arguments)
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(out.status.success(), "{} {}", out.status, text(&out.stderr));
+    (text(&out.stdout), text(&out.stderr))
+}
+
+/// Asks each figure how large what is in it came out, and says it in the page's title.
+const LOOK: &str = "<script>
+const sizes = [...document.querySelectorAll('figure')].map(f => {
+  const seen = [...f.querySelectorAll('svg')].filter(s => getComputedStyle(s).display !== 'none');
+  const box = seen.length === 1 ? seen[0].getBBox() : {width: 0, height: 0};
+  const shapes = seen.length === 1 ? seen[0].querySelectorAll('polyline,rect,circle,polygon').length : 0;
+  const wide = document.documentElement.scrollWidth > window.innerWidth ? 'TOO-WIDE' : 'fits';
+  const name = seen.length === 1 && seen[0].getAttribute('aria-label').length > 20 ? 'named' : 'NAMELESS';
+  return [f.id, Math.round(box.width), Math.round(box.height), shapes, name, wide,
+    f.querySelectorAll('tbody tr').length].join(' ');
+});
+document.title = 'FIGURES ' + sizes.join('; ') + ' END';
+</script>";
+
+fn shown_in_a_browser(report: &Path) {
+    let Some(browser) = browser() else {
+        return skip(
+            "the report in a browser",
+            "no chromium here; scripts/test setup installs it",
+        );
+    };
+    let scratch = Scratch::new("browser");
+    let at = |name: &str| scratch.0.join(name);
+    let html = fs::read_to_string(report).unwrap();
+    let expected: Vec<&str> = html
+        .split("<figure id=\"")
+        .skip(1)
+        .map(|t| t.split('"').next().unwrap())
+        .collect();
+    assert!(expected.len() >= 4, "{expected:?}");
+    fs::write(
+        at("looking.html"),
+        html.replace("</main>", &format!("</main>{LOOK}")),
+    )
+    .unwrap();
+    fs::write(
+        at("bad.html"),
+        "<script>console.error('as expected')</script>",
+    )
+    .unwrap();
+    // What a browser says of a page that is in order must mean something.
+    let (_, log) = open(
+        &browser,
+        &at("bad.html"),
+        &at("profile"),
+        &["--dump-dom".into()],
+    );
+    assert!(
+        log.contains("CONSOLE") && log.contains("as expected"),
+        "{log}"
+    );
+    let shots = std::env::var_os("STUDY_SHOTS").map_or_else(|| at("shots"), PathBuf::from);
+    fs::create_dir_all(&shots).unwrap();
+    for (name, size) in [("desk", "1000,4000"), ("phone", "500,4000")] {
+        let size = format!("--window-size={size}");
+        let (dom, log) = open(
+            &browser,
+            &at("looking.html"),
+            &at("profile"),
+            &["--dump-dom".into(), size.clone()],
+        );
+        assert!(!log.contains("CONSOLE"), "{log}");
+        let title = dom
+            .split("FIGURES ")
+            .nth(1)
+            .and_then(|t| t.split(" END").next())
+            .unwrap();
+        let seen: Vec<Vec<&str>> = title.split("; ").map(|f| f.split(' ').collect()).collect();
+        assert_eq!(seen.iter().map(|f| f[0]).collect::<Vec<_>>(), expected);
+        for figure in &seen {
+            let number = |n: usize| figure[n].parse::<u32>().unwrap();
+            assert!(
+                number(1) > 200 && number(2) > 60 && number(3) > 2,
+                "{name}: {figure:?}"
+            );
+            assert_eq!(
+                (figure[4], figure[5]),
+                ("named", "fits"),
+                "{name}: {figure:?}"
+            );
+            assert!(number(6) >= 1, "{name}: no table: {figure:?}");
+        }
+        let shot = shots.join(format!("report-{name}.png"));
+        open(
+            &browser,
+            report,
+            &at("profile"),
+            &[format!("--screenshot={}", shot.display()), size],
+        );
+        assert!(fs::metadata(&shot).unwrap().len() > 20_000);
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Drivers and transports that do what they must not: the device goes on, or a debug build says so.
+
+use super::common::*;
+use std::sync::{Arc, Mutex};
+use ublk_ramdisk::mq::*;
+
+/// From now on queue_rq panics when it is given `tag`, once.
+fn panics_at(bed: &Bed, tag: u16) {
+    let hook = move |given| assert_ne!(given, tag, "this test's driver panics");
+    *bed.driver.hook.lock().unwrap() = Some(Box::new(hook));
+}
+
+/// C25 of a driver that panics: its request ends, the section it was in is left, and the others are
+/// served.
+#[test]
+fn c25_a_driver_that_panics_loses_its_request_alone() {
+    let mut bed = Bed::new(1, 8);
+    panics_at(&bed, 0);
+    bed.insert(0, write(0));
+    let ioerr = -Status::IoErr.errno();
+    assert_eq!(*bed.wire.ends.lock().unwrap(), [(0, 0, ioerr)]);
+    panics_at(&bed, 2);
+    bed.insert_batch(0, &[write(1), write(2), write(3)]);
+    let ends = |bed: &Bed| bed.wire.ends.lock().unwrap().split_off(1);
+    let ok = 4096;
+    assert_eq!(ends(&bed), [(0, 1, ok), (0, 2, ioerr), (0, 3, ok)]);
+    // On kblockd's thread too.
+    bed.driver.take_calls();
+    quiesced(&mut bed, &[4, 5, 6]);
+    panics_at(&bed, 5);
+    bed.queue.unquiesce();
+    until("kblockd has run the queue", || bed.wire.count() == 4);
+    bed.settle();
+    assert_eq!(ends(&bed), [(0, 4, ok), (0, 5, ioerr), (0, 6, ok)]);
+    // Would wait for ever for a section that was left open.
+    bed.queue.quiesce();
+    bed.queue.unquiesce();
+    assert_eq!(bed.queue.counters(0).panics, 3);
+    bed.finish();
+}
+
+/// A transport that panics loses its thread, and what that thread had; nobody waits for the section
+/// it was in.
+#[test]
+fn c25_a_transport_that_panics_leaves_no_section_open() {
+    struct Panics;
+    impl Home for Panics {
+        fn transfer<'m>(&mut self, _: Moving<'m>) -> Moved<'m> {
+            panic!("this test's transport panics");
+        }
+
+        fn end(&mut self, _: &Request, _: i32) {}
+    }
+    let mut bed = Bed::new(1, 8);
+    bed.driver.always(Transfer);
+    for together in [false, true] {
+        let lane = Mutex::new(&mut bed.lanes[0][0]);
+        let thread = std::thread::scope(|scope| {
+            let insert = || {
+                let mut lane = lane.lock().unwrap();
+                if together {
+                    lane.insert_batch(&[write(1), write(2)], &mut Panics);
+                } else {
+                    lane.insert(&write(0), &mut Panics);
+                }
+            };
+            scope.spawn(insert).join()
+        });
+        assert!(thread.is_err());
+        bed.queue.quiesce();
+        bed.queue.unquiesce();
+    }
+}
+
+/// Two devices of one driver: debug builds tell their tokens apart.
+#[test]
+#[cfg(debug_assertions)]
+fn a11_a_token_given_to_another_device_is_caught() {
+    let (mut one, other) = (Bed::new(1, 8), Bed::new(1, 8));
+    one.driver.always(Hold);
+    let other_queue = other.queue.handle();
+    let misuse: [fn(&Queue, InFlight); 3] = [
+        |queue, token| {
+            queue.complete_away(token, Ok(0));
+        },
+        |queue, token| {
+            queue.requeue(token, Requeue::default());
+        },
+        |queue, token| {
+            let wire = Arc::new(Wire::default());
+            queue.complete_batch(0, [(token, Ok(0))], &mut At(&wire, 0));
+        },
+    ];
+    for (tag, misuse) in (0..).zip(misuse) {
+        one.insert(0, write(tag));
+        let token = one.driver.take_held(tag);
+        let queue = other_queue.clone();
+        let thread = std::thread::spawn(move || misuse(&queue, token));
+        let why = thread.join().expect_err("a debug build says so");
+        let why = why.downcast_ref::<String>().expect("a text");
+        assert!(why.contains("a token of another device"), "{why}");
+        // The token is lost with the thread; the request is still in flight.
+        let found = one.queue.get(0, tag).expect("it is in flight");
+        assert!(found.complete(Status::IoErr));
+    }
+    one.finish();
+    other.finish();
+}
