@@ -12,7 +12,11 @@ use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::inject::FaultAttr;
 
+mod observe;
 pub mod space;
+
+pub use observe::{DebugfsArgs, PokeArg, PokeArgs, TraceArgs, WatchArgs};
+use observe::{DEBUGFS_EXAMPLES, DEBUGFS_LONG, POKE_LONG, TRACE_EXAMPLES, TRACE_LONG};
 
 use crate::values::{backing, device_id, inject, log_target, on_or_off, size, whole, LogTarget};
 
@@ -113,6 +117,15 @@ pub enum Command {
     Resize(ResizeArgs),
     /// Show the counters of running disks
     Stats(StatsArgs),
+    /// Record what happens to each request, as a file for Perfetto or as lines
+    #[command(long_about = TRACE_LONG, after_help = TRACE_EXAMPLES)]
+    Trace(TraceArgs),
+    /// Show the state of the hardware queues under the names of the kernel's debugfs
+    #[command(long_about = DEBUGFS_LONG, after_help = DEBUGFS_EXAMPLES)]
+    Debugfs(DebugfsArgs),
+    /// Run, start or kick the queues of a disk by hand
+    #[command(long_about = POKE_LONG)]
+    Poke(PokeArgs),
     /// Show which ublk features this kernel offers and what they are good for
     Features(FormatArgs),
     /// Say whether this machine can serve RAM disks, and what to change if not
@@ -290,8 +303,11 @@ pub struct StatsArgs {
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: Option<u32>,
     /// Print an array of objects
-    #[arg(long)]
+    #[arg(long, conflicts_with = "watch")]
     pub json: bool,
+    /// Again and again
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 /// `features`, `doctor`

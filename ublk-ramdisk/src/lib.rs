@@ -36,6 +36,8 @@ pub mod inject;
 
 pub mod stats;
 
+pub mod histogram;
+
 pub mod trace;
 
 pub mod sys;

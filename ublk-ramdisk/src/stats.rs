@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::mq::{HctxCounters, Op};
+use crate::mq::{HctxCounters, HctxSnapshot, Kblockd, LatencyStats, Op};
 use crate::ramdisk::space::SpaceStats;
 
 /// A number that one thread raises and others read.
@@ -83,8 +83,8 @@ impl QueueCounters {
         self.reaps.add(1);
     }
 
-    /// The counters as they are now, beside those of the mirror's hardware queue.
-    pub fn snapshot(&self, queue: u16, hctx: HctxCounters) -> QueueStats {
+    /// The counters as they are now; those of the mirror's hardware queue are left out.
+    pub fn snapshot(&self, queue: u16) -> QueueStats {
         let op = |c: &OpCounters| OpStats {
             requests: c.requests.get(),
             bytes: c.bytes.get(),
@@ -100,7 +100,7 @@ impl QueueCounters {
             flush: op(&self.flush),
             discard: op(&self.discard),
             write_zeroes: op(&self.write_zeroes),
-            hctx,
+            ..QueueStats::default()
         }
     }
 }
@@ -141,6 +141,91 @@ pub struct QueueStats {
     /// What became of them in the mirror of blk-mq. Requests that failed their check are not
     /// in it.
     pub hctx: HctxCounters,
+    /// The mirror's hardware queue as it is now.
+    #[serde(default)]
+    pub now: HctxSnapshot,
+    /// How long requests took, of those that were timed.
+    #[serde(default)]
+    pub latency: LatencyStats,
+    /// Results and requests that workers left for the thread of the queue.
+    #[serde(default)]
+    pub wakeups: WakeUps,
+}
+
+/// How the thread of a queue was told of what workers had for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WakeUps {
+    /// Times that it had to be woken.
+    pub sent: u64,
+    /// Times that it was awake, or about to be woken by another.
+    pub saved: u64,
+}
+
+/// kblockd, the workqueue that runs hardware queues again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KblockdStats {
+    /// Runs of its items that have begun.
+    pub started: u64,
+    /// Runs that have ended.
+    pub completed: u64,
+    /// Calls for the rescuer, because nothing moved.
+    pub mayday: u64,
+    /// Items that the rescuer took.
+    pub rescued: u64,
+    /// CPU time of its items, in microseconds.
+    pub cpu_time: u64,
+    /// The pools of threads that serve it.
+    pub pools: Vec<PoolStats>,
+}
+
+/// A pool of the server's workqueue threads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolStats {
+    /// Its CPU; none if its threads run anywhere.
+    pub cpu: Option<usize>,
+    /// The nice value of its threads.
+    pub nice: i32,
+    /// Threads there are.
+    pub workers: usize,
+    /// Threads that have nothing to do.
+    pub idle: usize,
+}
+
+#[cfg(not(loom))]
+impl KblockdStats {
+    /// As they are now.
+    pub fn of(kblockd: &Kblockd, runtime: &workqueue::Runtime) -> Self {
+        let stats = kblockd.queue().stats();
+        let snapshot = runtime.snapshot();
+        let (pools, queues) =
+            snapshot.map_or((Vec::new(), Vec::new()), |s| (s.pools, s.workqueues));
+        let name = kblockd.queue().name();
+        let its: Vec<u32> = queues
+            .iter()
+            .filter(|queue| queue.name == name)
+            .flat_map(|queue| queue.pools.values().copied().chain(queue.dfl))
+            .collect();
+        Self {
+            started: stats.started,
+            completed: stats.completed,
+            mayday: stats.mayday,
+            rescued: stats.rescued,
+            cpu_time: u64::try_from(stats.cpu_time.as_micros()).unwrap_or(u64::MAX),
+            pools: pools
+                .iter()
+                .filter(|pool| its.contains(&pool.id))
+                .map(|pool| PoolStats {
+                    cpu: pool.cpu,
+                    nice: pool.nice,
+                    workers: pool.workers,
+                    idle: pool.idle,
+                })
+                .collect(),
+        }
+    }
 }
 
 /// A device's figures.
@@ -159,4 +244,111 @@ pub struct DeviceStats {
     pub space: SpaceStats,
     /// Per queue.
     pub queues: Vec<QueueStats>,
+    /// The workqueue behind them.
+    #[serde(default)]
+    pub kblockd: KblockdStats,
+}
+
+/// Each number per second, between two moments that are `seconds` apart. What tells a state and not
+/// an amount is that of the later one; the times are of the requests in between.
+fn rate(seconds: f64) -> impl Fn(u64, u64) -> u64 {
+    move |now, before| (now.saturating_sub(before) as f64 / seconds).round() as u64
+}
+
+impl OpStats {
+    fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+        Self {
+            requests: how(self.requests, other.requests),
+            bytes: how(self.bytes, other.bytes),
+        }
+    }
+}
+
+impl QueueStats {
+    fn per_second(&self, earlier: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+        let (now, before) = (self, earlier);
+        Self {
+            queue: now.queue,
+            inserted: how(now.inserted, before.inserted),
+            ended: how(now.ended, before.ended),
+            errors: how(now.errors, before.errors),
+            reaps: how(now.reaps, before.reaps),
+            read: now.read.with(&before.read, how),
+            write: now.write.with(&before.write, how),
+            flush: now.flush.with(&before.flush, how),
+            discard: now.discard.with(&before.discard, how),
+            write_zeroes: now.write_zeroes.with(&before.write_zeroes, how),
+            hctx: now.hctx.with(&before.hctx, how),
+            now: now.now.clone(),
+            latency: now.latency.since(&before.latency),
+            wakeups: WakeUps {
+                sent: how(now.wakeups.sent, before.wakeups.sent),
+                saved: how(now.wakeups.saved, before.wakeups.saved),
+            },
+        }
+    }
+}
+
+impl DeviceStats {
+    /// What happened since an earlier moment, per second.
+    #[must_use]
+    pub fn per_second(&self, earlier: &Self, seconds: f64) -> Self {
+        let how = rate(seconds.max(1e-9));
+        let none = QueueStats::default();
+        let queues = self.queues.iter().enumerate();
+        let kblockd = |of: fn(&KblockdStats) -> u64| how(of(&self.kblockd), of(&earlier.kblockd));
+        Self {
+            queues: queues
+                .map(|(n, queue)| queue.per_second(earlier.queues.get(n).unwrap_or(&none), &how))
+                .collect(),
+            kblockd: KblockdStats {
+                started: kblockd(|k| k.started),
+                completed: kblockd(|k| k.completed),
+                mayday: kblockd(|k| k.mayday),
+                rescued: kblockd(|k| k.rescued),
+                cpu_time: kblockd(|k| k.cpu_time),
+                pools: self.kblockd.pools.clone(),
+            },
+            ..self.clone()
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k02_rates_are_differences_by_time_and_states_are_the_later_ones() {
+        let stats = |requests: u64, usage: u64| {
+            let mut queue = QueueStats::default();
+            queue.read.requests = requests;
+            queue.hctx.refused_by.memory = 3 * requests;
+            queue.hctx.dispatched[1] = requests;
+            queue.now.usage = usage;
+            DeviceStats {
+                id: 1,
+                size: 2,
+                allocated: requests,
+                data_path: "plain".to_owned(),
+                space: SpaceStats::default(),
+                queues: vec![queue],
+                kblockd: KblockdStats {
+                    rescued: requests / 2,
+                    ..KblockdStats::default()
+                },
+            }
+        };
+        let rates = stats(1100, 5).per_second(&stats(100, 9), 2.0);
+        let queue = &rates.queues[0];
+        assert_eq!((queue.read.requests, queue.now.usage), (500, 5));
+        assert_eq!(queue.hctx.refused_by.memory, 1500);
+        assert_eq!(
+            (queue.hctx.dispatched[1], rates.kblockd.rescued),
+            (500, 250)
+        );
+        assert_eq!(rates.allocated, 1100);
+        let restarted = stats(1, 0).per_second(&stats(100, 0), 1.0);
+        assert_eq!(restarted.queues[0].read.requests, 0, "never below nothing");
+    }
 }

@@ -2,6 +2,7 @@
 //! How single values of the command line are read; each refusal names the accepted form.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ublk_ramdisk::config::{Backing, MAX_ID, MAX_SIZE};
 use ublk_ramdisk::inject::FaultAttr;
@@ -48,6 +49,46 @@ pub fn whole(text: &str) -> Result<u64, String> {
         return Err("expected a whole number, such as 4".to_owned());
     }
     Ok(text.parse().unwrap_or(u64::MAX))
+}
+
+const DURATION_FORM: &str = "expected a time from 1ms to 10m, such as 500ms, 2s or 1m";
+
+/// Reads a length of time: digits, then ms, s or m.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let millis: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        _ => return Err(DURATION_FORM.to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| DURATION_FORM.to_owned())?;
+    let millis = number.checked_mul(millis);
+    millis
+        .filter(|millis| (1..=600_000).contains(millis))
+        .map(Duration::from_millis)
+        .ok_or_else(|| DURATION_FORM.to_owned())
+}
+
+/// Reads how often something is redrawn: seconds, perhaps with a fraction.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let form = "expected seconds from 0.1 to 3600, such as 1 or 0.5";
+    let is_number = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+    let number: Option<f64> = text.parse().ok().filter(|_| text.bytes().all(is_number));
+    number
+        .filter(|seconds| (0.1..=3600.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| form.to_owned())
+}
+
+/// Reads how many events each thread keeps.
+pub fn records(text: &str) -> Result<u32, String> {
+    let form = "expected a whole number from 64 to 1048576";
+    let number = whole(text).ok().and_then(|n| u32::try_from(n).ok());
+    number
+        .filter(|n| (64..=1 << 20).contains(n))
+        .ok_or_else(|| form.to_owned())
 }
 
 /// Reads a device id, as a number or inside the name of one of its nodes.

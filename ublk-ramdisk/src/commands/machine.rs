@@ -53,7 +53,28 @@ pub fn done(reply: Reply) -> Result<(), Failure> {
     match reply {
         Reply::Done => Ok(()),
         Reply::Failed(failure) => Err(failure),
-        Reply::Stats(_) => Err(Failure::runtime("the server answered another question")),
+        _ => Err(another_question()),
+    }
+}
+
+/// A reply that does not belong to the request: the server is of another build.
+pub fn another_question() -> Failure {
+    Failure::runtime("the server answered another question: is it of another version?")
+}
+
+/// Asks the server of a device that must have one.
+pub fn ask_of(run_dir: &RunDir, id: u32, request: Request) -> Result<Reply, Failure> {
+    match ask_server(run_dir, id, request) {
+        Some(answer) => answer,
+        None => Err(unserved(id)),
+    }
+}
+
+/// Why a device cannot be asked; the driver itself is asked only now.
+pub fn unserved(id: u32) -> Failure {
+    match Control::open() {
+        Ok(mut control) => not_served(&mut control, id),
+        Err(error) => error.into(),
     }
 }
 

@@ -13,6 +13,13 @@ mod stop;
 mod resize;
 
 mod stats;
+mod stats_text;
+
+mod trace;
+
+mod debugfs;
+
+mod poke;
 
 mod features;
 
@@ -36,6 +43,9 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Stop(args) => stop::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Debugfs(args) => debugfs::run(&args),
+        Command::Poke(args) => poke::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),

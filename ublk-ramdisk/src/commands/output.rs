@@ -11,12 +11,18 @@ use ublk_ramdisk::error::Failure;
 
 /// Prints text to standard output.
 pub fn print(text: &str) -> Result<(), Failure> {
+    print_while_heard(text).map(|_| ())
+}
+
+/// As [`print`]; false once the reader has gone away.
+pub fn print_while_heard(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::runtime(format!(
             "cannot write to standard output: {error}"
         ))),
-        _ => Ok(()),
+        Err(_) => Ok(false),
+        Ok(()) => Ok(true),
     }
 }
 

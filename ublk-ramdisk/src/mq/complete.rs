@@ -151,6 +151,7 @@ impl Queue {
         }
         // Before the slot may be used again, and so before the result is out.
         self.trace_end(hctx, rq, result);
+        self.time_end(hctx, rq);
         if self.slot(rq).state.retire() == Step::Wrong {
             self.bad_transition(hctx);
         }

@@ -74,6 +74,20 @@ macro_rules! counters {
             pub dispatched: [u64; HISTOGRAM],
         }
 
+        impl HctxCounters {
+            /// Each number combined with another's.
+            pub(crate) fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+                Self {
+                    inserted: how(self.inserted, other.inserted),
+                    $($name: how(self.$name, other.$name),)*
+                    refused_by: self.refused_by.with(&other.refused_by, how),
+                    dispatched: std::array::from_fn(|n| {
+                        how(self.dispatched[n], other.dispatched[n])
+                    }),
+                }
+            }
+        }
+
         impl Counters {
             pub(super) fn snapshot(&self, lanes: &[LaneCounters]) -> HctxCounters {
                 let mut sum = HctxCounters {

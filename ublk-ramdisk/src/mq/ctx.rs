@@ -96,6 +96,15 @@ impl Ctxs {
         None
     }
 
+    /// What waits in one of them, for figures: at most `room` requests.
+    pub(super) fn list(&self, slots: &Slots, ctx: u16, room: usize) -> Vec<Rq> {
+        let mut list = Vec::with_capacity(room);
+        self.lists[usize::from(ctx)]
+            .lock()
+            .list_into(slots, &mut list);
+        list
+    }
+
     /// How many wait in each, for figures.
     pub(super) fn lens(&self) -> Vec<u32> {
         self.lists.iter().map(|list| list.lock().len()).collect()

@@ -7,6 +7,7 @@
 use super::counters::{Counters, HctxCounters, LaneCounters};
 use super::ctx::Ctxs;
 use super::hctx_state::HctxState;
+use super::latency::Latencies;
 use super::slot::{Rq, RqList, Slots};
 use super::sync::{AtomicU32, Mutex, Ordering};
 use super::tag_set::TagSet;
@@ -32,6 +33,7 @@ pub(super) struct HwQueue {
     pub(super) cpus: CpuSet,           // I: empty for any
     next_cpu: Mutex<NextCpu>,          // C
     pub(super) counters: Counters,     // A
+    pub(super) latency: Latencies,     // A
     lanes: Box<[LaneCounters]>,        // A: by ctx, written by the owner of its lane
 }
 
@@ -50,6 +52,7 @@ impl HwQueue {
             cpus: cpus.unwrap_or_default(),
             next_cpu: Mutex::new(NextCpu::default()),
             counters: Counters::default(),
+            latency: Latencies::default(),
             lanes: (0..set.nr_ctxs).map(|_| LaneCounters::default()).collect(),
         }
     }
@@ -102,9 +105,12 @@ impl HwQueue {
         self.has_dispatch() || self.ctxs.any()
     }
 
-    /// The tags on the dispatch list in order, for figures.
-    pub(super) fn dispatch_list(&self, slots: &Slots) -> Vec<Rq> {
-        self.dispatch.lock().iter(slots).collect()
+    /// What is on the dispatch list in order, for figures: at most `room` requests. Nothing is
+    /// allocated while the lock is held (D6).
+    pub(super) fn dispatch_list(&self, slots: &Slots, room: usize) -> Vec<Rq> {
+        let mut list = Vec::with_capacity(room);
+        self.dispatch.lock().list_into(slots, &mut list);
+        list
     }
 
     /// How busy the driver has lately said it is: 0 to 9.

@@ -46,8 +46,9 @@ impl Lane {
     pub fn insert(&mut self, request: &Request, home: &mut dyn Home) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
         let lane = hctx.lane(self.ctx);
+        let number = lane.inserted.get();
         lane.inserted.add_owned(1);
-        let rq = queue.take_in(hctx, self.ctx, request, 0);
+        let rq = queue.take_in(hctx, self.ctx, request, 0, queue.arrival(number, 1));
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);
@@ -84,7 +85,9 @@ impl Lane {
             return;
         }
         let lane = hctx.lane(self.ctx);
+        let first = lane.inserted.get();
         lane.inserted.add_owned(u64::from(count));
+        let arrived = queue.arrival(first, count);
         queue.trace_hctx(Kind::Plug, hctx, 0);
         let (entry, arm, exit) = hctx.state.enter(count);
         if arm {
@@ -94,8 +97,9 @@ impl Lane {
         let rqs = requests
             .iter()
             .map(|request| (queue.rq(self.hctx, request.tag()), request));
-        for request in requests {
-            queue.take_in(hctx, self.ctx, request, 0);
+        for (request, number) in requests.iter().zip(first..) {
+            let arrived = queue.if_timed(number, arrived);
+            queue.take_in(hctx, self.ctx, request, 0, arrived);
         }
         if entry == Entry::Frozen {
             rqs.for_each(|(rq, _)| queue.wait_for_thaw(hctx, rq));
@@ -117,9 +121,11 @@ impl Lane {
     pub fn insert_passthrough(&mut self, request: &Request, at_head: bool, home: &mut dyn Home) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
         let lane = hctx.lane(self.ctx);
+        let number = lane.inserted.get();
         lane.inserted.add_owned(1);
         let flags = PASSTHROUGH | if at_head { AT_HEAD } else { 0 };
-        let rq = queue.take_in(hctx, self.ctx, request, flags);
+        let arrived = queue.arrival(number, 1);
+        let rq = queue.take_in(hctx, self.ctx, request, flags, arrived);
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);
@@ -145,13 +151,13 @@ fn may_issue_directly(queue: &Queue, hctx: &HwQueue, request: &Request) -> bool 
 impl Queue {
     /// Keeps an arrival in its slot.
     #[inline]
-    fn take_in(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32) -> Rq {
+    fn take_in(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32, arrived: u64) -> Rq {
         let rq = self.rq(hctx.index, request.tag());
         let slot = self.slot(rq);
         if !slot.state.is_idle() {
             self.bad_transition(hctx);
         }
-        slot.fill(request, ctx, flags);
+        slot.fill(request, ctx, flags, arrived);
         self.trace_rq(Kind::IoStart, hctx, rq);
         rq
     }

@@ -191,6 +191,18 @@ impl Works {
         }
     }
 
+    /// Nanoseconds of a clock that is exact.
+    pub(super) fn now_exactly(&self) -> u64 {
+        match &self.kblockd.clock {
+            Some(clock) => clock.now().as_nanos() as u64,
+            None => {
+                let id = nix::time::ClockId::CLOCK_MONOTONIC;
+                let now = id.now().expect("every Linux has this clock");
+                now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+            }
+        }
+    }
+
     /// The CPU the caller is on; one that does not exist if the system does not say.
     pub(super) fn current_cpu(&self) -> usize {
         nix::sched::sched_getcpu().unwrap_or(usize::MAX)

@@ -84,7 +84,11 @@ mod counters;
 
 mod source;
 
+mod latency;
+
 mod tracing;
+
+pub mod debugfs;
 
 pub mod status;
 
@@ -104,6 +108,7 @@ pub use data::{Data, Run};
 pub use disk::Disk;
 pub use insert::Lane;
 pub use kblockd::Kblockd;
+pub use latency::{LatencyStats, TIMED_OF};
 pub use operations::{
     Answer, Budget, Busy, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
 };

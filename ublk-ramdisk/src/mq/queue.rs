@@ -8,6 +8,7 @@ use super::hctx::HwQueue;
 use super::hctx_state::{FROZEN, INACTIVE, QUIESCED, RESTART, STOPPED};
 use super::insert::Lane;
 use super::kblockd::{Kblockd, Works};
+use super::latency::Sampling;
 use super::operations::{Hctx, Operations, Transport};
 use super::pause::Depths;
 use super::request::Request;
@@ -42,6 +43,7 @@ pub(super) struct Inner {
     pub(super) depths: Mutex<Depths>,         // P
     pub(super) changed: Waiters,              // for quiesce and freeze
     pub(super) online: Mutex<CpuSet>,         // the CPUs in use
+    pub(super) sampling: Sampling,            // A: whose times are taken
     pub(super) label: u32,                    // I: tells it from other devices in a trace
     lanes: Box<[AtomicBool]>,                 // A: by hctx and ctx, has it an owner?
 }
@@ -209,7 +211,7 @@ impl Queue {
             inactive: queue.state.has(INACTIVE),
             quiesced: queue.state.has(QUIESCED),
             frozen: queue.state.has(FROZEN),
-            dispatch: tags(queue.dispatch_list(slots)),
+            dispatch: tags(queue.dispatch_list(slots, self.inner.set.queue_depth.into())),
             ctx_map: queue.ctxs.map(),
             ctx_lens: queue.ctxs.lens(),
             busy: (0..self.inner.set.queue_depth)
@@ -244,7 +246,8 @@ impl Queue {
 }
 
 /// A hardware queue at one moment, under the names of the kernel's debugfs.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct HctxSnapshot {
     /// Runs are dropped.
     pub stopped: bool,
@@ -360,6 +363,7 @@ impl RequestQueue {
             changed: Waiters::new(),
             online: Mutex::new(kblockd.online_cpus()),
             lanes: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
+            sampling: Sampling::default(),
             patience: timeout::patience(set.timeout),
             label: LABELS.fetch_add(1, Ordering::Relaxed),
             set,

@@ -7,7 +7,7 @@
 
 use super::custody::{InFlight, Requeue};
 use super::queue::Queue;
-use super::slot::{RqList, PASSTHROUGH, PREPARED};
+use super::slot::{Rq, RqList, Slots, PASSTHROUGH, PREPARED};
 use std::time::Duration;
 
 /// Who waits for requeue_work.
@@ -23,6 +23,12 @@ impl RequeueLists {
             requests: RqList::new(),
             flushes: RqList::new(),
         }
+    }
+
+    /// Lists those that wait, as far as there is room.
+    pub(super) fn list_into(&self, slots: &Slots, out: &mut Vec<Rq>) {
+        self.requests.list_into(slots, out);
+        self.flushes.list_into(slots, out);
     }
 
     pub(super) fn len(&self) -> u32 {

@@ -44,6 +44,7 @@ pub(super) struct Slot {
     result: AtomicI32,              // O: of a completed request that somebody still looks at
     ctx: AtomicU32,                 // O: the software queue it came by
     token: AtomicU32,               // O: its budget token
+    arrived: AtomicU64,             // O: nanoseconds, 0 if it is not timed
 }
 
 const _: () = assert!(cfg!(loom) || size_of::<Slot>() == 64);
@@ -60,17 +61,19 @@ impl Slot {
             result: AtomicI32::new(0),
             ctx: AtomicU32::new(0),
             token: AtomicU32::new(0),
+            arrived: AtomicU64::new(0),
         }
     }
 
     /// Keeps what has arrived.
     #[inline]
-    pub(super) fn fill(&self, request: &Request, ctx: u16, flags: u32) {
+    pub(super) fn fill(&self, request: &Request, ctx: u16, flags: u32, arrived: u64) {
         let fua = if request.is_fua() { FUA } else { 0 };
         self.kind.store(encode(request.op()) | fua | flags, Relaxed);
         self.offset.store(request.offset(), Relaxed);
         self.len.store(request.len(), Relaxed);
         self.ctx.store(u32::from(ctx), Relaxed);
+        self.arrived.store(arrived, Relaxed);
     }
 
     /// What has arrived under `tag`.
@@ -109,6 +112,11 @@ impl Slot {
     #[inline]
     pub(super) fn set_deadline(&self, deadline: u64) {
         self.deadline.store(deadline, Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn arrived(&self) -> u64 {
+        self.arrived.load(Relaxed)
     }
 
     pub(super) fn token(&self) -> u32 {
@@ -250,6 +258,12 @@ impl RqList {
         std::mem::replace(self, Self::new())
     }
 
+    /// Lists the requests in order, as far as there is room: never allocates.
+    pub(super) fn list_into(&self, slots: &Slots, out: &mut Vec<Rq>) {
+        let room = out.capacity() - out.len();
+        out.extend(self.iter(slots).take(room));
+    }
+
     /// The requests in order. The caller keeps others from changing the list.
     pub(super) fn iter<'a>(&self, slots: &'a Slots) -> impl Iterator<Item = Rq> + use<'a> {
         let mut at = self.head;
@@ -304,7 +318,7 @@ mod tests {
         for op in ops {
             for fua in [false, true] {
                 let request = Request::from_parts(3, op, 1 << 40, 512, fua);
-                slot.fill(&request, 2, 0);
+                slot.fill(&request, 2, 0, 0);
                 assert_eq!(slot.request(3), request);
                 assert!(slot.ctx() == 2 && !slot.has(PASSTHROUGH));
             }

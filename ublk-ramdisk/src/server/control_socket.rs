@@ -16,8 +16,10 @@ use ublk_ramdisk::error::Failure;
 
 use super::protocol::{Reply, Request};
 
-/// No message is longer, so a stray client cannot make a server read for ever.
-const LONGEST_LINE: u64 = 1 << 20;
+/// No request is longer, so a stray client cannot make a server read for ever.
+const LONGEST_REQUEST: u64 = 1 << 20;
+/// Nor a reply, which may have a line for each request of each queue.
+const LONGEST_REPLY: u64 = 1 << 30;
 /// A local peer that says nothing for so long has gone wrong.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// STOP_DEV writes dirty data back first, which may take long.
@@ -66,17 +68,27 @@ impl Caller {
         self.0.set_nonblocking(false)?;
         self.0.set_read_timeout(Some(PATIENCE))?;
         self.0.set_write_timeout(Some(PATIENCE))?;
-        read_line(&self.0)
+        read_line(&self.0, LONGEST_REQUEST)
     }
 
     /// Answers; whether the caller still listens does not matter to the server.
     pub fn answer(&self, reply: &Reply) {
         let _ = write_line(&self.0, reply);
     }
+
+    /// The connection itself, for what is more than a reply.
+    pub fn into_stream(self) -> UnixStream {
+        self.0
+    }
 }
 
 /// Asks the server behind `path`. None means that no server listens there.
 pub fn ask(path: &Path, request: Request) -> Option<Result<Reply, Failure>> {
+    Some(ask_for_more(path, request)?.map(|(reply, _)| reply))
+}
+
+/// As [`ask`]; what comes after the reply can be read from the connection.
+pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, UnixStream), Failure>> {
     let stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -88,19 +100,20 @@ pub fn ask(path: &Path, request: Request) -> Option<Result<Reply, Failure>> {
         }
         Err(_) => return None,
     };
-    Some(converse(&stream, request).map_err(|error| {
+    let answer = converse(&stream, request).map_err(|error| {
         Failure::runtime(format!(
             "the server behind {} did not answer: {error}",
             path.display()
         ))
-    }))
+    });
+    Some(answer.map(|reply| (reply, stream)))
 }
 
 fn converse(stream: &UnixStream, request: Request) -> io::Result<Reply> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE_FOR_REPLY))?;
     write_line(stream, &request)?;
-    let reply = read_line(stream)?;
+    let reply = read_line(stream, LONGEST_REPLY)?;
     if matches!(request, Request::Stop { .. } | Request::Delete { .. })
         && matches!(reply, Reply::Done)
     {
@@ -117,9 +130,9 @@ fn write_line(mut stream: &UnixStream, message: &impl serde::Serialize) -> io::R
     stream.write_all(&line)
 }
 
-fn read_line<T: serde::de::DeserializeOwned>(stream: &UnixStream) -> io::Result<T> {
+fn read_line<T: serde::de::DeserializeOwned>(stream: &UnixStream, longest: u64) -> io::Result<T> {
     let mut line = String::new();
-    BufReader::new(stream.take(LONGEST_LINE)).read_line(&mut line)?;
+    BufReader::new(stream.take(longest)).read_line(&mut line)?;
     if line.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -131,7 +144,7 @@ mod tests {
     use super::*;
 
     fn answered(stream: &UnixStream) -> Failure {
-        match read_line(stream) {
+        match read_line(stream, LONGEST_REPLY) {
             Ok(Reply::Failed(failure)) => failure,
             other => panic!("{other:?}"),
         }

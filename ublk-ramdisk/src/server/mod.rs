@@ -7,6 +7,7 @@
 
 pub mod control_socket;
 pub mod daemon;
+mod observe;
 mod process;
 pub mod protocol;
 pub mod run_dir;
@@ -280,6 +281,11 @@ impl Server {
         let done = match request {
             Request::Stats => {
                 caller.answer(&Reply::Stats(Box::new(self.device.stats())));
+                return Step::Serve;
+            }
+            Request::Trace { .. } | Request::Debugfs { .. } | Request::Poke { .. } => {
+                let (served, lock) = (&self.front.served, &self.front.lock);
+                observe::answer(caller, request, served, lock, self.device.queue());
                 return Step::Serve;
             }
             Request::Resize { bytes, force } => self.resize(bytes, force),

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 use ublk_ramdisk::config::DataPath;
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::mq::debugfs::DebugfsFile;
 use ublk_ramdisk::stats::DeviceStats;
 
 /// A device as its server sees it; also the contents of the state file and what `add --json`
@@ -50,6 +51,26 @@ pub enum Word {
 pub enum Request {
     /// The counters.
     Stats,
+    /// What happens to the requests for so long. After the answer comes the trace itself, and the
+    /// connection ends with it. Whoever goes away before gets nothing, and the recording ends.
+    Trace {
+        /// How long.
+        millis: u32,
+        /// Events that each thread keeps.
+        records: u32,
+        /// Lines, not a file for Perfetto.
+        text: bool,
+    },
+    /// The state of the queues.
+    Debugfs {
+        /// Into files in the run directory, not into the answer.
+        files: bool,
+    },
+    /// Does by hand what the block layer does by itself.
+    Poke {
+        /// What.
+        verb: Poke,
+    },
     /// Another size.
     Resize {
         /// New size in bytes.
@@ -69,6 +90,18 @@ pub enum Request {
     },
 }
 
+/// What can be done to a disk's queues by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Poke {
+    /// Run all hardware queues.
+    Run,
+    /// Start those that were stopped.
+    Start,
+    /// Work off the requeue list.
+    Kick,
+}
+
 /// What a server answers. After the answer to `Stop` and `Delete` the connection ends when the
 /// server does.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,6 +111,10 @@ pub enum Reply {
     Done,
     /// The counters.
     Stats(Box<DeviceStats>),
+    /// The state of the queues.
+    Debugfs(Vec<DebugfsFile>),
+    /// The directory with what was asked for.
+    Written(String),
     /// It was not done.
     Failed(Failure),
 }
@@ -101,6 +138,13 @@ mod tests {
     fn requests_read_back() {
         for request in [
             Request::Stats,
+            Request::Trace {
+                millis: 2000,
+                records: 64,
+                text: true,
+            },
+            Request::Debugfs { files: false },
+            Request::Poke { verb: Poke::Kick },
             Request::Resize {
                 bytes: 1 << 40,
                 force: true,

@@ -3,7 +3,7 @@
 //!
 //! Owns /run/ublk-ramdisk (or what `UBLK_RAMDISK_RUN_DIR` names) with three files per device:
 //! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`Served`]; `N.sock`,
-//! the control socket. The lock alone says that a server lives; the other two may be left over
+//! the control socket; and a directory `N` once `debugfs --files` was asked for. The lock alone says that a server lives; the others may be left over
 //! from one that was killed.
 
 use std::fs::{self, DirBuilder, File};
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::mq::debugfs::DebugfsFile;
 
 use super::protocol::Served;
 
@@ -36,6 +37,11 @@ impl RunDir {
     /// Where the control socket of device `id` is.
     pub fn socket(&self, id: u32) -> PathBuf {
         self.0.join(format!("{id}.sock"))
+    }
+
+    /// Where the files of `debugfs --files` are.
+    fn files_path(&self, id: u32) -> PathBuf {
+        self.0.join(id.to_string())
     }
 
     fn lock_path(&self, id: u32) -> PathBuf {
@@ -161,6 +167,7 @@ impl RunDir {
     /// # Context
     /// The lock of `id` is held. It goes last, and the directory with it when it is empty.
     fn remove(&self, id: u32) {
+        let _ = fs::remove_dir_all(self.files_path(id));
         for path in [self.socket(id), self.state_path(id), self.lock_path(id)] {
             let _ = fs::remove_file(path);
         }
@@ -209,6 +216,28 @@ impl DeviceLock {
         })
     }
 
+    /// Writes a tree of files beside the state file; those of an earlier time are gone then. Answers
+    /// where they are.
+    pub fn write_files(&self, files: &[DebugfsFile]) -> Result<PathBuf, Failure> {
+        let place = self.dir.files_path(self.id);
+        let written = || -> io::Result<()> {
+            match fs::remove_dir_all(&place) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            for file in files {
+                let path = place.join(&file.path);
+                if let Some(parent) = path.parent() {
+                    fs::create_dir_all(parent)?;
+                }
+                fs::write(path, &file.text)?;
+            }
+            Ok(())
+        };
+        written().map_err(|error| self.dir.unusable(&error))?;
+        Ok(place)
+    }
+
     /// The device outlives its server as DEAD: the state file stays, so that `del --all` still
     /// knows whose it is.
     pub fn keep_state(&mut self) {
@@ -219,6 +248,7 @@ impl DeviceLock {
 impl Drop for DeviceLock {
     fn drop(&mut self) {
         if self.keep_state {
+            let _ = fs::remove_dir_all(self.dir.files_path(self.id));
             let _ = fs::remove_file(self.dir.socket(self.id));
             let _ = fs::remove_file(self.dir.lock_path(self.id));
         } else {

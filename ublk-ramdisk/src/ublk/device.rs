@@ -24,9 +24,9 @@ use super::transport::{Port, Ports};
 use crate::backend::{self, Mirror};
 use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
-use crate::mq::TagSet;
+use crate::mq::{Queue, TagSet};
 use crate::ramdisk::{Patience, Ramdisk};
-use crate::stats::{DeviceStats, QueueCounters};
+use crate::stats::{DeviceStats, KblockdStats, QueueCounters, QueueStats};
 
 /// How long a device node may take to appear.
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
@@ -49,6 +49,7 @@ pub struct Device {
     threads: Vec<JoinHandle<Option<Served>>>,
     /// From the start of the queues to their end.
     mirror: Option<Mirror>,
+    ports: Box<[Arc<Port>]>,
     deleted: bool,
 }
 
@@ -80,6 +81,7 @@ impl Device {
             deaths: Arc::new(deaths),
             threads: Vec::new(),
             mirror: None,
+            ports: Box::default(),
             deleted: false,
         };
         device.check_added(config)?;
@@ -135,6 +137,7 @@ impl Device {
             give_up: self.deaths.give_up(),
         });
         let ports = self.make_ports(&shared)?;
+        self.ports = ports.clone();
         let cpus = self.queue_cpus()?;
         let set = TagSet {
             cpus: cpus.iter().map(|of| of.iter().copied().collect()).collect(),
@@ -262,6 +265,11 @@ impl Device {
         self.deaths.error()
     }
 
+    /// The mirror of blk-mq behind the disk; none once the disk has been stopped.
+    pub fn queue(&self) -> Option<&Queue> {
+        self.mirror.as_ref().map(Mirror::queue)
+    }
+
     /// The figures as they are now.
     pub fn stats(&self) -> DeviceStats {
         let queues = self.counters.iter().zip(0..);
@@ -272,12 +280,28 @@ impl Device {
             data_path: self.path.to_string(),
             space: self.ramdisk.space_stats(),
             queues: queues
-                .map(|(counters, queue)| {
-                    let hctx = self.mirror.as_ref().map(|mirror| mirror.counters(queue));
-                    counters.snapshot(queue, hctx.unwrap_or_default())
-                })
+                .map(|(counters, queue)| self.queue_stats(queue, counters))
                 .collect(),
+            kblockd: self
+                .mirror
+                .as_ref()
+                .map_or_else(Default::default, |mirror| {
+                    KblockdStats::of(mirror.kblockd(), mirror.runtime())
+                }),
         }
+    }
+
+    fn queue_stats(&self, queue: u16, counters: &QueueCounters) -> QueueStats {
+        let mut stats = counters.snapshot(queue);
+        if let Some(mirror) = self.queue() {
+            stats.hctx = mirror.counters(queue);
+            stats.now = mirror.snapshot(queue);
+            stats.latency = mirror.latency(queue);
+        }
+        if let Some(port) = self.ports.get(usize::from(queue)) {
+            stats.wakeups = port.wakeups();
+        }
+        stats
     }
 
     /// Changes the size of the disk while it is used (H8). A smaller size is
@@ -377,6 +401,7 @@ impl Device {
         // holds /dev/ublkcN.
         drop(served);
         self.mirror = None;
+        self.ports = Box::default();
     }
 
     /// Ends the serving but leaves the device's id taken, in state DEAD.

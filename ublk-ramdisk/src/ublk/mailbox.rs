@@ -16,6 +16,7 @@
 //! linked again only after it has been taken. Who writes `armed` looks at what was there, so of those
 //! that find it raised one rings; the others' letters are linked by then and taken with its own.
 
+use std::sync::atomic::{AtomicU64 as PlainU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 #[cfg(loom)]
@@ -43,6 +44,17 @@ pub(super) struct Mailbox<T, B> {
     /// is about to ring is never taken for one that has been heard.
     armed: AtomicBool,
     bell: B,
+    posted: PlainU64,
+    rung: PlainU64,
+}
+
+/// What the box has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Post {
+    /// Letters.
+    pub(super) posted: u64,
+    /// Times that the thread had to be woken for one.
+    pub(super) rung: u64,
 }
 
 impl<T, B: Bell> Mailbox<T, B> {
@@ -54,6 +66,16 @@ impl<T, B: Bell> Mailbox<T, B> {
             letters: (0..depth).map(|_| Mutex::new(None)).collect(),
             armed: AtomicBool::new(false),
             bell,
+            posted: PlainU64::new(0),
+            rung: PlainU64::new(0),
+        }
+    }
+
+    /// What it has done so far.
+    pub(super) fn counts(&self) -> Post {
+        Post {
+            posted: self.posted.load(Relaxed),
+            rung: self.rung.load(Relaxed),
         }
     }
 
@@ -66,6 +88,7 @@ impl<T, B: Bell> Mailbox<T, B> {
     pub(super) fn post(&self, tag: u16, letter: T) {
         let unread = self.lock(tag).replace(letter);
         assert!(unread.is_none(), "two letters under tag {tag}");
+        self.posted.fetch_add(1, Relaxed);
         let link = &self.before[usize::from(tag)];
         let mut newest = self.newest.load(Ordering::Relaxed);
         loop {
@@ -84,6 +107,7 @@ impl<T, B: Bell> Mailbox<T, B> {
         // Pairs with the fence in `arm`.
         fence(Ordering::SeqCst);
         if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::Relaxed) {
+            self.rung.fetch_add(1, Relaxed);
             self.bell.ring();
         }
     }
@@ -194,6 +218,8 @@ mod tests {
         assert!(!letters.arm(), "there is something to take");
         letters.post(3, 0);
         assert_eq!(rung(&letters), 1);
+        let counts = letters.counts();
+        assert_eq!((counts.posted, counts.rung), (4, 1));
         assert_eq!(taken(&letters).len(), 4);
         assert!(letters.arm());
     }

@@ -12,10 +12,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::client_data::ClientData;
-use super::mailbox::{self, Mailbox};
+use super::mailbox::{self, Mailbox, Post};
 use super::queue::QueueError;
 use crate::config::DataPath;
 use crate::mq::{Data, Disk, InFlight, Moved, Moving, Request, Transport};
+use crate::stats::WakeUps;
 use crate::sys::event;
 
 /// What a worker has for a queue's thread.
@@ -71,6 +72,17 @@ impl Port {
             data,
             mailbox: Mailbox::new(depth, Bell(bell)),
         })
+    }
+}
+
+impl Port {
+    /// How often the thread of the queue was woken for what workers had for it.
+    pub(super) fn wakeups(&self) -> WakeUps {
+        let Post { posted, rung } = self.mailbox.counts();
+        WakeUps {
+            sent: rung,
+            saved: posted.saturating_sub(rung),
+        }
     }
 }
 

@@ -6,6 +6,8 @@ mod common;
 
 mod budget;
 
+mod debugfs;
+
 mod dispatch;
 
 mod ends;

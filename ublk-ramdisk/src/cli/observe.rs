@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The words of the commands that look at running disks.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ublk_ramdisk::trace::{MOST_RECORDS, RECORDS};
+
+use crate::values::{device_id, duration, records, seconds};
+
+pub const TRACE_LONG: &str = "\
+Record what happens to each request of a running disk, for a while.
+
+The file opens in Perfetto (https://ui.perfetto.dev) and in chrome://tracing. Each request has a
+line of its own from arrival to commit, with the times it was in flight, on a list, or parked after
+a refusal; each thread has one with the same events as marks, between the bars of the workqueue's
+items: the run_work of kblockd, and whatever else the server's workqueues do. --text prints lines
+in the columns of blkparse instead. `explain events` says what each event means.
+
+Each thread keeps its newest events; how many older ones were overwritten is said at the end. Ctrl-C
+ends it without a file, and nothing goes on in the server. While nobody records, an event costs the
+disk one look at a flag.";
+
+pub const TRACE_EXAMPLES: &str = "\
+Examples:
+  ublk-ramdisk trace 0 --duration 2s -o trace.json
+  ublk-ramdisk trace 0 --duration 100ms --text | less";
+
+pub const DEBUGFS_LONG: &str = "\
+Show the state of a disk's hardware queues under the names of the kernel's debugfs.
+
+What /sys/kernel/debug/block/ublkbN has for the kernel's queues is shown here for the mirror that
+stands behind them: a request that waits for memory is on the mirror's dispatch list, never on the
+kernel's. `explain files` says what each file means.";
+
+pub const DEBUGFS_EXAMPLES: &str = "\
+Examples:
+  ublk-ramdisk debugfs 0                      every file with its name
+  ublk-ramdisk debugfs 0 hctx0/dispatch       one file, as cat would print it
+  ublk-ramdisk debugfs 0 --files              as files in the run directory; prints where";
+
+pub const POKE_LONG: &str = "\
+Do by hand what the block layer does by itself: what writing run, start or kick to the file `state`
+of the kernel's debugfs does to the kernel's queues, done to the mirror's.
+
+run: run all hardware queues on kblockd. start: start those that were stopped, and run them. kick:
+work off the requeue list. No data is lost by any of them, whatever the state of the disk.";
+
+/// `trace`
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Disk to follow: N, ublkbN or /dev/ublkbN
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub id: u32,
+    /// How long, from 1ms to 10m: a number with ms, s or m
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration,
+        allow_hyphen_values = true)]
+    pub duration: Duration,
+    /// File to write, replaced if it is there
+    #[arg(short, long, value_name = "FILE", required_unless_present = "text")]
+    pub output: Option<PathBuf>,
+    /// Lines instead of a file for Perfetto; to standard output unless -o is given
+    #[arg(long)]
+    pub text: bool,
+    /// Events that each thread keeps, of 48 bytes, from 64 to 1048576
+    #[arg(long, value_name = "N", default_value_t = RECORDS as u32, value_parser = records,
+        allow_hyphen_values = true)]
+    pub records: u32,
+}
+
+const _: () = assert!(MOST_RECORDS == 1 << 20);
+
+/// `debugfs`
+#[derive(Debug, Args)]
+pub struct DebugfsArgs {
+    /// Disk to look at: N, ublkbN or /dev/ublkbN
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub id: u32,
+    /// Only this file, or the files below this directory
+    #[arg(value_name = "PATH")]
+    pub path: Option<String>,
+    /// Have the server write them into its run directory, as they are now, and print where
+    #[arg(long, conflicts_with_all = ["path", "json"])]
+    pub files: bool,
+    /// Print an object with a member per file
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `poke`
+#[derive(Debug, Args)]
+pub struct PokeArgs {
+    /// Disk to poke: N, ublkbN or /dev/ublkbN
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub id: u32,
+    /// What to do
+    #[arg(value_enum)]
+    pub verb: PokeArg,
+}
+
+/// What can be done to the queues by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PokeArg {
+    /// Run all hardware queues
+    Run,
+    /// Start the hardware queues that were stopped
+    Start,
+    /// Work off the requeue list
+    Kick,
+}
+
+/// `--watch` of `stats`
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Redraw every so many seconds, with rates per second, until Ctrl-C [default: 1]
+    #[arg(long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
+        value_parser = seconds, allow_hyphen_values = true)]
+    pub watch: Option<Duration>,
+}

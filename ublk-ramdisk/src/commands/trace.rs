@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `trace`: what happened to each request, recorded by the server and fetched from it.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use ublk_ramdisk::error::{Exit, Failure};
+
+use super::{machine, output};
+use crate::cli::TraceArgs;
+use crate::server::control_socket::ask_for_more;
+use crate::server::protocol::{Reply, Request};
+use crate::server::run_dir::RunDir;
+
+/// After the recording's end the server has so long to begin sending.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How many bytes of the end are kept, to see whether it is one.
+const TAIL: usize = 256;
+
+/// Records, and writes what comes.
+pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
+    if let Some(path) = &args.output {
+        check_writable(path)?;
+    }
+    let request = Request::Trace {
+        millis: u32::try_from(args.duration.as_millis()).unwrap_or(u32::MAX),
+        records: args.records,
+        text: args.text,
+    };
+    let run_dir = RunDir::of_this_machine();
+    let answer = run_dir
+        .has_server(args.id)
+        .then(|| ask_for_more(&run_dir.socket(args.id), request))
+        .flatten();
+    let stream = match answer {
+        None => return Err(machine::unserved(args.id)),
+        Some(answer) => match answer? {
+            (Reply::Done, stream) => stream,
+            (Reply::Failed(failure), _) => return Err(failure),
+            _ => return Err(machine::another_question()),
+        },
+    };
+    let patience = args.duration + PATIENCE;
+    stream
+        .set_read_timeout(Some(patience))
+        .map_err(|error| Failure::runtime(format!("the server's socket: {error}")))?;
+    match &args.output {
+        Some(path) => to_file(&stream, path),
+        None => to_stdout(&stream),
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::runtime(format!("cannot write {}: {error}", path.display()))
+}
+
+/// Better said before the recording than after it. A file that is there is left as it is.
+fn check_writable(path: &Path) -> Result<(), Failure> {
+    let is_new = !path.exists();
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| cannot_write(path, &error))?;
+    if is_new {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// The end of a trace as it went by.
+struct Passed {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    bytes: u64,
+}
+
+impl Passed {
+    /// Copies all there is.
+    fn copy(from: &UnixStream, to: &mut impl Write) -> io::Result<Passed> {
+        let mut from = BufReader::with_capacity(1 << 16, from);
+        let mut passed = Passed {
+            head: Vec::new(),
+            tail: Vec::new(),
+            bytes: 0,
+        };
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let read = match from.read(&mut buffer)? {
+                0 => return Ok(passed),
+                read => &buffer[..read],
+            };
+            to.write_all(read)?;
+            passed.bytes += read.len() as u64;
+            let missing = TAIL.saturating_sub(passed.head.len()).min(read.len());
+            passed.head.extend_from_slice(&read[..missing]);
+            passed.tail.extend_from_slice(read);
+            let older = passed.tail.len().saturating_sub(TAIL);
+            passed.tail.drain(..older);
+        }
+    }
+
+    /// A server that ended in the middle has left a part.
+    fn is_whole(&self) -> bool {
+        let last_line = self.tail[..self.tail.len().saturating_sub(1)]
+            .rsplit(|byte| *byte == b'\n')
+            .next();
+        self.tail.ends_with(b"\n]}\n")
+            || (self.tail.ends_with(b" lost\n")
+                && last_line.is_some_and(|line| line.starts_with(b"# ")))
+    }
+
+    /// How many events were overwritten, as the file says.
+    fn lost(&self) -> u64 {
+        let head = String::from_utf8_lossy(&self.head);
+        let tail = String::from_utf8_lossy(&self.tail);
+        let in_file = head.split("\"lost_records\":").nth(1);
+        let in_lines = tail.trim_end().strip_suffix(" lost");
+        let in_lines = in_lines.and_then(|text| text.rsplit(' ').next());
+        let number = in_file.or(in_lines).unwrap_or_default();
+        let digits = number.find(|c: char| !c.is_ascii_digit());
+        number[..digits.unwrap_or(number.len())]
+            .parse()
+            .unwrap_or(0)
+    }
+
+    fn judge(&self) -> Result<(), Failure> {
+        if !self.is_whole() {
+            return Err(Failure::runtime(
+                "the trace is cut off: the server ended while it was sending",
+            ));
+        }
+        if self.lost() > 0 {
+            output::warn(&format!(
+                "{} older events were overwritten: record for a shorter time, or give a larger \
+                 --records",
+                self.lost()
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn to_file(stream: &UnixStream, path: &Path) -> Result<Exit, Failure> {
+    let failed = |error: io::Error| cannot_write(path, &error);
+    // The file is replaced when there is something to put in: a recording may be given up.
+    let mut first = [0];
+    let begun = (&*stream).read(&mut first).map_err(failed)?;
+    let written = || -> io::Result<Passed> {
+        let mut file = BufWriter::new(File::create(path)?);
+        file.write_all(&first[..begun])?;
+        let passed = Passed::copy(stream, &mut file)?;
+        file.flush()?;
+        Ok(passed)
+    };
+    let mut passed = written().map_err(failed)?;
+    passed.head.splice(..0, first[..begun].iter().copied());
+    passed.judge().inspect_err(|_| {
+        let _ = std::fs::remove_file(path);
+    })?;
+    let size = passed.bytes + begun as u64;
+    output::print(&format!("{}: {size} bytes\n", path.display()))?;
+    Ok(Exit::Done)
+}
+
+fn to_stdout(stream: &UnixStream) -> Result<Exit, Failure> {
+    let mut out = io::stdout().lock();
+    match Passed::copy(stream, &mut out).and_then(|passed| out.flush().map(|()| passed)) {
+        Ok(passed) => passed.judge().map(|()| Exit::Done),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(error) => Err(Failure::runtime(format!("the trace: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed(text: &str) -> Passed {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let text = text.to_owned();
+        let writer = std::thread::spawn(move || (&ours).write_all(text.as_bytes()));
+        let passed = Passed::copy(&theirs, &mut io::sink()).expect("copied");
+        writer.join().expect("no panic").expect("written");
+        passed
+    }
+
+    #[test]
+    fn k03_a_trace_that_was_cut_off_is_told_from_a_whole_one() {
+        let file = "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"lost_records\":12},\
+                    \"traceEvents\":[\n{}\n]}\n";
+        let whole = passed(file);
+        assert!(whole.is_whole());
+        assert_eq!((whole.lost(), whole.bytes), (12, file.len() as u64));
+        assert!(!passed(&file[..file.len() - 4]).is_whole());
+        assert!(!passed("").is_whole());
+        let lines = format!("# DEV\n{}# 7 events, 3 lost\n", "259,0 ...\n".repeat(1000));
+        assert!(passed(&lines).is_whole());
+        assert_eq!(passed(&lines).lost(), 3);
+        assert!(!passed("# DEV\n259,0 lost\n").is_whole());
+    }
+}
