@@ -422,6 +422,10 @@ impl Queue {
             self.run_hw_queue(hctx.index, true);
         } else if why != Refused::Busy(Busy::DevResource) {
             self.delay_run_hw_queue(hctx.index, self.inner.set.rerun_delay);
+            // Whoever cleared the bit since has queued a run, and this has put it off (W18).
+            if !hctx.state.look(RESTART) {
+                self.run_hw_queue(hctx.index, true);
+            }
         }
     }
 

@@ -78,11 +78,14 @@ fn e07_refused_written_and_discarded_at_random_nothing_leaks() {
         }
         // Those that help: as in a file system, discards come while writes wait.
         let mut tag = TAGS / 2;
+        let begun = std::time::Instant::now();
         while (0..TAGS / 2).any(|tag| bed.mirror.queue().get(0, tag).is_some())
             || bed.client.ends.lock().unwrap().len() < usize::from(TAGS / 2)
         {
             assert_eq!(bed.ended(tag, Op::Discard, next(200), 56), 0);
             tag = TAGS / 2 + (tag + 1) % (TAGS / 2);
+            let stats = bed.stats();
+            assert!(begun.elapsed() < HUNG, "a write never ended: {stats:?}");
         }
         for tag in 0..TAGS / 2 {
             let result = bed.end_of(0, tag);
