@@ -14,7 +14,7 @@ use workqueue::{Flags, Runtime, RuntimeBuilder};
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
 use crate::inject::Requeues;
-use crate::mq::{HctxCounters, Kblockd, Lane, Queue, RequestQueue, TagSet, Transport};
+use crate::mq::{HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport};
 use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
@@ -105,16 +105,24 @@ impl Mirror {
         driver: Arc<Ramdisk>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, Failure> {
-        Self::start_on(runtime(), Kblockd::FLAGS, set, driver, transport)
+        Self::start_on(
+            runtime(),
+            Kblockd::FLAGS,
+            set,
+            &driver,
+            driver.clone(),
+            transport,
+        )
     }
 
     /// As [`Mirror::start`], in a runtime of the caller's settings and with other flags for
-    /// kblockd: to study what those are for.
+    /// kblockd: to study what those are for. `driver` is the ramdisk or something that calls it.
     pub fn start_on(
         runtime: RuntimeBuilder,
         flags: Flags,
         set: TagSet,
-        driver: Arc<Ramdisk>,
+        ramdisk: &Arc<Ramdisk>,
+        driver: Arc<dyn Operations>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, Failure> {
         let runtime = runtime
@@ -122,9 +130,9 @@ impl Mirror {
             .map_err(|e| Failure::environment(format!("the workqueue cannot start: {e}")))?;
         let kblockd = Kblockd::with_flags(&runtime, flags)
             .map_err(|e| Failure::environment(format!("kblockd cannot be made: {e}")))?;
-        let queue = RequestQueue::new(set, driver.clone(), transport, &kblockd)
+        let queue = RequestQueue::new(set, driver, transport, &kblockd)
             .map_err(|e| Failure::runtime(format!("the request queue cannot be made: {e}")))?;
-        let space = driver
+        let space = ramdisk
             .start(&runtime, &queue)
             .map_err(|e| Failure::environment(format!("the store's work cannot start: {e}")))?;
         Ok(Self {

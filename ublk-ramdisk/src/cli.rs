@@ -13,10 +13,12 @@ use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::inject::FaultAttr;
 
 mod observe;
+mod sim;
 pub mod space;
 
 pub use observe::{DebugfsArgs, PokeArg, PokeArgs, TraceArgs, WatchArgs};
 use observe::{DEBUGFS_EXAMPLES, DEBUGFS_LONG, POKE_LONG, TRACE_EXAMPLES, TRACE_LONG};
+pub use sim::SimArgs;
 
 use crate::values::{backing, device_id, inject, log_target, on_or_off, size, whole, LogTarget};
 
@@ -130,6 +132,9 @@ pub enum Command {
     Features(FormatArgs),
     /// Say whether this machine can serve RAM disks, and what to change if not
     Doctor(FormatArgs),
+    /// Run the disk in this process under a load made here, without root and without ublk
+    #[command(long_about = sim::SIM_LONG, after_help = sim::SIM_EXAMPLES)]
+    Sim(Box<SimArgs>),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLE)]
     Completions(CompletionsArgs),

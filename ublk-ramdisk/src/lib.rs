@@ -5,12 +5,13 @@
 //! whose descriptor is checked and becomes an [`mq::Request`].
 //! The mirror of blk-mq, [`mq`], offers it to the driver, [`ramdisk`], as often as
 //! it takes; the driver finds its bytes in the store. Back in [`ublk`] the bytes are
-//! moved and the result is committed. `examples/mybrd.rs` is a disk on the mirror
-//! without a kernel.
+//! moved and the result is committed. [`sim`] stands in [`ublk`]'s place where there is
+//! no kernel driver, and makes the requests itself; [`backend`] makes what both need.
+//! `examples/mybrd.rs` is another driver on the mirror.
 //!
 //! Unsafe code stands in `sys`, in `ublk`'s `ring`, `ctrl`, `client_data`,
-//! `per_tag` and `batch`, in `mq`'s `data`, and in `ramdisk`'s `words` and `store`;
-//! nowhere else.
+//! `per_tag` and `batch`, in `mq`'s `data`, in `ramdisk`'s `words` and `store`, and in
+//! `sim`'s `buffers` and `job`; nowhere else.
 
 #[cfg(not(loom))]
 pub mod ublk;
@@ -33,6 +34,9 @@ pub mod config;
 pub mod error;
 
 pub mod inject;
+
+#[cfg(not(loom))]
+pub mod sim;
 
 pub mod stats;
 

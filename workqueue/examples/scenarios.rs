@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo run -p workqueue --example scenarios              # writes workqueue/doc/scenarios.svg
-//! cargo run -p workqueue --example scenarios -- --check   # fails if that file would change
+//! cargo run -p workqueue --example scenarios -- --check   # fails if that file would change, as tests/scenarios.rs does
 //! ```
 //!
 //! On one CPU, w0 burns 5 ms of it, sleeps 10 and burns 5; w1 and w2 burn 5 and sleep 10. Each
@@ -276,16 +276,23 @@ fn picture() -> Result<String, Box<dyn Error>> {
     Ok(svg)
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/doc/scenarios.svg");
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/doc/scenarios.svg");
+
+/// Is the picture in the repository what the crate does now?
+pub fn check() -> Result<(), Box<dyn Error>> {
     let svg = picture()?;
-    if std::env::args().any(|a| a == "--check") {
-        return match std::fs::read_to_string(path) {
-            Ok(kept) if kept == svg => Ok(()),
-            _ => Err("doc/scenarios.svg is not what this program draws now".into()),
-        };
+    match std::fs::read_to_string(PATH) {
+        Ok(kept) if kept == svg => Ok(()),
+        _ => Err("doc/scenarios.svg is not what examples/scenarios.rs draws now".into()),
     }
-    std::fs::write(path, svg)?;
-    println!("{path}");
+}
+
+#[allow(dead_code)] // a test takes the rest of this file
+fn main() -> Result<(), Box<dyn Error>> {
+    if std::env::args().any(|a| a == "--check") {
+        return check();
+    }
+    std::fs::write(PATH, picture()?)?;
+    println!("{PATH}");
     Ok(())
 }

@@ -87,6 +87,8 @@ impl Drop for Bed {
     fn drop(&mut self) {
         self.fails.store(false, Ordering::SeqCst);
         let (done, clock) = (Arc::new(AtomicBool::new(false)), self.clock.clone());
+        // An item that nobody was woken for needs somebody to come by.
+        let _passing = self.rt.system_percpu().enqueue(Call::noop());
         let d = done.clone();
         let ticker = std::thread::spawn(move || {
             while !d.load(Ordering::SeqCst) {

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ublk_ramdisk::config::{Backing, DeviceConfig, Surroundings};
+use ublk_ramdisk::config::{Backing, DeviceConfig, DeviceRequest, Surroundings};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::ctrl::Control;
 
@@ -58,16 +58,21 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
 
 fn checked(args: &AddArgs) -> Result<DeviceConfig, Failure> {
     let mut request = args.request();
+    let around = surroundings(&mut request)?;
+    DeviceConfig::check(request, around)
+}
+
+/// What a device's rules depend on. A relative path of its backing is fixed.
+pub(super) fn surroundings(request: &mut DeviceRequest) -> Result<Surroundings, Failure> {
     let mut backing_length = None;
     if let Backing::Tmpfs(path) = &mut request.backing {
         *path = absolute(path)?;
         backing_length = length(path)?;
     }
-    let around = Surroundings {
+    Ok(Surroundings {
         page_size: page_size(),
         backing_length,
-    };
-    DeviceConfig::check(request, around)
+    })
 }
 
 /// A daemon lives in another directory, so a relative path is fixed now.

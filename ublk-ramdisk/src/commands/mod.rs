@@ -25,6 +25,8 @@ mod features;
 
 mod doctor;
 
+mod sim;
+
 mod completions;
 
 mod machine;
@@ -48,6 +50,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Poke(args) => poke::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }

@@ -104,7 +104,7 @@ impl Store {
 
     /// Address of a range that [`Store::populate`] has pinned.
     #[inline]
-    pub(super) fn pinned(&self, range: &Range<u64>) -> NonNull<u8> {
+    pub fn pinned(&self, range: &Range<u64>) -> NonNull<u8> {
         self.address(range.start)
     }
 

@@ -104,6 +104,7 @@ impl Bed {
             runtime,
             Kblockd::FLAGS,
             set,
+            &ramdisk,
             ramdisk.clone(),
             client.clone(),
         )

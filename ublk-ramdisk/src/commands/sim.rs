@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `sim`: runs a simulation and prints what it found.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use ublk_ramdisk::config::DeviceConfig;
+use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::sim;
+use ublk_ramdisk::sim::figures::{Figures, Kind, Load};
+
+use super::{add, output};
+use crate::cli::SimArgs;
+
+/// The figures with what they are of.
+#[derive(Serialize)]
+struct Printed<'f> {
+    command: Vec<String>,
+    #[serde(flatten)]
+    figures: &'f Figures,
+}
+
+/// Runs one.
+pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
+    let mut request = args.request();
+    let around = add::surroundings(&mut request)?;
+    let config = args.config(DeviceConfig::check(request, around)?);
+    config.check()?;
+    let figures = sim::run(&config)?;
+    if args.json {
+        let command = std::env::args_os().skip(1);
+        output::print_json(&Printed {
+            command: command
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            figures: &figures,
+        })?;
+    } else {
+        output::print(&text(&figures))?;
+    }
+    match figures.faults.first() {
+        None => Ok(Exit::Done),
+        Some(fault) => Err(Failure::runtime(fault)),
+    }
+}
+
+/// A time, in the unit that suits it.
+fn time(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{:.1} us", ns as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
+        _ => format!("{:.3} s", ns as f64 / 1e9),
+    }
+}
+
+fn kinds(load: &Load) -> String {
+    let name = |name: &str, kind: &Kind| match (kind.ops, kind.errors) {
+        (0, 0) => None,
+        (ops, 0) => Some(format!("{ops} {name}")),
+        (ops, errors) => Some(format!("{ops} {name} ({errors} failed)")),
+    };
+    let all = [
+        name("read", &load.read),
+        name("written", &load.write),
+        name("discarded", &load.discard),
+        name("flushed", &load.flush),
+    ];
+    let some: Vec<_> = all.into_iter().flatten().collect();
+    if some.is_empty() {
+        "none".to_owned()
+    } else {
+        some.join(", ")
+    }
+}
+
+fn latencies(load: &Load) -> String {
+    let found = &load.latency;
+    let [p50, p99, p999, max] = [found.p50, found.p99, found.p999, found.max].map(time);
+    format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}")
+}
+
+/// The table.
+fn text(figures: &Figures) -> String {
+    let mut out = String::new();
+    write_text(figures, &mut out).expect("a string takes everything");
+    out
+}
+
+fn write_text(figures: &Figures, out: &mut String) -> std::fmt::Result {
+    let total = &figures.total;
+    writeln!(
+        out,
+        "{} on the {} clock, seed {}",
+        time(figures.elapsed_ns),
+        figures.clock,
+        figures.seed
+    )?;
+    writeln!(out, "requests    {}", kinds(total))?;
+    writeln!(
+        out,
+        "rate        {:.0} per second, {:.1} MiB/s",
+        total.iops,
+        total.bytes_per_s / f64::from(1 << 20)
+    )?;
+    writeln!(out, "latency     {}", latencies(total))?;
+    for (status, count) in &figures.errors {
+        writeln!(out, "failed      {count} with {status}")?;
+    }
+    if let Some(verify) = &figures.verify {
+        writeln!(
+            out,
+            "verified    {}, {} wrong",
+            verify.checked, verify.failed
+        )?;
+    }
+    let refused: Vec<_> = figures.refused_by.iter().filter(|(_, &n)| n > 0).collect();
+    if !refused.is_empty() {
+        let list: Vec<_> = refused
+            .iter()
+            .map(|(who, n)| format!("{n} {who}"))
+            .collect();
+        writeln!(out, "refused     {}", list.join(", "))?;
+    }
+    let kblockd = &figures.kblockd;
+    writeln!(
+        out,
+        "kblockd     {} runs, {} rescued after {} calls for help",
+        kblockd.completed, kblockd.rescued, kblockd.maydays
+    )?;
+    if let Some(cpu) = &figures.cpu {
+        writeln!(
+            out,
+            "cpu         {} user, {} system, {} per request",
+            time(cpu.user_ns),
+            time(cpu.system_ns),
+            time(cpu.per_io_ns as u64)
+        )?;
+    }
+    if figures.jobs.len() > 1 {
+        writeln!(
+            out,
+            "\n{:>5} {:>5} {:>10}  latency",
+            "job", "hctx", "per second"
+        )?;
+        for job in &figures.jobs {
+            writeln!(
+                out,
+                "{:>5} {:>5} {:>10.0}  {}",
+                job.job,
+                job.hctx,
+                job.load.iops,
+                latencies(&job.load)
+            )?;
+        }
+    }
+    writeln!(
+        out,
+        "\n{:>5} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9}",
+        "hctx",
+        "inserted",
+        "accepted",
+        "refused",
+        "errors",
+        "run_sync",
+        "run_async",
+        "delayed",
+        "restarted"
+    )?;
+    for hctx in &figures.hctxs {
+        let of = &hctx.counters;
+        writeln!(
+            out,
+            "{:>5} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9}",
+            hctx.hctx,
+            of.inserted,
+            of.accepted,
+            of.refused(),
+            of.errors,
+            of.run_sync,
+            of.run_async,
+            of.run_delayed,
+            of.restarted
+        )?;
+    }
+    write_time_line(figures, out)
+}
+
+fn write_time_line(figures: &Figures, out: &mut String) -> std::fmt::Result {
+    if figures.samples.is_empty() && figures.events.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n{:>10} {:>10} {:>9} {:>7} {:>5} {:>9} {:>9} {:>8}",
+        "time", "per second", "in flight", "parked", "busy", "refused", "runs", "rescued"
+    )?;
+    let mut events = figures.events.iter().peekable();
+    for sample in &figures.samples {
+        while let Some(event) = events.next_if(|event| event.t_ns < sample.t_ns) {
+            writeln!(out, "{:>10} {}", time(event.t_ns), event.what)?;
+        }
+        writeln!(
+            out,
+            "{:>10} {:>10.0} {:>9} {:>7} {:>5} {:>9} {:>9} {:>8}",
+            time(sample.t_ns),
+            sample.iops,
+            sample.in_flight,
+            sample.parked,
+            sample.dispatch_busy,
+            sample.refused,
+            sample.kblockd_runs,
+            sample.rescued
+        )?;
+    }
+    for event in events {
+        writeln!(out, "{:>10} {}", time(event.t_ns), event.what)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A device without a kernel, with its jobs' ports: what both clocks' runs are made of, and the
+//! figures that are taken from it.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+use std::time::Duration;
+
+use workqueue::{CpuPlace, RuntimeBuilder, Topology};
+
+use super::buffers::{self, Buffers};
+use super::config::SimConfig;
+use super::driver::{Cost, Costs, SimDriver};
+use super::figures::{
+    refused_by, Figures, Happened, HctxFigures, JobLoad, KblockdFigures, Sample, Tally, Verified,
+};
+use super::hogs::Hogs;
+use super::job::Job;
+use super::ports::{At, Ports, Time};
+use super::script::{BusyFor, Event};
+use crate::backend::{self, Mirror};
+use crate::error::Failure;
+use crate::mq::{Lane, Limits, Op, Queue, Request, TagSet};
+use crate::ramdisk::Ramdisk;
+
+/// See the module. Fields are dropped in this order.
+pub(super) struct Bed {
+    pub(super) lanes: Vec<Lane>,
+    script_lane: Option<Lane>,
+    hogs: Option<Hogs>,
+    mirror: Mirror,
+    pub(super) ports: Arc<Ports>,
+    pub(super) jobs: Vec<Job>,
+    driver: Arc<SimDriver>,
+    ramdisk: Arc<Ramdisk>,
+    costs: Option<Arc<Costs>>,
+    creation_fails: Arc<AtomicBool>,
+    script_tag: u16,
+    script_busy: bool,
+    limits: Limits,
+    happened: Vec<Happened>,
+    samples: Vec<Sample>,
+    last: Totals,
+}
+
+/// Numbers of the whole device at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    at: u64,
+    ended: u64,
+    refused: u64,
+    runs: u64,
+    rescued: u64,
+}
+
+/// A made-up machine: nobody is bound to its CPUs.
+fn machine(cpus: u16) -> Topology {
+    let place = |cpu| CpuPlace {
+        cpu,
+        core: cpu,
+        cache: 0,
+        node: 0,
+    };
+    Topology::simulated((0..usize::from(cpus)).map(place).collect())
+}
+
+impl Bed {
+    pub(super) fn new(config: &SimConfig, time: Time) -> Result<Self, Failure> {
+        let device = &config.device;
+        let store = backend::open_store(device)?;
+        let ramdisk = backend::driver(device, store, device.queues);
+        let creation_fails = Arc::new(AtomicBool::new(false));
+        let runtime = runtime(config, &time, &creation_fails);
+        let costs = match &time {
+            Time::Virtual(clock) if !config.call_cost.is_zero() => Some(Costs::new(clock.clone())),
+            _ => None,
+        };
+        let cost = match (&costs, config.call_cost) {
+            (_, Duration::ZERO) => Cost::Nothing,
+            (Some(costs), cost) => Cost::Virtual(cost, costs.clone()),
+            (None, cost) => Cost::Real(cost),
+        };
+        let driver = Arc::new(SimDriver::new(ramdisk.clone(), cost));
+        let buffers = Buffers::new(device.queues, device.depth, device.io_buffer)
+            .map_err(|e| Failure::environment(format!("no memory for the jobs' buffers: {e}")))?;
+        let buffers = Arc::new(buffers);
+        let ports = Arc::new(Ports::new(config, time, driver.clone(), buffers.clone()));
+        let set = TagSet {
+            nr_ctxs: config.jobs_per_queue() + u16::from(config.has_script_requests()),
+            rerun_delay: config.rerun_delay,
+            ..TagSet::new(device.queues, device.depth)
+        };
+        let flags = config.kblockd_flags;
+        let mirror = {
+            let (driver, ports) = (driver.clone(), ports.clone());
+            Mirror::start_on(runtime, flags, set, &ramdisk, driver, ports)?
+        };
+        if let Some(costs) = &costs {
+            costs.charge_to(Some(mirror.kblockd().clone()));
+        }
+        let hogs = match config.hogs {
+            Some(hogs) => Some(Hogs::start(mirror.runtime(), hogs)?),
+            None => None,
+        };
+        let jobs: Vec<Job> = (0..config.jobs)
+            .map(|number| Job::new(config, number, buffers.clone()))
+            .collect();
+        let lane = |hctx, ctx| mirror.queue().lane(hctx, ctx).expect("each is taken once");
+        Ok(Self {
+            lanes: (0..config.jobs)
+                .map(|job| lane(job % device.queues, job / device.queues))
+                .collect(),
+            script_lane: config
+                .has_script_requests()
+                .then(|| lane(0, config.jobs_per_queue())),
+            hogs,
+            mirror,
+            ports,
+            jobs,
+            driver,
+            ramdisk,
+            costs,
+            creation_fails,
+            script_tag: device.depth - 1,
+            script_busy: false,
+            limits: Limits {
+                size: device.size,
+                block_size: device.block_size,
+                max_data: device.io_buffer,
+                read_only: device.read_only,
+            },
+            happened: Vec::new(),
+            samples: Vec::new(),
+            last: Totals::default(),
+        })
+    }
+
+    pub(super) fn queue(&self) -> &Queue {
+        self.mirror.queue()
+    }
+
+    /// What a script says happens now. What concerns the jobs is left to the caller.
+    pub(super) fn happen(&mut self, event: &Event) {
+        match *event {
+            Event::FailWorkerCreation(fails) => self.creation_fails.store(fails, Relaxed),
+            Event::Busy(busy) => {
+                self.driver.set_busy(busy);
+                if busy == BusyFor::Nobody {
+                    // The promise that came with DEV_RESOURCE.
+                    self.queue().run_hw_queues(true);
+                }
+            }
+            Event::Discard { offset, len } => self.discard(offset, len),
+            Event::Corrupt(offset) => {
+                if let Err(error) = buffers::corrupt(self.ramdisk.store(), offset) {
+                    self.note(format!("corrupt {offset}: {error}"));
+                    return;
+                }
+            }
+            Event::Load(_) | Event::Rate(_) => {}
+        }
+        self.note(event.to_string());
+    }
+
+    fn note(&mut self, what: String) {
+        let t_ns = self.ports.time().now();
+        self.happened.push(Happened { t_ns, what });
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) {
+        self.reap_script();
+        let Some(lane) = self.script_lane.as_mut().filter(|_| !self.script_busy) else {
+            return self.note("a discard is left out: the one before has not ended".to_owned());
+        };
+        let sectors = u32::try_from(len / 512).unwrap_or(u32::MAX);
+        let tag = self.script_tag;
+        match Request::check(tag, Op::Discard, offset / 512, sectors, &self.limits) {
+            Ok(request) => {
+                self.script_busy = true;
+                lane.insert(&request, &mut At(&self.ports, 0));
+            }
+            Err(status) => self.note(format!("discard {offset},{len}: {status}")),
+        }
+    }
+
+    fn reap_script(&mut self) {
+        let ends = std::mem::take(&mut self.ports.of_script().lock().ends);
+        self.script_busy &= ends.is_empty();
+    }
+
+    /// Are there requests of the script under way?
+    pub(super) fn script_is_busy(&mut self) -> bool {
+        self.reap_script();
+        self.script_busy
+    }
+
+    fn totals(&self, at: u64, ended: u64) -> Totals {
+        let hctxs = 0..self.queue().tag_set().nr_hw_queues;
+        let stats = self.mirror.kblockd().queue().stats();
+        Totals {
+            at,
+            ended,
+            refused: hctxs
+                .map(|hctx| self.queue().counters(hctx).refused())
+                .sum(),
+            runs: stats.completed,
+            rescued: stats.rescued,
+        }
+    }
+
+    /// Takes a point of the time line. `ended` and `in_flight` are those of the jobs.
+    pub(super) fn sample(&mut self, ended: u64, in_flight: u64) {
+        let now = self.totals(self.ports.time().now(), ended);
+        let (mut parked, mut dispatch_busy) = (0, 0);
+        for hctx in 0..self.queue().tag_set().nr_hw_queues {
+            let seen = self.queue().snapshot(hctx);
+            parked += seen.dispatch.len() as u64;
+            parked += seen.ctx_lens.iter().map(|&len| u64::from(len)).sum::<u64>();
+            dispatch_busy = dispatch_busy.max(seen.dispatch_busy);
+        }
+        let last = std::mem::replace(&mut self.last, now);
+        let (ops, time) = (now.ended - last.ended, now.at - last.at);
+        self.samples.push(Sample {
+            t_ns: now.at,
+            ops,
+            iops: if time == 0 {
+                0.0
+            } else {
+                ops as f64 * 1e9 / time as f64
+            },
+            in_flight,
+            parked,
+            dispatch_busy,
+            refused: now.refused - last.refused,
+            kblockd_runs: now.runs - last.runs,
+            rescued: now.rescued - last.rescued,
+        });
+    }
+
+    /// Waits until kblockd has nothing to do at present.
+    pub(super) fn flush(&self) {
+        // Refused only when it is being taken down.
+        let _flushed = self.mirror.kblockd().queue().flush();
+    }
+
+    /// Ends what would keep workers busy.
+    pub(super) fn quiet_down(&mut self) {
+        self.creation_fails.store(false, Relaxed);
+        if let Some(hogs) = &self.hogs {
+            hogs.stop();
+        }
+        if let Some(costs) = &self.costs {
+            costs.charge_to(None);
+        }
+    }
+
+    /// The figures of a run that is over.
+    pub(super) fn figures(
+        &mut self,
+        config: &SimConfig,
+        elapsed_ns: u64,
+        stuck: Option<String>,
+    ) -> Figures {
+        let mut total = Tally::new();
+        self.jobs.iter().for_each(|job| total.add(&job.tally));
+        let hctxs: Vec<_> = (0..config.device.queues)
+            .map(|hctx| HctxFigures {
+                hctx,
+                counters: self.queue().counters(hctx),
+            })
+            .collect();
+        let stats = self.mirror.kblockd().queue().stats();
+        let is_real = matches!(self.ports.time(), Time::Real(_));
+        let mut faults = Vec::new();
+        match stuck {
+            Some(why) => faults.push(why),
+            None => faults.extend(self.queue().fault_at_rest()),
+        }
+        if total.failed > 0 {
+            let first = total.first_failure.clone().unwrap_or_default();
+            faults.push(format!(
+                "verify: {} blocks are wrong; {first}",
+                total.failed
+            ));
+        }
+        Figures {
+            version: 1,
+            clock: config.clock.to_string(),
+            seed: config.seed,
+            elapsed_ns,
+            jobs: self
+                .jobs
+                .iter()
+                .map(|job| JobLoad {
+                    job: job.number,
+                    hctx: job.hctx,
+                    load: job.tally.load(elapsed_ns),
+                })
+                .collect(),
+            total: total.load(elapsed_ns),
+            errors: total.errors,
+            verify: config.verify.then_some(Verified {
+                checked: total.checked,
+                failed: total.failed,
+                first: total.first_failure,
+            }),
+            refused_by: refused_by(&hctxs),
+            hctxs,
+            kblockd: KblockdFigures {
+                started: stats.started,
+                completed: stats.completed,
+                rescued: stats.rescued,
+                maydays: stats.mayday,
+                cpu_time_ns: is_real.then_some(stats.cpu_time.as_nanos() as u64),
+            },
+            samples: std::mem::take(&mut self.samples),
+            events: std::mem::take(&mut self.happened),
+            cpu: None,
+            faults,
+        }
+    }
+}
+
+/// A runtime for this simulation, whose creation of workers can be made to fail.
+fn runtime(config: &SimConfig, time: &Time, fails: &Arc<AtomicBool>) -> RuntimeBuilder {
+    let fails = fails.clone();
+    let builder = backend::runtime().on_create_worker(move |_| match fails.load(Relaxed) {
+        true => Err(libc::EAGAIN),
+        false => Ok(()),
+    });
+    match time {
+        Time::Real(_) => builder,
+        Time::Virtual(clock) => builder
+            .topology(machine(config.cpus))
+            .virtual_clock(clock.clone())
+            .sample_period(Duration::ZERO)
+            .cpu_accounting(false),
+    }
+}

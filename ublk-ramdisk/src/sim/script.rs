@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What happens at which time of a simulation: `--at TIME:EVENT`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::values;
+use crate::error::Failure;
+
+/// What the driver answers whatever it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusyFor {
+    /// What the request deserves.
+    Nobody,
+    /// RESOURCE.
+    Resource,
+    /// DEV_RESOURCE, with a promise to run the queues when this ends.
+    DevResource,
+}
+
+/// Something that happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// No worker can be created from now on, or again.
+    FailWorkerCreation(bool),
+    /// The driver refuses everything, or nothing again.
+    Busy(BusyFor),
+    /// The jobs make no requests, or go on making them.
+    Load(bool),
+    /// The jobs' rate changes, in requests per second.
+    Rate(u32),
+    /// A range is discarded.
+    Discard {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// A byte of the store is damaged.
+    Corrupt(u64),
+}
+
+const EVENTS: &str =
+    "an event is one of: fail-worker-creation on|off, busy on|dev|off, stop-load, \
+                      start-load, rate N, discard OFFSET,LENGTH, corrupt OFFSET";
+
+impl FromStr for Event {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let on = || match rest {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(format!("{word}: expected on or off")),
+        };
+        let number = |text: &str| -> Result<u64, String> {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let number = text.parse().ok().filter(|_| digits);
+            number.ok_or_else(|| format!("{word}: '{text}' is not a whole number"))
+        };
+        match word {
+            "fail-worker-creation" => on().map(Self::FailWorkerCreation),
+            "busy" => match rest {
+                "on" => Ok(Self::Busy(BusyFor::Resource)),
+                "dev" => Ok(Self::Busy(BusyFor::DevResource)),
+                "off" => Ok(Self::Busy(BusyFor::Nobody)),
+                _ => Err("busy: expected on, dev or off".to_owned()),
+            },
+            "stop-load" | "start-load" if rest.is_empty() => Ok(Self::Load(word == "start-load")),
+            "rate" => match u32::try_from(number(rest)?) {
+                Ok(rate) if rate > 0 => Ok(Self::Rate(rate)),
+                _ => Err(format!("rate: '{rest}' is outside 1..={}", u32::MAX)),
+            },
+            "discard" => {
+                let (offset, len) = rest
+                    .split_once(',')
+                    .ok_or("discard: expected OFFSET,LENGTH")?;
+                Ok(Self::Discard {
+                    offset: number(offset)?,
+                    len: number(len)?,
+                })
+            }
+            "corrupt" => number(rest).map(Self::Corrupt),
+            _ => Err(EVENTS.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = |on: bool| if on { "on" } else { "off" };
+        match self {
+            Self::FailWorkerCreation(fails) => write!(f, "fail-worker-creation {}", on(*fails)),
+            Self::Busy(BusyFor::Resource) => f.write_str("busy on"),
+            Self::Busy(BusyFor::DevResource) => f.write_str("busy dev"),
+            Self::Busy(BusyFor::Nobody) => f.write_str("busy off"),
+            Self::Load(true) => f.write_str("start-load"),
+            Self::Load(false) => f.write_str("stop-load"),
+            Self::Rate(rate) => write!(f, "rate {rate}"),
+            Self::Discard { offset, len } => write!(f, "discard {offset},{len}"),
+            Self::Corrupt(offset) => write!(f, "corrupt {offset}"),
+        }
+    }
+}
+
+/// An event and its time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Since the beginning.
+    pub at: Duration,
+    /// What happens.
+    pub event: Event,
+}
+
+impl FromStr for Step {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (at, event) = text
+            .split_once(':')
+            .ok_or_else(|| format!("expected TIME:EVENT; {EVENTS}"))?;
+        Ok(Self {
+            at: values::duration(at)?,
+            event: event.parse()?,
+        })
+    }
+}
+
+impl Step {
+    /// Does it fit the disk?
+    pub(super) fn check(&self, size: u64) -> Result<(), Failure> {
+        let end = match self.event {
+            Event::Discard { offset, len } => offset.checked_add(len),
+            Event::Corrupt(offset) => offset.checked_add(1),
+            _ => Some(0),
+        };
+        let aligned = match self.event {
+            Event::Discard { offset, len } => (offset | len).is_multiple_of(512),
+            _ => true,
+        };
+        match end {
+            Some(end) if end <= size && aligned => Ok(()),
+            Some(end) if end <= size => Err(Failure::usage(format!(
+                "--at '{}': offset and length are to be multiples of 512",
+                self.event
+            ))),
+            _ => Err(Failure::usage(format!(
+                "--at '{}': beyond the end of the disk, {size}",
+                self.event
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_and_printed_alike() {
+        for text in [
+            "fail-worker-creation on",
+            "fail-worker-creation off",
+            "busy on",
+            "busy dev",
+            "busy off",
+            "stop-load",
+            "start-load",
+            "rate 1000",
+            "discard 4096,8192",
+            "corrupt 77",
+        ] {
+            let step: Step = format!("3ms:{text}").parse().expect(text);
+            assert_eq!(
+                (step.at.as_millis(), step.event.to_string()),
+                (3, text.to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn l1_what_is_no_event_is_refused() {
+        for bad in [
+            "",
+            "busy on",
+            "3:busy on",
+            "3ms",
+            "3ms:",
+            "3ms:dance",
+            "3ms:busy",
+            "3ms:busy maybe",
+            "3ms:rate 0",
+            "3ms:rate -1",
+            "3ms:discard 1",
+            "3ms:discard 1,x",
+            "3ms:corrupt +1",
+            "3ms:stop-load now",
+        ] {
+            assert!(bad.parse::<Step>().is_err(), "{bad}");
+        }
+        let step = |text: &str| text.parse::<Step>().expect(text).check(8192);
+        assert!(step("0:discard 4096,4096").is_ok() && step("0:corrupt 8191").is_ok());
+        assert!(step("0:discard 4096,8192").is_err() && step("0:discard 1,512").is_err());
+        assert!(step("0:corrupt 8192").is_err());
+    }
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Values of the simulation's options as they are written: times, rates, service times, flags.
+
+use std::time::Duration;
+
+use workqueue::Flags;
+
+/// Reads a time: a number with `ns`, `us`, `ms` or `s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const FORM: &str = "expected a time such as 500ns, 20us, 3ms or 2s";
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let ns: u64 = match unit {
+        "ns" => 1,
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "" if number == "0" => 1,
+        _ => return Err(FORM.to_owned()),
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(part) || number.ends_with('.') {
+        return Err(FORM.to_owned());
+    }
+    let mut total = whole.parse::<u64>().ok().and_then(|n| n.checked_mul(ns));
+    let mut scale = ns;
+    for digit in part.bytes() {
+        scale /= 10;
+        let more = u64::from(digit - b'0') * scale;
+        total = total.and_then(|total| total.checked_add(more));
+    }
+    total
+        .filter(|&ns| ns <= MAX_NS)
+        .map(Duration::from_nanos)
+        .ok_or_else(|| format!("{text} is longer than 100 days"))
+}
+
+/// The longest time that can be asked for.
+const MAX_NS: u64 = 100 * 86_400 * 1_000_000_000;
+
+/// A delay that stands for "never".
+pub const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// As [`duration`], or `never`.
+pub fn duration_or_never(text: &str) -> Result<Duration, String> {
+    match text {
+        "never" => Ok(NEVER),
+        other => duration(other).map_err(|why| format!("{why}, or never")),
+    }
+}
+
+/// When requests arrive that do not wait for others to end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// At even distances, so many per second.
+    Even(f64),
+    /// At random, so many per second on average.
+    Poisson(f64),
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, make): (_, fn(f64) -> Self) = match text.strip_prefix("poisson:") {
+            Some(number) => (number, Self::Poisson),
+            None => (text, Self::Even),
+        };
+        match number.parse::<u32>() {
+            Ok(rate) if rate > 0 => Ok(make(f64::from(rate))),
+            _ => Err("expected requests per second from 1, or poisson:RATE".to_owned()),
+        }
+    }
+}
+
+/// How long a request takes once the driver has accepted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Always the same; zero for no time at all.
+    Fixed(Duration),
+    /// Anything, on average this.
+    Exponential(Duration),
+    /// Anything from the first to the second.
+    Between(Duration, Duration),
+}
+
+impl std::str::FromStr for Service {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(mean) = text.strip_prefix("exp:") {
+            return Ok(Self::Exponential(duration(mean)?));
+        }
+        if let Some((least, most)) = text.split_once("..") {
+            let (least, most) = (duration(least)?, duration(most)?);
+            if least > most {
+                return Err(format!("{text}: the first time is longer than the second"));
+            }
+            return Ok(Self::Between(least, most));
+        }
+        duration(text)
+            .map(Self::Fixed)
+            .map_err(|why| format!("{why}, exp:TIME or TIME..TIME"))
+    }
+}
+
+/// Reads the flags of a queue: names with commas between them, or `none`.
+pub fn flags(text: &str) -> Result<Flags, String> {
+    let mut flags = Flags::empty();
+    if text == "none" {
+        return Ok(flags);
+    }
+    for name in text.split(',') {
+        flags |= match name {
+            "mem_reclaim" => Flags::MEM_RECLAIM,
+            "highpri" => Flags::HIGHPRI,
+            "percpu" => Flags::PERCPU,
+            "unbound" => Flags::UNBOUND,
+            "cpu_intensive" => Flags::CPU_INTENSIVE,
+            _ => {
+                return Err(format!(
+                    "'{name}' is none of mem_reclaim, highpri, percpu, unbound, cpu_intensive; \
+                     none stands for no flag"
+                ))
+            }
+        };
+    }
+    if flags.contains(Flags::PERCPU | Flags::UNBOUND) {
+        return Err("percpu and unbound exclude each other".to_owned());
+    }
+    Ok(flags)
+}
+
+/// Reads hogs: how many, and how long each keeps its CPU.
+pub fn hogs(text: &str) -> Result<(u16, Duration), String> {
+    const FORM: &str = "expected COUNT:TIME, such as 4:10ms";
+    let (count, time) = text.split_once(':').ok_or(FORM)?;
+    let count = count
+        .parse()
+        .ok()
+        .filter(|count| (1..=1024).contains(count));
+    let time = duration(time)?;
+    if time.is_zero() {
+        return Err("a hog that takes no time is none".to_owned());
+    }
+    Ok((count.ok_or("expected 1 to 1024 hogs, as COUNT:TIME")?, time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let ns = |text| duration(text).map(|d| d.as_nanos());
+        assert_eq!(ns("500ns"), Ok(500));
+        assert_eq!(ns("1.5us"), Ok(1500));
+        assert_eq!(ns("3ms"), Ok(3_000_000));
+        assert_eq!(ns("0.25s"), Ok(250_000_000));
+        assert_eq!(ns("0"), Ok(0));
+        assert_eq!(duration_or_never("never"), Ok(NEVER));
+        for bad in [
+            "",
+            "5",
+            "ms",
+            "-1ms",
+            "1m",
+            "1.ms",
+            ".5s",
+            "1e3ms",
+            "1..2s",
+            "99999999999s",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn l1_rates_services_flags_and_hogs_are_read_or_refused() {
+        assert_eq!("100".parse(), Ok(Rate::Even(100.0)));
+        assert_eq!("poisson:5".parse(), Ok(Rate::Poisson(5.0)));
+        for bad in ["0", "poisson:", "-1", "fast"] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
+        let us = Duration::from_micros;
+        assert_eq!("100us".parse(), Ok(Service::Fixed(us(100))));
+        assert_eq!("exp:1ms".parse(), Ok(Service::Exponential(us(1000))));
+        assert_eq!("1us..2us".parse(), Ok(Service::Between(us(1), us(2))));
+        for bad in ["2us..1us", "exp:", "100", "1us.."] {
+            assert!(bad.parse::<Service>().is_err(), "{bad}");
+        }
+        assert_eq!(flags("none"), Ok(Flags::empty()));
+        assert_eq!(flags("highpri,percpu"), Ok(Flags::HIGHPRI | Flags::PERCPU));
+        for bad in ["", "fast", "percpu,unbound", "highpri,"] {
+            assert!(flags(bad).is_err(), "{bad}");
+        }
+        assert_eq!(hogs("4:10ms"), Ok((4, us(10_000))));
+        for bad in ["4", "0:1ms", "4:0", "x:1ms", "2000:1ms"] {
+            assert!(hogs(bad).is_err(), "{bad}");
+        }
+    }
+}

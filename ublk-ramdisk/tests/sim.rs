@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `ublk-ramdisk sim` as a program: the same run each time, right data, the figures of C18 and D7,
+//! and one line for what cannot be.
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn sim(words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ramdisk"));
+    command.arg("sim").args(words);
+    command.output().expect("the program starts")
+}
+
+/// Runs one that ends well.
+fn run(words: &[&str]) -> Value {
+    let words = [words, &["--json"]].concat();
+    let output = sim(&words);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{words:?}: {said}");
+    assert_eq!(said, "", "{words:?}");
+    serde_json::from_slice(&output.stdout).expect("one object")
+}
+
+fn number(value: &Value, path: &str) -> u64 {
+    let found = value.pointer(path).and_then(Value::as_u64);
+    found.unwrap_or_else(|| panic!("no number at {path} of {value}"))
+}
+
+/// A run with everything in it that could depend on which thread is quicker.
+const EVERYTHING: &[&str] = &[
+    "--rw",
+    "randrw",
+    "--iodepth",
+    "16",
+    "--jobs",
+    "8",
+    "--queues",
+    "4",
+    "--cpus",
+    "4",
+    "--ops",
+    "400",
+    "--verify",
+    "--flush",
+    "2",
+    "--discard",
+    "5",
+    "--service-time",
+    "exp:100us",
+    "--inject",
+    "requeue=3,50,0,-1",
+    "--rate",
+    "poisson:20000",
+    "--call-cost",
+    "2us",
+    "--hogs",
+    "2:1ms",
+    "--sample",
+    "1ms",
+    "--at",
+    "0:fail-worker-creation on",
+    "--at",
+    "5ms:busy on",
+    "--at",
+    "15ms:busy off",
+    "--at",
+    "150ms:fail-worker-creation off",
+    "--json",
+];
+
+#[test]
+fn a_run_on_the_virtual_clock_is_the_same_to_the_byte() {
+    let first = sim(EVERYTHING);
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    for round in 1..5 {
+        let again = sim(EVERYTHING);
+        assert!(again.stdout == first.stdout, "run {round} differs");
+    }
+    let other = sim(&[EVERYTHING, &["--seed", "2"]].concat());
+    let events = |output: &Output| {
+        let found: Value = serde_json::from_slice(&output.stdout).expect("one object");
+        found["total"].clone()
+    };
+    assert!(
+        events(&other) != events(&first),
+        "another seed changes nothing"
+    );
+    let found: Value = serde_json::from_slice(&first.stdout).expect("one object");
+    assert_eq!(number(&found, "/verify/failed"), 0);
+    assert!(number(&found, "/verify/checked") > 1000);
+    assert!(
+        number(&found, "/kblockd/rescued") > 0,
+        "{}",
+        found["kblockd"]
+    );
+    assert!(number(&found, "/refused_by/injection") > 0);
+}
+
+#[test]
+fn every_kind_of_load_reads_back_what_was_written() {
+    for rw in [
+        "read",
+        "write",
+        "rw",
+        "randread",
+        "randwrite",
+        "randrw",
+        "trimwrite",
+    ] {
+        let (ops, jobs) = (300, 3);
+        let found = run(&[
+            "--rw",
+            rw,
+            "--ops",
+            "300",
+            "--jobs",
+            "3",
+            "--iodepth",
+            "8",
+            "--batch",
+            "4",
+            "--verify",
+            "--service-time",
+            "1us..50us",
+            "--size",
+            "4M",
+        ]);
+        let kinds = ["read", "write", "discard", "flush"];
+        let sum: u64 = kinds
+            .iter()
+            .map(|kind| number(&found, &format!("/total/{kind}/ops")))
+            .sum();
+        assert_eq!(sum, ops * jobs, "{rw}");
+        assert_eq!(number(&found, "/total/latency/count"), sum, "{rw}");
+        assert_eq!(number(&found, "/verify/failed"), 0, "{rw}");
+        assert!(number(&found, "/verify/checked") > 0, "{rw}");
+    }
+}
+
+#[test]
+fn a_damaged_byte_is_found() {
+    let words = [
+        "--rw",
+        "write",
+        "--ops",
+        "64",
+        "--size",
+        "1M",
+        "--verify",
+        "--service-time",
+        "10us",
+    ];
+    let hit = [&words[..], &["--at", "630us:corrupt 40963"]].concat();
+    let output = sim(&hit);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains("byte 40960") && said.contains("1 blocks are wrong"),
+        "{said}"
+    );
+    // Damage that is written over again does no harm.
+    let missed = [&words[..], &["--at", "5us:corrupt 40963"]].concat();
+    assert_eq!(sim(&missed).status.code(), Some(0));
+}
+
+#[test]
+fn c18_from_idle_two_calls_at_once_and_then_one_per_3_ms() {
+    let calls = |busy_for: &str| {
+        let off = format!("{busy_for}:busy off");
+        let found = run(&["--ops", "1", "--at", "0:busy on", "--at", &off]);
+        number(&found, "/hctxs/0/refused_resource")
+    };
+    // The first on arrival, the second in the run that follows at once.
+    assert_eq!(calls("2999us"), 2);
+    assert_eq!(calls("3500us"), 3);
+    assert_eq!(calls("6500us"), 4);
+    // After the first two no more than 334 per second.
+    let found = run(&["--ops", "1", "--at", "0:busy on", "--at", "10s:busy off"]);
+    let tries = number(&found, "/hctxs/0/refused_resource");
+    assert!((3330..=3342).contains(&tries), "{tries}");
+    assert_eq!(number(&found, "/total/latency/max") / 100_000_000, 100);
+}
+
+#[test]
+fn b03_dev_resource_is_tried_again_by_whoever_promised_it() {
+    let found = run(&["--ops", "1", "--at", "0:busy dev", "--at", "10s:busy off"]);
+    assert_eq!(number(&found, "/hctxs/0/refused_dev_resource"), 2);
+    assert_eq!(number(&found, "/hctxs/0/run_delayed"), 0);
+}
+
+const D7: &[&str] = &[
+    "--queues",
+    "64",
+    "--jobs",
+    "64",
+    "--ops",
+    "1",
+    "--at",
+    "0:fail-worker-creation on",
+    "--at",
+    "0:busy on",
+    "--at",
+    "200ms:busy off",
+];
+
+#[test]
+fn d07_64_queues_resume_through_the_rescuer() {
+    let found = run(D7);
+    assert_eq!(number(&found, "/total/read/ops"), 64);
+    assert!(
+        number(&found, "/kblockd/rescued") >= 64,
+        "{}",
+        found["kblockd"]
+    );
+    assert_eq!(found["kblockd"]["rescued"], found["kblockd"]["completed"]);
+}
+
+#[test]
+fn d07_without_mem_reclaim_they_stay_stuck() {
+    let words = [D7, &["--kblockd-flags", "highpri,percpu", "--json"]].concat();
+    let output = sim(&words);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("stuck: 64 requests of 64 hardware queues"),
+        "{said}"
+    );
+    let found: Value = serde_json::from_slice(&output.stdout).expect("the figures all the same");
+    assert_eq!(number(&found, "/kblockd/completed"), 0);
+    assert_eq!(number(&found, "/total/read/ops"), 0);
+}
+
+#[test]
+fn d01_highpri_does_not_wait_for_hogs() {
+    let slowest = |flags: &str| {
+        let found = run(&[
+            "--hogs",
+            "2:10ms",
+            "--inject",
+            "requeue=2,100,0,-1",
+            "--ops",
+            "200",
+            "--kblockd-flags",
+            flags,
+            "--service-time",
+            "10us",
+        ]);
+        number(&found, "/total/latency/max")
+    };
+    assert!(slowest("mem_reclaim,highpri,percpu") < 5_000_000);
+    assert!(slowest("mem_reclaim,percpu") >= 10_000_000);
+}
+
+#[test]
+fn a_run_on_the_real_clock_ends_well_too() {
+    let found = run(&[
+        "--clock",
+        "real",
+        "--rw",
+        "randrw",
+        "--ops",
+        "2000",
+        "--jobs",
+        "4",
+        "--queues",
+        "2",
+        "--iodepth",
+        "8",
+        "--verify",
+        "--inject",
+        "requeue=3,50,0,-1",
+        "--discard",
+        "5",
+        "--service-time",
+        "0..50us",
+        "--at",
+        "1ms:busy on",
+        "--at",
+        "5ms:busy off",
+        "--sample",
+        "1ms",
+        "--at",
+        "6ms:discard 0,65536",
+    ]);
+    assert_eq!(number(&found, "/total/latency/count"), 8000);
+    assert_eq!(number(&found, "/verify/failed"), 0);
+    assert!(found["cpu"]["per_io_ns"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn a_run_on_the_real_clock_that_is_stuck_ends_too() {
+    let output = sim(&[
+        "--clock",
+        "real",
+        "--at",
+        "0:busy on",
+        "--patience",
+        "300ms",
+        "--iodepth",
+        "4",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("stuck: 4 requests"), "{said}");
+}
+
+/// The line is refused as bad usage in one line that holds every word.
+fn refused(words: &[&str], expected: &[&str]) {
+    let output = sim(words);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(output.stdout.is_empty());
+    for word in expected {
+        assert!(said.contains(word), "{said:?} lacks {word:?}");
+    }
+}
+
+#[test]
+fn l1_what_cannot_be_is_named_in_one_line() {
+    for (option, bad, form) in [
+        ("--rw", "dance", "randread"),
+        ("--bs", "5X", "512M"),
+        ("--iodepth", "many", "invalid"),
+        ("--jobs", "-1", "--jobs"),
+        ("--rate", "0", "poisson:RATE"),
+        ("--ops", "x", "invalid"),
+        ("--duration", "5", "3ms"),
+        ("--seed", "-1", "--seed"),
+        ("--clock", "wall", "virtual"),
+        ("--service-time", "2us..1us", "longer"),
+        ("--rerun-delay", "soon", "never"),
+        ("--call-cost", "1", "3ms"),
+        ("--kblockd-flags", "percpu,unbound", "exclude"),
+        ("--hogs", "4", "COUNT:TIME"),
+        ("--at", "3ms:dance", "fail-worker-creation"),
+        ("--at", "busy on", "TIME:EVENT"),
+        ("--sample", "now", "3ms"),
+        ("--patience", "long", "3ms"),
+        ("--inject", "requeue=1", "INTERVAL"),
+        ("--size", "0", "--size"),
+        ("--queues", "0", "--queues"),
+        ("--depth", "5000", "4096"),
+    ] {
+        refused(&[option, bad], &[option, form]);
+    }
+    refused(&["--bs", "1000"], &["--bs 1000", "--block-size 512"]);
+    refused(&["--bs", "1M"], &["--bs", "--io-buffer"]);
+    refused(&["--iodepth", "129"], &["--iodepth 129", "--depth 128"]);
+    refused(
+        &["--iodepth", "4", "--batch", "5"],
+        &["--batch 5", "--iodepth 4"],
+    );
+    refused(&["--jobs", "0"], &["--jobs 0", "1..=4096"]);
+    refused(&["--jobs", "100"], &["--jobs 100", "--queues 1"]);
+    refused(
+        &["--flush", "60", "--discard", "60"],
+        &["--flush 60", "--discard 60"],
+    );
+    refused(&["--read-share", "101"], &["--read-share 101"]);
+    refused(
+        &["--size", "16K", "--iodepth", "8"],
+        &["--size 16384", "--iodepth 8"],
+    );
+    refused(&["--size", "4T"], &["--size", "--bs"]);
+    refused(&["--read-only", "--rw", "write"], &["--read-only", "--rw"]);
+    refused(&["--ops", "0"], &["--ops 0"]);
+    refused(&["--duration", "0"], &["--duration 0"]);
+    refused(&["--duration", "1s"], &["--duration", "--service-time"]);
+    refused(
+        &["--cpus", "2", "--clock", "real"],
+        &["--cpus", "--clock virtual"],
+    );
+    refused(
+        &["--at", "0:corrupt 67108864"],
+        &["corrupt 67108864", "67108864"],
+    );
+    refused(&["--at", "0:discard 1,512"], &["discard 1,512", "512"]);
+}
