@@ -165,6 +165,35 @@ fn a_damaged_byte_is_found() {
 }
 
 #[test]
+fn m3_the_old_rules_spin_and_the_new_ones_wait() {
+    let calls = |rules: &str| {
+        let found = run(&[
+            "--rules",
+            rules,
+            "--call-cost",
+            "1us",
+            "--iodepth",
+            "8",
+            "--ops",
+            "8",
+            "--verify",
+            "--rw",
+            "write",
+            "--at",
+            "0:busy on",
+            "--at",
+            "30ms:busy off",
+        ]);
+        assert_eq!(number(&found, "/verify/checked"), 8);
+        number(&found, "/hctxs/0/refused_resource")
+    };
+    let (new, old) = (calls("7.2"), calls("3.x"));
+    assert!(new < 30, "{new}");
+    // One call per microsecond, for 30 ms.
+    assert!((29_000..31_000).contains(&old), "{old}");
+}
+
+#[test]
 fn c18_from_idle_two_calls_at_once_and_then_one_per_3_ms() {
     let calls = |busy_for: &str| {
         let off = format!("{busy_for}:busy off");
@@ -332,6 +361,7 @@ fn l1_what_cannot_be_is_named_in_one_line() {
         ("--service-time", "2us..1us", "longer"),
         ("--rerun-delay", "soon", "never"),
         ("--call-cost", "1", "3ms"),
+        ("--rules", "4.x", "3.x"),
         ("--kblockd-flags", "percpu,unbound", "exclude"),
         ("--hogs", "4", "COUNT:TIME"),
         ("--at", "3ms:dance", "fail-worker-creation"),
@@ -367,6 +397,7 @@ fn l1_what_cannot_be_is_named_in_one_line() {
     refused(&["--read-only", "--rw", "write"], &["--read-only", "--rw"]);
     refused(&["--ops", "0"], &["--ops 0"]);
     refused(&["--duration", "0"], &["--duration 0"]);
+    refused(&["--rules", "3.x"], &["--rules 3.x", "--call-cost"]);
     refused(&["--duration", "1s"], &["--duration", "--service-time"]);
     refused(
         &["--cpus", "2", "--clock", "real"],

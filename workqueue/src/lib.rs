@@ -49,7 +49,8 @@
 //!
 //! # Unsafe code
 //!
-//! Only in `sys/cpu.rs`, `sys/poll.rs`, `sys/event.rs` (system calls), `sys/list.rs` (the intrusive list), `work/raw.rs`,
+//! Only in `sys/cpu.rs`, `sys/poll.rs`, `sys/event.rs`, `sys/socket.rs`
+//! (system calls), `sys/list.rs` (the intrusive list), `work/raw.rs`,
 //! `work/pointer.rs`, `work/offer.rs`, `work/mod.rs` (from pointer to item and back),
 //! `work/delayed.rs`, `wait/barrier.rs` (items with more behind the core), and in the places that
 //! move listed items: `pool/worker.rs`, `pool/rescuer.rs`, `wait/cancel.rs`, `wq/lifecycle.rs`.
@@ -87,6 +88,11 @@ pub mod legacy;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
+
+/// What the README shows compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// Records of what happened when, per thread, and the trace file made of them.
 pub mod trace {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ublk_ramdisk::config::{Backing, DeviceConfig, DeviceRequest};
 use ublk_ramdisk::inject::FaultAttr;
-use ublk_ramdisk::mq::Kblockd;
+use ublk_ramdisk::mq::{Kblockd, Rules};
 use ublk_ramdisk::sim::config::{ClockKind, Rw, SimConfig};
 use ublk_ramdisk::sim::script::Step;
 use ublk_ramdisk::sim::values::{self, Rate, Service};
@@ -200,6 +200,12 @@ struct SimModel {
     #[arg(long, value_name = "TIME|never", default_value = "3ms",
         value_parser = values::duration_or_never)]
     rerun_delay: Duration,
+    /// By whose rules queues are run: this kernel's, or those of the first multi-queue kernels
+    ///
+    /// 3.x: a run pulls everything, what is refused goes back to the head of the list, and the
+    /// queue is run again at once and for ever; no direct issue, no restart, no delay.
+    #[arg(long, value_name = "7.2|3.x", default_value = "7.2", value_parser = rules)]
+    rules: Rules,
     /// What each call of queue_rq costs: a kblockd worker's time, or CPU time on the real clock
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = values::duration)]
     call_cost: Duration,
@@ -218,6 +224,14 @@ struct SimModel {
     /// Work items of another queue that keep CPU 0's normal pool busy, and how long each, for ever
     #[arg(long, value_name = "COUNT:TIME", value_parser = values::hogs)]
     hogs: Option<(u16, Duration)>,
+}
+
+fn rules(text: &str) -> Result<Rules, String> {
+    match text {
+        "7.2" => Ok(Rules::Linux7),
+        "3.x" => Ok(Rules::Linux3),
+        _ => Err("expected 7.2 or 3.x".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -303,6 +317,7 @@ impl SimArgs {
             },
             service: model.service_time,
             rerun_delay: model.rerun_delay,
+            rules: model.rules,
             call_cost: model.call_cost,
             kblockd_flags: model.kblockd_flags.unwrap_or(Kblockd::FLAGS),
             cpus: model.cpus,

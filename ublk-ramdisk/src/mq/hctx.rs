@@ -88,6 +88,14 @@ impl HwQueue {
         self.with_dispatch(|dispatch| dispatch.append(slots, list));
     }
 
+    /// Puts a list in front of the dispatch list.
+    pub(super) fn dispatch_prepend(&self, slots: &Slots, mut list: RqList) {
+        self.with_dispatch(|dispatch| {
+            list.append(slots, dispatch);
+            *dispatch = list;
+        });
+    }
+
     pub(super) fn take_dispatch(&self) -> RqList {
         if !self.has_dispatch() {
             return RqList::new();

@@ -61,7 +61,7 @@ impl Lane {
             Entry::Issue => {
                 queue.list(hctx, self.ctx, rq);
                 queue.leave_section(hctx);
-                queue.run_hw_queue(self.hctx, true);
+                queue.run_hw_queue(self.hctx, !(queue.is_old() && request.is_sync()));
             }
             Entry::List => {
                 queue.woken(exit);
@@ -106,8 +106,11 @@ impl Lane {
             return;
         }
         queue.trace_hctx(Kind::Unplug, hctx, count);
-        if entry == Entry::List {
+        if entry == Entry::List || queue.is_old() {
             rqs.for_each(|(rq, _)| queue.list(hctx, self.ctx, rq));
+            if entry == Entry::Issue {
+                queue.leave_section(hctx);
+            }
             queue.run_hw_queue(self.hctx, true);
         } else if queue.inner.takes_lists {
             queue.offer_batch(hctx, rqs, &mut Call::of_lane(home, lane));
@@ -145,7 +148,8 @@ impl Lane {
 /// Asked of a lone arrival at an open queue (C1): may it go ahead of what a busy driver has left?
 #[inline]
 fn may_issue_directly(queue: &Queue, hctx: &HwQueue, request: &Request) -> bool {
-    hctx.dispatch_busy() == 0 || (queue.hctxs().len() != 1 && request.is_sync())
+    !queue.is_old()
+        && (hctx.dispatch_busy() == 0 || (queue.hctxs().len() != 1 && request.is_sync()))
 }
 
 impl Queue {

@@ -59,6 +59,8 @@ mod dispatch;
 
 mod offer;
 
+mod old_rules;
+
 pub mod operations;
 
 mod budget;
@@ -109,6 +111,7 @@ pub use disk::Disk;
 pub use insert::Lane;
 pub use kblockd::Kblockd;
 pub use latency::{LatencyStats, TIMED_OF};
+pub use old_rules::Rules;
 pub use operations::{
     Answer, Budget, Busy, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
 };

@@ -113,8 +113,13 @@ impl Queue {
         let section = Section::entered(self, hctx);
         let mut accepted = 0;
         // Repeated once in place, then handed on (C8).
-        let again = self.dispatch_pass(hctx, &mut accepted, call)
-            && self.dispatch_pass(hctx, &mut accepted, call);
+        let again = if self.is_old() {
+            self.old_pass(hctx, &mut accepted, call);
+            false
+        } else {
+            self.dispatch_pass(hctx, &mut accepted, call)
+                && self.dispatch_pass(hctx, &mut accepted, call)
+        };
         hctx.counters.dispatched(accepted);
         call.write_down(hctx);
         section.leave();

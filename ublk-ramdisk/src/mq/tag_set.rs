@@ -3,6 +3,7 @@
 //! `struct blk_mq_tag_set` with the checks of `blk_mq_alloc_tag_set`.
 
 use super::ctx::MAX_CTXS;
+use super::old_rules::Rules;
 use super::status::Status;
 use std::io;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct TagSet {
     pub nr_ctxs: u16,
     /// How soon a queue is run again after RESOURCE, from the second time on (`BLK_MQ_RESOURCE_DELAY`).
     pub rerun_delay: Duration,
+    /// By whose rules the queues are run.
+    pub rules: Rules,
     /// By hardware queue, the CPUs whose requests it gets. An empty set, or none at all, stands for
     /// any CPU.
     pub cpus: Vec<CpuSet>,
@@ -42,6 +45,7 @@ impl TagSet {
             timeout: Duration::from_secs(30),
             nr_ctxs: 1,
             rerun_delay: Duration::from_millis(3),
+            rules: Rules::Linux7,
             cpus: Vec::new(),
         }
     }

@@ -88,6 +88,7 @@ impl Bed {
         let set = TagSet {
             nr_ctxs: config.jobs_per_queue() + u16::from(config.has_script_requests()),
             rerun_delay: config.rerun_delay,
+            rules: config.rules,
             ..TagSet::new(device.queues, device.depth)
         };
         let flags = config.kblockd_flags;

@@ -10,6 +10,7 @@ use super::script::{Event, Step};
 use super::values::{Rate, Service};
 use crate::config::DeviceConfig;
 use crate::error::Failure;
+use crate::mq::Rules;
 
 /// What the jobs do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,8 @@ pub struct SimConfig {
     pub service: Service,
     /// How soon a queue is run again after RESOURCE.
     pub rerun_delay: Duration,
+    /// By whose rules the queues are run.
+    pub rules: Rules,
     /// What a call of queue_rq costs a worker.
     pub call_cost: Duration,
     /// kblockd's flags.
@@ -230,6 +233,14 @@ impl SimConfig {
             return usage(
                 "--duration is never over if requests take no time: give --service-time, --rate, \
                  --ops or --clock real"
+                    .to_owned(),
+            );
+        }
+        let spins = self.rules == Rules::Linux3 && self.call_cost.is_zero();
+        if self.clock == ClockKind::Virtual && spins {
+            return usage(
+                "--rules 3.x runs a refused queue again at once: give --call-cost, so that time \
+                 passes, or --clock real"
                     .to_owned(),
             );
         }

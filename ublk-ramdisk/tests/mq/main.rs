@@ -11,6 +11,7 @@ mod debugfs;
 mod dispatch;
 
 mod ends;
+mod old_rules;
 
 mod kblockd;
 mod misuse;

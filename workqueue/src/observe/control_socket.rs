@@ -9,11 +9,12 @@
 use super::wire::{receive, send, Deadline, Reply, Request};
 use crate::pool::worker::AbortOnUnwind;
 use crate::runtime::{Runtime, RuntimeInner};
+use crate::sys::socket;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,9 @@ use std::time::Duration;
 
 /// Somebody who takes longer for a request of one line, or to take the reply, is sent away.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The mode of the socket's file.
+const OWNER_ONLY: u32 = 0o600;
 
 /// An open control socket. Dropping it closes the socket and takes its path away.
 #[derive(Debug)]
@@ -96,15 +100,13 @@ impl Drop for ControlSocket {
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    let listener = match UnixListener::bind(path) {
+    match socket::listen(path, OWNER_ONLY) {
         Err(e) if e.kind() == ErrorKind::AddrInUse && is_left_behind(path) => {
             fs::remove_file(path)?;
-            UnixListener::bind(path)
+            socket::listen(path, OWNER_ONLY)
         }
         other => other,
-    }?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    }
 }
 
 /// Asked when a path is taken: is it a socket that nobody listens at any more?

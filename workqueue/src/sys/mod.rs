@@ -20,3 +20,6 @@ pub(crate) mod clock;
 pub(crate) mod timer;
 
 pub(crate) mod poll;
+
+#[cfg(feature = "control-socket")]
+pub(crate) mod socket;
