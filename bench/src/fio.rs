@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One sample out of fio's JSON: what one job on one device came to.
 //!
-//! fio reports reads and writes apart, and a job here is one or the other.
+//! fio reports reads, writes and discards apart. The figure of a mixed job is
+//! all of its requests; that of a verified one is its writes, because its reads
+//! are the verification.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +28,19 @@ pub enum FioError {
     },
 }
 
+/// What was done in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// Requests, as fio made them.
+    pub ios: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Requests per second.
+    pub iops: f64,
+}
+
 /// What is kept of a sample.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Requests per second.
     pub iops: f64,
@@ -33,12 +48,45 @@ pub struct Sample {
     pub ios: u64,
     /// How long that took, by the clock of the machine fio ran on.
     pub runtime_ms: u64,
-    /// Mean time from submission to completion.
+    /// Mean time from submission to completion, in the direction with more requests.
     pub mean_us: f64,
     /// The same, exceeded by one request in a hundred.
     pub p99_us: f64,
     /// fio's own share of a processor, in per cent: user and system.
     pub fio_cpu: [f64; 2],
+    /// Reads, if there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Done>,
+    /// Writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write: Option<Done>,
+    /// Discards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trim: Option<Done>,
+    /// The distribution behind `mean_us`: per cent of the requests, and the time
+    /// in microseconds within which they were done. Runs before 0.2 lack it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub percentiles: Vec<(f64, f64)>,
+    /// The depth that was found to keep the latency target, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_depth: Option<u32>,
+}
+
+impl Sample {
+    /// The time within which so many per cent of the requests were done.
+    pub fn percentile(&self, per_cent: f64) -> Option<f64> {
+        let found = self
+            .percentiles
+            .iter()
+            .find(|(of, _)| (of - per_cent).abs() < 1e-6);
+        found.map(|(_, us)| *us)
+    }
+
+    /// Bytes moved in all directions.
+    pub fn bytes(&self) -> u64 {
+        let ways = [self.read, self.write, self.trim];
+        ways.iter().flatten().map(|done| done.bytes).sum()
+    }
 }
 
 /// Reads what `fio --output-format=json` wrote.
@@ -49,25 +97,43 @@ pub fn parse(text: &str) -> Result<Sample, FioError> {
     let [job] = output.jobs.as_slice() else {
         return Err(FioError::Jobs(output.jobs.len()));
     };
-    let way = if job.read.total_ios > 0 {
-        &job.read
+    let all = [&job.read, &job.write, &job.trim];
+    let counted: Vec<&Way> = if job.options.verify.is_some() {
+        vec![&job.write]
     } else {
-        &job.write
+        all.into_iter().filter(|way| way.total_ios > 0).collect()
     };
-    if job.error != 0 || way.total_ios == 0 || way.iops <= 0.0 {
+    let ios: u64 = counted.iter().map(|way| way.total_ios).sum();
+    let iops: f64 = counted.iter().map(|way| way.iops).sum();
+    let main = counted.iter().max_by_key(|way| way.total_ios);
+    let Some(main) = main.filter(|_| job.error == 0 && ios > 0 && iops > 0.0) else {
         return Err(FioError::Failed {
             error: job.error,
-            ios: way.total_ios,
+            ios: all.iter().map(|way| way.total_ios).sum(),
         });
-    }
-    Ok(Sample {
-        iops: way.iops,
-        ios: way.total_ios,
-        runtime_ms: way.runtime,
-        mean_us: way.clat_ns.mean / 1000.0,
-        p99_us: way.clat_ns.percentile.p99 / 1000.0,
+    };
+    let mut percentiles: Vec<(f64, f64)> = main
+        .clat_ns
+        .percentile
+        .iter()
+        .filter_map(|(of, ns)| Some((of.parse().ok()?, ns / 1000.0)))
+        .collect();
+    percentiles.sort_by(|left, right| left.0.total_cmp(&right.0));
+    let mut sample = Sample {
+        iops,
+        ios,
+        runtime_ms: counted.iter().map(|way| way.runtime).max().unwrap_or(0),
+        mean_us: main.clat_ns.mean / 1000.0,
         fio_cpu: [job.usr_cpu, job.sys_cpu],
-    })
+        read: job.read.done(),
+        write: job.write.done(),
+        trim: job.trim.done(),
+        percentiles,
+        latency_depth: (job.latency_target > 0).then_some(job.latency_depth),
+        ..Sample::default()
+    };
+    sample.p99_us = sample.percentile(99.0).unwrap_or(0.0);
+    Ok(sample)
 }
 
 #[derive(Deserialize)]
@@ -80,30 +146,49 @@ struct Job {
     error: i64,
     read: Way,
     write: Way,
+    #[serde(default)]
+    trim: Way,
     usr_cpu: f64,
     sys_cpu: f64,
+    #[serde(rename = "job options", default)]
+    options: Options,
+    #[serde(default)]
+    latency_target: u64,
+    #[serde(default)]
+    latency_depth: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+struct Options {
+    verify: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
 struct Way {
     iops: f64,
     total_ios: u64,
+    #[serde(default)]
+    io_bytes: u64,
     runtime: u64,
     clat_ns: Latency,
 }
 
-#[derive(Deserialize)]
+impl Way {
+    fn done(&self) -> Option<Done> {
+        (self.total_ios > 0).then_some(Done {
+            ios: self.total_ios,
+            bytes: self.io_bytes,
+            iops: self.iops,
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
 struct Latency {
     mean: f64,
     // Absent for the direction that the job does not have.
     #[serde(default)]
-    percentile: Percentiles,
-}
-
-#[derive(Default, Deserialize)]
-struct Percentiles {
-    #[serde(rename = "99.000000", default)]
-    p99: f64,
+    percentile: BTreeMap<String, f64>,
 }
 
 #[cfg(test)]
@@ -151,5 +236,47 @@ mod tests {
         }
         assert!(matches!(parse(r#"{"jobs": []}"#), Err(FioError::Jobs(0))));
         assert!(matches!(parse("no disk"), Err(FioError::Json(_))));
+    }
+
+    /// Kept from fio 3.33 on real disks.
+    fn kept(name: &str) -> Sample {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fio/");
+        parse(&std::fs::read_to_string(format!("{folder}{name}.json")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_mixed_job_counts_in_all_directions() {
+        let sample = kept("trimmix");
+        let ways = [sample.read, sample.write, sample.trim].map(Option::unwrap);
+        assert_eq!(ways.map(|done| done.ios), [1426, 622, 64]);
+        assert_eq!(sample.bytes(), (2048 * 4 + 64 * 64) << 10);
+        assert_eq!(sample.ios, 2112);
+        assert!((sample.iops - ways.map(|done| done.iops).iter().sum::<f64>()).abs() < 0.01);
+        assert_eq!(sample.percentile(99.0), Some(sample.p99_us));
+        assert!(sample.percentiles.len() > 10);
+        assert!(sample.percentiles.windows(2).all(|two| two[0] < two[1]));
+    }
+
+    #[test]
+    fn the_reads_of_a_verified_job_are_no_figure() {
+        let sample = kept("verify");
+        assert_eq!(sample.ios, sample.write.unwrap().ios);
+        assert_eq!(sample.iops, sample.write.unwrap().iops);
+        assert_eq!(sample.read.unwrap().ios, 2048, "but they are kept");
+    }
+
+    #[test]
+    fn a_latency_target_comes_with_the_depth_that_keeps_it() {
+        assert_eq!(kept("latency").latency_depth, Some(1));
+        assert_eq!(kept("verify").latency_depth, None);
+    }
+
+    #[test]
+    fn a_sample_of_an_older_run_is_read() {
+        let text =
+            r#"{"iops":9.5,"ios":8,"runtime_ms":5,"mean_us":4.5,"p99_us":7.5,"fio_cpu":[1.5,2.5]}"#;
+        let sample: Sample = serde_json::from_str(text).unwrap();
+        assert_eq!((sample.iops, sample.read), (9.5, None));
+        assert_eq!(serde_json::to_string(&sample).unwrap(), text);
     }
 }

@@ -1,16 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the benchmark programs share.
 //!
-//! `scripts/bench-device` runs fio on all contenders and leaves a folder; that
-//! folder becomes a [`run::Run`] (its samples read by [`fio`]), and the run a
-//! [`report`]. [`signals`] belongs to the contender that serves a disk itself.
+//! `scripts/bench-device` wants a [`matrix`] of jobs and a list of [`contender`]s,
+//! which make a [`plan`]; it runs fio ([`progress`] says how far it is) and leaves
+//! a folder; that folder becomes a [`run::Run`] (its samples read by [`fio`], its
+//! counters held against each other by [`check`]), and the run a [`report`].
+//! [`signals`] belongs to the contender that serves a disk itself.
 //!
 //! [`study`] holds the studies, which `scripts/study` runs, and [`page`] their report.
 //!
 //! [`wq`] is the workqueue's part, which needs no script to be measured; [`mirror`] what the mirror
 //! of blk-mq costs in process. `unsafe` is only in [`signals`], [`wq::memory`] and [`mirror`].
 
+pub mod matrix;
+
+pub mod contender;
+
+pub mod plan;
+
+pub mod progress;
+
 pub mod fio;
+
+pub mod check;
 
 pub mod run;
 

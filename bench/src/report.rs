@@ -6,43 +6,52 @@
 
 use std::fmt::Write;
 
+use crate::contender::{self, OURS};
+use crate::fio::Sample;
+use crate::matrix::Job;
 use crate::run::Run;
 
-/// The jobs in the order of the tables, and how many times a rival's IOPS the
-/// RAM disk is to reach.
-pub const JOBS: [(&str, &str, f64); 6] = [
-    ("randread-4k-qd32", "4 KiB random read, QD 32", 1.05),
-    ("randwrite-4k-qd32", "4 KiB random write, QD 32", 1.05),
-    ("randread-4k-qd1", "4 KiB random read, QD 1", 1.05),
-    ("randwrite-4k-qd1", "4 KiB random write, QD 1", 1.05),
-    ("read-128k-qd8", "128 KiB read, QD 8", 1.6),
-    ("write-128k-qd8", "128 KiB write, QD 8", 1.6),
+/// The jobs that have targets, in the order of the tables, and how many times a
+/// rival's IOPS the RAM disk is to reach.
+pub const TARGETS: [(&str, f64); 6] = [
+    ("randread-4k-qd32", 1.05),
+    ("randwrite-4k-qd32", 1.05),
+    ("randread-4k-qd1", 1.05),
+    ("randwrite-4k-qd1", 1.05),
+    ("read-128k-qd8", 1.6),
+    ("write-128k-qd8", 1.6),
 ];
-
-/// Our data paths.
-pub const OURS: [&str; 4] = ["plain", "get-data", "user-copy", "batch"];
 
 /// Whom the targets are against: the RAM disk that comes with libublk as its
 /// example, and the quickest that we could write on the same crate.
 pub const RIVALS: [&str; 2] = ["libublk-example", "libublk"];
 
-/// All contenders in the order of the columns.
-const COLUMNS: [&str; 14] = [
-    "plain",
-    "get-data",
-    "user-copy",
-    "batch",
-    RIVALS[0],
-    RIVALS[1],
-    "libublk-async",
-    "rublk-null",
-    "rublk-loop",
-    "loop",
-    "nbd",
-    "zram",
-    "null_blk",
-    "brd",
-];
+/// A row of every table: a job, by name and for people.
+struct Row {
+    name: String,
+    title: String,
+    target: Option<f64>,
+}
+
+/// The jobs of a run: first those with targets, then by pattern, size and depth.
+fn rows(run: &Run) -> Vec<Row> {
+    let place = |name: &str| TARGETS.iter().position(|(job, _)| *job == name);
+    let mut names = run.jobs();
+    names.sort_by_key(|name| {
+        (
+            place(name).unwrap_or(TARGETS.len()),
+            name.parse::<Job>().ok(),
+        )
+    });
+    let row = |name: String| Row {
+        title: name
+            .parse::<Job>()
+            .map_or_else(|_| name.clone(), |job| job.title()),
+        target: place(&name).map(|at| TARGETS[at].1),
+        name,
+    };
+    names.into_iter().map(row).collect()
+}
 
 /// The middle of the values; of an even number the mean of the middle two.
 pub fn median(values: &[f64]) -> Option<f64> {
@@ -80,21 +89,39 @@ impl Table {
         self.0.push(row);
     }
 
+    /// Prints it, in several parts below each other when it is too wide.
     pub(crate) fn print(&self, out: &mut String) {
+        let count = self.0.first().map_or(0, Vec::len);
         let width = |column: usize| {
             let cells = self.0.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
-        for row in &self.0 {
-            let _ = write!(out, "{:<1$}", row[0], width(0));
-            for (column, cell) in row.iter().enumerate().skip(1) {
-                let _ = write!(out, "  {cell:>0$}", width(column));
+        let mut from = 1;
+        loop {
+            let mut to = from;
+            let mut wide = width(0);
+            while to < count && (to == from || wide + 2 + width(to) <= MOST_WIDE) {
+                wide += 2 + width(to);
+                to += 1;
+            }
+            for row in &self.0 {
+                let _ = write!(out, "{:<1$}", row[0], width(0));
+                for (column, cell) in row.iter().enumerate().take(to).skip(from) {
+                    let _ = write!(out, "  {cell:>0$}", width(column));
+                }
+                out.push('\n');
             }
             out.push('\n');
+            from = to;
+            if from >= count {
+                return;
+            }
         }
-        out.push('\n');
     }
 }
+
+/// A table that is wider is printed in parts.
+const MOST_WIDE: usize = 140;
 
 /// Everything that there is to say about a run.
 pub fn report(run: &Run) -> String {
@@ -102,49 +129,150 @@ pub fn report(run: &Run) -> String {
     for (name, value) in run.setting.iter() {
         let _ = writeln!(out, "{name:<14}{value}");
     }
-    for (contender, why) in &run.absent {
-        let _ = writeln!(out, "{:<14}{contender}: {why}", "absent");
+    out.push('\n');
+    for (what, pairs) in [
+        ("set up", &run.setup),
+        ("its queue", &run.devices),
+        ("absent", &run.absent),
+        ("cannot", &run.unfit),
+        ("FAILED", &run.failed),
+    ] {
+        for (contender, text) in pairs {
+            let _ = writeln!(out, "{what:<14}{contender}: {text}");
+        }
+    }
+    for text in unequal(run) {
+        let _ = writeln!(out, "{:<14}{text}", "not equal");
     }
     out.push('\n');
-    let columns: Vec<&str> = COLUMNS
-        .into_iter()
-        .filter(|&column| run.samples.contains_key(column))
-        .collect();
-    let jobs: Vec<_> = JOBS
-        .iter()
-        .filter(|(job, ..)| run.samples.values().any(|jobs| jobs.contains_key(*job)))
-        .collect();
+    let mut names: Vec<String> = run.samples.keys().cloned().collect();
+    contender::sort_names(&mut names);
+    let columns: Vec<&str> = names.iter().map(String::as_str).collect();
+    let rows = rows(run);
+    let table = |title: &str, cell: &dyn Fn(&str, &str) -> Option<String>, out: &mut String| {
+        let mut table = Table::new(title, &columns);
+        for row in &rows {
+            table.row(
+                &row.title,
+                columns.iter().map(|column| cell(column, &row.name)),
+            );
+        }
+        table.print(out);
+    };
 
-    let mut table = Table::new("IOPS, medians", &columns);
-    for (job, name, _) in &jobs {
-        let cell = |column: &&str| median(&run.iops(column, job)).map(|iops| format!("{iops:.0}"));
-        table.row(name, columns.iter().map(cell));
-    }
-    table.print(&mut out);
-
+    table(
+        "IOPS, medians",
+        &|column, job| median(&run.iops(column, job)).map(|iops| format!("{iops:.0}")),
+        &mut out,
+    );
     let rounds = run.samples.values().flat_map(|jobs| jobs.values());
     let rounds = rounds.map(Vec::len).max().unwrap_or(0);
     if rounds > 1 {
-        let mut table = Table::new(&format!("spread of {rounds}, %"), &columns);
-        for (job, name, _) in &jobs {
-            let cell =
-                |column: &&str| spread(&run.iops(column, job)).map(|per| format!("{per:.1}"));
-            table.row(name, columns.iter().map(cell));
+        table(
+            &format!("spread of {rounds}, %"),
+            &|column, job| spread(&run.iops(column, job)).map(|per| format!("{per:.1}")),
+            &mut out,
+        );
+    }
+    let times = |of: fn(&Sample) -> f64| {
+        move |column: &str, job: &str| {
+            median(&run.series(column, job, of)).map(|us| format!("{us:.0}"))
         }
-        table.print(&mut out);
+    };
+    table(
+        "mean us, medians",
+        &times(|sample| sample.mean_us),
+        &mut out,
+    );
+    table("p99 us, medians", &times(|sample| sample.p99_us), &mut out);
+    let depth = |column: &str, job: &str| {
+        let of = |sample: &Sample| sample.latency_depth.map_or(f64::NAN, f64::from);
+        let depths = run.series(column, job, of);
+        let kept = depths.iter().all(|depth| depth.is_finite());
+        median(&depths)
+            .filter(|_| kept)
+            .map(|depth| format!("{depth:.0}"))
+    };
+    if rows.iter().any(|row| {
+        columns
+            .iter()
+            .any(|column| depth(column, &row.name).is_some())
+    }) {
+        table("depth that keeps the target", &depth, &mut out);
     }
 
     let ours = columns.iter().any(|column| OURS.contains(column));
     for rival in RIVALS {
         if ours && run.samples.contains_key(rival) {
-            ratios(run, rival, &jobs, &columns, &mut out);
+            ratios(run, rival, &rows, &columns, &mut out);
         }
+    }
+    under_pressure(run, &rows, &columns, &mut out);
+    if let Some(check) = &run.cross_check {
+        out += &check.text();
     }
     out
 }
 
-/// Our paths over one rival, each with the target's verdict.
-fn ratios(run: &Run, rival: &str, jobs: &[&(&str, &str, f64)], columns: &[&str], out: &mut String) {
+/// A figure as it was left in the line about a device: `queues=1`.
+fn noted<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Whose queues differ from what the run asked for, in words.
+fn unequal(run: &Run) -> Vec<String> {
+    let asked = |name: &str| {
+        let found = run.setting.iter().find(|(setting, _)| setting == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    let mut texts = Vec::new();
+    for (contender, line) in &run.devices {
+        for (name, what) in [("queues", "hardware queues"), ("tags", "tags per queue")] {
+            let (Some(is), Some(asked)) = (noted(line, name), asked(name)) else {
+                continue;
+            };
+            match is {
+                "0" if name == "queues" => {
+                    texts.push(format!("{contender} has no {what} of its own"));
+                }
+                "0" => {}
+                is if is != asked => {
+                    texts.push(format!("{contender} has {is} {what}, not {asked}"))
+                }
+                _ => {}
+            }
+        }
+    }
+    texts
+}
+
+/// Ours under each source of pressure, as multiples of the same path at ease.
+fn under_pressure(run: &Run, rows: &[Row], columns: &[&str], out: &mut String) {
+    for path in OURS {
+        let pressed: Vec<&str> = columns
+            .iter()
+            .copied()
+            .filter(|column| column.split_once('+').is_some_and(|(base, _)| base == path))
+            .collect();
+        if pressed.is_empty() || !run.samples.contains_key(path) {
+            continue;
+        }
+        let mut table = Table::new(&format!("times {path} at ease"), &pressed);
+        for row in rows {
+            let ratio = |column: &&str| {
+                let ratio =
+                    median(&run.iops(column, &row.name))? / median(&run.iops(path, &row.name))?;
+                Some(format!("{ratio:.3}"))
+            };
+            table.row(&row.title, pressed.iter().map(ratio));
+        }
+        table.print(out);
+    }
+}
+
+/// Our paths over one rival, each with the target's verdict where there is one.
+fn ratios(run: &Run, rival: &str, rows: &[Row], columns: &[&str], out: &mut String) {
     let mut ours: Vec<&str> = columns.to_vec();
     ours.retain(|column| OURS.contains(column));
     let mut header = ours.clone();
@@ -152,15 +280,21 @@ fn ratios(run: &Run, rival: &str, jobs: &[&(&str, &str, f64)], columns: &[&str],
     let mut table = Table::new(&format!("times {rival}"), &header);
     // Which paths reach every target of the run.
     let mut complete = ours.clone();
-    for (job, name, target) in jobs {
-        let ratio =
-            |path: &str| Some(median(&run.iops(path, job))? / median(&run.iops(rival, job))?);
-        let verdict = |ratio: f64| {
-            // As printed: 1.0499 is not 1.05.
-            let met = (ratio * 1000.0).floor() / 1000.0 >= *target;
-            format!("{:.3} {}", ratio, if met { "met" } else { "not met" })
+    for row in rows {
+        let ratio = |path: &str| {
+            Some(median(&run.iops(path, &row.name))? / median(&run.iops(rival, &row.name))?)
         };
-        complete.retain(|path| ratio(path).is_some_and(|ratio| ratio >= *target));
+        let verdict = |ratio: f64| match row.target {
+            // As printed: 1.0499 is not 1.05.
+            Some(target) if (ratio * 1000.0).floor() / 1000.0 >= target => {
+                format!("{ratio:.3} met")
+            }
+            Some(_) => format!("{ratio:.3} not met"),
+            None => format!("{ratio:.3}"),
+        };
+        if let Some(target) = row.target {
+            complete.retain(|path| ratio(path).is_some_and(|ratio| ratio >= target));
+        }
         let best = ours
             .iter()
             .filter_map(|&path| Some((ratio(path)?, path)))
@@ -168,12 +302,15 @@ fn ratios(run: &Run, rival: &str, jobs: &[&(&str, &str, f64)], columns: &[&str],
         let cells = ours.iter().map(|path| ratio(path).map(verdict));
         let ends = [
             best.map(|(ratio, _)| verdict(ratio)),
-            Some(format!("{target}")),
+            row.target.map(|target| format!("{target}")),
             best.map(|(_, path)| path.to_owned()),
         ];
-        table.row(name, cells.chain(ends));
+        table.row(&row.title, cells.chain(ends));
     }
     table.print(out);
+    if rows.iter().all(|row| row.target.is_none()) {
+        return;
+    }
     let complete = match complete.as_slice() {
         [] => "none".to_owned(),
         paths => paths.join(", "),
@@ -189,7 +326,6 @@ mod tests {
     use super::*;
 
     const RIVAL: &str = RIVALS[1];
-    use crate::fio::Sample;
 
     fn sample(iops: f64) -> Sample {
         Sample {
@@ -198,7 +334,7 @@ mod tests {
             runtime_ms: 1,
             mean_us: 1.0,
             p99_us: 1.0,
-            fio_cpu: [0.0; 2],
+            ..Sample::default()
         }
     }
 
@@ -253,5 +389,67 @@ mod tests {
         ]));
         assert!(text.contains('-'), "{text}");
         assert!(text.contains("by themselves: none"), "{text}");
+    }
+
+    #[test]
+    fn ratios_without_a_target_have_no_verdict() {
+        let job = "randread-64k-qd16";
+        let text = report(&run(&[(RIVAL, job, &[1000.0]), ("batch", job, &[1250.0])]));
+        assert!(text.contains("1.250"), "{text}");
+        assert!(!text.contains("met"), "{text}");
+    }
+
+    #[test]
+    fn ours_under_pressure_stands_beside_ours_at_ease() {
+        let job = "randread-4k-qd32";
+        let text = report(&run(&[
+            ("batch", job, &[1000.0]),
+            ("batch+slots=8", job, &[640.0]),
+            ("null_blk+mbps", job, &[10.0]),
+        ]));
+        assert!(text.contains("times batch at ease"), "{text}");
+        assert!(text.contains("0.640"), "{text}");
+        assert!(!text.contains("0.010"), "only ours: {text}");
+    }
+
+    #[test]
+    fn who_has_other_queues_than_the_rest_is_named() {
+        let mut run = run(&[("brd", "read-128k-qd8", &[6000.0])]);
+        run.setting = vec![("queues".into(), "1".into()), ("tags".into(), "128".into())];
+        run.devices = vec![
+            ("brd".into(), "/dev/ram0 queues=0 tags=0 nomerges=0".into()),
+            ("batch".into(), "/dev/ublkb0 queues=1 tags=128".into()),
+            ("nbd".into(), "/dev/nbd0 queues=1 tags=64".into()),
+        ];
+        let text = report(&run);
+        assert!(
+            text.contains("brd has no hardware queues of its own"),
+            "{text}"
+        );
+        assert!(
+            text.contains("nbd has 64 tags per queue, not 128"),
+            "{text}"
+        );
+        assert!(!text.contains("batch has"), "{text}");
+    }
+
+    #[test]
+    fn a_wide_table_is_printed_in_parts() {
+        let names: Vec<String> = (0..30).map(|n| format!("contender-{n}")).collect();
+        let columns: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut table = Table::new("first", &columns);
+        table.row("row", (0..30).map(|n| Some(n.to_string())));
+        let mut text = String::new();
+        table.print(&mut text);
+        assert!(text.lines().all(|line| line.chars().count() <= MOST_WIDE));
+        for name in &names {
+            assert_eq!(
+                text.matches(&format!("{name} ")).count()
+                    + text.matches(&format!("{name}\n")).count(),
+                1,
+                "{name}: {text}"
+            );
+        }
+        assert!(text.matches("first").count() > 1);
     }
 }

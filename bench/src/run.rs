@@ -2,9 +2,9 @@
 //! A run: every sample of every contender, with the setting they were taken in.
 //!
 //! `scripts/bench-device` leaves fio's own JSON under `raw/CONTENDER/JOB/ROUND`,
-//! and beside it what ran where as lines of tab-separated fields. Here that
-//! becomes one compact file, `samples.json`, from which every table can be made
-//! again.
+//! beside each what kernel and server counted meanwhile, and what ran where as
+//! lines of tab-separated fields. Here that becomes one compact file,
+//! `samples.json`, from which every table can be made again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::{self, CrossCheck};
 use crate::fio::{self, FioError, Sample};
+use crate::matrix::Job;
 
 /// Why a folder is not a run.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +56,20 @@ pub struct Run {
     pub setting: Vec<Pair>,
     /// Each contender's device with its queue settings, in the order of the run.
     pub devices: Vec<Pair>,
+    /// How each was set up. Runs before 0.2 lack it, and what follows.
+    #[serde(default)]
+    pub setup: Vec<Pair>,
     /// Contenders that could not take part, and why.
     pub absent: Vec<Pair>,
+    /// Jobs that a contender's disk cannot do, and why.
+    #[serde(default)]
+    pub unfit: Vec<Pair>,
+    /// Samples that could not be taken, and why.
+    #[serde(default)]
+    pub failed: Vec<Pair>,
+    /// What came of holding the counters against each other, if that was asked for.
+    #[serde(default)]
+    pub cross_check: Option<CrossCheck>,
     /// By contender, then by job: one sample per round.
     pub samples: BTreeMap<String, BTreeMap<String, Vec<Sample>>>,
 }
@@ -75,22 +89,62 @@ impl Run {
         let mut run = Self {
             setting: pairs(&folder.join("setting"))?,
             devices: pairs(&folder.join("devices"))?,
+            setup: pairs(&folder.join("setup"))?,
             absent: pairs(&folder.join("absent"))?,
+            unfit: pairs(&folder.join("unfit"))?,
+            failed: pairs(&folder.join("failed"))?,
+            cross_check: None,
             samples: BTreeMap::new(),
         };
-        for (contender, folder) in entries(&folder.join("raw"))? {
-            for (job, folder) in entries(&folder)? {
-                let mut rounds = entries(&folder)?;
-                rounds.sort_by_key(|(round, _)| round.parse::<u32>().unwrap_or(u32::MAX));
-                let samples = rounds.into_iter().map(|(_, path)| sample(path));
-                let samples = samples.collect::<Result<Vec<_>, _>>()?;
-                run.samples
-                    .entry(contender.clone())
-                    .or_default()
-                    .insert(job, samples);
+        run.setting.extend(pairs(&folder.join("setting.host"))?);
+        for contender in entries(&folder.join("raw"))? {
+            for job in entries(&contender.path)? {
+                let mut rounds = entries(&job.path)?;
+                rounds.retain(|round| round.path.extension().is_some_and(|end| end == "json"));
+                rounds.sort_by_key(|round| round.stem().parse::<u32>().unwrap_or(u32::MAX));
+                for round in &rounds {
+                    run.take(&contender.name, &job.name, round)?;
+                }
             }
         }
         Ok(run)
+    }
+
+    /// Takes one sample in; one that fio failed at is named instead.
+    fn take(&mut self, contender: &str, job: &str, round: &Entry) -> Result<(), RunError> {
+        let sample = match fio::parse(&read(&round.path)?) {
+            Ok(sample) => sample,
+            Err(why @ FioError::Failed { .. }) => {
+                let why = format!("{job}, round {}: {why}", round.stem());
+                self.failed.push((contender.to_owned(), why));
+                return Ok(());
+            }
+            Err(source) => {
+                let path = round.path.clone();
+                return Err(RunError::Sample { path, source });
+            }
+        };
+        let counters = round.path.with_extension("counters");
+        if counters.is_file() {
+            let trace = round.path.with_extension("trace");
+            let trace = trace.is_file().then(|| read(&trace)).transpose()?;
+            let checks = self.cross_check.get_or_insert_default();
+            let place = format!("{contender}, {job}, round {}", round.stem());
+            match (
+                check::counted(&read(&counters)?, trace.as_deref()),
+                job_of(job),
+            ) {
+                (Ok(by), Some(job)) => checks.sample(&place, contender, &job, &sample, &by),
+                (Err(why), _) => checks.differences.push(format!("{place}: {why}")),
+                (Ok(_), None) => {}
+            }
+        }
+        // The load of the cross-check is no measurement.
+        if job != CROSS_CHECK {
+            let jobs = self.samples.entry(contender.to_owned()).or_default();
+            jobs.entry(job.to_owned()).or_default().push(sample);
+        }
+        Ok(())
     }
 
     /// Writes `samples.json`, a line per series of samples.
@@ -100,12 +154,20 @@ impl Run {
             path: path.clone(),
             source,
         };
-        let mut text = format!(
-            "{{\n\"setting\": {},\n\"devices\": {},\n\"absent\": {},\n\"samples\": {{\n",
-            serde_json::to_string(&self.setting).map_err(json)?,
-            serde_json::to_string(&self.devices).map_err(json)?,
-            serde_json::to_string(&self.absent).map_err(json)?,
-        );
+        let mut text = "{\n".to_owned();
+        for (name, pairs) in [
+            ("setting", &self.setting),
+            ("devices", &self.devices),
+            ("setup", &self.setup),
+            ("absent", &self.absent),
+            ("unfit", &self.unfit),
+            ("failed", &self.failed),
+        ] {
+            let pairs = serde_json::to_string(pairs).map_err(json)?;
+            text += &format!("{name:?}: {pairs},\n");
+        }
+        let checks = serde_json::to_string(&self.cross_check).map_err(json)?;
+        text += &format!("\"cross_check\": {checks},\n\"samples\": {{\n");
         let mut contenders = Vec::new();
         for (contender, jobs) in &self.samples {
             let mut lines = Vec::new();
@@ -120,17 +182,45 @@ impl Run {
         fs::write(&path, text).map_err(|source| RunError::Io { path, source })
     }
 
+    /// Did everything that was asked for come about, with the same figures from
+    /// all who count?
+    pub fn is_sound(&self) -> bool {
+        let agree = |check: &CrossCheck| check.differences.is_empty();
+        self.failed.is_empty() && self.cross_check.as_ref().is_none_or(agree)
+    }
+
+    /// All names of jobs that there are samples of.
+    pub fn jobs(&self) -> Vec<String> {
+        let all = self.samples.values().flat_map(|jobs| jobs.keys());
+        let mut names: Vec<String> = all.cloned().collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// One figure of a series, in the order of its rounds.
+    pub fn series(&self, contender: &str, job: &str, of: impl Fn(&Sample) -> f64) -> Vec<f64> {
+        let series = self.samples.get(contender).and_then(|jobs| jobs.get(job));
+        series.map_or_else(Vec::new, |series| series.iter().map(of).collect())
+    }
+
     /// The requests per second of a series, in the order of its rounds.
     pub fn iops(&self, contender: &str, job: &str) -> Vec<f64> {
-        let series = self.samples.get(contender).and_then(|jobs| jobs.get(job));
-        series.map_or_else(Vec::new, |series| {
-            series.iter().map(|sample| sample.iops).collect()
-        })
+        self.series(contender, job, |sample| sample.iops)
     }
 }
 
-fn sample(path: PathBuf) -> Result<Sample, RunError> {
-    fio::parse(&read(&path)?).map_err(|source| RunError::Sample { path, source })
+/// The folder of the load that is only there to be counted.
+pub const CROSS_CHECK: &str = "cross-check";
+
+/// The job of a folder. That load has discards beside blocks of 4 to 64 KiB, all
+/// within one request.
+fn job_of(name: &str) -> Option<Job> {
+    let name = match name {
+        CROSS_CHECK => "trimmix-64k-qd16",
+        name => name,
+    };
+    name.parse().ok()
 }
 
 fn read(path: &Path) -> Result<String, RunError> {
@@ -140,8 +230,22 @@ fn read(path: &Path) -> Result<String, RunError> {
     })
 }
 
-/// What lies in a folder: names without their ending, and paths.
-fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, RunError> {
+/// What lies in a folder.
+struct Entry {
+    name: String,
+    path: PathBuf,
+}
+
+impl Entry {
+    /// The name without its ending.
+    fn stem(&self) -> &str {
+        self.name
+            .split_once('.')
+            .map_or(&self.name, |(stem, _)| stem)
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<Entry>, RunError> {
     let fault = |source| RunError::Io {
         path: folder.to_owned(),
         source,
@@ -149,9 +253,11 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, RunError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(fault)? {
         let path = entry.map_err(fault)?.path();
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        found.push((name.into_owned(), path));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.into_owned();
+        found.push(Entry { name, path });
     }
+    found.sort_by(|left, right| left.name.cmp(&right.name));
     Ok(found)
 }
 
@@ -180,6 +286,7 @@ mod tests {
             mean_us: 1020.25,
             p99_us: 1433.6,
             fio_cpu: [22.0, 32.0],
+            ..Sample::default()
         };
         let mut run = Run {
             setting: vec![("kernel".into(), "7.2 \"x\"".into())],
@@ -200,5 +307,72 @@ mod tests {
         assert_eq!(again.setting, run.setting);
         assert_eq!(again.iops("libublk", "read"), [31346.5, 31346.5]);
         assert!(again.iops("libublk", "trim").is_empty());
+    }
+
+    const STAT: &str = "1426 0 11408 1 622 0 4976 6 0 8 2 64 0 8192 4 0 0";
+
+    fn write(path: PathBuf, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_raw_samples_becomes_a_run() {
+        let folder = std::env::temp_dir().join(format!("bench-raw-{}", std::process::id()));
+        let raw = folder.join("raw");
+        let mix = include_str!("../tests/fio/trimmix.json");
+        let none = ["0"; 17].join(" ");
+        let counters = format!(
+            "kernel.before\t{none}\nkernel.after\t{STAT}\nmost_bytes\t524288\nmost_discard\t1048576\n"
+        );
+        for round in ["1", "2", "10"] {
+            let place = raw.join("loop/trimmix-4k-qd32").join(round);
+            write(place.with_extension("json"), mix);
+            write(place.with_extension("counters"), &counters);
+        }
+        write(raw.join("loop/trimmix-4k-qd32/11.part"), "{");
+        write(
+            raw.join("batch+psi=0.5/read-4k-qd1/1.json"),
+            &mix.replace("\"error\" : 0", "\"error\" : 5"),
+        );
+        write(raw.join("loop/cross-check/1.json"), mix);
+        write(
+            raw.join("loop/cross-check/1.counters"),
+            &counters.replace("1426", "1427"),
+        );
+        write(folder.join("setting"), "kernel\t7.2\n");
+        let run = Run::load(&folder);
+        fs::remove_dir_all(&folder).unwrap();
+        let run = run.unwrap();
+        assert_eq!(run.jobs(), ["trimmix-4k-qd32"], "the cross-check is none");
+        assert_eq!(run.iops("loop", "trimmix-4k-qd32").len(), 3);
+        assert_eq!(run.failed[0].0, "batch+psi=0.5");
+        assert!(
+            run.failed[0].1.starts_with("read-4k-qd1, round 1: "),
+            "{:?}",
+            run.failed
+        );
+        let check = run.cross_check.as_ref().unwrap();
+        assert_eq!((check.samples, check.compared), (4, 24));
+        assert_eq!(check.differences.len(), 1, "{check:?}");
+        assert!(!run.is_sound());
+    }
+
+    #[test]
+    fn every_kept_run_of_the_project_can_be_read() {
+        let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs");
+        let mut found = 0;
+        for entry in entries(&runs).unwrap() {
+            let text = fs::read_to_string(entry.path.join("samples.json")).unwrap_or_default();
+            if text.contains("fio_cpu") {
+                assert!(
+                    !Run::load(&entry.path).unwrap().jobs().is_empty(),
+                    "{}",
+                    entry.name
+                );
+                found += 1;
+            }
+        }
+        assert!(found > 0);
     }
 }

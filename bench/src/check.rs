@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whether the numbers are right: what fio says it did, what the kernel counted
+//! on the disk (`/sys/block/DISK/stat`, which is what iostat shows, and the block
+//! tracepoints), and what our server counted, held against each other.
+//!
+//! The part that runs fio leaves a file of tab-separated lines beside each sample.
+//! What must be equal:
+//!
+//! - bytes of each direction, fio's and the kernel's, past the page cache;
+//! - requests, fio's and the kernel's with what it merged, where a block is not
+//!   larger than the disk's largest request (else the kernel splits it: at least);
+//! - requests and bytes of each kind, the kernel's and our server's, always.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fio::{Done, Sample};
+use crate::matrix::Job;
+
+/// The kinds of request that are counted.
+pub const KINDS: [&str; 4] = ["read", "write", "discard", "flush"];
+
+/// Requests and bytes of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Requests that were ended.
+    pub ios: u64,
+    /// Requests that became part of another.
+    pub merged: u64,
+    /// Bytes; 0 for a flush.
+    pub bytes: u64,
+}
+
+/// One counter's word on all kinds, in the order of [`KINDS`].
+pub type Counts = [Count; 4];
+
+/// Reads `/sys/block/DISK/stat`.
+pub fn kernel_counts(line: &str) -> Option<Counts> {
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .map(|word| word.parse().ok())
+        .collect::<Option<_>>()?;
+    let kind = |at: usize| {
+        Some(Count {
+            ios: *fields.get(at)?,
+            merged: *fields.get(at + 1)?,
+            bytes: fields.get(at + 2)? * 512,
+        })
+    };
+    let flush = Count {
+        ios: *fields.get(15)?,
+        ..Count::default()
+    };
+    Some([kind(0)?, kind(4)?, kind(11)?, flush])
+}
+
+#[derive(Deserialize)]
+struct OurDevice {
+    queues: Vec<OurQueue>,
+}
+
+#[derive(Deserialize)]
+struct OurQueue {
+    errors: u64,
+    read: OurCount,
+    write: OurCount,
+    flush: OurCount,
+    discard: OurCount,
+    write_zeroes: OurCount,
+}
+
+#[derive(Deserialize)]
+struct OurCount {
+    requests: u64,
+    bytes: u64,
+}
+
+/// Reads `ublk-ramdisk stats --json` of one disk: its counts, and how many
+/// requests ended with an error. The kernel counts WRITE_ZEROES as writes, and so
+/// it is here.
+pub fn our_counts(json: &str) -> Option<(Counts, u64)> {
+    let devices: Vec<OurDevice> = serde_json::from_str(json).ok()?;
+    let [device] = devices.as_slice() else {
+        return None;
+    };
+    let mut counts = Counts::default();
+    let mut errors = 0;
+    for queue in &device.queues {
+        errors += queue.errors;
+        for (at, of) in [
+            (0, &queue.read),
+            (1, &queue.write),
+            (1, &queue.write_zeroes),
+            (2, &queue.discard),
+            (3, &queue.flush),
+        ] {
+            counts[at].ios += of.requests;
+            counts[at].bytes += of.bytes;
+        }
+    }
+    counts[3].bytes = 0;
+    Some((counts, errors))
+}
+
+/// Sums up what the tracepoint `block_rq_complete` said of one disk, such as
+/// `... block_rq_complete: 259,0 WS () 2048 + 8 none,0,0 [0]`.
+pub fn trace_counts(text: &str) -> Counts {
+    let mut counts = Counts::default();
+    for line in text.lines() {
+        let Some((_, event)) = line.split_once("block_rq_complete: ") else {
+            continue;
+        };
+        let words: Vec<&str> = event.split_whitespace().collect();
+        let (Some(kind), Some(plus)) = (words.get(1), words.iter().position(|word| *word == "+"))
+        else {
+            continue;
+        };
+        let sectors: u64 = words
+            .get(plus + 1)
+            .and_then(|word| word.parse().ok())
+            .unwrap_or(0);
+        // A flush of its own is `FF` or `F`; before another letter F is a flag.
+        let at = match kind.trim_start_matches('F').chars().next() {
+            Some('R') => 0,
+            Some('W') => 1,
+            Some('D') => 2,
+            None | Some('N') => 3,
+            Some(_) => continue,
+        };
+        if at != 3 || sectors == 0 {
+            counts[at].ios += 1;
+            counts[at].bytes += sectors * 512;
+        }
+    }
+    counts
+}
+
+fn minus(after: Counts, before: Counts) -> Counts {
+    let mut by = after;
+    for (count, before) in by.iter_mut().zip(before) {
+        count.ios = count.ios.wrapping_sub(before.ios);
+        count.merged = count.merged.wrapping_sub(before.merged);
+        count.bytes = count.bytes.wrapping_sub(before.bytes);
+    }
+    by
+}
+
+/// What was counted while a sample was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// The kernel, on the disk.
+    pub kernel: Counts,
+    /// Which kinds the kernel counts on this disk at all: it has no counts for
+    /// brd, and none of discards for zram.
+    pub kernel_counts: [bool; 4],
+    /// Our server, and its errors.
+    pub ours: Option<(Counts, u64)>,
+    /// The block tracepoints.
+    pub trace: Option<Counts>,
+    /// The largest request of the disk in bytes.
+    pub most_bytes: u64,
+    /// The largest discard of the disk in bytes.
+    pub most_discard: u64,
+}
+
+/// Reads the file beside a sample, and what the tracepoint said meanwhile.
+pub fn counted(text: &str, trace: Option<&str>) -> Result<Counted, String> {
+    let lines: BTreeMap<&str, &str> = text.lines().filter_map(|l| l.split_once('\t')).collect();
+    let kernel = |name: &str| {
+        let line = lines.get(name).ok_or(format!("no line '{name}'"))?;
+        kernel_counts(line).ok_or(format!("'{name}' is not a line of /sys/block/DISK/stat"))
+    };
+    let number = |name: &str| lines.get(name).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let (before, after) = (kernel("kernel.before")?, kernel("kernel.after")?);
+    let ours = match (lines.get("ours.before"), lines.get("ours.after")) {
+        (Some(before), Some(after)) => {
+            let read =
+                |json: &str| our_counts(json).ok_or("the counters of our server are unreadable");
+            let ((before, errors), (after, more)) = (read(before)?, read(after)?);
+            Some((minus(after, before), more - errors))
+        }
+        _ => None,
+    };
+    Ok(Counted {
+        kernel: minus(after, before),
+        kernel_counts: after.map(|count| count != Count::default()),
+        ours,
+        trace: trace.map(trace_counts),
+        most_bytes: number("most_bytes"),
+        most_discard: number("most_discard"),
+    })
+}
+
+/// What came of the comparison over a whole run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrossCheck {
+    /// Samples that were looked at.
+    pub samples: u64,
+    /// Pairs of figures that were compared.
+    pub compared: u64,
+    /// Where they are not equal, in words.
+    pub differences: Vec<String>,
+    /// Contenders on whose disks the kernel does not count a kind of request.
+    pub uncounted: Vec<String>,
+}
+
+impl CrossCheck {
+    fn pair(&mut self, what: &str, left: (&str, u64), right: (&str, u64), at_least: bool) {
+        self.compared += 1;
+        let fits = match at_least {
+            true => left.1 >= right.1,
+            false => left.1 == right.1,
+        };
+        if !fits {
+            let than = if at_least { "less than" } else { "not" };
+            self.differences.push(format!(
+                "{what}: {} counted {}, {than} {} as {}",
+                left.0, left.1, right.1, right.0
+            ));
+        }
+    }
+
+    /// Holds the counts of one sample against each other. `place` names the
+    /// sample, for people.
+    pub fn sample(
+        &mut self,
+        place: &str,
+        contender: &str,
+        job: &Job,
+        sample: &Sample,
+        by: &Counted,
+    ) {
+        self.samples += 1;
+        self.fio_and_kernel(place, contender, job, sample, by);
+        self.servers(place, by);
+    }
+
+    fn fio_and_kernel(
+        &mut self,
+        place: &str,
+        contender: &str,
+        job: &Job,
+        sample: &Sample,
+        by: &Counted,
+    ) {
+        // Through the page cache the kernel reads ahead and writes in its own time.
+        if !job.direct || (sample.read, sample.write, sample.trim) == (None, None, None) {
+            return;
+        }
+        let ways = [sample.read, sample.write, sample.trim].map(Option::unwrap_or_default);
+        for (at, Done { ios, bytes, .. }) in ways.into_iter().enumerate() {
+            let (kind, kernel) = (KINDS[at], by.kernel[at]);
+            // Where our server counts, the kernel does too.
+            if ios > 0 && !by.kernel_counts[at] && by.ours.is_none() {
+                let name = format!("{contender} ({kind})");
+                if !self.uncounted.contains(&name) {
+                    self.uncounted.push(name);
+                }
+                continue;
+            }
+            let what = |unit: &str| format!("{place}, {kind} {unit}");
+            self.pair(
+                &what("bytes"),
+                ("the kernel", kernel.bytes),
+                ("fio", bytes),
+                false,
+            );
+            let most = if at == 2 {
+                by.most_discard
+            } else {
+                by.most_bytes
+            };
+            // Discards beside another pattern have their own size.
+            let whole = match at {
+                2 => job.bs.max(64 << 10) <= most,
+                _ => job.bs <= most,
+            };
+            let requests = kernel.ios + kernel.merged;
+            self.pair(
+                &what("requests"),
+                ("the kernel", requests),
+                ("fio", ios),
+                !whole,
+            );
+        }
+    }
+
+    /// Our server and the tracepoints against the kernel's counters.
+    pub fn servers(&mut self, place: &str, by: &Counted) {
+        let witnesses = [
+            ("our server", by.ours.map(|(counts, _)| counts)),
+            ("the tracepoint", by.trace),
+        ];
+        for (name, counts) in witnesses {
+            let Some(counts) = counts else { continue };
+            for ((kind, count), kernel) in KINDS.iter().zip(counts).zip(by.kernel) {
+                let what = |unit: &str| format!("{place}, {kind} {unit}");
+                let of = |n| ("the kernel", n);
+                self.pair(&what("requests"), (name, count.ios), of(kernel.ios), false);
+                self.pair(&what("bytes"), (name, count.bytes), of(kernel.bytes), false);
+            }
+        }
+        if let Some((_, errors)) = by.ours {
+            self.pair(
+                &format!("{place}, errors"),
+                ("our server", errors),
+                ("fio", 0),
+                false,
+            );
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "cross-check: {} figures of {} samples compared between fio, the kernel and our server: ",
+            self.compared, self.samples
+        );
+        match self.differences.len() {
+            0 => text += "no difference\n",
+            count => text += &format!("{count} DIFFERENCES\n"),
+        }
+        for difference in &self.differences {
+            text += &format!("  {difference}\n");
+        }
+        if !self.uncounted.is_empty() {
+            text += &format!(
+                "  (the kernel does not count on {})\n",
+                self.uncounted.join(", ")
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A loop disk after tests/fio/trimmix.json, as it was.
+    const STAT: &str = "    1426        0    11408      140      622        0     4976       60        0        8      205       64        0     8192        4        0        0";
+    const NONE: &str = "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
+
+    fn mix() -> (Job, Sample) {
+        let text = include_str!("../tests/fio/trimmix.json");
+        let sample = crate::fio::parse(text).unwrap();
+        ("trimmix-4k-qd32".parse().unwrap(), sample)
+    }
+
+    fn file(more: &str) -> String {
+        format!(
+            "kernel.before\t{NONE}\nkernel.after\t{STAT}\nmost_bytes\t524288\nmost_discard\t4294966784\n{more}"
+        )
+    }
+
+    fn ours(counts: [u64; 4], errors: u64) -> String {
+        let [reads, writes, zeroes, discards] = counts;
+        let count = |n: u64, of: u64| format!(r#"{{"requests":{n},"bytes":{}}}"#, n * of);
+        format!(
+            r#"[{{"id":0,"queues":[{{"errors":{errors},"read":{},"write":{},"flush":{},"discard":{},"write_zeroes":{}}}]}}]"#,
+            count(reads, 4096),
+            count(writes, 4096),
+            count(0, 0),
+            count(discards, 65536),
+            count(zeroes, 4096),
+        )
+    }
+
+    fn trace(reads: usize) -> String {
+        let line = |kind: &str, sectors: u32, count: usize| {
+            format!("fio-7 [0] 1.2: block_rq_complete: 7,0 {kind} () 8 + {sectors} none,0,0 [0]\n")
+                .repeat(count)
+        };
+        line("R", 8, reads) + &line("WS", 8, 622) + &line("DS", 128, 64)
+    }
+
+    fn check(more: &str, trace: Option<&str>) -> CrossCheck {
+        let (job, sample) = mix();
+        let mut check = CrossCheck::default();
+        let by = counted(&file(more), trace).unwrap();
+        check.sample("here", "loop", &job, &sample, &by);
+        check
+    }
+
+    #[test]
+    fn a_real_disk_and_fio_agree() {
+        let check = check("", None);
+        assert_eq!(check.differences, [""; 0]);
+        assert_eq!((check.samples, check.compared), (1, 6));
+        assert!(check.text().contains("no difference"));
+    }
+
+    #[test]
+    fn our_server_is_held_against_the_kernel_with_write_zeroes_as_writes() {
+        let check = |reads: u64, errors: u64| {
+            let (before, after) = (ours([0; 4], 0), ours([reads, 600, 22, 64], errors));
+            check(
+                &format!("ours.before\t{before}\nours.after\t{after}\n"),
+                None,
+            )
+        };
+        assert_eq!(check(1426, 0).differences, [""; 0]);
+        let wrong = check(1425, 1).differences;
+        assert_eq!(
+            wrong,
+            [
+                "here, read requests: our server counted 1425, not 1426 as the kernel",
+                "here, read bytes: our server counted 5836800, not 5840896 as the kernel",
+                "here, errors: our server counted 1, not 0 as fio"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_tracepoint_is_held_against_the_kernel() {
+        assert_eq!(check("", Some(&trace(1426))).differences, [""; 0]);
+        let wrong = check("", Some(&trace(1427))).differences;
+        assert_eq!(wrong.len(), 2, "requests and bytes: {wrong:?}");
+    }
+
+    #[test]
+    fn a_difference_between_fio_and_the_kernel_is_said() {
+        let (job, mut sample) = mix();
+        sample.write.as_mut().unwrap().bytes += 4096;
+        let mut check = CrossCheck::default();
+        let by = counted(&file(""), None).unwrap();
+        check.sample("batch, x, round 1", "batch", &job, &sample, &by);
+        let text = check.text();
+        assert!(text.contains("1 DIFFERENCES"), "{text}");
+        assert!(text
+            .contains("batch, x, round 1, write bytes: the kernel counted 2547712, not 2551808"));
+    }
+
+    #[test]
+    fn blocks_larger_than_a_request_are_split_and_buffered_ones_are_the_kernels_own() {
+        let (mut job, mut sample) = mix();
+        job.bs = 1 << 20;
+        sample.read.as_mut().unwrap().ios -= 100;
+        let by = counted(&file(""), None).unwrap();
+        let mut check = CrossCheck::default();
+        check.sample("here", "loop", &job, &sample, &by);
+        assert_eq!(check.differences, [""; 0], "the kernel may have more");
+        sample.read.as_mut().unwrap().ios += 200;
+        check.sample("here", "loop", &job, &sample, &by);
+        assert_eq!(check.differences.len(), 1, "but not less");
+        let buffered: Job = "read-4k-qd1-buffered".parse().unwrap();
+        let mut check = CrossCheck::default();
+        check.sample("here", "loop", &buffered, &sample, &by);
+        assert_eq!((check.compared, check.samples), (0, 1));
+    }
+
+    #[test]
+    fn a_disk_on_which_the_kernel_counts_nothing_is_named() {
+        let (job, sample) = mix();
+        let by = counted(&file("").replace(STAT, NONE), None).unwrap();
+        let mut check = CrossCheck::default();
+        check.sample("here", "brd", &job, &sample, &by);
+        check.sample("there", "brd", &job, &sample, &by);
+        assert_eq!(check.differences, [""; 0]);
+        assert_eq!(
+            check.uncounted,
+            ["brd (read)", "brd (write)", "brd (discard)"]
+        );
+        assert!(check.text().contains("does not count on brd (read)"));
+        let no_discards = STAT.replace("64        0     8192        4", "0 0 0 0");
+        let by = counted(&file("").replace(STAT, &no_discards), None).unwrap();
+        let mut check = CrossCheck::default();
+        check.sample("here", "zram", &job, &sample, &by);
+        assert_eq!((check.differences.len(), check.compared), (0, 4));
+        assert_eq!(check.uncounted, ["zram (discard)"]);
+    }
+
+    #[test]
+    fn what_the_tracepoint_says_is_summed_up() {
+        let text = "\
+ kworker/0:1H-9 [000] ..s1. 12.5: block_rq_complete: 259,0 WS () 2048 + 8 none,0,0 [0]
+ fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 R () 8 + 1024 none,0,0 [0]
+ fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 RA () 8 + 8 none,0,0 [0]
+ fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 DS () 0 + 128 none,0,0 [0]
+ fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 FF () 0 + 0 none,0,0 [0]
+ fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 FWS () 0 + 8 none,0,0 [0]
+ fio-700 [001] d.h1. 12.6: block_rq_issue: 259,0 FWS 4096 () 0 + 8 none,0,0 [fio]
+# nothing else
+";
+        let counts = trace_counts(text);
+        assert_eq!(counts.map(|count| count.ios), [2, 2, 1, 1]);
+        assert_eq!(counts.map(|count| count.bytes / 512), [1032, 16, 128, 0]);
+    }
+
+    #[test]
+    fn a_broken_file_is_said_to_be_broken() {
+        for text in [
+            "",
+            "kernel.before\t1 2 3\nkernel.after\t1 2 3\n",
+            &file("ours.before\t[]\nours.after\t[]\n"),
+            &file("ours.before\tno\nours.after\tno\n"),
+        ] {
+            assert!(counted(text, None).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What fio reads, and how much of it makes a sample.
+//!
+//! A sample is an amount of bytes and not of seconds, so that a guest that counts
+//! instructions does the same work every time. Only the search for a depth goes
+//! by the clock, because that is what it is about.
+
+use std::fmt::Write;
+
+use super::{Job, Rw};
+
+/// The disk as the jobs see it, and how much they do.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Size of the disks.
+    pub mib: u64,
+    /// How many times the usual amount a sample is.
+    pub scale: u64,
+}
+
+/// Bytes that a sample moves, over all of its jobs: enough that fio's
+/// millisecond is a fifth of a per cent in the instruction-counting guest.
+pub fn amount(job: &Job, extent: Extent) -> u64 {
+    let alone = job.iodepth * job.numjobs == 1 && job.direct;
+    let requests: u64 = if alone { 8192 } else { 24576 };
+    let bytes = (requests * job.bs).min(192 << 20) * extent.scale;
+    if job.verify {
+        // Every byte once, or the second write of a block would hide the first.
+        bytes.min(extent.mib << 20)
+    } else {
+        bytes
+    }
+}
+
+/// What a sample is expected to take, in microseconds of the instruction-counting
+/// guest: only how the samples compare matters, for the time that remains.
+pub fn cost(job: &Job, extent: Extent) -> u64 {
+    let mut bytes = amount(job, extent);
+    if job.verify {
+        bytes *= 2;
+    }
+    300_000 + bytes / job.bs * 30 + bytes / 400
+}
+
+/// The job file. fio is to have `DISK` in its environment; it never makes a file
+/// where there is no disk.
+pub fn job_file(job: &Job, extent: Extent) -> String {
+    let mut text = format!("; {}. Made by scripts/bench-device.\n", job.title());
+    let mut line = |line: &str| {
+        let _ = writeln!(text, "{line}");
+    };
+    line("[global]");
+    line("filename=${DISK}");
+    line("allow_file_create=0");
+    line("group_reporting");
+    // A queue depth is only one past the page cache.
+    line(if job.direct {
+        "ioengine=libaio\ndirect=1"
+    } else {
+        "ioengine=psync\ndirect=0"
+    });
+    let numjobs = u64::from(job.numjobs);
+    let part = (extent.mib << 20) / numjobs / MOST_ALIGN * MOST_ALIGN;
+    let each = (amount(job, extent) / numjobs / job.bs).max(1) * job.bs;
+    line("");
+    line(&format!("[{job}]"));
+    let rw = match job.rw {
+        Rw::TrimMix => Rw::RandMixed,
+        rw => rw,
+    };
+    line(&format!("rw={}", rw.name()));
+    if matches!(rw, Rw::Mixed | Rw::RandMixed) {
+        line("rwmixread=70");
+    }
+    line(&format!("bs={}", job.bs));
+    line(&format!("iodepth={}", job.iodepth));
+    if job.numjobs > 1 {
+        line(&format!("numjobs={numjobs}\noffset_increment={part}"));
+    }
+    if job.verify {
+        line(&format!("size={}", each.min(part)));
+        line("verify=crc32c\nverify_fatal=1\nverify_state_save=0");
+    } else {
+        line(&format!("size={part}"));
+    }
+    match job.latency_us {
+        Some(us) => {
+            // It ends when it has found the depth; the amount only bounds it.
+            line(&format!("io_size={}", each * 8));
+            line(&format!("latency_target={us}us"));
+            line("latency_window=50ms\nlatency_percentile=99");
+        }
+        None if !job.verify => line(&format!("io_size={each}")),
+        None => {}
+    }
+    if !job.direct && !matches!(job.rw, Rw::Read | Rw::RandRead) {
+        line("end_fsync=1");
+    }
+    if job.rw == Rw::TrimMix {
+        line("");
+        line("[discards]");
+        line("rw=randtrim\nbs=64k\niodepth=1");
+        line(&format!("size={}m", extent.mib));
+        line(&format!("io_size={}", (each / 4).max(64 << 10)));
+    }
+    text
+}
+
+/// Parts of a disk begin at multiples of the largest block.
+const MOST_ALIGN: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USUAL: Extent = Extent { mib: 256, scale: 1 };
+
+    fn file(name: &str) -> String {
+        job_file(&name.parse().unwrap(), USUAL)
+    }
+
+    fn has(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(text.lines().any(|found| found == *line), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_amounts_of_the_default_jobs_are_those_of_the_kept_runs() {
+        for (name, mib) in [
+            ("randread-4k-qd32", 96),
+            ("randwrite-4k-qd1", 32),
+            ("read-128k-qd8", 192),
+        ] {
+            assert_eq!(amount(&name.parse().unwrap(), USUAL), mib << 20);
+            let more = Extent { scale: 4, ..USUAL };
+            assert_eq!(amount(&name.parse().unwrap(), more), mib << 22);
+        }
+    }
+
+    #[test]
+    fn a_plain_job() {
+        let text = file("randread-4k-qd32");
+        has(
+            &text,
+            &[
+                "filename=${DISK}",
+                "allow_file_create=0",
+                "ioengine=libaio",
+                "direct=1",
+                "rw=randread",
+                "bs=4096",
+                "iodepth=32",
+                "size=268435456",
+                "io_size=100663296",
+            ],
+        );
+        assert!(!text.contains("verify") && !text.contains("numjobs"));
+    }
+
+    #[test]
+    fn jobs_side_by_side_share_the_amount_and_have_a_part_each() {
+        let text = file("randwrite-4k-qd8-j3-verify");
+        has(
+            &text,
+            &[
+                "numjobs=3",
+                "offset_increment=89128960",
+                "size=33554432",
+                "verify=crc32c",
+            ],
+        );
+        assert!(!text.contains("io_size"), "{text}");
+    }
+
+    #[test]
+    fn a_buffered_write_reaches_the_disk_before_it_ends() {
+        has(
+            &file("write-4k-qd1-buffered"),
+            &["ioengine=psync", "direct=0", "end_fsync=1"],
+        );
+        assert!(!file("read-4k-qd1-buffered").contains("fsync"));
+    }
+
+    #[test]
+    fn a_depth_is_sought_by_the_clock() {
+        has(
+            &file("randread-4k-qd128-lat200us"),
+            &[
+                "latency_target=200us",
+                "latency_percentile=99",
+                "iodepth=128",
+            ],
+        );
+    }
+
+    #[test]
+    fn discards_run_beside_reads_and_writes() {
+        let text = file("trimmix-4k-qd16");
+        has(
+            &text,
+            &["rw=randrw", "rwmixread=70", "[discards]", "rw=randtrim"],
+        );
+        has(&file("randtrim-64k-qd16"), &["rw=randtrim", "bs=65536"]);
+    }
+
+    #[test]
+    fn a_small_disk_still_has_whole_blocks() {
+        let job: Job = "write-1m-qd1-j64".parse().unwrap();
+        let text = job_file(&job, Extent { mib: 64, scale: 1 });
+        has(&text, &["offset_increment=1048576", "size=1048576"]);
+    }
+}

@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a run is to be, written down before it begins, and what of it is still
+//! to do: a run that was interrupted goes on from there.
+//!
+//! `plan` in the folder of a run holds lines of a name and a value with a tab
+//! between, `todo` a line per sample that is missing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::contender::{self, Contender};
+use crate::matrix::job_file::{amount, cost, job_file, Extent};
+use crate::matrix::{BadMatrix, Job};
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// A word of the matrix, or a line of the file.
+    #[error(transparent)]
+    Matrix(#[from] BadMatrix),
+    /// A file or folder could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The folder has no run in it, or no whole plan.
+    #[error("{path}: {why}", path = path.display())]
+    NoPlan {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or wrong.
+        why: String,
+    },
+    /// What is asked for now is not what the folder was begun with.
+    #[error(
+        "{folder} was begun with {name} {was}, not {now}; name another folder with --out",
+        folder = folder.display()
+    )]
+    Another {
+        /// The folder of the run.
+        folder: PathBuf,
+        /// What differs.
+        name: &'static str,
+        /// What it was.
+        was: String,
+        /// What it is to be now.
+        now: String,
+    },
+}
+
+/// A run as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// `icount`, `vm` or `host`.
+    pub bed: String,
+    /// Kernel of the guest.
+    pub kernel: String,
+    /// Of this project, and a digest of what is changed in the work tree.
+    pub commit: String,
+    /// How often everything is measured.
+    pub rounds: u32,
+    /// Size of the disks, in MiB.
+    pub mib: u64,
+    /// Hardware queues of each disk.
+    pub queues: u32,
+    /// Depth of each hardware queue.
+    pub depth: u32,
+    /// How many times the usual amount a sample is.
+    pub scale: u64,
+    /// Whether the counters of kernel and server are held against fio's.
+    pub cross_check: bool,
+    /// Who takes part.
+    pub contenders: Vec<Contender>,
+    /// What fio does.
+    pub jobs: Vec<Job>,
+}
+
+/// One sample that is to be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Round, from 1.
+    pub round: u32,
+    /// Name of the job.
+    pub job: Job,
+    /// Name of the contender.
+    pub contender: String,
+    /// Its share of the run, in microseconds of the instruction-counting guest.
+    pub cost: u64,
+}
+
+fn joined<T: ToString>(items: &[T]) -> String {
+    let words: Vec<String> = items.iter().map(T::to_string).collect();
+    words.join(" ")
+}
+
+impl Plan {
+    fn extent(&self) -> Extent {
+        Extent {
+            mib: self.mib,
+            scale: self.scale,
+        }
+    }
+
+    /// The plan as names and values, in the order of the file.
+    pub fn lines(&self) -> Vec<(&'static str, String)> {
+        let switch = |on| if on { "on" } else { "off" }.to_owned();
+        vec![
+            ("bed", self.bed.clone()),
+            ("kernel", self.kernel.clone()),
+            ("commit", self.commit.clone()),
+            ("rounds", self.rounds.to_string()),
+            ("size", format!("{}", self.mib)),
+            ("queues", self.queues.to_string()),
+            ("depth", self.depth.to_string()),
+            ("scale", self.scale.to_string()),
+            ("cross-check", switch(self.cross_check)),
+            ("contenders", joined(&self.contenders)),
+            ("jobs", joined(&self.jobs)),
+        ]
+    }
+
+    /// Reads the plan of a folder.
+    pub fn load(folder: &Path) -> Result<Self, PlanError> {
+        let path = folder.join("plan");
+        let none = |why: &str| PlanError::NoPlan {
+            path: path.clone(),
+            why: why.to_owned(),
+        };
+        let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => none("not there: the folder holds no run to go on with"),
+            _ => PlanError::Io {
+                path: path.clone(),
+                source,
+            },
+        })?;
+        let value = |name: &str| {
+            text.lines()
+                .filter_map(|line| line.split_once('\t'))
+                .find_map(|(found, value)| (found == name).then(|| value.to_owned()))
+                .ok_or_else(|| none(&format!("it does not say '{name}'")))
+        };
+        let number = |name: &str| {
+            value(name)?
+                .parse::<u64>()
+                .map_err(|_| none(&format!("'{name}' is no number")))
+        };
+        let small = |name: &str| {
+            u32::try_from(number(name)?).map_err(|_| none(&format!("'{name}' is too large")))
+        };
+        let jobs = value("jobs")?;
+        let jobs = jobs.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self {
+            bed: value("bed")?,
+            kernel: value("kernel")?,
+            commit: value("commit")?,
+            rounds: small("rounds")?,
+            mib: number("size")?,
+            queues: small("queues")?,
+            depth: small("depth")?,
+            scale: number("scale")?,
+            cross_check: value("cross-check")? == "on",
+            contenders: contender::list(&value("contenders")?)?,
+            jobs,
+        })
+    }
+
+    /// Writes the plan into its folder, and the job files beside it.
+    pub fn keep(&self, folder: &Path) -> Result<(), PlanError> {
+        let jobs = folder.join("jobs");
+        fs::create_dir_all(&jobs).map_err(|source| PlanError::Io {
+            path: jobs.clone(),
+            source,
+        })?;
+        for job in &self.jobs {
+            write(
+                jobs.join(format!("{job}.fio")),
+                &job_file(job, self.extent()),
+            )?;
+        }
+        let lines: Vec<String> = self
+            .lines()
+            .iter()
+            .map(|(name, value)| format!("{name}\t{value}\n"))
+            .collect();
+        write(folder.join("plan"), &lines.concat())
+    }
+
+    /// Is this the run that the folder was begun with?
+    pub fn same_as(&self, begun: &Plan, folder: &Path) -> Result<(), PlanError> {
+        for ((name, now), (_, was)) in self.lines().into_iter().zip(begun.lines()) {
+            if now != was {
+                return Err(PlanError::Another {
+                    folder: folder.to_owned(),
+                    name,
+                    was,
+                    now,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every sample of the run: round by round, job by job, the contenders in
+    /// turn, and each time another one first.
+    pub fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for round in 1..=self.rounds {
+            for (number, job) in self.jobs.iter().enumerate() {
+                let count = self.contenders.len();
+                let first = (round as usize - 1 + number) % count.max(1);
+                for turn in 0..count {
+                    steps.push(Step {
+                        round,
+                        job: job.clone(),
+                        contender: self.contenders[(first + turn) % count].name(),
+                        cost: cost(job, self.extent()),
+                    });
+                }
+            }
+        }
+        steps
+    }
+
+    /// The samples that the folder does not have yet.
+    pub fn missing(&self, folder: &Path) -> Vec<Step> {
+        let mut steps = self.steps();
+        steps.retain(|step| !sample_path(folder, step).is_file());
+        steps
+    }
+
+    /// Writes what is missing as `todo` and the contenders as `who`, for the part
+    /// that runs fio; answers how many samples are missing.
+    pub fn write_todo(&self, folder: &Path) -> Result<usize, PlanError> {
+        let steps = self.missing(folder);
+        let lines: Vec<String> = steps
+            .iter()
+            .map(|step| {
+                let trims = if step.job.rw.trims() { "trims" } else { "-" };
+                format!(
+                    "{}\t{}\t{}\t{}\t{trims}\n",
+                    step.round, step.job, step.contender, step.cost
+                )
+            })
+            .collect();
+        write(folder.join("todo"), &lines.concat())?;
+        let who: Vec<String> = self
+            .contenders
+            .iter()
+            .map(|contender| {
+                let node = contender.node.as_deref().unwrap_or("-");
+                let option = contender.option().unwrap_or_default();
+                let name = contender.name();
+                format!("{name}\t{}\t{node}\t{option}\n", contender.base)
+            })
+            .collect();
+        write(folder.join("who"), &who.concat())?;
+        Ok(steps.len())
+    }
+
+    /// For people: what the run would be.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        for (name, value) in self.lines() {
+            if name != "jobs" {
+                text += &format!("{name:<14}{value}\n");
+            }
+        }
+        for job in &self.jobs {
+            text += &format!(
+                "{:<14}{job}: {}, {} KiB per sample\n",
+                "job",
+                job.title(),
+                amount(job, self.extent()) >> 10
+            );
+        }
+        let steps = self.steps();
+        let jobs: BTreeSet<&Job> = self.jobs.iter().collect();
+        text += &format!(
+            "{:<14}{} of {} jobs on {} contenders in {} rounds\n",
+            "samples",
+            steps.len(),
+            jobs.len(),
+            self.contenders.len(),
+            self.rounds
+        );
+        text
+    }
+}
+
+/// Where fio's own words about a sample are kept.
+pub fn sample_path(folder: &Path, step: &Step) -> PathBuf {
+    let place = folder.join("raw").join(&step.contender);
+    place
+        .join(step.job.to_string())
+        .join(format!("{}.json", step.round))
+}
+
+fn write(path: PathBuf, text: &str) -> Result<(), PlanError> {
+    fs::write(&path, text).map_err(|source| PlanError::Io { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::axes;
+
+    fn plan() -> Plan {
+        Plan {
+            bed: "icount".into(),
+            kernel: "newest".into(),
+            commit: "abc".into(),
+            rounds: 2,
+            mib: 256,
+            queues: 1,
+            depth: 128,
+            scale: 1,
+            cross_check: true,
+            contenders: contender::list("batch,brd,batch+requeue=2,50,0,-1").unwrap(),
+            jobs: axes::preset("default").unwrap(),
+        }
+    }
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let name = format!("bench-plan-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_read_again_with_a_file_per_job() {
+        let folder = Folder::new("kept");
+        plan().keep(&folder.0).unwrap();
+        let again = Plan::load(&folder.0).unwrap();
+        assert_eq!(again, plan());
+        again.same_as(&plan(), &folder.0).unwrap();
+        for job in &again.jobs {
+            assert!(folder.0.join(format!("jobs/{job}.fio")).is_file());
+        }
+    }
+
+    #[test]
+    fn every_contender_does_every_job_in_every_round_and_another_begins_each_time() {
+        let steps = plan().steps();
+        assert_eq!(steps.len(), 2 * 6 * 3);
+        let distinct: BTreeSet<String> = steps
+            .iter()
+            .map(|step| format!("{} {} {}", step.round, step.job, step.contender))
+            .collect();
+        assert_eq!(distinct.len(), steps.len());
+        let first: Vec<&str> = steps
+            .iter()
+            .step_by(3)
+            .map(|step| step.contender.as_str())
+            .take(4)
+            .collect();
+        let requeue = "batch+requeue=2,50,0,-1";
+        assert_eq!(first, ["batch", requeue, "brd", "batch"]);
+        assert!(steps.windows(2).all(|pair| pair[0].round <= pair[1].round));
+    }
+
+    #[test]
+    fn a_run_goes_on_with_what_is_missing() {
+        let folder = Folder::new("missing");
+        let plan = plan();
+        plan.keep(&folder.0).unwrap();
+        assert_eq!(plan.write_todo(&folder.0).unwrap(), 36);
+        let steps = plan.steps();
+        for step in &steps[..7] {
+            let path = sample_path(&folder.0, step);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "{}").unwrap();
+        }
+        // What fio was still writing when it was ended does not count.
+        let part = sample_path(&folder.0, &steps[7]).with_extension("part");
+        fs::create_dir_all(part.parent().unwrap()).unwrap();
+        fs::write(part, "{").unwrap();
+        assert_eq!(plan.missing(&folder.0), steps[7..]);
+        assert_eq!(plan.write_todo(&folder.0).unwrap(), 29);
+        let todo = fs::read_to_string(folder.0.join("todo")).unwrap();
+        let first = todo.lines().next().unwrap();
+        assert!(first.starts_with("1\trandread-4k-qd1\t"), "{first}");
+        assert_eq!(first.split('\t').count(), 5);
+        let who = fs::read_to_string(folder.0.join("who")).unwrap();
+        assert_eq!(
+            who.lines().nth(1).unwrap(),
+            "batch+requeue=2,50,0,-1\tbatch\t-\t--inject=requeue=2,50,0,-1"
+        );
+    }
+
+    #[test]
+    fn another_matrix_or_commit_is_refused_in_one_line() {
+        let folder = Path::new("runs/x");
+        let begun = plan();
+        type Change = fn(&mut Plan);
+        let changes: [(&str, Change); 5] = [
+            ("commit", |plan| plan.commit = "def".into()),
+            ("jobs", |plan| plan.jobs.truncate(1)),
+            ("contenders", |plan| plan.contenders.truncate(1)),
+            ("rounds", |plan| plan.rounds = 9),
+            ("cross-check", |plan| plan.cross_check = false),
+        ];
+        for (name, change) in changes {
+            let mut now = plan();
+            change(&mut now);
+            let complaint = now.same_as(&begun, folder).unwrap_err().to_string();
+            assert!(
+                complaint.contains(name) && complaint.contains("runs/x"),
+                "{complaint}"
+            );
+            assert!(!complaint.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_whole_plan_is_refused() {
+        let folder = Folder::new("broken");
+        assert!(matches!(
+            Plan::load(&folder.0),
+            Err(PlanError::NoPlan { .. })
+        ));
+        plan().keep(&folder.0).unwrap();
+        let path = folder.0.join("plan");
+        let whole = fs::read_to_string(&path).unwrap();
+        for (name, _) in plan().lines() {
+            let lines: Vec<&str> = whole
+                .lines()
+                .filter(|line| !line.starts_with(&format!("{name}\t")))
+                .collect();
+            fs::write(&path, lines.join("\n")).unwrap();
+            let complaint = Plan::load(&folder.0).unwrap_err().to_string();
+            assert!(complaint.contains(name), "{complaint}");
+        }
+        for bad in ["rounds\tmany", "jobs\tscan-4k-qd1", "contenders\tnobody"] {
+            let name = bad.split('\t').next().unwrap();
+            let lines: Vec<&str> = whole
+                .lines()
+                .map(|line| {
+                    if line.starts_with(&format!("{name}\t")) {
+                        bad
+                    } else {
+                        line
+                    }
+                })
+                .collect();
+            fs::write(&path, lines.join("\n")).unwrap();
+            assert!(Plan::load(&folder.0).is_err(), "{bad}");
+        }
+    }
+}
