@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::inject::FaultAttr;
+use crate::tuning::KblockdFlags;
 use space::{SpaceConfig, SpaceRequest};
 
 /// Most hardware queues of one ublk device, and most tags of one queue.
@@ -114,6 +115,8 @@ pub struct DeviceRequest {
     pub requeue: Option<FaultAttr>,
     /// How its memory is made, limited and taken back.
     pub space: SpaceRequest,
+    /// kblockd's flags.
+    pub kblockd_flags: KblockdFlags,
 }
 
 impl Default for DeviceRequest {
@@ -136,6 +139,7 @@ impl Default for DeviceRequest {
             huge_pages: None,
             requeue: None,
             space: SpaceRequest::default(),
+            kblockd_flags: KblockdFlags::default(),
         }
     }
 }
@@ -185,6 +189,8 @@ pub struct DeviceConfig {
     /// How its memory is made, limited and taken back.
     #[serde(default)]
     pub space: SpaceConfig,
+    /// kblockd's flags.
+    pub kblockd_flags: KblockdFlags,
 }
 
 impl DeviceConfig {
@@ -220,6 +226,7 @@ impl DeviceConfig {
             huge_pages,
             requeue: asked.requeue,
             space,
+            kblockd_flags: asked.kblockd_flags,
         })
     }
 }
