@@ -298,12 +298,14 @@ impl QueueRing {
     /// Has everything that was queued been issued?
     #[inline]
     pub(super) fn all_submitted(&mut self) -> bool {
+        self.assert_own();
         self.ring.submission().is_empty()
     }
 
     /// Takes up to `into.len()` completions out of the ring; answers how many.
     #[inline]
     pub(super) fn reap(&mut self, into: &mut [Completion]) -> usize {
+        self.assert_own();
         let mut count = 0;
         let mut queue = self.ring.completion();
         while count < into.len() {
@@ -380,5 +382,93 @@ impl FetchBuffers {
         let tail = unsafe { &*BufRingEntry::tail(base).cast::<AtomicU16>() };
         // Release pairs with the kernel's acquire of the tail: it sees the slot.
         tail.store(self.tail, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{event, file};
+    use std::os::fd::AsFd;
+
+    const NONE: Completion = Completion {
+        user_data: 0,
+        result: 0,
+        flags: 0,
+    };
+
+    /// A ring over a file that stands in for /dev/ublkcN, unless this machine has no io_uring.
+    fn ring(test: &str) -> Option<QueueRing> {
+        let file = file::memfd(c"ring-test", false).expect("a file");
+        file.set_len(4096).expect("a page");
+        match QueueRing::new(&file, 0, 8) {
+            Ok(ring) => Some(ring),
+            Err(error) => {
+                println!("SKIP {test}: io_uring: {error}");
+                assert!(std::env::var_os("CI").is_none(), "skipped under CI");
+                None
+            }
+        }
+    }
+
+    /// W16: the kernel ends the poll of the bell for want of room in the completion ring. Asked for
+    /// again, it tells what was rung meanwhile, and goes on.
+    #[test]
+    fn w16_a_bell_that_the_kernel_has_stopped_listening_to_is_listened_to_again() {
+        let Some(mut ring) = ring("w16") else { return };
+        let bell = event::eventfd().expect("an eventfd");
+        let mut found = [NONE; 64];
+        let mut ended = 0;
+        for _ in 0..3 {
+            ring.listen(bell.as_fd());
+            // As a loop that reaps nothing: each entry lets one completion be posted.
+            for _ in 0..found.len() {
+                event::signal(bell.as_fd());
+                ring.submit_and_wait(1).expect("entered");
+            }
+            // Its last completion comes when there is room again.
+            let mut last = 0;
+            for _ in 0..2 {
+                let count = ring.reap(&mut found);
+                assert!(found[..count].iter().all(Completion::is_bell));
+                last += found[..count].iter().filter(|c| !c.more()).count();
+                ring.submit_and_wait(0).expect("entered");
+            }
+            assert_eq!(last, 1, "the poll ended once");
+            ended += last;
+            // Rung while nobody listens.
+            event::signal(bell.as_fd());
+        }
+        assert_eq!(ended, 3);
+        ring.listen(bell.as_fd());
+        ring.submit_and_wait(1).expect("told at once");
+        let count = ring.reap(&mut found);
+        assert!(count > 0 && found[..count].iter().all(|c| c.is_bell() && c.more()));
+    }
+
+    /// F22: who enters another thread's ring is caught, at each way in.
+    #[test]
+    #[cfg(debug_assertions)]
+    fn f22_a_ring_that_another_thread_enters_says_so() {
+        let Some(mut ring) = ring("f22") else { return };
+        let bell = event::eventfd().expect("an eventfd");
+        let ways: [fn(&mut QueueRing, BorrowedFd<'_>); 5] = [
+            |ring, _| ring.submit_and_wait(0).expect("entered"),
+            |ring, _| {
+                ring.reap(&mut [NONE; 1]);
+            },
+            |ring, _| {
+                ring.all_submitted();
+            },
+            |ring, bell| ring.listen(bell),
+            |ring, _| ring.push_batch_fetch(0),
+        ];
+        for way in ways {
+            let (ring, bell) = (&mut ring, bell.as_fd());
+            let thread = std::thread::scope(|scope| scope.spawn(|| way(ring, bell)).join());
+            let why = thread.expect_err("a debug build says so");
+            let why = why.downcast_ref::<String>().expect("a text");
+            assert!(why.contains("is another thread's"), "{why}");
+        }
     }
 }

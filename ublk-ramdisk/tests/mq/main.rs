@@ -16,6 +16,8 @@ mod old_rules;
 mod kblockd;
 mod misuse;
 
+mod race;
+
 mod runs;
 
 mod timeouts;
