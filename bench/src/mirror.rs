@@ -125,7 +125,7 @@ impl Bed {
         let store = Store::anonymous(size, false).expect("memory for a store");
         for block in 0..blocks {
             let range = block * BLOCK as u64..(block + 1) * BLOCK as u64;
-            store.pin_for_write(range.clone()).expect("memory");
+            store.populate(range.clone()).expect("memory");
             store.unpin(range);
         }
         let ramdisk = Arc::new(Ramdisk::new(store));

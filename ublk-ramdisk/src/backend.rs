@@ -15,8 +15,10 @@ use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::{HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport};
 use crate::pressure::{Pressured, Works};
+use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
+use crate::sys::memory;
 
 /// The stack of each thread, as small as a queue thread's: the callbacks copy and call the system.
 const STACK: usize = 256 << 10;
@@ -37,13 +39,40 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Opens the memory of a disk.
+/// Opens the memory of a disk, within its limit.
 pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
-    Ok(match &config.backing {
+    let buffers = u64::from(config.queues) * u64::from(config.depth) * u64::from(config.io_buffer);
+    let space = &config.space;
+    space.fits(config.size, buffers, memory::cgroup_max())?;
+    let store = match &config.backing {
         Backing::Memfd => Store::anonymous(config.size, config.huge_pages)?,
         Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages)?,
         Backing::Hugetlb => Store::hugetlb(config.size)?,
-    })
+    };
+    store.set_memory_limit(space.memory_limit);
+    if space.preallocate {
+        preallocate(&store)?;
+    }
+    Ok(store)
+}
+
+/// Takes all memory of a disk at once.
+fn preallocate(store: &Store) -> Result<(), Failure> {
+    let held = store.allocated().unwrap_or(0);
+    let needed = store.size().saturating_sub(held);
+    // Asked before: the kernel would rather kill somebody than refuse.
+    let available = memory::available().unwrap_or(u64::MAX);
+    let refused = |why: &dyn std::fmt::Display| {
+        Failure::environment(format!(
+            "--preallocate: {needed} bytes needed, {available} available{why}"
+        ))
+    };
+    if needed > available {
+        return Err(refused(&""));
+    }
+    store
+        .preallocate()
+        .map_err(|error| refused(&format_args!(": {error}")))
 }
 
 /// The driver of a disk: the store's, behind the pressure it is under.
@@ -56,7 +85,8 @@ pub fn driver(
     nr_hw_queues: u16,
     queue_depth: u16,
 ) -> Arc<Driver> {
-    let disk = Arc::new(Ramdisk::new(store));
+    let disk = Ramdisk::new(store).with_space(config.space.options());
+    let disk = Arc::new(disk);
     let pressure = config.pressure.clone();
     Arc::new(Pressured::new(disk, pressure, nr_hw_queues, queue_depth))
 }
@@ -72,6 +102,7 @@ pub fn runtime() -> RuntimeBuilder {
 #[derive(Debug)]
 pub struct Mirror {
     pressure: Works,
+    _space: SpaceWorks,
     queue: RequestQueue,
     kblockd: Kblockd,
     runtime: Runtime,
@@ -114,8 +145,13 @@ impl Mirror {
             .map_err(|e| Failure::runtime(format!("the request queue cannot be made: {e}")))?;
         let pressure = Works::start(driver, &runtime, &queue)
             .map_err(|e| Failure::environment(format!("the workqueue of pressure: {e}")))?;
+        let space = driver
+            .disk()
+            .start(&runtime, &queue)
+            .map_err(|e| Failure::environment(format!("the store's work cannot start: {e}")))?;
         Ok(Self {
             pressure,
+            _space: space,
             queue,
             kblockd,
             runtime,

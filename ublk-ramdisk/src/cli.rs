@@ -18,6 +18,7 @@ pub use pressure::PressureArgs;
 
 mod observe;
 mod sim;
+pub mod space;
 
 pub use observe::{DebugfsArgs, ExplainArgs, PokeArg, PokeArgs, TopArgs, TraceArgs, WatchArgs};
 use observe::{
@@ -238,6 +239,8 @@ pub struct AddArgs {
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole,
         allow_hyphen_values = true)]
     pub timeout: u64,
+    #[command(flatten, next_help_heading = "Memory")]
+    pub space: space::SpaceArgs,
     /// Flags of the workqueue that tries refused requests again; for studies
     #[arg(long, value_name = "LIST", default_value_t, hide = true)]
     pub kblockd_flags: KblockdFlags,
@@ -275,6 +278,7 @@ impl AddArgs {
             huge_pages: self.thp,
             pressure: self.pressure.settings(),
             timeout: self.timeout,
+            space: self.space.request(),
             kblockd_flags: self.kblockd_flags,
         }
     }

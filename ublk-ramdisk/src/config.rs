@@ -6,6 +6,8 @@
 //! the machine come in as [`Surroundings`]. The command line (`cli.rs`) hands in what was typed as
 //! a [`DeviceRequest`]; `ublk/device.rs` takes over with a [`DeviceConfig`].
 
+pub mod space;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Failure;
 use crate::pressure::Settings;
 use crate::tuning::KblockdFlags;
+use space::{SpaceConfig, SpaceRequest};
 
 /// Most hardware queues of one ublk device, and most tags of one queue.
 pub const MAX_QUEUES: u64 = 4096;
@@ -114,6 +117,8 @@ pub struct DeviceRequest {
     pub pressure: Settings,
     /// Seconds until a request that the driver keeps counts as late.
     pub timeout: u64,
+    /// How its memory is made, limited and taken back.
+    pub space: SpaceRequest,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
 }
@@ -138,6 +143,7 @@ impl Default for DeviceRequest {
             huge_pages: None,
             pressure: Settings::default(),
             timeout: 30,
+            space: SpaceRequest::default(),
             kblockd_flags: KblockdFlags::default(),
         }
     }
@@ -187,6 +193,9 @@ pub struct DeviceConfig {
     pub pressure: Settings,
     /// Seconds until a request that the driver keeps counts as late.
     pub timeout: u32,
+    /// How its memory is made, limited and taken back.
+    #[serde(default)]
+    pub space: SpaceConfig,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
 }
@@ -208,6 +217,7 @@ impl DeviceConfig {
         let huge_pages = check_huge_pages(&asked)?;
         check_pressure(&asked.pressure)?;
         let timeout = in_range("--timeout", asked.timeout, 1, MAX_TIMEOUT)? as u32;
+        let space = SpaceConfig::check(&asked.space, size, &asked.backing)?;
         Ok(DeviceConfig {
             id,
             size,
@@ -225,6 +235,7 @@ impl DeviceConfig {
             huge_pages,
             pressure: asked.pressure,
             timeout,
+            space,
             kblockd_flags: asked.kblockd_flags,
         })
     }

@@ -9,6 +9,7 @@ use crate::histogram::Histogram;
 use crate::mq::debugfs::{CTX_FILE, HCTX_FILES, QUEUE_FILES};
 use crate::mq::{BySource, HctxCounters, HctxSnapshot, LatencyStats};
 use crate::pressure::{PressureStats, Settings};
+use crate::ramdisk::space::SpaceStats;
 use crate::stats::{DeviceStats, KblockdStats, OpStats, PoolStats, QueueStats, WakeUps};
 use crate::trace::Kind;
 use serde::Serialize;
@@ -81,6 +82,7 @@ const FIGURES: &[(&str, Meanings)] = &[
     ("queues[].latency.", LatencyStats::MEANINGS),
     ("queues[].latency.read|write|....", Histogram::MEANINGS),
     ("queues[].wakeups.", WakeUps::MEANINGS),
+    ("space.", SpaceStats::MEANINGS),
     ("kblockd.", KblockdStats::MEANINGS),
     ("kblockd.pools[].", PoolStats::MEANINGS),
 ];
@@ -240,6 +242,7 @@ mod tests {
             allocated: 0,
             data_path: String::new(),
             pressure: Default::default(),
+            space: SpaceStats::default(),
             queues: vec![QueueStats::default()],
             kblockd: KblockdStats {
                 pools: vec![PoolStats::default()],

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::mq::Kblockd;
 use crate::mq::{HctxCounters, HctxSnapshot, LatencyStats, Op};
 use crate::pressure::PressureStats;
+use crate::ramdisk::space::SpaceStats;
 
 /// A number that one thread raises and others read.
 #[derive(Debug, Default)]
@@ -255,6 +256,9 @@ crate::meanings::explained! {
         /// What refuses, slows down or fails requests.
         #[serde(default)]
         pub pressure: PressureStats,
+        /// What the store has and lacks.
+        #[serde(default)]
+        pub space: SpaceStats,
         /// Per queue.
         pub queues: Vec<QueueStats>,
         /// The workqueue behind them.
@@ -346,6 +350,7 @@ mod tests {
                 allocated: requests,
                 data_path: "plain".to_owned(),
                 pressure: PressureStats::default(),
+                space: SpaceStats::default(),
                 queues: vec![queue],
                 kblockd: KblockdStats {
                     rescued: requests / 2,

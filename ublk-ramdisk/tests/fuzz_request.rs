@@ -11,20 +11,23 @@ mod rng;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use rng::Rng;
+use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
-    Data, Disk, Home, Kblockd, Lane, Limits, Moved, Moving, Op, Operations, Request, RequestQueue,
-    Run, Status, TagSet, Transport,
+    Data, Disk, Home, Lane, Limits, Moved, Moving, Op, Operations, Request, Run, Status, TagSet,
+    Transport,
 };
+use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::store::Store;
 use ublk_ramdisk::ramdisk::Ramdisk;
 use ublk_ramdisk::ublk::operation;
-use workqueue::Runtime;
 
 const INPUTS: u64 = 200_000;
+/// How long the test waits for a sign before it is called hung.
+const HUNG: Duration = Duration::from_secs(60);
 const DISK: usize = 1 << 20;
 const GUARD: usize = 1 << 20;
 const MAX_DATA: u32 = 64 << 10;
@@ -50,7 +53,12 @@ fn h11_no_descriptor_touches_what_is_not_its_own() {
         }
     }
     bench.compare_file(inputs);
-    assert_eq!(bench.queue.fault_at_rest(), None);
+    // The last end is told a moment before it is counted.
+    let begun = Instant::now();
+    while let Some(fault) = bench.mirror.queue().fault_at_rest() {
+        assert!(begun.elapsed() < HUNG, "{fault}");
+        std::thread::yield_now();
+    }
     // Both kinds have been met, or the descriptors were not worth much.
     assert!(accepted > inputs / 10 && accepted < inputs * 9 / 10);
 }
@@ -145,54 +153,51 @@ fn meaning(op_flags: u32) -> Option<Op> {
     }
 }
 
-/// This disk is never busy, so no other thread ever has a request of it.
-struct Nobody;
-
-impl Transport for Nobody {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        panic!("another thread has {moving:?}");
-    }
-
-    fn end(&self, _: u16, request: &Request, result: i32) {
-        panic!("another thread has ended {request:?} with {result}");
-    }
+/// Whose request it is: checks that the memory it is given is its own, and copies, on whichever
+/// thread issues it.
+struct Client {
+    driver: Arc<Ramdisk>,
+    /// Where the disk begins in memory.
+    base: usize,
+    now: Mutex<Now>,
+    ended: Condvar,
 }
 
-/// Whose request it is: checks that the memory it is given is its own, and copies.
-struct Client<'a> {
-    driver: &'a Ramdisk,
-    base: NonNull<u8>,
+/// The request of the moment.
+#[derive(Default)]
+struct Now {
     bytes: Vec<u8>,
     result: Option<i32>,
 }
 
-impl Home for Client<'_> {
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
+impl Client {
+    fn moved<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         let (request, data) = (*moving.request(), moving.data());
+        let bytes = &mut self.now.lock().expect("no panic").bytes;
         match (request.op(), data) {
             (Op::Write, Data::Contiguous(to)) => {
                 assert_eq!(to.as_ptr(), self.at(request.offset() as usize));
                 // SAFETY: the address was checked, and the request lies within the disk, whose
                 // memory is the driver's until its `complete`.
-                unsafe { to.as_ptr().copy_from(self.bytes.as_ptr(), self.bytes.len()) };
+                unsafe { to.as_ptr().copy_from(bytes.as_ptr(), bytes.len()) };
             }
-            (Op::Read, data) => self.gather(&request, data),
+            (Op::Read, data) => *bytes = self.gather(&request, data),
             _ => panic!("{moving:?}"),
         }
         moving.done(Ok(request.len()))
     }
 
-    fn end(&mut self, _: &Request, result: i32) {
-        assert_eq!(self.result.replace(result), None, "ended twice");
+    fn end(&self, result: i32) {
+        let now = &mut self.now.lock().expect("no panic");
+        assert_eq!(now.result.replace(result), None, "ended twice");
+        self.ended.notify_all();
     }
-}
 
-impl Client<'_> {
     fn at(&self, offset: usize) -> *mut u8 {
-        self.base.as_ptr().wrapping_add(offset)
+        (self.base + offset) as *mut u8
     }
 
-    fn gather(&mut self, request: &Request, data: Data) {
+    fn gather(&self, request: &Request, data: Data) -> Vec<u8> {
         let len = request.len() as usize;
         let mut found = Vec::with_capacity(len);
         let mut take = |run| {
@@ -214,19 +219,51 @@ impl Client<'_> {
             Data::Zeros => take(Run::Zeros(len)),
             Data::Scattered => self.driver.runs(request, &mut take),
         }
-        self.bytes = found;
+        found
+    }
+
+    /// Waits for the end of the request of the moment.
+    fn wait(&self) -> Now {
+        let mut now = self.now.lock().expect("no panic");
+        while now.result.is_none() {
+            let (next, late) = self.ended.wait_timeout(now, HUNG).expect("no panic");
+            assert!(!late.timed_out(), "a request never ended");
+            now = next;
+        }
+        std::mem::take(&mut now)
+    }
+}
+
+impl Transport for Client {
+    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
+        self.moved(moving)
+    }
+
+    fn end(&self, _: u16, _: &Request, result: i32) {
+        Client::end(self, result);
+    }
+}
+
+/// The same on the thread that inserts.
+struct Here<'a>(&'a Client);
+
+impl Home for Here<'_> {
+    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
+        self.0.moved(moving)
+    }
+
+    fn end(&mut self, _: &Request, result: i32) {
+        self.0.end(result);
     }
 }
 
 /// A disk behind its mirror, the file behind it, which is longer, and what should be in it.
 struct Bench {
     lane: Lane,
-    queue: RequestQueue,
-    _runtime: Runtime,
-    driver: Arc<Ramdisk>,
+    mirror: Mirror,
+    client: Arc<Client>,
     path: PathBuf,
     file: File,
-    base: NonNull<u8>,
     model: Vec<u8>,
 }
 
@@ -247,22 +284,26 @@ impl Bench {
             .expect("the guard");
         // The mapping and the file stay as long as they were.
         store.shrink(DISK as u64);
-        let base = store.pin_for_write(0..512).expect("a page");
+        store.populate(0..512).expect("a page");
+        let base = store.pin_for_write(0..512).expect("it is there");
+        store.unpin(0..512);
         store.unpin(0..512);
         let driver = Arc::new(Ramdisk::new(store));
-        let runtime = Runtime::builder().start().expect("threads");
-        let kblockd = Kblockd::new(&runtime).expect("its threads");
-        let set = TagSet::new(1, 4);
-        let queue = RequestQueue::new(set, driver.clone(), Arc::new(Nobody), &kblockd);
-        let queue = queue.expect("a request queue");
+        let client = Arc::new(Client {
+            driver: driver.clone(),
+            base: base.as_ptr() as usize,
+            now: Mutex::default(),
+            ended: Condvar::new(),
+        });
+        let pressed = Pressured::new(driver, Settings::default(), 1, 4);
+        let mirror = Mirror::start(TagSet::new(1, 4), Arc::new(pressed), client.clone());
+        let mirror = mirror.expect("threads");
         Bench {
-            lane: queue.lane(0, 0).expect("the only one"),
-            queue,
-            _runtime: runtime,
-            driver,
+            lane: mirror.lane(0),
+            mirror,
+            client,
             path,
             file,
-            base,
             model: vec![0; DISK],
         }
     }
@@ -272,7 +313,7 @@ impl Bench {
         let op = operation(descriptor.op_flags);
         assert_eq!(op, meaning(descriptor.op_flags), "{number}: {descriptor:?}");
         let limits = Limits {
-            size: self.driver.capacity(),
+            size: self.client.driver.capacity(),
             block_size: descriptor.block_size,
             max_data: MAX_DATA,
             read_only: descriptor.read_only,
@@ -307,24 +348,24 @@ impl Bench {
 
     fn queue(&mut self, request: &Request, rng: &mut Rng, number: u64) {
         let range = request.offset() as usize..(request.offset() + request.len()) as usize;
-        let mut client = Client {
-            driver: &self.driver,
-            base: self.base,
-            bytes: vec![
-                0;
-                if request.op().has_data() {
-                    range.len()
-                } else {
-                    0
-                }
-            ],
+        let mut bytes = vec![
+            0;
+            if request.op().has_data() {
+                range.len()
+            } else {
+                0
+            }
+        ];
+        if request.op() == Op::Write {
+            rng.fill(&mut bytes);
+        }
+        let moved = bytes.len() as i32;
+        *self.client.now.lock().expect("no panic") = Now {
+            bytes,
             result: None,
         };
-        if request.op() == Op::Write {
-            rng.fill(&mut client.bytes);
-        }
-        self.lane.insert(request, &mut client);
-        let moved = client.bytes.len() as i32;
+        self.lane.insert(request, &mut Here(&self.client));
+        let client = self.client.wait();
         assert_eq!(client.result, Some(moved), "{number}: {request:?}");
         match request.op() {
             Op::Write => self.model[range].copy_from_slice(&client.bytes),

@@ -95,6 +95,7 @@ fn figures(asked: u64) -> DeviceStats {
         allocated: 1 << 20,
         data_path: "plain".to_owned(),
         pressure: Default::default(),
+        space: Default::default(),
         queues: vec![queue],
         kblockd: KblockdStats {
             pools: vec![PoolStats {

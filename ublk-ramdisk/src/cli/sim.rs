@@ -13,6 +13,7 @@ use workqueue::Flags;
 
 use super::PressureArgs;
 use crate::values::{backing, on_or_off, size, whole};
+use ublk_ramdisk::config::space::SpaceRequest;
 
 pub const SIM_LONG: &str = "\
 Run the disk's dispatch and memory in this process, under a load made here: no root, no ublk.
@@ -288,6 +289,11 @@ impl SimArgs {
             huge_pages: device.thp,
             pressure: self.pressure.settings(),
             timeout: device.timeout,
+            // A load is about requests, not about making memory for them.
+            space: SpaceRequest {
+                preallocate: true,
+                ..SpaceRequest::default()
+            },
             ..DeviceRequest::default()
         }
     }

@@ -24,6 +24,17 @@ use crate::values::LogTarget;
 /// Adds the device.
 pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     let config = checked(args)?;
+    if args
+        .space
+        .memory_limit
+        .is_some_and(|limit| limit > config.size)
+    {
+        output::warn(&format!(
+            "--memory-limit {} is more than the disk has: the limit is its size, {} bytes",
+            args.space.memory_limit.unwrap_or_default(),
+            config.size
+        ));
+    }
     // Without driver, permission or io_uring nothing is forked, locked or logged.
     drop(Control::open()?);
     let run_dir = RunDir::of_this_machine();

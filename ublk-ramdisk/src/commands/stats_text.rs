@@ -2,6 +2,8 @@
 //! A disk's figures as tables: what `stats` prints, once or again and again.
 
 use ublk_ramdisk::mq::Source;
+use ublk_ramdisk::ramdisk::space::SpaceStats;
+use ublk_ramdisk::ramdisk::Mode;
 use ublk_ramdisk::stats::{DeviceStats, KblockdStats, OpStats, QueueStats};
 use ublk_ramdisk::ublk::ctrl::block_path;
 
@@ -28,14 +30,39 @@ pub fn as_text(stats: &DeviceStats) -> String {
     }
     let tables: Vec<_> = tables.iter().map(|rows| output::table(rows)).collect();
     format!(
-        "{}: {}, of which {} in memory, data path {}, pressure {}\n{}\n{}",
+        "{}: {}, of which {} in memory, data path {}, pressure {}\n{}\n{}\n{}",
         block_path(stats.id),
         output::human_size(stats.size),
         output::human_size(stats.allocated),
         stats.data_path,
         stats.pressure.settings,
+        space_line(&stats.space),
         tables.join("\n"),
         kblockd_line(&stats.kblockd)
+    )
+}
+
+/// What the disk has of memory, and what it lacks.
+fn space_line(space: &SpaceStats) -> String {
+    let limit = match space.limit {
+        0 => "no limit".to_owned(),
+        limit => format!("limit {}", output::human_size(limit)),
+    };
+    let state = match (space.mode, space.no_space_in) {
+        (Mode::Enough, _) => "enough".to_owned(),
+        (Mode::Exhausted, None) => "exhausted, writes wait".to_owned(),
+        (Mode::Exhausted, Some(left)) => {
+            format!("exhausted, writes end with ENOSPC in {} s", left.as_secs())
+        }
+        (Mode::Error, _) => "exhausted, writes end with ENOSPC".to_owned(),
+    };
+    format!(
+        "memory: {} used, {limit}, {} of zeros given back; {state}, {} writes wait, {} ended \
+         with ENOSPC",
+        output::human_size(space.used),
+        output::human_size(space.zero),
+        space.parked,
+        space.no_space + space.above_cap
     )
 }
 
@@ -240,12 +267,13 @@ mod tests {
             allocated: 20480,
             data_path: "batch".to_owned(),
             pressure: Default::default(),
+            space: SpaceStats::default(),
             queues: vec![QueueStats::default(), queue.clone()],
             kblockd: KblockdStats::default(),
         };
         let text = as_text(&stats);
         assert!(text.starts_with("/dev/ublkb3: 1 GiB, of which 20 KiB in memory, data path batch"));
-        assert_eq!(text.lines().count(), 12 + 1 + 3 + 1 + 3 + 2, "{text}");
+        assert_eq!(text.lines().count(), 13 + 1 + 3 + 1 + 3 + 2, "{text}");
         let written = text
             .lines()
             .filter(|line| line.ends_with("5         20480"));

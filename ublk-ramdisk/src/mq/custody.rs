@@ -52,6 +52,8 @@ pub struct Issued<'q> {
     request: &'q Request,
     token: u32,
     in_flight: InFlight,
+    /// If it is refused, does it hold back only its like?
+    pub(super) alone: bool,
     brand: Brand<'q>,
 }
 
@@ -137,6 +139,7 @@ impl<'q> Issued<'q> {
             request,
             token,
             in_flight,
+            alone: false,
             brand: PhantomData,
         }
     }
@@ -203,6 +206,17 @@ impl<'q> Issued<'q> {
     /// Not now, for want of this.
     pub fn busy_for(self, kind: Busy, source: Source) -> Answer<'q> {
         Answer::Busy(self, kind, source)
+    }
+
+    /// Not now, with RESOURCE, for want of something that others may not need: the rest of the list
+    /// is offered all the same, as far as [`Operations::overtakes`](super::Operations::overtakes)
+    /// says (E10).
+    pub fn busy_alone(self, source: Source) -> Answer<'q> {
+        let alone = Self {
+            alone: true,
+            ..self
+        };
+        alone.busy_for(Busy::Resource, source)
     }
 }
 

@@ -48,8 +48,17 @@ const BUDGET_DELAY: Duration = Duration::from_millis(3);
 pub(super) enum Refused {
     /// By the driver.
     Busy(Busy),
+    /// By the driver, with RESOURCE; the others in the list are offered all the same (E10).
+    Alone,
     /// Not even offered to it.
     NoBudget,
+}
+
+impl Refused {
+    /// Does it say that the driver is busy (C19)? One that holds back only its like does not.
+    pub(super) fn is_busy(self) -> bool {
+        self != Self::Alone
+    }
 }
 
 /// What became of one request.
@@ -135,7 +144,14 @@ impl Queue {
         let issued = Issued::new(self.in_flight(rq, generation), request, token);
         match self.queue_rq(hctx, issued, last) {
             Answer::Ok(accepted) => self.accepted(hctx, started, accepted, call),
-            Answer::Busy(_, kind, source) => self.busy(hctx, rq, generation, kind, source),
+            Answer::Busy(back, kind, source) => {
+                match self.busy(hctx, rq, generation, kind, source) {
+                    Issue::Refused(Refused::Busy(Busy::Resource)) if back.alone => {
+                        Issue::Refused(Refused::Alone)
+                    }
+                    issue => issue,
+                }
+            }
             Answer::Error(_, Status::Resource) => {
                 self.busy(hctx, rq, generation, Busy::Resource, Source::Driver)
             }
@@ -397,8 +413,9 @@ impl Queue {
         (done, left)
     }
 
-    /// Issues a list from its head. What is left in it begins with the refused request (C11). The
-    /// first one's budget may have been taken already.
+    /// Issues a list from its head. What is left in it begins with the refused request (C11); past
+    /// one that was refused alone the rest is offered, as far as the driver says (E10). The first
+    /// one's budget may have been taken already.
     /// # Context: inside an issue section of `hctx`.
     pub(super) fn issue_list(
         &self,
@@ -408,23 +425,49 @@ impl Queue {
         call: &mut Call<'_>,
     ) -> ListIssue {
         let slots = &self.inner.slots;
-        let next = || {
-            list.pop_front(slots).map(|rq| Next {
-                rq,
-                request: None,
-                last: list.is_empty(),
-                budgeted: std::mem::take(&mut budgeted),
-            })
-        };
-        let (done, left) = self.issue_each(hctx, next, call);
-        if let Some(rq) = left {
-            list.push_front(slots, rq);
+        let (mut all, mut waiting) = (ListIssue::default(), RqList::new());
+        loop {
+            let next = || {
+                let mut rq = list.pop_front(slots)?;
+                while all.refused.is_some() && !self.overtakes(hctx, rq) {
+                    waiting.push_back(slots, rq);
+                    rq = list.pop_front(slots)?;
+                }
+                Some(Next {
+                    rq,
+                    request: None,
+                    last: list.is_empty(),
+                    budgeted: std::mem::take(&mut budgeted),
+                })
+            };
+            let (done, left) = self.issue_each(hctx, next, call);
+            all.ended += done.ended;
+            all.accepted += done.accepted;
+            let (Some(why), Some(rq)) = (done.refused, left) else {
+                break;
+            };
+            // After one refused alone the mirror owes a re-run, whatever the next is refused for.
+            all.refused = all.refused.or(Some(why));
+            if why == Refused::Alone {
+                waiting.push_back(slots, rq);
+            } else {
+                list.push_front(slots, rq);
+                break;
+            }
         }
-        done
+        waiting.append(slots, list);
+        *list = waiting;
+        all
     }
 
-    /// Issues a list and puts back what is left. Answers how many were accepted, and whether
-    /// nothing was left.
+    /// Asked of those behind one that was refused alone.
+    fn overtakes(&self, hctx: &HwQueue, rq: Rq) -> bool {
+        let request = self.request_of(hctx, rq);
+        self.inner.driver.overtakes(self.view(hctx), &request)
+    }
+
+    /// Issues a list and puts back what is left. Answers how many were accepted, and why some were
+    /// left, if any.
     /// # Context: inside an issue section of `hctx`.
     fn dispatch_list(
         &self,
@@ -432,21 +475,21 @@ impl Queue {
         mut list: RqList,
         budgeted: bool,
         call: &mut Call<'_>,
-    ) -> (u32, bool) {
+    ) -> (u32, Option<Refused>) {
         if list.is_empty() {
-            return (0, true);
+            return (0, None);
         }
         let done = self.issue_list(hctx, &mut list, budgeted, call);
         if done.ended > 0 {
             call.write_down(hctx);
             self.departed(hctx, hctx.state.leave(done.ended));
         }
-        hctx.update_busy(done.refused.is_some());
+        hctx.update_busy(done.refused.is_some_and(Refused::is_busy));
         if let Some(why) = done.refused {
             hctx.dispatch_append(&self.inner.slots, &mut list);
             self.see_to_rerun(hctx, why);
         }
-        (done.accepted, done.refused.is_none())
+        (done.accepted, done.refused)
     }
 
     /// After the leftovers have been put back: who runs the queue again (C16, C17)?
@@ -456,6 +499,10 @@ impl Queue {
             self.run_hw_queue(hctx.index, true);
         } else if why != Refused::Busy(Busy::DevResource) {
             self.delay_run_hw_queue(hctx.index, self.inner.set.rerun_delay);
+            // Whoever cleared the bit since has queued a run, and this has put it off (W18).
+            if !hctx.state.look(RESTART) {
+                self.run_hw_queue(hctx.index, true);
+            }
         }
     }
 
@@ -473,12 +520,14 @@ impl Queue {
             hctx.dispatch_busy() > 0
         } else {
             hctx.state.set(RESTART); // mark
-            let (taken, all) = self.dispatch_list(hctx, list, false, call);
+            let (taken, left) = self.dispatch_list(hctx, list, false, call);
             *accepted += taken;
-            if !all {
-                return false;
+            match left {
+                None => true,
+                // What waits in the software queues may need nothing that is wanting.
+                Some(Refused::Alone) => false,
+                Some(_) => return false,
             }
-            true
         };
         if one_by_one {
             return self.serve_ctxs(hctx, accepted, call);
@@ -514,9 +563,9 @@ impl Queue {
             hctx.set_dispatch_from(next);
             let mut one = RqList::new();
             one.push_back(&self.inner.slots, rq);
-            let (taken, all) = self.dispatch_list(hctx, one, true, call);
+            let (taken, left) = self.dispatch_list(hctx, one, true, call);
             *accepted += taken;
-            if !all {
+            if left.is_some() {
                 return false;
             }
         }

@@ -197,9 +197,9 @@ impl Queue {
                 section.leave();
                 self.run_now(hctx, call);
             }
-            Issue::Refused(Refused::Busy(_)) => {
+            Issue::Refused(why @ (Refused::Busy(_) | Refused::Alone)) => {
                 self.list_refused(hctx, rq);
-                hctx.update_busy(true);
+                hctx.update_busy(why.is_busy());
                 section.leave();
                 self.run_now(hctx, call);
             }
@@ -255,12 +255,12 @@ impl Queue {
         call: &mut Call<'_>,
     ) {
         call.write_down(hctx);
-        hctx.update_busy(issued.refused.is_some());
+        hctx.update_busy(issued.refused.is_some_and(Refused::is_busy));
         let Some(refused) = issued.refused else {
             return section.leave_and_end(issued.ended);
         };
         self.departed(hctx, hctx.state.leave(issued.ended));
-        if let Refused::Busy(_) = refused {
+        if let Refused::Busy(_) | Refused::Alone = refused {
             left.next()
                 .into_iter()
                 .for_each(|rq| self.list_refused(hctx, rq));

@@ -209,6 +209,13 @@ pub trait Operations: Send + Sync {
     /// request.
     fn runs(&self, _request: &Request, _each: &mut dyn FnMut(Run)) {}
 
+    /// An earlier request of the list has been refused with [`Issued::busy_alone`]: is this one to
+    /// be offered, which would otherwise wait behind it? A cheap answer; false if it would only be
+    /// refused again.
+    fn overtakes(&self, _hctx: Hctx<'_>, _request: &Request) -> bool {
+        true
+    }
+
     /// The limit that spans the hardware queues, if there is one.
     fn budget(&self) -> Option<&dyn Budget> {
         None

@@ -7,7 +7,7 @@
 
 use super::call::{Call, Section};
 use super::hctx::HwQueue;
-use super::hctx_state::{Exit, INACTIVE, QUIESCED, STOPPED};
+use super::hctx_state::{Exit, INACTIVE, QUIESCED, RESTART, STOPPED};
 use super::queue::Queue;
 use crate::trace::Kind;
 use std::time::Duration;
@@ -56,6 +56,17 @@ impl Queue {
     /// Asked by a run that may stay on its thread: is this one of the queue's CPUs (C22)?
     fn is_on_cpu_of(&self, hctx: &HwQueue) -> bool {
         hctx.cpus.is_empty() || hctx.cpus.contains(self.inner.works.current_cpu())
+    }
+
+    /// What requests of this hardware queue were refused for, with RESOURCE, is there now: as if one
+    /// of them had ended (C30). A dispatcher that was refused before it was there and has not put
+    /// its leftovers back yet finds RESTART clear and queues a run; one that has is run (W14).
+    pub fn restart_hw_queue(&self, hctx: u16) {
+        let queue = self.hctx(hctx);
+        if queue.state.clear(RESTART) {
+            queue.counters.restarted.add(1);
+        }
+        self.run_hw_queue(hctx, true);
     }
 
     /// Queues a run for later, or moves the one that is queued. Dropped if the queue is stopped.

@@ -90,7 +90,7 @@ impl Queue {
             return;
         }
         let how = match why {
-            Refused::Busy(Busy::Resource) => event::RESOURCE,
+            Refused::Busy(Busy::Resource) | Refused::Alone => event::RESOURCE,
             Refused::Busy(Busy::DevResource) => event::DEV_RESOURCE,
             Refused::NoBudget => event::NO_BUDGET,
         };

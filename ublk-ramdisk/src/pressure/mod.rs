@@ -336,6 +336,10 @@ impl<D: Disk> Operations for Pressured<D> {
         self.delays.put(hctx, request.tag(), deferred);
     }
 
+    fn overtakes(&self, hctx: Hctx<'_>, request: &Request) -> bool {
+        self.disk.overtakes(hctx, request)
+    }
+
     #[inline]
     fn complete(&self, hctx: Hctx<'_>, request: &Request) {
         let marked = self.active.load(Acquire) & (SLOTS | LOST) != 0;

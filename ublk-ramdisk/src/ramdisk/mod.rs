@@ -1,29 +1,69 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The driver: turns requests into ranges of the store. The only part that knows
-//! where the bytes are. It answers at once and accepts what it is given; nothing here waits for
-//! memory yet.
+//! where the bytes are. What takes a system call is not done here but by `space`, on workqueues: a
+//! write whose memory is not there yet is refused and comes back when it is (E8).
+
+mod budget;
+
+mod discards;
+
+mod no_space;
 
 mod page_state;
 
+mod parked;
+
 mod words;
+
+pub mod space;
 
 pub mod store;
 
 use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
 
-use crate::mq::{Answer, Data, Disk, Hctx, Issued, Op, Operations, Request, Run, Status};
+use workqueue::{AllocError, Runtime};
+
+use crate::mq::{
+    Answer, Data, Disk, Hctx, Issued, Op, Operations, Queue, Request, Run, Source, Status,
+};
+pub use no_space::{Mode, Patience, DEFAULT_PATIENCE};
+use parked::Told;
+use space::{Space, SpaceOptions, SpaceStats, SpaceWorks};
 use store::{Readable, Store};
 
 /// A disk in memory.
 #[derive(Debug)]
 pub struct Ramdisk {
     store: Store,
+    options: SpaceOptions,
+    space: OnceLock<Space>,
+}
+
+/// Why a request cannot have its memory.
+#[derive(Clone, Copy, Debug)]
+enum Lack {
+    /// It is being made, or waited for.
+    Now,
+    /// There is none.
+    ForGood,
 }
 
 impl Ramdisk {
     /// Serves what is in `store`.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self {
+            store,
+            options: SpaceOptions::default(),
+            space: OnceLock::new(),
+        }
+    }
+
+    /// The same, making and taking back memory as these say.
+    #[must_use]
+    pub fn with_space(self, options: SpaceOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// The bytes behind the disk.
@@ -31,48 +71,157 @@ impl Ramdisk {
         &self.store
     }
 
+    /// Starts making memory for the requests of `queue`, on workqueues in `runtime`. Until then
+    /// every write that needs some is refused. Once in the life of a ramdisk.
+    pub fn start(
+        self: &Arc<Self>,
+        runtime: &Runtime,
+        queue: &Queue,
+    ) -> Result<SpaceWorks, AllocError> {
+        SpaceWorks::start(self, runtime, queue, self.options)
+    }
+
+    fn put_to_work(self: &Arc<Self>, space: Space) {
+        let before = self.space.set(space);
+        debug_assert!(before.is_ok(), "a ramdisk is started once");
+        let ramdisk = Arc::downgrade(self);
+        self.store.on_freed(move || {
+            if let Some(ramdisk) = ramdisk.upgrade() {
+                ramdisk.space.get().into_iter().for_each(Space::freed);
+            }
+        });
+        self.space.get().into_iter().for_each(Space::scan_later);
+    }
+
     #[inline]
-    fn serve<'q>(&self, rq: Issued<'q>) -> Answer<'q> {
+    fn space(&self) -> Option<&Space> {
+        self.space.get()
+    }
+
+    /// How long requests wait from now on when there is no memory.
+    pub fn set_patience(&self, patience: Patience) {
+        self.space()
+            .into_iter()
+            .for_each(|space| space.set_patience(patience));
+    }
+
+    /// What the store has and lacks.
+    pub fn space_stats(&self) -> SpaceStats {
+        self.space()
+            .map_or_else(SpaceStats::default, |space| space.stats(&self.store))
+    }
+
+    #[inline]
+    fn serve<'q>(&self, hctx: u16, rq: Issued<'q>) -> Answer<'q> {
         let (op, range) = (rq.request().op(), range(rq.request()));
-        let data = match op {
-            Op::Read => match self.store.pin_for_read(range) {
-                Readable::Memory(address) => Ok(Data::Contiguous(address)),
-                Readable::Hole => Ok(Data::Zeros),
-                Readable::Mixed => Ok(Data::Scattered),
+        match op {
+            Op::Read => Answer::Ok(rq.transfer(match self.store.pin_for_read(range) {
+                Readable::Memory(address) => Data::Contiguous(address),
+                Readable::Hole => Data::Zeros,
+                Readable::Mixed => Data::Scattered,
+            })),
+            Op::Write => match self.memory(hctx, rq.request(), &range) {
+                Ok(address) => Answer::Ok(rq.transfer(Data::Contiguous(address))),
+                Err(lack) => refuse(rq, lack),
             },
-            Op::Write => self.store.pin_for_write(range).map(Data::Contiguous),
             // Every write is in the store when it is committed (C34).
-            Op::Flush => return Answer::Ok(rq.end(Ok(()))),
-            Op::Discard | Op::WriteZeroes { unmap: true } => {
-                self.store.discard(range);
-                return Answer::Ok(rq.end(Ok(())));
-            }
-            Op::WriteZeroes { unmap: false } => {
-                let written = self.store.write_zeros(range);
-                return match written {
-                    Ok(()) => Answer::Ok(rq.end(Ok(()))),
-                    Err(error) => Answer::Error(rq, no_memory(&error)),
-                };
-            }
-        };
-        match data {
-            Ok(data) => Answer::Ok(rq.transfer(data)),
-            Err(error) => Answer::Error(rq, no_memory(&error)),
+            Op::Flush => Answer::Ok(rq.end(Ok(()))),
+            Op::Discard | Op::WriteZeroes { unmap: true } => self.discard(rq),
+            Op::WriteZeroes { unmap: false } if range.is_empty() => Answer::Ok(rq.end(Ok(()))),
+            Op::WriteZeroes { unmap: false } => match self.memory(hctx, rq.request(), &range) {
+                Ok(_) => {
+                    self.store.zero_pinned(range);
+                    Answer::Ok(rq.end(Ok(())))
+                }
+                Err(lack) => refuse(rq, lack),
+            },
         }
+    }
+
+    /// Address of a request's memory, all of it there and pinned.
+    #[inline]
+    fn memory(
+        &self,
+        hctx: u16,
+        request: &Request,
+        range: &Range<u64>,
+    ) -> Result<NonNull<u8>, Lack> {
+        let Some(space) = self.space() else {
+            return self.store.pin_for_write(range.clone()).ok_or(Lack::Now);
+        };
+        if !space.parked.any() {
+            if let Some(address) = self.store.pin_for_write(range.clone()) {
+                return Ok(address);
+            }
+        }
+        self.memory_of_parked(space, (hctx, request.tag()), range)
+    }
+
+    /// The same for a request that may have a place among the parked, or needs one.
+    #[cold]
+    fn memory_of_parked(
+        &self,
+        space: &Space,
+        of: (u16, u16),
+        range: &Range<u64>,
+    ) -> Result<NonNull<u8>, Lack> {
+        let ask = |join| {
+            let unpin = |range| self.store.unpin(range);
+            space.parked.ask(of, range, join, space.cap(), unpin)
+        };
+        match ask(false) {
+            Told::Granted => return Ok(self.store.pinned(range)),
+            Told::Denied => return self.store.pin_for_write(range.clone()).ok_or(Lack::ForGood),
+            // What it waits for may have been made for another (E9).
+            Told::Waits if !self.store.is_present(range) || !space.parked.leave(of) => {
+                return Err(Lack::Now)
+            }
+            Told::Waits | Told::Unknown | Told::Joined | Told::TooMany => {}
+        }
+        if let Some(address) = self.store.pin_for_write(range.clone()) {
+            return Ok(address);
+        }
+        if space.denies() {
+            space.count_denied();
+            return Err(Lack::ForGood);
+        }
+        match ask(true) {
+            Told::TooMany => {
+                space.count_above_cap();
+                Err(Lack::ForGood)
+            }
+            _ => {
+                space.kick();
+                Err(Lack::Now)
+            }
+        }
+    }
+
+    /// To give memory back takes system calls: the store workqueue's to do.
+    fn discard<'q>(&self, rq: Issued<'q>) -> Answer<'q> {
+        let request = *rq.request();
+        let Some(space) = self.space() else {
+            return rq.busy_alone(Source::Memory);
+        };
+        if request.is_empty() {
+            return Answer::Ok(rq.end(Ok(())));
+        }
+        let (token, accepted) = rq.hold();
+        space.take_discard(token, request);
+        Answer::Ok(accepted)
+    }
+}
+
+fn refuse(rq: Issued<'_>, lack: Lack) -> Answer<'_> {
+    match lack {
+        Lack::Now => rq.busy_alone(Source::Memory),
+        // ENOMEM and EAGAIN are never committed (B6).
+        Lack::ForGood => Answer::Error(rq, Status::NoSpc),
     }
 }
 
 fn range(request: &Request) -> Range<u64> {
     request.offset()..request.offset() + request.len()
-}
-
-/// Every way in which memory cannot be had is the end of space for the client:
-/// ENOMEM and EAGAIN are never committed (B6).
-fn no_memory(error: &std::io::Error) -> Status {
-    match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::ENOMEM | libc::EDQUOT | libc::EFBIG) => Status::NoSpc,
-        _ => Status::IoErr,
-    }
 }
 
 impl Disk for Ramdisk {
@@ -89,8 +238,20 @@ impl Disk for Ramdisk {
 
 impl Operations for Ramdisk {
     #[inline]
-    fn queue_rq<'q>(&self, _hctx: Hctx<'_>, rq: Issued<'q>, _last: bool) -> Answer<'q> {
-        self.serve(rq)
+    fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, _last: bool) -> Answer<'q> {
+        self.serve(hctx.index(), rq)
+    }
+
+    /// Whatever needs no memory, and a write that need not wait for it any more, or has not been
+    /// offered yet (E9, E10).
+    fn overtakes(&self, hctx: Hctx<'_>, request: &Request) -> bool {
+        let (Op::Write | Op::WriteZeroes { unmap: false }, Some(space)) =
+            (request.op(), self.space())
+        else {
+            return true;
+        };
+        let range = range(request);
+        !space.parked.waits((hctx.index(), request.tag()), &range) || self.store.is_present(&range)
     }
 
     fn runs(&self, request: &Request, each: &mut dyn FnMut(Run)) {
@@ -99,6 +260,8 @@ impl Operations for Ramdisk {
 
     #[inline]
     fn complete(&self, _hctx: Hctx<'_>, request: &Request) {
-        self.store.unpin(range(request));
+        if request.op().has_data() {
+            self.store.unpin(range(request));
+        }
     }
 }

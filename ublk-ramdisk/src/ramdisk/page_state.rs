@@ -77,11 +77,10 @@ impl PageStates {
         self.all()[page].load(Ordering::Acquire) & PRESENT != 0
     }
 
-    /// The caller has allocated the pages, which it has pinned.
-    pub(super) fn set_present(&self, pages: Range<usize>) {
-        for word in &self.all()[pages] {
-            word.fetch_or(PRESENT, Ordering::Release);
-        }
+    /// The caller has allocated the pages, which it has pinned. Answers how many were absent.
+    pub(super) fn set_present(&self, pages: Range<usize>) -> usize {
+        let set = |word: &AtomicU32| word.fetch_or(PRESENT, Ordering::Release) & PRESENT == 0;
+        self.all()[pages].iter().filter(|word| set(word)).count()
     }
 
     /// May the caller give this page back? If so nobody can use it until

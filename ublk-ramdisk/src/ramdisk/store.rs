@@ -2,118 +2,46 @@
 //! The memory of the disk: one contiguous shared mapping of a file that lives in
 //! memory, populated as it is written and punched as it is discarded.
 //!
-//! The mapping is made once, larger than the file, and never moved or shrunk
+//! The mapping is made once, larger than the file (`open`), and never moved or shrunk
 //! while the disk lives (G10). Pages are allocated by `fallocate` before their
-//! address is handed out (E7), so that a full file system is an answer and not a
-//! SIGBUS.
+//! address is handed out (E7, `populate`), so that a full file system is an answer and not a
+//! SIGBUS; and given back by punching holes (`discard`). How many there may be says the budget.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
 
-use super::page_state::{PageStates, Punch};
+use super::budget::Budget;
+use super::page_state::PageStates;
 use crate::mq::Run;
-use crate::sys::file;
 use crate::sys::mmap::Mapping;
 
-/// Discards are punched in pieces of this many pages, so that a request that
-/// waits for one of them does not wait long.
-const PUNCH_BATCH: usize = 4096;
-/// A mapping has at least this much room to grow, where address space allows.
-const ROOM_TO_GROW: u64 = 1 << 40;
+mod discard;
+mod open;
+mod populate;
+mod reclaim;
+mod resize;
 
-/// Why there is no store, or not of that size.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file could not be made or opened.
-    #[error("cannot open the backing file {path}: {source}", path = path.display())]
-    Open {
-        /// As the user wrote it.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file is on a disk.
-    #[error(
-        "backing file {path} is not on a tmpfs or hugetlbfs: a RAM disk keeps its data in memory",
-        path = path.display()
-    )]
-    NotInMemory {
-        /// As the user wrote it.
-        path: PathBuf,
-    },
-    /// Another server has it.
-    #[error("backing file {path} is in use by another server", path = path.display())]
-    Locked {
-        /// As the user wrote it.
-        path: PathBuf,
-    },
-    /// The file exists and has another size.
-    #[error(
-        "backing file {path} has {actual} bytes, not {asked}: leave out --size to use it as it is",
-        path = path.display()
-    )]
-    SizeDiffers {
-        /// As the user wrote it.
-        path: PathBuf,
-        /// Bytes it has.
-        actual: u64,
-        /// Bytes asked for.
-        asked: u64,
-    },
-    /// The size is not whole pages of the backing file system.
-    #[error("size {size} is not a multiple of the backing's page of {page} bytes")]
-    PartialPage {
-        /// Bytes asked for.
-        size: u64,
-        /// Bytes of a page.
-        page: u64,
-    },
-    /// There is not that much memory of the wanted kind.
-    #[error("{what}: {needed} bytes needed, {available} available")]
-    TooLittle {
-        /// Of what.
-        what: &'static str,
-        /// Bytes needed.
-        needed: u64,
-        /// Bytes there are.
-        available: u64,
-    },
-    /// The system refused.
-    #[error("cannot {step} a store of {size} bytes: {source}")]
-    System {
-        /// Which step.
-        step: &'static str,
-        /// Bytes of the store.
-        size: u64,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The mapping cannot hold that much.
-    #[error(
-        "the store cannot grow to {asked} bytes while it lives: its mapping ends at {capacity}"
-    )]
-    BeyondCapacity {
-        /// Bytes asked for.
-        asked: u64,
-        /// Bytes mapped.
-        capacity: u64,
-    },
-}
+pub use open::StoreError;
+pub use populate::Shortage;
 
 /// The bytes of the disk.
-#[derive(Debug)]
 pub struct Store {
     file: File,
     mapping: Mapping,
     states: PageStates,
     page_shift: u32,
     size: AtomicU64,
+    budget: Budget,
+    freed: OnceLock<Freed>,
 }
+
+/// Whom to tell that there is memory again.
+type Freed = Box<dyn Fn() + Send + Sync>;
 
 // What the store needs to know of a request's range: the pages it touches.
 fn pages_of(range: &Range<u64>, shift: u32) -> Range<usize> {
@@ -121,153 +49,6 @@ fn pages_of(range: &Range<u64>, shift: u32) -> Range<usize> {
 }
 
 impl Store {
-    /// A store in anonymous memory, gone with this process.
-    pub fn anonymous(size: u64, huge_pages: bool) -> Result<Self, StoreError> {
-        let file = file::memfd(c"ublk-ramdisk", false).map_err(|source| StoreError::System {
-            step: "create",
-            size,
-            source,
-        })?;
-        Self::with_new_file(file, size, huge_pages)
-    }
-
-    /// A store in huge pages of the system's default size.
-    pub fn hugetlb(size: u64) -> Result<Self, StoreError> {
-        let system = |source| StoreError::System {
-            step: "create",
-            size,
-            source,
-        };
-        let file = file::memfd(c"ublk-ramdisk", true).map_err(system)?;
-        let (_, page) = file::file_system(&file).map_err(system)?;
-        let available = free_huge_pages(page) * page;
-        if size > available {
-            return Err(StoreError::TooLittle {
-                what: "free huge pages",
-                needed: size,
-                available,
-            });
-        }
-        Self::with_new_file(file, size, false)
-    }
-
-    /// A store in a file on a tmpfs or hugetlbfs. An existing file keeps its
-    /// contents; `size` 0 takes the size it has. A file that this call made is
-    /// removed again if the call fails.
-    pub fn in_file(path: &Path, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
-        let open = |source| StoreError::Open {
-            path: path.to_owned(),
-            source,
-        };
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        let (file, new) = match options.open(path) {
-            Ok(file) => (file, false),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                (options.create_new(true).open(path).map_err(open)?, true)
-            }
-            Err(e) => return Err(open(e)),
-        };
-        let result = Self::with_named_file(file, path, size, huge_pages, new);
-        if new && result.is_err() {
-            // The file is this call's own; the error that is reported is the first.
-            let _ = std::fs::remove_file(path);
-        }
-        result
-    }
-
-    fn with_named_file(
-        file: File,
-        path: &Path,
-        size: u64,
-        huge_pages: bool,
-        new: bool,
-    ) -> Result<Self, StoreError> {
-        let open = |source| StoreError::Open {
-            path: path.to_owned(),
-            source,
-        };
-        let (magic, _) = file::file_system(&file).map_err(open)?;
-        if ![file::TMPFS_MAGIC, file::HUGETLBFS_MAGIC].contains(&magic) {
-            return Err(StoreError::NotInMemory {
-                path: path.to_owned(),
-            });
-        }
-        match file::lock_exclusively(&file) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                return Err(StoreError::Locked {
-                    path: path.to_owned(),
-                })
-            }
-            Err(e) => return Err(open(e)),
-        }
-        if new {
-            return Self::with_new_file(file, size, huge_pages);
-        }
-        let actual = file.metadata().map_err(open)?.len();
-        if size != 0 && size != actual {
-            return Err(StoreError::SizeDiffers {
-                path: path.to_owned(),
-                actual,
-                asked: size,
-            });
-        }
-        Self::with_file(file, actual, huge_pages)
-    }
-
-    fn with_new_file(file: File, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
-        file.set_len(size).map_err(|source| StoreError::System {
-            step: "size",
-            size,
-            source,
-        })?;
-        Self::with_file(file, size, huge_pages)
-    }
-
-    fn with_file(file: File, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
-        let system = |step| move |source| StoreError::System { step, size, source };
-        let (magic, block) = file::file_system(&file).map_err(system("examine"))?;
-        let page = if magic == file::HUGETLBFS_MAGIC {
-            block
-        } else {
-            4096
-        };
-        if size == 0 || !size.is_multiple_of(page) && page != 4096 {
-            return Err(StoreError::PartialPage { size, page });
-        }
-        let whole = size.next_multiple_of(page);
-        let (mapping, capacity) = Self::map(&file, whole).map_err(system("map"))?;
-        if huge_pages {
-            mapping.advise_huge_pages();
-        }
-        let page_shift = page.trailing_zeros();
-        let states = PageStates::new((capacity >> page_shift) as usize).map_err(system("map"))?;
-        let store = Self {
-            file,
-            mapping,
-            states,
-            page_shift,
-            size: AtomicU64::new(size),
-        };
-        for range in file::data_ranges(&store.file).map_err(system("examine"))? {
-            store.states.set_present(pages_of(&range, page_shift));
-        }
-        Ok(store)
-    }
-
-    /// Maps with room to grow, or as it is where address space is limited.
-    fn map(file: &File, size: u64) -> io::Result<(Mapping, u64)> {
-        let roomy = size
-            .saturating_mul(16)
-            .clamp(ROOM_TO_GROW, ROOM_TO_GROW << 4)
-            .max(size);
-        match Mapping::shared(file, roomy as usize) {
-            Ok(mapping) => Ok((mapping, roomy)),
-            Err(_) => Ok((Mapping::shared(file, size as usize)?, size)),
-        }
-    }
-
     /// Bytes of the disk.
     #[inline]
     pub fn size(&self) -> u64 {
@@ -292,12 +73,6 @@ impl Store {
         unsafe { self.mapping.start().add(offset as usize) }
     }
 
-    /// Is memory there for all of the range? An answer of the moment.
-    pub fn is_present(&self, range: &Range<u64>) -> bool {
-        let mut pages = pages_of(range, self.page_shift);
-        pages.all(|page| self.states.is_present(page))
-    }
-
     /// Pins the range for a READ. The pins end with [`Store::unpin`].
     #[inline]
     pub fn pin_for_read(&self, range: Range<u64>) -> Readable {
@@ -310,36 +85,27 @@ impl Store {
         }
     }
 
-    /// Pins the range for a WRITE and allocates what is missing. The pins end
-    /// with [`Store::unpin`]; nothing is pinned when this fails.
+    /// Pins the range for a WRITE if all of its memory is there. The pins end with
+    /// [`Store::unpin`]; nothing is pinned otherwise, and [`Store::populate`] makes the memory.
     #[inline]
-    pub fn pin_for_write(&self, range: Range<u64>) -> io::Result<NonNull<u8>> {
+    pub fn pin_for_write(&self, range: Range<u64>) -> Option<NonNull<u8>> {
         let pages = pages_of(&range, self.page_shift);
-        if self.states.pin(pages.clone()) != pages.len() {
-            if let Err(error) = self.populate(pages.clone()) {
-                self.states.unpin(pages);
-                return Err(error);
-            }
+        if self.states.pin(pages.clone()) == pages.len() {
+            return Some(self.address(range.start));
         }
-        Ok(self.address(range.start))
+        self.states.unpin(pages);
+        None
     }
 
-    /// Allocates the absent ones of these pinned pages, run by run.
-    #[cold]
-    fn populate(&self, pages: Range<usize>) -> io::Result<()> {
-        let mut next = pages.start;
-        while next < pages.end {
-            let Some(start) = (next..pages.end).find(|&page| !self.states.is_present(page)) else {
-                break;
-            };
-            let end = (start..pages.end)
-                .find(|&page| self.states.is_present(page))
-                .unwrap_or(pages.end);
-            file::allocate(&self.file, self.bytes_of(start..end))?;
-            self.states.set_present(start..end);
-            next = end;
-        }
-        Ok(())
+    /// Is all of the range's memory there? An answer of a moment ago.
+    pub(super) fn is_present(&self, range: &Range<u64>) -> bool {
+        pages_of(range, self.page_shift).all(|page| self.states.is_present(page))
+    }
+
+    /// Address of a range that [`Store::populate`] has pinned.
+    #[inline]
+    pub fn pinned(&self, range: &Range<u64>) -> NonNull<u8> {
+        self.address(range.start)
     }
 
     fn bytes_of(&self, pages: Range<usize>) -> Range<u64> {
@@ -378,164 +144,21 @@ impl Store {
         }
     }
 
-    /// Makes the range read as zeros and gives its whole pages back (H3). A page
-    /// that a request is using at this moment is zeroed in place instead.
-    pub fn discard(&self, range: Range<u64>) {
-        // The page that the end of the disk lies in has nothing behind it to keep.
-        let end = if range.end == self.size() {
-            range.end.next_multiple_of(self.page_size())
-        } else {
-            range.end / self.page_size() * self.page_size()
-        };
-        let whole = range.start.next_multiple_of(self.page_size())..end;
-        if whole.start >= whole.end {
-            return self.zero_in_place(range);
-        }
-        self.zero_in_place(range.start..whole.start);
-        self.zero_in_place(whole.end.min(range.end)..range.end);
-        let pages = pages_of(&whole, self.page_shift);
-        for start in pages.clone().step_by(PUNCH_BATCH) {
-            self.punch(start..pages.end.min(start + PUNCH_BATCH));
-        }
-    }
-
-    /// Gives back those pages nobody uses, run by run, and zeroes the others.
-    fn punch(&self, pages: Range<usize>) {
-        let mut page = pages.start;
-        while page < pages.end {
-            match self.states.try_punch(page) {
-                Punch::Absent => page += 1,
-                Punch::InUse => {
-                    self.zero_in_place(self.bytes_of(page..page + 1));
-                    page += 1;
-                }
-                Punch::Ours => {
-                    let start = page;
-                    page += 1;
-                    while page < pages.end && self.states.try_punch(page) == Punch::Ours {
-                        page += 1;
-                    }
-                    // The page that ended the run is looked at again: it is in
-                    // use or absent, and may be neither any more.
-                    self.punch_ours(start..page);
-                }
-            }
-        }
-    }
-
-    fn punch_ours(&self, pages: Range<usize>) {
-        match file::punch_hole(&self.file, self.bytes_of(pages.clone())) {
-            Ok(()) => {
-                self.states.punched(pages.clone());
-                self.punch_huge_pages_around(pages);
-            }
-            Err(error) => {
-                log::warn!("cannot give back {} pages: {error}", pages.len());
-                self.states.spared(pages.clone());
-                self.zero_in_place(self.bytes_of(pages));
-            }
-        }
-    }
-
-    /// The file system may have taken a huge page where a few small ones were wanted, and split it
-    /// when they were given back. What is left of it goes when none of its small pages is there
-    /// any more.
-    fn punch_huge_pages_around(&self, pages: Range<usize>) {
-        const SMALL_PAGES: usize = 512;
-        if self.page_size() != 4096 {
-            return;
-        }
-        let first = pages.start / SMALL_PAGES;
-        let last = (pages.end - 1) / SMALL_PAGES;
-        for huge in [first, last].into_iter().take(last - first + 1) {
-            let all = huge * SMALL_PAGES..(huge + 1) * SMALL_PAGES;
-            let whole = pages.start <= all.start && all.end <= pages.end;
-            // Not behind the disk, unless that is what is being given back.
-            let disk = pages_of(&(0..self.size()), self.page_shift).end;
-            let all = all.start..all.end.min(disk.max(pages.end));
-            if !whole && self.states.try_punch_absent(all.clone()) {
-                // If it fails, memory is held that reads as zeros: as before.
-                let _ = file::punch_hole(&self.file, self.bytes_of(all.clone()));
-                self.states.punched(all);
-            }
-        }
-    }
-
-    /// Zeroes what is there; a hole stays one.
-    fn zero_in_place(&self, range: Range<u64>) {
-        if range.start >= range.end {
-            return;
-        }
-        self.states.pin(pages_of(&range, self.page_shift));
-        self.runs(range.clone(), &mut |run| {
-            if let Run::Memory(address, len) = run {
-                // SAFETY: the run lies within the mapping and is pinned. It is
-                // shared memory that other requests may be writing through the
-                // kernel or through libc at the same time, so the bytes are not
-                // touched as Rust values.
-                unsafe { libc::memset(address.as_ptr().cast(), 0, len) };
-            }
-        });
-        self.unpin(range);
-    }
-
-    /// Makes the range read as zeros and keeps, or makes, its memory (H4).
-    pub fn write_zeros(&self, range: Range<u64>) -> io::Result<()> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let start = self.pin_for_write(range.clone())?;
+    /// Makes a range that is present and pinned read as zeros, and unpins it (H4).
+    pub(super) fn zero_pinned(&self, range: Range<u64>) {
+        let (start, len) = (self.pinned(&range), (range.end - range.start) as usize);
         // SAFETY: as in `zero_in_place`; the range is present and pinned.
-        unsafe { libc::memset(start.as_ptr().cast(), 0, (range.end - range.start) as usize) };
+        unsafe { libc::memset(start.as_ptr().cast(), 0, len) };
         self.unpin(range);
-        Ok(())
     }
+}
 
-    /// Makes the store larger; the new part reads as zeros. The disk is told
-    /// afterwards (H8).
-    pub fn grow(&self, size: u64) -> Result<(), StoreError> {
-        let capacity = self.mapping.len() as u64;
-        if size > capacity {
-            return Err(StoreError::BeyondCapacity {
-                asked: size,
-                capacity,
-            });
-        }
-        if !size.is_multiple_of(self.page_size()) && self.page_size() != 4096 {
-            return Err(StoreError::PartialPage {
-                size,
-                page: self.page_size(),
-            });
-        }
-        let system = |source| StoreError::System {
-            step: "grow to",
-            size,
-            source,
-        };
-        if self.file.metadata().map_err(system)?.len() < size {
-            self.file.set_len(size).map_err(system)?;
-        }
-        // A disk that was larger before may have left something there.
-        self.discard(self.size()..size);
-        self.size.store(size, Ordering::Release);
-        Ok(())
-    }
-
-    /// Refuses requests beyond `size` from now on. Their memory is given back by
-    /// [`Store::free_tail`].
-    pub fn shrink(&self, size: u64) {
-        self.size.store(size, Ordering::Release);
-    }
-
-    /// Gives back what lies between the disk's end and `old_size`. True when
-    /// all of it is; otherwise a request still uses some and the caller asks
-    /// again. The file keeps its length until the store is dropped: a request
-    /// that was checked before the shrink may still touch it.
-    pub fn free_tail(&self, old_size: u64) -> bool {
-        let tail = self.size()..old_size;
-        self.discard(tail.start..tail.end.next_multiple_of(self.page_size()));
-        let whole = tail.start.next_multiple_of(self.page_size())..tail.end;
-        !pages_of(&whole, self.page_shift).any(|page| self.states.is_present(page))
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("size", &self.size)
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
     }
 }
 
@@ -567,16 +190,4 @@ pub enum Readable {
     Hole,
     /// Some of it is there; ask [`Store::runs`].
     Mixed,
-}
-
-/// Huge pages of `page` bytes that are free now.
-fn free_huge_pages(page: u64) -> u64 {
-    let path = format!(
-        "/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages",
-        page / 1024
-    );
-    std::fs::read_to_string(path)
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
 }

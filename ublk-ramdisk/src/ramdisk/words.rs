@@ -1,20 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An array of atomic words, zeroed and paid for as it is used; under loom a
-//! plain one of loom's own atomics, so that the protocol over it can be explored.
+//! The atomics and locks of this folder, under loom its own, so that the protocols over them can
+//! be explored; and an array of atomic words, zeroed and paid for as it is used.
 
 #[cfg(loom)]
 pub(super) use loom::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{fence, AtomicBool, AtomicU32, AtomicU64, Ordering},
     thread::yield_now,
 };
 #[cfg(not(loom))]
 pub(super) use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{fence, AtomicBool, AtomicU32, AtomicU64, Ordering},
     thread::yield_now,
 };
 
+#[cfg(loom)]
+pub(super) use loom::sync::{Mutex, MutexGuard};
+use std::sync::PoisonError;
+#[cfg(not(loom))]
+pub(super) use std::sync::{Mutex, MutexGuard};
+
 #[cfg(not(loom))]
 use crate::sys::mmap::Mapping;
+
+/// Takes a lock; what these guard is whole after every step, so a panic elsewhere spoils nothing.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The words.
 #[cfg(not(loom))]

@@ -102,9 +102,13 @@ fn zero(to: NonNull<u8>, len: usize) {
 }
 
 /// Damages a byte of the store behind everybody's back, for `corrupt` in a script.
-pub(super) fn corrupt(store: &crate::ramdisk::store::Store, offset: u64) -> io::Result<()> {
+pub(super) fn corrupt(
+    store: &crate::ramdisk::store::Store,
+    offset: u64,
+) -> Result<(), crate::ramdisk::store::Shortage> {
     let range = offset..offset + 1;
-    let address = store.pin_for_write(range.clone())?;
+    store.populate(range.clone())?;
+    let address = store.pinned(&range);
     // SAFETY: the byte is pinned; it is changed in one atomic step, like memory that fails.
     unsafe { std::sync::atomic::AtomicU8::from_ptr(address.as_ptr()) }
         .fetch_xor(1, std::sync::atomic::Ordering::Relaxed);

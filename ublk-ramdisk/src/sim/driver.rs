@@ -157,6 +157,10 @@ impl Operations for SimDriver {
         self.inner.deferred(hctx, request, deferred);
     }
 
+    fn overtakes(&self, hctx: Hctx<'_>, request: &Request) -> bool {
+        self.inner.overtakes(hctx, request)
+    }
+
     fn complete(&self, hctx: Hctx<'_>, request: &Request) {
         self.inner.complete(hctx, request);
     }

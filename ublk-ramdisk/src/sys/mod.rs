@@ -5,3 +5,5 @@ pub mod event;
 pub mod file;
 pub mod mmap;
 pub mod thread;
+
+pub mod memory;

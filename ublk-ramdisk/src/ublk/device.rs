@@ -26,6 +26,7 @@ use crate::config::{check_pressure, DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::{Queue, TagSet};
 use crate::pressure::{Changes, Settings};
+use crate::ramdisk::Patience;
 use crate::stats::{DeviceStats, KblockdStats, QueueCounters, QueueStats};
 
 /// How long a device node may take to appear.
@@ -283,6 +284,7 @@ impl Device {
             allocated: self.driver.disk().store().allocated().unwrap_or(0),
             data_path: self.path.to_string(),
             pressure: self.driver.stats(),
+            space: self.driver.disk().space_stats(),
             queues: queues
                 .map(|(counters, queue)| self.queue_stats(queue, counters))
                 .collect(),
@@ -372,11 +374,15 @@ impl Device {
     pub fn stop(&mut self, force: bool) -> Result<(), Failure> {
         let id = self.id();
         if force {
+            self.let_go();
             self.control.stop(id)?;
         } else if Features(self.info.flags).has(Features::SAFE_STOP_DEV) {
             match self.control.try_stop(id) {
                 // There is no disk any more: what is left is to end the fetches.
-                Err(error) if error.errno() == Some(libc::ENODEV) => self.control.stop(id)?,
+                Err(error) if error.errno() == Some(libc::ENODEV) => {
+                    self.let_go();
+                    self.control.stop(id)?;
+                }
                 other => other?,
             }
         } else {
@@ -388,10 +394,19 @@ impl Device {
                     users.join(", ")
                 )));
             }
+            self.let_go();
             self.control.stop(id)?;
         }
         self.join();
         Ok(())
+    }
+
+    /// The disk is going to be stopped, which waits for every request: from now on none waits for
+    /// memory.
+    fn let_go(&self) {
+        self.driver
+            .disk()
+            .set_patience(Patience::For(Duration::ZERO));
     }
 
     fn join(&mut self) {
@@ -425,6 +440,7 @@ impl Device {
             // The failed queue's requests end when /dev/ublkcN is closed, not by STOP_DEV.
             self.join();
         }
+        self.let_go();
         let stopped = self.control.stop(id);
         if stopped.is_ok() || self.threads.is_empty() {
             self.join();

@@ -263,6 +263,7 @@ mod tests {
             allocated: 300 << 20,
             data_path: "user-copy".to_owned(),
             pressure: Default::default(),
+            space: Default::default(),
             queues: (0..queues).map(queue).collect(),
             kblockd: KblockdStats {
                 completed: requests,

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The options of `add` about the memory of a disk: how much, when, and what if there is none.
+
+use clap::{Args, ValueEnum};
+use ublk_ramdisk::config::space::{Reclaim, SpaceRequest};
+
+use crate::values::{size, whole};
+
+/// How memory is made, limited and taken back.
+#[derive(Debug, Args)]
+pub struct SpaceArgs {
+    /// Memory the disk may use, its tables included; 0 for no limit [default: no limit]
+    ///
+    /// A disk may be larger than its limit. A write that would need more waits, while reads,
+    /// overwrites, discards and flushes go on; see --no-space-timeout for how long.
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
+    pub memory_limit: Option<u64>,
+    /// Take all memory of the disk before it is there
+    ///
+    /// Otherwise the first write to a page waits until the page has been made.
+    #[arg(long)]
+    pub preallocate: bool,
+    /// Seconds that writes wait when there is no memory and nothing can be freed, 0 for ever
+    /// [default: 60]
+    ///
+    /// After that they end with "No space left on device", and so do new ones at once, until
+    /// memory is free again. More than 120 needs --force: Linux reports tasks that hang so long.
+    #[arg(long, value_name = "SECS", value_parser = whole, allow_hyphen_values = true)]
+    pub no_space_timeout: Option<u64>,
+    /// Do not let writes wait when there is no memory: end them with "No space left on device"
+    #[arg(long)]
+    pub error_if_no_space: bool,
+    /// What is taken back when memory is short: pages that hold only zeros, or nothing
+    /// [default: zero; off with --preallocate]
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub reclaim: Option<ReclaimArg>,
+    /// Look for pages of zeros every so many seconds too, not only when memory is short
+    ///
+    /// Each look reads all memory of the disk.
+    #[arg(long, value_name = "SECS", value_parser = whole, allow_hyphen_values = true)]
+    pub reclaim_every: Option<u64>,
+    /// Accept a --no-space-timeout above 120
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `--reclaim` as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReclaimArg {
+    /// Nothing
+    Off,
+    /// Pages that hold only zeros
+    Zero,
+}
+
+impl SpaceArgs {
+    /// What was asked for, for `config/space.rs` to judge.
+    pub fn request(&self) -> SpaceRequest {
+        SpaceRequest {
+            memory_limit: self.memory_limit,
+            preallocate: self.preallocate,
+            no_space_timeout: self.no_space_timeout,
+            error_if_no_space: self.error_if_no_space,
+            reclaim: self.reclaim.map(|what| match what {
+                ReclaimArg::Off => Reclaim::Off,
+                ReclaimArg::Zero => Reclaim::Zero,
+            }),
+            reclaim_every: self.reclaim_every,
+            force: self.force,
+        }
+    }
+}

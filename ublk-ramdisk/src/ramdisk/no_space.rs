@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From BUSY to NOSPC: what becomes of requests for which there is no memory (E22 to E26).
+//!
+//! ```text
+//!              nothing can be freed                  no-space timeout
+//!   ENOUGH ------------------------> EXHAUSTED ------------------------> ERROR
+//!     ^      requests wait, E11          |          they end with NOSPC     |
+//!     +----------------------------------+----------------------------------+
+//!                     memory is freed, or the limit raised
+//! ```
+//!
+//! Time comes from the caller, so that it is the runtime's clock. Kernel counterpart: dm-thin's
+//! `no_space_timeout` and `error_if_no_space`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::words::{lock, AtomicU32, Mutex, Ordering};
+
+/// What a write that needs memory can expect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Memory.
+    #[default]
+    Enough,
+    /// To wait: there is none, and nothing can be freed.
+    Exhausted,
+    /// NOSPC.
+    Error,
+}
+
+/// How long requests wait when there is no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until there is some.
+    Forever,
+    /// So long, and not at all if it is zero.
+    For(Duration),
+}
+
+/// dm-thin's.
+pub const DEFAULT_PATIENCE: Patience = Patience::For(Duration::from_secs(60));
+
+/// What is to be done when nothing can be freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Step {
+    /// The timer runs, or there is none.
+    Wait,
+    /// Have `expire` called after so long.
+    Arm(Duration),
+    /// Deny those that wait.
+    Deny,
+}
+
+#[derive(Debug)]
+struct Inner {
+    mode: Mode,
+    patience: Patience,
+    deadline: Option<Duration>,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(super) struct NoSpace {
+    inner: Mutex<Inner>,
+    /// The mode of `inner`, to be looked at without the lock.
+    mode: AtomicU32,
+}
+
+impl NoSpace {
+    pub(super) fn new(patience: Patience) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                mode: Mode::Enough,
+                patience,
+                deadline: None,
+            }),
+            mode: AtomicU32::new(Mode::Enough as u32),
+        }
+    }
+
+    fn change(&self, inner: &mut Inner, mode: Mode) {
+        inner.mode = mode;
+        inner.deadline = None;
+        self.mode.store(mode as u32, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn is(&self, mode: Mode) -> bool {
+        self.mode.load(Ordering::Relaxed) == mode as u32
+    }
+
+    /// There is a request without memory, and nothing can be freed.
+    pub(super) fn exhausted(&self, now: Duration) -> Step {
+        let inner = &mut *lock(&self.inner);
+        match (inner.mode, inner.patience) {
+            (Mode::Error, _) => Step::Deny,
+            (_, Patience::For(Duration::ZERO)) => {
+                self.change(inner, Mode::Error);
+                Step::Deny
+            }
+            (Mode::Exhausted, _) => Step::Wait,
+            (Mode::Enough, patience) => {
+                self.change(inner, Mode::Exhausted);
+                let Patience::For(time) = patience else {
+                    return Step::Wait;
+                };
+                inner.deadline = Some(now + time);
+                Step::Arm(time)
+            }
+        }
+    }
+
+    /// Memory has been freed, or the limit raised. True if that changes anything.
+    pub(super) fn freed(&self) -> bool {
+        let inner = &mut *lock(&self.inner);
+        let changes = inner.mode != Mode::Enough;
+        self.change(inner, Mode::Enough);
+        changes
+    }
+
+    /// The timer has come: true if those that wait are to be denied. `waiting` says whether there
+    /// are any: if not, all that had no memory are gone, and the next one gets a timer of its own.
+    pub(super) fn expire(&self, now: Duration, waiting: bool) -> bool {
+        let inner = &mut *lock(&self.inner);
+        if inner.deadline.is_none_or(|deadline| now < deadline) {
+            return false; // that one was cancelled
+        }
+        let mode = if waiting { Mode::Error } else { Mode::Enough };
+        self.change(inner, mode);
+        waiting
+    }
+
+    /// Another patience, for the next time. True if those that wait now are to be denied.
+    pub(super) fn set_patience(&self, patience: Patience) -> bool {
+        let inner = &mut *lock(&self.inner);
+        inner.patience = patience;
+        let over = patience == Patience::For(Duration::ZERO) && inner.mode == Mode::Exhausted;
+        if over {
+            self.change(inner, Mode::Error);
+        }
+        over
+    }
+
+    /// The mode, and how long it is until requests are denied, if that is going to happen.
+    pub(super) fn report(&self, now: Duration) -> (Mode, Option<Duration>) {
+        let inner = lock(&self.inner);
+        let left = inner.deadline.map(|deadline| deadline.saturating_sub(now));
+        (inner.mode, left)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn e22_the_timeout_begins_when_nothing_can_be_freed_and_is_cancelled_by_a_free() {
+        let state = NoSpace::new(Patience::For(60 * S));
+        assert_eq!(state.exhausted(5 * S), Step::Arm(60 * S));
+        assert_eq!(state.exhausted(50 * S), Step::Wait, "it runs already");
+        assert_eq!(state.report(50 * S), (Mode::Exhausted, Some(15 * S)));
+        assert!(state.freed() && !state.freed());
+        assert!(!state.expire(65 * S, true), "cancelled");
+        assert_eq!(state.exhausted(70 * S), Step::Arm(60 * S));
+        assert!(!state.expire(129 * S, true), "not yet");
+        assert!(state.expire(130 * S, true));
+        assert!(state.is(Mode::Error));
+        assert_eq!(state.exhausted(131 * S), Step::Deny);
+        assert!(
+            state.freed() && state.is(Mode::Enough),
+            "and back by itself"
+        );
+    }
+
+    #[test]
+    fn e22_error_if_no_space_is_at_once_and_for_ever_is_never() {
+        let state = NoSpace::new(Patience::For(Duration::ZERO));
+        assert_eq!(state.exhausted(S), Step::Deny);
+        assert_eq!(state.report(S), (Mode::Error, None));
+        let state = NoSpace::new(Patience::Forever);
+        assert_eq!(state.exhausted(S), Step::Wait);
+        assert!(!state.expire(1000 * S, true));
+        assert!(!state.set_patience(Patience::For(S)));
+        assert!(state.set_patience(Patience::For(Duration::ZERO)));
+        assert!(state.is(Mode::Error));
+    }
+
+    #[test]
+    fn e22_nobody_is_left_to_be_denied() {
+        let state = NoSpace::new(Patience::For(S));
+        assert_eq!(state.exhausted(S), Step::Arm(S));
+        assert!(!state.expire(2 * S, false));
+        assert!(state.is(Mode::Enough));
+    }
+}

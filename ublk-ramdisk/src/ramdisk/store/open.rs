@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Making a store: in anonymous memory, in huge pages, or in a file that keeps its contents.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::OnceLock;
+
+use super::{pages_of, Store};
+use crate::ramdisk::budget::Budget;
+use crate::ramdisk::page_state::PageStates;
+use crate::sys::file;
+use crate::sys::mmap::Mapping;
+
+/// A mapping has at least this much room to grow, where address space allows.
+const ROOM_TO_GROW: u64 = 1 << 40;
+
+/// Why there is no store, or not of that size.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file could not be made or opened.
+    #[error("cannot open the backing file {path}: {source}", path = path.display())]
+    Open {
+        /// As the user wrote it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is on a disk.
+    #[error(
+        "backing file {path} is not on a tmpfs or hugetlbfs: a RAM disk keeps its data in memory",
+        path = path.display()
+    )]
+    NotInMemory {
+        /// As the user wrote it.
+        path: PathBuf,
+    },
+    /// Another server has it.
+    #[error("backing file {path} is in use by another server", path = path.display())]
+    Locked {
+        /// As the user wrote it.
+        path: PathBuf,
+    },
+    /// The file exists and has another size.
+    #[error(
+        "backing file {path} has {actual} bytes, not {asked}: leave out --size to use it as it is",
+        path = path.display()
+    )]
+    SizeDiffers {
+        /// As the user wrote it.
+        path: PathBuf,
+        /// Bytes it has.
+        actual: u64,
+        /// Bytes asked for.
+        asked: u64,
+    },
+    /// The size is not whole pages of the backing file system.
+    #[error("size {size} is not a multiple of the backing's page of {page} bytes")]
+    PartialPage {
+        /// Bytes asked for.
+        size: u64,
+        /// Bytes of a page.
+        page: u64,
+    },
+    /// There is not that much memory of the wanted kind.
+    #[error("{what}: {needed} bytes needed, {available} available")]
+    TooLittle {
+        /// Of what.
+        what: &'static str,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
+    },
+    /// The system refused.
+    #[error("cannot {step} a store of {size} bytes: {source}")]
+    System {
+        /// Which step.
+        step: &'static str,
+        /// Bytes of the store.
+        size: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The mapping cannot hold that much.
+    #[error(
+        "the store cannot grow to {asked} bytes while it lives: its mapping ends at {capacity}"
+    )]
+    BeyondCapacity {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes mapped.
+        capacity: u64,
+    },
+}
+
+impl Store {
+    /// A store in anonymous memory, gone with this process.
+    pub fn anonymous(size: u64, huge_pages: bool) -> Result<Self, StoreError> {
+        let file = file::memfd(c"ublk-ramdisk", false).map_err(|source| StoreError::System {
+            step: "create",
+            size,
+            source,
+        })?;
+        Self::with_new_file(file, size, huge_pages)
+    }
+
+    /// A store in huge pages of the system's default size.
+    pub fn hugetlb(size: u64) -> Result<Self, StoreError> {
+        let system = |source| StoreError::System {
+            step: "create",
+            size,
+            source,
+        };
+        let file = file::memfd(c"ublk-ramdisk", true).map_err(system)?;
+        let (_, page) = file::file_system(&file).map_err(system)?;
+        let available = free_huge_pages(page) * page;
+        if size > available {
+            return Err(StoreError::TooLittle {
+                what: "free huge pages",
+                needed: size,
+                available,
+            });
+        }
+        Self::with_new_file(file, size, false)
+    }
+
+    /// A store in a file on a tmpfs or hugetlbfs. An existing file keeps its
+    /// contents; `size` 0 takes the size it has. A file that this call made is
+    /// removed again if the call fails.
+    pub fn in_file(path: &Path, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let (file, new) = match options.open(path) {
+            Ok(file) => (file, false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                (options.create_new(true).open(path).map_err(open)?, true)
+            }
+            Err(e) => return Err(open(e)),
+        };
+        let result = Self::with_named_file(file, path, size, huge_pages, new);
+        if new && result.is_err() {
+            // The file is this call's own; the error that is reported is the first.
+            let _ = std::fs::remove_file(path);
+        }
+        result
+    }
+
+    fn with_named_file(
+        file: File,
+        path: &Path,
+        size: u64,
+        huge_pages: bool,
+        new: bool,
+    ) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let (magic, _) = file::file_system(&file).map_err(open)?;
+        if ![file::TMPFS_MAGIC, file::HUGETLBFS_MAGIC].contains(&magic) {
+            return Err(StoreError::NotInMemory {
+                path: path.to_owned(),
+            });
+        }
+        match file::lock_exclusively(&file) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(StoreError::Locked {
+                    path: path.to_owned(),
+                })
+            }
+            Err(e) => return Err(open(e)),
+        }
+        if new {
+            return Self::with_new_file(file, size, huge_pages);
+        }
+        let actual = file.metadata().map_err(open)?.len();
+        if size != 0 && size != actual {
+            return Err(StoreError::SizeDiffers {
+                path: path.to_owned(),
+                actual,
+                asked: size,
+            });
+        }
+        Self::with_file(file, actual, huge_pages)
+    }
+
+    fn with_new_file(file: File, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
+        file.set_len(size).map_err(|source| StoreError::System {
+            step: "size",
+            size,
+            source,
+        })?;
+        Self::with_file(file, size, huge_pages)
+    }
+
+    fn with_file(file: File, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
+        let system = |step| move |source| StoreError::System { step, size, source };
+        let (magic, block) = file::file_system(&file).map_err(system("examine"))?;
+        let page = if magic == file::HUGETLBFS_MAGIC {
+            block
+        } else {
+            4096
+        };
+        if size == 0 || !size.is_multiple_of(page) && page != 4096 {
+            return Err(StoreError::PartialPage { size, page });
+        }
+        let whole = size.next_multiple_of(page);
+        let (mapping, capacity) = Self::map(&file, whole).map_err(system("map"))?;
+        if huge_pages {
+            mapping.advise_huge_pages();
+        }
+        let page_shift = page.trailing_zeros();
+        let states = PageStates::new((capacity >> page_shift) as usize).map_err(system("map"))?;
+        let store = Self {
+            file,
+            mapping,
+            states,
+            page_shift,
+            size: AtomicU64::new(size),
+            // A page's word is paid for when it is first looked at: counted as if all had been.
+            budget: Budget::new((whole >> page_shift) * 4),
+            freed: OnceLock::new(),
+        };
+        for range in file::data_ranges(&store.file).map_err(system("examine"))? {
+            let found = store.states.set_present(pages_of(&range, page_shift));
+            store.budget.adopt((found as u64) << page_shift);
+        }
+        Ok(store)
+    }
+
+    /// Maps with room to grow, or as it is where address space is limited.
+    fn map(file: &File, size: u64) -> io::Result<(Mapping, u64)> {
+        let roomy = size
+            .saturating_mul(16)
+            .clamp(ROOM_TO_GROW, ROOM_TO_GROW << 4)
+            .max(size);
+        match Mapping::shared(file, roomy as usize) {
+            Ok(mapping) => Ok((mapping, roomy)),
+            Err(_) => Ok((Mapping::shared(file, size as usize)?, size)),
+        }
+    }
+}
+
+/// Huge pages of `page` bytes that are free now.
+fn free_huge_pages(page: u64) -> u64 {
+    let path = format!(
+        "/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages",
+        page / 1024
+    );
+    std::fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Changing the size of a store that is in use (H8).
+
+use std::sync::atomic::Ordering;
+
+use super::{pages_of, Store, StoreError};
+
+impl Store {
+    /// Makes the store larger; the new part reads as zeros. The disk is told
+    /// afterwards (H8).
+    pub fn grow(&self, size: u64) -> Result<(), StoreError> {
+        let capacity = self.mapping.len() as u64;
+        if size > capacity {
+            return Err(StoreError::BeyondCapacity {
+                asked: size,
+                capacity,
+            });
+        }
+        if !size.is_multiple_of(self.page_size()) && self.page_size() != 4096 {
+            return Err(StoreError::PartialPage {
+                size,
+                page: self.page_size(),
+            });
+        }
+        let system = |source| StoreError::System {
+            step: "grow to",
+            size,
+            source,
+        };
+        if self.file.metadata().map_err(system)?.len() < size {
+            self.file.set_len(size).map_err(system)?;
+        }
+        // A disk that was larger before may have left something there.
+        self.discard(self.size()..size);
+        self.size.store(size, Ordering::Release);
+        Ok(())
+    }
+
+    /// Refuses requests beyond `size` from now on. Their memory is given back by
+    /// [`Store::free_tail`].
+    pub fn shrink(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+
+    /// Gives back what lies between the disk's end and `old_size`. True when
+    /// all of it is; otherwise a request still uses some and the caller asks
+    /// again. The file keeps its length until the store is dropped: a request
+    /// that was checked before the shrink may still touch it.
+    pub fn free_tail(&self, old_size: u64) -> bool {
+        let tail = self.size()..old_size;
+        self.discard(tail.start..tail.end.next_multiple_of(self.page_size()));
+        let whole = tail.start.next_multiple_of(self.page_size())..tail.end;
+        !pages_of(&whole, self.page_shift).any(|page| self.states.is_present(page))
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The memory limit, and what can be taken back (E2, E6, E18, E19, E21).
+
+use super::common::*;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use ublk_ramdisk::mq::*;
+use ublk_ramdisk::ramdisk::space::SpaceOptions;
+use ublk_ramdisk::ramdisk::Mode;
+
+#[test]
+fn e06_nothing_is_allocated_above_the_limit_and_a_raise_lets_it_go_on() {
+    let mut bed = Bed::new(1, 8, 64, 4, SpaceOptions::default());
+    bed.fill(4);
+    bed.write(1, 10);
+    bed.exhausted(1);
+    assert_eq!(bed.ramdisk.store().allocated().unwrap(), 4 * PAGE);
+    bed.limit(5);
+    assert_eq!(bed.end_of(0, 1), PAGE as i32);
+    until("enough", || bed.stats().mode == Mode::Enough);
+    bed.finish();
+}
+
+#[test]
+fn e06_a_limit_below_use_drops_nothing_and_refuses_until_use_is_below() {
+    let mut bed = Bed::new(1, 8, 64, 8, SpaceOptions::default());
+    bed.fill(8);
+    bed.limit(4);
+    assert_eq!(bed.ramdisk.store().allocated().unwrap(), 8 * PAGE);
+    assert_eq!(
+        bed.ended(1, Op::Write, 7, 1),
+        PAGE as i32,
+        "an overwrite (E9)"
+    );
+    bed.write(2, 20);
+    bed.exhausted(1);
+    assert_eq!(bed.ended(1, Op::Discard, 0, 4), 0);
+    // Use equals the limit now: still too much for one more.
+    bed.exhausted(1);
+    assert_eq!(bed.ended(1, Op::Discard, 4, 1), 0);
+    assert_eq!(bed.end_of(0, 2), PAGE as i32);
+    bed.finish();
+}
+
+#[test]
+fn e18_a_discard_is_done_when_its_memory_is_free() {
+    let mut bed = Bed::new(1, 8, 64, 0, SpaceOptions::default());
+    bed.fill(16);
+    assert_eq!(bed.ended(0, Op::Discard, 4, 8), 0);
+    assert_eq!(bed.ramdisk.store().allocated().unwrap(), 8 * PAGE);
+    bed.finish();
+}
+
+#[test]
+fn e19_a_full_store_of_zeros_makes_room_by_itself() {
+    let mut bed = Bed::new(1, 8, 64, 16, SpaceOptions::default());
+    bed.client.byte.store(0, Ordering::SeqCst);
+    bed.fill(15);
+    bed.client.byte.store(1, Ordering::SeqCst);
+    assert_eq!(bed.ended(0, Op::Write, 15, 1), PAGE as i32);
+    for page in 16..31 {
+        assert_eq!(bed.ended(0, Op::Write, page, 1), PAGE as i32, "{page}");
+    }
+    assert_eq!(bed.stats().zero, 15 * PAGE);
+    bed.write(0, 40);
+    bed.exhausted(1);
+    assert_eq!(bed.ended(1, Op::Discard, 20, 1), 0);
+    assert_eq!(bed.end_of(0, 0), PAGE as i32);
+    bed.finish();
+}
+
+#[test]
+fn e19_zeros_are_looked_for_now_and_then_if_asked_for() {
+    let options = SpaceOptions {
+        reclaim_every: Some(Duration::from_secs(10)),
+        ..SpaceOptions::default()
+    };
+    let mut bed = Bed::new(1, 8, 64, 0, options);
+    bed.client.byte.store(0, Ordering::SeqCst);
+    bed.fill(20);
+    assert_eq!(bed.ramdisk.store().allocated().unwrap(), 20 * PAGE);
+    bed.clock.advance(10 * S);
+    until("the zeros are gone", || {
+        bed.ramdisk.store().allocated().unwrap() == 0
+    });
+    until("and counted", || bed.stats().zero == 20 * PAGE);
+    bed.finish();
+}
+
+#[test]
+fn e21_without_reclaim_zeros_stay() {
+    let options = SpaceOptions {
+        reclaim: false,
+        ..SpaceOptions::default()
+    };
+    let mut bed = Bed::new(1, 8, 64, 4, options);
+    bed.client.byte.store(0, Ordering::SeqCst);
+    bed.fill(4);
+    bed.write(0, 9);
+    bed.exhausted(1);
+    assert_eq!(bed.stats().zero, 0);
+    bed.limit(5);
+    assert_eq!(bed.end_of(0, 0), PAGE as i32);
+    bed.finish();
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From BUSY to NOSPC and back (E22 to E24).
+
+use super::common::*;
+use std::time::Duration;
+use ublk_ramdisk::mq::*;
+use ublk_ramdisk::ramdisk::space::SpaceOptions;
+use ublk_ramdisk::ramdisk::{Mode, Patience};
+
+#[test]
+fn e22_those_that_wait_end_with_nospc_after_the_timeout_and_service_returns_with_space() {
+    let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
+    bed.fill(4);
+    for tag in 0..10 {
+        bed.write(tag, 50 + u64::from(tag));
+    }
+    bed.exhausted(10);
+    assert_eq!(bed.stats().no_space_in, Some(60 * S));
+    bed.clock.advance(59 * S);
+    assert_eq!(bed.stats().no_space_in, Some(S));
+    assert_eq!(bed.stats().parked, 10, "not one is early");
+    bed.clock.advance(S);
+    for tag in 0..10 {
+        assert_eq!(bed.end_of(0, tag), NOSPC);
+    }
+    assert_eq!((bed.stats().mode, bed.stats().no_space), (Mode::Error, 10));
+    assert_eq!(
+        bed.ended(0, Op::Write, 70, 1),
+        NOSPC,
+        "and at once from now on"
+    );
+    // E23: what needs no memory works.
+    assert_eq!(bed.ended(1, Op::Read, 0, 8), 8 * PAGE as i32);
+    assert_eq!(bed.ended(2, Op::Write, 1, 1), PAGE as i32);
+    assert_eq!(bed.ended(3, Op::Flush, 0, 0), 0);
+    assert_eq!(bed.ended(4, Op::Discard, 0, 1), 0);
+    until("enough", || bed.stats().mode == Mode::Enough);
+    assert_eq!(bed.ended(5, Op::Write, 70, 1), PAGE as i32);
+    bed.write(6, 71);
+    bed.exhausted(1);
+    assert_eq!(bed.stats().no_space_in, Some(60 * S), "queueing is back");
+    bed.limit(5);
+    assert_eq!(bed.end_of(0, 6), PAGE as i32);
+    bed.finish();
+}
+
+#[test]
+fn e22_a_freed_page_begins_the_time_anew() {
+    let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
+    bed.fill(4);
+    bed.write(0, 50);
+    bed.write(1, 51);
+    bed.exhausted(2);
+    bed.clock.advance(50 * S);
+    assert_eq!(bed.ended(9, Op::Discard, 0, 1), 0);
+    assert_eq!(bed.end_of(0, 0), PAGE as i32);
+    bed.exhausted(1);
+    assert_eq!(bed.stats().no_space_in, Some(60 * S));
+    bed.clock.advance(60 * S);
+    assert_eq!(bed.end_of(0, 1), NOSPC);
+    bed.finish();
+}
+
+#[test]
+fn e22_error_if_no_space_does_not_wait() {
+    let options = SpaceOptions {
+        patience: Patience::For(Duration::ZERO),
+        ..SpaceOptions::default()
+    };
+    let mut bed = Bed::new(1, 32, 256, 4, options);
+    bed.fill(4);
+    assert_eq!(bed.ended(0, Op::Write, 50, 1), NOSPC);
+    assert_eq!(bed.stats().mode, Mode::Error);
+    assert_eq!(bed.ended(0, Op::Discard, 0, 1), 0);
+    until("enough", || bed.stats().mode == Mode::Enough);
+    assert_eq!(bed.ended(0, Op::Write, 50, 1), PAGE as i32);
+    bed.finish();
+}
+
+#[test]
+fn e22_for_ever_is_for_ever_until_the_disk_is_stopped() {
+    let options = SpaceOptions {
+        patience: Patience::Forever,
+        ..SpaceOptions::default()
+    };
+    let mut bed = Bed::new(1, 32, 256, 4, options);
+    bed.fill(4);
+    bed.write(0, 50);
+    bed.exhausted(1);
+    assert_eq!(bed.stats().no_space_in, None);
+    bed.clock.advance(100_000 * S);
+    bed.exhausted(1);
+    // What a stop does: nothing may keep the kernel from taking its requests back.
+    bed.ramdisk.set_patience(Patience::For(Duration::ZERO));
+    assert_eq!(bed.end_of(0, 0), NOSPC);
+    bed.finish();
+}
+
+/// With a full store that stays full, however writes arrive (E24).
+#[test]
+fn e24_nothing_waits_longer_than_the_timeout() {
+    let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
+    bed.fill(4);
+    bed.write(0, 50);
+    bed.exhausted(1);
+    for second in 1..=60_u16 {
+        if second % 6 == 0 && second < 60 {
+            bed.write(second / 6, 50 + u64::from(second));
+        }
+        bed.clock.advance(S);
+    }
+    for tag in 0..=9 {
+        assert_eq!(bed.end_of(0, tag), NOSPC);
+    }
+    bed.finish();
+}
