@@ -11,6 +11,8 @@
 
 mod backing;
 
+mod counters;
+
 mod disk;
 
 mod environment;
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);
+    counters::tests(&mut tests);
     model::tests(&mut tests);
     runner::run(tests, &options)
 }
