@@ -24,7 +24,7 @@ pub fn tests(tests: &mut Vec<Test>) {
         tests.push(Test::skippable(name, move || all_agree(path, &[])));
     }
     // What is refused is tried again above the paths: one of them shows it.
-    for path in paths.into_iter().next_back() {
+    if let Some(path) = paths.into_iter().next_back() {
         let name = format!("k05_all_who_count_agree_on_{path}_refused");
         let words = ["--inject", "requeue=2,100,0,-1"];
         tests.push(Test::skippable(name, move || all_agree(path, &words)));
