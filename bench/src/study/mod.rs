@@ -15,7 +15,17 @@ pub mod stage;
 
 pub mod job;
 
+pub mod sim;
+
+pub mod hogs;
+
+pub mod rescuer;
+
+pub mod priority;
+
 pub mod designs;
+
+pub mod busy;
 
 pub mod kept;
 
@@ -85,7 +95,15 @@ macro_rules! study {
 }
 
 /// All studies, in the order of the report.
-pub const ALL: &[Study] = &[study!("f", "f-designs.md", designs::run)];
+pub const ALL: &[Study] = &[
+    study!("a", "a-busy-rate.md", busy::rate::run),
+    study!("b", "b-delay.md", busy::delay::run),
+    study!("c", "c-old-rules.md", busy::rules::run),
+    study!("d", "d-rescuer.md", rescuer::run),
+    study!("e", "e-priority.md", priority::run),
+    study!("f", "f-designs.md", designs::run),
+    study!("h", "h-fairness.md", busy::fairness::run),
+];
 
 impl Study {
     /// What was written before.

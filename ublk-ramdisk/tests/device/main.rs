@@ -41,6 +41,8 @@ mod run;
 
 mod runner;
 
+mod seeing;
+
 mod tools;
 
 mod verify;
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);
     counters::tests(&mut tests);
+    seeing::tests(&mut tests);
     model::tests(&mut tests);
     runner::run(tests, &options)
 }

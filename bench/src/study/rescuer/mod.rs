@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Study d: how long items wait while no worker can be made.
+//!
+//! [`virtual_time`] lets an outage pass in virtual time; [`real_time`] measures the way from the call for help to the
+//! rescued run.
+
+mod real_time;
+
+mod virtual_time;
+
+use super::outcome::Part;
+use super::{Settings, StudyError};
+
+/// Runs both parts.
+pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
+    let mut parts = vec![virtual_time::part()?];
+    if settings.measure {
+        parts.push(real_time::part(settings)?);
+    }
+    Ok(parts)
+}
