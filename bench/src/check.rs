@@ -128,7 +128,9 @@ pub fn trace_counts(text: &str) -> Counts {
             None | Some('N') => 3,
             Some(_) => continue,
         };
-        if at != 3 || sectors == 0 {
+        // Of a request that ends in a batch (our path `batch`) it speaks twice: of its
+        // sectors, then of none. A flush has none.
+        if (at == 3) == (sectors == 0) {
             counts[at].ios += 1;
             counts[at].bytes += sectors * 512;
         }
@@ -476,6 +478,7 @@ mod tests {
         let text = "\
  kworker/0:1H-9 [000] ..s1. 12.5: block_rq_complete: 259,0 WS () 2048 + 8 none,0,0 [0]
  fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 R () 8 + 1024 none,0,0 [0]
+ fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 R () 1032 + 0 none,0,0 [0]
  fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 RA () 8 + 8 none,0,0 [0]
  fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 DS () 0 + 128 none,0,0 [0]
  fio-700 [001] d.h1. 12.6: block_rq_complete: 259,0 FF () 0 + 0 none,0,0 [0]

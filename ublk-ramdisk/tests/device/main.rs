@@ -11,6 +11,8 @@
 
 mod backing;
 
+mod counters;
+
 mod disk;
 
 mod environment;
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);
+    counters::tests(&mut tests);
     seeing::tests(&mut tests);
     model::tests(&mut tests);
     runner::run(tests, &options)
