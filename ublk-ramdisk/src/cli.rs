@@ -41,6 +41,7 @@ Examples:
   ublk-ramdisk doctor                     can this machine do it, and what to change
   ublk-ramdisk add --size 1G              prints the path, such as /dev/ublkb0
   ublk-ramdisk list                       every ublk device of this machine
+  ublk-ramdisk top                        what they do now; stats, trace and debugfs say more
   ublk-ramdisk resize 0 2G                grow the disk while it is in use
   ublk-ramdisk del 0                      stop the disk, free its memory and its id
 

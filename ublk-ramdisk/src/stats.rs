@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::mq::{HctxCounters, HctxSnapshot, Kblockd, LatencyStats, Op};
+#[cfg(not(loom))]
+use crate::mq::Kblockd;
+use crate::mq::{HctxCounters, HctxSnapshot, LatencyStats, Op};
 
 /// A number that one thread raises and others read.
 #[derive(Debug, Default)]

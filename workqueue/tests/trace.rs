@@ -256,7 +256,7 @@ fn s12_08_times_of_a_virtual_clock() {
     let _turn = turn();
     let clock = VirtualClock::new();
     clock.advance(std::time::Duration::from_micros(7));
-    trace::start_on(10, Some(clock.clone()));
+    trace::start_on(10, Some(clock.clone())).unwrap();
     trace::emit(Phase::Begin, "test", "later", &[]);
     clock.advance(std::time::Duration::from_nanos(5));
     trace::emit(Phase::End, "test", "later", &[]);

@@ -15,7 +15,7 @@ use log::{info, warn};
 use nix::sys::stat::{major, minor};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::Queue;
-use ublk_ramdisk::trace::{self, Options, Recording};
+use ublk_ramdisk::trace::{self, CannotRecord, Options, Recording};
 
 use super::control_socket::Caller;
 use super::protocol::{Poke, Reply, Request, Served};
@@ -83,7 +83,13 @@ fn begin_trace(
     };
     let recording = match trace::start(options) {
         Ok(recording) => recording,
-        Err(taken) => return caller.answer(&Reply::Failed(Failure::in_use(taken.to_string()))),
+        Err(why) => {
+            let failure = match why {
+                CannotRecord::Taken => Failure::in_use(why.to_string()),
+                CannotRecord::NoMemory => Failure::environment(why.to_string()),
+            };
+            return caller.answer(&Reply::Failed(failure));
+        }
     };
     let node = std::fs::metadata(&served.path).map_or(0, |node| node.rdev());
     let wanted = Wanted {

@@ -68,22 +68,32 @@ impl Default for Options {
     }
 }
 
-/// Somebody records already: there is one recording at a time.
+/// Why nothing is recorded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a trace is being recorded already; wait for its end")]
-pub struct Taken;
+pub enum CannotRecord {
+    /// Somebody records already: there is one recording at a time.
+    #[error("a trace is being recorded already; wait for its end")]
+    Taken,
+    /// There is no memory for the events.
+    #[error("there is no memory for so many events of each thread: lower --records")]
+    NoMemory,
+}
 
 /// Begins to record what all threads of this process do.
-pub fn start(options: Options) -> Result<Recording, Taken> {
+pub fn start(options: Options) -> Result<Recording, CannotRecord> {
     if TAKEN.swap(true, Ordering::Acquire) {
-        return Err(Taken);
+        return Err(CannotRecord::Taken);
     }
     let records = options.records.clamp(1, MOST_RECORDS);
+    // From here on dropping it ends what has begun.
+    let mut recording = Recording { from: 0 };
     // First the workqueue's, which sets the clock of both.
-    rings::start_on((records / 8).max(64), options.clock);
-    RECORDER.start(records);
+    rings::start_on((records / 8).max(64), options.clock)
+        .and_then(|()| RECORDER.start(records))
+        .map_err(|_| CannotRecord::NoMemory)?;
     ON.store(true, Ordering::Relaxed);
-    Ok(Recording { from: rings::now() })
+    recording.from = rings::now();
+    Ok(recording)
 }
 
 /// A recording that goes on. Dropped, it ends and nothing is kept.
@@ -263,7 +273,7 @@ mod tests {
     fn k03_the_store_and_the_sources_have_events_of_their_own() {
         pressure(7, Source::Psi, true);
         let recording = start(Options::default()).expect("nobody else records");
-        assert_eq!(start(Options::default()).err(), Some(Taken));
+        assert_eq!(start(Options::default()).err(), Some(CannotRecord::Taken));
         pressure(7, Source::Psi, true);
         reclaim(7, Reclaimed::Zeros, 4096);
         let mut trace = recording.finish();

@@ -49,6 +49,7 @@ pub(super) struct Mailbox<T, B> {
 }
 
 /// What the box has done.
+#[cfg(not(loom))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Post {
     /// Letters.
@@ -72,6 +73,7 @@ impl<T, B: Bell> Mailbox<T, B> {
     }
 
     /// What it has done so far.
+    #[cfg(not(loom))]
     pub(super) fn counts(&self) -> Post {
         Post {
             posted: self.posted.load(Relaxed),

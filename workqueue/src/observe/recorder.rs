@@ -14,6 +14,7 @@ use crate::sys::cpu;
 use crate::sys::short_text::ShortText;
 use crate::sys::sync::Mutex;
 use std::cell::RefCell;
+use std::collections::TryReserveError;
 use std::fs::{self, File};
 use std::io::Read;
 use std::mem;
@@ -126,14 +127,18 @@ impl<R> Default for Own<R> {
 impl<R: Timed> Recorder<R> {
     /// Drops what was recorded and makes new rings of `capacity` records. Whether anything is
     /// recorded is the caller's to decide, by a flag of its own.
-    pub fn start(&self, capacity: usize) {
+    ///
+    /// # Errors
+    /// There is no memory for the rings; those of before are gone then, too.
+    pub fn start(&self, capacity: usize) -> Result<(), TryReserveError> {
         if is_forked_child() {
-            return;
+            return Ok(());
         }
+        // Before new memory is asked for.
+        drop(self.drain(false));
         let threads = fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
-        let rings: Vec<_> = (0..threads + SPARE)
-            .map(|_| Arc::new(Ring::new(capacity.max(1))))
-            .collect();
+        let rings = (0..threads + SPARE).map(|_| Ring::new(capacity.max(1)).map(Arc::new));
+        let rings = rings.collect::<Result<Vec<_>, _>>()?;
         let mut pool = self.pool.lock();
         // Dropped without the lock.
         let _old = mem::replace(
@@ -146,6 +151,7 @@ impl<R: Timed> Recorder<R> {
         self.missed.store(0, Ordering::Relaxed);
         self.recording.fetch_add(1, Ordering::Relaxed);
         drop(pool);
+        Ok(())
     }
 
     /// Records something on the calling thread. Allocates nothing; the first record of a thread asks
@@ -230,15 +236,17 @@ fn current_name() -> ShortText {
 }
 
 impl<R: Timed> Ring<R> {
-    fn new(capacity: usize) -> Self {
-        Self(Mutex::new(Records {
+    fn new(capacity: usize) -> Result<Self, TryReserveError> {
+        let mut kept = Vec::new();
+        kept.try_reserve_exact(capacity)?;
+        Ok(Self(Mutex::new(Records {
             tid: 0,
             name: ShortText::default(),
-            kept: Vec::with_capacity(capacity),
+            kept,
             capacity,
             oldest: 0,
             lost: 0,
-        }))
+        })))
     }
 
     fn empty(&self, keep: bool, into: &mut Recording<R>) {
@@ -302,7 +310,7 @@ mod tests {
     fn s12_08_a_full_ring_keeps_the_newest_and_counts_the_rest() {
         static RECORDER: Recorder<At> = Recorder::new();
         let record = |n| RECORDER.record(&OWN, At(n));
-        RECORDER.start(3);
+        RECORDER.start(3).unwrap();
         (0..8).for_each(record);
         let seen = RECORDER.drain(true);
         assert_eq!((times(&seen), seen.lost), (vec![5, 6, 7], 5));
@@ -313,15 +321,24 @@ mod tests {
         record(9);
         let seen = RECORDER.drain(false);
         assert_eq!((times(&seen), seen.lost), (vec![], 1), "it has ended");
-        RECORDER.start(3);
+        RECORDER.start(3).unwrap();
         record(10);
         assert_eq!(times(&RECORDER.drain(false)), [10]);
     }
 
     #[test]
+    fn s12_08_memory_that_is_not_there_is_an_error() {
+        static RECORDER: Recorder<At> = Recorder::new();
+        assert!(RECORDER.start(usize::MAX / 16).is_err());
+        RECORDER.record(&OWN, At(1));
+        let seen = RECORDER.drain(false);
+        assert_eq!((times(&seen), seen.lost), (vec![], 1));
+    }
+
+    #[test]
     fn s12_08_threads_without_a_ring_are_counted() {
         static RECORDER: Recorder<At> = Recorder::new();
-        RECORDER.start(1);
+        RECORDER.start(1).unwrap();
         let rings = RECORDER.pool.lock().unclaimed.len();
         for n in 0..rings as u64 + 3 {
             std::thread::spawn(move || RECORDER.record(&OWN, At(n)))

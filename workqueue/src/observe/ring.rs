@@ -10,6 +10,7 @@ use super::recorder::{now, Own, Recorder, Recording, Timed};
 use super::trace::{set_clock, TraceEvent};
 use crate::sys::clock::VirtualClock;
 use crate::sys::short_text::ShortText;
+use std::collections::TryReserveError;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
@@ -127,15 +128,23 @@ pub(crate) fn add_callback() {
 /// may lack their first events. While it is on, every enqueue takes the lock of its pool. A process
 /// that was forked after its parent made a runtime records nothing.
 pub fn start(records_per_thread: usize) {
-    start_on(records_per_thread, None);
+    // Without memory nothing is recorded: whoever wants to know asks `start_on`.
+    let _no_memory = start_on(records_per_thread, None);
 }
 
-/// As [`start`], with the times of a virtual clock.
-pub fn start_on(records_per_thread: usize, clock: Option<Arc<VirtualClock>>) {
+/// As [`start`], perhaps with the times of a virtual clock.
+///
+/// # Errors
+/// There is no memory for the records: nothing is recorded.
+pub fn start_on(
+    records_per_thread: usize,
+    clock: Option<Arc<VirtualClock>>,
+) -> Result<(), TryReserveError> {
     SINKS.fetch_and(!RING, Ordering::Relaxed);
     set_clock(clock);
-    RECORDER.start(records_per_thread);
+    RECORDER.start(records_per_thread)?;
     SINKS.fetch_or(RING, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Ends recording. What was recorded is kept until it is written or recording begins anew.
