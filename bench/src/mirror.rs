@@ -13,6 +13,7 @@ use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
     Data, Home, Lane, Limits, Moved, Moving, Op, Request, Status, TagSet, Transport,
 };
+use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::store::{Readable, Store};
 use ublk_ramdisk::ramdisk::Ramdisk;
 
@@ -129,7 +130,8 @@ impl Bed {
         }
         let ramdisk = Arc::new(Ramdisk::new(store));
         let set = TagSet::new(1, DEPTH);
-        let mirror = Mirror::start(set, ramdisk.clone(), Arc::new(Nobody)).expect("threads");
+        let pressed = Pressured::new(ramdisk.clone(), Settings::default(), 1, DEPTH);
+        let mirror = Mirror::start(set, Arc::new(pressed), Arc::new(Nobody)).expect("threads");
         let mut random = 0x2545_f491_4f6c_dd1d_u64;
         let places = (0..4096)
             .map(|_| {

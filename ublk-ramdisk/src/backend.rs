@@ -13,8 +13,8 @@ use workqueue::{Flags, Runtime, RuntimeBuilder};
 
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
-use crate::inject::Requeues;
 use crate::mq::{HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport};
+use crate::pressure::{Pressured, Works};
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
 
@@ -46,10 +46,19 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
     })
 }
 
-/// Makes the driver of a disk that has so many hardware queues.
-pub fn driver(config: &DeviceConfig, store: Store, nr_hw_queues: u16) -> Arc<Ramdisk> {
-    let requeues = config.requeue.map(|attr| Requeues::new(attr, nr_hw_queues));
-    Arc::new(Ramdisk::new(store).with_requeues(requeues))
+/// The driver of a disk: the store's, behind the pressure it is under.
+pub type Driver = Pressured<Ramdisk>;
+
+/// Makes the driver of a disk that has so many hardware queues of this depth.
+pub fn driver(
+    config: &DeviceConfig,
+    store: Store,
+    nr_hw_queues: u16,
+    queue_depth: u16,
+) -> Arc<Driver> {
+    let disk = Arc::new(Ramdisk::new(store));
+    let pressure = config.pressure.clone();
+    Arc::new(Pressured::new(disk, pressure, nr_hw_queues, queue_depth))
 }
 
 /// The settings of a device's workqueue runtime. Runs of a hardware queue seldom sleep: the sampler
@@ -62,6 +71,7 @@ pub fn runtime() -> RuntimeBuilder {
 /// the request queue between the front end and the driver. Fields are dropped in this order.
 #[derive(Debug)]
 pub struct Mirror {
+    pressure: Works,
     queue: RequestQueue,
     kblockd: Kblockd,
     runtime: Runtime,
@@ -71,19 +81,28 @@ impl Mirror {
     /// Starts everything. Nothing is left behind by a failure.
     pub fn start(
         set: TagSet,
-        driver: Arc<dyn Operations>,
+        driver: Arc<Driver>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, Failure> {
-        Self::start_on(runtime(), Kblockd::FLAGS, set, driver, transport)
+        let operations = driver.clone();
+        Self::start_on(
+            runtime(),
+            Kblockd::FLAGS,
+            set,
+            operations,
+            &driver,
+            transport,
+        )
     }
 
     /// As [`Mirror::start`], in a runtime of the caller's settings and with other flags for
-    /// kblockd: to study what those are for.
+    /// kblockd: to study what those are for. `operations` may stand in front of the driver.
     pub fn start_on(
         runtime: RuntimeBuilder,
         flags: Flags,
         set: TagSet,
-        driver: Arc<dyn Operations>,
+        operations: Arc<dyn Operations>,
+        driver: &Arc<Driver>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, Failure> {
         let runtime = runtime
@@ -91,9 +110,12 @@ impl Mirror {
             .map_err(|e| Failure::environment(format!("the workqueue cannot start: {e}")))?;
         let kblockd = Kblockd::with_flags(&runtime, flags)
             .map_err(|e| Failure::environment(format!("kblockd cannot be made: {e}")))?;
-        let queue = RequestQueue::new(set, driver, transport, &kblockd)
+        let queue = RequestQueue::new(set, operations, transport, &kblockd)
             .map_err(|e| Failure::runtime(format!("the request queue cannot be made: {e}")))?;
+        let pressure = Works::start(driver, &runtime, &queue)
+            .map_err(|e| Failure::environment(format!("the workqueue of pressure: {e}")))?;
         Ok(Self {
+            pressure,
             queue,
             kblockd,
             runtime,
@@ -119,6 +141,11 @@ impl Mirror {
     /// The workqueue that re-runs hardware queues.
     pub fn kblockd(&self) -> &Kblockd {
         &self.kblockd
+    }
+
+    /// What the pressure on the driver lives by, and changes it.
+    pub fn pressure(&self) -> &Works {
+        &self.pressure
     }
 
     /// The runtime that kblockd is in: for other queues beside it (D2).

@@ -5,13 +5,16 @@
 //! whether they fit together is judged later by `config.rs`. `commands/` takes over from there. A
 //! usage error of any kind is one line and exit status 2.
 
+mod pressure;
+
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
 use ublk_ramdisk::error::Failure;
-use ublk_ramdisk::inject::FaultAttr;
 use ublk_ramdisk::tuning::KblockdFlags;
+
+pub use pressure::PressureArgs;
 
 mod observe;
 mod sim;
@@ -23,7 +26,7 @@ use observe::{
 };
 pub use sim::SimArgs;
 
-use crate::values::{backing, device_id, inject, log_target, on_or_off, size, whole, LogTarget};
+use crate::values::{backing, device_id, log_target, on_or_off, size, whole, LogTarget};
 
 const ABOUT: &str = "RAM disks at /dev/ublkbN, served from user space over io_uring";
 
@@ -89,6 +92,19 @@ Growing is safe while the disk is in use; the file system on it has its own comm
 Shrinking cuts off the end, and is refused with status 4 while the disk is opened, unless --force
 is given. Needs a kernel with UPDATE_SIZE (6.16).";
 
+const SET_LONG: &str = "\
+Change the pressure on a running disk, or show it.
+
+Takes effect at once, while the disk is used: requests that wait for what is no longer in force are
+run. What is not named stays as it is. Prints what is in force then.";
+
+const SET_EXAMPLES: &str = "\
+Examples:
+  ublk-ramdisk set 0 --slots 8                       no more than 8 requests in flight
+  ublk-ramdisk set 0 --mbps 100 --inject delay=50us
+  ublk-ramdisk set 0 --slots off --mbps off --inject delay=off
+  ublk-ramdisk set 0                                 what is in force";
+
 const COMPLETIONS_EXAMPLE: &str = "\
 Example:
   ublk-ramdisk completions bash > /etc/bash_completion.d/ublk-ramdisk";
@@ -121,6 +137,9 @@ pub enum Command {
     /// Change the size of a running disk
     #[command(long_about = RESIZE_LONG)]
     Resize(ResizeArgs),
+    /// Change the pressure on a running disk, or show it
+    #[command(long_about = SET_LONG, after_help = SET_EXAMPLES)]
+    Set(SetArgs),
     /// Show the counters of running disks
     Stats(StatsArgs),
     /// Show running disks on the terminal, as they are now
@@ -215,14 +234,10 @@ pub struct AddArgs {
     /// Kernels before 7.0 look all the same.
     #[arg(long)]
     pub no_partition_scan: bool,
-    /// Refuse requests on purpose, for a while: requeue=INTERVAL,PROBABILITY,SPACE,TIMES
-    ///
-    /// For tests of what is above the disk and of the disk itself; null_blk has the same. Each
-    /// INTERVAL-th try to serve a request, after the first SPACE ones, is refused with PROBABILITY
-    /// per cent, at most TIMES times (-1: without end). What is refused is tried again: the disk
-    /// becomes slower, no request fails.
-    #[arg(long, value_name = "FAULT", value_parser = inject, allow_hyphen_values = true)]
-    pub inject: Option<FaultAttr>,
+    /// Seconds until a request that the driver keeps counts as late, 1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole,
+        allow_hyphen_values = true)]
+    pub timeout: u64,
     /// Flags of the workqueue that tries refused requests again; for studies
     #[arg(long, value_name = "LIST", default_value_t, hide = true)]
     pub kblockd_flags: KblockdFlags,
@@ -236,6 +251,8 @@ pub struct AddArgs {
     /// Print an object with id, path, char_path, size, data_path, queues, depth, pid
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub pressure: PressureArgs,
 }
 
 impl AddArgs {
@@ -256,7 +273,8 @@ impl AddArgs {
             data_path: self.data_path.chosen(),
             backing: self.backing.clone(),
             huge_pages: self.thp,
-            requeue: self.inject,
+            pressure: self.pressure.settings(),
+            timeout: self.timeout,
             kblockd_flags: self.kblockd_flags,
         }
     }
@@ -310,6 +328,19 @@ pub struct ResizeArgs {
     /// Shrink even if the disk is in use
     #[arg(long)]
     pub force: bool,
+}
+
+/// `set`
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    /// Disk to change: N, ublkbN or /dev/ublkbN
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub id: u32,
+    /// Print an object with what is in force
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub pressure: PressureArgs,
 }
 
 /// `stats`

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
-use crate::inject::FaultAttr;
+use crate::pressure::Settings;
 use crate::tuning::KblockdFlags;
 
 /// Most hardware queues of one ublk device, and most tags of one queue.
@@ -27,6 +27,8 @@ pub const MAX_PHYSICAL_BLOCK: u64 = 256 << 20;
 pub const MAX_ID: u64 = (1 << 20) - 1;
 /// Largest size of a device, in bytes.
 pub const MAX_SIZE: u64 = 1 << 63;
+/// Longest time until a request counts as late, in seconds.
+pub const MAX_TIMEOUT: u64 = 3600;
 /// Page size of the hugetlb store, in bytes.
 pub const HUGE_PAGE: u64 = 2 << 20;
 
@@ -108,8 +110,10 @@ pub struct DeviceRequest {
     pub backing: Backing,
     /// Transparent huge pages; none means the default, on.
     pub huge_pages: Option<bool>,
-    /// Which requests the driver refuses on purpose.
-    pub requeue: Option<FaultAttr>,
+    /// What refuses, slows down or fails requests.
+    pub pressure: Settings,
+    /// Seconds until a request that the driver keeps counts as late.
+    pub timeout: u64,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
 }
@@ -132,7 +136,8 @@ impl Default for DeviceRequest {
             data_path: None,
             backing: Backing::Memfd,
             huge_pages: None,
-            requeue: None,
+            pressure: Settings::default(),
+            timeout: 30,
             kblockd_flags: KblockdFlags::default(),
         }
     }
@@ -178,8 +183,10 @@ pub struct DeviceConfig {
     pub backing: Backing,
     /// Transparent huge pages, where the backing can have them.
     pub huge_pages: bool,
-    /// Which requests the driver refuses on purpose.
-    pub requeue: Option<FaultAttr>,
+    /// What refuses, slows down or fails requests.
+    pub pressure: Settings,
+    /// Seconds until a request that the driver keeps counts as late.
+    pub timeout: u32,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
 }
@@ -199,6 +206,8 @@ impl DeviceConfig {
         let io_buffer = check_io_buffer(asked.io_buffer, around.page_size)?;
         let size = check_size(&asked, around)?;
         let huge_pages = check_huge_pages(&asked)?;
+        check_pressure(&asked.pressure)?;
+        let timeout = in_range("--timeout", asked.timeout, 1, MAX_TIMEOUT)? as u32;
         Ok(DeviceConfig {
             id,
             size,
@@ -214,7 +223,8 @@ impl DeviceConfig {
             data_path: asked.data_path,
             backing: asked.backing,
             huge_pages,
-            requeue: asked.requeue,
+            pressure: asked.pressure,
+            timeout,
             kblockd_flags: asked.kblockd_flags,
         })
     }
@@ -323,6 +333,24 @@ fn check_size(asked: &DeviceRequest, around: Surroundings) -> Result<u64, Failur
         )));
     }
     Ok(size)
+}
+
+/// Asked by `add`, `set` and the server: can there be such pressure?
+pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
+    for (option, value) in [("--slots", settings.slots), ("--mbps", settings.mbps)] {
+        if value == Some(0) {
+            return Err(Failure::usage(format!(
+                "{option} 0: no request would ever be served; give 1 or more, or off"
+            )));
+        }
+    }
+    if settings.delay_ns.is_some() && settings.timeout.is_some_and(|attr| attr.strikes_for_ever()) {
+        return Err(Failure::usage(
+            "--inject delay contradicts --inject timeout for every request: none would be left to \
+             be delayed",
+        ));
+    }
+    Ok(())
 }
 
 fn check_huge_pages(asked: &DeviceRequest) -> Result<bool, Failure> {

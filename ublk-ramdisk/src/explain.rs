@@ -8,42 +8,12 @@
 use crate::histogram::Histogram;
 use crate::mq::debugfs::{CTX_FILE, HCTX_FILES, QUEUE_FILES};
 use crate::mq::{BySource, HctxCounters, HctxSnapshot, LatencyStats};
+use crate::pressure::{PressureStats, Settings};
 use crate::stats::{DeviceStats, KblockdStats, OpStats, PoolStats, QueueStats, WakeUps};
 use crate::trace::Kind;
 use serde::Serialize;
 
-/// Names of fields, and what they mean.
-pub type Meanings = &'static [(&'static str, &'static str)];
-
-/// A struct of figures: its fields' documentation is kept for [`entries`].
-macro_rules! explained {
-    (
-        $(#[$of_struct:meta])*
-        pub struct $name:ident {
-            $(
-                $(#[doc = $doc:literal])+
-                $(#[serde($($serde:tt)*)])?
-                pub $field:ident: $ty:ty,
-            )*
-        }
-    ) => {
-        $(#[$of_struct])*
-        pub struct $name {
-            $(
-                $(#[doc = $doc])+
-                $(#[serde($($serde)*)])?
-                pub $field: $ty,
-            )*
-        }
-
-        impl $name {
-            /// What each figure means.
-            pub const MEANINGS: $crate::explain::Meanings =
-                &[$((stringify!($field), concat!($($doc),+)),)*];
-        }
-    };
-}
-pub(crate) use explained;
+pub use crate::meanings::Meanings;
 
 /// What kind of thing has the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -101,6 +71,8 @@ pub struct Entry {
 /// The structs of the JSON, by where they stand in it.
 const FIGURES: &[(&str, Meanings)] = &[
     ("", DeviceStats::MEANINGS),
+    ("pressure.", PressureStats::MEANINGS),
+    ("pressure.settings.", Settings::MEANINGS),
     ("queues[].", QueueStats::MEANINGS),
     ("queues[].read|write|....", OpStats::MEANINGS),
     ("queues[].hctx.", HctxCounters::MEANINGS),
@@ -267,6 +239,7 @@ mod tests {
             size: 0,
             allocated: 0,
             data_path: String::new(),
+            pressure: Default::default(),
             queues: vec![QueueStats::default()],
             kblockd: KblockdStats {
                 pools: vec![PoolStats::default()],

@@ -71,7 +71,7 @@ impl AtomicHistogram {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// As it was at one moment.
     #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Faults on purpose (E5, E16): which calls of the driver are struck, and what they are answered.
 //!
-//! `--inject` hands in a [`FaultAttr`]; the driver asks [`Requeues`] before it looks at a request.
+//! `--inject` hands in a [`FaultAttr`]; [`crate::pressure`] asks before it looks at a request.
 //! Kernel counterpart: null_blk's `requeue` attribute, whose four numbers these are.
 
 use std::fmt;
@@ -51,13 +51,6 @@ impl FromStr for FaultAttr {
         if attr.interval == 0 || attr.probability > 100 {
             return Err(FORM.to_owned());
         }
-        if attr.strikes_for_ever() {
-            return Err(
-                "no request would ever be served: raise the interval, lower the \
-                        probability, or give TIMES"
-                    .to_owned(),
-            );
-        }
         Ok(attr)
     }
 }
@@ -74,36 +67,54 @@ impl fmt::Display for FaultAttr {
 
 impl FaultAttr {
     /// Does it leave no call alone, for ever?
-    fn strikes_for_ever(&self) -> bool {
+    pub(crate) fn strikes_for_ever(&self) -> bool {
         self.interval == 1 && self.probability == 100 && self.times.is_none()
     }
 }
 
-/// Calls as they are counted and struck. The same calls are struck in each run.
-#[derive(Debug)]
-struct Faults {
-    attr: FaultAttr,
+/// Calls as they are counted and struck. The same calls are struck in each run. May be changed while
+/// it is asked: a call or two may then be judged by a mixture of old and new.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// 0: none is struck.
+    interval: AtomicU64,
+    probability: AtomicU64,
+    space: AtomicU64,
     calls: AtomicU64,
     left: AtomicU64,
 }
 
 impl Faults {
-    fn new(attr: FaultAttr) -> Self {
-        Self {
-            attr,
-            calls: AtomicU64::new(0),
-            left: AtomicU64::new(attr.times.unwrap_or(u64::MAX)),
+    pub(crate) fn new(attr: Option<FaultAttr>) -> Self {
+        let faults = Self::default();
+        faults.set(attr);
+        faults
+    }
+
+    /// Begins anew with this, or strikes no more.
+    pub(crate) fn set(&self, attr: Option<FaultAttr>) {
+        self.interval.store(0, Relaxed);
+        if let Some(attr) = attr {
+            self.probability.store(attr.probability.into(), Relaxed);
+            self.space.store(attr.space, Relaxed);
+            self.calls.store(0, Relaxed);
+            self.left.store(attr.times.unwrap_or(u64::MAX), Relaxed);
+            self.interval.store(attr.interval, Relaxed);
         }
     }
 
     /// Asked once per call: is it struck?
-    fn strike(&self) -> bool {
+    pub(crate) fn strike(&self) -> bool {
+        let interval = self.interval.load(Relaxed);
+        if interval == 0 {
+            return false;
+        }
         let call = self.calls.fetch_add(1, Relaxed);
-        let Some(looked_at) = call.checked_sub(self.attr.space) else {
+        let Some(looked_at) = call.checked_sub(self.space.load(Relaxed)) else {
             return false;
         };
-        if !(looked_at + 1).is_multiple_of(self.attr.interval)
-            || scatter(call) % 100 >= u64::from(self.attr.probability)
+        if !(looked_at + 1).is_multiple_of(interval)
+            || scatter(call) % 100 >= self.probability.load(Relaxed)
         {
             return false;
         }
@@ -139,11 +150,16 @@ pub struct Requeues {
 
 impl Requeues {
     /// For a device of so many hardware queues.
-    pub fn new(attr: FaultAttr, nr_hw_queues: u16) -> Self {
+    pub fn new(attr: Option<FaultAttr>, nr_hw_queues: u16) -> Self {
         Self {
             faults: Faults::new(attr),
             turns: (0..nr_hw_queues).map(|_| AtomicBool::new(false)).collect(),
         }
+    }
+
+    /// Begins anew with this, or refuses no more.
+    pub fn set(&self, attr: Option<FaultAttr>) {
+        self.faults.set(attr);
     }
 
     /// Asked by queue_rq: is this call refused, and how? Allocates nothing and takes no lock.
@@ -163,7 +179,7 @@ mod tests {
     use super::*;
 
     fn struck(attr: &str, calls: usize) -> Vec<usize> {
-        let faults = Faults::new(attr.parse().expect(attr));
+        let faults = Faults::new(Some(attr.parse().expect(attr)));
         (0..calls).filter(|_| faults.strike()).collect()
     }
 
@@ -188,7 +204,7 @@ mod tests {
 
     #[test]
     fn e05_each_hardware_queue_has_turns_of_its_own() {
-        let requeues = Requeues::new("1,100,0,1000".parse().expect("a form"), 2);
+        let requeues = Requeues::new(Some("1,100,0,1000".parse().expect("a form")), 2);
         let order = [0, 0, 1, 0, 1, 1, 0].map(|hctx| requeues.refuse(hctx).expect("struck"));
         use Refusal::{Requeue, Resource};
         let wanted = [
@@ -219,8 +235,8 @@ mod tests {
                 "{bad}: {why}"
             );
         }
-        let why = "1,100,5,-1".parse::<FaultAttr>().expect_err("for ever");
-        assert!(why.contains("TIMES"));
+        let for_ever: FaultAttr = "1,100,5,-1".parse().expect("a form");
+        assert!(for_ever.strikes_for_ever());
         let attr: FaultAttr = "7,50,3,-1".parse().expect("a form");
         assert_eq!(attr.to_string(), "7,50,3,-1");
     }

@@ -29,17 +29,25 @@ pub mod ramdisk;
 #[cfg(not(loom))]
 pub mod backend;
 
+#[cfg(not(loom))]
 pub mod config;
 
 pub mod error;
 
 pub mod inject;
 
+#[cfg(not(loom))]
 pub mod explain;
+
+pub mod meanings;
+
+#[cfg(not(loom))]
+pub mod pressure;
 
 #[cfg(not(loom))]
 pub mod sim;
 
+#[cfg(not(loom))]
 pub mod stats;
 
 pub mod histogram;

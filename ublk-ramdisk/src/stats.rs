@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(not(loom))]
 use crate::mq::Kblockd;
 use crate::mq::{HctxCounters, HctxSnapshot, LatencyStats, Op};
+use crate::pressure::PressureStats;
 
 /// A number that one thread raises and others read.
 #[derive(Debug, Default)]
@@ -106,7 +107,7 @@ impl QueueCounters {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// Requests of one kind that ended well.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     pub struct OpStats {
@@ -117,7 +118,7 @@ crate::explain::explained! {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// What one queue has done since the device was started. At rest
     /// `inserted = ended + errors` (K5).
     #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,7 +158,7 @@ crate::explain::explained! {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// How the thread of a queue was told of what workers had for it.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
@@ -169,7 +170,7 @@ crate::explain::explained! {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// kblockd, the workqueue that runs hardware queues again.
     #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
@@ -189,7 +190,7 @@ crate::explain::explained! {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// A pool of the server's workqueue threads.
     #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
@@ -239,9 +240,9 @@ impl KblockdStats {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// A device's figures.
-    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     pub struct DeviceStats {
         /// N of /dev/ublkbN.
         pub id: u32,
@@ -251,6 +252,9 @@ crate::explain::explained! {
         pub allocated: u64,
         /// Data path in use, as typed at `--data-path`.
         pub data_path: String,
+        /// What refuses, slows down or fails requests.
+        #[serde(default)]
+        pub pressure: PressureStats,
         /// Per queue.
         pub queues: Vec<QueueStats>,
         /// The workqueue behind them.
@@ -341,6 +345,7 @@ mod tests {
                 size: 2,
                 allocated: requests,
                 data_path: "plain".to_owned(),
+                pressure: PressureStats::default(),
                 queues: vec![queue],
                 kblockd: KblockdStats {
                     rescued: requests / 2,

@@ -2,10 +2,11 @@
 //! How single values of the command line are read; each refusal names the accepted form.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ublk_ramdisk::config::{Backing, MAX_ID, MAX_SIZE};
-use ublk_ramdisk::inject::FaultAttr;
+use ublk_ramdisk::pressure::{injections, Change, Injection, PsiTrigger};
 
 /// `--log` as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,12 +117,27 @@ pub fn backing(text: &str) -> Result<Backing, String> {
     }
 }
 
-/// Reads `--inject`.
-pub fn inject(text: &str) -> Result<FaultAttr, String> {
-    match text.split_once('=') {
-        Some(("requeue", attr)) => attr.parse(),
-        _ => Err("expected requeue=INTERVAL,PROBABILITY,SPACE,TIMES".to_owned()),
+/// Reads a number from 1, or `off`.
+pub fn count_or_off(text: &str) -> Result<Change<u32>, String> {
+    if text == "off" {
+        return Ok(Change::Off);
     }
+    let number = whole(text).ok().and_then(|number| number.try_into().ok());
+    let number = number.ok_or("expected a whole number up to 4294967295, or off")?;
+    Ok(Change::To(number))
+}
+
+/// Reads `--psi`.
+pub fn psi_or_off(text: &str) -> Result<Change<PsiTrigger>, String> {
+    match text {
+        "off" => Ok(Change::Off),
+        text => text.parse().map(Change::To),
+    }
+}
+
+/// Reads `--inject`.
+pub fn injection_list(text: &str) -> Result<Arc<[Injection]>, String> {
+    injections(text).map(Arc::from)
 }
 
 /// Reads a switch.

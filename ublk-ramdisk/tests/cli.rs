@@ -123,20 +123,65 @@ fn l1_buffers_and_blocks() {
 
 #[test]
 fn l1_injection() {
-    for fault in ["requeue", "requeue=", "requeue=1,2,3", "timeout=1,1,1,1"] {
+    for fault in ["requeue=", "requeue=1,2,3", "timeout=1,1,1", "init_hctx=x"] {
         bad_usage(
             &format!("add --size 1M --inject {fault}"),
             &["--inject", fault, "INTERVAL,PROBABILITY,SPACE,TIMES"],
         );
     }
+    for (fault, words) in [
+        ("requeue", "requeue=, timeout="),
+        ("explode=1", "requeue=, timeout="),
+        ("requeue=1,101,0,-1", "0 to 100"),
+        ("requeue=1,100,0,-1", "no request would ever be served"),
+        ("delay=21s", "up to 20s"),
+        ("delay=5m", "nanoseconds"),
+        ("badblocks=9-8", "START-END"),
+        ("delay=5us,badblocks=", "START-END"),
+    ] {
+        bad_usage(
+            &format!("add --size 1M --inject {fault}"),
+            &["--inject", words],
+        );
+    }
     bad_usage(
-        "add --size 1M --inject requeue=1,101,0,-1",
-        &["--inject", "0 to 100"],
+        "add --size 1M --inject timeout=1,100,0,-1,delay=5us",
+        &["--inject delay", "--inject timeout"],
     );
     bad_usage(
-        "add --size 1M --inject requeue=1,100,0,-1",
-        &["--inject", "no request would ever be served"],
+        "set 0 --inject init_hctx=1,100,0,1",
+        &["--inject init_hctx", "running disk", "add"],
     );
+}
+
+#[test]
+fn l1_pressure() {
+    for option in ["--slots", "--mbps"] {
+        for value in ["x", "-1", "4294967296"] {
+            bad_usage(
+                &format!("add --size 1M {option} {value}"),
+                &[option, value, "or off"],
+            );
+        }
+        for verb in ["add --size 1M", "set 0"] {
+            bad_usage(
+                &format!("{verb} {option} 0"),
+                &[option, "no request would ever be served"],
+            );
+        }
+    }
+    for trigger in ["some", "some:1:2", "some_1_1000000"] {
+        bad_usage(
+            &format!("add --size 1M --psi {trigger}"),
+            &["--psi", trigger, "STALL WINDOW"],
+        );
+    }
+    for seconds in ["0", "3601"] {
+        bad_usage(
+            &format!("add --size 1M --timeout {seconds}"),
+            &["--timeout", seconds, "1..=3600"],
+        );
+    }
 }
 
 #[test]

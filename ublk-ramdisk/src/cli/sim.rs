@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ublk_ramdisk::config::{Backing, DeviceConfig, DeviceRequest};
-use ublk_ramdisk::inject::FaultAttr;
 use ublk_ramdisk::mq::{Kblockd, Rules};
 use ublk_ramdisk::sim::config::{ClockKind, Rw, SimConfig};
 use ublk_ramdisk::sim::script::Step;
 use ublk_ramdisk::sim::values::{self, Rate, Service};
 use workqueue::Flags;
 
-use crate::values::{backing, inject, on_or_off, size, whole};
+use super::PressureArgs;
+use crate::values::{backing, on_or_off, size, whole};
 
 pub const SIM_LONG: &str = "\
 Run the disk's dispatch and memory in this process, under a load made here: no root, no ublk.
@@ -50,6 +50,8 @@ pub struct SimArgs {
     load: SimLoad,
     #[command(flatten)]
     model: SimModel,
+    #[command(flatten)]
+    pressure: PressureArgs,
     /// Something that happens meanwhile: TIME:EVENT, see below; may be given several times
     #[arg(
         long = "at",
@@ -103,9 +105,10 @@ struct SimDevice {
     /// Transparent huge pages [default: on]
     #[arg(long, value_name = "on|off", value_parser = on_or_off)]
     thp: Option<bool>,
-    /// Refuse requests on purpose: requeue=INTERVAL,PROBABILITY,SPACE,TIMES, as for `add`
-    #[arg(long, value_name = "FAULT", value_parser = inject, allow_hyphen_values = true)]
-    inject: Option<FaultAttr>,
+    /// Seconds until a request that the driver keeps counts as late, 1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole,
+        allow_hyphen_values = true)]
+    timeout: u64,
 }
 
 /// The load.
@@ -280,7 +283,8 @@ impl SimArgs {
             read_only: device.read_only,
             backing: device.backing.clone(),
             huge_pages: device.thp,
-            requeue: device.inject,
+            pressure: self.pressure.settings(),
+            timeout: device.timeout,
             ..DeviceRequest::default()
         }
     }

@@ -11,6 +11,7 @@ mod list;
 mod stop;
 
 mod resize;
+mod set;
 
 mod stats;
 mod stats_text;
@@ -48,6 +49,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::List(args) => list::run(&args),
         Command::Stop(args) => stop::run(&args),
         Command::Resize(args) => resize::run(&args),
+        Command::Set(args) => set::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Debugfs(args) => debugfs::run(&args),

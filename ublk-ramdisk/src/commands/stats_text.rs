@@ -28,11 +28,12 @@ pub fn as_text(stats: &DeviceStats) -> String {
     }
     let tables: Vec<_> = tables.iter().map(|rows| output::table(rows)).collect();
     format!(
-        "{}: {}, of which {} in memory, data path {}\n{}\n{}",
+        "{}: {}, of which {} in memory, data path {}, pressure {}\n{}\n{}",
         block_path(stats.id),
         output::human_size(stats.size),
         output::human_size(stats.allocated),
         stats.data_path,
+        stats.pressure.settings,
         tables.join("\n"),
         kblockd_line(&stats.kblockd)
     )
@@ -238,6 +239,7 @@ mod tests {
             size: 1 << 30,
             allocated: 20480,
             data_path: "batch".to_owned(),
+            pressure: Default::default(),
             queues: vec![QueueStats::default(), queue.clone()],
             kblockd: KblockdStats::default(),
         };

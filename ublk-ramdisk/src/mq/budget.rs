@@ -13,12 +13,13 @@
 //! the slot and the others lying.
 
 use super::operations::{Budget, Hctx};
+use super::queue::Queue;
 use super::sync::{fence, AtomicU32, Mutex, Ordering};
 
 /// The slots.
 #[derive(Debug)]
 pub struct DeviceSlots {
-    free: AtomicU32,    // A
+    free: AtomicU32,    // A: below 0 after some were taken away
     waiting: AtomicU32, // A: length of the line, written under its lock
     line: Mutex<Waiters>,
 }
@@ -69,7 +70,13 @@ impl DeviceSlots {
 
     /// How many are free.
     pub fn free(&self) -> u32 {
-        self.free.load(Ordering::Relaxed)
+        (self.free.load(Ordering::Relaxed) as i32).max(0) as u32
+    }
+
+    /// Adds so many, or takes them away: what is in use beyond the new number is missing from those
+    /// that come back. Runs every hctx that waits.
+    pub fn resize(&self, by: i32, queue: &Queue) {
+        self.add(by, |waiter| queue.run_hw_queue(waiter, true));
     }
 
     /// Takes one, or joins the line for `hctx`.
@@ -94,8 +101,17 @@ impl DeviceSlots {
     }
 
     /// Gives one back; `wake` is called for every hctx that waits, the oldest first.
-    pub(super) fn give_back(&self, mut wake: impl FnMut(u16)) {
-        self.free.fetch_add(1, Ordering::Release);
+    pub(super) fn give_back(&self, wake: impl FnMut(u16)) {
+        self.add(1, wake);
+    }
+
+    /// As [`DeviceSlots::resize`], before the device lives.
+    pub fn provide(&self, by: i32) {
+        self.add(by, |_| {});
+    }
+
+    fn add(&self, by: i32, mut wake: impl FnMut(u16)) {
+        self.free.fetch_add(by as u32, Ordering::Release);
         // Pairs with the fence in `take`, see above.
         fence(Ordering::SeqCst);
         // Those that join again meanwhile belong to the next one given back.
@@ -116,7 +132,7 @@ impl DeviceSlots {
 
     fn try_take(&self) -> bool {
         let mut free = self.free.load(Ordering::Relaxed);
-        while free > 0 {
+        while free as i32 > 0 {
             match self
                 .free
                 .compare_exchange(free, free - 1, Ordering::Acquire, Ordering::Relaxed)

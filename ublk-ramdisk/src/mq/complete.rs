@@ -32,6 +32,7 @@ impl Queue {
         let (hctx, mut call) = (self.hctx_of(token.rq), Call::new(home));
         let request = self.request_of(hctx, token.rq);
         let started = Started::again(&token, &request);
+        let outcome = self.unless_cut(token.rq, outcome);
         let decided = self.decide(hctx, started, outcome, true, &mut call);
         call.write_down(hctx);
         if decided == Completed::End {
@@ -60,6 +61,7 @@ impl Queue {
             debug_assert_eq!(self.hctx_of(token.rq).index, hctx.index);
             let request = self.request_of(hctx, token.rq);
             let started = Started::again(&token, &request);
+            let outcome = self.unless_cut(token.rq, outcome);
             let here = self.complete_here(hctx, started, outcome, &mut call);
             ended += u32::from(here);
         }

@@ -76,7 +76,7 @@ macro_rules! counters {
 
         impl HctxCounters {
             /// What each figure means.
-            pub const MEANINGS: crate::explain::Meanings = &[
+            pub const MEANINGS: crate::meanings::Meanings = &[
                 ("inserted", " Requests that arrived and were taken in."),
                 $((stringify!($name), concat!($($doc),*)),)*
                 ("refused_by", " Refusals, by what was wanting; together they are the answers BUSY and those without a budget."),

@@ -60,8 +60,35 @@ pub struct Issued<'q> {
 pub(super) enum Course {
     End(Result<(), Status>),
     Transfer(Data),
+    /// So many bytes from its beginning, then IOERR.
+    Part(Data, u64),
     Hold,
     Requeue(Requeue),
+    Defer(Rest),
+}
+
+/// What is left to do with a request that was put off.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rest {
+    End(Result<(), Status>),
+    Transfer(Data),
+    Part(Data, u64),
+}
+
+/// An accepted request whose course is put off; see [`Accepted::defer`]. Given to
+/// [`super::Queue::proceed`] when its time has come; one that is dropped stays in flight until its
+/// timeout.
+#[derive(Debug)]
+pub struct Deferred {
+    pub(super) in_flight: InFlight,
+    pub(super) rest: Rest,
+}
+
+impl Deferred {
+    /// Is the driver's `complete` going to be called for it?
+    pub fn completes(&self) -> bool {
+        !matches!(self.rest, Rest::End(_))
+    }
 }
 
 /// Proof that a request has been accepted.
@@ -70,6 +97,37 @@ pub(super) enum Course {
 pub struct Accepted<'q> {
     pub(super) course: Course,
     brand: Brand<'q>,
+}
+
+impl<'q> Accepted<'q> {
+    /// The same later: as soon as queue_rq has returned, the driver's
+    /// [`deferred`](super::Operations::deferred) is given the request, to go on with when it likes.
+    /// One that the driver keeps or has requeued stays as it is.
+    pub fn defer(self) -> Self {
+        let course = match self.course {
+            Course::End(outcome) => Course::Defer(Rest::End(outcome)),
+            Course::Transfer(data) => Course::Defer(Rest::Transfer(data)),
+            Course::Part(data, bytes) => Course::Defer(Rest::Part(data, bytes)),
+            course => course,
+        };
+        Self { course, ..self }
+    }
+
+    /// The same for no more than so many bytes from the request's beginning; then it ends with
+    /// IOERR. Only for a transfer, and for fewer bytes than it has.
+    pub fn cut_short(self, bytes: u64) -> Self {
+        let course = match self.course {
+            Course::Transfer(data) => Course::Part(data, bytes),
+            course => course,
+        };
+        Self { course, ..self }
+    }
+
+    /// Does the request stay with the driver or the transport? Otherwise it is over, or the
+    /// mirror's again, as soon as queue_rq has returned, and the driver's `complete` is not called.
+    pub fn goes_on(&self) -> bool {
+        !matches!(self.course, Course::End(_) | Course::Requeue(_))
+    }
 }
 
 impl<'q> Issued<'q> {

@@ -24,14 +24,15 @@
 //! try, as in a run that took the software queues, look finds it clear and queues a run that marks.
 
 use super::call::{Call, Started};
-use super::custody::{Accepted, Course, Issued, Move, Moving};
+use super::custody::{Accepted, Course, Deferred, Issued, Move, Moving, Rest};
+use super::data::Data;
 use super::hctx::HwQueue;
 use super::hctx_state::{RESTART, STOPPED};
 use super::operations::{Answer, Busy};
 use super::queue::Queue;
 use super::request::Request;
 use super::request_state::{Generation, Step};
-use super::slot::{Rq, RqList};
+use super::slot::{Rq, RqList, CUT};
 use super::source::Source;
 use super::status::Status;
 use crate::trace::Kind;
@@ -89,7 +90,11 @@ impl Queue {
     /// Takes the share of a limit that the request needs.
     #[inline]
     pub(super) fn budget_for(&self, hctx: &HwQueue, rq: Rq) -> bool {
-        if !self.inner.has_budget {
+        if !self.has_budget() {
+            return true;
+        }
+        if self.is_flush(hctx, rq) {
+            self.slot(rq).set_token(0); // a flush waits for no share (E1)
             return true;
         }
         match self.take_budget(hctx) {
@@ -122,7 +127,7 @@ impl Queue {
             generation,
             request,
         };
-        let token = if self.inner.has_budget {
+        let token = if self.has_budget() {
             self.slot(rq).token()
         } else {
             0
@@ -225,11 +230,83 @@ impl Queue {
                     }
                 }
             }
+            Course::Part(data, bytes) => {
+                self.slot(started.rq).set(CUT);
+                self.move_late(hctx, started, (data, bytes), call)
+            }
+            Course::Defer(rest) => {
+                let in_flight = token();
+                let deferred = Deferred { in_flight, rest };
+                let driver = &self.inner.driver;
+                driver.deferred(self.view(hctx), request, deferred);
+                Issue::Kept
+            }
             Course::Hold => Issue::Kept,
             Course::Requeue(how) => {
                 self.requeue(token(), how);
                 Issue::Kept
             }
+        }
+    }
+
+    /// As a transfer, of the request's first bytes alone, or later.
+    #[cold]
+    fn move_late(
+        &self,
+        hctx: &HwQueue,
+        started: Started<'_>,
+        (data, bytes): (Data, u64),
+        call: &mut Call<'_>,
+    ) -> Issue {
+        let part = started.request.shortened(bytes);
+        let token = self.in_flight(started.rq, started.generation);
+        let moving = Moving::new(token, hctx.index, &part, data);
+        match call.home().transfer(moving).what {
+            Move::Kept => Issue::Kept,
+            Move::Done(outcome) => {
+                let outcome = self.unless_cut(started.rq, outcome);
+                let ended = self.complete_here(hctx, started, outcome, call);
+                self.ended_or_kept(ended, true)
+            }
+        }
+    }
+
+    /// The outcome of a request that was kept: an error if not all of its bytes were to be moved.
+    pub(super) fn unless_cut(&self, rq: Rq, outcome: Result<u64, Status>) -> Result<u64, Status> {
+        match self.slot(rq).has(CUT) {
+            true => Err(outcome.err().unwrap_or(Status::IoErr)),
+            false => outcome,
+        }
+    }
+
+    /// Goes on with a request that was put off, on the calling thread, which is no lane's.
+    pub fn proceed(&self, deferred: Deferred) {
+        let Deferred { in_flight, rest } = deferred;
+        self.assert_own(&in_flight);
+        let hctx = self.hctx_of(in_flight.rq);
+        let request = self.request_of(hctx, in_flight.rq);
+        let mut away = self.away(hctx);
+        let mut call = Call::new(&mut away);
+        let started = Started::again(&in_flight, &request);
+        let issue = match rest {
+            Rest::End(outcome) => {
+                let bytes = if request.op().has_data() {
+                    request.len()
+                } else {
+                    0
+                };
+                let ended = self.end_here(hctx, started, outcome.map(|()| bytes), &mut call);
+                self.ended_or_kept(ended, true)
+            }
+            Rest::Transfer(data) => self.move_late(hctx, started, (data, request.len()), &mut call),
+            Rest::Part(data, bytes) => {
+                self.slot(started.rq).set(CUT);
+                self.move_late(hctx, started, (data, bytes), &mut call)
+            }
+        };
+        call.write_down(hctx);
+        if matches!(issue, Issue::Ended { .. }) {
+            self.departed(hctx, hctx.state.leave(1));
         }
     }
 
@@ -447,7 +524,7 @@ impl Queue {
 
     /// A share; 0 where there is no limit. That there is none is counted.
     fn take_budget(&self, hctx: &HwQueue) -> Result<u32, Source> {
-        match self.inner.driver.budget() {
+        match self.inner.driver.budget().filter(|_| self.has_budget()) {
             None => Ok(0),
             Some(budget) => budget.get(hctx.index).ok_or_else(|| {
                 hctx.counters.no_budget.add(1);

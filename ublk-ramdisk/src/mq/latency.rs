@@ -30,7 +30,7 @@ impl Default for Sampling {
 #[derive(Debug, Default)]
 pub(super) struct Latencies([AtomicHistogram; 5]);
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// The times of one hardware queue's requests in nanoseconds, by operation.
     #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]

@@ -105,7 +105,7 @@ mod loom_tests;
 
 pub use budget::DeviceSlots;
 pub use counters::{HctxCounters, HISTOGRAM};
-pub use custody::{Accepted, InFlight, Issued, Moved, Moving, Requeue};
+pub use custody::{Accepted, Deferred, InFlight, Issued, Moved, Moving, Requeue};
 pub use data::{Data, Run};
 pub use disk::Disk;
 pub use insert::Lane;
@@ -116,7 +116,7 @@ pub use operations::{
     Answer, Budget, Busy, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
 };
 pub use pause::WouldDeadlock;
-pub use queue::{HctxSnapshot, Queue, RequestQueue, RequestRef};
+pub use queue::{HctxSnapshot, Queue, RequestQueue, RequestRef, WeakQueue};
 pub use request::{Limits, Op, Request};
 pub use source::{BySource, Source};
 pub use status::Status;

@@ -31,7 +31,7 @@
 //! either case (F19, F20). A request under transfer is in flight, so it may time out: a driver that
 //! has named memory answers ResetTimer, as the copy will end.
 
-use super::custody::{Accepted, Issued, Moved, Moving};
+use super::custody::{Accepted, Deferred, Issued, Moved, Moving};
 use super::data::Run;
 use super::queue::Queue;
 use super::request::Request;
@@ -83,6 +83,18 @@ impl<'a> Hctx<'a> {
     /// Its number.
     pub fn index(self) -> u16 {
         self.index
+    }
+
+    /// The share of the driver's budget that a request of this queue was issued with, to be given
+    /// back: asked again, the answer is 0. Also 0 if there was none. For the driver that has the
+    /// request.
+    pub fn take_token(self, tag: u16) -> u32 {
+        let slot = self.queue.slot(self.queue.rq(self.index, tag));
+        let token = slot.token();
+        if token != 0 {
+            slot.set_token(0);
+        }
+        token
     }
 
     /// The device it belongs to; to be cloned by drivers that call back later.
@@ -182,6 +194,12 @@ pub trait Operations: Send + Sync {
 
     /// An earlier `last = false` is not followed by a `last = true` (C15).
     fn commit_rqs(&self, _hctx: Hctx<'_>) {}
+
+    /// A request whose course queue_rq has put off. The driver keeps it and gives it to
+    /// [`Queue::proceed`] when its time has come; until then it answers ResetTimer to timeouts.
+    fn deferred(&self, hctx: Hctx<'_>, _request: &Request, deferred: Deferred) {
+        hctx.queue().proceed(deferred);
+    }
 
     /// A request that was transferred or completed is about to end. Once for each, on the thread
     /// that completed it. Requests ended in queue_rq's answer do not come here.

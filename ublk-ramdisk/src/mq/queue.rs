@@ -21,7 +21,7 @@ use super::timeout;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use workqueue::CpuSet;
 
 /// How many devices this process has made.
@@ -33,7 +33,7 @@ pub(super) struct Inner {
     pub(super) set: TagSet,                   // I
     pub(super) patience: (u64, u32),          // I: see timeout.rs
     pub(super) driver: Arc<dyn Operations>,   // I
-    pub(super) has_budget: bool,              // I
+    has_budget: AtomicBool,                   // A: are shares taken?
     pub(super) takes_lists: bool,             // I: the driver has queue_rqs, and no budget
     pub(super) transport: Arc<dyn Transport>, // I
     pub(super) slots: Slots,                  // see slot.rs
@@ -55,6 +55,23 @@ pub struct Queue {
     pub(super) inner: Arc<Inner>,
 }
 
+/// A [`Queue`] that does not keep the device's queue from ending: for what the driver itself holds.
+#[derive(Clone)]
+pub struct WeakQueue(Weak<Inner>);
+
+impl fmt::Debug for WeakQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakQueue")
+    }
+}
+
+impl WeakQueue {
+    /// The queue, if it has not ended.
+    pub fn upgrade(&self) -> Option<Queue> {
+        self.0.upgrade().map(|inner| Queue { inner })
+    }
+}
+
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
@@ -64,6 +81,30 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
+    /// One of its hardware queues, as its driver sees it.
+    pub fn hw_queue(&self, hctx: u16) -> Hctx<'_> {
+        self.view(self.hctx(hctx))
+    }
+
+    /// A handle that does not keep the queue from ending.
+    pub fn downgrade(&self) -> WeakQueue {
+        WeakQueue(Arc::downgrade(&self.inner))
+    }
+
+    #[inline]
+    pub(super) fn has_budget(&self) -> bool {
+        self.inner.has_budget.load(Ordering::Relaxed)
+    }
+
+    /// Is a share of the driver's budget taken for each request from now on, or no more? A driver
+    /// that has a budget begins with it. Requests under way keep what they have; those that wait
+    /// for a share are run.
+    pub fn use_budget(&self, on: bool) {
+        let on = on && self.inner.driver.budget().is_some();
+        self.inner.has_budget.store(on, Ordering::Relaxed);
+        self.run_hw_queues(true);
+    }
+
     /// The shape it was made with.
     pub fn tag_set(&self) -> &TagSet {
         &self.inner.set
@@ -223,7 +264,7 @@ impl Queue {
     }
 }
 
-crate::explain::explained! {
+crate::meanings::explained! {
     /// A hardware queue at one moment, under the names of the kernel's debugfs.
     #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
     #[serde(default)]
@@ -347,7 +388,7 @@ impl RequestQueue {
             patience: timeout::patience(set.timeout),
             label: LABELS.fetch_add(1, Ordering::Relaxed),
             set,
-            has_budget: driver.budget().is_some(),
+            has_budget: AtomicBool::new(driver.budget().is_some()),
             takes_lists: driver.budget().is_none() && driver.takes_lists(),
             driver,
             transport,

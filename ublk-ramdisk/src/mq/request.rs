@@ -116,6 +116,12 @@ impl Request {
         }
     }
 
+    /// Its first bytes alone.
+    pub(super) fn shortened(&self, len: u64) -> Self {
+        debug_assert!(len <= self.len);
+        Self { len, ..*self }
+    }
+
     /// The same, to be on stable storage when it ends (FUA). For memory that is what every write
     /// is; it decides how the request is dispatched (C1).
     #[must_use]

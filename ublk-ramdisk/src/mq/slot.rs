@@ -27,6 +27,8 @@ pub(super) const PREPARED: u32 = 1 << 10;
 pub(super) const AT_HEAD: u32 = 1 << 11;
 /// It was refused and has not been tried again.
 pub(super) const PARKED: u32 = 1 << 13;
+/// Not all of its bytes are moved: it ends with IOERR.
+pub(super) const CUT: u32 = 1 << 14;
 /// The outcome in the slot goes through the driver's `complete`.
 const VIA_DRIVER: u32 = 1 << 12;
 

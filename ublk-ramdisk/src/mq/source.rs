@@ -40,7 +40,7 @@ macro_rules! sources {
 
         impl BySource {
             /// What each figure means.
-            pub const MEANINGS: crate::explain::Meanings =
+            pub const MEANINGS: crate::meanings::Meanings =
                 &[$((stringify!($field), concat!($($doc),*)),)*];
 
             /// The number of one source.

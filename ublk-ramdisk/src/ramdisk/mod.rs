@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The driver: turns requests into ranges of the store. The only part that knows
-//! where the bytes are. It answers at once and accepts what it is given, unless faults are
-//! injected; nothing here waits for memory yet.
+//! where the bytes are. It answers at once and accepts what it is given; nothing here waits for
+//! memory yet.
 
 mod page_state;
 
@@ -11,32 +11,19 @@ pub mod store;
 
 use std::ops::Range;
 
-use crate::inject::{Refusal, Requeues};
-use crate::mq::{
-    Answer, Busy, Data, Disk, Hctx, Issued, Op, Operations, Request, Requeue, Run, Source, Status,
-};
+use crate::mq::{Answer, Data, Disk, Hctx, Issued, Op, Operations, Request, Run, Status};
 use store::{Readable, Store};
 
 /// A disk in memory.
 #[derive(Debug)]
 pub struct Ramdisk {
     store: Store,
-    requeues: Option<Requeues>,
 }
 
 impl Ramdisk {
     /// Serves what is in `store`.
     pub fn new(store: Store) -> Self {
-        Self {
-            store,
-            requeues: None,
-        }
-    }
-
-    /// The same, now and then refusing a request on purpose.
-    #[must_use]
-    pub fn with_requeues(self, requeues: Option<Requeues>) -> Self {
-        Self { requeues, ..self }
+        Self { store }
     }
 
     /// The bytes behind the disk.
@@ -93,20 +80,17 @@ impl Disk for Ramdisk {
     fn capacity(&self) -> u64 {
         self.store.size()
     }
+
+    fn needs_memory(&self, request: &Request) -> bool {
+        let allocates = matches!(request.op(), Op::Write | Op::WriteZeroes { unmap: false });
+        allocates && !self.store.is_present(&range(request))
+    }
 }
 
 impl Operations for Ramdisk {
     #[inline]
-    fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, _last: bool) -> Answer<'q> {
-        let refuse = |requeues: &Requeues| requeues.refuse(hctx.index());
-        match self.requeues.as_ref().and_then(refuse) {
-            None => self.serve(rq),
-            Some(Refusal::Resource) => rq.busy_for(Busy::Resource, Source::Injection),
-            Some(Refusal::Requeue) => Answer::Ok(rq.requeue(Requeue {
-                kick: true,
-                prepared: false,
-            })),
-        }
+    fn queue_rq<'q>(&self, _hctx: Hctx<'_>, rq: Issued<'q>, _last: bool) -> Answer<'q> {
+        self.serve(rq)
     }
 
     fn runs(&self, request: &Request, each: &mut dyn FnMut(Run)) {

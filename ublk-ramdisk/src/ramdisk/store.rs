@@ -292,6 +292,12 @@ impl Store {
         unsafe { self.mapping.start().add(offset as usize) }
     }
 
+    /// Is memory there for all of the range? An answer of the moment.
+    pub fn is_present(&self, range: &Range<u64>) -> bool {
+        let mut pages = pages_of(range, self.page_shift);
+        pages.all(|page| self.states.is_present(page))
+    }
+
     /// Pins the range for a READ. The pins end with [`Store::unpin`].
     #[inline]
     pub fn pin_for_read(&self, range: Range<u64>) -> Readable {

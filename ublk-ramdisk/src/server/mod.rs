@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 use ublk_ramdisk::config::{Backing, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::pressure::{Changes, Settings};
 use ublk_ramdisk::sys::thread::set_io_flusher;
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path};
 use ublk_ramdisk::ublk::device::Device;
@@ -283,6 +284,13 @@ impl Server {
                 caller.answer(&Reply::Stats(Box::new(self.device.stats())));
                 return Step::Serve;
             }
+            Request::Set { ref changes } => {
+                caller.answer(&match self.set(changes) {
+                    Ok(settings) => Reply::Settings(Box::new(settings)),
+                    Err(failure) => Reply::Failed(failure),
+                });
+                return Step::Serve;
+            }
             Request::Trace { .. } | Request::Debugfs { .. } | Request::Poke { .. } => {
                 let (served, lock) = (&self.front.served, &self.front.lock);
                 observe::answer(caller, request, served, lock, self.device.queue());
@@ -291,7 +299,7 @@ impl Server {
             Request::Resize { bytes, force } => self.resize(bytes, force),
             Request::Stop { force } | Request::Delete { force } => self.stop(force),
         };
-        match (done, request) {
+        match (done, &request) {
             (Ok(()), Request::Stop { .. } | Request::Delete { .. }) => Step::End(Ending {
                 delete: matches!(request, Request::Delete { .. }),
                 exit: Exit::Done,
@@ -306,6 +314,14 @@ impl Server {
                 Step::Serve
             }
         }
+    }
+
+    fn set(&mut self, changes: &Changes) -> Result<Settings, Failure> {
+        let settings = self.device.set_pressure(changes)?;
+        if !changes.is_empty() {
+            info!("{}: pressure {settings}", self.front.served.path);
+        }
+        Ok(settings)
     }
 
     fn resize(&mut self, bytes: u64, force: bool) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use ublk_ramdisk::config::DataPath;
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
+use ublk_ramdisk::pressure::{Changes, Settings};
 use ublk_ramdisk::stats::DeviceStats;
 
 /// A device as its server sees it; also the contents of the state file and what `add --json`
@@ -46,11 +47,16 @@ pub enum Word {
 }
 
 /// What a command asks of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Request {
     /// The counters.
     Stats,
+    /// Another pressure; none but the present one if nothing is to be changed.
+    Set {
+        /// What is to be changed.
+        changes: Box<Changes>,
+    },
     /// What happens to the requests for so long. After the answer comes the trace itself, and the
     /// connection ends with it. Whoever goes away before gets nothing, and the recording ends.
     Trace {
@@ -111,6 +117,8 @@ pub enum Reply {
     Done,
     /// The counters.
     Stats(Box<DeviceStats>),
+    /// The pressure in force.
+    Settings(Box<Settings>),
     /// The state of the queues.
     Debugfs(Vec<DebugfsFile>),
     /// The directory with what was asked for.
@@ -122,6 +130,7 @@ pub enum Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ublk_ramdisk::pressure::{Change, Injection};
 
     #[test]
     fn a_failure_crosses_the_ready_pipe() {
@@ -138,6 +147,14 @@ mod tests {
     fn requests_read_back() {
         for request in [
             Request::Stats,
+            Request::Set {
+                changes: Box::new(Changes {
+                    slots: Change::To(4),
+                    mbps: Change::Off,
+                    inject: vec![Injection::Delay(Some(5))],
+                    ..Changes::default()
+                }),
+            },
             Request::Trace {
                 millis: 2000,
                 records: 64,

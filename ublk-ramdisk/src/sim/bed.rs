@@ -18,10 +18,9 @@ use super::hogs::Hogs;
 use super::job::Job;
 use super::ports::{At, Ports, Time};
 use super::script::{BusyFor, Event};
-use crate::backend::{self, Mirror};
+use crate::backend::{self, Driver, Mirror};
 use crate::error::Failure;
 use crate::mq::{Lane, Limits, Op, Queue, Request, TagSet};
-use crate::ramdisk::Ramdisk;
 
 /// See the module. Fields are dropped in this order.
 pub(super) struct Bed {
@@ -32,7 +31,7 @@ pub(super) struct Bed {
     pub(super) ports: Arc<Ports>,
     pub(super) jobs: Vec<Job>,
     driver: Arc<SimDriver>,
-    ramdisk: Arc<Ramdisk>,
+    ramdisk: Arc<Driver>,
     costs: Option<Arc<Costs>>,
     creation_fails: Arc<AtomicBool>,
     script_tag: u16,
@@ -68,7 +67,7 @@ impl Bed {
     pub(super) fn new(config: &SimConfig, time: Time) -> Result<Self, Failure> {
         let device = &config.device;
         let store = backend::open_store(device)?;
-        let ramdisk = backend::driver(device, store, device.queues);
+        let ramdisk = backend::driver(device, store, device.queues, device.depth);
         let creation_fails = Arc::new(AtomicBool::new(false));
         let runtime = runtime(config, &time, &creation_fails);
         let costs = match &time {
@@ -87,12 +86,14 @@ impl Bed {
         let ports = Arc::new(Ports::new(config, time, driver.clone(), buffers.clone()));
         let set = TagSet {
             nr_ctxs: config.jobs_per_queue() + u16::from(config.has_script_requests()),
+            timeout: Duration::from_secs(device.timeout.into()),
             rerun_delay: config.rerun_delay,
             rules: config.rules,
             ..TagSet::new(device.queues, device.depth)
         };
         let flags = config.kblockd_flags;
-        let mirror = Mirror::start_on(runtime, flags, set, driver.clone(), ports.clone())?;
+        let mirror =
+            Mirror::start_on(runtime, flags, set, driver.clone(), &ramdisk, ports.clone())?;
         if let Some(costs) = &costs {
             costs.charge_to(Some(mirror.kblockd().clone()));
         }
@@ -150,7 +151,7 @@ impl Bed {
             }
             Event::Discard { offset, len } => self.discard(offset, len),
             Event::Corrupt(offset) => {
-                if let Err(error) = buffers::corrupt(self.ramdisk.store(), offset) {
+                if let Err(error) = buffers::corrupt(self.ramdisk.disk().store(), offset) {
                     self.note(format!("corrupt {offset}: {error}"));
                     return;
                 }

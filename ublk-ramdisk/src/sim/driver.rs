@@ -12,8 +12,8 @@ use workqueue::{impl_has_work, new_work, VirtualClock, Work, WorkItem};
 
 use super::script::BusyFor;
 use crate::mq::{
-    Answer, Budget, Busy, Hctx, Issued, Kblockd, Offer, Operations, Request, RequestRef, Run,
-    Source, Status, TimeoutAnswer,
+    Answer, Budget, Busy, Deferred, Hctx, Issued, Kblockd, Offer, Operations, Request, RequestRef,
+    Run, Source, Status, TimeoutAnswer,
 };
 
 /// Time that runs of kblockd have used, paid for by an item behind them. Not within the run: a
@@ -142,7 +142,7 @@ impl Operations for SimDriver {
             Some(kind) => {
                 // The token is the driver's once it has been entered.
                 if let Some(budget) = self.inner.budget() {
-                    budget.put(hctx, rq.budget_token());
+                    budget.put(hctx, hctx.take_token(rq.request().tag()));
                 }
                 rq.busy_for(kind, Source::Driver)
             }
@@ -151,6 +151,10 @@ impl Operations for SimDriver {
 
     fn commit_rqs(&self, hctx: Hctx<'_>) {
         self.inner.commit_rqs(hctx);
+    }
+
+    fn deferred(&self, hctx: Hctx<'_>, request: &Request, deferred: Deferred) {
+        self.inner.deferred(hctx, request, deferred);
     }
 
     fn complete(&self, hctx: Hctx<'_>, request: &Request) {

@@ -21,11 +21,11 @@ use super::params;
 use super::queue::Shared;
 use super::thread::{Deaths, QueueThread, Served};
 use super::transport::{Port, Ports};
-use crate::backend::{self, Mirror};
-use crate::config::{DataPath, DeviceConfig};
+use crate::backend::{self, Driver, Mirror};
+use crate::config::{check_pressure, DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::{Queue, TagSet};
-use crate::ramdisk::Ramdisk;
+use crate::pressure::{Changes, Settings};
 use crate::stats::{DeviceStats, KblockdStats, QueueCounters, QueueStats};
 
 /// How long a device node may take to appear.
@@ -42,7 +42,7 @@ pub struct Device {
     control: Control,
     info: DeviceInfo,
     path: DataPath,
-    ramdisk: Arc<Ramdisk>,
+    driver: Arc<Driver>,
     block_size: u32,
     counters: Vec<Arc<QueueCounters>>,
     deaths: Arc<Deaths>,
@@ -69,13 +69,13 @@ impl Device {
         let store = backend::open_store(config)?;
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
-        let ramdisk = backend::driver(config, store, info.nr_hw_queues);
+        let driver = backend::driver(config, store, info.nr_hw_queues, info.queue_depth);
         // From here on dropping the device deletes it.
         let mut device = Device {
             control,
             info,
             path,
-            ramdisk,
+            driver,
             block_size: config.block_size,
             counters: Vec::new(),
             deaths: Arc::new(deaths),
@@ -108,7 +108,7 @@ impl Device {
     }
 
     fn set_params(&mut self, config: &DeviceConfig) -> Result<(), Failure> {
-        let store = self.ramdisk.store();
+        let store = self.driver.disk().store();
         let (id, page) = (self.info.dev_id, store.page_size());
         let mut wanted = params::params(config, store.size(), self.info.max_io_buf_bytes, page);
         self.control.set_params(id, &mut wanted)?;
@@ -127,7 +127,7 @@ impl Device {
     /// returns when each has fetched its tags.
     fn start_queues(&mut self, config: &DeviceConfig) -> Result<(), Failure> {
         let shared = Arc::new(Shared {
-            disk: self.ramdisk.clone(),
+            disk: self.driver.clone(),
             char_device: Arc::new(open_char_device(self.info.dev_id)?),
             depth: self.info.queue_depth,
             block_size: config.block_size,
@@ -141,15 +141,17 @@ impl Device {
         let cpus = self.queue_cpus()?;
         let set = TagSet {
             cpus: cpus.iter().map(|of| of.iter().copied().collect()).collect(),
+            timeout: Duration::from_secs(config.timeout.into()),
             ..TagSet::new(self.info.nr_hw_queues, self.info.queue_depth)
         };
         let transport = Arc::new(Ports {
-            disk: self.ramdisk.clone(),
+            disk: self.driver.clone(),
             path: self.path,
             ports: ports.clone(),
         });
         let (runtime, flags) = (backend::runtime(), config.kblockd_flags.flags());
-        let mirror = Mirror::start_on(runtime, flags, set, self.ramdisk.clone(), transport)?;
+        let (driver, operations) = (&self.driver, self.driver.clone());
+        let mirror = Mirror::start_on(runtime, flags, set, operations, driver, transport)?;
         self.mirror = Some(mirror);
         let (ready, answers) = mpsc::channel();
         let mut failure = None;
@@ -243,7 +245,7 @@ impl Device {
 
     /// Size of the disk in bytes.
     pub fn size(&self) -> u64 {
-        self.ramdisk.store().size()
+        self.driver.disk().store().size()
     }
 
     /// The data path in use.
@@ -278,8 +280,9 @@ impl Device {
         DeviceStats {
             id: self.id(),
             size: self.size(),
-            allocated: self.ramdisk.store().allocated().unwrap_or(0),
+            allocated: self.driver.disk().store().allocated().unwrap_or(0),
             data_path: self.path.to_string(),
+            pressure: self.driver.stats(),
             queues: queues
                 .map(|(counters, queue)| self.queue_stats(queue, counters))
                 .collect(),
@@ -290,6 +293,15 @@ impl Device {
                     KblockdStats::of(mirror.kblockd(), mirror.runtime())
                 }),
         }
+    }
+
+    /// Changes the pressure on the disk while it is used, and answers what is in force then.
+    pub fn set_pressure(&self, changes: &Changes) -> Result<Settings, Failure> {
+        check_pressure(&changes.applied_to(&self.driver.settings()))?;
+        let mirror = self.mirror.as_ref();
+        let mirror = mirror.ok_or_else(|| Failure::runtime("the disk is being taken away"))?;
+        let applied = mirror.pressure().apply(&self.driver, changes);
+        applied.map_err(|error| Failure::environment(format!("--psi: {error}")))
     }
 
     fn queue_stats(&self, queue: u16, counters: &QueueCounters) -> QueueStats {
@@ -338,7 +350,7 @@ impl Device {
                 "device {id} is {state}, not LIVE"
             )));
         }
-        let store = self.ramdisk.store();
+        let store = self.driver.disk().store();
         if size > old {
             store.grow(size)?;
             if let Err(error) = self.control.update_size(id, size >> 9) {

@@ -262,6 +262,7 @@ mod tests {
             size: 1 << 30,
             allocated: 300 << 20,
             data_path: "user-copy".to_owned(),
+            pressure: Default::default(),
             queues: (0..queues).map(queue).collect(),
             kblockd: KblockdStats {
                 completed: requests,

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `set`: has the device's server change the pressure on the disk, and shows what is in force.
+
+use ublk_ramdisk::config::check_pressure;
+use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::pressure::Injection;
+use ublk_ramdisk::ublk::ctrl::Control;
+
+use super::{machine, output};
+use crate::cli::SetArgs;
+use crate::server::protocol::{Reply, Request};
+use crate::server::run_dir::RunDir;
+
+/// Changes the device's pressure.
+pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
+    let changes = args.pressure.changes();
+    // What no disk can have is bad usage whichever it is.
+    check_pressure(&args.pressure.settings())?;
+    let init = |injection: &Injection| matches!(injection, Injection::InitHctx(_));
+    if changes.inject.iter().any(init) {
+        return Err(Failure::usage(
+            "--inject init_hctx cannot be changed on a running disk: its hardware queues are set \
+             up; give it to `add`",
+        ));
+    }
+    let mut control = Control::open()?;
+    let request = Request::Set {
+        changes: Box::new(changes),
+    };
+    let settings = match machine::ask_server(&RunDir::of_this_machine(), args.id, request) {
+        Some(answer) => match answer? {
+            Reply::Settings(settings) => settings,
+            Reply::Failed(failure) => return Err(failure),
+            _ => return Err(Failure::runtime("the server answered another question")),
+        },
+        None => return Err(machine::not_served(&mut control, args.id)),
+    };
+    if args.json {
+        output::print_json(&settings)?;
+    } else {
+        output::print(&settings.to_string())?;
+    }
+    Ok(Exit::Done)
+}

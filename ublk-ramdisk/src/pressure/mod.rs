@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Pressure: a driver in front of the driver, which refuses, slows down, fails or loses requests as
+//! it is told (E1, E3 to E5, E12 to E17). Everything can be changed while the disk lives.
+//!
+//! The mirror asks it; what it lets through goes on to the disk behind it. With no pressure in force
+//! that is one look at a word. The order of the questions:
+//!
+//! ```text
+//!   slots       the mirror's budget: no slot, and the disk is not even asked       E1
+//!   requeue     this call is struck: RESOURCE, or accepted and requeued            E5
+//!   badblocks   the range has a bad block: IOERR, or only what lies before it      E17
+//!   timeout     this call is struck: accepted and lost, until its timeout          E16
+//!   mbps        no token: all hardware queues are stopped, DEV_RESOURCE            E4
+//!   psi         short of memory, and the request needs some: RESOURCE              E3
+//!   the disk    may refuse for want of memory of its own: then tokens come back    E2
+//!   delay       accepted: goes on only after a time, holding its slot              E16
+//! ```
+//!
+//! Kernel counterparts: null_blk's `queue_mode`, `mbps`, `requeue`, `timeout`, `badblocks` and
+//! `completion_nsec`; `scsi_mq_get_budget`.
+
+mod badblocks;
+mod clock;
+mod delay;
+mod psi;
+mod psi_monitor;
+mod settings;
+mod slots;
+mod throttle;
+
+use std::fmt;
+use std::sync::atomic::{
+    AtomicBool, AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use workqueue::{AllocError, Flags, OwnedQueue, Runtime};
+
+use crate::inject::{Faults, Refusal, Requeues};
+use crate::mq::{
+    Answer, Budget, Busy, Deferred, Disk, Hctx, Issued, Operations, Queue, Request, RequestRef,
+    Requeue, Run, Source, Status, TimeoutAnswer,
+};
+pub use badblocks::BadBlocks;
+use badblocks::{Bad, Ranges};
+use clock::Clock;
+use delay::DelayLine;
+use psi::Psi;
+use psi_monitor::Monitor;
+pub use psi_monitor::{PsiError, PsiScope, PsiTrigger};
+pub use settings::{injections, Change, Changes, Injection, Settings};
+use slots::Slots;
+use throttle::Throttle;
+
+/// What is in force. Slots are not among them: the mirror knows.
+const REQUEUE: u32 = 1;
+const BADBLOCKS: u32 = 1 << 1;
+const TIMEOUT: u32 = 1 << 2;
+const MBPS: u32 = 1 << 3;
+const PSI: u32 = 1 << 4;
+const DELAY: u32 = 1 << 5;
+/// Slots have been in force, so a request may hold one.
+const SLOTS: u32 = 1 << 6;
+/// Requests have been lost on purpose.
+const LOST: u32 = 1 << 7;
+
+/// A disk under pressure.
+#[derive(Debug)]
+pub struct Pressured<D> {
+    disk: Arc<D>,
+    depth: u16,
+    active: AtomicU32,
+    slots: Arc<Slots>,
+    requeues: Requeues,
+    bad: Ranges,
+    timeouts: Faults,
+    /// By request: was it accepted and lost?
+    lost: Box<[AtomicBool]>,
+    init_failures: Faults,
+    throttle: Arc<Throttle>,
+    psi: Psi,
+    delays: Arc<DelayLine>,
+    settings: Mutex<Settings>,
+}
+
+impl<D: Disk> Pressured<D> {
+    /// Puts this pressure on a disk that has so many hardware queues of this depth. What needs
+    /// time or the machine waits for [`Works::start`].
+    pub fn new(disk: Arc<D>, settings: Settings, nr_hw_queues: u16, depth: u16) -> Self {
+        let requests = usize::from(nr_hw_queues) * usize::from(depth);
+        let slots = Arc::new(Slots::new(nr_hw_queues));
+        let this = Self {
+            disk,
+            depth,
+            active: AtomicU32::new(0),
+            slots: slots.clone(),
+            requeues: Requeues::new(None, nr_hw_queues),
+            bad: Ranges::default(),
+            timeouts: Faults::new(None),
+            lost: (0..requests).map(|_| AtomicBool::new(false)).collect(),
+            init_failures: Faults::new(settings.init_hctx),
+            throttle: Arc::new(Throttle::new()),
+            psi: Psi::new(requests),
+            delays: Arc::new(DelayLine::new(requests, slots)),
+            settings: Mutex::new(Settings::default()),
+        };
+        this.put_in_force(&settings, None);
+        this
+    }
+
+    /// The disk behind it.
+    pub fn disk(&self) -> &Arc<D> {
+        &self.disk
+    }
+
+    /// What is in force.
+    pub fn settings(&self) -> Settings {
+        self.lock_settings().clone()
+    }
+
+    fn lock_settings(&self) -> std::sync::MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has these in force from now on; `queue` is run, as what it waited for may be no more.
+    fn put_in_force(&self, new: &Settings, queue: Option<&Queue>) {
+        let mut old = self.lock_settings();
+        let set = |bit: u32, on: bool| match on {
+            true => self.active.fetch_or(bit, Release),
+            false => self.active.fetch_and(!bit, Release),
+        };
+        if new.slots.is_some() {
+            set(SLOTS, true);
+        }
+        self.slots.set(new.slots, queue);
+        if new.requeue != old.requeue {
+            self.requeues.set(new.requeue);
+            set(REQUEUE, new.requeue.is_some());
+        }
+        if new.badblocks != old.badblocks {
+            self.bad.set(new.badblocks.clone());
+            set(BADBLOCKS, new.badblocks.is_some());
+        }
+        if new.timeout != old.timeout {
+            if new.timeout.is_some() {
+                set(LOST, true);
+            }
+            self.timeouts.set(new.timeout);
+            set(TIMEOUT, new.timeout.is_some());
+        }
+        self.throttle.set(new.mbps);
+        set(MBPS, new.mbps.is_some());
+        if new.psi.is_some() && old.psi.is_none() {
+            self.psi.forget_all();
+        }
+        set(PSI, new.psi.is_some());
+        if new.psi.is_none() {
+            self.psi.set_pressure(false);
+        }
+        self.delays.set(new.delay_ns.unwrap_or(0));
+        set(DELAY, new.delay_ns.is_some());
+        *old = new.clone();
+        drop(old);
+        if let Some(queue) = queue {
+            queue.use_budget(new.slots.is_some());
+            queue.start_stopped_hw_queues(true);
+        }
+    }
+
+    /// Faults that were named count from the beginning, also if they are the same as before.
+    fn begin_anew(&self, changes: &Changes) {
+        for injection in &changes.inject {
+            match injection {
+                Injection::Requeue(attr) => self.requeues.set(*attr),
+                Injection::Timeout(attr) => self.timeouts.set(*attr),
+                Injection::BadBlocks(bad) => self.bad.set(bad.clone()),
+                Injection::InitHctx(_) | Injection::Delay(_) => {}
+            }
+        }
+    }
+
+    /// Says that memory is short, or no more: what the monitor of PSI does. Also for tests and for
+    /// a simulation, which have no monitor.
+    pub fn set_pressure(&self, on: bool) {
+        self.psi.set_pressure(on);
+    }
+
+    /// As [`Pressured::set_pressure`]; when pressure has ended, what waits is run.
+    pub fn tell_pressure(&self, on: bool, queue: &Queue) {
+        self.set_pressure(on);
+        if !on {
+            queue.run_hw_queues(true);
+        }
+    }
+
+    /// The figures as they are now.
+    pub fn stats(&self) -> PressureStats {
+        PressureStats {
+            settings: self.settings(),
+            slots_free: self.slots.free(),
+            tokens: self.throttle.balance(),
+            under_pressure: self.psi.is_pressed(),
+            delayed: self.delays.len(),
+            lost: self.lost.iter().filter(|lost| lost.load(Relaxed)).count() as u64,
+        }
+    }
+
+    fn index(&self, hctx: u16, tag: u16) -> usize {
+        usize::from(hctx) * usize::from(self.depth) + usize::from(tag)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pressed<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool, active: u32) -> Answer<'q> {
+        let tag = rq.request().tag();
+        let answer = match self.judge(hctx, rq, last, active) {
+            Answer::Ok(accepted) if active & DELAY != 0 => Answer::Ok(accepted.defer()),
+            answer => answer,
+        };
+        if active & PSI != 0 && !matches!(answer, Answer::Busy(..)) {
+            self.psi.forget(self.index(hctx.index(), tag));
+        }
+        // One that goes on holds its slot until it completes or is done being delayed.
+        if !matches!(&answer, Answer::Ok(accepted) if accepted.goes_on()) {
+            self.give_slot_back(hctx, tag);
+        }
+        answer
+    }
+
+    fn judge<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool, active: u32) -> Answer<'q> {
+        let request = *rq.request();
+        let (queue, tag) = (hctx.index(), request.tag());
+        if active & REQUEUE != 0 {
+            match self.requeues.refuse(queue) {
+                None => {}
+                Some(Refusal::Resource) => return rq.busy_for(Busy::Resource, Source::Injection),
+                Some(Refusal::Requeue) => {
+                    return Answer::Ok(rq.requeue(Requeue {
+                        kick: true,
+                        prepared: false,
+                    }))
+                }
+            }
+        }
+        let mut whole = None;
+        if active & BADBLOCKS != 0 && request.op().has_data() {
+            match self.bad.look(request.offset(), request.len()) {
+                Bad::None => {}
+                Bad::Before(bytes) if bytes > 0 => whole = Some(bytes),
+                Bad::Before(_) | Bad::All => return Answer::Error(rq, Status::IoErr),
+            }
+        }
+        if active & TIMEOUT != 0 && self.timeouts.strike() {
+            self.lost[self.index(queue, tag)].store(true, Relaxed);
+            let (_lost, accepted) = rq.hold();
+            return Answer::Ok(accepted);
+        }
+        let metered = active & MBPS != 0 && request.op().has_data();
+        if metered && !self.throttle.admit(request.len()) {
+            self.throttle.stop(hctx.queue());
+            return rq.busy_for(Busy::DevResource, Source::Bandwidth);
+        }
+        if active & PSI != 0
+            && self.psi.is_pressed()
+            && self.disk.needs_memory(&request)
+            && self
+                .psi
+                .refuses(self.index(queue, tag), self.throttle.now())
+        {
+            self.refund(metered, &request);
+            return rq.busy_for(Busy::Resource, Source::Psi);
+        }
+        let answer = self.disk.queue_rq(hctx, rq, last);
+        match answer {
+            Answer::Busy(..) => {
+                self.refund(metered, &request);
+                answer
+            }
+            Answer::Ok(accepted) => Answer::Ok(match whole {
+                Some(bytes) => accepted.cut_short(bytes),
+                None => accepted,
+            }),
+            Answer::Error(..) => answer,
+        }
+    }
+
+    fn refund(&self, metered: bool, request: &Request) {
+        if metered {
+            self.throttle.refund(request.len());
+        }
+    }
+
+    fn give_slot_back(&self, hctx: Hctx<'_>, tag: u16) {
+        if hctx.take_token(tag) != 0 {
+            self.slots.release(hctx);
+        }
+    }
+
+    /// A request ends. True if the disk has it, false if it was lost before it came there.
+    #[cold]
+    #[inline(never)]
+    fn ends(&self, hctx: Hctx<'_>, request: &Request) -> bool {
+        self.give_slot_back(hctx, request.tag());
+        let lost = &self.lost[self.index(hctx.index(), request.tag())];
+        !(lost.load(Relaxed) && lost.swap(false, Relaxed))
+    }
+}
+
+impl<D: Disk> Disk for Pressured<D> {
+    #[inline]
+    fn capacity(&self) -> u64 {
+        self.disk.capacity()
+    }
+
+    fn needs_memory(&self, request: &Request) -> bool {
+        self.disk.needs_memory(request)
+    }
+}
+
+impl<D: Disk> Operations for Pressured<D> {
+    #[inline]
+    fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool) -> Answer<'q> {
+        match self.active.load(Acquire) {
+            0 => self.disk.queue_rq(hctx, rq, last),
+            active => self.pressed(hctx, rq, last, active),
+        }
+    }
+
+    fn commit_rqs(&self, hctx: Hctx<'_>) {
+        self.disk.commit_rqs(hctx);
+    }
+
+    fn deferred(&self, hctx: Hctx<'_>, request: &Request, deferred: Deferred) {
+        self.delays.put(hctx, request.tag(), deferred);
+    }
+
+    #[inline]
+    fn complete(&self, hctx: Hctx<'_>, request: &Request) {
+        let marked = self.active.load(Acquire) & (SLOTS | LOST) != 0;
+        if !marked || self.ends(hctx, request) {
+            self.disk.complete(hctx, request);
+        }
+    }
+
+    #[inline]
+    fn runs(&self, request: &Request, each: &mut dyn FnMut(Run)) {
+        self.disk.runs(request, each);
+    }
+
+    fn budget(&self) -> Option<&dyn Budget> {
+        Some(&*self.slots)
+    }
+
+    fn has_waker(&self, hctx: u16) -> bool {
+        self.throttle.is_armed() || self.disk.has_waker(hctx)
+    }
+
+    fn timeout(&self, hctx: Hctx<'_>, expired: &RequestRef) -> TimeoutAnswer {
+        let lost = &self.lost[self.index(hctx.index(), expired.request().tag())];
+        if lost.load(Relaxed) {
+            expired.complete(Status::Timeout);
+            return TimeoutAnswer::Done;
+        }
+        self.disk.timeout(hctx, expired)
+    }
+
+    fn init_hctx(&self, hctx: u16) -> Result<(), Status> {
+        if self.init_failures.strike() {
+            return Err(Status::IoErr);
+        }
+        self.disk.init_hctx(hctx)
+    }
+
+    fn exit_hctx(&self, hctx: u16) {
+        self.disk.exit_hctx(hctx);
+    }
+
+    fn show_request(&self, request: &Request, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.disk.show_request(request, out)
+    }
+}
+
+/// What pressure needs to live: a workqueue for its timers, which kblockd must not carry (D2), and
+/// the thread that listens to PSI. Dropping it ends both; nothing is refused or held back then.
+pub struct Works {
+    wq: Arc<OwnedQueue>,
+    queue: Queue,
+    throttle: Arc<Throttle>,
+    delays: Arc<DelayLine>,
+    monitor: Mutex<Option<Monitor>>,
+    real: bool,
+}
+
+impl fmt::Debug for Works {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Works").finish_non_exhaustive()
+    }
+}
+
+impl Works {
+    /// Starts the timers of `driver` in `runtime`, for the requests of `queue`. Once in its life,
+    /// before the first request. A PSI file that the machine lacks is a warning (E12).
+    pub fn start<D: Disk + 'static>(
+        driver: &Arc<Pressured<D>>,
+        runtime: &Runtime,
+        queue: &Queue,
+    ) -> Result<Self, AllocError> {
+        let flags = Flags::MEM_RECLAIM | Flags::HIGHPRI | Flags::PERCPU;
+        let wq = Arc::new(runtime.queue("pressure").flags(flags).build()?);
+        let clock = Clock::of(runtime);
+        driver.throttle.start(&wq, clock.clone(), queue);
+        driver.delays.start(&wq, clock, queue);
+        let this = Self {
+            wq,
+            queue: queue.clone(),
+            throttle: driver.throttle.clone(),
+            delays: driver.delays.clone(),
+            monitor: Mutex::new(None),
+            real: runtime.virtual_clock().is_none(),
+        };
+        let settings = driver.settings();
+        queue.use_budget(settings.slots.is_some());
+        if let Err(error) = this.listen(driver, settings.psi.as_ref()) {
+            log::warn!("--psi: {error}; this source of BUSY is off");
+            let without = Settings {
+                psi: None,
+                ..settings
+            };
+            driver.put_in_force(&without, Some(queue));
+        }
+        Ok(this)
+    }
+
+    /// Changes what is in force. Nothing is changed by a failure.
+    pub fn apply<D: Disk + 'static>(
+        &self,
+        driver: &Arc<Pressured<D>>,
+        changes: &Changes,
+    ) -> Result<Settings, PsiError> {
+        let (old, new) = {
+            let old = driver.settings();
+            let new = changes.applied_to(&old);
+            (old, new)
+        };
+        if new.psi != old.psi {
+            if let Err(error) = self.listen(driver, new.psi.as_ref()) {
+                // The former one goes on, as nothing is to be changed.
+                let _ = self.listen(driver, old.psi.as_ref());
+                return Err(error);
+            }
+        }
+        driver.put_in_force(&new, Some(&self.queue));
+        driver.begin_anew(changes);
+        Ok(new)
+    }
+
+    /// Listens to this trigger in place of the present one.
+    fn listen<D: Disk + 'static>(
+        &self,
+        driver: &Arc<Pressured<D>>,
+        trigger: Option<&PsiTrigger>,
+    ) -> Result<(), PsiError> {
+        // The former one is silent before the next one speaks.
+        drop(self.lock_monitor().take());
+        driver.set_pressure(false);
+        let monitor = match trigger {
+            Some(trigger) if self.real => {
+                let (driver, queue) = (Arc::downgrade(driver), self.queue.downgrade());
+                let tell = move |on: bool| {
+                    if let (Some(driver), Some(queue)) = (driver.upgrade(), queue.upgrade()) {
+                        driver.tell_pressure(on, &queue);
+                    }
+                };
+                Some(Monitor::start(trigger, Box::new(tell))?)
+            }
+            _ => None,
+        };
+        *self.lock_monitor() = monitor;
+        Ok(())
+    }
+
+    fn lock_monitor(&self) -> std::sync::MutexGuard<'_, Option<Monitor>> {
+        self.monitor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The workqueue that the timers are on.
+    pub fn queue(&self) -> &workqueue::Queue {
+        &self.wq
+    }
+}
+
+impl Drop for Works {
+    fn drop(&mut self) {
+        drop(self.lock_monitor().take());
+        self.throttle.end();
+        self.delays.end();
+        self.queue.start_stopped_hw_queues(true);
+    }
+}
+
+crate::meanings::explained! {
+    /// A disk's pressure at one moment.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct PressureStats {
+        /// What is in force.
+        pub settings: Settings,
+        /// Slots that are free; none without a limit.
+        pub slots_free: Option<u32>,
+        /// Bytes that may still pass in this tick, below 0 if some are owed; none without a limit.
+        pub tokens: Option<i64>,
+        /// Does PSI say that the machine or the cgroup is short of memory?
+        pub under_pressure: bool,
+        /// Requests held back by the delay.
+        pub delayed: u64,
+        /// Requests lost on purpose that wait for their timeout.
+        pub lost: u64,
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! E3, E13: is memory short, and has this request waited long enough for it?
+//!
+//! [`super::psi_monitor`] says when pressure begins and ends. No request is refused for longer than
+//! [`BOUND`]: pressure may come from dirty pages whose writeback needs this very disk.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// How long one request is refused, in nanoseconds.
+const BOUND: u64 = 1_000_000_000;
+
+#[derive(Debug)]
+pub(super) struct Psi {
+    pressed: AtomicBool,
+    /// By request: when it was first refused, plus one; 0 if it was not.
+    since: Box<[AtomicU64]>,
+}
+
+impl Psi {
+    pub(super) fn new(requests: usize) -> Self {
+        Self {
+            pressed: AtomicBool::new(false),
+            since: (0..requests).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    pub(super) fn set_pressure(&self, on: bool) {
+        self.pressed.store(on, Relaxed);
+    }
+
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed.load(Relaxed)
+    }
+
+    /// Asked under pressure for a request that needs memory.
+    pub(super) fn refuses(&self, request: usize, now: u64) -> bool {
+        let since = &self.since[request];
+        match since.load(Relaxed).checked_sub(1) {
+            None => {
+                since.store(now + 1, Relaxed);
+                true
+            }
+            Some(first) => now.saturating_sub(first) < BOUND,
+        }
+    }
+
+    /// The request has got another answer: its place is the tag's next request's.
+    pub(super) fn forget(&self, request: usize) {
+        if self.since[request].load(Relaxed) != 0 {
+            self.since[request].store(0, Relaxed);
+        }
+    }
+
+    /// No request has been refused yet.
+    pub(super) fn forget_all(&self) {
+        self.since.iter().for_each(|since| since.store(0, Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e13_no_request_is_refused_for_longer_than_a_second() {
+        let psi = Psi::new(2);
+        assert!(psi.refuses(0, 5));
+        assert!(psi.refuses(0, 5 + BOUND - 1) && !psi.refuses(0, 5 + BOUND));
+        assert!(!psi.refuses(0, 6 + BOUND), "however often it is asked");
+        assert!(psi.refuses(1, 5 + BOUND), "each has its own second");
+        psi.forget(0);
+        assert!(psi.refuses(0, 7 + BOUND), "the next request of that tag");
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! E1: a device-wide limit on requests in flight, which may be there or not.
+//!
+//! The mirror takes a slot for each request but FLUSH before it offers it; the slot comes back when
+//! the request ends or is refused. Requests that were under way when a limit is set hold none and
+//! do not count.
+
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+use crate::mq::{Budget, DeviceSlots, Hctx, Queue};
+
+/// The token of a request that holds a slot.
+const HELD: u32 = 1;
+/// There is no limit.
+const NONE: i64 = -1;
+
+#[derive(Debug)]
+pub(super) struct Slots {
+    slots: DeviceSlots,
+    /// How many there are in all. Also kept while there is no limit: requests may still bring some
+    /// of them back.
+    made: AtomicI64,
+    limit: AtomicI64,
+}
+
+impl Slots {
+    pub(super) fn new(nr_hw_queues: u16) -> Self {
+        Self {
+            slots: DeviceSlots::new(0, nr_hw_queues),
+            made: AtomicI64::new(0),
+            limit: AtomicI64::new(NONE),
+        }
+    }
+
+    /// Another limit. Called by one thread at a time.
+    pub(super) fn set(&self, limit: Option<u32>, queue: Option<&Queue>) {
+        if let Some(limit) = limit {
+            let before = self.made.swap(limit.into(), Relaxed);
+            let by = i64::from(limit) - before;
+            let by = by.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+            match queue {
+                Some(queue) => self.slots.resize(by, queue),
+                None => self.slots.provide(by),
+            }
+        }
+        self.limit.store(limit.map_or(NONE, i64::from), Relaxed);
+    }
+
+    /// How many are free; none without a limit.
+    pub(super) fn free(&self) -> Option<u32> {
+        (self.limit.load(Relaxed) != NONE).then(|| self.slots.free())
+    }
+
+    pub(super) fn release(&self, hctx: Hctx<'_>) {
+        self.slots.release(hctx);
+    }
+}
+
+impl Budget for Slots {
+    fn get(&self, hctx: u16) -> Option<u32> {
+        if self.limit.load(Relaxed) == NONE {
+            return Some(0);
+        }
+        self.slots.take(hctx).then_some(HELD)
+    }
+
+    fn put(&self, hctx: Hctx<'_>, token: u32) {
+        if token == HELD {
+            self.slots.release(hctx);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! E4, E15: bandwidth. Fifty times a second so many bytes may pass; a request passes while the
+//! balance is above zero, and may take it below: the next ticks repay.
+//!
+//! ```text
+//!   queue_rq                                tick, on the workqueue
+//!   balance <= 0                            balance += ticks, at most one tick's worth
+//!   stop all hardware queues                above 0? start those that are stopped
+//!   balance > 0 now? start them again
+//! ```
+//!
+//! Between the look and the stop a tick may come, which finds nothing stopped: hence the second look
+//! (W6). Stop and start are read-modify-writes of the queue's word, so one of the two sees the other.
+//! The ticks go on while the balance is not full; an idle disk has none. FLUSH, DISCARD and
+//! WRITE_ZEROES take no tokens, but wait with the others while the queues are stopped.
+
+use std::sync::atomic::{fence, AtomicBool, AtomicI64, AtomicU64, Ordering, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, OwnedQueue, WorkItem};
+
+use super::clock::Clock;
+use crate::mq::{Queue, WeakQueue};
+
+/// Ticks per second.
+const TICKS: u64 = 50;
+const TICK: u64 = 1_000_000_000 / TICKS;
+
+/// What it needs to live.
+#[derive(Debug)]
+struct Life {
+    wq: Arc<OwnedQueue>,
+    clock: Clock,
+    queue: WeakQueue,
+}
+
+#[derive(Debug)]
+pub(super) struct Throttle {
+    work: DelayedWork<Throttle>,
+    life: OnceLock<Life>,
+    /// Bytes per tick; 0 without a limit.
+    per_tick: AtomicI64,
+    balance: AtomicI64,
+    /// Is a tick to come?
+    armed: AtomicBool,
+    /// When the last one was due.
+    last: AtomicU64,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Throttle { self.work }
+}
+
+impl WorkItem for Throttle {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.tick();
+    }
+}
+
+impl Throttle {
+    pub(super) fn new() -> Self {
+        Self {
+            work: new_delayed_work!("throttle"),
+            life: OnceLock::new(),
+            per_tick: AtomicI64::new(0),
+            balance: AtomicI64::new(0),
+            armed: AtomicBool::new(false),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn start(&self, wq: &Arc<OwnedQueue>, clock: Clock, queue: &Queue) {
+        let life = Life {
+            wq: wq.clone(),
+            clock,
+            queue: queue.downgrade(),
+        };
+        let before = self.life.set(life);
+        debug_assert!(before.is_ok(), "started once");
+    }
+
+    /// No tick comes from now on, and none is running.
+    pub(super) fn end(&self) {
+        self.per_tick.store(0, Relaxed);
+        if let Err(error) = self.work.disable_sync() {
+            log::error!("the throttle cannot be waited for: {error:?}");
+        }
+    }
+
+    /// So many MiB per second from now on, with a full balance; or without end.
+    pub(super) fn set(&self, mbps: Option<u32>) {
+        let per_tick = i64::from(mbps.unwrap_or(0)) * (1 << 20) / TICKS as i64;
+        if self.per_tick.swap(per_tick, Relaxed) != per_tick {
+            self.balance.store(per_tick, Relaxed);
+        }
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.life.get().map_or(0, |life| life.clock.now())
+    }
+
+    /// The balance; none without a limit.
+    pub(super) fn balance(&self) -> Option<i64> {
+        (self.per_tick.load(Relaxed) > 0).then(|| self.balance.load(Relaxed))
+    }
+
+    /// Is a tick to come, which starts what is stopped?
+    pub(super) fn is_armed(&self) -> bool {
+        self.armed.load(Relaxed)
+    }
+
+    /// Asked by queue_rq: may so many bytes pass? From several threads at once.
+    pub(super) fn admit(self: &Arc<Self>, bytes: u64) -> bool {
+        if self.balance.load(Relaxed) <= 0 {
+            return self.per_tick.load(Relaxed) == 0;
+        }
+        self.balance.fetch_sub(bytes as i64, Relaxed);
+        if !self.armed.load(Relaxed) {
+            self.arm();
+        }
+        true
+    }
+
+    /// They did not pass after all.
+    pub(super) fn refund(&self, bytes: u64) {
+        let most = self.per_tick.load(Relaxed);
+        let back = |balance: i64| Some(balance.saturating_add(bytes as i64).min(most));
+        let _always = self.balance.fetch_update(Relaxed, Relaxed, back);
+    }
+
+    /// Nothing is issued until the next tick. Called by queue_rq after a refusal.
+    pub(super) fn stop(self: &Arc<Self>, queue: &Queue) {
+        self.arm();
+        queue.stop_hw_queues();
+        fence(Ordering::SeqCst);
+        if self.balance.load(Relaxed) > 0 || self.per_tick.load(Relaxed) == 0 {
+            queue.start_stopped_hw_queues(true); // W6
+        }
+    }
+
+    #[cold]
+    fn arm(self: &Arc<Self>) {
+        let Some(life) = self.life.get() else {
+            return;
+        };
+        if !self.armed.swap(true, Ordering::SeqCst) {
+            self.last.store(life.clock.now(), Relaxed);
+            self.wait(life, TICK);
+        }
+    }
+
+    fn wait(self: &Arc<Self>, life: &Life, ns: u64) {
+        // Refused only when it has been ended.
+        let _ended = life
+            .wq
+            .enqueue_delayed(Duration::from_nanos(ns), self.clone());
+    }
+
+    fn tick(self: &Arc<Self>) {
+        let Some(life) = self.life.get() else {
+            return;
+        };
+        let per_tick = self.per_tick.load(Relaxed);
+        let (now, last) = (life.clock.now(), self.last.load(Relaxed));
+        // One that comes late makes up for those it stands for.
+        let ticks = (now.saturating_sub(last) / TICK).max(1);
+        self.last.store(last + ticks * TICK, Relaxed);
+        let more = per_tick.saturating_mul(ticks as i64);
+        let fill = |balance: i64| Some(balance.saturating_add(more).min(per_tick));
+        let before = self
+            .balance
+            .fetch_update(Relaxed, Relaxed, fill)
+            .unwrap_or(0);
+        let after = before.saturating_add(more).min(per_tick);
+        fence(Ordering::SeqCst);
+        if after > 0 || per_tick == 0 {
+            if let Some(queue) = life.queue.upgrade() {
+                queue.start_stopped_hw_queues(true);
+            }
+        }
+        if per_tick == 0 || before == per_tick {
+            // Full, and nobody has taken anything since the last tick.
+            self.armed.store(false, Ordering::SeqCst);
+            if self.balance.load(Ordering::SeqCst) < per_tick {
+                self.arm();
+            }
+            return;
+        }
+        let next = last + (ticks + 1) * TICK;
+        self.wait(life, next.saturating_sub(now));
+    }
+}
