@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ublk_ramdisk::backend::{self, Mirror};
 use ublk_ramdisk::mq::*;
+use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::space::{SpaceOptions, SpaceStats};
 use ublk_ramdisk::ramdisk::store::Store;
 use ublk_ramdisk::ramdisk::{Mode, Ramdisk};
@@ -100,12 +101,15 @@ impl Bed {
             ends: Mutex::default(),
             byte: AtomicU8::new(0xa5),
         });
+        let pressure = Settings::default();
+        let driver = Pressured::new(ramdisk.clone(), pressure, queues, depth);
+        let driver = Arc::new(driver);
         let mirror = Mirror::start_on(
             runtime,
             Kblockd::FLAGS,
             set,
-            &ramdisk,
-            ramdisk.clone(),
+            driver.clone(),
+            &driver,
             client.clone(),
         )
         .expect("threads");
