@@ -15,8 +15,11 @@ use ublk_ramdisk::inject::FaultAttr;
 mod observe;
 mod sim;
 
-pub use observe::{DebugfsArgs, PokeArg, PokeArgs, TraceArgs, WatchArgs};
-use observe::{DEBUGFS_EXAMPLES, DEBUGFS_LONG, POKE_LONG, TRACE_EXAMPLES, TRACE_LONG};
+pub use observe::{DebugfsArgs, ExplainArgs, PokeArg, PokeArgs, TopArgs, TraceArgs, WatchArgs};
+use observe::{
+    DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, POKE_LONG, TOP_LONG,
+    TRACE_EXAMPLES, TRACE_LONG,
+};
 pub use sim::SimArgs;
 
 use crate::values::{backing, device_id, inject, log_target, on_or_off, size, whole, LogTarget};
@@ -118,12 +121,18 @@ pub enum Command {
     Resize(ResizeArgs),
     /// Show the counters of running disks
     Stats(StatsArgs),
+    /// Show running disks on the terminal, as they are now
+    #[command(long_about = TOP_LONG)]
+    Top(TopArgs),
     /// Record what happens to each request, as a file for Perfetto or as lines
     #[command(long_about = TRACE_LONG, after_help = TRACE_EXAMPLES)]
     Trace(TraceArgs),
     /// Show the state of the hardware queues under the names of the kernel's debugfs
     #[command(long_about = DEBUGFS_LONG, after_help = DEBUGFS_EXAMPLES)]
     Debugfs(DebugfsArgs),
+    /// Say what a figure, an event or a file means, and whose it is
+    #[command(long_about = EXPLAIN_LONG, after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
     /// Run, start or kick the queues of a disk by hand
     #[command(long_about = POKE_LONG)]
     Poke(PokeArgs),

@@ -35,6 +35,8 @@ pub mod error;
 
 pub mod inject;
 
+pub mod explain;
+
 #[cfg(not(loom))]
 pub mod sim;
 

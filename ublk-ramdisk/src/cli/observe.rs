@@ -47,6 +47,55 @@ of the kernel's debugfs does to the kernel's queues, done to the mirror's.
 run: run all hardware queues on kblockd. start: start those that were stopped, and run them. kick:
 work off the requeue list. No data is lost by any of them, whatever the state of the disk.";
 
+pub const EXPLAIN_LONG: &str = "\
+Say what a figure, an event or a file means, and which side it belongs to.
+
+Figures of this program are those of the server: of what happens behind the ublk driver. The kernel
+has figures of its own for /dev/ublkbN (iostat, /sys/block/ublkbN, blktrace, debugfs): they count
+the same requests from the outside, and never see that one was refused or requeued here.";
+
+pub const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  ublk-ramdisk explain                        every name
+  ublk-ramdisk explain BUSY-LEVEL             a column of `stats`
+  ublk-ramdisk explain refused_by parked      figures of `stats --json`
+  ublk-ramdisk explain events                 everything in `trace`; also: files, figures, columns";
+
+pub const TOP_LONG: &str = "\
+Show running disks on the terminal, as they are now.
+
+Above stand the disks; below, of the one that is chosen, its hardware queues, how often requests
+were refused for want of what, kblockd with its rescuer, and how long requests took. Numbers are per
+second unless they say what is: INSIDE, DISP (on the dispatch list), CTX (on the software queues)
+and PARK (refused, waiting for the next try). Fits 80 columns and 24 lines, also over ssh. q ends it;
+the terminal is as before, also after a signal or when the disk goes away.";
+
+/// `top`
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Only this disk: N, ublkbN or /dev/ublkbN [default: every disk served by ublk-ramdisk]
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub disk: Option<u32>,
+    /// The same
+    #[arg(long, value_name = "ID", value_parser = device_id, conflicts_with = "disk")]
+    pub id: Option<u32>,
+    /// Seconds between two pictures, from 0.1 to 3600
+    #[arg(long, value_name = "SECS", default_value = "1", value_parser = seconds,
+        allow_hyphen_values = true)]
+    pub interval: Duration,
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Names of figures, columns, events or files; or one of these four words [default: all]
+    #[arg(value_name = "NAME")]
+    pub words: Vec<String>,
+    /// Print an array of objects
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `trace`
 #[derive(Debug, Args)]
 pub struct TraceArgs {

@@ -51,16 +51,22 @@ pub struct SimArgs {
     #[command(flatten)]
     model: SimModel,
     /// Something that happens meanwhile: TIME:EVENT, see below; may be given several times
-    #[arg(long = "at", value_name = "TIME:EVENT")]
+    #[arg(
+        long = "at",
+        value_name = "TIME:EVENT",
+        help_heading = "Script and output"
+    )]
     script: Vec<Step>,
     /// Take a point of the time line so often
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = values::duration,
+        help_heading = "Script and output")]
     sample: Option<Duration>,
     /// How long nothing may end before the run is given up
-    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = values::duration,
+        help_heading = "Script and output")]
     patience: Duration,
     /// Print everything as one object
-    #[arg(long)]
+    #[arg(long, help_heading = "Script and output")]
     pub json: bool,
 }
 

@@ -21,6 +21,10 @@ mod debugfs;
 
 mod poke;
 
+mod explain;
+
+mod top;
+
 mod features;
 
 mod doctor;
@@ -48,6 +52,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Trace(args) => trace::run(&args),
         Command::Debugfs(args) => debugfs::run(&args),
         Command::Poke(args) => poke::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),

@@ -52,7 +52,7 @@ impl LaneCounters {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident)*) => {
         /// The numbers of one hardware queue as they are raised.
         #[derive(Debug, Default)]
         pub(super) struct Counters {
@@ -66,7 +66,7 @@ macro_rules! counters {
         pub struct HctxCounters {
             /// Requests that arrived and were taken in.
             pub inserted: u64,
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])* pub $name: u64,)*
             /// Refusals, by what was wanting: the sum of `refused_resource`,
             /// `refused_dev_resource` and `no_budget`.
             pub refused_by: BySource,
@@ -75,6 +75,14 @@ macro_rules! counters {
         }
 
         impl HctxCounters {
+            /// What each figure means.
+            pub const MEANINGS: crate::explain::Meanings = &[
+                ("inserted", " Requests that arrived and were taken in."),
+                $((stringify!($name), concat!($($doc),*)),)*
+                ("refused_by", " Refusals, by what was wanting; together they are the answers BUSY and those without a budget."),
+                ("dispatched", " Runs by the number of requests they dispatched: 0, 1, 2-3, 4-7, and so on."),
+            ];
+
             /// Each number combined with another's.
             pub(crate) fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
                 Self {

@@ -9,12 +9,12 @@ use super::counters::Count;
 use serde::{Deserialize, Serialize};
 
 macro_rules! sources {
-    ($($(#[$doc:meta])* $name:ident $field:ident $text:literal)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident $field:ident $text:literal)*) => {
         /// What was wanting.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "lowercase")]
         pub enum Source {
-            $($(#[$doc])* $name,)*
+            $($(#[doc = $doc])* $name,)*
         }
 
         impl Source {
@@ -35,10 +35,14 @@ macro_rules! sources {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default)]
         pub struct BySource {
-            $($(#[$doc])* pub $field: u64,)*
+            $($(#[doc = $doc])* pub $field: u64,)*
         }
 
         impl BySource {
+            /// What each figure means.
+            pub const MEANINGS: crate::explain::Meanings =
+                &[$((stringify!($field), concat!($($doc),*)),)*];
+
             /// The number of one source.
             pub const fn of(&self, source: Source) -> u64 {
                 match source {

@@ -11,7 +11,7 @@ mod observe;
 mod process;
 pub mod protocol;
 pub mod run_dir;
-mod signals;
+pub mod signals;
 mod watch;
 
 pub use process::page_size;

@@ -10,6 +10,7 @@ use super::content;
 use super::figures::Tally;
 use super::places::{Places, Want};
 use super::random::Random;
+use super::script::Event;
 use super::values::Rate;
 use crate::mq::{Limits, Op, Request, Status};
 
@@ -106,20 +107,26 @@ impl Job {
         (ns as u64).max(1)
     }
 
-    pub(super) fn set_rate(&mut self, rate: u32, now: u64) {
+    /// Something has happened that concerns the jobs.
+    pub(super) fn hear(&mut self, event: &Event, now: u64) {
+        match *event {
+            Event::Load(on) => self.pause(!on, now),
+            Event::Rate(rate) => self.set_rate(rate, now),
+            Event::Discard { offset, len } => self.places.forget(offset, len),
+            _ => {}
+        }
+    }
+
+    fn set_rate(&mut self, rate: u32, now: u64) {
         self.rate = Some(Rate::Even(f64::from(rate)));
         self.next_arrival = now + self.distance();
     }
 
-    pub(super) fn pause(&mut self, paused: bool, now: u64) {
+    fn pause(&mut self, paused: bool, now: u64) {
         self.paused = paused;
         if !paused && self.next_arrival < now {
             self.next_arrival = now;
         }
-    }
-
-    pub(super) fn forget(&mut self, offset: u64, len: u64) {
-        self.places.forget(offset, len);
     }
 
     /// Does it load the device, still?

@@ -42,6 +42,11 @@ pub(super) fn run(config: &SimConfig) -> Result<Figures, Failure> {
         running: AtomicU64::new(u64::from(config.jobs)),
         give_up: AtomicBool::new(false),
     };
+    // What happens at the beginning happens before the first request, as on the virtual clock.
+    for step in config.script.iter().filter(|step| step.at.is_zero()) {
+        bed.jobs.iter_mut().for_each(|job| job.hear(&step.event, 0));
+        bed.happen(&step.event);
+    }
     let before = cpu_time()?;
     let jobs = std::mem::take(&mut bed.jobs);
     let lanes = std::mem::take(&mut bed.lanes);
@@ -96,12 +101,7 @@ fn live(shared: &Shared<'_>, mut job: Job, mut lane: Lane, hear: &Receiver<Event
     while !shared.give_up.load(Relaxed) {
         let now = shared.ports.time().now();
         for event in hear.try_iter() {
-            match event {
-                Event::Load(on) => job.pause(!on, now),
-                Event::Rate(rate) => job.set_rate(rate, now),
-                Event::Discard { offset, len } => job.forget(offset, len),
-                _ => {}
-            }
+            job.hear(&event, now);
         }
         let mut moved = finish_due(shared, port, now);
         moved |= reap(shared, &mut job, port);
@@ -173,6 +173,7 @@ fn conduct(
     told: &[(u16, Sender<Event>)],
 ) -> Option<String> {
     let mut script = config.script.clone();
+    script.retain(|step| !step.at.is_zero());
     script.sort_by_key(|step| step.at);
     let mut script = script.into_iter().peekable();
     let every = config.sample.map(|every| every.as_nanos() as u64);

@@ -179,12 +179,7 @@ impl Run<'_> {
     fn happen(&mut self, event: &Event) {
         let now = self.now();
         for job in &mut self.bed.jobs {
-            match *event {
-                Event::Load(on) => job.pause(!on, now),
-                Event::Rate(rate) => job.set_rate(rate, now),
-                Event::Discard { offset, len } => job.forget(offset, len),
-                _ => {}
-            }
+            job.hear(event, now);
         }
         self.bed.happen(event);
         self.last_move = now;

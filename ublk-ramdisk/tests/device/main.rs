@@ -39,6 +39,8 @@ mod run;
 
 mod runner;
 
+mod seeing;
+
 mod tools;
 
 mod verify;
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);
+    seeing::tests(&mut tests);
     model::tests(&mut tests);
     runner::run(tests, &options)
 }

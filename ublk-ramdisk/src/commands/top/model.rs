@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What `top` knows: the figures of each disk, the rates since the last time, and what was chosen.
+
+use std::time::{Duration, Instant};
+
+use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::stats::DeviceStats;
+
+use super::Answer;
+
+/// See the file.
+pub struct Model {
+    pub interval: Duration,
+    /// The disks as they are, lowest id first.
+    pub disks: Vec<DeviceStats>,
+    /// What they do per second, in the same order.
+    pub rates: Vec<DeviceStats>,
+    /// Which of them is looked at: a place in `disks`.
+    pub chosen: usize,
+    /// How many of its hardware queues stand above the screen.
+    pub scrolled: usize,
+    taken: Option<Instant>,
+}
+
+impl Model {
+    pub fn new(interval: Duration) -> Model {
+        Model {
+            interval,
+            disks: Vec::new(),
+            rates: Vec::new(),
+            chosen: 0,
+            scrolled: 0,
+            taken: None,
+        }
+    }
+
+    /// What the servers have said.
+    pub fn take(&mut self, (when, answer): Answer) -> Result<(), Failure> {
+        let disks = answer?;
+        let seconds = self
+            .taken
+            .map_or(0.0, |taken| when.duration_since(taken).as_secs_f64());
+        let rates = disks.iter().map(|now| {
+            let earlier = self.disks.iter().find(|before| before.id == now.id);
+            // A disk that has just come has done nothing yet.
+            now.per_second(earlier.unwrap_or(now), seconds)
+        });
+        self.rates = rates.collect();
+        let chosen_id = self.disks.get(self.chosen).map(|disk| disk.id);
+        // Disks come and go; the one that is looked at stays.
+        let place = disks.iter().position(|disk| Some(disk.id) == chosen_id);
+        self.chosen = place.unwrap_or(0);
+        self.disks = disks;
+        self.taken = Some(when);
+        Ok(())
+    }
+
+    pub fn choose_next(&mut self) {
+        if self.chosen + 1 < self.disks.len() {
+            (self.chosen, self.scrolled) = (self.chosen + 1, 0);
+        }
+    }
+
+    pub fn choose_previous(&mut self) {
+        if self.chosen > 0 {
+            (self.chosen, self.scrolled) = (self.chosen - 1, 0);
+        }
+    }
+
+    pub fn scroll_down(&mut self) {
+        let queues = self.disks.get(self.chosen).map_or(0, |d| d.queues.len());
+        self.scrolled = (self.scrolled + 4).min(queues.saturating_sub(1));
+    }
+
+    pub fn scroll_up(&mut self) {
+        self.scrolled = self.scrolled.saturating_sub(4);
+    }
+}

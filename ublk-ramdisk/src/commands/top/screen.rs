@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The terminal, taken over and given back.
+
+use std::io::{self, IsTerminal, Stdout};
+
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::terminal::{
+    disable_raw_mode, enable_raw_mode, EnterAlternateScreen, LeaveAlternateScreen,
+};
+use ratatui::crossterm::{cursor, execute};
+use ratatui::{Frame, Terminal};
+use ublk_ramdisk::error::Failure;
+
+/// A terminal in raw mode, on its other screen. Dropping it brings back what was there before, also
+/// when a panic unwinds.
+pub struct Screen(Terminal<CrosstermBackend<Stdout>>);
+
+impl Screen {
+    /// Takes the terminal over.
+    pub fn open() -> Result<Screen, Failure> {
+        if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "top needs a terminal for its input and output; elsewhere use \
+                 `ublk-ramdisk stats --watch`",
+            ));
+        }
+        let failed = |error: io::Error| Failure::runtime(format!("the terminal: {error}"));
+        enable_raw_mode().map_err(failed)?;
+        let entered = execute!(io::stdout(), EnterAlternateScreen, cursor::Hide);
+        let opened = entered.and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+        opened.map(Screen).map_err(|error| {
+            restore();
+            failed(error)
+        })
+    }
+
+    /// Draws what has changed.
+    pub fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
+        self.0.draw(draw).map(|_| ())
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// As much of it as can be: the terminal itself may be gone.
+fn restore() {
+    let _ = execute!(io::stdout(), LeaveAlternateScreen, cursor::Show);
+    let _ = disable_raw_mode();
+}

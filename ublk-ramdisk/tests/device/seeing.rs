@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can be seen of a disk from outside its server: traces, the files of debugfs, rates (K2, K3).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+
+use crate::disk::Disk;
+use crate::ioctl::Buffer;
+use crate::machine::{self, wait_for};
+use crate::run::{self, PROGRAM};
+use crate::runner::Test;
+
+pub fn tests(tests: &mut Vec<Test>) {
+    let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body));
+    add(
+        "k03_a_request_is_followed_through_busy_to_its_commit",
+        followed,
+    );
+    add("k03_a_trace_that_nobody_waits_for_ends", given_up);
+    add(
+        "k02_the_run_directory_has_the_files_of_debugfs",
+        run_directory,
+    );
+    add("k02_stats_watch_shows_rates", watched);
+    add("k06_poke_runs_what_is_there", poked);
+}
+
+/// Every other try is refused.
+fn busy_disk() -> Disk {
+    Disk::add(&["--size", "8M", "--inject", "requeue=2,100,0,-1"])
+}
+
+fn write_blocks(disk: &Disk, blocks: u64) {
+    let (file, mut buffer) = (disk.open_direct(), Buffer::new(4096));
+    buffer.fill(7);
+    for block in 0..blocks {
+        file.write_all_at(&buffer, block * 4096).expect("written");
+    }
+}
+
+/// Does `work` while somebody writes to the disk without end.
+fn while_written<R>(disk: &Disk, work: impl FnOnce() -> R) -> R {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                write_blocks(disk, 16);
+            }
+        });
+        let result = work();
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("every write succeeds");
+        result
+    })
+}
+
+fn followed() {
+    let disk = busy_disk();
+    let (file, lines) = (machine::scratch().join("trace.json"), disk.name());
+    let name = file.to_str().expect("text");
+    let words = ["trace", &lines, "--duration", "500ms", "-o", name];
+    while_written(&disk, || run::ublk(&words).well());
+    let trace: Value =
+        serde_json::from_str(&fs::read_to_string(&file).expect("a file")).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("events");
+    let mut by_request: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event["cat"] == "request") {
+        let id = event["id"].as_str().expect("an id");
+        let name = event["name"].as_str().expect("a name");
+        by_request.entry(id).or_default().push(name);
+    }
+    let refused = by_request
+        .values()
+        .filter(|names| names.contains(&"parked"));
+    assert!(refused.count() > 0, "{} requests", by_request.len());
+    let dev = format!("{}:", disk.sysfs("dev")).replace(':', ",");
+    let dev = dev.trim_end_matches(',');
+    let on_disk = |event: &&Value| event["args"]["dev"] == dev;
+    assert!(events.iter().any(|event| on_disk(&event)), "of {dev}");
+    let run_work = |event: &Value| event["name"] == "run_work" && event["ph"] == "B";
+    assert!(events.iter().any(run_work), "the workqueue's events");
+
+    let text = ["trace", &lines, "--duration", "200ms", "--text"];
+    let text = while_written(&disk, || run::ublk(&text).well());
+    let refusals = text.lines().filter(|line| line.contains(" refuse "));
+    assert!(refusals.clone().count() > 0, "{text}");
+    assert!(refusals
+        .clone()
+        .all(|line| line.ends_with("RESOURCE injection")));
+    disk.end();
+}
+
+fn given_up() {
+    let disk = busy_disk();
+    let name = disk.name();
+    let words = ["trace", &name, "--duration", "10m", "-o", "never.json"];
+    let mut client = run::command(PROGRAM)
+        .args(words)
+        .spawn()
+        .expect("it starts");
+    let second = ["trace", &name, "--duration", "1ms", "-o", "second.json"];
+    wait_for("the recording", || run::ublk(&second).status == Some(4));
+    client.kill().expect("it runs");
+    client.wait().expect("it ends");
+    wait_for("the recording's end", || {
+        run::ublk(&second).status == Some(0)
+    });
+    assert!(!machine::scratch().join("never.json").exists());
+    disk.end();
+}
+
+fn run_directory() {
+    let disk = busy_disk();
+    write_blocks(&disk, 8);
+    let place = run::ublk(&["debugfs", &disk.name(), "--files"]).well();
+    let place = machine::run_dir().join(place.trim());
+    for queue in 0..disk.queues {
+        let of_queue = place.join(format!("hctx{queue}"));
+        for file in ["state", "dispatch", "busy", "tags", "ctx_map", "run"] {
+            assert!(of_queue.join(file).is_file(), "{file} in {of_queue:?}");
+        }
+        let tags = machine::read(of_queue.join("tags"));
+        assert!(tags.contains(&format!("nr_tags={}", disk.depth)), "{tags}");
+    }
+    let one = run::ublk(&["debugfs", &disk.name(), "hctx0/dispatch_busy"]).well();
+    assert!(one.trim().parse::<u32>().is_ok(), "{one}");
+    disk.end();
+    assert!(!place.exists(), "nothing is left behind");
+}
+
+fn watched() {
+    let disk = busy_disk();
+    let words = ["stats", &disk.name(), "--watch", "0.2"];
+    let mut client = run::command(PROGRAM)
+        .args(words)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let out = BufReader::new(client.stdout.take().expect("a pipe"));
+    let written = while_written(&disk, || {
+        let writes = out.lines().map(|line| line.expect("a line"));
+        let mut writes = writes.filter(|line| line.trim_start().starts_with("write "));
+        writes.find(|line| line.split_whitespace().nth(1) != Some("0"))
+    });
+    client.kill().expect("it runs");
+    client.wait().expect("it ends");
+    let line = written.expect("it goes on until it is ended");
+    let bytes = line.split_whitespace().nth(2).map(str::parse::<u64>);
+    assert!(matches!(bytes, Some(Ok(4096..))), "{line}");
+    let stats = disk.stats();
+    assert!(stats
+        .queues
+        .iter()
+        .any(|queue| queue.latency.write.count() > 0));
+    assert!(stats.kblockd.completed > 0 && !stats.kblockd.pools.is_empty());
+    disk.end();
+}
+
+fn poked() {
+    let disk = busy_disk();
+    for verb in ["run", "start", "kick"] {
+        run::ublk(&["poke", &disk.name(), verb]).well();
+    }
+    write_blocks(&disk, 4);
+    disk.end();
+}
