@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::inject::FaultAttr;
+use ublk_ramdisk::tuning::KblockdFlags;
 
 mod observe;
 mod sim;
@@ -221,6 +222,9 @@ pub struct AddArgs {
     /// becomes slower, no request fails.
     #[arg(long, value_name = "FAULT", value_parser = inject, allow_hyphen_values = true)]
     pub inject: Option<FaultAttr>,
+    /// Flags of the workqueue that tries refused requests again; for studies
+    #[arg(long, value_name = "LIST", default_value_t, hide = true)]
+    pub kblockd_flags: KblockdFlags,
     /// Where the server logs: `syslog`, or the path of a file to append to
     #[arg(long, value_name = "syslog|FILE", default_value = "syslog", value_parser = log_target,
         conflicts_with = "foreground")]
@@ -252,6 +256,7 @@ impl AddArgs {
             backing: self.backing.clone(),
             huge_pages: self.thp,
             requeue: self.inject,
+            kblockd_flags: self.kblockd_flags,
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::inject::FaultAttr;
+use crate::tuning::KblockdFlags;
 
 /// Most hardware queues of one ublk device, and most tags of one queue.
 pub const MAX_QUEUES: u64 = 4096;
@@ -109,6 +110,8 @@ pub struct DeviceRequest {
     pub huge_pages: Option<bool>,
     /// Which requests the driver refuses on purpose.
     pub requeue: Option<FaultAttr>,
+    /// kblockd's flags.
+    pub kblockd_flags: KblockdFlags,
 }
 
 impl Default for DeviceRequest {
@@ -130,6 +133,7 @@ impl Default for DeviceRequest {
             backing: Backing::Memfd,
             huge_pages: None,
             requeue: None,
+            kblockd_flags: KblockdFlags::default(),
         }
     }
 }
@@ -176,6 +180,8 @@ pub struct DeviceConfig {
     pub huge_pages: bool,
     /// Which requests the driver refuses on purpose.
     pub requeue: Option<FaultAttr>,
+    /// kblockd's flags.
+    pub kblockd_flags: KblockdFlags,
 }
 
 impl DeviceConfig {
@@ -209,6 +215,7 @@ impl DeviceConfig {
             backing: asked.backing,
             huge_pages,
             requeue: asked.requeue,
+            kblockd_flags: asked.kblockd_flags,
         })
     }
 }

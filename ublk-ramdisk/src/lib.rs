@@ -46,4 +46,6 @@ pub mod histogram;
 
 pub mod trace;
 
+pub mod tuning;
+
 pub mod sys;

@@ -148,7 +148,9 @@ impl Device {
             path: self.path,
             ports: ports.clone(),
         });
-        self.mirror = Some(Mirror::start(set, self.ramdisk.clone(), transport)?);
+        let (runtime, flags) = (backend::runtime(), config.kblockd_flags.flags());
+        let mirror = Mirror::start_on(runtime, flags, set, self.ramdisk.clone(), transport)?;
+        self.mirror = Some(mirror);
         let (ready, answers) = mpsc::channel();
         let mut failure = None;
         for ((queue, port), cpus) in (0..).zip(ports).zip(cpus) {

@@ -23,6 +23,8 @@ mod filesystems;
 
 mod ioctl;
 
+mod kblockd;
+
 mod lifecycle;
 
 mod limits;
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);
     environment::tests(&mut tests);
+    kblockd::tests(&mut tests);
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sections 11.1 to 11.8 and 14.2: destroying, shutting down, freezing, and what comes back.
+
+mod common;
+use common::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc};
+use std::time::Duration;
+use workqueue::*;
+
+#[test]
+fn s11_01_destroy_runs_everything_and_refuses_the_rest() {
+    let rt = runtime(2);
+    let q = rt.queue("q").flags(PERCPU).max_active(1).build().unwrap();
+    let items: Vec<_> = (0..100).map(|_| Call::noop()).collect();
+    items.iter().for_each(|i| q.enqueue(i.clone()).unwrap());
+    let handle = q.handle();
+    q.destroy().unwrap();
+    assert!(items
+        .iter()
+        .all(|i| i.runs() == 1 && Arc::strong_count(i) == 1));
+    assert_eq!(
+        handle.enqueue(items[0].clone()).unwrap_err().reason(),
+        Refusal::Destroyed
+    );
+    assert_eq!(handle.flush(), Err(WaitError::Destroyed));
+    assert_eq!(handle.set_max_active(3), Err(AttrError::Destroyed));
+}
+
+#[test]
+fn s11_01_destroy_against_racing_enqueues_loses_nothing() {
+    let rt = runtime(2);
+    for flags in [PERCPU, UNBOUND, UNBOUND | Flags::MEM_RECLAIM] {
+        for _ in 0..20 {
+            let q = rt.queue("q").flags(flags).build().unwrap();
+            let (handle, ran) = (q.handle(), Arc::new(AtomicUsize::new(0)));
+            let r = ran.clone();
+            let (begun, begin) = mpsc::channel();
+            let racer = std::thread::spawn(move || {
+                let mut taken = 0;
+                for n in 0.. {
+                    let r = r.clone();
+                    let count = move || {
+                        r.fetch_add(1, Ordering::SeqCst);
+                    };
+                    match handle.try_spawn(count) {
+                        Ok(()) => taken += 1,
+                        Err(e) => {
+                            assert_eq!(e.reason(), Refusal::Destroyed);
+                            return taken;
+                        }
+                    }
+                    if n == 10 {
+                        begun.send(()).unwrap();
+                    }
+                }
+                unreachable!()
+            });
+            begin.recv_timeout(HUNG).unwrap();
+            q.destroy().unwrap();
+            assert_eq!(racer.join().unwrap(), ran.load(Ordering::SeqCst));
+        }
+    }
+}
+
+#[test]
+fn s11_04_the_owner_may_be_dropped_in_a_run_of_the_queue() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let handle = q.handle();
+    handle.try_spawn(move || drop(q)).unwrap();
+    until("the queue is gone", || {
+        handle.flush() == Err(WaitError::Destroyed)
+    });
+}
+
+#[test]
+fn s11_05_shutdown_ends_all_threads() {
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let comm = |t: std::fs::DirEntry| {
+            std::fs::read_to_string(t.path().join("comm")).unwrap_or_default()
+        };
+        // Other tests of this process have runtimes of their own, on fewer CPUs.
+        tasks
+            .map(comm)
+            .filter(|c| c.starts_with("kworker/77"))
+            .count()
+    };
+    let place = |cpu| CpuPlace {
+        cpu,
+        core: cpu,
+        cache: 0,
+        node: 0,
+    };
+    let rt = Runtime::builder()
+        .topology(Topology::simulated(vec![place(77)]))
+        .start()
+        .unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let item = Call::noop();
+    q.enqueue(item.clone()).unwrap();
+    until("the workers are there", || threads() >= 2);
+    rt.shutdown().unwrap();
+    assert_eq!(item.runs(), 1);
+    // A joined thread may still be on its way out of /proc.
+    until("the workers are gone", || threads() == 0);
+    assert_eq!(q.enqueue(item).unwrap_err().reason(), Refusal::Destroyed);
+}
+
+#[test]
+fn s11_06_to_s11_08_frozen_queues_hold_new_items_until_thaw() {
+    for flags in [PERCPU, UNBOUND] {
+        let rt = runtime(1);
+        let q = rt
+            .queue("f")
+            .flags(flags | Flags::FREEZABLE)
+            .build()
+            .unwrap();
+        let free = rt.queue("n").flags(flags).build().unwrap();
+        let gate = Gate::new();
+        let g = gate.clone();
+        q.enqueue(Call::new(move |_| blocking(|| g.pass())))
+            .unwrap();
+        gate.wait_for(1);
+        rt.freeze_begin();
+        assert!(rt.freeze_busy());
+        let born_frozen = rt
+            .queue("b")
+            .flags(flags | Flags::FREEZABLE)
+            .build()
+            .unwrap();
+        let (held, also_held, unaffected) = (Call::noop(), Call::noop(), Call::noop());
+        q.enqueue(held.clone()).unwrap();
+        born_frozen.enqueue(also_held.clone()).unwrap();
+        free.enqueue(unaffected.clone()).unwrap();
+        free.flush().unwrap();
+        q.set_max_active(7).unwrap();
+        gate.open();
+        until("the running item has ended", || !rt.freeze_busy());
+        q.enqueue(Call::noop()).unwrap();
+        assert!(!rt.freeze_busy(), "it never becomes true again");
+        assert_eq!(
+            (held.runs(), also_held.runs(), unaffected.runs()),
+            (0, 0, 1)
+        );
+        rt.thaw();
+        q.flush().unwrap();
+        born_frozen.flush().unwrap();
+        assert_eq!((held.runs(), also_held.runs()), (1, 1));
+        rt.thaw();
+        assert_eq!(q.max_active(), 7);
+    }
+}
+
+#[test]
+fn s14_02_pointers_come_back_exactly_once_on_every_path() {
+    let rt = runtime(2);
+    let q = rt.queue("q").flags(PERCPU).max_active(2).build().unwrap();
+    let long = Duration::from_secs(3600);
+    for _ in 0..200 {
+        let (a, b) = (Call::noop(), Later::noop());
+        let _ = q.enqueue(a.clone());
+        let _ = q.enqueue(a.clone());
+        drop(a.work.cancel());
+        let _ = q.enqueue(a.clone());
+        drop(a.work.disable());
+        let _ = q.enqueue(a.clone());
+        let _ = q.enable_and_enqueue(a.clone());
+        a.work.flush().unwrap();
+        q.enqueue_delayed(long, b.clone()).unwrap();
+        drop(q.mod_delayed(long * 2, b.clone()).unwrap());
+        drop(q.mod_delayed(Duration::ZERO, b.clone()).unwrap());
+        drop(q.mod_delayed(long, b.clone()).unwrap());
+        drop(b.work.cancel_sync().unwrap());
+        q.flush().unwrap();
+        assert_eq!((Arc::strong_count(&a), Arc::strong_count(&b)), (1, 1));
+    }
+}
