@@ -25,7 +25,7 @@ pub const SERIES: [RGBColor; 6] = [
 /// The size of all text; the library makes 13 pixels of it.
 pub const TEXT: u32 = 16;
 /// About the width of a letter of that size.
-pub const LETTER: i32 = 7;
+pub const LETTER: i32 = 8;
 
 /// A point in pixels.
 pub type Point = (i32, i32);
@@ -253,6 +253,9 @@ pub fn number(value: f64) -> String {
     if size >= 1e6 {
         return format!("{} M", plain(value / 1e6));
     }
+    if size >= 1e4 {
+        return format!("{} k", plain(value / 1e3));
+    }
     plain(value)
 }
 
@@ -320,6 +323,10 @@ mod tests {
     fn numbers_have_no_tail() {
         assert_eq!(number(0.5), "0.5");
         assert_eq!(number(2_500_000.0), "2.5 M");
+        assert_eq!(
+            (number(9000.0), number(50_000.0)),
+            ("9000".into(), "50 k".into())
+        );
         assert_eq!(number(-0.0), "0");
     }
 }

@@ -26,7 +26,7 @@ impl Frame {
     /// if it is not.
     pub fn new(canvas: &Canvas<'_>, width: i32, height: i32, names: &[&str]) -> Self {
         let longest = names.iter().map(|n| n.chars().count()).max().unwrap_or(0) as i32;
-        let beside = longest * LETTER + 16;
+        let beside = longest * LETTER + 24;
         let wide = width >= WIDE && beside <= width / 3;
         let top = match names.len() {
             0 | 1 => 8,
@@ -34,7 +34,7 @@ impl Frame {
             _ => canvas.key(width, names, false) + 4,
         };
         Self {
-            left: 58,
+            left: 62,
             right: width - if wide && names.len() > 1 { beside } else { 14 },
             top,
             bottom: height - 42,
@@ -55,7 +55,7 @@ impl Frame {
                 INK,
             );
         }
-        canvas.text_upwards((12, (self.top + self.bottom) / 2), &axis.label);
+        canvas.text_upwards((9, (self.top + self.bottom) / 2), &axis.label);
     }
 
     /// Draws the axis below, at these numbers.
@@ -120,7 +120,7 @@ impl Frame {
             .map(|c| c.last().map_or(self.bottom, |p| p.1))
             .collect();
         let places = spread(&ends, 17, self.top + 6, self.bottom);
-        let room = |name: &str| name.chars().count() as i32 * LETTER + 12;
+        let room = |name: &str| name.chars().count() as i32 * LETTER + 20;
         // The same condition as in `new`: what has a key needs no names.
         if curves
             .iter()
