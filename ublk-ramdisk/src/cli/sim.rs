@@ -289,9 +289,9 @@ impl SimArgs {
             huge_pages: device.thp,
             pressure: self.pressure.settings(),
             timeout: device.timeout,
-            // A load is about requests, not about making memory for them.
+            // A load is about requests, and about memory only where that can be short.
             space: SpaceRequest {
-                preallocate: true,
+                preallocate: self.pressure.settings().psi.is_none(),
                 ..SpaceRequest::default()
             },
             ..DeviceRequest::default()
