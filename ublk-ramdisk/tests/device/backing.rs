@@ -185,7 +185,8 @@ impl Drop for SmallTmpfs {
 fn tmpfs_full(path: &str) {
     let small = SmallTmpfs::mount("8M");
     let backing = format!("tmpfs:{}/disk", small.0);
-    let disk = Disk::on(path, "none", "32M", &["--backing", &backing]);
+    let words = ["--backing", &backing, "--no-space-timeout", "1"];
+    let disk = Disk::on(path, "none", "32M", &words);
     let file = disk.open_direct();
     let mut bytes = Buffer::new(65536);
     let mut written = 0;
