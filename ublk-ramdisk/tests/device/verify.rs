@@ -45,7 +45,7 @@ fn refused(path: &str, fault: &str, queues: &str) {
     for queue in disk.stats().queues {
         let hctx = &queue.hctx;
         assert!(hctx.requeued > 0, "{hctx:?}");
-        let ahead = hctx.refused_resource - hctx.requeued;
+        let ahead = hctx.refused_by.injection - hctx.requeued;
         assert!(ahead <= 1, "they alternate: {hctx:?}");
         let on_kblockd = hctx.run_async + hctx.run_delayed;
         assert!(on_kblockd > 0, "kblockd runs the queue: {hctx:?}");
