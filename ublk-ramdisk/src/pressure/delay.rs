@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, OwnedQueue, WorkItem};
+use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem};
 
-use super::clock::Clock;
 use super::slots::Slots;
-use crate::mq::{Deferred, Hctx, Queue, WeakQueue};
+use super::works::Life;
+use crate::mq::{Deferred, Hctx};
 
 /// One that waits, in the order of its time and then of its arrival.
 #[derive(Debug)]
@@ -61,13 +61,6 @@ struct Line {
 }
 
 #[derive(Debug)]
-struct Life {
-    wq: Arc<OwnedQueue>,
-    clock: Clock,
-    queue: WeakQueue,
-}
-
-#[derive(Debug)]
 pub(super) struct DelayLine {
     work: DelayedWork<DelayLine>,
     life: OnceLock<Life>,
@@ -102,12 +95,7 @@ impl DelayLine {
         }
     }
 
-    pub(super) fn start(&self, wq: &Arc<OwnedQueue>, clock: Clock, queue: &Queue) {
-        let life = Life {
-            wq: wq.clone(),
-            clock,
-            queue: queue.downgrade(),
-        };
+    pub(super) fn start(&self, life: Life) {
         let before = self.life.set(life);
         debug_assert!(before.is_ok(), "started once");
     }

@@ -18,22 +18,14 @@ use std::sync::atomic::{fence, AtomicBool, AtomicI64, AtomicU64, Ordering, Order
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, OwnedQueue, WorkItem};
+use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem};
 
-use super::clock::Clock;
-use crate::mq::{Queue, WeakQueue};
+use super::works::Life;
+use crate::mq::Queue;
 
 /// Ticks per second.
 const TICKS: u64 = 50;
 const TICK: u64 = 1_000_000_000 / TICKS;
-
-/// What it needs to live.
-#[derive(Debug)]
-struct Life {
-    wq: Arc<OwnedQueue>,
-    clock: Clock,
-    queue: WeakQueue,
-}
 
 #[derive(Debug)]
 pub(super) struct Throttle {
@@ -72,12 +64,7 @@ impl Throttle {
         }
     }
 
-    pub(super) fn start(&self, wq: &Arc<OwnedQueue>, clock: Clock, queue: &Queue) {
-        let life = Life {
-            wq: wq.clone(),
-            clock,
-            queue: queue.downgrade(),
-        };
+    pub(super) fn start(&self, life: Life) {
         let before = self.life.set(life);
         debug_assert!(before.is_ok(), "started once");
     }
