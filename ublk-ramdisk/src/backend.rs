@@ -7,13 +7,16 @@
 //! is taken down when nobody uses its lanes any more, the request queue first, whose
 //! work is waited for (D9).
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use workqueue::{Flags, Runtime, RuntimeBuilder};
+use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
 
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
-use crate::mq::{HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport};
+use crate::mq::{
+    HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport, WeakQueue,
+};
 use crate::pressure::{Pressured, Works};
 use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
@@ -97,6 +100,39 @@ pub fn runtime() -> RuntimeBuilder {
     Runtime::builder().stack_size(STACK).idle_sentinel(false)
 }
 
+/// Told the CPUs in use.
+pub type CpusHook = Box<dyn Fn(&CpuSet) + Send + Sync>;
+
+/// Hands on which CPUs are in use, from the runtime, which watches them, to the queue and to the
+/// front end.
+#[derive(Default)]
+struct Cpus {
+    queue: OnceLock<WeakQueue>,
+    front: OnceLock<CpusHook>,
+    /// One at a time, or an older set could have the last word.
+    turn: Mutex<()>,
+}
+
+impl fmt::Debug for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Cpus")
+    }
+}
+
+impl Cpus {
+    /// `online` is asked for when it is this one's turn.
+    fn follow(&self, online: impl FnOnce() -> CpuSet) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let online = online();
+        if let Some(queue) = self.queue.get().and_then(WeakQueue::upgrade) {
+            queue.set_online_cpus(online.clone());
+        }
+        if let Some(front) = self.front.get() {
+            front(&online);
+        }
+    }
+}
+
 /// A device's mirror of blk-mq with what runs it: a workqueue runtime of its own, kblockd on it, and
 /// the request queue between the front end and the driver. Fields are dropped in this order.
 #[derive(Debug)]
@@ -106,6 +142,7 @@ pub struct Mirror {
     queue: RequestQueue,
     kblockd: Kblockd,
     runtime: Runtime,
+    cpus: Arc<Cpus>,
 }
 
 impl Mirror {
@@ -136,13 +173,19 @@ impl Mirror {
         driver: &Arc<Driver>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, Failure> {
+        let cpus = Arc::new(Cpus::default());
+        let told = cpus.clone();
         let runtime = runtime
+            .on_cpus_changed(move |online| told.follow(|| online.clone()))
             .start()
             .map_err(|e| Failure::environment(format!("the workqueue cannot start: {e}")))?;
         let kblockd = Kblockd::with_flags(&runtime, flags)
             .map_err(|e| Failure::environment(format!("kblockd cannot be made: {e}")))?;
         let queue = RequestQueue::new(set, operations, transport, &kblockd)
             .map_err(|e| Failure::runtime(format!("the request queue cannot be made: {e}")))?;
+        let _the_first = cpus.queue.set(queue.downgrade());
+        // What changed before there was a queue.
+        cpus.follow(|| runtime.online_cpus());
         let pressure = Works::start(driver, &runtime, &queue)
             .map_err(|e| Failure::environment(format!("the workqueue of pressure: {e}")))?;
         let space = driver
@@ -155,7 +198,15 @@ impl Mirror {
             queue,
             kblockd,
             runtime,
+            cpus,
         })
+    }
+
+    /// Has `hook` called with the CPUs in use, now and each time they have changed: at most a
+    /// second later, on a thread of the runtime. For the front end, which has one.
+    pub fn on_cpus_changed(&self, hook: CpusHook) {
+        let _only_one = self.cpus.front.set(hook);
+        self.cpus.follow(|| self.runtime.online_cpus());
     }
 
     /// The way in for the thread of a queue, which has only one.
@@ -187,5 +238,80 @@ impl Mirror {
     /// The runtime that kblockd is in: for other queues beside it (D2).
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::mq::{Moved, Moving, Request};
+    use crate::ramdisk::space::SpaceOptions;
+
+    /// Nothing is ever inserted.
+    struct Nobody;
+
+    impl Transport for Nobody {
+        fn transfer<'m>(&self, _: Moving<'m>) -> Moved<'m> {
+            unreachable!("nothing to move")
+        }
+
+        fn end(&self, _: u16, _: &Request, _: i32) {
+            unreachable!("nothing to end")
+        }
+    }
+
+    /// The queue and the front end hear of the CPUs of a live device, and at once of what they
+    /// missed while it was made.
+    #[test]
+    fn c23_c27_the_cpus_in_use_are_followed() {
+        let set = TagSet {
+            cpus: vec![CpuSet::single(0), CpuSet::single(1)],
+            ..TagSet::new(2, 4)
+        };
+        let allowed = Arc::new(Mutex::new(CpuSet::first(2)));
+        let asked = allowed.clone();
+        let runtime = runtime()
+            .topology(workqueue::Topology::simulated(
+                [0, 1]
+                    .map(|cpu| workqueue::CpuPlace {
+                        cpu,
+                        core: cpu,
+                        cache: 0,
+                        node: 0,
+                    })
+                    .into(),
+            ))
+            .allowed_by(move || asked.lock().expect("nobody panics").clone());
+        let store = Store::anonymous(1 << 20, false).expect("a memfd");
+        let disk = Ramdisk::new(store).with_space(SpaceOptions::default());
+        let driver = Pressured::new(Arc::new(disk), Default::default(), 2, 4);
+        let driver = Arc::new(driver);
+        let operations = driver.clone();
+        let mirror = Mirror::start_on(
+            runtime,
+            Kblockd::FLAGS,
+            set,
+            operations,
+            &driver,
+            Arc::new(Nobody),
+        )
+        .expect("threads");
+        let become_of = |cpus: CpuSet| {
+            *allowed.lock().expect("nobody panics") = cpus;
+            mirror.runtime().refresh_cpus();
+        };
+        let inactive = || [0, 1].map(|hctx| mirror.queue().snapshot(hctx).inactive);
+        become_of(CpuSet::single(0));
+        assert_eq!(inactive(), [false, true]);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hook = heard.clone();
+        mirror.on_cpus_changed(Box::new(move |online| {
+            hook.lock().expect("nobody panics").push(online.to_list());
+        }));
+        become_of(CpuSet::first(2));
+        assert_eq!(inactive(), [false, false]);
+        become_of(CpuSet::single(1));
+        assert_eq!(inactive(), [true, false]);
+        assert_eq!(*heard.lock().expect("nobody panics"), ["0", "0-1", "1"]);
     }
 }

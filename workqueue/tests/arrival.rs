@@ -334,3 +334,20 @@ fn s11_09_the_real_affinity_may_be_widened_and_narrowed() {
     assert_eq!(allowed_in_run(&q, first), first.to_string());
     assert_eq!(allowed_in_run(&u, second), both.to_list());
 }
+
+#[test]
+fn s11_09_the_program_is_told_of_each_change_once_and_in_order() {
+    let (allowed, builder) = Allowed::begin("0-1");
+    let told = Log::new();
+    let log = told.clone();
+    let builder = builder.on_cpus_changed(move |online| log.add(online.to_list()));
+    let rt = builder.start().unwrap();
+    rt.refresh_cpus();
+    assert_eq!(told.all(), [""; 0], "nothing has changed");
+    allowed.become_of(&rt, "0");
+    rt.refresh_cpus();
+    allowed.become_of(&rt, "0,2");
+    rt.set_online_cpus(Some(cpus("2")));
+    rt.set_online_cpus(None);
+    assert_eq!(told.all(), ["0", "0,2", "2", "0,2"]);
+}

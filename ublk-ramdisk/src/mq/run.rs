@@ -193,7 +193,7 @@ impl Queue {
     }
 
     /// The CPUs in use have changed. Queues without one are INACTIVE: their runs go to any CPU, and
-    /// their software queues are emptied onto the dispatch list.
+    /// their software queues are emptied onto the dispatch list. One caller at a time.
     pub fn set_online_cpus(&self, online: CpuSet) {
         for hctx in self.hctxs().iter().filter(|h| !h.cpus.is_empty()) {
             if hctx.cpus.intersects(&online) {

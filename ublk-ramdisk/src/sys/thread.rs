@@ -8,6 +8,17 @@ const PR_SET_IO_FLUSHER: i32 = 57;
 
 /// Lets the calling thread run on these CPUs alone.
 pub fn pin(cpus: &[usize]) -> io::Result<()> {
+    pin_thread(0, cpus)
+}
+
+/// The system's number of the calling thread, never 0.
+pub fn id() -> i32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::gettid() }
+}
+
+/// As [`pin`], for the thread of this number; 0 is the calling one.
+pub fn pin_thread(thread: i32, cpus: &[usize]) -> io::Result<()> {
     let mut mask = [0u64; 128];
     for &cpu in cpus {
         if let Some(word) = mask.get_mut(cpu / 64) {
@@ -15,8 +26,9 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
         }
     }
     // SAFETY: the mask is as long as said.
-    let result =
-        unsafe { libc::sched_setaffinity(0, std::mem::size_of_val(&mask), mask.as_ptr().cast()) };
+    let result = unsafe {
+        libc::sched_setaffinity(thread, std::mem::size_of_val(&mask), mask.as_ptr().cast())
+    };
     if result == 0 {
         Ok(())
     } else {

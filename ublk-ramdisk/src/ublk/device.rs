@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::sync::mpsc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -153,6 +153,11 @@ impl Device {
         let (runtime, flags) = (backend::runtime(), config.kblockd_flags.flags());
         let (driver, operations) = (&self.driver, self.driver.clone());
         let mirror = Mirror::start_on(runtime, flags, set, operations, driver, transport)?;
+        let bound: Vec<_> = ports.iter().map(Arc::downgrade).collect();
+        mirror.on_cpus_changed(Box::new(move |online| {
+            let bound = bound.iter().filter_map(Weak::upgrade);
+            bound.for_each(|port| port.binding.follow(online));
+        }));
         self.mirror = Some(mirror);
         let (ready, answers) = mpsc::channel();
         let mut failure = None;

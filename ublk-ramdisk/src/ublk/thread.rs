@@ -6,8 +6,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+
+use workqueue::CpuSet;
 
 use super::batch::Batch;
 use super::per_tag::PerTag;
@@ -74,6 +76,38 @@ impl Deaths {
     }
 }
 
+/// A queue thread's binding to its CPUs, for those that see them come back: the kernel lets a thread
+/// whose last CPU leaves run anywhere, and does not call it back.
+#[derive(Debug, Default)]
+pub(super) struct Binding(Mutex<Option<(i32, Vec<usize>)>>);
+
+impl Binding {
+    /// Binds the calling thread.
+    fn begin(&self, cpus: &[usize]) -> io::Result<()> {
+        *self.lock() = Some((sys_thread::id(), cpus.to_vec()));
+        sys_thread::pin(cpus)
+    }
+
+    /// The thread is about to end, and its number to be another's.
+    fn end(&self) {
+        *self.lock() = None;
+    }
+
+    /// These CPUs are in use now.
+    pub(super) fn follow(&self, online: &CpuSet) {
+        if let Some((thread, cpus)) = &*self.lock() {
+            if cpus.iter().any(|&cpu| online.contains(cpu)) {
+                // As at its start it works from any.
+                let _bound = sys_thread::pin_thread(*thread, cpus);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(i32, Vec<usize>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a queue thread needs to start.
 pub(super) struct QueueThread {
     pub queue: u16,
@@ -105,6 +139,7 @@ impl QueueThread {
             let _ = self.ready.send(Err(self.failure(&QueueError::Panicked)));
             Err(QueueError::Panicked)
         });
+        self.port.binding.end();
         self.deaths.report(self.queue, end);
         served
     }
@@ -134,7 +169,7 @@ impl QueueThread {
     }
 
     fn set_up(&self, lane: Lane) -> Result<Served, QueueError> {
-        if let Err(error) = sys_thread::pin(&self.cpus) {
+        if let Err(error) = self.port.binding.begin(&self.cpus) {
             // A container may allow fewer CPUs; the queue works from any.
             log::warn!(
                 "queue {}: cannot be pinned to {:?}: {error}",

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::client_data::ClientData;
 use super::mailbox::{self, Mailbox, Post};
 use super::queue::QueueError;
+use super::thread::Binding;
 use crate::config::DataPath;
 use crate::mq::{Data, Disk, InFlight, Moved, Moving, Request, Transport};
 use crate::stats::WakeUps;
@@ -50,6 +51,7 @@ impl Bell {
 pub(super) struct Port {
     pub(super) data: ClientData,
     pub(super) mailbox: Mailbox<Letter, Bell>,
+    pub(super) binding: Binding,
 }
 
 impl Port {
@@ -71,6 +73,7 @@ impl Port {
         Ok(Self {
             data,
             mailbox: Mailbox::new(depth, Bell(bell)),
+            binding: Binding::default(),
         })
     }
 }

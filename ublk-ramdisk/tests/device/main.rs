@@ -23,6 +23,8 @@ mod features;
 
 mod filesystems;
 
+mod hotplug;
+
 mod ioctl;
 
 mod kblockd;
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);
+    hotplug::tests(&mut tests);
     counters::tests(&mut tests);
     seeing::tests(&mut tests);
     model::tests(&mut tests);

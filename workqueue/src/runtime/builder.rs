@@ -264,6 +264,14 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Called with the CPUs in use each time they have changed: some have left or returned, or were
+    /// taken out or put back with [`Runtime::set_online_cpus`]. On the runtime's own thread, with no
+    /// lock held, in the order of the changes; items may be enqueued from it, and nothing waited for.
+    pub fn on_cpus_changed(mut self, hook: impl Fn(&CpuSet) + Send + Sync + 'static) -> Self {
+        self.hooks.on_cpus_changed = Some(Box::new(hook));
+        self
+    }
+
     /// Called before each creation of a worker or rescuer; an error number makes it fail, and
     /// taking long makes it slow.
     #[cfg(feature = "test-hooks")]

@@ -148,8 +148,18 @@ impl RuntimeInner {
             Some(wanted) => allowed.and(wanted),
             None => allowed.clone(),
         };
-        if online != self.online_cpus() || self.affinity.allows_other_than(&allowed) {
+        let before = self.online_cpus();
+        if online != before || self.affinity.allows_other_than(&allowed) {
             self.change_cpus(&allowed, &online);
+            let now = self.online_cpus();
+            if let Some(hook) = self
+                .hooks
+                .on_cpus_changed
+                .as_ref()
+                .filter(|_| now != before)
+            {
+                hook(&now);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Set with the builder; called by [`crate::pool`].
 
+use crate::sys::cpuset::CpuSet;
 use std::any::Any;
 use std::fmt;
 
@@ -53,12 +54,14 @@ impl fmt::Debug for PanicInfo<'_> {
 
 pub(crate) type CreateHook = Box<dyn Fn(&CreateAttempt) -> Result<(), i32> + Send + Sync>;
 pub(crate) type PanicHook = Box<dyn Fn(&PanicInfo<'_>) + Send + Sync>;
+pub(crate) type CpusHook = Box<dyn Fn(&CpuSet) + Send + Sync>;
 
 /// The hooks of one runtime.
 #[derive(Default)]
 pub(crate) struct Hooks {
     pub(crate) on_create_worker: Option<CreateHook>,
     pub(crate) on_panic: Option<PanicHook>,
+    pub(crate) on_cpus_changed: Option<CpusHook>,
 }
 
 impl Hooks {
