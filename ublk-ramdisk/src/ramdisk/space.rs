@@ -372,10 +372,12 @@ impl Space {
         freed
     }
 
-    /// Another patience, for those that wait now too if it is none.
+    /// Another patience, for those that wait now too.
     pub(super) fn set_patience(&self, patience: Patience) {
-        if let (true, Some(queue)) = (self.no_space.set_patience(patience), self.queue.upgrade()) {
-            self.deny_all(&queue);
+        match self.no_space.set_patience(patience, self.now()) {
+            Step::Wait => {}
+            Step::Arm(time) => Self::modify(&self.store_queue, &self.timer, time),
+            Step::Deny => self.queue.upgrade().iter().for_each(|q| self.deny_all(q)),
         }
     }
 
