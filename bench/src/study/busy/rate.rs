@@ -163,7 +163,7 @@ pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
     let finding = format!(
         "With half of all tries refused a queue of 32 keeps {} % of its throughput for {} tries per I/O, with nine in \
          ten refused {} % for {}; the 99th percentile is then {} ms. Where BUSY means that all slots are taken and a \
-         slot's return is announced, it costs no throughput: 16 of 32 slots give {} of it, 1 gives {}.",
+         slot's return is announced, no throughput is lost beyond what the slots allow: 16 of 32 give {} of it, 1 gives {}.",
         show((value("share of full throughput, 50 % refused") * 100.0).round()),
         show(value("tries per I/O, 50 % refused")),
         show((value("share of full throughput, 90 % refused") * 1000.0).round() / 10.0),

@@ -10,7 +10,8 @@ const SLOTS: [u32; 6] = [1, 2, 4, 8, 16, 32];
 /// Whose latencies are drawn.
 const DRAWN: [u32; 4] = [32, 16, 4, 1];
 
-/// The figures. `by_chance` is what refusals by chance cost: share of BUSY and throughput in per cent, calls and runs.
+/// The figures. `by_chance` is what refusals by chance cost: share of BUSY, throughput in per cent of what the service
+/// allows, calls and runs.
 pub(super) fn figures(
     measures: &mut Vec<Measure>,
     ops: usize,
@@ -49,7 +50,9 @@ pub(super) fn figures(
         measure("p99 latency", found[5], "ms");
         measure("BUSY among the answers", busy, "%");
         curve.points.push((f64::from(slots), found[0]));
-        costs.push([busy, found[1] * 100.0, cost]);
+        // What so many slots can serve is all there is to have.
+        let allowed = f64::from(slots) / f64::from(SLOTS[SLOTS.len() - 1]);
+        costs.push([busy, found[1] / allowed * 100.0, cost]);
         latencies.push((slots, said));
     }
     let by = |n: usize| {
@@ -95,13 +98,13 @@ pub(super) fn figures(
         },
         Figure {
             id: "busy-throughput".into(),
-            title: "The share of BUSY says little about throughput: what counts is what ends it".into(),
-            alt: "Throughput in per cent of the most against the share of BUSY among the driver's answers, for refusals \
-                  by chance and for slots."
+            title: "BUSY costs throughput where nothing announces its end".into(),
+            alt: "Throughput in per cent of what the requests served at a time allow, against the share of BUSY among the \
+                  driver's answers, for refusals by chance and for slots."
                 .into(),
             plot: Plot::Lines {
                 x: busy(),
-                y: Axis::linear("throughput, % of the most"),
+                y: Axis::linear("throughput, % of what service allows"),
                 series: by(1).into(),
                 dots: false,
             },
