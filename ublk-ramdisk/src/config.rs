@@ -6,6 +6,7 @@
 //! the machine come in as [`Surroundings`]. The command line (`cli.rs`) hands in what was typed as
 //! a [`DeviceRequest`]; `ublk/device.rs` takes over with a [`DeviceConfig`].
 
+pub mod size;
 pub mod space;
 pub mod space_changes;
 

@@ -11,6 +11,7 @@ use ublk_ramdisk::sim::script::Step;
 use ublk_ramdisk::sim::values::{self, Rate, Service};
 use workqueue::Flags;
 
+use super::space::SpaceArgs;
 use super::PressureArgs;
 use crate::values::{backing, on_or_off, size, whole};
 use ublk_ramdisk::config::space::SpaceRequest;
@@ -33,6 +34,7 @@ Events for --at TIME:EVENT
   discard OFFSET,LENGTH         in bytes
   set slots=N|off, mbps=N|off   the pressure changes, as by `ublk-ramdisk set`
   set inject KIND=VALUE         the same for faults
+  set memory-limit=SIZE|off, no-space-timeout=SECS   and for memory
   psi on|off                    memory is short, as far as --psi says that this matters
   corrupt OFFSET                a bit of the store flips; --verify finds it
 
@@ -41,6 +43,7 @@ Examples:
   ublk-ramdisk sim --ops 1 --at 0:busy on --at 1s:busy off --sample 100ms
   ublk-ramdisk sim --queues 64 --jobs 64 --duration 1s --rate 100 --at 0:fail-worker-creation on \\
       --at 100ms:busy on --at 200ms:busy off --json
+  ublk-ramdisk sim --rw randwrite --memory-limit 32M --at '1s:set memory-limit=off' --sample 100ms
 
 Exit status 1 also if --verify finds a wrong block, if a request never ends, or if the counters do
 not add up.";
@@ -56,6 +59,12 @@ pub struct SimArgs {
     model: SimModel,
     #[command(flatten)]
     pressure: PressureArgs,
+    #[command(
+        flatten,
+        next_help_heading = "Memory: all of it is taken before the beginning, \
+        unless one of these or --psi is given"
+    )]
+    space: SpaceArgs,
     /// Something that happens meanwhile: TIME:EVENT, see below; may be given several times
     #[arg(
         long = "at",
@@ -289,12 +298,19 @@ impl SimArgs {
             huge_pages: device.thp,
             pressure: self.pressure.settings(),
             timeout: device.timeout,
-            // A load is about requests, and about memory only where that can be short.
-            space: SpaceRequest {
-                preallocate: self.pressure.settings().psi.is_none(),
-                ..SpaceRequest::default()
-            },
+            space: self.space(),
             ..DeviceRequest::default()
+        }
+    }
+
+    /// A load is about requests, and about memory only where that can be short.
+    fn space(&self) -> SpaceRequest {
+        let asked = self.space.request();
+        let says_nothing = asked == SpaceRequest::default();
+        SpaceRequest {
+            preallocate: asked.preallocate
+                || (says_nothing && self.pressure.settings().psi.is_none()),
+            ..asked
         }
     }
 

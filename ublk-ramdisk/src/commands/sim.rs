@@ -123,6 +123,21 @@ fn write_text(figures: &Figures, out: &mut String) -> std::fmt::Result {
             .collect();
         writeln!(out, "refused     {}", list.join(", "))?;
     }
+    let space = &figures.space;
+    if space.limit > 0 || space.zero > 0 || space.no_space + space.above_cap > 0 {
+        let limit = match space.limit {
+            0 => "no limit".to_owned(),
+            limit => format!("of {}", output::human_size(limit)),
+        };
+        writeln!(
+            out,
+            "memory      {} {limit}, {} given memory, {} without, {} zeros taken back",
+            output::human_size(space.used),
+            space.populated,
+            space.no_space + space.above_cap,
+            output::human_size(space.zero),
+        )?;
+    }
     let kblockd = &figures.kblockd;
     writeln!(
         out,

@@ -19,8 +19,11 @@ use super::job::Job;
 use super::ports::{At, Ports, Time};
 use super::script::{BusyFor, Event};
 use crate::backend::{self, Driver, Mirror};
+use crate::config::space_changes::SpaceChanges;
+use crate::config::DeviceConfig;
 use crate::error::Failure;
 use crate::mq::{Lane, Limits, Op, Queue, Request, TagSet};
+use crate::pressure::Changes;
 
 /// See the module. Fields are dropped in this order.
 pub(super) struct Bed {
@@ -37,6 +40,8 @@ pub(super) struct Bed {
     script_tag: u16,
     script_busy: bool,
     limits: Limits,
+    /// Of `space`, as it is now.
+    config: DeviceConfig,
     happened: Vec<Happened>,
     samples: Vec<Sample>,
     last: Totals,
@@ -128,6 +133,7 @@ impl Bed {
                 max_data: device.io_buffer,
                 read_only: device.read_only,
             },
+            config: device.clone(),
             happened: Vec::new(),
             samples: Vec::new(),
             last: Totals::default(),
@@ -156,8 +162,12 @@ impl Bed {
                     return;
                 }
             }
-            Event::Set { ref changes, .. } => {
-                if let Err(error) = self.mirror.pressure().apply(&self.ramdisk, changes) {
+            Event::Set {
+                ref changes,
+                ref memory,
+                ..
+            } => {
+                if let Err(error) = self.set(changes, memory) {
                     return self.note(format!("{event}: {error}"));
                 }
             }
@@ -170,6 +180,15 @@ impl Bed {
             Event::Load(_) | Event::Rate(_) => {}
         }
         self.note(event.to_string());
+    }
+
+    fn set(&mut self, changes: &Changes, memory: &SpaceChanges) -> Result<(), Failure> {
+        let disk = self.ramdisk.disk();
+        let space = backend::changed_memory(&self.config, disk, memory)?;
+        let applied = self.mirror.pressure().apply(&self.ramdisk, changes);
+        applied.map_err(|error| Failure::environment(error.to_string()))?;
+        backend::set_memory(&mut self.config, disk, space);
+        Ok(())
     }
 
     fn note(&mut self, what: String) {
@@ -323,6 +342,7 @@ impl Bed {
                 maydays: stats.mayday,
                 cpu_time_ns: is_real.then_some(stats.cpu_time.as_nanos() as u64),
             },
+            space: self.ramdisk.disk().space_stats(),
             samples: std::mem::take(&mut self.samples),
             events: std::mem::take(&mut self.happened),
             cpu: None,

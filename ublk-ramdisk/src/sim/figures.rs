@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::mq::{BySource, HctxCounters, Op, Source};
+use crate::ramdisk::space::SpaceStats;
 
 /// Requests of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -337,6 +338,8 @@ pub struct Figures {
     pub refused_by: BTreeMap<&'static str, u64>,
     /// The workqueue.
     pub kblockd: KblockdFigures,
+    /// The disk's memory at the end.
+    pub space: SpaceStats,
     /// The time line, if it was asked for.
     pub samples: Vec<Sample>,
     /// What the script did.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::values;
 use crate::config::check_pressure;
+use crate::config::size::size;
+use crate::config::space_changes::SpaceChanges;
 use crate::error::Failure;
 use crate::pressure::{injections, Change, Changes, Settings};
 
@@ -45,8 +47,10 @@ pub enum Event {
     Set {
         /// As it was written.
         text: String,
-        /// What it says.
+        /// What it says of the pressure.
         changes: Changes,
+        /// What it says of the rules for memory.
+        memory: SpaceChanges,
     },
     /// Memory is short, or no more, as PSI would say of a machine. Heeded while `--psi` is given.
     Psi(bool),
@@ -55,10 +59,11 @@ pub enum Event {
 const EVENTS: &str =
     "an event is one of: fail-worker-creation on|off, busy on|dev|off, stop-load, \
                       start-load, rate N, discard OFFSET,LENGTH, corrupt OFFSET, \
-                      set slots=N|off, set mbps=N|off, set inject KIND=VALUE, psi on|off";
+                      set slots=N|off, set mbps=N|off, set inject KIND=VALUE, \
+                      set memory-limit=SIZE|off, set no-space-timeout=SECS, psi on|off";
 
 /// Reads what follows `set`.
-fn changes(text: &str) -> Result<Changes, String> {
+fn changes(text: &str) -> Result<(Changes, SpaceChanges), String> {
     let count = |value: &str| match value {
         "off" => Ok(Change::Off),
         value => match value.parse() {
@@ -66,17 +71,33 @@ fn changes(text: &str) -> Result<Changes, String> {
             _ => Err(format!("set: '{value}' is neither a whole number nor off")),
         },
     };
-    let mut changes = Changes::default();
+    let (mut changes, mut memory) = (Changes::default(), SpaceChanges::default());
     if let Some(value) = text.strip_prefix("slots=") {
         changes.slots = count(value)?;
     } else if let Some(value) = text.strip_prefix("mbps=") {
         changes.mbps = count(value)?;
     } else if let Some(value) = text.strip_prefix("inject ") {
         changes.inject = injections(value).map_err(|why| format!("set inject: {why}"))?;
+    } else if let Some(value) = text.strip_prefix("memory-limit=") {
+        memory.memory_limit = match size(value) {
+            _ if value == "off" => Change::Off,
+            Ok(0) => Change::Off,
+            Ok(bytes) => Change::To(bytes),
+            Err(why) => return Err(format!("set: {why}, or off")),
+        };
+    } else if let Some(value) = text.strip_prefix("no-space-timeout=") {
+        let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        let seconds = value.parse().ok().filter(|_| digits);
+        let seconds = seconds.ok_or_else(|| format!("set: '{value}' is not a whole number"))?;
+        // There is nobody whom a long wait would hang.
+        memory = SpaceChanges::check(None, Some(seconds), false, true)
+            .map_err(|failure| format!("set: {failure}"))?;
     } else {
-        return Err("set: expected slots=N|off, mbps=N|off or inject KIND=VALUE".to_owned());
+        return Err("set: expected slots=N|off, mbps=N|off, inject KIND=VALUE, \
+                    memory-limit=SIZE|off or no-space-timeout=SECS"
+            .to_owned());
     }
-    Ok(changes)
+    Ok((changes, memory))
 }
 
 impl FromStr for Event {
@@ -117,9 +138,10 @@ impl FromStr for Event {
                 })
             }
             "corrupt" => number(rest).map(Self::Corrupt),
-            "set" => Ok(Self::Set {
+            "set" => changes(rest).map(|(changes, memory)| Self::Set {
                 text: rest.to_owned(),
-                changes: changes(rest)?,
+                changes,
+                memory,
             }),
             "psi" => on().map(Self::Psi),
             _ => Err(EVENTS.to_owned()),
@@ -218,6 +240,9 @@ mod tests {
             "set slots=4",
             "set mbps=off",
             "set inject requeue=3,50,0,-1",
+            "set memory-limit=32M",
+            "set memory-limit=off",
+            "set no-space-timeout=5",
             "psi on",
         ] {
             let step: Step = format!("3ms:{text}").parse().expect(text);
@@ -248,6 +273,11 @@ mod tests {
             "3ms:set slots=+1",
             "3ms:set slots",
             "3ms:set inject dance=1",
+            "3ms:set memory-limit=",
+            "3ms:set memory-limit=-1",
+            "3ms:set memory-limit=5X",
+            "3ms:set no-space-timeout=+5",
+            "3ms:set no-space-timeout=off",
             "3ms:psi",
             "3ms:stop-load now",
         ] {

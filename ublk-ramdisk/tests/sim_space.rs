@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `ublk-ramdisk sim` with less memory than the disk has: the limit, what becomes of writes that
+//! wait, and the same run each time (E2, E6, E10, E22).
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn sim(words: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ramdisk"));
+    // A word may have spaces if they are written as underscores.
+    let words = words.split_whitespace().map(|word| word.replace('_', " "));
+    command.arg("sim").args(words);
+    command.output().expect("the program starts")
+}
+
+/// Runs one that ends well.
+#[track_caller]
+fn run(words: &str) -> Value {
+    let output = sim(&format!("{words} --json"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{words}: {said}");
+    serde_json::from_slice(&output.stdout).expect("one object")
+}
+
+#[track_caller]
+fn number(value: &Value, path: &str) -> u64 {
+    let found = value.pointer(path).and_then(Value::as_u64);
+    found.unwrap_or_else(|| panic!("no number at {path} of {value}"))
+}
+
+const HALF: &str = "--rw randwrite --size 8M --memory-limit 4M --iodepth 16 --ops 3000 \
+                    --service-time exp:100us --verify";
+
+#[test]
+fn e06_a_higher_limit_lets_the_writes_go_on_that_waited() {
+    let found = run(&format!("{HALF} --at 2s:set_memory-limit=off"));
+    assert_eq!(number(&found, "/total/write/errors"), 0);
+    assert_eq!(number(&found, "/total/write/ops"), 3000);
+    assert_eq!(number(&found, "/verify/failed"), 0);
+    assert_eq!(number(&found, "/space/limit"), 0);
+    assert!(number(&found, "/refused_by/memory") > 0);
+    // Some waited until then, and none for much longer.
+    let longest = number(&found, "/total/latency/max");
+    assert!(
+        (1_900_000_000..2_000_000_000).contains(&longest),
+        "{longest}"
+    );
+}
+
+#[test]
+fn e22_writes_end_with_nospc_after_the_timeout() {
+    let found = run(&format!("{HALF} --no-space-timeout 5"));
+    let failed = number(&found, "/errors/NOSPC");
+    assert_eq!(failed + number(&found, "/total/write/ops"), 3000);
+    assert_eq!(number(&found, "/verify/failed"), 0, "E23: reads go on");
+    assert!(number(&found, "/space/used") <= 4 << 20);
+    let elapsed = number(&found, "/elapsed_ns");
+    assert!(
+        (5_000_000_000..6_000_000_000).contains(&elapsed),
+        "{elapsed}"
+    );
+    // At once, if that is asked for, or later from the script.
+    let found = run(&format!("{HALF} --error-if-no-space"));
+    assert!(number(&found, "/errors/NOSPC") > 0);
+    assert!(number(&found, "/elapsed_ns") < 1_000_000_000);
+    let found = run(&format!("{HALF} --at 9s:set_no-space-timeout=9"));
+    let elapsed = number(&found, "/elapsed_ns");
+    assert!(
+        (9_000_000_000..10_000_000_000).contains(&elapsed),
+        "{elapsed}"
+    );
+}
+
+/// Discards make room, so that writes to twice the limit get through (E10).
+#[test]
+fn e10_discards_make_room_for_the_writes_that_wait() {
+    let found = run(
+        "--rw trimwrite --size 8M --memory-limit 4M --iodepth 4 --ops 6000 --service-time 100us \
+         --verify --at 100ms:discard_0,4194304 --at 300ms:discard_4194304,4194304",
+    );
+    assert_eq!(number(&found, "/total/write/errors"), 0);
+    assert_eq!(number(&found, "/verify/failed"), 0);
+}
+
+#[test]
+fn a_thin_run_is_the_same_to_the_byte() {
+    let words = "--rw randrw --size 16M --memory-limit 6M --iodepth 16 --jobs 4 --queues 2 \
+                 --cpus 4 --ops 3000 --verify --discard 10 --flush 2 --service-time exp:100us \
+                 --rate poisson:20000 --reclaim-every 1 --inject requeue=3,50,0,-1 \
+                 --sample 100ms --at 300ms:set_memory-limit=7M --at 2s:set_no-space-timeout=3 \
+                 --json";
+    let first = sim(words);
+    let said = String::from_utf8_lossy(&first.stderr);
+    assert_eq!(first.status.code(), Some(0), "{said}");
+    let found: Value = serde_json::from_slice(&first.stdout).expect("one object");
+    assert!(number(&found, "/refused_by/memory") > 0);
+    assert!(number(&found, "/space/used") > 4 << 20);
+    for _ in 0..3 {
+        let again = sim(words);
+        assert!(again.stdout == first.stdout, "another run");
+    }
+}
+
+#[test]
+fn l1_memory_that_no_disk_can_have_is_refused() {
+    for (words, parts) in [
+        ("--memory-limit 4K", ["--memory-limit 4096", "too little"]),
+        ("--memory-limit x", ["--memory-limit", "512M"]),
+        ("--no-space-timeout 500", ["--no-space-timeout", "--force"]),
+        (
+            "--preallocate --memory-limit 1M",
+            ["--preallocate", "--memory-limit"],
+        ),
+        ("--reclaim all", ["--reclaim", "zero"]),
+        ("--at 1s:set_memory-limit=x", ["--at", "or off"]),
+    ] {
+        let output = sim(words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words}: {said}");
+        assert_eq!(said.lines().count(), 1, "{words}: {said}");
+        for part in parts {
+            assert!(said.contains(part), "{words}: {said}");
+        }
+    }
+    // What only the disk can tell is said where it happens.
+    let found = run("--ops 100 --at 1us:set_memory-limit=4K --service-time 10us");
+    let event = found.pointer("/events/0/what").and_then(Value::as_str);
+    assert!(
+        event.is_some_and(|what| what.contains("too little")),
+        "{event:?}"
+    );
+}
