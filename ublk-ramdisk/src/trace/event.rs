@@ -189,6 +189,11 @@ impl Event {
         self.time
     }
 
+    /// Whose it is: a [`crate::mq::Queue::label`].
+    pub fn device(&self) -> u32 {
+        self.device
+    }
+
     /// The hardware queue it is about, if it is about one.
     pub fn hctx(&self) -> Option<u16> {
         (self.hctx != NO_HCTX).then_some(self.hctx)
@@ -226,7 +231,7 @@ impl Event {
     }
 
     /// What it carries beside the request, as it is printed; empty if nothing.
-    pub(crate) fn detail(&self) -> String {
+    pub fn detail(&self) -> String {
         let source = self.source.map_or("", Source::name);
         match self.kind {
             Kind::IoStart

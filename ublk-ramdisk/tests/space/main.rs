@@ -3,6 +3,7 @@
 //! mirror with a clock that the test moves. No test waits for the 3 ms net: it is off.
 
 mod common;
+mod events;
 mod limits;
 mod no_space;
 mod passing;
