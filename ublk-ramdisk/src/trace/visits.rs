@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! On which threads a request has been, one after the other: its flow.
 //!
-//! A visit is what one thread does for one request without doing anything for another in between,
-//! nor beginning or ending an item of a workqueue. So visits nest in the bars of the items, and never
+//! A visit is what one thread does for one request while no other thread does anything for it, and
+//! the thread nothing for another, nor begins or ends an item of a workqueue. So visits nest in the bars of the items, and never
 //! overlap. Between two visits there may be a relay: the request waits, and some thread, the timer's,
 //! or one on which another request has ended, queues the item in which it is tried again.
 
@@ -113,7 +113,13 @@ impl Finder {
             self.open.remove(&key);
         }
         let thread = self.threads.entry(tid).or_default();
-        if let Some((_, last)) = thread.visit.as_mut().filter(|(of, _)| *of == course) {
+        // Unless it has been on another thread since.
+        let is_here = self.courses[course]
+            .visits
+            .last()
+            .is_some_and(|visit| visit.1 == tid);
+        let same = thread.visit.as_mut().filter(|(of, _)| *of == course);
+        if let Some((_, last)) = same.filter(|_| is_here) {
             *last = at;
             return;
         }
