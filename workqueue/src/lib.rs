@@ -96,11 +96,12 @@ struct Readme;
 
 /// Records of what happened when, per thread, and the trace file made of them.
 pub mod trace {
-    pub use crate::observe::chrome::{save_chrome, write_chrome, ChromeEvent, ChromeWriter};
+    pub use crate::observe::chrome::{save_chrome, write_chrome, ChromeEvent, ChromeWriter, Flow};
     pub use crate::observe::recorder::{now, Own, Recorder, Recording, Timed};
     pub use crate::observe::ring::{
         drain, emit, is_on, start, start_on, stop, Phase, Record, Text, Value, MAX_ARGS,
     };
+    pub use crate::observe::trace::{moment, Moment};
 }
 
 pub use error::{

@@ -15,7 +15,8 @@ Record what happens to each request of a running disk, for a while.
 The file opens in Perfetto (https://ui.perfetto.dev) and in chrome://tracing. Each request has a
 line of its own from arrival to commit, with the times it was in flight, on a list, or parked after
 a refusal; each thread has one with the same events as marks, between the bars of the workqueue's
-items: the run_work of kblockd, and whatever else the server's workqueues do. --text prints lines
+items: the run_work of kblockd, and whatever else the server's workqueues do. Arrows lead from each
+bar of a refused request to its next: arrival, timer, worker or rescuer, commit. --text prints lines
 in the columns of blkparse instead. `explain events` says what each event means.
 
 Each thread keeps its newest events; how many older ones were overwritten is said at the end. Ctrl-C

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `sim`: the words for the front end without a kernel.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -13,8 +14,9 @@ use workqueue::Flags;
 
 use super::space::SpaceArgs;
 use super::PressureArgs;
-use crate::values::{backing, on_or_off, size, whole};
+use crate::values::{backing, on_or_off, records, size, whole};
 use ublk_ramdisk::config::space::SpaceRequest;
+use ublk_ramdisk::trace::RECORDS;
 
 pub const SIM_LONG: &str = "\
 Run the disk's dispatch and memory in this process, under a load made here: no root, no ublk.
@@ -41,6 +43,8 @@ Events for --at TIME:EVENT
 Examples:
   ublk-ramdisk sim --rw randrw --iodepth 32 --service-time 100us --verify
   ublk-ramdisk sim --ops 1 --at 0:busy on --at 1s:busy off --sample 100ms
+  ublk-ramdisk sim --rw randwrite --iodepth 8 --ops 50 --service-time 100us --slots 2 \\
+      --at 1ms:busy on --at 5ms:busy off --trace trace.json
   ublk-ramdisk sim --queues 64 --jobs 64 --duration 1s --rate 100 --at 0:fail-worker-creation on \\
       --at 100ms:busy on --at 200ms:busy off --json
   ublk-ramdisk sim --rw randwrite --memory-limit 32M --at '1s:set memory-limit=off' --sample 100ms
@@ -80,6 +84,19 @@ pub struct SimArgs {
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = values::duration,
         help_heading = "Script and output")]
     patience: Duration,
+    /// Write what happens to each request into this file, for Perfetto (https://ui.perfetto.dev)
+    ///
+    /// The file is the same in each run, too, to the byte. `explain events` says what the events
+    /// mean.
+    #[arg(long, value_name = "FILE", help_heading = "Script and output")]
+    pub trace: Option<PathBuf>,
+    /// Write the same as lines in the columns of blkparse
+    #[arg(long, value_name = "FILE", help_heading = "Script and output")]
+    pub trace_text: Option<PathBuf>,
+    /// Events that each thread keeps for --trace, of 48 bytes, from 64 to 1048576
+    #[arg(long, value_name = "N", default_value_t = RECORDS as u32, value_parser = records,
+        allow_hyphen_values = true, help_heading = "Script and output")]
+    pub records: u32,
     /// Print everything as one object
     #[arg(long, help_heading = "Script and output")]
     pub json: bool,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `sim`: runs a simulation and prints what it found.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -9,7 +12,9 @@ use ublk_ramdisk::config::DeviceConfig;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::sim;
 use ublk_ramdisk::sim::figures::{Figures, Kind, Load};
+use ublk_ramdisk::trace::Trace;
 
+use super::trace::{cannot_write, check_writable};
 use super::{add, output};
 use crate::cli::SimArgs;
 
@@ -27,7 +32,20 @@ pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
     let around = add::surroundings(&mut request)?;
     let config = args.config(DeviceConfig::check(request, around)?);
     config.check()?;
-    let figures = sim::run(&config)?;
+    let files = [&args.trace, &args.trace_text];
+    for path in files.into_iter().flatten() {
+        check_writable(path)?;
+    }
+    let (figures, trace) = match files {
+        [None, None] => (sim::run(&config)?, None),
+        _ => {
+            let (figures, trace) = sim::run_traced(&config, args.records as usize)?;
+            (figures, Some(trace))
+        }
+    };
+    if let Some(trace) = trace {
+        write_trace(args, &trace)?;
+    }
     if args.json {
         let command = std::env::args_os().skip(1);
         output::print_json(&Printed {
@@ -43,6 +61,37 @@ pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
         None => Ok(Exit::Done),
         Some(fault) => Err(Failure::runtime(fault)),
     }
+}
+
+fn write_trace(args: &SimArgs, trace: &Trace) -> Result<(), Failure> {
+    if let Some(path) = &args.trace {
+        to_file(path, |file| trace.write_chrome(file))?;
+    }
+    if let Some(path) = &args.trace_text {
+        to_file(path, |file| trace.write_text(file))?;
+    }
+    if trace.lost() > 0 {
+        output::warn(&format!(
+            "{} older events were overwritten: give a larger --records, or fewer --ops",
+            trace.lost()
+        ));
+    }
+    Ok(())
+}
+
+fn to_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let written = File::create(path).and_then(|file| {
+        let mut file = BufWriter::with_capacity(1 << 16, file);
+        write(&mut file)?;
+        file.flush()
+    });
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(path);
+        cannot_write(path, &error)
+    })
 }
 
 /// A time, in the unit that suits it.

@@ -53,12 +53,12 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
     }
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+pub fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::runtime(format!("cannot write {}: {error}", path.display()))
 }
 
 /// Better said before the recording than after it. A file that is there is left as it is.
-fn check_writable(path: &Path) -> Result<(), Failure> {
+pub fn check_writable(path: &Path) -> Result<(), Failure> {
     let is_new = !path.exists();
     File::options()
         .write(true)

@@ -73,6 +73,11 @@ impl DeviceSlots {
         (self.free.load(Ordering::Relaxed) as i32).max(0) as u32
     }
 
+    /// Does any hctx stand in the line?
+    pub fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
     /// Adds so many, or takes them away: what is in use beyond the new number is missing from those
     /// that come back. Runs every hctx that waits.
     pub fn resize(&self, by: i32, queue: &Queue) {

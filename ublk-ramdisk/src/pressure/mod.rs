@@ -44,6 +44,7 @@ use crate::mq::{
     Answer, Budget, Busy, Deferred, Disk, Hctx, Issued, Operations, Queue, Request, RequestRef,
     Requeue, Run, Source, Status, TimeoutAnswer,
 };
+use crate::trace::Gate;
 pub use badblocks::BadBlocks;
 use badblocks::{Bad, Ranges};
 use delay::DelayLine;
@@ -200,11 +201,17 @@ impl<D: Disk> Pressured<D> {
         PressureStats {
             settings: self.settings(),
             slots_free: self.slots.free(),
+            slots_exhausted: !self.slots.gate.is_open(),
             tokens: self.throttle.balance(),
+            throttled: !self.throttle.gate.is_open(),
             under_pressure: self.psi.is_pressed(),
             delayed: self.delays.len(),
             lost: self.lost.iter().filter(|lost| lost.load(Relaxed)).count() as u64,
         }
+    }
+
+    fn gates(&self) -> [&Gate; 3] {
+        [&self.slots.gate, &self.throttle.gate, &self.psi.gate]
     }
 
     fn index(&self, hctx: u16, tag: u16) -> usize {
@@ -395,8 +402,12 @@ crate::meanings::explained! {
         pub settings: Settings,
         /// Slots that are free; none without a limit.
         pub slots_free: Option<u32>,
+        /// Has a request found no slot, and has nobody given one back since that none waited for?
+        pub slots_exhausted: bool,
         /// Bytes that may still pass in this tick, below 0 if some are owed; none without a limit.
         pub tokens: Option<i64>,
+        /// Are the hardware queues stopped until there are tokens again?
+        pub throttled: bool,
         /// Does PSI say that the machine or the cgroup is short of memory?
         pub under_pressure: bool,
         /// Requests held back by the delay.

@@ -4,14 +4,17 @@
 //! [`super::psi_monitor`] says when pressure begins and ends. No request is refused for longer than
 //! [`BOUND`]: pressure may come from dirty pages whose writeback needs this very disk.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::mq::Source;
+use crate::trace::Gate;
 
 /// How long one request is refused, in nanoseconds.
 const BOUND: u64 = 1_000_000_000;
 
 #[derive(Debug)]
 pub(super) struct Psi {
-    pressed: AtomicBool,
+    pub(super) gate: Gate,
     /// By request: when it was first refused, plus one; 0 if it was not.
     since: Box<[AtomicU64]>,
 }
@@ -19,17 +22,20 @@ pub(super) struct Psi {
 impl Psi {
     pub(super) fn new(requests: usize) -> Self {
         Self {
-            pressed: AtomicBool::new(false),
+            gate: Gate::new(Source::Psi),
             since: (0..requests).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     pub(super) fn set_pressure(&self, on: bool) {
-        self.pressed.store(on, Relaxed);
+        match on {
+            true => self.gate.close(),
+            false => self.gate.open(),
+        }
     }
 
     pub(super) fn is_pressed(&self) -> bool {
-        self.pressed.load(Relaxed)
+        !self.gate.is_open()
     }
 
     /// Asked under pressure for a request that needs memory.

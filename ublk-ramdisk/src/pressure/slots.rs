@@ -7,7 +7,8 @@
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-use crate::mq::{Budget, DeviceSlots, Hctx, Queue};
+use crate::mq::{Budget, DeviceSlots, Hctx, Queue, Source};
+use crate::trace::Gate;
 
 /// The token of a request that holds a slot.
 const HELD: u32 = 1;
@@ -21,6 +22,7 @@ pub(super) struct Slots {
     /// of them back.
     made: AtomicI64,
     limit: AtomicI64,
+    pub(super) gate: Gate,
 }
 
 impl Slots {
@@ -29,6 +31,7 @@ impl Slots {
             slots: DeviceSlots::new(0, nr_hw_queues),
             made: AtomicI64::new(0),
             limit: AtomicI64::new(NONE),
+            gate: Gate::new(Source::Slots),
         }
     }
 
@@ -44,6 +47,9 @@ impl Slots {
             }
         }
         self.limit.store(limit.map_or(NONE, i64::from), Relaxed);
+        if limit.is_none() {
+            self.gate.open();
+        }
     }
 
     /// How many are free; none without a limit.
@@ -51,8 +57,14 @@ impl Slots {
         (self.limit.load(Relaxed) != NONE).then(|| self.slots.free())
     }
 
+    /// One comes back. While somebody waits it is as good as taken: the slots are exhausted until
+    /// one comes back for which nobody does.
     pub(super) fn release(&self, hctx: Hctx<'_>) {
+        let awaited = self.slots.is_awaited();
         self.slots.release(hctx);
+        if !awaited && !self.gate.is_open() {
+            self.gate.open();
+        }
     }
 }
 
@@ -61,12 +73,16 @@ impl Budget for Slots {
         if self.limit.load(Relaxed) == NONE {
             return Some(0);
         }
-        self.slots.take(hctx).then_some(HELD)
+        let taken = self.slots.take(hctx);
+        if !taken {
+            self.gate.close();
+        }
+        taken.then_some(HELD)
     }
 
     fn put(&self, hctx: Hctx<'_>, token: u32) {
         if token == HELD {
-            self.slots.release(hctx);
+            self.release(hctx);
         }
     }
 }

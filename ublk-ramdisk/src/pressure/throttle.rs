@@ -21,7 +21,8 @@ use std::time::Duration;
 use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem};
 
 use super::life::Life;
-use crate::mq::Queue;
+use crate::mq::{Queue, Source};
+use crate::trace::Gate;
 
 /// Ticks per second.
 const TICKS: u64 = 50;
@@ -38,6 +39,8 @@ pub(super) struct Throttle {
     armed: AtomicBool,
     /// When the last one was due.
     last: AtomicU64,
+    /// Are the hardware queues stopped for want of tokens?
+    pub(super) gate: Gate,
 }
 
 impl_has_delayed_work! {
@@ -61,6 +64,7 @@ impl Throttle {
             balance: AtomicI64::new(0),
             armed: AtomicBool::new(false),
             last: AtomicU64::new(0),
+            gate: Gate::new(Source::Bandwidth),
         }
     }
 
@@ -82,6 +86,7 @@ impl Throttle {
         let per_tick = i64::from(mbps.unwrap_or(0)) * (1 << 20) / TICKS as i64;
         if self.per_tick.swap(per_tick, Relaxed) != per_tick {
             self.balance.store(per_tick, Relaxed);
+            self.gate.open();
         }
     }
 
@@ -122,8 +127,10 @@ impl Throttle {
     pub(super) fn stop(self: &Arc<Self>, queue: &Queue) {
         self.arm();
         queue.stop_hw_queues();
+        self.gate.close();
         fence(Ordering::SeqCst);
         if self.balance.load(Relaxed) > 0 || self.per_tick.load(Relaxed) == 0 {
+            self.gate.open();
             queue.start_stopped_hw_queues(true); // W6
         }
     }
@@ -164,6 +171,7 @@ impl Throttle {
         let after = before.saturating_add(more).min(per_tick);
         fence(Ordering::SeqCst);
         if after > 0 || per_tick == 0 {
+            self.gate.open();
             if let Some(queue) = life.queue.upgrade() {
                 queue.start_stopped_hw_queues(true);
             }

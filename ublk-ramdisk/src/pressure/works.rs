@@ -44,6 +44,9 @@ impl Works {
         let wq = Arc::new(runtime.queue("pressure").flags(flags).build()?);
         let clock = Clock::of(runtime);
         let life = Life::new(&wq, clock, queue);
+        for gate in driver.gates() {
+            gate.belongs_to(queue.label());
+        }
         driver.throttle.start(life.clone());
         driver.delays.start(life);
         let this = Self {

@@ -17,6 +17,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::words::{lock, AtomicU32, Mutex, Ordering};
+use crate::mq::Source;
+use crate::trace::{Gate, Pressing};
 
 /// What a write that needs memory can expect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +72,8 @@ pub(super) struct NoSpace {
     inner: Mutex<Inner>,
     /// The mode of `inner`, to be looked at without the lock.
     mode: AtomicU32,
+    /// Tells the mode to whoever records.
+    pub(super) gate: Gate,
 }
 
 impl NoSpace {
@@ -82,6 +86,7 @@ impl NoSpace {
                 deadline: None,
             }),
             mode: AtomicU32::new(Mode::Enough as u32),
+            gate: Gate::new(Source::Memory),
         }
     }
 
@@ -89,6 +94,11 @@ impl NoSpace {
         inner.mode = mode;
         inner.deadline = None;
         self.mode.store(mode as u32, Ordering::Relaxed);
+        self.gate.set(match mode {
+            Mode::Enough => Pressing::Ceased,
+            Mode::Exhausted => Pressing::Began,
+            Mode::Error => Pressing::Enospc,
+        });
     }
 
     #[inline]

@@ -29,6 +29,7 @@ use super::parked::{Parked, Taken};
 use super::store::{Shortage, Store};
 use super::Ramdisk;
 use crate::mq::{InFlight, Queue, Request, WeakQueue};
+use crate::trace::{self, Reclaimed};
 
 /// How soon the system is asked again when it had no memory: unlike the budget it does not say
 /// when it has.
@@ -129,7 +130,7 @@ impl WorkItem for Item {
             Duty::Clear => space.clear(store, &queue),
             Duty::NoSpace => space.no_space(&queue),
             Duty::Reclaim => space.reclaim(store, &queue),
-            Duty::Scan => space.scan(store),
+            Duty::Scan => space.scan(store, &queue),
         }
     }
 }
@@ -348,7 +349,10 @@ impl Space {
 
     fn discard(&self, store: &Store, queue: &Queue) {
         while let Some(Job { token, request, .. }) = self.discards.pop() {
-            store.discard(super::range(&request));
+            let freed = store.discard(super::range(&request));
+            if freed > 0 {
+                trace::reclaim(queue.label(), Reclaimed::Discarded, freed);
+            }
             queue.complete_away(token, Ok(0));
         }
     }
@@ -372,14 +376,14 @@ impl Space {
 
     /// Memory is short: looks for some.
     fn reclaim(&self, store: &Store, queue: &Queue) {
-        if self.reclaim_pass(store) == 0 {
+        if self.reclaim_pass(store, queue) == 0 {
             self.exhausted(queue);
         }
     }
 
     /// It is time for another look.
-    fn scan(&self, store: &Store) {
-        self.reclaim_pass(store);
+    fn scan(&self, store: &Store, queue: &Queue) {
+        self.reclaim_pass(store, queue);
         self.scan_later();
     }
 
@@ -389,12 +393,15 @@ impl Space {
         }
     }
 
-    fn reclaim_pass(&self, store: &Store) -> u64 {
+    fn reclaim_pass(&self, store: &Store, queue: &Queue) -> u64 {
         let mut freed = 0;
         let mut at = 0;
         while at < store.size() && !self.ending.load(Relaxed) {
             let stride = store.reclaim_zeros(at..at + RECLAIM_STRIDE);
             self.zero.fetch_add(stride, Relaxed);
+            if stride > 0 {
+                trace::reclaim(queue.label(), Reclaimed::Zeros, stride);
+            }
             freed += stride;
             at += RECLAIM_STRIDE;
         }
@@ -482,6 +489,7 @@ impl SpaceWorks {
             denied: AtomicU64::new(0),
             above_cap: AtomicU64::new(0),
         };
+        space.no_space.gate.belongs_to(queue.label());
         ramdisk.put_to_work(space);
         Ok(Self {
             ramdisk: ramdisk.clone(),

@@ -46,13 +46,50 @@ mod virtual_run;
 mod real_run;
 
 use crate::error::Failure;
+use crate::trace::{CannotRecord, Options, Recording, Trace};
 use config::{ClockKind, SimConfig};
 use figures::Figures;
+use ports::Time;
 
 /// Runs a simulation to its end.
 pub fn run(config: &SimConfig) -> Result<Figures, Failure> {
+    record(config, None).map(|(figures, _)| figures)
+}
+
+/// The same, recording what happens: each thread keeps its last `records` events. The process can
+/// record one run at a time. On the virtual clock the trace depends on the options alone, as the
+/// figures do.
+pub fn run_traced(config: &SimConfig, records: usize) -> Result<(Figures, Trace), Failure> {
+    let (figures, trace) = record(config, Some(records))?;
+    Ok((figures, trace.expect("it was asked for")))
+}
+
+fn record(config: &SimConfig, records: Option<usize>) -> Result<(Figures, Option<Trace>), Failure> {
     match config.clock {
-        ClockKind::Virtual => virtual_run::run(config),
-        ClockKind::Real => real_run::run(config),
+        ClockKind::Virtual => virtual_run::run(config, records),
+        ClockKind::Real => real_run::run(config, records),
     }
+}
+
+/// Begins to record a device that has been made, if that is asked for.
+fn start_recording(records: Option<usize>, time: &Time) -> Result<Option<Recording>, Failure> {
+    let Some(records) = records else {
+        return Ok(None);
+    };
+    let clock = match time {
+        Time::Virtual(clock) => Some(clock.clone()),
+        Time::Real(_) => None,
+    };
+    let recording = crate::trace::start(Options { records, clock });
+    recording.map(Some).map_err(|why| match why {
+        CannotRecord::Taken => Failure::in_use(why.to_string()),
+        CannotRecord::NoMemory => Failure::environment(why.to_string()),
+    })
+}
+
+/// Ends it.
+fn finish_recording(recording: Option<Recording>, label: u32) -> Option<Trace> {
+    let mut trace = recording?.finish();
+    trace.name_device(label, (0, 0), "sim");
+    Some(trace)
 }

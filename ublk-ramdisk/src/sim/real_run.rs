@@ -17,6 +17,7 @@ use super::ports::{At, Port, Ports, Time};
 use super::script::Event;
 use crate::error::Failure;
 use crate::mq::{Lane, Queue};
+use crate::trace::Trace;
 
 /// What all threads see.
 struct Shared<'s> {
@@ -30,8 +31,12 @@ struct Shared<'s> {
     give_up: AtomicBool,
 }
 
-pub(super) fn run(config: &SimConfig) -> Result<Figures, Failure> {
+pub(super) fn run(
+    config: &SimConfig,
+    records: Option<usize>,
+) -> Result<(Figures, Option<Trace>), Failure> {
     let mut bed = Bed::new(config, Time::Real(Instant::now()))?;
+    let recording = super::start_recording(records, bed.ports.time())?;
     let ports = bed.ports.clone();
     let shared = Shared {
         ports: &ports,
@@ -80,7 +85,8 @@ pub(super) fn run(config: &SimConfig) -> Result<Figures, Failure> {
         system_ns,
         per_io_ns: (user_ns + system_ns) as f64 / (shared.ended.load(Relaxed).max(1)) as f64,
     });
-    Ok(figures)
+    let trace = super::finish_recording(recording, bed.queue().label());
+    Ok((figures, trace))
 }
 
 /// CPU time of the process so far, in nanoseconds: user, system.

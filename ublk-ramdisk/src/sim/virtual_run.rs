@@ -17,6 +17,7 @@ use super::ports::{At, Time};
 use super::script::{Event, Step};
 use crate::error::Failure;
 use crate::mq::Request;
+use crate::trace::Trace;
 
 /// How long a pool waits at most after it could not create a worker, and some more.
 const CREATION_COOLDOWN: Duration = Duration::from_secs(2);
@@ -38,9 +39,14 @@ struct Run<'c> {
     taken: Vec<Request>,
 }
 
-pub(super) fn run(config: &SimConfig) -> Result<Figures, Failure> {
+pub(super) fn run(
+    config: &SimConfig,
+    records: Option<usize>,
+) -> Result<(Figures, Option<Trace>), Failure> {
     let clock = VirtualClock::in_turns();
     let bed = Bed::new(config, Time::Virtual(clock.clone()))?;
+    let recording = super::start_recording(records, bed.ports.time())?;
+    let label = bed.queue().label();
     let mut script = config.script.clone();
     script.sort_by_key(|step| step.at);
     let mut run = Run {
@@ -56,8 +62,9 @@ pub(super) fn run(config: &SimConfig) -> Result<Figures, Failure> {
     };
     let stuck = run.go();
     let figures = run.bed.figures(config, run.load_end, stuck);
+    let trace = super::finish_recording(recording, label);
     run.wind_up();
-    Ok(figures)
+    Ok((figures, trace))
 }
 
 impl Run<'_> {

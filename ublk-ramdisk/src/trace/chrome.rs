@@ -2,17 +2,22 @@
 //! A trace as a file for Perfetto (ui.perfetto.dev) and chrome://tracing.
 //!
 //! Each event stands twice in it. On the line of its thread it is a mark, between the bars of the
-//! workqueue's items: there one sees what a thread did. On the line of its request it begins or ends
-//! a bar, from arrival to commit, with the times in flight, on a list and parked within: there one
-//! follows one request from thread to thread. A request whose beginning was overwritten begins with
-//! the first of its events that is left.
+//! workqueue's items: there one sees what a thread did. A bar holds together what the thread did for
+//! one request at a time ([`super::visits`]), and arrows lead from each of a request's bars to the
+//! next: from its arrival over the timer or the end that had it tried again to a worker of kblockd or
+//! its rescuer, and to its commit. On the line of its request the event begins or ends a bar, from
+//! arrival to commit, with the times in flight, on a list and parked within. A request whose
+//! beginning was overwritten begins with the first of its events that is left. Events come in the
+//! order of time, and those of one thread nest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
-use workqueue::trace::{ChromeEvent, ChromeWriter, Phase, Value};
+use workqueue::trace::{ChromeEvent, ChromeWriter, Flow, Phase, Record, Timed, Value};
 
 use super::event::{Event, Kind};
+use super::timeline::Entry;
+use super::visits::{self, Key, Visits};
 use super::Trace;
 
 /// A bar within a request's bar.
@@ -42,9 +47,6 @@ struct Open {
     inner: Option<Inner>,
 }
 
-/// Which request: device, hardware queue, tag. The tag's next use is another.
-type Key = (u32, u16, u16);
-
 impl Trace {
     /// Writes the file.
     ///
@@ -52,21 +54,29 @@ impl Trace {
     /// Those of the writer.
     pub fn write_chrome(&self, out: &mut impl Write) -> io::Result<()> {
         let mut writer = ChromeWriter::new(out, self.lost())?;
+        if self.is_virtual {
+            writer = writer.with_pid(1);
+        }
         for (tid, name) in self.threads() {
             writer.thread(tid, name)?;
         }
-        writer.recording(&self.works)?;
+        let timeline = self.timeline();
+        let visits = visits::find(&timeline);
         let mut requests = Requests {
             trace: self,
             writer,
             open: HashMap::new(),
             next_id: 1,
+            items: BTreeMap::new(),
         };
-        for (tid, event) in &self.events.records {
-            requests.mark(*tid, event)?;
-            requests.follow(*tid, event)?;
+        for (at, (tid, entry)) in timeline.iter().enumerate() {
+            match entry {
+                Entry::Block(event) => requests.block(*tid, event, &visits, at)?,
+                Entry::Work(record) => requests.work(*tid, record, &visits, at)?,
+            }
         }
-        requests.close_all()?.finish()?;
+        let last = timeline.last().map(|(tid, entry)| (*tid, entry.time()));
+        requests.close_all(last.unwrap_or((0, 0)))?.finish()?;
         Ok(())
     }
 }
@@ -76,9 +86,77 @@ struct Requests<'t, W> {
     writer: ChromeWriter<W>,
     open: HashMap<Key, Open>,
     next_id: u64,
+    /// The items that each thread is in.
+    items: BTreeMap<i32, Vec<&'static str>>,
 }
 
 impl<W: Write> Requests<'_, W> {
+    fn block(&mut self, tid: i32, event: &Event, visits: &Visits, at: usize) -> io::Result<()> {
+        let beside = visits.beside[at];
+        if beside.begins {
+            let name = name(event);
+            let args = [
+                ("hctx", Value::Int(event.hctx.into())),
+                ("tag", Value::Int(event.tag.into())),
+            ];
+            self.bar(tid, event.time, Phase::Begin, &name, &args)?;
+            if let Some((step, id)) = beside.step {
+                self.step(tid, event.time, step, id)?;
+            }
+        }
+        self.mark(tid, event)?;
+        self.follow(tid, event)?;
+        if beside.ends {
+            self.bar(tid, event.time, Phase::End, &name(event), &[])?;
+        }
+        Ok(())
+    }
+
+    fn work(&mut self, tid: i32, record: &Record, visits: &Visits, at: usize) -> io::Result<()> {
+        let items = self.items.entry(tid).or_default();
+        match record.phase() {
+            Phase::Begin => items.push(record.name()),
+            // Its beginning was overwritten, or was before the recording.
+            Phase::End if items.pop().is_none() => return Ok(()),
+            Phase::End | Phase::Instant => {}
+        }
+        let Some(handed_on) = visits.relays.get(&at) else {
+            return self.writer.record(tid, record);
+        };
+        // Arrows begin and end at bars.
+        let name = "tried again";
+        let time = record.time();
+        self.bar(tid, time, Phase::Begin, name, &[])?;
+        for &id in handed_on {
+            self.step(tid, time, Flow::Step, id)?;
+        }
+        self.writer.record(tid, record)?;
+        self.bar(tid, time, Phase::End, name, &[])
+    }
+
+    fn bar(
+        &mut self,
+        tid: i32,
+        time: u64,
+        phase: Phase,
+        name: &str,
+        args: &[(&'static str, Value)],
+    ) -> io::Result<()> {
+        self.writer.event(&ChromeEvent {
+            time,
+            phase,
+            tid,
+            id: None,
+            category: "block",
+            name,
+            args,
+        })
+    }
+
+    fn step(&mut self, tid: i32, time: u64, step: Flow, id: u64) -> io::Result<()> {
+        self.writer.flow(step, id, (tid, time), ("flow", "request"))
+    }
+
     /// The event on its thread's line.
     fn mark(&mut self, tid: i32, event: &Event) -> io::Result<()> {
         let (major, minor) = self.trace.numbers(event.device);
@@ -110,10 +188,9 @@ impl<W: Write> Requests<'_, W> {
 
     /// The event on its request's line.
     fn follow(&mut self, tid: i32, event: &Event) -> io::Result<()> {
-        let (Some(hctx), Some(tag)) = (event.hctx(), event.tag()) else {
+        let Some(key) = visits::key(event) else {
             return Ok(());
         };
-        let key = (event.device, hctx, tag);
         if event.kind == Kind::IoStart {
             // Its last use has lost its end.
             self.close(key, tid, event.time, None)?;
@@ -141,13 +218,8 @@ impl<W: Write> Requests<'_, W> {
 
     fn begin(&mut self, key: Key, tid: i32, event: &Event) -> io::Result<()> {
         let device = self.trace.device(event.device);
-        let name = format!(
-            "{}{} {} + {}",
-            device.map_or(String::new(), |device| format!("{} ", device.name)),
-            event.rwbs(),
-            event.sector,
-            event.sectors
-        );
+        let device = device.map_or(String::new(), |device| format!("{} ", device.name));
+        let name = format!("{device}{}", name(event));
         let id = self.next_id;
         self.next_id += 1;
         let args = [
@@ -215,9 +287,20 @@ impl<W: Write> Requests<'_, W> {
     }
 
     /// What was still under way when the recording ended is ended where the last event stands.
-    fn close_all(mut self) -> io::Result<ChromeWriter<W>> {
-        let last = self.trace.events.records.last();
-        let (tid, time) = last.map_or((0, 0), |(tid, event)| (*tid, event.time));
+    fn close_all(mut self, (tid, time): (i32, u64)) -> io::Result<ChromeWriter<W>> {
+        for (tid, items) in std::mem::take(&mut self.items) {
+            for name in items.iter().rev() {
+                self.writer.event(&ChromeEvent {
+                    time,
+                    phase: Phase::End,
+                    tid,
+                    id: None,
+                    category: "workqueue",
+                    name,
+                    args: &[],
+                })?;
+            }
+        }
         let mut left: Vec<Key> = self.open.keys().copied().collect();
         left.sort_unstable();
         for key in left {
@@ -245,6 +328,11 @@ impl<W: Write> Requests<'_, W> {
             args,
         })
     }
+}
+
+/// A request as its bars are called.
+fn name(event: &Event) -> String {
+    format!("{} {} + {}", event.rwbs(), event.sector, event.sectors)
 }
 
 fn number(n: u64) -> Value {

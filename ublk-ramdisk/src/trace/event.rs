@@ -79,7 +79,8 @@ kinds! {
         "Memory of the store was given back: so many bytes, of chunks that were discarded, all \
          zeros, or compressed."
     Pressure "pressure" "mq_pressure"
-        "A source of BUSY began (1) or ceased (0) to refuse requests."
+        "A source of BUSY began or ceased to refuse requests; memory, when nothing can be freed, and \
+         once more (enospc) when the writes that wait for it are ended."
 }
 
 /// Memory that was given back, by what it held.
@@ -106,6 +107,30 @@ impl Reclaimed {
     }
 }
 
+/// What a source of BUSY does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressing {
+    /// It refuses nothing any more.
+    Ceased,
+    /// It refuses requests from now on.
+    Began,
+    /// It has refused them for so long that they end with NOSPC from now on (E22).
+    Enospc,
+}
+
+impl Pressing {
+    const ALL: [Pressing; 3] = [Self::Ceased, Self::Began, Self::Enospc];
+
+    /// As it is printed.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ceased => "ceased",
+            Self::Began => "began",
+            Self::Enospc => "enospc",
+        }
+    }
+}
+
 /// Why queue_rq's answer was no, as the event has it.
 pub(crate) const RESOURCE: u16 = 9;
 pub(crate) const DEV_RESOURCE: u16 = 13;
@@ -126,6 +151,7 @@ pub(crate) const NO_HCTX: u16 = u16::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     pub(crate) time: u64,
+    pub(crate) order: u32,
     pub(crate) sector: u64,
     pub(crate) value: i64,
     pub(crate) device: u32,
@@ -146,6 +172,10 @@ impl Timed for Event {
     fn time(&self) -> u64 {
         self.time
     }
+
+    fn order(&self) -> u32 {
+        self.order
+    }
 }
 
 impl Event {
@@ -157,6 +187,11 @@ impl Event {
     /// When, in nanoseconds of the trace's clock.
     pub fn nanos(&self) -> u64 {
         self.time
+    }
+
+    /// Whose it is: a [`crate::mq::Queue::label`].
+    pub fn device(&self) -> u32 {
+        self.device
     }
 
     /// The hardware queue it is about, if it is about one.
@@ -196,7 +231,7 @@ impl Event {
     }
 
     /// What it carries beside the request, as it is printed; empty if nothing.
-    pub(crate) fn detail(&self) -> String {
+    pub fn detail(&self) -> String {
         let source = self.source.map_or("", Source::name);
         match self.kind {
             Kind::IoStart
@@ -226,7 +261,10 @@ impl Event {
                 let what = Reclaimed::ALL.get(usize::from(self.how));
                 format!("{} {}", what.map_or("", |what| what.name()), self.value)
             }
-            Kind::Pressure => format!("{source} {}", self.value),
+            Kind::Pressure => {
+                let state = Pressing::ALL.get(usize::from(self.how));
+                format!("{source} {}", state.map_or("", |state| state.name()))
+            }
         }
     }
 

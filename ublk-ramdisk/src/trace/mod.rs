@@ -21,6 +21,12 @@
 
 pub mod event;
 
+mod gate;
+
+mod timeline;
+
+mod visits;
+
 mod chrome;
 
 mod text;
@@ -32,7 +38,8 @@ use workqueue::trace::{self as rings, Own, Recorder};
 use workqueue::VirtualClock;
 
 use crate::mq::Source;
-pub use event::{Event, Kind, Reclaimed};
+pub use event::{Event, Kind, Pressing, Reclaimed};
+pub(crate) use gate::Gate;
 
 /// Is somebody recording? Relaxed everywhere: whoever reads a stale value records one event too
 /// many or too few.
@@ -86,7 +93,10 @@ pub fn start(options: Options) -> Result<Recording, CannotRecord> {
     }
     let records = options.records.clamp(1, MOST_RECORDS);
     // From here on dropping it ends what has begun.
-    let mut recording = Recording { from: 0 };
+    let mut recording = Recording {
+        from: 0,
+        is_virtual: options.clock.is_some(),
+    };
     // First the workqueue's, which sets the clock of both.
     rings::start_on((records / 8).max(64), options.clock)
         .and_then(|()| RECORDER.start(records))
@@ -100,18 +110,26 @@ pub fn start(options: Options) -> Result<Recording, CannotRecord> {
 #[derive(Debug)]
 pub struct Recording {
     from: u64,
+    is_virtual: bool,
 }
 
 impl Recording {
-    /// Ends it and collects what the threads have recorded.
+    /// Ends it and collects what the threads have recorded. On a virtual clock the numbers of
+    /// threads and the addresses of items are replaced by 1, 2, 3, so that runs that do the same
+    /// have the same trace.
     pub fn finish(self) -> Trace {
         self.stop();
-        Trace {
+        let mut trace = Trace {
             from: self.from,
             events: RECORDER.drain(false),
             works: rings::drain(),
             devices: Vec::new(),
+            is_virtual: self.is_virtual,
+        };
+        if self.is_virtual {
+            trace.number_anew();
         }
+        trace
     }
 
     fn stop(&self) {
@@ -137,6 +155,7 @@ pub struct Trace {
     events: rings::Recording<Event>,
     works: rings::Recording<rings::Record>,
     devices: Vec<Device>,
+    is_virtual: bool,
 }
 
 /// How a device is called in a trace.
@@ -206,18 +225,24 @@ pub(crate) fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
 }
 
-/// Records an event that was asked for; its time and CPU are filled in.
+/// Records an event that was asked for; its time, order and CPU are filled in.
 #[cold]
 pub(crate) fn record(event: Event) {
-    let cpu = nix::sched::sched_getcpu().map_or(0, |cpu| cpu as u16);
-    let time = rings::now();
-    RECORDER.record(&OWN, Event { time, cpu, ..event });
+    let moment = rings::moment();
+    let event = Event {
+        time: moment.time,
+        order: moment.order,
+        cpu: moment.cpu as u16,
+        ..event
+    };
+    RECORDER.record(&OWN, event);
 }
 
 /// An event of the device whose label this is.
 fn of_device(kind: Kind, device: u32) -> Event {
     Event {
         time: 0,
+        order: 0,
         sector: 0,
         value: 0,
         device,
@@ -253,13 +278,14 @@ pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
     }
 }
 
-/// A source of BUSY begins or ceases to refuse requests.
+/// A source of BUSY begins or ceases to refuse requests. `device` is a [`crate::mq::Queue::label`].
 #[inline]
-pub fn pressure(device: u32, source: Source, refuses: bool) {
+pub fn pressure(device: u32, source: Source, state: Pressing) {
     if is_on() {
         record(Event {
             source: Some(source),
-            value: refuses.into(),
+            how: state as u16,
+            value: (state != Pressing::Ceased).into(),
             ..of_device(Kind::Pressure, device)
         });
     }
@@ -271,15 +297,15 @@ mod tests {
 
     #[test]
     fn k03_the_store_and_the_sources_have_events_of_their_own() {
-        pressure(7, Source::Psi, true);
+        pressure(7, Source::Psi, Pressing::Began);
         let recording = start(Options::default()).expect("nobody else records");
         assert_eq!(start(Options::default()).err(), Some(CannotRecord::Taken));
-        pressure(7, Source::Psi, true);
+        pressure(7, Source::Psi, Pressing::Began);
         reclaim(7, Reclaimed::Zeros, 4096);
         let mut trace = recording.finish();
         trace.name_device(7, (259, 3), "ublkb0");
         let seen: Vec<_> = trace.events().map(Event::detail).collect();
-        assert_eq!(seen, ["psi 1", "zeros 4096"]);
+        assert_eq!(seen, ["psi began", "zeros 4096"]);
         let mut text = Vec::new();
         trace.write_text(&mut text).expect("memory");
         let text = String::from_utf8(text).expect("text");

@@ -4,16 +4,11 @@
 
 use std::io::{self, Write};
 
-use workqueue::trace::{Phase, Record, Timed, Value};
+use workqueue::trace::{Phase, Record, Value};
 
 use super::event::Event;
+use super::timeline::Entry;
 use super::Trace;
-
-/// One line to be.
-enum Line<'a> {
-    Block(i32, &'a Event),
-    Work(i32, &'a Record),
-}
 
 impl Trace {
     /// Writes one line per event, in the order of time. Seconds count from the recording's
@@ -22,25 +17,18 @@ impl Trace {
     /// # Errors
     /// Those of the writer.
     pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
-        let blocks = self.events.records.iter();
-        let works = self.works.records.iter();
-        let mut lines: Vec<(u64, Line<'_>)> = blocks
-            .map(|(tid, event)| (event.time, Line::Block(*tid, event)))
-            .chain(works.map(|(tid, record)| (record.time(), Line::Work(*tid, record))))
-            .collect();
-        lines.sort_by_key(|(time, _)| *time);
         writeln!(
             out,
             "# {:>6} {:>3} {:>8} {:>13} {:>7} {:<8} {:<4} SECTOR + COUNT",
             "DEV", "CPU", "SEQ", "SECONDS", "TID", "ACTION", "RWBS"
         )?;
-        for ((time, line), number) in lines.iter().zip(1u64..) {
-            let nanos = time.saturating_sub(self.from);
+        for ((tid, entry), number) in self.timeline().iter().zip(1u64..) {
+            let nanos = entry.time().saturating_sub(self.from);
             let (seconds, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
             let at = format!("{seconds}.{nanos:09}");
-            match line {
-                Line::Block(tid, event) => self.write_event(out, number, &at, *tid, event)?,
-                Line::Work(tid, record) => self.write_work(out, number, &at, *tid, record)?,
+            match entry {
+                Entry::Block(event) => self.write_event(out, number, &at, *tid, event)?,
+                Entry::Work(record) => self.write_work(out, number, &at, *tid, record)?,
             }
         }
         writeln!(out, "# {} events, {} lost", self.len(), self.lost())

@@ -4,6 +4,7 @@
 
 mod clear;
 mod common;
+mod events;
 mod limits;
 mod no_space;
 mod passing;

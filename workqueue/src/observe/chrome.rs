@@ -92,6 +92,17 @@ pub struct ChromeEvent<'a> {
     pub args: &'a [(&'static str, Value)],
 }
 
+/// A step of something that goes from thread to thread: viewers draw arrows from one to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The first.
+    Start,
+    /// One in between.
+    Step,
+    /// The last.
+    End,
+}
+
 impl<W: Write> ChromeWriter<W> {
     /// Begins a file. `lost` records are said to be missing.
     ///
@@ -106,6 +117,13 @@ impl<W: Write> ChromeWriter<W> {
             pid: std::process::id(),
             is_first: true,
         })
+    }
+
+    /// Has the file say another process number than this process's, for files that are to be the
+    /// same in each run.
+    #[must_use]
+    pub fn with_pid(self, pid: u32) -> Self {
+        Self { pid, ..self }
     }
 
     fn next(&mut self) -> io::Result<()> {
@@ -159,6 +177,35 @@ impl<W: Write> ChromeWriter<W> {
         self.out.write_all(b"}}")
     }
 
+    /// Writes a step of the flow with this id. It belongs to the bar that is open on its thread at
+    /// its time: to be written between that bar's beginning and its end. All steps of a flow have
+    /// the same category and name.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn flow(
+        &mut self,
+        step: Flow,
+        id: u64,
+        (tid, time): (i32, u64),
+        (category, name): (&str, &str),
+    ) -> io::Result<()> {
+        self.next()?;
+        let phase = match step {
+            Flow::Start => "\"s\"",
+            Flow::Step => "\"t\"",
+            // To the bar it lies in, not to the next one that begins.
+            Flow::End => "\"f\",\"bp\":\"e\"",
+        };
+        let (micros, nanos) = (time / 1000, time % 1000);
+        let (name, category) = (Quoted(name), Quoted(category));
+        let pid = self.pid;
+        write!(
+            self.out,
+            "{{\"name\":{name},\"cat\":{category},\"ph\":{phase},\"ts\":{micros}.{nanos:03},\"pid\":{pid},\"tid\":{tid},\"id\":\"{id:#x}\"}}"
+        )
+    }
+
     /// Writes what [`super::ring::drain`] has found, with the names of the threads.
     ///
     /// # Errors
@@ -173,7 +220,11 @@ impl<W: Write> ChromeWriter<W> {
         Ok(())
     }
 
-    fn record(&mut self, tid: i32, record: &Record) -> io::Result<()> {
+    /// Writes one of those.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn record(&mut self, tid: i32, record: &Record) -> io::Result<()> {
         let mut args = [("", Value::Int(0)); MAX_ARGS];
         let mut count = 0;
         for (place, arg) in args.iter_mut().zip(record.args()) {

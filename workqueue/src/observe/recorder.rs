@@ -29,6 +29,11 @@ const SPARE: usize = 32;
 pub trait Timed: Copy {
     /// Nanoseconds, as [`now`] counts them.
     fn time(&self) -> u64;
+
+    /// What came first at one time: [`super::trace::Moment::order`].
+    fn order(&self) -> u32 {
+        0
+    }
 }
 
 /// The clock of all records: CLOCK_MONOTONIC in nanoseconds, or the virtual clock that the recording
@@ -85,7 +90,7 @@ struct Records<R> {
 pub struct Recording<R> {
     /// Each thread that has recorded something, with the name that `ps -L` shows for it.
     pub threads: Vec<(i32, String)>,
-    /// By time, with the thread's number; records of one moment and thread in their order.
+    /// By time and order, with the thread's number.
     pub records: Vec<(i32, R)>,
     /// How many were overwritten, or had no ring.
     pub lost: u64,
@@ -216,7 +221,8 @@ impl<R: Timed> Recorder<R> {
             ring.empty(keep, &mut all);
         }
         all.lost += self.missed.swap(0, Ordering::Relaxed);
-        all.records.sort_by_key(|(_, record)| record.time());
+        all.records
+            .sort_by_key(|(_, record)| (record.time(), record.order()));
         all
     }
 }

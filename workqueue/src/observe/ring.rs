@@ -6,8 +6,8 @@
 //! its own through [`emit`], to see both on one time line. Kernel counterpart: the ring buffers of
 //! ftrace, one per CPU there.
 
-use super::recorder::{now, Own, Recorder, Recording, Timed};
-use super::trace::{set_clock, TraceEvent};
+use super::recorder::{Own, Recorder, Recording, Timed};
+use super::trace::{moment, set_clock, TraceEvent};
 use crate::sys::clock::VirtualClock;
 use crate::sys::short_text::ShortText;
 use std::collections::TryReserveError;
@@ -57,11 +57,24 @@ impl Record {
     pub fn args(&self) -> impl Iterator<Item = (&'static str, Value)> + '_ {
         self.args.iter().flatten().copied()
     }
+
+    /// The same record with other values, to hide what differs from one run to the next.
+    #[must_use]
+    pub fn map_values(mut self, mut map: impl FnMut(Value) -> Value) -> Self {
+        for (_, value) in self.args.iter_mut().flatten() {
+            *value = map(*value);
+        }
+        self
+    }
 }
 
 impl Timed for Record {
     fn time(&self) -> u64 {
         self.time
+    }
+
+    fn order(&self) -> u32 {
+        self.order
     }
 }
 
@@ -100,6 +113,7 @@ impl Text {
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     pub(super) time: u64,
+    pub(super) order: u32,
     pub(super) phase: Phase,
     pub(super) category: &'static str,
     pub(super) name: &'static str,
@@ -184,8 +198,10 @@ pub fn emit(
     for (place, arg) in kept.iter_mut().zip(args) {
         *place = Some(*arg);
     }
+    let moment = moment();
     let record = Record {
-        time: now(),
+        time: moment.time,
+        order: moment.order,
         phase,
         category,
         name,

@@ -4,15 +4,56 @@
 //! Emitted by [`crate::enqueue`], [`crate::pwq::active`] and [`crate::pool::worker`]. Kernel
 //! counterpart: the `workqueue` trace events, with the same names and fields.
 
+use crate::pool::context;
 use crate::sys::clock::VirtualClock;
 use crate::sys::cpu;
 use crate::sys::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 
 /// The clock of the records, if it is a virtual one.
 static CLOCK: Mutex<Option<Arc<VirtualClock>>> = Mutex::new(None); // V
 static IS_VIRTUAL: AtomicBool = AtomicBool::new(false); // A: written under V
+/// How many records were made on a virtual clock.
+static ORDER: AtomicU32 = AtomicU32::new(0); // A
+
+thread_local! {
+    /// How many this thread has made on the machine's.
+    static OWN_ORDER: Cell<u32> = const { Cell::new(0) };
+}
+
+/// When and where something was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Nanoseconds, as [`super::recorder::now`] counts them.
+    pub time: u64,
+    /// Raised with each record of a thread, whatever recorder it goes to: what came first of two
+    /// records with the same time. On a virtual clock, where much happens at one time, one number
+    /// for all threads.
+    pub order: u32,
+    /// The CPU. On a virtual clock that of the worker's pool, and 0 elsewhere.
+    pub cpu: usize,
+}
+
+/// Now, here.
+pub fn moment() -> Moment {
+    let time = clock_now();
+    if IS_VIRTUAL.load(Ordering::Relaxed) {
+        return Moment {
+            time,
+            order: ORDER.fetch_add(1, Ordering::Relaxed),
+            cpu: context::worker_cpu_if_free().unwrap_or(0),
+        };
+    }
+    // 0 on a thread that is being torn down, which records nothing.
+    let order = OWN_ORDER.try_with(|own| own.replace(own.get().wrapping_add(1)));
+    Moment {
+        time,
+        order: order.unwrap_or(0),
+        cpu: cpu::current_cpu(),
+    }
+}
 
 pub(super) fn set_clock(clock: Option<Arc<VirtualClock>>) {
     let mut current = CLOCK.lock();

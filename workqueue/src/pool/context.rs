@@ -23,6 +23,17 @@ pub(crate) struct Context {
     pub(crate) blocking: u32,
 }
 
+impl Context {
+    fn cpu(&self) -> Option<usize> {
+        match self.pool.kind {
+            super::PoolKind::PerCpu { cpu } | super::PoolKind::Bh { cpu } if !self.rescuer => {
+                Some(cpu)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The run the thread is inside of.
 #[derive(Clone)]
 pub(crate) struct Run {
@@ -66,11 +77,13 @@ pub(crate) fn in_run_of_item(item: Identity) -> bool {
 
 /// The CPU a run counts as being on; None off per-CPU workers.
 pub(crate) fn worker_cpu() -> Option<usize> {
-    with(|c| match c.pool.kind {
-        super::PoolKind::PerCpu { cpu } | super::PoolKind::Bh { cpu } if !c.rescuer => Some(cpu),
-        _ => None,
-    })
-    .flatten()
+    with(|c| c.cpu()).flatten()
+}
+
+/// The same for records, which may be made anywhere: None also while somebody asks for the context.
+pub(crate) fn worker_cpu_if_free() -> Option<usize> {
+    let ask = |c: &RefCell<Option<Context>>| c.try_borrow().ok()?.as_ref()?.cpu();
+    CONTEXT.try_with(ask).ok().flatten()
 }
 
 /// What the caller's run is; see [`current`].

@@ -16,8 +16,9 @@ const PUNCH_BATCH: usize = 4096;
 
 impl Store {
     /// Makes the range read as zeros and gives its whole pages back (H3). A page
-    /// that a request is using at this moment is zeroed in place instead.
-    pub fn discard(&self, range: Range<u64>) {
+    /// that a request is using at this moment is zeroed in place instead. Answers the bytes given
+    /// back.
+    pub fn discard(&self, range: Range<u64>) -> u64 {
         // The page that the end of the disk lies in has nothing behind it to keep.
         let end = if range.end == self.size() {
             range.end.next_multiple_of(self.page_size())
@@ -26,19 +27,21 @@ impl Store {
         };
         let whole = range.start.next_multiple_of(self.page_size())..end;
         if whole.start >= whole.end {
-            return self.zero_in_place(range);
+            self.zero_in_place(range);
+            return 0;
         }
         self.zero_in_place(range.start..whole.start);
         self.zero_in_place(whole.end.min(range.end)..range.end);
         let pages = pages_of(&whole, self.page_shift);
-        for start in pages.clone().step_by(PUNCH_BATCH) {
-            self.punch(start..pages.end.min(start + PUNCH_BATCH));
-        }
+        let starts = pages.clone().step_by(PUNCH_BATCH);
+        starts
+            .map(|start| self.punch(start..pages.end.min(start + PUNCH_BATCH)))
+            .sum()
     }
 
     /// Gives back those pages nobody uses, run by run, and zeroes the others.
-    fn punch(&self, pages: Range<usize>) {
-        let mut page = pages.start;
+    fn punch(&self, pages: Range<usize>) -> u64 {
+        let (mut page, mut freed) = (pages.start, 0);
         while page < pages.end {
             match self.states.try_punch(page) {
                 Punch::Absent => page += 1,
@@ -54,24 +57,28 @@ impl Store {
                     }
                     // The page that ended the run is looked at again: it is in
                     // use or absent, and may be neither any more.
-                    self.punch_ours(start..page);
+                    freed += self.punch_ours(start..page);
                 }
             }
         }
+        freed
     }
 
-    pub(super) fn punch_ours(&self, pages: Range<usize>) {
+    /// Gives back pages that are claimed. Answers the bytes, 0 if the system would not have them.
+    pub(super) fn punch_ours(&self, pages: Range<usize>) -> u64 {
         match file::punch_hole(&self.file, self.bytes_of(pages.clone())) {
             Ok(()) => {
                 let bytes = (pages.len() as u64) << self.page_shift;
                 self.states.punched(pages.clone());
                 self.punch_huge_pages_around(pages);
                 self.give_back(bytes);
+                bytes
             }
             Err(error) => {
                 log::warn!("cannot give back {} pages: {error}", pages.len());
                 self.states.spared(pages.clone());
                 self.zero_in_place(self.bytes_of(pages));
+                0
             }
         }
     }

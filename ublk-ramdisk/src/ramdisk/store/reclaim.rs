@@ -27,8 +27,7 @@ impl Store {
                 page += 1;
                 continue;
             }
-            freed += (page - start) as u64 * self.page_size();
-            self.punch_ours(start..page);
+            freed += self.punch_ours(start..page);
         }
         freed
     }
