@@ -38,7 +38,7 @@ pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
     if args.json {
         output::print_json(&settings)?;
     } else {
-        output::print(&settings.to_string())?;
+        output::print(&format!("{settings}\n"))?;
     }
     Ok(Exit::Done)
 }

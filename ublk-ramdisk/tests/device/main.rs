@@ -37,6 +37,10 @@ mod memory;
 
 mod model;
 
+mod pressure;
+
+mod psi;
+
 mod rng;
 
 mod run;
@@ -82,6 +86,8 @@ fn main() -> ExitCode {
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);
     counters::tests(&mut tests);
+    pressure::tests(&mut tests);
+    psi::tests(&mut tests);
     seeing::tests(&mut tests);
     model::tests(&mut tests);
     runner::run(tests, &options)
