@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use workqueue::{Flags, Runtime, RuntimeBuilder};
 
+use crate::config::space::SpaceConfig;
+use crate::config::space_changes::SpaceChanges;
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::{HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport};
@@ -39,11 +41,15 @@ impl From<StoreError> for Failure {
     }
 }
 
+/// Bytes of a device's requests.
+fn buffers(config: &DeviceConfig) -> u64 {
+    u64::from(config.queues) * u64::from(config.depth) * u64::from(config.io_buffer)
+}
+
 /// Opens the memory of a disk, within its limit.
 pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
-    let buffers = u64::from(config.queues) * u64::from(config.depth) * u64::from(config.io_buffer);
     let space = &config.space;
-    space.fits(config.size, buffers, memory::cgroup_max())?;
+    space.fits(config.size, buffers(config), memory::cgroup_max())?;
     let store = match &config.backing {
         Backing::Memfd => Store::anonymous(config.size, config.huge_pages)?,
         Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages)?,
@@ -73,6 +79,33 @@ fn preallocate(store: &Store) -> Result<(), Failure> {
     store
         .preallocate()
         .map_err(|error| refused(&format_args!(": {error}")))
+}
+
+/// The rules for a disk's memory that come of `changes`, judged as those of `config` were. They
+/// hold once [`set_memory`] is told.
+pub fn changed_memory(
+    config: &DeviceConfig,
+    disk: &Ramdisk,
+    changes: &SpaceChanges,
+) -> Result<SpaceConfig, Failure> {
+    let size = disk.store().size();
+    let new = changes.applied_to(&config.space, size, &config.backing)?;
+    if new.memory_limit != config.space.memory_limit {
+        new.fits(size, buffers(config), memory::cgroup_max())?;
+    }
+    Ok(new)
+}
+
+/// Has a disk live by `new`: writes that wait go on, or end, as it says.
+pub fn set_memory(config: &mut DeviceConfig, disk: &Ramdisk, new: SpaceConfig) {
+    let old = std::mem::replace(&mut config.space, new);
+    let new = &config.space;
+    if new.memory_limit != old.memory_limit {
+        disk.store().set_memory_limit(new.memory_limit);
+    }
+    if new.no_space_timeout != old.no_space_timeout {
+        disk.set_patience(new.options().patience);
+    }
 }
 
 /// The driver of a disk: the store's, behind the pressure it is under.

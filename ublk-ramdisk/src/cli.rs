@@ -94,7 +94,7 @@ Shrinking cuts off the end, and is refused with status 4 while the disk is opene
 is given. Needs a kernel with UPDATE_SIZE (6.16).";
 
 const SET_LONG: &str = "\
-Change the pressure on a running disk, or show it.
+Change the pressure on a running disk and the rules for its memory, or show them.
 
 Takes effect at once, while the disk is used: requests that wait for what is no longer in force are
 run. What is not named stays as it is. Prints what is in force then.";
@@ -104,6 +104,7 @@ Examples:
   ublk-ramdisk set 0 --slots 8                       no more than 8 requests in flight
   ublk-ramdisk set 0 --mbps 100 --inject delay=50us
   ublk-ramdisk set 0 --slots off --mbps off --inject delay=off
+  ublk-ramdisk set 0 --memory-limit 2G               writes that wait for memory go on
   ublk-ramdisk set 0                                 what is in force";
 
 const COMPLETIONS_EXAMPLE: &str = "\
@@ -138,7 +139,7 @@ pub enum Command {
     /// Change the size of a running disk
     #[command(long_about = RESIZE_LONG)]
     Resize(ResizeArgs),
-    /// Change the pressure on a running disk, or show it
+    /// Change the pressure on a running disk and its memory limit, or show them
     #[command(long_about = SET_LONG, after_help = SET_EXAMPLES)]
     Set(SetArgs),
     /// Show the counters of running disks
@@ -345,6 +346,8 @@ pub struct SetArgs {
     pub json: bool,
     #[command(flatten)]
     pub pressure: PressureArgs,
+    #[command(flatten)]
+    pub memory: space::SetSpaceArgs,
 }
 
 /// `stats`

@@ -7,6 +7,7 @@
 //! a [`DeviceRequest`]; `ublk/device.rs` takes over with a [`DeviceConfig`].
 
 pub mod space;
+pub mod space_changes;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -127,6 +127,15 @@ pub fn count_or_off(text: &str) -> Result<Change<u32>, String> {
     Ok(Change::To(number))
 }
 
+/// Reads a size, or `off`.
+pub fn size_or_off(text: &str) -> Result<Change<u64>, String> {
+    if text == "off" {
+        return Ok(Change::Off);
+    }
+    let bytes = size(text).map_err(|why| format!("{why}, or off"))?;
+    Ok(Change::To(bytes))
+}
+
 /// Reads `--psi`.
 pub fn psi_or_off(text: &str) -> Result<Change<PsiTrigger>, String> {
     match text {

@@ -185,6 +185,29 @@ fn l1_pressure() {
 }
 
 #[test]
+fn l1_memory_of_a_running_disk() {
+    for value in ["x", "-1", "1X"] {
+        bad_usage(
+            &format!("set 0 --memory-limit {value}"),
+            &["--memory-limit", value, "or off"],
+        );
+    }
+    bad_usage(
+        "set 0 --no-space-timeout 121",
+        &["--no-space-timeout 121", "--force"],
+    );
+    bad_usage(
+        "set 0 --no-space-timeout 31536001 --force",
+        &["--no-space-timeout", "a year"],
+    );
+    bad_usage(
+        "set 0 --no-space-timeout 5 --error-if-no-space",
+        &["--no-space-timeout 5", "--error-if-no-space"],
+    );
+    bad_usage("set 0 --no-space-timeout x", &["--no-space-timeout", "x"]);
+}
+
+#[test]
 fn l1_ids() {
     bad_usage("add --size 1M --id 1048576", &["--id 1048576", "1048575"]);
     bad_usage("del 1048576", &["1048576", "1048575"]);

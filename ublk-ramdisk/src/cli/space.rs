@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The options of `add` about the memory of a disk: how much, when, and what if there is none.
+//! The options about the memory of a disk: how much, when, and what if there is none; of `add`, and
+//! of `set` what can be changed while the disk lives.
 
 use clap::{Args, ValueEnum};
 use ublk_ramdisk::config::space::{Reclaim, SpaceRequest};
+use ublk_ramdisk::config::space_changes::SpaceChanges;
+use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::pressure::Change;
 
-use crate::values::{size, whole};
+use crate::values::{size, size_or_off, whole};
 
 /// How memory is made, limited and taken back.
 #[derive(Debug, Args)]
@@ -68,5 +72,42 @@ impl SpaceArgs {
             reclaim_every: self.reclaim_every,
             force: self.force,
         }
+    }
+}
+
+/// What of it can be changed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Memory")]
+pub struct SetSpaceArgs {
+    /// Memory the disk may use, its tables included; `off` or 0 for no limit
+    ///
+    /// Less than what it uses takes nothing away: writes that need memory wait until use has fallen
+    /// below the limit. With more, those that wait go on.
+    #[arg(long, value_name = "SIZE|off", value_parser = size_or_off, allow_hyphen_values = true)]
+    pub memory_limit: Option<Change<u64>>,
+    /// Seconds that writes wait when there is no memory and nothing can be freed, 0 for ever
+    ///
+    /// Counts for those that wait already too, from when memory ran out. Where writes end with "No
+    /// space left on device" they wait again. More than 120 needs --force.
+    #[arg(long, value_name = "SECS", value_parser = whole, allow_hyphen_values = true)]
+    pub no_space_timeout: Option<u64>,
+    /// Do not let writes wait when there is no memory: end them with "No space left on device"
+    #[arg(long)]
+    pub error_if_no_space: bool,
+    /// Accept a --no-space-timeout above 120
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl SetSpaceArgs {
+    /// What is to be changed.
+    pub fn changes(&self) -> Result<SpaceChanges, Failure> {
+        let timeout = self.no_space_timeout;
+        SpaceChanges::check(
+            self.memory_limit.clone(),
+            timeout,
+            self.error_if_no_space,
+            self.force,
+        )
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `set`: has the device's server change the pressure on the disk, and shows what is in force.
+//! `set`: has the device's server change the pressure on the disk and the rules for its memory, and
+//! shows what is in force.
 
 use ublk_ramdisk::config::check_pressure;
 use ublk_ramdisk::error::{Exit, Failure};
@@ -11,9 +12,10 @@ use crate::cli::SetArgs;
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
-/// Changes the device's pressure.
+/// Changes what the device lives by.
 pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
     let changes = args.pressure.changes();
+    let memory = args.memory.changes()?;
     // What no disk can have is bad usage whichever it is.
     check_pressure(&args.pressure.settings())?;
     let init = |injection: &Injection| matches!(injection, Injection::InitHctx(_));
@@ -26,19 +28,20 @@ pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
     let mut control = Control::open()?;
     let request = Request::Set {
         changes: Box::new(changes),
+        memory,
     };
-    let settings = match machine::ask_server(&RunDir::of_this_machine(), args.id, request) {
+    let in_force = match machine::ask_server(&RunDir::of_this_machine(), args.id, request) {
         Some(answer) => match answer? {
-            Reply::Settings(settings) => settings,
+            Reply::InForce(in_force) => in_force,
             Reply::Failed(failure) => return Err(failure),
             _ => return Err(Failure::runtime("the server answered another question")),
         },
         None => return Err(machine::not_served(&mut control, args.id)),
     };
     if args.json {
-        output::print_json(&settings)?;
+        output::print_json(&in_force)?;
     } else {
-        output::print(&format!("{settings}\n"))?;
+        output::print(&format!("{in_force}\n"))?;
     }
     Ok(Exit::Done)
 }

@@ -13,6 +13,8 @@ use crate::ramdisk::{Patience, DEFAULT_PATIENCE};
 
 /// Linux reports tasks that hang for longer than this many seconds (E26).
 pub const HUNG_TASK: u64 = 120;
+/// No time is longer, in seconds: a year.
+const LONGEST: u64 = 365 * 24 * 3600;
 /// Memory of a server beside the disk and the buffers of its requests, generously.
 const SERVER: u64 = 16 << 20;
 
@@ -91,6 +93,9 @@ pub fn check_timeout(
             "--no-space-timeout {seconds} contradicts --error-if-no-space, which does not wait"
         ))),
         (None, true) => Ok(Some(0)),
+        (Some(seconds), false) if seconds > LONGEST => Err(Failure::usage(format!(
+            "--no-space-timeout {seconds} is more than a year; give 0 to wait for ever"
+        ))),
         (Some(seconds), false) if seconds > HUNG_TASK && !force => Err(Failure::usage(format!(
             "--no-space-timeout {seconds} is more than {HUNG_TASK} seconds, after which Linux \
              reports tasks as hung; give --force if that is meant"
@@ -162,6 +167,11 @@ impl SpaceConfig {
             return Err(Failure::usage(
                 "--reclaim-every 0: give a number of seconds, or leave it out",
             ));
+        }
+        if let Some(seconds) = asked.reclaim_every.filter(|seconds| *seconds > LONGEST) {
+            return Err(Failure::usage(format!(
+                "--reclaim-every {seconds} is more than a year; leave it out"
+            )));
         }
         let otherwise = match asked.preallocate {
             true => Reclaim::Off,
@@ -322,6 +332,7 @@ mod tests {
         let failure = check_timeout(Some(121), false, false).unwrap_err();
         assert!(failure.message.contains("--force"), "{failure}");
         assert_eq!(check_timeout(Some(121), false, true).unwrap(), Some(121));
+        assert!(check_timeout(Some(u64::MAX), false, true).is_err());
         assert_eq!(
             check_timeout(Some(0), false, false).unwrap(),
             None,

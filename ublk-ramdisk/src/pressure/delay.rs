@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem};
 
+use super::life::Life;
 use super::slots::Slots;
-use super::works::Life;
 use crate::mq::{Deferred, Hctx};
 
 /// One that waits, in the order of its time and then of its arrival.

@@ -22,6 +22,7 @@
 mod badblocks;
 mod clock;
 mod delay;
+mod life;
 mod psi;
 mod psi_monitor;
 mod settings;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem};
 
-use super::works::Life;
+use super::life::Life;
 use crate::mq::Queue;
 
 /// Ticks per second.

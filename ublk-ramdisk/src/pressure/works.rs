@@ -9,28 +9,11 @@ use workqueue::{AllocError, Flags, OwnedQueue, Runtime};
 
 use super::clock::Clock;
 use super::delay::DelayLine;
+use super::life::Life;
 use super::psi_monitor::Monitor;
 use super::throttle::Throttle;
 use super::{Changes, Pressured, PsiError, PsiTrigger, Settings};
-use crate::mq::{Disk, Queue, WeakQueue};
-
-/// What a timer of pressure needs. Given to it when the device starts.
-#[derive(Clone, Debug)]
-pub(super) struct Life {
-    pub(super) wq: Arc<OwnedQueue>,
-    pub(super) clock: Clock,
-    pub(super) queue: WeakQueue,
-}
-
-impl Life {
-    fn new(wq: &Arc<OwnedQueue>, clock: Clock, queue: &Queue) -> Self {
-        Self {
-            wq: wq.clone(),
-            clock,
-            queue: queue.downgrade(),
-        }
-    }
-}
+use crate::mq::{Disk, Queue};
 
 /// What pressure needs to live: a workqueue for its timers, which kblockd must not carry (D2), and
 /// the thread that listens to PSI. Dropping it ends both; nothing is refused or held back then.

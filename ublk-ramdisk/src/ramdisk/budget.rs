@@ -93,12 +93,13 @@ impl Budget {
         self.somebody_waits()
     }
 
-    /// Another limit, 0 for none; it may lie below what is used. True if somebody waits, and the
-    /// caller wakes.
+    /// Another limit, 0 for none; it may lie below what is used. True if it is a higher one and
+    /// somebody waits, and the caller wakes: a lower one is no reason to try again.
     #[must_use]
     pub(super) fn set_limit(&self, limit: u64) -> bool {
-        self.limit.store(limit, Ordering::Relaxed);
-        self.somebody_waits()
+        let old = self.limit.swap(limit, Ordering::Relaxed);
+        let raised = old != 0 && (limit == 0 || limit > old);
+        raised && self.somebody_waits()
     }
 
     fn somebody_waits(&self) -> bool {

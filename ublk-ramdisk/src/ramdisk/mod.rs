@@ -5,7 +5,7 @@
 
 mod budget;
 
-mod discards;
+mod held;
 
 mod no_space;
 
@@ -40,6 +40,9 @@ pub struct Ramdisk {
     options: SpaceOptions,
     space: OnceLock<Space>,
 }
+
+/// So many bytes are cleared within queue_rq at most: a few microseconds.
+const CLEARED_AT_ONCE: u64 = 64 << 10;
 
 /// Why a request cannot have its memory.
 #[derive(Clone, Copy, Debug)]
@@ -129,10 +132,7 @@ impl Ramdisk {
             Op::Discard | Op::WriteZeroes { unmap: true } => self.discard(rq),
             Op::WriteZeroes { unmap: false } if range.is_empty() => Answer::Ok(rq.end(Ok(()))),
             Op::WriteZeroes { unmap: false } => match self.memory(hctx, rq.request(), &range) {
-                Ok(_) => {
-                    self.store.zero_pinned(range);
-                    Answer::Ok(rq.end(Ok(())))
-                }
+                Ok(_) => self.clear(rq, range),
                 Err(lack) => refuse(rq, lack),
             },
         }
@@ -193,6 +193,23 @@ impl Ramdisk {
             _ => {
                 space.kick();
                 Err(Lack::Now)
+            }
+        }
+    }
+
+    /// Clears pinned memory: here if that takes no time, else on the store workqueue.
+    fn clear<'q>(&self, rq: Issued<'q>, range: Range<u64>) -> Answer<'q> {
+        match self.space() {
+            Some(space) if range.end - range.start > CLEARED_AT_ONCE => {
+                let request = *rq.request();
+                let (token, accepted) = rq.hold();
+                space.take_clear(token, request);
+                Answer::Ok(accepted)
+            }
+            _ => {
+                self.store.clear_pinned(range.clone());
+                self.store.unpin(range);
+                Answer::Ok(rq.end(Ok(())))
             }
         }
     }

@@ -59,6 +59,8 @@ pub(super) enum Step {
 struct Inner {
     mode: Mode,
     patience: Patience,
+    /// When it was found to be exhausted, in that mode.
+    since: Duration,
     deadline: Option<Duration>,
 }
 
@@ -76,6 +78,7 @@ impl NoSpace {
             inner: Mutex::new(Inner {
                 mode: Mode::Enough,
                 patience,
+                since: Duration::ZERO,
                 deadline: None,
             }),
             mode: AtomicU32::new(Mode::Enough as u32),
@@ -105,6 +108,7 @@ impl NoSpace {
             (Mode::Exhausted, _) => Step::Wait,
             (Mode::Enough, patience) => {
                 self.change(inner, Mode::Exhausted);
+                inner.since = now;
                 let Patience::For(time) = patience else {
                     return Step::Wait;
                 };
@@ -134,15 +138,31 @@ impl NoSpace {
         waiting
     }
 
-    /// Another patience, for the next time. True if those that wait now are to be denied.
-    pub(super) fn set_patience(&self, patience: Patience) -> bool {
+    /// Another patience. It counts for those that wait already, from when they began to; and where
+    /// requests end with NOSPC they wait again, unless it is none.
+    pub(super) fn set_patience(&self, patience: Patience, now: Duration) -> Step {
         let inner = &mut *lock(&self.inner);
         inner.patience = patience;
-        let over = patience == Patience::For(Duration::ZERO) && inner.mode == Mode::Exhausted;
-        if over {
-            self.change(inner, Mode::Error);
+        match (inner.mode, patience) {
+            (Mode::Enough, _) | (Mode::Error, Patience::For(Duration::ZERO)) => Step::Wait,
+            (Mode::Exhausted, Patience::For(Duration::ZERO)) => {
+                self.change(inner, Mode::Error);
+                Step::Deny
+            }
+            (Mode::Exhausted, Patience::For(time)) => {
+                let deadline = inner.since + time;
+                inner.deadline = Some(deadline);
+                Step::Arm(deadline.saturating_sub(now))
+            }
+            (Mode::Exhausted, Patience::Forever) => {
+                inner.deadline = None;
+                Step::Wait
+            }
+            (Mode::Error, _) => {
+                self.change(inner, Mode::Enough);
+                Step::Wait
+            }
         }
-        over
     }
 
     /// The mode, and how long it is until requests are denied, if that is going to happen.
@@ -186,9 +206,33 @@ mod tests {
         let state = NoSpace::new(Patience::Forever);
         assert_eq!(state.exhausted(S), Step::Wait);
         assert!(!state.expire(1000 * S, true));
-        assert!(!state.set_patience(Patience::For(S)));
-        assert!(state.set_patience(Patience::For(Duration::ZERO)));
+        assert_eq!(
+            state.set_patience(Patience::For(Duration::ZERO), S),
+            Step::Deny
+        );
         assert!(state.is(Mode::Error));
+    }
+
+    #[test]
+    fn e22_another_patience_counts_from_when_memory_ran_out() {
+        let state = NoSpace::new(Patience::For(60 * S));
+        assert_eq!(state.set_patience(Patience::For(30 * S), S), Step::Wait);
+        assert_eq!(state.exhausted(10 * S), Step::Arm(30 * S));
+        let longer = state.set_patience(Patience::For(90 * S), 20 * S);
+        assert_eq!(longer, Step::Arm(80 * S));
+        assert!(!state.expire(40 * S, true), "the timer of before");
+        assert_eq!(state.set_patience(Patience::Forever, 20 * S), Step::Wait);
+        assert_eq!(state.report(20 * S), (Mode::Exhausted, None));
+        let over = state.set_patience(Patience::For(5 * S), 20 * S);
+        assert_eq!(over, Step::Arm(Duration::ZERO));
+        assert!(state.expire(20 * S, true) && state.is(Mode::Error));
+        let none = state.set_patience(Patience::For(Duration::ZERO), 21 * S);
+        assert!(none == Step::Wait && state.is(Mode::Error));
+        let some = state.set_patience(Patience::For(S), 21 * S);
+        assert!(
+            some == Step::Wait && state.is(Mode::Enough),
+            "they wait again"
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use workqueue::{
     VirtualClock, WorkItem,
 };
 
-use super::discards::Discards;
+use super::held::{Held, Job};
 use super::no_space::{Mode, NoSpace, Patience, Step, DEFAULT_PATIENCE};
 use super::parked::{Parked, Taken};
 use super::store::{Shortage, Store};
@@ -35,6 +35,8 @@ use crate::mq::{InFlight, Queue, Request, WeakQueue};
 const SYSTEM_RETRY: Duration = Duration::from_millis(100);
 /// The same when nobody waits, and requests are ended with NOSPC meanwhile.
 const SYSTEM_PROBE: Duration = Duration::from_secs(1);
+/// So many bytes are cleared in one run, so that other work has its turn: half a millisecond.
+const CLEAR_RUN: u64 = 4 << 20;
 /// So many bytes are looked at before somebody may stop a reclaim pass.
 const RECLAIM_STRIDE: u64 = 64 << 20;
 
@@ -92,6 +94,7 @@ crate::meanings::explained! {
 enum Duty {
     Populate,
     Discard,
+    Clear,
     NoSpace,
     Reclaim,
     Scan,
@@ -123,6 +126,7 @@ impl WorkItem for Item {
         match this.duty {
             Duty::Populate => space.populate(store, &queue),
             Duty::Discard => space.discard(store, &queue),
+            Duty::Clear => space.clear(store, &queue),
             Duty::NoSpace => space.no_space(&queue),
             Duty::Reclaim => space.reclaim(store, &queue),
             Duty::Scan => space.scan(store),
@@ -134,13 +138,15 @@ impl WorkItem for Item {
 pub(super) struct Space {
     pub(super) parked: Parked,
     no_space: NoSpace,
-    discards: Discards,
+    discards: Held,
+    clears: Held,
     options: SpaceOptions,
     queue: WeakQueue,
     store_queue: workqueue::Queue,
     reclaim_queue: workqueue::Queue,
     populate: Arc<Item>,
     discard: Arc<Item>,
+    clear: Arc<Item>,
     timer: Arc<Item>,
     reclaim: Arc<Item>,
     scan: Arc<Item>,
@@ -188,8 +194,14 @@ impl Space {
 
     /// Gives a request back whose memory is to be freed.
     pub(super) fn take_discard(&self, token: InFlight, request: Request) {
-        self.discards.push(token, request);
+        self.discards.push(Job::new(token, request));
         Self::modify(&self.store_queue, &self.discard, Duration::ZERO);
+    }
+
+    /// Gives a request back whose memory is there, pinned, and to be cleared.
+    pub(super) fn take_clear(&self, token: InFlight, request: Request) {
+        self.clears.push(Job::new(token, request));
+        Self::modify(&self.store_queue, &self.clear, Duration::ZERO);
     }
 
     /// How many requests of a queue may wait now; None for all.
@@ -335,9 +347,26 @@ impl Space {
     }
 
     fn discard(&self, store: &Store, queue: &Queue) {
-        while let Some((token, request)) = self.discards.pop() {
+        while let Some(Job { token, request, .. }) = self.discards.pop() {
             store.discard(super::range(&request));
             queue.complete_away(token, Ok(0));
+        }
+    }
+
+    /// A piece of the first in the ring, which then goes to its end.
+    fn clear(&self, store: &Store, queue: &Queue) {
+        let Some(mut job) = self.clears.pop() else {
+            return;
+        };
+        store.clear_pinned(job.next(CLEAR_RUN));
+        if job.is_done() {
+            store.unpin(super::range(&job.request));
+            queue.complete_away(job.token, Ok(0));
+        } else {
+            self.clears.push(job);
+        }
+        if !self.clears.is_empty() {
+            Self::modify(&self.store_queue, &self.clear, Duration::ZERO);
         }
     }
 
@@ -372,10 +401,12 @@ impl Space {
         freed
     }
 
-    /// Another patience, for those that wait now too if it is none.
+    /// Another patience, for those that wait now too.
     pub(super) fn set_patience(&self, patience: Patience) {
-        if let (true, Some(queue)) = (self.no_space.set_patience(patience), self.queue.upgrade()) {
-            self.deny_all(&queue);
+        match self.no_space.set_patience(patience, self.now()) {
+            Step::Wait => {}
+            Step::Arm(time) => Self::modify(&self.store_queue, &self.timer, time),
+            Step::Deny => self.queue.upgrade().iter().for_each(|q| self.deny_all(q)),
         }
     }
 
@@ -429,13 +460,15 @@ impl SpaceWorks {
         let space = Space {
             parked: Parked::new(queues, depth),
             no_space: NoSpace::new(options.patience),
-            discards: Discards::new(usize::from(queues) * usize::from(depth)),
+            discards: Held::new(usize::from(queues) * usize::from(depth)),
+            clears: Held::new(usize::from(queues) * usize::from(depth)),
             options,
             queue: queue.downgrade(),
             store_queue: store_queue.handle(),
             reclaim_queue: reclaim_queue.handle(),
             populate: item(new_delayed_work!("populate"), Duty::Populate),
             discard: item(new_delayed_work!("discard"), Duty::Discard),
+            clear: item(new_delayed_work!("clear"), Duty::Clear),
             timer: item(new_delayed_work!("no_space"), Duty::NoSpace),
             reclaim: item(new_delayed_work!("reclaim"), Duty::Reclaim),
             scan: item(new_delayed_work!("scan"), Duty::Scan),
@@ -466,6 +499,7 @@ impl Drop for SpaceWorks {
         let items = [
             &space.populate,
             &space.discard,
+            &space.clear,
             &space.timer,
             &space.reclaim,
             &space.scan,

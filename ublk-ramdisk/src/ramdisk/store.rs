@@ -144,12 +144,11 @@ impl Store {
         }
     }
 
-    /// Makes a range that is present and pinned read as zeros, and unpins it (H4).
-    pub(super) fn zero_pinned(&self, range: Range<u64>) {
+    /// Makes a range that is present and pinned read as zeros (H4).
+    pub(super) fn clear_pinned(&self, range: Range<u64>) {
         let (start, len) = (self.pinned(&range), (range.end - range.start) as usize);
         // SAFETY: as in `zero_in_place`; the range is present and pinned.
         unsafe { libc::memset(start.as_ptr().cast(), 0, len) };
-        self.unpin(range);
     }
 }
 

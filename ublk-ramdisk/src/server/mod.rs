@@ -23,9 +23,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
+use ublk_ramdisk::config::space_changes::{InForce, SpaceChanges};
 use ublk_ramdisk::config::{Backing, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
-use ublk_ramdisk::pressure::{Changes, Settings};
+use ublk_ramdisk::pressure::Changes;
 use ublk_ramdisk::sys::thread::set_io_flusher;
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path};
 use ublk_ramdisk::ublk::device::Device;
@@ -284,9 +285,12 @@ impl Server {
                 caller.answer(&Reply::Stats(Box::new(self.device.stats())));
                 return Step::Serve;
             }
-            Request::Set { ref changes } => {
-                caller.answer(&match self.set(changes) {
-                    Ok(settings) => Reply::Settings(Box::new(settings)),
+            Request::Set {
+                ref changes,
+                ref memory,
+            } => {
+                caller.answer(&match self.set(changes, memory) {
+                    Ok(in_force) => Reply::InForce(Box::new(in_force)),
                     Err(failure) => Reply::Failed(failure),
                 });
                 return Step::Serve;
@@ -316,12 +320,12 @@ impl Server {
         }
     }
 
-    fn set(&mut self, changes: &Changes) -> Result<Settings, Failure> {
-        let settings = self.device.set_pressure(changes)?;
-        if !changes.is_empty() {
-            info!("{}: pressure {settings}", self.front.served.path);
+    fn set(&mut self, changes: &Changes, memory: &SpaceChanges) -> Result<InForce, Failure> {
+        let in_force = self.device.set(changes, memory)?;
+        if !changes.is_empty() || !memory.is_empty() {
+            info!("{}: in force: {in_force}", self.front.served.path);
         }
-        Ok(settings)
+        Ok(in_force)
     }
 
     fn resize(&mut self, bytes: u64, force: bool) -> Result<(), Failure> {

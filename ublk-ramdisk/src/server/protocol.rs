@@ -6,10 +6,11 @@
 //! build: a message that cannot be read is answered as a failure, never ignored.
 
 use serde::{Deserialize, Serialize};
+use ublk_ramdisk::config::space_changes::{InForce, SpaceChanges};
 use ublk_ramdisk::config::DataPath;
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
-use ublk_ramdisk::pressure::{Changes, Settings};
+use ublk_ramdisk::pressure::Changes;
 use ublk_ramdisk::stats::DeviceStats;
 
 /// A device as its server sees it; also the contents of the state file and what `add --json`
@@ -52,10 +53,13 @@ pub enum Word {
 pub enum Request {
     /// The counters.
     Stats,
-    /// Another pressure; none but the present one if nothing is to be changed.
+    /// Other pressure and memory rules; none but the present ones if nothing is to be changed.
     Set {
-        /// What is to be changed.
+        /// What is to be changed of the pressure.
         changes: Box<Changes>,
+        /// Of the rules for memory.
+        #[serde(default)]
+        memory: SpaceChanges,
     },
     /// What happens to the requests for so long. After the answer comes the trace itself, and the
     /// connection ends with it. Whoever goes away before gets nothing, and the recording ends.
@@ -117,8 +121,8 @@ pub enum Reply {
     Done,
     /// The counters.
     Stats(Box<DeviceStats>),
-    /// The pressure in force.
-    Settings(Box<Settings>),
+    /// What `Set` changes, as it is in force.
+    InForce(Box<InForce>),
     /// The state of the queues.
     Debugfs(Vec<DebugfsFile>),
     /// The directory with what was asked for.
@@ -154,6 +158,10 @@ mod tests {
                     inject: vec![Injection::Delay(Some(5))],
                     ..Changes::default()
                 }),
+                memory: SpaceChanges {
+                    memory_limit: Change::To(1 << 30),
+                    no_space_timeout: Change::Off,
+                },
             },
             Request::Trace {
                 millis: 2000,

@@ -22,12 +22,13 @@ use super::queue::Shared;
 use super::thread::{Deaths, QueueThread, Served};
 use super::transport::{Port, Ports};
 use crate::backend::{self, Driver, Mirror};
-use crate::config::{check_pressure, DataPath, DeviceConfig};
+use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::{Queue, TagSet};
-use crate::pressure::{Changes, Settings};
 use crate::ramdisk::Patience;
 use crate::stats::{DeviceStats, KblockdStats, QueueCounters, QueueStats};
+
+mod set;
 
 /// How long a device node may take to appear.
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
@@ -44,7 +45,8 @@ pub struct Device {
     info: DeviceInfo,
     path: DataPath,
     driver: Arc<Driver>,
-    block_size: u32,
+    /// As it was asked for; of `space`, as it is now.
+    config: DeviceConfig,
     counters: Vec<Arc<QueueCounters>>,
     deaths: Arc<Deaths>,
     threads: Vec<JoinHandle<Option<Served>>>,
@@ -77,7 +79,7 @@ impl Device {
             info,
             path,
             driver,
-            block_size: config.block_size,
+            config: config.clone(),
             counters: Vec::new(),
             deaths: Arc::new(deaths),
             threads: Vec::new(),
@@ -297,15 +299,6 @@ impl Device {
         }
     }
 
-    /// Changes the pressure on the disk while it is used, and answers what is in force then.
-    pub fn set_pressure(&self, changes: &Changes) -> Result<Settings, Failure> {
-        check_pressure(&changes.applied_to(&self.driver.settings()))?;
-        let mirror = self.mirror.as_ref();
-        let mirror = mirror.ok_or_else(|| Failure::runtime("the disk is being taken away"))?;
-        let applied = mirror.pressure().apply(&self.driver, changes);
-        applied.map_err(|error| Failure::environment(format!("--psi: {error}")))
-    }
-
     fn queue_stats(&self, queue: u16, counters: &QueueCounters) -> QueueStats {
         let mut stats = counters.snapshot(queue);
         if let Some(mirror) = self.queue() {
@@ -329,10 +322,10 @@ impl Device {
                  offer; the first kernel with it is 6.16",
             ));
         }
-        if size == 0 || !size.is_multiple_of(u64::from(self.block_size)) {
+        if size == 0 || !size.is_multiple_of(u64::from(self.config.block_size)) {
             return Err(Failure::usage(format!(
                 "size {size} is not a positive multiple of the block size {}",
-                self.block_size
+                self.config.block_size
             )));
         }
         if size < old && !force {

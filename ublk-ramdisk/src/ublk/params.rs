@@ -8,7 +8,7 @@ use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 
 /// A DISCARD or WRITE_ZEROES of one request covers at most this much: the store's
-/// workqueue, or the queue's thread, is busy with it until it is done.
+/// workqueue is busy with it until it is done.
 const MAX_DISCARD: u32 = 64 << 20;
 
 /// The driver keeps the tags of a batch in a queue of its own, which has no room for only one: it

@@ -86,8 +86,23 @@ impl Bed {
         Self::with(queues, depth, store, limit, options)
     }
 
+    /// The same without a limit, whose workqueues have their turn when the test settles the clock.
+    pub fn in_turns(queues: u16, depth: u16, pages: u64, options: SpaceOptions) -> Self {
+        let store = Store::anonymous(pages * PAGE, false).expect("a memfd");
+        Self::on(VirtualClock::in_turns(), (queues, depth), store, 0, options)
+    }
+
     pub fn with(queues: u16, depth: u16, store: Store, limit: u64, options: SpaceOptions) -> Self {
-        let clock = VirtualClock::new();
+        Self::on(VirtualClock::new(), (queues, depth), store, limit, options)
+    }
+
+    fn on(
+        clock: Arc<VirtualClock>,
+        (queues, depth): (u16, u16),
+        store: Store,
+        limit: u64,
+        options: SpaceOptions,
+    ) -> Self {
         let runtime = backend::runtime()
             .sample_period(Duration::ZERO)
             .virtual_clock(clock.clone());
@@ -136,7 +151,7 @@ impl Bed {
         let limits = Limits {
             size: self.ramdisk.store().size(),
             block_size: 512,
-            max_data: 1 << 20,
+            max_data: 64 << 20,
             read_only: false,
         };
         let sectors = if op == Op::Flush { 0 } else { pages * 8 };

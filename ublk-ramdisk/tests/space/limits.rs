@@ -42,6 +42,26 @@ fn e06_a_limit_below_use_drops_nothing_and_refuses_until_use_is_below() {
     bed.finish();
 }
 
+/// Lowering it gives nobody memory, so those that wait are not tried again and their time runs on.
+#[test]
+fn e06_only_a_higher_limit_begins_the_time_anew() {
+    let mut bed = Bed::new(1, 8, 64, 8, SpaceOptions::default());
+    bed.fill(8);
+    bed.write(1, 20);
+    bed.exhausted(1);
+    bed.clock.advance(50 * S);
+    bed.limit(6);
+    bed.limit(6);
+    assert_eq!(bed.stats().no_space_in, Some(10 * S));
+    bed.limit(7);
+    until("it is found to be exhausted again", || {
+        bed.stats().no_space_in == Some(60 * S)
+    });
+    bed.limit(9);
+    assert_eq!(bed.end_of(0, 1), PAGE as i32);
+    bed.finish();
+}
+
 #[test]
 fn e18_a_discard_is_done_when_its_memory_is_free() {
     let mut bed = Bed::new(1, 8, 64, 0, SpaceOptions::default());

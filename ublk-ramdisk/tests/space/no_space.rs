@@ -96,6 +96,39 @@ fn e22_for_ever_is_for_ever_until_the_disk_is_stopped() {
     bed.finish();
 }
 
+/// `set --no-space-timeout` while writes wait.
+#[test]
+fn e22_another_timeout_counts_for_those_that_wait() {
+    let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
+    bed.fill(4);
+    bed.write(0, 50);
+    bed.exhausted(1);
+    bed.clock.advance(20 * S);
+    bed.ramdisk.set_patience(Patience::Forever);
+    bed.clock.advance(1000 * S);
+    assert_eq!((bed.stats().parked, bed.stats().no_space_in), (1, None));
+    bed.ramdisk.set_patience(Patience::For(1030 * S));
+    assert_eq!(bed.stats().no_space_in, Some(10 * S));
+    bed.clock.advance(9 * S);
+    assert_eq!(bed.stats().parked, 1);
+    bed.clock.advance(S);
+    assert_eq!(bed.end_of(0, 0), NOSPC);
+    // And where writes end with NOSPC they wait again.
+    bed.ramdisk.set_patience(Patience::For(5 * S));
+    bed.write(1, 51);
+    bed.exhausted(1);
+    bed.clock.advance(10 * S);
+    assert_eq!(bed.end_of(0, 1), NOSPC);
+    // Longer ago than it may last: at once.
+    bed.ramdisk.set_patience(Patience::Forever);
+    bed.write(2, 52);
+    bed.exhausted(1);
+    bed.clock.advance(10 * S);
+    bed.ramdisk.set_patience(Patience::For(5 * S));
+    assert_eq!(bed.end_of(0, 2), NOSPC);
+    bed.finish();
+}
+
 /// With a full store that stays full, however writes arrive (E24).
 #[test]
 fn e24_nothing_waits_longer_than_the_timeout() {

@@ -3,6 +3,8 @@
 
 pub mod rate;
 
+mod slots;
+
 pub mod delay;
 
 pub mod rules;

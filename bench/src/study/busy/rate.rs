@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Study a: throughput, latency and tries by the share of refusals and by the number of slots.
 
-use super::ended;
+use super::{ended, slots};
 use crate::study::outcome::{
     show, Axis, Figure, Kind, Measure, Part, Plot, Samples, Series, Table,
 };
-use crate::study::sim::{self, Said};
+use crate::study::sim::Said;
 use crate::study::{Settings, StudyError};
 
-const LOAD: &str = "--iodepth 32 --service-time 100us --rw randread";
+pub(super) const LOAD: &str = "--iodepth 32 --service-time 100us --rw randread";
 const SHARES: [u32; 8] = [0, 10, 25, 50, 75, 90, 95, 99];
 /// Whose latencies are drawn.
 const DRAWN: [u32; 4] = [0, 10, 50, 90];
-const SLOTS: [u32; 6] = [1, 2, 4, 8, 16, 32];
 /// How many samples of a distribution are kept.
-const KEPT: usize = 2000;
+pub(super) const KEPT: usize = 2000;
 
-fn cells(said: &Said, full: f64) -> [f64; 6] {
+pub(super) fn cells(said: &Said, full: f64) -> [f64; 6] {
     let runs = said.sum("run_sync") + said.sum("run_async") + said.sum("run_delayed");
     [
         said.at("total.iops"),
@@ -28,7 +27,7 @@ fn cells(said: &Said, full: f64) -> [f64; 6] {
     ]
 }
 
-const HEAD: [&str; 6] = [
+pub(super) const HEAD: [&str; 6] = [
     "reads/s",
     "of the most",
     "tries per I/O",
@@ -37,12 +36,17 @@ const HEAD: [&str; 6] = [
     "99 %, ms",
 ];
 
-fn table(first: &str) -> Table {
+pub(super) fn table(first: &str) -> Table {
     let head: Vec<&str> = [first].into_iter().chain(HEAD).collect();
     Table::new(&head)
 }
 
-fn refused(measures: &mut Vec<Measure>, ops: usize) -> Result<[Figure; 2], StudyError> {
+/// The figures, and of each share what BUSY cost: its share, the throughput in per cent, calls and runs per I/O.
+fn refused(
+    measures: &mut Vec<Measure>,
+    ops: usize,
+) -> Result<([Figure; 2], Vec<[f64; 3]>), StudyError> {
+    let mut costs = Vec::new();
     let mut rows = table("refused, %");
     let mut latencies = Vec::new();
     let mut curves = ["of the most", "of all tries accepted"].map(|name| Series {
@@ -61,6 +65,8 @@ fn refused(measures: &mut Vec<Measure>, ops: usize) -> Result<[Figure; 2], Study
             measures.push(Measure::new("throughput, nothing refused", full, "/s"));
         }
         let found = cells(&said, full);
+        let (busy, cost) = cost(&said);
+        costs.push([busy, found[1] * 100.0, cost]);
         rows.row([share.to_string()].into_iter().chain(found.map(show)));
         for (name, value, unit) in [
             ("share of full throughput", found[1], ""),
@@ -97,7 +103,7 @@ fn refused(measures: &mut Vec<Measure>, ops: usize) -> Result<[Figure; 2], Study
         let found = ["p50", "p90", "p99", "p999", "max"].map(|q| show(said.latency(q)));
         quantiles.row([share.to_string()].into_iter().chain(found));
     }
-    Ok([
+    let figures = [
         Figure {
             id: "refused".into(),
             title: "Throughput by the share of tries that are refused".into(),
@@ -128,55 +134,26 @@ fn refused(measures: &mut Vec<Measure>, ops: usize) -> Result<[Figure; 2], Study
             },
             table: quantiles,
         },
-    ])
+    ];
+    Ok((figures, costs))
 }
 
-fn slots(measures: &mut Vec<Measure>, ops: usize, full: f64) -> Result<Option<Figure>, StudyError> {
-    if !sim::knows("--slots")? {
-        return Ok(None);
-    }
-    let mut rows = table("slots");
-    let mut curve = Series {
-        name: "reads/s".into(),
-        points: Vec::new(),
-    };
-    for slots in SLOTS {
-        let said = ended(&format!("{LOAD} --ops {ops} --slots {slots}"))?;
-        let found = cells(&said, full);
-        rows.row([slots.to_string()].into_iter().chain(found.map(show)));
-        measures.push(Measure::new(
-            format!("share of full throughput, {slots} of 32 slots"),
-            found[1],
-            "",
-        ));
-        measures.push(Measure::new(
-            format!("tries per I/O, {slots} of 32 slots"),
-            found[2],
-            "",
-        ));
-        curve.points.push((f64::from(slots), found[0]));
-    }
-    Ok(Some(Figure {
-        id: "slots".into(),
-        title: "Throughput by the number of device-wide slots, 32 requests in flight".into(),
-        alt: "Reads per second against the number of slots from 1 to 32, both by decades: a straight line.".into(),
-        plot: Plot::Lines {
-            x: Axis::log("slots"),
-            y: Axis::log("reads per second"),
-            series: vec![curve],
-            dots: false,
-        },
-        table: rows,
-    }))
+/// The share of the answers that were BUSY, in per cent, and what an I/O cost: the driver's calls and runs of the queue.
+pub(super) fn cost(said: &Said) -> (f64, f64) {
+    let runs = said.sum("run_sync") + said.sum("run_async") + said.sum("run_delayed");
+    let busy = said.tries() + said.sum("no_budget") - said.sum("accepted");
+    let share = 100.0 * busy / (busy + said.sum("accepted"));
+    (share, (said.tries() + runs) / said.ops())
 }
 
 /// Runs it.
 pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
     let mut measures = Vec::new();
     let ops = settings.scaled(9600, 1600);
-    let mut figures: Vec<Figure> = refused(&mut measures, ops)?.into();
+    let (figures, by_chance) = refused(&mut measures, ops)?;
+    let mut figures: Vec<Figure> = figures.into();
     let full = measures.first().map_or(f64::NAN, |m: &Measure| m.value);
-    figures.extend(slots(&mut measures, ops, full)?);
+    figures.extend(slots::figures(&mut measures, ops, full, by_chance)?);
     let value = |name: &str| {
         measures
             .iter()
@@ -185,12 +162,15 @@ pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
     };
     let finding = format!(
         "With half of all tries refused a queue of 32 keeps {} % of its throughput for {} tries per I/O, with nine in \
-         ten refused {} % for {}; the 99th percentile is then {} ms.",
+         ten refused {} % for {}; the 99th percentile is then {} ms. Where BUSY means that all slots are taken and a \
+         slot's return is announced, no throughput is lost beyond what the slots allow: 16 of 32 give {} of it, 1 gives {}.",
         show((value("share of full throughput, 50 % refused") * 100.0).round()),
         show(value("tries per I/O, 50 % refused")),
         show((value("share of full throughput, 90 % refused") * 1000.0).round() / 10.0),
         show(value("tries per I/O, 90 % refused")),
         show(value("p99 latency, 90 % refused")),
+        show(value("share of full throughput, 16 of 32 slots")),
+        show(value("share of full throughput, 1 of 32 slots")),
     );
     Ok(vec![Part {
         kind: Kind::Deterministic,
