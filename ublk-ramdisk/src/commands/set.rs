@@ -41,7 +41,7 @@ pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
     if args.json {
         output::print_json(&in_force)?;
     } else {
-        output::print(&in_force.to_string())?;
+        output::print(&format!("{in_force}\n"))?;
     }
     Ok(Exit::Done)
 }

@@ -39,6 +39,10 @@ mod memory;
 
 mod model;
 
+mod pressure;
+
+mod psi;
+
 mod rng;
 
 mod run;
@@ -85,6 +89,8 @@ fn main() -> ExitCode {
     verify::tests(&mut tests);
     hotplug::tests(&mut tests);
     counters::tests(&mut tests);
+    pressure::tests(&mut tests);
+    psi::tests(&mut tests);
     seeing::tests(&mut tests);
     model::tests(&mut tests);
     runner::run(tests, &options)

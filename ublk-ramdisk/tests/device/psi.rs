@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! E3, E12, E13: memory is short for real, in a control group of the test's, and the kernel says
+//! so: writes that need memory wait, each for a second at most, nothing else does, and when the
+//! shortage is over nothing is refused any more.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use ublk_ramdisk::mq::BySource;
+
+use crate::disk::{try_add, Disk, MIB};
+use crate::ioctl::Buffer;
+use crate::machine::{self, read, wait_for};
+use crate::run::{self, command};
+use crate::runner::{Outcome, Skip, Test};
+
+pub fn tests(tests: &mut Vec<Test>) {
+    // A kernel without PSI refuses to read it, or has no such file.
+    if fs::read("/proc/pressure/memory").is_err() {
+        tests.push(Test::new(
+            "e12_without_psi_the_disk_comes_up_with_a_warning",
+            absent,
+        ));
+        return;
+    }
+    tests.push(Test::skippable(
+        "e03_while_the_machine_is_short_of_memory_writes_wait_and_then_recover",
+        machine_short,
+    ));
+    tests.push(Test::skippable(
+        "e03_while_its_control_group_is_short_of_memory_writes_wait_and_then_recover",
+        group_short,
+    ));
+    tests.push(Test::skippable(
+        "e12_a_control_group_that_goes_away_is_no_pressure",
+        group_goes,
+    ));
+}
+
+/// A control group whose memory can be made short.
+struct Group {
+    path: PathBuf,
+    hog: Option<Child>,
+}
+
+impl Group {
+    fn new(name: &str) -> Result<Group, Skip> {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let controllers = read(root.join("cgroup.subtree_control"));
+        if !controllers.split_whitespace().any(|word| word == "memory") {
+            return Err(Skip("no cgroup2 with memory at /sys/fs/cgroup".to_owned()));
+        }
+        let path = root.join(format!("ublk-{name}-{}", std::process::id()));
+        fs::create_dir(&path).expect("a cgroup");
+        Ok(Group { path, hog: None })
+    }
+
+    fn take_in(&self, pid: u32) {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string()).expect("cgroup.procs");
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        read(self.path.join(name)).parse().expect("a number")
+    }
+
+    /// A process in the group wants far more memory than the group may use without being held up.
+    fn make_short(&mut self) {
+        let high = self.number("memory.current") + 4 * MIB;
+        fs::write(self.path.join("memory.high"), high.to_string()).expect("memory.high");
+        let procs = self.path.join("cgroup.procs");
+        let hog = command("sh")
+            .args([
+                "-c",
+                "echo $$ >\"$0\" && exec dd if=/dev/zero of=/dev/null bs=256M",
+            ])
+            .arg(procs)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        self.hog = Some(hog.expect("sh starts"));
+    }
+
+    fn is_short(&self) -> bool {
+        let events = read(self.path.join("memory.events"));
+        let high = events.lines().find_map(|line| line.strip_prefix("high "));
+        high.is_some_and(|count| count != "0")
+    }
+
+    fn relieve(&mut self) {
+        fs::write(self.path.join("memory.high"), "max").expect("memory.high");
+        if let Some(mut hog) = self.hog.take() {
+            hog.kill().expect("it is ours");
+            hog.wait().expect("it ends");
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.relieve();
+        for pid in read(self.path.join("cgroup.procs")).lines() {
+            let _ = fs::write("/sys/fs/cgroup/cgroup.procs", pid);
+        }
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+fn refused_by(disk: &Disk) -> BySource {
+    disk.stats().queues[0].hctx.refused_by
+}
+
+/// Writes where nothing was written before.
+fn write_new(disk: &Disk, block: u64) {
+    let mut buffer = Buffer::new(4096);
+    buffer.fill(block as u8 | 1);
+    let written = disk.open_direct().write_all_at(&buffer, block * 4096);
+    written.expect("no client hears of it (B6)");
+}
+
+fn read_back(disk: &Disk, block: u64) {
+    let mut buffer = Buffer::new(4096);
+    let answer = disk.open_direct().read_exact_at(&mut buffer, block * 4096);
+    answer.expect("reads are served");
+    assert!(buffer.iter().all(|&byte| byte == block as u8 | 1));
+}
+
+/// The group is made short of memory, and relieved.
+fn refuses_and_recovers(disk: &Disk, group: &mut Group) {
+    write_new(disk, 0);
+    assert_eq!(refused_by(disk).psi, 0);
+    let under_pressure = || disk.stats().pressure.under_pressure;
+    assert!(!under_pressure());
+    group.make_short();
+    wait_for("the kernel says that memory is short", under_pressure);
+    assert!(group.is_short());
+    // What needs no memory is not held up, and what does is not held up for ever (E9, E13).
+    read_back(disk, 0);
+    write_new(disk, 0);
+    let mut block = 1;
+    wait_for("a write is refused by PSI", || {
+        write_new(disk, block);
+        block += 1;
+        refused_by(disk).psi > 0
+    });
+    group.relieve();
+    wait_for("the shortage is over", || !under_pressure());
+    let before = refused_by(disk).psi;
+    for at in 0..16 {
+        write_new(disk, block + at);
+    }
+    assert_eq!(refused_by(disk).psi, before, "nothing is refused any more");
+    for at in 0..block + 16 {
+        read_back(disk, at);
+    }
+    let by = refused_by(disk);
+    println!("    {block} writes in need, {before} refusals");
+    assert_eq!((by.slots, by.bandwidth, by.injection), (0, 0, 0), "{by:?}");
+}
+
+/// A disk that listens to this trigger, in a group if there is one.
+fn listening(trigger: &str, group: Option<&Group>) -> Disk {
+    let disk = Disk::add(&["--size", "16M", "--queues", "1", "--no-partition-scan"]);
+    if let Some(group) = group {
+        group.take_in(disk.pid);
+    }
+    run::ublk(&["set", &disk.name(), "--psi", trigger]).well();
+    disk
+}
+
+fn machine_short() -> Outcome {
+    let mut group = Group::new("short")?;
+    let disk = listening("some 50000 500000", None);
+    refuses_and_recovers(&disk, &mut group);
+    disk.end();
+    Ok(())
+}
+
+/// The server is in the short group itself.
+fn group_short() -> Outcome {
+    let mut group = Group::new("short")?;
+    let disk = listening("cgroup:some 50000 500000", Some(&group));
+    refuses_and_recovers(&disk, &mut group);
+    disk.end();
+    Ok(())
+}
+
+fn group_goes() -> Outcome {
+    let mut group = Group::new("gone")?;
+    let disk = listening("cgroup:some 50000 500000", Some(&group));
+    group.make_short();
+    let under_pressure = || disk.stats().pressure.under_pressure;
+    wait_for("the kernel says that memory is short", under_pressure);
+    drop(group);
+    wait_for("the group is gone", || !under_pressure());
+    wait_for("the server says so", || {
+        machine::server_logs().contains("its control group is gone")
+    });
+    write_new(&disk, 0);
+    disk.end();
+    Ok(())
+}
+
+fn absent() {
+    let words = ["--size", "8M", "--psi", "some 50000 500000"];
+    let disk = Disk::from_json(&try_add(&words).well());
+    assert_eq!(disk.stats().pressure.settings.psi, None);
+    assert!(machine::server_logs().contains("--psi: "));
+    disk.end();
+}
