@@ -343,6 +343,8 @@ pub struct Bed {
     pub wire: Arc<Wire>,
     pub kblockd: Kblockd,
     pub clock: Arc<VirtualClock>,
+    /// Do kblockd's threads take turns, when the test settles?
+    in_turns: bool,
     _rt: Runtime,
 }
 
@@ -358,8 +360,24 @@ impl Bed {
         )
     }
 
+    /// As [`Bed::new`], for a test that says what does not happen: what came due has had its turn
+    /// whenever the test settles, and nothing goes on meanwhile.
+    pub fn in_turns(queues: u16, depth: u16) -> Self {
+        let set = TagSet {
+            rerun_delay: HOUR,
+            ..TagSet::new(queues, depth)
+        };
+        Self {
+            in_turns: true,
+            ..Self::under(VirtualClock::in_turns(), set, Driver::new())
+        }
+    }
+
     pub fn with(set: TagSet, driver: Driver) -> Self {
-        let clock = VirtualClock::new();
+        Self::under(VirtualClock::new(), set, driver)
+    }
+
+    fn under(clock: Arc<VirtualClock>, set: TagSet, driver: Driver) -> Self {
         let rt = Runtime::builder()
             .sample_period(Duration::ZERO)
             .topology(machine(2))
@@ -387,6 +405,7 @@ impl Bed {
             wire,
             kblockd,
             clock,
+            in_turns: false,
             _rt: rt,
         }
     }
@@ -412,6 +431,9 @@ impl Bed {
 
     /// Waits until kblockd has nothing to do but wait for its clock.
     pub fn settle(&self) {
+        if self.in_turns {
+            return self.clock.settle();
+        }
         loop {
             let before = self.kblockd.queue().stats().completed;
             self.kblockd.queue().flush().unwrap();
@@ -451,6 +473,7 @@ impl Bed {
         for (_, token) in kept {
             self.queue.complete_away(token, Ok(0));
         }
+        self.settle();
         let busy =
             || (0..self.queue.tag_set().nr_hw_queues).any(|h| self.queue.snapshot(h).usage > 0);
         until("everything has ended", || !busy());
