@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::mq::TIMED_OF;
 use crate::pressure::Settings;
 use crate::tuning::KblockdFlags;
 use space::{SpaceConfig, SpaceRequest};
@@ -123,6 +124,8 @@ pub struct DeviceRequest {
     pub space: SpaceRequest,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
+    /// Of so many requests one is timed, 0 for none.
+    pub latency_sample: u32,
 }
 
 impl Default for DeviceRequest {
@@ -147,6 +150,7 @@ impl Default for DeviceRequest {
             timeout: 30,
             space: SpaceRequest::default(),
             kblockd_flags: KblockdFlags::default(),
+            latency_sample: TIMED_OF,
         }
     }
 }
@@ -200,6 +204,8 @@ pub struct DeviceConfig {
     pub space: SpaceConfig,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
+    /// Of so many requests one is timed, 0 for none.
+    pub latency_sample: u32,
 }
 
 impl DeviceConfig {
@@ -239,6 +245,7 @@ impl DeviceConfig {
             timeout,
             space,
             kblockd_flags: asked.kblockd_flags,
+            latency_sample: asked.latency_sample,
         })
     }
 }

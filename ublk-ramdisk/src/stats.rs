@@ -2,6 +2,8 @@
 //! Counters of the I/O path. Each queue's are written by its own thread alone
 //! and read by anyone without a lock (K6).
 
+pub mod files;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -259,6 +261,9 @@ crate::meanings::explained! {
         /// What the store has and lacks.
         #[serde(default)]
         pub space: SpaceStats,
+        /// Of so many requests one is timed, 0 for none.
+        #[serde(default)]
+        pub latency_sample: u32,
         /// Per queue.
         pub queues: Vec<QueueStats>,
         /// The workqueue behind them.
@@ -351,6 +356,7 @@ mod tests {
                 data_path: "plain".to_owned(),
                 pressure: PressureStats::default(),
                 space: SpaceStats::default(),
+                latency_sample: 16,
                 queues: vec![queue],
                 kblockd: KblockdStats {
                     rescued: requests / 2,

@@ -96,6 +96,7 @@ fn figures(asked: u64) -> DeviceStats {
         data_path: "plain".to_owned(),
         pressure: Default::default(),
         space: Default::default(),
+        latency_sample: 16,
         queues: vec![queue],
         kblockd: KblockdStats {
             pools: vec![PoolStats {

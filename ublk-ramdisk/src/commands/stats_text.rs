@@ -148,6 +148,7 @@ const NOW: &[&str] = &[
     "ON-DISPATCH",
     "ON-CTX",
     "PARKED",
+    "SLOTS-HELD",
     "BUSY-LEVEL",
     "BELLS",
     "BELLS-SAVED",
@@ -165,6 +166,7 @@ fn now_row(queue: &QueueStats) -> Vec<String> {
         now.dispatch.len().to_string(),
         on_ctx.to_string(),
         now.parked.to_string(),
+        now.slots_held.to_string(),
         now.dispatch_busy.to_string(),
         queue.wakeups.sent.to_string(),
         queue.wakeups.saved.to_string(),
@@ -268,6 +270,7 @@ mod tests {
             data_path: "batch".to_owned(),
             pressure: Default::default(),
             space: SpaceStats::default(),
+            latency_sample: 16,
             queues: vec![QueueStats::default(), queue.clone()],
             kblockd: KblockdStats::default(),
         };

@@ -264,6 +264,7 @@ mod tests {
             data_path: "user-copy".to_owned(),
             pressure: Default::default(),
             space: Default::default(),
+            latency_sample: 16,
             queues: (0..queues).map(queue).collect(),
             kblockd: KblockdStats {
                 completed: requests,
