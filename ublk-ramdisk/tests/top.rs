@@ -291,6 +291,7 @@ fn k02_stats_watch_shows_rates_and_ends_when_nobody_reads() {
         let mut lines = lines.by_ref().map(|line| line.expect("a line"));
         lines.find(|line| line.contains(part)).expect("a line")
     };
+    // How long it was is the machine's to say.
     assert!(next("per second").starts_with("per second, over "));
     let written = next("write ");
     let rate: u64 = written
