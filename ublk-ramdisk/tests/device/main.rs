@@ -11,6 +11,8 @@
 
 mod backing;
 
+mod commits;
+
 mod counters;
 
 mod disk;
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
     lifecycle::tests(&mut tests);
     environment::tests(&mut tests);
     kblockd::tests(&mut tests);
+    commits::tests(&mut tests);
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);
