@@ -262,6 +262,7 @@ mod tests {
             size: 1 << 30,
             allocated: 300 << 20,
             data_path: "user-copy".to_owned(),
+            worker_commit: false,
             pressure: Default::default(),
             space: Default::default(),
             latency_sample: 16,
