@@ -43,7 +43,7 @@ fn k02_requests_stand_in_the_file_of_where_they_are() {
     bed.driver.reply(&[
         Hold,
         Again(Requeue {
-            kick: false,
+            kick: None,
             prepared: false,
         }),
         RESOURCE,
