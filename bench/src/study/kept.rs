@@ -132,8 +132,9 @@ fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
             let rows = rows.flat_map(|s| s.points.iter().map(|&(x, y)| (s.name.clone(), x, y)));
             rows.collect()
         }
-        Plot::Stack { panels, .. } => {
+        Plot::Stack { panels, levels, .. } => {
             let rows = panels.iter().map(|(_, series)| series);
+            let rows = rows.chain(levels.iter().map(|(_, series)| series));
             let rows = rows.flat_map(|s| s.points.iter().map(|&(x, y)| (s.name.clone(), x, y)));
             rows.collect()
         }

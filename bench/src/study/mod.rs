@@ -102,6 +102,7 @@ pub const ALL: &[Study] = &[
     study!("d", "d-rescuer.md", rescuer::run),
     study!("e", "e-priority.md", priority::run),
     study!("f", "f-designs.md", designs::run),
+    study!("g", "g-filling.md", busy::filling::run),
     study!("h", "h-fairness.md", busy::fairness::run),
 ];
 

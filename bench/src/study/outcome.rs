@@ -181,6 +181,9 @@ pub enum Plot {
         x: Axis,
         /// From top to bottom: its own axis and the course.
         panels: Vec<(Axis, Series)>,
+        /// Thin lines beside the course of a panel, such as its limit.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        levels: Vec<(usize, Series)>,
         /// Moments worth a line through all panels.
         marks: Vec<(f64, String)>,
     },
