@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is kept of a run of studies: a file of JSON per study, and all samples as one CSV.
 
+use super::device::{self, Bed};
 use super::outcome::{Figure, Part, Plot};
 use super::prediction::Verdict;
 use super::text::Plan;
@@ -23,12 +24,22 @@ pub struct Kept {
     /// Why it could not be run here, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent: Option<String>,
+    /// The beds it was run on, as they are typed; none: in process alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beds: Vec<String>,
+    /// Parts that were not run, and why. Not kept: it follows from what there is.
+    #[serde(skip)]
+    pub not_run: Vec<String>,
     /// What it found.
     pub parts: Vec<Part>,
 }
 
-fn path(folder: &Path, id: &str) -> PathBuf {
-    folder.join(format!("study-{id}.json"))
+/// The file of a study's result on one bed.
+fn path(folder: &Path, id: &str, bed: Bed) -> PathBuf {
+    folder.join(match bed {
+        Bed::InProcess => format!("study-{id}.json"),
+        bed => format!("study-{id}-{}.json", bed.name()),
+    })
 }
 
 fn write(path: PathBuf, text: &str) -> Result<(), RunError> {
@@ -39,9 +50,9 @@ fn write(path: PathBuf, text: &str) -> Result<(), RunError> {
 }
 
 impl Kept {
-    /// Reads the result of a study, if there is one.
-    pub fn load(folder: &Path, id: &str) -> Result<Option<Self>, RunError> {
-        let path = path(folder, id);
+    /// Reads the result of a study on one bed, if there is one.
+    pub fn load(folder: &Path, id: &str, bed: Bed) -> Result<Option<Self>, RunError> {
+        let path = path(folder, id, bed);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -53,8 +64,8 @@ impl Kept {
     }
 
     /// Writes it.
-    pub fn keep(&self, folder: &Path) -> Result<(), RunError> {
-        let path = path(folder, &self.id);
+    pub fn keep(&self, folder: &Path, bed: Bed) -> Result<(), RunError> {
+        let path = path(folder, &self.id, bed);
         let text = serde_json::to_string(self).map_err(|source| RunError::Json {
             path: path.clone(),
             source,
@@ -63,15 +74,56 @@ impl Kept {
     }
 }
 
-/// Everything there is of a run, in the order of the report.
+/// Everything there is of a run, in the order of the report: of each study, what was found on all beds together, and
+/// what was not run.
 pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, RunError> {
     let mut all = Vec::new();
     for study in ALL {
-        if let Some(kept) = Kept::load(folder, study.id)? {
-            all.push((study, kept));
+        let mut whole: Option<Kept> = None;
+        for bed in [Bed::InProcess, Bed::Icount, Bed::Vm] {
+            let Some(mut kept) = Kept::load(folder, study.id, bed)? else {
+                continue;
+            };
+            let place = format!("{}: ", bed.name());
+            if let (Some(why), Some(_)) = (&kept.absent, &whole) {
+                kept.not_run.push(format!("{place}{why}"));
+            }
+            kept.beds = vec![bed.name().into()];
+            match &mut whole {
+                None => whole = Some(kept),
+                Some(whole) => whole.add(kept, &place),
+            }
         }
+        let Some(mut kept) = whole else { continue };
+        let on_device = kept.beds.iter().any(|bed| bed != Bed::InProcess.name());
+        match device::of(study.id) {
+            Err(why) => kept.not_run.push(format!("on the real driver: {why}")),
+            Ok(_) if !on_device => kept
+                .not_run
+                .push("on the real driver: not asked for (scripts/study --bed icount)".into()),
+            Ok(_) => {}
+        }
+        if !on_device {
+            kept.beds.clear();
+        }
+        all.push((study, kept));
     }
     Ok(all)
+}
+
+impl Kept {
+    /// Takes in what was found on another bed. Of its setting, what is not known already.
+    fn add(&mut self, other: Self, place: &str) {
+        for (name, value) in other.setting {
+            let known = self.setting.iter().any(|(n, v)| *n == name && *v == value);
+            if !known {
+                self.setting.push((format!("{place}{name}"), value));
+            }
+        }
+        self.parts.extend(other.parts);
+        self.beds.extend(other.beds);
+        self.not_run.extend(other.not_run);
+    }
 }
 
 /// Predictions and how they came out, one object per line, as `predictions.json`.

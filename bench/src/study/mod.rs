@@ -27,6 +27,8 @@ pub mod designs;
 
 pub mod busy;
 
+pub mod device;
+
 pub mod kept;
 
 use outcome::Part;

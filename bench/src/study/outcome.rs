@@ -11,6 +11,35 @@ pub enum Kind {
     Deterministic,
     /// On this machine's clock and scheduler.
     Measured,
+    /// On the real driver, in a guest whose clock counts instructions.
+    Counted,
+    /// On the real driver, in a guest that runs free.
+    Guest,
+}
+
+impl Kind {
+    /// Where that is, in a few words.
+    pub fn place(self) -> &'static str {
+        match self {
+            Self::Deterministic => "in process, virtual time",
+            Self::Measured => "in process, this machine's clock",
+            Self::Counted => "real driver, instruction-counting guest",
+            Self::Guest => "real driver, free-running guest",
+        }
+    }
+
+    /// What a figure from there is worth.
+    pub fn worth(self) -> &'static str {
+        match self {
+            Self::Deterministic => "In virtual time: repeats to the last digit on any machine.",
+            Self::Measured => "Measured: depends on the machine and on what else it did.",
+            Self::Counted => {
+                "On the real ublk driver, in a guest whose clock counts instructions (2 ns each) and leaps over idle \
+                 time: repeats closely on any machine, but knows no caches and no parallel CPUs."
+            }
+            Self::Guest => "On the real ublk driver, in a guest that runs free: times depend on the machine.",
+        }
+    }
 }
 
 /// One part of a study's result.

@@ -194,7 +194,9 @@ fn part(said: &Said, moments: &[Moment]) -> Part {
     };
     let errors: f64 = said.json["errors"].as_object().map_or(0.0, |all| {
         let others = all.iter().filter(|(name, _)| *name != "NOSPC");
-        others.filter_map(|(_, n)| n.as_f64()).fold(0.0, |sum, n| sum + n)
+        others
+            .filter_map(|(_, n)| n.as_f64())
+            .fold(0.0, |sum, n| sum + n)
     });
     let last_used = moments.last().map_or(f64::NAN, |m| m.used);
     let refused = said.at("refused_by.psi");
