@@ -11,6 +11,8 @@ pub mod raw;
 
 pub mod rate;
 
+pub mod delay;
+
 pub mod filling;
 
 pub mod rescuer;
@@ -62,11 +64,16 @@ pub struct DevicePart {
     read: fn(&Raw, Kind) -> Result<Part, StudyError>,
 }
 
-const ALL: [DevicePart; 5] = [
+const ALL: [DevicePart; 6] = [
     DevicePart {
         id: "a",
         act: rate::act,
         read: rate::read,
+    },
+    DevicePart {
+        id: "b",
+        act: delay::act,
+        read: delay::read,
     },
     DevicePart {
         id: "d",
@@ -94,8 +101,6 @@ const ALL: [DevicePart; 5] = [
 pub fn of(id: &str) -> Result<&'static DevicePart, &'static str> {
     const FOUND: &[DevicePart] = &ALL;
     FOUND.iter().find(|part| part.id == id).ok_or(match id {
-        "b" => "a disk has no option for the delay, and injected refusals are RESOURCE and requeue by turns: only the \
-                simulation can tell them apart",
         "c" => "the old rules exist in the simulation only",
         "f" => "it is about the workqueue alone, which needs no disk",
         _ => "there is no such study",
