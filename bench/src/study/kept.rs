@@ -213,3 +213,54 @@ fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::outcome::Kind;
+
+    fn kept(id: &str, kind: Kind, absent: Option<&str>) -> Kept {
+        let part = Part {
+            kind,
+            finding: kind.place().into(),
+            measures: Vec::new(),
+            figures: Vec::new(),
+        };
+        Kept {
+            id: id.into(),
+            setting: vec![
+                ("commit".into(), "1".into()),
+                ("kernel".into(), kind.place().into()),
+            ],
+            quick: false,
+            absent: absent.map(str::to_owned),
+            beds: Vec::new(),
+            not_run: Vec::new(),
+            parts: absent.map_or(vec![part], |_| Vec::new()),
+        }
+    }
+
+    #[test]
+    fn the_beds_of_a_study_come_together_and_what_was_not_run_is_named() {
+        let folder = std::env::temp_dir().join(format!("study-kept-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let keep = |kept: Kept, bed| kept.keep(&folder, bed).unwrap();
+        keep(kept("a", Kind::Deterministic, None), Bed::InProcess);
+        keep(kept("a", Kind::Counted, None), Bed::Icount);
+        keep(kept("c", Kind::Deterministic, None), Bed::InProcess);
+        keep(kept("d", Kind::Measured, None), Bed::InProcess);
+        keep(kept("d", Kind::Counted, Some("no guest")), Bed::Icount);
+        keep(kept("e", Kind::Measured, None), Bed::InProcess);
+        let all = load_all(&folder);
+        fs::remove_dir_all(&folder).unwrap();
+        let all = all.unwrap();
+        let of = |id: &str| &all.iter().find(|(study, _)| study.id == id).unwrap().1;
+        assert_eq!((of("a").parts.len(), of("a").not_run.len()), (2, 0));
+        assert_eq!(of("a").beds, ["in-process", "icount"]);
+        // What both settings share stands there once.
+        assert_eq!(of("a").setting.len(), 3);
+        assert_eq!(of("d").not_run, ["icount: no guest"]);
+        assert!(of("c").not_run[0].contains("simulation only"));
+        assert!(of("e").not_run[0].contains("not asked for"));
+    }
+}

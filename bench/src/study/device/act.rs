@@ -140,7 +140,9 @@ impl Disk<'_> {
     /// `ublk-ramdisk stats --json`.
     pub fn stats(&self) -> Result<Value, StudyError> {
         let text = self.guest.ours(&["stats", "--json", &self.name()])?;
-        serde_json::from_str(&text).map_err(failed)
+        // A list, of the disks asked for.
+        let [stats] = serde_json::from_str::<[Value; 1]>(&text).map_err(failed)?;
+        Ok(stats)
     }
 
     /// `ublk-ramdisk set`, with options separated by spaces.

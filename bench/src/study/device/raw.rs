@@ -169,3 +169,39 @@ pub fn expand(buckets: &[(f64, u64)], most: usize) -> Vec<f64> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn thinned_values_keep_the_largest_and_their_number() {
+        let buckets = [(1.0, 3), (2.0, 6), (9.0, 1)];
+        assert_eq!(expand(&buckets, 100).len(), 10);
+        assert_eq!(expand(&buckets, 5), [1.0, 2.0, 2.0, 2.0, 9.0]);
+        assert!(expand(&[], 5).is_empty());
+    }
+
+    #[test]
+    fn counters_are_differences_and_jobs_are_added_up() {
+        let queue = |accepted: u32, no_budget: u32| json!({"hctx": {"accepted": accepted, "no_budget": no_budget}});
+        let job = |ios: u32| {
+            json!({"jobname": "j", "read": {"total_ios": ios, "iops": 10.0,
+                "clat_ns": {"bins": {"2000000": ios}}}, "total_err": 1})
+        };
+        let of = Experiment(json!({
+            "fio": {"jobs": [job(3), job(1)]},
+            "before": {"queues": [queue(1, 0), queue(0, 0)]},
+            "after": {"queues": [queue(3, 4), queue(2, 0)]},
+            "cpu_us": 80,
+        }));
+        assert_eq!((of.ios(), of.iops(), of.cpu_us()), (4.0, 20.0, 20.0));
+        assert_eq!(
+            (of.risen("accepted"), of.tries(), of.busy()),
+            (4.0, 2.0, 50.0)
+        );
+        assert_eq!(of.latencies(100), [2.0; 4]);
+        assert_eq!(of.jobs()[0].errors(), 1.0);
+    }
+}
