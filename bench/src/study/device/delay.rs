@@ -39,9 +39,11 @@ pub fn act(guest: &Guest) -> Result<(), StudyError> {
     })?;
     guest.experiment("memory", || {
         let disk = guest.disk("--size 16M --memory-limit 4M --error-if-no-space")?;
-        // All the memory there is; what is too much fails, and is not of interest.
-        let fill = "--name=fill --rw=write --bs=64k --size=4m --continue_on_error=write";
-        Fio::start(&disk.path, fill)?.end()?;
+        // All the memory there is, to the last page. What is too much fails, and is not of interest.
+        for fill in ["--bs=64k --size=4m", "--bs=4k --offset=4m --size=256k"] {
+            let fill = format!("--name=fill --rw=write {fill} --continue_on_error=write");
+            Fio::start(&disk.path, &fill)?.end()?;
+        }
         disk.set("--no-space-timeout 60")?;
         let group = Group::around("memory", &[&disk])?;
         let before = (disk.stats()?, group.cpu()?);
