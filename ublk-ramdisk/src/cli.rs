@@ -225,12 +225,12 @@ pub struct AddArgs {
     /// ends with status 3; `auto` takes the best one there is.
     #[arg(long, value_name = "PATH", default_value = "auto", value_enum)]
     pub data_path: DataPathArg,
-    /// Who tells the kernel that a request has ended which a worker served, because it had to wait
+    /// Do workers commit the requests that they serve, those that had to wait?
     ///
-    /// on: the worker, at once, if it would have to wake the thread of the queue for it. off: always
-    /// that thread. Only with the data path batch: `on` with another one ends with status 2, and
-    /// with status 3 where the kernel lacks it.
-    #[arg(long, value_name = "WHEN", default_value = "auto", value_enum)]
+    /// With the data path batch a worker can tell the kernel by itself that a request has ended,
+    /// and with `on` does so where it would have to wake the thread of the queue for it. `on` beside
+    /// another data path ends with status 2, and with status 3 where the kernel has no batch.
+    #[arg(long, value_name = "auto|on|off", default_value = "auto", value_enum)]
     pub worker_commit: WorkerCommitArg,
     /// Where the contents live: memfd, tmpfs:PATH or hugetlb
     ///
@@ -428,11 +428,11 @@ impl DataPathArg {
 /// `--worker-commit` as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WorkerCommitArg {
-    /// As was measured to be better
+    /// Where the data path is batch, as was measured to be better
     Auto,
-    /// The worker
+    /// Where the thread of the queue sleeps
     On,
-    /// The thread of the queue
+    /// Never
     Off,
 }
 

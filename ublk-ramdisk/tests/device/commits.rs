@@ -16,11 +16,7 @@ use crate::verify::fio;
 /// What has workers serve.
 const CASES: [(&str, &[&str]); 4] = [
     ("requeue", &["--inject", "requeue=1,60,0,-1"]),
-    // Accepted requests hold their slots for a while.
-    (
-        "slots",
-        &["--slots", "3", "--inject", "requeue=4,100,0,-1,delay=200us"],
-    ),
+    ("slots", &["--slots", "3", "--inject", "requeue=4,100,0,-1"]),
     // Each first write to a page waits until it has been made.
     ("population", &[]),
     (
