@@ -10,7 +10,7 @@ mod pressure;
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
+use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest, WorkerCommit};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::TIMED_OF;
 use ublk_ramdisk::tuning::KblockdFlags;
@@ -225,6 +225,13 @@ pub struct AddArgs {
     /// ends with status 3; `auto` takes the best one there is.
     #[arg(long, value_name = "PATH", default_value = "auto", value_enum)]
     pub data_path: DataPathArg,
+    /// Do workers commit the requests that they serve, those that had to wait?
+    ///
+    /// With the data path batch a worker can tell the kernel by itself that a request has ended,
+    /// and with `on` does so where it would have to wake the thread of the queue for it. `on` beside
+    /// another data path ends with status 2, and with status 3 where the kernel has no batch.
+    #[arg(long, value_name = "auto|on|off", default_value = "auto", value_enum)]
+    pub worker_commit: WorkerCommitArg,
     /// Where the contents live: memfd, tmpfs:PATH or hugetlb
     ///
     /// memfd: anonymous memory. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
@@ -257,7 +264,7 @@ pub struct AddArgs {
     /// Serve in this process, log to standard error; Ctrl-C stops and deletes the disk
     #[arg(long)]
     pub foreground: bool,
-    /// Print an object with id, path, char_path, size, data_path, queues, depth, pid
+    /// Print an object with id, path, char_path, size, data_path, worker_commit, queues, depth, pid
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -282,6 +289,7 @@ impl AddArgs {
             volatile_cache: self.volatile_cache,
             partition_scan: !self.no_partition_scan,
             data_path: self.data_path.chosen(),
+            worker_commit: self.worker_commit.into(),
             backing: self.backing.clone(),
             huge_pages: self.thp,
             pressure: self.pressure.settings(),
@@ -417,6 +425,27 @@ impl DataPathArg {
     }
 }
 
+/// `--worker-commit` as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WorkerCommitArg {
+    /// Where the data path is batch, as was measured to be better
+    Auto,
+    /// Where the thread of the queue sleeps
+    On,
+    /// Never
+    Off,
+}
+
+impl From<WorkerCommitArg> for WorkerCommit {
+    fn from(typed: WorkerCommitArg) -> Self {
+        match typed {
+            WorkerCommitArg::Auto => WorkerCommit::Auto,
+            WorkerCommitArg::On => WorkerCommit::On,
+            WorkerCommitArg::Off => WorkerCommit::Off,
+        }
+    }
+}
+
 /// Reads the command line. Help and version texts come back as [`Unparsed::Text`].
 pub fn parse(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, Unparsed> {
     Cli::try_parse_from(words).map_err(|error| match error.kind() {
@@ -527,13 +556,15 @@ mod tests {
         let asked = added(
             "ublk-ramdisk add --size 64M --id 7 --queues 2 --depth 32 --block-size 4K \
              --physical-block-size 8K --io-buffer 1M --read-only --rotational --volatile-cache \
-             --data-path get-data --backing tmpfs:/dev/shm/a:b --thp off --no-partition-scan",
+             --data-path get-data --worker-commit off --backing tmpfs:/dev/shm/a:b --thp off \
+             --no-partition-scan",
         );
         assert_eq!((asked.id, asked.queues, asked.depth), (Some(7), 2, 32));
         assert_eq!((asked.block_size, asked.physical_block_size), (4096, 8192));
         assert_eq!(asked.io_buffer, 1 << 20);
         assert!(asked.read_only && asked.rotational && asked.volatile_cache);
         assert_eq!(asked.data_path, Some(DataPath::GetData));
+        assert_eq!(asked.worker_commit, WorkerCommit::Off);
         assert_eq!(asked.backing, Backing::Tmpfs("/dev/shm/a:b".into()));
         assert_eq!(asked.huge_pages, Some(false));
         assert!(!asked.partition_scan);
@@ -558,6 +589,10 @@ mod tests {
         refused(
             "ublk-ramdisk add --size 1G --data-path fast",
             &["--data-path", "fast", "user-copy"],
+        );
+        refused(
+            "ublk-ramdisk add --size 1G --worker-commit never",
+            &["--worker-commit", "never", "auto, on, off"],
         );
         refused(
             "ublk-ramdisk add --size 1G --backing tmpfs:",

@@ -47,6 +47,8 @@ mod insert;
 
 mod call;
 
+mod away;
+
 mod ctx;
 
 mod hctx_state;

@@ -34,6 +34,7 @@ pub(super) struct Places {
     read_share: u8,
     flush: u8,
     discard: u8,
+    zeros: u8,
     /// First byte of the part.
     start: u64,
     bs: u64,
@@ -52,6 +53,7 @@ impl Places {
             read_share: config.read_share,
             flush: config.flush,
             discard: config.discard,
+            zeros: config.zeros.unwrap_or(0),
             start: u64::from(job) * blocks * config.bs,
             bs: config.bs,
             blocks: vec![Block::default(); blocks as usize],
@@ -96,7 +98,11 @@ impl Places {
                 (if write { Op::Write } else { Op::Discard }, block)
             }
         };
-        Some(self.want(op, block))
+        let mut want = self.want(op, block);
+        if op == Op::Write && random.per_cent(self.zeros) {
+            want.generation = 0;
+        }
+        Some(want)
     }
 
     /// At the end: a READ of the next block whose content is known and not that of a new disk.

@@ -13,6 +13,8 @@
 
 mod backing;
 
+mod commits;
+
 mod counters;
 
 mod disk;
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
     lifecycle::tests(&mut tests);
     environment::tests(&mut tests);
     kblockd::tests(&mut tests);
+    commits::tests(&mut tests);
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);

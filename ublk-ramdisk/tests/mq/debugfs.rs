@@ -3,6 +3,7 @@
 
 use super::common::*;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use ublk_ramdisk::mq::debugfs::{CTX_FILE, HCTX_FILES, QUEUE_FILES};
 use ublk_ramdisk::mq::*;
 
@@ -43,7 +44,7 @@ fn k02_requests_stand_in_the_file_of_where_they_are() {
     bed.driver.reply(&[
         Hold,
         Again(Requeue {
-            kick: false,
+            kick: None,
             prepared: false,
         }),
         RESOURCE,
@@ -106,7 +107,7 @@ fn k02_what_a_hardware_queue_has_done_is_in_its_files() {
     }
     bed.settle();
     bed.driver.reply(&[Again(Requeue {
-        kick: true,
+        kick: Some(Duration::ZERO),
         prepared: false,
     })]);
     bed.insert(0, read(1));

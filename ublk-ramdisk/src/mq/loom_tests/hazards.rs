@@ -193,7 +193,7 @@ fn loom_w08_a_kick_meets_requeue_work() {
         let other = bed.clone();
         let worker = thread::spawn(move || other.queue.run_queued());
         let how = Requeue {
-            kick: true,
+            kick: Some(std::time::Duration::ZERO),
             prepared: false,
         };
         assert!(bed.queue.requeue(token, how));
