@@ -169,10 +169,10 @@ pub enum PokeArg {
 #[command(next_help_heading = "Seeing it")]
 pub struct SampleArgs {
     /// Time one of so many requests, for the latencies in `stats`: a power of two up to 65536, 1 for
-    /// each; `0` or `off` for none [default: 16]
+    /// each; `0` or `off` for none
     ///
-    /// A request that is timed costs two looks at the clock. Those that are not are counted all the
-    /// same.
+    /// A disk that was not told otherwise times one of 16. A request that is timed costs two looks at
+    /// the clock; those that are not are counted all the same.
     #[arg(long, value_name = "N|off", value_parser = sample, allow_hyphen_values = true)]
     pub latency_sample: Option<u32>,
 }
