@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest, WorkerCommit};
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::mq::TIMED_OF;
 use ublk_ramdisk::tuning::KblockdFlags;
 
 pub use pressure::PressureArgs;
@@ -20,7 +21,9 @@ mod observe;
 mod sim;
 pub mod space;
 
-pub use observe::{DebugfsArgs, ExplainArgs, PokeArg, PokeArgs, TopArgs, TraceArgs, WatchArgs};
+pub use observe::{
+    DebugfsArgs, ExplainArgs, PokeArg, PokeArgs, SampleArgs, TopArgs, TraceArgs, WatchArgs,
+};
 use observe::{
     DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, POKE_LONG, TOP_LONG,
     TRACE_EXAMPLES, TRACE_LONG,
@@ -94,7 +97,8 @@ Shrinking cuts off the end, and is refused with status 4 while the disk is opene
 is given. Needs a kernel with UPDATE_SIZE (6.16).";
 
 const SET_LONG: &str = "\
-Change the pressure on a running disk and the rules for its memory, or show them.
+Change the pressure on a running disk, the rules for its memory and how many requests are timed, or
+show them.
 
 Takes effect at once, while the disk is used: requests that wait for what is no longer in force are
 run. What is not named stays as it is. Prints what is in force then.";
@@ -105,6 +109,7 @@ Examples:
   ublk-ramdisk set 0 --mbps 100 --inject delay=50us
   ublk-ramdisk set 0 --slots off --mbps off --inject delay=off
   ublk-ramdisk set 0 --memory-limit 2G               writes that wait for memory go on
+  ublk-ramdisk set 0 --latency-sample 1              time every request
   ublk-ramdisk set 0                                 what is in force";
 
 const COMPLETIONS_EXAMPLE: &str = "\
@@ -264,6 +269,8 @@ pub struct AddArgs {
     pub json: bool,
     #[command(flatten)]
     pub pressure: PressureArgs,
+    #[command(flatten)]
+    pub sample: SampleArgs,
 }
 
 impl AddArgs {
@@ -289,6 +296,7 @@ impl AddArgs {
             timeout: self.timeout,
             space: self.space.request(),
             kblockd_flags: self.kblockd_flags,
+            latency_sample: self.sample.latency_sample.unwrap_or(TIMED_OF),
         }
     }
 }
@@ -356,6 +364,8 @@ pub struct SetArgs {
     pub pressure: PressureArgs,
     #[command(flatten)]
     pub memory: space::SetSpaceArgs,
+    #[command(flatten)]
+    pub sample: SampleArgs,
 }
 
 /// `stats`

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::mq::TIMED_OF;
 use crate::pressure::Settings;
 use crate::tuning::KblockdFlags;
 use space::{SpaceConfig, SpaceRequest};
@@ -138,6 +139,8 @@ pub struct DeviceRequest {
     pub space: SpaceRequest,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
+    /// Of so many requests one is timed, 0 for none.
+    pub latency_sample: u32,
 }
 
 impl Default for DeviceRequest {
@@ -163,6 +166,7 @@ impl Default for DeviceRequest {
             timeout: 30,
             space: SpaceRequest::default(),
             kblockd_flags: KblockdFlags::default(),
+            latency_sample: TIMED_OF,
         }
     }
 }
@@ -219,6 +223,8 @@ pub struct DeviceConfig {
     pub space: SpaceConfig,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
+    /// Of so many requests one is timed, 0 for none.
+    pub latency_sample: u32,
 }
 
 impl DeviceConfig {
@@ -260,6 +266,7 @@ impl DeviceConfig {
             timeout,
             space,
             kblockd_flags: asked.kblockd_flags,
+            latency_sample: asked.latency_sample,
         })
     }
 }

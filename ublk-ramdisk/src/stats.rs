@@ -2,6 +2,8 @@
 //! Counters of the I/O path. Each queue's are written by its own thread, what workers commit by
 //! themselves by whoever has the ring for it, and all are read by anyone without a lock (K6).
 
+pub mod files;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -277,6 +279,9 @@ crate::meanings::explained! {
         /// What the store has and lacks.
         #[serde(default)]
         pub space: SpaceStats,
+        /// Of so many requests one is timed, 0 for none.
+        #[serde(default)]
+        pub latency_sample: u32,
         /// Per queue.
         pub queues: Vec<QueueStats>,
         /// The workqueue behind them.
@@ -385,6 +390,7 @@ mod tests {
                 worker_commit: false,
                 pressure: PressureStats::default(),
                 space: SpaceStats::default(),
+                latency_sample: 16,
                 queues: vec![queue],
                 kblockd: KblockdStats {
                     rescued: requests / 2,

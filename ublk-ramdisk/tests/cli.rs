@@ -203,6 +203,18 @@ fn l1_pressure() {
 }
 
 #[test]
+fn l1_timed_requests() {
+    for verb in ["add --size 1M", "set 0"] {
+        for value in ["3", "-1", "131072", "x"] {
+            bad_usage(
+                &format!("{verb} --latency-sample {value}"),
+                &["--latency-sample", value, "power of two up to 65536"],
+            );
+        }
+    }
+}
+
+#[test]
 fn l1_memory_of_a_running_disk() {
     for value in ["x", "-1", "1X"] {
         bad_usage(

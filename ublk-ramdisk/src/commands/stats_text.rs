@@ -152,6 +152,7 @@ const NOW: &[&str] = &[
     "ON-DISPATCH",
     "ON-CTX",
     "PARKED",
+    "SLOTS-HELD",
     "BUSY-LEVEL",
     "BELLS",
     "BELLS-SAVED",
@@ -170,6 +171,7 @@ fn now_row(queue: &QueueStats) -> Vec<String> {
         now.dispatch.len().to_string(),
         on_ctx.to_string(),
         now.parked.to_string(),
+        now.slots_held.to_string(),
         now.dispatch_busy.to_string(),
         queue.wakeups.sent.to_string(),
         queue.wakeups.saved.to_string(),
@@ -275,6 +277,7 @@ mod tests {
             worker_commit: false,
             pressure: Default::default(),
             space: SpaceStats::default(),
+            latency_sample: 16,
             queues: vec![QueueStats::default(), queue.clone()],
             kblockd: KblockdStats::default(),
         };

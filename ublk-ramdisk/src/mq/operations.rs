@@ -127,6 +127,12 @@ pub trait Budget: Send + Sync {
     fn source(&self) -> Source {
         Source::Slots
     }
+
+    /// Does this hctx wait to be run when there is a share again? For figures: a place in the line
+    /// may be left over from a try that has succeeded since.
+    fn is_awaited_by(&self, _hctx: u16) -> bool {
+        false
+    }
 }
 
 /// A block driver.

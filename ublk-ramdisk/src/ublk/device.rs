@@ -157,6 +157,7 @@ impl Device {
         let (runtime, flags) = (backend::runtime(), config.kblockd_flags.flags());
         let (driver, operations) = (&self.driver, self.driver.clone());
         let mirror = Mirror::start_on(runtime, flags, set, operations, driver, transport)?;
+        mirror.queue().time_one_of(config.latency_sample);
         let bound: Vec<_> = ports.iter().map(Arc::downgrade).collect();
         mirror.on_cpus_changed(Box::new(move |online| {
             let bound = bound.iter().filter_map(Weak::upgrade);
@@ -301,6 +302,7 @@ impl Device {
             worker_commit: self.workers_commit,
             pressure: self.driver.stats(),
             space: self.driver.disk().space_stats(),
+            latency_sample: self.queue().map_or(0, Queue::timed_of),
             queues: queues
                 .map(|(counters, queue)| self.queue_stats(queue, counters))
                 .collect(),

@@ -12,7 +12,7 @@ use crate::ioctl::Buffer;
 use crate::machine;
 use crate::run;
 use crate::runner::Test;
-use crate::verify::fio;
+use crate::verify::{fio, fio_for_long};
 
 /// A source, the options that make it, and whether it had something to refuse. An accepted request
 /// of a RAM disk is over before the next one comes: the delay has them hold their slots.
@@ -30,20 +30,21 @@ const SINGLE: [Case; 3] = [
     }),
 ];
 
-const ALL: Case = (
-    "e05_all_together",
-    &[
-        "--slots",
-        "6",
-        "--mbps",
-        "32",
-        "--memory-limit",
-        "24M",
-        "--inject",
-        "requeue=7,100,0,-1,delay=1ms",
-    ],
-    |by| by.slots > 0 && by.injection > 0 && by.memory > 0,
-);
+/// What puts a disk under all of it but PSI.
+pub const EVERYTHING: &[&str] = &[
+    "--slots",
+    "6",
+    "--mbps",
+    "32",
+    "--memory-limit",
+    "24M",
+    "--inject",
+    "requeue=7,100,0,-1,delay=1ms",
+];
+
+const ALL: Case = ("e05_all_together", EVERYTHING, |by| {
+    by.slots > 0 && by.injection > 0 && by.memory > 0
+});
 
 pub fn tests(tests: &mut Vec<Test>) {
     let mut verify = |path: &'static str, (name, words, refuses): Case| {
@@ -74,12 +75,14 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("e22_a_full_disk_without_patience_says_so", impatient);
 }
 
-fn refused_by(disk: &Disk) -> BySource {
+/// How often requests were refused, in all queues.
+pub fn refused_by(disk: &Disk) -> BySource {
     let mut sum = BySource::default();
     for queue in disk.stats().queues {
         let by = queue.hctx.refused_by;
         sum.slots += by.slots;
         sum.memory += by.memory;
+        sum.psi += by.psi;
         sum.bandwidth += by.bandwidth;
         sum.injection += by.injection;
     }
@@ -90,10 +93,14 @@ fn verifies(path: &str, words: &[&str], refuses: fn(&BySource) -> bool) {
     let mut all = vec!["--queues", "2"];
     all.extend(words);
     let disk = Disk::on(path, "none", "20M", &all);
-    let read = fio(&disk, "verify-direct.fio");
-    assert!(read >= 20 * MIB, "only {read} bytes were read back");
+    let (rounds, read) = fio_for_long(&disk, "verify-direct.fio", || ());
+    assert!(
+        read >= rounds * 20 * MIB,
+        "only {read} bytes were read back"
+    );
     let by = refused_by(&disk);
     assert!(refuses(&by), "{by:?}");
+    println!("    {rounds} rounds, {read} bytes read back, {by:?}");
     let pressure = disk.stats().pressure;
     assert_eq!(pressure.slots_free, pressure.settings.slots, "all are back");
     disk.end();
