@@ -9,7 +9,7 @@
 use super::hctx::HwQueue;
 use super::queue::Queue;
 use super::request::Op;
-use super::slot::Rq;
+use super::slot::{Rq, Slot};
 use crate::histogram::{AtomicHistogram, Histogram};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -167,8 +167,8 @@ impl Queue {
 
     /// The request is about to be handed out.
     #[inline]
-    pub(super) fn time_end(&self, hctx: &HwQueue, rq: Rq) {
-        let arrived = self.slot(rq).arrived();
+    pub(super) fn time_end(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) {
+        let arrived = slot.arrived();
         if arrived != 0 {
             self.took(hctx, rq, arrived);
         }

@@ -83,17 +83,17 @@ fn at_work(words: &[&str]) -> (Disk, Busy) {
     let mut all = vec!["--worker-commit", "on"];
     all.extend(words);
     let disk = Disk::on("batch", "none", "32M", &all);
-    let busy = Busy::on(&disk);
-    wait_for("commits by workers", || wakeups(&disk).committed > 64);
+    let busy = Busy::start(&disk);
+    wait_for("commits by workers", || wakeups(&disk).committed > 0);
     (disk, busy)
 }
 
 /// `del --force` under load, again and again, also with requests that are parked.
 fn goes_away() -> Outcome {
     need(&["fio"])?;
-    let refused: &[&str] = &["--queues", "2", "--inject", "requeue=1,50,0,-1"];
-    let parked: &[&str] = &["--inject", "requeue=2,100,0,-1", "--memory-limit", "8M"];
-    for words in [refused, parked, refused, parked, refused, parked] {
+    let refused: &[&str] = &["--queues", "2", "--inject", "requeue=1,60,0,-1"];
+    let parked: &[&str] = &["--inject", "requeue=2,100,0,-1", "--memory-limit", "18M"];
+    for words in [refused, parked, refused, parked] {
         let before = Traces::now();
         let (disk, busy) = at_work(words);
         if words.contains(&"--memory-limit") {
@@ -111,9 +111,9 @@ fn goes_away() -> Outcome {
 
 fn killed() -> Outcome {
     need(&["fio"])?;
-    for _ in 0..3 {
+    for _ in 0..2 {
         let before = Traces::now();
-        let (disk, busy) = at_work(&["--queues", "2", "--inject", "requeue=1,50,0,-1"]);
+        let (disk, busy) = at_work(&["--queues", "2", "--inject", "requeue=1,60,0,-1"]);
         ioctl::signal(disk.pid, libc::SIGKILL);
         busy.fails();
         ublk(&["del", "--force", &disk.name()]).well();
