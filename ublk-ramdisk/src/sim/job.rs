@@ -120,6 +120,11 @@ impl Job {
         }
     }
 
+    /// What a script has asked for has ended.
+    pub(super) fn calm(&mut self) {
+        self.places.calm();
+    }
+
     fn set_rate(&mut self, rate: u32, now: u64) {
         self.rate = Some(Rate::Even(f64::from(rate)));
         self.next_arrival = now + self.distance();
