@@ -239,7 +239,7 @@ mod tests {
     fn e05_only_the_first_requeue_of_a_request_is_kicked_at_once() {
         let requeues = Requeues::new(Some("1,100,0,6".parse().expect("a form")), 1, 2);
         use Refusal::{Requeue, Resource};
-        let mut calls = |tag| [(); 2].map(|()| requeues.refuse(0, tag));
+        let calls = |tag| [(); 2].map(|()| requeues.refuse(0, tag));
         let first = [Some(Resource), Some(Requeue(Duration::ZERO))];
         let again = [Some(Resource), Some(Requeue(KICK_DELAY))];
         assert_eq!([calls(0), calls(0), calls(1)], [first, again, first]);

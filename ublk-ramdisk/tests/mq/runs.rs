@@ -3,6 +3,7 @@
 
 use super::common::*;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use ublk_ramdisk::mq::*;
 use workqueue::CpuSet;
 
