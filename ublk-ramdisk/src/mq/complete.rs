@@ -7,7 +7,8 @@
 //!
 //! The order within an end: the driver's complete, the slot becomes idle, the result is handed
 //! out, the request is counted out. The tag may come back at once after the result has left, so
-//! the slot is not touched after that; and whoever waits for a freeze waits until it has left.
+//! the slot is not touched after that; and whoever waits for a freeze waits until it has left, for
+//! the transport or for the hands of the run that ended it ([`super::away`]).
 
 use super::call::{Call, Started};
 use super::custody::InFlight;

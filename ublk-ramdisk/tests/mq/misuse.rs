@@ -3,7 +3,9 @@
 
 use super::common::*;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::{Arc, Mutex};
+#[cfg(debug_assertions)]
+use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 use ublk_ramdisk::mq::*;
 
