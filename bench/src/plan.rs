@@ -404,7 +404,7 @@ mod tests {
         let todo = fs::read_to_string(folder.0.join("todo")).unwrap();
         let first = todo.lines().next().unwrap();
         assert!(first.starts_with("1\trandread-4k-qd1\t"), "{first}");
-        assert_eq!(first.split('\t').count(), 5);
+        assert_eq!(first.split('\t').count(), 6);
         let who = fs::read_to_string(folder.0.join("who")).unwrap();
         assert_eq!(
             who.lines().nth(1).unwrap(),
