@@ -361,8 +361,8 @@ mod tests {
     #[test]
     fn the_columns_have_one_order_whatever_was_asked_first() {
         assert_eq!(
-            names("brd,batch+slots=7,libublk,batch,x:/dev/sdx,plain,batch"),
-            ["plain", "batch", "batch+slots=7", "libublk", "brd", "x"]
+            names("brd,batch+slots=16,libublk,batch,x:/dev/sdx,plain,batch"),
+            ["plain", "batch", "batch+slots=16", "libublk", "brd", "x"]
         );
         let mut columns = ["mine", "brd", "batch+slots", "plain"].map(str::to_owned);
         sort_names(&mut columns);

@@ -30,21 +30,20 @@ const SINGLE: [Case; 3] = [
     }),
 ];
 
-/// What puts a disk under all of it but PSI.
-pub const EVERYTHING: &[&str] = &[
-    "--slots",
-    "6",
-    "--mbps",
-    "32",
-    "--memory-limit",
-    "24M",
-    "--inject",
-    "requeue=7,100,0,-1,delay=1ms",
-];
-
-const ALL: Case = ("e05_all_together", EVERYTHING, |by| {
-    by.slots > 0 && by.injection > 0 && by.memory > 0
-});
+const ALL: Case = (
+    "e05_all_together",
+    &[
+        "--slots",
+        "6",
+        "--mbps",
+        "32",
+        "--memory-limit",
+        "24M",
+        "--inject",
+        "requeue=7,100,0,-1,delay=1ms",
+    ],
+    |by| by.slots > 0 && by.injection > 0 && by.memory > 0,
+);
 
 pub fn tests(tests: &mut Vec<Test>) {
     let mut verify = |path: &'static str, (name, words, refuses): Case| {
@@ -75,14 +74,12 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("e22_a_full_disk_without_patience_says_so", impatient);
 }
 
-/// How often requests were refused, in all queues.
-pub fn refused_by(disk: &Disk) -> BySource {
+fn refused_by(disk: &Disk) -> BySource {
     let mut sum = BySource::default();
     for queue in disk.stats().queues {
         let by = queue.hctx.refused_by;
         sum.slots += by.slots;
         sum.memory += by.memory;
-        sum.psi += by.psi;
         sum.bandwidth += by.bandwidth;
         sum.injection += by.injection;
     }
@@ -93,7 +90,7 @@ fn verifies(path: &str, words: &[&str], refuses: fn(&BySource) -> bool) {
     let mut all = vec!["--queues", "2"];
     all.extend(words);
     let disk = Disk::on(path, "none", "20M", &all);
-    let (rounds, read) = fio_for_long(&disk, "verify-direct.fio", || ());
+    let (rounds, read) = fio_for_long(&disk, "verify-direct.fio");
     assert!(
         read >= rounds * 20 * MIB,
         "only {read} bytes were read back"

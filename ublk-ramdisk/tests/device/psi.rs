@@ -13,10 +13,8 @@ use ublk_ramdisk::mq::BySource;
 use crate::disk::{try_add, Disk, MIB};
 use crate::ioctl::Buffer;
 use crate::machine::{self, read, wait_for};
-use crate::pressure::{self, EVERYTHING};
 use crate::run::{self, command};
 use crate::runner::{Outcome, Skip, Test};
-use crate::verify::fio_for_long;
 
 pub fn tests(tests: &mut Vec<Test>) {
     // A kernel without PSI refuses to read it, or has no such file.
@@ -34,10 +32,6 @@ pub fn tests(tests: &mut Vec<Test>) {
     tests.push(Test::skippable(
         "e03_while_its_control_group_is_short_of_memory_writes_wait_and_then_recover",
         group_short,
-    ));
-    tests.push(Test::skippable(
-        "e05_fio_verifies_under_every_source_while_memory_is_short",
-        everything,
     ));
     tests.push(Test::skippable(
         "e12_a_control_group_that_goes_away_is_no_pressure",
@@ -188,34 +182,6 @@ fn group_short() -> Outcome {
     let mut group = Group::new("short")?;
     let disk = listening("cgroup:some 50000 500000", Some(&group));
     refuses_and_recovers(&disk, &mut group);
-    disk.end();
-    Ok(())
-}
-
-/// All sources at once, and the kernel says all the time that memory is short.
-fn everything() -> Outcome {
-    let mut group = Group::new("short")?;
-    let mut words = vec!["--size", "20M", "--queues", "2", "--no-partition-scan"];
-    words.extend(EVERYTHING);
-    words.extend(["--psi", "some 50000 500000"]);
-    let disk = Disk::add(&words);
-    group.make_short();
-    wait_for("the kernel says that memory is short", || {
-        disk.stats().pressure.under_pressure
-    });
-    // What was discarded needs memory again.
-    let (rounds, read) = fio_for_long(&disk, "verify-direct.fio", || {
-        run::tool(&["blkdiscard", &disk.path]).well();
-    });
-    assert!(
-        read >= rounds * 20 * MIB,
-        "only {read} bytes were read back"
-    );
-    group.relieve();
-    let by = pressure::refused_by(&disk);
-    println!("    {rounds} rounds, {read} bytes read back, {by:?}");
-    let all = [by.slots, by.memory, by.psi, by.injection];
-    assert!(all.iter().all(|&count| count > 0), "{by:?}");
     disk.end();
     Ok(())
 }

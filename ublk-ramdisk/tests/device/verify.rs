@@ -88,10 +88,9 @@ pub fn length() -> Duration {
 }
 
 /// Runs a job file again and again, each time with other random numbers, for as long as was asked
-/// for, and `between` the rounds that; answers how many rounds there were and how many bytes were
-/// read back.
+/// for; answers how many rounds there were and how many bytes were read back.
 #[track_caller]
-pub fn fio_for_long(disk: &Disk, job: &str, mut between: impl FnMut()) -> (u64, u64) {
+pub fn fio_for_long(disk: &Disk, job: &str) -> (u64, u64) {
     let (begun, mut rounds, mut read) = (Instant::now(), 0, 0);
     loop {
         let mut command = fio_command(disk, job);
@@ -101,7 +100,6 @@ pub fn fio_for_long(disk: &Disk, job: &str, mut between: impl FnMut()) -> (u64, 
         if begun.elapsed() >= length() {
             return (rounds, read);
         }
-        between();
     }
 }
 

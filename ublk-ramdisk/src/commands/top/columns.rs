@@ -20,7 +20,7 @@ pub const DISK_COLUMNS: [Column; 9] = [
     ("WRITE", 7, 2),
     ("MiB", 8, 5),
     ("BUSY", 8, 3),
-    ("PARKED", 7, 4),
+    ("PARKED", 6, 4),
 ];
 
 /// Of a hardware queue.

@@ -411,7 +411,7 @@ mod tests {
         );
         assert_eq!(
             line(&narrow, "HCTX"),
-            ["HCTX", "STATE", "READ", "WRITE", "PARK", "BUSY"]
+            ["HCTX", "STATE", "READ", "WRITE", "BUSY"]
         );
         assert_eq!(line(&narrow, "/s"), ["/s", "memory", "40000"], "{narrow}");
         let wide = picture(&model, 80, 24);
