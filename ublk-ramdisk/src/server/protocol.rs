@@ -134,6 +134,8 @@ pub enum Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use ublk_ramdisk::config::space::Reclaim;
     use ublk_ramdisk::pressure::{Change, Injection};
 
     #[test]
@@ -161,6 +163,8 @@ mod tests {
                 memory: SpaceChanges {
                     memory_limit: Change::To(1 << 30),
                     no_space_timeout: Change::Off,
+                    reclaim: Some(Reclaim::Compress),
+                    compress_idle: Some(Duration::from_millis(1500)),
                 },
             },
             Request::Trace {

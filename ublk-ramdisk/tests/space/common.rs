@@ -96,7 +96,7 @@ impl Bed {
         Self::on(VirtualClock::new(), (queues, depth), store, limit, options)
     }
 
-    fn on(
+    pub fn on(
         clock: Arc<VirtualClock>,
         (queues, depth): (u16, u16),
         store: Store,
