@@ -10,10 +10,14 @@
 //! - requests, fio's and the kernel's with what it merged, where a block is not
 //!   larger than the disk's largest request (else the kernel splits it: at least);
 //! - requests and bytes of each kind, the kernel's and our server's, always.
+//!
+//! Under a memory limit pages are discarded beside the job: of discards the kernel then
+//! counts at least fio's. What our server refused meanwhile is read here too.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use ublk_ramdisk::mq::BySource;
 
 use crate::fio::{Done, Sample};
 use crate::matrix::Job;
@@ -68,6 +72,13 @@ struct OurQueue {
     flush: OurCount,
     discard: OurCount,
     write_zeroes: OurCount,
+    #[serde(default)]
+    hctx: OurHctx,
+}
+
+#[derive(Default, Deserialize)]
+struct OurHctx {
+    refused_by: BySource,
 }
 
 #[derive(Deserialize)]
@@ -76,14 +87,54 @@ struct OurCount {
     bytes: u64,
 }
 
+fn one_device(json: &str) -> Option<OurDevice> {
+    let mut devices: Vec<OurDevice> = serde_json::from_str(json).ok()?;
+    match devices.len() {
+        1 => devices.pop(),
+        _ => None,
+    }
+}
+
+fn our_refusals(json: &str) -> Option<BySource> {
+    let mut all = BySource::default();
+    for OurHctx { refused_by: by } in one_device(json)?.queues.into_iter().map(|q| q.hctx) {
+        all.slots += by.slots;
+        all.memory += by.memory;
+        all.psi += by.psi;
+        all.bandwidth += by.bandwidth;
+        all.injection += by.injection;
+        all.driver += by.driver;
+    }
+    Some(all)
+}
+
+/// Reads, of the file beside a sample, what our server refused meanwhile, if it was asked.
+pub fn refused(text: &str) -> Option<BySource> {
+    let of = |name: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once('\t'));
+        our_refusals(lines.find(|(found, _)| *found == name)?.1)
+    };
+    let (before, after) = (of("ours.before")?, of("ours.after")?);
+    Some(BySource {
+        slots: after.slots - before.slots,
+        memory: after.memory - before.memory,
+        psi: after.psi - before.psi,
+        bandwidth: after.bandwidth - before.bandwidth,
+        injection: after.injection - before.injection,
+        driver: after.driver - before.driver,
+    })
+}
+
+/// Does the file beside a sample have the kernel's counts, to be held against the others?
+pub fn is_to_be_compared(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("kernel.before\t"))
+}
+
 /// Reads `ublk-ramdisk stats --json` of one disk: its counts, and how many
 /// requests ended with an error. The kernel counts WRITE_ZEROES as writes, and so
 /// it is here.
 pub fn our_counts(json: &str) -> Option<(Counts, u64)> {
-    let devices: Vec<OurDevice> = serde_json::from_str(json).ok()?;
-    let [device] = devices.as_slice() else {
-        return None;
-    };
+    let device = one_device(json)?;
     let mut counts = Counts::default();
     let mut errors = 0;
     for queue in &device.queues {
@@ -164,6 +215,8 @@ pub struct Counted {
     pub most_bytes: u64,
     /// The largest discard of the disk in bytes.
     pub most_discard: u64,
+    /// Were there other discards than the job's at the same time?
+    pub others_discard: bool,
 }
 
 /// Reads the file beside a sample, and what the tracepoint said meanwhile.
@@ -191,6 +244,7 @@ pub fn counted(text: &str, trace: Option<&str>) -> Result<Counted, String> {
         trace: trace.map(trace_counts),
         most_bytes: number("most_bytes"),
         most_discard: number("most_discard"),
+        others_discard: lines.contains_key("others.discard"),
     })
 }
 
@@ -262,11 +316,12 @@ impl CrossCheck {
                 continue;
             }
             let what = |unit: &str| format!("{place}, {kind} {unit}");
+            let not_alone = at == 2 && by.others_discard;
             self.pair(
                 &what("bytes"),
                 ("the kernel", kernel.bytes),
                 ("fio", bytes),
-                false,
+                not_alone,
             );
             let most = if at == 2 {
                 by.most_discard
@@ -283,7 +338,7 @@ impl CrossCheck {
                 &what("requests"),
                 ("the kernel", requests),
                 ("fio", ios),
-                !whole,
+                !whole || not_alone,
             );
         }
     }
@@ -489,6 +544,35 @@ mod tests {
         let counts = trace_counts(text);
         assert_eq!(counts.map(|count| count.ios), [2, 2, 1, 1]);
         assert_eq!(counts.map(|count| count.bytes / 512), [1032, 16, 128, 0]);
+    }
+
+    #[test]
+    fn discards_beside_the_job_are_no_difference() {
+        let (job, mut sample) = mix();
+        sample.trim.as_mut().unwrap().ios -= 8;
+        sample.trim.as_mut().unwrap().bytes -= 8 << 16;
+        let differences = |more: &str| {
+            let mut check = CrossCheck::default();
+            let by = counted(&file(more), None).unwrap();
+            check.sample("here", "batch+memory", &job, &sample, &by);
+            check.differences.len()
+        };
+        assert_eq!(differences(""), 2);
+        assert_eq!(differences("others.discard\tyes\n"), 0);
+    }
+
+    #[test]
+    fn what_was_refused_meanwhile_is_the_servers_word() {
+        let json = |psi: u64, slots: u64| {
+            let hctx = format!(r#""hctx":{{"refused_by":{{"psi":{psi},"slots":{slots}}}}}"#);
+            ours([0; 4], 0).replace(r#""errors":0"#, &format!(r#""errors":0,{hctx}"#))
+        };
+        let text = format!("ours.before\t{}\nours.after\t{}\n", json(3, 1), json(50, 1));
+        let by = refused(&text).unwrap();
+        assert_eq!((by.psi, by.total()), (47, 47));
+        assert!(!is_to_be_compared(&text), "only the server was asked");
+        assert_eq!(refused(&file("")), None);
+        assert!(is_to_be_compared(&file("")));
     }
 
     #[test]

@@ -5,7 +5,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::matrix::{bad, BadMatrix};
+use ublk_ramdisk::config::size::size as size_of;
+use ublk_ramdisk::mq::Source;
+use ublk_ramdisk::pressure::{Injection, PsiTrigger};
+
+use crate::matrix::{bad, BadMatrix, Job};
 
 /// Our data paths.
 pub const OURS: [&str; 4] = ["plain", "get-data", "user-copy", "batch"];
@@ -24,15 +28,43 @@ pub const RIVALS: [&str; 10] = [
     "brd",
 ];
 
-/// The sources of pressure on a disk of ours, with what is asked for when no
-/// value is named, and the option of `ublk-ramdisk add` that asks for it.
-pub const PRESSURES: [(&str, &str, &str); 5] = [
-    ("slots", "32", "--slots="),
-    ("mbps", "64", "--mbps="),
-    ("psi", "memory:50", "--psi="),
-    ("memory", "192M", "--memory-limit="),
-    ("requeue", "10,100,0,-1", "--inject=requeue="),
+/// A source of pressure on a disk of ours.
+pub struct Pressure {
+    /// Its name behind the `+`.
+    pub kind: &'static str,
+    /// What is asked for when no value is named.
+    pub usual: &'static str,
+    /// Under which its refusals are counted.
+    pub source: Source,
+}
+
+/// All of them, in the order of the columns.
+pub const PRESSURES: [Pressure; 5] = [
+    pressure("slots", "8", Source::Slots),
+    pressure("mbps", "64", Source::Bandwidth),
+    pressure("psi", "some-150000-1000000", Source::Psi),
+    pressure("memory", "192M", Source::Memory),
+    pressure("requeue", "10,100,0,-1", Source::Injection),
 ];
+
+const fn pressure(kind: &'static str, usual: &'static str, source: Source) -> Pressure {
+    Pressure {
+        kind,
+        usual,
+        source,
+    }
+}
+
+fn kinds() -> [&'static str; 5] {
+    PRESSURES.map(|pressure| pressure.kind)
+}
+
+/// How long a request takes under `slots`. A copy is over before the next request is
+/// looked at, so that without this there would never be two in flight.
+const SERVICE: &str = "1ms";
+
+/// The largest request of each disk, in bytes.
+const IO_BUFFER: u64 = 512 << 10;
 
 /// One who takes part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,16 +83,107 @@ impl Contender {
         self.node.is_none() && OURS.contains(&self.base.as_str())
     }
 
-    /// The option that puts the disk under pressure, as `ublk-ramdisk add` or, for
-    /// null_blk, its `mbps` file takes it.
-    pub fn option(&self) -> Option<String> {
-        let (kind, value) = self.pressure.as_ref()?;
-        if self.base == "null_blk" {
-            return Some(format!("{kind}={value}"));
-        }
-        let (.., option) = PRESSURES.iter().find(|(name, ..)| name == kind)?;
-        Some(format!("{option}{value}"))
+    /// The source of pressure on a disk of ours.
+    pub fn pressure_of_ours(&self) -> Option<&'static Pressure> {
+        let (kind, _) = self.pressure.as_ref().filter(|_| self.is_ours())?;
+        PRESSURES.iter().find(|pressure| pressure.kind == kind)
     }
+
+    /// What puts the disk under pressure: options of `ublk-ramdisk set`, or for
+    /// null_blk, what its `mbps` file takes.
+    pub fn options(&self) -> Vec<String> {
+        let Some((kind, value)) = &self.pressure else {
+            return Vec::new();
+        };
+        match kind.as_str() {
+            _ if self.base == "null_blk" => vec![format!("{kind}={value}")],
+            "slots" => vec![
+                format!("--slots={value}"),
+                format!("--inject=delay={SERVICE}"),
+            ],
+            "mbps" => vec![format!("--mbps={value}")],
+            "psi" => vec![format!("--psi={}", as_trigger(value))],
+            "memory" => vec![format!("--memory-limit={value}")],
+            _ => vec![format!("--inject={kind}={value}")],
+        }
+    }
+
+    /// How many bytes of a disk of this size have to be given up before its pressure
+    /// leaves room for anything: under a memory limit what lies above it.
+    pub fn to_be_freed(&self, size: u64) -> u64 {
+        let limit = match &self.pressure {
+            Some((kind, value)) if kind == "memory" => size_of(value).unwrap_or(size),
+            _ => size,
+        };
+        // Whole MiB, as the jobs use them.
+        size.saturating_sub(limit).next_multiple_of(1 << 20)
+    }
+
+    /// Why a job means nothing on this one, if so. Under a memory limit pages are
+    /// discarded beside the job, and of the writes that wait for memory a queue keeps
+    /// only so many, so that a discard still finds a tag; the rest would fail (E11).
+    pub fn unfit(&self, job: &Job, depth: u32) -> Option<String> {
+        let limited = matches!(&self.pressure, Some((kind, _)) if kind == "memory");
+        if !limited || !job.rw.writes() {
+            return None;
+        }
+        if job.verify {
+            return Some("pages are discarded beside it, so what it wrote is not there".to_owned());
+        }
+        let most = depth - (depth / 8).max(1);
+        let requests = job.bs.div_ceil(IO_BUFFER) as u32;
+        match job.iodepth * job.numjobs * requests {
+            _ if !job.direct => Some(format!(
+                "the page cache writes with more than {most} requests at once, which is how many \
+                 may wait for memory"
+            )),
+            most_at_once if most_at_once > most => Some(format!(
+                "{most_at_once} requests at once, and {most} may wait for memory"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Is the value of the pressure one that the disk takes?
+    fn check(&self) -> Result<(), BadMatrix> {
+        let Some((kind, value)) = &self.pressure else {
+            return Ok(());
+        };
+        let count = |text: &str| match text.parse::<u32>() {
+            Ok(1..) => Ok(()),
+            _ => Err("not a whole number from 1".to_owned()),
+        };
+        let checked = match kind.as_str() {
+            "slots" | "mbps" => count(value),
+            "psi" => match as_trigger(value).parse::<PsiTrigger>() {
+                Ok(_) => Ok(()),
+                Err(_) => Err(
+                    "expected [host:|cgroup:]some|full-STALL-WINDOW, microseconds, WINDOW from \
+                     500000 to 10000000 and STALL from 1 to WINDOW, such as some-150000-1000000"
+                        .to_owned(),
+                ),
+            },
+            "memory" => match size_of(value) {
+                Ok(1..) => Ok(()),
+                Ok(0) => Err("no limit is no pressure".to_owned()),
+                Err(why) => Err(why),
+            },
+            _ => match format!("requeue={value}").parse::<Injection>() {
+                Ok(Injection::Requeue(Some(_))) => Ok(()),
+                Ok(_) => Err("that is no pressure".to_owned()),
+                Err(why) => Err(why),
+            },
+        };
+        match checked {
+            Ok(()) => Ok(()),
+            Err(why) => bad(format!("contender '{self}': {kind} '{value}': {why}")),
+        }
+    }
+}
+
+/// `some-150000-1000000` as `--psi` takes it: a list of contenders has no spaces.
+fn as_trigger(value: &str) -> String {
+    value.replace('-', " ")
 }
 
 /// `batch`, `batch+slots`, `batch+slots=8`, `null_blk+mbps=64`, `fast:/dev/sdx`.
@@ -95,7 +218,7 @@ impl FromStr for Contender {
                 "contender '{word}': none of {} {}, one of the first four with +{}, or NAME:/dev/NODE",
                 OURS.join(" "),
                 RIVALS.join(" "),
-                PRESSURES.map(|(name, ..)| name).join(" +"),
+                kinds().join(" +"),
             ));
         }
         let pressure = match pressure {
@@ -120,13 +243,13 @@ fn pressure_of(word: &str, text: &str) -> Result<(String, String), BadMatrix> {
         Some((kind, value)) => (kind, Some(value)),
         None => (text, None),
     };
-    let Some((_, usual, _)) = PRESSURES.iter().find(|(name, ..)| *name == kind) else {
+    let Some(known) = PRESSURES.iter().find(|known| known.kind == kind) else {
         return bad(format!(
             "contender '{word}': '{kind}' is none of {}",
-            PRESSURES.map(|(name, ..)| name).join(" ")
+            kinds().join(" ")
         ));
     };
-    let value = value.unwrap_or(usual);
+    let value = value.unwrap_or(known.usual);
     let plain = |c: char| c.is_ascii_alphanumeric() || ",.:-_".contains(c);
     if value.is_empty() || !value.chars().all(plain) {
         return bad(format!("contender '{word}': '{value}' is no value"));
@@ -143,7 +266,7 @@ impl fmt::Display for Contender {
             (None, Some((kind, value))) => {
                 let usual = PRESSURES
                     .iter()
-                    .any(|(name, usual, _)| name == kind && usual == value);
+                    .any(|known| known.kind == kind && known.usual == value);
                 match usual {
                     true => write!(f, "{}+{kind}", self.base),
                     false => write!(f, "{}+{kind}={value}", self.base),
@@ -179,6 +302,7 @@ pub fn list(words: &str) -> Result<Vec<Contender>, BadMatrix> {
     }
     let mut once: Vec<Contender> = Vec::new();
     for contender in list {
+        contender.check()?;
         if !once.iter().any(|other| other.name() == contender.name()) {
             once.push(contender);
         }
@@ -207,11 +331,13 @@ fn column(contender: &Contender) -> (usize, usize, String) {
     }
 }
 
-/// Everybody, each source of pressure on the quickest data path.
+/// Everybody, each source of pressure on the quickest data path, and the one rival that
+/// can be put under the same.
 pub fn everybody() -> Vec<Contender> {
     let plain = OURS.iter().chain(&RIVALS).map(|name| (*name).to_owned());
-    let pressed = PRESSURES.iter().map(|(kind, ..)| format!("batch+{kind}"));
-    let words: Vec<String> = plain.chain(pressed).collect();
+    let pressed = kinds().map(|kind| format!("batch+{kind}"));
+    let throttled = ["null_blk+mbps".to_owned()];
+    let words: Vec<String> = plain.chain(pressed).chain(throttled).collect();
     list(&words.join(" ")).expect("the names that there are")
 }
 
@@ -235,8 +361,8 @@ mod tests {
     #[test]
     fn the_columns_have_one_order_whatever_was_asked_first() {
         assert_eq!(
-            names("brd,batch+slots=8,libublk,batch,x:/dev/sdx,plain,batch"),
-            ["plain", "batch", "batch+slots=8", "libublk", "brd", "x"]
+            names("brd,batch+slots=16,libublk,batch,x:/dev/sdx,plain,batch"),
+            ["plain", "batch", "batch+slots=16", "libublk", "brd", "x"]
         );
         let mut columns = ["mine", "brd", "batch+slots", "plain"].map(str::to_owned);
         sort_names(&mut columns);
@@ -244,16 +370,58 @@ mod tests {
     }
 
     #[test]
-    fn pressure_has_a_usual_value_and_an_option() {
+    fn pressure_has_a_usual_value_and_options() {
         let one = |word: &str| list(word).unwrap().remove(0);
-        assert_eq!(one("batch+slots").option().unwrap(), "--slots=32");
-        assert_eq!(one("plain+mbps=100").option().unwrap(), "--mbps=100");
-        assert_eq!(one("null_blk+mbps=100").option().unwrap(), "mbps=100");
-        let requeue = one("batch+requeue=2,100,0,-1");
-        assert_eq!(requeue.option().unwrap(), "--inject=requeue=2,100,0,-1");
-        assert_eq!(requeue.name(), "batch+requeue=2,100,0,-1");
-        assert_eq!(one("batch+slots=32").name(), "batch+slots", "the usual");
-        assert_eq!(one("batch").option(), None);
+        for (word, options) in [
+            ("batch", &[][..]),
+            ("batch+slots", &["--slots=8", "--inject=delay=1ms"]),
+            ("plain+mbps=100", &["--mbps=100"]),
+            ("null_blk+mbps=100", &["mbps=100"]),
+            ("batch+psi", &["--psi=some 150000 1000000"]),
+            (
+                "batch+psi=cgroup:full-1-500000",
+                &["--psi=cgroup:full 1 500000"],
+            ),
+            ("batch+memory=64M", &["--memory-limit=64M"]),
+            ("batch+requeue=2,100,0,-1", &["--inject=requeue=2,100,0,-1"]),
+        ] {
+            assert_eq!(one(word).options(), options, "{word}");
+            assert_eq!(one(word).name(), word);
+        }
+        assert_eq!(one("batch+slots=8").name(), "batch+slots", "the usual");
+        let usual = one("batch+psi=some-150000-1000000");
+        assert_eq!(usual.name(), "batch+psi");
+        let known = one("batch+mbps").pressure_of_ours().unwrap();
+        assert_eq!(known.source, Source::Bandwidth);
+        assert!(one("null_blk+mbps").pressure_of_ours().is_none());
+    }
+
+    #[test]
+    fn a_memory_limit_leaves_no_more_than_it_says() {
+        let freed = |word: &str| list(word).unwrap()[0].to_be_freed(256 << 20);
+        assert_eq!(freed("batch+memory"), 64 << 20);
+        assert_eq!(freed("batch+memory=1000000"), 256 << 20);
+        assert_eq!(freed("batch+memory=1G"), 0);
+        assert_eq!(freed("batch+slots"), 0);
+    }
+
+    #[test]
+    fn e11_no_job_under_a_memory_limit_has_more_in_flight_than_may_wait() {
+        let limited = list("batch+memory").unwrap().remove(0);
+        let why = |job: &str| limited.unfit(&job.parse().unwrap(), 128);
+        for job in ["randwrite-4k-qd64", "randread-4k-qd128", "write-1m-qd32"] {
+            assert_eq!(why(job), None, "{job}");
+        }
+        assert!(why("randwrite-4k-qd128").unwrap().contains("112 may wait"));
+        assert!(why("randrw-4k-qd16-j8").is_some());
+        assert!(why("write-1m-qd64").is_some());
+        assert!(why("write-4k-qd1-buffered").is_some());
+        assert!(why("randwrite-4k-qd1-verify").is_some());
+        let at_ease = &list("batch+slots").unwrap()[0];
+        assert_eq!(
+            at_ease.unfit(&"randwrite-4k-qd128".parse().unwrap(), 128),
+            None
+        );
     }
 
     #[test]
@@ -261,7 +429,7 @@ mod tests {
         let all = everybody();
         let text: Vec<String> = all.iter().map(Contender::to_string).collect();
         assert_eq!(list(&text.join(" ")).unwrap(), all);
-        assert!(all.len() >= 19);
+        assert!(all.len() >= 20);
         let node = "fast:/dev/disk/by-id/x";
         assert_eq!(list(node).unwrap()[0].to_string(), node);
         assert!(!list(node).unwrap()[0].is_ours());
@@ -277,6 +445,17 @@ mod tests {
             "batch+slot",
             "batch+slots=",
             "batch+slots=a b",
+            "batch+slots=0",
+            "batch+mbps=-1",
+            "null_blk+mbps=fast",
+            "batch+psi=memory:50",
+            "batch+psi=some-150ms-1s",
+            "batch+psi=some-150000-100",
+            "batch+memory=much",
+            "batch+memory=0",
+            "batch+requeue=1,100,0,-1",
+            "batch+requeue=10,100",
+            "batch+requeue=off",
             "brd+slots",
             "null_blk+slots",
             "batch:/dev/x",

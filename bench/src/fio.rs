@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use ublk_ramdisk::mq::BySource;
 
 /// Why a file is not a sample.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,10 @@ pub struct Sample {
     /// The depth that was found to keep the latency target, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_depth: Option<u32>,
+    /// On a disk of ours that is under pressure: how many tries to serve a request were
+    /// refused meanwhile, by source. fio does not know; it comes from the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<BySource>,
 }
 
 impl Sample {
@@ -80,6 +85,11 @@ impl Sample {
             .iter()
             .find(|(of, _)| (of - per_cent).abs() < 1e-6);
         found.map(|(_, us)| *us)
+    }
+
+    /// MiB per second, all directions together.
+    pub fn mib_per_second(&self) -> f64 {
+        self.bytes() as f64 / f64::from(1 << 20) / (self.runtime_ms.max(1) as f64 / 1000.0)
     }
 
     /// Bytes moved in all directions.

@@ -241,8 +241,12 @@ impl Plan {
             .iter()
             .map(|step| {
                 let trims = if step.job.rw.trims() { "trims" } else { "-" };
+                let by_name = |c: &&Contender| c.name() == step.contender;
+                let contender = self.contenders.iter().find(by_name);
+                let why = contender.and_then(|contender| contender.unfit(&step.job, self.depth));
+                let why = why.unwrap_or_else(|| "-".to_owned());
                 format!(
-                    "{}\t{}\t{}\t{}\t{trims}\n",
+                    "{}\t{}\t{}\t{}\t{trims}\t{why}\n",
                     step.round, step.job, step.contender, step.cost
                 )
             })
@@ -253,9 +257,14 @@ impl Plan {
             .iter()
             .map(|contender| {
                 let node = contender.node.as_deref().unwrap_or("-");
-                let option = contender.option().unwrap_or_default();
-                let name = contender.name();
-                format!("{name}\t{}\t{node}\t{option}\n", contender.base)
+                let fields = [
+                    contender.name(),
+                    contender.base.clone(),
+                    node.to_owned(),
+                    contender.to_be_freed(self.mib << 20).to_string(),
+                ];
+                let fields: Vec<String> = fields.into_iter().chain(contender.options()).collect();
+                fields.join("\t") + "\n"
             })
             .collect();
         write(folder.join("who"), &who.concat())?;
@@ -395,11 +404,11 @@ mod tests {
         let todo = fs::read_to_string(folder.0.join("todo")).unwrap();
         let first = todo.lines().next().unwrap();
         assert!(first.starts_with("1\trandread-4k-qd1\t"), "{first}");
-        assert_eq!(first.split('\t').count(), 5);
+        assert_eq!(first.split('\t').count(), 6);
         let who = fs::read_to_string(folder.0.join("who")).unwrap();
         assert_eq!(
             who.lines().nth(1).unwrap(),
-            "batch+requeue=2,50,0,-1\tbatch\t-\t--inject=requeue=2,50,0,-1"
+            "batch+requeue=2,50,0,-1\tbatch\t-\t0\t--inject=requeue=2,50,0,-1"
         );
     }
 

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use crate::contender::{self, OURS};
 use crate::fio::Sample;
 use crate::matrix::Job;
+use crate::pressed;
 use crate::run::Run;
 
 /// The jobs that have targets, in the order of the tables, and how many times a
@@ -27,9 +28,9 @@ pub const TARGETS: [(&str, f64); 6] = [
 pub const RIVALS: [&str; 2] = ["libublk-example", "libublk"];
 
 /// A row of every table: a job, by name and for people.
-struct Row {
-    name: String,
-    title: String,
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) title: String,
     target: Option<f64>,
 }
 
@@ -144,10 +145,13 @@ pub fn report(run: &Run) -> String {
     for text in unequal(run) {
         let _ = writeln!(out, "{:<14}{text}", "not equal");
     }
-    out.push('\n');
     let mut names: Vec<String> = run.samples.keys().cloned().collect();
     contender::sort_names(&mut names);
     let columns: Vec<&str> = names.iter().map(String::as_str).collect();
+    for text in pressed::never(run, &columns) {
+        let _ = writeln!(out, "{:<14}{text}", "NOT PRESSED");
+    }
+    out.push('\n');
     let rows = rows(run);
     let table = |title: &str, cell: &dyn Fn(&str, &str) -> Option<String>, out: &mut String| {
         let mut table = Table::new(title, &columns);
@@ -207,7 +211,7 @@ pub fn report(run: &Run) -> String {
             ratios(run, rival, &rows, &columns, &mut out);
         }
     }
-    under_pressure(run, &rows, &columns, &mut out);
+    pressed::tables(run, &rows, &columns, &mut out);
     if let Some(check) = &run.cross_check {
         out += &check.text();
     }
@@ -245,30 +249,6 @@ fn unequal(run: &Run) -> Vec<String> {
         }
     }
     texts
-}
-
-/// Ours under each source of pressure, as multiples of the same path at ease.
-fn under_pressure(run: &Run, rows: &[Row], columns: &[&str], out: &mut String) {
-    for path in OURS {
-        let pressed: Vec<&str> = columns
-            .iter()
-            .copied()
-            .filter(|column| column.split_once('+').is_some_and(|(base, _)| base == path))
-            .collect();
-        if pressed.is_empty() || !run.samples.contains_key(path) {
-            continue;
-        }
-        let mut table = Table::new(&format!("times {path} at ease"), &pressed);
-        for row in rows {
-            let ratio = |column: &&str| {
-                let ratio =
-                    median(&run.iops(column, &row.name))? / median(&run.iops(path, &row.name))?;
-                Some(format!("{ratio:.3}"))
-            };
-            table.row(&row.title, pressed.iter().map(ratio));
-        }
-        table.print(out);
-    }
 }
 
 /// Our paths over one rival, each with the target's verdict where there is one.
@@ -397,19 +377,6 @@ mod tests {
         let text = report(&run(&[(RIVAL, job, &[1000.0]), ("batch", job, &[1250.0])]));
         assert!(text.contains("1.250"), "{text}");
         assert!(!text.contains("met"), "{text}");
-    }
-
-    #[test]
-    fn ours_under_pressure_stands_beside_ours_at_ease() {
-        let job = "randread-4k-qd32";
-        let text = report(&run(&[
-            ("batch", job, &[1000.0]),
-            ("batch+slots=8", job, &[640.0]),
-            ("null_blk+mbps", job, &[10.0]),
-        ]));
-        assert!(text.contains("times batch at ease"), "{text}");
-        assert!(text.contains("0.640"), "{text}");
-        assert!(!text.contains("0.010"), "only ours: {text}");
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Run {
 
     /// Takes one sample in; one that fio failed at is named instead.
     fn take(&mut self, contender: &str, job: &str, round: &Entry) -> Result<(), RunError> {
-        let sample = match fio::parse(&read(&round.path)?) {
+        let mut sample = match fio::parse(&read(&round.path)?) {
             Ok(sample) => sample,
             Err(why @ FioError::Failed { .. }) => {
                 let why = format!("{job}, round {}: {why}", round.stem());
@@ -125,15 +125,16 @@ impl Run {
             }
         };
         let counters = round.path.with_extension("counters");
-        if counters.is_file() {
+        let counters = counters.is_file().then(|| read(&counters)).transpose()?;
+        if contender.contains('+') {
+            sample.refused = counters.as_deref().and_then(check::refused);
+        }
+        if let Some(counters) = counters.filter(|text| check::is_to_be_compared(text)) {
             let trace = round.path.with_extension("trace");
             let trace = trace.is_file().then(|| read(&trace)).transpose()?;
             let checks = self.cross_check.get_or_insert_default();
             let place = format!("{contender}, {job}, round {}", round.stem());
-            match (
-                check::counted(&read(&counters)?, trace.as_deref()),
-                job_of(job),
-            ) {
+            match (check::counted(&counters, trace.as_deref()), job_of(job)) {
                 (Ok(by), Some(job)) => checks.sample(&place, contender, &job, &sample, &by),
                 (Err(why), _) => checks.differences.push(format!("{place}: {why}")),
                 (Ok(_), None) => {}

@@ -10,8 +10,9 @@ mod pressure;
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
+use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest, WorkerCommit};
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::mq::TIMED_OF;
 use ublk_ramdisk::tuning::KblockdFlags;
 
 pub use pressure::PressureArgs;
@@ -20,7 +21,9 @@ mod observe;
 mod sim;
 pub mod space;
 
-pub use observe::{DebugfsArgs, ExplainArgs, PokeArg, PokeArgs, TopArgs, TraceArgs, WatchArgs};
+pub use observe::{
+    DebugfsArgs, ExplainArgs, PokeArg, PokeArgs, SampleArgs, TopArgs, TraceArgs, WatchArgs,
+};
 use observe::{
     DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, POKE_LONG, TOP_LONG,
     TRACE_EXAMPLES, TRACE_LONG,
@@ -94,7 +97,8 @@ Shrinking cuts off the end, and is refused with status 4 while the disk is opene
 is given. Needs a kernel with UPDATE_SIZE (6.16).";
 
 const SET_LONG: &str = "\
-Change the pressure on a running disk and the rules for its memory, or show them.
+Change the pressure on a running disk, the rules for its memory and how many requests are timed, or
+show them.
 
 Takes effect at once, while the disk is used: requests that wait for what is no longer in force are
 run. What is not named stays as it is. Prints what is in force then.";
@@ -105,6 +109,7 @@ Examples:
   ublk-ramdisk set 0 --mbps 100 --inject delay=50us
   ublk-ramdisk set 0 --slots off --mbps off --inject delay=off
   ublk-ramdisk set 0 --memory-limit 2G               writes that wait for memory go on
+  ublk-ramdisk set 0 --latency-sample 1              time every request
   ublk-ramdisk set 0                                 what is in force";
 
 const COMPLETIONS_EXAMPLE: &str = "\
@@ -220,6 +225,13 @@ pub struct AddArgs {
     /// ends with status 3; `auto` takes the best one there is.
     #[arg(long, value_name = "PATH", default_value = "auto", value_enum)]
     pub data_path: DataPathArg,
+    /// Do workers commit the requests that they serve, those that had to wait?
+    ///
+    /// With the data path batch a worker can tell the kernel by itself that a request has ended,
+    /// and with `on` does so where it would have to wake the thread of the queue for it. `on` beside
+    /// another data path ends with status 2, and with status 3 where the kernel has no batch.
+    #[arg(long, value_name = "auto|on|off", default_value = "auto", value_enum)]
+    pub worker_commit: WorkerCommitArg,
     /// Where the contents live: memfd, tmpfs:PATH or hugetlb
     ///
     /// memfd: anonymous memory. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
@@ -252,11 +264,13 @@ pub struct AddArgs {
     /// Serve in this process, log to standard error; Ctrl-C stops and deletes the disk
     #[arg(long)]
     pub foreground: bool,
-    /// Print an object with id, path, char_path, size, data_path, queues, depth, pid
+    /// Print an object with id, path, char_path, size, data_path, worker_commit, queues, depth, pid
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     pub pressure: PressureArgs,
+    #[command(flatten)]
+    pub sample: SampleArgs,
 }
 
 impl AddArgs {
@@ -275,12 +289,14 @@ impl AddArgs {
             volatile_cache: self.volatile_cache,
             partition_scan: !self.no_partition_scan,
             data_path: self.data_path.chosen(),
+            worker_commit: self.worker_commit.into(),
             backing: self.backing.clone(),
             huge_pages: self.thp,
             pressure: self.pressure.settings(),
             timeout: self.timeout,
             space: self.space.request(),
             kblockd_flags: self.kblockd_flags,
+            latency_sample: self.sample.latency_sample.unwrap_or(TIMED_OF),
         }
     }
 }
@@ -348,6 +364,8 @@ pub struct SetArgs {
     pub pressure: PressureArgs,
     #[command(flatten)]
     pub memory: space::SetSpaceArgs,
+    #[command(flatten)]
+    pub sample: SampleArgs,
 }
 
 /// `stats`
@@ -403,6 +421,27 @@ impl DataPathArg {
             DataPathArg::UserCopy => Some(DataPath::UserCopy),
             DataPathArg::GetData => Some(DataPath::GetData),
             DataPathArg::Plain => Some(DataPath::Plain),
+        }
+    }
+}
+
+/// `--worker-commit` as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WorkerCommitArg {
+    /// Where the data path is batch, as was measured to be better
+    Auto,
+    /// Where the thread of the queue sleeps
+    On,
+    /// Never
+    Off,
+}
+
+impl From<WorkerCommitArg> for WorkerCommit {
+    fn from(typed: WorkerCommitArg) -> Self {
+        match typed {
+            WorkerCommitArg::Auto => WorkerCommit::Auto,
+            WorkerCommitArg::On => WorkerCommit::On,
+            WorkerCommitArg::Off => WorkerCommit::Off,
         }
     }
 }
@@ -517,13 +556,15 @@ mod tests {
         let asked = added(
             "ublk-ramdisk add --size 64M --id 7 --queues 2 --depth 32 --block-size 4K \
              --physical-block-size 8K --io-buffer 1M --read-only --rotational --volatile-cache \
-             --data-path get-data --backing tmpfs:/dev/shm/a:b --thp off --no-partition-scan",
+             --data-path get-data --worker-commit off --backing tmpfs:/dev/shm/a:b --thp off \
+             --no-partition-scan",
         );
         assert_eq!((asked.id, asked.queues, asked.depth), (Some(7), 2, 32));
         assert_eq!((asked.block_size, asked.physical_block_size), (4096, 8192));
         assert_eq!(asked.io_buffer, 1 << 20);
         assert!(asked.read_only && asked.rotational && asked.volatile_cache);
         assert_eq!(asked.data_path, Some(DataPath::GetData));
+        assert_eq!(asked.worker_commit, WorkerCommit::Off);
         assert_eq!(asked.backing, Backing::Tmpfs("/dev/shm/a:b".into()));
         assert_eq!(asked.huge_pages, Some(false));
         assert!(!asked.partition_scan);
@@ -548,6 +589,10 @@ mod tests {
         refused(
             "ublk-ramdisk add --size 1G --data-path fast",
             &["--data-path", "fast", "user-copy"],
+        );
+        refused(
+            "ublk-ramdisk add --size 1G --worker-commit never",
+            &["--worker-commit", "never", "auto, on, off"],
         );
         refused(
             "ublk-ramdisk add --size 1G --backing tmpfs:",

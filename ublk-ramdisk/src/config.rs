@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::mq::TIMED_OF;
 use crate::pressure::Settings;
 use crate::tuning::KblockdFlags;
 use space::{Reclaim, SpaceConfig, SpaceRequest};
@@ -60,6 +61,19 @@ impl fmt::Display for DataPath {
             DataPath::Plain => "plain",
         })
     }
+}
+
+/// Who tells the kernel of what a worker of kblockd has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkerCommit {
+    /// Whoever does it with less work.
+    #[default]
+    Auto,
+    /// The worker, where the thread of the queue would have to be woken.
+    On,
+    /// The thread of the queue.
+    Off,
 }
 
 /// Where the bytes of the disk live.
@@ -111,6 +125,8 @@ pub struct DeviceRequest {
     pub partition_scan: bool,
     /// Wanted data path; none means the best one the kernel has.
     pub data_path: Option<DataPath>,
+    /// Who tells the kernel of what a worker has ended.
+    pub worker_commit: WorkerCommit,
     /// Where the bytes live.
     pub backing: Backing,
     /// Transparent huge pages; none means the default, on.
@@ -123,6 +139,8 @@ pub struct DeviceRequest {
     pub space: SpaceRequest,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
+    /// Of so many requests one is timed, 0 for none.
+    pub latency_sample: u32,
 }
 
 impl Default for DeviceRequest {
@@ -141,12 +159,14 @@ impl Default for DeviceRequest {
             volatile_cache: false,
             partition_scan: true,
             data_path: None,
+            worker_commit: WorkerCommit::Auto,
             backing: Backing::Memfd,
             huge_pages: None,
             pressure: Settings::default(),
             timeout: 30,
             space: SpaceRequest::default(),
             kblockd_flags: KblockdFlags::default(),
+            latency_sample: TIMED_OF,
         }
     }
 }
@@ -187,6 +207,9 @@ pub struct DeviceConfig {
     pub partition_scan: bool,
     /// Wanted data path; none means the best one the kernel has.
     pub data_path: Option<DataPath>,
+    /// Who tells the kernel of what a worker has ended.
+    #[serde(default)]
+    pub worker_commit: WorkerCommit,
     /// Where the bytes live.
     pub backing: Backing,
     /// Transparent huge pages, where the backing can have them.
@@ -200,6 +223,8 @@ pub struct DeviceConfig {
     pub space: SpaceConfig,
     /// kblockd's flags.
     pub kblockd_flags: KblockdFlags,
+    /// Of so many requests one is timed, 0 for none.
+    pub latency_sample: u32,
 }
 
 impl DeviceConfig {
@@ -217,6 +242,7 @@ impl DeviceConfig {
         let io_buffer = check_io_buffer(asked.io_buffer, around.page_size)?;
         let size = check_size(&asked, around)?;
         let huge_pages = check_huge_pages(&asked)?;
+        check_worker_commit(asked.worker_commit, asked.data_path)?;
         check_pressure(&asked.pressure)?;
         let timeout = in_range("--timeout", asked.timeout, 1, MAX_TIMEOUT)? as u32;
         let space = SpaceConfig::check(&asked.space, size, &asked.backing)?;
@@ -233,12 +259,14 @@ impl DeviceConfig {
             volatile_cache: asked.volatile_cache,
             partition_scan: asked.partition_scan,
             data_path: asked.data_path,
+            worker_commit: asked.worker_commit,
             backing: asked.backing,
             huge_pages,
             pressure: asked.pressure,
             timeout,
             space,
             kblockd_flags: asked.kblockd_flags,
+            latency_sample: asked.latency_sample,
         })
     }
 }
@@ -364,6 +392,16 @@ pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+fn check_worker_commit(commit: WorkerCommit, path: Option<DataPath>) -> Result<(), Failure> {
+    match (commit, path) {
+        (WorkerCommit::On, Some(path)) if path != DataPath::Batch => Err(Failure::usage(format!(
+            "--worker-commit on contradicts --data-path {path}: of that path only the thread that \
+             fetched a request can commit it; use batch"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn check_huge_pages(asked: &DeviceRequest) -> Result<bool, Failure> {

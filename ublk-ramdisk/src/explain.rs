@@ -10,6 +10,7 @@ use crate::mq::debugfs::{CTX_FILE, HCTX_FILES, QUEUE_FILES};
 use crate::mq::{BySource, HctxCounters, HctxSnapshot, LatencyStats};
 use crate::pressure::{PressureStats, Settings};
 use crate::ramdisk::space::SpaceStats;
+use crate::stats::files::{DEVICE_FILES, HCTX_FILE};
 use crate::stats::{DeviceStats, KblockdStats, OpStats, PoolStats, QueueStats, WakeUps};
 use crate::trace::Kind;
 use serde::Serialize;
@@ -112,9 +113,11 @@ const COLUMNS: Meanings = &[
     ("ON-DISPATCH", "queues[].now.dispatch"),
     ("ON-CTX", "queues[].now.ctx_lens"),
     ("PARKED", "queues[].now.parked"),
+    ("SLOTS-HELD", "queues[].now.slots_held"),
     ("BUSY-LEVEL", "queues[].now.dispatch_busy"),
     ("BELLS", "queues[].wakeups.sent"),
     ("BELLS-SAVED", "queues[].wakeups.saved"),
+    ("BY-WORKERS", "queues[].wakeups.committed"),
     ("LATENCY", "queues[].latency"),
     ("TIMED", "queues[].latency.read|write|....buckets"),
     ("MEAN", "queues[].latency.read|write|....sum"),
@@ -177,7 +180,11 @@ pub fn entries() -> Vec<Entry> {
     for (name, text) in HCTX_FILES {
         all.push(ours(Sort::File, "hctxN/", name, "", text));
     }
+    all.push(ours(Sort::File, "hctxN/", HCTX_FILE.0, "", HCTX_FILE.1));
     all.push(ours(Sort::File, "hctxN/ctxN/", CTX_FILE.0, "", CTX_FILE.1));
+    for (name, text) in DEVICE_FILES {
+        all.push(ours(Sort::File, "", name, "", text));
+    }
     all.extend(KERNEL.iter().map(|(sort, place, text)| Entry {
         side: Side::Kernel,
         name: place.rsplit(['/', ':']).next().unwrap_or(place).to_owned(),
@@ -194,8 +201,9 @@ fn column_text(title: &str, figure: &str) -> String {
         "INSIDE" => "Requests taken in and not ended: in flight, on a list, or parked.",
         "IN-FLIGHT" => "Requests that the driver or the transport has.",
         "ON-DISPATCH" => "Requests on the dispatch list.",
+        "SLOTS-HELD" => "Requests that hold a slot of --slots.",
         "ON-CTX" => "Requests on the software queues.",
-        "TIMED" => "How many requests were timed: by default each 16th arrival is.",
+        "TIMED" => "How many requests were timed: each 16th arrival is, unless --latency-sample says otherwise.",
         "MEAN" => "The mean time from arrival to the moment the result is handed out.",
         "MAX" => "The longest time, at most 1/16 too large.",
         _ if title.starts_with('P') && title.as_bytes()[1].is_ascii_digit() => {
@@ -241,8 +249,10 @@ mod tests {
             size: 0,
             allocated: 0,
             data_path: String::new(),
+            worker_commit: false,
             pressure: Default::default(),
             space: SpaceStats::default(),
+            latency_sample: 16,
             queues: vec![QueueStats::default()],
             kblockd: KblockdStats {
                 pools: vec![PoolStats::default()],

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -136,24 +137,37 @@ fn scatter(n: u64) -> u64 {
 pub enum Refusal {
     /// RESOURCE: the mirror tries again by itself.
     Resource,
-    /// Accepted, and put on the requeue list with a kick.
-    Requeue,
+    /// Accepted, and put on the requeue list with a kick after this time.
+    Requeue(Duration),
 }
+
+/// How soon a request is tried again that is given back once more: as after RESOURCE (C17).
+const KICK_DELAY: Duration = Duration::from_millis(3);
 
 /// The `requeue` fault of a device: calls of queue_rq that are struck are refused, of each hardware
 /// queue in turn with RESOURCE and by a requeue.
+///
+/// As with RESOURCE (C18) the first time is followed by another try at once, and the next ones by
+/// one after 3 ms, until the request gets through: with every call struck nothing is busy-waited.
 #[derive(Debug)]
 pub struct Requeues {
     faults: Faults,
+    depth: u16,
     turns: Box<[AtomicBool]>,
+    /// By request: has it been given back since it last got through?
+    given_back: Box<[AtomicBool]>,
 }
 
 impl Requeues {
-    /// For a device of so many hardware queues.
-    pub fn new(attr: Option<FaultAttr>, nr_hw_queues: u16) -> Self {
+    /// For a device of so many hardware queues of this depth.
+    pub fn new(attr: Option<FaultAttr>, nr_hw_queues: u16, depth: u16) -> Self {
+        let queues = usize::from(nr_hw_queues);
+        let all_false = |count: usize| (0..count).map(|_| AtomicBool::new(false)).collect();
         Self {
             faults: Faults::new(attr),
-            turns: (0..nr_hw_queues).map(|_| AtomicBool::new(false)).collect(),
+            depth,
+            turns: all_false(queues),
+            given_back: all_false(queues * usize::from(depth)),
         }
     }
 
@@ -163,14 +177,20 @@ impl Requeues {
     }
 
     /// Asked by queue_rq: is this call refused, and how? Allocates nothing and takes no lock.
-    pub fn refuse(&self, hctx: u16) -> Option<Refusal> {
+    pub fn refuse(&self, hctx: u16, tag: u16) -> Option<Refusal> {
+        let hctx = usize::from(hctx);
+        let given_back = &self.given_back[hctx * usize::from(self.depth) + usize::from(tag)];
         if !self.faults.strike() {
+            given_back.store(false, Relaxed);
             return None;
         }
-        match self.turns[usize::from(hctx)].fetch_not(Relaxed) {
-            false => Some(Refusal::Resource),
-            true => Some(Refusal::Requeue),
+        if !self.turns[hctx].fetch_not(Relaxed) {
+            return Some(Refusal::Resource);
         }
+        Some(Refusal::Requeue(match given_back.swap(true, Relaxed) {
+            false => Duration::ZERO,
+            true => KICK_DELAY,
+        }))
     }
 }
 
@@ -204,13 +224,28 @@ mod tests {
 
     #[test]
     fn e05_each_hardware_queue_has_turns_of_its_own() {
-        let requeues = Requeues::new(Some("1,100,0,1000".parse().expect("a form")), 2);
-        let order = [0, 0, 1, 0, 1, 1, 0].map(|hctx| requeues.refuse(hctx).expect("struck"));
+        let requeues = Requeues::new(Some("1,100,0,1000".parse().expect("a form")), 2, 4);
+        let calls = [0, 0, 1, 0].into_iter().zip(0..4);
+        let order = calls.map(|(hctx, tag)| requeues.refuse(hctx, tag).expect("struck"));
         use Refusal::{Requeue, Resource};
-        let wanted = [
-            Resource, Requeue, Resource, Resource, Requeue, Resource, Requeue,
-        ];
-        assert_eq!(order, wanted);
+        let at_once = Requeue(Duration::ZERO);
+        let wanted = [Resource, at_once, Resource, Resource];
+        assert_eq!(order.collect::<Vec<_>>(), wanted);
+        assert_eq!(requeues.refuse(0, 3), Some(at_once));
+        assert_eq!(requeues.refuse(1, 3), Some(at_once));
+    }
+
+    #[test]
+    fn e05_only_the_first_requeue_of_a_request_is_kicked_at_once() {
+        let requeues = Requeues::new(Some("1,100,0,6".parse().expect("a form")), 1, 2);
+        use Refusal::{Requeue, Resource};
+        let calls = |tag| [(); 2].map(|()| requeues.refuse(0, tag));
+        let first = [Some(Resource), Some(Requeue(Duration::ZERO))];
+        let again = [Some(Resource), Some(Requeue(KICK_DELAY))];
+        assert_eq!([calls(0), calls(0), calls(1)], [first, again, first]);
+        assert_eq!(calls(0), [None; 2]);
+        requeues.set(Some("1,100,0,4".parse().expect("a form")));
+        assert_eq!([calls(0), calls(1)], [first, again]);
     }
 
     #[test]

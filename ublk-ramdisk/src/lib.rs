@@ -20,6 +20,8 @@ pub mod ublk;
 #[cfg(loom)]
 mod ublk {
     mod mailbox;
+
+    mod turns;
 }
 
 pub mod mq;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Counters of the I/O path. Each queue's are written by its own thread alone
-//! and read by anyone without a lock (K6).
+//! Counters of the I/O path. Each queue's are written by its own thread, what workers commit by
+//! themselves by whoever has the ring for it, and all are read by anyone without a lock (K6).
+
+pub mod files;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(not(loom))]
 use crate::mq::Kblockd;
-use crate::mq::{HctxCounters, HctxSnapshot, LatencyStats, Op};
+use crate::mq::{HctxCounters, HctxSnapshot, LatencyStats, Op, Request};
 use crate::pressure::PressureStats;
 use crate::ramdisk::space::SpaceStats;
 
@@ -17,7 +19,7 @@ use crate::ramdisk::space::SpaceStats;
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Raises it; called by the owning thread only, so no atomic addition is needed.
+    /// Raises it; called by one thread at a time, so no atomic addition is needed.
     #[inline]
     pub fn add(&self, amount: u64) {
         self.0.store(
@@ -58,6 +60,17 @@ impl QueueCounters {
     #[inline]
     pub fn insert(&self) {
         self.inserted.add(1);
+    }
+
+    /// A request ended with this result: bytes moved for READ and WRITE, 0 for the others, or minus
+    /// errno (F11).
+    #[inline]
+    pub fn ended(&self, request: &Request, result: i32) {
+        match u64::try_from(result) {
+            Ok(moved) if request.op().has_data() => self.end(request.op(), moved),
+            Ok(_) => self.end(request.op(), request.len()),
+            Err(_) => self.end_with_error(),
+        }
     }
 
     /// A request ended well.
@@ -160,7 +173,7 @@ crate::meanings::explained! {
 }
 
 crate::meanings::explained! {
-    /// How the thread of a queue was told of what workers had for it.
+    /// How the thread of a queue was told of what workers had for it, and what they did without it.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
     pub struct WakeUps {
@@ -168,6 +181,10 @@ crate::meanings::explained! {
         pub sent: u64,
         /// Times that it was awake, or about to be woken by another.
         pub saved: u64,
+        /// Results that workers committed themselves: the thread was told nothing.
+        pub committed: u64,
+        /// Commands to the driver that this took.
+        pub commits: u64,
     }
 }
 
@@ -253,12 +270,18 @@ crate::meanings::explained! {
         pub allocated: u64,
         /// Data path in use, as typed at `--data-path`.
         pub data_path: String,
+        /// Do workers commit what they have ended, without waking the thread of its queue?
+        #[serde(default)]
+        pub worker_commit: bool,
         /// What refuses, slows down or fails requests.
         #[serde(default)]
         pub pressure: PressureStats,
         /// What the store has and lacks.
         #[serde(default)]
         pub space: SpaceStats,
+        /// Of so many requests one is timed, 0 for none.
+        #[serde(default)]
+        pub latency_sample: u32,
         /// Per queue.
         pub queues: Vec<QueueStats>,
         /// The workqueue behind them.
@@ -283,6 +306,19 @@ impl OpStats {
 }
 
 impl QueueStats {
+    /// Adds what was counted beside the queue's thread.
+    pub fn add(&mut self, beside: &QueueCounters) {
+        let beside = beside.snapshot(self.queue);
+        let sum = &|a: u64, b: u64| a + b;
+        self.ended += beside.ended;
+        self.errors += beside.errors;
+        self.read = self.read.with(&beside.read, sum);
+        self.write = self.write.with(&beside.write, sum);
+        self.flush = self.flush.with(&beside.flush, sum);
+        self.discard = self.discard.with(&beside.discard, sum);
+        self.write_zeroes = self.write_zeroes.with(&beside.write_zeroes, sum);
+    }
+
     fn per_second(&self, earlier: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
         let (now, before) = (self, earlier);
         Self {
@@ -302,6 +338,8 @@ impl QueueStats {
             wakeups: WakeUps {
                 sent: how(now.wakeups.sent, before.wakeups.sent),
                 saved: how(now.wakeups.saved, before.wakeups.saved),
+                committed: how(now.wakeups.committed, before.wakeups.committed),
+                commits: how(now.wakeups.commits, before.wakeups.commits),
             },
         }
     }
@@ -349,8 +387,10 @@ mod tests {
                 size: 2,
                 allocated: requests,
                 data_path: "plain".to_owned(),
+                worker_commit: false,
                 pressure: PressureStats::default(),
                 space: SpaceStats::default(),
+                latency_sample: 16,
                 queues: vec![queue],
                 kblockd: KblockdStats {
                     rescued: requests / 2,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 pub use ublk_ramdisk::config::size::size;
 use ublk_ramdisk::config::{Backing, MAX_ID};
+use ublk_ramdisk::mq::LEAST_TIMED_OF;
 use ublk_ramdisk::pressure::{injections, Change, Injection, PsiTrigger};
 
 /// `--log` as typed.
@@ -64,6 +65,21 @@ pub fn records(text: &str) -> Result<u32, String> {
     number
         .filter(|n| (64..=1 << 20).contains(n))
         .ok_or_else(|| form.to_owned())
+}
+
+/// Reads `--latency-sample`.
+pub fn sample(text: &str) -> Result<u32, String> {
+    let form = format!(
+        "expected a power of two up to {LEAST_TIMED_OF}: one of so many requests is timed, with 1 \
+         each; 0 or off for none"
+    );
+    if text == "off" {
+        return Ok(0);
+    }
+    let number = whole(text).ok().and_then(|n| u32::try_from(n).ok());
+    number
+        .filter(|&n| n == 0 || n.is_power_of_two() && n <= LEAST_TIMED_OF)
+        .ok_or(form)
 }
 
 /// Reads a device id, as a number or inside the name of one of its nodes.
@@ -176,6 +192,17 @@ mod tests {
         ] {
             let why = size(text).expect_err(text);
             assert!(why.contains("2^63"), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn l1_one_of_a_power_of_two_requests_is_timed() {
+        for (text, of) in [("0", 0), ("off", 0), ("1", 1), ("16", 16), ("65536", 65536)] {
+            assert_eq!(sample(text), Ok(of), "{text}");
+        }
+        for text in ["", "-1", "3", "131072", "4294967296", "1/16", "on"] {
+            let why = sample(text).expect_err(text);
+            assert!(why.contains("power of two up to 65536"), "{text}: {why}");
         }
     }
 

@@ -122,6 +122,24 @@ fn l1_buffers_and_blocks() {
 }
 
 #[test]
+fn f20_who_commits() {
+    for path in ["plain", "get-data", "user-copy"] {
+        bad_usage(
+            &format!("add --size 1M --worker-commit on --data-path {path}"),
+            &[
+                "--worker-commit on",
+                &format!("--data-path {path}"),
+                "batch",
+            ],
+        );
+    }
+    bad_usage(
+        "add --size 1M --worker-commit never",
+        &["--worker-commit", "never", "auto, on, off"],
+    );
+}
+
+#[test]
 fn l1_injection() {
     for fault in ["requeue=", "requeue=1,2,3", "timeout=1,1,1", "init_hctx=x"] {
         bad_usage(
@@ -181,6 +199,18 @@ fn l1_pressure() {
             &format!("add --size 1M --timeout {seconds}"),
             &["--timeout", seconds, "1..=3600"],
         );
+    }
+}
+
+#[test]
+fn l1_timed_requests() {
+    for verb in ["add --size 1M", "set 0"] {
+        for value in ["3", "-1", "131072", "x"] {
+            bad_usage(
+                &format!("{verb} --latency-sample {value}"),
+                &["--latency-sample", value, "power of two up to 65536"],
+            );
+        }
     }
 }
 

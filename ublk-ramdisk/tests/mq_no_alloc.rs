@@ -52,7 +52,7 @@ impl Operations for Turns {
             3 => Answer::Error(rq, Status::Medium),
             4 => Answer::Ok(rq.transfer(Data::Zeros)),
             5 => Answer::Ok(rq.requeue(Requeue {
-                kick: true,
+                kick: Some(std::time::Duration::ZERO),
                 prepared: false,
             })),
             _ => Answer::Ok(rq.end(Ok(()))),

@@ -212,6 +212,29 @@ fn c18_from_idle_two_calls_at_once_and_then_one_per_3_ms() {
 }
 
 #[test]
+fn e05_c18_a_disk_that_refuses_every_try_is_not_tried_without_end() {
+    // Every try is struck, for so many; so it takes at least so long until all are served.
+    let latency = |waiting: &str, struck: u64| {
+        let fault = format!("requeue=1,100,0,{struck}");
+        let found = run(&["--iodepth", waiting, "--ops", waiting, "--inject", &fault]);
+        let refused = number(&found, "/hctxs/0/refused_resource");
+        assert_eq!(refused + number(&found, "/hctxs/0/requeued"), struck);
+        number(&found, "/total/latency/max") / 1_000_000
+    };
+    // Alone: three tries at once, by RESOURCE, its run, and the kick; then one per 3 ms.
+    assert_eq!(latency("1", 3 + 1000), 3003);
+    // Of many that wait, RESOURCE has one tried again after 3 ms, and a requeue another.
+    for waiting in ["2", "3", "16", "64"] {
+        let tries = 2 + 3 * waiting.parse::<u64>().expect("a number");
+        let took = latency(waiting, tries + 2000);
+        assert!(
+            (2990..=6100).contains(&took),
+            "{waiting} waiting: {took} ms"
+        );
+    }
+}
+
+#[test]
 fn b03_dev_resource_is_tried_again_by_whoever_promised_it() {
     let found = run(&["--ops", "1", "--at", "0:busy dev", "--at", "10s:busy off"]);
     assert_eq!(number(&found, "/hctxs/0/refused_dev_resource"), 2);

@@ -82,6 +82,35 @@ fn e10_discards_make_room_for_the_writes_that_wait() {
     assert_eq!(number(&found, "/verify/failed"), 0);
 }
 
+/// Half of the memory and twice the writes: what holds only zeros is given back, and the time line
+/// says how much, and what memory there is.
+#[test]
+fn e19_pages_of_zeros_make_room_on_the_time_line() {
+    let words = "--rw write --size 8M --memory-limit 4M --bs 64K --ops 120 --rate 100 --verify \
+                 --error-if-no-space --sample 100ms";
+    let sum = |found: &Value, name: &str| -> u64 {
+        let samples = found["samples"].as_array().expect("a time line");
+        samples.iter().map(|sample| number(sample, name)).sum()
+    };
+    let found = run(&format!("{words} --zeros 100"));
+    assert_eq!(number(&found, "/verify/failed"), 0);
+    assert_eq!(number(&found, "/total/write/errors"), 0);
+    let given_back = number(&found, "/space/zero");
+    assert!(given_back >= 60 << 16, "{given_back}");
+    assert_eq!(sum(&found, "/zero"), given_back);
+    // Without any it is full.
+    let found = run(&format!("{words} --zeros 0"));
+    assert_eq!(number(&found, "/space/zero"), 0);
+    let no_space = number(&found, "/errors/NOSPC");
+    assert!(no_space > 50, "{no_space}");
+    assert_eq!(sum(&found, "/no_space"), no_space);
+    for sample in found["samples"].as_array().expect("a time line") {
+        assert!(number(sample, "/used") <= number(sample, "/limit"));
+    }
+    let modes = [0, 10].map(|n| found["samples"][n]["mode"].clone());
+    assert_eq!(modes, ["enough", "error"]);
+}
+
 #[test]
 fn a_thin_run_is_the_same_to_the_byte() {
     let words = "--rw randrw --size 16M --memory-limit 6M --iodepth 16 --jobs 4 --queues 2 \
@@ -112,6 +141,7 @@ fn l1_memory_that_no_disk_can_have_is_refused() {
             ["--preallocate", "--memory-limit"],
         ),
         ("--reclaim all", ["--reclaim", "zero"]),
+        ("--zeros 101", ["--zeros 101", "100 per cent"]),
         ("--at 1s:set_memory-limit=x", ["--at", "or off"]),
     ] {
         let output = sim(words);

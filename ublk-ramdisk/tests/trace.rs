@@ -224,7 +224,7 @@ fn k03_batches_flushes_errors_and_requeues_have_their_events() {
         OK,
         Reply::Error(Status::IoErr),
         Again(ublk_ramdisk::mq::Requeue {
-            kick: true,
+            kick: Some(std::time::Duration::ZERO),
             prepared: false,
         }),
     ]);

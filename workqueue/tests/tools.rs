@@ -304,7 +304,11 @@ fn s12_10_the_dump_shows_pools_queues_and_rescuers() {
     assert_eq!(dump["rescuers"].as_array().unwrap().len(), 1);
     let comm = format!("/proc/{}/task/{rescuer}/comm", watched.child.id());
     assert_eq!(std::fs::read_to_string(comm).unwrap(), "kworker/R-write\n");
-    assert_eq!(dump["rescuers"][0]["cpus"], cpus);
+    // While it helps a per-CPU pool out, as on a busy machine, it is on that pool's CPU.
+    until("the rescuer is where it belongs", || {
+        let dump: Value = serde_json::from_str(&watched.text(DUMP, &["--json"])).unwrap();
+        dump["rescuers"][0]["cpus"] == cpus
+    });
 }
 
 #[test]

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs the studies and writes their report. `scripts/study` builds it and adds the setting.
+//! Runs the studies and writes their report. `scripts/study` builds it, adds the setting, and boots the guests.
 
 use bench::page::{self, html};
 use bench::run::{self, Pair};
+use bench::study::device::act::Guest;
+use bench::study::device::raw::Raw;
+use bench::study::device::{self, Bed};
 use bench::study::kept::{self, Kept};
+use bench::study::outcome::Part;
 use bench::study::text::Plan;
-use bench::study::{Settings, StudyError, ALL};
+use bench::study::{Settings, Study, StudyError, ALL};
 use clap::Parser;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +23,9 @@ struct Args {
     /// Only these studies, by letter, separated by commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Where: in this process; or what the guest of that bed has left in FOLDER/raw
+    #[arg(long, value_enum, default_value = "in-process")]
+    bed: Bed,
     /// Less of everything that is measured
     #[arg(long)]
     quick: bool,
@@ -28,25 +35,76 @@ struct Args {
     /// Only write the report again
     #[arg(long)]
     report: bool,
+    /// Print the letters of the studies that have a part for the bed and no result of it in FOLDER
+    #[arg(long, conflicts_with_all = ["report", "act"])]
+    missing: bool,
+    /// In a guest: make the experiments of this study on the device, and leave what they give in FOLDER
+    #[arg(long, value_name = "LETTER", requires = "ours")]
+    act: Option<String>,
+    /// The ublk-ramdisk to do so with
+    #[arg(long, value_name = "PROGRAM")]
+    ours: Option<PathBuf>,
 }
 
 type Error = Box<dyn std::error::Error>;
+
+impl Args {
+    fn chosen(&self) -> impl Iterator<Item = &'static Study> + '_ {
+        let wanted = |id: &str| self.only.is_empty() || self.only.iter().any(|only| only == id);
+        ALL.iter().filter(move |study| wanted(study.id))
+    }
+
+    fn is_there(&self, study: &Study) -> Result<bool, Error> {
+        let kept = Kept::load(&self.folder, study.id, self.bed)?;
+        Ok(kept.is_some_and(|kept| kept.absent.is_none()))
+    }
+
+    /// Where the guest leaves what it found.
+    fn raw(&self, study: &Study) -> PathBuf {
+        let name = format!("{}-{}", study.id, self.bed.name());
+        self.folder.join("raw").join(name)
+    }
+}
+
+/// What a guest found, if there was one.
+fn read(args: &Args, study: &Study) -> Option<Result<Vec<Part>, StudyError>> {
+    let part = device::of(study.id).ok()?;
+    let folder = args.raw(study);
+    if let Ok(why) = fs::read_to_string(folder.join("failed")) {
+        return Some(Err(StudyError::Lacking(why.trim().into())));
+    }
+    Some(part.read(&Raw(folder), args.bed).map(|part| vec![part]))
+}
 
 fn run_all(args: &Args, setting: &[Pair]) -> Result<(), Error> {
     let settings = Settings {
         quick: args.quick,
         measure: !args.deterministic,
     };
-    for study in ALL {
-        if !args.only.is_empty() && !args.only.iter().any(|id| id == study.id) {
-            continue;
-        }
-        if Kept::load(&args.folder, study.id)?.is_some_and(|kept| kept.absent.is_none()) {
+    for study in args.chosen() {
+        if args.is_there(study)? {
             eprintln!("study: {}: is there already", study.id);
             continue;
         }
-        eprintln!("study: {}: {}", study.id, study.plan()?.title);
-        let (parts, absent) = match study.run(&settings) {
+        let mut setting = setting.to_vec();
+        let found = match args.bed {
+            Bed::InProcess => {
+                eprintln!("study: {}: {}", study.id, study.plan()?.title);
+                study.run(&settings)
+            }
+            bed => {
+                let Some(found) = read(args, study) else {
+                    continue;
+                };
+                let guests = args.raw(study).join("setting");
+                if guests.exists() {
+                    setting.extend(run::pairs(&guests)?);
+                }
+                setting.push(("bed".into(), bed.name().into()));
+                found
+            }
+        };
+        let (parts, absent) = match found {
             Ok(parts) => (parts, None),
             Err(StudyError::Lacking(why)) => {
                 eprintln!("study: {}: not run: {why}", study.id);
@@ -56,12 +114,14 @@ fn run_all(args: &Args, setting: &[Pair]) -> Result<(), Error> {
         };
         let kept = Kept {
             id: study.id.into(),
-            setting: setting.to_vec(),
+            setting,
             quick: args.quick,
             absent,
+            beds: Vec::new(),
+            not_run: Vec::new(),
             parts,
         };
-        kept.keep(&args.folder)?;
+        kept.keep(&args.folder, args.bed)?;
     }
     Ok(())
 }
@@ -101,14 +161,36 @@ fn report(folder: &Path) -> Result<(), Error> {
                 write(&path, &page::draw(figure, page::WIDE))?;
             }
         }
+        for why in kept.absent.iter().chain(&kept.not_run) {
+            println!("   Not run: {why}");
+        }
     }
     Ok(())
+}
+
+/// The half of a study's part on the device that is in the guest.
+fn act(args: &Args, id: &str) -> Result<(), Error> {
+    let part = device::of(id).map_err(|why| format!("--act {id}: {why}"))?;
+    let ours = args.ours.clone().unwrap_or_default();
+    let guest = Guest::new(ours, args.folder.clone())?;
+    Ok(part.act(&guest)?)
 }
 
 fn work(args: &Args) -> Result<(), Error> {
     if let Some(id) = args.only.iter().find(|id| ALL.iter().all(|s| s.id != **id)) {
         let ids: Vec<&str> = ALL.iter().map(|s| s.id).collect();
         return Err(format!("--only {id}: no such study; there is: {}", ids.join(", ")).into());
+    }
+    if let Some(id) = &args.act {
+        return act(args, id);
+    }
+    if args.missing {
+        for study in args.chosen() {
+            if device::of(study.id).is_ok() && !args.is_there(study)? {
+                println!("{}", study.id);
+            }
+        }
+        return Ok(());
     }
     if !args.report {
         let setting = run::pairs(&args.folder.join("setting"))?;

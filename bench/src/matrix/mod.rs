@@ -88,6 +88,11 @@ impl Rw {
         )
     }
 
+    /// Does it write?
+    pub fn writes(self) -> bool {
+        !matches!(self, Rw::Read | Rw::RandRead | Rw::Trim | Rw::RandTrim)
+    }
+
     /// Does it write, and only where it says, so that it can be verified?
     pub fn verifiable(self) -> bool {
         matches!(self, Rw::Write | Rw::RandWrite | Rw::Mixed | Rw::RandMixed)

@@ -83,7 +83,13 @@ fn thin(points: Vec<Point>) -> Vec<Point> {
 }
 
 /// Draws panels of one course each, one above the other, and lines for moments of note.
-pub fn stack(width: i32, x: &Axis, panels: &[(Axis, Series)], marks: &[(f64, String)]) -> String {
+pub fn stack(
+    width: i32,
+    x: &Axis,
+    panels: &[(Axis, Series)],
+    levels: &[(usize, Series)],
+    marks: &[(f64, String)],
+) -> String {
     let (each, top) = (118, 8 + 17 * marks.len() as i32);
     let height = top + each * panels.len() as i32 + 42;
     svg(width as u32, height as u32, |canvas| {
@@ -98,12 +104,9 @@ pub fn stack(width: i32, x: &Axis, panels: &[(Axis, Series)], marks: &[(f64, Str
                 top: above + 22,
                 bottom: above + each - 6,
             };
-            let ys = Scale::over(
-                series.points.iter().map(|p| p.1),
-                axis.log,
-                frame.bottom,
-                frame.top,
-            );
+            let beside = || levels.iter().filter(|l| l.0 == n).map(|l| &l.1);
+            let all = beside().chain([series]).flat_map(|s| &s.points);
+            let ys = Scale::over(all.map(|p| p.1), axis.log, frame.bottom, frame.top);
             let quiet = Axis::linear("");
             frame.y_axis(canvas, &quiet, &ys);
             canvas.text(
@@ -114,8 +117,9 @@ pub fn stack(width: i32, x: &Axis, panels: &[(Axis, Series)], marks: &[(f64, Str
                 INK,
             );
             let place = |p: &(f64, f64)| (xs.at(p.0), ys.at(p.1));
-            let points: Vec<_> = series.points.iter().map(place).collect();
-            canvas.line(&thin(points), SERIES[n % SERIES.len()], 2);
+            let course = |s: &Series| thin(s.points.iter().map(place).collect());
+            beside().for_each(|level| canvas.line(&course(level), MUTED, 1));
+            canvas.line(&course(series), SERIES[n % SERIES.len()], 2);
             if n + 1 == panels.len() {
                 frame.x_axis(canvas, &x.label, &frame.ticks(&xs));
             }

@@ -120,10 +120,11 @@ fn inline(figure: &Figure, width: i32, class: &str) -> String {
     )
 }
 
-fn figure(study: &str, figure: &Figure) -> String {
-    let (id, title) = (&figure.id, escape(&figure.title));
+fn figure(study: &str, kind: Kind, figure: &Figure) -> String {
+    let (id, title, place) = (&figure.id, escape(&figure.title), kind.place());
     format!(
-        "<figure id=\"{study}-{id}\">\n<figcaption>{title}</figcaption>\n{}{}{}</figure>\n",
+        "<figure id=\"{study}-{id}\">\n<figcaption>{title} <span class=\"bed\">{place}</span></figcaption>\n{}{}{}\
+         </figure>\n",
         inline(figure, WIDE, "wide"),
         inline(figure, NARROW, "narrow"),
         table(&figure.table, ""),
@@ -156,14 +157,12 @@ fn verdicts(plan: &Plan, kept: &Kept) -> String {
 }
 
 fn part(study: &str, part: &Part) -> String {
-    let kind = match part.kind {
-        Kind::Deterministic => "In virtual time: repeats to the last digit on any machine.",
-        Kind::Measured => "Measured: depends on the machine and on what else it did.",
-    };
-    let figures: String = part.figures.iter().map(|f| figure(study, f)).collect();
+    let figures = part.figures.iter();
+    let figures: String = figures.map(|f| figure(study, part.kind, f)).collect();
     format!(
-        "<p>{}</p>\n<p class=\"muted\">{kind}</p>\n{figures}",
-        escape(&part.finding)
+        "<p>{}</p>\n<p class=\"muted\">{}</p>\n{figures}",
+        escape(&part.finding),
+        part.kind.worth()
     )
 }
 
@@ -173,8 +172,13 @@ fn setting(kept: &Kept) -> String {
         rows.row([name.clone(), value.clone()]);
     }
     let quick = if kept.quick { " --quick" } else { "" };
+    let beds: Vec<&str> = kept.beds.iter().map(String::as_str).collect();
+    let beds = match beds[..] {
+        [] => String::new(),
+        _ => format!(" --bed {}", beds.join(",")),
+    };
     format!(
-        "<h3>How to repeat it</h3>\n<pre>scripts/study --only {}{quick}</pre>\n{}",
+        "<h3>How to repeat it</h3>\n<pre>scripts/study --only {}{quick}{beds}</pre>\n{}",
         kept.id,
         table(&rows, " class=\"words\"")
     )
@@ -203,10 +207,9 @@ pub fn page(all: &[(Plan, &Kept)]) -> String {
     );
     for (plan, kept) in all {
         let findings = kept.parts.iter().map(|p| escape(&p.finding));
-        let absent = kept
-            .absent
-            .iter()
-            .map(|why| format!("Not run: {}", escape(why)));
+        let absent = kept.absent.iter().chain(&kept.not_run);
+        let absent =
+            absent.map(|why| format!("<span class=\"muted\">Not run: {}</span>", escape(why)));
         let findings: Vec<String> = findings.chain(absent).collect();
         let _never_fails = writeln!(
             out,
@@ -253,6 +256,8 @@ mod tests {
             setting: vec![("kernel".into(), "1 & 2".into())],
             quick: false,
             absent: None,
+            beds: Vec::new(),
+            not_run: vec!["on a <disk>".into()],
             parts: vec![Part {
                 kind: Kind::Deterministic,
                 finding: "1 < 2".into(),
@@ -283,6 +288,7 @@ mod tests {
                 && page.contains("1 &lt; 2")
                 && page.contains("A &lt;b&gt;")
         );
+        assert!(page.contains("Not run: on a &lt;disk&gt;"), "{page}");
         assert!(!page.contains("http"), "nothing is fetched");
     }
 }

@@ -26,7 +26,12 @@ pub fn draw(figure: &Figure, width: i32) -> String {
     match &figure.plot {
         Plot::Percentiles { value, sets } => curves::percentiles(width, value, sets),
         Plot::Lines { x, y, series, dots } => curves::lines(width, x, y, series, *dots),
-        Plot::Stack { x, panels, marks } => curves::stack(width, x, panels, marks),
+        Plot::Stack {
+            x,
+            panels,
+            levels,
+            marks,
+        } => curves::stack(width, x, panels, levels, marks),
         Plot::Timeline { x, kinds, rows } => blocks::timeline(width, x, kinds, rows),
         Plot::Heat {
             x,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is kept of a run of studies: a file of JSON per study, and all samples as one CSV.
 
+use super::device::{self, Bed};
 use super::outcome::{Figure, Part, Plot};
 use super::prediction::Verdict;
 use super::text::Plan;
@@ -23,12 +24,22 @@ pub struct Kept {
     /// Why it could not be run here, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent: Option<String>,
+    /// The beds it was run on, as they are typed; none: in process alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beds: Vec<String>,
+    /// Parts that were not run, and why. Not kept: it follows from what there is.
+    #[serde(skip)]
+    pub not_run: Vec<String>,
     /// What it found.
     pub parts: Vec<Part>,
 }
 
-fn path(folder: &Path, id: &str) -> PathBuf {
-    folder.join(format!("study-{id}.json"))
+/// The file of a study's result on one bed.
+fn path(folder: &Path, id: &str, bed: Bed) -> PathBuf {
+    folder.join(match bed {
+        Bed::InProcess => format!("study-{id}.json"),
+        bed => format!("study-{id}-{}.json", bed.name()),
+    })
 }
 
 fn write(path: PathBuf, text: &str) -> Result<(), RunError> {
@@ -39,9 +50,9 @@ fn write(path: PathBuf, text: &str) -> Result<(), RunError> {
 }
 
 impl Kept {
-    /// Reads the result of a study, if there is one.
-    pub fn load(folder: &Path, id: &str) -> Result<Option<Self>, RunError> {
-        let path = path(folder, id);
+    /// Reads the result of a study on one bed, if there is one.
+    pub fn load(folder: &Path, id: &str, bed: Bed) -> Result<Option<Self>, RunError> {
+        let path = path(folder, id, bed);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -53,8 +64,8 @@ impl Kept {
     }
 
     /// Writes it.
-    pub fn keep(&self, folder: &Path) -> Result<(), RunError> {
-        let path = path(folder, &self.id);
+    pub fn keep(&self, folder: &Path, bed: Bed) -> Result<(), RunError> {
+        let path = path(folder, &self.id, bed);
         let text = serde_json::to_string(self).map_err(|source| RunError::Json {
             path: path.clone(),
             source,
@@ -63,15 +74,56 @@ impl Kept {
     }
 }
 
-/// Everything there is of a run, in the order of the report.
+/// Everything there is of a run, in the order of the report: of each study, what was found on all beds together, and
+/// what was not run.
 pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, RunError> {
     let mut all = Vec::new();
     for study in ALL {
-        if let Some(kept) = Kept::load(folder, study.id)? {
-            all.push((study, kept));
+        let mut whole: Option<Kept> = None;
+        for bed in [Bed::InProcess, Bed::Icount, Bed::Vm] {
+            let Some(mut kept) = Kept::load(folder, study.id, bed)? else {
+                continue;
+            };
+            let place = format!("{}: ", bed.name());
+            if let (Some(why), Some(_)) = (&kept.absent, &whole) {
+                kept.not_run.push(format!("{place}{why}"));
+            }
+            kept.beds = vec![bed.name().into()];
+            match &mut whole {
+                None => whole = Some(kept),
+                Some(whole) => whole.add(kept, &place),
+            }
         }
+        let Some(mut kept) = whole else { continue };
+        let on_device = kept.beds.iter().any(|bed| bed != Bed::InProcess.name());
+        match device::of(study.id) {
+            Err(why) => kept.not_run.push(format!("on the real driver: {why}")),
+            Ok(_) if !on_device => kept
+                .not_run
+                .push("on the real driver: not asked for (scripts/study --bed icount)".into()),
+            Ok(_) => {}
+        }
+        if !on_device {
+            kept.beds.clear();
+        }
+        all.push((study, kept));
     }
     Ok(all)
+}
+
+impl Kept {
+    /// Takes in what was found on another bed. Of its setting, what is not known already.
+    fn add(&mut self, other: Self, place: &str) {
+        for (name, value) in other.setting {
+            let known = self.setting.iter().any(|(n, v)| *n == name && *v == value);
+            if !known {
+                self.setting.push((format!("{place}{name}"), value));
+            }
+        }
+        self.parts.extend(other.parts);
+        self.beds.extend(other.beds);
+        self.not_run.extend(other.not_run);
+    }
 }
 
 /// Predictions and how they came out, one object per line, as `predictions.json`.
@@ -132,8 +184,9 @@ fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
             let rows = rows.flat_map(|s| s.points.iter().map(|&(x, y)| (s.name.clone(), x, y)));
             rows.collect()
         }
-        Plot::Stack { panels, .. } => {
+        Plot::Stack { panels, levels, .. } => {
             let rows = panels.iter().map(|(_, series)| series);
+            let rows = rows.chain(levels.iter().map(|(_, series)| series));
             let rows = rows.flat_map(|s| s.points.iter().map(|&(x, y)| (s.name.clone(), x, y)));
             rows.collect()
         }
@@ -158,5 +211,56 @@ fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
             });
             cells.collect()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::outcome::Kind;
+
+    fn kept(id: &str, kind: Kind, absent: Option<&str>) -> Kept {
+        let part = Part {
+            kind,
+            finding: kind.place().into(),
+            measures: Vec::new(),
+            figures: Vec::new(),
+        };
+        Kept {
+            id: id.into(),
+            setting: vec![
+                ("commit".into(), "1".into()),
+                ("kernel".into(), kind.place().into()),
+            ],
+            quick: false,
+            absent: absent.map(str::to_owned),
+            beds: Vec::new(),
+            not_run: Vec::new(),
+            parts: absent.map_or(vec![part], |_| Vec::new()),
+        }
+    }
+
+    #[test]
+    fn the_beds_of_a_study_come_together_and_what_was_not_run_is_named() {
+        let folder = std::env::temp_dir().join(format!("study-kept-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let keep = |kept: Kept, bed| kept.keep(&folder, bed).unwrap();
+        keep(kept("a", Kind::Deterministic, None), Bed::InProcess);
+        keep(kept("a", Kind::Counted, None), Bed::Icount);
+        keep(kept("c", Kind::Deterministic, None), Bed::InProcess);
+        keep(kept("d", Kind::Measured, None), Bed::InProcess);
+        keep(kept("d", Kind::Counted, Some("no guest")), Bed::Icount);
+        keep(kept("e", Kind::Measured, None), Bed::InProcess);
+        let all = load_all(&folder);
+        fs::remove_dir_all(&folder).unwrap();
+        let all = all.unwrap();
+        let of = |id: &str| &all.iter().find(|(study, _)| study.id == id).unwrap().1;
+        assert_eq!((of("a").parts.len(), of("a").not_run.len()), (2, 0));
+        assert_eq!(of("a").beds, ["in-process", "icount"]);
+        // What both settings share stands there once.
+        assert_eq!(of("a").setting.len(), 3);
+        assert_eq!(of("d").not_run, ["icount: no guest"]);
+        assert!(of("c").not_run[0].contains("simulation only"));
+        assert!(of("e").not_run[0].contains("not asked for"));
     }
 }

@@ -27,6 +27,8 @@ pub mod designs;
 
 pub mod busy;
 
+pub mod device;
+
 pub mod kept;
 
 use outcome::Part;
@@ -102,6 +104,7 @@ pub const ALL: &[Study] = &[
     study!("d", "d-rescuer.md", rescuer::run),
     study!("e", "e-priority.md", priority::run),
     study!("f", "f-designs.md", designs::run),
+    study!("g", "g-filling.md", busy::filling::run),
     study!("h", "h-fairness.md", busy::fairness::run),
 ];
 

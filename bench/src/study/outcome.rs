@@ -11,6 +11,35 @@ pub enum Kind {
     Deterministic,
     /// On this machine's clock and scheduler.
     Measured,
+    /// On the real driver, in a guest whose clock counts instructions.
+    Counted,
+    /// On the real driver, in a guest that runs free.
+    Guest,
+}
+
+impl Kind {
+    /// Where that is, in a few words.
+    pub fn place(self) -> &'static str {
+        match self {
+            Self::Deterministic => "in process, virtual time",
+            Self::Measured => "in process, this machine's clock",
+            Self::Counted => "real driver, instruction-counting guest",
+            Self::Guest => "real driver, free-running guest",
+        }
+    }
+
+    /// What a figure from there is worth.
+    pub fn worth(self) -> &'static str {
+        match self {
+            Self::Deterministic => "In virtual time: repeats to the last digit on any machine.",
+            Self::Measured => "Measured: depends on the machine and on what else it did.",
+            Self::Counted => {
+                "On the real ublk driver, in a guest whose clock counts instructions (2 ns each) and leaps over idle \
+                 time: repeats closely on any machine, but knows no caches and no parallel CPUs."
+            }
+            Self::Guest => "On the real ublk driver, in a guest that runs free: times depend on the machine.",
+        }
+    }
 }
 
 /// One part of a study's result.
@@ -181,6 +210,9 @@ pub enum Plot {
         x: Axis,
         /// From top to bottom: its own axis and the course.
         panels: Vec<(Axis, Series)>,
+        /// Thin lines beside the course of a panel, such as its limit.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        levels: Vec<(usize, Series)>,
         /// Moments worth a line through all panels.
         marks: Vec<(f64, String)>,
     },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ublk_ramdisk::trace::{MOST_RECORDS, RECORDS};
 
-use crate::values::{device_id, duration, records, seconds};
+use crate::values::{device_id, duration, records, sample, seconds};
 
 pub const TRACE_LONG: &str = "\
 Record what happens to each request of a running disk, for a while.
@@ -33,12 +33,15 @@ Show the state of a disk's hardware queues under the names of the kernel's debug
 
 What /sys/kernel/debug/block/ublkbN has for the kernel's queues is shown here for the mirror that
 stands behind them: a request that waits for memory is on the mirror's dispatch list, never on the
-kernel's. `explain files` says what each file means.";
+kernel's. Beside these are the figures of `stats`, as files that a script can read: what each
+hardware queue has done, and the disk's memory, pressure and kblockd. `explain files` says what each
+file means.";
 
 pub const DEBUGFS_EXAMPLES: &str = "\
 Examples:
   ublk-ramdisk debugfs 0                      every file with its name
   ublk-ramdisk debugfs 0 hctx0/dispatch       one file, as cat would print it
+  ublk-ramdisk debugfs 0 hctx0                the files of one hardware queue
   ublk-ramdisk debugfs 0 --files              as files in the run directory; prints where";
 
 pub const POKE_LONG: &str = "\
@@ -68,8 +71,9 @@ Show running disks on the terminal, as they are now.
 Above stand the disks; below, of the one that is chosen, its hardware queues, how often requests
 were refused for want of what, kblockd with its rescuer, and how long requests took. Numbers are per
 second unless they say what is: INSIDE, DISP (on the dispatch list), CTX (on the software queues)
-and PARK (refused, waiting for the next try). Fits 80 columns and 24 lines, also over ssh. q ends it;
-the terminal is as before, also after a signal or when the disk goes away.";
+and PARK (refused, waiting for the next try). Made for 80 columns and 24 lines, also over ssh; on
+fewer it leaves out what matters least. q ends it: the terminal is then as before, also after a
+signal or when the one disk that was named goes away.";
 
 /// `top`
 #[derive(Debug, Args)]
@@ -158,6 +162,19 @@ pub enum PokeArg {
     Start,
     /// Work off the requeue list
     Kick,
+}
+
+/// `--latency-sample` of `add` and `set`
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Seeing it")]
+pub struct SampleArgs {
+    /// Time one of so many requests, for the latencies in `stats`: a power of two up to 65536, 1 for
+    /// each; `0` or `off` for none
+    ///
+    /// A disk that was not told otherwise times one of 16. A request that is timed costs two looks at
+    /// the clock; those that are not are counted all the same.
+    #[arg(long, value_name = "N|off", value_parser = sample, allow_hyphen_values = true)]
+    pub latency_sample: Option<u32>,
 }
 
 /// `--watch` of `stats`

@@ -214,6 +214,11 @@ struct SimLoad {
         allow_hyphen_values = true
     )]
     flush: u8,
+    /// Writes of nothing but zeros, among the writes [default: none with --verify, else all]
+    ///
+    /// Memory that holds only zeros can be taken back when it is short: see --reclaim.
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
+    zeros: Option<u8>,
     /// DISCARDs among the requests
     #[arg(
         long,
@@ -357,6 +362,7 @@ impl SimArgs {
             verify: load.verify,
             flush: load.flush,
             discard: load.discard,
+            zeros: load.zeros,
             clock: match model.clock {
                 ClockArg::Virtual => ClockKind::Virtual,
                 ClockArg::Real => ClockKind::Real,

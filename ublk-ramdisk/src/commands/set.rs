@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `set`: has the device's server change the pressure on the disk and the rules for its memory, and
-//! shows what is in force.
+//! `set`: has the device's server change the pressure on the disk, the rules for its memory and how
+//! many requests are timed, and shows what is in force.
 
 use ublk_ramdisk::config::check_pressure;
 use ublk_ramdisk::error::{Exit, Failure};
@@ -29,6 +29,7 @@ pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
     let request = Request::Set {
         changes: Box::new(changes),
         memory,
+        latency_sample: args.sample.latency_sample,
     };
     let in_force = match machine::ask_server(&RunDir::of_this_machine(), args.id, request) {
         Some(answer) => match answer? {

@@ -263,10 +263,24 @@ fn write_time_line(figures: &Figures, out: &mut String) -> std::fmt::Result {
     if figures.samples.is_empty() && figures.events.is_empty() {
         return Ok(());
     }
+    // Of interest where memory can be short.
+    let limited = figures.samples.iter().any(|sample| sample.limit > 0);
+    let memory = |used: &str, no_space: &str, mode: &str| match limited {
+        true => format!(" {used:>10} {no_space:>8} {mode:>9}"),
+        false => String::new(),
+    };
     writeln!(
         out,
-        "\n{:>10} {:>10} {:>9} {:>7} {:>5} {:>9} {:>9} {:>8}",
-        "time", "per second", "in flight", "parked", "busy", "refused", "runs", "rescued"
+        "\n{:>10} {:>10} {:>9} {:>7} {:>5} {:>9} {:>9} {:>8}{}",
+        "time",
+        "per second",
+        "in flight",
+        "parked",
+        "busy",
+        "refused",
+        "runs",
+        "rescued",
+        memory("memory", "no space", "mode")
     )?;
     let mut events = figures.events.iter().peekable();
     for sample in &figures.samples {
@@ -275,7 +289,7 @@ fn write_time_line(figures: &Figures, out: &mut String) -> std::fmt::Result {
         }
         writeln!(
             out,
-            "{:>10} {:>10.0} {:>9} {:>7} {:>5} {:>9} {:>9} {:>8}",
+            "{:>10} {:>10.0} {:>9} {:>7} {:>5} {:>9} {:>9} {:>8}{}",
             time(sample.t_ns),
             sample.iops,
             sample.in_flight,
@@ -283,7 +297,12 @@ fn write_time_line(figures: &Figures, out: &mut String) -> std::fmt::Result {
             sample.dispatch_busy,
             sample.refused,
             sample.kblockd_runs,
-            sample.rescued
+            sample.rescued,
+            memory(
+                &output::human_size(sample.used),
+                &sample.no_space.to_string(),
+                sample.mode.name()
+            )
         )?;
     }
     for event in events {

@@ -49,6 +49,34 @@ pub fn ask_all(run_dir: &RunDir, id: Option<u32>) -> Result<Vec<DeviceStats>, Fa
     answers.map(|answer| counters(answer?)).collect()
 }
 
+/// What those say who were asked again and again.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// The figures of those that answered, lowest id first.
+    pub disks: Vec<DeviceStats>,
+    /// Whose server is there but did not answer well, and what was wrong.
+    pub silent: Vec<(u32, Failure)>,
+}
+
+/// As [`ask_all`], for whoever goes on asking: a server that ends meanwhile is no error, unless it
+/// is the only one asked; one that is there and gives no answer is named.
+pub fn ask_again(run_dir: &RunDir, id: Option<u32>) -> Result<Asked, Failure> {
+    let mut asked = Asked::default();
+    for each in id.map_or_else(|| run_dir.ids(), |id| vec![id]) {
+        match machine::ask_server(run_dir, each, Request::Stats) {
+            Some(answer) => match answer.and_then(counters) {
+                Ok(stats) => asked.disks.push(stats),
+                Err(failure) if run_dir.has_server(each) => asked.silent.push((each, failure)),
+                Err(failure) if id.is_some() => return Err(failure),
+                Err(_) => {}
+            },
+            None if id.is_some() => return Err(machine::unserved(each)),
+            None => {}
+        }
+    }
+    Ok(asked)
+}
+
 fn counters(reply: Reply) -> Result<DeviceStats, Failure> {
     match reply {
         Reply::Stats(stats) => Ok(*stats),

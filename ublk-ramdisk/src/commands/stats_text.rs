@@ -30,11 +30,15 @@ pub fn as_text(stats: &DeviceStats) -> String {
     }
     let tables: Vec<_> = tables.iter().map(|rows| output::table(rows)).collect();
     format!(
-        "{}: {}, of which {} in memory, data path {}, pressure {}\n{}\n{}\n{}",
+        "{}: {}, of which {} in memory, data path {}{}, pressure {}\n{}\n{}\n{}",
         block_path(stats.id),
         output::human_size(stats.size),
         output::human_size(stats.allocated),
         stats.data_path,
+        match stats.worker_commit {
+            true => " with commits by workers",
+            false => "",
+        },
         stats.pressure.settings,
         space_line(&stats.space),
         tables.join("\n"),
@@ -157,9 +161,11 @@ const NOW: &[&str] = &[
     "ON-DISPATCH",
     "ON-CTX",
     "PARKED",
+    "SLOTS-HELD",
     "BUSY-LEVEL",
     "BELLS",
     "BELLS-SAVED",
+    "BY-WORKERS",
 ];
 
 /// The hardware queue as it is now, and how its thread was told of what workers did for it.
@@ -174,9 +180,11 @@ fn now_row(queue: &QueueStats) -> Vec<String> {
         now.dispatch.len().to_string(),
         on_ctx.to_string(),
         now.parked.to_string(),
+        now.slots_held.to_string(),
         now.dispatch_busy.to_string(),
         queue.wakeups.sent.to_string(),
         queue.wakeups.saved.to_string(),
+        queue.wakeups.committed.to_string(),
     ]
 }
 
@@ -275,8 +283,10 @@ mod tests {
             size: 1 << 30,
             allocated: 20480,
             data_path: "batch".to_owned(),
+            worker_commit: false,
             pressure: Default::default(),
             space: SpaceStats::default(),
+            latency_sample: 16,
             queues: vec![QueueStats::default(), queue.clone()],
             kblockd: KblockdStats::default(),
         };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::space::{check_compression, check_limit, check_timeout, Reclaim, SpaceConfig};
 use super::Backing;
 use crate::error::Failure;
+use crate::mq::TIMED_OF;
 use crate::pressure::{Change, Settings};
 
 /// What is to be changed, judged as far as it can be without the disk.
@@ -124,17 +125,20 @@ pub struct InForce {
     pub reclaim: Reclaim,
     /// How long what is compressed has not been used; none if nothing is compressed.
     pub compress_idle: Option<Duration>,
+    /// Of so many requests one is timed, 0 for none.
+    pub latency_sample: u32,
 }
 
 impl InForce {
     /// Of a disk with these.
-    pub fn new(pressure: Settings, space: &SpaceConfig) -> Self {
+    pub fn new(pressure: Settings, space: &SpaceConfig, latency_sample: u32) -> Self {
         Self {
             pressure,
             memory_limit: Some(space.memory_limit).filter(|limit| *limit > 0),
             no_space_timeout: space.no_space_timeout,
             reclaim: space.reclaim,
             compress_idle: space.options().compress_after,
+            latency_sample,
         }
     }
 }
@@ -162,6 +166,9 @@ impl fmt::Display for InForce {
                 words.push(format!("reclaim compress, compress-idle {idle:?}"));
             }
             _ => {}
+        }
+        if self.latency_sample != TIMED_OF {
+            words.push(format!("latency-sample {}", self.latency_sample));
         }
         if words.is_empty() {
             return f.write_str("none");
@@ -248,7 +255,8 @@ mod tests {
             assert!(!changes.is_empty());
             changes.applied_to(config, GIB, &Backing::Memfd).unwrap()
         };
-        let said = |space: &SpaceConfig| InForce::new(Settings::default(), space).to_string();
+        let said =
+            |space: &SpaceConfig| InForce::new(Settings::default(), space, TIMED_OF).to_string();
         let second = Some(Duration::from_secs(1));
         let on = changed(&SpaceConfig::default(), Some(Reclaim::Compress), second);
         assert_eq!(on.options().compress_after, second);
@@ -264,18 +272,20 @@ mod tests {
 
     #[test]
     fn what_is_in_force_is_said_in_a_line_and_read_back() {
-        let said = |limit, timeout| {
+        let timed = |limit, timeout, sample| {
             let space = SpaceConfig {
                 memory_limit: limit,
                 no_space_timeout: timeout,
                 ..SpaceConfig::default()
             };
-            let in_force = InForce::new(Settings::default(), &space);
+            let in_force = InForce::new(Settings::default(), &space, sample);
             let line = serde_json::to_string(&in_force).expect("an object");
             assert_eq!(serde_json::from_str::<InForce>(&line).unwrap(), in_force);
             in_force.to_string()
         };
+        let said = |limit, timeout| timed(limit, timeout, TIMED_OF);
         assert_eq!(said(0, Some(60)), "none");
+        assert_eq!(timed(0, Some(60), 0), "latency-sample 0");
         assert_eq!(said(4096, Some(5)), "memory-limit 4096, no-space-timeout 5");
         assert_eq!(said(0, None), "no-space-timeout 0");
         assert_eq!(said(0, Some(0)), "error-if-no-space");

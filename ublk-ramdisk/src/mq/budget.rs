@@ -78,6 +78,11 @@ impl DeviceSlots {
         self.waiting.load(Ordering::Relaxed) != 0
     }
 
+    /// Does this hctx stand in the line?
+    pub fn is_awaited_by(&self, hctx: u16) -> bool {
+        self.is_awaited() && self.line.lock().contains(hctx)
+    }
+
     /// Adds so many, or takes them away: what is in use beyond the new number is missing from those
     /// that come back. Runs every hctx that waits.
     pub fn resize(&self, by: i32, queue: &Queue) {
@@ -157,6 +162,10 @@ impl Budget for DeviceSlots {
 
     fn put(&self, hctx: Hctx<'_>, _token: u32) {
         self.release(hctx);
+    }
+
+    fn is_awaited_by(&self, hctx: u16) -> bool {
+        DeviceSlots::is_awaited_by(self, hctx)
     }
 }
 

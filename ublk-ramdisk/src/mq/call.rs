@@ -16,7 +16,7 @@ use super::operations::Home;
 use super::queue::Queue;
 use super::request::Request;
 use super::request_state::Generation;
-use super::slot::Rq;
+use super::slot::{Rq, Slot};
 
 /// See the file's header.
 pub(super) struct Call<'h> {
@@ -100,6 +100,8 @@ impl Drop for Call<'_> {
 #[derive(Clone, Copy)]
 pub(super) struct Started<'r> {
     pub(super) rq: Rq,
+    /// Looked up once, and handed on.
+    pub(super) slot: &'r Slot,
     pub(super) generation: Generation,
     pub(super) request: &'r Request,
 }
@@ -107,9 +109,10 @@ pub(super) struct Started<'r> {
 impl<'r> Started<'r> {
     /// One that was kept. If its token turns out to have lost, `request` may be another one's, and
     /// nobody looks at it.
-    pub(super) fn again(token: &InFlight, request: &'r Request) -> Self {
+    pub(super) fn again(queue: &'r Queue, token: &InFlight, request: &'r Request) -> Self {
         Self {
             rq: token.rq,
+            slot: queue.slot(token.rq),
             generation: token.generation,
             request,
         }

@@ -7,7 +7,8 @@
 //!
 //! The order within an end: the driver's complete, the slot becomes idle, the result is handed
 //! out, the request is counted out. The tag may come back at once after the result has left, so
-//! the slot is not touched after that; and whoever waits for a freeze waits until it has left.
+//! the slot is not touched after that; and whoever waits for a freeze waits until it has left, for
+//! the transport or for the hands of the run that ended it ([`super::away`]).
 
 use super::call::{Call, Started};
 use super::custody::InFlight;
@@ -16,7 +17,7 @@ use super::operations::Home;
 use super::queue::Queue;
 use super::request::Request;
 use super::request_state::{Completed, Put, Step};
-use super::slot::Rq;
+use super::slot::{Rq, Slot};
 use super::status::Status;
 
 impl Queue {
@@ -31,7 +32,7 @@ impl Queue {
         self.assert_own(&token);
         let (hctx, mut call) = (self.hctx_of(token.rq), Call::new(home));
         let request = self.request_of(hctx, token.rq);
-        let started = Started::again(&token, &request);
+        let started = Started::again(self, &token, &request);
         let outcome = self.unless_cut(token.rq, outcome);
         let decided = self.decide(hctx, started, outcome, true, &mut call);
         call.write_down(hctx);
@@ -60,7 +61,7 @@ impl Queue {
             self.assert_own(&token);
             debug_assert_eq!(self.hctx_of(token.rq).index, hctx.index);
             let request = self.request_of(hctx, token.rq);
-            let started = Started::again(&token, &request);
+            let started = Started::again(self, &token, &request);
             let outcome = self.unless_cut(token.rq, outcome);
             let here = self.complete_here(hctx, started, outcome, &mut call);
             ended += u32::from(here);
@@ -70,8 +71,8 @@ impl Queue {
     }
 
     /// Completes a request on the way from the driver. True if it has ended and the caller counts
-    /// it out.
-    #[inline]
+    /// it out. The way of nearly every request: no call of a function on it.
+    #[inline(always)]
     pub(super) fn complete_here(
         &self,
         hctx: &HwQueue,
@@ -83,7 +84,7 @@ impl Queue {
     }
 
     /// As `complete_here`, for a request that ends without the driver's complete.
-    #[inline]
+    #[inline(never)]
     pub(super) fn end_here(
         &self,
         hctx: &HwQueue,
@@ -95,7 +96,7 @@ impl Queue {
     }
 
     /// Takes it out of flight and ends it, if nobody else has and nobody looks at it.
-    #[inline]
+    #[inline(always)]
     fn decide(
         &self,
         hctx: &HwQueue,
@@ -104,16 +105,22 @@ impl Queue {
         via_driver: bool,
         call: &mut Call<'_>,
     ) -> Completed {
-        let decided = self.slot(started.rq).state.complete(started.generation);
+        let decided = started.slot.state.complete(started.generation);
         match decided {
             Completed::End => {
                 let result = self.result(hctx, outcome);
-                self.end(hctx, started.rq, started.request, result, via_driver, call);
+                let Started { rq, slot, .. } = started;
+                self.end(hctx, (rq, slot), started.request, result, via_driver, call);
             }
             Completed::Publish => self.publish(hctx, started.rq, outcome, via_driver),
-            Completed::Lost => hctx.counters.lost_races.add(1),
+            Completed::Lost => self.lost_race(hctx),
         }
         decided
+    }
+
+    #[cold]
+    fn lost_race(&self, hctx: &HwQueue) {
+        hctx.counters.lost_races.add(1);
     }
 
     /// Somebody looks at it: the outcome waits in the slot for the last one to let go.
@@ -129,20 +136,21 @@ impl Queue {
     /// The last one has let go of a completed request.
     pub(super) fn end_published(&self, rq: Rq) {
         let hctx = self.hctx_of(rq);
-        let (result, via_driver) = self.slot(rq).published();
+        let slot = self.slot(rq);
+        let (result, via_driver) = slot.published();
         let mut away = self.away(hctx);
         let (request, mut call) = (self.request_of(hctx, rq), Call::new(&mut away));
-        self.end(hctx, rq, &request, result, via_driver, &mut call);
+        self.end(hctx, (rq, slot), &request, result, via_driver, &mut call);
         call.write_down(hctx);
         self.departed(hctx, hctx.state.leave(1));
     }
 
     /// Ends a request that the caller has taken out of flight. The caller counts it out.
-    #[inline]
+    #[inline(always)]
     fn end(
         &self,
         hctx: &HwQueue,
-        rq: Rq,
+        (rq, slot): (Rq, &Slot),
         request: &Request,
         result: i32,
         via_driver: bool,
@@ -153,8 +161,8 @@ impl Queue {
         }
         // Before the slot may be used again, and so before the result is out.
         self.trace_end(hctx, rq, result);
-        self.time_end(hctx, rq);
-        if self.slot(rq).state.retire() == Step::Wrong {
+        self.time_end(hctx, rq, slot);
+        if slot.state.retire() == Step::Wrong {
             self.bad_transition(hctx);
         }
         call.end(request, result);

@@ -16,6 +16,7 @@ use super::slot::Rq;
 use super::source::Source;
 use super::status::Status;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 /// Ties a token to one call: neither shorter nor longer lifetimes will do.
 type Brand<'q> = PhantomData<fn(&'q ()) -> &'q ()>;
@@ -39,8 +40,9 @@ pub(super) struct Device(pub(super) usize);
 /// What becomes of a request that a driver gives back after it has accepted it (C28, C29).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requeue {
-    /// Has the requeue list worked off now; without, it stays there until somebody kicks.
-    pub kick: bool,
+    /// Has the requeue list worked off after this time, as [`super::Queue::kick_requeue_list`] and
+    /// `delay_kick_requeue_list` do; without, it stays there until somebody kicks.
+    pub kick: Option<Duration>,
     /// The driver keeps things for it: it goes to the dispatch list, not through a ctx.
     pub prepared: bool,
 }

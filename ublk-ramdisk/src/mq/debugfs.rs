@@ -4,14 +4,16 @@
 //! Made on demand, by whoever wants to read; nothing of it costs the way of a request anything. A
 //! lock is held for one walk over one list and for nothing else: what the tags on it stand for is
 //! read afterwards and may have moved on. Kernel counterpart: `block/blk-mq-debugfs.c`. Of its files
-//! `pm_only`, `sched_tags`, `zone_wplugs` and the lists by type of the CPUs have no use here; `run`
-//! is gone there by 7.2 and kept here.
+//! `pm_only`, `sched_tags`, `zone_wplugs` and the lists by type of the CPUs have no use here; `run`,
+//! `queued` and `dispatched` are gone there by 7.2 and kept here, with the mirror's other counters.
 
+use super::counters::{HctxCounters, HISTOGRAM};
 use super::hctx::HwQueue;
 use super::hctx_state::{FROZEN, INACTIVE, QUIESCED, RESTART, STOPPED};
 use super::queue::Queue;
 use super::request::Op;
 use super::slot::{Rq, PARKED, PASSTHROUGH, PREPARED};
+use super::source::Source;
 use std::fmt::{self, Write};
 
 /// Each file of a hardware queue, and what it says.
@@ -27,6 +29,16 @@ pub const HCTX_FILES: &[(&str, &str)] = &[
     ("dispatch_busy", "How busy the driver has lately said it is, 0 to 9; above 0 the software queues are served one request at a time."),
     ("type", "What kind of requests it is for; always default."),
     ("run", "How often it was run: on the spot, on kblockd at once, on kblockd later."),
+    ("queued", "Requests put on a software queue or the dispatch list when they arrived."),
+    ("accepted", "Answers: OK."),
+    ("refused", "Answers: BUSY, by what was wanting."),
+    ("requeued", "Requests the driver gave back after it had accepted them."),
+    ("restarted", "Ends of requests that had to run it."),
+    ("dispatched", "Runs by the number of requests they dispatched: the number or its range, then how many runs."),
+    ("parked", "Requests that had to wait for another try: now, in all, and those of them that were tried again."),
+    ("budget", "Slots: how many of its requests hold one, whether it stands in the line for one, and how often there was none."),
+    ("timeouts", "Calls of the driver's timeout."),
+    ("lost_races", "Completions of requests that somebody else had completed."),
 ];
 /// The file of each software queue.
 pub const CTX_FILE: (&str, &str) = (
@@ -120,14 +132,17 @@ impl Queue {
             "active" => format!("{}\n", hctx.state.usage()),
             "dispatch_busy" => format!("{}\n", hctx.dispatch_busy()),
             "type" => "default\n".to_owned(),
-            "run" => {
-                let counters = hctx.counters();
+            "flags" => "\n".to_owned(),
+            "budget" => {
+                let now = self.snapshot(hctx.index);
                 format!(
-                    "sync={}\nasync={}\ndelayed={}\n",
-                    counters.run_sync, counters.run_async, counters.run_delayed
+                    "held={}\nawaited={}\nmissing={}\n",
+                    now.slots_held,
+                    u32::from(now.slot_awaited),
+                    hctx.counters().no_budget
                 )
             }
-            _ => "\n".to_owned(),
+            name => counter_file(&hctx.counters(), name),
         }
     }
 
@@ -135,6 +150,54 @@ impl Queue {
         list.iter()
             .map(|rq| format!("{}\n", Shown(self, *rq)))
             .collect()
+    }
+}
+
+/// What a file says of what a hardware queue has done.
+fn counter_file(counters: &HctxCounters, name: &str) -> String {
+    let HctxCounters {
+        run_sync: sync,
+        run_async,
+        run_delayed: delayed,
+        parked,
+        unparked,
+        ..
+    } = counters;
+    let number = match name {
+        "run" => return format!("sync={sync}\nasync={run_async}\ndelayed={delayed}\n"),
+        "parked" => {
+            let now = parked.saturating_sub(*unparked);
+            return format!("now={now}\ntotal={parked}\ntried_again={unparked}\n");
+        }
+        "refused" => {
+            let line = |source: &Source| {
+                let count = counters.refused_by.of(*source);
+                format!("{}={count}\n", source.name())
+            };
+            return Source::ALL.iter().map(line).collect();
+        }
+        "dispatched" => {
+            let runs = counters.dispatched.iter().enumerate();
+            let line = |(bucket, runs)| format!("{}\t{runs}\n", range_of(bucket));
+            return runs.map(line).collect();
+        }
+        "queued" => counters.queued,
+        "accepted" => counters.accepted,
+        "requeued" => counters.requeued,
+        "restarted" => counters.restarted,
+        "timeouts" => counters.timeouts,
+        "lost_races" => counters.lost_races,
+        _ => return "\n".to_owned(),
+    };
+    format!("{number}\n")
+}
+
+/// The numbers that share a bucket of [`HctxCounters::dispatched`].
+fn range_of(bucket: usize) -> String {
+    match bucket {
+        0 | 1 => bucket.to_string(),
+        n if n == HISTOGRAM - 1 => format!("{}-", 1u64 << (n - 1)),
+        n => format!("{}-{}", 1u64 << (n - 1), (1u64 << n) - 1),
     }
 }
 
@@ -222,6 +285,13 @@ fn bitmap(bits: impl Iterator<Item = bool>) -> String {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn k02_ranges_of_the_dispatched_are_the_counters_buckets() {
+        let ranges: Vec<_> = (0..HISTOGRAM).map(range_of).collect();
+        assert_eq!(ranges[..5], ["0", "1", "2-3", "4-7", "8-15"]);
+        assert_eq!(ranges[HISTOGRAM - 1], "4096-");
+    }
 
     #[test]
     fn k02_bitmaps_read_as_the_kernels() {

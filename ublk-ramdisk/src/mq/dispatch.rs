@@ -32,7 +32,7 @@ use super::operations::{Answer, Busy};
 use super::queue::Queue;
 use super::request::Request;
 use super::request_state::{Generation, Step};
-use super::slot::{Rq, RqList, CUT};
+use super::slot::{Rq, RqList, Slot, CUT};
 use super::source::Source;
 use super::status::Status;
 use crate::trace::Kind;
@@ -128,19 +128,17 @@ impl Queue {
         call: &mut Call<'_>,
     ) -> Issue {
         debug_assert!(hctx.state.issuing() > 0);
-        let Some(generation) = self.start(hctx, rq) else {
+        let slot = self.slot(rq);
+        let Some(generation) = self.start(hctx, rq, slot) else {
             return Issue::Kept;
         };
         let started = Started {
             rq,
+            slot,
             generation,
             request,
         };
-        let token = if self.has_budget() {
-            self.slot(rq).token()
-        } else {
-            0
-        };
+        let token = if self.has_budget() { slot.token() } else { 0 };
         let issued = Issued::new(self.in_flight(rq, generation), request, token);
         match self.queue_rq(hctx, issued, last) {
             Answer::Ok(accepted) => self.accepted(hctx, started, accepted, call),
@@ -191,10 +189,9 @@ impl Queue {
 
     /// IDLE to IN_FLIGHT, and the clock starts (C35).
     #[inline]
-    pub(super) fn start(&self, hctx: &HwQueue, rq: Rq) -> Option<Generation> {
-        let slot = self.slot(rq);
+    pub(super) fn start(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) -> Option<Generation> {
         slot.set_deadline(self.next_deadline());
-        self.unpark(hctx, rq);
+        self.unpark(hctx, rq, slot);
         self.trace_rq(Kind::Issue, hctx, rq);
         match slot.state.start() {
             Step::Taken(generation) => Some(generation),
@@ -247,7 +244,7 @@ impl Queue {
                 }
             }
             Course::Part(data, bytes) => {
-                self.slot(started.rq).set(CUT);
+                started.slot.set(CUT);
                 self.move_late(hctx, started, (data, bytes), call)
             }
             Course::Defer(rest) => {
@@ -303,7 +300,7 @@ impl Queue {
         let request = self.request_of(hctx, in_flight.rq);
         let mut away = self.away(hctx);
         let mut call = Call::new(&mut away);
-        let started = Started::again(&in_flight, &request);
+        let started = Started::again(self, &in_flight, &request);
         let issue = match rest {
             Rest::End(outcome) => {
                 let bytes = if request.op().has_data() {
@@ -316,7 +313,7 @@ impl Queue {
             }
             Rest::Transfer(data) => self.move_late(hctx, started, (data, request.len()), &mut call),
             Rest::Part(data, bytes) => {
-                self.slot(started.rq).set(CUT);
+                started.slot.set(CUT);
                 self.move_late(hctx, started, (data, bytes), &mut call)
             }
         };

@@ -6,11 +6,12 @@
 //! takes over what was listed. Kernel counterparts: `blk_mq_submit_bio`, `blk_mq_dispatch_list`,
 //! `blk_execute_rq_nowait`.
 
+use super::away::Away;
 use super::call::{Call, Section};
 use super::dispatch::{Issue, ListIssue, Next, Refused};
 use super::hctx::HwQueue;
 use super::hctx_state::{Entry, FROZEN};
-use super::operations::{Away, Home};
+use super::operations::Home;
 use super::queue::Queue;
 use super::request::{Op, Request};
 use super::slot::{Rq, RqList, AT_HEAD, PASSTHROUGH};
@@ -335,10 +336,13 @@ impl Queue {
         self.run_with(hctx, false, call);
     }
 
+    /// The home of a call that is on no lane's thread.
     pub(super) fn away(&self, hctx: &HwQueue) -> Away<'_> {
-        Away {
-            transport: &*self.inner.transport,
-            queue: hctx.index,
-        }
+        Away::one(&*self.inner.transport, hctx.index)
+    }
+
+    /// The same of a run, which may end many requests.
+    pub(super) fn away_to_run(&self, hctx: &HwQueue) -> Away<'_> {
+        Away::run(&*self.inner.transport, hctx.index)
     }
 }

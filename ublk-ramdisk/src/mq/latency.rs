@@ -3,18 +3,21 @@
 //!
 //! To look at the clock twice costs about as much as all else that the mirror does with a request,
 //! so by default each 16th arrival of a lane is timed, whatever becomes of it; a batch looks once.
+//! `--latency-sample` says how many are.
 //! Kernel counterpart: the `diskstats` times, which the block layer keeps likewise from start to end.
 
 use super::hctx::HwQueue;
 use super::queue::Queue;
 use super::request::Op;
-use super::slot::Rq;
+use super::slot::{Rq, Slot};
 use crate::histogram::{AtomicHistogram, Histogram};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Of so many arrivals one is timed, unless somebody says otherwise.
 pub const TIMED_OF: u32 = 16;
+/// The fewest that can be asked for: one of so many.
+pub const LEAST_TIMED_OF: u32 = 1 << 16;
 
 /// Which arrivals are timed: those whose number has none of these bits; none at all if all are set.
 #[derive(Debug)]
@@ -115,6 +118,14 @@ impl Queue {
         self.inner.sampling.0.store(mask, Relaxed);
     }
 
+    /// Of so many arrivals one is timed; 0 if none is.
+    pub fn timed_of(&self) -> u32 {
+        match self.inner.sampling.0.load(Relaxed) {
+            u64::MAX => 0,
+            mask => mask as u32 + 1,
+        }
+    }
+
     /// How long the requests of a hardware queue took.
     pub fn latency(&self, hctx: u16) -> LatencyStats {
         self.hctx(hctx).latency.snapshot()
@@ -156,8 +167,8 @@ impl Queue {
 
     /// The request is about to be handed out.
     #[inline]
-    pub(super) fn time_end(&self, hctx: &HwQueue, rq: Rq) {
-        let arrived = self.slot(rq).arrived();
+    pub(super) fn time_end(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) {
+        let arrived = slot.arrived();
         if arrived != 0 {
             self.took(hctx, rq, arrived);
         }

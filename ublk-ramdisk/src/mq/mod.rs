@@ -47,6 +47,8 @@ mod insert;
 
 mod call;
 
+mod away;
+
 mod ctx;
 
 mod hctx_state;
@@ -110,7 +112,7 @@ pub use data::{Data, Run};
 pub use disk::Disk;
 pub use insert::Lane;
 pub use kblockd::Kblockd;
-pub use latency::{LatencyStats, TIMED_OF};
+pub use latency::{LatencyStats, LEAST_TIMED_OF, TIMED_OF};
 pub use old_rules::Rules;
 pub use operations::{
     Answer, Budget, Busy, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,

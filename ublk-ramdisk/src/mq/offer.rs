@@ -46,11 +46,13 @@ impl Offer for Batch<'_, '_> {
         let mut left = RqList::new();
         while let Some(rq) = self.list.pop_front(slots) {
             let (queue, hctx) = (self.queue, self.hctx);
-            let Some(generation) = queue.start(hctx, rq) else {
+            let slot = queue.slot(rq);
+            let Some(generation) = queue.start(hctx, rq, slot) else {
                 continue;
             };
             let started = Started {
                 rq,
+                slot,
                 generation,
                 request: &queue.request_of(hctx, rq),
             };
@@ -61,7 +63,7 @@ impl Offer for Batch<'_, '_> {
                     self.ended += u32::from(matches!(issue, Issue::Ended { .. }));
                 }
                 Err(_) => {
-                    if queue.slot(rq).state.take_back(generation) {
+                    if slot.state.take_back(generation) {
                         left.push_back(slots, rq);
                     } else {
                         hctx.counters.accepted.add(1);

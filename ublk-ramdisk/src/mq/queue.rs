@@ -224,6 +224,10 @@ impl Queue {
     pub fn snapshot(&self, hctx: u16) -> HctxSnapshot {
         let (queue, slots) = (self.hctx(hctx), &self.inner.slots);
         let tags = |list: Vec<Rq>| list.iter().map(|&rq| self.tag_of(queue, rq)).collect();
+        let slot = |tag| self.slot(self.rq(hctx, tag));
+        let in_flight =
+            || (0..self.inner.set.queue_depth).filter(|&tag| slot(tag).state.is_in_flight());
+        let holds = |&tag: &u16| slot(tag).token() != 0;
         HctxSnapshot {
             stopped: queue.state.has(STOPPED),
             restart: queue.state.has(RESTART),
@@ -233,13 +237,17 @@ impl Queue {
             dispatch: tags(queue.dispatch_list(slots, self.inner.set.queue_depth.into())),
             ctx_map: queue.ctxs.map(),
             ctx_lens: queue.ctxs.lens(),
-            busy: (0..self.inner.set.queue_depth)
-                .filter(|&tag| self.slot(self.rq(hctx, tag)).state.is_in_flight())
-                .collect(),
+            busy: in_flight().collect(),
             usage: queue.state.usage(),
             dispatch_busy: queue.dispatch_busy(),
             run_pending: self.inner.works.run_is_pending(hctx),
             parked: queue.counters.parked.get() - queue.counters.unparked.get(),
+            slots_held: in_flight().filter(holds).count() as u64,
+            slot_awaited: self
+                .inner
+                .driver
+                .budget()
+                .is_some_and(|budget| budget.is_awaited_by(hctx)),
         }
     }
 
@@ -295,6 +303,10 @@ crate::meanings::explained! {
         pub run_pending: bool,
         /// Requests that were refused and wait for their next try.
         pub parked: u64,
+        /// Requests that hold a slot, which is a share of the driver's budget (E1).
+        pub slots_held: u64,
+        /// Does it stand in the line of those that are run when a slot comes back?
+        pub slot_awaited: bool,
     }
 }
 

@@ -61,8 +61,8 @@ impl Queue {
             };
             list.push_back(&self.inner.slots, token.rq);
         }
-        if how.kick {
-            self.kick_requeue_list();
+        if let Some(delay) = how.kick {
+            self.delay_kick_requeue_list(delay);
         }
         true
     }

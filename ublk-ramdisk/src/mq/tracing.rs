@@ -7,7 +7,7 @@ use super::dispatch::Refused;
 use super::hctx::HwQueue;
 use super::operations::Busy;
 use super::queue::Queue;
-use super::slot::{Rq, PARKED};
+use super::slot::{Rq, Slot, PARKED};
 use super::source::Source;
 use crate::trace::event::{self, Event, Kind};
 use crate::trace::{is_on, of_hctx, record};
@@ -83,8 +83,9 @@ impl Queue {
     /// Refused, by the driver or for want of a budget: it waits for its next try from here on.
     pub(super) fn refused(&self, hctx: &HwQueue, rq: Rq, why: Refused, source: Source) {
         // Without a budget it has not even been started since the last time.
-        self.unpark(hctx, rq);
-        self.slot(rq).set(PARKED);
+        let slot = self.slot(rq);
+        self.unpark(hctx, rq, slot);
+        slot.set(PARKED);
         hctx.counters.parked.add(1);
         if !is_on() {
             return;
@@ -105,12 +106,17 @@ impl Queue {
 
     /// A refused request is tried again, or ended without another try.
     #[inline]
-    pub(super) fn unpark(&self, hctx: &HwQueue, rq: Rq) {
-        if self.slot(rq).has(PARKED) {
-            self.slot(rq).clear(PARKED);
-            hctx.counters.unparked.add(1);
-            self.trace_rq(Kind::Unpark, hctx, rq);
+    pub(super) fn unpark(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) {
+        if slot.has(PARKED) {
+            self.unparked(hctx, rq, slot);
         }
+    }
+
+    #[cold]
+    fn unparked(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) {
+        slot.clear(PARKED);
+        hctx.counters.unparked.add(1);
+        self.trace_rq(Kind::Unpark, hctx, rq);
     }
 
     /// About a hardware queue: a batch, a restart.

@@ -97,7 +97,7 @@ impl<D: Disk> Pressured<D> {
             depth,
             active: AtomicU32::new(0),
             slots: slots.clone(),
-            requeues: Requeues::new(None, nr_hw_queues),
+            requeues: Requeues::new(None, nr_hw_queues, depth),
             bad: Ranges::default(),
             timeouts: Faults::new(None),
             lost: (0..requests).map(|_| AtomicBool::new(false)).collect(),
@@ -240,12 +240,12 @@ impl<D: Disk> Pressured<D> {
         let request = *rq.request();
         let (queue, tag) = (hctx.index(), request.tag());
         if active & REQUEUE != 0 {
-            match self.requeues.refuse(queue) {
+            match self.requeues.refuse(queue, tag) {
                 None => {}
                 Some(Refusal::Resource) => return rq.busy_for(Busy::Resource, Source::Injection),
-                Some(Refusal::Requeue) => {
+                Some(Refusal::Requeue(delay)) => {
                     return Answer::Ok(rq.requeue(Requeue {
-                        kick: true,
+                        kick: Some(delay),
                         prepared: false,
                     }))
                 }

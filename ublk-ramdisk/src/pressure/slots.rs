@@ -85,4 +85,8 @@ impl Budget for Slots {
             self.release(hctx);
         }
     }
+
+    fn is_awaited_by(&self, hctx: u16) -> bool {
+        self.slots.is_awaited_by(hctx)
+    }
 }

@@ -188,3 +188,67 @@ impl Throttle {
         self.wait(life, next.saturating_sub(now));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mq::{
+        Answer, Hctx, Issued, Kblockd, Moved, Moving, Operations, Request, RequestQueue, TagSet,
+        Transport,
+    };
+    use crate::pressure::clock::Clock;
+    use workqueue::{Runtime, VirtualClock};
+
+    /// Nothing is ever inserted.
+    struct Nobody;
+
+    impl Operations for Nobody {
+        fn queue_rq<'q>(&self, _: Hctx<'_>, _: Issued<'q>, _: bool) -> Answer<'q> {
+            unreachable!("nothing to issue")
+        }
+    }
+
+    impl Transport for Nobody {
+        fn transfer<'m>(&self, _: Moving<'m>) -> Moved<'m> {
+            unreachable!("nothing to move")
+        }
+
+        fn end(&self, _: u16, _: &Request, _: i32) {
+            unreachable!("nothing to end")
+        }
+    }
+
+    /// The tick comes after the look that found no token, and finds nothing stopped. Whoever stops
+    /// the queues then starts them again itself.
+    #[test]
+    fn w06_tokens_that_come_between_the_look_and_the_stop_are_seen() {
+        let runtime = Runtime::builder()
+            .virtual_clock(VirtualClock::new())
+            .start()
+            .expect("threads");
+        let kblockd = Kblockd::new(&runtime).expect("a queue");
+        let set = TagSet::new(2, 4);
+        let queue = RequestQueue::new(set, Arc::new(Nobody), Arc::new(Nobody), &kblockd);
+        let queue = queue.expect("a queue");
+        let wq = Arc::new(runtime.queue("pressure").build().expect("a queue"));
+        let throttle = Arc::new(Throttle::new());
+        throttle.start(Life::new(&wq, Clock::of(&runtime), &queue));
+        throttle.set(Some(1));
+        let stopped = || [0, 1].map(|hctx| queue.snapshot(hctx).stopped);
+        let use_up = || {
+            let left = throttle.balance().expect("there is a limit") as u64;
+            assert!(throttle.admit(left) && !throttle.admit(1));
+        };
+        // The time stands still, so no tick comes but those that are called here.
+        use_up();
+        throttle.stop(&queue);
+        assert_eq!(stopped(), [true; 2]);
+        throttle.tick();
+        assert_eq!(stopped(), [false; 2]);
+        use_up();
+        throttle.tick();
+        throttle.stop(&queue);
+        assert_eq!(stopped(), [false; 2], "there are tokens");
+        throttle.end();
+    }
+}

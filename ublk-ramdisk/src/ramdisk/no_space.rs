@@ -33,6 +33,17 @@ pub enum Mode {
     Error,
 }
 
+impl Mode {
+    /// As `stats` shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enough => "enough",
+            Self::Exhausted => "exhausted",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// How long requests wait when there is no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {

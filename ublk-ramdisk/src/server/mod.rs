@@ -145,6 +145,7 @@ impl Front {
             char_path: char_path(id),
             size: device.size(),
             data_path: device.data_path(),
+            worker_commit: device.workers_commit(),
             queues: device.info().nr_hw_queues,
             depth: device.info().queue_depth,
             backing: config.backing.to_string(),
@@ -288,8 +289,9 @@ impl Server {
             Request::Set {
                 ref changes,
                 ref memory,
+                latency_sample,
             } => {
-                caller.answer(&match self.set(changes, memory) {
+                caller.answer(&match self.set(changes, memory, latency_sample) {
                     Ok(in_force) => Reply::InForce(Box::new(in_force)),
                     Err(failure) => Reply::Failed(failure),
                 });
@@ -297,7 +299,7 @@ impl Server {
             }
             Request::Trace { .. } | Request::Debugfs { .. } | Request::Poke { .. } => {
                 let (served, lock) = (&self.front.served, &self.front.lock);
-                observe::answer(caller, request, served, lock, self.device.queue());
+                observe::answer(caller, request, served, lock, &self.device);
                 return Step::Serve;
             }
             Request::Resize { bytes, force } => self.resize(bytes, force),
@@ -320,9 +322,14 @@ impl Server {
         }
     }
 
-    fn set(&mut self, changes: &Changes, memory: &SpaceChanges) -> Result<InForce, Failure> {
-        let in_force = self.device.set(changes, memory)?;
-        if !changes.is_empty() || !memory.is_empty() {
+    fn set(
+        &mut self,
+        changes: &Changes,
+        memory: &SpaceChanges,
+        latency_sample: Option<u32>,
+    ) -> Result<InForce, Failure> {
+        let in_force = self.device.set(changes, memory, latency_sample)?;
+        if !changes.is_empty() || !memory.is_empty() || latency_sample.is_some() {
             info!("{}: in force: {in_force}", self.front.served.path);
         }
         Ok(in_force)

@@ -14,8 +14,10 @@ use std::time::Duration;
 use log::{info, warn};
 use nix::sys::stat::{major, minor};
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::mq::debugfs::DebugfsFile;
 use ublk_ramdisk::mq::Queue;
 use ublk_ramdisk::trace::{self, CannotRecord, Options, Recording};
+use ublk_ramdisk::ublk::device::Device;
 
 use super::control_socket::Caller;
 use super::protocol::{Poke, Reply, Request, Served};
@@ -33,9 +35,9 @@ pub fn answer(
     request: Request,
     served: &Served,
     lock: &DeviceLock,
-    queue: Option<&Queue>,
+    device: &Device,
 ) {
-    let Some(queue) = queue else {
+    let Some(queue) = device.queue() else {
         return caller.answer(&Reply::Failed(Failure::runtime("the disk is stopped")));
     };
     match request {
@@ -44,9 +46,11 @@ pub fn answer(
             records,
             text,
         } => begin_trace(caller, (millis, records, text), queue.label(), served),
-        Request::Debugfs { files: false } => caller.answer(&Reply::Debugfs(queue.debugfs())),
+        Request::Debugfs { files: false } => {
+            caller.answer(&Reply::Debugfs(all_files(device, queue)));
+        }
         Request::Debugfs { files: true } => {
-            let place = lock.write_files(&queue.debugfs());
+            let place = lock.write_files(&all_files(device, queue));
             let place = place.map(|place| Reply::Written(place.display().to_string()));
             caller.answer(&place.unwrap_or_else(Reply::Failed));
         }
@@ -60,6 +64,13 @@ pub fn answer(
         }
         _ => caller.answer(&Reply::Failed(Failure::runtime("not a question"))),
     }
+}
+
+/// The mirror's files, and those of what is around it.
+fn all_files(device: &Device, queue: &Queue) -> Vec<DebugfsFile> {
+    let mut files = queue.debugfs();
+    files.extend(device.stats().files());
+    files
 }
 
 /// How a trace is called by the one who asked, and of which device it is.

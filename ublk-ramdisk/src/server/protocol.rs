@@ -27,6 +27,9 @@ pub struct Served {
     pub size: u64,
     /// The data path in use, never "auto".
     pub data_path: DataPath,
+    /// Do workers commit what they have ended?
+    #[serde(default)]
+    pub worker_commit: bool,
     /// Hardware queues the kernel granted.
     pub queues: u16,
     /// Tags per queue.
@@ -53,13 +56,17 @@ pub enum Word {
 pub enum Request {
     /// The counters.
     Stats,
-    /// Other pressure and memory rules; none but the present ones if nothing is to be changed.
+    /// Other pressure and memory rules, or another share of timed requests; none but the present
+    /// ones if nothing is to be changed.
     Set {
         /// What is to be changed of the pressure.
         changes: Box<Changes>,
         /// Of the rules for memory.
         #[serde(default)]
         memory: SpaceChanges,
+        /// Of so many requests one is timed, 0 for none.
+        #[serde(default)]
+        latency_sample: Option<u32>,
     },
     /// What happens to the requests for so long. After the answer comes the trace itself, and the
     /// connection ends with it. Whoever goes away before gets nothing, and the recording ends.
@@ -166,6 +173,7 @@ mod tests {
                     reclaim: Some(Reclaim::Compress),
                     compress_idle: Some(Duration::from_millis(1500)),
                 },
+                latency_sample: Some(64),
             },
             Request::Trace {
                 millis: 2000,

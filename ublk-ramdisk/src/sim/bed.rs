@@ -55,6 +55,8 @@ struct Totals {
     refused: u64,
     runs: u64,
     rescued: u64,
+    zero: u64,
+    no_space: u64,
 }
 
 /// A made-up machine: nobody is bound to its CPUs.
@@ -226,6 +228,7 @@ impl Bed {
     fn totals(&self, at: u64, ended: u64) -> Totals {
         let hctxs = 0..self.queue().tag_set().nr_hw_queues;
         let stats = self.mirror.kblockd().queue().stats();
+        let space = self.ramdisk.disk().space_stats();
         Totals {
             at,
             ended,
@@ -234,6 +237,8 @@ impl Bed {
                 .sum(),
             runs: stats.completed,
             rescued: stats.rescued,
+            zero: space.zero,
+            no_space: space.no_space + space.above_cap,
         }
     }
 
@@ -248,6 +253,7 @@ impl Bed {
             dispatch_busy = dispatch_busy.max(seen.dispatch_busy);
         }
         let last = std::mem::replace(&mut self.last, now);
+        let space = self.ramdisk.disk().space_stats();
         let (ops, time) = (now.ended - last.ended, now.at - last.at);
         self.samples.push(Sample {
             t_ns: now.at,
@@ -263,6 +269,11 @@ impl Bed {
             refused: now.refused - last.refused,
             kblockd_runs: now.runs - last.runs,
             rescued: now.rescued - last.rescued,
+            used: space.used,
+            limit: space.limit,
+            zero: now.zero - last.zero,
+            no_space: now.no_space - last.no_space,
+            mode: space.mode,
         });
     }
 

@@ -80,6 +80,8 @@ pub struct SimConfig {
     pub flush: u8,
     /// DISCARDs among the requests, in per cent.
     pub discard: u8,
+    /// Writes of nothing but zeros, in per cent; none: no write says what it writes.
+    pub zeros: Option<u8>,
     /// Which time it runs by.
     pub clock: ClockKind,
     /// How long a request takes once accepted.
@@ -140,6 +142,7 @@ impl SimConfig {
             ("--read-share", self.read_share),
             ("--flush", self.flush),
             ("--discard", self.discard),
+            ("--zeros", self.zeros.unwrap_or(0)),
         ] {
             if share > 100 {
                 return usage(format!("{option} {share} is more than 100 per cent"));

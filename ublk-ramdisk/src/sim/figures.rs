@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::mq::{BySource, HctxCounters, Op, Source};
 use crate::ramdisk::space::SpaceStats;
+use crate::ramdisk::Mode;
 
 /// Requests of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -280,6 +281,16 @@ pub struct Sample {
     pub kblockd_runs: u64,
     /// Items rescued since the sample before.
     pub rescued: u64,
+    /// Bytes of memory that the disk uses.
+    pub used: u64,
+    /// Bytes that it may use; 0 for no limit.
+    pub limit: u64,
+    /// Bytes of pages of zeros given back since the sample before.
+    pub zero: u64,
+    /// Requests ended with NOSPC since the sample before.
+    pub no_space: u64,
+    /// What a write that needs memory can expect.
+    pub mode: Mode,
 }
 
 /// Something that happened.

@@ -42,6 +42,8 @@ pub(super) struct Job {
     bs: u64,
     batch: usize,
     verify: bool,
+    /// Does it matter what its writes write?
+    fills: bool,
     limits: Limits,
     buffers: Arc<Buffers>,
     random: Random,
@@ -76,6 +78,7 @@ impl Job {
             bs: config.bs,
             batch: usize::from(config.batch),
             verify: config.verify,
+            fills: config.verify || config.zeros.is_some(),
             limits,
             buffers,
             random: Random::new(config.seed, u64::from(number)),
@@ -115,6 +118,11 @@ impl Job {
             Event::Discard { offset, len } => self.places.forget(offset, len),
             _ => {}
         }
+    }
+
+    /// What a script has asked for has ended.
+    pub(super) fn calm(&mut self) {
+        self.places.calm();
     }
 
     fn set_rate(&mut self, rate: u32, now: u64) {
@@ -237,7 +245,7 @@ impl Job {
             None => (0, 0),
             Some(block) => (self.places.offset(block) / 512, (self.bs / 512) as u32),
         };
-        if self.verify && want.op == Op::Write {
+        if self.fills && want.op == Op::Write {
             let offset = sector * 512;
             // SAFETY: the tag is ours, and its request is not in the mirror yet.
             let buffer = unsafe { self.buffers.of(self.hctx, real_tag) };

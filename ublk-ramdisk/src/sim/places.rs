@@ -10,9 +10,20 @@ use crate::mq::Op;
 /// reached into it.
 const UNKNOWN: u32 = u32::MAX;
 
+/// Does a script's request reach into a block?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Shaken {
+    #[default]
+    No,
+    Now,
+    /// It has ended, but one of the job's own was under way beside it.
+    UntilEnded,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Block {
     generation: u32,
+    shaken: Shaken,
     under_way: bool,
     touched: bool,
 }
@@ -34,6 +45,7 @@ pub(super) struct Places {
     read_share: u8,
     flush: u8,
     discard: u8,
+    zeros: u8,
     /// First byte of the part.
     start: u64,
     bs: u64,
@@ -52,6 +64,7 @@ impl Places {
             read_share: config.read_share,
             flush: config.flush,
             discard: config.discard,
+            zeros: config.zeros.unwrap_or(0),
             start: u64::from(job) * blocks * config.bs,
             bs: config.bs,
             blocks: vec![Block::default(); blocks as usize],
@@ -96,7 +109,11 @@ impl Places {
                 (if write { Op::Write } else { Op::Discard }, block)
             }
         };
-        Some(self.want(op, block))
+        let mut want = self.want(op, block);
+        if op == Op::Write && random.per_cent(self.zeros) {
+            want.generation = 0;
+        }
+        Some(want)
     }
 
     /// At the end: a READ of the next block whose content is known and not that of a new disk.
@@ -150,22 +167,95 @@ impl Places {
         };
         let at = &mut self.blocks[block];
         at.under_way = false;
+        let shaken = at.shaken != Shaken::No;
+        if at.shaken == Shaken::UntilEnded {
+            at.shaken = Shaken::No;
+        }
         if want.op == Op::Read {
             // A script may have reached into it meanwhile.
             return well && at.generation == want.generation && want.generation != UNKNOWN;
         }
         at.touched = true;
-        at.generation = if well { want.generation } else { UNKNOWN };
+        at.generation = match well && !shaken {
+            true => want.generation,
+            false => UNKNOWN,
+        };
         false
     }
 
-    /// A script reaches into this range of the disk.
+    /// A script's request begins to reach into this range of the disk.
     pub(super) fn forget(&mut self, offset: u64, len: u64) {
         for block in 0..self.blocks.len() {
             let at = self.offset(block);
             if at < offset + len && offset < at + self.bs {
                 self.blocks[block].generation = UNKNOWN;
+                self.blocks[block].shaken = Shaken::Now;
             }
         }
+    }
+
+    /// No request of a script is under way any more: what is written from now on stays.
+    pub(super) fn calm(&mut self) {
+        let shaken = |block: &&mut Block| block.shaken == Shaken::Now;
+        for block in self.blocks.iter_mut().filter(shaken) {
+            block.shaken = match block.under_way {
+                true => Shaken::UntilEnded,
+                false => Shaken::No,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places() -> Places {
+        Places {
+            rw: Rw::Write,
+            read_share: 0,
+            flush: 0,
+            discard: 0,
+            zeros: 0,
+            start: 0,
+            bs: 4096,
+            blocks: vec![Block::default(); 2],
+            steps: 0,
+            checked: 0,
+        }
+    }
+
+    /// Is what this write has left behind taken for known?
+    fn written(places: &mut Places, want: Want) -> bool {
+        let (written, block) = (want.generation, want.block.unwrap());
+        let _ = places.ended(want, true);
+        let read = places.want(Op::Read, block);
+        places.ended(read, true) && read.generation == written
+    }
+
+    #[test]
+    fn what_is_written_beside_a_request_of_a_script_is_not_known() {
+        let mut places = places();
+        let before = places.want(Op::Write, 0);
+        places.forget(0, 4096);
+        assert!(!written(&mut places, before), "it may be gone again");
+        let during = places.want(Op::Write, 0);
+        places.calm();
+        assert!(!written(&mut places, during), "it may have come first");
+        let after = places.want(Op::Write, 0);
+        assert!(written(&mut places, after));
+        let elsewhere = places.want(Op::Write, 1);
+        assert!(written(&mut places, elsewhere));
+    }
+
+    #[test]
+    fn what_is_read_when_a_script_reaches_for_it_is_not_known() {
+        let mut places = places();
+        let write = places.want(Op::Write, 0);
+        assert!(written(&mut places, write));
+        let read = places.want(Op::Read, 0);
+        places.forget(0, 4096);
+        places.calm();
+        assert!(!places.ended(read, true));
     }
 }

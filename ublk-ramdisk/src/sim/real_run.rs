@@ -31,6 +31,14 @@ struct Shared<'s> {
     give_up: AtomicBool,
 }
 
+/// What a job is told.
+enum Word {
+    /// The sender goes when the job has heard it, or is done and never will.
+    Happens(Event, Sender<()>),
+    /// What the script has asked for has ended.
+    Calm,
+}
+
 pub(super) fn run(
     config: &SimConfig,
     records: Option<usize>,
@@ -100,14 +108,17 @@ fn cpu_time() -> Result<(u64, u64), Failure> {
 }
 
 /// A job's thread.
-fn live(shared: &Shared<'_>, mut job: Job, mut lane: Lane, hear: &Receiver<Event>) -> Job {
+fn live(shared: &Shared<'_>, mut job: Job, mut lane: Lane, hear: &Receiver<Word>) -> Job {
     let port = shared.ports.of_job(job.number);
     let mut taken = Vec::new();
     let mut in_flight = 0;
     while !shared.give_up.load(Relaxed) {
         let now = shared.ports.time().now();
-        for event in hear.try_iter() {
-            job.hear(&event, now);
+        for word in hear.try_iter() {
+            match word {
+                Word::Happens(event, _heard) => job.hear(&event, now),
+                Word::Calm => job.calm(),
+            }
         }
         let mut moved = finish_due(shared, port, now);
         moved |= reap(shared, &mut job, port);
@@ -171,12 +182,25 @@ fn reap(shared: &Shared<'_>, job: &mut Job, port: &Port) -> bool {
     !ends.is_empty()
 }
 
+/// Tells all jobs what is about to happen. What they take for granted does not change before they
+/// know.
+fn tell_all(shared: &Shared<'_>, told: &[(u16, Sender<Word>)], event: &Event) {
+    let (heard, all_have) = mpsc::channel();
+    for (job, tell) in told {
+        // A job that is done hears nothing any more.
+        let _done = tell.send(Word::Happens(event.clone(), heard.clone()));
+        shared.ports.of_job(*job).ring();
+    }
+    drop(heard);
+    let _nobody_is_left = all_have.recv();
+}
+
 /// Follows the script until all jobs are done. Answers what is stuck, if they never will be.
 fn conduct(
     config: &SimConfig,
     shared: &Shared<'_>,
     bed: &mut Bed,
-    told: &[(u16, Sender<Event>)],
+    told: &[(u16, Sender<Word>)],
 ) -> Option<String> {
     let mut script = config.script.clone();
     script.retain(|step| !step.at.is_zero());
@@ -185,17 +209,19 @@ fn conduct(
     let every = config.sample.map(|every| every.as_nanos() as u64);
     let mut next_sample = every;
     let (mut seen, mut seen_at) = (0, 0);
+    let mut calm = false;
     let mut served = Vec::new();
     while shared.running.load(Relaxed) > 0 || bed.script_is_busy() {
         let now = shared.ports.time().now();
         while let Some(step) = script.next_if(|step| step.at.as_nanos() as u64 <= now) {
-            for (job, tell) in told {
-                // A job that is done hears nothing any more.
-                let _done = tell.send(step.event.clone());
-                shared.ports.of_job(*job).ring();
-            }
+            tell_all(shared, told, &step.event);
             bed.happen(&step.event);
-            seen_at = now;
+            (seen_at, calm) = (now, false);
+        }
+        if !calm && !bed.script_is_busy() {
+            calm = true;
+            told.iter()
+                .for_each(|(_, tell)| drop(tell.send(Word::Calm)));
         }
         if next_sample.is_some_and(|at| at <= now) {
             bed.sample(shared.ended.load(Relaxed), shared.in_flight.load(Relaxed));

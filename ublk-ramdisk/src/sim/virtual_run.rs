@@ -13,6 +13,7 @@ use workqueue::VirtualClock;
 use super::bed::Bed;
 use super::config::SimConfig;
 use super::figures::Figures;
+use super::job::Job;
 use super::ports::{At, Time};
 use super::script::{Event, Step};
 use crate::error::Failure;
@@ -36,6 +37,8 @@ struct Run<'c> {
     load_end: u64,
     /// When anything last ended or was made.
     last_move: u64,
+    /// The jobs know that nothing of the script's is under way.
+    calm: bool,
     taken: Vec<Request>,
 }
 
@@ -58,6 +61,7 @@ pub(super) fn run(
         next_sample: config.sample.map(|every| every.as_nanos() as u64),
         load_end: 0,
         last_move: 0,
+        calm: false,
         taken: Vec::new(),
     };
     let stuck = run.go();
@@ -189,6 +193,7 @@ impl Run<'_> {
             job.hear(event, now);
         }
         self.bed.happen(event);
+        self.calm = false;
         self.last_move = now;
     }
 
@@ -228,6 +233,10 @@ impl Run<'_> {
         if self.follow_script() {
             self.clock.settle();
             moved = true;
+        }
+        if !self.calm && !self.bed.script_is_busy() {
+            self.calm = true;
+            self.bed.jobs.iter_mut().for_each(Job::calm);
         }
         moved |= self.reap();
         let now = self.now();

@@ -57,6 +57,7 @@ impl Trace {
         if self.is_virtual {
             writer = writer.with_pid(1);
         }
+        writer.process("ublk-ramdisk")?;
         for (tid, name) in self.threads() {
             writer.thread(tid, name)?;
         }

@@ -8,9 +8,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::abi::{self, BatchElem};
+use super::commit::{element, Commit};
 use super::per_tag::NO_COMPLETION;
 use super::queue::{insert, Queue, QueueError};
-use super::ring::{Completion, FetchBuffers, QueueRing, WATCHES};
+use super::ring::{Completion, FetchBuffers, QueueRing, ELEMENT, WATCHES};
 use super::transport::{Letter, Port};
 use crate::mq::{Home, Lane, Moved, Moving, Request};
 
@@ -24,36 +25,20 @@ const COMMITS: usize = 8;
 /// Buffers for tags, a power of two; each holds all tags of the queue.
 const FETCH_BUFFERS: u16 = 8;
 
-/// The elements of one COMMIT, in place until it has completed.
-struct Commit {
-    elements: Box<[BatchElem]>,
-    len: usize,
-    done: usize,
-}
-
-impl Commit {
-    fn is_free(&self) -> bool {
-        self.len == 0
-    }
-}
-
 /// What comes back from the mirror on the queue's own thread.
 struct Results {
     queue: Queue,
     /// Those that are in no COMMIT yet.
     elements: Vec<BatchElem>,
-    /// Requests that have been taken in and have not ended.
-    inside: usize,
+    /// Requests that have been taken in, and whose results have not come here. Workers may have
+    /// committed some of them: how many is known once they have been told to stop that.
+    inside: u64,
 }
 
 impl Results {
     #[inline]
     fn push(&mut self, tag: u16, result: i32) {
-        self.elements.push(BatchElem {
-            tag,
-            buf_index: 0,
-            result,
-        });
+        self.elements.push(element(tag, result));
     }
 }
 
@@ -85,6 +70,8 @@ pub(super) struct Batch {
     buffers: FetchBuffers,
     commits: Vec<Commit>,
     fetching: bool,
+    /// Do workers commit nothing any more?
+    is_closed: bool,
 }
 
 impl Batch {
@@ -119,11 +106,7 @@ impl Batch {
         ring.submit_and_wait(0).map_err(QueueError::Ring)?;
         ring.watch_for_give_up(queue.shared.give_up.as_fd());
         ring.listen(queue.port.mailbox.bell().fd());
-        let commit = || Commit {
-            elements: vec![BatchElem::default(); usize::from(depth)].into(),
-            len: 0,
-            done: 0,
-        };
+        let commit = || Commit::new(depth);
         Ok(Self {
             ring,
             lane,
@@ -138,11 +121,19 @@ impl Batch {
             buffers,
             commits: std::iter::repeat_with(commit).take(COMMITS).collect(),
             fetching: true,
+            is_closed: false,
         })
     }
 
     /// Serves until the driver ends the fetch and every commit is through.
     pub(super) fn run(&mut self) -> Result<(), QueueError> {
+        let end = self.serve_all();
+        // Of a queue that has failed the driver ends what is left, and nobody else.
+        self.close_to_workers();
+        end
+    }
+
+    fn serve_all(&mut self) -> Result<(), QueueError> {
         let room = usize::from(self.depth).max(16) + WATCHES;
         let mut completions = vec![NO_COMPLETION; room];
         while self.is_needed() {
@@ -190,11 +181,23 @@ impl Batch {
         }
     }
 
+    /// From here on every result that is still to come comes here.
+    fn close_to_workers(&mut self) {
+        if let Some(committer) = self.port.committer.as_ref().filter(|_| !self.is_closed) {
+            self.is_closed = true;
+            self.results.inside -= committer.close();
+        }
+    }
+
     /// What has ended on other threads.
     #[inline]
     fn read_letters(&mut self) {
-        self.port.mailbox.take(|_, letter| match letter {
+        self.port.mailbox.take(|tag, letter| match letter {
             Letter::Ended(request, result) => self.results.end(&request, result),
+            Letter::Counted(result) => {
+                self.results.inside -= 1;
+                self.results.push(tag, result);
+            }
             // Any thread moves the bytes of this path itself.
             Letter::Move(..) => unreachable!("a letter of get-data"),
         });
@@ -220,7 +223,10 @@ impl Batch {
             return Ok(());
         }
         match -completion.result {
-            libc::ENODEV => self.fetching = false,
+            libc::ENODEV => {
+                self.fetching = false;
+                self.close_to_workers();
+            }
             // The kernel ended the multishot for want of a buffer or of room in
             // the ring, and keeps the tags: ask again (W16).
             errno if errno <= 0 => self.ring.push_batch_fetch(FETCH),
@@ -259,17 +265,12 @@ impl Batch {
         let Some(index) = self.commits.iter().position(Commit::is_free) else {
             return;
         };
-        let commit = &mut self.commits[index];
-        commit.elements[..results.len()].copy_from_slice(results);
-        commit.len = results.len();
-        commit.done = 0;
-        results.clear();
+        self.commits[index].fill(results.drain(..));
         self.push_commit(index);
     }
 
     fn push_commit(&mut self, index: usize) {
-        let commit = &self.commits[index];
-        let rest = &commit.elements[commit.done..commit.len];
+        let rest = self.commits[index].rest();
         let (at, count) = (rest.as_ptr() as u64, rest.len() as u16);
         // SAFETY: the elements are left alone until `committed` frees them.
         unsafe {
@@ -287,26 +288,18 @@ impl Batch {
     fn committed(&mut self, completion: Completion) -> Result<(), QueueError> {
         let index = (completion.user_data & !KIND) as usize;
         let commit = &mut self.commits[index];
-        let tag = commit.elements[commit.done].tag;
-        match completion.result {
-            bytes if bytes > 0 => commit.done += bytes as usize / size_of::<BatchElem>(),
-            // The disk is gone, and with it the requests.
-            gone if gone == -libc::ENODEV => commit.done = commit.len,
-            result => {
-                return Err(QueueError::Command {
-                    command: "COMMIT_IO_CMDS",
-                    tag,
-                    errno: -result,
-                })
+        let tag = commit.rest()[0].tag;
+        match commit.answered(completion.result) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.push_commit(index);
+                Ok(())
             }
+            Err(errno) => Err(QueueError::Command {
+                command: "COMMIT_IO_CMDS",
+                tag,
+                errno,
+            }),
         }
-        if commit.done < commit.len {
-            self.push_commit(index);
-        } else {
-            commit.len = 0;
-        }
-        Ok(())
     }
 }
-
-const ELEMENT: u8 = size_of::<BatchElem>() as u8;

@@ -44,6 +44,7 @@ pub struct Device {
     control: Control,
     info: DeviceInfo,
     path: DataPath,
+    workers_commit: bool,
     driver: Arc<Driver>,
     /// As it was asked for; of `space`, as it is now.
     config: DeviceConfig,
@@ -62,7 +63,7 @@ impl Device {
     pub fn create(config: &DeviceConfig) -> Result<Self, Failure> {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
-        let path = params::choose_path(config.data_path, config.depth, offered)?;
+        let (path, workers_commit) = params::choose(config, offered)?;
         if !config.partition_scan && !offered.has(Features::NO_AUTO_PART_SCAN) {
             log::warn!(
                 "this kernel always scans for partitions: --no-partition-scan has no effect"
@@ -78,6 +79,7 @@ impl Device {
             control,
             info,
             path,
+            workers_commit,
             driver,
             config: config.clone(),
             counters: Vec::new(),
@@ -155,6 +157,7 @@ impl Device {
         let (runtime, flags) = (backend::runtime(), config.kblockd_flags.flags());
         let (driver, operations) = (&self.driver, self.driver.clone());
         let mirror = Mirror::start_on(runtime, flags, set, operations, driver, transport)?;
+        mirror.queue().time_one_of(config.latency_sample);
         let bound: Vec<_> = ports.iter().map(Arc::downgrade).collect();
         mirror.on_cpus_changed(Box::new(move |online| {
             let bound = bound.iter().filter_map(Weak::upgrade);
@@ -191,7 +194,8 @@ impl Device {
     fn make_ports(&self, shared: &Shared) -> Result<Box<[Arc<Port>]>, Failure> {
         let port = |queue| {
             let device = shared.char_device.clone();
-            Port::new(device, queue, shared.depth, shared.io_buffer)
+            let (depth, io_buffer) = (shared.depth, shared.io_buffer);
+            Port::new(device, queue, depth, io_buffer, self.workers_commit)
                 .map(Arc::new)
                 .map_err(|error| error.failure(queue))
         };
@@ -261,6 +265,11 @@ impl Device {
         self.path
     }
 
+    /// Do workers commit what they have ended?
+    pub fn workers_commit(&self) -> bool {
+        self.workers_commit
+    }
+
     /// What the driver made of the device.
     pub fn info(&self) -> &DeviceInfo {
         &self.info
@@ -290,8 +299,10 @@ impl Device {
             size: self.size(),
             allocated: self.driver.disk().store().allocated().unwrap_or(0),
             data_path: self.path.to_string(),
+            worker_commit: self.workers_commit,
             pressure: self.driver.stats(),
             space: self.driver.disk().space_stats(),
+            latency_sample: self.queue().map_or(0, Queue::timed_of),
             queues: queues
                 .map(|(counters, queue)| self.queue_stats(queue, counters))
                 .collect(),
@@ -313,6 +324,9 @@ impl Device {
         }
         if let Some(port) = self.ports.get(usize::from(queue)) {
             stats.wakeups = port.wakeups();
+            if let Some(committer) = &port.committer {
+                stats.add(committer.counters());
+            }
         }
         stats
     }

@@ -28,6 +28,10 @@ mod per_tag;
 
 mod batch;
 
+mod commit;
+
+mod turns;
+
 mod ring;
 
 pub mod abi;

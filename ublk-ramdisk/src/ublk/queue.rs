@@ -146,21 +146,10 @@ impl Queue {
         Ok(request.with_fua(descriptor.op_flags & abi::IO_F_FUA != 0))
     }
 
-    /// Counts the end of what was taken in: bytes moved for READ and WRITE, 0 for the
-    /// others, or minus errno (F11).
+    /// Counts the end of what was taken in.
     #[inline]
     pub(super) fn ended(&self, request: &Request, result: i32) {
-        match u64::try_from(result) {
-            Ok(moved) => {
-                let covered = if request.op().has_data() {
-                    moved
-                } else {
-                    request.len()
-                };
-                self.counters.end(request.op(), covered);
-            }
-            Err(_) => self.counters.end_with_error(),
-        }
+        self.counters.ended(request, result);
     }
 
     /// The thread woke up and took completions.

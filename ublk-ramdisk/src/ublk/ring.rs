@@ -15,8 +15,15 @@ use std::thread::{self, ThreadId};
 use io_uring::types::BufRingEntry;
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
 
-use super::abi::{self, BatchIo, IoCmd, IoDesc};
+use super::abi::{self, BatchElem, BatchIo, IoCmd, IoDesc};
 use crate::sys::mmap::Mapping;
+
+mod worker;
+
+pub(super) use worker::WorkerRing;
+
+/// Bytes of a result in a COMMIT, and of a tag in a PREP.
+pub(super) const ELEMENT: u8 = size_of::<BatchElem>() as u8;
 
 const OP_URING_CMD: u8 = 46;
 const SQE_FIXED_FILE: u8 = 1 << 0;
@@ -203,7 +210,8 @@ impl QueueRing {
         element: u8,
         user_data: u64,
     ) {
-        let mut sqe = CmdSqe::new(op, self.batch_words(elements, element), user_data);
+        let words = batch_command(self.queue, elements, element);
+        let mut sqe = CmdSqe::new(op, words, user_data);
         sqe.addr = addr;
         sqe.len = u32::from(elements) * u32::from(element);
         // SAFETY: as promised by the caller.
@@ -212,7 +220,7 @@ impl QueueRing {
 
     /// Queues the multishot fetch that fills the buffers of [`FetchBuffers`].
     pub(super) fn push_batch_fetch(&mut self, user_data: u64) {
-        let words = self.batch_words(0, size_of::<u16>() as u8);
+        let words = batch_command(self.queue, 0, size_of::<u16>() as u8);
         let mut sqe = CmdSqe::new(abi::IO_FETCH_BATCH, words, user_data);
         sqe.flags |= SQE_BUFFER_SELECT;
         sqe.uring_cmd_flags = URING_CMD_MULTISHOT;
@@ -253,17 +261,6 @@ impl QueueRing {
             "the ring of queue {} is another thread's",
             self.queue
         );
-    }
-
-    fn batch_words(&self, elements: u16, element: u8) -> [u64; 2] {
-        let command = BatchIo {
-            q_id: self.queue,
-            nr_elem: elements,
-            elem_bytes: element,
-            ..BatchIo::default()
-        };
-        // SAFETY: 16 bytes of plain data without padding.
-        unsafe { std::mem::transmute::<BatchIo, [u64; 2]>(command) }
     }
 
     /// # Safety
@@ -319,6 +316,18 @@ impl QueueRing {
         }
         count
     }
+}
+
+/// What a batch command says beside its entry's own fields.
+fn batch_command(queue: u16, elements: u16, element: u8) -> [u64; 2] {
+    let command = BatchIo {
+        q_id: queue,
+        nr_elem: elements,
+        elem_bytes: element,
+        ..BatchIo::default()
+    };
+    // SAFETY: 16 bytes of plain data without padding.
+    unsafe { std::mem::transmute::<BatchIo, [u64; 2]>(command) }
 }
 
 /// Buffers that batch fetches fill with tags, in a ring shared with the kernel.

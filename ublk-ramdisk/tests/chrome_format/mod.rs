@@ -49,6 +49,10 @@ pub fn check(bytes: &[u8]) -> File {
     for event in &events {
         let (phase, name) = (text(event, "ph"), text(event, "name").to_owned());
         assert!(event["pid"].is_u64(), "{event}");
+        if phase == "M" && name == "process_name" {
+            assert_eq!(text(&event["args"], "name"), "ublk-ramdisk");
+            continue;
+        }
         let tid = event["tid"].as_i64().expect("a thread");
         if phase == "M" {
             assert_eq!(name, "thread_name");

@@ -24,7 +24,14 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("l1_the_log_goes_to_syslog", syslog);
     for path in machine::data_paths() {
         let name = format!("l1_a_queue_thread_that_fails_ends_the_server_on_{path}");
-        tests.push(Test::skippable(name, move || dead_queue(path)));
+        tests.push(Test::skippable(name, move || dead_queue(path, &[])));
+    }
+    if machine::data_paths().contains(&"batch") {
+        let words = &["--worker-commit", "on", "--inject", "requeue=2,100,0,-1"];
+        tests.push(Test::skippable(
+            "f20_a_queue_thread_that_fails_ends_the_server_whose_workers_commit",
+            || dead_queue("batch", words),
+        ));
     }
 }
 
@@ -147,7 +154,7 @@ fn queue_thread(pid: u32, name: &str) -> u32 {
 
 /// From some moment on every call of a queue thread to its ring fails. It may hold requests then,
 /// and the other queue is alive: the disk must go away all the same, and the client be answered.
-fn dead_queue(path: &str) -> Outcome {
+fn dead_queue(path: &str, words: &[&str]) -> Outcome {
     use std::os::unix::fs::FileExt;
     need(&["strace"])?;
     let before = Traces::now();
@@ -156,6 +163,7 @@ fn dead_queue(path: &str) -> Outcome {
     let mut server = command(run::PROGRAM)
         .args(["add", "--json", "--foreground", "--size", "8M"])
         .args(["--queues", "2", "--data-path", path])
+        .args(words)
         .stdout(File::create(&out).expect("a file"))
         .stderr(File::create(&err).expect("a file"))
         .spawn()

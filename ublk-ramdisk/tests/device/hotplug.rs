@@ -18,7 +18,14 @@ const TIMES: usize = 3;
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         let name = format!("c23_c27_a_cpu_leaves_and_returns_on_{path}_refused");
-        tests.push(Test::skippable(name, move || leaves_and_returns(path)));
+        let commits_by_workers = format!("f20_{name}_with_commits_by_workers");
+        tests.push(Test::skippable(name, move || {
+            leaves_and_returns(path, "auto")
+        }));
+        if path == "batch" {
+            let body = move || leaves_and_returns(path, "on");
+            tests.push(Test::skippable(commits_by_workers, body));
+        }
     }
 }
 
@@ -62,11 +69,18 @@ fn cpus_of_thread(disk: &Disk) -> String {
     line.expect("in every status").trim().to_owned()
 }
 
-fn leaves_and_returns(path: &str) -> Outcome {
+fn leaves_and_returns(path: &str, commit: &str) -> Outcome {
     need(&["fio"])?;
     let cpu = Cpu::second()?;
-    let inject = ["--queues", "2", "--inject", "requeue=1,60,0,-1"];
-    let disk = Disk::on(path, "none", "20M", &inject);
+    let words = [
+        "--queues",
+        "2",
+        "--worker-commit",
+        commit,
+        "--inject",
+        "requeue=1,60,0,-1",
+    ];
+    let disk = Disk::on(path, "none", "20M", &words);
     assert_eq!(disk.queues, 2);
     let bound = cpus_of_thread(&disk);
     assert!(["0", "1"].contains(&bound.as_str()), "bound to {bound:?}");

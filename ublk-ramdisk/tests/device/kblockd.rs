@@ -36,8 +36,16 @@ pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         for refused in ["0", "20"] {
             let name = format!("j03_only_these_system_calls_on_{path}_refused_{refused}");
-            tests.push(Test::skippable(name, move || system_calls(path, refused)));
+            tests.push(Test::skippable(name, move || {
+                system_calls(path, refused, "off")
+            }));
         }
+    }
+    if machine::data_paths().contains(&"batch") {
+        tests.push(Test::skippable(
+            "j03_only_these_system_calls_where_workers_commit_refused_20",
+            || system_calls("batch", "20", "on"),
+        ));
     }
 }
 
@@ -258,12 +266,13 @@ const BIRTH: [&str; 15] = [
 
 /// What the queue's threads and kblockd's workers do while a client reads and writes memory that is
 /// there: UBLK_TEST_IOS requests, or 4000.
-fn system_calls(path: &str, refused: &str) -> Outcome {
+fn system_calls(path: &str, refused: &str, worker_commit: &str) -> Outcome {
     run::need(&["strace", "fio"])?;
     let ios = std::env::var("UBLK_TEST_IOS").unwrap_or_else(|_| "4000".to_owned());
     let ios: u64 = ios.parse().expect("UBLK_TEST_IOS is a number");
     let inject = format!("requeue=1,{refused},0,-1");
-    let disk = Disk::add(&["--size", "4M", "--data-path", path, "--inject", &inject]);
+    let words = ["--worker-commit", worker_commit, "--inject", &inject];
+    let disk = Disk::on(path, "none", "4M", &words);
     let file = disk.open_direct();
     for at in 0..4 {
         file.write_all_at(&Buffer::new(MIB as usize), at * MIB)
@@ -310,6 +319,8 @@ fn system_calls(path: &str, refused: &str) -> Outcome {
         ("ublkq", "io_uring_enter") => true,
         (_, "pread64 /dev/ublkc" | "pwrite64 /dev/ublkc") => copies,
         ("kworker", "write anon_inode:[eventfd]") => true,
+        // Its own ring: a queue thread's would refuse it (F22).
+        ("kworker", "io_uring_enter") => worker_commit == "on",
         // A worker that has nothing to do waits.
         ("kworker", "futex") => true,
         _ if refused == "0" => false,
@@ -326,6 +337,8 @@ fn system_calls(path: &str, refused: &str) -> Outcome {
     assert!(bad.is_empty(), "{bad:?}");
     let served = disk.stats().queues[0].read.requests + disk.stats().queues[0].write.requests;
     assert!(served >= ios, "{served} requests");
+    let commits = ("kworker".to_owned(), "io_uring_enter".to_owned());
+    assert_eq!(found.contains_key(&commits), worker_commit == "on");
     drop(file);
     disk.end();
     Ok(())

@@ -39,24 +39,29 @@ pub fn tests(tests: &mut Vec<Test>) {
 }
 
 /// fio on a disk, until the disk goes away.
-struct Busy(Child);
+pub struct Busy(Child);
 
 impl Busy {
     fn on(disk: &Disk) -> Busy {
-        let mut command = fio_command(disk, "endless.fio");
-        let quiet = machine::scratch().join("fio");
-        let out = fs::File::create(quiet).expect("a file");
-        command.stderr(out.try_clone().expect("a copy")).stdout(out);
-        let child = command.spawn().expect("fio is installed");
+        let busy = Busy::start(disk);
         wait_for("fio at work", || {
             let stats = disk.stats();
             stats.queues.iter().any(|queue| queue.write.requests > 100)
         });
-        Busy(child)
+        busy
+    }
+
+    /// Does not wait until it is at work.
+    pub fn start(disk: &Disk) -> Busy {
+        let mut command = fio_command(disk, "endless.fio");
+        let quiet = machine::scratch().join("fio");
+        let out = fs::File::create(quiet).expect("a file");
+        command.stderr(out.try_clone().expect("a copy")).stdout(out);
+        Busy(command.spawn().expect("fio is installed"))
     }
 
     /// It ends by itself, because its disk gives errors.
-    fn fails(mut self) {
+    pub fn fails(mut self) {
         let mut status = None;
         wait_for("fio's end", || {
             status = self.0.try_wait().expect("fio is ours");

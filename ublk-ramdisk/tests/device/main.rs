@@ -7,9 +7,13 @@
 //! kernel: every data path it offers, and the documented refusal of those it does not.
 //!
 //! Environment: `UBLK_TEST_SEED` fixes the seed of everything random, `UBLK_TEST_OPS` the number of
-//! random operations against the model, `CI` turns a skipped test into a failure.
+//! random operations against the model, `UBLK_TEST_IOS` of the requests whose system calls are
+//! counted, `UBLK_TEST_SECONDS` how long each test that has fio verify under pressure goes on; `CI`
+//! turns a skipped test into a failure.
 
 mod backing;
+
+mod commits;
 
 mod counters;
 
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
     lifecycle::tests(&mut tests);
     environment::tests(&mut tests);
     kblockd::tests(&mut tests);
+    commits::tests(&mut tests);
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);

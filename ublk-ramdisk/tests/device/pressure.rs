@@ -12,7 +12,7 @@ use crate::ioctl::Buffer;
 use crate::machine;
 use crate::run;
 use crate::runner::Test;
-use crate::verify::fio;
+use crate::verify::{fio, fio_for_long};
 
 /// A source, the options that make it, and whether it had something to refuse. An accepted request
 /// of a RAM disk is over before the next one comes: the delay has them hold their slots.
@@ -90,10 +90,14 @@ fn verifies(path: &str, words: &[&str], refuses: fn(&BySource) -> bool) {
     let mut all = vec!["--queues", "2"];
     all.extend(words);
     let disk = Disk::on(path, "none", "20M", &all);
-    let read = fio(&disk, "verify-direct.fio");
-    assert!(read >= 20 * MIB, "only {read} bytes were read back");
+    let (rounds, read) = fio_for_long(&disk, "verify-direct.fio");
+    assert!(
+        read >= rounds * 20 * MIB,
+        "only {read} bytes were read back"
+    );
     let by = refused_by(&disk);
     assert!(refuses(&by), "{by:?}");
+    println!("    {rounds} rounds, {read} bytes read back, {by:?}");
     let pressure = disk.stats().pressure;
     assert_eq!(pressure.slots_free, pressure.settings.slots, "all are back");
     disk.end();

@@ -9,6 +9,8 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
+use ublk_ramdisk::mq::debugfs::{HCTX_FILES, QUEUE_FILES};
+use ublk_ramdisk::stats::files::{DEVICE_FILES, HCTX_FILE};
 
 use crate::disk::Disk;
 use crate::ioctl::Buffer;
@@ -29,6 +31,7 @@ pub fn tests(tests: &mut Vec<Test>) {
     );
     add("k02_stats_watch_shows_rates", watched);
     add("k06_poke_runs_what_is_there", poked);
+    add("k02_as_many_requests_are_timed_as_was_asked_for", sampled);
 }
 
 /// Every other try is refused.
@@ -126,12 +129,18 @@ fn run_directory() {
     let place = machine::run_dir().join(place.trim());
     for queue in 0..disk.queues {
         let of_queue = place.join(format!("hctx{queue}"));
-        for file in ["state", "dispatch", "busy", "tags", "ctx_map", "run"] {
+        for (file, _) in HCTX_FILES.iter().chain([&HCTX_FILE]) {
             assert!(of_queue.join(file).is_file(), "{file} in {of_queue:?}");
         }
         let tags = machine::read(of_queue.join("tags"));
         assert!(tags.contains(&format!("nr_tags={}", disk.depth)), "{tags}");
     }
+    for (file, _) in QUEUE_FILES.iter().chain(DEVICE_FILES) {
+        assert!(place.join(file).is_file(), "{file} in {place:?}");
+    }
+    let refused = machine::read(place.join("hctx0/refused"));
+    let injected = format!("injection={}", disk.stats().queues[0].hctx.refused());
+    assert!(refused.lines().any(|line| line == injected), "{refused}");
     let one = run::ublk(&["debugfs", &disk.name(), "hctx0/dispatch_busy"]).well();
     assert!(one.trim().parse::<u32>().is_ok(), "{one}");
     disk.end();
@@ -163,6 +172,24 @@ fn watched() {
         .iter()
         .any(|queue| queue.latency.write.count() > 0));
     assert!(stats.kblockd.completed > 0 && !stats.kblockd.pools.is_empty());
+    disk.end();
+}
+
+fn sampled() {
+    let words = ["--size", "8M", "--no-partition-scan"];
+    let timed = |disk: &Disk| {
+        let before = disk.stats().queues[0].latency.write.count();
+        write_blocks(disk, 64);
+        disk.stats().queues[0].latency.write.count() - before
+    };
+    let disk = Disk::add(&[&words[..], &["--latency-sample", "off"]].concat());
+    assert_eq!((disk.stats().latency_sample, timed(&disk)), (0, 0));
+    let set = ["set", &disk.name(), "--latency-sample", "1"];
+    assert_eq!(run::ublk(&set).well(), "latency-sample 1\n");
+    let all = timed(&disk);
+    assert_eq!((disk.stats().latency_sample, all >= 64), (1, true), "{all}");
+    run::ublk(&["set", &disk.name(), "--slots", "4"]).well();
+    assert_eq!(disk.stats().latency_sample, 1, "what is not named stays");
     disk.end();
 }
 

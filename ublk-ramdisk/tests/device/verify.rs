@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::disk::{Disk, MIB};
 use crate::machine;
@@ -80,10 +81,36 @@ pub fn fio_command(disk: &Disk, job: &str) -> Command {
     command
 }
 
+/// How long a verifying job is repeated at least: UBLK_TEST_SECONDS, or not at all.
+pub fn length() -> Duration {
+    let seconds = std::env::var("UBLK_TEST_SECONDS").unwrap_or_else(|_| "0".to_owned());
+    Duration::from_secs(seconds.parse().expect("UBLK_TEST_SECONDS is a number"))
+}
+
+/// Runs a job file again and again, each time with other random numbers, for as long as was asked
+/// for; answers how many rounds there were and how many bytes were read back.
+#[track_caller]
+pub fn fio_for_long(disk: &Disk, job: &str) -> (u64, u64) {
+    let (begun, mut rounds, mut read) = (Instant::now(), 0, 0);
+    loop {
+        let mut command = fio_command(disk, job);
+        command.arg(format!("--randseed={}", rounds + 1));
+        read += run_fio(command, job);
+        rounds += 1;
+        if begun.elapsed() >= length() {
+            return (rounds, read);
+        }
+    }
+}
+
 /// Runs a job file to its good end; answers how many bytes were read.
 #[track_caller]
 pub fn fio(disk: &Disk, job: &str) -> u64 {
-    let mut command = fio_command(disk, job);
+    run_fio(fio_command(disk, job), job)
+}
+
+#[track_caller]
+fn run_fio(mut command: Command, job: &str) -> u64 {
     let output = command.arg("--output-format=json").output();
     let output = output.expect("fio is installed");
     let text = String::from_utf8_lossy(&output.stdout);

@@ -182,3 +182,94 @@ fn w19_a_budget_without_a_request_is_put_back_and_all_queues_are_run_soon() {
     drop((lane, queue));
     bed.finish();
 }
+
+/// Slots whose tokens tell who holds one, and a driver that keeps every request.
+struct Keeper {
+    slots: DeviceSlots,
+    held: Mutex<Vec<InFlight>>,
+}
+
+impl Budget for Keeper {
+    fn get(&self, hctx: u16) -> Option<u32> {
+        self.slots.take(hctx).then_some(1)
+    }
+
+    fn put(&self, hctx: Hctx<'_>, _: u32) {
+        self.slots.release(hctx);
+    }
+
+    fn is_awaited_by(&self, hctx: u16) -> bool {
+        self.slots.is_awaited_by(hctx)
+    }
+}
+
+impl Operations for Keeper {
+    fn queue_rq<'q>(&self, _: Hctx<'_>, rq: Issued<'q>, _: bool) -> Answer<'q> {
+        let (token, accepted) = rq.hold();
+        self.held.lock().unwrap().push(token);
+        Answer::Ok(accepted)
+    }
+
+    fn complete(&self, hctx: Hctx<'_>, request: &Request) {
+        if hctx.take_token(request.tag()) != 0 {
+            self.slots.release(hctx);
+        }
+    }
+
+    fn budget(&self) -> Option<&dyn Budget> {
+        Some(self)
+    }
+}
+
+#[test]
+fn k02_it_is_told_of_each_hctx_how_many_slots_it_holds_and_whether_it_waits_for_one() {
+    let bed = Bed::new(1, 1);
+    let keeper = Arc::new(Keeper {
+        slots: DeviceSlots::new(2, 2),
+        held: Mutex::default(),
+    });
+    let wire = Arc::new(Wire::default());
+    let set = TagSet {
+        rerun_delay: HOUR,
+        ..TagSet::new(2, 8)
+    };
+    let queue = RequestQueue::new(set, keeper.clone(), wire.clone(), &bed.kblockd).unwrap();
+    let mut lanes = [0, 1].map(|hctx| queue.lane(hctx, 0).unwrap());
+    let told = |hctx| {
+        let now = queue.snapshot(hctx);
+        (now.slots_held, now.slot_awaited)
+    };
+    assert_eq!([0, 1].map(told), [(0, false); 2]);
+    lanes[0].insert(&write(0), &mut At(&wire, 0));
+    lanes[0].insert(&write(1), &mut At(&wire, 0));
+    lanes[1].insert(&write(0), &mut At(&wire, 1));
+    bed.settle();
+    assert_eq!([0, 1].map(told), [(2, false), (0, true)]);
+    let missing = queue.counters(1).no_budget;
+    let files = queue.debugfs();
+    for (path, text) in [
+        ("hctx0/budget", "held=2\nawaited=0\nmissing=0\n".to_owned()),
+        (
+            "hctx1/budget",
+            format!("held=0\nawaited=1\nmissing={missing}\n"),
+        ),
+    ] {
+        let file = files.iter().find(|file| file.path == path);
+        assert_eq!(file.expect("it is there").text, text, "{path}");
+    }
+    let complete_one = || {
+        let token = keeper.held.lock().unwrap().remove(0);
+        assert!(queue.complete_away(token, Ok(0)));
+    };
+    complete_one();
+    until("the other has got the slot", || {
+        [0, 1].map(told) == [(1, false), (1, false)]
+    });
+    bed.settle();
+    (0..2).for_each(|_| complete_one());
+    assert_eq!([0, 1].map(told), [(0, false); 2]);
+    bed.settle();
+    assert_eq!(queue.fault_at_rest(), None);
+    drop((lanes, queue));
+    bed.finish();
+}

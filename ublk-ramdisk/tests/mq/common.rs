@@ -256,6 +256,10 @@ pub struct Wire {
     pub ends: Mutex<Vec<(u16, u16, i32)>>,
     pub keep: std::sync::atomic::AtomicBool,
     pub kept: Mutex<Vec<(u16, InFlight)>>,
+    /// Wants the results of a run together.
+    pub gathers: std::sync::atomic::AtomicBool,
+    /// How many came together.
+    pub groups: Mutex<Vec<usize>>,
 }
 
 impl Wire {
@@ -288,6 +292,17 @@ impl Transport for Wire {
     fn end(&self, queue: u16, request: &Request, result: i32) {
         let tag = request.tag();
         self.ends.lock().unwrap().push((queue, tag, result));
+    }
+
+    fn gathers(&self, _: u16) -> bool {
+        self.gathers.load(Ordering::SeqCst)
+    }
+
+    fn end_together(&self, queue: u16, results: &[(Request, i32)]) {
+        self.groups.lock().unwrap().push(results.len());
+        for (request, result) in results {
+            self.end(queue, request, *result);
+        }
     }
 }
 
@@ -363,10 +378,14 @@ impl Bed {
     /// As [`Bed::new`], for a test that says what does not happen: what came due has had its turn
     /// whenever the test settles, and nothing goes on meanwhile.
     pub fn in_turns(queues: u16, depth: u16) -> Self {
-        let set = TagSet {
+        Self::in_turns_with(TagSet {
             rerun_delay: HOUR,
             ..TagSet::new(queues, depth)
-        };
+        })
+    }
+
+    /// The same, of another shape.
+    pub fn in_turns_with(set: TagSet) -> Self {
         Self {
             in_turns: true,
             ..Self::under(VirtualClock::in_turns(), set, Driver::new())
@@ -446,6 +465,11 @@ impl Bed {
     /// Moves the clock, and waits until what came due has run.
     pub fn advance(&self, time: Duration, expected: impl Fn() -> bool) {
         self.clock.advance(time);
+        if self.in_turns {
+            self.settle();
+            assert!(expected(), "what came due has run");
+            return;
+        }
         until("what came due has run", expected);
         self.settle();
     }

@@ -3,6 +3,7 @@
 
 use super::common::*;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use ublk_ramdisk::mq::debugfs::{CTX_FILE, HCTX_FILES, QUEUE_FILES};
 use ublk_ramdisk::mq::*;
 
@@ -43,7 +44,7 @@ fn k02_requests_stand_in_the_file_of_where_they_are() {
     bed.driver.reply(&[
         Hold,
         Again(Requeue {
-            kick: false,
+            kick: None,
             prepared: false,
         }),
         RESOURCE,
@@ -83,6 +84,63 @@ fn k02_requests_stand_in_the_file_of_where_they_are() {
     assert_ne!(files["hctx0/dispatch_busy"], "0\n");
     assert_eq!(bed.queue.snapshot(0).parked, 1);
     bed.queue.unquiesce();
+    bed.finish();
+}
+
+/// The figures that K2 adds to the kernel's: each is told by its file as the counters have it.
+#[test]
+fn k02_what_a_hardware_queue_has_done_is_in_its_files() {
+    let mut bed = Bed::new(1, 32);
+    let source = [
+        Source::Slots,
+        Source::Memory,
+        Source::Psi,
+        Source::Bandwidth,
+        Source::Injection,
+    ];
+    let replies: Vec<_> = source.map(|s| BusyFor(Busy::Resource, s)).into();
+    bed.driver.reply(&replies);
+    bed.insert(0, read(0));
+    for _ in 0..source.len() {
+        bed.settle();
+        bed.queue.run_hw_queue(0, true);
+    }
+    bed.settle();
+    bed.driver.reply(&[Again(Requeue {
+        kick: Some(Duration::ZERO),
+        prepared: false,
+    })]);
+    bed.insert(0, read(1));
+    bed.settle();
+    bed.driver.reply(&[RESOURCE, RESOURCE]);
+    bed.insert(0, read(2));
+    bed.settle();
+    let (now, files) = (bed.queue.counters(0), files(&bed));
+    let has = |file: &str, line: String| {
+        let text = &files[&format!("hctx0/{file}")];
+        assert!(text.lines().any(|l| l == line), "{line} in {file}: {text}");
+    };
+    has("run", format!("sync={}", now.run_sync));
+    has("run", format!("async={}", now.run_async));
+    has("run", format!("delayed={}", now.run_delayed));
+    assert!(now.run_async > 0 && now.run_delayed > 0, "{now:?}");
+    has("queued", now.queued.to_string());
+    has("accepted", now.accepted.to_string());
+    for one in source {
+        assert!(now.refused_by.of(one) > 0, "{one:?}: {now:?}");
+        let line = format!("{}={}", one.name(), now.refused_by.of(one));
+        has("refused", line);
+    }
+    has("requeued", "1".to_owned());
+    has("restarted", now.restarted.to_string());
+    has("dispatched", format!("0\t{}", now.dispatched[0]));
+    has("dispatched", format!("1\t{}", now.dispatched[1]));
+    assert!(now.dispatched[0] > 0 && now.dispatched[1] > 0, "{now:?}");
+    has("parked", "now=1".to_owned());
+    has("parked", format!("total={}", now.parked));
+    has("timeouts", now.timeouts.to_string());
+    has("lost_races", now.lost_races.to_string());
+    bed.queue.run_hw_queue(0, true);
     bed.finish();
 }
 

@@ -188,7 +188,7 @@ fn b05_every_other_status_ends_the_request_with_its_errno() {
 
 #[test]
 fn b06_no_client_sees_a_busy_errno() {
-    let mut bed = Bed::with(TagSet::new(1, 8), Driver::new());
+    let mut bed = Bed::in_turns_with(TagSet::new(1, 8));
     bed.driver.always(RESOURCE);
     bed.insert_batch(0, &[write(0), write(1), read(2)]);
     for _ in 0..667 {

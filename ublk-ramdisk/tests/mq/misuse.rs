@@ -2,7 +2,9 @@
 //! Drivers and transports that do what they must not: the device goes on, or a debug build says so.
 
 use super::common::*;
-use std::sync::{Arc, Mutex};
+#[cfg(debug_assertions)]
+use std::sync::Arc;
+use std::sync::Mutex;
 use ublk_ramdisk::mq::*;
 
 /// From now on queue_rq panics when it is given `tag`, once.

@@ -3,6 +3,7 @@
 
 use super::common::*;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use ublk_ramdisk::mq::*;
 use workqueue::CpuSet;
 
@@ -220,6 +221,7 @@ fn c27_a_lost_lane_leaves_its_requests_in_order_on_the_dispatch_list() {
 }
 
 fn requeue(kick: bool, prepared: bool) -> Reply {
+    let kick = kick.then_some(Duration::ZERO);
     Reply::Again(Requeue { kick, prepared })
 }
 

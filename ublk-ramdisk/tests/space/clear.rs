@@ -17,7 +17,7 @@ fn full(pages: u64) -> Bed {
         reclaim: false,
         ..SpaceOptions::default()
     };
-    let mut bed = Bed::in_turns(1, 8, pages, options);
+    let mut bed = Bed::new(1, 8, pages, 0, options);
     let store = bed.ramdisk.store();
     store.preallocate().expect("memory");
     bed.insert(0, 0, Op::Write, 0, pages);

@@ -20,15 +20,6 @@ pub const S: Duration = Duration::from_secs(1);
 pub const PAGE: u64 = 4096;
 pub const NOSPC: i32 = -libc::ENOSPC;
 
-#[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < HUNG, "waited in vain: {what}");
-        std::thread::yield_now();
-    }
-}
-
 /// The client: fills what it writes with one byte, and keeps the results.
 pub struct Client {
     pub ends: Mutex<Vec<(u16, u16, i32)>>,
@@ -80,29 +71,33 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// A disk of so many pages, of which `limit` may be there at once; 0 for all.
+    /// A disk of so many pages, of which `limit` may be there at once; 0 for all. Its workqueues
+    /// have their turn while the test waits, and what they have begun is done before the test goes
+    /// on: a timer is armed before the clock moves.
     pub fn new(queues: u16, depth: u16, pages: u64, limit: u64, options: SpaceOptions) -> Self {
-        let store = Store::anonymous(pages * PAGE, false).expect("a memfd");
-        Self::with(queues, depth, store, limit, options)
+        let clock = VirtualClock::in_turns();
+        Self::on(clock, (queues, depth), pages, limit, options)
     }
 
-    /// The same without a limit, whose workqueues have their turn when the test settles the clock.
-    pub fn in_turns(queues: u16, depth: u16, pages: u64, options: SpaceOptions) -> Self {
-        let store = Store::anonymous(pages * PAGE, false).expect("a memfd");
-        Self::on(VirtualClock::in_turns(), (queues, depth), store, 0, options)
-    }
-
-    pub fn with(queues: u16, depth: u16, store: Store, limit: u64, options: SpaceOptions) -> Self {
-        Self::on(VirtualClock::new(), (queues, depth), store, limit, options)
+    /// The same whose workqueues run beside the test, for races. Its clock stands still.
+    pub fn at_once(queues: u16, depth: u16, pages: u64, limit: u64) -> Self {
+        let options = SpaceOptions::default();
+        Self::on(VirtualClock::new(), (queues, depth), pages, limit, options)
     }
 
     pub fn on(
         clock: Arc<VirtualClock>,
         (queues, depth): (u16, u16),
-        store: Store,
+        pages: u64,
         limit: u64,
         options: SpaceOptions,
     ) -> Self {
+        let store = Store::anonymous(pages * PAGE, false).expect("a memfd");
+        if options.compress_after.is_some() {
+            store
+                .enable_compression()
+                .expect("a memfd can be compressed");
+        }
         let runtime = backend::runtime()
             .sample_period(Duration::ZERO)
             .virtual_clock(clock.clone());
@@ -141,6 +136,27 @@ impl Bed {
         bed
     }
 
+    /// Waits until it is so.
+    #[track_caller]
+    pub fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        loop {
+            self.clock.settle();
+            if condition() {
+                return;
+            }
+            assert!(begun.elapsed() < HUNG, "waited in vain: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Moves the clock on, and has what that sets going done.
+    pub fn advance(&self, time: Duration) {
+        self.clock.settle();
+        self.clock.advance(time);
+        self.clock.settle();
+    }
+
     /// So many pages may be there at once.
     pub fn limit(&self, pages: u64) {
         let store = self.ramdisk.store();
@@ -175,7 +191,7 @@ impl Bed {
     #[track_caller]
     pub fn end_of(&self, queue: u16, tag: u16) -> i32 {
         let mut result = None;
-        until("a request ends", || {
+        self.until("a request ends", || {
             result = self.result(queue, tag);
             result.is_some()
         });
@@ -204,7 +220,7 @@ impl Bed {
     /// Waits until the store is found to be exhausted with so many requests parked.
     #[track_caller]
     pub fn exhausted(&self, parked: u64) {
-        until("the store is exhausted", || {
+        self.until("the store is exhausted", || {
             let now = self.stats();
             now.mode == Mode::Exhausted && now.parked == parked
         });
@@ -216,6 +232,7 @@ impl Bed {
         let mut fault = None;
         let begun = Instant::now();
         while begun.elapsed() < HUNG {
+            self.clock.settle();
             fault = self.mirror.queue().fault_at_rest();
             if fault.is_none() {
                 break;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::common::*;
 use ublk_ramdisk::mq::*;
 use ublk_ramdisk::ramdisk::space::SpaceOptions;
-use ublk_ramdisk::ramdisk::store::Store;
 use ublk_ramdisk::ramdisk::{Mode, Patience};
 use workqueue::VirtualClock;
 
@@ -16,13 +15,7 @@ const CHUNK: u64 = 16;
 const IDLE: Duration = Duration::from_secs(8);
 
 fn compressing(pages: u64, limit: u64, options: SpaceOptions) -> Bed {
-    let store = Store::anonymous(pages * PAGE, false).expect("a memfd");
-    store
-        .enable_compression()
-        .expect("a memfd can be compressed");
-    let bed = Bed::on(VirtualClock::in_turns(), (1, 8), store, 0, options);
-    bed.limit(limit);
-    bed
+    Bed::new(1, 8, pages, limit, options)
 }
 
 fn options() -> SpaceOptions {
@@ -169,7 +162,6 @@ fn e20_everything_cold_is_compressed_now_and_then_if_asked_for() {
         ..options()
     };
     let mut bed = compressing(8 * CHUNK, 0, options);
-    bed.ramdisk.store().set_memory_limit(0);
     write(&mut bed, 0, 3, 5 * CHUNK, 7);
     for _ in 0..8 {
         bed.clock.advance(IDLE / 4);
@@ -189,8 +181,7 @@ fn e20_everything_cold_is_compressed_now_and_then_if_asked_for() {
 
 #[test]
 fn e20_compression_begins_on_a_live_disk() {
-    let mut bed = Bed::in_turns(1, 8, 4 * CHUNK, SpaceOptions::default());
-    bed.limit(2 * CHUNK);
+    let mut bed = Bed::new(1, 8, 4 * CHUNK, 2 * CHUNK, SpaceOptions::default());
     write(&mut bed, 0, 0, 2 * CHUNK, 1);
     write(&mut bed, 1, 2 * CHUNK, CHUNK, 2);
     assert_eq!(
@@ -223,11 +214,8 @@ fn e21_written_and_discarded_at_random_on_a_disk_that_is_compressed_all_the_time
         compress_after: Some(Duration::ZERO),
         ..SpaceOptions::default()
     };
-    let store = Store::anonymous(CHUNKS * CHUNK * PAGE, false).expect("a memfd");
-    store
-        .enable_compression()
-        .expect("a memfd can be compressed");
-    let mut bed = Bed::with(1, 8, store, CHUNKS * CHUNK / 3, options);
+    let (clock, most) = (VirtualClock::new(), CHUNKS * CHUNK / 3);
+    let mut bed = Bed::on(clock, (1, 8), CHUNKS * CHUNK, most, options);
     let mut model = vec![0_u8; (CHUNKS * CHUNK) as usize];
     let mut state = 5_u64;
     let mut random = |below: u64| {
@@ -263,7 +251,7 @@ fn e21_written_and_discarded_at_random_on_a_disk_that_is_compressed_all_the_time
     }
     assert!(bed.stats().compressions > 0 && bed.stats().expansions > 0);
     assert_eq!(bed.ended(0, Op::Discard, 0, CHUNKS * CHUNK), 0);
-    until("everything has come back", || {
+    bed.until("everything has come back", || {
         let now = bed.stats();
         (now.used - now.tables, now.compressed, now.uncompressed) == (0, 0, 0)
     });

@@ -26,10 +26,10 @@ fn k03_reclaim_and_the_states_of_memory_are_told() {
     }
     bed.write(1, 30);
     bed.exhausted(1);
-    bed.clock.advance(60 * S);
+    bed.advance(60 * S);
     assert_eq!(bed.end_of(0, 1), NOSPC);
     assert_eq!(bed.ended(0, Op::Discard, 5, 1), 0);
-    until("enough", || bed.stats().mode == Mode::Enough);
+    bed.until("enough", || bed.stats().mode == Mode::Enough);
     let (label, zero) = (bed.mirror.queue().label(), bed.stats().zero);
     let trace = recording.finish();
     // Other tests of this program have disks of their own.

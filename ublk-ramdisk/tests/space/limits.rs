@@ -17,7 +17,7 @@ fn e06_nothing_is_allocated_above_the_limit_and_a_raise_lets_it_go_on() {
     assert_eq!(bed.ramdisk.store().allocated().unwrap(), 4 * PAGE);
     bed.limit(5);
     assert_eq!(bed.end_of(0, 1), PAGE as i32);
-    until("enough", || bed.stats().mode == Mode::Enough);
+    bed.until("enough", || bed.stats().mode == Mode::Enough);
     bed.finish();
 }
 
@@ -49,12 +49,12 @@ fn e06_only_a_higher_limit_begins_the_time_anew() {
     bed.fill(8);
     bed.write(1, 20);
     bed.exhausted(1);
-    bed.clock.advance(50 * S);
+    bed.advance(50 * S);
     bed.limit(6);
     bed.limit(6);
     assert_eq!(bed.stats().no_space_in, Some(10 * S));
     bed.limit(7);
-    until("it is found to be exhausted again", || {
+    bed.until("it is found to be exhausted again", || {
         bed.stats().no_space_in == Some(60 * S)
     });
     bed.limit(9);
@@ -99,11 +99,11 @@ fn e19_zeros_are_looked_for_now_and_then_if_asked_for() {
     bed.client.byte.store(0, Ordering::SeqCst);
     bed.fill(20);
     assert_eq!(bed.ramdisk.store().allocated().unwrap(), 20 * PAGE);
-    bed.clock.advance(10 * S);
-    until("the zeros are gone", || {
+    bed.advance(10 * S);
+    bed.until("the zeros are gone", || {
         bed.ramdisk.store().allocated().unwrap() == 0
     });
-    until("and counted", || bed.stats().zero == 20 * PAGE);
+    bed.until("and counted", || bed.stats().zero == 20 * PAGE);
     bed.finish();
 }
 

@@ -16,10 +16,10 @@ fn e22_those_that_wait_end_with_nospc_after_the_timeout_and_service_returns_with
     }
     bed.exhausted(10);
     assert_eq!(bed.stats().no_space_in, Some(60 * S));
-    bed.clock.advance(59 * S);
+    bed.advance(59 * S);
     assert_eq!(bed.stats().no_space_in, Some(S));
     assert_eq!(bed.stats().parked, 10, "not one is early");
-    bed.clock.advance(S);
+    bed.advance(S);
     for tag in 0..10 {
         assert_eq!(bed.end_of(0, tag), NOSPC);
     }
@@ -34,7 +34,7 @@ fn e22_those_that_wait_end_with_nospc_after_the_timeout_and_service_returns_with
     assert_eq!(bed.ended(2, Op::Write, 1, 1), PAGE as i32);
     assert_eq!(bed.ended(3, Op::Flush, 0, 0), 0);
     assert_eq!(bed.ended(4, Op::Discard, 0, 1), 0);
-    until("enough", || bed.stats().mode == Mode::Enough);
+    bed.until("enough", || bed.stats().mode == Mode::Enough);
     assert_eq!(bed.ended(5, Op::Write, 70, 1), PAGE as i32);
     bed.write(6, 71);
     bed.exhausted(1);
@@ -51,12 +51,12 @@ fn e22_a_freed_page_begins_the_time_anew() {
     bed.write(0, 50);
     bed.write(1, 51);
     bed.exhausted(2);
-    bed.clock.advance(50 * S);
+    bed.advance(50 * S);
     assert_eq!(bed.ended(9, Op::Discard, 0, 1), 0);
     assert_eq!(bed.end_of(0, 0), PAGE as i32);
     bed.exhausted(1);
     assert_eq!(bed.stats().no_space_in, Some(60 * S));
-    bed.clock.advance(60 * S);
+    bed.advance(60 * S);
     assert_eq!(bed.end_of(0, 1), NOSPC);
     bed.finish();
 }
@@ -72,7 +72,7 @@ fn e22_error_if_no_space_does_not_wait() {
     assert_eq!(bed.ended(0, Op::Write, 50, 1), NOSPC);
     assert_eq!(bed.stats().mode, Mode::Error);
     assert_eq!(bed.ended(0, Op::Discard, 0, 1), 0);
-    until("enough", || bed.stats().mode == Mode::Enough);
+    bed.until("enough", || bed.stats().mode == Mode::Enough);
     assert_eq!(bed.ended(0, Op::Write, 50, 1), PAGE as i32);
     bed.finish();
 }
@@ -88,7 +88,7 @@ fn e22_for_ever_is_for_ever_until_the_disk_is_stopped() {
     bed.write(0, 50);
     bed.exhausted(1);
     assert_eq!(bed.stats().no_space_in, None);
-    bed.clock.advance(100_000 * S);
+    bed.advance(100_000 * S);
     bed.exhausted(1);
     // What a stop does: nothing may keep the kernel from taking its requests back.
     bed.ramdisk.set_patience(Patience::For(Duration::ZERO));
@@ -103,27 +103,27 @@ fn e22_another_timeout_counts_for_those_that_wait() {
     bed.fill(4);
     bed.write(0, 50);
     bed.exhausted(1);
-    bed.clock.advance(20 * S);
+    bed.advance(20 * S);
     bed.ramdisk.set_patience(Patience::Forever);
-    bed.clock.advance(1000 * S);
+    bed.advance(1000 * S);
     assert_eq!((bed.stats().parked, bed.stats().no_space_in), (1, None));
     bed.ramdisk.set_patience(Patience::For(1030 * S));
     assert_eq!(bed.stats().no_space_in, Some(10 * S));
-    bed.clock.advance(9 * S);
+    bed.advance(9 * S);
     assert_eq!(bed.stats().parked, 1);
-    bed.clock.advance(S);
+    bed.advance(S);
     assert_eq!(bed.end_of(0, 0), NOSPC);
     // And where writes end with NOSPC they wait again.
     bed.ramdisk.set_patience(Patience::For(5 * S));
     bed.write(1, 51);
     bed.exhausted(1);
-    bed.clock.advance(10 * S);
+    bed.advance(10 * S);
     assert_eq!(bed.end_of(0, 1), NOSPC);
     // Longer ago than it may last: at once.
     bed.ramdisk.set_patience(Patience::Forever);
     bed.write(2, 52);
     bed.exhausted(1);
-    bed.clock.advance(10 * S);
+    bed.advance(10 * S);
     bed.ramdisk.set_patience(Patience::For(5 * S));
     assert_eq!(bed.end_of(0, 2), NOSPC);
     bed.finish();
@@ -140,7 +140,7 @@ fn e24_nothing_waits_longer_than_the_timeout() {
         if second % 6 == 0 && second < 60 {
             bed.write(second / 6, 50 + u64::from(second));
         }
-        bed.clock.advance(S);
+        bed.advance(S);
     }
     for tag in 0..=9 {
         assert_eq!(bed.end_of(0, tag), NOSPC);

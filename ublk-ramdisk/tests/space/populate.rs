@@ -40,7 +40,7 @@ fn w14_no_wake_up_is_missed_on_many_queues_at_once() {
     const QUEUES: u16 = 8;
     const DEPTH: u16 = 16;
     const ROUNDS: u64 = 100;
-    let mut bed = Bed::new(QUEUES, DEPTH, 4096, 0, SpaceOptions::default());
+    let mut bed = Bed::at_once(QUEUES, DEPTH, 4096, 0);
     for round in 0..ROUNDS {
         for queue in 0..QUEUES {
             for tag in 0..DEPTH {
@@ -65,7 +65,7 @@ fn w14_no_wake_up_is_missed_on_many_queues_at_once() {
 #[test]
 fn e07_refused_written_and_discarded_at_random_nothing_leaks() {
     const TAGS: u16 = 32;
-    let mut bed = Bed::new(1, TAGS, 256, 64, SpaceOptions::default());
+    let mut bed = Bed::at_once(1, TAGS, 256, 64);
     let mut random = 7_u64;
     let mut next = |below: u64| {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1);

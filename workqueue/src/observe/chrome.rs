@@ -131,6 +131,19 @@ impl<W: Write> ChromeWriter<W> {
         self.out.write_all(if is_first { b"\n" } else { b",\n" })
     }
 
+    /// Names the process.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn process(&mut self, name: &str) -> io::Result<()> {
+        self.next()?;
+        let (pid, name) = (self.pid, Quoted(name));
+        write!(
+            self.out,
+            "{{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":{pid},\"args\":{{\"name\":{name}}}}}"
+        )
+    }
+
     /// Names a thread.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ pub mod delay;
 
 pub mod rules;
 
+pub mod filling;
+
 pub mod fairness;
 
 use super::sim::{self, Said};

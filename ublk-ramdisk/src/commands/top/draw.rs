@@ -5,12 +5,13 @@
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Paragraph, Row, Table};
+use ratatui::widgets::Paragraph;
 use ratatui::Frame;
 use ublk_ramdisk::histogram::Histogram;
 use ublk_ramdisk::mq::Source;
-use ublk_ramdisk::stats::{DeviceStats, KblockdStats, QueueStats};
+use ublk_ramdisk::stats::{DeviceStats, KblockdStats, PoolStats, QueueStats};
 
+use super::columns::{draw_table, DISK_COLUMNS, QUEUE_COLUMNS};
 use super::model::Model;
 use crate::commands::output::human_size;
 use crate::commands::stats_text::{human_time, state};
@@ -21,60 +22,72 @@ const DISKS: u16 = 4;
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const REVERSED: Style = Style::new().add_modifier(Modifier::REVERSED);
 
-/// Draws everything.
-pub fn draw(frame: &mut Frame<'_>, model: &Model) {
+/// Draws everything. `silence`: so many seconds nobody has answered.
+pub fn draw(frame: &mut Frame<'_>, model: &Model, silence: Option<u64>) {
     let disks = (model.disks.len() as u16).clamp(1, DISKS);
+    // What matters least makes room first.
+    let high = frame.area().height;
     let [head, table, queues, busy, kblockd, foot] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(disks + 2),
-        Constraint::Min(3),
-        Constraint::Length(3),
-        Constraint::Length(4),
+        Constraint::Length(disks + if high < ALL_HIGH { 1 } else { 2 }),
+        Constraint::Fill(1),
+        Constraint::Length(if high < BUSY_HIGH { 0 } else { 3 }),
+        Constraint::Length(if high < ALL_HIGH { 0 } else { 4 }),
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    frame.render_widget(Paragraph::new(title(model)).style(REVERSED), head);
+    let title = title(model, silence, queues.height.saturating_sub(1).into());
+    frame.render_widget(Paragraph::new(title).style(REVERSED), head);
     draw_disks(frame, table, model);
-    if let (Some(now), Some(rates)) = (model.disks.get(model.chosen), model.rates.get(model.chosen))
-    {
-        draw_queues(frame, queues, model, rates);
-        draw_busy(frame, busy, now, rates);
-        draw_kblockd(frame, kblockd, now, rates);
+    match (model.disks.get(model.chosen), model.rates.get(model.chosen)) {
+        (Some(now), Some(rates)) => {
+            draw_queues(frame, queues, model, rates);
+            draw_busy(frame, busy, now, rates);
+            draw_kblockd(frame, kblockd, now, rates);
+        }
+        _ => frame.render_widget(Paragraph::new(NOBODY), queues),
     }
-    let keys = "q quit   up/down disk   page up/down queues   `explain` says what each name means";
-    frame.render_widget(Paragraph::new(keys), foot);
+    let keys = "q quit  up/down disk  page up/down queues  `ublk-ramdisk explain`: the names";
+    let foot_line = match &model.trouble {
+        Some(trouble) => Line::styled(trouble.clone(), BOLD),
+        None => Line::raw(keys),
+    };
+    frame.render_widget(Paragraph::new(foot_line), foot);
 }
 
-fn title(model: &Model) -> String {
+/// On fewer lines than this kblockd is left out, on fewer than [`BUSY_HIGH`] also who refuses.
+const ALL_HIGH: u16 = 17;
+const BUSY_HIGH: u16 = 12;
+
+const NOBODY: &str = "`ublk-ramdisk add` makes a disk; it will be shown here.";
+
+/// `high`: so many queues are on the screen.
+fn title(model: &Model, silence: Option<u64>, high: usize) -> String {
     let disks = match model.disks.len() {
         0 => "no disk is served".to_owned(),
         1 => "1 disk".to_owned(),
         many => format!("{many} disks"),
     };
+    if let Some(seconds) = silence {
+        return format!("ublk-ramdisk top: {disks}; NO ANSWER for {seconds} s");
+    }
     let seconds = model.interval.as_secs_f64();
-    format!("ublk-ramdisk top: {disks}; per second, every {seconds} s")
-}
-
-fn heading(names: &[&str]) -> Row<'static> {
-    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-    Row::new(names).style(BOLD)
+    let mut text = format!("ublk-ramdisk top: {disks}; per second, every {seconds} s");
+    let queues = model.rates.get(model.chosen).map_or(0, |d| d.queues.len());
+    if queues > high {
+        let last = (model.scrolled + high).min(queues);
+        text += &format!("; queues {} to {last} of {queues}", model.scrolled + 1);
+    }
+    text
 }
 
 fn draw_disks(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let above = model.chosen.saturating_sub(usize::from(DISKS) - 1);
     let rows = model.rates.iter().enumerate().skip(above).map(|(n, disk)| {
-        let row = Row::new(disk_row(disk));
-        if n == model.chosen {
-            row.style(REVERSED)
-        } else {
-            row
-        }
+        let chosen = n == model.chosen;
+        (disk_row(disk), if chosen { REVERSED } else { Style::new() })
     });
-    let widths = [8, 9, 9, 9, 7, 7, 8, 8, 7].map(Constraint::Length);
-    let names = [
-        "DISK", "SIZE", "MEMORY", "PATH", "READ", "WRITE", "MiB", "BUSY", "PARKED",
-    ];
-    frame.render_widget(Table::new(rows, widths).header(heading(&names)), area);
+    draw_table(frame, area, &DISK_COLUMNS, rows);
 }
 
 fn disk_row(disk: &DeviceStats) -> Vec<String> {
@@ -82,7 +95,9 @@ fn disk_row(disk: &DeviceStats) -> Vec<String> {
     let bytes = sum(&|queue| queue.read.bytes + queue.write.bytes);
     vec![
         format!("ublkb{}", disk.id),
-        human_size(disk.size),
+        Some(human_size(disk.size))
+            .filter(|text| text.len() <= 9)
+            .unwrap_or_else(|| short_size(disk.size)),
         short_size(disk.allocated),
         disk.data_path.clone(),
         short(sum(&|queue| queue.read.requests)),
@@ -94,21 +109,18 @@ fn disk_row(disk: &DeviceStats) -> Vec<String> {
 }
 
 fn draw_queues(frame: &mut Frame<'_>, area: Rect, model: &Model, rates: &DeviceStats) {
-    let rows = rates.queues.iter().skip(model.scrolled).map(queue_row);
-    let widths = [4, 9, 7, 7, 7, 6, 6, 6, 7, 6, 7].map(Constraint::Length);
-    let names = [
-        "HCTX", "STATE", "READ", "WRITE", "INSIDE", "DISP", "CTX", "PARK", "BUSY", "RUNS", "P99",
-    ];
-    frame.render_widget(Table::new(rows, widths).header(heading(&names)), area);
+    let rows = rates.queues.iter().skip(model.scrolled);
+    let rows = rows.map(|queue| (queue_row(queue), Style::new()));
+    draw_table(frame, area, &QUEUE_COLUMNS, rows);
 }
 
-fn queue_row(queue: &QueueStats) -> Row<'static> {
+fn queue_row(queue: &QueueStats) -> Vec<String> {
     let now = &queue.now;
     let on_ctx: u32 = now.ctx_lens.iter().sum();
     let hctx = &queue.hctx;
-    Row::new(vec![
+    vec![
         queue.queue.to_string(),
-        state(queue),
+        short_state(&state(queue)),
         short(queue.read.requests),
         short(queue.write.requests),
         short(now.usage),
@@ -118,7 +130,19 @@ fn queue_row(queue: &QueueStats) -> Row<'static> {
         short(hctx.refused_by.total()),
         short(hctx.run_sync + hctx.run_async + hctx.run_delayed),
         time(queue.latency.total().permille(990)),
-    ])
+    ]
+}
+
+/// Of several states the first letters: `stop+rest`.
+fn short_state(state: &str) -> String {
+    let words: Vec<&str> = state.split('+').collect();
+    match words.as_slice() {
+        [one] => (*one).to_owned(),
+        many => {
+            let first = |word: &&str| word.chars().take(4).collect::<String>();
+            many.iter().map(first).collect::<Vec<_>>().join("+")
+        }
+    }
 }
 
 fn draw_busy(frame: &mut Frame<'_>, area: Rect, now: &DeviceStats, rates: &DeviceStats) {
@@ -126,16 +150,21 @@ fn draw_busy(frame: &mut Frame<'_>, area: Rect, now: &DeviceStats, rates: &Devic
         let queues = disk.queues.iter();
         queues.map(|queue| queue.hctx.refused_by.of(source)).sum()
     };
+    // Where all of them do not fit, those that refuse.
+    let all_fit = area.width >= 8 + 12 * Source::COUNT as u16;
     let each = |disk: &DeviceStats| -> Vec<Span<'static>> {
+        let shown = |source: &&Source| all_fit || by(disk, **source) > 0;
         let text = |source: &Source| {
             let count = by(disk, *source);
-            let text = format!("{:>11}", format!("{} {}", source.name(), short(count)));
-            Span::styled(
-                format!("{text} "),
-                if count > 0 { BOLD } else { Style::new() },
-            )
+            let text = format!("{} {}", source.name(), short(count));
+            let text = if all_fit {
+                format!("{text:>11} ")
+            } else {
+                format!("{text}  ")
+            };
+            Span::styled(text, if count > 0 { BOLD } else { Style::new() })
         };
-        Source::ALL.iter().map(text).collect()
+        Source::ALL.iter().filter(shown).map(text).collect()
     };
     let line = |name: &str, disk| {
         let mut spans = vec![Span::raw(format!("{name:<8}"))];
@@ -158,15 +187,17 @@ fn draw_kblockd(frame: &mut Frame<'_>, area: Rect, now: &DeviceStats, rates: &De
         .for_each(|queue| latency.add(&queue.latency.total()));
     let parts = [500, 900, 990, 999].map(|part| time(latency.permille(part)));
     let (kblockd, since) = (&rates.kblockd, &now.kblockd);
+    let runs = format!(
+        "{} runs/s, {:.1} % of a CPU; ",
+        short(kblockd.completed),
+        kblockd.cpu_time as f64 / 1e4
+    );
+    let room = usize::from(area.width).saturating_sub("kblockd ".len() + runs.len());
     let lines = vec![
         Line::from(vec![
             Span::styled("kblockd ", BOLD),
-            Span::raw(format!(
-                "{} runs/s, {:.1} % of a CPU; {}",
-                short(kblockd.completed),
-                kblockd.cpu_time as f64 / 1e4,
-                workers(since)
-            )),
+            Span::raw(runs),
+            Span::raw(workers(since, room)),
         ]),
         Line::from(vec![
             Span::styled("rescuer ", BOLD),
@@ -191,20 +222,26 @@ fn draw_kblockd(frame: &mut Frame<'_>, area: Rect, now: &DeviceStats, rates: &De
     frame.render_widget(Paragraph::new(lines), area);
 }
 
-/// Where kblockd's workers are: by CPU, how many and how many of them idle.
-fn workers(kblockd: &KblockdStats) -> String {
-    let pools = kblockd.pools.iter().filter(|pool| pool.workers > 0);
-    let pools: Vec<_> = pools
+/// Where kblockd's workers are: by CPU, how many and how many of them busy; of more CPUs than there
+/// is room for, all together.
+fn workers(kblockd: &KblockdStats, room: usize) -> String {
+    let pools: Vec<_> = kblockd.pools.iter().filter(|p| p.workers > 0).collect();
+    let busy = |pool: &PoolStats| pool.workers - pool.idle.min(pool.workers);
+    let each: Vec<_> = pools
+        .iter()
         .map(|pool| {
             let place = pool.cpu.map_or("any".to_owned(), |cpu| format!("cpu{cpu}"));
-            format!(
-                "{place}:{}/{}",
-                pool.workers - pool.idle.min(pool.workers),
-                pool.workers
-            )
+            format!("{place}:{}/{}", busy(pool), pool.workers)
         })
         .collect();
-    format!("workers busy/all {}", pools.join(" "))
+    let text = format!("workers busy/all {}", each.join(" "));
+    if text.len() <= room {
+        return text;
+    }
+    let (all, busy) = pools.iter().fold((0, 0), |(all, sum), pool| {
+        (all + pool.workers, sum + busy(pool))
+    });
+    format!("workers busy/all {busy}/{all} in {} pools", pools.len())
 }
 
 fn time(nanos: Option<u64>) -> String {
@@ -241,7 +278,9 @@ mod tests {
     use ratatui::backend::TestBackend;
     use ratatui::Terminal;
     use std::time::{Duration, Instant};
-    use ublk_ramdisk::stats::PoolStats;
+    use ublk_ramdisk::error::Failure;
+
+    use crate::commands::stats::Asked;
 
     fn disk(id: u32, queues: u16, requests: u64) -> DeviceStats {
         let queue = |number| {
@@ -262,8 +301,10 @@ mod tests {
             size: 1 << 30,
             allocated: 300 << 20,
             data_path: "user-copy".to_owned(),
+            worker_commit: false,
             pressure: Default::default(),
             space: Default::default(),
+            latency_sample: 16,
             queues: (0..queues).map(queue).collect(),
             kblockd: KblockdStats {
                 completed: requests,
@@ -279,20 +320,33 @@ mod tests {
         }
     }
 
+    fn those(disks: Vec<DeviceStats>) -> Asked {
+        Asked {
+            disks,
+            ..Asked::default()
+        }
+    }
+
     fn model(disks: u32, queues: u16) -> Model {
         let begun = Instant::now();
         let mut model = Model::new(Duration::from_secs(1));
         for (second, requests) in [(0, 1000), (1, 3000)] {
             let all = (0..disks).map(|id| disk(id, queues, requests)).collect();
             let when = begun + Duration::from_secs(second);
-            model.take((when, Ok(all))).expect("figures");
+            model.take((when, Ok(those(all)))).expect("figures");
         }
         model
     }
 
     fn picture(model: &Model, columns: u16, lines: u16) -> String {
+        picture_after(model, columns, lines, None)
+    }
+
+    fn picture_after(model: &Model, columns: u16, lines: u16, silence: Option<u64>) -> String {
         let mut terminal = Terminal::new(TestBackend::new(columns, lines)).expect("memory");
-        terminal.draw(|frame| draw(frame, model)).expect("drawn");
+        terminal
+            .draw(|frame| draw(frame, model, silence))
+            .expect("drawn");
         let cells = terminal.backend().buffer().content().iter();
         let text: String = cells.map(|cell| cell.symbol()).collect();
         let rows = text.as_bytes().chunks(usize::from(columns));
@@ -319,6 +373,9 @@ mod tests {
             "7 items rescued",
             "p99 1.50ms",
             "q quit",
+            "`ublk-ramdisk explain`: the names",
+            "driver 0",
+            "1.50ms",
         ] {
             assert!(picture.contains(part), "{part} in\n{picture}");
         }
@@ -332,6 +389,82 @@ mod tests {
         }
         let nothing = picture(&model(0, 0), 80, 24);
         assert!(nothing.contains("no disk is served"), "{nothing}");
+        assert!(nothing.contains("`ublk-ramdisk add` makes"), "{nothing}");
+    }
+
+    #[test]
+    fn k05_a_small_terminal_shows_whole_columns_and_what_matters_most() {
+        let model = model(2, 40);
+        let narrow = picture(&model, 40, 24);
+        let line = |text: &str, start: &str| {
+            let mut lines = text.lines().filter(|line| line.starts_with(start));
+            lines
+                .next()
+                .expect("a line")
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            line(&narrow, "DISK"),
+            ["DISK", "READ", "WRITE", "BUSY", "PARKED"]
+        );
+        assert_eq!(
+            line(&narrow, "HCTX"),
+            ["HCTX", "STATE", "READ", "WRITE", "BUSY"]
+        );
+        assert_eq!(line(&narrow, "/s"), ["/s", "memory", "40000"], "{narrow}");
+        let wide = picture(&model, 80, 24);
+        assert_eq!(line(&wide, "HCTX").len(), QUEUE_COLUMNS.len());
+        assert_eq!(line(&wide, "DISK").len(), DISK_COLUMNS.len());
+        let low = picture(&model, 80, 10);
+        assert!(low.contains("queues 1 to 4 of 40"), "{low}");
+        assert!(low.contains("q quit") && low.contains("ublkb0"), "{low}");
+        assert!(!low.contains("kblockd"), "{low}");
+        assert!(picture(&model, 80, 12).contains("memory 40000"));
+    }
+
+    #[test]
+    fn k05_a_disk_that_gives_no_answer_stays_and_is_named() {
+        let mut model = model(2, 1);
+        let failure = Failure::runtime("the server behind 1.sock did not answer");
+        let asked = Asked {
+            disks: vec![disk(0, 1, 5000)],
+            silent: vec![(1, failure), (7, Failure::runtime("neither"))],
+        };
+        let later = Instant::now() + Duration::from_secs(2);
+        model.take((later, Ok(asked))).expect("one of them");
+        let told = picture(&model, 80, 24);
+        for part in [
+            "2 disks",
+            "ublkb0",
+            "ublkb1",
+            "behind 1.sock did not answer",
+        ] {
+            assert!(told.contains(part), "{part} in\n{told}");
+        }
+        assert_eq!(model.silence(later + Duration::from_secs(2)), None);
+        let silence = model.silence(later + Duration::from_secs(9));
+        assert_eq!(silence, Some(9));
+        let told = picture_after(&model, 80, 24, silence);
+        assert!(told.contains("NO ANSWER for 9 s"), "{told}");
+    }
+
+    #[test]
+    fn k05_many_pools_of_kblockd_are_told_together() {
+        let pool = |cpu| PoolStats {
+            cpu: Some(cpu),
+            nice: -20,
+            workers: 2,
+            idle: 1,
+        };
+        let kblockd = KblockdStats {
+            pools: (0..64).map(pool).collect(),
+            ..KblockdStats::default()
+        };
+        assert_eq!(workers(&kblockd, 50), "workers busy/all 64/128 in 64 pools");
+        assert_eq!(short_state("stopped+restart"), "stop+rest");
+        assert_eq!(short_state("restart"), "restart");
     }
 
     #[test]
@@ -341,9 +474,13 @@ mod tests {
         assert_eq!(model.chosen, 8);
         assert!(picture(&model, 80, 24).contains("ublkb8"));
         let left = vec![disk(3, 1, 0), disk(8, 1, 0)];
-        model.take((Instant::now(), Ok(left))).expect("figures");
+        model
+            .take((Instant::now(), Ok(those(left))))
+            .expect("figures");
         assert_eq!(model.disks[model.chosen].id, 8);
-        model.take((Instant::now(), Ok(Vec::new()))).expect("none");
+        model
+            .take((Instant::now(), Ok(those(Vec::new()))))
+            .expect("none");
         assert_eq!(model.chosen, 0);
         model.choose_previous();
         model.scroll_down();

@@ -2,9 +2,10 @@
 //! `top`: running disks on a terminal, as they are now.
 //!
 //! A thread asks the servers, so that a server that does not answer never holds up the keyboard;
-//! [`model`] makes rates of what comes, [`draw`] puts them on the screen, [`screen`] gives the
+//! [`model`] makes rates of what comes, [`draw`] and [`columns`] put them on the screen, [`screen`] gives the
 //! terminal back however this ends.
 
+mod columns;
 mod draw;
 mod model;
 mod screen;
@@ -14,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ublk_ramdisk::error::{Exit, Failure};
-use ublk_ramdisk::stats::DeviceStats;
 
-use super::stats::ask_all;
+use super::stats::{ask_again, Asked};
 use crate::cli::TopArgs;
 use crate::server::run_dir::RunDir;
 use crate::server::signals::EndSignals;
@@ -27,15 +27,15 @@ use screen::Screen;
 const TICK: Duration = Duration::from_millis(100);
 
 /// What the servers said, and when.
-type Answer = (Instant, Result<Vec<DeviceStats>, Failure>);
+type Answer = (Instant, Result<Asked, Failure>);
 
 /// Shows the disks until somebody ends it.
 pub fn run(args: &TopArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine();
     let id = args.id.or(args.disk);
     // What is wrong from the start is said in a line, not on a screen.
-    let first = (Instant::now(), ask_all(&run_dir, id));
-    first.1.as_ref().map_err(Clone::clone)?;
+    Screen::can_be_had()?;
+    let first = (Instant::now(), Ok(ask_again(&run_dir, id)?));
     let signals = EndSignals::catch(true)
         .map_err(|error| Failure::runtime(format!("cannot wait for signals: {error}")))?;
     let mut screen = Screen::open()?;
@@ -51,7 +51,7 @@ fn ask_again_and_again(run_dir: RunDir, id: Option<u32>, interval: Duration) -> 
     let (sender, answers): (Sender<Answer>, _) = mpsc::channel();
     std::thread::spawn(move || loop {
         std::thread::sleep(interval);
-        let answer = ask_all(&run_dir, id);
+        let answer = ask_again(&run_dir, id);
         if sender.send((Instant::now(), answer)).is_err() {
             return;
         }
@@ -67,6 +67,7 @@ fn serve(
 ) -> Result<Exit, Failure> {
     let failed = |error: std::io::Error| Failure::runtime(format!("the terminal: {error}"));
     let mut is_stale = true;
+    let mut silence = None;
     loop {
         if signals.take().is_some() {
             return Ok(Exit::Done);
@@ -85,9 +86,12 @@ fn serve(
                 }
             }
         }
+        let now = model.silence(Instant::now());
+        is_stale |= now != silence;
+        silence = now;
         if std::mem::take(&mut is_stale) {
             screen
-                .draw(|frame| draw::draw(frame, model))
+                .draw(|frame| draw::draw(frame, model, silence))
                 .map_err(failed)?;
         }
         if event::poll(TICK).map_err(failed)? {

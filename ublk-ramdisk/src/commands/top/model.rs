@@ -7,6 +7,10 @@ use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::stats::DeviceStats;
 
 use super::Answer;
+use crate::commands::stats::Asked;
+
+/// So much longer than the interval may an answer take before it is said to be missing.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the file.
 pub struct Model {
@@ -19,6 +23,8 @@ pub struct Model {
     pub chosen: usize,
     /// How many of its hardware queues stand above the screen.
     pub scrolled: usize,
+    /// What is wrong with those that do not answer; their figures stay as they were.
+    pub trouble: Option<String>,
     taken: Option<Instant>,
 }
 
@@ -30,13 +36,18 @@ impl Model {
             rates: Vec::new(),
             chosen: 0,
             scrolled: 0,
+            trouble: None,
             taken: None,
         }
     }
 
     /// What the servers have said.
     pub fn take(&mut self, (when, answer): Answer) -> Result<(), Failure> {
-        let disks = answer?;
+        let Asked { mut disks, silent } = answer?;
+        let kept = |disk: &&DeviceStats| silent.iter().any(|(id, _)| *id == disk.id);
+        disks.extend(self.disks.iter().filter(kept).cloned());
+        disks.sort_by_key(|disk| disk.id);
+        self.trouble = silent.first().map(|(_, failure)| failure.to_string());
         let seconds = self
             .taken
             .map_or(0.0, |taken| when.duration_since(taken).as_secs_f64());
@@ -53,6 +64,12 @@ impl Model {
         self.disks = disks;
         self.taken = Some(when);
         Ok(())
+    }
+
+    /// How many seconds nobody has answered, if that is longer than it should be.
+    pub fn silence(&self, now: Instant) -> Option<u64> {
+        let silence = now.duration_since(self.taken?);
+        (silence > self.interval + PATIENCE).then_some(silence.as_secs())
     }
 
     pub fn choose_next(&mut self) {

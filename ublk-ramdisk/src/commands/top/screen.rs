@@ -16,14 +16,26 @@ use ublk_ramdisk::error::Failure;
 pub struct Screen(Terminal<CrosstermBackend<Stdout>>);
 
 impl Screen {
-    /// Takes the terminal over.
-    pub fn open() -> Result<Screen, Failure> {
+    /// Is there a terminal, and one on which text can be placed?
+    pub fn can_be_had() -> Result<(), Failure> {
         if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
             return Err(Failure::usage(
                 "top needs a terminal for its input and output; elsewhere use \
                  `ublk-ramdisk stats --watch`",
             ));
         }
+        let kind = std::env::var("TERM").unwrap_or_default();
+        if kind.is_empty() || kind == "dumb" {
+            return Err(Failure::usage(format!(
+                "top cannot place text on a terminal whose TERM is '{kind}'; there use \
+                 `ublk-ramdisk stats --watch`"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Takes the terminal over.
+    pub fn open() -> Result<Screen, Failure> {
         let failed = |error: io::Error| Failure::runtime(format!("the terminal: {error}"));
         enable_raw_mode().map_err(failed)?;
         let entered = execute!(io::stdout(), EnterAlternateScreen, cursor::Hide);

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a report says of those under pressure: their figures beside the same disk's at
+//! ease, how often their source has refused, and who was never refused and so says
+//! nothing about pressure.
+
+use std::fmt::Write;
+
+use ublk_ramdisk::mq::{BySource, Source};
+
+use crate::contender::{Contender, OURS};
+use crate::fio::Sample;
+use crate::report::{median, Row, Table};
+use crate::run::Run;
+
+/// The columns that are `base` under some pressure.
+fn of_base<'a>(base: &str, columns: &[&'a str]) -> Vec<&'a str> {
+    let is_its = |column: &&str| column.split_once('+').is_some_and(|(name, _)| name == base);
+    columns.iter().copied().filter(is_its).collect()
+}
+
+/// All of its samples.
+fn samples<'a>(run: &'a Run, column: &str) -> impl Iterator<Item = &'a Sample> {
+    let jobs = run.samples.get(column);
+    jobs.into_iter().flat_map(|jobs| jobs.values()).flatten()
+}
+
+/// Tries refused in all samples, by source; none if the server was not asked.
+fn refused(run: &Run, column: &str) -> Option<BySource> {
+    let by: Vec<BySource> = samples(run, column).filter_map(|s| s.refused).collect();
+    let sum = |of: fn(&BySource) -> u64| by.iter().map(of).sum();
+    (!by.is_empty()).then(|| BySource {
+        slots: sum(|by| by.slots),
+        memory: sum(|by| by.memory),
+        psi: sum(|by| by.psi),
+        bandwidth: sum(|by| by.bandwidth),
+        injection: sum(|by| by.injection),
+        driver: sum(|by| by.driver),
+    })
+}
+
+/// The source that presses on a column of ours.
+fn source(column: &str) -> Option<Source> {
+    let contender: Contender = column.parse().ok()?;
+    Some(contender.pressure_of_ours()?.source)
+}
+
+/// The rate that null_blk is held to. It counts no refusals; that it was held shows in
+/// its rate only.
+fn limit(column: &str) -> Option<f64> {
+    let contender: Contender = column.parse().ok()?;
+    let (_, value) = contender
+        .pressure
+        .filter(|_| contender.base == "null_blk")?;
+    value.parse().ok()
+}
+
+fn fastest(run: &Run, column: &str) -> f64 {
+    let rates = samples(run, column).map(Sample::mib_per_second);
+    rates.fold(0.0, f64::max)
+}
+
+/// Whose pressure was never felt, in words.
+pub(crate) fn never(run: &Run, columns: &[&str]) -> Vec<String> {
+    let mut texts = Vec::new();
+    for column in columns {
+        if let (Some(source), Some(by)) = (source(column), refused(run, column)) {
+            if by.of(source) == 0 {
+                texts.push(format!(
+                    "{column}: {} has refused nothing in any job; these figures are of a disk at ease",
+                    source.name()
+                ));
+            }
+        }
+        if let Some(limit) = limit(column) {
+            let rate = fastest(run, column);
+            if rate < 0.9 * limit {
+                texts.push(format!(
+                    "{column}: no job came near the {limit} MiB/s, the fastest moved {rate:.1}"
+                ));
+            }
+        }
+    }
+    texts
+}
+
+/// The tables.
+pub(crate) fn tables(run: &Run, rows: &[Row], columns: &[&str], out: &mut String) {
+    for base in OURS.into_iter().chain(["null_blk"]) {
+        let pressed = of_base(base, columns);
+        if pressed.is_empty() {
+            continue;
+        }
+        if run.samples.contains_key(base) {
+            let mut table = Table::new(&format!("times {base} at ease"), &pressed);
+            for row in rows {
+                let ratio = |column: &&str| {
+                    let ratio =
+                        median(&run.iops(column, &row.name))? / median(&run.iops(base, &row.name))?;
+                    Some(format!("{ratio:.3}"))
+                };
+                table.row(&row.title, pressed.iter().map(ratio));
+            }
+            table.print(out);
+        }
+        counts(run, rows, &pressed, out);
+    }
+}
+
+/// How often each source has refused, by job, and all of them in all.
+fn counts(run: &Run, rows: &[Row], pressed: &[&str], out: &mut String) {
+    let mut asked = pressed.to_vec();
+    asked.retain(|column| refused(run, column).is_some());
+    if !asked.is_empty() {
+        let mut table = Table::new("tries its source refused, medians", &asked);
+        for row in rows {
+            let count = |column: &&str| {
+                let source = source(column)?;
+                let jobs = run.samples.get(*column)?;
+                let by = jobs.get(&row.name)?.iter().filter_map(|s| s.refused);
+                let counts: Vec<f64> = by.map(|by| by.of(source) as f64).collect();
+                median(&counts).map(|count| format!("{count:.0}"))
+            };
+            table.row(&row.title, asked.iter().map(count));
+        }
+        table.print(out);
+    }
+    let mut lines = String::new();
+    for column in asked {
+        let by = refused(run, column).unwrap_or_default();
+        let sources = Source::ALL.iter().filter(|source| by.of(**source) > 0);
+        let texts: Vec<String> = sources
+            .map(|source| format!("{} {}", source.name(), by.of(*source)))
+            .collect();
+        let done: u64 = samples(run, column).map(|sample| sample.ios).sum();
+        let _ = writeln!(
+            lines,
+            "refused in all: {column}: {} (of {done} requests)",
+            if texts.is_empty() {
+                "nothing".to_owned()
+            } else {
+                texts.join(", ")
+            }
+        );
+    }
+    for column in pressed {
+        if let Some(limit) = limit(column) {
+            let rate = fastest(run, column);
+            let _ = writeln!(
+                lines,
+                "{column}: counts no refusals; its fastest job moved {rate:.1} MiB/s, of {limit}"
+            );
+        }
+    }
+    if !lines.is_empty() {
+        lines.push('\n');
+    }
+    *out += &lines;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fio::Done;
+
+    const JOB: &str = "randread-4k-qd32";
+
+    fn run(series: &[(&str, f64, Option<BySource>)]) -> Run {
+        let mut run = Run::default();
+        for (contender, iops, refused) in series {
+            let sample = Sample {
+                iops: *iops,
+                ios: 500,
+                runtime_ms: 1000,
+                read: Some(Done {
+                    ios: 500,
+                    bytes: 60 << 20,
+                    iops: *iops,
+                }),
+                refused: *refused,
+                ..Sample::default()
+            };
+            let jobs = run.samples.entry((*contender).into()).or_default();
+            jobs.insert(JOB.into(), vec![sample.clone(), sample]);
+        }
+        run
+    }
+
+    fn by(source: &str, count: u64) -> Option<BySource> {
+        serde_json::from_value(serde_json::json!({ source: count })).ok()
+    }
+
+    #[test]
+    fn ours_under_pressure_stands_beside_ours_at_ease_with_what_was_refused() {
+        let run = run(&[
+            ("batch", 1000.0, None),
+            ("batch+slots", 640.0, by("slots", 77)),
+            ("null_blk", 2000.0, None),
+            ("null_blk+mbps", 500.0, None),
+        ]);
+        let text = crate::report::report(&run);
+        for part in [
+            "times batch at ease",
+            "0.640",
+            "times null_blk at ease",
+            "0.250",
+            "77\n",
+            "refused in all: batch+slots: slots 154 (of 1000 requests)",
+            "null_blk+mbps: counts no refusals; its fastest job moved 60.0 MiB/s, of 64",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("NOT PRESSED"), "{text}");
+    }
+
+    #[test]
+    fn who_was_never_refused_by_its_source_is_named() {
+        let run = run(&[
+            ("batch+psi", 640.0, by("memory", 9)),
+            ("batch+mbps", 640.0, None),
+            ("null_blk+mbps=100", 500.0, None),
+        ]);
+        let text = crate::report::report(&run);
+        assert!(text.contains("NOT PRESSED   batch+psi: psi has refused nothing"));
+        assert!(text.contains("NOT PRESSED   null_blk+mbps=100: no job came near the 100 MiB/s"));
+        assert!(
+            !text.contains("batch+mbps: bandwidth"),
+            "the server was not asked: {text}"
+        );
+    }
+}

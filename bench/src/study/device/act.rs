@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest's side of an experiment: disks, control groups, fio. Whatever is made here goes with its value, and with
+//! the guest in any case.
+
+use crate::study::StudyError;
+use serde_json::{json, Value};
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+fn failed(what: impl std::fmt::Display) -> StudyError {
+    StudyError::Refused(what.to_string())
+}
+
+/// Runs a command that must end well, and gives its output.
+fn output(command: &mut Command) -> Result<String, StudyError> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let ran = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| failed(format!("{name}: {e}")))?;
+    if !ran.status.success() {
+        let words: Vec<_> = command.get_args().map(|w| w.to_string_lossy()).collect();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let last = said.lines().last().unwrap_or("no word why");
+        return Err(failed(format!("{name} {}: {last}", words.join(" "))));
+    }
+    Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+}
+
+fn write(path: impl AsRef<Path>, text: &str) -> Result<(), StudyError> {
+    let path = path.as_ref();
+    fs::write(path, text).map_err(|e| failed(format!("{}: {e}", path.display())))
+}
+
+fn read(path: impl AsRef<Path>) -> Result<String, StudyError> {
+    let path = path.as_ref();
+    fs::read_to_string(path).map_err(|e| failed(format!("{}: {e}", path.display())))
+}
+
+/// Where experiments are made and kept.
+pub struct Guest {
+    ours: PathBuf,
+    folder: PathBuf,
+}
+
+impl Guest {
+    /// With this `ublk-ramdisk`, kept in this folder.
+    pub fn new(ours: PathBuf, folder: PathBuf) -> Result<Self, StudyError> {
+        if !Path::new("/dev/ublk-control").exists() {
+            return Err(StudyError::Lacking(
+                "there is no ublk driver here; scripts/study --bed icount boots a guest that has one".into(),
+            ));
+        }
+        fs::create_dir_all(&folder).map_err(failed)?;
+        let guest = Self { ours, folder };
+        guest.keep_setting()?;
+        Ok(guest)
+    }
+
+    fn keep_setting(&self) -> Result<(), StudyError> {
+        let fio = output(Command::new("fio").arg("--version"))?;
+        let kernel = read("/proc/sys/kernel/osrelease")?;
+        let cpus = std::thread::available_parallelism().map_err(failed)?;
+        let pairs = [
+            ("guest's kernel", kernel.trim().to_owned()),
+            ("guest's cpus", cpus.to_string()),
+            ("guest's fio", fio.trim().to_owned()),
+        ];
+        let lines: String = pairs.iter().map(|(n, v)| format!("{n}\t{v}\n")).collect();
+        write(self.folder.join("setting"), &lines)
+    }
+
+    fn ours(&self, words: &[&str]) -> Result<String, StudyError> {
+        output(Command::new(&self.ours).args(words))
+    }
+
+    /// Makes an experiment and keeps what it gives, unless it is there already.
+    pub fn experiment(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<Value, StudyError>,
+    ) -> Result<(), StudyError> {
+        let path = self.folder.join(format!("{name}.json"));
+        if path.exists() {
+            return Ok(());
+        }
+        eprintln!("study: {name}");
+        let made = make()?;
+        // By way of another name: what has its name is whole.
+        let part = path.with_extension("part");
+        write(&part, &(made.to_string() + "\n"))?;
+        fs::rename(&part, &path).map_err(failed)
+    }
+
+    /// Makes a disk, with the options of `add` separated by spaces.
+    pub fn disk(&self, options: &str) -> Result<Disk<'_>, StudyError> {
+        let mut words = vec!["add", "--json"];
+        words.extend(options.split_whitespace());
+        let text = self.ours(&words)?;
+        let said: Value = serde_json::from_str(&text).map_err(failed)?;
+        let path = said["path"].as_str().map(PathBuf::from);
+        let (Some(path), Some(pid)) = (path, said["pid"].as_u64()) else {
+            return Err(failed(format!("add said {said}")));
+        };
+        let disk = Disk {
+            guest: self,
+            path,
+            pid,
+        };
+        let scheduler = disk.sysfs("queue/scheduler");
+        // Some kernels have none to choose from.
+        let _as_it_is = fs::write(scheduler, "none");
+        Ok(disk)
+    }
+}
+
+/// A disk of ours; deleted with the value.
+pub struct Disk<'g> {
+    guest: &'g Guest,
+    /// /dev/ublkbN.
+    pub path: PathBuf,
+    /// The server's.
+    pub pid: u64,
+}
+
+impl Disk<'_> {
+    fn name(&self) -> String {
+        self.path.to_string_lossy().into_owned()
+    }
+
+    fn sysfs(&self, file: &str) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default();
+        Path::new("/sys/block").join(name).join(file)
+    }
+
+    /// `ublk-ramdisk stats --json`.
+    pub fn stats(&self) -> Result<Value, StudyError> {
+        let text = self.guest.ours(&["stats", "--json", &self.name()])?;
+        // A list, of the disks asked for.
+        let [stats] = serde_json::from_str::<[Value; 1]>(&text).map_err(failed)?;
+        Ok(stats)
+    }
+
+    /// `ublk-ramdisk set`, with options separated by spaces.
+    pub fn set(&self, options: &str) -> Result<(), StudyError> {
+        let name = self.name();
+        let mut words = vec!["set", &name];
+        words.extend(options.split_whitespace());
+        self.guest.ours(&words).map(drop)
+    }
+
+    /// Discards a range given in bytes.
+    pub fn discard(&self, offset: u64, length: u64) -> Result<(), StudyError> {
+        let (offset, length) = (offset.to_string(), length.to_string());
+        let mut command = Command::new("blkdiscard");
+        command.args(["--offset", &offset, "--length", &length]);
+        output(command.arg(&self.path)).map(drop)
+    }
+
+    /// Gives the threads that serve the queues the highest priority, so that a study of kblockd is about kblockd.
+    pub fn favour_queue_threads(&self) -> Result<(), StudyError> {
+        let tasks = format!("/proc/{}/task", self.pid);
+        for task in fs::read_dir(tasks).map_err(failed)?.flatten() {
+            if read(task.path().join("comm"))?.starts_with("ublkq") {
+                let tid = task.file_name().to_string_lossy().into_owned();
+                output(Command::new("renice").args(["-n", "-20", "-p", &tid]))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        // The server may have been killed; then it is only told to the driver.
+        let _gone = self.guest.ours(&["del", "--force", &self.name()]);
+    }
+}
+
+/// The kernel's null_blk with a limit of bandwidth; gone with the value.
+pub struct NullBlk {
+    folder: PathBuf,
+    /// Its node.
+    pub path: PathBuf,
+}
+
+impl NullBlk {
+    /// A disk of so many MiB that passes so many MiB per second.
+    pub fn new(mib: u64, mbps: u64) -> Result<Self, StudyError> {
+        let config = Path::new("/sys/kernel/config");
+        if !config.join("nullb").exists() {
+            let _built_in = output(Command::new("modprobe").arg("configfs"));
+            if fs::read_dir(config).map_err(failed)?.next().is_none() {
+                let mut mount = Command::new("mount");
+                output(mount.args(["-t", "configfs", "configfs", "/sys/kernel/config"]))?;
+            }
+            output(Command::new("modprobe").args(["null_blk", "nr_devices=0"]))?;
+        }
+        let folder = config.join("nullb/study");
+        fs::create_dir(&folder).map_err(|e| failed(format!("null_blk: {e}")))?;
+        let mut disk = Self {
+            folder,
+            path: PathBuf::new(),
+        };
+        for (name, value) in [
+            ("size", mib),
+            ("memory_backed", 1),
+            ("blocksize", 512),
+            ("queue_mode", 2),
+            ("submit_queues", 1),
+            ("hw_queue_depth", 128),
+            ("irqmode", 0),
+            ("mbps", mbps),
+            ("power", 1),
+        ] {
+            write(disk.folder.join(name), &value.to_string())?;
+        }
+        // Older kernels name the disk by its index, newer ones by its folder.
+        let index = read(disk.folder.join("index"))?;
+        let nodes = [
+            "/dev/study".to_owned(),
+            format!("/dev/nullb{}", index.trim()),
+        ];
+        let node = nodes.iter().find(|node| Path::new(node).exists());
+        disk.path = node.ok_or_else(|| failed("null_blk made no node"))?.into();
+        let name = disk.path.file_name().unwrap_or_default().to_owned();
+        let scheduler = Path::new("/sys/block").join(name).join("queue/scheduler");
+        let _as_it_is = fs::write(scheduler, "none");
+        Ok(disk)
+    }
+}
+
+impl Drop for NullBlk {
+    fn drop(&mut self) {
+        let _off = fs::write(self.folder.join("power"), "0");
+        let _gone = fs::remove_dir(&self.folder);
+    }
+}
+
+/// A control group; gone with the value, and its processes set free.
+pub struct Group(PathBuf);
+
+impl Group {
+    /// Around these disks' servers.
+    pub fn around(name: &str, disks: &[&Disk<'_>]) -> Result<Self, StudyError> {
+        let group = Self(Path::new(CGROUPS).join(format!("study-{name}")));
+        fs::create_dir_all(&group.0).map_err(failed)?;
+        for disk in disks {
+            write(group.0.join("cgroup.procs"), &disk.pid.to_string())?;
+        }
+        Ok(group)
+    }
+
+    /// Sets a limit.
+    pub fn limit(&self, file: &str, to: &str) -> Result<(), StudyError> {
+        write(self.0.join(file), to)
+    }
+
+    /// A number out of a file of lines `NAME NUMBER`.
+    pub fn number(&self, file: &str, name: &str) -> Result<u64, StudyError> {
+        let text = read(self.0.join(file))?;
+        let found = text.lines().find_map(|line| line.strip_prefix(name));
+        let found = found.and_then(|n| n.trim().parse().ok());
+        found.ok_or_else(|| failed(format!("{file} has no {name}")))
+    }
+
+    /// CPU time of its processes so far, in microseconds, dead threads' too.
+    pub fn cpu(&self) -> Result<u64, StudyError> {
+        self.number("cpu.stat", "usage_usec ")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for file in ["pids.max", "memory.max"] {
+            let _free = fs::write(self.0.join(file), "max");
+        }
+        let inside = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for pid in inside.lines() {
+            let _free = fs::write(Path::new(CGROUPS).join("cgroup.procs"), pid);
+        }
+        let _gone = fs::remove_dir(&self.0);
+    }
+}
+
+/// fio, begun on a block device.
+pub struct Fio(Child);
+
+impl Fio {
+    /// Starts it with these options, separated by spaces. What all have: no page cache, libaio, blocks of 4 KiB,
+    /// distributions in full.
+    pub fn start(path: &Path, options: &str) -> Result<Self, StudyError> {
+        // Where there is none fio would make a file and measure that.
+        let kind = fs::metadata(path).map_err(failed)?.file_type();
+        if !kind.is_block_device() {
+            return Err(failed(format!("{} is no block device", path.display())));
+        }
+        let mut command = Command::new("fio");
+        command.args(["--output-format=json+", "--allow_file_create=0"]);
+        command.args(["--ioengine=libaio", "--direct=1", "--bs=4k"]);
+        command.arg(format!("--filename={}", path.display()));
+        command.args(options.split_whitespace());
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = command.stderr(Stdio::inherit()).spawn();
+        child.map(Self).map_err(|e| failed(format!("fio: {e}")))
+    }
+
+    /// Its word, when it has ended. That some requests failed is part of it.
+    pub fn end(self) -> Result<Value, StudyError> {
+        let ran = self.0.wait_with_output().map_err(failed)?;
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let begin = text.find('{').ok_or_else(|| {
+            failed(format!(
+                "fio ended with {} and said nothing that could be read: {text}",
+                ran.status
+            ))
+        })?;
+        serde_json::from_str(&text[begin..]).map_err(failed)
+    }
+}
+
+/// A load on a disk with what the server counted before and after, and the CPU time it took.
+pub fn load(disk: &Disk<'_>, options: &str) -> Result<Value, StudyError> {
+    let group = Group::around("load", &[disk])?;
+    let before = (disk.stats()?, group.cpu()?);
+    let fio = Fio::start(&disk.path, options)?.end()?;
+    let after = (disk.stats()?, group.cpu()?);
+    Ok(json!({
+        "fio": fio,
+        "before": before.0,
+        "after": after.0,
+        "cpu_us": after.1 - before.1,
+    }))
+}

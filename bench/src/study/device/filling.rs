@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Study g on the device: fio fills a disk that has memory for half of its blocks.
+
+use super::act::{Fio, Guest};
+use super::raw::Raw;
+use crate::study::busy::filling::{first, mode, panels, Moment};
+use crate::study::outcome::{show, Axis, Figure, Kind, Measure, Part, Plot, Series, Table};
+use crate::study::StudyError;
+use serde_json::{json, Value};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const MIB: f64 = 1024.0 * 1024.0;
+const LIMIT: f64 = 16.0 * MIB;
+/// Seconds from the beginning.
+const DISCARD: u64 = 17;
+const RAISED: u64 = 24;
+const END: u64 = 28;
+const EVERY: Duration = Duration::from_millis(250);
+/// Three parts of data and one of zeros, each on a part of the disk of its own, so that no write takes the place of
+/// another.
+const JOBS: &str =
+    "--rw=write --bs=64k --iodepth=16 --continue_on_error=write --time_based --runtime=28 \
+                    --name=data --size=24m --rate_iops=30 --refill_buffers \
+                    --name=zeros --offset=24m --size=8m --rate_iops=10 --zero_buffers";
+
+/// The half in the guest.
+pub fn act(guest: &Guest) -> Result<(), StudyError> {
+    guest.experiment("filling", || {
+        let disk = guest.disk("--size 32M --memory-limit 16M --no-space-timeout 5")?;
+        let began = Instant::now();
+        let fio = Fio::start(&disk.path, JOBS)?;
+        let mut samples = Vec::new();
+        let mut script = vec![(DISCARD, true), (RAISED, false)]
+            .into_iter()
+            .peekable();
+        while began.elapsed().as_secs() < END {
+            if let Some((_, discard)) =
+                script.next_if(|step| began.elapsed() >= Duration::from_secs(step.0))
+            {
+                match discard {
+                    true => disk.discard(0, 8 << 20)?,
+                    false => disk.set("--memory-limit off")?,
+                }
+            }
+            let at = began.elapsed();
+            samples.push(json!({ "t_ns": at.as_nanos() as u64, "stats": disk.stats()? }));
+            thread::sleep(EVERY.saturating_sub(began.elapsed() - at));
+        }
+        let fio = fio.end()?;
+        Ok(json!({ "fio": fio, "samples": samples, "after": disk.stats()? }))
+    })
+}
+
+/// The samples as steps from one to the next.
+fn moments(samples: &[Value]) -> Vec<Moment> {
+    let ended = |stats: &Value| -> f64 {
+        let queues = stats["queues"].as_array().into_iter().flatten();
+        queues
+            .map(|q| q["write"]["requests"].as_f64().unwrap_or(0.0))
+            .sum()
+    };
+    let space = |stats: &Value, name: &str| stats["space"][name].as_f64().unwrap_or(f64::NAN);
+    let no_space = |stats: &Value| space(stats, "no_space") + space(stats, "above_cap");
+    let steps = samples.windows(2).map(|two| {
+        let [old, new] = [&two[0]["stats"], &two[1]["stats"]];
+        let failed = no_space(new) - no_space(old);
+        Moment {
+            at: two[1]["t_ns"].as_f64().unwrap_or(f64::NAN) / 1e9,
+            ended: ended(new) - ended(old) + failed,
+            no_space: failed,
+            parked: space(new, "parked"),
+            used: space(new, "used"),
+            zero: space(new, "zero") - space(old, "zero"),
+            mode: mode(new["space"]["mode"].as_str().unwrap_or_default()),
+        }
+    });
+    steps.collect()
+}
+
+/// The half outside.
+pub fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
+    let found = raw.get("filling")?;
+    let samples = found.0["samples"].as_array();
+    let moments = moments(samples.map_or(&[][..], Vec::as_slice));
+    let zeros = first(&moments, 0.0, |m| m.zero > 0.0);
+    let exhausted = first(&moments, 0.0, |m| m.mode == 1.0);
+    let failed = first(&moments, 0.0, |m| m.no_space > 0.0);
+    let back = first(&moments, DISCARD as f64, |m| {
+        m.well() > 0.0 && m.mode == 0.0
+    });
+    let again = first(&moments, back, |m| m.mode == 1.0);
+    let up = first(&moments, RAISED as f64, |m| m.well() > 0.0 && m.mode == 0.0);
+    let most = moments
+        .iter()
+        .filter(|m| m.at < RAISED as f64)
+        .map(|m| m.used)
+        .fold(0.0, f64::max);
+    let errors: f64 = found.jobs().iter().map(|job| job.errors()).sum();
+    let given: f64 = moments.iter().map(|m| m.zero).sum::<f64>() / MIB;
+    let no_space: f64 = moments.iter().map(|m| m.no_space).sum();
+    let measures = vec![
+        Measure::new("device: most memory used, of the limit", most / LIMIT, ""),
+        Measure::new("device: first zeros given back", zeros, "s"),
+        Measure::new("device: exhausted for the first time", exhausted, "s"),
+        Measure::new(
+            "device: writes wait, from exhausted to the first NOSPC",
+            failed - exhausted,
+            "s",
+        ),
+        Measure::new(
+            "device: from the discard to accepted writes",
+            back - DISCARD as f64,
+            "s",
+        ),
+        Measure::new(
+            "device: from the raised limit to accepted writes",
+            up - RAISED as f64,
+            "s",
+        ),
+        Measure::new(
+            "device: failed writes, fio's count over ours",
+            errors / no_space,
+            "",
+        ),
+        Measure::new("device: zeros given back", given, "MiB"),
+    ];
+    let mut happened: Vec<(f64, String)> = vec![
+        (zeros, "the limit is reached; zeros are given back".into()),
+        (exhausted, "nothing more to give back: writes wait".into()),
+        (failed, "patience is over: NOSPC".into()),
+        (DISCARD as f64, "8 MiB discarded".into()),
+        (again, "full again: writes wait".into()),
+        (RAISED as f64, "no limit any more".into()),
+    ];
+    happened.retain(|(at, _)| at.is_finite());
+    happened.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut table = Table::new(&["when, s", "what"]);
+    for (at, what) in &happened {
+        table.row([format!("{at:.2}"), what.clone()]);
+    }
+    let limit = Series {
+        name: "limit, MiB".into(),
+        points: vec![(0.0, LIMIT / MIB), (RAISED as f64, LIMIT / MIB)],
+    };
+    Ok(Part {
+        kind,
+        finding: format!(
+            "On the real driver: the limit after {} s, exhausted after {} s, NOSPC {} s later, writes accepted {} s after \
+             the discard of 8 MiB.",
+            show(zeros),
+            show(exhausted),
+            show(failed - exhausted),
+            show(back - DISCARD as f64),
+        ),
+        measures,
+        figures: vec![Figure {
+            id: "device-filling".into(),
+            title: "Real driver: a disk of 32 MiB with 16 MiB of memory, filled by fio".into(),
+            alt: "Timeline of the disk on the device: memory used and its limit, zeros given back, what a write can expect, \
+                  requests that wait, writes per second, and writes ended with NOSPC."
+                .into(),
+            plot: Plot::Stack {
+                x: Axis::linear("time, s"),
+                panels: panels(&moments, 1),
+                levels: vec![(0, limit)],
+                marks: happened,
+            },
+            table,
+        }],
+    })
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A disk's figures as files, beside those that the mirror has ([`crate::mq::debugfs`]): what the
+//! transport, the store, the pressure and kblockd know (K2).
+//!
+//! Made of the same structs as the JSON, a line for each figure, so a figure cannot be in one and
+//! not in the other.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::DeviceStats;
+use crate::mq::debugfs::DebugfsFile;
+
+/// The file that a hardware queue has beside the mirror's, and what it says.
+pub const HCTX_FILE: (&str, &str) = (
+    "wakeups",
+    "Results that workers left for the thread of the queue: how often it was woken for them, and how often it need not be.",
+);
+/// Each file of the device beside the mirror's.
+pub const DEVICE_FILES: &[(&str, &str)] = &[
+    ("space", "Memory: what is used, what the limit is, what was given back, who waits for it, and how long until writes end with ENOSPC."),
+    ("pressure", "What refuses requests now: slots, tokens and PSI, and the settings."),
+    ("kblockd", "Runs of kblockd, what its rescuer did, and its threads by pool."),
+];
+
+impl DeviceStats {
+    /// All of them as they are in these figures.
+    pub fn files(&self) -> Vec<DebugfsFile> {
+        let queues = self.queues.iter().map(|queue| DebugfsFile {
+            path: format!("hctx{}/{}", queue.queue, HCTX_FILE.0),
+            text: lines(&queue.wakeups),
+        });
+        let texts = [
+            lines(&self.space),
+            lines(&self.pressure),
+            lines(&self.kblockd),
+        ];
+        let device = DEVICE_FILES.iter().zip(texts).map(|((name, _), text)| {
+            let path = (*name).to_owned();
+            DebugfsFile { path, text }
+        });
+        queues.chain(device).collect()
+    }
+}
+
+/// `name=value` for each figure; those of a struct within have its name in front.
+fn lines(figures: &impl Serialize) -> String {
+    let mut text = String::new();
+    // Structs of numbers and words always are JSON.
+    let value = serde_json::to_value(figures).unwrap_or_default();
+    write_lines("", &value, &mut text);
+    text
+}
+
+fn write_lines(name: &str, value: &Value, text: &mut String) {
+    let said = match value {
+        Value::Object(members) => match seconds(value) {
+            Some(seconds) => seconds,
+            None => {
+                let within = |member: &String| match name {
+                    "" => member.clone(),
+                    name => format!("{name}.{member}"),
+                };
+                let each = members.iter();
+                return each.for_each(|(member, value)| write_lines(&within(member), value, text));
+            }
+        },
+        Value::Null => "none".to_owned(),
+        Value::String(word) => word.clone(),
+        other => other.to_string(),
+    };
+    text.push_str(&format!("{name}={said}\n"));
+}
+
+/// A length of time, as serde writes one.
+fn seconds(value: &Value) -> Option<String> {
+    let (secs, nanos) = (value.get("secs")?.as_u64()?, value.get("nanos")?.as_u64()?);
+    Some(format!("{secs}.{nanos:09}"))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::mq::debugfs::HCTX_FILES;
+    use crate::stats::{PoolStats, QueueStats};
+    use std::time::Duration;
+
+    /// What K2 names of each hardware queue: where it is in `queues[]` of the JSON, and in which
+    /// file of the queue. `tests/mq/debugfs.rs` looks at what the files say.
+    const OF_QUEUE: &[(&str, &str, &str)] = &[
+        // K1, under the kernel's names.
+        ("state", "/now/stopped", "state"),
+        ("state", "/now/restart", "state"),
+        ("state", "/now/inactive", "state"),
+        ("flags", "", "flags"),
+        ("dispatch", "/now/dispatch", "dispatch"),
+        ("busy", "/now/busy", "busy"),
+        ("ctx_map", "/now/ctx_map", "ctx_map"),
+        ("tags", "/now/busy", "tags"),
+        ("tags_bitmap", "/now/busy", "tags_bitmap"),
+        ("active", "/now/usage", "active"),
+        ("dispatch_busy", "/now/dispatch_busy", "dispatch_busy"),
+        ("type", "", "type"),
+        // K2.
+        ("run, sync", "/hctx/run_sync", "run"),
+        ("run, async", "/hctx/run_async", "run"),
+        ("run, delayed", "/hctx/run_delayed", "run"),
+        ("queued", "/hctx/queued", "queued"),
+        ("accepted", "/hctx/accepted", "accepted"),
+        ("refused by E1", "/hctx/refused_by/slots", "refused"),
+        ("refused by E2", "/hctx/refused_by/memory", "refused"),
+        ("refused by E3", "/hctx/refused_by/psi", "refused"),
+        ("refused by E4", "/hctx/refused_by/bandwidth", "refused"),
+        ("refused by E5", "/hctx/refused_by/injection", "refused"),
+        ("requeued", "/hctx/requeued", "requeued"),
+        ("restarted", "/hctx/restarted", "restarted"),
+        ("dispatched per run", "/hctx/dispatched", "dispatched"),
+        ("parked", "/hctx/parked", "parked"),
+        ("parked now", "/now/parked", "parked"),
+        ("budget", "/hctx/no_budget", "budget"),
+        ("budget, awaited", "/now/slot_awaited", "budget"),
+        ("slot use", "/now/slots_held", "budget"),
+        ("timeouts", "/hctx/timeouts", "timeouts"),
+        ("lost races", "/hctx/lost_races", "lost_races"),
+        ("wake-ups sent", "/wakeups/sent", "wakeups"),
+        ("wake-ups saved", "/wakeups/saved", "wakeups"),
+    ];
+
+    /// What it names of the device: where it is in the JSON, in which file, and under which name.
+    const OF_DEVICE: &[(&str, &str, &str, &str)] = &[
+        ("used", "/space/used", "space", "used"),
+        // compressed: beside `zero`, as `/space/compressed` and `compressed=`, once chunks are (E20).
+        ("zero", "/space/zero", "space", "zero"),
+        ("limit", "/space/limit", "space", "limit"),
+        ("no-space state", "/space/mode", "space", "mode"),
+        (
+            "remaining time",
+            "/space/no_space_in",
+            "space",
+            "no_space_in",
+        ),
+        (
+            "pressure state, PSI",
+            "/pressure/under_pressure",
+            "pressure",
+            "under_pressure",
+        ),
+        (
+            "pressure state, slots",
+            "/pressure/slots_exhausted",
+            "pressure",
+            "slots_exhausted",
+        ),
+        (
+            "pressure state, tokens",
+            "/pressure/throttled",
+            "pressure",
+            "throttled",
+        ),
+        ("slots", "/pressure/slots_free", "pressure", "slots_free"),
+    ];
+
+    fn stats() -> DeviceStats {
+        let mut queue = QueueStats {
+            queue: 2,
+            ..QueueStats::default()
+        };
+        queue.wakeups.sent = 5;
+        queue.wakeups.saved = 6;
+        let mut stats = DeviceStats {
+            id: 0,
+            size: 0,
+            allocated: 0,
+            data_path: String::new(),
+            worker_commit: false,
+            pressure: Default::default(),
+            space: Default::default(),
+            latency_sample: 16,
+            queues: vec![queue],
+            kblockd: Default::default(),
+        };
+        stats.space.used = 4096;
+        stats.space.no_space_in = Some(Duration::from_millis(1500));
+        stats.pressure.slots_free = Some(3);
+        stats.pressure.settings.mbps = Some(7);
+        stats.kblockd.rescued = 9;
+        stats.kblockd.pools = vec![PoolStats::default()];
+        stats
+    }
+
+    #[test]
+    fn k02_every_figure_has_its_place_in_the_json_and_its_file() {
+        let stats = stats();
+        let (json, files) = (serde_json::to_value(&stats).expect("JSON"), stats.files());
+        let of_queue = |name: &str| {
+            let ours = format!("hctx2/{name}");
+            HCTX_FILES.iter().any(|(file, _)| *file == name)
+                || files.iter().any(|file| file.path == ours)
+        };
+        for (what, place, file) in OF_QUEUE {
+            let found = json["queues"][0].pointer(place);
+            assert!(found.is_some(), "{what}: no {place}");
+            assert!(of_queue(file), "{what}: no {file}");
+        }
+        for (what, place, file, name) in OF_DEVICE {
+            assert!(json.pointer(place).is_some(), "{what}: no {place}");
+            let text = files.iter().find(|found| found.path == *file);
+            let text = &text.expect("made").text;
+            let line = format!("{name}=");
+            assert!(text.lines().any(|l| l.starts_with(&line)), "{what}: {text}");
+        }
+    }
+
+    #[test]
+    fn k02_files_have_a_line_for_each_figure() {
+        let files = stats().files();
+        let text = |path: &str| {
+            let file = files.iter().find(|file| file.path == path);
+            file.expect("made").text.clone()
+        };
+        let has = |path, line: &str| assert!(text(path).lines().any(|l| l == line), "{line}");
+        has("hctx2/wakeups", "saved=6");
+        has("hctx2/wakeups", "sent=5");
+        has("space", "used=4096");
+        has("space", "no_space_in=1.500000000");
+        has("pressure", "slots_free=3");
+        has("pressure", "tokens=none");
+        has("pressure", "settings.mbps=7");
+        has("kblockd", "rescued=9");
+    }
+}
