@@ -38,9 +38,9 @@ struct Args {
     /// Print the letters of the studies that have a part for the bed and no result of it in FOLDER
     #[arg(long, conflicts_with_all = ["report", "act"])]
     missing: bool,
-    /// In a guest: make the experiments of this study on the device, and leave what they give in FOLDER
-    #[arg(long, value_name = "LETTER", requires = "ours")]
-    act: Option<String>,
+    /// In a guest: make the experiments of these studies on the device, and leave what they give in FOLDER/raw
+    #[arg(long, value_name = "LETTERS", value_delimiter = ',', requires = "ours")]
+    act: Vec<String>,
     /// The ublk-ramdisk to do so with
     #[arg(long, value_name = "PROGRAM")]
     ours: Option<PathBuf>,
@@ -168,12 +168,24 @@ fn report(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The half of a study's part on the device that is in the guest.
-fn act(args: &Args, id: &str) -> Result<(), Error> {
-    let part = device::of(id).map_err(|why| format!("--act {id}: {why}"))?;
-    let ours = args.ours.clone().unwrap_or_default();
-    let guest = Guest::new(ours, args.folder.clone())?;
-    Ok(part.act(&guest)?)
+/// The half of the studies' parts on the device that is in the guest. A study that fails says so in its folder, and
+/// the next one is made.
+fn act(args: &Args) -> Result<(), Error> {
+    for id in &args.act {
+        let part = device::of(id).map_err(|why| format!("--act {id}: {why}"))?;
+        let study = ALL.iter().find(|study| study.id == id);
+        let folder = args.raw(study.ok_or_else(|| format!("--act {id}: no such study"))?);
+        let ours = args.ours.clone().unwrap_or_default();
+        let made = Guest::new(ours, folder.clone()).and_then(|guest| part.act(&guest));
+        match made {
+            Ok(()) => write(&folder.join("done"), "")?,
+            Err(error) => {
+                eprintln!("study: {id}: {error}");
+                write(&folder.join("failed"), &error.to_string())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn work(args: &Args) -> Result<(), Error> {
@@ -181,8 +193,8 @@ fn work(args: &Args) -> Result<(), Error> {
         let ids: Vec<&str> = ALL.iter().map(|s| s.id).collect();
         return Err(format!("--only {id}: no such study; there is: {}", ids.join(", ")).into());
     }
-    if let Some(id) = &args.act {
-        return act(args, id);
+    if !args.act.is_empty() {
+        return act(args);
     }
     if args.missing {
         for study in args.chosen() {

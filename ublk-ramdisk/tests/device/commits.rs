@@ -83,7 +83,7 @@ fn at_work(words: &[&str]) -> (Disk, Busy) {
     let mut all = vec!["--worker-commit", "on"];
     all.extend(words);
     let disk = Disk::on("batch", "none", "32M", &all);
-    let busy = Busy::start(&disk);
+    let busy = Busy::on(&disk);
     wait_for("commits by workers", || wakeups(&disk).committed > 0);
     (disk, busy)
 }
@@ -91,7 +91,7 @@ fn at_work(words: &[&str]) -> (Disk, Busy) {
 /// `del --force` under load, again and again, also with requests that are parked.
 fn goes_away() -> Outcome {
     need(&["fio"])?;
-    let refused: &[&str] = &["--queues", "2", "--inject", "requeue=1,60,0,-1"];
+    let refused: &[&str] = &["--queues", "2", "--inject", "requeue=1,30,0,-1"];
     let parked: &[&str] = &["--inject", "requeue=2,100,0,-1", "--memory-limit", "18M"];
     for words in [refused, parked, refused, parked] {
         let before = Traces::now();
@@ -113,7 +113,7 @@ fn killed() -> Outcome {
     need(&["fio"])?;
     for _ in 0..2 {
         let before = Traces::now();
-        let (disk, busy) = at_work(&["--queues", "2", "--inject", "requeue=1,60,0,-1"]);
+        let (disk, busy) = at_work(&["--queues", "2", "--inject", "requeue=1,30,0,-1"]);
         ioctl::signal(disk.pid, libc::SIGKILL);
         busy.fails();
         ublk(&["del", "--force", &disk.name()]).well();

@@ -42,22 +42,18 @@ pub fn tests(tests: &mut Vec<Test>) {
 pub struct Busy(Child);
 
 impl Busy {
-    fn on(disk: &Disk) -> Busy {
-        let busy = Busy::start(disk);
-        wait_for("fio at work", || {
-            let stats = disk.stats();
-            stats.queues.iter().any(|queue| queue.write.requests > 100)
-        });
-        busy
-    }
-
-    /// Does not wait until it is at work.
-    pub fn start(disk: &Disk) -> Busy {
+    /// Returns when it is at work.
+    pub fn on(disk: &Disk) -> Busy {
         let mut command = fio_command(disk, "endless.fio");
         let quiet = machine::scratch().join("fio");
         let out = fs::File::create(quiet).expect("a file");
         command.stderr(out.try_clone().expect("a copy")).stdout(out);
-        Busy(command.spawn().expect("fio is installed"))
+        let child = command.spawn().expect("fio is installed");
+        wait_for("fio at work", || {
+            let stats = disk.stats();
+            stats.queues.iter().any(|queue| queue.write.requests > 100)
+        });
+        Busy(child)
     }
 
     /// It ends by itself, because its disk gives errors.

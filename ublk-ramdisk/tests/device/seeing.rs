@@ -139,7 +139,8 @@ fn run_directory() {
         assert!(place.join(file).is_file(), "{file} in {place:?}");
     }
     let refused = machine::read(place.join("hctx0/refused"));
-    let injected = format!("injection={}", disk.stats().queues[0].hctx.refused());
+    let by = disk.stats().queues[0].hctx.refused_by;
+    let injected = format!("injection={}", by.injection);
     assert!(refused.lines().any(|line| line == injected), "{refused}");
     let one = run::ublk(&["debugfs", &disk.name(), "hctx0/dispatch_busy"]).well();
     assert!(one.trim().parse::<u32>().is_ok(), "{one}");

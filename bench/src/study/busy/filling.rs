@@ -14,12 +14,12 @@ const LOAD: &str =
 /// The script: seconds, event, and its name in the picture.
 const EVENTS: [(f64, &str, &str); 4] = [
     (17.0, "discard 0,8388608", "8 MiB discarded"),
-    (21.0, "psi on", "memory is short elsewhere (PSI)"),
+    (21.0, "psi on", "PSI: memory is short"),
     (21.6, "psi off", ""),
-    (27.0, "set memory-limit=off", "no limit any more"),
+    (27.0, "set memory-limit=off", "limit taken away"),
 ];
 /// So many samples become one point of the picture.
-const POINT: usize = 5;
+const POINT: usize = 25;
 
 /// One sample of the time line.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ pub struct Moment {
     pub used: f64,
     /// Bytes of zeros given back since the one before.
     pub zero: f64,
-    /// What a write can expect: 0 memory, 1 to wait, 2 NOSPC.
+    /// What a write gets: 0 memory, 1 a wait, 2 NOSPC.
     pub mode: f64,
 }
 
@@ -111,7 +111,7 @@ pub fn panels(moments: &[Moment], point: usize) -> Vec<(Axis, Series)> {
             })),
         ),
         panel(
-            "a write can expect: 0 memory, 1 to wait, 2 NOSPC",
+            "a write gets: 0 memory, 1 a wait, 2 NOSPC",
             course("mode", &|some, _| last(some).mode),
         ),
         panel(
@@ -242,9 +242,9 @@ fn part(said: &Said, moments: &[Moment]) -> Part {
     ];
     let mut table = Table::new(&["when, s", "what"]);
     let mut happened: Vec<(f64, String)> = vec![
-        (zeros, "the limit is reached; zeros are given back".into()),
-        (exhausted, "nothing more to give back: writes wait".into()),
-        (failed, "patience is over: NOSPC".into()),
+        (zeros, "limit reached: zeros given back".into()),
+        (exhausted, "exhausted: writes wait".into()),
+        (failed, "patience over: NOSPC".into()),
         (again, "full again: writes wait".into()),
     ];
     let named = EVENTS.iter().filter(|e| !e.2.is_empty());

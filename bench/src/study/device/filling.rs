@@ -126,12 +126,12 @@ pub fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
         Measure::new("device: zeros given back", given, "MiB"),
     ];
     let mut happened: Vec<(f64, String)> = vec![
-        (zeros, "the limit is reached; zeros are given back".into()),
-        (exhausted, "nothing more to give back: writes wait".into()),
-        (failed, "patience is over: NOSPC".into()),
+        (zeros, "limit reached: zeros given back".into()),
+        (exhausted, "exhausted: writes wait".into()),
+        (failed, "patience over: NOSPC".into()),
         (DISCARD as f64, "8 MiB discarded".into()),
         (again, "full again: writes wait".into()),
-        (RAISED as f64, "no limit any more".into()),
+        (RAISED as f64, "limit taken away".into()),
     ];
     happened.retain(|(at, _)| at.is_finite());
     happened.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -9,7 +9,7 @@ use crate::study::StudyError;
 
 /// CPU-bound threads on each CPU.
 const HOGS: usize = 2;
-const READS: u32 = 400;
+const READS: u32 = 200;
 const FLAGS: [(&str, &str); 3] = [
     ("HIGHPRI, bound", "mem_reclaim,highpri,percpu"),
     ("normal, bound", "mem_reclaim,percpu"),

@@ -13,11 +13,13 @@ impl Raw {
     /// One experiment.
     pub fn get(&self, name: &str) -> Result<Experiment, StudyError> {
         let path = self.0.join(format!("{name}.json"));
-        let lacking = |why: String| StudyError::Lacking(format!("{}: {why}", path.display()));
-        let text = fs::read_to_string(&path).map_err(|e| lacking(e.to_string()))?;
-        serde_json::from_str(&text)
-            .map(Experiment)
-            .map_err(|e| lacking(e.to_string()))
+        let text = fs::read_to_string(path).map_err(|_| {
+            StudyError::Lacking(format!(
+                "the experiment {name} was not made; the same command goes on"
+            ))
+        })?;
+        let found = serde_json::from_str(&text).map(Experiment);
+        found.map_err(|e| StudyError::Lacking(format!("the experiment {name} cannot be read: {e}")))
     }
 }
 
