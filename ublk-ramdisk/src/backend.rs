@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
 
-use crate::config::space::SpaceConfig;
+use crate::config::space::{Reclaim, SpaceConfig};
 use crate::config::space_changes::SpaceChanges;
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
@@ -20,7 +20,7 @@ use crate::mq::{
     HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport, WeakQueue,
 };
 use crate::pressure::{Pressured, Works};
-use crate::ramdisk::space::SpaceWorks;
+use crate::ramdisk::space::{SpaceOptions, SpaceWorks};
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
 use crate::sys::memory;
@@ -35,6 +35,7 @@ impl From<StoreError> for Failure {
             StoreError::Locked { .. } => Failure::in_use(text),
             StoreError::NotInMemory { .. }
             | StoreError::SizeDiffers { .. }
+            | StoreError::NotCompressible { .. }
             | StoreError::PartialPage { .. } => Failure::usage(text),
             StoreError::BeyondCapacity { .. } => Failure::runtime(text),
             StoreError::Open { .. } | StoreError::TooLittle { .. } | StoreError::System { .. } => {
@@ -59,6 +60,9 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
         Backing::Hugetlb => Store::hugetlb(config.size)?,
     };
     store.set_memory_limit(space.memory_limit);
+    if space.reclaim == Reclaim::Compress {
+        store.enable_compression()?;
+    }
     if space.preallocate {
         preallocate(&store)?;
     }
@@ -96,6 +100,9 @@ pub fn changed_memory(
     if new.memory_limit != config.space.memory_limit {
         new.fits(size, buffers(config), memory::cgroup_max())?;
     }
+    if new.reclaim == Reclaim::Compress {
+        disk.store().enable_compression()?;
+    }
     Ok(new)
 }
 
@@ -108,6 +115,11 @@ pub fn set_memory(config: &mut DeviceConfig, disk: &Ramdisk, new: SpaceConfig) {
     }
     if new.no_space_timeout != old.no_space_timeout {
         disk.set_patience(new.options().patience);
+    }
+    let (before, options) = (old.options(), new.options());
+    let reclaim = |options: SpaceOptions| (options.reclaim, options.compress_after);
+    if reclaim(before) != reclaim(options) {
+        disk.set_reclaim(options.reclaim, options.compress_after);
     }
 }
 
@@ -278,7 +290,6 @@ impl Mirror {
 mod tests {
     use super::*;
     use crate::mq::{Moved, Moving, Request};
-    use crate::ramdisk::space::SpaceOptions;
 
     /// Nothing is ever inserted.
     struct Nobody;

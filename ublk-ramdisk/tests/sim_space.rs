@@ -160,3 +160,21 @@ fn l1_memory_that_no_disk_can_have_is_refused() {
         "{event:?}"
     );
 }
+
+/// What is cold is compressed, so that more is written than there may be, and read back right. The
+/// same run again gives the same figures.
+#[test]
+fn e20_more_is_kept_than_there_is_memory_for() {
+    let words = format!("{HALF} --memory-limit 6M --seed 3");
+    let words = words.replacen("--memory-limit 4M", "", 1);
+    let without = run(&format!("{words} --no-space-timeout 5"));
+    assert!(number(&without, "/errors/NOSPC") > 0);
+    let words = format!("{words} --reclaim compress --compress-idle 200ms");
+    let found = run(&words);
+    assert_eq!(number(&found, "/total/write/ops"), 3000);
+    assert_eq!(number(&found, "/total/write/errors"), 0);
+    assert_eq!(number(&found, "/verify/failed"), 0);
+    assert!(number(&found, "/space/compressions") > 0);
+    assert!(number(&found, "/space/used") <= 6 << 20);
+    assert_eq!(run(&words), found);
+}

@@ -2,13 +2,15 @@
 //! The options about the memory of a disk: how much, when, and what if there is none; of `add`, and
 //! of `set` what can be changed while the disk lives.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use ublk_ramdisk::config::space::{Reclaim, SpaceRequest};
 use ublk_ramdisk::config::space_changes::SpaceChanges;
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::pressure::Change;
 
-use crate::values::{size, size_or_off, whole};
+use crate::values::{duration, size, size_or_off, whole};
 
 /// How memory is made, limited and taken back.
 #[derive(Debug, Args)]
@@ -34,11 +36,18 @@ pub struct SpaceArgs {
     /// Do not let writes wait when there is no memory: end them with "No space left on device"
     #[arg(long)]
     pub error_if_no_space: bool,
-    /// What is taken back when memory is short: pages that hold only zeros, or nothing
-    /// [default: zero; off with --preallocate]
+    /// What is taken back when memory is short: pages that hold only zeros, also what takes less
+    /// memory when it is compressed, or nothing [default: zero; off with --preallocate]
+    ///
+    /// Compressed are chunks of 64 KiB that have not been used for --compress-idle. They are read
+    /// as they are; the first write to one needs memory, as that to a new page does. The disk's
+    /// contents must be in memory of its own (--backing memfd).
     #[arg(long, value_name = "WHAT", value_enum)]
     pub reclaim: Option<ReclaimArg>,
-    /// Look for pages of zeros every so many seconds too, not only when memory is short
+    /// How long a chunk has not been used when it is compressed, from 1ms to 10m [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
+    pub compress_idle: Option<Duration>,
+    /// Look for what --reclaim says every so many seconds too, not only when memory is short
     ///
     /// Each look reads all memory of the disk.
     #[arg(long, value_name = "SECS", value_parser = whole, allow_hyphen_values = true)]
@@ -55,6 +64,18 @@ pub enum ReclaimArg {
     Off,
     /// Pages that hold only zeros
     Zero,
+    /// Those, and what takes less memory when it is compressed
+    Compress,
+}
+
+impl From<ReclaimArg> for Reclaim {
+    fn from(what: ReclaimArg) -> Self {
+        match what {
+            ReclaimArg::Off => Self::Off,
+            ReclaimArg::Zero => Self::Zero,
+            ReclaimArg::Compress => Self::Compress,
+        }
+    }
 }
 
 impl SpaceArgs {
@@ -65,10 +86,8 @@ impl SpaceArgs {
             preallocate: self.preallocate,
             no_space_timeout: self.no_space_timeout,
             error_if_no_space: self.error_if_no_space,
-            reclaim: self.reclaim.map(|what| match what {
-                ReclaimArg::Off => Reclaim::Off,
-                ReclaimArg::Zero => Reclaim::Zero,
-            }),
+            reclaim: self.reclaim.map(Reclaim::from),
+            compress_idle: self.compress_idle,
             reclaim_every: self.reclaim_every,
             force: self.force,
         }
@@ -94,6 +113,15 @@ pub struct SetSpaceArgs {
     /// Do not let writes wait when there is no memory: end them with "No space left on device"
     #[arg(long)]
     pub error_if_no_space: bool,
+    /// What is taken back when memory is short: pages that hold only zeros, also what takes less
+    /// memory when it is compressed, or nothing
+    ///
+    /// What has been compressed stays so until it is written to.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub reclaim: Option<ReclaimArg>,
+    /// How long a chunk has not been used when it is compressed, from 1ms to 10m
+    #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
+    pub compress_idle: Option<Duration>,
     /// Accept a --no-space-timeout above 120
     #[arg(long)]
     pub force: bool,
@@ -102,12 +130,16 @@ pub struct SetSpaceArgs {
 impl SetSpaceArgs {
     /// What is to be changed.
     pub fn changes(&self) -> Result<SpaceChanges, Failure> {
-        let timeout = self.no_space_timeout;
-        SpaceChanges::check(
+        let changes = SpaceChanges::check(
             self.memory_limit.clone(),
-            timeout,
+            self.no_space_timeout,
             self.error_if_no_space,
             self.force,
-        )
+        )?;
+        Ok(SpaceChanges {
+            reclaim: self.reclaim.map(Reclaim::from),
+            compress_idle: self.compress_idle,
+            ..changes
+        })
     }
 }

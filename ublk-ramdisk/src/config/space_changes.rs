@@ -3,10 +3,11 @@
 //! when there is no memory (E6, E22).
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::space::{check_limit, check_timeout, SpaceConfig};
+use super::space::{check_compression, check_limit, check_timeout, Reclaim, SpaceConfig};
 use super::Backing;
 use crate::error::Failure;
 use crate::mq::TIMED_OF;
@@ -20,6 +21,10 @@ pub struct SpaceChanges {
     pub memory_limit: Change<u64>,
     /// Seconds that writes wait when there is no memory: 0 not at all, off for ever.
     pub no_space_timeout: Change<u64>,
+    /// What is taken back.
+    pub reclaim: Option<Reclaim>,
+    /// How long what is compressed has not been used.
+    pub compress_idle: Option<Duration>,
 }
 
 impl SpaceChanges {
@@ -44,6 +49,7 @@ impl SpaceChanges {
                 Some(change) => change,
             },
             no_space_timeout,
+            ..Self::default()
         })
     }
 
@@ -60,11 +66,34 @@ impl SpaceChanges {
         backing: &Backing,
     ) -> Result<SpaceConfig, Failure> {
         let mut new = config.clone();
+        let reclaim = self.reclaim.unwrap_or(config.reclaim);
+        let begins = reclaim == Reclaim::Compress && config.reclaim != reclaim;
+        if begins {
+            check_compression(backing)?;
+        }
+        if config.preallocate && reclaim != Reclaim::Off && self.reclaim.is_some() {
+            return Err(Failure::usage(
+                "--reclaim contradicts --preallocate, with which this disk was made: it would give \
+                 back what that has taken",
+            ));
+        }
+        if self.compress_idle.is_some() && reclaim != Reclaim::Compress {
+            return Err(Failure::usage(
+                "--compress-idle needs --reclaim compress: nothing else is compressed",
+            ));
+        }
+        new.reclaim = reclaim;
+        new.compress_idle = self.compress_idle.unwrap_or(config.compress_idle);
         match self.memory_limit {
+            Change::Keep if begins => {
+                // Its table has to have room too.
+                let limit = config.memory_limit;
+                new.memory_limit = check_limit(limit, size, backing, reclaim)?;
+            }
             Change::Keep => {}
             Change::Off => new.memory_limit = 0,
             Change::To(limit) => {
-                new.memory_limit = check_limit(limit, size, backing)?;
+                new.memory_limit = check_limit(limit, size, backing, reclaim)?;
                 if config.preallocate && new.memory_limit != 0 && new.memory_limit < size {
                     return Err(Failure::usage(format!(
                         "--memory-limit {limit} contradicts --preallocate, which has taken all \
@@ -92,6 +121,10 @@ pub struct InForce {
     pub memory_limit: Option<u64>,
     /// Seconds that writes wait when there is no memory: 0 not at all, none for ever.
     pub no_space_timeout: Option<u64>,
+    /// What is taken back.
+    pub reclaim: Reclaim,
+    /// How long what is compressed has not been used; none if nothing is compressed.
+    pub compress_idle: Option<Duration>,
     /// Of so many requests one is timed, 0 for none.
     pub latency_sample: u32,
 }
@@ -103,6 +136,8 @@ impl InForce {
             pressure,
             memory_limit: Some(space.memory_limit).filter(|limit| *limit > 0),
             no_space_timeout: space.no_space_timeout,
+            reclaim: space.reclaim,
+            compress_idle: space.options().compress_after,
             latency_sample,
         }
     }
@@ -124,6 +159,13 @@ impl fmt::Display for InForce {
                 Some(seconds) => format!("no-space-timeout {seconds}"),
                 None => "no-space-timeout 0".to_owned(),
             });
+        }
+        match (self.reclaim, self.compress_idle) {
+            (Reclaim::Off, _) => words.push("reclaim off".to_owned()),
+            (Reclaim::Compress, Some(idle)) => {
+                words.push(format!("reclaim compress, compress-idle {idle:?}"));
+            }
+            _ => {}
         }
         if self.latency_sample != TIMED_OF {
             words.push(format!("latency-sample {}", self.latency_sample));
@@ -181,10 +223,51 @@ mod tests {
         };
         let message = refused(&all, GIB / 2);
         assert!(message.contains("--preallocate") && message.contains("--memory-limit"));
+        let compress = SpaceChanges {
+            reclaim: Some(Reclaim::Compress),
+            ..SpaceChanges::default()
+        };
+        let failure = compress.applied_to(&all, GIB, &Backing::Memfd).unwrap_err();
+        assert!(failure.message.contains("--preallocate"), "{failure}");
+        let thin = SpaceConfig::default();
+        let failure = compress.applied_to(&thin, GIB, &Backing::Hugetlb);
+        assert!(failure.unwrap_err().message.contains("hugetlb"));
+        let idle = SpaceChanges {
+            compress_idle: Some(Duration::from_secs(1)),
+            ..SpaceChanges::default()
+        };
+        let failure = idle.applied_to(&thin, GIB, &Backing::Memfd).unwrap_err();
+        assert!(failure.message.contains("--reclaim compress"), "{failure}");
         for (timeout, error, part) in [(121, false, "--force"), (5, true, "--error-if-no-space")] {
             let failure = SpaceChanges::check(None, Some(timeout), error, false).unwrap_err();
             assert!(failure.message.contains(part), "{failure}");
         }
+    }
+
+    #[test]
+    fn e20_compression_begins_and_ends_on_a_live_disk() {
+        let changed = |config: &SpaceConfig, reclaim, idle| {
+            let changes = SpaceChanges {
+                reclaim,
+                compress_idle: idle,
+                ..SpaceChanges::default()
+            };
+            assert!(!changes.is_empty());
+            changes.applied_to(config, GIB, &Backing::Memfd).unwrap()
+        };
+        let said =
+            |space: &SpaceConfig| InForce::new(Settings::default(), space, TIMED_OF).to_string();
+        let second = Some(Duration::from_secs(1));
+        let on = changed(&SpaceConfig::default(), Some(Reclaim::Compress), second);
+        assert_eq!(on.options().compress_after, second);
+        assert_eq!(said(&on), "reclaim compress, compress-idle 1s");
+        let later = changed(&on, None, Some(Duration::from_millis(2500)));
+        assert_eq!(said(&later), "reclaim compress, compress-idle 2.5s");
+        let off = changed(&later, Some(Reclaim::Off), None);
+        assert_eq!(
+            (off.options().compress_after, said(&off)),
+            (None, "reclaim off".to_owned())
+        );
     }
 
     #[test]

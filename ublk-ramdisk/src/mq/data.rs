@@ -19,7 +19,8 @@ pub enum Data {
 // SAFETY: an address is a number; whoever reads or writes there, on whatever thread, answers for it.
 unsafe impl Send for Data {}
 
-/// One piece of a [`Data::Scattered`] request.
+/// One piece of a [`Data::Scattered`] request, to be copied before `runs` goes on: what it names may
+/// be there no longer.
 #[derive(Clone, Copy, Debug)]
 pub enum Run {
     /// This many bytes from this address on.

@@ -5,6 +5,8 @@
 
 mod budget;
 
+mod chunks;
+
 mod held;
 
 mod no_space;
@@ -22,6 +24,7 @@ pub mod store;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use workqueue::{AllocError, Runtime};
 
@@ -93,7 +96,7 @@ impl Ramdisk {
                 ramdisk.space.get().into_iter().for_each(Space::freed);
             }
         });
-        self.space.get().into_iter().for_each(Space::scan_later);
+        self.space.get().into_iter().for_each(Space::begin_reclaim);
     }
 
     #[inline]
@@ -106,6 +109,14 @@ impl Ramdisk {
         self.space()
             .into_iter()
             .for_each(|space| space.set_patience(patience));
+    }
+
+    /// What is taken back from now on, as in [`SpaceOptions`]. What has been compressed stays so
+    /// until it is written to.
+    pub fn set_reclaim(&self, reclaim: bool, compress_after: Option<Duration>) {
+        self.space()
+            .into_iter()
+            .for_each(|space| space.set_reclaim(reclaim, compress_after));
     }
 
     /// What the store has and lacks.

@@ -4,14 +4,16 @@
 //!
 //! A write that lacks memory is refused with RESOURCE and has a place among the [`Parked`]. Then:
 //! 1. `populate` takes the oldest, allocates and pins what it lacks, and has its hardware queue run;
-//! 2. where there is too little it looks for pages of zeros (`reclaim`), and tries again with what
-//!    was freed;
+//! 2. where there is too little it looks for pages of zeros and for chunks to compress (`reclaim`),
+//!    and tries again with what was freed;
 //! 3. where nothing was, the store is exhausted, and [`NoSpace`] decides how long requests wait.
 //!
 //! Whoever frees memory meanwhile (a discard, a smaller disk, a higher limit) is told so by the
 //! budget and starts again at 1. A younger request is not given what an older one waits for. All of
 //! it happens within the reserve of a rescuer, allocates no heap memory and takes no lock across a
 //! system call.
+
+mod reclaim;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -30,6 +32,7 @@ use super::store::{Shortage, Store};
 use super::Ramdisk;
 use crate::mq::{InFlight, Queue, Request, WeakQueue};
 use crate::trace::{self, Reclaimed};
+use reclaim::Rules;
 
 /// How soon the system is asked again when it had no memory: unlike the budget it does not say
 /// when it has.
@@ -38,8 +41,6 @@ const SYSTEM_RETRY: Duration = Duration::from_millis(100);
 const SYSTEM_PROBE: Duration = Duration::from_secs(1);
 /// So many bytes are cleared in one run, so that other work has its turn: half a millisecond.
 const CLEAR_RUN: u64 = 4 << 20;
-/// So many bytes are looked at before somebody may stop a reclaim pass.
-const RECLAIM_STRIDE: u64 = 64 << 20;
 
 /// How memory is made, limited and taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,9 @@ pub struct SpaceOptions {
     pub patience: Patience,
     /// Are pages of zeros looked for when memory is short?
     pub reclaim: bool,
+    /// And are chunks compressed that have not been used for so long? The store has to be one that
+    /// can ([`Store::enable_compression`]).
+    pub compress_after: Option<Duration>,
     /// And how often beside that?
     pub reclaim_every: Option<Duration>,
 }
@@ -57,6 +61,7 @@ impl Default for SpaceOptions {
         Self {
             patience: DEFAULT_PATIENCE,
             reclaim: true,
+            compress_after: None,
             reclaim_every: None,
         }
     }
@@ -67,7 +72,7 @@ crate::meanings::explained! {
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
     pub struct SpaceStats {
-        /// Bytes used: pages of the disk, and the store's tables.
+        /// Bytes used: pages of the disk, compressed chunks, and the store's tables.
         pub used: u64,
         /// Of those, bytes of the tables.
         pub tables: u64,
@@ -75,6 +80,14 @@ crate::meanings::explained! {
         pub limit: u64,
         /// Bytes of pages of zeros that were given back so far.
         pub zero: u64,
+        /// Of the bytes used, those of compressed chunks.
+        pub compressed: u64,
+        /// Bytes that compressed chunks would use if they were not.
+        pub uncompressed: u64,
+        /// Chunks of 64 KiB that were compressed so far.
+        pub compressions: u64,
+        /// Chunks that were expanded again, because they were written to.
+        pub expansions: u64,
         /// Requests that wait for memory now.
         pub parked: u64,
         /// Requests that have been given memory.
@@ -99,6 +112,7 @@ enum Duty {
     NoSpace,
     Reclaim,
     Scan,
+    Look,
 }
 
 struct Item {
@@ -131,6 +145,7 @@ impl WorkItem for Item {
             Duty::NoSpace => space.no_space(&queue),
             Duty::Reclaim => space.reclaim(store, &queue),
             Duty::Scan => space.scan(store, &queue),
+            Duty::Look => space.look(store),
         }
     }
 }
@@ -151,6 +166,7 @@ pub(super) struct Space {
     timer: Arc<Item>,
     reclaim: Arc<Item>,
     scan: Arc<Item>,
+    look: Arc<Item>,
     clock: Option<Arc<VirtualClock>>,
     begun: Instant,
     /// The device is being taken down: a long pass ends early.
@@ -159,7 +175,7 @@ pub(super) struct Space {
     cap: u32,
     /// Where the system had no memory last, to be tried when nobody waits: start and end.
     failed_at: [AtomicU64; 2],
-    zero: AtomicU64,
+    rules: Rules,
     populated: AtomicU64,
     denied: AtomicU64,
     above_cap: AtomicU64,
@@ -266,7 +282,7 @@ impl Space {
             };
             Self::modify(&self.store_queue, &self.populate, patience);
         }
-        if self.options.reclaim && !self.denies() {
+        if self.rules.any() && !self.denies() {
             Self::modify(&self.reclaim_queue, &self.reclaim, Duration::ZERO);
         } else {
             self.exhausted(queue);
@@ -278,7 +294,7 @@ impl Space {
         match self.no_space.exhausted(self.now()) {
             Step::Deny => return self.deny_all(queue),
             Step::Wait => {}
-            Step::Arm(time) => Self::modify(&self.store_queue, &self.timer, time),
+            Step::Arm(_) => self.arm(),
         }
         let denied = self.parked.deny_above(self.cap);
         self.above_cap.fetch_add(denied, Relaxed);
@@ -309,6 +325,19 @@ impl Space {
             self.deny_all(queue);
             // The system may have memory again without a word.
             Self::modify(&self.store_queue, &self.populate, SYSTEM_PROBE);
+        }
+    }
+
+    /// Starts the no-space timer. The clock may have gone on since the time was said when it ends,
+    /// and goes on: a test moves it by much.
+    fn arm(&self) {
+        const HARDLY: Duration = Duration::from_millis(1);
+        let left = || self.no_space.report(self.now()).1;
+        while let Some(time) = left() {
+            Self::modify(&self.store_queue, &self.timer, time);
+            if left().is_none_or(|now| time.abs_diff(now) < HARDLY) {
+                break;
+            }
         }
     }
 
@@ -374,56 +403,27 @@ impl Space {
         }
     }
 
-    /// Memory is short: looks for some.
-    fn reclaim(&self, store: &Store, queue: &Queue) {
-        if self.reclaim_pass(store, queue) == 0 {
-            self.exhausted(queue);
-        }
-    }
-
-    /// It is time for another look.
-    fn scan(&self, store: &Store, queue: &Queue) {
-        self.reclaim_pass(store, queue);
-        self.scan_later();
-    }
-
-    pub(super) fn scan_later(&self) {
-        if let Some(every) = self.options.reclaim_every {
-            Self::modify(&self.reclaim_queue, &self.scan, every);
-        }
-    }
-
-    fn reclaim_pass(&self, store: &Store, queue: &Queue) -> u64 {
-        let mut freed = 0;
-        let mut at = 0;
-        while at < store.size() && !self.ending.load(Relaxed) {
-            let stride = store.reclaim_zeros(at..at + RECLAIM_STRIDE);
-            self.zero.fetch_add(stride, Relaxed);
-            if stride > 0 {
-                trace::reclaim(queue.label(), Reclaimed::Zeros, stride);
-            }
-            freed += stride;
-            at += RECLAIM_STRIDE;
-        }
-        freed
-    }
-
     /// Another patience, for those that wait now too.
     pub(super) fn set_patience(&self, patience: Patience) {
         match self.no_space.set_patience(patience, self.now()) {
             Step::Wait => {}
-            Step::Arm(time) => Self::modify(&self.store_queue, &self.timer, time),
+            Step::Arm(_) => self.arm(),
             Step::Deny => self.queue.upgrade().iter().for_each(|q| self.deny_all(q)),
         }
     }
 
     pub(super) fn stats(&self, store: &Store) -> SpaceStats {
         let (mode, no_space_in) = self.no_space.report(self.now());
+        let compression = store.compression_stats();
         SpaceStats {
             used: store.used(),
             tables: store.table_bytes(),
             limit: store.memory_limit(),
-            zero: self.zero.load(Relaxed),
+            zero: self.rules.zero.load(Relaxed),
+            compressed: compression.taken,
+            uncompressed: compression.stand_for,
+            compressions: compression.compressed,
+            expansions: compression.expanded,
             parked: self.parked.waiting(),
             populated: self.populated.load(Relaxed),
             no_space: self.denied.load(Relaxed),
@@ -479,12 +479,13 @@ impl SpaceWorks {
             timer: item(new_delayed_work!("no_space"), Duty::NoSpace),
             reclaim: item(new_delayed_work!("reclaim"), Duty::Reclaim),
             scan: item(new_delayed_work!("scan"), Duty::Scan),
+            look: item(new_delayed_work!("look"), Duty::Look),
             clock: runtime.virtual_clock().cloned(),
             begun: Instant::now(),
             ending: AtomicBool::new(false),
             cap: u32::from(depth - (depth / 8).max(1)),
             failed_at: Default::default(),
-            zero: AtomicU64::new(0),
+            rules: Rules::new(options.reclaim, options.compress_after),
             populated: AtomicU64::new(0),
             denied: AtomicU64::new(0),
             above_cap: AtomicU64::new(0),
@@ -511,6 +512,7 @@ impl Drop for SpaceWorks {
             &space.timer,
             &space.reclaim,
             &space.scan,
+            &space.look,
         ];
         for item in items {
             if let Err(error) = item.work.disable_sync() {

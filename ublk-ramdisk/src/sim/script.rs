@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::values;
 use crate::config::check_pressure;
 use crate::config::size::size;
+use crate::config::space::Reclaim;
 use crate::config::space_changes::SpaceChanges;
 use crate::error::Failure;
 use crate::pressure::{injections, Change, Changes, Settings};
@@ -60,7 +61,8 @@ const EVENTS: &str =
     "an event is one of: fail-worker-creation on|off, busy on|dev|off, stop-load, \
                       start-load, rate N, discard OFFSET,LENGTH, corrupt OFFSET, \
                       set slots=N|off, set mbps=N|off, set inject KIND=VALUE, \
-                      set memory-limit=SIZE|off, set no-space-timeout=SECS, psi on|off";
+                      set memory-limit=SIZE|off, set no-space-timeout=SECS, \
+                      set reclaim=off|zero|compress, set compress-idle=TIME, psi on|off";
 
 /// Reads what follows `set`.
 fn changes(text: &str) -> Result<(Changes, SpaceChanges), String> {
@@ -92,9 +94,20 @@ fn changes(text: &str) -> Result<(Changes, SpaceChanges), String> {
         // There is nobody whom a long wait would hang.
         memory = SpaceChanges::check(None, Some(seconds), false, true)
             .map_err(|failure| format!("set: {failure}"))?;
+    } else if let Some(value) = text.strip_prefix("reclaim=") {
+        memory.reclaim = Some(match value {
+            "off" => Reclaim::Off,
+            "zero" => Reclaim::Zero,
+            "compress" => Reclaim::Compress,
+            _ => return Err(format!("set: '{value}' is none of off, zero and compress")),
+        });
+    } else if let Some(value) = text.strip_prefix("compress-idle=") {
+        let idle = values::duration(value).map_err(|why| format!("set: {why}"))?;
+        memory.compress_idle = Some(idle);
     } else {
         return Err("set: expected slots=N|off, mbps=N|off, inject KIND=VALUE, \
-                    memory-limit=SIZE|off or no-space-timeout=SECS"
+                    memory-limit=SIZE|off, no-space-timeout=SECS, reclaim=off|zero|compress or \
+                    compress-idle=TIME"
             .to_owned());
     }
     Ok((changes, memory))
@@ -243,6 +256,8 @@ mod tests {
             "set memory-limit=32M",
             "set memory-limit=off",
             "set no-space-timeout=5",
+            "set reclaim=compress",
+            "set compress-idle=5ms",
             "psi on",
         ] {
             let step: Step = format!("3ms:{text}").parse().expect(text);
@@ -278,6 +293,8 @@ mod tests {
             "3ms:set memory-limit=5X",
             "3ms:set no-space-timeout=+5",
             "3ms:set no-space-timeout=off",
+            "3ms:set reclaim=on",
+            "3ms:set compress-idle=5",
             "3ms:psi",
             "3ms:stop-load now",
         ] {

@@ -85,7 +85,7 @@ impl Bed {
         Self::on(VirtualClock::new(), (queues, depth), pages, limit, options)
     }
 
-    fn on(
+    pub fn on(
         clock: Arc<VirtualClock>,
         (queues, depth): (u16, u16),
         pages: u64,
@@ -93,6 +93,11 @@ impl Bed {
         options: SpaceOptions,
     ) -> Self {
         let store = Store::anonymous(pages * PAGE, false).expect("a memfd");
+        if options.compress_after.is_some() {
+            store
+                .enable_compression()
+                .expect("a memfd can be compressed");
+        }
         let runtime = backend::runtime()
             .sample_period(Duration::ZERO)
             .virtual_clock(clock.clone());

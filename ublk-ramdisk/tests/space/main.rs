@@ -4,6 +4,7 @@
 
 mod clear;
 mod common;
+mod compress;
 mod events;
 mod limits;
 mod no_space;

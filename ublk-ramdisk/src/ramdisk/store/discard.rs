@@ -7,7 +7,9 @@ use std::ops::Range;
 
 use super::{pages_of, Store};
 use crate::mq::Run;
+use crate::ramdisk::chunks;
 use crate::ramdisk::page_state::Punch;
+use crate::ramdisk::words::yield_now;
 use crate::sys::file;
 
 /// Discards are punched in pieces of this many pages, so that a request that
@@ -45,6 +47,17 @@ impl Store {
         while page < pages.end {
             match self.states.try_punch(page) {
                 Punch::Absent => page += 1,
+                // It may be left as it is, and that is not what was asked for.
+                Punch::Held => yield_now(),
+                Punch::Compressed => {
+                    let chunk = chunks::of_page(page);
+                    let end = chunks::pages(chunk).end.min(pages.end);
+                    // If it is not compressed any more its pages are looked at again.
+                    if let Some(bytes) = self.forget(chunk, &self.bytes_of(page..end)) {
+                        freed += bytes;
+                        page = end;
+                    }
+                }
                 Punch::InUse => {
                     self.zero_in_place(self.bytes_of(page..page + 1));
                     page += 1;
@@ -112,7 +125,34 @@ impl Store {
         if range.start >= range.end {
             return;
         }
-        self.states.pin(pages_of(&range, self.page_shift));
+        let pages = pages_of(&range, self.page_shift);
+        self.states.pin(pages.clone());
+        if self.any_compressed(pages.clone()) {
+            self.states.unpin(pages);
+            return chunks::parts(range).for_each(|(chunk, part)| self.zero_in_chunk(chunk, part));
+        }
+        self.zero_pinned(range.clone());
+        self.unpin(range);
+    }
+
+    /// The same for a part of a chunk, compressed or not.
+    fn zero_in_chunk(&self, chunk: usize, part: Range<u64>) {
+        let pages = pages_of(&part, self.page_shift);
+        while self.forget(chunk, &part).is_none() {
+            self.states.pin(pages.clone());
+            let pages_only = !self.any_compressed(pages.clone());
+            if pages_only {
+                self.zero_pinned(part.clone());
+            }
+            self.states.unpin(pages.clone());
+            if pages_only {
+                break;
+            }
+        }
+    }
+
+    /// The same for pinned pages, none of which is compressed.
+    fn zero_pinned(&self, range: Range<u64>) {
         self.runs(range.clone(), &mut |run| {
             if let Run::Memory(address, len) = run {
                 // SAFETY: the run lies within the mapping and is pinned. It is
@@ -122,6 +162,5 @@ impl Store {
                 unsafe { libc::memset(address.as_ptr().cast(), 0, len) };
             }
         });
-        self.unpin(range);
     }
 }

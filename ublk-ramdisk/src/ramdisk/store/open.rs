@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use super::{pages_of, Store};
 use crate::ramdisk::budget::Budget;
+use crate::ramdisk::chunks;
 use crate::ramdisk::page_state::PageStates;
 use crate::sys::file;
 use crate::sys::mmap::Mapping;
@@ -82,6 +83,12 @@ pub enum StoreError {
         size: u64,
         /// What the system said.
         source: io::Error,
+    },
+    /// What is written there cannot be compressed.
+    #[error("the store cannot be compressed: {why}")]
+    NotCompressible {
+        /// Of the store.
+        why: &'static str,
     },
     /// The mapping cannot hold that much.
     #[error(
@@ -217,7 +224,9 @@ impl Store {
             mapping.advise_huge_pages();
         }
         let page_shift = page.trailing_zeros();
-        let states = PageStates::new((capacity >> page_shift) as usize).map_err(system("map"))?;
+        // Whole chunks, the last of them too.
+        let pages = ((capacity >> page_shift) as usize).next_multiple_of(chunks::PAGES);
+        let states = PageStates::new(pages).map_err(system("map"))?;
         let store = Self {
             file,
             mapping,
@@ -227,6 +236,7 @@ impl Store {
             // A page's word is paid for when it is first looked at: counted as if all had been.
             budget: Budget::new((whole >> page_shift) * 4),
             freed: OnceLock::new(),
+            compression: OnceLock::new(),
         };
         for range in file::data_ranges(&store.file).map_err(system("examine"))? {
             let found = store.states.set_present(pages_of(&range, page_shift));
@@ -237,6 +247,10 @@ impl Store {
 
     /// Maps with room to grow, or as it is where address space is limited.
     fn map(file: &File, size: u64) -> io::Result<(Mapping, u64)> {
+        if cfg!(loom) {
+            // A model has a word for each page from the beginning.
+            return Ok((Mapping::shared(file, size as usize)?, size));
+        }
         let roomy = size
             .saturating_mul(16)
             .clamp(ROOM_TO_GROW, ROOM_TO_GROW << 4)

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{pages_of, Store, StoreError};
+use crate::ramdisk::page_state::Kind;
 
 impl Store {
     /// Makes the store larger; the new part reads as zeros. The disk is told
@@ -50,6 +51,10 @@ impl Store {
         let tail = self.size()..old_size;
         self.discard(tail.start..tail.end.next_multiple_of(self.page_size()));
         let whole = tail.start.next_multiple_of(self.page_size())..tail.end;
-        !pages_of(&whole, self.page_shift).any(|page| self.states.is_present(page))
+        pages_of(&whole, self.page_shift).all(|page| match self.states.kind(page) {
+            Kind::Present => false,
+            Kind::Compressed => !self.is_stored(page),
+            Kind::Absent => true,
+        })
     }
 }
