@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the operating system offers and the standard library does not.
 
+pub(crate) mod clock;
 pub mod event;
 pub mod file;
 pub mod mmap;
