@@ -4,6 +4,11 @@
 //! `scripts/test report` names the folder of a run that also has what is measured (`STUDY_RUN`) and where to leave the
 //! screenshots (`STUDY_SHOTS`).
 
+use bench::page;
+use bench::study::device::raw::Raw;
+use bench::study::device::{self, Bed};
+use bench::study::outcome::Kind;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -241,4 +246,43 @@ fn shown_in_a_browser(report: &Path) {
         );
         assert!(fs::metadata(&shot).unwrap().len() > 20_000);
     }
+}
+
+/// What a guest left of study a, without what is not read, becomes figures that can be drawn and measures that decide
+/// predictions; where an experiment is missing that is said.
+#[test]
+fn what_a_guest_left_becomes_a_part_with_its_bed() {
+    let scratch = Scratch::new("guest");
+    let kept: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(include_str!("device/a.json")).unwrap();
+    for (name, experiment) in &kept {
+        let path = scratch.0.join(format!("{name}.json"));
+        fs::write(path, experiment.to_string()).unwrap();
+    }
+    let raw = Raw(scratch.0.clone());
+    let part = device::of("a").unwrap().read(&raw, Bed::Icount).unwrap();
+    assert_eq!(part.kind, Kind::Counted);
+    let value = |name: &str| {
+        let found = part
+            .measures
+            .iter()
+            .find(|m| m.name == format!("device: {name}"));
+        found.unwrap_or_else(|| panic!("{name}")).value
+    };
+    assert!((0.9..=1.0).contains(&value("throughput, of what the slots allow, 1 of 32 slots")));
+    assert!((0.95..=1.05).contains(&value("ours over null_blk, rate, 4k")));
+    assert!((0.92..=0.96).contains(&value("null_blk, rate of the limit, 64k")));
+    assert!(value("CPU per I/O, 90 % refused") > 2.0 * value("CPU per I/O, 0 % refused"));
+    assert_eq!(part.figures.len(), 4);
+    for figure in &part.figures {
+        let picture = page::draw(figure, page::NARROW);
+        assert!(picture.contains("<polyline"), "{}", figure.id);
+        assert!(!figure.table.rows.is_empty(), "{}", figure.id);
+    }
+    fs::remove_file(scratch.0.join("slots-4.json")).unwrap();
+    let missing = device::of("a").unwrap().read(&raw, Bed::Icount);
+    assert!(missing
+        .unwrap_err()
+        .to_string()
+        .contains("slots-4 was not made"));
 }

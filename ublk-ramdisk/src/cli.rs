@@ -428,7 +428,7 @@ impl DataPathArg {
 /// `--worker-commit` as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WorkerCommitArg {
-    /// Where the data path is batch, as was measured to be better
+    /// As off
     Auto,
     /// Where the thread of the queue sleeps
     On,

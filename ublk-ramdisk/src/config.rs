@@ -67,7 +67,7 @@ impl fmt::Display for DataPath {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WorkerCommit {
-    /// Whoever does it with less work.
+    /// The usual: as off.
     #[default]
     Auto,
     /// The worker, where the thread of the queue would have to be woken.

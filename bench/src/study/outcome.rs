@@ -60,10 +60,15 @@ pub struct Part {
 pub struct Measure {
     /// As the predictions name it.
     pub name: String,
-    /// How much.
+    /// How much; not a number if what is measured did not happen, which JSON has no word for.
+    #[serde(deserialize_with = "number_or_none")]
     pub value: f64,
     /// Of what; empty for a count or a ratio.
     pub unit: String,
+}
+
+fn number_or_none<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 impl Measure {
@@ -302,6 +307,13 @@ mod tests {
         assert_eq!(quantile(&values, 0.99), 4.0);
         assert_eq!(quantile(&values, 0.0), 1.0);
         assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn a_measure_of_what_did_not_happen_is_kept_as_such() {
+        let text = serde_json::to_string(&Measure::new("m", f64::NAN, "s")).unwrap();
+        let again: Measure = serde_json::from_str(&text).unwrap();
+        assert!(again.value.is_nan() && again.unit == "s");
     }
 
     #[test]

@@ -34,7 +34,8 @@ impl Queue {
         let request = self.request_of(hctx, token.rq);
         let started = Started::again(self, &token, &request);
         let outcome = self.unless_cut(token.rq, outcome);
-        let decided = self.decide(hctx, started, outcome, true, &mut call);
+        let decided = started.slot.state.complete(started.generation);
+        let decided = self.decided(hctx, (started, decided), outcome, true, &mut call);
         call.write_down(hctx);
         if decided == Completed::End {
             self.departed(hctx, hctx.state.leave(1));
@@ -63,15 +64,17 @@ impl Queue {
             let request = self.request_of(hctx, token.rq);
             let started = Started::again(self, &token, &request);
             let outcome = self.unless_cut(token.rq, outcome);
-            let here = self.complete_here(hctx, started, outcome, &mut call);
-            ended += u32::from(here);
+            let decided = started.slot.state.complete(started.generation);
+            let decided = self.decided(hctx, (started, decided), outcome, true, &mut call);
+            ended += u32::from(decided == Completed::End);
         }
         call.write_down(hctx);
         self.departed(hctx, hctx.state.leave(ended));
     }
 
-    /// Completes a request on the way from the driver. True if it has ended and the caller counts
-    /// it out. The way of nearly every request: no call of a function on it.
+    /// Completes a request on the way from the driver, whose token is back with the thread that
+    /// issues it. True if it has ended and the caller counts it out. The way of nearly every
+    /// request: no call of a function on it.
     #[inline(always)]
     pub(super) fn complete_here(
         &self,
@@ -80,10 +83,11 @@ impl Queue {
         outcome: Result<u64, Status>,
         call: &mut Call<'_>,
     ) -> bool {
-        self.decide(hctx, started, outcome, true, call) == Completed::End
+        let decided = started.slot.state.finish(started.generation);
+        self.decided(hctx, (started, decided), outcome, true, call) == Completed::End
     }
 
-    /// As `complete_here`, for a request that ends without the driver's complete.
+    /// Ends a request without the driver's complete. Somebody may have its token.
     #[inline(never)]
     pub(super) fn end_here(
         &self,
@@ -92,20 +96,21 @@ impl Queue {
         outcome: Result<u64, Status>,
         call: &mut Call<'_>,
     ) -> bool {
-        self.decide(hctx, started, outcome, false, call) == Completed::End
+        let decided = started.slot.state.complete(started.generation);
+        self.decided(hctx, (started, decided), outcome, false, call) == Completed::End
     }
 
-    /// Takes it out of flight and ends it, if nobody else has and nobody looks at it.
+    /// It has been decided who takes it out of flight: ends it, if that is the caller and nobody
+    /// looks at it.
     #[inline(always)]
-    fn decide(
+    fn decided(
         &self,
         hctx: &HwQueue,
-        started: Started<'_>,
+        (started, decided): (Started<'_>, Completed),
         outcome: Result<u64, Status>,
         via_driver: bool,
         call: &mut Call<'_>,
     ) -> Completed {
-        let decided = started.slot.state.complete(started.generation);
         match decided {
             Completed::End => {
                 let result = self.result(hctx, outcome);

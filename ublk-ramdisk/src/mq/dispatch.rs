@@ -187,7 +187,7 @@ impl Queue {
         self.ended_or_kept(ended, false)
     }
 
-    /// IDLE to IN_FLIGHT, and the clock starts (C35).
+    /// IDLE to ISSUED, and the clock starts (C35).
     #[inline]
     pub(super) fn start(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) -> Option<Generation> {
         slot.set_deadline(self.next_deadline());
@@ -236,7 +236,10 @@ impl Queue {
             Course::Transfer(data) => {
                 let moving = Moving::new(token(), hctx.index, request, data);
                 match call.home().transfer(moving).what {
-                    Move::Kept => Issue::Kept,
+                    Move::Kept => {
+                        started.slot.state.let_go(started.generation);
+                        Issue::Kept
+                    }
                     Move::Done(outcome) => {
                         let ended = self.complete_here(hctx, started, outcome, call);
                         self.ended_or_kept(ended, true)
@@ -248,13 +251,17 @@ impl Queue {
                 self.move_late(hctx, started, (data, bytes), call)
             }
             Course::Defer(rest) => {
+                started.slot.state.let_go(started.generation);
                 let in_flight = token();
                 let deferred = Deferred { in_flight, rest };
                 let driver = &self.inner.driver;
                 driver.deferred(self.view(hctx), request, deferred);
                 Issue::Kept
             }
-            Course::Hold => Issue::Kept,
+            Course::Hold => {
+                started.slot.state.let_go(started.generation);
+                Issue::Kept
+            }
             Course::Requeue(how) => {
                 self.requeue(token(), how);
                 Issue::Kept
@@ -275,7 +282,10 @@ impl Queue {
         let token = self.in_flight(started.rq, started.generation);
         let moving = Moving::new(token, hctx.index, &part, data);
         match call.home().transfer(moving).what {
-            Move::Kept => Issue::Kept,
+            Move::Kept => {
+                started.slot.state.let_go(started.generation);
+                Issue::Kept
+            }
             Move::Done(outcome) => {
                 let outcome = self.unless_cut(started.rq, outcome);
                 let ended = self.complete_here(hctx, started, outcome, call);

@@ -78,7 +78,7 @@ enum Held {
     Entered,
     /// Another thread of the driver has ended it before queue_rq has returned.
     EndedEarly(Result<(), Status>),
-    Token(InFlight),
+    Token(InFlight, Request),
 }
 
 impl<D: LegacyDriver> Legacy<D> {
@@ -111,10 +111,10 @@ impl<D: LegacyDriver> Legacy<D> {
         tag: u16,
         outcome: Result<(), Status>,
     ) -> bool {
-        let token = {
+        let (token, request) = {
             let mut held = self.held(hctx, tag);
             match std::mem::replace(&mut *held, Held::Nothing) {
-                Held::Token(token) => token,
+                Held::Token(token, request) => (token, request),
                 Held::Entered => {
                     *held = Held::EndedEarly(outcome);
                     return true;
@@ -122,10 +122,11 @@ impl<D: LegacyDriver> Legacy<D> {
                 Held::Nothing | Held::EndedEarly(_) => return false,
             }
         };
-        let request = queue.get(hctx, tag).map(|found| found.request());
-        let bytes = request
-            .filter(|request| request.op().has_data())
-            .map_or(0, |request| request.len());
+        let bytes = if request.op().has_data() {
+            request.len()
+        } else {
+            0
+        };
         queue.complete_away(token, outcome.map(|()| bytes))
     }
 
@@ -138,8 +139,9 @@ impl<D: LegacyDriver> Legacy<D> {
             }
             (Done::Memory(data), _) => Answer::Ok(rq.transfer(data)),
             (Done::Nothing, _) => {
+                let request = *rq.request();
                 let (token, accepted) = rq.hold();
-                *held = Held::Token(token);
+                *held = Held::Token(token, request);
                 Answer::Ok(accepted)
             }
         }

@@ -12,10 +12,10 @@
 //! 5. it is completed and its result handed out, once (`complete`), or given back and tried again
 //!    (`requeue`), or found to be late (`timeout`).
 //!
-//! On the way of a lone request there are three read-modify-writes, one on the request's word
-//! (`request_state`) and two on the queue's (`hctx_state`); no lock, no fence, no other thread, and
-//! never an allocation. What it counts it counts for itself (`call`), and it looks at a coarse clock
-//! once (`timeout`).
+//! On the way of a lone request there are two read-modify-writes, both on the queue's word
+//! (`hctx_state`), as its own word is the issuing thread's until that lets go of it
+//! (`request_state`); no lock, no fence, no other thread, and never an allocation. What it counts it
+//! counts for itself (`call`), and it looks at a coarse clock once (`timeout`).
 //!
 //! | kernel | here | difference |
 //! |---|---|---|

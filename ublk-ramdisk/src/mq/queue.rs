@@ -181,7 +181,7 @@ impl Queue {
     }
 
     /// Looks up a request that a driver or transport has (A11). It is not ended, and its tag not
-    /// used again, as long as the reference is kept.
+    /// used again, as long as the reference is kept. One that is only just being issued is not found.
     pub fn get(&self, hctx: u16, tag: u16) -> Option<RequestRef> {
         if hctx >= self.inner.set.nr_hw_queues || tag >= self.inner.set.queue_depth {
             return None;

@@ -9,14 +9,21 @@
 //! The mirror's counterpart of `rq->state` and `rq->ref` (A7, A11, C38).
 //!
 //! ```text
-//!             start              complete               retire
-//!     IDLE ----------> IN_FLIGHT ---------> COMPLETE ----------> IDLE, next generation
-//!      ^                   |
-//!      +---- take_back ----+   (BUSY and requeue; next generation, TIMED_OUT cleared)
+//!             start           let_go                complete               retire
+//!     IDLE ----------> ISSUED -------> IN_FLIGHT ---------> COMPLETE ----------> IDLE, next
+//!      ^                 |                 |                   ^                 generation
+//!      +--- take_back ---+-----------------+                   |
+//!                        +-------- complete, finish -----------+
 //! ```
+//!
+//! `take_back` is for BUSY and requeue: next generation, TIMED_OUT cleared.
 //!
 //! * IDLE belongs to the mirror: it lies on one of its lists, or with the transport. While nobody
 //!   has a reference only the owner changes the word, so it may store it.
+//! * ISSUED belongs to the thread that issues it, for as long as it is in that section: in queue_rq,
+//!   and where its bytes are moved. Nobody can look it up. If it ends there and no token was given
+//!   away, the thread has the word for itself and may store it: most requests are never IN_FLIGHT,
+//!   and pay for no compare-and-swap. A token that was given away counts as in IN_FLIGHT.
 //! * IN_FLIGHT belongs to whoever has the token with this generation. One compare-and-swap decides
 //!   who takes it out of this state; everybody else, and every token of an earlier generation, is
 //!   told that it lost.
@@ -32,6 +39,9 @@ const STATE: u64 = 3 << 30;
 const IDLE: u64 = 0;
 const IN_FLIGHT: u64 = 1 << 30;
 const COMPLETE: u64 = 2 << 30;
+const ISSUED: u64 = 3 << 30;
+/// What IN_FLIGHT and ISSUED have in common, and the others not.
+const OUT: u64 = IN_FLIGHT & ISSUED;
 const GENERATION: u32 = 32;
 
 /// Which use of a tag is meant.
@@ -83,6 +93,12 @@ fn next_generation(word: u64) -> u64 {
     u64::from(generation(word).0.wrapping_add(1)) << GENERATION
 }
 
+/// May a token of this generation decide?
+fn is_out(word: u64, wanted: Generation) -> bool {
+    word & OUT != 0 && generation(word) == wanted
+}
+
+/// May somebody look at it?
 fn is_in_flight(word: u64, wanted: Generation) -> bool {
     word & STATE == IN_FLIGHT && generation(word) == wanted
 }
@@ -92,7 +108,7 @@ impl RequestState {
         Self(AtomicU64::new(IDLE))
     }
 
-    /// IDLE to IN_FLIGHT, by the mirror.
+    /// IDLE to ISSUED, by the mirror, in an issue section.
     #[inline]
     pub(super) fn start(&self) -> Step {
         let mut word = self.0.load(Ordering::Relaxed);
@@ -100,8 +116,8 @@ impl RequestState {
             if word & STATE != IDLE {
                 return Step::Wrong;
             }
-            let started = (word & !TIMED_OUT) | IN_FLIGHT;
-            // Release pairs with the Acquire in `get`: who finds it in flight finds its request.
+            let started = (word & !TIMED_OUT) | ISSUED;
+            // Release pairs with the Acquire in `may_expire`: who finds it issued finds its deadline.
             if word & REFS == 0 {
                 self.0.store(started, Ordering::Release);
                 return Step::Taken(generation(word));
@@ -117,10 +133,19 @@ impl RequestState {
         }
     }
 
-    /// Changes the word while the request is in flight; None if it is not, or no longer.
-    fn update(&self, wanted: Generation, change: impl Fn(u64) -> u64) -> Option<u64> {
+    /// ISSUED to IN_FLIGHT, before the section ends: the request stays with the driver or the
+    /// transport. Whoever has its token may have completed it before.
+    #[inline]
+    pub(super) fn let_go(&self, issued: Generation) {
+        let is_issued = |word: u64| word & STATE == ISSUED && generation(word) == issued;
+        let _completed_before = self.update(is_issued, |word| word & !STATE | IN_FLIGHT);
+    }
+
+    /// Changes the word while `holds` says so of it; None if it does not, or no longer.
+    #[inline]
+    fn update(&self, holds: impl Fn(u64) -> bool, change: impl Fn(u64) -> u64) -> Option<u64> {
         let mut word = self.0.load(Ordering::Relaxed);
-        while is_in_flight(word, wanted) {
+        while holds(word) {
             // Acquire and Release: the next owner sees all that the former one did.
             match self
                 .0
@@ -133,25 +158,36 @@ impl RequestState {
         None
     }
 
-    /// IN_FLIGHT to COMPLETE. Exactly one of all callers for one generation does not lose (C38).
+    /// ISSUED to COMPLETE, by the thread that issues it, which has its token back.
     #[inline]
+    pub(super) fn finish(&self, issued: Generation) -> Completed {
+        let word = self.0.load(Ordering::Acquire);
+        if word & (STATE | REFS) == ISSUED && generation(word) == issued {
+            // Nobody has a token or a reference, nor can get one: the word is the caller's alone.
+            self.0.store(word & !STATE | COMPLETE, Ordering::Release);
+            return Completed::End;
+        }
+        self.complete(issued)
+    }
+
+    /// To COMPLETE. Exactly one of all callers for one generation does not lose (C38).
     pub(super) fn complete(&self, wanted: Generation) -> Completed {
         let step = |word: u64| {
             let publisher = if word & REFS == 0 { 0 } else { REF };
             (word & !STATE | COMPLETE) + publisher
         };
-        match self.update(wanted, step) {
+        match self.update(|word| is_out(word, wanted), step) {
             Some(before) if before & REFS == 0 => Completed::End,
             Some(_) => Completed::Publish,
             None => Completed::Lost,
         }
     }
 
-    /// IN_FLIGHT back to IDLE: BUSY or requeued. False if somebody has completed it before.
+    /// Back to IDLE: BUSY or requeued. False if somebody has completed it before.
     #[must_use]
     pub(super) fn take_back(&self, wanted: Generation) -> bool {
-        self.update(wanted, |word| next_generation(word) | (word & REFS) | IDLE)
-            .is_some()
+        let step = |word| next_generation(word) | (word & REFS) | IDLE;
+        self.update(|word| is_out(word, wanted), step).is_some()
     }
 
     /// COMPLETE to IDLE, by whoever ends the request; the tag may be used again after this.
@@ -169,8 +205,8 @@ impl RequestState {
     /// Takes a reference; None unless it is in flight.
     pub(super) fn get(&self) -> Option<Generation> {
         let seen = self.0.load(Ordering::Relaxed);
-        self.update(generation(seen), |word| word + REF)
-            .map(generation)
+        let in_flight = |word| is_in_flight(word, generation(seen));
+        self.update(in_flight, |word| word + REF).map(generation)
     }
 
     /// Lets go of a reference.
@@ -188,23 +224,32 @@ impl RequestState {
     /// Claims the right to call the timeout handler: once per expiry (C37).
     #[must_use]
     pub(super) fn set_timed_out(&self, wanted: Generation) -> bool {
-        self.update(wanted, |word| word | TIMED_OUT)
+        let in_flight = |word| is_in_flight(word, wanted);
+        self.update(in_flight, |word| word | TIMED_OUT)
             .is_some_and(|before| before & TIMED_OUT == 0)
     }
 
     /// The handler asked for another period.
     pub(super) fn clear_timed_out(&self, wanted: Generation) {
-        let _ended_meanwhile = self.update(wanted, |word| word & !TIMED_OUT);
+        let in_flight = |word| is_in_flight(word, wanted);
+        let _ended_meanwhile = self.update(in_flight, |word| word & !TIMED_OUT);
     }
 
     /// In flight, and its timeout not yet handled? A hint.
     pub(super) fn may_expire(&self) -> bool {
-        self.0.load(Ordering::Acquire) & (STATE | TIMED_OUT) == IN_FLIGHT
+        let word = self.0.load(Ordering::Acquire);
+        word & OUT != 0 && word & TIMED_OUT == 0
+    }
+
+    /// The thread that issued it has left the section by a panic, and will not come back.
+    /// # Context: nobody is in a section.
+    pub(super) fn abandoned(&self) {
+        self.let_go(generation(self.0.load(Ordering::Acquire)));
     }
 
     /// Does a driver or the transport own it? A hint.
     pub(super) fn is_in_flight(&self) -> bool {
-        self.0.load(Ordering::Acquire) & STATE == IN_FLIGHT
+        self.0.load(Ordering::Acquire) & OUT != 0
     }
 
     /// Does the mirror or the transport's fetch own it? A hint.

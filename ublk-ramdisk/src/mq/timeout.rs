@@ -90,6 +90,7 @@ impl Queue {
             // A request that is expired may still be on its way into the driver, or out of it with
             // BUSY: the handler is called when all queue_rq that were going on have returned.
             self.quiesce();
+            self.take_up_abandoned();
             self.unquiesce();
             walk = self.walk(|hctx, rq| self.expire(hctx, rq));
         }
@@ -130,6 +131,15 @@ impl Queue {
             }
         }
         walk
+    }
+
+    /// While nobody issues, what is still being issued was left so by a panic of the transport: it
+    /// is in flight from now on, and may be ended by its timeout.
+    fn take_up_abandoned(&self) {
+        for hctx in self.hctxs().iter().filter(|hctx| hctx.state.usage() > 0) {
+            let slots = (0..self.inner.set.queue_depth).map(|tag| self.rq(hctx.index, tag));
+            slots.for_each(|rq| self.slot(rq).state.abandoned());
+        }
     }
 
     /// Calls the driver's handler for a request whose time is up, once.

@@ -55,7 +55,7 @@ pub(super) fn choose(
     )
 }
 
-/// What `auto` stands for where there is a choice: bench/README.md says why.
+/// What `auto` stands for where there is a choice. Which is better has not been measured.
 const WORKERS_COMMIT: bool = false;
 
 fn choose_both(

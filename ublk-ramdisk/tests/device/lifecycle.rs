@@ -39,11 +39,10 @@ pub fn tests(tests: &mut Vec<Test>) {
 }
 
 /// fio on a disk, until the disk goes away.
-pub struct Busy(Child);
+struct Busy(Child);
 
 impl Busy {
-    /// Returns when it is at work.
-    pub fn on(disk: &Disk) -> Busy {
+    fn on(disk: &Disk) -> Busy {
         let mut command = fio_command(disk, "endless.fio");
         let quiet = machine::scratch().join("fio");
         let out = fs::File::create(quiet).expect("a file");
@@ -57,7 +56,7 @@ impl Busy {
     }
 
     /// It ends by itself, because its disk gives errors.
-    pub fn fails(mut self) {
+    fn fails(mut self) {
         let mut status = None;
         wait_for("fio's end", || {
             status = self.0.try_wait().expect("fio is ours");

@@ -2,9 +2,11 @@
 //! Drivers and transports that do what they must not: the device goes on, or a debug build says so.
 
 use super::common::*;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 #[cfg(debug_assertions)]
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 use ublk_ramdisk::mq::*;
 
 /// From now on queue_rq panics when it is given `tag`, once.
@@ -42,18 +44,21 @@ fn c25_a_driver_that_panics_loses_its_request_alone() {
     bed.finish();
 }
 
+/// A transport that moves nothing.
+struct Panics;
+
+impl Home for Panics {
+    fn transfer<'m>(&mut self, _: Moving<'m>) -> Moved<'m> {
+        panic!("this test's transport panics");
+    }
+
+    fn end(&mut self, _: &Request, _: i32) {}
+}
+
 /// A transport that panics loses its thread, and what that thread had; nobody waits for the section
 /// it was in.
 #[test]
 fn c25_a_transport_that_panics_leaves_no_section_open() {
-    struct Panics;
-    impl Home for Panics {
-        fn transfer<'m>(&mut self, _: Moving<'m>) -> Moved<'m> {
-            panic!("this test's transport panics");
-        }
-
-        fn end(&mut self, _: &Request, _: i32) {}
-    }
     let mut bed = Bed::new(1, 8);
     bed.driver.always(Transfer);
     for together in [false, true] {
@@ -73,6 +78,30 @@ fn c25_a_transport_that_panics_leaves_no_section_open() {
         bed.queue.quiesce();
         bed.queue.unquiesce();
     }
+}
+
+/// What it had is ended by its timeout, if the driver says so.
+#[test]
+fn c37_what_a_transport_that_panicked_had_times_out() {
+    let mut bed = Bed::in_turns(1, 8);
+    bed.driver.always(Transfer);
+    let lane = &mut bed.lanes[0][0];
+    let insert = || lane.insert(&write(0), &mut Panics);
+    assert!(catch_unwind(AssertUnwindSafe(insert)).is_err());
+    *bed.driver.on_timeout.lock().unwrap() = Some(Box::new(|_, expired| {
+        assert!(expired.complete(Status::Timeout));
+        TimeoutAnswer::Done
+    }));
+    for _ in 0..2 {
+        assert_eq!(bed.wire.count(), 0);
+        bed.clock.advance(Duration::from_secs(31));
+        bed.settle();
+        if bed.wire.count() == 1 {
+            break;
+        }
+    }
+    assert_eq!(bed.wire.ends.lock().unwrap()[0].2, -libc::ETIMEDOUT);
+    assert_eq!(bed.queue.snapshot(0).usage, 0);
 }
 
 /// Two devices of one driver: debug builds tell their tokens apart.

@@ -131,9 +131,12 @@ impl Job<'_> {
         self.number("bw_bytes")
     }
 
-    /// Requests that failed.
+    /// Requests that failed: all of a job that goes on after that, else the one that ended it.
     pub fn errors(&self) -> f64 {
-        self.0["total_err"].as_f64().unwrap_or(0.0)
+        let ended_by = f64::from(u8::from(
+            self.0["error"].as_i64().is_some_and(|errno| errno != 0),
+        ));
+        self.0["total_err"].as_f64().unwrap_or(0.0).max(ended_by)
     }
 
     /// Completion times in milliseconds with how many took so long.
@@ -205,5 +208,7 @@ mod tests {
         );
         assert_eq!(of.latencies(100), [2.0; 4]);
         assert_eq!(of.jobs()[0].errors(), 1.0);
+        let ended = json!({"jobname": "j", "error": 5});
+        assert_eq!(Job(&ended).errors(), 1.0);
     }
 }

@@ -29,6 +29,7 @@ fn loom_a11_the_last_one_to_let_go_ends() {
         let Step::Taken(generation) = state.start() else {
             unreachable!("it was idle")
         };
+        state.let_go(generation);
         let other = state.clone();
         let looker = thread::spawn(move || match other.get() {
             Some(_) => usize::from(other.put() == Put::End),
@@ -41,6 +42,58 @@ fn loom_a11_the_last_one_to_let_go_ends() {
         };
         assert_eq!(here + looker.join().unwrap(), 1);
         assert_eq!(state.retire(), Step::Taken(generation));
+    });
+}
+
+/// A11: what ends where it is issued has the word for itself, also if somebody still looks at the
+/// try before.
+#[test]
+fn loom_a11_who_looks_meets_a_request_that_is_issued_and_ended() {
+    loom::model(|| {
+        let state = Arc::new(RequestState::new());
+        let Step::Taken(first) = state.start() else {
+            unreachable!("it was idle")
+        };
+        state.let_go(first);
+        let other = state.clone();
+        let looker = thread::spawn(move || match other.get() {
+            Some(_) => usize::from(other.put() == Put::End),
+            None => 0,
+        });
+        assert!(state.take_back(first));
+        let Step::Taken(second) = state.start() else {
+            unreachable!("it was taken back")
+        };
+        let here = match state.finish(second) {
+            Completed::End => 1,
+            Completed::Publish => usize::from(state.put() == Put::End),
+            Completed::Lost => unreachable!("nobody else completes"),
+        };
+        assert_eq!(here + looker.join().unwrap(), 1);
+        assert_eq!(state.retire(), Step::Taken(second));
+    });
+}
+
+/// C38: whoever has been given the token may complete it before the section is left, and the tag may
+/// be used again by then.
+#[test]
+fn loom_c38_complete_meets_the_end_of_the_section() {
+    loom::model(|| {
+        let state = Arc::new(RequestState::new());
+        let Step::Taken(generation) = state.start() else {
+            unreachable!("it was idle")
+        };
+        let other = state.clone();
+        let completer = thread::spawn(move || {
+            assert_eq!(other.complete(generation), Completed::End);
+            assert_eq!(other.retire(), Step::Taken(generation));
+            other.start()
+        });
+        state.let_go(generation);
+        let Step::Taken(next) = completer.join().unwrap() else {
+            unreachable!("it was retired")
+        };
+        assert_eq!(state.finish(next), Completed::End);
     });
 }
 
