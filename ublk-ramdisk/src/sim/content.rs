@@ -19,7 +19,11 @@ pub(super) fn fill(block: &mut [u8], offset: u64, generation: u32) {
 fn word_at(offset: u64, generation: u32, n: usize) -> u64 {
     // One multiplication per word; the base differs for each place and generation.
     let base = scatter(offset ^ (u64::from(generation) << 40));
-    let place = if n / 8 % 2 == 0 { n as u64 + 1 } else { 0 };
+    let place = if (n / 8).is_multiple_of(2) {
+        n as u64 + 1
+    } else {
+        0
+    };
     base ^ place.wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
