@@ -15,6 +15,8 @@ mod backing;
 
 mod commits;
 
+mod compress;
+
 mod counters;
 
 mod disk;
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
     limits::tests(&mut tests);
     features::tests(&mut tests);
     memory::tests(&mut tests);
+    compress::tests(&mut tests);
     tools::tests(&mut tests);
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);
