@@ -265,10 +265,10 @@ const BIRTH: [&str; 15] = [
 ];
 
 /// What the queue's threads and kblockd's workers do while a client reads and writes memory that is
-/// there: UBLK_TEST_IOS requests, or 4000.
+/// there: UBLK_TEST_IOS requests, or 2000.
 fn system_calls(path: &str, refused: &str, worker_commit: &str) -> Outcome {
     run::need(&["strace", "fio"])?;
-    let ios = std::env::var("UBLK_TEST_IOS").unwrap_or_else(|_| "4000".to_owned());
+    let ios = std::env::var("UBLK_TEST_IOS").unwrap_or_else(|_| "2000".to_owned());
     let ios: u64 = ios.parse().expect("UBLK_TEST_IOS is a number");
     let inject = format!("requeue=1,{refused},0,-1");
     let words = ["--worker-commit", worker_commit, "--inject", &inject];
