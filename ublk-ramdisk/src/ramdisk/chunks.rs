@@ -304,3 +304,58 @@ mod tests {
         );
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+
+    /// A chunk and its lock. The cell makes loom fail when two threads touch the chunk at the same
+    /// time, unless both read.
+    struct Chunk {
+        chunks: Chunks,
+        bytes: UnsafeCell<u32>,
+    }
+
+    // SAFETY: the cell is what the model checks; loom reports a wrong access.
+    unsafe impl Sync for Chunk {}
+
+    impl Chunk {
+        fn read(&self) -> u32 {
+            let _locked = self.chunks.share(0);
+            // SAFETY: loom checks that nobody is writing.
+            self.bytes.with(|bytes| unsafe { *bytes })
+        }
+
+        fn count(&self) {
+            let _locked = self.chunks.alone(0);
+            // SAFETY: loom checks that nobody else has access.
+            self.bytes.with_mut(|bytes| unsafe { *bytes += 1 });
+        }
+    }
+
+    fn model(other: fn(&Chunk)) {
+        loom::model(move || {
+            let chunk = Arc::new(Chunk {
+                chunks: Chunks::new(1).unwrap(),
+                bytes: UnsafeCell::new(0),
+            });
+            let its = chunk.clone();
+            let other = loom::thread::spawn(move || other(&its));
+            chunk.count();
+            other.join().unwrap();
+            assert!([1, 2].contains(&chunk.read()));
+        });
+    }
+
+    #[test]
+    fn loom_e20_who_is_alone_with_a_chunk_has_no_reader_beside_him() {
+        model(|chunk| assert!(chunk.read() <= 1));
+    }
+
+    #[test]
+    fn loom_e20_who_is_alone_with_a_chunk_is_the_only_one() {
+        model(Chunk::count);
+    }
+}

@@ -24,6 +24,8 @@ use crate::sys::mmap::Mapping;
 
 mod compress;
 
+#[cfg(test)]
+mod compress_bed;
 #[cfg(all(test, loom))]
 mod compress_models;
 #[cfg(all(test, not(loom)))]

@@ -3,27 +3,12 @@
 
 use std::time::Duration;
 
-use super::compress::Cold;
-use super::{Readable, Shortage, Store};
-use crate::mq::Run;
-use crate::ramdisk::chunks::{self, BYTES, PAGE, PAGES};
+use super::compress::{first_pages, Cold};
+use super::compress_bed::{balanced, read, store, write, CHUNK, NOW, SMALL};
+use super::{Shortage, Store};
+use crate::ramdisk::chunks::{self, Pack, BYTES, PAGE, PAGES};
 
-const CHUNK: u64 = BYTES as u64;
-const SMALL: u64 = PAGE as u64;
-/// Whatever nobody uses is cold.
-const NOW: Cold = Cold {
-    now: Duration::ZERO,
-    idle: Duration::ZERO,
-};
 const ALL: std::ops::Range<u64> = 0..u64::MAX;
-
-fn store(chunks: u64) -> Store {
-    let store = Store::anonymous(chunks * CHUNK, false).expect("a memfd");
-    store
-        .enable_compression()
-        .expect("a memfd can be compressed");
-    store
-}
 
 /// Bytes that become about a quarter.
 fn text(at: u64, len: u64, salt: u64) -> Vec<u8> {
@@ -48,43 +33,6 @@ fn noise(len: u64, mut seed: u64) -> Vec<u8> {
         (seed >> 56) as u8
     };
     (0..len).map(|_| next()).collect()
-}
-
-fn write(store: &Store, at: u64, bytes: &[u8]) {
-    let range = at..at + bytes.len() as u64;
-    store.populate(range.clone()).expect("memory");
-    let to = store.pinned(&range);
-    // SAFETY: the range is present and pinned.
-    unsafe { libc::memcpy(to.as_ptr().cast(), bytes.as_ptr().cast(), bytes.len()) };
-    store.unpin(range);
-}
-
-fn read(store: &Store, range: std::ops::Range<u64>) -> Vec<u8> {
-    let len = (range.end - range.start) as usize;
-    let mut found = Vec::with_capacity(len);
-    let mut put = |run| match run {
-        Run::Memory(from, len) => {
-            // SAFETY: the run is there for the length of the call; nobody writes to it in these tests.
-            let bytes = unsafe { std::slice::from_raw_parts(from.as_ptr(), len) };
-            found.extend_from_slice(bytes);
-        }
-        Run::Zeros(len) => found.resize(found.len() + len, 0),
-    };
-    match store.pin_for_read(range.clone()) {
-        Readable::Memory(from) => put(Run::Memory(from, len)),
-        Readable::Hole => put(Run::Zeros(len)),
-        Readable::Mixed => store.runs(range.clone(), &mut put),
-    }
-    store.unpin(range);
-    assert_eq!(found.len(), len);
-    found
-}
-
-/// The account is what the file holds.
-#[track_caller]
-fn balanced(store: &Store) {
-    let pages = store.used() - store.table_bytes();
-    assert_eq!(pages, store.allocated().unwrap(), "by st_blocks (E18)");
 }
 
 #[test]
@@ -222,6 +170,23 @@ fn e20_a_part_of_a_compressed_chunk_is_discarded_without_memory() {
 }
 
 #[test]
+fn e20_what_is_left_of_a_chunk_may_be_less_than_its_copy_takes() {
+    let store = store(1);
+    let mut bytes = text(0, CHUNK, 13);
+    bytes[..PAGE].copy_from_slice(&noise(SMALL, 13));
+    write(&store, 0, &bytes);
+    assert!(store.compress_cold(ALL, &NOW) > 0);
+    store.discard(SMALL..CHUNK);
+    assert_eq!(store.allocated().unwrap(), 2 * SMALL, "LZ4 adds some bytes");
+    balanced(&store);
+    write(&store, 0, &bytes[..512]);
+    assert_eq!(store.allocated().unwrap(), SMALL);
+    balanced(&store);
+    bytes[PAGE..].fill(0);
+    assert!(read(&store, 0..CHUNK) == bytes);
+}
+
+#[test]
 fn e20_output_is_written_where_it_is_so_a_full_store_can_be_compressed() {
     let store = store(4);
     let bytes = text(0, 4 * CHUNK, 7);
@@ -235,8 +200,10 @@ fn e20_output_is_written_where_it_is_so_a_full_store_can_be_compressed() {
     store.set_memory_limit(store.used() + SMALL);
     let (used, result) = (store.used(), store.populate(2 * CHUNK..2 * CHUNK + 512));
     assert!(matches!(result, Err(Shortage::Budget)));
-    // All of a request or none of it (E7).
+    // All of a request or none of it (E7): that one of its chunks could be expanded is not enough.
     assert!(store.populate(2 * CHUNK - 512..3 * CHUNK).is_err());
+    store.set_memory_limit(used + CHUNK);
+    assert!(store.populate(2 * CHUNK..4 * CHUNK).is_err());
     assert_eq!(store.used(), used);
     balanced(&store);
     assert_eq!(store.compression_stats().expanded, 2);
@@ -293,9 +260,42 @@ fn e21_what_is_written_while_a_chunk_is_compressed_is_kept() {
     );
     let present = store.copy_chunk(0, scratch).expect("nobody uses it");
     let len = scratch.pack();
+    write(&store, 0, &[3; 512]);
+    bytes[..512].fill(3);
+    assert_eq!(
+        store.swap_chunk(all, 0, present, scratch, len),
+        0,
+        "a page has come"
+    );
+    assert!(read(&store, 0..CHUNK) == bytes);
+    let present = store.copy_chunk(0, scratch).expect("nobody uses it");
+    let len = scratch.pack();
     assert!(store.swap_chunk(all, 0, present, scratch, len) > 0);
     assert!(read(&store, 0..CHUNK) == bytes);
     balanced(&store);
+}
+
+/// Memory that fails is nobody's data, and keeps nobody from his.
+#[test]
+fn e20_a_damaged_copy_is_never_read_as_data() {
+    let store = store(2);
+    let bytes = text(0, 2 * CHUNK, 12);
+    write(&store, 0, &bytes);
+    assert!(store.compress_cold(ALL, &NOW) > 0);
+    let chunks = &store.compression.get().unwrap().chunks;
+    let pack = chunks.pack(0);
+    // One is no LZ4 at all; the other is, of fewer bytes than a chunk has.
+    let short = lz4_flex::block::compress(&bytes[..512]);
+    for (damaged, len) in [(&[0xff; PAGE][..], pack.len), (&short, short.len() as u16)] {
+        store.store_pages(0, first_pages(pack.pages, 1), damaged);
+        chunks.set_pack(0, Pack { len, ..pack });
+        // More often than there are buffers.
+        for _ in 0..2 + std::thread::available_parallelism().map_or(1, usize::from) {
+            let read = std::panic::AssertUnwindSafe(|| read(&store, 0..512));
+            assert!(std::panic::catch_unwind(read).is_err());
+        }
+        assert!(read(&store, CHUNK..2 * CHUNK) == bytes[BYTES..]);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! nor making memory by compressing takes any (E20).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use lz4_flex::block::{
     compress_into_with_table, decompress_into, get_maximum_output_size, CompressTable,
@@ -65,11 +65,16 @@ impl Pool {
     /// One of them. To be taken before the lock of a chunk, so that whoever has such a lock can go
     /// on.
     pub(super) fn take(&self) -> MutexGuard<'_, Scratch> {
-        if let Some(free) = self.all.iter().find_map(|one| one.try_lock().ok()) {
+        // What was left in the buffers does not matter, not even by a panic.
+        let free = self.all.iter().find_map(|one| match one.try_lock() {
+            Ok(free) => Some(free),
+            Err(TryLockError::Poisoned(left)) => Some(left.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        });
+        if let Some(free) = free {
             return free;
         }
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.all.len();
-        // What was left in the buffers does not matter.
         self.all[next]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
