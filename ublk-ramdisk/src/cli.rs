@@ -5,22 +5,19 @@
 //! whether they fit together is judged later by `config.rs`. `commands/` takes over from there. A
 //! usage error of any kind is one line and exit status 2.
 
-mod pressure;
-
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest, WorkerCommit};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use ublk_ramdisk::error::Failure;
-use ublk_ramdisk::mq::TIMED_OF;
-use ublk_ramdisk::tuning::KblockdFlags;
 
-pub use pressure::PressureArgs;
-
+mod add;
 mod observe;
+mod pressure;
 mod sim;
 pub mod space;
 
+pub use add::AddArgs;
+use add::{ADD_EXAMPLES, ADD_LONG};
 pub use observe::{
     DebugfsArgs, ExplainArgs, PokeArg, PokeArgs, SampleArgs, TopArgs, TraceArgs, WatchArgs,
 };
@@ -28,9 +25,10 @@ use observe::{
     DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, POKE_LONG, TOP_LONG,
     TRACE_EXAMPLES, TRACE_LONG,
 };
+pub use pressure::PressureArgs;
 pub use sim::SimArgs;
 
-use crate::values::{backing, device_id, log_target, on_or_off, size, whole, LogTarget};
+use crate::values::{device_id, size};
 
 const ABOUT: &str = "RAM disks at /dev/ublkbN, served from user space over io_uring";
 
@@ -61,21 +59,6 @@ Exit status:
 
 Environment:
   UBLK_RAMDISK_RUN_DIR   where servers keep lock, state and socket [default: /run/ublk-ramdisk]";
-
-const ADD_LONG: &str = "\
-Make a RAM disk and leave a server behind it.
-
-Returns when the disk can be opened, and prints its path. The server is a process of its own,
-detached from the terminal; `del` ends it, and so does SIGTERM: it waits until nobody has the disk
-open, then stops and deletes it. A second SIGTERM does not wait.";
-
-const ADD_EXAMPLES: &str = "\
-Examples:
-  ublk-ramdisk add --size 4G
-  ublk-ramdisk add --size 512M --id 7 --block-size 4096 --json
-  ublk-ramdisk add --size 1G --queues 4 --backing hugetlb
-  ublk-ramdisk add --size 1G --backing tmpfs:/dev/shm/disk.img   keeps its contents
-  ublk-ramdisk add --size 1G --foreground                        Ctrl-C ends it";
 
 const IN_USE_HELP: &str = "\
 A disk that is opened, mounted, used as swap or held by another block driver is refused with
@@ -176,131 +159,6 @@ pub enum Command {
     Completions(CompletionsArgs),
 }
 
-/// `add`
-#[derive(Debug, Args)]
-pub struct AddArgs {
-    /// Size of the disk, a multiple of the block size, such as 512M or 4G
-    ///
-    /// Memory is taken as it is written, not in advance (but see --backing hugetlb). May be left
-    /// out when --backing names an existing file: its length is the size.
-    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
-    pub size: Option<u64>,
-    /// Number N of /dev/ublkbN, 0 to 1048575 [default: the first free one]
-    #[arg(long, value_name = "N", value_parser = whole, allow_hyphen_values = true)]
-    pub id: Option<u64>,
-    /// Hardware queues, 1 to 4096, each served by a thread of its own
-    ///
-    /// The kernel lowers the number to its CPUs; that is said on standard error.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = whole,
-        allow_hyphen_values = true)]
-    pub queues: u64,
-    /// Requests in flight per queue, 1 to 4096
-    #[arg(long, value_name = "N", default_value = "128", value_parser = whole,
-        allow_hyphen_values = true)]
-    pub depth: u64,
-    /// Logical block size: 512, 1024, 2048 or 4096 bytes
-    #[arg(long, value_name = "SIZE", default_value = "512", value_parser = size,
-        allow_hyphen_values = true)]
-    pub block_size: u64,
-    /// Physical block size, a power of two from the logical one to 256M
-    #[arg(long, value_name = "SIZE", default_value = "4096", value_parser = size,
-        allow_hyphen_values = true)]
-    pub physical_block_size: u64,
-    /// Largest single request, whole pages up to 32M
-    #[arg(long, value_name = "SIZE", default_value = "512K", value_parser = size,
-        allow_hyphen_values = true)]
-    pub io_buffer: u64,
-    /// Refuse every write
-    #[arg(long)]
-    pub read_only: bool,
-    /// Announce a spinning disk; changes a flag in sysfs and nothing else
-    #[arg(long)]
-    pub rotational: bool,
-    /// Announce a volatile write cache, so that flushes reach the server
-    #[arg(long)]
-    pub volatile_cache: bool,
-    /// How data travels between kernel and disk memory
-    ///
-    /// `features` shows what this kernel offers. A path that is asked for by name and not there
-    /// ends with status 3; `auto` takes the best one there is.
-    #[arg(long, value_name = "PATH", default_value = "auto", value_enum)]
-    pub data_path: DataPathArg,
-    /// Do workers commit the requests that they serve, those that had to wait?
-    ///
-    /// With the data path batch a worker can tell the kernel by itself that a request has ended,
-    /// and with `on` does so where it would have to wake the thread of the queue for it. `on` beside
-    /// another data path ends with status 2, and with status 3 where the kernel has no batch.
-    #[arg(long, value_name = "auto|on|off", default_value = "auto", value_enum)]
-    pub worker_commit: WorkerCommitArg,
-    /// Where the contents live: memfd, tmpfs:PATH or hugetlb
-    ///
-    /// memfd: anonymous memory. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
-    /// not exist (and then --size is needed), else opened with its contents; it is kept when the
-    /// disk is deleted. hugetlb: 2 MiB pages from the kernel's pool (vm.nr_hugepages), reserved at
-    /// once; the size must be a multiple of 2M.
-    #[arg(long, value_name = "KIND", default_value = "memfd", value_parser = backing)]
-    pub backing: Backing,
-    /// Transparent huge pages for memfd and tmpfs [default: on]
-    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
-    pub thp: Option<bool>,
-    /// Do not look for a partition table
-    ///
-    /// Kernels before 7.0 look all the same.
-    #[arg(long)]
-    pub no_partition_scan: bool,
-    /// Seconds until a request that the driver keeps counts as late, 1 to 3600
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole,
-        allow_hyphen_values = true)]
-    pub timeout: u64,
-    #[command(flatten, next_help_heading = "Memory")]
-    pub space: space::SpaceArgs,
-    /// Flags of the workqueue that tries refused requests again; for studies
-    #[arg(long, value_name = "LIST", default_value_t, hide = true)]
-    pub kblockd_flags: KblockdFlags,
-    /// Where the server logs: `syslog`, or the path of a file to append to
-    #[arg(long, value_name = "syslog|FILE", default_value = "syslog", value_parser = log_target,
-        conflicts_with = "foreground")]
-    pub log: LogTarget,
-    /// Serve in this process, log to standard error; Ctrl-C stops and deletes the disk
-    #[arg(long)]
-    pub foreground: bool,
-    /// Print an object with id, path, char_path, size, data_path, worker_commit, queues, depth, pid
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub pressure: PressureArgs,
-    #[command(flatten)]
-    pub sample: SampleArgs,
-}
-
-impl AddArgs {
-    /// The device that was asked for, for `config.rs` to judge.
-    pub fn request(&self) -> DeviceRequest {
-        DeviceRequest {
-            id: self.id,
-            size: self.size,
-            queues: self.queues,
-            depth: self.depth,
-            block_size: self.block_size,
-            physical_block_size: self.physical_block_size,
-            io_buffer: self.io_buffer,
-            read_only: self.read_only,
-            rotational: self.rotational,
-            volatile_cache: self.volatile_cache,
-            partition_scan: !self.no_partition_scan,
-            data_path: self.data_path.chosen(),
-            worker_commit: self.worker_commit.into(),
-            backing: self.backing.clone(),
-            huge_pages: self.thp,
-            pressure: self.pressure.settings(),
-            timeout: self.timeout,
-            space: self.space.request(),
-            kblockd_flags: self.kblockd_flags,
-            latency_sample: self.sample.latency_sample.unwrap_or(TIMED_OF),
-        }
-    }
-}
-
 /// `del`
 #[derive(Debug, Args)]
 pub struct DelArgs {
@@ -398,54 +256,6 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
-/// `--data-path` as typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DataPathArg {
-    /// The best one this kernel offers
-    Auto,
-    /// Batched commands and copies by the server (Linux 7.0)
-    Batch,
-    /// One command per request and copies by the server (Linux 6.5)
-    UserCopy,
-    /// The kernel copies straight into disk memory; a second command per write
-    GetData,
-    /// The kernel copies to a buffer, the server copies on; works everywhere
-    Plain,
-}
-
-impl DataPathArg {
-    fn chosen(self) -> Option<DataPath> {
-        match self {
-            DataPathArg::Auto => None,
-            DataPathArg::Batch => Some(DataPath::Batch),
-            DataPathArg::UserCopy => Some(DataPath::UserCopy),
-            DataPathArg::GetData => Some(DataPath::GetData),
-            DataPathArg::Plain => Some(DataPath::Plain),
-        }
-    }
-}
-
-/// `--worker-commit` as typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WorkerCommitArg {
-    /// As off
-    Auto,
-    /// Where the thread of the queue sleeps
-    On,
-    /// Never
-    Off,
-}
-
-impl From<WorkerCommitArg> for WorkerCommit {
-    fn from(typed: WorkerCommitArg) -> Self {
-        match typed {
-            WorkerCommitArg::Auto => WorkerCommit::Auto,
-            WorkerCommitArg::On => WorkerCommit::On,
-            WorkerCommitArg::Off => WorkerCommit::Off,
-        }
-    }
-}
-
 /// Reads the command line. Help and version texts come back as [`Unparsed::Text`].
 pub fn parse(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, Unparsed> {
     Cli::try_parse_from(words).map_err(|error| match error.kind() {
@@ -495,6 +305,7 @@ fn one_line(error: &clap::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest, WorkerCommit};
 
     fn parsed(line: &str) -> Result<Cli, Unparsed> {
         parse(line.split(' ').map(Into::into))
