@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bringing a disk up: add, set up, start (F1, F3).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::sync::mpsc;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::{Device, NODE_POLL};
+use crate::backend::{self, Mirror};
+use crate::config::DeviceConfig;
+use crate::error::Failure;
+use crate::mq::TagSet;
+use crate::stats::QueueCounters;
+use crate::ublk::abi;
+use crate::ublk::ctrl::{block_path, char_path, Control};
+use crate::ublk::features::Features;
+use crate::ublk::params;
+use crate::ublk::queue::Shared;
+use crate::ublk::thread::{Deaths, QueueThread, Served};
+use crate::ublk::transport::{Port, Ports};
+
+/// How long a device node may take to appear.
+const NODE_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Device {
+    /// Brings a disk up: when this returns, /dev/ublkbN is there and takes I/O.
+    /// On failure nothing is left behind.
+    pub fn create(config: &DeviceConfig) -> Result<Self, Failure> {
+        let mut control = Control::open()?;
+        let offered = offered_features(&mut control)?;
+        let (path, workers_commit) = params::choose(config, offered)?;
+        if !config.partition_scan && !offered.has(Features::NO_AUTO_PART_SCAN) {
+            log::warn!(
+                "this kernel always scans for partitions: --no-partition-scan has no effect"
+            );
+        }
+        let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
+        let store = backend::open_store(config)?;
+        let mut info = params::wanted_info(config, path, offered);
+        control.add(&mut info)?;
+        let driver = backend::driver(config, store, info.nr_hw_queues, info.queue_depth);
+        // From here on dropping the device deletes it.
+        let mut device = Device {
+            control,
+            info,
+            path,
+            workers_commit,
+            driver,
+            config: config.clone(),
+            counters: Vec::new(),
+            deaths: Arc::new(deaths),
+            threads: Vec::new(),
+            mirror: None,
+            ports: Box::default(),
+            deleted: false,
+        };
+        device.check_added(config)?;
+        device.set_params(config)?;
+        device.start_queues(config)?;
+        device.start()?;
+        Ok(device)
+    }
+
+    /// The driver's answer to ADD_DEV is what counts (A2, F8).
+    fn check_added(&self, config: &DeviceConfig) -> Result<(), Failure> {
+        let granted = Features(self.info.flags);
+        if !granted.has(params::needed_features(self.path)) {
+            return Err(params::path_missing(self.path, granted));
+        }
+        if self.info.nr_hw_queues != config.queues {
+            log::warn!(
+                "{} queues asked for, {} possible on this machine's CPUs",
+                config.queues,
+                self.info.nr_hw_queues
+            );
+        }
+        Ok(())
+    }
+
+    fn set_params(&mut self, config: &DeviceConfig) -> Result<(), Failure> {
+        let store = self.driver.disk().store();
+        let (id, page) = (self.info.dev_id, store.page_size());
+        let mut wanted = params::params(config, store.size(), self.info.max_io_buf_bytes, page);
+        self.control.set_params(id, &mut wanted)?;
+        // Types that the driver has no name for are dropped without a word (F16).
+        let held = self.control.params(id)?;
+        let needed = abi::PARAM_BASIC | abi::PARAM_DISCARD;
+        if held.types & needed != needed || held.size() != wanted.size() {
+            return Err(Failure::runtime(format!(
+                "the driver did not keep the parameters of device {id}: sent {wanted:?}, kept {held:?}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Opens the character device, makes the mirror and starts a thread per queue;
+    /// returns when each has fetched its tags.
+    fn start_queues(&mut self, config: &DeviceConfig) -> Result<(), Failure> {
+        let shared = Arc::new(Shared {
+            disk: self.driver.clone(),
+            char_device: Arc::new(open_char_device(self.info.dev_id)?),
+            depth: self.info.queue_depth,
+            block_size: config.block_size,
+            io_buffer: self.info.max_io_buf_bytes,
+            read_only: config.read_only,
+            path: self.path,
+            give_up: self.deaths.give_up(),
+        });
+        let ports = self.make_ports(&shared)?;
+        self.ports = ports.clone();
+        let cpus = self.queue_cpus()?;
+        let set = TagSet {
+            cpus: cpus.iter().map(|of| of.iter().copied().collect()).collect(),
+            timeout: Duration::from_secs(config.timeout.into()),
+            ..TagSet::new(self.info.nr_hw_queues, self.info.queue_depth)
+        };
+        let transport = Arc::new(Ports {
+            disk: self.driver.clone(),
+            path: self.path,
+            ports: ports.clone(),
+        });
+        let (runtime, flags) = (backend::runtime(), config.kblockd_flags.flags());
+        let (driver, operations) = (&self.driver, self.driver.clone());
+        let mirror = Mirror::start_on(runtime, flags, set, operations, driver, transport)?;
+        mirror.queue().time_one_of(config.latency_sample);
+        let bound: Vec<_> = ports.iter().map(Arc::downgrade).collect();
+        mirror.on_cpus_changed(Box::new(move |online| {
+            let bound = bound.iter().filter_map(Weak::upgrade);
+            bound.for_each(|port| port.binding.follow(online));
+        }));
+        self.mirror = Some(mirror);
+        let (ready, answers) = mpsc::channel();
+        let mut failure = None;
+        for ((queue, port), cpus) in (0..).zip(ports).zip(cpus) {
+            match self.start_queue(queue, port, cpus, &shared, ready.clone()) {
+                Ok(thread) => self.threads.push(thread),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        drop(ready);
+        // Every thread answers once. All answers are awaited, also after a
+        // failure: a queue that fetched after the STOP_DEV which undoes it all
+        // would never be woken again.
+        for _ in 0..self.threads.len() {
+            let answer = answers.recv().unwrap_or_else(|_| {
+                Err(Failure::runtime("a queue thread ended before it was ready"))
+            });
+            if let Err(error) = answer {
+                failure.get_or_insert(error);
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// What the threads of a queue share with those of kblockd.
+    fn make_ports(&self, shared: &Shared) -> Result<Box<[Arc<Port>]>, Failure> {
+        let port = |queue| {
+            let device = shared.char_device.clone();
+            let (depth, io_buffer) = (shared.depth, shared.io_buffer);
+            Port::new(device, queue, depth, io_buffer, self.workers_commit)
+                .map(Arc::new)
+                .map_err(|error| error.failure(queue))
+        };
+        (0..self.info.nr_hw_queues).map(port).collect()
+    }
+
+    /// By queue, the CPUs whose requests it gets.
+    fn queue_cpus(&mut self) -> Result<Vec<Vec<usize>>, Failure> {
+        let (id, queues) = (self.info.dev_id, 0..self.info.nr_hw_queues);
+        let cpus = queues.map(|queue| self.control.queue_affinity(id, queue));
+        Ok(cpus.collect::<Result<_, _>>()?)
+    }
+
+    fn start_queue(
+        &mut self,
+        queue: u16,
+        port: Arc<Port>,
+        cpus: Vec<usize>,
+        shared: &Arc<Shared>,
+        ready: mpsc::Sender<Result<(), Failure>>,
+    ) -> Result<JoinHandle<Option<Served>>, Failure> {
+        let counters = Arc::new(QueueCounters::default());
+        self.counters.push(counters.clone());
+        let mirror = self.mirror.as_ref();
+        let lane = mirror.expect("made before the queues").lane(queue);
+        let thread = QueueThread {
+            queue,
+            cpus,
+            shared: shared.clone(),
+            port,
+            counters,
+            deaths: self.deaths.clone(),
+            ready,
+        };
+        thread.spawn(lane).map_err(|e| {
+            Failure::environment(format!("cannot create the thread of queue {queue}: {e}"))
+        })
+    }
+
+    fn start(&mut self) -> Result<(), Failure> {
+        let id = self.info.dev_id;
+        if let Err(error) = self.control.start(id, std::process::id()) {
+            if error.errno() == Some(libc::EINVAL) {
+                let held = self.control.params(id)?;
+                return Err(Failure::runtime(format!(
+                    "{error}; parameters as sent: {held:?}"
+                )));
+            }
+            return Err(error.into());
+        }
+        self.info = self.control.device_info(id)?;
+        wait_for_node(&block_path(id), is_block_device)
+    }
+}
+
+fn offered_features(control: &mut Control) -> Result<Features, Failure> {
+    match control.features() {
+        Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => Err(Failure::environment(
+            "this kernel's ublk driver does not know GET_FEATURES: a kernel of 6.5 or newer is needed",
+        )),
+        other => Ok(other?),
+    }
+}
+
+fn open_char_device(id: u32) -> Result<File, Failure> {
+    let path = char_path(id);
+    wait_for_node(&path, |_| true)?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => {
+                Failure::in_use(format!("{path} is already served by another process"))
+            }
+            _ => Failure::runtime(format!("cannot open {path}: {e}")),
+        })
+}
+
+fn is_block_device(meta: &std::fs::Metadata) -> bool {
+    meta.file_type().is_block_device()
+}
+
+/// Nodes are made by the kernel or by udev, in their own time.
+fn wait_for_node(path: &str, right: fn(&std::fs::Metadata) -> bool) -> Result<(), Failure> {
+    let deadline = Instant::now() + NODE_PATIENCE;
+    loop {
+        match std::fs::metadata(path) {
+            Ok(meta) if right(&meta) => return Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Failure::runtime(format!("cannot look at {path}: {e}")))
+            }
+            _ if Instant::now() > deadline => {
+                return Err(Failure::runtime(format!(
+                    "{path} did not appear within {} s: is udev or devtmpfs at work?",
+                    NODE_PATIENCE.as_secs()
+                )))
+            }
+            _ => std::thread::sleep(NODE_POLL),
+        }
+    }
+}
