@@ -35,6 +35,7 @@ use super::request_state::{Generation, Step};
 use super::slot::{Rq, RqList, Slot, CUT};
 use super::source::Source;
 use super::status::Status;
+use super::timeout::UNTIMED;
 use crate::trace::Kind;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::Duration;
@@ -139,7 +140,7 @@ impl Queue {
             request,
         };
         let token = if self.has_budget() { slot.token() } else { 0 };
-        let issued = Issued::new(self.in_flight(rq, generation), request, token);
+        let issued = Issued::new(self, self.in_flight(rq, generation), request, token);
         match self.queue_rq(hctx, issued, last) {
             Answer::Ok(accepted) => self.accepted(hctx, started, accepted, call),
             Answer::Busy(back, kind, source) => {
@@ -187,10 +188,10 @@ impl Queue {
         self.ended_or_kept(ended, false)
     }
 
-    /// IDLE to ISSUED, and the clock starts (C35).
+    /// IDLE to ISSUED. Its clock has yet to start: most requests end before that (C35).
     #[inline]
     pub(super) fn start(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) -> Option<Generation> {
-        slot.set_deadline(self.next_deadline());
+        slot.set_deadline(UNTIMED);
         self.unpark(hctx, rq, slot);
         self.trace_rq(Kind::Issue, hctx, rq);
         match slot.state.start() {
@@ -234,7 +235,7 @@ impl Queue {
                 self.ended_or_kept(ended, true)
             }
             Course::Transfer(data) => {
-                let moving = Moving::new(token(), hctx.index, request, data);
+                let moving = Moving::new(Some(self), token(), hctx.index, request, data);
                 match call.home().transfer(moving).what {
                     Move::Kept => {
                         started.slot.state.let_go(started.generation);
@@ -248,9 +249,10 @@ impl Queue {
             }
             Course::Part(data, bytes) => {
                 started.slot.set(CUT);
-                self.move_late(hctx, started, (data, bytes), call)
+                self.move_late(hctx, started, (data, bytes), Some(self), call)
             }
             Course::Defer(rest) => {
+                self.begin_timeout(started.rq);
                 started.slot.state.let_go(started.generation);
                 let in_flight = token();
                 let deferred = Deferred { in_flight, rest };
@@ -269,18 +271,19 @@ impl Queue {
         }
     }
 
-    /// As a transfer, of the request's first bytes alone, or later.
+    /// As a transfer, of the request's first bytes alone, or later. `untimed` as in `Moving::new`.
     #[cold]
     fn move_late(
         &self,
         hctx: &HwQueue,
         started: Started<'_>,
         (data, bytes): (Data, u64),
+        untimed: Option<&Self>,
         call: &mut Call<'_>,
     ) -> Issue {
         let part = started.request.shortened(bytes);
         let token = self.in_flight(started.rq, started.generation);
-        let moving = Moving::new(token, hctx.index, &part, data);
+        let moving = Moving::new(untimed, token, hctx.index, &part, data);
         match call.home().transfer(moving).what {
             Move::Kept => {
                 started.slot.state.let_go(started.generation);
@@ -321,10 +324,12 @@ impl Queue {
                 let ended = self.end_here(hctx, started, outcome.map(|()| bytes), &mut call);
                 self.ended_or_kept(ended, true)
             }
-            Rest::Transfer(data) => self.move_late(hctx, started, (data, request.len()), &mut call),
+            Rest::Transfer(data) => {
+                self.move_late(hctx, started, (data, request.len()), None, &mut call)
+            }
             Rest::Part(data, bytes) => {
                 started.slot.set(CUT);
-                self.move_late(hctx, started, (data, bytes), &mut call)
+                self.move_late(hctx, started, (data, bytes), None, &mut call)
             }
         };
         call.write_down(hctx);

@@ -57,7 +57,7 @@ impl Offer for Batch<'_, '_> {
                 request: &queue.request_of(hctx, rq),
             };
             let token = queue.in_flight(rq, generation);
-            match take(Issued::new(token, started.request, 0)) {
+            match take(Issued::new(queue, token, started.request, 0)) {
                 Ok(accepted) => {
                     let issue = queue.accepted(hctx, started, accepted, self.call);
                     self.ended += u32::from(matches!(issue, Issue::Ended { .. }));
