@@ -36,9 +36,8 @@ pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         for refused in ["0", "20"] {
             let name = format!("j03_only_these_system_calls_on_{path}_refused_{refused}");
-            tests.push(Test::skippable(name, move || {
-                system_calls(path, refused, "off")
-            }));
+            let test = Test::skippable(name, move || system_calls(path, refused, "off"));
+            tests.push(test.on_path(path));
         }
     }
     if machine::data_paths().contains(&"batch") {
