@@ -6,8 +6,8 @@
 
 use super::call::{Call, Started};
 use super::custody::{Accepted, Issued};
-use super::dispatch::Issue;
 use super::hctx::HwQueue;
+use super::issue::Issue;
 use super::operations::Offer;
 use super::queue::Queue;
 use super::slot::RqList;
