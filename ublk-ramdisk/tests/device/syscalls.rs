@@ -33,13 +33,17 @@ pub fn tests(tests: &mut Vec<Test>) {
 /// Requests under strace.
 const TRACED: u64 = 2000;
 /// Requests that the kernel counts the calls of, unless UBLK_TEST_IOS says otherwise.
-const COUNTED: &str = "20000";
+const COUNTED: u64 = 20_000;
+/// The same where some of them wait.
+const COUNTED_REFUSED: u64 = 4000;
 
 /// How often a kind of thread made a call, of a file where that is known.
 type Found = BTreeMap<(String, String), u64>;
 
 /// A worker looks at what its run has cost.
 const ACCOUNTS: [&str; 2] = ["clock_gettime", "getrusage"];
+/// A worker ends.
+const DEATH: [&str; 5] = ["exit", "madvise", "munmap", "rt_sigprocmask", "sigaltstack"];
 /// A worker makes another, as workers do that leave none behind them; the rescuer never does.
 const BIRTH: [&str; 15] = [
     "clone3",
@@ -134,8 +138,11 @@ fn fio(disk: &Disk, ios: u64) {
 /// there.
 fn system_calls(path: &str, refused: &str, worker_commit: &str) -> Outcome {
     run::need(&["strace", "fio"])?;
-    let ios = std::env::var("UBLK_TEST_IOS").unwrap_or_else(|_| COUNTED.to_owned());
-    let ios: u64 = ios.parse().expect("UBLK_TEST_IOS is a number");
+    let ios = match std::env::var("UBLK_TEST_IOS") {
+        Ok(ios) => ios.parse().expect("UBLK_TEST_IOS is a number"),
+        Err(_) if refused == "0" => COUNTED,
+        Err(_) => COUNTED_REFUSED,
+    };
     let inject = format!("requeue=1,{refused},0,-1");
     // The device's timer is armed with the first request and then as seldom as can be.
     let mut words = vec!["--worker-commit", worker_commit, "--timeout", "3600"];
@@ -155,6 +162,8 @@ fn system_calls(path: &str, refused: &str, worker_commit: &str) -> Outcome {
         ("kworker", "io_uring_enter") => worker_commit == "on",
         // A worker that has nothing to do waits.
         ("kworker", "futex") => true,
+        // One that had nothing to do for minutes ends.
+        ("kworker", call) if DEATH.contains(&call) => true,
         _ if refused == "0" => false,
         // A run is queued, and a worker woken; the pool's lock is wanted by two at once.
         (_, "futex" | "sched_yield") => true,
