@@ -38,13 +38,17 @@ pub fn act(guest: &Guest) -> Result<(), StudyError> {
         load(&disk, &reads(1000))
     })?;
     guest.experiment("memory", || {
-        let disk = guest.disk("--size 16M --memory-limit 4M --error-if-no-space")?;
-        // All the memory there is, to the last page. What is too much fails, and is not of interest.
-        for fill in ["--bs=64k --size=4m", "--bs=4k --offset=4m --size=256k"] {
-            let fill = format!("--name=fill --rw=write {fill} --continue_on_error=write");
-            Fio::start(&disk.path, &fill)?.end()?;
-        }
-        disk.set("--no-space-timeout 60")?;
+        let disk = guest.disk("--size 16M --memory-limit 4M --no-space-timeout 60")?;
+        // All the memory there is, to the last page, and no write too much: after one all others fail at once, and
+        // the last pages stay.
+        let fill = |options: String| {
+            Fio::start(&disk.path, &format!("--name=fill --rw=write {options}"))?.end()
+        };
+        fill("--bs=64k --size=3840k".into())?;
+        let space = disk.stats()?["space"].clone();
+        let bytes = |name: &str| space[name].as_u64().unwrap_or(0);
+        let left = bytes("limit").saturating_sub(bytes("used")) / 4096;
+        fill(format!("--bs=4k --offset=4m --size={}k", 4 * left))?;
         let group = Group::around("memory", &[&disk])?;
         let before = (disk.stats()?, group.cpu()?);
         let write = "--name=b --rw=write --offset=8m --size=4k --number_ios=1";
