@@ -84,6 +84,14 @@ fn moments(samples: &[Value]) -> Vec<Moment> {
     steps.collect()
 }
 
+/// A time no shorter than what the samples can tell.
+fn soon(seconds: f64) -> String {
+    match seconds < EVERY.as_secs_f64() {
+        true => format!("within a sample of {} s", show(EVERY.as_secs_f64())),
+        false => format!("after {} s", show(seconds)),
+    }
+}
+
 /// The half outside.
 pub fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
     let found = raw.get("filling")?;
@@ -157,12 +165,13 @@ pub fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
     Ok(Part {
         kind,
         finding: format!(
-            "On the real driver: the limit after {} s, exhausted after {} s, NOSPC {} s later, writes accepted {} s after \
-             the discard of 8 MiB.",
+            "On the real driver: the limit after {} s, exhausted after {} s, NOSPC {} s later; after the discard of 8 MiB \
+             writes are accepted {}, and so they are when the limit is gone: {}.",
             show(zeros),
             show(exhausted),
             show(failed - exhausted),
-            show(back - discarded),
+            soon(back - discarded),
+            soon(up - raised),
         ),
         measures,
         figures: vec![Figure {
