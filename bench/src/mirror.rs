@@ -41,13 +41,16 @@ pub fn thread_time() -> Duration {
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// One client's memory.
-struct Client(Box<[u8; BLOCK]>);
+/// One client's memory: on a page of its own, as a server's buffers are.
+struct Client(Box<Page>);
+
+#[repr(align(4096))]
+struct Page([u8; BLOCK]);
 
 impl Client {
     /// Does what a transport does with a request, in memory.
     fn transfer(&mut self, op: Op, data: Data) -> Result<u64, Status> {
-        let ours = self.0.as_mut_ptr();
+        let ours = self.0 .0.as_mut_ptr();
         // SAFETY: the driver has pinned a whole block for the request, and the block here is ours.
         unsafe {
             match (op, data) {
@@ -150,7 +153,7 @@ impl Bed {
                 read_only: false,
             },
             ends: Ends {
-                client: Client(Box::new([7; BLOCK])),
+                client: Client(Box::new(Page([7; BLOCK]))),
                 bytes: 0,
             },
             lane: mirror.lane(0),

@@ -3,10 +3,10 @@
 //! count.
 //!
 //! [`super::insert`] makes one for a lane's thread, [`super::run`] and [`super::complete`] for others;
-//! [`super::dispatch`] is handed it. The numbers that every request raises are gathered here and
-//! written once per call, by a lane's thread into numbers of its own: a lone request costs no
-//! locked addition, a batch one of each at most. They are written before the requests are counted
-//! out, so whoever sees a queue empty sees them.
+//! [`super::dispatch`] is handed it. The numbers that every request raises go at once into the
+//! lane's own on a lane's thread; others gather them here and write them once per call: a request
+//! on a lane costs no locked addition, a run one of each at most. They are written before the
+//! requests are counted out, so whoever sees a queue empty sees them.
 
 use super::counters::LaneCounters;
 use super::custody::InFlight;
@@ -58,15 +58,20 @@ impl<'h> Call<'h> {
     /// The driver has accepted a request.
     #[inline]
     pub(super) fn accepted(&mut self) {
-        self.accepted += 1;
+        match self.lane {
+            Some(lane) => lane.accepted.add_owned(1),
+            None => self.accepted += 1,
+        }
     }
 
     /// A request has ended: its result is handed out.
     #[inline]
     pub(super) fn end(&mut self, request: &Request, result: i32) {
-        match result {
-            0.. => self.ended += 1,
-            _ => self.errors += 1,
+        match (self.lane, result) {
+            (Some(lane), 0..) => lane.ended.add_owned(1),
+            (Some(lane), _) => lane.errors.add_owned(1),
+            (None, 0..) => self.ended += 1,
+            (None, _) => self.errors += 1,
         }
         self.home.end(request, result);
     }
@@ -74,13 +79,9 @@ impl<'h> Call<'h> {
     /// Writes down what was counted, before anything of it is counted out.
     #[inline]
     pub(super) fn write_down(&mut self, hctx: &HwQueue) {
-        if self.accepted | self.ended | self.errors != 0 {
-            match self.lane {
-                Some(lane) => lane.add(self.accepted, self.ended, self.errors),
-                None => hctx
-                    .counters
-                    .add_ends(self.accepted, self.ended, self.errors),
-            }
+        if self.lane.is_none() && self.accepted | self.ended | self.errors != 0 {
+            let counters = &hctx.counters;
+            counters.add_ends(self.accepted, self.ended, self.errors);
             (self.accepted, self.ended, self.errors) = (0, 0, 0);
         }
     }
@@ -151,6 +152,7 @@ impl<'a> Section<'a> {
 impl Drop for Section<'_> {
     #[cold]
     fn drop(&mut self) {
+        self.queue.time_abandoned(self.hctx);
         let exit: Exit = self.hctx.state.end_issue();
         self.queue.departed(self.hctx, exit);
     }

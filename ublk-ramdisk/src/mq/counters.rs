@@ -37,18 +37,9 @@ impl Count {
 #[repr(align(64))]
 pub(super) struct LaneCounters {
     pub(super) inserted: Count,
-    accepted: Count,
-    ended: Count,
-    errors: Count,
-}
-
-impl LaneCounters {
-    #[inline]
-    pub(super) fn add(&self, accepted: u32, ended: u32, errors: u32) {
-        self.accepted.add_owned(accepted.into());
-        self.ended.add_owned(ended.into());
-        self.errors.add_owned(errors.into());
-    }
+    pub(super) accepted: Count,
+    pub(super) ended: Count,
+    pub(super) errors: Count,
 }
 
 macro_rules! counters {
@@ -162,7 +153,7 @@ counters! {
 }
 
 impl Counters {
-    /// As [`LaneCounters::add`], from any thread.
+    /// Answers and ends of a call that is on no lane's thread.
     pub(super) fn add_ends(&self, accepted: u32, ended: u32, errors: u32) {
         self.accepted.add(accepted.into());
         self.ended.add(ended.into());

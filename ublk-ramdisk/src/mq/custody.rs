@@ -10,6 +10,7 @@
 
 use super::data::Data;
 use super::operations::{Answer, Busy};
+use super::queue::Queue;
 use super::request::Request;
 use super::request_state::Generation;
 use super::slot::Rq;
@@ -51,6 +52,7 @@ pub struct Requeue {
 #[derive(Debug)]
 #[must_use = "the driver accepts it or gives it back"]
 pub struct Issued<'q> {
+    queue: &'q Queue,
     request: &'q Request,
     token: u32,
     in_flight: InFlight,
@@ -136,8 +138,14 @@ impl<'q> Accepted<'q> {
 
 impl<'q> Issued<'q> {
     #[inline]
-    pub(super) fn new(in_flight: InFlight, request: &'q Request, token: u32) -> Self {
+    pub(super) fn new(
+        queue: &'q Queue,
+        in_flight: InFlight,
+        request: &'q Request,
+        token: u32,
+    ) -> Self {
         Self {
+            queue,
             request,
             token,
             in_flight,
@@ -188,6 +196,7 @@ impl<'q> Issued<'q> {
 
     /// Accepted: the driver keeps it.
     pub fn hold(self) -> (InFlight, Accepted<'q>) {
+        self.queue.begin_timeout(self.in_flight.rq);
         let accepted = Accepted {
             course: Course::Hold,
             brand: PhantomData,
@@ -226,6 +235,8 @@ impl<'q> Issued<'q> {
 #[derive(Debug)]
 #[must_use = "the transport finishes it or keeps it"]
 pub struct Moving<'m> {
+    /// Where its timeout has yet to begin.
+    untimed: Option<&'m Queue>,
     request: &'m Request,
     queue: u16,
     data: Data,
@@ -249,9 +260,17 @@ pub struct Moved<'m> {
 }
 
 impl<'m> Moving<'m> {
+    /// `untimed`: its queue, if it is only just being issued.
     #[inline]
-    pub(super) fn new(in_flight: InFlight, queue: u16, request: &'m Request, data: Data) -> Self {
+    pub(super) fn new(
+        untimed: Option<&'m Queue>,
+        in_flight: InFlight,
+        queue: u16,
+        request: &'m Request,
+        data: Data,
+    ) -> Self {
         Self {
+            untimed,
             request,
             queue,
             data,
@@ -285,6 +304,9 @@ impl<'m> Moving<'m> {
 
     /// They will be moved later, by whoever has the token.
     pub fn keep(self) -> (InFlight, Moved<'m>) {
+        if let Some(queue) = self.untimed {
+            queue.begin_timeout(self.in_flight.rq);
+        }
         let moved = Moved {
             what: Move::Kept,
             brand: PhantomData,

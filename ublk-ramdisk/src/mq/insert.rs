@@ -8,9 +8,10 @@
 
 use super::away::Away;
 use super::call::{Call, Section};
-use super::dispatch::{Issue, ListIssue, Next, Refused};
+use super::dispatch::{ListIssue, Next};
 use super::hctx::HwQueue;
 use super::hctx_state::{Entry, FROZEN};
+use super::issue::{Issue, Refused};
 use super::operations::Home;
 use super::queue::Queue;
 use super::request::{Op, Request};

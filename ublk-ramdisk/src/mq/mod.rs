@@ -5,8 +5,9 @@
 //! The journey of a request:
 //! 1. a transport's thread hands it to its [`Lane`] (`insert`), which stands for a software queue;
 //! 2. alone on a quiet queue it is issued at once, else it is listed and the queue is run (`run`);
-//! 3. the driver's [`Operations::queue_rq`] accepts it, refuses it for now, or fails it (`dispatch`);
-//!    a refused one waits on the hardware queue's dispatch list, which kblockd runs again;
+//! 3. the driver's [`Operations::queue_rq`] accepts it, refuses it for now, or fails it (`issue`);
+//!    a refused one waits on the hardware queue's dispatch list, which kblockd runs again
+//!    (`dispatch`);
 //! 4. its bytes are moved by the transport, to or from where the driver has them (`operations` says
 //!    why this is a step of its own);
 //! 5. it is completed and its result handed out, once (`complete`), or given back and tried again
@@ -15,7 +16,7 @@
 //! On the way of a lone request there are two read-modify-writes, both on the queue's word
 //! (`hctx_state`), as its own word is the issuing thread's until that lets go of it
 //! (`request_state`); no lock, no fence, no other thread, and never an allocation. What it counts it
-//! counts for itself (`call`), and it looks at a coarse clock once (`timeout`).
+//! counts for itself (`call`), and only one that is kept looks at a clock (`timeout`).
 //!
 //! | kernel | here | difference |
 //! |---|---|---|
@@ -58,6 +59,8 @@ mod hctx;
 mod run;
 
 mod dispatch;
+
+mod issue;
 
 mod offer;
 

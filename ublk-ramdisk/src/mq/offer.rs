@@ -6,8 +6,8 @@
 
 use super::call::{Call, Started};
 use super::custody::{Accepted, Issued};
-use super::dispatch::Issue;
 use super::hctx::HwQueue;
+use super::issue::Issue;
 use super::operations::Offer;
 use super::queue::Queue;
 use super::slot::RqList;
@@ -57,7 +57,7 @@ impl Offer for Batch<'_, '_> {
                 request: &queue.request_of(hctx, rq),
             };
             let token = queue.in_flight(rq, generation);
-            match take(Issued::new(token, started.request, 0)) {
+            match take(Issued::new(queue, token, started.request, 0)) {
                 Ok(accepted) => {
                     let issue = queue.accepted(hctx, started, accepted, self.call);
                     self.ended += u32::from(matches!(issue, Issue::Ended { .. }));

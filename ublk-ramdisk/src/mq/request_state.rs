@@ -117,7 +117,8 @@ impl RequestState {
                 return Step::Wrong;
             }
             let started = (word & !TIMED_OUT) | ISSUED;
-            // Release pairs with the Acquire in `may_expire`: who finds it issued finds its deadline.
+            // Release pairs with the Acquire in `may_expire`: who finds it issued does not find the
+            // deadline of an earlier use.
             if word & REFS == 0 {
                 self.0.store(started, Ordering::Release);
                 return Step::Taken(generation(word));
@@ -253,6 +254,7 @@ impl RequestState {
     }
 
     /// Does the mirror or the transport's fetch own it? A hint.
+    #[inline]
     pub(super) fn is_idle(&self) -> bool {
         self.0.load(Ordering::Acquire) & STATE == IDLE
     }

@@ -8,6 +8,7 @@
 
 use super::request::{Op, Request};
 use super::request_state::RequestState;
+use super::timeout::UNTIMED;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// A request's number within its device: queue times depth plus tag.
@@ -42,7 +43,7 @@ pub(super) struct Slot {
     kind: AtomicU32,                // O: operation and flags
     offset: AtomicU64,              // O
     len: AtomicU64,                 // O
-    deadline: AtomicU64,            // O: nanoseconds, set when it is started
+    deadline: AtomicU64,            // O: nanoseconds, set when it is kept
     result: AtomicI32,              // O: of a completed request that somebody still looks at
     ctx: AtomicU32,                 // O: the software queue it came by
     token: AtomicU32,               // O: its budget token
@@ -95,6 +96,7 @@ impl Slot {
         self.ctx.load(Relaxed) as u16
     }
 
+    #[inline]
     pub(super) fn has(&self, flags: u32) -> bool {
         self.kind.load(Relaxed) & flags != 0
     }
@@ -116,11 +118,20 @@ impl Slot {
         self.deadline.store(deadline, Relaxed);
     }
 
+    /// As `set_deadline`, by somebody who does not own it: whoever does has the last word.
+    pub(super) fn set_deadline_if_untimed(&self, deadline: u64) {
+        let set = self
+            .deadline
+            .compare_exchange(UNTIMED, deadline, Relaxed, Relaxed);
+        let _timed_already = set;
+    }
+
     #[inline]
     pub(super) fn arrived(&self) -> u64 {
         self.arrived.load(Relaxed)
     }
 
+    #[inline]
     pub(super) fn token(&self) -> u32 {
         self.token.load(Relaxed)
     }

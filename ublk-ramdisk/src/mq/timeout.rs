@@ -7,7 +7,9 @@
 //! timeout_work itself.
 //!
 //! A deadline is taken from a coarse clock, which may be some milliseconds behind, and rounded up to
-//! whole seconds: never early, at most two seconds late (C36).
+//! whole seconds: never early, at most two seconds late (C36). It is taken when the driver or the
+//! transport keeps the request, before the token is in their hands: one that ends where it is issued
+//! never looks at the clock.
 
 use super::hctx::HwQueue;
 use super::hctx_state::TIMED;
@@ -19,6 +21,9 @@ use std::time::Duration;
 const SECOND: u64 = 1_000_000_000;
 /// How far the coarse clock may be behind: a tick of a kernel with HZ=100, and one more.
 const COARSE: u64 = 20_000_000;
+
+/// The deadline of a request that nobody has kept yet.
+pub(super) const UNTIMED: u64 = u64::MAX;
 
 /// What is added to a start: the period, and how far the clock may be behind.
 /// Seconds, and nanoseconds on top.
@@ -51,11 +56,29 @@ impl Queue {
         seconds.saturating_mul(SECOND).saturating_add(nanos.into())
     }
 
-    /// When a request that starts now has been out for too long. Every request asks: seconds and the
-    /// rest are kept apart all along, so that rounding up needs no division.
+    /// When a request that is kept from now on has been out for too long. Asked often: seconds and
+    /// the rest are kept apart all along, so that rounding up needs no division.
     #[inline]
     pub(super) fn next_deadline(&self) -> u64 {
         deadline(self.inner.works.now(), self.inner.patience)
+    }
+
+    /// The caller issues the request and is about to give its token away: the clock starts (C35).
+    #[inline]
+    pub(super) fn begin_timeout(&self, rq: Rq) {
+        self.slot(rq).set_deadline(self.next_deadline());
+    }
+
+    /// A panic has ended an issue section of this hardware queue: what it has left as it was is
+    /// timed from now on. What others are issuing gets a deadline of its own when it is kept.
+    #[cold]
+    pub(super) fn time_abandoned(&self, hctx: &HwQueue) {
+        for tag in 0..self.inner.set.queue_depth {
+            let slot = self.slot(self.rq(hctx.index, tag));
+            if slot.state.may_expire() {
+                slot.set_deadline_if_untimed(self.next_deadline());
+            }
+        }
     }
 
     /// A request has entered a queue that the timer does not look after.
@@ -98,7 +121,8 @@ impl Queue {
         for hctx in self.hctxs() {
             inside |= hctx.state.has(TIMED) && !hctx.state.untime();
         }
-        // Parked requests have no deadline yet; theirs is later than a full period from now.
+        // Requests that are parked or being issued have no deadline yet; theirs is later than a full
+        // period from now.
         if inside {
             self.arm_at(walk.next.unwrap_or_else(|| self.next_deadline()));
         }
@@ -121,12 +145,13 @@ impl Queue {
                 if !slot.state.may_expire() {
                     continue;
                 }
-                if slot.deadline() <= walk.now {
-                    walk.expired = true;
-                    each(hctx, rq);
-                } else {
-                    let next = walk.next.unwrap_or(u64::MAX);
-                    walk.next = Some(next.min(slot.deadline()));
+                match slot.deadline() {
+                    UNTIMED => {}
+                    deadline if deadline <= walk.now => {
+                        walk.expired = true;
+                        each(hctx, rq);
+                    }
+                    deadline => walk.next = Some(walk.next.map_or(deadline, |n| n.min(deadline))),
                 }
             }
         }

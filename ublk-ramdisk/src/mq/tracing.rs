@@ -3,8 +3,8 @@
 //!
 //! Kernel counterparts: the calls of `trace_block_rq_insert` and its siblings in blk-mq.
 
-use super::dispatch::Refused;
 use super::hctx::HwQueue;
+use super::issue::Refused;
 use super::operations::Busy;
 use super::queue::Queue;
 use super::slot::{Rq, Slot, PARKED};

@@ -149,8 +149,8 @@ impl Ramdisk {
         }
     }
 
-    /// Address of a request's memory, all of it there and pinned.
-    #[inline]
+    /// Address of a request's memory, all of it there and pinned. Without a call: the way of every write.
+    #[inline(always)]
     fn memory(
         &self,
         hctx: u16,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A disk made by the program under test, as a test holds it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
 
@@ -32,6 +33,19 @@ pub fn try_add(words: &[&str]) -> Said {
 }
 
 impl Disk {
+    /// The threads of its server: number and name.
+    pub fn threads(&self) -> BTreeMap<u32, String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it runs");
+        let tasks = tasks.map(|task| task.expect("a folder").path());
+        tasks
+            .map(|task| {
+                let id = task.file_name().and_then(|name| name.to_str());
+                let id = id.and_then(|id| id.parse().ok()).expect("a number");
+                (id, machine::read(task.join("comm")))
+            })
+            .collect()
+    }
+
     /// Adds a disk; the words are those of `add`.
     #[track_caller]
     pub fn add(words: &[&str]) -> Disk {

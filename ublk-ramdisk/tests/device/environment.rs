@@ -16,7 +16,9 @@ use crate::runner::{Outcome, Skip, Test};
 const ID: &str = "91";
 
 pub fn tests(tests: &mut Vec<Test>) {
-    let mut add = |name: &str, body: fn() -> Outcome| tests.push(Test::skippable(name, body));
+    let mut add = |name: &str, body: fn() -> Outcome| {
+        tests.push(Test::skippable(name, body).anywhere());
+    };
     add("l1_io_uring_switched_off_by_sysctl", switched_off);
     add("l1_io_uring_refused_as_by_seccomp", refused_setup);
     add("l1_the_node_does_not_appear", no_node);

@@ -94,13 +94,11 @@ pub fn tests(tests: &mut Vec<Test>) {
         let file = file.rsplit('/').next().unwrap_or_default();
         let name = format!("l2_{}_{}_{}", fault.call, fault.error, file);
         let name = name.trim_end_matches('_').to_owned();
-        tests.push(Test::skippable(name, move || fail_each(fault, number)));
+        tests.push(Test::skippable(name, move || fail_each(fault, number)).anywhere());
     }
     tests.push(Test::skippable("l2_descriptors_run_out", descriptors));
-    tests.push(Test::skippable(
-        "l2_a_slow_queue_beside_one_that_fails",
-        slow_queue,
-    ));
+    let name = "l2_a_slow_queue_beside_one_that_fails";
+    tests.push(Test::skippable(name, slow_queue).anywhere());
     tests.push(Test::skippable("l1_little_address_space", address_space));
 }
 

@@ -16,13 +16,14 @@ use crate::verify::fio_command;
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         let mut add = |name: &str, body: fn(&str)| {
-            tests.push(Test::new(format!("{name}_on_{path}"), move || body(path)));
+            let test = Test::new(format!("{name}_on_{path}"), move || body(path));
+            tests.push(test.on_path(path));
         };
         add("l1_stop_under_io_needs_force", stop_under_io);
         add("l1_del_under_io_needs_force", del_under_io);
         add("f2_a_killed_server_takes_its_disk_along", killed);
     }
-    let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body));
+    let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body).anywhere());
     add("l1_unknown_and_taken_ids", ids);
     add("f5_an_id_is_free_when_del_returns", same_id);
     add("l2_fifty_cycles_leak_nothing", fifty_cycles);

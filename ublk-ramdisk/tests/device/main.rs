@@ -57,6 +57,8 @@ mod runner;
 
 mod seeing;
 
+mod syscalls;
+
 mod tools;
 
 mod verify;
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
     lifecycle::tests(&mut tests);
     environment::tests(&mut tests);
     kblockd::tests(&mut tests);
+    syscalls::tests(&mut tests);
     commits::tests(&mut tests);
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);

@@ -23,6 +23,7 @@ pub type Outcome = Result<(), Skip>;
 pub struct Test {
     name: String,
     body: Box<dyn FnOnce() -> Outcome>,
+    anywhere: bool,
 }
 
 impl Test {
@@ -31,6 +32,24 @@ impl Test {
         Test {
             name: name.into(),
             body: Box::new(body),
+            anywhere: false,
+        }
+    }
+
+    /// The same, telling more of the program than of the kernel: when runs share the work
+    /// (`--part`), one of them has it. For tests that every kernel has.
+    pub fn anywhere(self) -> Test {
+        Test {
+            anywhere: true,
+            ..self
+        }
+    }
+
+    /// The same of a test on a data path, if it is one of those that every kernel has.
+    pub fn on_path(self, path: &str) -> Test {
+        match path {
+            "batch" => self,
+            _ => self.anywhere(),
         }
     }
 
@@ -49,6 +68,8 @@ pub struct Options {
     pub require_driver: bool,
     list: bool,
     exact: bool,
+    /// This run's number, from 0 on, and of how many.
+    part: Option<(u32, u32)>,
     filters: Vec<String>,
 }
 
@@ -63,11 +84,12 @@ impl Options {
                 "--list" => options.list = true,
                 "--exact" => options.exact = true,
                 "--nocapture" | "--show-output" | "-q" | "--quiet" | "--include-ignored" => {}
+                _ if word.starts_with("--part=") => options.part = Some(part(&word)?),
                 _ if word.starts_with("--test-threads") || word.starts_with("--color") => {}
                 _ if word.starts_with('-') => {
                     return Err(format!(
-                        "unknown option {word}: there are --list, --exact, --require-driver and \
-                         parts of test names"
+                        "unknown option {word}: there are --list, --exact, --require-driver, \
+                         --part=K/N and parts of test names"
                     ))
                 }
                 _ => options.filters.push(word),
@@ -86,6 +108,22 @@ impl Options {
         };
         self.filters.is_empty() || self.filters.iter().any(fits)
     }
+}
+
+/// Of `--part=K/N`.
+fn part(word: &str) -> Result<(u32, u32), String> {
+    let numbers = word["--part=".len()..].split_once('/');
+    let numbers = numbers.and_then(|(k, n)| Some((k.parse::<u32>().ok()?, n.parse().ok()?)));
+    match numbers {
+        Some((k, n)) if 0 < k && k <= n => Ok((k - 1, n)),
+        _ => Err(format!("{word}: not K/N with K from 1 to N")),
+    }
+}
+
+/// Which of `of` runs has the test of this name (FNV-1a).
+fn run_of(name: &str, of: u32) -> u32 {
+    let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    name.bytes().fold(0x811c_9dc5, step) % of
 }
 
 /// Where the last panic was and what it said.
@@ -158,6 +196,14 @@ pub fn run(tests: Vec<Test>, options: &Options) -> ExitCode {
         crate::rng::Rng::seed_of_run()
     );
     let mut count = Count::default();
+    let of_others = |test: &Test| {
+        let others = |(ours, of)| test.anywhere && run_of(&test.name, of) != ours;
+        options.part.is_some_and(others)
+    };
+    let (left, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(of_others);
+    for test in left {
+        println!("LEFT {}", test.name);
+    }
     let all = wanted.len();
     for (number, test) in (1..).zip(wanted) {
         // In one piece: standard output may go to the same place.
@@ -182,7 +228,7 @@ pub fn run(tests: Vec<Test>, options: &Options) -> ExitCode {
 }
 
 fn run_one(test: Test, count: &mut Count) {
-    let Test { name, body } = test;
+    let Test { name, body, .. } = test;
     let watchdog = Watchdog::over(&name);
     let before = Traces::now();
     let began = Instant::now();

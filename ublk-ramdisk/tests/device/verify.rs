@@ -16,13 +16,15 @@ pub fn tests(tests: &mut Vec<Test>) {
     for (path, elevator) in machine::paths_and_elevators() {
         for queues in ["1", "2"] {
             let name = format!("g15_fio_verifies_on_{path}_{elevator}_{queues}q");
-            tests.push(Test::new(name, move || verifies(path, elevator, queues)));
+            let test = Test::new(name, move || verifies(path, elevator, queues));
+            tests.push(test.on_path(path));
         }
     }
     for path in machine::data_paths() {
         for (fault, queues) in REQUEUES {
             let name = format!("e05_fio_verifies_on_{path}_refused_{fault}_{queues}q");
-            tests.push(Test::new(name, move || refused(path, fault, queues)));
+            let test = Test::new(name, move || refused(path, fault, queues));
+            tests.push(test.on_path(path));
         }
     }
 }

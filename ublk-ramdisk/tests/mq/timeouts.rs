@@ -117,13 +117,16 @@ fn c37_e16_a_request_the_driver_has_dropped_ends_with_timeout() {
 #[test]
 fn c37_the_handler_is_called_when_no_queue_rq_is_going_on() {
     let mut bed = Bed::new(1, 8);
+    bed.driver.always(Hold);
+    bed.insert(0, write(1));
+    bed.driver.always(OK);
     bed.driver.gate.shut();
     let mut lane = bed.lanes[0].pop().unwrap();
     std::thread::scope(|scope| {
         let wire = &bed.wire;
         scope.spawn(move || lane.insert(&write(0), &mut At(wire, 0)));
         bed.driver.gate.wait_for(1);
-        // Expired inside queue_rq, which then answers that it has ended.
+        // The other one expires meanwhile.
         until("timeout_work waits for queue_rq", || {
             bed.clock.advance(SECOND);
             bed.queue.snapshot(0).quiesced
@@ -131,8 +134,37 @@ fn c37_the_handler_is_called_when_no_queue_rq_is_going_on() {
         assert_eq!(timeouts(&bed), 0);
         bed.driver.gate.open();
     });
+    until("the handler is called", || timeouts(&bed) == 1);
     bed.settle();
-    assert_eq!((timeouts(&bed), bed.wire.count()), (0, 1));
+    assert_eq!(bed.wire.count(), 1, "what was in queue_rq has ended");
+    bed.complete(1);
+    bed.finish();
+}
+
+/// However long a driver takes in queue_rq, a request is not late before somebody keeps it; from
+/// then on it has a full period.
+#[test]
+fn c35_the_time_of_a_request_begins_when_it_is_kept() {
+    let mut bed = Bed::new(1, 8);
+    bed.driver.always(Hold);
+    bed.driver.gate.shut();
+    let mut lane = bed.lanes[0].pop().unwrap();
+    std::thread::scope(|scope| {
+        let wire = &bed.wire;
+        scope.spawn(move || lane.insert(&write(0), &mut At(wire, 0)));
+        bed.driver.gate.wait_for(1);
+        leap(&bed, 100 * SECOND);
+        assert!(!bed.queue.snapshot(0).quiesced, "nobody waits for queue_rq");
+        bed.driver.gate.open();
+    });
+    bed.settle();
+    leap(&bed, 29 * SECOND);
+    assert_eq!(timeouts(&bed), 0, "a full period from then on");
+    until("the handler is called", || {
+        leap(&bed, 100 * MS);
+        timeouts(&bed) == 1
+    });
+    bed.complete(0);
     bed.finish();
 }
 
