@@ -8,6 +8,7 @@ use bench::page;
 use bench::study::device::raw::Raw;
 use bench::study::device::{self, Bed};
 use bench::study::outcome::Kind;
+use bench::study::ALL;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -248,17 +249,54 @@ fn shown_in_a_browser(report: &Path) {
     }
 }
 
-/// What a guest left of study a, without what is not read, becomes figures that can be drawn and measures that decide
-/// predictions; where an experiment is missing that is said.
-#[test]
-fn what_a_guest_left_becomes_a_part_with_its_bed() {
-    let scratch = Scratch::new("guest");
-    let kept: BTreeMap<String, serde_json::Value> =
-        serde_json::from_str(include_str!("device/a.json")).unwrap();
+/// What a guest left of a study, without what is not read.
+fn left(study: &str, kept: &str) -> Scratch {
+    let scratch = Scratch::new(&format!("guest-{study}"));
+    let kept: BTreeMap<String, serde_json::Value> = serde_json::from_str(kept).unwrap();
     for (name, experiment) in &kept {
         let path = scratch.0.join(format!("{name}.json"));
         fs::write(path, experiment.to_string()).unwrap();
     }
+    scratch
+}
+
+/// It becomes figures that can be drawn and measures that decide all predictions about the device.
+#[test]
+fn what_a_guest_left_decides_what_was_predicted_of_it() {
+    for (id, kept) in [
+        ("a", include_str!("device/a.json")),
+        ("b", include_str!("device/b.json")),
+        ("d", include_str!("device/d.json")),
+        ("e", include_str!("device/e.json")),
+        ("g", include_str!("device/g.json")),
+        ("h", include_str!("device/h.json")),
+    ] {
+        let scratch = left(id, kept);
+        let raw = Raw(scratch.0.clone());
+        let part = device::of(id).unwrap().read(&raw, Bed::Icount).unwrap();
+        let study = ALL.iter().find(|study| study.id == id).unwrap();
+        let predictions = study.plan().unwrap().predictions;
+        let of_device = predictions
+            .iter()
+            .filter(|p| p.measure.starts_with("device: "));
+        for prediction in of_device {
+            let found = part.measures.iter().find(|m| m.name == prediction.measure);
+            let found = found.unwrap_or_else(|| panic!("{id}: {}", prediction.measure));
+            assert!(found.value.is_finite(), "{id}: {}", found.name);
+        }
+        assert!(!part.finding.contains('–'), "{}", part.finding);
+        for figure in &part.figures {
+            let picture = page::draw(figure, page::NARROW);
+            assert!(!picture.contains("NaN"), "{id}: {}", figure.id);
+            assert!(!figure.table.rows.is_empty(), "{id}: {}", figure.id);
+        }
+    }
+}
+
+/// Some values of a, and where an experiment is missing that is said.
+#[test]
+fn what_a_guest_left_becomes_a_part_with_its_bed() {
+    let scratch = left("a-alone", include_str!("device/a.json"));
     let raw = Raw(scratch.0.clone());
     let part = device::of("a").unwrap().read(&raw, Bed::Icount).unwrap();
     assert_eq!(part.kind, Kind::Counted);

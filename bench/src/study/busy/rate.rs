@@ -166,7 +166,7 @@ pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
          slot's return is announced, no throughput is lost beyond what the slots allow: 16 of 32 give {} of it, 1 gives {}.",
         show((value("share of full throughput, 50 % refused") * 100.0).round()),
         show(value("tries per I/O, 50 % refused")),
-        show((value("share of full throughput, 90 % refused") * 1000.0).round() / 10.0),
+        show(value("share of full throughput, 90 % refused") * 100.0),
         show(value("tries per I/O, 90 % refused")),
         show(value("p99 latency, 90 % refused")),
         show(value("share of full throughput, 16 of 32 slots")),

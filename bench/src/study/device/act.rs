@@ -8,10 +8,14 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// How often it is looked whether something is so.
+const LOOK: Duration = Duration::from_millis(10);
 
-fn failed(what: impl std::fmt::Display) -> StudyError {
+pub(super) fn failed(what: impl std::fmt::Display) -> StudyError {
     StudyError::Refused(what.to_string())
 }
 
@@ -31,12 +35,12 @@ fn output(command: &mut Command) -> Result<String, StudyError> {
     Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
 }
 
-fn write(path: impl AsRef<Path>, text: &str) -> Result<(), StudyError> {
+pub(super) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), StudyError> {
     let path = path.as_ref();
     fs::write(path, text).map_err(|e| failed(format!("{}: {e}", path.display())))
 }
 
-fn read(path: impl AsRef<Path>) -> Result<String, StudyError> {
+pub(super) fn read(path: impl AsRef<Path>) -> Result<String, StudyError> {
     let path = path.as_ref();
     fs::read_to_string(path).map_err(|e| failed(format!("{}: {e}", path.display())))
 }
@@ -151,6 +155,23 @@ impl Disk<'_> {
         let mut words = vec!["set", &name];
         words.extend(options.split_whitespace());
         self.guest.ours(&words).map(drop)
+    }
+
+    /// Writes that have come to the disk, ended or not, as the kernel counts them: the server is not asked, which may
+    /// be unable to answer.
+    pub fn writes_begun(&self) -> Result<u64, StudyError> {
+        let number = |file: &str, place: usize| -> Result<u64, StudyError> {
+            let text = read(self.sysfs(file))?;
+            let found = text.split_whitespace().nth(place);
+            let found = found.and_then(|n| n.parse().ok());
+            found.ok_or_else(|| failed(format!("{file} of {} says {text}", self.name())))
+        };
+        Ok(number("stat", 4)? + number("inflight", 1)?)
+    }
+
+    /// Has the program that discards loaded, so that a discard comes when it is to.
+    pub fn ready_to_discard(&self) -> Result<(), StudyError> {
+        output(Command::new("blkdiscard").arg("--version")).map(drop)
     }
 
     /// Discards a range given in bytes.
@@ -287,26 +308,82 @@ impl Drop for Group {
     }
 }
 
-/// fio, begun on a block device.
+/// fio, begun on block devices.
 pub struct Fio(Child);
+
+/// How fio competes for the CPUs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rank {
+    /// As everybody.
+    Normal,
+    /// Before all others. fio's own option takes no -20 on its command line.
+    First,
+}
 
 impl Fio {
     /// Starts it with these options, separated by spaces. What all have: no page cache, libaio, blocks of 4 KiB,
     /// distributions in full.
     pub fn start(path: &Path, options: &str) -> Result<Self, StudyError> {
-        // Where there is none fio would make a file and measure that.
-        let kind = fs::metadata(path).map_err(failed)?.file_type();
-        if !kind.is_block_device() {
-            return Err(failed(format!("{} is no block device", path.display())));
+        let filename = format!("--filename={} {options}", path.display());
+        Self::begin(&[path], &filename, Rank::Normal)
+    }
+
+    /// The same for jobs that say themselves which of these disks they use. A disk named for all jobs would be one
+    /// more of each.
+    pub fn start_on(disks: &[Disk<'_>], options: &str) -> Result<Self, StudyError> {
+        let paths: Vec<&Path> = disks.iter().map(|disk| disk.path.as_path()).collect();
+        Self::begin(&paths, options, Rank::Normal)
+    }
+
+    fn begin(paths: &[&Path], options: &str, rank: Rank) -> Result<Self, StudyError> {
+        for path in paths {
+            // Where there is none fio would make a file and measure that.
+            let kind = fs::metadata(path).map_err(failed)?.file_type();
+            if !kind.is_block_device() {
+                return Err(failed(format!("{} is no block device", path.display())));
+            }
         }
-        let mut command = Command::new("fio");
+        let mut command = match rank {
+            Rank::Normal => Command::new("fio"),
+            Rank::First => {
+                let mut nice = Command::new("nice");
+                nice.args(["-n", "-20", "fio"]);
+                nice
+            }
+        };
         command.args(["--output-format=json+", "--allow_file_create=0"]);
         command.args(["--ioengine=libaio", "--direct=1", "--bs=4k"]);
-        command.arg(format!("--filename={}", path.display()));
         command.args(options.split_whitespace());
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let child = command.stderr(Stdio::inherit()).spawn();
         child.map(Self).map_err(|e| failed(format!("fio: {e}")))
+    }
+
+    /// Waits until something is so; false if fio ends before. A guest's clock may leap while fio is being loaded, so
+    /// that no time would do.
+    pub fn wait(
+        &mut self,
+        mut so: impl FnMut() -> Result<bool, StudyError>,
+    ) -> Result<bool, StudyError> {
+        while !so()? {
+            if self.0.try_wait().map_err(failed)?.is_some() {
+                return Ok(false);
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(true)
+    }
+
+    /// The same where nothing can be found out without it.
+    pub fn until(
+        &mut self,
+        what: &str,
+        so: impl FnMut() -> Result<bool, StudyError>,
+    ) -> Result<(), StudyError> {
+        match self.wait(so)? {
+            true => Ok(()),
+            false => Err(failed(format!("fio ended before {what}"))),
+        }
     }
 
     /// Its word, when it has ended. That some requests failed is part of it.
@@ -325,9 +402,15 @@ impl Fio {
 
 /// A load on a disk with what the server counted before and after, and the CPU time it took.
 pub fn load(disk: &Disk<'_>, options: &str) -> Result<Value, StudyError> {
+    load_as(Rank::Normal, disk, options)
+}
+
+/// The same, fio having this rank.
+pub fn load_as(rank: Rank, disk: &Disk<'_>, options: &str) -> Result<Value, StudyError> {
     let group = Group::around("load", &[disk])?;
     let before = (disk.stats()?, group.cpu()?);
-    let fio = Fio::start(&disk.path, options)?.end()?;
+    let filename = format!("--filename={} {options}", disk.path.display());
+    let fio = Fio::begin(&[&disk.path], &filename, rank)?.end()?;
     let after = (disk.stats()?, group.cpu()?);
     Ok(json!({
         "fio": fio,

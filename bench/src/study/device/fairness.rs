@@ -28,12 +28,13 @@ pub fn act(guest: &Guest) -> Result<(), StudyError> {
             )
         })?;
     }
+    // libaio's times of a flush begin with the write before it.
     guest.experiment("flush", || {
         let disk = guest.disk("--size 64M --preallocate --volatile-cache --inject delay=2ms --slots 4")?;
         load(
             &disk,
             "--time_based --runtime=1500ms --size=4m --name=readers --rw=randread --iodepth=8 --numjobs=4 \
-             --name=flusher --numjobs=1 --rw=randwrite --iodepth=1 --fsync=1 --offset=32m",
+             --name=flusher --numjobs=1 --ioengine=psync --rw=randwrite --iodepth=1 --fsync=1 --offset=32m",
         )
     })
 }

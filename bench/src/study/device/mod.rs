@@ -7,6 +7,8 @@
 
 pub mod act;
 
+mod threads;
+
 pub mod raw;
 
 pub mod rate;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Study e on the device: kblockd of high and of normal priority, bound and unbound, beside CPU hogs.
 
-use super::act::{load, Guest};
+use super::act::{load_as, Guest, Rank};
 use super::raw::Raw;
 use crate::study::hogs::{allowed, Hogs};
 use crate::study::outcome::{show, Axis, Figure, Kind, Measure, Part, Plot, Samples, Table};
@@ -30,10 +30,8 @@ pub fn act(guest: &Guest) -> Result<(), StudyError> {
                 ))?;
                 disk.favour_queue_threads()?;
                 let _hogs = Hogs::start(allowed().possible(), each)?;
-                load(
-                    &disk,
-                    &format!("--name=e --rw=randread --iodepth=1 --number_ios={READS} --nice=-20"),
-                )
+                let reads = format!("--name=e --rw=randread --iodepth=1 --number_ios={READS}");
+                load_as(Rank::First, &disk, &reads)
             })?;
         }
     }

@@ -2,8 +2,9 @@
 //! Study d on the device: what the first writes to fresh disks wait for when no thread is to be had, by the kernel's own
 //! limits.
 
-use super::act::{Disk, Fio, Group, Guest};
+use super::act::{write, Disk, Fio, Group, Guest};
 use super::raw::{expand, Experiment, Raw};
+use super::threads::NotMade;
 use crate::study::outcome::{
     quantile, show, Axis, Figure, Kind, Measure, Part, Plot, Samples, Table,
 };
@@ -17,32 +18,42 @@ const DISKS: usize = 6;
 const CPUS: usize = 2;
 /// Tries that each disk refuses at first.
 const REFUSED: u32 = 16;
-/// How long there are no threads for those without a rescuer, in seconds.
+/// How long the limit holds that would hold for ever, in seconds from when all writes are there.
 const OUTAGE: u64 = 2;
 
-/// A setting: name, kblockd's flags, and the limit's file and value.
-type Setting = (
-    &'static str,
-    &'static str,
-    Option<(&'static str, &'static str)>,
-);
+/// A setting: its name, kblockd's flags, the limit's file and value, and whether the limit is lifted.
+struct Setting {
+    name: &'static str,
+    flags: &'static str,
+    limit: Option<(&'static str, &'static str)>,
+    lifted: bool,
+}
+
 const SETTINGS: [Setting; 4] = [
-    ("threads to be had", "mem_reclaim,highpri,percpu", None),
-    (
-        "pids.max, MEM_RECLAIM",
-        "mem_reclaim,highpri,percpu",
-        Some(("pids.max", "1")),
-    ),
-    (
-        "pids.max, without",
-        "highpri,percpu",
-        Some(("pids.max", "1")),
-    ),
-    (
-        "memory.max",
-        "mem_reclaim,highpri,percpu",
-        Some(("memory.max", "256K")),
-    ),
+    Setting {
+        name: "threads to be had",
+        flags: "mem_reclaim,highpri,percpu",
+        limit: None,
+        lifted: false,
+    },
+    Setting {
+        name: "pids.max, MEM_RECLAIM",
+        flags: "mem_reclaim,highpri,percpu",
+        limit: Some(("pids.max", "1")),
+        lifted: false,
+    },
+    Setting {
+        name: "pids.max, without",
+        flags: "highpri,percpu",
+        limit: Some(("pids.max", "1")),
+        lifted: true,
+    },
+    Setting {
+        name: "memory.max",
+        flags: "mem_reclaim,highpri,percpu",
+        limit: Some(("memory.max", "256K")),
+        lifted: true,
+    },
 ];
 
 fn file_name(name: &str) -> String {
@@ -52,14 +63,15 @@ fn file_name(name: &str) -> String {
 /// The half in the guest.
 pub fn act(guest: &Guest) -> Result<(), StudyError> {
     for setting in &SETTINGS {
-        guest.experiment(&file_name(setting.0), || first_writes(guest, setting))?;
+        guest.experiment(&file_name(setting.name), || first_writes(guest, setting))?;
     }
     Ok(())
 }
 
-fn first_writes(guest: &Guest, (_, flags, limit): &Setting) -> Result<Value, StudyError> {
+fn first_writes(guest: &Guest, setting: &Setting) -> Result<Value, StudyError> {
     let options = format!(
-        "--size 16M --no-partition-scan --queues {CPUS} --inject requeue=1,100,0,{REFUSED} --kblockd-flags {flags}"
+        "--size 16M --no-partition-scan --queues {CPUS} --inject requeue=1,100,0,{REFUSED} --kblockd-flags {}",
+        setting.flags
     );
     let disks: Vec<Disk<'_>> = (0..DISKS)
         .map(|_| guest.disk(&options))
@@ -69,7 +81,10 @@ fn first_writes(guest: &Guest, (_, flags, limit): &Setting) -> Result<Value, Stu
         disks.iter().map(Disk::stats).collect()
     };
     let before = started(&disks)?;
-    if let Some((file, value)) = limit {
+    let not_made = NotMade::watch()?;
+    // The kernel has a page to say each time it finds nobody to kill, and a console is slow.
+    write("/proc/sys/kernel/printk", "1")?;
+    if let Some((file, value)) = setting.limit {
         group.limit(file, value)?;
     }
     // One write on each CPU to each disk, all begun together.
@@ -87,12 +102,18 @@ fn first_writes(guest: &Guest, (_, flags, limit): &Setting) -> Result<Value, Stu
         })
         .collect();
     let jobs = format!("--rw=write --size=4k --number_ios=1{jobs}");
-    let fio = Fio::start(&disks[0].path, &jobs)?;
-    if !flags.contains("mem_reclaim") {
-        thread::sleep(Duration::from_secs(OUTAGE));
-        group.limit("pids.max", "max")?;
+    let mut fio = Fio::start_on(&disks, &jobs)?;
+    if let (Some((file, _)), true) = (setting.limit, setting.lifted) {
+        let all = (DISKS * CPUS) as u64;
+        // A disk that is gone has failed its writes.
+        let begun = |disk: &Disk<'_>| disk.writes_begun().unwrap_or(CPUS as u64);
+        if fio.wait(|| Ok(disks.iter().map(begun).sum::<u64>() >= all))? {
+            thread::sleep(Duration::from_secs(OUTAGE));
+        }
+        group.limit(file, "max")?;
     }
     let fio = fio.end()?;
+    let not_made = not_made.by_error()?;
     // A server that the kernel has killed says nothing any more.
     let after: Vec<Value> = disks
         .iter()
@@ -103,8 +124,10 @@ fn first_writes(guest: &Guest, (_, flags, limit): &Setting) -> Result<Value, Stu
         "fio": fio,
         "before": before,
         "after": after,
-        "threads_not_made": number("pids.events", "max "),
+        "threads_not_made": not_made.values().sum::<u64>(),
+        "by_error": not_made,
         "memory_max": number("memory.events", "max "),
+        "nobody_to_kill": number("memory.events", "oom "),
         "oom_kills": number("memory.events", "oom_kill "),
     }))
 }
@@ -129,7 +152,7 @@ pub fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
         "processes killed for memory",
     ]);
     let mut sets = Vec::new();
-    for (name, ..) in SETTINGS {
+    for Setting { name, .. } in SETTINGS {
         let of = raw.get(&file_name(name))?;
         let jobs = of.jobs();
         let well = jobs.iter().filter(|job| job.errors() == 0.0);
@@ -175,13 +198,15 @@ pub fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
     let finding = format!(
         "On the real driver, with no thread to be had (pids.max), first writes to {DISKS} disks end after {} ms in the \
          median, the last after {}, {} runs by rescuers; without MEM_RECLAIM not one before threads can be made again: {} ms. \
-         memory.max makes no thread fail ({} did): the kernel frees memory, or kills ({} of {DISKS} servers).",
+         With memory.max at 256 KiB for {OUTAGE} s {} threads were not made, {} of {DISKS} servers were killed, and the writes \
+         took {} ms in the median.",
         show(value("pids.max, MEM_RECLAIM: median wait")),
         show(value("pids.max, MEM_RECLAIM: longest wait")),
         show(value("pids.max, MEM_RECLAIM: runs rescued")),
         show(value("pids.max, without: shortest wait")),
         show(value("memory.max: threads not made")),
         show(value("memory.max: processes killed")),
+        show(value("memory.max: median wait")),
     );
     Ok(Part {
         kind,
