@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use ublk_ramdisk::mq::BySource;
 
@@ -15,6 +16,7 @@ use crate::ioctl::Buffer;
 use crate::machine::{self, read, wait_for};
 use crate::run::{self, command};
 use crate::runner::{Outcome, Skip, Test};
+use crate::verify::{fio, length};
 
 pub fn tests(tests: &mut Vec<Test>) {
     // A kernel without PSI refuses to read it, or has no such file.
@@ -33,6 +35,8 @@ pub fn tests(tests: &mut Vec<Test>) {
         "e03_while_its_control_group_is_short_of_memory_writes_wait_and_then_recover",
         group_short,
     ));
+    let name = "e03_fio_verifies_while_the_machine_is_short_of_memory";
+    tests.push(Test::skippable(name, verifies).anywhere());
     tests.push(Test::skippable(
         "e12_a_control_group_that_goes_away_is_no_pressure",
         group_goes,
@@ -161,7 +165,7 @@ fn refuses_and_recovers(disk: &Disk, group: &mut Group) {
 
 /// A disk that listens to this trigger, in a group if there is one.
 fn listening(trigger: &str, group: Option<&Group>) -> Disk {
-    let disk = Disk::add(&["--size", "16M", "--queues", "1", "--no-partition-scan"]);
+    let disk = Disk::add(&["--size", "20M", "--queues", "1", "--no-partition-scan"]);
     if let Some(group) = group {
         group.take_in(disk.pid);
     }
@@ -173,6 +177,33 @@ fn machine_short() -> Outcome {
     let mut group = Group::new("short")?;
     let disk = listening("some 50000 500000", None);
     refuses_and_recovers(&disk, &mut group);
+    disk.end();
+    Ok(())
+}
+
+/// Whatever waits a second for its memory, every byte is read back as it was written.
+fn verifies() -> Outcome {
+    run::need(&["fio", "blkdiscard"])?;
+    let mut group = Group::new("short")?;
+    let disk = listening("some 50000 500000", None);
+    let (begun, mut rounds, mut bytes) = (Instant::now(), 0, 0);
+    group.make_short();
+    let under_pressure = || disk.stats().pressure.under_pressure;
+    wait_for("the kernel says that memory is short", under_pressure);
+    // Each round writes where there is no memory; one may fall into a moment of plenty.
+    while rounds == 0 || begun.elapsed() < length() || refused_by(&disk).psi == 0 {
+        run::tool(&["blkdiscard", &disk.path]).well();
+        bytes += fio(&disk, "verify-direct.fio");
+        rounds += 1;
+    }
+    group.relieve();
+    let by = refused_by(&disk);
+    println!(
+        "    {rounds} rounds, {} MiB read back, {} refusals",
+        bytes / MIB,
+        by.psi
+    );
+    wait_for("the shortage is over", || !under_pressure());
     disk.end();
     Ok(())
 }
