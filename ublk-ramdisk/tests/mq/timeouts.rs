@@ -2,6 +2,7 @@
 //! Requests that overstay: C35 to C39.
 
 use super::common::*;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use ublk_ramdisk::mq::*;
 
@@ -23,6 +24,20 @@ fn walk(bed: &Bed, time: Duration) {
 /// As [`walk`], for times in which nothing may happen.
 fn leap(bed: &Bed, time: Duration) {
     bed.clock.advance(time);
+    bed.settle();
+}
+
+/// Does this while a request with tag 0 is in queue_rq.
+fn in_queue_rq(bed: &mut Bed, meanwhile: impl FnOnce(&Bed)) {
+    bed.driver.gate.shut();
+    let mut lane = bed.lanes[0].pop().unwrap();
+    std::thread::scope(|scope| {
+        let wire = &bed.wire;
+        scope.spawn(move || lane.insert(&write(0), &mut At(wire, 0)));
+        bed.driver.gate.wait_for(1);
+        meanwhile(bed);
+        bed.driver.gate.open();
+    });
     bed.settle();
 }
 
@@ -120,24 +135,34 @@ fn c37_the_handler_is_called_when_no_queue_rq_is_going_on() {
     bed.driver.always(Hold);
     bed.insert(0, write(1));
     bed.driver.always(OK);
-    bed.driver.gate.shut();
-    let mut lane = bed.lanes[0].pop().unwrap();
-    std::thread::scope(|scope| {
-        let wire = &bed.wire;
-        scope.spawn(move || lane.insert(&write(0), &mut At(wire, 0)));
-        bed.driver.gate.wait_for(1);
+    in_queue_rq(&mut bed, |bed| {
         // The other one expires meanwhile.
         until("timeout_work waits for queue_rq", || {
             bed.clock.advance(SECOND);
             bed.queue.snapshot(0).quiesced
         });
-        assert_eq!(timeouts(&bed), 0);
-        bed.driver.gate.open();
+        assert_eq!(timeouts(bed), 0);
     });
     until("the handler is called", || timeouts(&bed) == 1);
     bed.settle();
     assert_eq!(bed.wire.count(), 1, "what was in queue_rq has ended");
     bed.complete(1);
+    bed.finish();
+}
+
+/// The transport keeps it: that is no less in flight.
+#[test]
+fn c35_a_request_that_the_transport_keeps_times_out() {
+    let mut bed = Bed::in_turns(1, 8);
+    bed.driver.always(Transfer);
+    bed.wire.keep.store(true, Ordering::SeqCst);
+    bed.insert(0, write(0));
+    leap(&bed, 29 * SECOND);
+    assert_eq!(timeouts(&bed), 0);
+    leap(&bed, 3 * SECOND);
+    assert_eq!(timeouts(&bed), 1);
+    let (_, token) = bed.wire.kept.lock().unwrap().pop().unwrap();
+    assert!(bed.queue.complete_away(token, Ok(4096)));
     bed.finish();
 }
 
@@ -147,17 +172,10 @@ fn c37_the_handler_is_called_when_no_queue_rq_is_going_on() {
 fn c35_the_time_of_a_request_begins_when_it_is_kept() {
     let mut bed = Bed::new(1, 8);
     bed.driver.always(Hold);
-    bed.driver.gate.shut();
-    let mut lane = bed.lanes[0].pop().unwrap();
-    std::thread::scope(|scope| {
-        let wire = &bed.wire;
-        scope.spawn(move || lane.insert(&write(0), &mut At(wire, 0)));
-        bed.driver.gate.wait_for(1);
-        leap(&bed, 100 * SECOND);
+    in_queue_rq(&mut bed, |bed| {
+        leap(bed, 100 * SECOND);
         assert!(!bed.queue.snapshot(0).quiesced, "nobody waits for queue_rq");
-        bed.driver.gate.open();
     });
-    bed.settle();
     leap(&bed, 29 * SECOND);
     assert_eq!(timeouts(&bed), 0, "a full period from then on");
     until("the handler is called", || {
