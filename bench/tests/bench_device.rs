@@ -224,9 +224,18 @@ fn every_sample_is_taken_on_a_block_device_and_kept() {
     let Some(bench) = Bench::new("whole") else {
         return;
     };
-    bench.planned(&[]);
+    let fills = bench.at("fills");
+    bench.behave(&format!(
+        "[[ $job != bench-fill.fio ]] || echo \"$SIZE\" >>{}",
+        fills.display()
+    ));
+    bench.planned(&["--size=64"]);
     let output = bench.run();
     assert!(output.status.success(), "{output:?}");
+    // Not the whole of a disk that may have no end, as rublk's null target.
+    assert_eq!(fs::read_to_string(fills).unwrap(), "64m\n64m\n");
+    let job = fs::read_to_string(project("scripts/fio/bench-fill.fio")).unwrap();
+    assert!(job.contains("\nsize=${SIZE}\n"), "{job}");
     let mut started = bench.started();
     assert_eq!(started.len(), 8, "{started:?}");
     started.sort();
