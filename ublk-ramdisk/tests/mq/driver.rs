@@ -19,6 +19,7 @@ pub enum Reply {
     Error(Status),
     Again(Requeue),
     Transfer,
+    Defer,
 }
 pub use Reply::*;
 
@@ -76,6 +77,7 @@ pub struct Driver {
     pub otherwise: Mutex<Reply>,
     pub calls: Mutex<Vec<Call>>,
     pub held: Mutex<Vec<(u16, InFlight)>>,
+    pub put_off: Mutex<Vec<Deferred>>,
     pub gate: Gate,
     /// Called by queue_rq with the tag, not within itself.
     pub hook: Mutex<Option<Hook>>,
@@ -94,6 +96,7 @@ impl Driver {
             otherwise: Mutex::new(OK),
             calls: Mutex::default(),
             held: Mutex::default(),
+            put_off: Mutex::default(),
             gate: Gate::default(),
             hook: Mutex::new(None),
             slots: None,
@@ -170,6 +173,7 @@ impl Operations for Driver {
             Reply::Error(status) => Answer::Error(rq, status),
             Reply::Again(how) => Answer::Ok(rq.requeue(how)),
             Reply::Transfer => Answer::Ok(rq.transfer(Data::Zeros)),
+            Reply::Defer => Answer::Ok(rq.end(Ok(())).defer()),
             Reply::Hold => {
                 let (token, accepted) = rq.hold();
                 self.held.lock().unwrap().push((tag, token));
@@ -187,6 +191,10 @@ impl Operations for Driver {
         if let Some(slots) = &self.slots {
             slots.release(hctx);
         }
+    }
+
+    fn deferred(&self, _: Hctx<'_>, _: &Request, deferred: Deferred) {
+        self.put_off.lock().unwrap().push(deferred);
     }
 
     fn budget(&self) -> Option<&dyn Budget> {

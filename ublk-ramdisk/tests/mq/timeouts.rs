@@ -166,6 +166,21 @@ fn c35_a_request_that_the_transport_keeps_times_out() {
     bed.finish();
 }
 
+/// The driver has put it off: it is accepted, so its clock runs.
+#[test]
+fn c35_a_request_that_the_driver_puts_off_times_out() {
+    let mut bed = Bed::in_turns(1, 8);
+    bed.driver.always(Defer);
+    bed.insert(0, write(0));
+    leap(&bed, 29 * SECOND);
+    assert_eq!(timeouts(&bed), 0);
+    leap(&bed, 3 * SECOND);
+    assert_eq!(timeouts(&bed), 1);
+    let deferred = bed.driver.put_off.lock().unwrap().pop().unwrap();
+    bed.queue.proceed(deferred);
+    bed.finish();
+}
+
 /// However long a driver takes in queue_rq, a request is not late before somebody keeps it; from
 /// then on it has a full period.
 #[test]
