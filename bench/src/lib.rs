@@ -4,7 +4,7 @@
 //! `scripts/bench-device` wants a [`matrix`] of jobs and a list of [`contender`]s,
 //! which make a [`plan`]; it runs fio ([`progress`] says how far it is) and leaves
 //! a folder; that folder becomes a [`run::Run`] (its samples read by [`fio`], its
-//! counters held against each other by [`check`]), and the run a [`report`], with what
+//! counters held against each other by [`check`]), and the run a [`report`] of [`table`]s, with what
 //! [`pressed`] has to say of pressure.
 //! [`signals`] belongs to the contender that serves a disk itself.
 //!
@@ -26,6 +26,8 @@ pub mod fio;
 pub mod check;
 
 pub mod run;
+
+pub mod table;
 
 pub mod pressed;
 

@@ -9,8 +9,8 @@ use ublk_ramdisk::mq::{BySource, Source};
 
 use crate::contender::{Contender, OURS};
 use crate::fio::Sample;
-use crate::report::{median, Row, Table};
 use crate::run::Run;
+use crate::table::{median, Row, Table};
 
 /// The columns that are `base` under some pressure.
 fn of_base<'a>(base: &str, columns: &[&'a str]) -> Vec<&'a str> {

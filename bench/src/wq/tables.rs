@@ -5,7 +5,7 @@
 
 use super::contender::{legacy, rayon, OURS, RIVALS};
 use super::kept::Kept;
-use crate::report::{median, spread, Table};
+use crate::table::{median, spread, Table};
 use std::fmt::Write;
 
 /// What a case is held against.
