@@ -5,32 +5,11 @@
 //! are exact at rest only: each lane has one owner, who counts what it does in numbers of its own
 //! and without a locked addition, and they are added up when they are read.
 
+use super::count::Count;
 use super::source::{BySource, Counts};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// How many requests a run dispatched: 0, 1, 2-3, 4-7, and so on.
 pub const HISTOGRAM: usize = 14;
-
-/// A number that any thread raises.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
-
-impl Count {
-    #[inline]
-    pub(super) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    /// As `add`, by the only thread that ever does.
-    #[inline]
-    pub(super) fn add_owned(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed) + n, Relaxed);
-    }
-
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
 
 /// What the owner of a lane counts: nobody else writes here.
 #[derive(Debug, Default)]

@@ -87,6 +87,8 @@ mod kblockd;
 #[path = "loom_tests/kblockd.rs"]
 mod kblockd;
 
+mod count;
+
 mod counters;
 
 mod source;

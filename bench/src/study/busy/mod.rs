@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The studies of BUSY in the mirror of blk-mq, all by `ublk-ramdisk sim` in virtual time.
 
+mod cost;
+
 pub mod rate;
 
 mod slots;

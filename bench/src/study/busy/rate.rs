@@ -1,46 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Study a: throughput, latency and tries by the share of refusals and by the number of slots.
 
+use super::cost::{cells, cost, table, KEPT, LOAD};
 use super::{ended, slots};
 use crate::study::outcome::{
     show, Axis, Figure, Kind, Measure, Part, Plot, Samples, Series, Table,
 };
-use crate::study::sim::Said;
 use crate::study::{Settings, StudyError};
 
-pub(super) const LOAD: &str = "--iodepth 32 --service-time 100us --rw randread";
 const SHARES: [u32; 8] = [0, 10, 25, 50, 75, 90, 95, 99];
 /// Whose latencies are drawn.
 const DRAWN: [u32; 4] = [0, 10, 50, 90];
-/// How many samples of a distribution are kept.
-pub(super) const KEPT: usize = 2000;
-
-pub(super) fn cells(said: &Said, full: f64) -> [f64; 6] {
-    let runs = said.sum("run_sync") + said.sum("run_async") + said.sum("run_delayed");
-    [
-        said.at("total.iops"),
-        said.at("total.iops") / full,
-        said.tries() / said.ops(),
-        runs / said.ops(),
-        said.latency("p50"),
-        said.latency("p99"),
-    ]
-}
-
-pub(super) const HEAD: [&str; 6] = [
-    "reads/s",
-    "of the most",
-    "tries per I/O",
-    "runs per I/O",
-    "median, ms",
-    "99 %, ms",
-];
-
-pub(super) fn table(first: &str) -> Table {
-    let head: Vec<&str> = [first].into_iter().chain(HEAD).collect();
-    Table::new(&head)
-}
-
 /// The figures, and of each share what BUSY cost: its share, the throughput in per cent, calls and runs per I/O.
 fn refused(
     measures: &mut Vec<Measure>,
@@ -136,14 +106,6 @@ fn refused(
         },
     ];
     Ok((figures, costs))
-}
-
-/// The share of the answers that were BUSY, in per cent, and what an I/O cost: the driver's calls and runs of the queue.
-pub(super) fn cost(said: &Said) -> (f64, f64) {
-    let runs = said.sum("run_sync") + said.sum("run_async") + said.sum("run_delayed");
-    let busy = said.tries() + said.sum("no_budget") - said.sum("accepted");
-    let share = 100.0 * busy / (busy + said.sum("accepted"));
-    (share, (said.tries() + runs) / said.ops())
 }
 
 /// Runs it.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The part of study a with device-wide slots (E1), held against refusals by chance.
 
+use super::cost::{cells, cost, table, KEPT, LOAD};
 use super::ended;
-use super::rate::{cells, cost, table, KEPT, LOAD};
 use crate::study::outcome::{show, Axis, Figure, Measure, Plot, Samples, Series};
 use crate::study::{sim, StudyError};
 
