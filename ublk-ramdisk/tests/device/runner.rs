@@ -2,6 +2,7 @@
 //! Runs tests one after the other and counts them. A test fails by panicking, is skipped by
 //! returning why, and leaves no trace of ours on the machine: that is looked at after each.
 
+use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
@@ -68,8 +69,8 @@ pub struct Options {
     pub require_driver: bool,
     list: bool,
     exact: bool,
-    /// This run's number, from 0 on, and of how many.
-    part: Option<(u32, u32)>,
+    /// This run's shares of what is divided, from 0 on, and of how many.
+    part: Option<(Range<u32>, u32)>,
     filters: Vec<String>,
 }
 
@@ -89,7 +90,7 @@ impl Options {
                 _ if word.starts_with('-') => {
                     return Err(format!(
                         "unknown option {word}: there are --list, --exact, --require-driver, \
-                         --part=K/N and parts of test names"
+                         --part=K/N or --part=K-L/N, and parts of test names"
                     ))
                 }
                 _ => options.filters.push(word),
@@ -110,18 +111,24 @@ impl Options {
     }
 }
 
-/// Of `--part=K/N`.
-fn part(word: &str) -> Result<(u32, u32), String> {
-    let numbers = word["--part=".len()..].split_once('/');
-    let numbers = numbers.and_then(|(k, n)| Some((k.parse::<u32>().ok()?, n.parse().ok()?)));
-    match numbers {
-        Some((k, n)) if 0 < k && k <= n => Ok((k - 1, n)),
-        _ => Err(format!("{word}: not K/N with K from 1 to N")),
+/// Of `--part=K/N`, or of `--part=K-L/N`.
+fn part(word: &str) -> Result<(Range<u32>, u32), String> {
+    let numbers = || {
+        let (ours, of) = word["--part=".len()..].split_once('/')?;
+        let (first, last) = ours.split_once('-').unwrap_or((ours, ours));
+        let number = |word: &str| word.parse::<u32>().ok();
+        Some((number(first)?, number(last)?, number(of)?))
+    };
+    match numbers() {
+        Some((first, last, of)) if 0 < first && first <= last && last <= of => {
+            Ok((first - 1..last, of))
+        }
+        _ => Err(format!("{word}: not K/N or K-L/N with K and L from 1 to N")),
     }
 }
 
-/// Which of `of` runs has the test of this name (FNV-1a).
-fn run_of(name: &str, of: u32) -> u32 {
+/// Which of `of` shares has the test of this name (FNV-1a).
+fn share_of(name: &str, of: u32) -> u32 {
     let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     name.bytes().fold(0x811c_9dc5, step) % of
 }
@@ -197,8 +204,8 @@ pub fn run(tests: Vec<Test>, options: &Options) -> ExitCode {
     );
     let mut count = Count::default();
     let of_others = |test: &Test| {
-        let others = |(ours, of)| test.anywhere && run_of(&test.name, of) != ours;
-        options.part.is_some_and(others)
+        let others = |(ours, of): &(Range<u32>, u32)| !ours.contains(&share_of(&test.name, *of));
+        test.anywhere && options.part.as_ref().is_some_and(others)
     };
     let (left, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(of_others);
     for test in left {
