@@ -74,6 +74,91 @@ fn s11_04_the_owner_may_be_dropped_in_a_run_of_the_queue() {
     });
 }
 
+/// Does this on a thread of its own, so that a hang is a failure.
+fn does_not_hang(what: &str, f: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        f();
+        done.send(()).unwrap();
+    });
+    let ended = ended.recv_timeout(HUNG);
+    assert!(ended.is_ok(), "{what}: failed or hangs");
+}
+
+#[test]
+fn s11_04_an_item_behind_new_attributes_ends_a_queue_dropped_in_a_run() {
+    does_not_hang("the end of the queue", || {
+        let rt = runtime(1);
+        let q = rt.ordered("q", Flags::default()).unwrap();
+        let (handle, gate, last) = (q.handle(), Gate::new(), Call::noop());
+        let g = gate.clone();
+        let owner = move || {
+            g.pass();
+            drop(q);
+        };
+        handle.try_spawn(owner).unwrap();
+        gate.wait_for(1);
+        // The second item waits until the monitor has released what the first one ran on.
+        let attrs = Attrs {
+            nice: 5,
+            ..Attrs::new()
+        };
+        handle.apply_attrs(attrs).unwrap();
+        handle.enqueue(last.clone()).unwrap();
+        gate.open();
+        until("the second item has run", || last.runs() == 1);
+        rt.shutdown().unwrap();
+    });
+}
+
+#[test]
+fn s11_04_a_run_may_drop_its_queue_and_wait_for_a_look_at_the_cpus() {
+    does_not_hang("the run", || {
+        let rt = Arc::new(runtime(1));
+        let q = rt.queue("q").flags(PERCPU).build().unwrap();
+        let (handle, (back, returned)) = (q.handle(), mpsc::channel());
+        let run_rt = rt.clone();
+        let owner = move || {
+            drop(q);
+            run_rt.refresh_cpus();
+            back.send(run_rt).unwrap();
+        };
+        handle.try_spawn(owner).unwrap();
+        drop(returned.recv().unwrap());
+        Arc::into_inner(rt).unwrap().shutdown().unwrap();
+        assert_eq!(
+            handle.try_spawn(|| ()).map_err(|e| e.reason()),
+            Err(Refusal::Destroyed)
+        );
+    });
+}
+
+#[test]
+fn s11_04_a_queue_dropped_in_a_run_takes_what_its_runs_enqueue() {
+    does_not_hang("the end of the queue", || {
+        let rt = runtime(2);
+        for flags in [PERCPU, UNBOUND, UNBOUND | Flags::MEM_RECLAIM] {
+            let q = rt.queue("q").flags(flags).build().unwrap();
+            let (handle, own) = (q.handle(), q.handle());
+            let chain = Call::new(move |me| {
+                if me.runs() < 50 {
+                    own.enqueue(me.clone()).unwrap();
+                }
+            });
+            let (own, first) = (q.handle(), chain.clone());
+            let owner = move || {
+                drop(q);
+                own.enqueue(first).unwrap();
+            };
+            handle.try_spawn(owner).unwrap();
+            until("the queue is gone", || {
+                handle.flush() == Err(WaitError::Destroyed)
+            });
+            assert_eq!(chain.runs(), 50);
+        }
+    });
+}
+
 #[test]
 fn s11_05_shutdown_ends_all_threads() {
     let threads = || {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The monitor thread: does what takes long and what a worker may not do to its own pool.
 //!
-//! Workers, timers and rescuers post; the thread works the posts off in order. Kernel counterparts:
+//! Workers, timers and rescuers post; the thread works the posts off in order. It never waits for
+//! an item to end: that may need a post behind the present one. Kernel counterparts:
 //! `idle_cull_fn`, `pwq_release_workfn`, which run as items of a system queue there.
 
 use crate::pool::sampler::Sampler;
@@ -24,8 +25,9 @@ pub(crate) enum Job {
     ReleasePwq(Arc<Pwq>),
     /// See whether the process's CPUs have changed, and tell.
     LookAtCpus(Arc<RuntimeInner>, Arc<Completion>),
-    /// A queue was dropped on a thread that must not wait for it.
-    Destroy(Arc<QueueInner>),
+    /// A queue was dropped on a thread that must not wait for it. Posted again after each flush
+    /// until the queue is empty; this is how many there have been.
+    Destroy(Arc<QueueInner>, u32),
 }
 
 #[derive(Debug, Default)]
@@ -192,11 +194,7 @@ fn handle(job: Job) {
             rt.look_at_cpus();
             done.complete();
         }
-        Job::Destroy(queue) => {
-            if let Err(e) = queue.destroy() {
-                log::warn!("workqueue: {}: {e}", queue.name);
-            }
-        }
+        Job::Destroy(queue, flushes) => queue.destroy_without_waiting(flushes),
     }
 }
 

@@ -20,6 +20,7 @@ use super::caution;
 use crate::error::WaitError;
 use crate::pool::{concurrency, context};
 use crate::pwq::Pwq;
+use crate::runtime::monitor::Job;
 use crate::sys::sync::Completion;
 use crate::work::state::COLOURS;
 use crate::wq::{QueueInner, QueueState, DESTROYED, DRAINING};
@@ -27,11 +28,30 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
+/// Who is told that everything enqueued before has ended.
+#[derive(Debug)]
+enum Waiter {
+    /// A thread that sleeps until then.
+    Thread(Arc<Completion>),
+    /// The monitor, which must not sleep; it goes on to take this queue down.
+    Monitor(Job),
+}
+
+impl Waiter {
+    /// # Context: the queue's lock held.
+    fn tell(self, queue: &QueueInner) {
+        match self {
+            Self::Thread(done) => done.complete(),
+            Self::Monitor(job) => queue.rt.monitor.post(job),
+        }
+    }
+}
+
 /// The items enqueued between two flushes, and who waits for them.
 #[derive(Debug)]
 struct Generation {
     colour: u8,
-    waiters: Vec<Arc<Completion>>,
+    waiters: Vec<Waiter>,
 }
 
 /// The flushes of one queue.
@@ -42,7 +62,7 @@ pub(crate) struct FlushState {
     /// Oldest first; the first one is armed.
     generations: VecDeque<Generation>,
     /// Flushers that found no colour free.
-    overflow: Vec<Arc<Completion>>,
+    overflow: Vec<Waiter>,
 }
 
 impl FlushState {
@@ -56,7 +76,7 @@ impl FlushState {
     }
 
     /// Closes the present colour for these waiters.
-    fn close(&mut self, waiters: Vec<Arc<Completion>>) {
+    fn close(&mut self, waiters: Vec<Waiter>) {
         self.generations.push_back(Generation {
             colour: self.colour,
             waiters,
@@ -67,7 +87,7 @@ impl FlushState {
 
 /// When a drain begins to wonder: at the tenth flush, then at each hundredth up to the thousandth.
 fn is_worth_a_warning(flushes: u32) -> bool {
-    flushes == 10 || flushes.is_multiple_of(100) && flushes <= 1000
+    flushes == 10 || flushes.is_multiple_of(100) && (100..=1000).contains(&flushes)
 }
 
 impl QueueInner {
@@ -108,20 +128,28 @@ impl QueueInner {
     /// # Context: no lock of the crate held.
     pub(crate) fn flush(&self) {
         let done = Arc::new(Completion::new());
-        {
-            let state = &mut *self.state.lock();
-            if state.flush.colour_is_free() {
-                state.flush.close(vec![done.clone()]);
-                self.paint(state);
-                if state.flush.generations.len() == 1 {
-                    self.advance(state);
-                }
-            } else {
-                state.flush.overflow.push(done.clone());
-            }
-        }
+        self.begin_flush(Waiter::Thread(done.clone()));
         if !done.is_done() {
             concurrency::blocking(|| done.wait());
+        }
+    }
+
+    /// Has the monitor told, by this job, when everything enqueued so far has ended.
+    /// # Context: no lock of the crate held.
+    pub(crate) fn post_after_flush(&self, job: Job) {
+        self.begin_flush(Waiter::Monitor(job));
+    }
+
+    fn begin_flush(&self, waiter: Waiter) {
+        let state = &mut *self.state.lock();
+        if state.flush.colour_is_free() {
+            state.flush.close(vec![waiter]);
+            self.paint(state);
+            if state.flush.generations.len() == 1 {
+                self.advance(state);
+            }
+        } else {
+            state.flush.overflow.push(waiter);
         }
     }
 
@@ -176,7 +204,7 @@ impl QueueInner {
             .generations
             .pop_front()
             .expect("a generation that ends was armed");
-        over.waiters.iter().for_each(|w| w.complete());
+        over.waiters.into_iter().for_each(|w| w.tell(self));
         if !state.flush.overflow.is_empty() {
             let waiters = std::mem::take(&mut state.flush.overflow);
             state.flush.close(waiters);
@@ -198,12 +226,7 @@ impl QueueInner {
             if self.is_empty() {
                 break;
             }
-            if is_worth_a_warning(flushes) {
-                log::warn!(
-                    "workqueue: {} is not empty after {flushes} flushes of a drain",
-                    self.name
-                );
-            }
+            self.warn_of_long_drain(flushes);
         }
         let mut state = self.state.lock();
         state.drainers -= 1;
@@ -212,12 +235,31 @@ impl QueueInner {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Asked each time the queue is not empty after so many flushes of a drain.
+    pub(crate) fn warn_of_long_drain(&self, flushes: u32) {
+        if is_worth_a_warning(flushes) {
+            log::warn!(
+                "workqueue: {} is not empty after {flushes} flushes of a drain",
+                self.name
+            );
+        }
+    }
+
+    /// Is nothing in flight, and will nothing be? The queue is closed to all but its own runs.
+    pub(crate) fn is_empty(&self) -> bool {
         // The queue's lock keeps the pwqs from being released meanwhile.
-        self.state.lock().pwqs.iter().all(|pwq| {
-            let st = pwq.pool.lock();
-            st.pwqs.get(pwq.number).in_flight() == 0
-        })
+        let state = self.state.lock();
+        // How many runs have begun, or None if something is in flight. A run may enqueue where one
+        // look has been and end before the look comes to it. So there are two: if none has begun
+        // in between, none was on its way when the first one ended.
+        let look = || {
+            state.pwqs.iter().try_fold(0, |begun, pwq| {
+                let st = pwq.pool.lock();
+                let p = st.pwqs.get(pwq.number);
+                (p.in_flight() == 0).then(|| begun + p.stats.started)
+            })
+        };
+        look().is_some_and(|begun| look() == Some(begun))
     }
 }
 

@@ -284,18 +284,28 @@ impl QueueInner {
         if context::in_run_of(self) {
             return Err(WaitError::WouldDeadlock);
         }
-        {
-            let _mode = self.state.lock();
-            if self.mode.fetch_or(DESTROYING, Ordering::SeqCst) & DESTROYING != 0 {
-                return Err(WaitError::Destroyed);
-            }
-        }
+        self.begin_destroy()?;
         self.wait_for_enqueues();
         if self.rt.is_online() {
             self.drain();
         } else {
             self.discard();
         }
+        self.finish_destroy()
+    }
+
+    /// From here on only the queue's own runs may enqueue. Whoever is told Ok takes it down.
+    fn begin_destroy(&self) -> Result<(), WaitError> {
+        let _mode = self.state.lock();
+        if self.mode.fetch_or(DESTROYING, Ordering::SeqCst) & DESTROYING != 0 {
+            return Err(WaitError::Destroyed);
+        }
+        Ok(())
+    }
+
+    /// Takes an empty queue down.
+    /// # Context: after `begin_destroy`.
+    fn finish_destroy(self: &Arc<Self>) -> Result<(), WaitError> {
         if let Some(rescuer) = &self.rescuer {
             rescuer.stop();
         }
@@ -330,17 +340,34 @@ impl QueueInner {
         Ok(())
     }
 
-    /// What the drop of the owner does. On one of the queue's own runs the monitor does it.
+    /// What the drop of the owner does. On one of the queue's own runs the monitor finishes it.
     pub(crate) fn destroy_on_drop(self: &Arc<Self>) {
-        if self.is_mode(DESTROYING) {
+        if self.is_mode(DESTROYING) || self.rt.is_in_forked_child() {
             return;
         }
         if context::in_run_of(self) {
-            self.rt.monitor.post(Job::Destroy(self.clone()));
+            if self.begin_destroy().is_ok() {
+                self.rt.monitor.post(Job::Destroy(self.clone(), 0));
+            }
             return;
         }
         if let Err(e) = self.destroy() {
             log::debug!("workqueue: {} dropped: {e}", self.name);
+        }
+    }
+
+    /// Takes the queue down if it is empty; else has itself called again when what is in flight has
+    /// ended. `flushes`: how often it has been.
+    /// # Context: on the monitor, which the end of an item may need; after `begin_destroy`.
+    pub(crate) fn destroy_without_waiting(self: &Arc<Self>, flushes: u32) {
+        self.wait_for_enqueues();
+        if !self.is_empty() {
+            self.warn_of_long_drain(flushes);
+            self.post_after_flush(Job::Destroy(self.clone(), flushes.saturating_add(1)));
+            return;
+        }
+        if let Err(e) = self.finish_destroy() {
+            log::warn!("workqueue: {}: {e}", self.name);
         }
     }
 
