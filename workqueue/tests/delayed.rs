@@ -29,9 +29,9 @@ fn s09_01_a_delayed_item_is_pending_and_never_early() {
     q.enqueue_delayed(MS * 5, item.clone()).unwrap();
     assert!(item.work.is_pending());
     assert_eq!(
-        item.work.work().flush(),
+        item.work.flush_queued(),
         Ok(false),
-        "the inner item does not touch the timer"
+        "the timer is not touched"
     );
     clock.advance(MS * 4);
     q.flush().unwrap();
@@ -201,6 +201,26 @@ fn s09_08_flush_queues_an_armed_item_now() {
     assert_eq!(item.work.flush(), Ok(false));
     q.enqueue_delayed(MS * 1000, item.clone()).unwrap();
     item.work.flush().unwrap();
+    assert_eq!(item.runs(), 1);
+}
+
+#[test]
+fn s09_08_flush_queued_waits_for_what_is_queued() {
+    let (clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).max_active(1).build().unwrap();
+    let gate = stand(&q, 0);
+    let item = Later::noop();
+    assert_eq!(item.work.flush_queued(), Ok(false));
+    q.enqueue_delayed(MS, item.clone()).unwrap();
+    assert_eq!(item.work.flush_queued(), Ok(false));
+    assert!(item.work.is_pending());
+    clock.advance(MS);
+    until("the item is queued", || q.congested(0));
+    let (own, gate) = (item.clone(), gate.clone());
+    let flusher = std::thread::spawn(move || own.work.flush_queued());
+    until("the flusher waits", || rt.dump_queue(&q).contains("BAR"));
+    gate.open();
+    assert_eq!(flusher.join().unwrap(), Ok(true));
     assert_eq!(item.runs(), 1);
 }
 

@@ -84,7 +84,7 @@ fn step(random: &mut Random, q: &Queue, s: &Subject) {
         13 => q
             .set_max_active(1 + random.below(8) as usize)
             .unwrap_or_default(),
-        14 => drop(item.work.work().flush().unwrap()),
+        14 => drop(item.work.flush_queued().unwrap()),
         _ => {
             if random.below(8) == 0 {
                 q.flush().unwrap();

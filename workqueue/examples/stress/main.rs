@@ -78,7 +78,7 @@ fn step(random: &mut Random, g: &Generation) {
             let _others_may_keep_it_disabled = item.work.enable().expect("disabled just now");
         }
         16 => {
-            let _waited = item.work.work().flush();
+            let _waited = item.work.flush_queued();
         }
         17 => {
             let _waited = item.work.flush();

@@ -241,6 +241,15 @@ fn deliver(target: Target, item: Item) {
 }
 
 /// A work field with a timer. See [`crate::impl_has_delayed_work!`].
+///
+/// The [`Work`] inside is not to be had: a cancel that does not know of the timer would wait for it
+/// to expire.
+///
+/// ```compile_fail,E0599
+/// fn inside<T: workqueue::WorkItem>(field: &workqueue::DelayedWork<T>) {
+///     let _cancelled = field.work().cancel();
+/// }
+/// ```
 #[repr(C)]
 #[derive(Debug)]
 pub struct DelayedWork<T, const ID: u64 = 0> {
@@ -249,11 +258,6 @@ pub struct DelayedWork<T, const ID: u64 = 0> {
 }
 
 impl<T, const ID: u64> DelayedWork<T, ID> {
-    /// The item without its timer.
-    pub fn work(&self) -> &Work<T, ID> {
-        &self.work
-    }
-
     /// Is a run owed, be it by the timer or by a queue?
     pub fn is_pending(&self) -> bool {
         self.work.is_pending()
@@ -264,11 +268,19 @@ impl<T, const ID: u64> DelayedWork<T, ID> {
         self.work.busy()
     }
 
-    /// Has an armed timer queue the item now, then waits as [`Work::flush`] does.
+    /// Has an armed timer queue the item now, then waits as [`Work::flush`] does. Kernel
+    /// counterpart: `flush_delayed_work`.
     pub fn flush(&self) -> Result<bool, WaitError> {
         if let Some((item, target)) = self.timer.disarm() {
             deliver(target, item);
         }
+        flush_item(self.work.raw())
+    }
+
+    /// Waits as [`Work::flush`] does and leaves the timer alone: an item that only waits for its
+    /// time is not waited for, and the answer is false unless it is running. Errors as there.
+    /// Kernel counterpart: `flush_work` on the `work` of a `struct delayed_work`.
+    pub fn flush_queued(&self) -> Result<bool, WaitError> {
         flush_item(self.work.raw())
     }
 
