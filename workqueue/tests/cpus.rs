@@ -232,6 +232,25 @@ fn looks_refused(rt: &Runtime) -> bool {
         && rt.open_control_socket(path).is_err()
 }
 
+/// In a forked child: nobody waits for an item that its timer or its worker has in the parent.
+fn gives_up(armed: &Arc<Later>, running: &Arc<Call>) -> bool {
+    let ends = |r: Result<bool, WaitError>| r == Err(WaitError::Destroyed);
+    let (a, r) = (&armed.work, &running.work);
+    a.cancel().is_none()
+        && ends(a.cancel_sync().map(|back| back.is_some()))
+        && ends(a.disable_sync().map(|back| back.is_some()))
+        // Undone: there is nothing to enable.
+        && a.enable().is_err()
+        && ends(a.flush())
+        && a.disable().is_ok_and(|back| back.is_none())
+        && a.enable() == Ok(true)
+        && r.cancel().is_none()
+        && ends(r.cancel_sync().map(|back| back.is_some()))
+        && ends(r.disable_sync().map(|back| back.is_some()))
+        && r.enable().is_err()
+        && ends(r.flush())
+}
+
 #[test]
 fn s01_13_in_a_forked_child_everything_is_refused_and_nothing_hangs() {
     let rt = runtime(1);
@@ -243,9 +262,18 @@ fn s01_13_in_a_forked_child_everything_is_refused_and_nothing_hangs() {
     let (item, later) = (Call::noop(), Later::noop());
     q.enqueue(item.clone()).unwrap();
     q.flush().unwrap();
+    let (armed, gate) = (Later::noop(), Gate::new());
+    q.enqueue_delayed(std::time::Duration::from_secs(3600), armed.clone())
+        .unwrap();
+    let g = gate.clone();
+    let running = Call::new(move |_| g.pass());
+    q.enqueue(running.clone()).unwrap();
+    gate.wait_for(1);
     // SAFETY: the child calls only this crate and then leaves by _exit.
     let child = unsafe { libc::fork() };
     if child == 0 {
+        // SAFETY: a child that hangs is ended, and its status says so.
+        unsafe { libc::alarm(HUNG.as_secs() as u32) };
         let refused = |r: Result<(), Refusal>| r == Err(Refusal::Destroyed);
         let ok = refused(q.enqueue(item.clone()).map_err(|e| e.reason()))
             && refused(
@@ -255,6 +283,12 @@ fn s01_13_in_a_forked_child_everything_is_refused_and_nothing_hangs() {
             && q.flush() == Err(WaitError::Destroyed)
             && q.drain() == Err(WaitError::Destroyed)
             && item.work.cancel().is_none()
+            && gives_up(&armed, &running)
+            && refused(
+                q.mod_delayed(std::time::Duration::ZERO, armed.clone())
+                    .map(drop)
+                    .map_err(|e| e.reason()),
+            )
             && q.set_max_active(3) == Err(AttrError::Destroyed)
             && !q.congested(0)
             && rt.dump_all().is_empty()
@@ -269,6 +303,8 @@ fn s01_13_in_a_forked_child_everything_is_refused_and_nothing_hangs() {
     // SAFETY: `status` is valid for writing; the child is ours.
     let waited = unsafe { libc::waitpid(child, &mut status, 0) };
     assert_eq!((waited, status), (child, 0));
+    gate.open();
+    assert!(armed.work.cancel().is_some());
     q.enqueue(item.clone()).unwrap();
     q.flush().unwrap();
     assert_eq!(item.runs(), 2);

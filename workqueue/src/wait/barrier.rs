@@ -127,17 +127,22 @@ pub(crate) fn flush_item(work: &RawWork) -> Result<bool, WaitError> {
     }
 }
 
-/// Waits for the present run of an item that cannot be queued meanwhile.
+/// Waits for the present run of an item that cannot be queued meanwhile. An error if the item was
+/// last on a runtime that a fork has left behind.
 /// # Context: not in that run.
-pub(crate) fn wait_for_run(work: &RawWork) {
+pub(crate) fn wait_for_run(work: &RawWork) -> Result<(), WaitError> {
     let Some(pool) = work.snapshot().pool().and_then(registry::lookup) else {
-        return;
+        return Ok(());
     };
+    if pool.rt.is_in_forked_child() {
+        return Err(WaitError::Destroyed);
+    }
     let mut st = pool.lock();
     let Some((slot, current)) = st.executing(work.identity()) else {
-        return;
+        return Ok(());
     };
     let barrier = behind_run(&mut st, &pool, slot, current);
     drop(st);
     barrier.wait();
+    Ok(())
 }

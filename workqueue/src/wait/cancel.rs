@@ -10,7 +10,7 @@ use crate::error::{DisableOverflow, WaitError};
 use crate::pool::{context, registry, PoolState};
 use crate::pwq::{self, Duties};
 use crate::sys::list::{self, ItemList};
-use crate::work::delayed::TimerNode;
+use crate::work::delayed::{Disarmed, TimerNode};
 use crate::work::raw::{Item, RawWork, Returned};
 
 /// What became of the attempt to take an item back.
@@ -21,6 +21,8 @@ pub(crate) enum Grab {
     Idle,
     /// The caller owns it and PENDING: it gives both back, or queues it anew.
     Got(Item),
+    /// It belongs to a runtime that a fork has left behind.
+    Forked,
 }
 
 /// Takes an item off its timer or its list. An item that is between claim and list is waited for.
@@ -28,8 +30,10 @@ pub(crate) enum Grab {
 pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
     let mut tries = 0u32;
     loop {
-        if let Some((item, _target)) = timer.and_then(TimerNode::disarm) {
-            return Grab::Got(item);
+        match timer.map_or(Disarmed::Idle, TimerNode::disarm) {
+            Disarmed::Idle => {}
+            Disarmed::Armed(item, _target) => return Grab::Got(item),
+            Disarmed::Forked => return Grab::Forked,
         }
         let seen = work.snapshot();
         if !seen.pending() {
@@ -40,7 +44,7 @@ pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
                 continue;
             };
             if pool.rt.is_in_forked_child() {
-                return Grab::Idle;
+                return Grab::Forked;
             }
             let mut st = pool.lock();
             let now = work.snapshot();
@@ -92,7 +96,7 @@ fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Duties) {
 /// Takes a pending instance back; does not wait for a run.
 pub(crate) fn cancel(work: &RawWork, timer: Option<&TimerNode>) -> Option<Returned> {
     match grab(work, timer) {
-        Grab::Idle => None,
+        Grab::Idle | Grab::Forked => None,
         // At once: whoever cancels may go on to wait, and until then a claim would be told that a
         // run is owed.
         Grab::Got(item) => Some(item.end()),
@@ -127,9 +131,24 @@ pub(crate) fn disable_sync(
     if context::in_run_of_item(work.identity()) {
         return Err(WaitError::WouldDeadlock);
     }
-    let item = disable(work, timer).map_err(|DisableOverflow| WaitError::DisableOverflow)?;
+    work.state.disable().ok_or(WaitError::DisableOverflow)?;
+    let item = match grab(work, timer) {
+        Grab::Idle => None,
+        Grab::Got(item) => Some(item.end()),
+        Grab::Forked => return Err(undo_disable(work, WaitError::Destroyed)),
+    };
     caution::before_cancel(work);
     // Disabled: no further run can begin behind our back.
-    wait_for_run(work);
-    Ok(item)
+    match wait_for_run(work) {
+        // What was pending here does not run elsewhere.
+        Err(e) if item.is_none() => Err(undo_disable(work, e)),
+        _ => Ok(item),
+    }
+}
+
+/// The item is not to stay disabled after this error.
+fn undo_disable(work: &RawWork, error: WaitError) -> WaitError {
+    // Raised by the caller, so it cannot be 0.
+    let _last = work.state.enable();
+    error
 }

@@ -35,6 +35,18 @@ pub(crate) struct Target {
     armed_on: usize,
 }
 
+/// What a timer that was to be stopped gave back.
+#[derive(Debug)]
+#[must_use]
+pub(crate) enum Disarmed {
+    /// It is not armed.
+    Idle,
+    /// The item and where it was to go.
+    Armed(Item, Target),
+    /// It was armed before the fork that made this process, and nobody sees to it here.
+    Forked,
+}
+
 /// The timer half of a delayed item.
 #[derive(Debug)]
 pub(crate) struct TimerNode {
@@ -50,18 +62,23 @@ impl TimerNode {
         }
     }
 
-    /// Takes the item off its timer; None if the timer is not armed.
-    pub(crate) fn disarm(&self) -> Option<(Item, Target)> {
+    /// Takes the item off its timer.
+    pub(crate) fn disarm(&self) -> Disarmed {
         let mut target = self.target.lock();
-        let rt = target.as_ref()?.queue.rt.clone();
+        let Some(rt) = target.as_ref().map(|t| t.queue.rt.clone()) else {
+            return Disarmed::Idle;
+        };
         if rt.is_in_forked_child() {
-            return None;
+            return Disarmed::Forked;
         }
         // The target names the heap the place belongs to, and stays as it is while we hold it.
-        let TimerEvent::Work(armed) = rt.timers.disarm(&self.place)? else {
-            return None;
-        };
-        Some((armed.0, target.take()?))
+        match (rt.timers.disarm(&self.place), target.take()) {
+            (Some(TimerEvent::Work(armed)), Some(target)) => Disarmed::Armed(armed.0, target),
+            (_, left) => {
+                *target = left;
+                Disarmed::Idle
+            }
+        }
     }
 }
 
@@ -197,6 +214,8 @@ where
                     return Err(EnqueueError::new(refusal, work));
                 }
             },
+            // Pending for ever, and not in this process.
+            Some(Grab::Forked) => return Err(EnqueueError::new(Refusal::Destroyed, work)),
             Some(Grab::Idle) => match enqueue(queue, cpu, delay, work) {
                 Ok(()) => return Ok(Modified::WasIdle),
                 Err(e) if e.reason() == Refusal::AlreadyPending => work = e.into_inner(),
@@ -271,8 +290,10 @@ impl<T, const ID: u64> DelayedWork<T, ID> {
     /// Has an armed timer queue the item now, then waits as [`Work::flush`] does. Kernel
     /// counterpart: `flush_delayed_work`.
     pub fn flush(&self) -> Result<bool, WaitError> {
-        if let Some((item, target)) = self.timer.disarm() {
-            deliver(target, item);
+        match self.timer.disarm() {
+            Disarmed::Idle => {}
+            Disarmed::Armed(item, target) => deliver(target, item),
+            Disarmed::Forked => return Err(WaitError::Destroyed),
         }
         flush_item(self.work.raw())
     }
