@@ -9,7 +9,7 @@ use super::flags::Flags;
 use super::{QueueInner, QueueState, DESTROYED, DESTROYING};
 use crate::error::{AttrError, WaitError};
 use crate::observe::dump;
-use crate::pool::{context, registry, Pool, PoolKind, PoolState};
+use crate::pool::{context, registry, Pool, PoolKind, PoolState, Wake};
 use crate::pwq::active::NodeActive;
 use crate::pwq::{self, Pwq};
 use crate::runtime::monitor::Job;
@@ -259,20 +259,16 @@ impl QueueInner {
     /// ordered queue goes on with the next one.
     /// # Context: no lock of the crate but `attrs_lock` held; not on a worker of that pool.
     pub(crate) fn release_pwq(&self, pwq: &Arc<Pwq>) {
-        let next = {
+        let wake = {
             let mut state = self.state.lock();
             state.pwqs.retain(|p| !Arc::ptr_eq(p, pwq));
             let past = pwq.unlink();
             state.past.add(&past);
-            if self.ordered {
-                state.pwqs.first().cloned()
-            } else {
-                None
-            }
+            // Still under the queue's lock: other attributes may release the next one, too.
+            let next = state.pwqs.first().filter(|_| self.ordered);
+            next.map_or(Wake::NOBODY, unplug)
         };
-        if let Some(next) = next {
-            unplug(&next);
-        }
+        wake.go();
         self.rt.unbound.put(&pwq.pool);
     }
 
@@ -388,15 +384,14 @@ fn has_work(pwq: &Arc<Pwq>) -> bool {
 }
 
 /// Lets an ordered queue's next pwq begin.
-fn unplug(pwq: &Arc<Pwq>) {
+/// # Context: the queue's lock held.
+fn unplug(pwq: &Arc<Pwq>) -> Wake {
     let mut st = pwq.pool.lock();
     let p = st.pwqs.get_mut(pwq.number);
     if std::mem::take(&mut p.plugged) {
         st.fill(pwq.number);
     }
-    let wake = st.kick();
-    drop(st);
-    wake.go();
+    st.kick()
 }
 
 /// Takes one waiting item of a pwq off its list.
@@ -437,5 +432,46 @@ mod tests {
         q.flush().unwrap();
         pwq.pool.lock().pwqs.get_mut(pwq.number).refs -= 1;
         q.destroy().unwrap();
+    }
+
+    #[test]
+    fn s04_15_the_next_pwq_stays_until_it_has_been_let_begin() {
+        let rt = Runtime::builder().start().unwrap();
+        let q = rt.ordered("q", Flags::default()).unwrap();
+        let pwqs = || q.inner.pwqs();
+        let first = pwqs()[0].clone();
+        // As an item in flight keeps it when the attributes change.
+        first.pool.lock().pwqs.get_mut(first.number).refs += 1;
+        let attrs = |nice| Attrs {
+            nice,
+            ..Attrs::new()
+        };
+        q.apply_attrs(attrs(5)).unwrap();
+        let second = pwqs()[1].clone();
+        let plugged = |pwq: &Arc<Pwq>| pwq.pool.lock().pwqs.get(pwq.number).plugged;
+        assert!(plugged(&second));
+        let next_is_busy = second.pool.lock();
+        let (queue, going) = (q.inner.clone(), first.clone());
+        let releaser = std::thread::spawn(move || queue.put_base(&going));
+        let is_linked = || {
+            let st = first.pool.lock();
+            let linked = st.pwqs.iter().any(|p| Arc::ptr_eq(&p.pwq, &first));
+            linked
+        };
+        while is_linked() {
+            std::thread::yield_now();
+        }
+        // Nobody gets at a queue that has lost the first one and not let the second one begin.
+        for _ in 0..1000 {
+            if let Some(state) = q.inner.state.try_lock() {
+                assert_eq!(state.pwqs.len(), 2);
+            }
+            std::thread::yield_now();
+        }
+        drop(next_is_busy);
+        releaser.join().unwrap();
+        assert!(!plugged(&second));
+        q.apply_attrs(attrs(6)).unwrap();
+        assert_eq!(pwqs().len(), 1);
     }
 }
