@@ -287,12 +287,29 @@ pub(crate) unsafe fn release<P: RawWorkItem<ID>, const ID: u64>(raw: NonNull<Raw
 /// impl WorkItem for Local { type Pointer = Pin<Box<Self>>; fn run(_: Pin<Box<Self>>) {} }
 /// workqueue::schedule(Box::pin(Local { work: new_work!(), shared: Rc::new(1) }));
 /// ```
+///
+/// A packed struct, in which the field would not be aligned, also where only the type parameter
+/// brings the field in:
+///
+/// ```compile_fail,E0793
+/// # use workqueue::{impl_has_work, Work};
+/// trait Kind { type Field; }
+/// #[repr(packed)]
+/// struct Packed<K: Kind> { number: u8, work: K::Field }
+/// struct Mine;
+/// impl Kind for Mine { type Field = Work<Packed<Mine>>; }
+/// impl_has_work! { impl HasWork<Self> for Packed<Mine> { self.work } }
+/// ```
 #[macro_export]
 macro_rules! impl_has_work {
     ($(impl$({$($generics:tt)*})? HasWork<$item:ty $(, $id:literal)?> for $this:ty { self.$field:ident })*) => {$(
         // SAFETY: both directions use the same field of the same type.
         unsafe impl$(<$($generics)*>)? $crate::HasWork<$item $(, $id)?> for $this {
             unsafe fn raw_get_work(this: *mut Self) -> *mut $crate::Work<$item $(, $id)?> {
+                // Refused in a packed struct, where the field may lie askew.
+                let _in_its_place = |this: &Self| {
+                    let _field: &$crate::Work<$item $(, $id)?> = &this.$field;
+                };
                 // SAFETY: `this` is alive, says the caller.
                 unsafe { ::core::ptr::addr_of_mut!((*this).$field) }
             }
@@ -350,12 +367,28 @@ macro_rules! impl_has_work {
 /// impl_has_delayed_work! { impl HasDelayedWork<Self> for Plain { self.work } }
 /// impl WorkItem for Plain { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
 /// ```
+///
+/// Nor may a struct be packed:
+///
+/// ```compile_fail,E0793
+/// # use workqueue::{impl_has_delayed_work, DelayedWork};
+/// trait Kind { type Field; }
+/// #[repr(packed)]
+/// struct Packed<K: Kind> { number: u8, work: K::Field }
+/// struct Mine;
+/// impl Kind for Mine { type Field = DelayedWork<Packed<Mine>>; }
+/// impl_has_delayed_work! { impl HasDelayedWork<Self> for Packed<Mine> { self.work } }
+/// ```
 #[macro_export]
 macro_rules! impl_has_delayed_work {
     ($(impl$({$($generics:tt)*})? HasDelayedWork<$item:ty $(, $id:literal)?> for $this:ty { self.$field:ident })*) => {$(
         // SAFETY: both directions use the same field of the same type, whose beginning is the Work.
         unsafe impl$(<$($generics)*>)? $crate::HasWork<$item $(, $id)?> for $this {
             unsafe fn raw_get_work(this: *mut Self) -> *mut $crate::Work<$item $(, $id)?> {
+                // Refused in a packed struct, where the field may lie askew.
+                let _in_its_place = |this: &Self| {
+                    let _field: &$crate::DelayedWork<$item $(, $id)?> = &this.$field;
+                };
                 // SAFETY: `this` is alive, says the caller.
                 let field: *mut $crate::DelayedWork<$item $(, $id)?> =
                     unsafe { ::core::ptr::addr_of_mut!((*this).$field) };
