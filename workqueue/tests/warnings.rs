@@ -18,7 +18,12 @@ impl log::Log for Keeper {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        LINES.lock().unwrap().push(record.args().to_string());
+        // A logger may ask where the line comes from.
+        let origin = current().map_or(String::new(), |run| format!(" [{}]", run.workqueue));
+        LINES
+            .lock()
+            .unwrap()
+            .push(format!("{}{origin}", record.args()));
     }
 
     fn flush(&self) {}
@@ -236,4 +241,18 @@ fn s05_14_a_function_is_warned_of_at_its_fourth_violation() {
             assert_eq!(warnings(&[name, "has used the CPU"]), warned);
         }
     }
+}
+
+#[test]
+fn s03_10_the_first_wait_in_a_bh_item_is_warned_of_in_its_run() {
+    let rt = heard();
+    let q = rt.queue("softirq").flags(Flags::BH).build().unwrap();
+    for _ in 0..2 {
+        let item = Call::new(|_| blocking(|| ()));
+        q.enqueue(item.clone()).unwrap();
+        item.work.flush().unwrap();
+    }
+    let stats = q.stats();
+    assert_eq!((stats.panicked, stats.bh_blocked), (0, 2));
+    assert_eq!(warnings(&["on BH queue softirq waits", "[softirq]"]), 1);
 }

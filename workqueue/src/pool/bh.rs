@@ -62,17 +62,19 @@ pub(super) fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) ->
 
 /// The present run, a BH item, is about to wait, which holds up all others of its CPU.
 pub(super) fn note_wait() {
-    context::with_run(|c, run| {
-        let queue = &run.pwq.queue;
-        queue.counters.bh_blocked.fetch_add(1, Ordering::Relaxed);
-        if c.pool.rt.first_time("wait in a BH item", 0) {
-            log::warn!(
-                "workqueue: {} on BH queue {} waits; all BH items of its CPU wait with it",
-                run.function,
-                queue.name
-            );
-        }
-    });
+    // Taken out first: a logger may ask for the thread's context in turn.
+    let Some((rt, run)) = context::with_run(|c, run| (c.pool.rt.clone(), run.clone())) else {
+        return;
+    };
+    let queue = &run.pwq.queue;
+    queue.counters.bh_blocked.fetch_add(1, Ordering::Relaxed);
+    if rt.first_time("wait in a BH item", 0) {
+        log::warn!(
+            "workqueue: {} on BH queue {} waits; all BH items of its CPU wait with it",
+            run.function,
+            queue.name
+        );
+    }
 }
 
 /// Which of the two priorities have, or should have, their threads.
