@@ -21,10 +21,15 @@ impl Runtime {
     /// those made are ended again and the runtime stays early.
     pub fn start(&self) -> Result<(), StartError> {
         let rt = &self.inner;
-        if rt.phase.load(Ordering::Acquire) != EARLY {
+        let is_early = || rt.phase.load(Ordering::Acquire) == EARLY;
+        if !is_early() {
             return Err(StartError::AlreadyStarted);
         }
         let _attrs = rt.attrs_lock.lock();
+        // Somebody else may have started it while this call waited for the lock.
+        if !is_early() {
+            return Err(StartError::AlreadyStarted);
+        }
         self.start_threads().inspect_err(|_| self.undo_start())?;
         // Release pairs with the Acquire in `is_online`.
         rt.phase.store(ONLINE, Ordering::Release);
@@ -175,5 +180,43 @@ fn expire(event: TimerEvent) {
 fn expire_stopped(event: TimerEvent) {
     if let TimerEvent::Work(armed) = event {
         delayed::abandoned(armed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn s06_10_of_two_starts_at_once_one_finds_it_started() {
+        let rt = Arc::new(Runtime::builder().build_early());
+        let held = rt.inner.attrs_lock.lock();
+        let (here, is_there) = mpsc::channel();
+        let starts = [(); 2].map(|()| {
+            let (rt, here) = (rt.clone(), here.clone());
+            thread::spawn(move || {
+                here.send(std::fs::read_link("/proc/thread-self").unwrap())
+                    .unwrap();
+                rt.start().is_ok()
+            })
+        });
+        // Both sleep, for the lock: asleep is what the state behind the name in brackets says.
+        for _ in 0..2 {
+            let stat = std::path::Path::new("/proc").join(is_there.recv().unwrap());
+            let begun = Instant::now();
+            while !std::fs::read_to_string(stat.join("stat"))
+                .is_ok_and(|s| s.rsplit_once(')').is_some_and(|s| s.1.starts_with(" S")))
+            {
+                assert!(begun.elapsed() < Duration::from_secs(60), "never sleeps");
+                thread::yield_now();
+            }
+        }
+        drop(held);
+        let done = starts.map(|s| s.join().unwrap());
+        assert_eq!(done.iter().filter(|ok| **ok).count(), 1);
+        Arc::into_inner(rt).unwrap().shutdown().unwrap();
     }
 }
