@@ -6,15 +6,38 @@
 use super::worker::create_worker;
 use super::{manager, Pool, PoolKey, PoolKind};
 use crate::runtime::RuntimeInner;
+use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
 use crate::wq::attrs::Attrs;
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Once, PoisonError, RwLock, RwLockWriteGuard};
 
 /// All pools of the process by number. Numbers of pools that are gone are used again; an item that
 /// still names one finds a pool that knows nothing of it, or none.
 static POOLS: RwLock<Vec<Option<Arc<Pool>>>> = RwLock::new(Vec::new());
+
+type Table = RwLockWriteGuard<'static, Vec<Option<Arc<Pool>>>>;
+
+thread_local! {
+    /// The table, while the thread forks: a child must not find it held by a thread it has not.
+    static FORKING: RefCell<Option<Table>> = const { RefCell::new(None) };
+}
+
+/// Takes the table to change it. Short: forks wait for it.
+pub(crate) fn hold() -> Table {
+    POOLS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+extern "C" fn before_fork() {
+    // A thread that is being torn down takes the risk.
+    let _torn_down = FORKING.try_with(|table| *table.borrow_mut() = Some(hold()));
+}
+
+extern "C" fn after_fork() {
+    let _torn_down = FORKING.try_with(|table| *table.borrow_mut() = None);
+}
 
 /// The pool of this number.
 pub(crate) fn lookup(id: u32) -> Option<Arc<Pool>> {
@@ -27,7 +50,9 @@ pub(crate) fn lookup(id: u32) -> Option<Arc<Pool>> {
 
 /// Makes a pool under the lowest free number.
 pub(crate) fn create(kind: PoolKind, nice: i32, rt: &Arc<RuntimeInner>) -> Arc<Pool> {
-    let mut pools = POOLS.write().unwrap_or_else(PoisonError::into_inner);
+    static WATCH_FORKS: Once = Once::new();
+    WATCH_FORKS.call_once(|| cpu::around_forks(before_fork, after_fork));
+    let mut pools = hold();
     let at = pools
         .iter()
         .position(Option::is_none)
@@ -44,7 +69,7 @@ pub(crate) fn create(kind: PoolKind, nice: i32, rt: &Arc<RuntimeInner>) -> Arc<P
 
 /// Gives a pool's number up. Its threads have gone.
 pub(crate) fn forget(pool: &Pool) {
-    let gone = POOLS.write().unwrap_or_else(PoisonError::into_inner)[pool.id as usize].take();
+    let gone = hold()[pool.id as usize].take();
     drop(gone);
 }
 

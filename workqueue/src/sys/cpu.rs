@@ -279,3 +279,67 @@ pub(crate) fn watch_forks() {
         }
     });
 }
+
+/// Has `before` called ahead of each fork and `after` behind it, by the thread that forks, in the
+/// parent and in the child. For locks that a child must find free.
+pub(crate) fn around_forks(before: extern "C" fn(), after: extern "C" fn()) {
+    if cfg!(miri) {
+        return;
+    }
+    // SAFETY: the handlers are plain functions that live for ever.
+    unsafe {
+        libc::pthread_atfork(Some(before), Some(after), Some(after));
+    }
+}
+
+#[cfg(all(test, not(loom), not(miri)))]
+mod fork_tests {
+    use crate::pool::registry;
+    use crate::Runtime;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn s01_13_a_child_finds_the_table_of_pools_free() {
+        let rt = Runtime::builder().build_early();
+        let pool = rt.inner.percpu_pools()[0].id;
+        let me = std::fs::read_link("/proc/thread-self").unwrap();
+        let stat = std::path::Path::new("/proc").join(me).join("stat");
+        let (held, is_held) = mpsc::channel();
+        let holder = std::thread::spawn(move || {
+            let table = registry::hold();
+            held.send(()).unwrap();
+            // Until the thread that forks sleeps: for the table, or else for its child.
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(60)
+                && !std::fs::read_to_string(&stat)
+                    .is_ok_and(|s| s.rsplit_once(')').is_some_and(|s| s.1.starts_with(" S")))
+            {
+                std::thread::yield_now();
+            }
+            drop(table);
+        });
+        while is_held.try_recv().is_err() {
+            std::thread::yield_now();
+        }
+        // SAFETY: the child reads the table and then leaves by _exit; one that hangs is ended.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe {
+                libc::alarm(60);
+                libc::_exit(if registry::lookup(pool).is_some() {
+                    0
+                } else {
+                    1
+                });
+            }
+        }
+        let mut status = 0;
+        // SAFETY: `status` is valid for writing; the child is ours.
+        let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!((waited, status), (child, 0));
+        holder.join().unwrap();
+        drop(rt);
+    }
+}
