@@ -348,6 +348,42 @@ fn e13_psi_refuses_no_request_for_longer_than_a_second() {
     assert!((900_000_000..1_100_000_000).contains(&longest), "{longest}");
 }
 
+/// Each waits for a second of its own, at the same time as the others, and reads for none (E10).
+#[test]
+fn e13_e10_those_that_psi_holds_back_hold_back_nobody() {
+    let pressed = |words: &str| {
+        let mut all: Vec<&str> = words.split_whitespace().collect();
+        all.extend(["--psi", "some 150000 1000000", "--at", "0:psi on"]);
+        run(&all)
+    };
+    let found = pressed("--size 64M --rw write --iodepth 16 --ops 32");
+    let longest = number(&found, "/total/latency/max");
+    assert!((900_000_000..1_100_000_000).contains(&longest), "{longest}");
+    // Nothing is written before, so half of them, the reads, need no memory.
+    let found = pressed("--size 64M --rw randrw --iodepth 16 --ops 200");
+    let median = number(&found, "/total/latency/p50");
+    assert!(median < 1_100_000_000, "{median}");
+    let slowest = number(&found, "/total/latency/max");
+    assert!(slowest < 1_100_000_000, "{slowest}");
+}
+
+/// More than a device can have tags is taken for all there are, and can be taken back.
+#[test]
+fn e01_the_largest_limit_of_slots_and_a_small_one_after_it() {
+    let slots = u32::MAX.to_string();
+    let most = [
+        "--size", "1M", "--ops", "1000", "--rate", "1000", "--slots", &slots,
+    ];
+    for script in [
+        ["100ms:set slots=4", "200ms:set slots=5"],
+        ["100ms:set slots=off", "200ms:set slots=4"],
+    ] {
+        let mut all = most.to_vec();
+        script.iter().for_each(|line| all.extend(["--at", line]));
+        assert_eq!(number(&run(&all), "/total/read/ops"), 1000);
+    }
+}
+
 #[test]
 fn d01_highpri_does_not_wait_for_hogs() {
     let slowest = |flags: &str| {

@@ -71,6 +71,40 @@ fn e22_writes_end_with_nospc_after_the_timeout() {
     );
 }
 
+/// What a discard frees while a write that lacks memory is being given up on: the disk does not go
+/// on ending writes with memory to spare.
+#[test]
+fn e22_no_error_mode_with_room_left() {
+    for seed in 1..=8 {
+        let found = run(&format!(
+            "--size 16M --rw randwrite --iodepth 16 --ops 8000 --seed {seed} --zeros 0 --discard 40 \
+             --memory-limit 1M --error-if-no-space"
+        ));
+        let used = number(&found, "/space/used");
+        let full = used + 4096 > number(&found, "/space/limit");
+        assert!(
+            full || found["space"]["mode"] != "error",
+            "seed {seed}: {used}"
+        );
+    }
+}
+
+/// A discard that frees nothing, here of a part of a compressed page, is no memory: the time of those
+/// that wait goes on (E24).
+#[test]
+fn e24_a_discard_that_frees_nothing_gives_no_time() {
+    let script: String = (1..12)
+        .map(|n| format!(" --at {}s:discard_0,512", n * 5))
+        .collect();
+    let found = run(&format!(
+        "--size 4M --rw write --iodepth 4 --ops 600 --zeros 0 --memory-limit 1200K \
+         --reclaim compress --compress-idle 100ms --no-space-timeout 10{script}"
+    ));
+    assert!(number(&found, "/errors/NOSPC") > 0);
+    let longest = number(&found, "/total/latency/max");
+    assert!(longest < 11_000_000_000, "{longest}");
+}
+
 /// Discards make room, so that writes to twice the limit get through (E10).
 #[test]
 fn e10_discards_make_room_for_the_writes_that_wait() {

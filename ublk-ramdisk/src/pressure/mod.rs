@@ -277,7 +277,8 @@ impl<D: Disk> Pressured<D> {
                 .refuses(self.index(queue, tag), self.throttle.now())
         {
             self.refund(metered, &request);
-            return rq.busy_for(Busy::Resource, Source::Psi);
+            // Each waits for a second of its own, and nobody behind it (E10).
+            return rq.busy_alone(Source::Psi);
         }
         let answer = self.disk.queue_rq(hctx, rq, last);
         match answer {

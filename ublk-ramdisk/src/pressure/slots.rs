@@ -38,9 +38,10 @@ impl Slots {
     /// Another limit. Called by one thread at a time.
     pub(super) fn set(&self, limit: Option<u32>, queue: Option<&Queue>) {
         if let Some(limit) = limit {
+            // No more than one step can add or take away, so that what was made is what is there.
+            let limit = limit.min(i32::MAX as u32);
             let before = self.made.swap(limit.into(), Relaxed);
-            let by = i64::from(limit) - before;
-            let by = by.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+            let by = (i64::from(limit) - before) as i32;
             match queue {
                 Some(queue) => self.slots.resize(by, queue),
                 None => self.slots.provide(by),

@@ -54,6 +54,8 @@ enum Lack {
     Now,
     /// There is none.
     ForGood,
+    /// The disk ends before it.
+    Gone,
 }
 
 impl Ramdisk {
@@ -125,6 +127,14 @@ impl Ramdisk {
             .map_or_else(SpaceStats::default, |space| space.stats(&self.store))
     }
 
+    /// [`Store::shrink`], and those that wait for memory beyond the new end are ended.
+    pub fn shrink(&self, size: u64) {
+        self.store.shrink(size);
+        self.space()
+            .iter()
+            .for_each(|space| space.shrunk(&self.store));
+    }
+
     #[inline]
     fn serve<'q>(&self, hctx: u16, rq: Issued<'q>) -> Answer<'q> {
         let (op, range) = (rq.request().op(), range(rq.request()));
@@ -180,6 +190,17 @@ impl Ramdisk {
             let unpin = |range| self.store.unpin(range);
             space.parked.ask(of, range, join, space.cap(), unpin)
         };
+        // The disk has become smaller (H8): memory would be made that nobody frees.
+        if range.end > self.store.size() {
+            return match ask(false) {
+                Told::Waits if !space.parked.leave(of) => Err(Lack::Now),
+                Told::Granted => {
+                    self.store.unpin(range.clone());
+                    Err(Lack::Gone)
+                }
+                _ => Err(Lack::Gone),
+            };
+        }
         match ask(false) {
             Told::Granted => return Ok(self.store.pinned(range)),
             Told::Denied => return self.store.pin_for_write(range.clone()).ok_or(Lack::ForGood),
@@ -245,6 +266,7 @@ fn refuse(rq: Issued<'_>, lack: Lack) -> Answer<'_> {
         Lack::Now => rq.busy_alone(Source::Memory),
         // ENOMEM and EAGAIN are never committed (B6).
         Lack::ForGood => Answer::Error(rq, Status::NoSpc),
+        Lack::Gone => Answer::Error(rq, Status::IoErr),
     }
 }
 

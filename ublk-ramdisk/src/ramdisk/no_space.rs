@@ -66,6 +66,8 @@ pub(super) enum Step {
     Arm(Duration),
     /// Deny those that wait.
     Deny,
+    /// Try again: memory has been freed since.
+    Again,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,8 @@ struct Inner {
     /// When it was found to be exhausted, in that mode.
     since: Duration,
     deadline: Option<Duration>,
+    /// How often memory has been freed.
+    frees: u64,
 }
 
 /// The state machine.
@@ -95,6 +99,7 @@ impl NoSpace {
                 patience,
                 since: Duration::ZERO,
                 deadline: None,
+                frees: 0,
             }),
             mode: AtomicU32::new(Mode::Enough as u32),
             gate: Gate::new(Source::Memory),
@@ -117,9 +122,18 @@ impl NoSpace {
         self.mode.load(Ordering::Relaxed) == mode as u32
     }
 
-    /// There is a request without memory, and nothing can be freed.
-    pub(super) fn exhausted(&self, now: Duration) -> Step {
+    /// How often memory has been freed so far: to be asked before one tries to have some.
+    pub(super) fn frees(&self) -> u64 {
+        lock(&self.inner).frees
+    }
+
+    /// There is a request without memory, and nothing can be freed. `seen` is what `frees` said
+    /// before the try that failed: whoever freed some since has told so once, and will not again.
+    pub(super) fn exhausted(&self, now: Duration, seen: u64) -> Step {
         let inner = &mut *lock(&self.inner);
+        if inner.frees != seen {
+            return Step::Again;
+        }
         match (inner.mode, inner.patience) {
             (Mode::Error, _) => Step::Deny,
             (_, Patience::For(Duration::ZERO)) => {
@@ -142,6 +156,7 @@ impl NoSpace {
     /// Memory has been freed, or the limit raised. True if that changes anything.
     pub(super) fn freed(&self) -> bool {
         let inner = &mut *lock(&self.inner);
+        inner.frees += 1;
         let changes = inner.mode != Mode::Enough;
         self.change(inner, Mode::Enough);
         changes
@@ -203,16 +218,20 @@ mod tests {
     #[test]
     fn e22_the_timeout_begins_when_nothing_can_be_freed_and_is_cancelled_by_a_free() {
         let state = NoSpace::new(Patience::For(60 * S));
-        assert_eq!(state.exhausted(5 * S), Step::Arm(60 * S));
-        assert_eq!(state.exhausted(50 * S), Step::Wait, "it runs already");
+        assert_eq!(state.exhausted(5 * S, state.frees()), Step::Arm(60 * S));
+        assert_eq!(
+            state.exhausted(50 * S, state.frees()),
+            Step::Wait,
+            "it runs already"
+        );
         assert_eq!(state.report(50 * S), (Mode::Exhausted, Some(15 * S)));
         assert!(state.freed() && !state.freed());
         assert!(!state.expire(65 * S, true), "cancelled");
-        assert_eq!(state.exhausted(70 * S), Step::Arm(60 * S));
+        assert_eq!(state.exhausted(70 * S, state.frees()), Step::Arm(60 * S));
         assert!(!state.expire(129 * S, true), "not yet");
         assert!(state.expire(130 * S, true));
         assert!(state.is(Mode::Error));
-        assert_eq!(state.exhausted(131 * S), Step::Deny);
+        assert_eq!(state.exhausted(131 * S, state.frees()), Step::Deny);
         assert!(
             state.freed() && state.is(Mode::Enough),
             "and back by itself"
@@ -222,10 +241,10 @@ mod tests {
     #[test]
     fn e22_error_if_no_space_is_at_once_and_for_ever_is_never() {
         let state = NoSpace::new(Patience::For(Duration::ZERO));
-        assert_eq!(state.exhausted(S), Step::Deny);
+        assert_eq!(state.exhausted(S, state.frees()), Step::Deny);
         assert_eq!(state.report(S), (Mode::Error, None));
         let state = NoSpace::new(Patience::Forever);
-        assert_eq!(state.exhausted(S), Step::Wait);
+        assert_eq!(state.exhausted(S, state.frees()), Step::Wait);
         assert!(!state.expire(1000 * S, true));
         assert_eq!(
             state.set_patience(Patience::For(Duration::ZERO), S),
@@ -238,7 +257,7 @@ mod tests {
     fn e22_another_patience_counts_from_when_memory_ran_out() {
         let state = NoSpace::new(Patience::For(60 * S));
         assert_eq!(state.set_patience(Patience::For(30 * S), S), Step::Wait);
-        assert_eq!(state.exhausted(10 * S), Step::Arm(30 * S));
+        assert_eq!(state.exhausted(10 * S, state.frees()), Step::Arm(30 * S));
         let longer = state.set_patience(Patience::For(90 * S), 20 * S);
         assert_eq!(longer, Step::Arm(80 * S));
         assert!(!state.expire(40 * S, true), "the timer of before");
@@ -259,8 +278,19 @@ mod tests {
     #[test]
     fn e22_nobody_is_left_to_be_denied() {
         let state = NoSpace::new(Patience::For(S));
-        assert_eq!(state.exhausted(S), Step::Arm(S));
+        assert_eq!(state.exhausted(S, state.frees()), Step::Arm(S));
         assert!(!state.expire(2 * S, false));
         assert!(state.is(Mode::Enough));
+    }
+
+    #[test]
+    fn e22_memory_that_was_freed_after_the_try_is_tried_for_again() {
+        for patience in [Duration::ZERO, S] {
+            let state = NoSpace::new(Patience::For(patience));
+            let seen = state.frees();
+            assert!(!state.freed(), "nobody was out of memory yet");
+            assert_eq!(state.exhausted(S, seen), Step::Again);
+            assert!(state.is(Mode::Enough));
+        }
     }
 }

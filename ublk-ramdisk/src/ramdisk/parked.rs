@@ -266,6 +266,11 @@ impl Parked {
         self.settle(taken, State::Granted)
     }
 
+    /// What was taken gets no memory. Answers as `grant` does.
+    pub(super) fn deny(&self, taken: &Taken) -> Option<u16> {
+        self.settle(taken, State::Denied)
+    }
+
     /// There is no memory for what was taken: it is the first in the line again.
     pub(super) fn put_back(&self, taken: &Taken) {
         let line = &mut *lock(&self.line);
@@ -301,11 +306,21 @@ impl Parked {
 
     /// Of each queue the newest get no memory, until at most `cap` wait. Answers how many.
     pub(super) fn deny_above(&self, cap: u32) -> u64 {
+        self.deny_each(|waiting, _| waiting > cap)
+    }
+
+    /// Those get no memory whose range ends beyond `size`. Answers how many.
+    pub(super) fn deny_beyond(&self, size: u64) -> u64 {
+        self.deny_each(|_, range| range.end > size)
+    }
+
+    /// Asks of each that waits, the newest first, with how many of its queue wait.
+    fn deny_each(&self, denies: impl Fn(u32, &Range<u64>) -> bool) -> u64 {
         let line = &mut *lock(&self.line);
         let (mut at, mut denied) = (line.last, 0);
         while at != NIL {
             let (hctx, before) = (self.hctx(at), line.places[at as usize].prev);
-            if line.waiting[hctx] > cap {
+            if denies(line.waiting[hctx], &line.places[at as usize].range) {
                 line.unlink(at);
                 line.waiting[hctx] -= 1;
                 line.places[at as usize].state = State::Denied;

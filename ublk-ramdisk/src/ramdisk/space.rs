@@ -174,6 +174,8 @@ pub(super) struct Space {
     cap: u32,
     /// Where the system had no memory last, to be tried when nobody waits: start and end.
     failed_at: [AtomicU64; 2],
+    /// How often memory had been freed before it was last tried to have some.
+    frees_seen: AtomicU64,
     rules: Rules,
     populated: AtomicU64,
     denied: AtomicU64,
@@ -245,6 +247,7 @@ impl Space {
             return self.deny_all(queue);
         }
         while let Some(taken) = self.parked.take() {
+            self.frees_seen.store(self.no_space.frees(), Relaxed);
             match store.populate(taken.range.clone()) {
                 Ok(made) => self.grant(store, queue, &taken, made),
                 Err(shortage) => {
@@ -258,6 +261,13 @@ impl Space {
     fn grant(&self, store: &Store, queue: &Queue, taken: &Taken, made: u64) {
         if made > 0 && !self.no_space.is(Mode::Enough) {
             self.enough();
+        }
+        self.has_not_failed();
+        if taken.range.end > store.size() {
+            // The disk became smaller meanwhile.
+            store.unpin(taken.range.clone());
+            let _whoever_uses_the_rest_frees_it = store.free_tail(taken.range.end);
+            return self.gone(queue, taken);
         }
         self.populated.fetch_add(1, Relaxed);
         match self.parked.grant(taken) {
@@ -280,6 +290,8 @@ impl Space {
                 false => SYSTEM_RETRY,
             };
             Self::modify(&self.store_queue, &self.populate, patience);
+        } else {
+            self.has_not_failed();
         }
         if self.rules.any() && !self.denies() {
             Self::modify(&self.reclaim_queue, &self.reclaim, Duration::ZERO);
@@ -290,7 +302,9 @@ impl Space {
 
     /// Nothing can be freed.
     fn exhausted(&self, queue: &Queue) {
-        match self.no_space.exhausted(self.now()) {
+        let seen = self.frees_seen.load(Relaxed);
+        match self.no_space.exhausted(self.now(), seen) {
+            Step::Again => return self.kick(),
             Step::Deny => return self.deny_all(queue),
             Step::Wait => {}
             Step::Arm(_) => self.arm(),
@@ -353,6 +367,25 @@ impl Space {
         self.kick();
     }
 
+    /// It is not the system that has no memory.
+    fn has_not_failed(&self) {
+        self.failed_at[1].store(self.failed_at[0].load(Relaxed), Relaxed);
+    }
+
+    /// The disk has become smaller: what waits beyond its end ends (H8).
+    pub(super) fn shrunk(&self, store: &Store) {
+        if self.parked.deny_beyond(store.size()) > 0 {
+            self.queue.upgrade().iter().for_each(|q| self.run_all(q));
+        }
+    }
+
+    /// There is no such part of the disk any more.
+    fn gone(&self, queue: &Queue, taken: &Taken) {
+        if let Some(hctx) = self.parked.deny(taken) {
+            queue.restart_hw_queue(hctx);
+        }
+    }
+
     /// Requests are ended with NOSPC because the system had no memory: has it now? Answers whether
     /// there is.
     fn probe(&self, store: &Store) -> bool {
@@ -363,7 +396,7 @@ impl Space {
         match store.populate(start..end) {
             Ok(_) => {
                 store.unpin(start..end);
-                self.failed_at[1].store(start, Relaxed);
+                self.has_not_failed();
                 self.enough();
                 true
             }
@@ -405,7 +438,7 @@ impl Space {
     /// Another patience, for those that wait now too.
     pub(super) fn set_patience(&self, patience: Patience) {
         match self.no_space.set_patience(patience, self.now()) {
-            Step::Wait => {}
+            Step::Wait | Step::Again => {}
             Step::Arm(_) => self.arm(),
             Step::Deny => self.queue.upgrade().iter().for_each(|q| self.deny_all(q)),
         }

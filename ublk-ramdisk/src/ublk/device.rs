@@ -174,7 +174,7 @@ impl Device {
             }
         } else if size < old {
             self.control.update_size(id, size >> 9)?;
-            store.shrink(size);
+            self.driver.disk().shrink(size);
             if !(0..SHRINK_TRIES).any(|_| store.free_tail(old) || pause()) {
                 log::warn!("requests beyond the new end keep some of the old memory");
             }

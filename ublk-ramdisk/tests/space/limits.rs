@@ -123,3 +123,26 @@ fn e21_without_reclaim_zeros_stay() {
     assert_eq!(bed.end_of(0, 0), PAGE as i32);
     bed.finish();
 }
+
+/// A write that waits for memory beyond the new end of the disk ends, and no memory is made there
+/// that nobody could free.
+#[test]
+fn h08_e06_what_waits_beyond_the_end_of_a_smaller_disk_ends() {
+    let mut bed = Bed::new(2, 32, 32, 4, SpaceOptions::default());
+    assert_eq!(bed.ended(0, Op::Write, 20, 4), 4 * PAGE as i32);
+    bed.write(1, 30);
+    bed.write(2, 8);
+    bed.exhausted(2);
+    bed.ramdisk.shrink(16 * PAGE);
+    assert_eq!(bed.end_of(0, 1), -libc::EIO);
+    assert_eq!(
+        bed.stats().parked,
+        1,
+        "the other one waits for what is freed"
+    );
+    let store = bed.ramdisk.store();
+    assert!(store.free_tail(32 * PAGE));
+    assert_eq!(bed.end_of(0, 2), PAGE as i32);
+    assert_eq!(bed.stats().used, bed.stats().tables + PAGE);
+    bed.finish();
+}

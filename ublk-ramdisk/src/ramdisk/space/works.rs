@@ -66,6 +66,7 @@ impl SpaceWorks {
             ending: AtomicBool::new(false),
             cap: u32::from(depth - (depth / 8).max(1)),
             failed_at: Default::default(),
+            frees_seen: AtomicU64::new(0),
             rules: Rules::new(options.reclaim, options.compress_after),
             populated: AtomicU64::new(0),
             denied: AtomicU64::new(0),

@@ -172,9 +172,9 @@ impl Store {
         self.budget.wait();
     }
 
-    /// Pages have been punched.
+    /// Pages have been punched. Nothing is no reason to tell anybody.
     pub(super) fn give_back(&self, bytes: u64) {
-        if self.budget.give_back(bytes) {
+        if bytes > 0 && self.budget.give_back(bytes) {
             self.tell_freed();
         }
     }

@@ -33,14 +33,25 @@ impl Store {
         }
         // A disk that was larger before may have left something there.
         self.discard(self.size()..size);
-        self.size.store(size, Ordering::Release);
+        self.set_size(size);
         Ok(())
     }
 
     /// Refuses requests beyond `size` from now on. Their memory is given back by
     /// [`Store::free_tail`].
     pub fn shrink(&self, size: u64) {
+        self.set_size(size);
+    }
+
+    /// With it the tables grow and shrink, which the budget pays for (E6).
+    fn set_size(&self, size: u64) {
+        let before = self.table_bytes();
         self.size.store(size, Ordering::Release);
+        let after = self.table_bytes();
+        match after.checked_sub(before) {
+            Some(more) => self.budget.adopt(more),
+            None => self.give_back(before - after),
+        }
     }
 
     /// Gives back what lies between the disk's end and `old_size`. True when
@@ -56,5 +67,42 @@ impl Store {
             Kind::Compressed => !self.is_stored(page),
             Kind::Absent => true,
         })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::ops::Range;
+
+    const CHUNK: u64 = 64 << 10;
+    const PAGE: u64 = 4096;
+
+    fn written(store: &Store, range: Range<u64>) {
+        store.populate(range.clone()).unwrap();
+        store.unpin(range);
+    }
+
+    #[test]
+    fn e06_h08_the_tables_are_paid_for_at_every_size() {
+        for compress in [false, true] {
+            let store = Store::anonymous(8 * CHUNK, false).unwrap();
+            if compress {
+                store.enable_compression().unwrap();
+            }
+            for size in [16, 2, 3, 1, 16].map(|chunks| chunks * CHUNK) {
+                let old = store.size();
+                if size > old {
+                    store.grow(size).unwrap();
+                } else {
+                    store.shrink(size);
+                    assert!(store.free_tail(old));
+                }
+                assert_eq!(store.used(), store.table_bytes(), "{old} to {size}");
+                written(&store, 0..PAGE);
+                assert_eq!(store.used(), store.table_bytes() + PAGE);
+                store.discard(0..PAGE);
+            }
+        }
     }
 }
