@@ -10,7 +10,7 @@ use crate::disk::{try_add, Disk, MIB};
 use crate::ioctl::{self, Buffer};
 use crate::machine::{self, tmpfs_path};
 use crate::rng::Rng;
-use crate::run::tool;
+use crate::run::{tool, ublk};
 use crate::runner::{Outcome, Skip, Test};
 
 pub fn tests(tests: &mut Vec<Test>) {
@@ -218,6 +218,15 @@ fn hugetlb_limited() -> Outcome {
     let disk = Disk::add(&["--size", "8M", "--backing", "hugetlb", "--preallocate"]);
     assert_eq!(disk.allocated(), 8 * MIB);
     disk.end();
+    if machine::offers("UPDATE_SIZE") {
+        let disk = Disk::add(&["--size", "4M", "--backing", "hugetlb"]);
+        ublk(&["resize", &disk.name(), "8M"]).well();
+        let file = disk.open_direct();
+        file.write_all_at(&bytes, 6 * MIB).expect("the new part");
+        assert_eq!(disk.allocated(), 2 * MIB);
+        drop(file);
+        disk.end();
+    }
     Ok(())
 }
 
