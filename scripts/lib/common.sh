@@ -10,6 +10,11 @@ ublk_cache_dir() {
 	printf '%s\n' "${UBLK_RAMDISK_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ublk-ramdisk}"
 }
 
+# A relative one is meant from here, wherever cargo is started.
+if [[ ${CARGO_TARGET_DIR-} == [!/]* ]]; then
+	export CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR
+fi
+
 # Progress goes to stderr: stdout belongs to the command a script runs.
 say() {
 	printf '%s: %s\n' "${0##*/}" "$*" >&2

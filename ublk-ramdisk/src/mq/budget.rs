@@ -86,7 +86,7 @@ impl DeviceSlots {
     /// Adds so many, or takes them away: what is in use beyond the new number is missing from those
     /// that come back. Runs every hctx that waits.
     pub fn resize(&self, by: i32, queue: &Queue) {
-        self.add(by, |waiter| queue.run_hw_queue(waiter, true));
+        self.add(by, |waiter| queue.restart_hw_queue(waiter));
     }
 
     /// Takes one, or joins the line for `hctx`.
@@ -107,7 +107,7 @@ impl DeviceSlots {
 
     /// Gives one back and has every hctx run that waits.
     pub fn release(&self, hctx: Hctx<'_>) {
-        self.give_back(|waiter| hctx.queue().run_hw_queue(waiter, true));
+        self.give_back(|waiter| hctx.queue().restart_hw_queue(waiter));
     }
 
     /// Gives one back; `wake` is called for every hctx that waits, the oldest first.

@@ -125,7 +125,8 @@ impl Queue {
                 .collect(),
             "ctx_map" => bitmap((0..self.inner.set.nr_ctxs).map(|n| hctx.ctxs.map() >> n & 1 != 0)),
             "tags" => format!(
-                "nr_tags={depth}\nnr_reserved_tags=0\nbusy={}\n",
+                "nr_tags={depth}\nnr_reserved_tags={}\nbusy={}\n",
+                self.inner.set.reserved_tags,
                 (0..depth).filter(in_flight).count()
             ),
             "tags_bitmap" => bitmap((0..depth).map(|tag| in_flight(&tag))),

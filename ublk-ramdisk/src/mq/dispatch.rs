@@ -72,7 +72,7 @@ impl Queue {
             return true;
         }
         match self.take_budget(hctx) {
-            Ok(token) => self.slot(rq).set_token(token),
+            Ok(token) => self.slot(rq).set_token(token.unwrap_or(0)),
             Err(source) => {
                 self.refused(hctx, rq, Refused::NoBudget, source);
                 return false;
@@ -273,10 +273,12 @@ impl Queue {
             };
             let Some((rq, next)) = hctx.ctxs.take_one(&self.inner.slots, hctx.dispatch_from())
             else {
-                self.put_budget(hctx, token);
+                if let Some(token) = token {
+                    self.put_budget(hctx, token);
+                }
                 return false;
             };
-            self.slot(rq).set_token(token);
+            self.slot(rq).set_token(token.unwrap_or(0));
             hctx.set_dispatch_from(next);
             let mut one = RqList::new();
             one.push_back(&self.inner.slots, rq);
@@ -288,16 +290,16 @@ impl Queue {
         }
     }
 
-    /// A share; 0 where there is no limit. That there is none is counted.
-    fn take_budget(&self, hctx: &HwQueue) -> Result<u32, Source> {
-        match self.inner.driver.budget().filter(|_| self.has_budget()) {
-            None => Ok(0),
-            Some(budget) => budget.get(hctx.index).ok_or_else(|| {
-                hctx.counters.no_budget.add(1);
-                hctx.counters.refused_by.add(budget.source());
-                budget.source()
-            }),
-        }
+    /// A share; None where there is no limit. That there is none left is counted.
+    fn take_budget(&self, hctx: &HwQueue) -> Result<Option<u32>, Source> {
+        let Some(budget) = self.inner.driver.budget().filter(|_| self.has_budget()) else {
+            return Ok(None);
+        };
+        budget.get(hctx.index).map(Some).ok_or_else(|| {
+            hctx.counters.no_budget.add(1);
+            hctx.counters.refused_by.add(budget.source());
+            budget.source()
+        })
     }
 
     /// Somebody else has taken the request meanwhile. Others may have been turned away for the

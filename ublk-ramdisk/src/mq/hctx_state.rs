@@ -108,9 +108,28 @@ impl HctxState {
             return (Entry::Issue, before & TIMED.0 == 0, Exit::default());
         }
         if before & FROZEN.0 != 0 {
-            return (Entry::Frozen, false, self.go(n, ISSUE));
+            return (Entry::Frozen, false, self.turn_back(n));
         }
         (Entry::List, before & TIMED.0 == 0, self.go(0, ISSUE))
+    }
+
+    /// Takes an arrival back that was never inside: nothing has ended, so whoever waits for RESTART
+    /// goes on waiting for an end.
+    #[cold]
+    fn turn_back(&self, n: u64) -> Exit {
+        let now = self.0.fetch_sub(n + ISSUE, Ordering::AcqRel) - n - ISSUE;
+        Exit {
+            run: false,
+            wake: Self::is_drained(now) || Self::is_silent(now),
+        }
+    }
+
+    fn is_drained(now: u64) -> bool {
+        now & FROZEN.0 != 0 && now & USAGE == 0
+    }
+
+    fn is_silent(now: u64) -> bool {
+        now & QUIESCED.0 != 0 && now & ISSUING == 0
     }
 
     /// A run begins. Refused if the queue is quiesced or stopped: then nothing was begun.
@@ -154,11 +173,9 @@ impl HctxState {
 
     #[cold]
     fn gone(&self, now: u64, usage: u64, issue: u64) -> Exit {
-        let drained = usage > 0 && now & FROZEN.0 != 0 && now & USAGE == 0;
-        let silent = issue > 0 && now & QUIESCED.0 != 0 && now & ISSUING == 0;
         Exit {
             run: usage > 0 && now & RESTART.0 != 0 && self.clear(RESTART),
-            wake: drained || silent,
+            wake: usage > 0 && Self::is_drained(now) || issue > 0 && Self::is_silent(now),
         }
     }
 
@@ -196,6 +213,17 @@ mod tests {
         assert_eq!(state.usage(), 2);
         assert!(!state.leave(1).wake);
         assert!(state.leave_and_end_issue(1).wake);
+    }
+
+    #[test]
+    fn c30_c26_an_arrival_that_is_turned_away_is_no_end() {
+        let state = HctxState::new();
+        assert_eq!(state.enter(1).0, Entry::Issue);
+        assert!(state.set(RESTART) && state.set(FROZEN));
+        let (entry, _, exit) = state.enter(1);
+        assert_eq!((entry, exit), (Entry::Frozen, Exit::default()));
+        assert!(state.has(RESTART));
+        assert!(state.leave_and_end_issue(1).run);
     }
 
     #[test]

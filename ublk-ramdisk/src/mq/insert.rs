@@ -91,6 +91,11 @@ impl Lane {
         lane.inserted.add_owned(u64::from(count));
         let arrived = queue.arrival(first, count);
         queue.trace_hctx(Kind::Plug, hctx, 0);
+        // Before they are counted in: a tag that there is not leaves nothing behind.
+        for (request, number) in requests.iter().zip(first..) {
+            let arrived = queue.if_timed(number, arrived);
+            queue.take_in(hctx, self.ctx, request, 0, arrived);
+        }
         let (entry, arm, exit) = hctx.state.enter(count);
         if arm {
             queue.arm_timeout(hctx);
@@ -99,10 +104,6 @@ impl Lane {
         let rqs = requests
             .iter()
             .map(|request| (queue.rq(self.hctx, request.tag()), request));
-        for (request, number) in requests.iter().zip(first..) {
-            let arrived = queue.if_timed(number, arrived);
-            queue.take_in(hctx, self.ctx, request, 0, arrived);
-        }
         if entry == Entry::Frozen {
             rqs.for_each(|(rq, _)| queue.wait_for_thaw(hctx, rq));
             return;

@@ -228,6 +228,9 @@ impl Queue {
         let in_flight =
             || (0..self.inner.set.queue_depth).filter(|&tag| slot(tag).state.is_in_flight());
         let holds = |&tag: &u16| slot(tag).token() != 0;
+        // Both go on while they are read, and more may be tried again than were refused then.
+        let unparked = queue.counters.unparked.get();
+        let parked = queue.counters.parked.get().saturating_sub(unparked);
         HctxSnapshot {
             stopped: queue.state.has(STOPPED),
             restart: queue.state.has(RESTART),
@@ -241,7 +244,7 @@ impl Queue {
             usage: queue.state.usage(),
             dispatch_busy: queue.dispatch_busy(),
             run_pending: self.inner.works.run_is_pending(hctx),
-            parked: queue.counters.parked.get() - queue.counters.unparked.get(),
+            parked,
             slots_held: in_flight().filter(holds).count() as u64,
             slot_awaited: self
                 .inner

@@ -91,7 +91,7 @@ impl Queue {
 
     /// The timer goes off at `deadline`, or before if it was armed before.
     fn arm_at(&self, deadline: u64) {
-        let delay = deadline.saturating_sub(self.now()) + COARSE;
+        let delay = deadline.saturating_sub(self.now()).saturating_add(COARSE);
         self.inner.works.arm_timeout(Duration::from_nanos(delay));
     }
 

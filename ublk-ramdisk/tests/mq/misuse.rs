@@ -15,6 +15,20 @@ fn panics_at(bed: &Bed, tag: u16) {
     *bed.driver.hook.lock().unwrap() = Some(Box::new(hook));
 }
 
+/// A tag that there is not, in the middle of a batch: nobody is counted in who will never end.
+#[test]
+fn c26_a_batch_with_a_tag_too_many_leaves_nothing_inside() {
+    let mut bed = Bed::new(1, 8);
+    let batch = [write(0), write(8)];
+    let inserted = catch_unwind(AssertUnwindSafe(|| bed.insert_batch(0, &batch)));
+    assert!(inserted.is_err(), "a queue of depth 8 has no tag 8");
+    assert_eq!(bed.queue.snapshot(0).usage, 0);
+    bed.queue.freeze().unwrap();
+    bed.queue.unfreeze();
+    bed.insert(0, write(1));
+    assert_eq!(bed.wire.count(), 1);
+}
+
 /// C25 of a driver that panics: its request ends, the section it was in is left, and the others are
 /// served.
 #[test]

@@ -183,6 +183,34 @@ fn c26_w20_freeze_runs_what_is_parked_and_waits_for_every_end() {
     bed.finish();
 }
 
+/// What waits inside for an end is run by it, whoever came to the closed door meanwhile (C16, C30).
+#[test]
+fn c26_c30_an_arrival_at_a_frozen_queue_takes_no_end_from_what_is_parked() {
+    let mut bed = Bed::new(1, 8);
+    bed.driver.always(Hold);
+    bed.insert(0, write(0));
+    bed.driver.always(DEV_RESOURCE);
+    bed.insert(0, write(1));
+    bed.settle();
+    let before = bed.driver.tags().len();
+    let mut lane = bed.lanes[0].pop().unwrap();
+    std::thread::scope(|scope| {
+        let queue = &bed.queue;
+        scope.spawn(move || queue.freeze().unwrap());
+        until("the freeze has run the queue", || {
+            let now = queue.snapshot(0);
+            bed.driver.tags().len() > before && now.restart && now.dispatch == [1]
+        });
+        lane.insert(&write(2), &mut At(&bed.wire, 0));
+        bed.driver.always(OK);
+        bed.complete(0);
+        until("both have ended", || bed.wire.count() == 2);
+    });
+    bed.queue.unfreeze();
+    until("the other has come in", || bed.wire.count() == 3);
+    bed.finish();
+}
+
 #[test]
 fn c26_a_freeze_that_could_not_end_is_refused() {
     let mut bed = Bed::new(2, 8);

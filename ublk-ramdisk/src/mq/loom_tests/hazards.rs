@@ -151,6 +151,25 @@ fn loom_w04_a_slot_given_back_by_another_hctx_reaches_who_waits() {
     );
 }
 
+/// W4 again: hctx 1 has been refused before, so RESTART is set, and is between another refusal and
+/// the putting back of its leftovers. Guard: the slot's return clears RESTART as an end does.
+#[test]
+fn loom_w04_a_slot_comes_back_before_the_leftovers_are_put_back() {
+    explore(
+        || Bed::new(2, 1, Places::with_slots(1, 2)),
+        |bed| {
+            bed.insert(0, 0, 0, Op::Read);
+            bed.insert(1, 0, 0, Op::Read);
+            let other = bed.clone();
+            let ender = thread::spawn(move || assert!(other.complete_one()));
+            bed.queue.run_hw_queue(1, false);
+            ender.join().unwrap();
+            bed.all_issued(1);
+            bed.finish(2);
+        },
+    );
+}
+
 /// W5: a waker starts the queue between its driver's stopping it and the leftovers' reaching the
 /// list. Guard: start clears STOPPED by a read-modify-write, then runs.
 #[test]
