@@ -60,6 +60,7 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
         Backing::Hugetlb => Store::hugetlb(config.size)?,
     };
     store.set_memory_limit(space.memory_limit);
+    store.reserve()?;
     if space.reclaim == Reclaim::Compress {
         store.enable_compression()?;
     }
@@ -73,6 +74,14 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
 fn preallocate(store: &Store) -> Result<(), Failure> {
     let held = store.allocated().unwrap_or(0);
     let needed = store.size().saturating_sub(held);
+    if store.is_hugetlb() {
+        // Reserved by now, and no part of what is available otherwise.
+        return store.preallocate().map_err(|error| {
+            Failure::environment(format!(
+                "--preallocate: {needed} bytes of huge pages needed: {error}"
+            ))
+        });
+    }
     // Asked before: the kernel would rather kill somebody than refuse.
     let available = memory::available().unwrap_or(u64::MAX);
     let refused = |why: &dyn std::fmt::Display| {

@@ -25,6 +25,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// A run directory with one server in it, whose disk writes 1000 requests between two questions.
+/// Others may be beside it.
 struct Server {
     dir: PathBuf,
     lock: Option<File>,
@@ -79,6 +80,28 @@ impl Server {
     fn go_away(&mut self) {
         self.lock = None;
     }
+
+    /// Another server beside it, which has no time for any question: it hangs up.
+    fn beside(&self, id: u32) -> Busy {
+        let lock = File::create(self.dir.join(format!("{id}.lock"))).expect("a file");
+        lock.lock().expect("locked");
+        fs::write(self.dir.join(format!("{id}.json")), "{}").expect("a state file");
+        let listener = UnixListener::bind(self.dir.join(format!("{id}.sock"))).expect("bound");
+        let calls = Arc::new(AtomicU64::new(0));
+        let count = calls.clone();
+        std::thread::spawn(move || {
+            for call in listener.incoming() {
+                drop(call);
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Busy { _lock: lock, calls }
+    }
+}
+
+struct Busy {
+    _lock: File,
+    calls: Arc<AtomicU64>,
 }
 
 impl Drop for Server {
@@ -345,4 +368,83 @@ fn k02_stats_watch_shows_rates_and_ends_when_nobody_reads() {
     assert!(next("PSI").contains("MEMORY"));
     drop(lines);
     assert_eq!(ended(&mut child).code(), Some(0));
+}
+
+/// The lines of a program's stdout and stderr as they come.
+fn watching(server: &Server, words: &[&str]) -> (Child, impl FnMut(&str), Arc<Mutex<String>>) {
+    let mut child = server
+        .command(words)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut errors = child.stderr.take().expect("a pipe");
+    let said = Arc::new(Mutex::new(String::new()));
+    let sink = said.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = errors.read(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..read]);
+            sink.lock().expect("no panic").push_str(&text);
+        }
+    });
+    let next = move |part: &str| {
+        let mut lines = lines.by_ref().map(|line| line.expect("a line"));
+        assert!(lines.any(|line| line.contains(part)), "it ended: {part}");
+    };
+    (child, next, said)
+}
+
+#[test]
+fn k02_stats_watch_goes_on_when_one_of_several_is_silent_or_goes_away() {
+    let server = Server::start("several");
+    let busy = server.beside(7);
+    let (mut child, mut next, said) = watching(&server, &["stats", "--watch", "0.1"]);
+    until("several pictures", || busy.calls.load(Ordering::SeqCst) > 3);
+    next("ublkb5");
+    let told = || said.lock().expect("no panic").clone();
+    until("a word about it", || told().contains("device 7"));
+    drop(busy);
+    // What it has asked since then it asked of one disk.
+    let before = server.asked.load(Ordering::SeqCst);
+    until("more pictures", || {
+        server.asked.load(Ordering::SeqCst) > before + 2
+    });
+    next("ublkb5");
+    assert!(child.try_wait().expect("a child").is_none(), "{}", told());
+    assert_eq!(told().lines().count(), 1, "said once: {}", told());
+    child.kill().expect("ours");
+    child.wait().expect("it has ended");
+}
+
+#[test]
+fn k02_stats_watch_of_one_disk_ends_with_it() {
+    let mut server = Server::start("one");
+    let (mut child, mut next, said) = watching(&server, &["stats", "5", "--watch", "0.1"]);
+    next("ublkb5");
+    server.go_away();
+    assert!(matches!(ended(&mut child).code(), Some(1 | 3)));
+    let told = || said.lock().expect("no panic").clone();
+    until("a word about it", || told().contains("ublk-ramdisk: "));
+}
+
+#[test]
+fn k02_stats_shows_the_others_of_one_that_is_silent() {
+    let server = Server::start("silent");
+    let _busy = server.beside(7);
+    for words in [&["stats"][..], &["stats", "--json"]] {
+        let output = server.command(words).output().expect("it starts");
+        let (shown, said) = (output.stdout, String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("7.sock") && said.lines().count() == 1,
+            "{said}"
+        );
+        let shown = String::from_utf8(shown).expect("text");
+        assert!(
+            shown.contains("ublkb5") || shown.contains("\"id\": 5"),
+            "{shown}"
+        );
+    }
 }

@@ -84,8 +84,9 @@ pub struct AddArgs {
     ///
     /// memfd: anonymous memory. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
     /// not exist (and then --size is needed), else opened with its contents; it is kept when the
-    /// disk is deleted. hugetlb: 2 MiB pages from the kernel's pool (vm.nr_hugepages), reserved at
-    /// once; the size must be a multiple of 2M.
+    /// disk is deleted. hugetlb: 2 MiB pages from the kernel's pool (vm.nr_hugepages), all
+    /// reserved at once unless --memory-limit allows fewer, and made as they are written; the size
+    /// must be a multiple of 2M.
     #[arg(long, value_name = "KIND", default_value = "memfd", value_parser = backing)]
     pub backing: Backing,
     /// Transparent huge pages for memfd and tmpfs [default: on]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `stats`: the counters of running disks, asked of their servers.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -19,13 +20,22 @@ pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
     if let Some(period) = args.watch.watch {
         return watch(&run_dir, args.id, period);
     }
-    let all = ask_all(&run_dir, args.id)?;
-    if args.json {
-        output::print_json(&all)?;
-    } else {
-        output::print(&texts(&all))?;
+    let Asked { disks, mut silent } = ask_all(&run_dir, args.id)?;
+    // Of the only one asked there is nothing to show but what is wrong.
+    if args.id.is_none() || silent.is_empty() {
+        if args.json {
+            output::print_json(&disks)?;
+        } else {
+            output::print(&texts(&disks))?;
+        }
     }
-    Ok(Exit::Done)
+    let last = silent.pop();
+    silent.iter().for_each(warn_of);
+    last.map_or(Ok(Exit::Done), |(_, failure)| Err(failure))
+}
+
+fn warn_of((id, failure): &(u32, Failure)) {
+    output::warn(&format!("no figures of device {id}: {}", failure.message));
 }
 
 fn texts(all: &[DeviceStats]) -> String {
@@ -33,23 +43,7 @@ fn texts(all: &[DeviceStats]) -> String {
     text.join("\n")
 }
 
-/// The figures of one disk, which must be there, or of all there are.
-pub fn ask_all(run_dir: &RunDir, id: Option<u32>) -> Result<Vec<DeviceStats>, Failure> {
-    if let Some(id) = id {
-        return Ok(vec![counters(machine::ask_of(
-            run_dir,
-            id,
-            Request::Stats,
-        )?)?]);
-    }
-    let answers = run_dir
-        .ids()
-        .into_iter()
-        .filter_map(|id| machine::ask_server(run_dir, id, Request::Stats));
-    answers.map(|answer| counters(answer?)).collect()
-}
-
-/// What those say who were asked again and again.
+/// What those say who were asked.
 #[derive(Debug, Default)]
 pub struct Asked {
     /// The figures of those that answered, lowest id first.
@@ -58,9 +52,9 @@ pub struct Asked {
     pub silent: Vec<(u32, Failure)>,
 }
 
-/// As [`ask_all`], for whoever goes on asking: a server that ends meanwhile is no error, unless it
-/// is the only one asked; one that is there and gives no answer is named.
-pub fn ask_again(run_dir: &RunDir, id: Option<u32>) -> Result<Asked, Failure> {
+/// The figures of one disk, which must be there, or of all there are. A server that ends meanwhile
+/// is no error, unless it is the only one asked; one that is there and gives no answer is named.
+pub fn ask_all(run_dir: &RunDir, id: Option<u32>) -> Result<Asked, Failure> {
     let mut asked = Asked::default();
     for each in id.map_or_else(|| run_dir.ids(), |id| vec![id]) {
         match machine::ask_server(run_dir, each, Request::Stats) {
@@ -85,17 +79,42 @@ fn counters(reply: Reply) -> Result<DeviceStats, Failure> {
     }
 }
 
+/// The figures there are. Of several disks one that is silent is named when it begins to be so;
+/// the only one must answer.
+fn heard(
+    asked: Asked,
+    id: Option<u32>,
+    silent: &mut BTreeSet<u32>,
+) -> Result<Vec<DeviceStats>, Failure> {
+    let before = std::mem::take(silent);
+    for one in asked.silent {
+        if id.is_some() {
+            return Err(one.1);
+        }
+        if !before.contains(&one.0) {
+            warn_of(&one);
+        }
+        silent.insert(one.0);
+    }
+    Ok(asked.disks)
+}
+
 /// Shows what happens per second, until somebody ends it or the one disk is gone.
 fn watch(run_dir: &RunDir, id: Option<u32>, period: Duration) -> Result<Exit, Failure> {
     // On a terminal each picture takes the place of the last.
     let clear = std::io::stdout().is_terminal();
-    let mut before = (Instant::now(), ask_all(run_dir, id)?);
+    let mut silent = BTreeSet::new();
+    let mut ask = || -> Result<_, Failure> {
+        let asked = ask_all(run_dir, id)?;
+        Ok((Instant::now(), heard(asked, id, &mut silent)?))
+    };
+    let mut before = ask()?;
     loop {
         std::thread::sleep(period);
-        let now = (Instant::now(), ask_all(run_dir, id)?);
+        let now = ask()?;
         let seconds = now.0.duration_since(before.0).as_secs_f64();
         let earlier = |id| before.1.iter().find(|stats| stats.id == id);
-        // A disk that has just come has no rates yet.
+        // A disk that has just come, or was silent, has no rates yet.
         let rates: Vec<_> = now
             .1
             .iter()

@@ -2,8 +2,7 @@
 //! `trace`: what happened to each request, recorded by the server and fetched from it.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, BufRead, BufWriter, ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,14 +10,14 @@ use ublk_ramdisk::error::{Exit, Failure};
 
 use super::{machine, output};
 use crate::cli::TraceArgs;
-use crate::server::control_socket::ask_for_more;
+use crate::server::control_socket::{ask_for_more, More};
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
 /// After the recording's end the server has so long to begin sending.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How many bytes of the end are kept, to see whether it is one.
-const TAIL: usize = 256;
+/// How many bytes of each end are kept, to see whether it is one.
+const ENDS: usize = 256;
 
 /// Records, and writes what comes.
 pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
@@ -35,21 +34,22 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
         .has_server(args.id)
         .then(|| ask_for_more(&run_dir.socket(args.id), request))
         .flatten();
-    let stream = match answer {
+    let mut trace = match answer {
         None => return Err(machine::unserved(args.id)),
         Some(answer) => match answer? {
-            (Reply::Done, stream) => stream,
+            (Reply::Done, trace) => trace,
             (Reply::Failed(failure), _) => return Err(failure),
             _ => return Err(machine::another_question()),
         },
     };
     let patience = args.duration + PATIENCE;
-    stream
+    trace
+        .get_ref()
         .set_read_timeout(Some(patience))
         .map_err(|error| Failure::runtime(format!("the server's socket: {error}")))?;
     match &args.output {
-        Some(path) => to_file(&stream, path),
-        None => to_stdout(&stream),
+        Some(path) => to_file(&mut trace, path),
+        None => to_stdout(&mut trace),
     }
 }
 
@@ -72,7 +72,7 @@ pub fn check_writable(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The end of a trace as it went by.
+/// The ends of a trace as it went by.
 struct Passed {
     head: Vec<u8>,
     tail: Vec<u8>,
@@ -81,8 +81,7 @@ struct Passed {
 
 impl Passed {
     /// Copies all there is.
-    fn copy(from: &UnixStream, to: &mut impl Write) -> io::Result<Passed> {
-        let mut from = BufReader::with_capacity(1 << 16, from);
+    fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<Passed> {
         let mut passed = Passed {
             head: Vec::new(),
             tail: Vec::new(),
@@ -96,22 +95,25 @@ impl Passed {
             };
             to.write_all(read)?;
             passed.bytes += read.len() as u64;
-            let missing = TAIL.saturating_sub(passed.head.len()).min(read.len());
+            let missing = ENDS.saturating_sub(passed.head.len()).min(read.len());
             passed.head.extend_from_slice(&read[..missing]);
             passed.tail.extend_from_slice(read);
-            let older = passed.tail.len().saturating_sub(TAIL);
+            let older = passed.tail.len().saturating_sub(ENDS);
             passed.tail.drain(..older);
         }
     }
 
     /// A server that ended in the middle has left a part.
     fn is_whole(&self) -> bool {
+        if self.head.starts_with(b"{") {
+            return self.tail.ends_with(b"\n]}\n");
+        }
         let last_line = self.tail[..self.tail.len().saturating_sub(1)]
             .rsplit(|byte| *byte == b'\n')
             .next();
-        self.tail.ends_with(b"\n]}\n")
-            || (self.tail.ends_with(b" lost\n")
-                && last_line.is_some_and(|line| line.starts_with(b"# ")))
+        self.head.starts_with(b"# ")
+            && self.tail.ends_with(b" lost\n")
+            && last_line.is_some_and(|line| line.starts_with(b"# "))
     }
 
     /// How many events were overwritten, as the file says.
@@ -130,9 +132,7 @@ impl Passed {
 
     fn judge(&self) -> Result<(), Failure> {
         if !self.is_whole() {
-            return Err(Failure::runtime(
-                "the trace is cut off: the server ended while it was sending",
-            ));
+            return Err(cut_off());
         }
         if self.lost() > 0 {
             output::warn(&format!(
@@ -145,31 +145,33 @@ impl Passed {
     }
 }
 
-fn to_file(stream: &UnixStream, path: &Path) -> Result<Exit, Failure> {
+fn cut_off() -> Failure {
+    Failure::runtime("the trace is cut off: the server ended while it was sending")
+}
+
+fn to_file(trace: &mut More, path: &Path) -> Result<Exit, Failure> {
     let failed = |error: io::Error| cannot_write(path, &error);
     // The file is replaced when there is something to put in: a recording may be given up.
-    let mut first = [0];
-    let begun = (&*stream).read(&mut first).map_err(failed)?;
-    let written = || -> io::Result<Passed> {
+    if trace.fill_buf().map_err(failed)?.is_empty() {
+        return Err(cut_off());
+    }
+    let mut written = || -> io::Result<Passed> {
         let mut file = BufWriter::new(File::create(path)?);
-        file.write_all(&first[..begun])?;
-        let passed = Passed::copy(stream, &mut file)?;
+        let passed = Passed::copy(trace, &mut file)?;
         file.flush()?;
         Ok(passed)
     };
-    let mut passed = written().map_err(failed)?;
-    passed.head.splice(..0, first[..begun].iter().copied());
+    let passed = written().map_err(failed)?;
     passed.judge().inspect_err(|_| {
         let _ = std::fs::remove_file(path);
     })?;
-    let size = passed.bytes + begun as u64;
-    output::print(&format!("{}: {size} bytes\n", path.display()))?;
+    output::print(&format!("{}: {} bytes\n", path.display(), passed.bytes))?;
     Ok(Exit::Done)
 }
 
-fn to_stdout(stream: &UnixStream) -> Result<Exit, Failure> {
+fn to_stdout(trace: &mut More) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
-    match Passed::copy(stream, &mut out).and_then(|passed| out.flush().map(|()| passed)) {
+    match Passed::copy(trace, &mut out).and_then(|passed| out.flush().map(|()| passed)) {
         Ok(passed) => passed.judge().map(|()| Exit::Done),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Done),
         Err(error) => Err(Failure::runtime(format!("the trace: {error}"))),
@@ -181,12 +183,9 @@ mod tests {
     use super::*;
 
     fn passed(text: &str) -> Passed {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let text = text.to_owned();
-        let writer = std::thread::spawn(move || (&ours).write_all(text.as_bytes()));
-        let passed = Passed::copy(&theirs, &mut io::sink()).expect("copied");
-        writer.join().expect("no panic").expect("written");
-        passed
+        // In pieces.
+        let (head, tail) = text.as_bytes().split_at(text.len() / 3);
+        Passed::copy(&mut head.chain(tail), &mut io::sink()).expect("copied")
     }
 
     #[test]
@@ -197,10 +196,12 @@ mod tests {
         assert!(whole.is_whole());
         assert_eq!((whole.lost(), whole.bytes), (12, file.len() as u64));
         assert!(!passed(&file[..file.len() - 4]).is_whole());
+        assert!(!passed(&file[1..]).is_whole(), "its head is missing");
         assert!(!passed("").is_whole());
         let lines = format!("# DEV\n{}# 7 events, 3 lost\n", "259,0 ...\n".repeat(1000));
         assert!(passed(&lines).is_whole());
         assert_eq!(passed(&lines).lost(), 3);
+        assert!(!passed(&lines[6..]).is_whole());
         assert!(!passed("# DEV\n259,0 lost\n").is_whole());
     }
 }

@@ -32,6 +32,7 @@ mod compress_models;
 mod compress_tests;
 mod discard;
 mod expand;
+mod huge;
 mod open;
 mod populate;
 mod reclaim;

@@ -68,7 +68,7 @@ impl Caller {
         self.0.set_nonblocking(false)?;
         self.0.set_read_timeout(Some(PATIENCE))?;
         self.0.set_write_timeout(Some(PATIENCE))?;
-        read_line(&self.0, LONGEST_REQUEST)
+        read_line(&mut BufReader::new(&self.0), LONGEST_REQUEST)
     }
 
     /// Answers; whether the caller still listens does not matter to the server.
@@ -87,8 +87,11 @@ pub fn ask(path: &Path, request: Request) -> Option<Result<Reply, Failure>> {
     Some(ask_for_more(path, request)?.map(|(reply, _)| reply))
 }
 
-/// As [`ask`]; what comes after the reply can be read from the connection.
-pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, UnixStream), Failure>> {
+/// What comes after a reply. The beginning of it may have come with the reply.
+pub type More = BufReader<UnixStream>;
+
+/// As [`ask`], with what comes after the reply.
+pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, More), Failure>> {
     let stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -100,28 +103,28 @@ pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, Unix
         }
         Err(_) => return None,
     };
-    let answer = converse(&stream, request).map_err(|error| {
+    Some(converse(stream, request).map_err(|error| {
         Failure::runtime(format!(
             "the server behind {} did not answer: {error}",
             path.display()
         ))
-    });
-    Some(answer.map(|reply| (reply, stream)))
+    }))
 }
 
-fn converse(stream: &UnixStream, request: Request) -> io::Result<Reply> {
+fn converse(stream: UnixStream, request: Request) -> io::Result<(Reply, More)> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE_FOR_REPLY))?;
-    write_line(stream, &request)?;
-    let reply = read_line(stream, LONGEST_REPLY)?;
+    write_line(&stream, &request)?;
+    let mut more = BufReader::new(stream);
+    let reply = read_line(&mut more, LONGEST_REPLY)?;
     if matches!(request, Request::Stop { .. } | Request::Delete { .. })
         && matches!(reply, Reply::Done)
     {
-        stream.set_read_timeout(Some(PATIENCE))?;
+        more.get_ref().set_read_timeout(Some(PATIENCE))?;
         // Ends when the server does; a server that lingers is not an error of this request.
-        let _ = io::copy(&mut &*stream, &mut io::sink());
+        let _ = io::copy(&mut more, &mut io::sink());
     }
-    Ok(reply)
+    Ok((reply, more))
 }
 
 fn write_line(mut stream: &UnixStream, message: &impl serde::Serialize) -> io::Result<()> {
@@ -130,9 +133,13 @@ fn write_line(mut stream: &UnixStream, message: &impl serde::Serialize) -> io::R
     stream.write_all(&line)
 }
 
-fn read_line<T: serde::de::DeserializeOwned>(stream: &UnixStream, longest: u64) -> io::Result<T> {
+/// Takes a line and nothing that is behind it.
+fn read_line<T: serde::de::DeserializeOwned>(
+    from: &mut impl BufRead,
+    longest: u64,
+) -> io::Result<T> {
     let mut line = String::new();
-    BufReader::new(stream.take(longest)).read_line(&mut line)?;
+    from.take(longest).read_line(&mut line)?;
     if line.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -144,7 +151,7 @@ mod tests {
     use super::*;
 
     fn answered(stream: &UnixStream) -> Failure {
-        match read_line(stream, LONGEST_REPLY) {
+        match read_line(&mut BufReader::new(stream), LONGEST_REPLY) {
             Ok(Reply::Failed(failure)) => failure,
             other => panic!("{other:?}"),
         }
@@ -172,5 +179,30 @@ mod tests {
         caller.answer(&Reply::Failed(Failure::in_use("busy")));
         assert_eq!(answered(&call).message, "busy");
         std::fs::remove_file(&path).expect("removed");
+    }
+
+    #[test]
+    fn k03_what_comes_with_a_reply_is_not_lost() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let mut sent = serde_json::to_vec(&Reply::Done).expect("JSON");
+        let trace = "a trace\n".repeat(10_000);
+        sent.extend_from_slice(b"\n");
+        sent.extend_from_slice(trace.as_bytes());
+        let server = std::thread::spawn(move || {
+            let mut line = String::new();
+            BufReader::new(&theirs).read_line(&mut line)?;
+            (&theirs).write_all(&sent)
+        });
+        let request = Request::Trace {
+            millis: 1,
+            records: 1,
+            text: true,
+        };
+        let (reply, mut more) = converse(ours, request).expect("an answer");
+        assert!(matches!(reply, Reply::Done), "{reply:?}");
+        let mut found = String::new();
+        more.read_to_string(&mut found).expect("text");
+        assert!(found == trace, "{} bytes of {}", found.len(), trace.len());
+        server.join().expect("no panic").expect("sent");
     }
 }

@@ -64,7 +64,8 @@ fn fallocate(file: &File, mode: i32, range: Range<u64>) -> io::Result<()> {
     }
 }
 
-/// The parts of the file that hold data, as the file system tells them.
+/// The parts of the file that hold data, as the file system tells them. hugetlbfs does not tell: it
+/// calls all of a file data.
 pub fn data_ranges(file: &File) -> io::Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     let mut end = 0;

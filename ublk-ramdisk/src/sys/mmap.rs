@@ -38,13 +38,23 @@ impl Mapping {
     /// part behind its end becomes usable when the file grows.
     pub fn shared(file: &File, len: usize) -> io::Result<Self> {
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        Self::map(
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            file.as_raw_fd(),
-            0,
-        )
+        // Made writable in a second step: hugetlbfs lengthens a file to what is mapped to be
+        // written.
+        let mapping = Self::map(len, libc::PROT_READ, flags, file.as_raw_fd(), 0)?;
+        let writable = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the range is the new mapping, which nobody uses yet.
+        match unsafe { libc::mprotect(mapping.start.as_ptr().cast(), len, writable) } {
+            0 => Ok(mapping),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Reserves the first `len` bytes of a file on hugetlbfs, all or nothing: allocating them
+    /// takes from what is reserved. It belongs to the file, not to a mapping: it lasts until a page
+    /// is punched, or the file is cut or gone.
+    pub fn reserve(file: &File, len: usize) -> io::Result<()> {
+        let fd = file.as_raw_fd();
+        Self::map(len, libc::PROT_READ, libc::MAP_SHARED, fd, 0).map(drop)
     }
 
     /// A part of a device file, to be read only.

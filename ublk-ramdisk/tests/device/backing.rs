@@ -10,7 +10,7 @@ use crate::disk::{try_add, Disk, MIB};
 use crate::ioctl::{self, Buffer};
 use crate::machine::{self, tmpfs_path};
 use crate::rng::Rng;
-use crate::run::tool;
+use crate::run::{tool, ublk};
 use crate::runner::{Outcome, Skip, Test};
 
 pub fn tests(tests: &mut Vec<Test>) {
@@ -20,6 +20,8 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("l1_a_bad_backing_file_is_refused", tmpfs_bad);
     add("l1_too_few_huge_pages_names_both_numbers", hugetlb_too_few);
     add("g1_huge_pages_hold_a_disk", hugetlb);
+    add("e08_g1_huge_pages_that_run_out_are_enospc", hugetlb_limited);
+    add("g1_a_file_of_huge_pages_keeps_its_contents", hugetlb_file);
     for path in machine::data_paths() {
         let name = format!("b1_a_full_tmpfs_is_enospc_on_{path}");
         tests.push(Test::new(name, move || tmpfs_full(path)));
@@ -138,11 +140,24 @@ fn hugetlb_too_few() -> Outcome {
 fn hugetlb() -> Outcome {
     let _pages = HugePages::free(16)?;
     for path in machine::data_paths() {
-        let disk = Disk::on(path, "none", "32M", &["--backing", "hugetlb"]);
+        let words = ["--size", "32M", "--backing", "hugetlb"];
+        let disk = Disk::on(path, "none", "32M", &words[2..]);
         assert_eq!(disk.sysfs_number("queue/discard_granularity"), 2 * MIB);
+        let needed = (32 * MIB).to_string();
+        try_add(&words).refused(3, &[&needed, "0 available"]);
         let file = disk.open_direct();
         let mut bytes = Buffer::new(MIB as usize);
         let mut found = Buffer::new(MIB as usize);
+        let tables = disk.stats().space.used;
+        assert!(tables < 2 * MIB, "{path}: a new disk uses {tables} bytes");
+        for at in (0..32 * MIB).step_by(MIB as usize) {
+            file.read_exact_at(&mut found, at).expect("read");
+            assert!(found.iter().all(|&byte| byte == 0), "{path}: {at}");
+        }
+        assert_eq!(disk.allocated(), 0, "{path}: G11");
+        file.write_all_at(&bytes, 3 * MIB).expect("write");
+        assert_eq!(disk.allocated(), 2 * MIB, "{path}");
+        assert_eq!(disk.stats().space.used, tables + 2 * MIB, "{path}");
         for at in (0..32 * MIB).step_by(MIB as usize) {
             Rng::of_run(at).fill(&mut bytes);
             file.write_all_at(&bytes, at).expect("write");
@@ -162,28 +177,110 @@ fn hugetlb() -> Outcome {
     Ok(())
 }
 
-/// A small tmpfs for the time of a test.
-struct SmallTmpfs(String);
+/// A budget holds back huge pages too; and where others have emptied the pool, a write ends with
+/// ENOSPC and the server lives.
+fn hugetlb_limited() -> Outcome {
+    let _pages = HugePages::free(4)?;
+    let words = ["--backing", "hugetlb", "--no-space-timeout", "1"];
+    let limited = |limit| [&words[..], &["--memory-limit", limit]].concat();
+    let mut bytes = Buffer::new(65536);
+    Rng::of_run(1).fill(&mut bytes);
+    for path in machine::data_paths() {
+        let disk = Disk::on(path, "none", "32M", &limited("5M"));
+        let file = disk.open_direct();
+        let full = |at: u64| {
+            let result = file.write_all_at(&bytes, at);
+            let error = result.expect_err("no memory is left");
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{path}: {error}");
+        };
+        file.write_all_at(&bytes, 0).expect("a first page");
+        file.write_all_at(&bytes, 8 * MIB).expect("a second one");
+        full(16 * MIB);
+        assert_eq!(disk.allocated(), 4 * MIB, "{path}");
+        ioctl::discard(&file, 8 * MIB..10 * MIB).expect("discard");
+        assert_eq!(disk.allocated(), 2 * MIB, "{path}");
+        // The pool is as large as what is in use of it.
+        let pool = machine::read(NR_HUGEPAGES);
+        let in_use = meminfo("HugePages_Total") - meminfo("HugePages_Free");
+        fs::write(NR_HUGEPAGES, in_use.to_string()).expect("fewer huge pages");
+        full(24 * MIB);
+        let mut found = Buffer::new(65536);
+        file.read_exact_at(&mut found, 24 * MIB).expect("a hole");
+        file.read_exact_at(&mut found, 0).expect("read");
+        assert!(*found == *bytes, "{path}");
+        fs::write(NR_HUGEPAGES, pool).expect("more huge pages");
+        drop(file);
+        disk.end_after_errors();
+    }
+    let (needed, there) = ((10 * MIB).to_string(), (8 * MIB).to_string());
+    let too_much = [&["--size", "32M"], &limited("11M")[..]].concat();
+    try_add(&too_much).refused(3, &[&needed, &there]);
+    let disk = Disk::add(&["--size", "8M", "--backing", "hugetlb", "--preallocate"]);
+    assert_eq!(disk.allocated(), 8 * MIB);
+    disk.end();
+    if machine::offers("UPDATE_SIZE") {
+        let disk = Disk::add(&["--size", "4M", "--backing", "hugetlb"]);
+        ublk(&["resize", &disk.name(), "8M"]).well();
+        let file = disk.open_direct();
+        file.write_all_at(&bytes, 6 * MIB).expect("the new part");
+        assert_eq!(disk.allocated(), 2 * MIB);
+        drop(file);
+        disk.end();
+    }
+    Ok(())
+}
 
-impl SmallTmpfs {
-    fn mount(size: &str) -> SmallTmpfs {
+/// A file on a hugetlbfs does not tell its holes: all of it is there when it is opened again.
+fn hugetlb_file() -> Outcome {
+    let _pages = HugePages::free(4)?;
+    let mount = Mount::new("hugetlbfs", "pagesize=2M");
+    let file = format!("{}/disk", mount.0);
+    let backing = format!("tmpfs:{file}");
+    let mut bytes = Buffer::new(MIB as usize);
+    Rng::of_run(4).fill(&mut bytes);
+    let disk = Disk::add(&["--size", "8M", "--backing", &backing]);
+    assert_eq!(fs::metadata(&file).expect("a file").len(), 8 * MIB);
+    disk.end();
+    let disk = Disk::add(&["--backing", &backing]);
+    assert_eq!(disk.allocated(), 0, "nothing was written");
+    disk.open_direct().write_all_at(&bytes, MIB).expect("write");
+    assert_eq!(disk.allocated(), 2 * MIB);
+    disk.end();
+    let disk = Disk::add(&["--backing", &backing]);
+    assert_eq!(disk.allocated(), 8 * MIB);
+    assert!(disk.stats().space.used >= 8 * MIB);
+    let mut found = Buffer::new(2 << 20);
+    let client = disk.open_direct();
+    client.read_exact_at(&mut found, 0).expect("read");
+    assert!(found[..1 << 20].iter().all(|&byte| byte == 0));
+    assert!(found[1 << 20..] == *bytes);
+    drop(client);
+    disk.end();
+    fs::remove_file(&file).expect("removed");
+    Ok(())
+}
+
+/// A file system in memory for the time of a test.
+struct Mount(String);
+
+impl Mount {
+    fn new(kind: &str, options: &str) -> Mount {
         let place = machine::scratch().join("small");
         fs::create_dir_all(&place).expect("a folder");
         let place = place.to_str().expect("text").to_owned();
-        let size = format!("size={size}");
-        tool(&["mount", "-t", "tmpfs", "-o", &size, "small", &place]).well();
-        SmallTmpfs(place)
+        tool(&["mount", "-t", kind, "-o", options, "small", &place]).well();
+        Mount(place)
     }
 }
 
-impl Drop for SmallTmpfs {
+impl Drop for Mount {
     fn drop(&mut self) {
         tool(&["umount", &self.0]);
     }
 }
 
 fn tmpfs_full(path: &str) {
-    let small = SmallTmpfs::mount("8M");
+    let small = Mount::new("tmpfs", "size=8M");
     let backing = format!("tmpfs:{}/disk", small.0);
     let words = ["--backing", &backing, "--no-space-timeout", "1"];
     let disk = Disk::on(path, "none", "32M", &words);

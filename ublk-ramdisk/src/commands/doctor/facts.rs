@@ -57,7 +57,7 @@ pub struct Facts {
     pub memlock: Option<u64>,
     /// Free bytes of /dev/shm, where it is a tmpfs.
     pub shm: bool,
-    /// Free 2 MiB pages of the kernel's pool.
+    /// 2 MiB pages of the kernel's pool that are free and not reserved.
     pub huge_pages: u64,
 }
 
@@ -87,10 +87,7 @@ impl Facts {
             memory: memory(&read("/proc/meminfo")),
             memlock: memlock(&read("/proc/self/limits")),
             shm: is_tmpfs(&read("/proc/self/mounts"), "/dev/shm"),
-            huge_pages: read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
-                .trim()
-                .parse()
-                .unwrap_or(0),
+            huge_pages: huge_pages("free").saturating_sub(huge_pages("resv")),
             release,
         }
     }
@@ -103,6 +100,13 @@ impl Facts {
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
+}
+
+/// A count of the pool of 2 MiB pages, 0 where there is none.
+fn huge_pages(which: &str) -> u64 {
+    let folder = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+    let count = read(&format!("{folder}/{which}_hugepages"));
+    count.trim().parse().unwrap_or(0)
 }
 
 fn access() -> Access {

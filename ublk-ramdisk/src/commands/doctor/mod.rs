@@ -164,7 +164,7 @@ fn driver(facts: &Facts) -> Check {
                 Some(true) => "this kernel was built with ublk, but the module is not installed",
                 None => "no module ublk_drv is installed for this kernel",
             },
-            "install a kernel with CONFIG_BLK_DEV_UBLK (6.4 or newer; on Debian 12 the one from \
+            "install a kernel with CONFIG_BLK_DEV_UBLK (6.5 or newer; on Debian 12 the one from \
              backports, and where modules are split the package with the extra ones), then run \
              `modprobe ublk_drv`",
         ),
@@ -403,6 +403,30 @@ mod tests {
             "CONFIG_BLK_DEV_UBLK",
         );
         lacks(&absent(Module::Running), "/dev/ublk-control");
+    }
+
+    /// The program needs GET_FEATURES, which came with 6.5.
+    #[test]
+    fn l1_every_advice_names_the_same_oldest_kernel() {
+        for configured in [None, Some(false), Some(true)] {
+            let facts = Facts {
+                node: false,
+                module: Module::Absent { configured },
+                access: Access::Refused(CtrlError::NoDriver),
+                ..able()
+            };
+            lacks(&facts, "6.5 or newer");
+        }
+        let too_old = CtrlError::Refused {
+            command: "GET_FEATURES",
+            id: -1,
+            errno: libc::EOPNOTSUPP,
+        };
+        let facts = Facts {
+            access: Access::Refused(too_old),
+            ..able()
+        };
+        lacks(&facts, "6.5 or newer");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ublk_ramdisk::error::{Exit, Failure};
 
-use super::stats::{ask_again, Asked};
+use super::stats::{ask_all, Asked};
 use crate::cli::TopArgs;
 use crate::server::run_dir::RunDir;
 use crate::server::signals::EndSignals;
@@ -35,7 +35,7 @@ pub fn run(args: &TopArgs) -> Result<Exit, Failure> {
     let id = args.id.or(args.disk);
     // What is wrong from the start is said in a line, not on a screen.
     Screen::can_be_had()?;
-    let first = (Instant::now(), Ok(ask_again(&run_dir, id)?));
+    let first = (Instant::now(), Ok(ask_all(&run_dir, id)?));
     let signals = EndSignals::catch(true)
         .map_err(|error| Failure::runtime(format!("cannot wait for signals: {error}")))?;
     let mut screen = Screen::open()?;
@@ -51,7 +51,7 @@ fn ask_again_and_again(run_dir: RunDir, id: Option<u32>, interval: Duration) -> 
     let (sender, answers): (Sender<Answer>, _) = mpsc::channel();
     std::thread::spawn(move || loop {
         std::thread::sleep(interval);
-        let answer = ask_again(&run_dir, id);
+        let answer = ask_all(&run_dir, id);
         if sender.send((Instant::now(), answer)).is_err() {
             return;
         }

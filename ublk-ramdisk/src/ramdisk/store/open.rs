@@ -113,23 +113,14 @@ impl Store {
         Self::with_new_file(file, size, huge_pages)
     }
 
-    /// A store in huge pages of the system's default size.
+    /// A store in huge pages of the system's default size; [`Store::reserve`] sees to it that
+    /// there are some.
     pub fn hugetlb(size: u64) -> Result<Self, StoreError> {
-        let system = |source| StoreError::System {
+        let file = file::memfd(c"ublk-ramdisk", true).map_err(|source| StoreError::System {
             step: "create",
             size,
             source,
-        };
-        let file = file::memfd(c"ublk-ramdisk", true).map_err(system)?;
-        let (_, page) = file::file_system(&file).map_err(system)?;
-        let available = free_huge_pages(page) * page;
-        if size > available {
-            return Err(StoreError::TooLittle {
-                what: "free huge pages",
-                needed: size,
-                available,
-            });
-        }
+        })?;
         Self::with_new_file(file, size, false)
     }
 
@@ -238,6 +229,10 @@ impl Store {
             freed: OnceLock::new(),
             compression: OnceLock::new(),
         };
+        if store.is_hugetlb() {
+            store.adopt_huge_pages()?;
+            return Ok(store);
+        }
         for range in file::data_ranges(&store.file).map_err(system("examine"))? {
             let found = store.states.set_present(pages_of(&range, page_shift));
             store.budget.adopt((found as u64) << page_shift);
@@ -260,16 +255,4 @@ impl Store {
             Err(_) => Ok((Mapping::shared(file, size as usize)?, size)),
         }
     }
-}
-
-/// Huge pages of `page` bytes that are free now.
-fn free_huge_pages(page: u64) -> u64 {
-    let path = format!(
-        "/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages",
-        page / 1024
-    );
-    std::fs::read_to_string(path)
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
 }
