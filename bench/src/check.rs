@@ -301,7 +301,7 @@ impl CrossCheck {
         by: &Counted,
     ) {
         // Through the page cache the kernel reads ahead and writes in its own time.
-        if !job.direct || (sample.read, sample.write, sample.trim) == (None, None, None) {
+        if !job.is_direct() || (sample.read, sample.write, sample.trim) == (None, None, None) {
             return;
         }
         let ways = [sample.read, sample.write, sample.trim].map(Option::unwrap_or_default);
@@ -316,7 +316,8 @@ impl CrossCheck {
                 continue;
             }
             let what = |unit: &str| format!("{place}, {kind} {unit}");
-            let not_alone = at == 2 && by.others_discard;
+            // While it seeks the depth fio begins to count anew at each step.
+            let not_alone = at == 2 && by.others_discard || job.latency_us.is_some();
             self.pair(
                 &what("bytes"),
                 ("the kernel", kernel.bytes),

@@ -117,6 +117,23 @@ fn blocks_larger_than_a_request_are_split_and_buffered_ones_are_the_kernels_own(
 }
 
 #[test]
+fn what_fio_counts_anew_or_writes_through_the_page_cache_is_no_difference() {
+    let (_, mut sample) = mix();
+    sample.read.as_mut().unwrap().ios -= 1000;
+    sample.read.as_mut().unwrap().bytes -= 4_096_000;
+    let by = counted(&file(""), None).unwrap();
+    let differences = |job: &str| {
+        let mut check = CrossCheck::default();
+        check.sample("here", "loop", &job.parse().unwrap(), &sample, &by);
+        check.differences.len()
+    };
+    assert_eq!(differences("randread-4k-qd32"), 2);
+    assert_eq!(differences("randread-4k-qd128-lat1000us"), 0);
+    assert_eq!(differences("trimwrite-64k-qd16"), 0);
+    assert_eq!(differences("randtrimwrite-64k-qd16"), 0);
+}
+
+#[test]
 fn a_disk_on_which_the_kernel_counts_nothing_is_named() {
     let (job, sample) = mix();
     let by = counted(&file("").replace(STAT, NONE), None).unwrap();

@@ -93,7 +93,7 @@ pub fn job_file(job: &Job, extent: Extent) -> String {
         None if !job.verify => line(&format!("io_size={each}")),
         None => {}
     }
-    if !job.direct && !matches!(job.rw, Rw::Read | Rw::RandRead) {
+    if !job.is_direct() && job.rw.writes() {
         line("end_fsync=1");
     }
     if job.rw == Rw::TrimMix {

@@ -171,6 +171,12 @@ impl Job {
         }
     }
 
+    /// Does all of it go past the page cache? fio opens a disk that it both trims and writes
+    /// without O_DIRECT, whatever it was told.
+    pub fn is_direct(&self) -> bool {
+        self.direct && !matches!(self.rw, Rw::TrimWrite | Rw::RandTrimWrite)
+    }
+
     /// For people: `4 KiB random read, QD 32`.
     pub fn title(&self) -> String {
         let size = match self.bs {
