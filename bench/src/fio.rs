@@ -87,9 +87,14 @@ impl Sample {
         found.map(|(_, us)| *us)
     }
 
-    /// MiB per second, all directions together.
+    /// MiB per second, all directions together. Of a job that verifies, the writes': what it reads
+    /// back is no part of its time either.
     pub fn mib_per_second(&self) -> f64 {
-        self.bytes() as f64 / f64::from(1 << 20) / (self.runtime_ms.max(1) as f64 / 1000.0)
+        let bytes = match self.write {
+            Some(write) if write.ios == self.ios => write.bytes,
+            _ => self.bytes(),
+        };
+        bytes as f64 / f64::from(1 << 20) / (self.runtime_ms.max(1) as f64 / 1000.0)
     }
 
     /// Bytes moved in all directions.
@@ -273,6 +278,9 @@ mod tests {
         assert_eq!(sample.ios, sample.write.unwrap().ios);
         assert_eq!(sample.iops, sample.write.unwrap().iops);
         assert_eq!(sample.read.unwrap().ios, 2048, "but they are kept");
+        let written = sample.write.unwrap().bytes as f64 / f64::from(1 << 20);
+        let rate = written / (sample.runtime_ms as f64 / 1000.0);
+        assert_eq!(sample.mib_per_second(), rate);
     }
 
     #[test]

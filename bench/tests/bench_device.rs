@@ -53,6 +53,7 @@ fn bad_input_is_refused_in_one_line_that_names_it() {
         ("--bed=moon", "moon"),
         ("--repeat=0", "0"),
         ("--size=1", "1"),
+        ("--size=16 --numjobs=32", "32"),
         ("--queues=65", "65"),
         ("--scale=x", "x"),
         ("--cross-check=perhaps", "perhaps"),

@@ -54,20 +54,37 @@ fn buffers(config: &DeviceConfig) -> u64 {
 pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
     let space = &config.space;
     space.fits(config.size, buffers(config), memory::cgroup_max())?;
+    let mut made = None;
     let store = match &config.backing {
         Backing::Memfd => Store::anonymous(config.size, config.huge_pages)?,
-        Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages)?,
+        Backing::Tmpfs(path) => {
+            made = Some(path).filter(|path| !path.exists());
+            Store::in_file(path, config.size, config.huge_pages)?
+        }
         Backing::Hugetlb => Store::hugetlb(config.size)?,
     };
+    match prepare(&store, config) {
+        Ok(()) => Ok(store),
+        Err(failure) => {
+            // The file that was made for it; the error that is reported is the first.
+            let _ = made.map(std::fs::remove_file);
+            Err(failure)
+        }
+    }
+}
+
+/// What is to be there before the disk is.
+fn prepare(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
+    let space = &config.space;
     store.set_memory_limit(space.memory_limit);
     store.reserve()?;
     if space.reclaim == Reclaim::Compress {
         store.enable_compression()?;
     }
     if space.preallocate {
-        preallocate(&store)?;
+        preallocate(store)?;
     }
-    Ok(store)
+    Ok(())
 }
 
 /// Takes all memory of a disk at once.

@@ -348,6 +348,27 @@ fn e13_psi_refuses_no_request_for_longer_than_a_second() {
     assert!((900_000_000..1_100_000_000).contains(&longest), "{longest}");
 }
 
+/// What `sim --help` gives as examples can be typed as it stands there.
+#[test]
+fn l1_the_examples_of_the_help_run() {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_ublk-ramdisk"));
+    let help = Command::new(program).args(["sim", "--help"]).output();
+    let help = String::from_utf8(help.expect("the program starts").stdout).unwrap();
+    let (_, examples) = help.split_once("Examples:\n").expect("there are some");
+    let (examples, _) = examples.split_once("\n\n").expect("an end of them");
+    let place = std::env::temp_dir().join(format!("sim-examples-{}", std::process::id()));
+    std::fs::create_dir(&place).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", program.parent().unwrap().display());
+    for example in examples.replace("\\\n", " ").lines() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", example]).env("PATH", &path);
+        let output = shell.current_dir(&place).output().unwrap();
+        assert!(output.status.success(), "{example}: {output:?}");
+    }
+    std::fs::remove_dir_all(&place).unwrap();
+}
+
 /// Each waits for a second of its own, at the same time as the others, and reads for none (E10).
 #[test]
 fn e13_e10_those_that_psi_holds_back_hold_back_nobody() {
@@ -365,6 +386,16 @@ fn e13_e10_those_that_psi_holds_back_hold_back_nobody() {
     assert!(median < 1_100_000_000, "{median}");
     let slowest = number(&found, "/total/latency/max");
     assert!(slowest < 1_100_000_000, "{slowest}");
+    // One that would only be refused again is not asked each time that a read ends.
+    let found = pressed("--size 64M --rw randrw --iodepth 64 --ops 2000 --service-time 100us");
+    let (refused, writes) = (
+        number(&found, "/refused_by/psi"),
+        number(&found, "/total/write/ops"),
+    );
+    assert!(
+        refused <= 10 * writes,
+        "{refused} refusals of {writes} writes"
+    );
 }
 
 /// More than a device can have tags is taken for all there are, and can be taken back.

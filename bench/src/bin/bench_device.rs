@@ -233,6 +233,17 @@ impl PlanArgs {
         if size < 16 {
             return Err(BadMatrix(format!("size '{size}': at least 16 MiB")));
         }
+        let jobs = match self.jobs()? {
+            Some(jobs) => jobs,
+            None => usual.jobs.clone(),
+        };
+        // Each has a part of its own, of whole MiB.
+        if let Some(job) = jobs.iter().find(|job| u64::from(job.numjobs) > size) {
+            return Err(BadMatrix(format!(
+                "numjobs '{}': at most one for each MiB of the disk, which has {size}",
+                job.numjobs
+            )));
+        }
         Ok(Plan {
             bed: self.bed.clone().unwrap_or(usual.bed.clone()),
             kernel: self.kernel.clone().unwrap_or(usual.kernel.clone()),
@@ -247,10 +258,7 @@ impl PlanArgs {
                 None => usual.cross_check,
             },
             contenders,
-            jobs: match self.jobs()? {
-                Some(jobs) => jobs,
-                None => usual.jobs.clone(),
-            },
+            jobs,
         })
     }
 }

@@ -36,17 +36,17 @@ Events for --at TIME:EVENT
   discard OFFSET,LENGTH         in bytes
   set slots=N|off, mbps=N|off   the pressure changes, as by `ublk-ramdisk set`
   set inject KIND=VALUE         the same for faults
-  set memory-limit=SIZE|off, no-space-timeout=SECS   and for memory
+  set memory-limit=SIZE|off, no-space-timeout=SECS, reclaim=KIND, compress-idle=TIME   and for memory
   psi on|off                    memory is short, as far as --psi says that this matters
   corrupt OFFSET                a bit of the store flips; --verify finds it
 
 Examples:
   ublk-ramdisk sim --rw randrw --iodepth 32 --service-time 100us --verify
-  ublk-ramdisk sim --ops 1 --at 0:busy on --at 1s:busy off --sample 100ms
+  ublk-ramdisk sim --ops 1 --at '0:busy on' --at '1s:busy off' --sample 100ms
   ublk-ramdisk sim --rw randwrite --iodepth 8 --ops 50 --service-time 100us --slots 2 \\
-      --at 1ms:busy on --at 5ms:busy off --trace trace.json
-  ublk-ramdisk sim --queues 64 --jobs 64 --duration 1s --rate 100 --at 0:fail-worker-creation on \\
-      --at 100ms:busy on --at 200ms:busy off --json
+      --at '1ms:busy on' --at '5ms:busy off' --trace trace.json
+  ublk-ramdisk sim --queues 64 --jobs 64 --duration 1s --rate 100 --at '0:fail-worker-creation on' \\
+      --at '100ms:busy on' --at '200ms:busy off' --json
   ublk-ramdisk sim --rw randwrite --memory-limit 32M --at '1s:set memory-limit=off' --sample 100ms
 
 Exit status 1 also if --verify finds a wrong block, if a request never ends, or if the counters do

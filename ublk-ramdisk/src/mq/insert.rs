@@ -49,8 +49,8 @@ impl Lane {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
         let lane = hctx.lane(self.ctx);
         let number = lane.inserted.get();
-        lane.inserted.add_owned(1);
         let rq = queue.take_in(hctx, self.ctx, request, 0, queue.arrival(number, 1));
+        lane.inserted.add_owned(1);
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);
@@ -88,7 +88,6 @@ impl Lane {
         }
         let lane = hctx.lane(self.ctx);
         let first = lane.inserted.get();
-        lane.inserted.add_owned(u64::from(count));
         let arrived = queue.arrival(first, count);
         queue.trace_hctx(Kind::Plug, hctx, 0);
         // Before they are counted in: a tag that there is not leaves nothing behind.
@@ -96,6 +95,7 @@ impl Lane {
             let arrived = queue.if_timed(number, arrived);
             queue.take_in(hctx, self.ctx, request, 0, arrived);
         }
+        lane.inserted.add_owned(u64::from(count));
         let (entry, arm, exit) = hctx.state.enter(count);
         if arm {
             queue.arm_timeout(hctx);
@@ -128,10 +128,10 @@ impl Lane {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
         let lane = hctx.lane(self.ctx);
         let number = lane.inserted.get();
-        lane.inserted.add_owned(1);
         let flags = PASSTHROUGH | if at_head { AT_HEAD } else { 0 };
         let arrived = queue.arrival(number, 1);
         let rq = queue.take_in(hctx, self.ctx, request, flags, arrived);
+        lane.inserted.add_owned(1);
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);

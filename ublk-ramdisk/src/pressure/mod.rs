@@ -345,7 +345,12 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 
     fn overtakes(&self, hctx: Hctx<'_>, request: &Request) -> bool {
-        self.disk.overtakes(hctx, request)
+        let place = self.index(hctx.index(), request.tag());
+        let held = self.active.load(Relaxed) & PSI != 0
+            && self.psi.is_pressed()
+            && self.psi.holds(place, self.throttle.now())
+            && self.disk.needs_memory(request);
+        !held && self.disk.overtakes(hctx, request)
     }
 
     #[inline]

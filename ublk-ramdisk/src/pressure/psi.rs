@@ -50,6 +50,12 @@ impl Psi {
         }
     }
 
+    /// Would it be refused again? One that has not been refused yet would not be.
+    pub(super) fn holds(&self, request: usize, now: u64) -> bool {
+        let first = self.since[request].load(Relaxed).checked_sub(1);
+        first.is_some_and(|first| now.saturating_sub(first) < BOUND)
+    }
+
     /// The request has got another answer: its place is the tag's next request's.
     pub(super) fn forget(&self, request: usize) {
         if self.since[request].load(Relaxed) != 0 {
@@ -74,7 +80,9 @@ mod tests {
         assert!(psi.refuses(0, 5 + BOUND - 1) && !psi.refuses(0, 5 + BOUND));
         assert!(!psi.refuses(0, 6 + BOUND), "however often it is asked");
         assert!(psi.refuses(1, 5 + BOUND), "each has its own second");
+        assert!(psi.holds(1, 5 + BOUND) && !psi.holds(1, 5 + 2 * BOUND));
         psi.forget(0);
+        assert!(!psi.holds(0, 5 + BOUND), "and has not been refused");
         assert!(psi.refuses(0, 7 + BOUND), "the next request of that tag");
     }
 }

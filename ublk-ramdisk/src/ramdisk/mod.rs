@@ -34,7 +34,7 @@ use crate::mq::{
 pub use no_space::{Mode, Patience, DEFAULT_PATIENCE};
 use parked::Told;
 use space::{Space, SpaceOptions, SpaceStats, SpaceWorks};
-use store::{Readable, Store};
+use store::{Readable, Store, StoreError};
 
 /// A disk in memory.
 #[derive(Debug)]
@@ -125,6 +125,12 @@ impl Ramdisk {
     pub fn space_stats(&self) -> SpaceStats {
         self.space()
             .map_or_else(SpaceStats::default, |space| space.stats(&self.store))
+    }
+
+    /// [`Store::grow`], after what was made for the disk when it was larger has gone.
+    pub fn grow(&self, size: u64) -> Result<(), StoreError> {
+        self.space().iter().for_each(|space| space.settle());
+        self.store.grow(size)
     }
 
     /// [`Store::shrink`], and those that wait for memory beyond the new end are ended.

@@ -174,7 +174,7 @@ pub(super) struct Space {
     cap: u32,
     /// Where the system had no memory last, to be tried when nobody waits: start and end.
     failed_at: [AtomicU64; 2],
-    /// How often memory had been freed before it was last tried to have some.
+    /// How often memory had been freed before the try to have some that failed last.
     frees_seen: AtomicU64,
     rules: Rules,
     populated: AtomicU64,
@@ -247,10 +247,15 @@ impl Space {
             return self.deny_all(queue);
         }
         while let Some(taken) = self.parked.take() {
-            self.frees_seen.store(self.no_space.frees(), Relaxed);
+            if taken.range.end > store.size() {
+                self.gone(queue, &taken);
+                continue;
+            }
+            let seen = self.no_space.frees();
             match store.populate(taken.range.clone()) {
                 Ok(made) => self.grant(store, queue, &taken, made),
                 Err(shortage) => {
+                    self.frees_seen.store(seen, Relaxed);
                     self.parked.put_back(&taken);
                     return self.short(store, queue, &taken, &shortage);
                 }
@@ -259,14 +264,18 @@ impl Space {
     }
 
     fn grant(&self, store: &Store, queue: &Queue, taken: &Taken, made: u64) {
-        if made > 0 && !self.no_space.is(Mode::Enough) {
+        if made > 0 {
+            // Whatever the mode is: a pass of reclaim that has found nothing may be about to say
+            // so of the memory before this.
             self.enough();
         }
         self.has_not_failed();
-        if taken.range.end > store.size() {
-            // The disk became smaller meanwhile.
+        let size = store.size();
+        if taken.range.end > size {
+            // The disk became smaller meanwhile. What was made is this call's to give back, and
+            // nothing else: the rest of the tail may be used again by now.
             store.unpin(taken.range.clone());
-            let _whoever_uses_the_rest_frees_it = store.free_tail(taken.range.end);
+            store.discard(size.max(taken.range.start)..taken.range.end);
             return self.gone(queue, taken);
         }
         self.populated.fetch_add(1, Relaxed);
@@ -377,6 +386,13 @@ impl Space {
         if self.parked.deny_beyond(store.size()) > 0 {
             self.queue.upgrade().iter().for_each(|q| self.run_all(q));
         }
+    }
+
+    /// Waits until memory is not being made for what the disk was before it became smaller.
+    /// # Context: not in a run of the store workqueue.
+    pub(super) fn settle(&self) {
+        // An error is that the device is being taken down, and then nobody makes any.
+        let _ended = self.populate.work.flush_queued();
     }
 
     /// There is no such part of the disk any more.

@@ -167,7 +167,7 @@ impl Device {
         }
         let store = self.driver.disk().store();
         if size > old {
-            store.grow(size)?;
+            self.driver.disk().grow(size)?;
             if let Err(error) = self.control.update_size(id, size >> 9) {
                 store.shrink(old);
                 return Err(error.into());

@@ -80,6 +80,11 @@ fn tmpfs_bad() -> Outcome {
     let said = try_add(&on_sysfs);
     assert!(matches!(said.status, Some(2 | 3)), "{said:?}");
     said.has_one_line();
+    let file = tmpfs_path("too-large");
+    let backing = format!("tmpfs:{file}");
+    let said = try_add(&["--size", "1T", "--preallocate", "--backing", &backing]);
+    said.refused(3, &["--preallocate"]);
+    assert!(!fs::exists(&file).expect("a folder"), "it was made for it");
     let file = tmpfs_path("other-size");
     fs::write(&file, [0; 8192]).expect("written");
     let words = ["--size", "1M", "--backing", &format!("tmpfs:{file}")];

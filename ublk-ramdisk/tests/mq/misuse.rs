@@ -27,6 +27,7 @@ fn c26_a_batch_with_a_tag_too_many_leaves_nothing_inside() {
     bed.queue.unfreeze();
     bed.insert(0, write(1));
     assert_eq!(bed.wire.count(), 1);
+    bed.finish();
 }
 
 /// C25 of a driver that panics: its request ends, the section it was in is left, and the others are

@@ -73,8 +73,9 @@ fn s13_13_one_sleeper_in_ten_costs_the_old_design_half_of_its_throughput() {
     assert_eq!(took, 101, "the CPU is never idle before the last sleep");
     let expected: Vec<_> = (0..ITEMS).map(|n| (n, n as u128)).collect();
     assert_eq!(starts, expected);
-    // One that runs, one that sleeps, those about to and one to be there for the next.
-    assert!(workers <= 4, "{workers}");
+    // One that runs, one that sleeps, those about to, some for which it is decided when the machine
+    // has time, and one to be there for the next: a matter of what sleeps, not of the items.
+    assert!(workers <= ITEMS / 10, "{workers}");
 }
 
 #[test]
