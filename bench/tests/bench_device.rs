@@ -91,6 +91,42 @@ fn the_script_refuses_before_it_builds_or_makes_anything() {
     assert!(!Path::new("/dev/nonexistent").exists());
 }
 
+/// The script up to the plan, with a stand-in for cargo, for each way to say where the run is kept.
+#[test]
+fn the_script_says_what_it_would_measure() {
+    let name = "the_script_says_what_it_would_measure";
+    let place = std::env::temp_dir().join(format!("bench-device-dry-{}", std::process::id()));
+    let (bin, target) = (place.join("bin"), place.join("target"));
+    fs::create_dir_all(&bin).unwrap();
+    fs::create_dir_all(target.join("release")).unwrap();
+    fs::write(bin.join("cargo"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(bin.join("cargo"), fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink(PROGRAM, target.join("release/bench_device")).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let inside = project("bench-device-dry");
+    for words in [None, Some(place.join("run")), Some(inside.clone())] {
+        let mut script = Command::new(project("scripts/bench-device"));
+        script.args(["--bed", "icount", "--contenders", "batch", "--dry-run"]);
+        script.args(words.iter().flat_map(|out| [Path::new("--out"), out]));
+        let output = script
+            .env("PATH", format!("{}:{path}", bin.display()))
+            .env("CARGO_TARGET_DIR", &target)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        if output.status.code() == Some(3) {
+            assert!(std::env::var_os("CI").is_none(), "{output:?}");
+            println!("SKIP {name}: this machine lacks what the script needs");
+            break;
+        }
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("of 6 jobs on 1 contenders in 2 rounds"), "{said}");
+    }
+    assert!(!inside.exists(), "nothing was begun");
+    fs::remove_dir_all(&place).unwrap();
+}
+
 /// A folder with two disks, a stand-in for fio, and a run.
 struct Bench(PathBuf);
 
