@@ -121,7 +121,10 @@ fn the_script_says_what_it_would_measure() {
         }
         assert!(output.status.success(), "{words:?}: {output:?}");
         let said = String::from_utf8(output.stdout).unwrap();
-        assert!(said.contains("of 6 jobs on 1 contenders in 2 rounds"), "{said}");
+        assert!(
+            said.contains("of 6 jobs on 1 contenders in 2 rounds"),
+            "{said}"
+        );
     }
     assert!(!inside.exists(), "nothing was begun");
     fs::remove_dir_all(&place).unwrap();

@@ -411,7 +411,9 @@ fn e01_the_largest_limit_of_slots_and_a_small_one_after_it() {
     ] {
         let mut all = most.to_vec();
         script.iter().for_each(|line| all.extend(["--at", line]));
-        assert_eq!(number(&run(&all), "/total/read/ops"), 1000);
+        let found = run(&all);
+        assert_eq!(number(&found, "/total/read/ops"), 1000);
+        assert_eq!(number(&found, "/total/latency/max"), 0, "nobody waited");
     }
 }
 

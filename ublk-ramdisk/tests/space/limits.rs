@@ -130,8 +130,9 @@ fn e21_without_reclaim_zeros_stay() {
 fn h08_e06_what_waits_beyond_the_end_of_a_smaller_disk_ends() {
     let mut bed = Bed::new(2, 32, 32, 4, SpaceOptions::default());
     assert_eq!(bed.ended(0, Op::Write, 20, 4), 4 * PAGE as i32);
-    bed.write(1, 30);
+    // The older one is not beyond it, and goes on waiting.
     bed.write(2, 8);
+    bed.write(1, 30);
     bed.exhausted(2);
     bed.ramdisk.shrink(16 * PAGE);
     assert_eq!(bed.end_of(0, 1), -libc::EIO);
