@@ -14,16 +14,15 @@ use crate::server::run_dir::RunDir;
 
 /// Deletes every device asked for; each failure gets a line, the last one the exit status.
 pub fn run(args: &DelArgs) -> Result<Exit, Failure> {
-    let mut control = Control::open()?;
     let run_dir = RunDir::of_this_machine();
     let ids = if args.all {
-        ours(&mut control, &run_dir)
+        ours(&mut Control::open()?, &run_dir)
     } else {
         args.ids.clone()
     };
     let mut last = None;
     for id in ids {
-        if let Err(failure) = delete(&mut control, &run_dir, id, args.force) {
+        if let Err(failure) = delete(&run_dir, id, args.force) {
             // The last line is main's to print.
             if let Some(earlier) = last.replace(failure) {
                 output::complain(&earlier);
@@ -50,12 +49,13 @@ fn ours(control: &mut Control, run_dir: &RunDir) -> Vec<u32> {
     ours
 }
 
-fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
+fn delete(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
     if let Some(answer) = machine::ask_server(run_dir, id, Request::Delete { force }) {
         return machine::done(answer?);
     }
-    machine::stop_by_kernel(control, id, force)?;
-    machine::delete_by_kernel(control, id)?;
+    let mut control = Control::open()?;
+    machine::stop_by_kernel(&mut control, id, force)?;
+    machine::delete_by_kernel(&mut control, id)?;
     run_dir.forget(id);
     Ok(())
 }

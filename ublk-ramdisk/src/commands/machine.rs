@@ -70,7 +70,8 @@ pub fn ask_of(run_dir: &RunDir, id: u32, request: Request) -> Result<Reply, Fail
     }
 }
 
-/// Why a device cannot be asked; the driver itself is asked only now.
+/// Why a device cannot be asked. The driver itself is asked only now: what a living server does alone
+/// must not need a ring, which cannot be had while a CPU that leaves waits for requests (C27).
 pub fn unserved(id: u32) -> Failure {
     match Control::open() {
         Ok(mut control) => not_served(&mut control, id),
@@ -79,7 +80,7 @@ pub fn unserved(id: u32) -> Failure {
 }
 
 /// Says why a device that must be ours cannot be spoken to.
-pub fn not_served(control: &mut Control, id: u32) -> Failure {
+fn not_served(control: &mut Control, id: u32) -> Failure {
     match control.device_info(id) {
         Err(error) => error.into(),
         Ok(info) if info.device_state() == DeviceState::Live => Failure::runtime(format!(

@@ -3,7 +3,6 @@
 
 use ublk_ramdisk::config::check_bytes;
 use ublk_ramdisk::error::{Exit, Failure};
-use ublk_ramdisk::ublk::ctrl::Control;
 
 use super::machine;
 use crate::cli::ResizeArgs;
@@ -14,14 +13,11 @@ use crate::server::run_dir::RunDir;
 pub fn run(args: &ResizeArgs) -> Result<Exit, Failure> {
     // What no block size allows is bad usage whatever the device; the server knows its own.
     check_bytes("SIZE", args.size, 512)?;
-    let mut control = Control::open()?;
     let request = Request::Resize {
         bytes: args.size,
         force: args.force,
     };
-    match machine::ask_server(&RunDir::of_this_machine(), args.id, request) {
-        Some(answer) => machine::done(answer?)?,
-        None => return Err(machine::not_served(&mut control, args.id)),
-    }
+    let answer = machine::ask_of(&RunDir::of_this_machine(), args.id, request)?;
+    machine::done(answer)?;
     Ok(Exit::Done)
 }

@@ -5,7 +5,6 @@
 use ublk_ramdisk::config::check_pressure;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::pressure::Injection;
-use ublk_ramdisk::ublk::ctrl::Control;
 
 use super::{machine, output};
 use crate::cli::SetArgs;
@@ -25,19 +24,15 @@ pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
              up; give it to `add`",
         ));
     }
-    let mut control = Control::open()?;
     let request = Request::Set {
         changes: Box::new(changes),
         memory,
         latency_sample: args.sample.latency_sample,
     };
-    let in_force = match machine::ask_server(&RunDir::of_this_machine(), args.id, request) {
-        Some(answer) => match answer? {
-            Reply::InForce(in_force) => in_force,
-            Reply::Failed(failure) => return Err(failure),
-            _ => return Err(Failure::runtime("the server answered another question")),
-        },
-        None => return Err(machine::not_served(&mut control, args.id)),
+    let in_force = match machine::ask_of(&RunDir::of_this_machine(), args.id, request)? {
+        Reply::InForce(in_force) => in_force,
+        Reply::Failed(failure) => return Err(failure),
+        _ => return Err(machine::another_question()),
     };
     if args.json {
         output::print_json(&in_force)?;

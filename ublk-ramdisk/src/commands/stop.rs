@@ -11,12 +11,11 @@ use crate::server::run_dir::RunDir;
 
 /// Stops the device. One that is stopped already is no error.
 pub fn run(args: &StopArgs) -> Result<Exit, Failure> {
-    let mut control = Control::open()?;
     let run_dir = RunDir::of_this_machine();
     let force = args.force;
     match machine::ask_server(&run_dir, args.id, Request::Stop { force }) {
         Some(answer) => machine::done(answer?)?,
-        None => machine::stop_by_kernel(&mut control, args.id, force)?,
+        None => machine::stop_by_kernel(&mut Control::open()?, args.id, force)?,
     }
     Ok(Exit::Done)
 }

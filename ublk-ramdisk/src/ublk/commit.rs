@@ -2,8 +2,8 @@
 //! Committing by batch (F14): the elements of a COMMIT, for whoever sends it, and the way of a
 //! worker to commit what it has ended by itself (F20), without a word to the queue's thread.
 //!
-//! A worker of kblockd has a ring for it, one per queue, made before the disk is there (J4): workers
-//! take it in turn ([`super::turns`]), and who finds it taken leaves its results in the mailbox. So
+//! A worker of kblockd that may ([`super::ring::has_entered`]) has a ring for it, one per queue, made
+//! before the disk is there (J4): workers take it in turn ([`super::turns`]), and who finds it taken leaves its results in the mailbox. So
 //! does who finds it closed: the thread of a queue that is about to end has to hear of everything
 //! that is still under way.
 

@@ -19,6 +19,7 @@ use super::client_data::ClientData;
 use super::commit::{Committed, Committer};
 use super::mailbox::{self, Mailbox, Post};
 use super::queue::QueueError;
+use super::ring;
 use super::thread::Binding;
 use crate::config::DataPath;
 use crate::mq::{Data, Disk, InFlight, Moved, Moving, Request, Transport};
@@ -106,11 +107,11 @@ impl Port {
         }
     }
 
-    /// Shall workers commit by themselves, as things are now?
+    /// Shall the calling worker commit by itself, as things are now?
     fn is_for_workers(&self) -> Option<&Committer> {
         self.committer
             .as_ref()
-            .filter(|_| self.mailbox.has_sleeper())
+            .filter(|_| ring::has_entered() && self.mailbox.has_sleeper())
     }
 }
 

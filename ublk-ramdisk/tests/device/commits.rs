@@ -45,7 +45,7 @@ pub fn tests(tests: &mut Vec<Test>) {
 }
 
 /// Summed up over the queues.
-fn wakeups(disk: &Disk) -> WakeUps {
+pub fn wakeups(disk: &Disk) -> WakeUps {
     let mut sum = WakeUps::default();
     for queue in disk.stats().queues {
         sum.sent += queue.wakeups.sent;

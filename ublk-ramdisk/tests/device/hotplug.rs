@@ -3,12 +3,15 @@
 //! fio verifies all the time. In guests alone: nobody wants his own CPUs taken away.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::commits::wakeups;
 use crate::disk::Disk;
+use crate::ioctl::{self, Buffer};
 use crate::machine::{self, read, wait_for};
-use crate::run::need;
+use crate::run::{need, ublk, Said};
 use crate::runner::{Outcome, Skip, Test};
 use crate::verify::fio;
 
@@ -25,6 +28,8 @@ pub fn tests(tests: &mut Vec<Test>) {
         if path == "batch" {
             let body = move || leaves_and_returns(path, "on");
             tests.push(Test::skippable(commits_by_workers, body));
+            let name = "f20_c27_a_cpu_that_leaves_waits_for_what_a_worker_commits";
+            tests.push(Test::skippable(name, waits_for_a_commit));
         }
     }
 }
@@ -121,6 +126,74 @@ fn leaves_and_returns(path: &str, commit: &str) -> Outcome {
         assert!(!queue.now.inactive, "{queue:?}");
         assert_eq!((queue.hctx.timeouts, queue.hctx.lost_races), (0, 0));
     }
+    disk.end();
+    Ok(())
+}
+
+/// Is the kernel waiting for the requests of a CPU that leaves?
+fn waits_for_requests() -> bool {
+    let tasks = fs::read_dir("/proc").expect("it is there").flatten();
+    let mut folders = tasks.map(|task| task.path());
+    let hotplug = folders.find(|task| read(task.join("comm")) == "cpuhp/1");
+    let stack = read(hotplug.expect("the kernel's thread").join("stack"));
+    stack.contains("blk_mq_hctx_notify_offline")
+}
+
+/// A disk that refuses every request until this is dropped, whatever happens here.
+struct Refuses<'a>(&'a Disk);
+
+impl<'a> Refuses<'a> {
+    fn all(disk: &'a Disk) -> Self {
+        let refuses = Refuses(disk);
+        refuses.inject("requeue=1,100,0,1000000").well();
+        refuses
+    }
+
+    fn inject(&self, faults: &str) -> Said {
+        ublk(&["set", &self.0.name(), "--inject", faults])
+    }
+}
+
+impl Drop for Refuses<'_> {
+    fn drop(&mut self) {
+        let lifted = self.inject("requeue=off");
+        if !std::thread::panicking() {
+            lifted.well();
+        }
+    }
+}
+
+/// The first that a worker ever commits is what the CPU that leaves is waiting for.
+fn waits_for_a_commit() -> Outcome {
+    let cpu = Cpu::second()?;
+    let words = [
+        "--queues",
+        "2",
+        "--worker-commit",
+        "on",
+        "--no-partition-scan",
+    ];
+    let disk = Disk::on("batch", "none", "8M", &words);
+    let before = wakeups(&disk);
+    std::thread::scope(|scope| {
+        let refuses = Refuses::all(&disk);
+        let client = scope.spawn(|| {
+            ioctl::run_on(&[1]);
+            let written = disk.open_direct().write_at(&Buffer::new(4096), 0);
+            assert_eq!(written.expect("served in the end"), 4096);
+        });
+        wait_for("a refused write", || {
+            disk.stats().queues.iter().any(|q| q.hctx.refused() > 0)
+        });
+        let leaves = scope.spawn(|| cpu.switch("0"));
+        wait_for("a CPU that waits for it", waits_for_requests);
+        drop(refuses);
+        leaves.join().expect("it has left");
+        client.join().expect("it was written");
+    });
+    let told = wakeups(&disk);
+    assert!(told.committed > before.committed, "{told:?}");
+    drop(cpu);
     disk.end();
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::worker::{run_scheduled, AbortOnUnwind, CreateError};
 use super::workers::{WorkerState, WorkerThread};
 use super::PoolState;
 use crate::pwq::{self, Pwq};
-use crate::runtime::hooks::{CreateAttempt, PoolClass};
+use crate::runtime::hooks::{CreateAttempt, PoolClass, ThreadStart};
 use crate::runtime::monitor::Job;
 use crate::runtime::RuntimeInner;
 use crate::sys::cpu;
@@ -182,13 +182,17 @@ fn arrive(queue: &QueueInner, parker: &Parker) -> bool {
     let rt = &queue.rt;
     cpu::set_current_name(&queue.rescuer_name());
     parker.adopt_current();
-    if cpu::set_current_nice(RESCUER_NICE).is_ok() {
-        return true;
-    }
-    if !rt.config.strict_priority {
+    if cpu::set_current_nice(RESCUER_NICE).is_err() {
+        if rt.config.strict_priority {
+            return false;
+        }
         rt.warn_nice_denied(RESCUER_NICE);
     }
-    !rt.config.strict_priority
+    rt.hooks.first_on_thread(&ThreadStart {
+        class: PoolClass::Rescuer,
+        cpu: None,
+    });
+    true
 }
 
 /// The life of a rescuer.

@@ -18,7 +18,7 @@ use crate::error::StartError;
 use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
-use crate::runtime::hooks::{CreateAttempt, PoolClass};
+use crate::runtime::hooks::{CreateAttempt, PoolClass, ThreadStart};
 use crate::sys::cpu::{self, SignalsBlocked};
 use crate::sys::list;
 use crate::sys::sync::Parker;
@@ -91,6 +91,15 @@ fn spawn(pool: &Arc<Pool>, id: usize, attempt: u32) -> Result<(), CreateError> {
     made
 }
 
+fn class_of(pool: &Pool) -> PoolClass {
+    match pool.kind {
+        PoolKind::Unbound { .. } => PoolClass::Unbound,
+        PoolKind::Bh { .. } => PoolClass::Bh,
+        PoolKind::PerCpu { .. } if pool.nice < 0 => PoolClass::PerCpuHighpri,
+        PoolKind::PerCpu { .. } => PoolClass::PerCpu,
+    }
+}
+
 /// Makes the thread of a worker and waits until it is idle.
 fn start_thread(
     pool: &Arc<Pool>,
@@ -98,16 +107,10 @@ fn start_thread(
     attempt: u32,
     block: &Arc<ControlBlock>,
 ) -> Result<(), CreateError> {
-    let class = match pool.kind {
-        PoolKind::Unbound { .. } => PoolClass::Unbound,
-        PoolKind::Bh { .. } => PoolClass::Bh,
-        PoolKind::PerCpu { .. } if pool.nice < 0 => PoolClass::PerCpuHighpri,
-        PoolKind::PerCpu { .. } => PoolClass::PerCpu,
-    };
     pool.rt
         .hooks
         .before_create(&CreateAttempt {
-            class,
+            class: class_of(pool),
             cpu: usize::try_from(pool.cpu()).ok(),
             attempt,
         })
@@ -159,6 +162,10 @@ fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
     }
     let unbound = pool.is_unbound();
     pool.rt.bind_current(&pool.affinity);
+    pool.rt.hooks.first_on_thread(&ThreadStart {
+        class: class_of(pool),
+        cpu: usize::try_from(pool.cpu()).ok(),
+    });
     let mut worker = block.occupy(id, cpu::current_tid());
     let mut st = pool.lock();
     st.nice_denied |= nice_denied;

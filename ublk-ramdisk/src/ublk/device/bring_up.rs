@@ -20,6 +20,7 @@ use crate::ublk::ctrl::{block_path, char_path, Control};
 use crate::ublk::features::Features;
 use crate::ublk::params;
 use crate::ublk::queue::Shared;
+use crate::ublk::ring::FirstEntry;
 use crate::ublk::thread::{Deaths, QueueThread, Served};
 use crate::ublk::transport::{Port, Ports};
 
@@ -123,7 +124,14 @@ impl Device {
             path: self.path,
             ports: ports.clone(),
         });
-        let (runtime, flags) = (backend::runtime(), config.kblockd_flags.flags());
+        let mut runtime = backend::runtime();
+        if self.workers_commit {
+            let first = FirstEntry::new().map_err(|error| {
+                Failure::environment(format!("cannot set up a ring for the workers: {error}"))
+            })?;
+            runtime = runtime.on_thread_start(move |_| first.pass());
+        }
+        let flags = config.kblockd_flags.flags();
         let (driver, operations) = (&self.driver, self.driver.clone());
         let mirror = Mirror::start_on(runtime, flags, set, operations, driver, transport)?;
         mirror.queue().time_one_of(config.latency_sample);
