@@ -145,9 +145,12 @@ fn s12_05_manager_idle_rescuer_and_mayday() {
     });
     let rescuer = tid.all()[0];
     q.enqueue_on(1, Call::noop()).unwrap();
+    // The first CPU's pwq may be on the list too, again: its rescuer was called once more while it
+    // was on its way.
+    let is_called = |line: &str| line.contains(" cpus=1 ") && line.ends_with(" MAYDAY");
     until("help is called for", || {
         clock.advance(Duration::from_millis(10));
-        rt.dump_queue(&q).contains(" MAYDAY\n")
+        rt.dump_queue(&q).lines().any(is_called)
     });
     let dump = rt.dump_all();
     let lines = |part: &str| dump.lines().filter(|l| l.contains(part)).count();
@@ -156,7 +159,7 @@ fn s12_05_manager_idle_rescuer_and_mayday() {
         1,
         "{dump}"
     );
-    assert_eq!(lines(" MAYDAY"), 1, "{dump}");
+    assert!(dump.lines().any(is_called), "{dump}");
     assert_eq!(
         lines("flags=0x2 nice=0 hung="),
         2,
