@@ -16,6 +16,7 @@ fn files(bed: &Bed) -> BTreeMap<String, String> {
 fn k02_the_tree_has_every_file_of_every_queue() {
     let set = TagSet {
         nr_ctxs: 2,
+        reserved_tags: 3,
         ..TagSet::new(3, 8)
     };
     let bed = Bed::with(set, Driver::new());
@@ -30,6 +31,10 @@ fn k02_the_tree_has_every_file_of_every_queue() {
     assert_eq!(files.keys().cloned().collect::<Vec<_>>(), expected);
     assert!(files.values().all(|t| t.is_empty() || t.ends_with('\n')));
     assert_eq!(files["hctx2/tags_bitmap"], "00000000: 00\n");
+    assert_eq!(
+        files["hctx2/tags"],
+        "nr_tags=8\nnr_reserved_tags=3\nbusy=0\n"
+    );
     assert_eq!(
         (&files["state"][..], &files["hctx0/state"][..]),
         ("\n", "\n")

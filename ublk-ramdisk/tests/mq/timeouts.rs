@@ -201,6 +201,27 @@ fn c35_the_time_of_a_request_begins_when_it_is_kept() {
     bed.finish();
 }
 
+/// The longest time there is is no time at all.
+#[test]
+fn c35_an_endless_timeout_never_ends() {
+    let set = TagSet {
+        timeout: Duration::MAX,
+        ..TagSet::new(1, 8)
+    };
+    let mut bed = Bed::in_turns_with(set);
+    leap(&bed, 250 * MS);
+    bed.driver.always(Hold);
+    bed.insert(0, write(0));
+    for _ in 0..3 {
+        leap(&bed, 1_000_000 * SECOND);
+        assert_eq!(timeouts(&bed), 0);
+    }
+    assert!(bed.queue.abort(0, 0), "it can still be asked for");
+    bed.settle();
+    assert_eq!(timeouts(&bed), 1);
+    bed.finish();
+}
+
 #[test]
 fn c39_abort_calls_the_handler_at_once() {
     let mut bed = Bed::new(1, 8);
