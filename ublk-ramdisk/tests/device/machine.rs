@@ -166,18 +166,34 @@ pub fn servers() -> BTreeSet<u32> {
         .collect()
 }
 
-/// Where each thread of our servers waits, for a test that hangs.
-pub fn where_servers_wait() -> String {
+/// Where each thread of our servers waits, and every other that cannot be interrupted, for a test that
+/// hangs.
+pub fn where_they_wait() -> String {
+    let servers = servers();
     let mut text = String::new();
-    for pid in servers() {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
         let tasks = fs::read_dir(format!("/proc/{pid}/task"));
         for task in tasks.into_iter().flatten().flatten() {
-            let stack = read(task.path().join("stack"));
-            let name = read(task.path().join("comm"));
-            text.push_str(&format!("{pid} {name}:\n{stack}\n"));
+            let file = |name: &str| read(task.path().join(name));
+            let is_stuck = || file("status").contains("State:\tD");
+            if servers.contains(&pid) || is_stuck() {
+                text.push_str(&format!("{pid} {}:\n{}\n", file("comm"), file("stack")));
+            }
         }
     }
     text
+}
+
+/// Ends the guest, if this is one: with a thread that nothing can end it would not by itself, nor
+/// could it be powered off.
+pub fn end_guest() {
+    if std::env::var_os("UBLK_VM").is_some() {
+        // What has been printed is on its way.
+        std::thread::sleep(Duration::from_secs(2));
+        let _ = fs::write("/proc/sysrq-trigger", "b");
+        std::thread::sleep(Duration::from_secs(10));
+    }
 }
 
 /// What of ours, or of ublk at all, is on the machine.

@@ -168,7 +168,8 @@ impl Watchdog {
         std::thread::spawn(move || {
             if silence.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
                 println!("FAIL {name}: hangs ({} s)", patience.as_secs());
-                println!("{}", machine::where_servers_wait());
+                println!("{}", machine::where_they_wait());
+                machine::end_guest();
                 std::process::exit(1);
             }
         });
