@@ -14,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use workqueue::Flags;
 
 use crate::error::Failure;
 use crate::mq::TIMED_OF;
@@ -242,7 +243,7 @@ impl DeviceConfig {
         let io_buffer = check_io_buffer(asked.io_buffer, around.page_size)?;
         let size = check_size(&asked, around)?;
         let huge_pages = check_huge_pages(&asked)?;
-        check_worker_commit(asked.worker_commit, asked.data_path)?;
+        check_worker_commit(asked.worker_commit, asked.data_path, asked.kblockd_flags)?;
         check_pressure(&asked.pressure)?;
         let timeout = in_range("--timeout", asked.timeout, 1, MAX_TIMEOUT)? as u32;
         let space = SpaceConfig::check(&asked.space, size, &asked.backing)?;
@@ -394,8 +395,18 @@ pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check_worker_commit(commit: WorkerCommit, path: Option<DataPath>) -> Result<(), Failure> {
+fn check_worker_commit(
+    commit: WorkerCommit,
+    path: Option<DataPath>,
+    kblockd: KblockdFlags,
+) -> Result<(), Failure> {
+    let has_rescuer = kblockd.flags().contains(Flags::MEM_RECLAIM);
     match (commit, path) {
+        // A new worker waits while a CPU leaves, which waits for the requests: only a rescuer helps.
+        (WorkerCommit::On, _) if !has_rescuer => Err(Failure::usage(
+            "--worker-commit on contradicts --kblockd-flags without mem_reclaim: while a CPU leaves \
+             there are no new workers, and requests need the rescuer; name mem_reclaim too",
+        )),
         (WorkerCommit::On, Some(path)) if path != DataPath::Batch => Err(Failure::usage(format!(
             "--worker-commit on contradicts --data-path {path}: of that path only the thread that \
              fetched a request can commit it; use batch"

@@ -134,6 +134,10 @@ fn f20_who_commits() {
         );
     }
     bad_usage(
+        "add --size 1M --worker-commit on --kblockd-flags highpri,percpu",
+        &["--worker-commit on", "--kblockd-flags", "mem_reclaim"],
+    );
+    bad_usage(
         "add --size 1M --worker-commit never",
         &["--worker-commit", "never", "auto, on, off"],
     );

@@ -16,7 +16,7 @@ use crate::server::run_dir::RunDir;
 pub fn run(args: &DelArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine();
     let ids = if args.all {
-        ours(&mut Control::open()?, &run_dir)
+        ours(&run_dir)?
     } else {
         args.ids.clone()
     };
@@ -33,20 +33,24 @@ pub fn run(args: &DelArgs) -> Result<Exit, Failure> {
 }
 
 /// What this program added. State files of devices that are gone are cleared away.
-fn ours(control: &mut Control, run_dir: &RunDir) -> Vec<u32> {
-    let mut ours = Vec::new();
-    for id in run_dir.ids() {
-        let gone = matches!(
-            control.device_info(id),
-            Err(error) if error.errno() == Some(libc::ENODEV)
-        );
-        if gone && !run_dir.has_server(id) {
-            run_dir.forget(id);
-        } else {
-            ours.push(id);
+fn ours(run_dir: &RunDir) -> Result<Vec<u32>, Failure> {
+    let (mut ours, others): (Vec<u32>, Vec<u32>) = run_dir
+        .ids()
+        .into_iter()
+        .partition(|&id| run_dir.has_server(id));
+    // Of what a server ends the driver need not be asked. That there is none is said all the same.
+    if ours.is_empty() || !others.is_empty() {
+        let mut control = Control::open()?;
+        for id in others {
+            let info = control.device_info(id);
+            if info.is_err_and(|error| error.errno() == Some(libc::ENODEV)) {
+                run_dir.forget(id);
+            } else {
+                ours.push(id);
+            }
         }
     }
-    ours
+    Ok(ours)
 }
 
 fn delete(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {

@@ -182,6 +182,14 @@ impl<D: Disk> Pressured<D> {
         }
     }
 
+    /// The requests that were accepted and lost, as far as they have not ended: hardware queue and tag.
+    fn lost(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
+        let depth = usize::from(self.depth);
+        let lost = self.lost.iter().enumerate();
+        let lost = lost.filter(|(_, lost)| lost.load(Relaxed));
+        lost.map(move |(index, _)| ((index / depth) as u16, (index % depth) as u16))
+    }
+
     /// Says that memory is short, or no more: what the monitor of PSI does. Also for tests and for
     /// a simulation, which have no monitor.
     pub fn set_pressure(&self, on: bool) {

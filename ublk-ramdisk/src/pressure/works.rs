@@ -93,6 +93,22 @@ impl Works {
         Ok(new)
     }
 
+    /// The disk is about to be stopped, which waits for every request: nothing is refused or held back
+    /// from now on, what was is served, and what was lost on purpose has timed out (F4).
+    /// # Context: not in queue_rq, and not in a run of this workqueue.
+    pub fn let_all_pass<D: Disk + 'static>(&self, driver: &Arc<Pressured<D>>) {
+        let silenced = self.listen(driver, None);
+        debug_assert!(silenced.is_ok(), "there is nothing to listen to");
+        driver.put_in_force(&Settings::default(), Some(&self.queue));
+        self.delays.end();
+        // Whoever was struck before that has said so.
+        self.queue.quiesce();
+        self.queue.unquiesce();
+        for (hctx, tag) in driver.lost() {
+            self.queue.abort(hctx, tag);
+        }
+    }
+
     /// Listens to this trigger in place of the present one.
     fn listen<D: Disk + 'static>(
         &self,

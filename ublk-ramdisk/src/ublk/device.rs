@@ -215,8 +215,11 @@ impl Device {
     }
 
     /// The disk is going to be stopped, which waits for every request: from now on none waits for
-    /// memory.
+    /// memory, and none is refused or held back on purpose.
     fn let_go(&self) {
+        if let Some(mirror) = &self.mirror {
+            mirror.pressure().let_all_pass(&self.driver);
+        }
         self.driver
             .disk()
             .set_patience(Patience::For(Duration::ZERO));

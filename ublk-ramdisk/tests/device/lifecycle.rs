@@ -4,7 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::process::Child;
+
+use ublk_ramdisk::stats::DeviceStats;
 
 use crate::disk::{try_add, Disk, MIB};
 use crate::ioctl::{self, Buffer};
@@ -32,11 +35,44 @@ pub fn tests(tests: &mut Vec<Test>) {
         "l1_sigterm_waits_for_users_and_a_second_does_not",
         terminated_twice,
     );
+    add(
+        "f4_a_disk_that_is_taken_away_holds_nothing_back",
+        nothing_held_back,
+    );
     add("l1_a_server_in_the_foreground_ends_with_sigint", foreground);
     add("f1_stop_keeps_the_id", stop_keeps_id);
     add("l1_list_and_stats_show_every_disk", listed);
     add("l1_del_all_takes_every_disk", del_all);
     add("test_vm_16_a_closed_pipe_kills_no_server", closed_pipe);
+}
+
+/// STOP_DEV waits for every request: for those too that were to be refused for hours, or to time out
+/// after one.
+fn nothing_held_back() {
+    type IsHeld = fn(&DeviceStats) -> bool;
+    let cases: [(&[&str], IsHeld); 2] = [
+        (&["--inject", "requeue=1,100,0,10000000"], |disk| {
+            disk.queues.iter().any(|queue| queue.hctx.refused() > 0)
+        }),
+        (
+            &["--inject", "timeout=1,100,0,-1", "--timeout", "3600"],
+            |disk| disk.pressure.lost > 0,
+        ),
+    ];
+    for (words, is_held) in cases {
+        let before = Traces::now();
+        let mut all = vec!["--size", "8M", "--no-partition-scan"];
+        all.extend(words);
+        let disk = Disk::add(&all);
+        let file = disk.open_direct();
+        let client = std::thread::spawn(move || file.write_at(&Buffer::new(4096), 0));
+        wait_for("a request that is held back", || is_held(&disk.stats()));
+        ublk(&["del", "--force", &disk.name()]).well();
+        let written = client.join().expect("no panic");
+        println!("    {words:?}: {written:?}");
+        disk.has_ended();
+        before.assert_unchanged();
+    }
 }
 
 /// fio on a disk, until the disk goes away.
