@@ -98,6 +98,7 @@ impl Tracepoint {
         }
         let trace = Tracepoint(instances.join(format!("ublk-device-tests-{}", disk.id)));
         fs::create_dir(&trace.0).expect("an instance");
+        machine::keep_the_scheduler_out(&trace.0);
         let number = disk.sysfs("dev");
         let (major, minor) = number.split_once(':').expect("MAJOR:MINOR");
         let (major, minor): (u64, u64) = (major.parse().unwrap(), minor.parse().unwrap());

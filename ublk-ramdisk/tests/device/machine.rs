@@ -166,6 +166,12 @@ pub fn servers() -> BTreeSet<u32> {
         .collect()
 }
 
+/// Has an instance of the kernel's tracer not note the names of threads: for that it would change the
+/// scheduler's code while other CPUs are in it, which an emulated CPU does not always survive.
+pub fn keep_the_scheduler_out(instance: &Path) {
+    fs::write(instance.join("options/record-cmd"), "0").expect("every tracer has the option");
+}
+
 /// Where each thread of our servers waits, and every other that cannot be interrupted, for a test that
 /// hangs.
 pub fn where_they_wait() -> String {

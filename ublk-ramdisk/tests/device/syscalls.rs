@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use crate::disk::{Disk, MIB};
 use crate::ioctl::Buffer;
-use crate::machine::{self, read, wait_for};
+use crate::machine::{self, keep_the_scheduler_out, read, wait_for};
 use crate::run::{self, command};
 use crate::runner::{Outcome, Skip, Test};
 
@@ -77,6 +77,7 @@ impl Counted {
         let made = fs::create_dir(&instance);
         made.map_err(|error| Skip(format!("no tracefs to count with: {error}")))?;
         let counted = Counted(instance);
+        keep_the_scheduler_out(&counted.0);
         // The size is that of a hash table, of which it uses half before it drops.
         let trigger = "hist:keys=common_pid,id.syscall:size=16384";
         fs::write(counted.event("trigger"), trigger)

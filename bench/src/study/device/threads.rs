@@ -20,6 +20,9 @@ impl NotMade {
         let folder = PathBuf::from(TRACING).join("instances/study");
         fs::create_dir_all(&folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
         let new = Self(folder);
+        // The names of threads are not needed: for them the kernel would change the scheduler's code
+        // while other CPUs are in it, which an emulated CPU does not always survive.
+        write(new.0.join("options/record-cmd"), "0")?;
         for call in CALLS {
             let event = new.0.join(format!("events/syscalls/sys_exit_{call}"));
             write(event.join("filter"), "ret < 0")?;
