@@ -274,7 +274,7 @@ fn allowed_in_run(q: &Queue, cpu: usize) -> String {
 }
 
 fn tids() -> Vec<i32> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let tasks = common::tasks().into_iter();
     tasks
         .filter_map(|t| t.file_name().to_str()?.parse().ok())
         .collect()

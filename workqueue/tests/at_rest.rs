@@ -14,7 +14,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// How often the monitor has slept.
 fn sleeps() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let tasks = common::tasks().into_iter();
     let of_monitor = |t: std::fs::DirEntry| {
         let name = std::fs::read_to_string(t.path().join("comm")).ok()?;
         let text = std::fs::read_to_string(t.path().join("status")).ok()?;

@@ -13,7 +13,7 @@ const BH_HIGHPRI: Flags = Flags::from_bits(Flags::BH.bits() | Flags::HIGHPRI.bit
 
 /// How many threads of the process have this name.
 fn threads_named(name: &str) -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let tasks = common::tasks().into_iter();
     let comm =
         |t: std::fs::DirEntry| std::fs::read_to_string(t.path().join("comm")).unwrap_or_default();
     tasks.map(comm).filter(|c| c.trim_end() == name).count()

@@ -146,7 +146,7 @@ fn s05_08_an_uncounted_run_that_sleeps_and_wakes_changes_nothing() {
 
 /// How often a helper thread of this process has slept, in all.
 fn sleeps_of_monitors() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let tasks = common::tasks().into_iter();
     let of_monitor = |t: std::fs::DirEntry| {
         let name = std::fs::read_to_string(t.path().join("comm")).ok()?;
         let text = std::fs::read_to_string(t.path().join("status")).ok()?;

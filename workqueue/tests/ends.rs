@@ -162,7 +162,7 @@ fn s11_04_a_queue_dropped_in_a_run_takes_what_its_runs_enqueue() {
 #[test]
 fn s11_05_shutdown_ends_all_threads() {
     let threads = || {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let tasks = common::tasks().into_iter();
         let comm = |t: std::fs::DirEntry| {
             std::fs::read_to_string(t.path().join("comm")).unwrap_or_default()
         };

@@ -105,7 +105,7 @@ fn s06_08_surplus_workers_are_culled_and_two_are_kept() {
     q.flush().unwrap();
     // A pool at rest shows no line, so one item has to stand in it while it is looked at.
     let threads_of_crate = || {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let tasks = common::tasks().into_iter();
         let comm = |t: std::fs::DirEntry| {
             std::fs::read_to_string(t.path().join("comm")).unwrap_or_default()
         };

@@ -46,7 +46,7 @@ static COUNTING: Counting = Counting;
 
 /// The thread numbers of the sentinels, by CPU.
 fn sentinels() -> Vec<(usize, i32)> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let tasks = common::tasks().into_iter();
     let sentinel = |t: std::fs::DirEntry| {
         let name = std::fs::read_to_string(t.path().join("comm")).ok()?;
         let cpu = name.trim_end().strip_prefix("wq/idle/")?.parse().ok()?;

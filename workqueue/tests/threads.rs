@@ -28,7 +28,7 @@ fn one_cpu(cpu: usize) -> Topology {
 
 /// The threads of the process whose names begin so, by number.
 fn threads(prefix: &str) -> BTreeMap<i32, String> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let tasks = common::tasks().into_iter();
     let named = |t: std::fs::DirEntry| {
         let name = std::fs::read_to_string(t.path().join("comm")).ok()?;
         let name = name.trim_end();

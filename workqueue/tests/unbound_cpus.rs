@@ -34,7 +34,7 @@ fn allowed_in_run(q: &Queue, cpu: usize) -> String {
 
 /// The thread with this name.
 fn tid_of(name: &str) -> Option<i32> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let tasks = common::tasks().into_iter();
     let mut tasks = tasks.filter(|t| {
         std::fs::read_to_string(t.path().join("comm")).is_ok_and(|n| n.trim_end() == name)
     });

@@ -161,6 +161,23 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The threads of this process, all of them: while some end, /proc may leave out others.
+pub fn tasks() -> Vec<std::fs::DirEntry> {
+    let count = || -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("Threads:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let mut found = Vec::new();
+    until("a whole list of the threads", || {
+        let before = count();
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        found = tasks.flatten().collect();
+        found.len() == before && count() == before
+    });
+    found
+}
+
 /// A log that several runs write to.
 #[derive(Clone, Default)]
 pub struct Log<T>(Arc<Mutex<Vec<T>>>);

@@ -48,10 +48,9 @@ fn watched(cpus: usize) -> (Machine, Log<Seen>) {
     (m, events)
 }
 
-/// The names of this process's threads that begin so. While other threads end, /proc may leave one
-/// out, so this is to be waited for and not to be asked once.
+/// The names of this process's threads that begin so.
 fn threads_named(prefix: &str) -> Vec<String> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let tasks = common::tasks().into_iter();
     let comm = |t: std::fs::DirEntry| std::fs::read_to_string(t.path().join("comm")).ok();
     let mut names: Vec<_> = tasks
         .filter_map(comm)
