@@ -35,8 +35,7 @@ pub fn try_add(words: &[&str]) -> Said {
 impl Disk {
     /// The threads of its server: number and name.
     pub fn threads(&self) -> BTreeMap<u32, String> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it runs");
-        let tasks = tasks.map(|task| task.expect("a folder").path());
+        let tasks = machine::tasks(self.pid).into_iter();
         tasks
             .map(|task| {
                 let id = task.file_name().and_then(|name| name.to_str());

@@ -145,13 +145,11 @@ fn syslog() -> Outcome {
 
 /// The thread of a queue.
 fn queue_thread(pid: u32, name: &str) -> u32 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-    let mut of_that_name = tasks
-        .flatten()
-        .filter(|task| machine::read(task.path().join("comm")) == name);
-    let task = of_that_name.next().expect("the thread is there");
-    let id = task.file_name().to_string_lossy().parse();
-    id.expect("a number")
+    let mut tasks = machine::tasks(pid).into_iter();
+    let task = tasks.find(|task| machine::read(task.join("comm")) == name);
+    let task = task.expect("the thread is there");
+    let id = task.file_name().and_then(|name| name.to_str());
+    id.and_then(|id| id.parse().ok()).expect("a number")
 }
 
 /// From some moment on every call of a queue thread to its ring fails. It may hold requests then,

@@ -63,10 +63,8 @@ impl Drop for Cpu {
 
 /// The CPUs that the thread of the second queue may use.
 fn cpus_of_thread(disk: &Disk) -> String {
-    let tasks = fs::read_dir(format!("/proc/{}/task", disk.pid)).expect("it runs");
-    let task = tasks
-        .map(|task| task.expect("a folder").path())
-        .find(|task| read(task.join("comm")) == "ublkq1");
+    let mut tasks = machine::tasks(disk.pid).into_iter();
+    let task = tasks.find(|task| read(task.join("comm")) == "ublkq1");
     let status = read(task.expect("the thread").join("status"));
     let line = status
         .lines()

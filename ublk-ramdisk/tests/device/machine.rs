@@ -166,6 +166,25 @@ pub fn servers() -> BTreeSet<u32> {
         .collect()
 }
 
+/// The folders of a process's threads, all of them: while some end, /proc may leave out others.
+pub fn tasks(pid: u32) -> Vec<PathBuf> {
+    let count = || {
+        let status = read(format!("/proc/{pid}/status"));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Threads:"));
+        line.and_then(|count| count.trim().parse::<usize>().ok())
+    };
+    let mut found = Vec::new();
+    wait_for("a whole list of the threads", || {
+        let before = count();
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+        found = tasks.flatten().map(|task| task.path()).collect();
+        Some(found.len()) == before && count() == before
+    });
+    found
+}
+
 /// Has an instance of the kernel's tracer not note the names of threads: for that it would change the
 /// scheduler's code while other CPUs are in it, which an emulated CPU does not always survive.
 pub fn keep_the_scheduler_out(instance: &Path) {
