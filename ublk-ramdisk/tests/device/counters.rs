@@ -96,9 +96,8 @@ impl Tracepoint {
         if !instances.is_dir() {
             return Err(Skip("no tracefs here".to_owned()));
         }
-        let trace = Tracepoint(instances.join(format!("ublk-device-tests-{}", disk.id)));
-        fs::create_dir(&trace.0).expect("an instance");
-        machine::keep_the_scheduler_out(&trace.0);
+        let made = machine::new_tracer(&format!("ublk-device-tests-{}", disk.id));
+        let trace = Tracepoint(made.expect("an instance"));
         let number = disk.sysfs("dev");
         let (major, minor) = number.split_once(':').expect("MAJOR:MINOR");
         let (major, minor): (u64, u64) = (major.parse().unwrap(), minor.parse().unwrap());

@@ -185,10 +185,20 @@ pub fn tasks(pid: u32) -> Vec<PathBuf> {
     found
 }
 
-/// Has an instance of the kernel's tracer not note the names of threads: for that it would change the
-/// scheduler's code while other CPUs are in it, which an emulated CPU does not always survive.
-pub fn keep_the_scheduler_out(instance: &Path) {
-    fs::write(instance.join("options/record-cmd"), "0").expect("every tracer has the option");
+/// Makes an instance of the kernel's tracer that does not note the names of threads: for that it would
+/// change the scheduler's code while other CPUs are in it, which an emulated CPU does not always survive.
+pub fn new_tracer(name: &str) -> std::io::Result<PathBuf> {
+    let tracing = Path::new("/sys/kernel/tracing");
+    let instance = tracing.join("instances").join(name);
+    // An instance begins with the options of the whole.
+    let option = tracing.join("options/record-cmd");
+    let before = read(&option);
+    let _ = fs::write(&option, "0");
+    let made = fs::create_dir(&instance);
+    let _ = fs::write(&option, before);
+    // Newer kernels have it there too.
+    let _ = fs::write(instance.join("options/record-cmd"), "0");
+    made.map(|()| instance)
 }
 
 /// Where each thread of our servers waits, and every other that cannot be interrupted, for a test that

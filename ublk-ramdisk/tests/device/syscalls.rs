@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use crate::disk::{Disk, MIB};
 use crate::ioctl::Buffer;
-use crate::machine::{self, keep_the_scheduler_out, read, wait_for};
+use crate::machine::{self, new_tracer, read, wait_for};
 use crate::run::{self, command};
 use crate::runner::{Outcome, Skip, Test};
 
@@ -72,12 +72,9 @@ struct Counted(PathBuf);
 impl Counted {
     /// Counts from now on.
     fn start() -> Result<Self, Skip> {
-        let instances = PathBuf::from("/sys/kernel/tracing/instances");
-        let instance = instances.join(format!("ublk-j3-{}", std::process::id()));
-        let made = fs::create_dir(&instance);
-        made.map_err(|error| Skip(format!("no tracefs to count with: {error}")))?;
-        let counted = Counted(instance);
-        keep_the_scheduler_out(&counted.0);
+        let made = new_tracer(&format!("ublk-j3-{}", std::process::id()));
+        let made = made.map_err(|error| Skip(format!("no tracefs to count with: {error}")))?;
+        let counted = Counted(made);
         // The size is that of a hash table, of which it uses half before it drops.
         let trigger = "hist:keys=common_pid,id.syscall:size=16384";
         fs::write(counted.event("trigger"), trigger)

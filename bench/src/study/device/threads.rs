@@ -17,12 +17,15 @@ pub struct NotMade(PathBuf);
 impl NotMade {
     /// From now on.
     pub fn watch() -> Result<Self, StudyError> {
+        // The names of threads are not needed: for them the kernel would change the scheduler's code
+        // while other CPUs are in it, which an emulated CPU does not always survive. An instance begins
+        // with the options of the whole.
+        let _ = fs::write(PathBuf::from(TRACING).join("options/record-cmd"), "0");
         let folder = PathBuf::from(TRACING).join("instances/study");
         fs::create_dir_all(&folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
+        // Newer kernels have it there too.
+        let _ = fs::write(folder.join("options/record-cmd"), "0");
         let new = Self(folder);
-        // The names of threads are not needed: for them the kernel would change the scheduler's code
-        // while other CPUs are in it, which an emulated CPU does not always survive.
-        write(new.0.join("options/record-cmd"), "0")?;
         for call in CALLS {
             let event = new.0.join(format!("events/syscalls/sys_exit_{call}"));
             write(event.join("filter"), "ret < 0")?;
