@@ -196,8 +196,6 @@ pub fn new_tracer(name: &str) -> std::io::Result<PathBuf> {
     let _ = fs::write(&option, "0");
     let made = fs::create_dir(&instance);
     let _ = fs::write(&option, before);
-    // Newer kernels have it there too.
-    let _ = fs::write(instance.join("options/record-cmd"), "0");
     made.map(|()| instance)
 }
 

@@ -23,8 +23,6 @@ impl NotMade {
         let _ = fs::write(PathBuf::from(TRACING).join("options/record-cmd"), "0");
         let folder = PathBuf::from(TRACING).join("instances/study");
         fs::create_dir_all(&folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
-        // Newer kernels have it there too.
-        let _ = fs::write(folder.join("options/record-cmd"), "0");
         let new = Self(folder);
         for call in CALLS {
             let event = new.0.join(format!("events/syscalls/sys_exit_{call}"));
