@@ -50,13 +50,19 @@ pub fn tests(tests: &mut Vec<Test>) {
 /// after one.
 fn nothing_held_back() {
     type IsHeld = fn(&DeviceStats) -> bool;
-    let cases: [(&str, IsHeld); 2] = [
-        ("requeue=1,100,0,10000000", |disk| {
-            disk.queues.iter().any(|queue| queue.hctx.refused() > 0)
-        }),
-        ("timeout=1,100,0,-1", |disk| disk.pressure.lost > 0),
+    let cases: [(&str, IsHeld, Option<i32>); 2] = [
+        (
+            "requeue=1,100,0,10000000",
+            |disk| disk.queues.iter().any(|queue| queue.hctx.refused() > 0),
+            None,
+        ),
+        (
+            "timeout=1,100,0,-1",
+            |disk| disk.pressure.lost > 0,
+            Some(libc::ETIMEDOUT),
+        ),
     ];
-    for (faults, is_held) in cases {
+    for (faults, is_held, error) in cases {
         let before = Traces::now();
         let disk = Disk::add(&["--size", "8M", "--timeout", "3600"]);
         disk.set_elevator("none");
@@ -67,7 +73,8 @@ fn nothing_held_back() {
         wait_for("a request that is held back", || is_held(&disk.stats()));
         ublk(&["del", "--force", &disk.name()]).well();
         let written = client.join().expect("no panic");
-        println!("    {faults}: {written:?}");
+        let failed = written.err().and_then(|error| error.raw_os_error());
+        assert_eq!(failed, error, "{faults}");
         disk.has_ended();
         before.assert_unchanged();
     }

@@ -222,10 +222,10 @@ pub fn where_they_wait() -> String {
 /// could it be powered off.
 pub fn end_guest() {
     if std::env::var_os("UBLK_VM").is_some() {
-        // What has been printed is on its way.
+        // Another process hands on what has been printed, and nothing says when it has. What is lost
+        // of it is lost with a failure that is told in any case.
         std::thread::sleep(Duration::from_secs(2));
         let _ = fs::write("/proc/sysrq-trigger", "b");
-        std::thread::sleep(Duration::from_secs(10));
     }
 }
 
