@@ -120,6 +120,7 @@ fn place_by(
         let st = pool.lock();
         if let Some((_, current)) = st.executing(item.identity()) {
             let running_for = st.pwqs.get(current.pwq).pwq.clone();
+            // guard: s02_07_stickiness
             if Arc::ptr_eq(&running_for.queue, queue) {
                 return insert(&pool, st, &running_for, requested, item);
             }
@@ -140,6 +141,7 @@ fn insert(
     let queue = &pwq.queue;
     // Under the lock: a drain sets the mode first and then visits each pool, so it either meets
     // this item or this reading meets the mode.
+    // guard: s10_08_drain_open
     if queue.is_mode(CLOSED) && !context::in_run_of(queue) {
         let refusal = if queue.is_mode(DESTROYING | DESTROYED) {
             Refusal::Destroyed

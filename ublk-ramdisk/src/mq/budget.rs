@@ -100,13 +100,16 @@ impl DeviceSlots {
             self.waiting.store(line.len as u32, Ordering::Relaxed);
         }
         // Pairs with the fence in `give_back`, see above.
+        // guard: w04_fences
         fence(Ordering::SeqCst);
         // A place in the line that is not needed any more costs one run without effect.
+        // guard: w04_second_try
         self.try_take()
     }
 
     /// Gives one back and has every hctx run that waits.
     pub fn release(&self, hctx: Hctx<'_>) {
+        // guard: w04_restart
         self.give_back(|waiter| hctx.queue().restart_hw_queue(waiter));
     }
 
@@ -123,6 +126,7 @@ impl DeviceSlots {
     fn add(&self, by: i32, mut wake: impl FnMut(u16)) {
         self.free.fetch_add(by as u32, Ordering::Release);
         // Pairs with the fence in `take`, see above.
+        // guard: w04_fences
         fence(Ordering::SeqCst);
         // Those that join again meanwhile belong to the next one given back.
         for _ in 0..self.waiting.load(Ordering::Relaxed) {

@@ -153,6 +153,7 @@ impl Drop for Section<'_> {
     #[cold]
     fn drop(&mut self) {
         self.queue.time_abandoned(self.hctx);
+        // guard: c25_section
         let exit: Exit = self.hctx.state.end_issue();
         self.queue.departed(self.hctx, exit);
     }

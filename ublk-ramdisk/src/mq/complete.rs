@@ -69,6 +69,7 @@ impl Queue {
             ended += u32::from(decided == Completed::End);
         }
         call.write_down(hctx);
+        // guard: c31_batch
         self.departed(hctx, hctx.state.leave(ended));
     }
 

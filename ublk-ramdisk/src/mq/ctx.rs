@@ -45,6 +45,7 @@ impl Ctxs {
         let mut list = self.lists[usize::from(ctx)].lock();
         let was_empty = list.is_empty();
         let result = change(&mut list);
+        // guard: w10_bit
         if list.is_empty() != was_empty {
             // Release pairs with the Acquire in `map`.
             if was_empty {

@@ -196,6 +196,7 @@ impl<'q> Issued<'q> {
 
     /// Accepted: the driver keeps it.
     pub fn hold(self) -> (InFlight, Accepted<'q>) {
+        // guard: c35_hold
         self.queue.begin_timeout(self.in_flight.rq);
         let accepted = Accepted {
             course: Course::Hold,
@@ -304,6 +305,7 @@ impl<'m> Moving<'m> {
 
     /// They will be moved later, by whoever has the token.
     pub fn keep(self) -> (InFlight, Moved<'m>) {
+        // guard: c35_keep
         if let Some(queue) = self.untimed {
             queue.begin_timeout(self.in_flight.rq);
         }

@@ -211,12 +211,14 @@ impl Queue {
 
     /// After the leftovers have been put back: who runs the queue again (C16, C17)?
     fn see_to_rerun(&self, hctx: &HwQueue, why: Refused) {
+        // guard: c16_look
         if !hctx.state.look(RESTART) {
             // Nobody owes it: whoever did has cleared the bit, and may have come too early.
             self.run_hw_queue(hctx.index, true);
         } else if why != Refused::Busy(Busy::DevResource) {
             self.delay_run_hw_queue(hctx.index, self.inner.set.rerun_delay);
             // Whoever cleared the bit since has queued a run, and this has put it off (W18).
+            // guard: w18_look
             if !hctx.state.look(RESTART) {
                 self.run_hw_queue(hctx.index, true);
             }
@@ -258,6 +260,7 @@ impl Queue {
     /// dispatch list.
     fn serve_ctxs(&self, hctx: &HwQueue, accepted: &mut u32, call: &mut Call<'_>) -> bool {
         loop {
+            // guard: c08_stop
             if hctx.has_dispatch() {
                 return true;
             }
@@ -274,6 +277,7 @@ impl Queue {
             let Some((rq, next)) = hctx.ctxs.take_one(&self.inner.slots, hctx.dispatch_from())
             else {
                 if let Some(token) = token {
+                    // guard: w19_put
                     self.put_budget(hctx, token);
                 }
                 return false;

@@ -108,6 +108,7 @@ impl HctxState {
             return (Entry::Issue, before & TIMED.0 == 0, Exit::default());
         }
         if before & FROZEN.0 != 0 {
+            // guard: c26_no_end
             return (Entry::Frozen, false, self.turn_back(n));
         }
         (Entry::List, before & TIMED.0 == 0, self.go(0, ISSUE))
@@ -174,6 +175,7 @@ impl HctxState {
     #[cold]
     fn gone(&self, now: u64, usage: u64, issue: u64) -> Exit {
         Exit {
+            // guard: c30_clear
             run: usage > 0 && now & RESTART.0 != 0 && self.clear(RESTART),
             wake: usage > 0 && Self::is_drained(now) || issue > 0 && Self::is_silent(now),
         }
@@ -184,6 +186,7 @@ impl HctxState {
     #[must_use]
     pub(super) fn untime(&self) -> bool {
         let mut word = self.0.load(Ordering::Relaxed);
+        // guard: c36_usage
         while word & USAGE == 0 {
             match self.0.compare_exchange(
                 word,

@@ -306,6 +306,7 @@ impl Queue {
         hctx.fetched.lock().push_back(&self.inner.slots, rq);
         // Pairs with the clearing of FROZEN: either that thaw finds the request, or this finds it
         // thawed.
+        // guard: c26_look
         if !hctx.state.look(FROZEN) {
             self.let_in(hctx);
         }

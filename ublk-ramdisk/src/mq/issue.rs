@@ -104,6 +104,7 @@ impl Queue {
         let spare = issued.spare();
         // The mirror's own state is not borrowed by the call, and the driver's is the driver's.
         let call = AssertUnwindSafe(|| self.inner.driver.queue_rq(self.view(hctx), issued, last));
+        // guard: c25_panic
         catch_unwind(call).unwrap_or_else(|_| {
             hctx.counters.panics.add(1);
             Answer::Error(spare, Status::IoErr)
@@ -188,6 +189,7 @@ impl Queue {
                 self.move_late(hctx, started, (data, bytes), Some(self), call)
             }
             Course::Defer(rest) => {
+                // guard: c35_defer
                 self.begin_timeout(started.rq);
                 started.slot.state.let_go(started.generation);
                 let in_flight = token();
@@ -289,6 +291,7 @@ impl Queue {
             return Issue::Kept;
         }
         let kind = match kind {
+            // guard: b04_promise
             Busy::DevResource if cfg!(debug_assertions) && !self.is_rerun_promised(hctx) => {
                 hctx.counters.bad_dev_resource.add(1);
                 Busy::Resource

@@ -156,6 +156,7 @@ impl Works {
             }
         }
         // What is refused now belongs to a device that is being taken down.
+        // guard: w09_mod
         let _refused = queue.mod_delayed(delay, item.clone());
     }
 

@@ -45,6 +45,7 @@ impl Queue {
             }
         }
         let silent = || self.hctxs().iter().all(|hctx| hctx.state.issuing() == 0);
+        // guard: c25_wait
         self.inner.changed.wait_until(silent);
     }
 
@@ -76,6 +77,7 @@ impl Queue {
             }
         }
         // Nobody may come any more to run what is listed (W20).
+        // guard: w20_run
         self.kick_requeue_list();
         self.run_hw_queues(false);
         let empty = || self.hctxs().iter().all(|hctx| hctx.state.usage() == 0);

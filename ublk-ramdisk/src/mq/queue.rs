@@ -212,6 +212,7 @@ impl Queue {
     #[inline]
     pub(super) fn assert_own(&self, _token: &InFlight) {
         #[cfg(debug_assertions)]
+        // guard: a11_device
         assert_eq!(_token.device, self.identity(), "a token of another device");
     }
 

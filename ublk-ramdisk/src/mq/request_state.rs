@@ -95,6 +95,7 @@ fn next_generation(word: u64) -> u64 {
 
 /// May a token of this generation decide?
 fn is_out(word: u64, wanted: Generation) -> bool {
+    // guard: c38_decide
     word & OUT != 0 && generation(word) == wanted
 }
 
@@ -163,6 +164,7 @@ impl RequestState {
     #[inline]
     pub(super) fn finish(&self, issued: Generation) -> Completed {
         let word = self.0.load(Ordering::Acquire);
+        // guard: a11_alone
         if word & (STATE | REFS) == ISSUED && generation(word) == issued {
             // Nobody has a token or a reference, nor can get one: the word is the caller's alone.
             self.0.store(word & !STATE | COMPLETE, Ordering::Release);
@@ -174,6 +176,7 @@ impl RequestState {
     /// To COMPLETE. Exactly one of all callers for one generation does not lose (C38).
     pub(super) fn complete(&self, wanted: Generation) -> Completed {
         let step = |word: u64| {
+            // guard: a11_last
             let publisher = if word & REFS == 0 { 0 } else { REF };
             (word & !STATE | COMPLETE) + publisher
         };

@@ -50,6 +50,7 @@ impl Queue {
         if !hctx.state.has(QUIESCED) && hctx.has_pending() {
             return true;
         }
+        // guard: w07_look
         !hctx.state.look(QUIESCED) && hctx.has_pending()
     }
 
@@ -63,6 +64,7 @@ impl Queue {
     /// its leftovers back yet finds RESTART clear and queues a run; one that has is run (W14).
     pub fn restart_hw_queue(&self, hctx: u16) {
         let queue = self.hctx(hctx);
+        // guard: w14_clear
         if queue.state.clear(RESTART) {
             queue.counters.restarted.add(1);
         }
@@ -77,6 +79,7 @@ impl Queue {
     /// Has all queues run for which no run is queued; a queued one keeps its time (W17).
     pub fn delay_run_hw_queues(&self, delay: Duration) {
         for hctx in 0..self.inner.set.nr_hw_queues {
+            // guard: w17_keep
             if !self.inner.works.run_is_pending(hctx) {
                 self.delay_run_hw_queue(hctx, delay);
             }
@@ -86,6 +89,7 @@ impl Queue {
     fn queue_run(&self, hctx: &HwQueue, delay: Duration) {
         // Dropped only after a look by writing: a start that has cleared the bit before the look
         // is left to the caller, one that clears it after sees what the caller has listed (W5).
+        // guard: w05_look
         if hctx.state.has(STOPPED) && hctx.state.look(STOPPED) {
             return;
         }

@@ -45,6 +45,7 @@ struct Walk {
 #[inline]
 fn deadline(now: (u64, u32), patience: (u64, u32)) -> u64 {
     let nanos = u64::from(now.1) + u64::from(patience.1);
+    // guard: c36_up
     let begun = u64::from(nanos > 0) + u64::from(nanos > SECOND);
     let whole = now.0.saturating_add(patience.0).saturating_add(begun);
     whole.saturating_mul(SECOND)

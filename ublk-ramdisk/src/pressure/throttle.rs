@@ -129,6 +129,7 @@ impl Throttle {
         queue.stop_hw_queues();
         self.gate.close();
         fence(Ordering::SeqCst);
+        // guard: w06_recheck
         if self.balance.load(Relaxed) > 0 || self.per_tick.load(Relaxed) == 0 {
             self.gate.open();
             queue.start_stopped_hw_queues(true); // W6

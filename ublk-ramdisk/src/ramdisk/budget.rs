@@ -75,6 +75,7 @@ impl Budget {
     pub(super) fn reserve_or_wait(&self, bytes: u64) -> Option<Reservation<'_>> {
         self.reserve(bytes).or_else(|| {
             self.wait();
+            // guard: w14_second_try
             self.reserve(bytes)
         })
     }
@@ -83,6 +84,7 @@ impl Budget {
     pub(super) fn wait(&self) {
         self.waiting.store(true, Ordering::Relaxed);
         // Pairs with the fence in `somebody_waits`, see above.
+        // guard: w14_fences
         fence(Ordering::SeqCst);
     }
 
@@ -109,6 +111,7 @@ impl Budget {
 
     fn somebody_waits(&self) -> bool {
         // Pairs with the fence in `wait`, see above.
+        // guard: w14_fences
         fence(Ordering::SeqCst);
         self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::Relaxed)
     }

@@ -251,6 +251,7 @@ impl Parked {
         if at == NIL {
             return None;
         }
+        // guard: w15_unlink
         line.unlink(at);
         let place = &mut line.places[at as usize];
         place.state = State::Taken;

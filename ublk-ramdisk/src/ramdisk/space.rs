@@ -280,6 +280,7 @@ impl Space {
         }
         self.populated.fetch_add(1, Relaxed);
         match self.parked.grant(taken) {
+            // guard: w14_run
             Some(hctx) => queue.restart_hw_queue(hctx),
             None => store.unpin(taken.range.clone()),
         }

@@ -107,6 +107,7 @@ impl<T, B: Bell> Mailbox<T, B> {
             }
         }
         // Pairs with the fence in `arm`.
+        // guard: w13_post
         fence(Ordering::SeqCst);
         if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::Relaxed) {
             self.rung.fetch_add(1, Relaxed);
@@ -119,7 +120,9 @@ impl<T, B: Bell> Mailbox<T, B> {
     pub(super) fn arm(&self) -> bool {
         self.armed.swap(true, Ordering::Relaxed);
         // Pairs with the fence in `post`.
+        // guard: w13_arm
         fence(Ordering::SeqCst);
+        // guard: w13_recheck
         if self.newest.load(Ordering::Relaxed) == NONE {
             return true;
         }

@@ -78,6 +78,7 @@ fn leave() {
         c.run.as_ref()?;
         // A section may outlive the run it began in; that run has been put right already.
         c.blocking = c.blocking.checked_sub(1)?;
+        // guard: s05_15_nested_sections
         (c.blocking == 0 && !c.rescuer).then(|| (c.pool.clone(), c.slot))
     });
     if let Some((pool, slot)) = outermost.flatten() {

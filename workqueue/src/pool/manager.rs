@@ -87,11 +87,13 @@ pub(crate) fn mayday_expired(pool: &Arc<Pool>) {
             let p = pwqs.get_mut(work.pwq());
             // A rescuer that is awake takes its pwq off the list at once, and the pwq's next item
             // would put it there again.
+            // guard: s07_03_call_per_item
             if std::mem::replace(&mut p.mayday_round, *mayday_round) == *mayday_round {
                 continue;
             }
             let pwq = p.pwq.clone();
             if let Some(rescuer) = pwq.queue.rescuer.as_ref() {
+                // guard: s07_03_no_mayday
                 if rescuer.list(&pwq) {
                     p.refs += 1;
                     p.stats.mayday += 1;

@@ -324,6 +324,7 @@ impl PoolState {
 
     /// Asked by a worker after each item: shall I take one more without sleeping?
     pub(crate) fn keep_working(&self) -> bool {
+        // guard: s05_03_keep_working
         !self.worklist.is_empty() && self.nr_running <= 1
     }
 
@@ -360,6 +361,7 @@ impl PoolState {
         if !self.need_more_worker() {
             return Wake::NOBODY;
         }
+        // guard: s05_02_no_kick
         self.workers.call_last_idle()
     }
 
@@ -376,6 +378,7 @@ impl PoolState {
         p.refs += 1;
         p.nr_in_flight[usize::from(p.colour)] += 1;
         // Behind those that wait, even if a slot is free: the order of a pwq holds.
+        // guard: s08_02_overtaking
         let active = p.inactive.is_empty() && p.take_slot();
         item.state.set_queued(pool, p.colour, !active);
         if active {

@@ -258,6 +258,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     }
     st.marks.end(pwq.number);
     batch.bill(&mut st);
+    // guard: s07_05_rescuer_goes_off
     let wake = st.kick();
     let own = st.workers.leave(slot);
     let last = pwq::put(&mut st, pwq.number);

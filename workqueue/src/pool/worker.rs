@@ -277,6 +277,7 @@ pub(super) fn run_while<'a>(
 pub(crate) fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
     let front = st.worklist.front()?;
     let (who, linked) = (front.identity(), front.snapshot().linked());
+    // guard: s02_08_collision
     let other = st.executing(who).map(|(other, _)| other);
     let PoolState {
         worklist,
@@ -345,6 +346,7 @@ fn run_one<'a>(
     );
     st.workers.get_mut(slot).desc = pwq.queue.desc;
     let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
+    // guard: s05_12_cpu_intensive
     if aside {
         st.set_flags(slot, WorkerFlags::CPU_INTENSIVE);
     }

@@ -39,6 +39,7 @@ impl PwqState {
             return false;
         }
         let free = match &self.pwq.node {
+            // guard: s08_01_slot_per_item
             None => self.nr_active < self.pwq.queue.max_active.load(Ordering::Relaxed),
             Some(node) => node.take_or_wait(|| InLine::new(&self.pwq)),
         };

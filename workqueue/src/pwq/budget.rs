@@ -120,7 +120,9 @@ impl<W: Clone + PartialEq> Budget<W> {
         if !line.contains(&who) {
             line.push_back(who.clone());
         }
-        self.note(&line); // T2
+        // T2
+        self.note(&line);
+        // guard: s08_06_second_look
         if self.try_take() {
             // T3
             line.retain(|w| *w != who);
@@ -134,6 +136,7 @@ impl<W: Clone + PartialEq> Budget<W> {
     #[must_use]
     pub(crate) fn give_back(&self) -> bool {
         // AcqRel: G of the protocol; pairs with `note`.
+        // guard: s08_06_line_not_served
         self.word.fetch_sub(1, Ordering::AcqRel) >= IN_LINE
     }
 

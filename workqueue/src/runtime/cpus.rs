@@ -183,6 +183,7 @@ impl RuntimeInner {
         let queues = self.queues();
         if !new.is_empty() {
             self.cpus.grow_topology(&known.or(&new));
+            // guard: s11_09_new_cpu_not_adopted
             queues.iter().for_each(|queue| queue.adopt_cpus(&new));
         }
         let online = self.online_cpus().or(&new);
@@ -192,6 +193,7 @@ impl RuntimeInner {
         }
         self.cpus.learn(&new);
         self.affinity.publish();
+        // guard: s11_09_not_bound_again
         self.rebind_all();
         if self.is_online() {
             for cpu in online.iter().filter(|&c| !before.contains(c)) {
@@ -259,6 +261,7 @@ fn unbind(pool: &Arc<Pool>) {
     st.disassociated = true;
     for slot in st.workers.slots() {
         if st.workers.exists(slot) {
+            // guard: s11_10_departed_counts
             st.set_flags(slot, WorkerFlags::UNBOUND);
             pool.rt.bind_to_unbound(st.workers.get(slot).thread.tid);
         }

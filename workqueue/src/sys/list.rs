@@ -200,6 +200,7 @@ impl Inbox {
         let left = self
             .0
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |last| {
+                // guard: s02_03_inbox_unattended
                 if last.addr() & ATTENDED == 0 {
                     return None;
                 }
@@ -244,6 +245,7 @@ impl Inbox {
         while let Some(link) = at {
             // SAFETY: every link in the chain is an item that was left here and is ours now.
             unsafe {
+                // guard: s02_05_inbox_reversed
                 at = *link.as_ref().next.get();
                 *link.as_ref().next.get() = oldest;
             }

@@ -182,6 +182,7 @@ impl Parker {
 
     pub(crate) fn unpark(&self) {
         // AcqRel pairs with `park`; a thread found asleep has named itself before.
+        // guard: s05_02_token_not_taken
         let found = self.token.swap(TOLD, modelled::Ordering::AcqRel);
         if found == ASLEEP {
             if self.seat.get().is_some_and(Seat::tell) {

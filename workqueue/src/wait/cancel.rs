@@ -71,6 +71,7 @@ pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
 fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Duties) {
     let before = work.snapshot();
     let number = work.pwq();
+    // guard: s10_12_orphaned_barriers
     let item = if before.inactive() && before.linked() {
         // Its barriers take no slot; left among the inactive they would wait for one. They go on,
         // and their waiters learn that the item is gone.

@@ -72,6 +72,7 @@ impl FlushState {
     }
 
     fn colour_is_free(&self) -> bool {
+        // guard: s10_03_colours
         self.generations.len() < usize::from(COLOURS) - 1
     }
 

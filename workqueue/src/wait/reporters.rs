@@ -20,6 +20,7 @@ impl Reporters {
     /// The arming begins, and counts as one who has to report.
     pub(crate) fn begin(&self) {
         // Relaxed: the pool lock under which the first reporter is added orders it.
+        // guard: s10_03_arming_not_counted
         self.0.store(1, Ordering::Relaxed);
     }
 

@@ -254,6 +254,7 @@ fn deliver(target: Target, item: Item) {
             item.function(),
             queue.name
         );
+        // guard: s09_09_expiry_uncounted
         queue.counters.refused_timer.fetch_add(1, Ordering::Relaxed);
         drop(item);
     }

@@ -140,7 +140,9 @@ impl WorkState {
 
     /// Asked by whoever wants to queue the item: is it mine to queue?
     pub(crate) fn claim(&self) -> Claim {
+        // guard: s02_13_claim_by_load
         let before = self.rmw(|v| {
+            // guard: s02_18_claim_disabled
             if v & (PENDING | DEPTH_MASK) == 0 {
                 v | PENDING
             } else {
@@ -149,6 +151,7 @@ impl WorkState {
         });
         if before.pending() {
             Claim::AlreadyPending
+        // guard: s02_18_claim_disabled
         } else if before.depth() > 0 {
             Claim::Disabled
         } else {
@@ -213,6 +216,7 @@ impl WorkState {
     /// The worker's last step before the function: from here on the item may be queued anew.
     /// # Context: the pool's lock held.
     pub(crate) fn begin_run(&self) -> Snapshot {
+        // guard: s02_04_pending_kept
         self.rmw(|v| v & (POOL_MASK | DEPTH_MASK))
     }
 

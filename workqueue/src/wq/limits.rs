@@ -52,6 +52,7 @@ impl QueueInner {
             self.flags.contains(Flags::FREEZABLE) && self.rt.frozen.load(Ordering::Relaxed);
         let (max, min) = {
             let state = self.state.lock();
+            // guard: s11_06_frozen_limits
             if frozen {
                 (0, 0)
             } else {
