@@ -4,7 +4,7 @@
 //! played by a model thread, and its delays last for ever: what the 3 ms net would repair counts as
 //! lost.
 //!
-//! `scripts/mutate-mq` takes out the guards one by one and sees the models fail.
+//! `scripts/mutate` takes out the guards one by one and sees the models fail.
 
 mod bed;
 
