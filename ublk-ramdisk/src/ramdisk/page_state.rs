@@ -57,6 +57,11 @@ impl PageStates {
         self.words.all()
     }
 
+    /// Pages that the store can ever have.
+    pub(super) fn len(&self) -> usize {
+        self.all().len()
+    }
+
     /// Pins the pages; answers how many of them are there.
     #[inline]
     pub(super) fn pin(&self, pages: Range<usize>) -> usize {
@@ -138,7 +143,7 @@ impl PageStates {
     /// May the caller give back what the file holds of these pages, though none of them is there?
     /// If so nobody can use them until [`PageStates::punched`].
     pub(super) fn try_punch_absent(&self, pages: Range<usize>) -> bool {
-        let words = &self.all()[pages.start..pages.end.min(self.all().len())];
+        let words = &self.all()[pages.clone()];
         if words
             .iter()
             .any(|word| word.load(Ordering::Relaxed) & !USES != 0)

@@ -16,6 +16,7 @@
 mod reclaim;
 mod works;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -270,12 +271,8 @@ impl Space {
             self.enough();
         }
         self.has_not_failed();
-        let size = store.size();
-        if taken.range.end > size {
-            // The disk became smaller meanwhile. What was made is this call's to give back, and
-            // nothing else: the rest of the tail may be used again by now.
-            store.unpin(taken.range.clone());
-            store.discard(size.max(taken.range.start)..taken.range.end);
+        if taken.range.end > store.size() {
+            Self::unpin_beyond_end(store, &taken.range);
             return self.gone(queue, taken);
         }
         self.populated.fetch_add(1, Relaxed);
@@ -284,6 +281,13 @@ impl Space {
             Some(hctx) => queue.restart_hw_queue(hctx),
             None => store.unpin(taken.range.clone()),
         }
+    }
+
+    /// The disk became smaller while memory was made for this range, which is pinned. What was made
+    /// is this call's to give back, and nothing else.
+    fn unpin_beyond_end(store: &Store, range: &Range<u64>) {
+        store.unpin(range.clone());
+        store.discard(store.size().max(range.start)..range.end);
     }
 
     /// There was no memory for what was taken.
@@ -412,7 +416,10 @@ impl Space {
         }
         match store.populate(start..end) {
             Ok(_) => {
-                store.unpin(start..end);
+                match end > store.size() {
+                    true => Self::unpin_beyond_end(store, &(start..end)),
+                    false => store.unpin(start..end),
+                }
                 self.has_not_failed();
                 self.enough();
                 true

@@ -21,24 +21,44 @@ impl Store {
     /// that a request is using at this moment is zeroed in place instead. Answers the bytes given
     /// back.
     pub fn discard(&self, range: Range<u64>) -> u64 {
-        // The page that the end of the disk lies in has nothing behind it to keep.
-        let end = if range.end == self.size() {
-            range.end.next_multiple_of(self.page_size())
-        } else {
-            range.end / self.page_size() * self.page_size()
-        };
-        let whole = range.start.next_multiple_of(self.page_size())..end;
-        if whole.start >= whole.end {
+        let page = self.page_size();
+        let whole = range.start.next_multiple_of(page)..range.end / page * page;
+        if whole.start > whole.end {
             self.zero_in_place(range);
             return 0;
         }
         self.zero_in_place(range.start..whole.start);
-        self.zero_in_place(whole.end.min(range.end)..range.end);
         let pages = pages_of(&whole, self.page_shift);
         let starts = pages.clone().step_by(PUNCH_BATCH);
-        starts
+        let freed: u64 = starts
             .map(|start| self.punch(start..pages.end.min(start + PUNCH_BATCH)))
-            .sum()
+            .sum();
+        freed + self.discard_last(whole.end..range.end)
+    }
+
+    /// The last part of a discard, which begins a page and does not fill it. The page is given back
+    /// if the disk ends in it or before it: there is nothing behind the range to keep. The size is
+    /// read with the page claimed. If the disk has grown by then its clients may have written behind
+    /// the range; if not, their writes wait until the page has been punched (H8).
+    fn discard_last(&self, range: Range<u64>) -> u64 {
+        if range.is_empty() {
+            return 0;
+        }
+        let page = (range.start >> self.page_shift) as usize;
+        while self.size() <= range.end {
+            match self.states.try_punch(page) {
+                Punch::Absent => return 0,
+                Punch::Held => yield_now(),
+                Punch::InUse | Punch::Compressed => break,
+                Punch::Ours if self.size() <= range.end => return self.punch_ours(page..page + 1),
+                Punch::Ours => {
+                    self.states.spared(page..page + 1);
+                    break;
+                }
+            }
+        }
+        self.zero_in_place(range);
+        0
     }
 
     /// Gives back those pages nobody uses, run by run, and zeroes the others.
@@ -89,8 +109,9 @@ impl Store {
             }
             Err(error) => {
                 log::warn!("cannot give back {} pages: {error}", pages.len());
-                self.states.spared(pages.clone());
-                self.zero_in_place(self.bytes_of(pages));
+                // While they are claimed: what is written afterwards stays.
+                self.clear_pinned(self.bytes_of(pages.clone()));
+                self.states.spared(pages);
                 0
             }
         }
@@ -109,9 +130,7 @@ impl Store {
         for huge in [first, last].into_iter().take(last - first + 1) {
             let all = huge * SMALL_PAGES..(huge + 1) * SMALL_PAGES;
             let whole = pages.start <= all.start && all.end <= pages.end;
-            // Not behind the disk, unless that is what is being given back.
-            let disk = pages_of(&(0..self.size()), self.page_shift).end;
-            let all = all.start..all.end.min(disk.max(pages.end));
+            let all = all.start..all.end.min(self.states.len());
             if !whole && self.states.try_punch_absent(all.clone()) {
                 // If it fails, memory is held that reads as zeros: as before.
                 let _ = file::punch_hole(&self.file, self.bytes_of(all.clone()));
@@ -161,6 +180,127 @@ impl Store {
                 // touched as Rust values.
                 unsafe { libc::memset(address.as_ptr().cast(), 0, len) };
             }
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use super::*;
+    use crate::ramdisk::store::Readable;
+
+    const PAGE: u64 = 4096;
+    const MIB: u64 = 1 << 20;
+
+    /// Writes one byte to where memory is, or is made.
+    fn write(store: &Store, at: u64, byte: u8) {
+        let range = at..at + 1;
+        store.populate(range.clone()).expect("memory");
+        // SAFETY: the page is present and pinned.
+        unsafe { store.pinned(&range).write_volatile(byte) };
+        store.unpin(range);
+    }
+
+    fn read(store: &Store, at: u64) -> u8 {
+        let range = at..at + 1;
+        let byte = match store.pin_for_read(range.clone()) {
+            // SAFETY: the page is present and pinned.
+            Readable::Memory(from) => unsafe { from.read_volatile() },
+            _ => 0,
+        };
+        store.unpin(range);
+        byte
+    }
+
+    #[test]
+    fn e18_a_discard_up_to_the_end_gives_back_the_page_that_the_end_lies_in() {
+        let store = Store::anonymous(3 * PAGE + 512, false).unwrap();
+        store.preallocate().unwrap();
+        store.discard(0..3 * PAGE + 512);
+        assert_eq!(
+            (store.allocated().unwrap(), store.used()),
+            (0, store.table_bytes())
+        );
+        // The same if the disk has become smaller since.
+        store.preallocate().unwrap();
+        store.shrink(PAGE);
+        store.discard(PAGE..3 * PAGE + 512);
+        assert_eq!(store.allocated().unwrap(), PAGE);
+    }
+
+    /// A disk grows while a discard up to its old end is under way, and is written to behind that.
+    #[test]
+    fn h08_a_write_behind_the_old_end_survives_a_discard_up_to_it() {
+        const OLD: u64 = 32 * MIB + 512;
+        let mut overlapped = 0;
+        while overlapped < 5 {
+            let (store, done) = (
+                Store::anonymous(OLD, false).unwrap(),
+                AtomicBool::new(false),
+            );
+            store.preallocate().unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    store.discard(0..OLD);
+                    done.store(true, Ordering::Release);
+                });
+                // The sign that the discard is under way.
+                while store.states.is_present(0) {
+                    std::hint::spin_loop();
+                }
+                store.grow(OLD + MIB).unwrap();
+                write(&store, OLD, 0xa5);
+                overlapped += u32::from(!done.load(Ordering::Acquire));
+            });
+            assert_eq!(read(&store, OLD), 0xa5, "the write is lost");
+        }
+    }
+
+    /// The system refuses to give pages back: they are as they were, and what is written to them
+    /// from then on stays.
+    #[test]
+    fn e19_a_write_survives_pages_of_zeros_that_cannot_be_given_back() {
+        const PAGES: u64 = 512;
+        const AT: u64 = (PAGES - 1) * PAGE;
+        let name = c"ublk-ramdisk";
+        // SAFETY: the name is a C string for the length of the call.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_ALLOW_SEALING) };
+        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: the descriptor is new and nobody else's.
+        let file = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
+        let store = Store::with_new_file(file, PAGES * PAGE, false).unwrap();
+        store.preallocate().unwrap();
+        let seal = libc::F_SEAL_FUTURE_WRITE;
+        // SAFETY: no memory is involved.
+        let sealed = unsafe { libc::fcntl(store.file.as_raw_fd(), libc::F_ADD_SEALS, seal) };
+        assert_eq!(sealed, 0, "{}", std::io::Error::last_os_error());
+        let (passes, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(store.reclaim_zeros(0..u64::MAX), 0);
+                    passes.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let kept = (0..20).all(|_| {
+                // The sign that the page has been claimed: the write waits until it is there again.
+                while store.states.is_present(PAGES as usize - 1) {
+                    std::hint::spin_loop();
+                }
+                write(&store, AT, 1);
+                let seen = passes.load(Ordering::Relaxed);
+                while passes.load(Ordering::Relaxed) == seen {
+                    std::thread::yield_now();
+                }
+                let kept = read(&store, AT) == 1;
+                write(&store, AT, 0);
+                kept
+            });
+            stop.store(true, Ordering::Relaxed);
+            assert!(kept, "a write is lost");
         });
     }
 }

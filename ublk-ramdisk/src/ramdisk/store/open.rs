@@ -189,7 +189,11 @@ impl Store {
         Self::with_file(file, actual, huge_pages)
     }
 
-    fn with_new_file(file: File, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
+    pub(super) fn with_new_file(
+        file: File,
+        size: u64,
+        huge_pages: bool,
+    ) -> Result<Self, StoreError> {
         file.set_len(size).map_err(|source| StoreError::System {
             step: "size",
             size,

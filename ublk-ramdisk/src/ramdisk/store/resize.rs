@@ -60,7 +60,7 @@ impl Store {
     /// that was checked before the shrink may still touch it.
     pub fn free_tail(&self, old_size: u64) -> bool {
         let tail = self.size()..old_size;
-        self.discard(tail.start..tail.end.next_multiple_of(self.page_size()));
+        self.discard(tail.clone());
         let whole = tail.start.next_multiple_of(self.page_size())..tail.end;
         pages_of(&whole, self.page_shift).all(|page| match self.states.kind(page) {
             Kind::Present => false,
