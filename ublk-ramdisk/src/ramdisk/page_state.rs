@@ -283,6 +283,14 @@ pub(super) enum Kind {
 mod tests {
     use super::*;
 
+    impl PageStates {
+        /// The first and the last byte of the words.
+        pub(in crate::ramdisk) fn ends(&self) -> [*const u8; 2] {
+            let bytes = self.all().as_ptr_range();
+            [bytes.start.cast(), bytes.end.cast::<u8>().wrapping_sub(1)]
+        }
+    }
+
     #[test]
     fn g9_a_pinned_page_is_not_given_back() {
         let states = PageStates::new(4).unwrap();

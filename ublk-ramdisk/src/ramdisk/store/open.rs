@@ -260,3 +260,42 @@ impl Store {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// VmFlags of the mapping that an address lies in.
+    fn flags(at: *const u8) -> String {
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");
+        let mut inside = false;
+        for line in maps.lines() {
+            let first = line.split_whitespace().next().unwrap_or_default();
+            let end = |text| usize::from_str_radix(text, 16).ok();
+            if let Some((Some(start), Some(end))) =
+                first.split_once('-').map(|(a, b)| (end(a), end(b)))
+            {
+                inside = (start..end).contains(&(at as usize));
+            } else if let (true, Some(flags)) = (inside, line.strip_prefix("VmFlags:")) {
+                return flags.to_owned();
+            }
+        }
+        panic!("{at:?} is mapped");
+    }
+
+    #[test]
+    fn the_contents_and_the_page_states_are_not_in_a_core_dump() {
+        let store = Store::anonymous(1 << 30, false).expect("a memfd");
+        let last = store.mapping.len() - 1;
+        // SAFETY: within the mapping.
+        let ends = unsafe { [store.mapping.start(), store.mapping.start().add(last)] };
+        for at in ends
+            .map(|at| at.as_ptr().cast_const())
+            .into_iter()
+            .chain(store.states.ends())
+        {
+            let flags = flags(at);
+            assert!(flags.split_whitespace().any(|flag| flag == "dd"), "{flags}");
+        }
+    }
+}
