@@ -11,9 +11,8 @@ use ublk_ramdisk::pressure::{Injection, PsiTrigger};
 
 use crate::matrix::{bad, BadMatrix, Job};
 
-/// Our data paths, and the last of them with workers that commit themselves what they have ended
-/// (`--worker-commit on`), which takes part only if it is named.
-pub const OURS: [&str; 5] = ["plain", "get-data", "user-copy", "batch", "batch-commit"];
+/// Our data paths.
+pub const OURS: [&str; 4] = ["plain", "get-data", "user-copy", "batch"];
 
 /// The rivals, in the order of the columns.
 pub const RIVALS: [&str; 10] = [
@@ -335,8 +334,7 @@ fn column(contender: &Contender) -> (usize, usize, String) {
 /// Everybody, each source of pressure on the quickest data path, and the one rival that
 /// can be put under the same.
 pub fn everybody() -> Vec<Contender> {
-    let paths = OURS.iter().filter(|name| **name != "batch-commit");
-    let plain = paths.chain(&RIVALS).map(|name| (*name).to_owned());
+    let plain = OURS.iter().chain(&RIVALS).map(|name| (*name).to_owned());
     let pressed = kinds().map(|kind| format!("batch+{kind}"));
     let throttled = ["null_blk+mbps".to_owned()];
     let words: Vec<String> = plain.chain(pressed).chain(throttled).collect();
@@ -378,7 +376,6 @@ mod tests {
             ("batch", &[][..]),
             ("batch+slots", &["--slots=8", "--inject=delay=1ms"]),
             ("plain+mbps=100", &["--mbps=100"]),
-            ("batch-commit+mbps=100", &["--mbps=100"]),
             ("null_blk+mbps=100", &["mbps=100"]),
             ("batch+psi", &["--psi=some 150000 1000000"]),
             (

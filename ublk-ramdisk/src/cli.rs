@@ -305,7 +305,7 @@ fn one_line(error: &clap::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest, WorkerCommit};
+    use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
 
     fn parsed(line: &str) -> Result<Cli, Unparsed> {
         parse(line.split(' ').map(Into::into))
@@ -367,7 +367,7 @@ mod tests {
         let asked = added(
             "ublk-ramdisk add --size 64M --id 7 --queues 2 --depth 32 --block-size 4K \
              --physical-block-size 8K --io-buffer 1M --read-only --rotational --volatile-cache \
-             --data-path get-data --worker-commit off --backing tmpfs:/dev/shm/a:b --thp off \
+             --data-path get-data --backing tmpfs:/dev/shm/a:b --thp off \
              --no-partition-scan",
         );
         assert_eq!((asked.id, asked.queues, asked.depth), (Some(7), 2, 32));
@@ -375,7 +375,6 @@ mod tests {
         assert_eq!(asked.io_buffer, 1 << 20);
         assert!(asked.read_only && asked.rotational && asked.volatile_cache);
         assert_eq!(asked.data_path, Some(DataPath::GetData));
-        assert_eq!(asked.worker_commit, WorkerCommit::Off);
         assert_eq!(asked.backing, Backing::Tmpfs("/dev/shm/a:b".into()));
         assert_eq!(asked.huge_pages, Some(false));
         assert!(!asked.partition_scan);
@@ -400,10 +399,6 @@ mod tests {
         refused(
             "ublk-ramdisk add --size 1G --data-path fast",
             &["--data-path", "fast", "user-copy"],
-        );
-        refused(
-            "ublk-ramdisk add --size 1G --worker-commit never",
-            &["--worker-commit", "never", "auto, on, off"],
         );
         refused(
             "ublk-ramdisk add --size 1G --backing tmpfs:",

@@ -14,7 +14,6 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use workqueue::Flags;
 
 use crate::error::Failure;
 use crate::mq::TIMED_OF;
@@ -62,19 +61,6 @@ impl fmt::Display for DataPath {
             DataPath::Plain => "plain",
         })
     }
-}
-
-/// Who tells the kernel of what a worker of kblockd has ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum WorkerCommit {
-    /// The usual: as off.
-    #[default]
-    Auto,
-    /// The worker, where the thread of the queue would have to be woken.
-    On,
-    /// The thread of the queue.
-    Off,
 }
 
 /// Where the bytes of the disk live.
@@ -126,8 +112,6 @@ pub struct DeviceRequest {
     pub partition_scan: bool,
     /// Wanted data path; none means the best one the kernel has.
     pub data_path: Option<DataPath>,
-    /// Who tells the kernel of what a worker has ended.
-    pub worker_commit: WorkerCommit,
     /// Where the bytes live.
     pub backing: Backing,
     /// Transparent huge pages; none means the default, on.
@@ -160,7 +144,6 @@ impl Default for DeviceRequest {
             volatile_cache: false,
             partition_scan: true,
             data_path: None,
-            worker_commit: WorkerCommit::Auto,
             backing: Backing::Memfd,
             huge_pages: None,
             pressure: Settings::default(),
@@ -208,9 +191,6 @@ pub struct DeviceConfig {
     pub partition_scan: bool,
     /// Wanted data path; none means the best one the kernel has.
     pub data_path: Option<DataPath>,
-    /// Who tells the kernel of what a worker has ended.
-    #[serde(default)]
-    pub worker_commit: WorkerCommit,
     /// Where the bytes live.
     pub backing: Backing,
     /// Transparent huge pages, where the backing can have them.
@@ -243,7 +223,6 @@ impl DeviceConfig {
         let io_buffer = check_io_buffer(asked.io_buffer, around.page_size)?;
         let size = check_size(&asked, around)?;
         let huge_pages = check_huge_pages(&asked)?;
-        check_worker_commit(asked.worker_commit, asked.data_path, asked.kblockd_flags)?;
         check_pressure(&asked.pressure)?;
         let timeout = in_range("--timeout", asked.timeout, 1, MAX_TIMEOUT)? as u32;
         let space = SpaceConfig::check(&asked.space, size, &asked.backing)?;
@@ -260,7 +239,6 @@ impl DeviceConfig {
             volatile_cache: asked.volatile_cache,
             partition_scan: asked.partition_scan,
             data_path: asked.data_path,
-            worker_commit: asked.worker_commit,
             backing: asked.backing,
             huge_pages,
             pressure: asked.pressure,
@@ -393,26 +371,6 @@ pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-fn check_worker_commit(
-    commit: WorkerCommit,
-    path: Option<DataPath>,
-    kblockd: KblockdFlags,
-) -> Result<(), Failure> {
-    let has_rescuer = kblockd.flags().contains(Flags::MEM_RECLAIM);
-    match (commit, path) {
-        // A new worker waits while a CPU leaves, which waits for the requests: only a rescuer helps.
-        (WorkerCommit::On, _) if !has_rescuer => Err(Failure::usage(
-            "--worker-commit on contradicts --kblockd-flags without mem_reclaim: while a CPU leaves \
-             there are no new workers, and requests need the rescuer; name mem_reclaim too",
-        )),
-        (WorkerCommit::On, Some(path)) if path != DataPath::Batch => Err(Failure::usage(format!(
-            "--worker-commit on contradicts --data-path {path}: of that path only the thread that \
-             fetched a request can commit it; use batch"
-        ))),
-        _ => Ok(()),
-    }
 }
 
 fn check_huge_pages(asked: &DeviceRequest) -> Result<bool, Failure> {

@@ -20,8 +20,6 @@ pub mod ublk;
 #[cfg(loom)]
 mod ublk {
     mod mailbox;
-
-    mod turns;
 }
 
 pub mod mq;

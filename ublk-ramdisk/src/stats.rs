@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Counters of the I/O path. Each queue's are written by its own thread, what workers commit by
-//! themselves by whoever has the ring for it, and all are read by anyone without a lock (K6).
+//! Counters of the I/O path. Each queue's are written by its own thread, and read by
+//! anyone without a lock (K6).
 
 pub mod files;
 
@@ -173,7 +173,7 @@ crate::meanings::explained! {
 }
 
 crate::meanings::explained! {
-    /// How the thread of a queue was told of what workers had for it, and what they did without it.
+    /// How the thread of a queue was told of what workers had for it.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default)]
     pub struct WakeUps {
@@ -181,10 +181,6 @@ crate::meanings::explained! {
         pub sent: u64,
         /// Times that it was awake, or about to be woken by another.
         pub saved: u64,
-        /// Results that workers committed themselves: the thread was told nothing.
-        pub committed: u64,
-        /// Commands to the driver that this took.
-        pub commits: u64,
     }
 }
 
@@ -270,9 +266,6 @@ crate::meanings::explained! {
         pub allocated: u64,
         /// Data path in use, as typed at `--data-path`.
         pub data_path: String,
-        /// Do workers commit what they have ended, without waking the thread of its queue?
-        #[serde(default)]
-        pub worker_commit: bool,
         /// What refuses, slows down or fails requests.
         #[serde(default)]
         pub pressure: PressureStats,
@@ -306,19 +299,6 @@ impl OpStats {
 }
 
 impl QueueStats {
-    /// Adds what was counted beside the queue's thread.
-    pub fn add(&mut self, beside: &QueueCounters) {
-        let beside = beside.snapshot(self.queue);
-        let sum = &|a: u64, b: u64| a + b;
-        self.ended += beside.ended;
-        self.errors += beside.errors;
-        self.read = self.read.with(&beside.read, sum);
-        self.write = self.write.with(&beside.write, sum);
-        self.flush = self.flush.with(&beside.flush, sum);
-        self.discard = self.discard.with(&beside.discard, sum);
-        self.write_zeroes = self.write_zeroes.with(&beside.write_zeroes, sum);
-    }
-
     fn per_second(&self, earlier: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
         let (now, before) = (self, earlier);
         Self {
@@ -338,8 +318,6 @@ impl QueueStats {
             wakeups: WakeUps {
                 sent: how(now.wakeups.sent, before.wakeups.sent),
                 saved: how(now.wakeups.saved, before.wakeups.saved),
-                committed: how(now.wakeups.committed, before.wakeups.committed),
-                commits: how(now.wakeups.commits, before.wakeups.commits),
             },
         }
     }
@@ -387,7 +365,6 @@ mod tests {
                 size: 2,
                 allocated: requests,
                 data_path: "plain".to_owned(),
-                worker_commit: false,
                 pressure: PressureStats::default(),
                 space: SpaceStats::default(),
                 latency_sample: 16,

@@ -122,28 +122,6 @@ fn l1_buffers_and_blocks() {
 }
 
 #[test]
-fn f20_who_commits() {
-    for path in ["plain", "get-data", "user-copy"] {
-        bad_usage(
-            &format!("add --size 1M --worker-commit on --data-path {path}"),
-            &[
-                "--worker-commit on",
-                &format!("--data-path {path}"),
-                "batch",
-            ],
-        );
-    }
-    bad_usage(
-        "add --size 1M --worker-commit on --kblockd-flags highpri,percpu",
-        &["--worker-commit on", "--kblockd-flags", "mem_reclaim"],
-    );
-    bad_usage(
-        "add --size 1M --worker-commit never",
-        &["--worker-commit", "never", "auto, on, off"],
-    );
-}
-
-#[test]
 fn l1_injection() {
     for fault in ["requeue=", "requeue=1,2,3", "timeout=1,1,1", "init_hctx=x"] {
         bad_usage(

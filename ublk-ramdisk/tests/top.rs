@@ -123,7 +123,6 @@ fn figures(asked: u64) -> DeviceStats {
         size: 1 << 30,
         allocated: 1 << 20,
         data_path: "plain".to_owned(),
-        worker_commit: false,
         pressure: Default::default(),
         space: Default::default(),
         latency_sample: 16,

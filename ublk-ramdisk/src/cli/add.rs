@@ -2,7 +2,7 @@
 //! The words of `add`.
 
 use clap::{Args, ValueEnum};
-use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest, WorkerCommit};
+use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
 use ublk_ramdisk::mq::TIMED_OF;
 use ublk_ramdisk::tuning::KblockdFlags;
 
@@ -73,13 +73,6 @@ pub struct AddArgs {
     /// ends with status 3; `auto` takes the best one there is.
     #[arg(long, value_name = "PATH", default_value = "auto", value_enum)]
     pub data_path: DataPathArg,
-    /// Do workers commit the requests that they serve, those that had to wait?
-    ///
-    /// With the data path batch a worker can tell the kernel by itself that a request has ended,
-    /// and with `on` does so where it would have to wake the thread of the queue for it. `on` beside
-    /// another data path ends with status 2, and with status 3 where the kernel has no batch.
-    #[arg(long, value_name = "auto|on|off", default_value = "auto", value_enum)]
-    pub worker_commit: WorkerCommitArg,
     /// Where the contents live: memfd, tmpfs:PATH or hugetlb
     ///
     /// memfd: anonymous memory. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
@@ -113,7 +106,7 @@ pub struct AddArgs {
     /// Serve in this process, log to standard error; Ctrl-C stops and deletes the disk
     #[arg(long)]
     pub foreground: bool,
-    /// Print an object with id, path, char_path, size, data_path, worker_commit, queues, depth, pid
+    /// Print an object with id, path, char_path, size, data_path, queues, depth, pid
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -138,7 +131,6 @@ impl AddArgs {
             volatile_cache: self.volatile_cache,
             partition_scan: !self.no_partition_scan,
             data_path: self.data_path.chosen(),
-            worker_commit: self.worker_commit.into(),
             backing: self.backing.clone(),
             huge_pages: self.thp,
             pressure: self.pressure.settings(),
@@ -173,27 +165,6 @@ impl DataPathArg {
             DataPathArg::UserCopy => Some(DataPath::UserCopy),
             DataPathArg::GetData => Some(DataPath::GetData),
             DataPathArg::Plain => Some(DataPath::Plain),
-        }
-    }
-}
-
-/// `--worker-commit` as typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WorkerCommitArg {
-    /// As off
-    Auto,
-    /// Where the thread of the queue sleeps
-    On,
-    /// Never
-    Off,
-}
-
-impl From<WorkerCommitArg> for WorkerCommit {
-    fn from(typed: WorkerCommitArg) -> Self {
-        match typed {
-            WorkerCommitArg::Auto => WorkerCommit::Auto,
-            WorkerCommitArg::On => WorkerCommit::On,
-            WorkerCommitArg::Off => WorkerCommit::Off,
         }
     }
 }

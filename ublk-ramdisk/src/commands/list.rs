@@ -25,7 +25,6 @@ struct Row {
     depth: u16,
     io_buffer: u32,
     data_path: Option<DataPath>,
-    worker_commit: Option<bool>,
     backing: Option<String>,
     /// Kernel names of the features in force.
     flags: Vec<&'static str>,
@@ -83,7 +82,6 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         depth: info.queue_depth,
         io_buffer: info.max_io_buf_bytes,
         data_path: state.as_ref().map(|state| state.data_path),
-        worker_commit: state.as_ref().map(|state| state.worker_commit),
         backing: state.as_ref().map(|state| state.backing.clone()),
         flags: flag_names(info.flags),
         pid,
@@ -119,7 +117,6 @@ fn as_text(rows: &[Row]) -> String {
         "QUEUES",
         "DEPTH",
         "DATA-PATH",
-        "WORKER-COMMIT",
         "BACKING",
         "PID",
         "SERVER",
@@ -134,8 +131,6 @@ fn as_text(rows: &[Row]) -> String {
             row.queues.to_string(),
             row.depth.to_string(),
             row.data_path.map_or_else(none, |path| path.to_string()),
-            row.worker_commit
-                .map_or_else(none, |on| if on { "on" } else { "off" }.to_owned()),
             row.backing.clone().unwrap_or_else(none),
             row.pid.map_or_else(none, |pid| pid.to_string()),
             match (&row.command, row.ours) {

@@ -30,15 +30,11 @@ pub fn as_text(stats: &DeviceStats) -> String {
     }
     let tables: Vec<_> = tables.iter().map(|rows| output::table(rows)).collect();
     format!(
-        "{}: {}, of which {} in memory, data path {}{}, pressure {}\n{}\n{}\n{}",
+        "{}: {}, of which {} in memory, data path {}, pressure {}\n{}\n{}\n{}",
         block_path(stats.id),
         output::human_size(stats.size),
         output::human_size(stats.allocated),
         stats.data_path,
-        match stats.worker_commit {
-            true => " with commits by workers",
-            false => "",
-        },
         stats.pressure.settings,
         space_line(&stats.space),
         tables.join("\n"),
@@ -165,7 +161,6 @@ const NOW: &[&str] = &[
     "BUSY-LEVEL",
     "BELLS",
     "BELLS-SAVED",
-    "BY-WORKERS",
 ];
 
 /// The hardware queue as it is now, and how its thread was told of what workers did for it.
@@ -184,7 +179,6 @@ fn now_row(queue: &QueueStats) -> Vec<String> {
         now.dispatch_busy.to_string(),
         queue.wakeups.sent.to_string(),
         queue.wakeups.saved.to_string(),
-        queue.wakeups.committed.to_string(),
     ]
 }
 
@@ -283,7 +277,6 @@ mod tests {
             size: 1 << 30,
             allocated: 20480,
             data_path: "batch".to_owned(),
-            worker_commit: false,
             pressure: Default::default(),
             space: SpaceStats::default(),
             latency_sample: 16,

@@ -7,8 +7,8 @@
 //!
 //! The order within an end: the driver's complete, the slot becomes idle, the result is handed
 //! out, the request is counted out. The tag may come back at once after the result has left, so
-//! the slot is not touched after that; and whoever waits for a freeze waits until it has left, for
-//! the transport or for the hands of the run that ended it ([`super::away`]).
+//! the slot is not touched after that; and a freeze waits until the result has left for the
+//! transport.
 
 use super::call::{Call, Started};
 use super::custody::InFlight;
@@ -46,7 +46,7 @@ impl Queue {
     /// As [`Queue::complete`], from a thread that is no lane's: the result goes to the transport.
     pub fn complete_away(&self, token: InFlight, outcome: Result<u64, Status>) -> bool {
         let hctx = self.hctx_of(token.rq);
-        self.complete(token, outcome, &mut self.away(hctx))
+        self.complete(token, outcome, &mut self.elsewhere(hctx))
     }
 
     /// Completes several requests of one hardware queue: RESTART is looked at once (C31).
@@ -144,8 +144,8 @@ impl Queue {
         let hctx = self.hctx_of(rq);
         let slot = self.slot(rq);
         let (result, via_driver) = slot.published();
-        let mut away = self.away(hctx);
-        let (request, mut call) = (self.request_of(hctx, rq), Call::new(&mut away));
+        let mut home = self.elsewhere(hctx);
+        let (request, mut call) = (self.request_of(hctx, rq), Call::new(&mut home));
         self.end(hctx, (rq, slot), &request, result, via_driver, &mut call);
         call.write_down(hctx);
         self.departed(hctx, hctx.state.leave(1));

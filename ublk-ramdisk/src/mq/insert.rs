@@ -6,13 +6,12 @@
 //! takes over what was listed. Kernel counterparts: `blk_mq_submit_bio`, `blk_mq_dispatch_list`,
 //! `blk_execute_rq_nowait`.
 
-use super::away::Away;
 use super::call::{Call, Section};
 use super::dispatch::{ListIssue, Next};
 use super::hctx::HwQueue;
 use super::hctx_state::{Entry, FROZEN};
 use super::issue::{Issue, Refused};
-use super::operations::Home;
+use super::operations::{Elsewhere, Home};
 use super::queue::Queue;
 use super::request::{Op, Request};
 use super::slot::{Rq, RqList, AT_HEAD, PASSTHROUGH};
@@ -339,13 +338,11 @@ impl Queue {
         self.run_with(hctx, false, call);
     }
 
-    /// The home of a call that is on no lane's thread.
-    pub(super) fn away(&self, hctx: &HwQueue) -> Away<'_> {
-        Away::one(&*self.inner.transport, hctx.index)
-    }
-
-    /// The same of a run, which may end many requests.
-    pub(super) fn away_to_run(&self, hctx: &HwQueue) -> Away<'_> {
-        Away::run(&*self.inner.transport, hctx.index)
+    /// Where the results of a call go that is on no lane's thread.
+    pub(super) fn elsewhere(&self, hctx: &HwQueue) -> Elsewhere<'_> {
+        Elsewhere {
+            transport: &*self.inner.transport,
+            queue: hctx.index,
+        }
     }
 }

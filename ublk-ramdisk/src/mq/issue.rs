@@ -249,8 +249,8 @@ impl Queue {
         self.assert_own(&in_flight);
         let hctx = self.hctx_of(in_flight.rq);
         let request = self.request_of(hctx, in_flight.rq);
-        let mut away = self.away(hctx);
-        let mut call = Call::new(&mut away);
+        let mut home = self.elsewhere(hctx);
+        let mut call = Call::new(&mut home);
         let started = Started::again(self, &in_flight, &request);
         let issue = match rest {
             Rest::End(outcome) => {

@@ -48,8 +48,6 @@ mod insert;
 
 mod call;
 
-mod away;
-
 mod ctx;
 
 mod hctx_state;

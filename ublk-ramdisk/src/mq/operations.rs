@@ -270,19 +270,6 @@ pub trait Transport: Send + Sync {
     /// A request has ended on a thread that is not the lane's. `result` is bytes, 0, or minus
     /// errno. Its tag may be inserted again from now on.
     fn end(&self, queue: u16, request: &Request, result: i32);
-
-    /// Asked as a run of a hardware queue ends a request on a thread that is not the lane's: shall
-    /// its result wait for others of the same run, for [`Transport::end_together`]?
-    fn gathers(&self, _queue: u16) -> bool {
-        false
-    }
-
-    /// As [`Transport::end`], of several that one run has ended.
-    fn end_together(&self, queue: u16, results: &[(Request, i32)]) {
-        for (request, result) in results {
-            self.end(queue, request, *result);
-        }
-    }
 }
 
 /// The same from the point of view of the thread that calls: what it can do without telling
@@ -293,4 +280,20 @@ pub trait Home {
 
     /// A request of the hctx the call was about has ended within the call.
     fn end(&mut self, request: &Request, result: i32);
+}
+
+/// The [`Home`] of a thread that is no lane's: all of it goes to the [`Transport`].
+pub(super) struct Elsewhere<'a> {
+    pub(super) transport: &'a dyn Transport,
+    pub(super) queue: u16,
+}
+
+impl Home for Elsewhere<'_> {
+    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
+        self.transport.transfer(moving)
+    }
+
+    fn end(&mut self, request: &Request, result: i32) {
+        self.transport.end(self.queue, request, result);
+    }
 }

@@ -18,8 +18,8 @@ impl Queue {
     /// false, else on kblockd.
     pub fn run_hw_queue(&self, hctx: u16, is_async: bool) {
         let hctx = self.hctx(hctx);
-        let mut away = self.away_to_run(hctx);
-        self.run_with(hctx, is_async, &mut Call::new(&mut away));
+        let mut home = self.elsewhere(hctx);
+        self.run_with(hctx, is_async, &mut Call::new(&mut home));
     }
 
     /// Runs all of them.
@@ -105,8 +105,8 @@ impl Queue {
 
     /// The run itself, on kblockd.
     pub(super) fn run_away(&self, hctx: &HwQueue) {
-        let mut away = self.away_to_run(hctx);
-        self.run(hctx, &mut Call::new(&mut away));
+        let mut home = self.elsewhere(hctx);
+        self.run(hctx, &mut Call::new(&mut home));
     }
 
     /// The run itself: on kblockd, or on the thread that asked for it.

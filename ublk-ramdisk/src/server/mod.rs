@@ -145,7 +145,6 @@ impl Front {
             char_path: char_path(id),
             size: device.size(),
             data_path: device.data_path(),
-            worker_commit: device.workers_commit(),
             queues: device.info().nr_hw_queues,
             depth: device.info().queue_depth,
             backing: config.backing.to_string(),

@@ -27,9 +27,6 @@ pub struct Served {
     pub size: u64,
     /// The data path in use, never "auto".
     pub data_path: DataPath,
-    /// Do workers commit what they have ended?
-    #[serde(default)]
-    pub worker_commit: bool,
     /// Hardware queues the kernel granted.
     pub queues: u16,
     /// Tags per queue.

@@ -286,7 +286,6 @@ mod tests {
             char_path: format!("/dev/ublkc{id}"),
             size: 1 << 20,
             data_path: DataPath::Plain,
-            worker_commit: false,
             queues: 1,
             depth: 128,
             backing: "memfd".to_owned(),

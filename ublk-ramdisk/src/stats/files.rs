@@ -172,7 +172,6 @@ mod tests {
             size: 0,
             allocated: 0,
             data_path: String::new(),
-            worker_commit: false,
             pressure: Default::default(),
             space: Default::default(),
             latency_sample: 16,

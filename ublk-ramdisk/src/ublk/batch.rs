@@ -30,8 +30,7 @@ struct Results {
     queue: Queue,
     /// Those that are in no COMMIT yet.
     elements: Vec<BatchElem>,
-    /// Requests that have been taken in, and whose results have not come here. Workers may have
-    /// committed some of them: how many is known once they have been told to stop that.
+    /// Requests that have been taken in, and whose results have not come here.
     inside: u64,
 }
 
@@ -70,8 +69,6 @@ pub(super) struct Batch {
     buffers: FetchBuffers,
     commits: Vec<Commit>,
     fetching: bool,
-    /// Do workers commit nothing any more?
-    is_closed: bool,
 }
 
 impl Batch {
@@ -121,19 +118,11 @@ impl Batch {
             buffers,
             commits: std::iter::repeat_with(commit).take(COMMITS).collect(),
             fetching: true,
-            is_closed: false,
         })
     }
 
     /// Serves until the driver ends the fetch and every commit is through.
     pub(super) fn run(&mut self) -> Result<(), QueueError> {
-        let end = self.serve_all();
-        // Of a queue that has failed the driver ends what is left, and nobody else.
-        self.close_to_workers();
-        end
-    }
-
-    fn serve_all(&mut self) -> Result<(), QueueError> {
         let room = usize::from(self.depth).max(16) + WATCHES;
         let mut completions = vec![NO_COMPLETION; room];
         while self.is_needed() {
@@ -181,23 +170,11 @@ impl Batch {
         }
     }
 
-    /// From here on every result that is still to come comes here.
-    fn close_to_workers(&mut self) {
-        if let Some(committer) = self.port.committer.as_ref().filter(|_| !self.is_closed) {
-            self.is_closed = true;
-            self.results.inside -= committer.close();
-        }
-    }
-
     /// What has ended on other threads.
     #[inline]
     fn read_letters(&mut self) {
-        self.port.mailbox.take(|tag, letter| match letter {
+        self.port.mailbox.take(|_, letter| match letter {
             Letter::Ended(request, result) => self.results.end(&request, result),
-            Letter::Counted(result) => {
-                self.results.inside -= 1;
-                self.results.push(tag, result);
-            }
             // Any thread moves the bytes of this path itself.
             Letter::Move(..) => unreachable!("a letter of get-data"),
         });
@@ -223,10 +200,7 @@ impl Batch {
             return Ok(());
         }
         match -completion.result {
-            libc::ENODEV => {
-                self.fetching = false;
-                self.close_to_workers();
-            }
+            libc::ENODEV => self.fetching = false,
             // The kernel ended the multishot for want of a buffer or of room in
             // the ring, and keeps the tags: ask again (W16).
             errno if errno <= 0 => self.ring.push_batch_fetch(FETCH),

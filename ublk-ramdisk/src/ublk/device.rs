@@ -37,7 +37,6 @@ pub struct Device {
     control: Control,
     info: DeviceInfo,
     path: DataPath,
-    workers_commit: bool,
     driver: Arc<Driver>,
     /// As it was asked for; of `space`, as it is now.
     config: DeviceConfig,
@@ -64,11 +63,6 @@ impl Device {
     /// The data path in use.
     pub fn data_path(&self) -> DataPath {
         self.path
-    }
-
-    /// Do workers commit what they have ended?
-    pub fn workers_commit(&self) -> bool {
-        self.workers_commit
     }
 
     /// What the driver made of the device.
@@ -100,7 +94,6 @@ impl Device {
             size: self.size(),
             allocated: self.driver.disk().store().allocated().unwrap_or(0),
             data_path: self.path.to_string(),
-            worker_commit: self.workers_commit,
             pressure: self.driver.stats(),
             space: self.driver.disk().space_stats(),
             latency_sample: self.queue().map_or(0, Queue::timed_of),
@@ -125,9 +118,6 @@ impl Device {
         }
         if let Some(port) = self.ports.get(usize::from(queue)) {
             stats.wakeups = port.wakeups();
-            if let Some(committer) = &port.committer {
-                stats.add(committer.counters());
-            }
         }
         stats
     }

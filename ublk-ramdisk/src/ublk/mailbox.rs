@@ -130,12 +130,6 @@ impl<T, B: Bell> Mailbox<T, B> {
         false
     }
 
-    /// Does the thread sleep, or is about to? A guess: it may be another's turn by now.
-    #[cfg(not(loom))]
-    pub(super) fn has_sleeper(&self) -> bool {
-        self.armed.load(Ordering::Relaxed)
-    }
-
     /// The thread is awake: nobody need wake it.
     pub(super) fn disarm(&self) {
         // Relaxed: a bell that rings for nothing costs one look at an empty box.

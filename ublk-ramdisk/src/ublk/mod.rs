@@ -30,8 +30,6 @@ mod batch;
 
 mod commit;
 
-mod turns;
-
 mod ring;
 
 pub mod abi;

@@ -4,7 +4,7 @@
 
 use super::abi::{self, DeviceInfo, ParamBasic, ParamDiscard, Params};
 use super::features::Features;
-use crate::config::{DataPath, DeviceConfig, WorkerCommit};
+use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 
 /// A DISCARD or WRITE_ZEROES of one request covers at most this much: the store's
@@ -40,41 +40,6 @@ pub fn choose_path(
             .find(possible)
             .unwrap_or(DataPath::Plain)),
     }
-}
-
-/// The same with what was asked of its workers: do they commit by themselves (F20)?
-pub(super) fn choose(
-    config: &DeviceConfig,
-    offered: Features,
-) -> Result<(DataPath, bool), Failure> {
-    choose_both(
-        config.data_path,
-        config.worker_commit,
-        config.depth,
-        offered,
-    )
-}
-
-/// What `auto` stands for where there is a choice. Which is better has not been measured.
-const WORKERS_COMMIT: bool = false;
-
-fn choose_both(
-    asked: Option<DataPath>,
-    workers: WorkerCommit,
-    depth: u16,
-    offered: Features,
-) -> Result<(DataPath, bool), Failure> {
-    if workers == WorkerCommit::On {
-        // Another path that was asked for by name has been refused.
-        let path = choose_path(Some(DataPath::Batch), depth, offered).map_err(|why| Failure {
-            message: format!("--worker-commit on: {}", why.message),
-            ..why
-        })?;
-        return Ok((path, true));
-    }
-    let path = choose_path(asked, depth, offered)?;
-    let may = path == DataPath::Batch && workers == WorkerCommit::Auto;
-    Ok((path, may && WORKERS_COMMIT))
 }
 
 /// Feature bits without which `path` does not work.
@@ -199,32 +164,6 @@ mod tests {
         }
         assert_eq!(choose_path(None, 1, all).unwrap(), DataPath::UserCopy);
         assert_eq!(choose_path(None, 2, all).unwrap(), DataPath::Batch);
-    }
-
-    #[test]
-    fn f20_workers_commit_where_the_kernel_lets_them() {
-        let all = Features(Features::USER_COPY | Features::BATCH_IO);
-        let (on, off, auto) = (WorkerCommit::On, WorkerCommit::Off, WorkerCommit::Auto);
-        let chosen = |path, workers, offered| choose_both(path, workers, 128, offered).unwrap();
-        assert_eq!(chosen(None, on, all), (DataPath::Batch, true));
-        assert_eq!(chosen(None, off, all), (DataPath::Batch, false));
-        let usual = (DataPath::Batch, WORKERS_COMMIT);
-        assert_eq!(chosen(None, auto, all), usual);
-        let plain = Some(DataPath::Plain);
-        assert_eq!(chosen(plain, auto, all), (DataPath::Plain, false));
-        let older = Features(Features::USER_COPY);
-        assert_eq!(chosen(None, auto, older), (DataPath::UserCopy, false));
-
-        let failure = choose_both(None, on, 128, older).unwrap_err();
-        assert_eq!(failure.exit, crate::error::Exit::Environment);
-        for part in ["--worker-commit on", "UBLK_F_BATCH_IO", "bit 15", "7.0"] {
-            assert!(failure.message.contains(part), "{part}: {failure}");
-        }
-        let failure = choose_both(None, on, 1, all).unwrap_err();
-        assert_eq!(failure.exit, crate::error::Exit::Usage);
-        for part in ["--worker-commit on", "--depth 1"] {
-            assert!(failure.message.contains(part), "{part}: {failure}");
-        }
     }
 
     #[test]

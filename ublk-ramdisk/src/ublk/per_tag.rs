@@ -282,8 +282,6 @@ impl PerTag {
         let (side, queue) = (&mut self.side, self.lane.queue());
         self.port.mailbox.take(|_, letter| match letter {
             Letter::Ended(request, result) => side.end(&request, result),
-            // Workers commit nothing of these paths.
-            Letter::Counted(_) => unreachable!("a letter of batch"),
             Letter::Move(token, request, data) => match side.without_address(&request, data) {
                 Some(outcome) => {
                     queue.complete(token, outcome, side);

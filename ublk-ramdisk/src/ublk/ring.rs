@@ -18,12 +18,6 @@ use io_uring::{cqueue, opcode, squeue, types, IoUring};
 use super::abi::{self, BatchElem, BatchIo, IoCmd, IoDesc};
 use crate::sys::mmap::Mapping;
 
-mod first_entry;
-mod worker;
-
-pub(super) use first_entry::{has_entered, FirstEntry};
-pub(super) use worker::WorkerRing;
-
 /// Bytes of a result in a COMMIT, and of a tag in a PREP.
 pub(super) const ELEMENT: u8 = size_of::<BatchElem>() as u8;
 

@@ -3,12 +3,8 @@
 //! move a request's bytes, and where it leaves the result of one that ended there (F19, F20).
 //!
 //! Any thread may copy where the bytes are reached by pread and pwrite or lie in the tag's buffer.
-//! With get-data only the queue's thread can have them copied, and on all paths but batch the result
-//! is its to commit: both go to it as a [`Letter`].
-//!
-//! With batch a worker may commit what it has ended by itself ([`super::commit`]), and does so, if
-//! it has been told to, where the queue's thread sleeps: to one that is awake a letter costs
-//! nothing, and its results go with others. A worker enters no ring of a queue's thread (F22).
+//! With get-data only the queue's thread can have them copied, and the result is always its to
+//! commit: both go to it as a [`Letter`]. A worker enters no ring of a queue's thread (F22).
 
 use std::fs::File;
 use std::io;
@@ -16,10 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::client_data::ClientData;
-use super::commit::{Committed, Committer};
 use super::mailbox::{self, Mailbox, Post};
 use super::queue::QueueError;
-use super::ring;
 use super::thread::Binding;
 use crate::config::DataPath;
 use crate::mq::{Data, Disk, InFlight, Moved, Moving, Request, Transport};
@@ -31,8 +25,6 @@ use crate::sys::event;
 pub(super) enum Letter {
     /// This one has ended, with this result.
     Ended(Request, i32),
-    /// The one under this tag has ended and been counted, and could not be committed.
-    Counted(i32),
     /// Have its bytes copied to or from there, then complete it.
     Move(InFlight, Request, Data),
 }
@@ -59,23 +51,17 @@ impl Bell {
 pub(super) struct Port {
     pub(super) data: ClientData,
     pub(super) mailbox: Mailbox<Letter, Bell>,
-    /// How workers commit by themselves, if they do.
-    pub(super) committer: Option<Committer>,
     pub(super) binding: Binding,
 }
 
 impl Port {
-    /// Memory for every tag, the box, and a ring for workers that commit by themselves.
+    /// Memory for every tag, and the box.
     pub(super) fn new(
         char_device: Arc<File>,
         queue: u16,
         depth: u16,
         io_buffer: u32,
-        workers_commit: bool,
     ) -> Result<Self, QueueError> {
-        let ring = |_| Committer::new(char_device.clone(), queue);
-        let committer = workers_commit.then_some(()).map(ring).transpose();
-        let committer = committer.map_err(|e| QueueError::Setup("ring of its workers", e))?;
         let data = ClientData::new(char_device, queue, depth, io_buffer).map_err(|source| {
             QueueError::Buffers {
                 bytes: u64::from(depth) * u64::from(io_buffer),
@@ -87,7 +73,6 @@ impl Port {
         Ok(Self {
             data,
             mailbox: Mailbox::new(depth, Bell(bell)),
-            committer,
             binding: Binding::default(),
         })
     }
@@ -97,21 +82,10 @@ impl Port {
     /// How often the thread of the queue was woken for what workers had for it.
     pub(super) fn wakeups(&self) -> WakeUps {
         let Post { posted, rung } = self.mailbox.counts();
-        let committer = self.committer.as_ref();
-        let (commits, committed) = committer.map_or((0, 0), Committer::counts);
         WakeUps {
             sent: rung,
             saved: posted.saturating_sub(rung),
-            commits,
-            committed,
         }
-    }
-
-    /// Shall the calling worker commit by itself, as things are now?
-    fn is_for_workers(&self) -> Option<&Committer> {
-        self.committer
-            .as_ref()
-            .filter(|_| ring::has_entered() && self.mailbox.has_sleeper())
     }
 }
 
@@ -144,27 +118,5 @@ impl Transport for Ports {
     fn end(&self, queue: u16, request: &Request, result: i32) {
         let letter = Letter::Ended(*request, result);
         self.of(queue).mailbox.post(request.tag(), letter);
-    }
-
-    fn gathers(&self, queue: u16) -> bool {
-        self.of(queue).is_for_workers().is_some()
-    }
-
-    fn end_together(&self, queue: u16, results: &[(Request, i32)]) {
-        let port = self.of(queue);
-        let committer = port.is_for_workers();
-        match committer.map_or(Committed::None, |committer| committer.commit(results)) {
-            Committed::All => {}
-            Committed::None => {
-                for (request, result) in results {
-                    self.end(queue, request, *result);
-                }
-            }
-            Committed::Before(rest) => {
-                for (request, result) in &results[rest..] {
-                    port.mailbox.post(request.tag(), Letter::Counted(*result));
-                }
-            }
-        }
     }
 }

@@ -28,13 +28,11 @@ pub fn tests(tests: &mut Vec<Test>) {
         let name = format!("l1_a_queue_thread_that_fails_ends_the_server_on_{path}");
         tests.push(Test::skippable(name, move || dead_queue(path, &[])));
     }
-    if machine::data_paths().contains(&"batch") {
-        let words = &["--worker-commit", "on", "--inject", "requeue=2,100,0,-1"];
-        tests.push(Test::skippable(
-            "f20_a_queue_thread_that_fails_ends_the_server_whose_workers_commit",
-            || dead_queue("batch", words),
-        ));
-    }
+    let refused = &["--inject", "requeue=2,100,0,-1"];
+    tests.push(Test::skippable(
+        "f20_a_queue_thread_that_fails_while_workers_serve_ends_the_server",
+        || dead_queue(machine::data_paths().last().expect("one"), refused),
+    ));
 }
 
 /// Puts a sysctl back when the test is over, also when it failed.

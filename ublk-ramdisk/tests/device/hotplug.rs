@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::commits::wakeups;
 use crate::disk::Disk;
 use crate::ioctl::{self, Buffer};
 use crate::machine::{self, read, wait_for};
@@ -21,16 +20,9 @@ const TIMES: usize = 3;
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         let name = format!("c23_c27_a_cpu_leaves_and_returns_on_{path}_refused");
-        let commits_by_workers = format!("f20_{name}_with_commits_by_workers");
-        tests.push(Test::skippable(name, move || {
-            leaves_and_returns(path, "auto")
-        }));
-        if path == "batch" {
-            let body = move || leaves_and_returns(path, "on");
-            tests.push(Test::skippable(commits_by_workers, body));
-            let name = "f20_c27_a_cpu_that_leaves_waits_for_what_a_worker_commits";
-            tests.push(Test::skippable(name, waits_for_a_commit));
-        }
+        tests.push(Test::skippable(name, move || leaves_and_returns(path)));
+        let name = format!("c27_a_cpu_that_leaves_waits_for_what_a_worker_ends_on_{path}");
+        tests.push(Test::skippable(name, move || waits_for_a_worker(path)));
     }
 }
 
@@ -72,17 +64,10 @@ fn cpus_of_thread(disk: &Disk) -> String {
     line.expect("in every status").trim().to_owned()
 }
 
-fn leaves_and_returns(path: &str, commit: &str) -> Outcome {
+fn leaves_and_returns(path: &str) -> Outcome {
     need(&["fio"])?;
     let cpu = Cpu::second()?;
-    let words = [
-        "--queues",
-        "2",
-        "--worker-commit",
-        commit,
-        "--inject",
-        "requeue=1,60,0,-1",
-    ];
+    let words = ["--queues", "2", "--inject", "requeue=1,60,0,-1"];
     let disk = Disk::on(path, "none", "20M", &words);
     assert_eq!(disk.queues, 2);
     let bound = cpus_of_thread(&disk);
@@ -161,18 +146,11 @@ impl Drop for Refuses<'_> {
     }
 }
 
-/// The first that a worker ever commits is what the CPU that leaves is waiting for.
-fn waits_for_a_commit() -> Outcome {
+/// The CPU that leaves waits for a request that a worker serves.
+fn waits_for_a_worker(path: &str) -> Outcome {
     let cpu = Cpu::second()?;
-    let words = [
-        "--queues",
-        "2",
-        "--worker-commit",
-        "on",
-        "--no-partition-scan",
-    ];
-    let disk = Disk::on("batch", "none", "8M", &words);
-    let before = wakeups(&disk);
+    let words = ["--queues", "2", "--no-partition-scan"];
+    let disk = Disk::on(path, "none", "8M", &words);
     std::thread::scope(|scope| {
         let refuses = Refuses::all(&disk);
         let client = scope.spawn(|| {
@@ -189,8 +167,6 @@ fn waits_for_a_commit() -> Outcome {
         leaves.join().expect("it has left");
         client.join().expect("it was written");
     });
-    let told = wakeups(&disk);
-    assert!(told.committed > before.committed, "{told:?}");
     drop(cpu);
     disk.end();
     Ok(())

@@ -18,15 +18,9 @@ pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         for refused in ["0", "20"] {
             let name = format!("j03_only_these_system_calls_on_{path}_refused_{refused}");
-            let test = Test::skippable(name, move || system_calls(path, refused, "off"));
+            let test = Test::skippable(name, move || system_calls(path, refused));
             tests.push(test.on_path(path));
         }
-    }
-    if machine::data_paths().contains(&"batch") {
-        tests.push(Test::skippable(
-            "j03_only_these_system_calls_where_workers_commit_refused_20",
-            || system_calls("batch", "20", "on"),
-        ));
     }
 }
 
@@ -134,7 +128,7 @@ fn fio(disk: &Disk, ios: u64) {
 
 /// What the queue's threads and kblockd's workers do while a client reads and writes memory that is
 /// there.
-fn system_calls(path: &str, refused: &str, worker_commit: &str) -> Outcome {
+fn system_calls(path: &str, refused: &str) -> Outcome {
     run::need(&["strace", "fio"])?;
     let ios = match std::env::var("UBLK_TEST_IOS") {
         Ok(ios) => ios.parse().expect("UBLK_TEST_IOS is a number"),
@@ -143,8 +137,7 @@ fn system_calls(path: &str, refused: &str, worker_commit: &str) -> Outcome {
     };
     let inject = format!("requeue=1,{refused},0,-1");
     // The device's timer is armed with the first request and then as seldom as can be.
-    let mut words = vec!["--worker-commit", worker_commit, "--timeout", "3600"];
-    words.extend(["--inject", &inject]);
+    let words = ["--timeout", "3600", "--inject", &inject];
     let disk = Disk::on(path, "none", "4M", &words);
     let file = disk.open_direct();
     for at in 0..4 {
@@ -156,8 +149,6 @@ fn system_calls(path: &str, refused: &str, worker_commit: &str) -> Outcome {
         ("ublkq", "io_uring_enter") => true,
         (_, "pread64 /dev/ublkc" | "pwrite64 /dev/ublkc" | "pread64" | "pwrite64") => copies,
         ("kworker", "write anon_inode:[eventfd]" | "write") => true,
-        // Its own ring: a queue thread's would refuse it (F22).
-        ("kworker", "io_uring_enter") => worker_commit == "on",
         // A worker that has nothing to do waits.
         ("kworker", "futex") => true,
         // One that had nothing to do for minutes ends.
@@ -175,8 +166,6 @@ fn system_calls(path: &str, refused: &str, worker_commit: &str) -> Outcome {
             .collect();
         println!("    {found:?}");
         assert!(bad.is_empty(), "{bad:?}");
-        let commits = ("kworker".to_owned(), "io_uring_enter".to_owned());
-        assert_eq!(found.contains_key(&commits), worker_commit == "on");
     };
     check(traced(&disk));
     // Threads that are born and have died meanwhile are counted with nobody.

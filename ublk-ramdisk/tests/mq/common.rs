@@ -33,10 +33,6 @@ pub struct Wire {
     pub ends: Mutex<Vec<(u16, u16, i32)>>,
     pub keep: std::sync::atomic::AtomicBool,
     pub kept: Mutex<Vec<(u16, InFlight)>>,
-    /// Wants the results of a run together.
-    pub gathers: std::sync::atomic::AtomicBool,
-    /// How many came together.
-    pub groups: Mutex<Vec<usize>>,
 }
 
 impl Wire {
@@ -69,17 +65,6 @@ impl Transport for Wire {
     fn end(&self, queue: u16, request: &Request, result: i32) {
         let tag = request.tag();
         self.ends.lock().unwrap().push((queue, tag, result));
-    }
-
-    fn gathers(&self, _: u16) -> bool {
-        self.gathers.load(Ordering::SeqCst)
-    }
-
-    fn end_together(&self, queue: u16, results: &[(Request, i32)]) {
-        self.groups.lock().unwrap().push(results.len());
-        for (request, result) in results {
-            self.end(queue, request, *result);
-        }
     }
 }
 

@@ -51,23 +51,6 @@ fn d03_a_run_queued_while_it_executes_is_executed_once_more() {
 }
 
 #[test]
-fn f20_what_a_run_ends_goes_out_together() {
-    let mut bed = Bed::new(1, 8);
-    bed.wire.gathers.store(true, Ordering::SeqCst);
-    bed.queue.quiesce();
-    for tag in 0..4 {
-        bed.insert(0, read(tag));
-    }
-    bed.queue.unquiesce();
-    until("all have ended", || bed.wire.count() == 4);
-    assert_eq!(*bed.wire.groups.lock().unwrap(), [4]);
-    // What the thread of the lane ends is its own to hand out.
-    bed.insert(0, read(4));
-    assert_eq!(*bed.wire.groups.lock().unwrap(), [4]);
-    bed.finish();
-}
-
-#[test]
 fn d07_with_no_thread_to_be_had_64_busy_queues_all_resume() {
     let clock = VirtualClock::new();
     let fails = Arc::new(AtomicBool::new(false));

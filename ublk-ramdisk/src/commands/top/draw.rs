@@ -301,7 +301,6 @@ mod tests {
             size: 1 << 30,
             allocated: 300 << 20,
             data_path: "user-copy".to_owned(),
-            worker_commit: false,
             pressure: Default::default(),
             space: Default::default(),
             latency_sample: 16,

@@ -20,7 +20,6 @@ use crate::ublk::ctrl::{block_path, char_path, Control};
 use crate::ublk::features::Features;
 use crate::ublk::params;
 use crate::ublk::queue::Shared;
-use crate::ublk::ring::FirstEntry;
 use crate::ublk::thread::{Deaths, QueueThread, Served};
 use crate::ublk::transport::{Port, Ports};
 
@@ -33,7 +32,7 @@ impl Device {
     pub fn create(config: &DeviceConfig) -> Result<Self, Failure> {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
-        let (path, workers_commit) = params::choose(config, offered)?;
+        let path = params::choose_path(config.data_path, config.depth, offered)?;
         if !config.partition_scan && !offered.has(Features::NO_AUTO_PART_SCAN) {
             log::warn!(
                 "this kernel always scans for partitions: --no-partition-scan has no effect"
@@ -49,7 +48,6 @@ impl Device {
             control,
             info,
             path,
-            workers_commit,
             driver,
             config: config.clone(),
             counters: Vec::new(),
@@ -124,13 +122,7 @@ impl Device {
             path: self.path,
             ports: ports.clone(),
         });
-        let mut runtime = backend::runtime();
-        if self.workers_commit {
-            let first = FirstEntry::new().map_err(|error| {
-                Failure::environment(format!("cannot set up a ring for the workers: {error}"))
-            })?;
-            runtime = runtime.on_thread_start(move |_| first.pass());
-        }
+        let runtime = backend::runtime();
         let flags = config.kblockd_flags.flags();
         let (driver, operations) = (&self.driver, self.driver.clone());
         let mirror = Mirror::start_on(runtime, flags, set, operations, driver, transport)?;
@@ -172,7 +164,7 @@ impl Device {
         let port = |queue| {
             let device = shared.char_device.clone();
             let (depth, io_buffer) = (shared.depth, shared.io_buffer);
-            Port::new(device, queue, depth, io_buffer, self.workers_commit)
+            Port::new(device, queue, depth, io_buffer)
                 .map(Arc::new)
                 .map_err(|error| error.failure(queue))
         };
