@@ -121,7 +121,7 @@ pub use observe::trace::TraceEvent;
 pub use pool::concurrency::{blocking, BlockingGuard};
 pub use pool::context::{current, is_rescuer, set_worker_desc, worker_desc, CurrentWork};
 pub use runtime::builder::RuntimeBuilder;
-pub use runtime::hooks::{CreateAttempt, PanicInfo, PoolClass, ThreadStart};
+pub use runtime::hooks::{CreateAttempt, PanicInfo, PoolClass};
 pub use runtime::Runtime;
 pub use sys::clock::VirtualClock;
 pub use sys::cpuset::CpuSet;

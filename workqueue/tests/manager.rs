@@ -3,8 +3,7 @@
 
 mod common;
 use common::*;
-use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use workqueue::*;
@@ -183,82 +182,4 @@ fn s06_09_a_pool_at_rest_keeps_its_two_workers() {
         clock.advance(Duration::from_secs(301));
         names().len() == 2
     });
-}
-
-thread_local! {
-    static WAS_ASKED_FIRST: Cell<bool> = const { Cell::new(false) };
-}
-
-#[test]
-fn s06_06_each_thread_runs_the_start_hook_before_any_item() {
-    let fails = Arc::new(AtomicBool::new(false));
-    let classes = Log::new();
-    let told = classes.clone();
-    let rt = quiet()
-        .topology(machine(1, 1))
-        .create_cooldown(Duration::from_millis(20))
-        .on_create_worker(fails_while(&fails))
-        .on_thread_start(move |start| {
-            assert!(!WAS_ASKED_FIRST.replace(true), "once per thread");
-            let has_cpu = !matches!(start.class, PoolClass::Unbound | PoolClass::Rescuer);
-            assert_eq!(start.cpu, has_cpu.then_some(0), "{start:?}");
-            told.add(start.class);
-        })
-        .start()
-        .unwrap();
-    let reclaim = PERCPU | Flags::MEM_RECLAIM;
-    for flags in [reclaim, PERCPU, PERCPU | Flags::HIGHPRI, UNBOUND, Flags::BH] {
-        let q = rt.queue("q").flags(flags).build().unwrap();
-        // The first one is run by its rescuer, the others by workers.
-        fails.store(flags == reclaim, Ordering::SeqCst);
-        let asked = Log::new();
-        let a = asked.clone();
-        q.enqueue(Call::new(move |_| a.add(WAS_ASKED_FIRST.get())))
-            .unwrap();
-        q.flush().unwrap();
-        fails.store(false, Ordering::SeqCst);
-        assert_eq!(asked.all(), [true], "{flags:?}");
-    }
-    for class in [
-        PoolClass::PerCpu,
-        PoolClass::PerCpuHighpri,
-        PoolClass::Unbound,
-        PoolClass::Bh,
-        PoolClass::Rescuer,
-    ] {
-        assert!(classes.all().contains(&class), "{class:?}");
-    }
-}
-
-/// A thread that stands in the hook is no worker yet: its pool is helped as if it could make none.
-#[test]
-fn s07_11_a_thread_that_is_slow_to_start_is_not_counted_on() {
-    let (gate, slow) = (Gate::new(), Arc::new(AtomicBool::new(false)));
-    let (g, s) = (gate.clone(), slow.clone());
-    let rt = quiet()
-        .topology(machine(1, 1))
-        .on_thread_start(move |_| {
-            if s.load(Ordering::SeqCst) {
-                g.pass();
-            }
-        })
-        .start()
-        .unwrap();
-    let plain = rt.queue("plain").flags(PERCPU).build().unwrap();
-    let reclaim = PERCPU | Flags::MEM_RECLAIM;
-    let reclaim = rt.queue("reclaim").flags(reclaim).build().unwrap();
-    slow.store(true, Ordering::SeqCst);
-    let waits = Call::noop();
-    plain.enqueue(waits.clone()).unwrap();
-    gate.wait_for(1);
-    for _ in 0..3 {
-        let item = Call::noop();
-        reclaim.enqueue(item.clone()).unwrap();
-        reclaim.flush().unwrap();
-        assert_eq!(item.runs(), 1);
-    }
-    assert_eq!(waits.runs(), 0);
-    gate.open();
-    plain.flush().unwrap();
-    assert_eq!(waits.runs(), 1);
 }

@@ -12,7 +12,7 @@ use super::worker::{run_scheduled, AbortOnUnwind, CreateError};
 use super::workers::{WorkerState, WorkerThread};
 use super::PoolState;
 use crate::pwq::{self, Pwq};
-use crate::runtime::hooks::{CreateAttempt, PoolClass, ThreadStart};
+use crate::runtime::hooks::{CreateAttempt, PoolClass};
 use crate::runtime::monitor::Job;
 use crate::runtime::RuntimeInner;
 use crate::sys::cpu;
@@ -188,10 +188,6 @@ fn arrive(queue: &QueueInner, parker: &Parker) -> bool {
         }
         rt.warn_nice_denied(RESCUER_NICE);
     }
-    rt.hooks.first_on_thread(&ThreadStart {
-        class: PoolClass::Rescuer,
-        cpu: None,
-    });
     true
 }
 

@@ -18,7 +18,7 @@ use crate::error::StartError;
 use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
-use crate::runtime::hooks::{CreateAttempt, PoolClass, ThreadStart};
+use crate::runtime::hooks::{CreateAttempt, PoolClass};
 use crate::sys::cpu::{self, SignalsBlocked};
 use crate::sys::list;
 use crate::sys::sync::Parker;
@@ -162,10 +162,6 @@ fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
     }
     let unbound = pool.is_unbound();
     pool.rt.bind_current(&pool.affinity);
-    pool.rt.hooks.first_on_thread(&ThreadStart {
-        class: class_of(pool),
-        cpu: usize::try_from(pool.cpu()).ok(),
-    });
     let mut worker = block.occupy(id, cpu::current_tid());
     let mut st = pool.lock();
     st.nice_denied |= nice_denied;

@@ -258,19 +258,6 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Called on each new thread of a worker or rescuer, before anybody counts on it: for what a
-    /// thread needs once, such as something that the kernel makes at its first call of a kind. Taking
-    /// long is a slow creation: rescuers are called meanwhile. A queue with a rescuer is there when
-    /// that one's thread has been through it. It must not call the crate; a panic in it ends the
-    /// process.
-    pub fn on_thread_start(
-        mut self,
-        hook: impl Fn(&super::hooks::ThreadStart) + Send + Sync + 'static,
-    ) -> Self {
-        self.hooks.on_thread_start = Some(Box::new(hook));
-        self
-    }
-
     /// Called after an item has panicked, on its worker.
     pub fn on_panic(mut self, hook: impl Fn(&PanicInfo<'_>) + Send + Sync + 'static) -> Self {
         self.hooks.on_panic = Some(Box::new(hook));

@@ -33,16 +33,6 @@ pub struct CreateAttempt {
     pub attempt: u32,
 }
 
-/// A new thread of a worker or rescuer, as the hook that it runs first sees it.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct ThreadStart {
-    /// What the thread is for.
-    pub class: PoolClass,
-    /// The pool's CPU, if it has one.
-    pub cpu: Option<usize>,
-}
-
 /// What an item's panic hook is told.
 pub struct PanicInfo<'a> {
     /// The queue's name.
@@ -63,7 +53,6 @@ impl fmt::Debug for PanicInfo<'_> {
 }
 
 pub(crate) type CreateHook = Box<dyn Fn(&CreateAttempt) -> Result<(), i32> + Send + Sync>;
-pub(crate) type ThreadHook = Box<dyn Fn(&ThreadStart) + Send + Sync>;
 pub(crate) type PanicHook = Box<dyn Fn(&PanicInfo<'_>) + Send + Sync>;
 pub(crate) type CpusHook = Box<dyn Fn(&CpuSet) + Send + Sync>;
 
@@ -71,7 +60,6 @@ pub(crate) type CpusHook = Box<dyn Fn(&CpuSet) + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Hooks {
     pub(crate) on_create_worker: Option<CreateHook>,
-    pub(crate) on_thread_start: Option<ThreadHook>,
     pub(crate) on_panic: Option<PanicHook>,
     pub(crate) on_cpus_changed: Option<CpusHook>,
 }
@@ -82,13 +70,6 @@ impl Hooks {
         self.on_create_worker
             .as_ref()
             .map_or(Ok(()), |hook| hook(attempt))
-    }
-
-    /// Called by each new thread of a worker or rescuer before anybody counts on it.
-    pub(crate) fn first_on_thread(&self, start: &ThreadStart) {
-        if let Some(hook) = &self.on_thread_start {
-            hook(start);
-        }
     }
 }
 
