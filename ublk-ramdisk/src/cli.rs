@@ -6,7 +6,7 @@
 //! usage error of any kind is one line and exit status 2.
 
 use clap::builder::styling::Styles;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use ublk_ramdisk::error::Failure;
 
@@ -273,8 +273,31 @@ pub enum Unparsed {
     Bad(Failure),
 }
 
+/// Options that earlier versions had, and what to use instead.
+const REMOVED: [(&str, &str); 2] = [
+    (
+        "--clock",
+        "sim runs in virtual time; for the machine's time use a disk (ublk-ramdisk add)",
+    ),
+    ("--rules", "use --blk-mq 3.x or --blk-mq 7.2"),
+];
+
+fn removed_option(error: &clap::Error) -> Option<String> {
+    let (_, unknown) = error
+        .context()
+        .find(|(kind, _)| *kind == ContextKind::InvalidArg)?;
+    let unknown = unknown.to_string();
+    let (option, instead) = REMOVED.iter().find(|(option, _)| *option == unknown)?;
+    Some(format!("{option} was removed: {instead}"))
+}
+
 /// Presses clap's paragraph into one line, and keeps its hint.
 fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::UnknownArgument {
+        if let Some(line) = removed_option(error) {
+            return line;
+        }
+    }
     if matches!(
         error.kind(),
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand

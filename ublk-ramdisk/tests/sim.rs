@@ -168,7 +168,7 @@ fn a_damaged_byte_is_found() {
 fn m3_the_old_rules_spin_and_the_new_ones_wait() {
     let calls = |rules: &str| {
         let found = run(&[
-            "--rules",
+            "--blk-mq",
             rules,
             "--call-cost",
             "1us",
@@ -438,59 +438,6 @@ fn d01_highpri_does_not_wait_for_hogs() {
     assert!(slowest("mem_reclaim,percpu") >= 10_000_000);
 }
 
-#[test]
-fn a_run_on_the_real_clock_ends_well_too() {
-    let found = run(&[
-        "--clock",
-        "real",
-        "--rw",
-        "randrw",
-        "--ops",
-        "2000",
-        "--jobs",
-        "4",
-        "--queues",
-        "2",
-        "--iodepth",
-        "8",
-        "--verify",
-        "--inject",
-        "requeue=3,50,0,-1",
-        "--discard",
-        "5",
-        "--service-time",
-        "0..50us",
-        "--at",
-        "1ms:busy on",
-        "--at",
-        "5ms:busy off",
-        "--sample",
-        "1ms",
-        "--at",
-        "6ms:discard 0,65536",
-    ]);
-    assert_eq!(number(&found, "/total/latency/count"), 8000);
-    assert_eq!(number(&found, "/verify/failed"), 0);
-    assert!(found["cpu"]["per_io_ns"].as_f64() > Some(0.0));
-}
-
-#[test]
-fn a_run_on_the_real_clock_that_is_stuck_ends_too() {
-    let output = sim(&[
-        "--clock",
-        "real",
-        "--at",
-        "0:busy on",
-        "--patience",
-        "300ms",
-        "--iodepth",
-        "4",
-    ]);
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("stuck: 4 requests"), "{said}");
-}
-
 /// The line is refused as bad usage in one line that holds every word.
 fn refused(words: &[&str], expected: &[&str]) {
     let output = sim(words);
@@ -514,11 +461,10 @@ fn l1_what_cannot_be_is_named_in_one_line() {
         ("--ops", "x", "invalid"),
         ("--duration", "5", "3ms"),
         ("--seed", "-1", "--seed"),
-        ("--clock", "wall", "virtual"),
         ("--service-time", "2us..1us", "longer"),
         ("--rerun-delay", "soon", "never"),
         ("--call-cost", "1", "3ms"),
-        ("--rules", "4.x", "3.x"),
+        ("--blk-mq", "4.x", "3.x"),
         ("--kblockd-flags", "percpu,unbound", "exclude"),
         ("--hogs", "4", "COUNT:TIME"),
         ("--at", "3ms:dance", "fail-worker-creation"),
@@ -554,15 +500,21 @@ fn l1_what_cannot_be_is_named_in_one_line() {
     refused(&["--read-only", "--rw", "write"], &["--read-only", "--rw"]);
     refused(&["--ops", "0"], &["--ops 0"]);
     refused(&["--duration", "0"], &["--duration 0"]);
-    refused(&["--rules", "3.x"], &["--rules 3.x", "--call-cost"]);
+    refused(&["--blk-mq", "3.x"], &["--blk-mq 3.x", "--call-cost"]);
     refused(&["--duration", "1s"], &["--duration", "--service-time"]);
-    refused(
-        &["--cpus", "2", "--clock", "real"],
-        &["--cpus", "--clock virtual"],
-    );
     refused(
         &["--at", "0:corrupt 67108864"],
         &["corrupt 67108864", "67108864"],
     );
     refused(&["--at", "0:discard 1,512"], &["discard 1,512", "512"]);
+}
+
+#[test]
+fn l1_an_option_that_is_no_more_names_what_to_use_instead() {
+    for words in [&["--clock", "real"][..], &["--clock=virtual"], &["--clock"]] {
+        refused(words, &["--clock", "ublk-ramdisk add"]);
+    }
+    for words in [&["--rules", "3.x"][..], &["--rules"]] {
+        refused(words, &["--rules", "--blk-mq"]);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ublk_ramdisk::config::{Backing, DeviceConfig, DeviceRequest};
 use ublk_ramdisk::mq::{Kblockd, Rules};
-use ublk_ramdisk::sim::config::{ClockKind, Rw, SimConfig};
+use ublk_ramdisk::sim::config::{Rw, SimConfig};
 use ublk_ramdisk::sim::script::Step;
 use ublk_ramdisk::sim::values::{self, Rate, Service};
 use workqueue::Flags;
@@ -22,7 +22,7 @@ pub const SIM_LONG: &str = "\
 Run the disk's dispatch and memory in this process, under a load made here: no root, no ublk.
 
 Requests take the way they take behind /dev/ublkbN, from the software queue over the driver, BUSY,
-the dispatch list and kblockd to the end; only the kernel's side is missing. On the virtual clock
+the dispatch list and kblockd to the end; only the kernel's side is missing. Time is virtual, so
 nothing depends on the machine: the same command line prints the same figures, to the byte.";
 
 pub const SIM_EXAMPLES: &str = "\
@@ -233,9 +233,6 @@ struct SimLoad {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 struct SimModel {
-    /// Which time it runs by
-    #[arg(long, value_name = "CLOCK", default_value = "virtual", value_enum)]
-    clock: ClockArg,
     /// How long a READ or WRITE takes once accepted: always, exp:MEAN, or LEAST..MOST
     #[arg(long, value_name = "TIME", default_value = "0")]
     service_time: Service,
@@ -247,16 +244,16 @@ struct SimModel {
     ///
     /// 3.x: a run pulls everything, what is refused goes back to the head of the list, and the
     /// queue is run again at once and for ever; no direct issue, no restart, no delay.
-    #[arg(long, value_name = "7.2|3.x", default_value = "7.2", value_parser = rules)]
+    #[arg(long = "blk-mq", value_name = "7.2|3.x", default_value = "7.2", value_parser = rules)]
     rules: Rules,
-    /// What each call of queue_rq costs: a kblockd worker's time, or CPU time on the real clock
+    /// Time of a kblockd worker that each of its calls of queue_rq takes
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = values::duration)]
     call_cost: Duration,
     /// kblockd's flags: mem_reclaim, highpri, percpu, unbound, cpu_intensive, or none
     /// [default: mem_reclaim,highpri,percpu]
     #[arg(long, value_name = "FLAGS", value_parser = values::flags)]
     kblockd_flags: Option<Flags>,
-    /// Made-up CPUs of the virtual clock
+    /// Made-up CPUs
     #[arg(
         long,
         value_name = "N",
@@ -275,14 +272,6 @@ fn rules(text: &str) -> Result<Rules, String> {
         "3.x" => Ok(Rules::Linux3),
         _ => Err("expected 7.2 or 3.x".to_owned()),
     }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ClockArg {
-    /// One that stands still while anybody works: the same run each time
-    Virtual,
-    /// The machine's: what it costs
-    Real,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -363,10 +352,6 @@ impl SimArgs {
             flush: load.flush,
             discard: load.discard,
             zeros: load.zeros,
-            clock: match model.clock {
-                ClockArg::Virtual => ClockKind::Virtual,
-                ClockArg::Real => ClockKind::Real,
-            },
             service: model.service_time,
             rerun_delay: model.rerun_delay,
             rules: model.rules,

@@ -141,9 +141,8 @@ fn write_text(figures: &Figures, out: &mut String) -> std::fmt::Result {
     let total = &figures.total;
     writeln!(
         out,
-        "{} on the {} clock, seed {}",
+        "{} on the virtual clock, seed {}",
         time(figures.elapsed_ns),
-        figures.clock,
         figures.seed
     )?;
     writeln!(out, "requests    {}", kinds(total))?;
@@ -201,15 +200,6 @@ fn write_text(figures: &Figures, out: &mut String) -> std::fmt::Result {
         "kblockd     {} runs, {} rescued after {} calls for help",
         kblockd.completed, kblockd.rescued, kblockd.maydays
     )?;
-    if let Some(cpu) = &figures.cpu {
-        writeln!(
-            out,
-            "cpu         {} user, {} system, {} per request",
-            time(cpu.user_ns),
-            time(cpu.system_ns),
-            time(cpu.per_io_ns as u64)
-        )?;
-    }
     if figures.jobs.len() > 1 {
         writeln!(
             out,

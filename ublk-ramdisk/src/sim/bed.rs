@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A device without a kernel, with its jobs' ports: what both clocks' runs are made of, and the
-//! figures that are taken from it.
+//! A device without a kernel, with its jobs' ports, and the figures that are taken from it.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::Duration;
 
-use workqueue::{CpuPlace, RuntimeBuilder, Topology};
+use workqueue::{CpuPlace, RuntimeBuilder, Topology, VirtualClock};
 
 use super::buffers::{self, Buffers};
 use super::config::SimConfig;
-use super::driver::{Cost, Costs, SimDriver};
+use super::driver::{Costs, SimDriver};
 use super::figures::{
     refused_by, Figures, Happened, HctxFigures, JobLoad, KblockdFigures, Sample, Tally, Verified,
 };
 use super::hogs::Hogs;
 use super::job::Job;
-use super::ports::{At, Ports, Time};
+use super::ports::{At, Ports};
 use super::script::{BusyFor, Event};
 use crate::backend::{self, Driver, Mirror};
 use crate::config::space_changes::SpaceChanges;
@@ -71,26 +70,24 @@ fn machine(cpus: u16) -> Topology {
 }
 
 impl Bed {
-    pub(super) fn new(config: &SimConfig, time: Time) -> Result<Self, Failure> {
+    pub(super) fn new(config: &SimConfig, clock: &Arc<VirtualClock>) -> Result<Self, Failure> {
         let device = &config.device;
         let store = backend::open_store(device)?;
         let ramdisk = backend::driver(device, store, device.queues, device.depth);
         let creation_fails = Arc::new(AtomicBool::new(false));
-        let runtime = runtime(config, &time, &creation_fails);
-        let costs = match &time {
-            Time::Virtual(clock) if !config.call_cost.is_zero() => Some(Costs::new(clock.clone())),
-            _ => None,
-        };
-        let cost = match (&costs, config.call_cost) {
-            (_, Duration::ZERO) => Cost::Nothing,
-            (Some(costs), cost) => Cost::Virtual(cost, costs.clone()),
-            (None, cost) => Cost::Real(cost),
-        };
-        let driver = Arc::new(SimDriver::new(ramdisk.clone(), cost));
+        let runtime = runtime(config, clock, &creation_fails);
+        let costs =
+            (!config.call_cost.is_zero()).then(|| Costs::new(config.call_cost, clock.clone()));
+        let driver = Arc::new(SimDriver::new(ramdisk.clone(), costs.clone()));
         let buffers = Buffers::new(device.queues, device.depth, device.io_buffer)
             .map_err(|e| Failure::environment(format!("no memory for the jobs' buffers: {e}")))?;
         let buffers = Arc::new(buffers);
-        let ports = Arc::new(Ports::new(config, time, driver.clone(), buffers.clone()));
+        let ports = Arc::new(Ports::new(
+            config,
+            clock.clone(),
+            driver.clone(),
+            buffers.clone(),
+        ));
         let set = TagSet {
             nr_ctxs: config.jobs_per_queue() + u16::from(config.has_script_requests()),
             timeout: Duration::from_secs(device.timeout.into()),
@@ -105,7 +102,7 @@ impl Bed {
             costs.charge_to(Some(mirror.kblockd().clone()));
         }
         let hogs = match config.hogs {
-            Some(hogs) => Some(Hogs::start(mirror.runtime(), hogs)?),
+            Some(hogs) => Some(Hogs::start(mirror.runtime(), clock, hogs)?),
             None => None,
         };
         let jobs: Vec<Job> = (0..config.jobs)
@@ -194,7 +191,7 @@ impl Bed {
     }
 
     fn note(&mut self, what: String) {
-        let t_ns = self.ports.time().now();
+        let t_ns = self.ports.now();
         self.happened.push(Happened { t_ns, what });
     }
 
@@ -244,7 +241,7 @@ impl Bed {
 
     /// Takes a point of the time line. `ended` and `in_flight` are those of the jobs.
     pub(super) fn sample(&mut self, ended: u64, in_flight: u64) {
-        let now = self.totals(self.ports.time().now(), ended);
+        let now = self.totals(self.ports.now(), ended);
         let (mut parked, mut dispatch_busy) = (0, 0);
         for hctx in 0..self.queue().tag_set().nr_hw_queues {
             let seen = self.queue().snapshot(hctx);
@@ -277,12 +274,6 @@ impl Bed {
         });
     }
 
-    /// Waits until kblockd has nothing to do at present.
-    pub(super) fn flush(&self) {
-        // Refused only when it is being taken down.
-        let _flushed = self.mirror.kblockd().queue().flush();
-    }
-
     /// Ends what would keep workers busy.
     pub(super) fn quiet_down(&mut self) {
         self.creation_fails.store(false, Relaxed);
@@ -310,7 +301,6 @@ impl Bed {
             })
             .collect();
         let stats = self.mirror.kblockd().queue().stats();
-        let is_real = matches!(self.ports.time(), Time::Real(_));
         let mut faults = Vec::new();
         match stuck {
             Some(why) => faults.push(why),
@@ -325,7 +315,6 @@ impl Bed {
         }
         Figures {
             version: 1,
-            clock: config.clock.to_string(),
             seed: config.seed,
             elapsed_ns,
             jobs: self
@@ -351,30 +340,29 @@ impl Bed {
                 completed: stats.completed,
                 rescued: stats.rescued,
                 maydays: stats.mayday,
-                cpu_time_ns: is_real.then_some(stats.cpu_time.as_nanos() as u64),
             },
             space: self.ramdisk.disk().space_stats(),
             samples: std::mem::take(&mut self.samples),
             events: std::mem::take(&mut self.happened),
-            cpu: None,
             faults,
         }
     }
 }
 
 /// A runtime for this simulation, whose creation of workers can be made to fail.
-fn runtime(config: &SimConfig, time: &Time, fails: &Arc<AtomicBool>) -> RuntimeBuilder {
+fn runtime(
+    config: &SimConfig,
+    clock: &Arc<VirtualClock>,
+    fails: &Arc<AtomicBool>,
+) -> RuntimeBuilder {
     let fails = fails.clone();
-    let builder = backend::runtime().on_create_worker(move |_| match fails.load(Relaxed) {
-        true => Err(libc::EAGAIN),
-        false => Ok(()),
-    });
-    match time {
-        Time::Real(_) => builder,
-        Time::Virtual(clock) => builder
-            .topology(machine(config.cpus))
-            .virtual_clock(clock.clone())
-            .sample_period(Duration::ZERO)
-            .cpu_accounting(false),
-    }
+    backend::runtime()
+        .on_create_worker(move |_| match fails.load(Relaxed) {
+            true => Err(libc::EAGAIN),
+            false => Ok(()),
+        })
+        .topology(machine(config.cpus))
+        .virtual_clock(clock.clone())
+        .sample_period(Duration::ZERO)
+        .cpu_accounting(false)
 }

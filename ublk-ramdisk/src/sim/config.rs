@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A simulation as asked for, and what is wrong with it, if anything.
 
-use std::fmt;
 use std::time::Duration;
 
 use workqueue::Flags;
@@ -29,24 +28,6 @@ pub enum Rw {
     RandRw,
     /// One block after the other, discarded and then written.
     TrimWrite,
-}
-
-/// Which time it runs by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClockKind {
-    /// One that stands still while anybody works.
-    Virtual,
-    /// The machine's.
-    Real,
-}
-
-impl fmt::Display for ClockKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Virtual => "virtual",
-            Self::Real => "real",
-        })
-    }
 }
 
 /// A simulation whose every number is to be checked by [`SimConfig::check`].
@@ -82,8 +63,6 @@ pub struct SimConfig {
     pub discard: u8,
     /// Writes of nothing but zeros, in per cent; none: no write says what it writes.
     pub zeros: Option<u8>,
-    /// Which time it runs by.
-    pub clock: ClockKind,
     /// How long a request takes once accepted.
     pub service: Service,
     /// How soon a queue is run again after RESOURCE.
@@ -94,7 +73,7 @@ pub struct SimConfig {
     pub call_cost: Duration,
     /// kblockd's flags.
     pub kblockd_flags: Flags,
-    /// Made-up CPUs, on the virtual clock.
+    /// Made-up CPUs.
     pub cpus: u16,
     /// Work items that keep the normal pool of CPU 0 busy, and for how long each.
     pub hogs: Option<(u16, Duration)>,
@@ -225,25 +204,19 @@ impl SimConfig {
         if self.patience.is_zero() {
             return usage("--patience 0: nothing could ever end in time".to_owned());
         }
-        if self.cpus > 1 && self.clock == ClockKind::Real {
-            return usage(
-                "--cpus goes with --clock virtual: the real clock has real CPUs".to_owned(),
-            );
-        }
         let takes_no_time = self.service == Service::Fixed(Duration::ZERO) && self.rate.is_none();
         let ends_by_time = self.duration.is_some() && self.ops.is_none();
-        if self.clock == ClockKind::Virtual && takes_no_time && ends_by_time {
+        if takes_no_time && ends_by_time {
             return usage(
-                "--duration is never over if requests take no time: give --service-time, --rate, \
-                 --ops or --clock real"
+                "--duration is never over if requests take no time: give --service-time, --rate or \
+                 --ops"
                     .to_owned(),
             );
         }
-        let spins = self.rules == Rules::Linux3 && self.call_cost.is_zero();
-        if self.clock == ClockKind::Virtual && spins {
+        if self.rules == Rules::Linux3 && self.call_cost.is_zero() {
             return usage(
-                "--rules 3.x runs a refused queue again at once: give --call-cost, so that time \
-                 passes, or --clock real"
+                "--blk-mq 3.x runs a refused queue again at once: give --call-cost, so that time \
+                 passes"
                     .to_owned(),
             );
         }

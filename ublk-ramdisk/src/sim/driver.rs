@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ThreadId;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use workqueue::{impl_has_work, new_work, VirtualClock, Work, WorkItem};
 
@@ -21,6 +21,8 @@ use crate::mq::{
 /// a clock that only moves when nobody waits.
 pub(super) struct Costs {
     work: Work<Costs>,
+    /// Of one call.
+    cost: Duration,
     owed: AtomicU64,
     clock: Arc<VirtualClock>,
     /// The thread that moves the clock, which cannot pay.
@@ -44,9 +46,10 @@ impl WorkItem for Costs {
 }
 
 impl Costs {
-    pub(super) fn new(clock: Arc<VirtualClock>) -> Arc<Self> {
+    pub(super) fn new(cost: Duration, clock: Arc<VirtualClock>) -> Arc<Self> {
         Arc::new(Self {
             work: new_work!("call cost"),
+            cost,
             owed: AtomicU64::new(0),
             clock,
             conductor: std::thread::current().id(),
@@ -59,11 +62,11 @@ impl Costs {
         *self.kblockd.lock().unwrap_or_else(PoisonError::into_inner) = kblockd;
     }
 
-    fn charge(self: &Arc<Self>, cost: Duration) {
+    fn charge(self: &Arc<Self>) {
         if std::thread::current().id() == self.conductor {
             return;
         }
-        self.owed.fetch_add(cost.as_nanos() as u64, Relaxed);
+        self.owed.fetch_add(self.cost.as_nanos() as u64, Relaxed);
         let kblockd = self.kblockd.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kblockd) = &*kblockd {
             let _pending = kblockd.queue().enqueue(self.clone());
@@ -71,20 +74,11 @@ impl Costs {
     }
 }
 
-/// What a call costs.
-pub(super) enum Cost {
-    Nothing,
-    /// A worker's time on the virtual clock.
-    Virtual(Duration, Arc<Costs>),
-    /// CPU time.
-    Real(Duration),
-}
-
 /// See the module. A call that is added to [`Operations`] has to be passed on here too.
 pub(super) struct SimDriver {
     inner: Arc<dyn Operations>,
     busy: AtomicU8,
-    cost: Cost,
+    costs: Option<Arc<Costs>>,
 }
 
 impl fmt::Debug for SimDriver {
@@ -96,29 +90,16 @@ impl fmt::Debug for SimDriver {
 }
 
 impl SimDriver {
-    pub(super) fn new(inner: Arc<dyn Operations>, cost: Cost) -> Self {
+    pub(super) fn new(inner: Arc<dyn Operations>, costs: Option<Arc<Costs>>) -> Self {
         Self {
             inner,
             busy: AtomicU8::new(BusyFor::Nobody as u8),
-            cost,
+            costs,
         }
     }
 
     pub(super) fn set_busy(&self, busy: BusyFor) {
         self.busy.store(busy as u8, Relaxed);
-    }
-
-    fn pay(&self) {
-        match &self.cost {
-            Cost::Nothing => {}
-            Cost::Virtual(cost, costs) => costs.charge(*cost),
-            Cost::Real(cost) => {
-                let begun = Instant::now();
-                while begun.elapsed() < *cost {
-                    std::hint::spin_loop();
-                }
-            }
-        }
     }
 
     /// The answer to everything, if there is one at present.
@@ -136,7 +117,9 @@ impl SimDriver {
 
 impl Operations for SimDriver {
     fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool) -> Answer<'q> {
-        self.pay();
+        if let Some(costs) = &self.costs {
+            costs.charge();
+        }
         match self.refusal() {
             None => self.inner.queue_rq(hctx, rq, last),
             Some(kind) => {

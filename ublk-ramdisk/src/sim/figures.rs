@@ -256,8 +256,6 @@ pub struct KblockdFigures {
     pub rescued: u64,
     /// Calls for help.
     pub maydays: u64,
-    /// CPU time of its runs; not measured on the virtual clock.
-    pub cpu_time_ns: Option<u64>,
 }
 
 /// One point of the time line.
@@ -313,24 +311,11 @@ pub struct Verified {
     pub first: Option<String>,
 }
 
-/// CPU time of the whole process while the jobs ran.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct CpuFigures {
-    /// In user mode.
-    pub user_ns: u64,
-    /// In the kernel.
-    pub system_ns: u64,
-    /// Both, per request ended.
-    pub per_io_ns: f64,
-}
-
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figures {
     /// Of this form.
     pub version: u32,
-    /// Which clock it ran by.
-    pub clock: String,
     /// What the random numbers followed from.
     pub seed: u64,
     /// From the first request to the last end, without the check at the end.
@@ -355,8 +340,6 @@ pub struct Figures {
     pub samples: Vec<Sample>,
     /// What the script did.
     pub events: Vec<Happened>,
-    /// On the real clock.
-    pub cpu: Option<CpuFigures>,
     /// What went wrong; empty if all is well.
     pub faults: Vec<String>,
 }

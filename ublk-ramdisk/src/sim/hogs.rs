@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use workqueue::{
     impl_has_work, new_work, Flags, OwnedQueue, Queue, Runtime, VirtualClock, Work, WorkItem,
@@ -15,7 +15,7 @@ use crate::error::Failure;
 struct Hog {
     work: Work<Hog>,
     time: Duration,
-    clock: Option<Arc<VirtualClock>>,
+    clock: Arc<VirtualClock>,
     stop: Arc<AtomicBool>,
     queue: Queue,
 }
@@ -31,16 +31,8 @@ impl WorkItem for Hog {
         if this.stop.load(Relaxed) {
             return;
         }
-        match &this.clock {
-            // Not declared as a wait: the worker is busy.
-            Some(clock) => clock.sleep(this.time),
-            None => {
-                let begun = Instant::now();
-                while begun.elapsed() < this.time && !this.stop.load(Relaxed) {
-                    std::hint::spin_loop();
-                }
-            }
-        }
+        // Not declared as a wait: the worker is busy.
+        this.clock.sleep(this.time);
         this.queue_again();
     }
 }
@@ -60,6 +52,7 @@ pub(super) struct Hogs {
 impl Hogs {
     pub(super) fn start(
         runtime: &Runtime,
+        clock: &Arc<VirtualClock>,
         (count, time): (u16, Duration),
     ) -> Result<Self, Failure> {
         let queue = runtime.queue("hogs").flags(Flags::PERCPU).build();
@@ -69,7 +62,7 @@ impl Hogs {
             let hog = Arc::new(Hog {
                 work: new_work!("hog"),
                 time,
-                clock: runtime.virtual_clock().cloned(),
+                clock: clock.clone(),
                 stop: stop.clone(),
                 queue: queue.handle(),
             });

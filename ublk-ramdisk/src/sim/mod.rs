@@ -9,9 +9,9 @@
 //!    request is said to take (`service`);
 //! 4. its end comes back to the job, which checks what was read and keeps the figures ([`figures`]).
 //!
-//! On the virtual clock (`virtual_run`) one thread does all of this, event after event, and the
-//! threads of the workqueue take turns with it: a run depends on its options alone. On the real clock
-//! (`real_run`) each job has its thread. A [`script`] changes things while it runs.
+//! One thread does all of this (`virtual_run`), event after event, on a virtual clock. The threads of
+//! the workqueue take turns with it, so a run depends on its options alone. A [`script`] changes
+//! things while it runs.
 
 pub mod config;
 
@@ -43,44 +43,39 @@ mod bed;
 
 mod virtual_run;
 
-mod real_run;
+use std::sync::Arc;
+
+use workqueue::VirtualClock;
 
 use crate::error::Failure;
 use crate::trace::{CannotRecord, Options, Recording, Trace};
-use config::{ClockKind, SimConfig};
+use config::SimConfig;
 use figures::Figures;
-use ports::Time;
 
 /// Runs a simulation to its end.
 pub fn run(config: &SimConfig) -> Result<Figures, Failure> {
-    record(config, None).map(|(figures, _)| figures)
+    virtual_run::run(config, None).map(|(figures, _)| figures)
 }
 
 /// The same, recording what happens: each thread keeps its last `records` events. The process can
-/// record one run at a time. On the virtual clock the trace depends on the options alone, as the
-/// figures do.
+/// record one run at a time. The trace depends on the options alone, as the figures do.
 pub fn run_traced(config: &SimConfig, records: usize) -> Result<(Figures, Trace), Failure> {
-    let (figures, trace) = record(config, Some(records))?;
+    let (figures, trace) = virtual_run::run(config, Some(records))?;
     Ok((figures, trace.expect("it was asked for")))
 }
 
-fn record(config: &SimConfig, records: Option<usize>) -> Result<(Figures, Option<Trace>), Failure> {
-    match config.clock {
-        ClockKind::Virtual => virtual_run::run(config, records),
-        ClockKind::Real => real_run::run(config, records),
-    }
-}
-
 /// Begins to record a device that has been made, if that is asked for.
-fn start_recording(records: Option<usize>, time: &Time) -> Result<Option<Recording>, Failure> {
+fn start_recording(
+    records: Option<usize>,
+    clock: &Arc<VirtualClock>,
+) -> Result<Option<Recording>, Failure> {
     let Some(records) = records else {
         return Ok(None);
     };
-    let clock = match time {
-        Time::Virtual(clock) => Some(clock.clone()),
-        Time::Real(_) => None,
-    };
-    let recording = crate::trace::start(Options { records, clock });
+    let recording = crate::trace::start(Options {
+        records,
+        clock: Some(clock.clone()),
+    });
     recording.map(Some).map_err(|why| match why {
         CannotRecord::Taken => Failure::in_use(why.to_string()),
         CannotRecord::NoMemory => Failure::environment(why.to_string()),

@@ -2,8 +2,8 @@
 //! The transport: moves bytes between the jobs' buffers and the store, at once or when the request's
 //! time is over, and brings ends back to the jobs. Stands where `ublk`'s transport does.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use workqueue::VirtualClock;
 
@@ -13,23 +13,6 @@ use super::service::{Kept, Serving};
 use super::values::Service;
 use crate::mq::{Home, Moved, Moving, Operations, Queue, Request, Transport};
 
-/// The time that the simulation runs by.
-#[derive(Clone, Debug)]
-pub(super) enum Time {
-    Virtual(Arc<VirtualClock>),
-    Real(Instant),
-}
-
-impl Time {
-    /// Nanoseconds since the beginning.
-    pub(super) fn now(&self) -> u64 {
-        match self {
-            Self::Virtual(clock) => clock.now().as_nanos() as u64,
-            Self::Real(begun) => begun.elapsed().as_nanos() as u64,
-        }
-    }
-}
-
 /// An end that its job has not seen yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
@@ -38,45 +21,26 @@ pub(super) struct End {
     pub(super) at: u64,
 }
 
-/// What a job's thread finds when it looks.
+/// What has happened to a job's requests.
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) ends: Vec<End>,
     pub(super) serving: Serving,
-    pub(super) rung: bool,
 }
 
 /// One job's part.
 #[derive(Debug)]
-pub(super) struct Port {
-    inbox: Mutex<Inbox>,
-    bell: Condvar,
-}
+pub(super) struct Port(Mutex<Inbox>);
 
 impl Port {
     pub(super) fn lock(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has the job's thread look.
-    pub(super) fn ring(&self) {
-        self.lock().rung = true;
-        self.bell.notify_one();
-    }
-
-    /// Waits until there is something to look at, or this long.
-    pub(super) fn wait(&self, most: Duration) {
-        let inbox = self.lock();
-        let idle = |inbox: &mut Inbox| inbox.ends.is_empty() && !inbox.rung;
-        let waited = self.bell.wait_timeout_while(inbox, most, idle);
-        let (mut inbox, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        inbox.rung = false;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// All of them.
 pub(super) struct Ports {
-    time: Time,
+    clock: Arc<VirtualClock>,
     driver: Arc<dyn Operations>,
     buffers: Arc<Buffers>,
     service: Service,
@@ -89,22 +53,20 @@ pub(super) struct Ports {
 impl Ports {
     pub(super) fn new(
         config: &SimConfig,
-        time: Time,
+        clock: Arc<VirtualClock>,
         driver: Arc<dyn Operations>,
         buffers: Arc<Buffers>,
     ) -> Self {
         // The last number below those of the jobs, so that adding jobs does not change it.
         let serving = |user| Serving::new(config.service, config.seed, u64::MAX - user);
-        let port = |user| Port {
-            inbox: Mutex::new(Inbox {
+        let port = |user| {
+            Port(Mutex::new(Inbox {
                 ends: Vec::new(),
                 serving: serving(user),
-                rung: false,
-            }),
-            bell: Condvar::new(),
+            }))
         };
         Self {
-            time,
+            clock,
             driver,
             buffers,
             service: config.service,
@@ -114,8 +76,9 @@ impl Ports {
         }
     }
 
-    pub(super) fn time(&self) -> &Time {
-        &self.time
+    /// Nanoseconds since the beginning.
+    pub(super) fn now(&self) -> u64 {
+        self.clock.now().as_nanos() as u64
     }
 
     /// Those of the jobs, and that of the script.
@@ -166,12 +129,12 @@ impl Ports {
             request,
             data,
         };
-        port.lock().serving.begin(self.time.now(), kept);
+        port.lock().serving.begin(self.now(), kept);
         moved
     }
 
     fn deliver(&self, queue: u16, tag: u16, result: i32) {
-        let at = self.time.now();
+        let at = self.now();
         let end = End { tag, result, at };
         self.of(queue, tag).lock().ends.push(end);
     }
@@ -179,15 +142,11 @@ impl Ports {
 
 impl Transport for Ports {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let (queue, tag) = (moving.queue(), moving.request().tag());
-        let moved = self.transferred(moving);
-        self.of(queue, tag).ring();
-        moved
+        self.transferred(moving)
     }
 
     fn end(&self, queue: u16, request: &Request, result: i32) {
         self.deliver(queue, request.tag(), result);
-        self.of(queue, request.tag()).bell.notify_one();
     }
 }
 

@@ -14,7 +14,7 @@ use super::bed::Bed;
 use super::config::SimConfig;
 use super::figures::Figures;
 use super::job::Job;
-use super::ports::{At, Time};
+use super::ports::At;
 use super::script::{Event, Step};
 use crate::error::Failure;
 use crate::mq::Request;
@@ -47,8 +47,8 @@ pub(super) fn run(
     records: Option<usize>,
 ) -> Result<(Figures, Option<Trace>), Failure> {
     let clock = VirtualClock::in_turns();
-    let bed = Bed::new(config, Time::Virtual(clock.clone()))?;
-    let recording = super::start_recording(records, bed.ports.time())?;
+    let bed = Bed::new(config, &clock)?;
+    let recording = super::start_recording(records, &clock)?;
     let label = bed.queue().label();
     let mut script = config.script.clone();
     script.sort_by_key(|step| step.at);

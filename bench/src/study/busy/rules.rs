@@ -11,9 +11,9 @@ const RULES: [&str; 2] = ["7.2", "3.x"];
 
 /// Runs it.
 pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
-    if !sim::knows("--rules")? {
+    if !sim::knows("--blk-mq")? {
         return Err(StudyError::Lacking(
-            "this ublk-ramdisk sim has no --rules".into(),
+            "this ublk-ramdisk sim has no --blk-mq".into(),
         ));
     }
     let mut measures = Vec::new();
@@ -34,7 +34,7 @@ pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
     let (mut outage_sets, mut everyday_sets, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     for rules in RULES {
         let said = ended(&format!(
-            "{LOAD} --rules {rules} --iodepth 32 --at '10ms:busy on' --at '110ms:busy off' --duration 200ms"
+            "{LOAD} --blk-mq {rules} --iodepth 32 --at '10ms:busy on' --at '110ms:busy off' --duration 200ms"
         ))?;
         let refusals = said.sum("refused_resource") + said.sum("refused_dev_resource");
         measures.push(Measure::new(
@@ -60,7 +60,7 @@ pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
             values: said.latencies(2000),
         });
         let said = ended(&format!(
-            "{LOAD} --rules {rules} --jobs 8 --iodepth 4 --ops {} --inject requeue=1,50,0,-1",
+            "{LOAD} --blk-mq {rules} --jobs 8 --iodepth 4 --ops {} --inject requeue=1,50,0,-1",
             settings.scaled(500, 100)
         ))?;
         let share = super::fairness::slowest(&said);
