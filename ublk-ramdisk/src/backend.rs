@@ -8,6 +8,8 @@
 //! work is waited for (D9).
 
 use std::fmt;
+use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
@@ -23,7 +25,7 @@ use crate::pressure::{Pressured, Works};
 use crate::ramdisk::space::{SpaceOptions, SpaceWorks};
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
-use crate::sys::memory;
+use crate::sys::{memory, remove};
 
 /// The stack of each thread, as small as a queue thread's: the callbacks copy and call the system.
 const STACK: usize = 256 << 10;
@@ -54,21 +56,39 @@ fn buffers(config: &DeviceConfig) -> u64 {
 pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
     let space = &config.space;
     space.fits(config.size, buffers(config), memory::cgroup_max())?;
-    let mut made = None;
+    let fresh = FreshBacking::of(config);
     let store = match &config.backing {
         Backing::Memfd => Store::anonymous(config.size, config.huge_pages)?,
-        Backing::Tmpfs(path) => {
-            made = Some(path).filter(|path| !path.exists());
-            Store::in_file(path, config.size, config.huge_pages)?
-        }
+        Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages)?,
         Backing::Hugetlb => Store::hugetlb(config.size)?,
     };
-    match prepare(&store, config) {
-        Ok(()) => Ok(store),
-        Err(failure) => {
-            // The file that was made for it; the error that is reported is the first.
-            let _ = made.map(std::fs::remove_file);
-            Err(failure)
+    let prepared = prepare(&store, config).map(|()| store);
+    // The store has let go of its lock by now.
+    prepared.inspect_err(|_| fresh.remove())
+}
+
+/// The backing file that a disk is going to make, if it makes one.
+#[derive(Debug)]
+pub struct FreshBacking<'c>(Option<&'c Path>);
+
+impl<'c> FreshBacking<'c> {
+    /// Looks for the file before the disk is made. A link is there, even if what it leads to is not.
+    pub fn of(config: &'c DeviceConfig) -> Self {
+        Self(match &config.backing {
+            Backing::Tmpfs(path) if path.symlink_metadata().is_err() => Some(path),
+            _ => None,
+        })
+    }
+
+    /// Removes what was made, because there is no disk. Another server may have taken the file
+    /// meanwhile: then it stays.
+    pub fn remove(&self) {
+        let Some((path, file)) = self.0.and_then(|path| Some((path, File::open(path).ok()?)))
+        else {
+            return;
+        };
+        if file.try_lock().is_ok() {
+            let _ = remove::this_file(path, &file);
         }
     }
 }

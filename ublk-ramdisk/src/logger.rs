@@ -32,14 +32,21 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// Opens a log file for appending; made readable by its owner and group alone.
+    /// Opens a log file for appending; made readable by its owner and group alone. A FIFO must have a
+    /// reader, and lines that it has no room for are lost: a log holds up nobody.
     pub fn file(path: &Path) -> io::Result<Sink> {
-        OpenOptions::new()
+        let opened = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o640)
-            .open(path)
-            .map(Sink::File)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path);
+        opened.map(Sink::File).map_err(|error| {
+            if error.raw_os_error() == Some(libc::ENXIO) {
+                return io::Error::new(error.kind(), "nobody reads this FIFO");
+            }
+            error
+        })
     }
 }
 
@@ -317,6 +324,15 @@ mod tests {
         }
         assert_eq!(logger.dropped.load(Ordering::Relaxed), 3);
         assert_eq!(lines.try_iter().count(), 2);
+    }
+
+    #[test]
+    fn d7_a_fifo_without_a_reader_is_no_log() {
+        let fifo = std::env::temp_dir().join(format!("ublk-log-fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        let refused = Sink::file(&fifo).map(|_| ()).expect_err("no reader");
+        assert!(refused.to_string().contains("nobody reads"), "{refused}");
+        std::fs::remove_file(&fifo).expect("still there");
     }
 
     #[test]

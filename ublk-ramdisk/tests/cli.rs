@@ -2,6 +2,8 @@
 //! The command line as its users meet it: exit status, one line on standard error, nothing on
 //! standard output. These rows of L1 need no driver, for they are refused before it is asked.
 
+use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 /// Runs the built program with a run directory of its own, which must not exist afterwards.
@@ -332,6 +334,85 @@ fn completions_are_made_for_each_shell() {
         assert_eq!(output.status.code(), Some(0), "{shell}");
         assert!(text(&output.stdout).contains("ublk-ramdisk"), "{shell}");
     }
+}
+
+/// A folder of this test's own, gone with it.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let path = std::env::temp_dir().join(format!("ublk-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder");
+        Place(path)
+    }
+
+    fn sim(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ramdisk"));
+        command.arg("sim").args(words).current_dir(&self.0);
+        command
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn d7_a_trace_into_a_pipe_is_written_as_a_stream() {
+    let place = Place::new("stream");
+    let link = place.0.join("so");
+    std::os::unix::fs::symlink("/proc/self/fd/1", &link).expect("a link");
+    for option in ["--trace", "--trace-text"] {
+        let mut child = place
+            .sim(&["--ops", "3000", option, "so"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut begin = [0; 5];
+        let mut out = child.stdout.take().expect("a pipe");
+        out.read_exact(&mut begin).expect("a trace");
+        // The reader goes away in the middle.
+        drop(out);
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(text(&output.stderr), "");
+        assert_eq!(output.status.code(), Some(0));
+        assert!(link.is_symlink(), "{option}");
+    }
+}
+
+#[test]
+fn d7_a_trace_into_a_fifo_ends_and_is_whole() {
+    let place = Place::new("fifo");
+    let fifo = place.0.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    let mut child = place
+        .sim(&["--ops", "100", "--trace", "fifo"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let trace = std::fs::read_to_string(&fifo).expect("a trace");
+    assert!(trace.starts_with('{') && trace.ends_with("\n]}\n"));
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert!(fifo.exists());
+}
+
+#[test]
+fn d7_a_link_to_nothing_is_refused_and_stays() {
+    let place = Place::new("dangling");
+    let link = place.0.join("link");
+    std::os::unix::fs::symlink("nothing", &link).expect("a link");
+    let output = place.sim(&["--ops", "10", "--trace", "link"]).output();
+    let output = output.expect("the program starts");
+    let line = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert!(
+        line.contains("link to a file that does not exist"),
+        "{line}"
+    );
+    assert!(link.is_symlink() && !place.0.join("nothing").exists());
 }
 
 #[test]

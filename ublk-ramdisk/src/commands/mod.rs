@@ -36,6 +36,7 @@ mod completions;
 
 mod machine;
 pub mod output;
+mod output_file;
 
 use ublk_ramdisk::error::{Exit, Failure};
 

@@ -2,9 +2,7 @@
 //! `sim`: runs a simulation and prints what it found.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
-use std::path::Path;
+use std::io;
 
 use serde::Serialize;
 
@@ -14,7 +12,7 @@ use ublk_ramdisk::sim;
 use ublk_ramdisk::sim::figures::{Figures, Kind, Load};
 use ublk_ramdisk::trace::Trace;
 
-use super::trace::{cannot_write, check_writable};
+use super::output_file::{OutputFile, Writing};
 use super::{add, output};
 use crate::cli::SimArgs;
 
@@ -32,20 +30,15 @@ pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
     let around = add::surroundings(&mut request)?;
     let config = args.config(DeviceConfig::check(request, around)?);
     config.check()?;
-    let files = [&args.trace, &args.trace_text];
-    for path in files.into_iter().flatten() {
-        check_writable(path)?;
-    }
-    let (figures, trace) = match files {
-        [None, None] => (sim::run(&config)?, None),
-        _ => {
-            let (figures, trace) = sim::run_traced(&config, args.records as usize)?;
-            (figures, Some(trace))
-        }
+    let checked = |path: &Option<_>| path.as_deref().map(OutputFile::check).transpose();
+    let (chrome, text_lines) = (checked(&args.trace)?, checked(&args.trace_text)?);
+    let figures = if chrome.is_none() && text_lines.is_none() {
+        sim::run(&config)?
+    } else {
+        let (figures, trace) = sim::run_traced(&config, args.records as usize)?;
+        write_trace(&trace, chrome, text_lines)?;
+        figures
     };
-    if let Some(trace) = trace {
-        write_trace(args, &trace)?;
-    }
     if args.json {
         let command = std::env::args_os().skip(1);
         output::print_json(&Printed {
@@ -63,12 +56,16 @@ pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
     }
 }
 
-fn write_trace(args: &SimArgs, trace: &Trace) -> Result<(), Failure> {
-    if let Some(path) = &args.trace {
-        to_file(path, |file| trace.write_chrome(file))?;
+fn write_trace(
+    trace: &Trace,
+    chrome: Option<OutputFile>,
+    lines: Option<OutputFile>,
+) -> Result<(), Failure> {
+    if let Some(file) = chrome {
+        write_whole(file, |writing| trace.write_chrome(writing))?;
     }
-    if let Some(path) = &args.trace_text {
-        to_file(path, |file| trace.write_text(file))?;
+    if let Some(file) = lines {
+        write_whole(file, |writing| trace.write_text(writing))?;
     }
     if trace.lost() > 0 {
         output::warn(&format!(
@@ -79,19 +76,13 @@ fn write_trace(args: &SimArgs, trace: &Trace) -> Result<(), Failure> {
     Ok(())
 }
 
-fn to_file(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+fn write_whole(
+    file: OutputFile,
+    write: impl FnOnce(&mut Writing) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let written = File::create(path).and_then(|file| {
-        let mut file = BufWriter::with_capacity(1 << 16, file);
-        write(&mut file)?;
-        file.flush()
-    });
-    written.map_err(|error| {
-        let _ = std::fs::remove_file(path);
-        cannot_write(path, &error)
-    })
+    let mut writing = file.begin()?;
+    write(&mut writing).map_err(|error| writing.failed(&error))?;
+    writing.finish()
 }
 
 /// A time, in the unit that suits it.

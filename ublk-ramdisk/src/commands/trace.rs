@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `trace`: what happened to each request, recorded by the server and fetched from it.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use ublk_ramdisk::error::{Exit, Failure};
 
+use super::output_file::OutputFile;
 use super::{machine, output};
 use crate::cli::TraceArgs;
 use crate::server::control_socket::{ask_for_more, More};
@@ -21,9 +21,7 @@ const ENDS: usize = 256;
 
 /// Records, and writes what comes.
 pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
-    if let Some(path) = &args.output {
-        check_writable(path)?;
-    }
+    let file = args.output.as_deref().map(OutputFile::check).transpose()?;
     let request = Request::Trace {
         millis: u32::try_from(args.duration.as_millis()).unwrap_or(u32::MAX),
         records: args.records,
@@ -47,29 +45,10 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
         .get_ref()
         .set_read_timeout(Some(patience))
         .map_err(|error| Failure::runtime(format!("the server's socket: {error}")))?;
-    match &args.output {
-        Some(path) => to_file(&mut trace, path),
-        None => to_stdout(&mut trace),
+    match (file, &args.output) {
+        (Some(file), Some(path)) => to_file(&mut trace, file, path),
+        _ => to_stdout(&mut trace),
     }
-}
-
-pub fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    Failure::runtime(format!("cannot write {}: {error}", path.display()))
-}
-
-/// Better said before the recording than after it. A file that is there is left as it is.
-pub fn check_writable(path: &Path) -> Result<(), Failure> {
-    let is_new = !path.exists();
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| cannot_write(path, &error))?;
-    if is_new {
-        let _ = std::fs::remove_file(path);
-    }
-    Ok(())
 }
 
 /// The ends of a trace as it went by.
@@ -149,22 +128,16 @@ fn cut_off() -> Failure {
     Failure::runtime("the trace is cut off: the server ended while it was sending")
 }
 
-fn to_file(trace: &mut More, path: &Path) -> Result<Exit, Failure> {
-    let failed = |error: io::Error| cannot_write(path, &error);
+fn to_file(trace: &mut More, file: OutputFile, path: &Path) -> Result<Exit, Failure> {
     // The file is replaced when there is something to put in: a recording may be given up.
-    if trace.fill_buf().map_err(failed)?.is_empty() {
+    let begun = trace.fill_buf().is_ok_and(|begin| !begin.is_empty());
+    if !begun {
         return Err(cut_off());
     }
-    let mut written = || -> io::Result<Passed> {
-        let mut file = BufWriter::new(File::create(path)?);
-        let passed = Passed::copy(trace, &mut file)?;
-        file.flush()?;
-        Ok(passed)
-    };
-    let passed = written().map_err(failed)?;
-    passed.judge().inspect_err(|_| {
-        let _ = std::fs::remove_file(path);
-    })?;
+    let mut writing = file.begin()?;
+    let passed = Passed::copy(trace, &mut writing).map_err(|error| writing.failed(&error))?;
+    passed.judge()?;
+    writing.finish()?;
     output::print(&format!("{}: {} bytes\n", path.display(), passed.bytes))?;
     Ok(Exit::Done)
 }

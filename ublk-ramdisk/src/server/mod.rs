@@ -16,15 +16,14 @@ mod watch;
 
 pub use process::page_size;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
+use ublk_ramdisk::backend::FreshBacking;
 use ublk_ramdisk::config::space_changes::{InForce, SpaceChanges};
-use ublk_ramdisk::config::{Backing, DeviceConfig};
+use ublk_ramdisk::config::DeviceConfig;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::pressure::Changes;
 use ublk_ramdisk::sys::thread::set_io_flusher;
@@ -77,36 +76,18 @@ impl Prepared {
             Some(id) => Some(run_dir.lock(id, NAMED_ID_PATIENCE)?),
             None => None,
         };
-        let fresh = fresh_backing(config);
-        let device = Device::create(config).inspect_err(|_| remove_backing(fresh))?;
+        let fresh = FreshBacking::of(config);
+        let device = Device::create(config).inspect_err(|_| fresh.remove())?;
         match Front::open(self, &device, named, config, run_dir) {
             Ok(front) => Ok(Server { device, front }),
             Err(failure) => {
                 if let Err(second) = device.delete() {
                     error!("cleaning up: {second}");
                 }
-                remove_backing(fresh);
+                fresh.remove();
                 Err(failure)
             }
         }
-    }
-}
-
-/// The backing file that the device is going to make, if it makes one.
-fn fresh_backing(config: &DeviceConfig) -> Option<&Path> {
-    match &config.backing {
-        Backing::Tmpfs(path) if !path.exists() => Some(path),
-        _ => None,
-    }
-}
-
-/// Removes what [`fresh_backing`] named, unless another server has taken the file meanwhile.
-fn remove_backing(path: Option<&Path>) {
-    let Some((path, file)) = path.and_then(|path| Some((path, File::open(path).ok()?))) else {
-        return;
-    };
-    if file.try_lock().is_ok() {
-        let _ = std::fs::remove_file(path);
     }
 }
 

@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
+use ublk_ramdisk::sys::remove;
 
 use super::protocol::Served;
 
 /// Names another run directory.
 pub const RUN_DIR_VARIABLE: &str = "UBLK_RAMDISK_RUN_DIR";
 const DEFAULT_RUN_DIR: &str = "/run/ublk-ramdisk";
+/// No link is followed, and nobody waits for the other end of a FIFO.
+const NO_STREAM: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// The directory; it need not exist.
 #[derive(Debug, Clone)]
@@ -98,6 +101,7 @@ impl RunDir {
                 .create(true)
                 .truncate(false)
                 .mode(0o644)
+                .custom_flags(NO_STREAM)
                 .open(&path)
             {
                 Ok(file) => file,
@@ -119,7 +123,9 @@ impl RunDir {
 
     /// Asked by `list` and `del`: does a server of this program live for the device?
     pub fn has_server(&self, id: u32) -> bool {
-        let Ok(file) = File::open(self.lock_path(id)) else {
+        let mut options = File::options();
+        options.read(true).custom_flags(NO_STREAM);
+        let Ok(file) = options.open(self.lock_path(id)) else {
             return false;
         };
         matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
@@ -167,10 +173,16 @@ impl RunDir {
     /// # Context
     /// The lock of `id` is held. It goes last, and the directory with it when it is empty.
     fn remove(&self, id: u32) {
-        let _ = fs::remove_dir_all(self.files_path(id));
-        for path in [self.socket(id), self.state_path(id), self.lock_path(id)] {
-            let _ = fs::remove_file(path);
-        }
+        let _ = remove::regular_file(&self.state_path(id));
+        self.remove_all_but_state(id);
+    }
+
+    /// # Context
+    /// As of `remove`.
+    fn remove_all_but_state(&self, id: u32) {
+        let _ = remove::directory(&self.files_path(id));
+        let _ = remove::socket(&self.socket(id));
+        let _ = remove::regular_file(&self.lock_path(id));
         let _ = fs::remove_dir(&self.0);
     }
 }
@@ -197,7 +209,7 @@ impl DeviceLock {
     /// Where the server shall listen. A socket left by a dead server is removed first.
     pub fn fresh_socket(&self) -> PathBuf {
         let path = self.dir.socket(self.id);
-        let _ = fs::remove_file(&path);
+        let _ = remove::socket(&path);
         path
     }
 
@@ -207,13 +219,15 @@ impl DeviceLock {
             .map_err(|error| Failure::runtime(format!("state of device {}: {error}", self.id)))?;
         let path = self.dir.state_path(self.id);
         let draft = path.with_extension("json.new");
-        let written = File::create(&draft)
-            .and_then(|mut file| writeln!(file, "{text}"))
-            .and_then(|()| fs::rename(&draft, &path));
-        written.map_err(|error| {
-            let _ = fs::remove_file(&draft);
-            self.dir.unusable(&error)
-        })
+        let written = remove::regular_file(&draft)
+            .and_then(|()| File::create_new(&draft))
+            .and_then(|mut file| {
+                let renamed = writeln!(file, "{text}").and_then(|()| fs::rename(&draft, &path));
+                renamed.inspect_err(|_| {
+                    let _ = remove::this_file(&draft, &file);
+                })
+            });
+        written.map_err(|error| self.dir.unusable(&error))
     }
 
     /// Writes a tree of files beside the state file; those of an earlier time are gone then. Answers
@@ -221,10 +235,9 @@ impl DeviceLock {
     pub fn write_files(&self, files: &[DebugfsFile]) -> Result<PathBuf, Failure> {
         let place = self.dir.files_path(self.id);
         let written = || -> io::Result<()> {
-            match fs::remove_dir_all(&place) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove::directory(&place)?;
+            // Fails where something else has that name.
+            fs::create_dir(&place)?;
             for file in files {
                 let path = place.join(&file.path);
                 if let Some(parent) = path.parent() {
@@ -248,9 +261,7 @@ impl DeviceLock {
 impl Drop for DeviceLock {
     fn drop(&mut self) {
         if self.keep_state {
-            let _ = fs::remove_dir_all(self.dir.files_path(self.id));
-            let _ = fs::remove_file(self.dir.socket(self.id));
-            let _ = fs::remove_file(self.dir.lock_path(self.id));
+            self.dir.remove_all_but_state(self.id);
         } else {
             self.dir.remove(self.id);
         }
@@ -337,5 +348,32 @@ mod tests {
         lock.write_state(&served(3)).expect("written");
         scratch.0.forget(3);
         assert_eq!(scratch.0.ids(), [3]);
+    }
+
+    #[test]
+    fn d7_what_is_no_file_of_a_server_is_neither_written_nor_removed() {
+        let scratch = Scratch::new("links");
+        let place = scratch.0 .0.join("place");
+        fs::create_dir_all(&place).expect("a folder");
+        let target = place.join("target");
+        fs::write(&target, "another's").expect("written");
+        for name in ["4.json.new", "4.sock", "4"] {
+            std::os::unix::fs::symlink(&target, scratch.0 .0.join(name)).expect("a link");
+        }
+        let lock = scratch.0.lock(4, Duration::ZERO).expect("free");
+        lock.write_state(&served(4))
+            .expect_err("a link is in the way");
+        lock.write_files(&[]).expect_err("a link is in the way");
+        lock.fresh_socket();
+        drop(lock);
+        for name in ["4.json.new", "4.sock", "4"] {
+            assert!(scratch.0 .0.join(name).is_symlink(), "{name}");
+        }
+        assert_eq!(fs::read(&target).expect("there"), b"another's");
+        std::os::unix::fs::symlink(&target, scratch.0 .0.join("6.lock")).expect("a link");
+        scratch
+            .0
+            .lock(6, Duration::ZERO)
+            .expect_err("no lock of ours");
     }
 }
