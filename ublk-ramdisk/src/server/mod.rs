@@ -109,7 +109,7 @@ impl Front {
         run_dir: &RunDir,
     ) -> Result<Front, Failure> {
         let id = device.id();
-        let lock = match named {
+        let mut lock = match named {
             Some(lock) => lock,
             None => run_dir.lock(id, FREE_ID_PATIENCE)?,
         };

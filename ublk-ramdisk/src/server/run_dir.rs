@@ -66,7 +66,7 @@ impl RunDir {
                         dir: self.clone(),
                         id,
                         _file: file,
-                        keep_state: false,
+                        owns_state: false,
                     })
                 }
                 None if Instant::now() >= deadline => {
@@ -196,13 +196,14 @@ fn is_same_file(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The right to serve device `id`. Dropping it removes the device's files.
+/// The right to serve device `id`. Dropping it removes the files of that: the state file only if it
+/// was written under this lock, else it tells of a device that was stopped or whose server died.
 #[derive(Debug)]
 pub struct DeviceLock {
     dir: RunDir,
     id: u32,
     _file: File,
-    keep_state: bool,
+    owns_state: bool,
 }
 
 impl DeviceLock {
@@ -214,7 +215,7 @@ impl DeviceLock {
     }
 
     /// Writes the state file; readers see the old or the new one, never a part.
-    pub fn write_state(&self, served: &Served) -> Result<(), Failure> {
+    pub fn write_state(&mut self, served: &Served) -> Result<(), Failure> {
         let text = serde_json::to_string(served)
             .map_err(|error| Failure::runtime(format!("state of device {}: {error}", self.id)))?;
         let path = self.dir.state_path(self.id);
@@ -227,7 +228,9 @@ impl DeviceLock {
                     let _ = remove::this_file(&draft, &file);
                 })
             });
-        written.map_err(|error| self.dir.unusable(&error))
+        written.map_err(|error| self.dir.unusable(&error))?;
+        self.owns_state = true;
+        Ok(())
     }
 
     /// Writes a tree of files beside the state file; those of an earlier time are gone then. Answers
@@ -254,16 +257,16 @@ impl DeviceLock {
     /// The device outlives its server as DEAD: the state file stays, so that `del --all` still
     /// knows whose it is.
     pub fn keep_state(&mut self) {
-        self.keep_state = true;
+        self.owns_state = false;
     }
 }
 
 impl Drop for DeviceLock {
     fn drop(&mut self) {
-        if self.keep_state {
-            self.dir.remove_all_but_state(self.id);
-        } else {
+        if self.owns_state {
             self.dir.remove(self.id);
+        } else {
+            self.dir.remove_all_but_state(self.id);
         }
     }
 }
@@ -320,7 +323,7 @@ mod tests {
     #[test]
     fn l2_nothing_is_left_behind() {
         let scratch = Scratch::new("traces");
-        let lock = scratch.0.lock(1, Duration::ZERO).expect("free");
+        let mut lock = scratch.0.lock(1, Duration::ZERO).expect("free");
         lock.write_state(&served(1)).expect("written");
         assert_eq!(scratch.0.ids(), [1]);
         assert_eq!(scratch.0.state(1), Some(served(1)));
@@ -342,9 +345,24 @@ mod tests {
     }
 
     #[test]
+    fn d9_a_server_that_does_not_begin_leaves_the_state_of_another() {
+        let scratch = Scratch::new("refused");
+        let mut stopped = scratch.0.lock(3, Duration::ZERO).expect("free");
+        stopped.write_state(&served(3)).expect("written");
+        stopped.keep_state();
+        drop(stopped);
+        drop(scratch.0.lock(3, Duration::ZERO).expect("free"));
+        assert_eq!(scratch.0.state(3), Some(served(3)));
+        let mut again = scratch.0.lock(3, Duration::ZERO).expect("free");
+        again.write_state(&served(3)).expect("written");
+        drop(again);
+        assert!(!scratch.0 .0.exists(), "its own state goes");
+    }
+
+    #[test]
     fn a_living_server_is_not_forgotten() {
         let scratch = Scratch::new("living");
-        let lock = scratch.0.lock(3, Duration::ZERO).expect("free");
+        let mut lock = scratch.0.lock(3, Duration::ZERO).expect("free");
         lock.write_state(&served(3)).expect("written");
         scratch.0.forget(3);
         assert_eq!(scratch.0.ids(), [3]);
@@ -360,7 +378,7 @@ mod tests {
         for name in ["4.json.new", "4.sock", "4"] {
             std::os::unix::fs::symlink(&target, scratch.0 .0.join(name)).expect("a link");
         }
-        let lock = scratch.0.lock(4, Duration::ZERO).expect("free");
+        let mut lock = scratch.0.lock(4, Duration::ZERO).expect("free");
         lock.write_state(&served(4))
             .expect_err("a link is in the way");
         lock.write_files(&[]).expect_err("a link is in the way");
