@@ -15,6 +15,7 @@ use ublk_ramdisk::error::{Exit, Failure};
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(report_panic));
+    server::survive_file_size_limit();
     // The hook has said what there is to say.
     let exit = panic::catch_unwind(run).unwrap_or(Exit::Failure);
     logger::flush();

@@ -415,6 +415,29 @@ fn d7_a_link_to_nothing_is_refused_and_stays() {
     assert!(link.is_symlink() && !place.0.join("nothing").exists());
 }
 
+/// The limit is 100 blocks of 512 or 1024 bytes, as the shell has it.
+#[test]
+fn d8_a_limit_on_file_sizes_is_an_error_and_no_signal() {
+    let place = Place::new("limit");
+    let program = env!("CARGO_BIN_EXE_ublk-ramdisk");
+    for (words, status) in [
+        ("--size 1M --ops 10", 3),
+        ("--size 32K --ops 9000 --trace trace", 1),
+    ] {
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg(format!("ulimit -f 100; exec {program} sim {words}"))
+            .current_dir(&place.0)
+            .output()
+            .expect("a shell");
+        let line = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{words}: {line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.contains("File too large"), "{line}");
+        assert!(!place.0.join("trace").exists());
+    }
+}
+
 #[test]
 fn a_closed_pipe_is_no_panic() {
     let (reader, writer) = std::io::pipe().expect("a pipe");

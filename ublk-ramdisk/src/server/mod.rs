@@ -14,7 +14,7 @@ pub mod run_dir;
 pub mod signals;
 mod watch;
 
-pub use process::page_size;
+pub use process::{page_size, survive_file_size_limit};
 
 use std::io;
 use std::os::fd::AsFd;

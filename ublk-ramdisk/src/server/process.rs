@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::sys::signal::{signal, SigHandler, Signal};
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::{ForkResult, Pid};
 
@@ -76,6 +77,15 @@ fn close_inherited(keep: BorrowedFd<'_>) -> io::Result<()> {
         unsafe { libc::close(fd) };
     }
     Ok(())
+}
+
+/// A write beyond RLIMIT_FSIZE, also one to a file in memory, gives an error and no deadly signal.
+/// The standard library has seen to SIGPIPE in the same way.
+pub fn survive_file_size_limit() {
+    // SAFETY: to ignore a signal runs no code of ours.
+    let ignored = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+    // Fails for numbers that are no signals.
+    debug_assert!(ignored.is_ok());
 }
 
 /// Asks the kernel to kill this process last when memory runs out: it holds a disk.

@@ -23,6 +23,7 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("l1_io_uring_refused_as_by_seccomp", refused_setup);
     add("l1_the_node_does_not_appear", no_node);
     add("l1_buffers_beyond_the_limit_on_memory", buffers);
+    add("d8_a_disk_outlives_a_limit_on_file_sizes", file_size_limit);
     add("l1_the_log_goes_to_syslog", syslog);
     for path in machine::data_paths() {
         let name = format!("l1_a_queue_thread_that_fails_ends_the_server_on_{path}");
@@ -113,6 +114,21 @@ fn buffers() -> Outcome {
     words.extend(["--io-buffer", "32M"]);
     let needed = (64_u64 << 25).to_string();
     run::tool(&words).refused(3, &[&needed, "--io-buffer", "--depth"]);
+    before.assert_unchanged();
+    Ok(())
+}
+
+/// Its memory is a file, too.
+fn file_size_limit() -> Outcome {
+    need(&["prlimit"])?;
+    let before = Traces::now();
+    let limit = format!("--fsize={}", 100 << 20);
+    let words = ["prlimit", &limit, run::PROGRAM, "add", "--id", ID];
+    let rest = ["--size", "64M", "--log", "/dev/null", "--json"];
+    let disk = Disk::from_json(&run::tool(&[&words[..], &rest].concat()).well());
+    ublk(&["resize", ID, "1G"]).refused(1, &["File too large"]);
+    disk.stats();
+    disk.end();
     before.assert_unchanged();
     Ok(())
 }
