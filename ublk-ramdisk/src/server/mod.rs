@@ -59,6 +59,8 @@ impl Prepared {
     pub fn new(sink: Sink) -> io::Result<Prepared> {
         let flusher = set_io_flusher();
         let spared = process::spare_from_oom();
+        // After that: the files of such a process in /proc are root's.
+        let no_core = process::forbid_core_dumps();
         let signals = EndSignals::catch(matches!(sink, Sink::Stderr))?;
         logger::start(sink)?;
         if let Err(error) = flusher {
@@ -66,6 +68,9 @@ impl Prepared {
         }
         if let Err(error) = spared {
             warn!("oom_score_adj: {error}; the server may be killed when memory runs out");
+        }
+        if let Err(error) = no_core {
+            warn!("PR_SET_DUMPABLE: {error}; a core file would hold the disk's contents");
         }
         Ok(Prepared { signals })
     }

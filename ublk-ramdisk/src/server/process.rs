@@ -88,6 +88,12 @@ pub fn survive_file_size_limit() {
     debug_assert!(ignored.is_ok());
 }
 
+/// No core file is written when this process ends badly: it would hold the bytes of the disk, and a
+/// disk of many gigabytes hangs until it is written. The superuser's debugger can attach as before.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
 /// Asks the kernel to kill this process last when memory runs out: it holds a disk.
 pub fn spare_from_oom() -> io::Result<()> {
     use std::io::Write;

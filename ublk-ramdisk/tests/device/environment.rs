@@ -24,6 +24,7 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("l1_the_node_does_not_appear", no_node);
     add("l1_buffers_beyond_the_limit_on_memory", buffers);
     add("d8_a_disk_outlives_a_limit_on_file_sizes", file_size_limit);
+    add("d4_a_server_that_aborts_leaves_no_core", no_core);
     add("l1_the_log_goes_to_syslog", syslog);
     for path in machine::data_paths() {
         let name = format!("l1_a_queue_thread_that_fails_ends_the_server_on_{path}");
@@ -129,6 +130,30 @@ fn file_size_limit() -> Outcome {
     ublk(&["resize", ID, "1G"]).refused(1, &["File too large"]);
     disk.stats();
     disk.end();
+    before.assert_unchanged();
+    Ok(())
+}
+
+fn no_core() -> Outcome {
+    use std::os::unix::process::ExitStatusExt;
+    need(&["prlimit"])?;
+    let before = Traces::now();
+    let out = machine::scratch().join("no-core");
+    let mut server = command("prlimit")
+        .args(["--core=unlimited", run::PROGRAM, "add", "--json"])
+        .args(["--foreground", "--size", "8M"])
+        .stdout(File::create(&out).expect("a file"))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    wait_for("the disk", || machine::read(&out).ends_with('}'));
+    let disk = Disk::from_json(&machine::read(&out));
+    crate::ioctl::signal(disk.pid, libc::SIGABRT);
+    let status = server.wait().expect("it ends");
+    assert_eq!(status.signal(), Some(libc::SIGABRT));
+    assert!(!status.core_dumped(), "the disk's contents are on a disk");
+    ublk(&["del", &disk.name()]).well();
+    disk.has_ended();
     before.assert_unchanged();
     Ok(())
 }
