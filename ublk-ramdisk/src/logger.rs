@@ -14,12 +14,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TrySendError};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 const LINE_BYTES: usize = 480;
 const QUEUED_LINES: usize = 256;
+/// How long a flush waits for the log.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where the lines end up.
 pub enum Sink {
@@ -124,9 +126,25 @@ impl Log for Logger {
             line: Line::new(Level::Trace),
             reached: Some(done),
         };
-        if self.queue.try_send(marker).is_ok() {
-            // Bounded: a log that takes nothing must not keep the server from ending.
-            let _ = wait.recv_timeout(Duration::from_secs(1));
+        // Bounded: a log that takes nothing must not keep the server from ending.
+        let deadline = Instant::now() + PATIENCE;
+        if self.send_until(deadline, marker) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = wait.recv_timeout(left);
+        }
+    }
+}
+
+impl Logger {
+    /// Waits for room in the queue. False if there was none in time.
+    fn send_until(&self, deadline: Instant, mut entry: Entry) -> bool {
+        loop {
+            entry = match self.queue.try_send(entry) {
+                Ok(()) => return true,
+                Err(TrySendError::Full(entry)) if Instant::now() < deadline => entry,
+                Err(_) => return false,
+            };
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

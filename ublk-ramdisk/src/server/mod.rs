@@ -32,6 +32,7 @@ use ublk_ramdisk::ublk::device::Device;
 use ublk_ramdisk::ublk::openers::openers;
 
 use crate::logger::{self, Sink};
+use crate::panics;
 use control_socket::{Caller, Listener};
 use protocol::{Reply, Request, Served};
 use run_dir::{DeviceLock, RunDir};
@@ -63,6 +64,7 @@ impl Prepared {
         let no_core = process::forbid_core_dumps();
         let signals = EndSignals::catch(matches!(sink, Sink::Stderr))?;
         logger::start(sink)?;
+        panics::end_the_process();
         if let Err(error) = flusher {
             warn!("PR_SET_IO_FLUSHER: {error}; the disk may hang when memory runs out");
         }
