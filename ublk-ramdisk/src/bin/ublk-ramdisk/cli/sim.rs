@@ -14,7 +14,7 @@ use workqueue::Flags;
 
 use super::space::SpaceArgs;
 use super::PressureArgs;
-use crate::values::{backing, on_or_off, records, size, whole};
+use crate::parse::{backing, on_or_off, records, size, whole};
 use ublk_ramdisk::config::space::SpaceRequest;
 use ublk_ramdisk::trace::RECORDS;
 

@@ -10,7 +10,7 @@ use ublk_ramdisk::config::space_changes::SpaceChanges;
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::pressure::Change;
 
-use crate::values::{duration, size, size_or_off, whole};
+use crate::parse::{duration, size, size_or_off, whole};
 
 /// How memory is made, limited and taken back.
 #[derive(Debug, Args)]

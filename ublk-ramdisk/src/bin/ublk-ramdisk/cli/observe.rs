@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ublk_ramdisk::trace::{MOST_RECORDS, RECORDS};
 
-use crate::values::{device_id, duration, records, sample, seconds};
+use crate::parse::{device_id, duration, records, sample, seconds};
 
 pub const TRACE_LONG: &str = "\
 Record what happens to each request of a running disk, for a while.

@@ -4,7 +4,7 @@
 use clap::Args;
 use ublk_ramdisk::pressure::{Change, Changes, Injection, PsiTrigger, Settings};
 
-use crate::values::{count_or_off, injection_list, psi_or_off};
+use crate::parse::{count_or_off, injection_list, psi_or_off};
 
 /// Sources of BUSY, and faults
 #[derive(Debug, Default, Args)]

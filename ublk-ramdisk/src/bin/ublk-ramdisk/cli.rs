@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Args: what was typed.
 //!
-//! Owns the words of the command line and their help texts; `values.rs` reads single values, and
+//! Owns the words of the command line and their help texts; `parse.rs` reads single values, and
 //! whether they fit together is judged later by `config.rs`. `commands/` takes over from there. A
 //! usage error of any kind is one line and exit status 2.
 
@@ -28,7 +28,7 @@ use observe::{
 pub use pressure::PressureArgs;
 pub use sim::SimArgs;
 
-use crate::values::{device_id, size};
+use crate::parse::{device_id, size};
 
 const ABOUT: &str = "RAM disks at /dev/ublkbN, served from user space over io_uring";
 

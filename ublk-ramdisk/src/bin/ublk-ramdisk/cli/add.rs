@@ -7,7 +7,7 @@ use ublk_ramdisk::mq::TIMED_OF;
 use ublk_ramdisk::tuning::KblockdFlags;
 
 use super::{space, PressureArgs, SampleArgs};
-use crate::values::{backing, log_target, on_or_off, size, whole, LogTarget};
+use crate::parse::{backing, log_target, on_or_off, size, whole, LogTarget};
 
 pub const ADD_LONG: &str = "\
 Make a RAM disk and leave a server behind it.

@@ -5,8 +5,8 @@ mod cli;
 mod commands;
 mod logger;
 mod panics;
+mod parse;
 mod server;
-mod values;
 
 use std::panic;
 use std::process::ExitCode;

@@ -15,11 +15,11 @@ use ublk_ramdisk::ublk::ctrl::Control;
 use super::output;
 use crate::cli::AddArgs;
 use crate::logger::Sink;
+use crate::parse::LogTarget;
 use crate::server::daemon::{self, ReadyPipe};
 use crate::server::protocol::{Served, Word};
 use crate::server::run_dir::RunDir;
 use crate::server::{page_size, Prepared};
-use crate::values::LogTarget;
 
 /// Adds the device.
 pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
