@@ -40,6 +40,8 @@ setup_demo() {
 # tracing; and shellcheck for the scripts themselves.
 setup_tests() {
 	need_packages fio e2fsprogs xfsprogs btrfs-progs util-linux fdisk strace shellcheck
+	# What the documents look inside with.
+	need_packages jq procps gdb linux-perf
 }
 
 # To open the report of the studies as its readers do.
