@@ -71,16 +71,14 @@ impl AtomicHistogram {
     }
 }
 
-crate::meanings::explained! {
-    /// As it was at one moment.
-    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    #[serde(default)]
-    pub struct Histogram {
-        /// The largest value of each bucket that has any, and how many it has; in ascending order.
-        pub buckets: Vec<(u64, u64)>,
-        /// All values together.
-        pub sum: u64,
-    }
+/// As it was at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Histogram {
+    /// The largest value of each bucket that has any, and how many it has; in ascending order.
+    pub buckets: Vec<(u64, u64)>,
+    /// All values together.
+    pub sum: u64,
 }
 
 impl Histogram {

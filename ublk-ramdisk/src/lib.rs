@@ -37,11 +37,6 @@ pub mod error;
 pub mod inject;
 
 #[cfg(not(loom))]
-pub mod explain;
-
-pub mod meanings;
-
-#[cfg(not(loom))]
 pub mod pressure;
 
 #[cfg(not(loom))]

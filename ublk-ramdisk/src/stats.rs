@@ -121,103 +121,93 @@ impl QueueCounters {
     }
 }
 
-crate::meanings::explained! {
-    /// Requests of one kind that ended well.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    pub struct OpStats {
-        /// How many.
-        pub requests: u64,
-        /// How many bytes of the disk they covered.
-        pub bytes: u64,
-    }
+/// Requests of one kind that ended well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpStats {
+    /// How many.
+    pub requests: u64,
+    /// How many bytes of the disk they covered.
+    pub bytes: u64,
 }
 
-crate::meanings::explained! {
-    /// What one queue has done since the device was started. At rest
-    /// `inserted = ended + errors` (K5).
-    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    pub struct QueueStats {
-        /// Number of the queue.
-        pub queue: u16,
-        /// Requests that arrived.
-        pub inserted: u64,
-        /// Requests that ended well.
-        pub ended: u64,
-        /// Requests that ended with an error.
-        pub errors: u64,
-        /// Times the thread took completions from its ring.
-        pub reaps: u64,
-        /// READ.
-        pub read: OpStats,
-        /// WRITE.
-        pub write: OpStats,
-        /// FLUSH.
-        pub flush: OpStats,
-        /// DISCARD.
-        pub discard: OpStats,
-        /// WRITE_ZEROES.
-        pub write_zeroes: OpStats,
-        /// What became of them in the mirror of blk-mq. Requests that failed their check are not
-        /// in it.
-        pub hctx: HctxCounters,
-        /// The mirror's hardware queue as it is now.
-        #[serde(default)]
-        pub now: HctxSnapshot,
-        /// How long requests took, of those that were timed.
-        #[serde(default)]
-        pub latency: LatencyStats,
-        /// Results and requests that workers left for the thread of the queue.
-        #[serde(default)]
-        pub wakeups: WakeUps,
-    }
-}
-
-crate::meanings::explained! {
-    /// How the thread of a queue was told of what workers had for it.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What one queue has done since the device was started. At rest
+/// `inserted = ended + errors` (K5).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStats {
+    /// Number of the queue.
+    pub queue: u16,
+    /// Requests that arrived.
+    pub inserted: u64,
+    /// Requests that ended well.
+    pub ended: u64,
+    /// Requests that ended with an error.
+    pub errors: u64,
+    /// Times the thread took completions from its ring.
+    pub reaps: u64,
+    /// READ.
+    pub read: OpStats,
+    /// WRITE.
+    pub write: OpStats,
+    /// FLUSH.
+    pub flush: OpStats,
+    /// DISCARD.
+    pub discard: OpStats,
+    /// WRITE_ZEROES.
+    pub write_zeroes: OpStats,
+    /// What became of them in the mirror of blk-mq. Requests that failed their check are not
+    /// in it.
+    pub hctx: HctxCounters,
+    /// The mirror's hardware queue as it is now.
     #[serde(default)]
-    pub struct WakeUps {
-        /// Times that it had to be woken.
-        pub sent: u64,
-        /// Times that it was awake, or about to be woken by another.
-        pub saved: u64,
-    }
+    pub now: HctxSnapshot,
+    /// How long requests took, of those that were timed.
+    #[serde(default)]
+    pub latency: LatencyStats,
+    /// Results and requests that workers left for the thread of the queue.
+    #[serde(default)]
+    pub wakeups: WakeUps,
 }
 
-crate::meanings::explained! {
-    /// kblockd, the workqueue that runs hardware queues again.
-    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    #[serde(default)]
-    pub struct KblockdStats {
-        /// Runs of its items that have begun.
-        pub started: u64,
-        /// Runs that have ended.
-        pub completed: u64,
-        /// Calls for the rescuer, because nothing moved.
-        pub mayday: u64,
-        /// Items that the rescuer took.
-        pub rescued: u64,
-        /// CPU time of its items, in microseconds.
-        pub cpu_time: u64,
-        /// The pools of threads that serve it.
-        pub pools: Vec<PoolStats>,
-    }
+/// How the thread of a queue was told of what workers had for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WakeUps {
+    /// Times that it had to be woken.
+    pub sent: u64,
+    /// Times that it was awake, or about to be woken by another.
+    pub saved: u64,
 }
 
-crate::meanings::explained! {
-    /// A pool of the server's workqueue threads.
-    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    #[serde(default)]
-    pub struct PoolStats {
-        /// Its CPU; none if its threads run anywhere.
-        pub cpu: Option<usize>,
-        /// The nice value of its threads.
-        pub nice: i32,
-        /// Threads there are.
-        pub workers: usize,
-        /// Threads that have nothing to do.
-        pub idle: usize,
-    }
+/// kblockd, the workqueue that runs hardware queues again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KblockdStats {
+    /// Runs of its items that have begun.
+    pub started: u64,
+    /// Runs that have ended.
+    pub completed: u64,
+    /// Calls for the rescuer, because nothing moved.
+    pub mayday: u64,
+    /// Items that the rescuer took.
+    pub rescued: u64,
+    /// CPU time of its items, in microseconds.
+    pub cpu_time: u64,
+    /// The pools of threads that serve it.
+    pub pools: Vec<PoolStats>,
+}
+
+/// A pool of the server's workqueue threads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolStats {
+    /// Its CPU; none if its threads run anywhere.
+    pub cpu: Option<usize>,
+    /// The nice value of its threads.
+    pub nice: i32,
+    /// Threads there are.
+    pub workers: usize,
+    /// Threads that have nothing to do.
+    pub idle: usize,
 }
 
 #[cfg(not(loom))]
@@ -254,33 +244,31 @@ impl KblockdStats {
     }
 }
 
-crate::meanings::explained! {
-    /// A device's figures.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    pub struct DeviceStats {
-        /// N of /dev/ublkbN.
-        pub id: u32,
-        /// Size of the disk in bytes.
-        pub size: u64,
-        /// Bytes of memory the store holds, as its file system counts them.
-        pub allocated: u64,
-        /// Data path in use, as typed at `--data-path`.
-        pub data_path: String,
-        /// What refuses, slows down or fails requests.
-        #[serde(default)]
-        pub pressure: PressureStats,
-        /// What the store has and lacks.
-        #[serde(default)]
-        pub space: SpaceStats,
-        /// Of so many requests one is timed, 0 for none.
-        #[serde(default)]
-        pub latency_sample: u32,
-        /// Per queue.
-        pub queues: Vec<QueueStats>,
-        /// The workqueue behind them.
-        #[serde(default)]
-        pub kblockd: KblockdStats,
-    }
+/// A device's figures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceStats {
+    /// N of /dev/ublkbN.
+    pub id: u32,
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// Bytes of memory the store holds, as its file system counts them.
+    pub allocated: u64,
+    /// Data path in use, as typed at `--data-path`.
+    pub data_path: String,
+    /// What refuses, slows down or fails requests.
+    #[serde(default)]
+    pub pressure: PressureStats,
+    /// What the store has and lacks.
+    #[serde(default)]
+    pub space: SpaceStats,
+    /// Of so many requests one is timed, 0 for none.
+    #[serde(default)]
+    pub latency_sample: u32,
+    /// Per queue.
+    pub queues: Vec<QueueStats>,
+    /// The workqueue behind them.
+    #[serde(default)]
+    pub kblockd: KblockdStats,
 }
 
 /// Each number per second, between two moments that are `seconds` apart. What tells a state and not

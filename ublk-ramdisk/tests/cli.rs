@@ -63,6 +63,9 @@ fn l1_unknown_words() {
     bad_usage("stop", &["ID"]);
     bad_usage("resize 0", &["SIZE"]);
     bad_usage("completions", &["SHELL"]);
+    bad_usage("poke 0 run", &["poke", "debugfs ID state=run"]);
+    bad_usage("debugfs 0 state=dance", &["state=dance", "state=kick"]);
+    bad_usage("explain nonsense", &["nonsense", "explain"]);
 }
 
 #[test]

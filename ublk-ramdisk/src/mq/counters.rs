@@ -45,14 +45,6 @@ macro_rules! counters {
         }
 
         impl HctxCounters {
-            /// What each figure means.
-            pub const MEANINGS: crate::meanings::Meanings = &[
-                ("inserted", " Requests that arrived and were taken in."),
-                $((stringify!($name), concat!($($doc),*)),)*
-                ("refused_by", " Refusals, by what was wanting; together they are the answers BUSY and those without a budget."),
-                ("dispatched", " Runs by the number of requests they dispatched: 0, 1, 2-3, 4-7, and so on."),
-            ];
-
             /// Each number combined with another's.
             pub(crate) fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
                 Self {

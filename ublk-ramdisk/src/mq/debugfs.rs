@@ -17,38 +17,63 @@ use super::source::Source;
 use std::fmt::{self, Write};
 
 /// Each file of a hardware queue, and what it says.
-pub const HCTX_FILES: &[(&str, &str)] = &[
-    ("state", "Bits of the hardware queue: STOPPED (runs are dropped), SCHED_RESTART (the next end of a request runs it), INACTIVE (none of its CPUs is online)."),
-    ("flags", "How it was made; the mirror has no such choices, so the line is empty."),
-    ("dispatch", "Its dispatch list: requests that were refused or may not be reordered, the next one first."),
-    ("busy", "Requests that the driver or the transport has."),
-    ("ctx_map", "Which of its software queues have requests, a bit each, as hex bytes."),
-    ("tags", "How many tags there are and how many are busy."),
-    ("tags_bitmap", "Which tags are busy, a bit each, as hex bytes."),
-    ("active", "How many requests it has taken in and not ended."),
-    ("dispatch_busy", "How busy the driver has lately said it is, 0 to 9; above 0 the software queues are served one request at a time."),
-    ("type", "What kind of requests it is for; always default."),
-    ("run", "How often it was run: on the spot, on kblockd at once, on kblockd later."),
-    ("queued", "Requests put on a software queue or the dispatch list when they arrived."),
-    ("accepted", "Answers: OK."),
-    ("refused", "Answers: BUSY, by what was wanting."),
-    ("requeued", "Requests the driver gave back after it had accepted them."),
-    ("restarted", "Ends of requests that had to run it."),
-    ("dispatched", "Runs by the number of requests they dispatched: the number or its range, then how many runs."),
-    ("parked", "Requests that had to wait for another try: now, in all, and those of them that were tried again."),
-    ("budget", "Slots: how many of its requests hold one, whether it stands in the line for one, and how often there was none."),
-    ("timeouts", "Calls of the driver's timeout."),
-    ("lost_races", "Completions of requests that somebody else had completed."),
+pub const HCTX_FILES: &[&str] = &[
+    // Bits of the hardware queue: STOPPED (runs are dropped), SCHED_RESTART (the next end of a
+    // request runs it), INACTIVE (none of its CPUs is online).
+    "state",
+    // How it was made; the mirror has no such choices, so the line is empty.
+    "flags",
+    // Its dispatch list: requests that were refused or may not be reordered, the next one first.
+    "dispatch",
+    // Requests that the driver or the transport has.
+    "busy",
+    // Which of its software queues have requests, a bit each, as hex bytes.
+    "ctx_map",
+    // How many tags there are and how many are busy.
+    "tags",
+    // Which tags are busy, a bit each, as hex bytes.
+    "tags_bitmap",
+    // How many requests it has taken in and not ended.
+    "active",
+    // How busy the driver has lately said it is, 0 to 9; above 0 the software queues are served one
+    // request at a time.
+    "dispatch_busy",
+    // What kind of requests it is for; always default.
+    "type",
+    // How often it was run: on the spot, on kblockd at once, on kblockd later.
+    "run",
+    // Requests put on a software queue or the dispatch list when they arrived.
+    "queued",
+    // Answers: OK.
+    "accepted",
+    // Answers: BUSY, by what was wanting.
+    "refused",
+    // Requests the driver gave back after it had accepted them.
+    "requeued",
+    // Ends of requests that had to run it.
+    "restarted",
+    // Runs by the number of requests they dispatched: the number or its range, then how many runs.
+    "dispatched",
+    // Requests that had to wait for another try: now, in all, and those of them that were tried
+    // again.
+    "parked",
+    // Slots: how many of its requests hold one, whether it stands in the line for one, and how
+    // often there was none.
+    "budget",
+    // Calls of the driver's timeout.
+    "timeouts",
+    // Completions of requests that somebody else had completed.
+    "lost_races",
 ];
-/// The file of each software queue.
-pub const CTX_FILE: (&str, &str) = (
-    "default_rq_list",
-    "Requests of this software queue that wait for a run, the oldest first.",
-);
+/// The file of each software queue: its requests that wait for a run, the oldest first.
+pub const CTX_FILE: &str = "default_rq_list";
 /// Each file of the request queue.
-pub const QUEUE_FILES: &[(&str, &str)] = &[
-    ("requeue_list", "Requests that the driver gave back and that wait for a kick."),
-    ("state", "Of the queue as a whole: QUIESCED (nothing is issued), FROZEN (nothing is taken in). The kernel's takes run, start and kick by writing; here `poke` does that."),
+pub const QUEUE_FILES: &[&str] = &[
+    // Requests that the driver gave back and that wait for a kick.
+    "requeue_list",
+    // Of the queue as a whole: QUIESCED (nothing is issued), FROZEN (nothing is taken in). The
+    // kernel's takes run, start and kick by writing; here `poke` does that.
+    "state",
 ];
 
 /// One file of the tree.
@@ -65,11 +90,11 @@ impl Queue {
     pub fn debugfs(&self) -> Vec<DebugfsFile> {
         let mut files = Vec::new();
         let mut file = |path: String, text: String| files.push(DebugfsFile { path, text });
-        for (name, _) in QUEUE_FILES {
+        for name in QUEUE_FILES {
             file((*name).to_owned(), self.queue_file(name));
         }
         for hctx in self.hctxs() {
-            for (name, _) in HCTX_FILES {
+            for name in HCTX_FILES {
                 file(
                     format!("hctx{}/{name}", hctx.index),
                     self.hctx_file(hctx, name),
@@ -79,7 +104,7 @@ impl Queue {
                 let depth = usize::from(self.inner.set.queue_depth);
                 let list = hctx.ctxs.list(&self.inner.slots, ctx, depth);
                 file(
-                    format!("hctx{}/ctx{ctx}/{}", hctx.index, CTX_FILE.0),
+                    format!("hctx{}/ctx{ctx}/{}", hctx.index, CTX_FILE),
                     self.lines(&list),
                 );
             }

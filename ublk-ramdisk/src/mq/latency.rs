@@ -33,22 +33,20 @@ impl Default for Sampling {
 #[derive(Debug, Default)]
 pub(super) struct Latencies([AtomicHistogram; 5]);
 
-crate::meanings::explained! {
-    /// The times of one hardware queue's requests in nanoseconds, by operation.
-    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    #[serde(default)]
-    pub struct LatencyStats {
-        /// READ.
-        pub read: Histogram,
-        /// WRITE.
-        pub write: Histogram,
-        /// FLUSH.
-        pub flush: Histogram,
-        /// DISCARD.
-        pub discard: Histogram,
-        /// WRITE_ZEROES.
-        pub write_zeroes: Histogram,
-    }
+/// The times of one hardware queue's requests in nanoseconds, by operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LatencyStats {
+    /// READ.
+    pub read: Histogram,
+    /// WRITE.
+    pub write: Histogram,
+    /// FLUSH.
+    pub flush: Histogram,
+    /// DISCARD.
+    pub discard: Histogram,
+    /// WRITE_ZEROES.
+    pub write_zeroes: Histogram,
 }
 
 impl LatencyStats {

@@ -276,42 +276,40 @@ impl Queue {
     }
 }
 
-crate::meanings::explained! {
-    /// A hardware queue at one moment, under the names of the kernel's debugfs.
-    #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-    #[serde(default)]
-    pub struct HctxSnapshot {
-        /// Runs are dropped.
-        pub stopped: bool,
-        /// The next end runs the queue.
-        pub restart: bool,
-        /// None of its CPUs is online.
-        pub inactive: bool,
-        /// Nothing is issued.
-        pub quiesced: bool,
-        /// Nothing is taken in.
-        pub frozen: bool,
-        /// Tags on the dispatch list, in order.
-        pub dispatch: Vec<u16>,
-        /// Which software queues have requests.
-        pub ctx_map: u64,
-        /// How many each has.
-        pub ctx_lens: Vec<u32>,
-        /// Tags that the driver or the transport has.
-        pub busy: Vec<u16>,
-        /// Requests taken in and not ended.
-        pub usage: u64,
-        /// How busy the driver has lately been, 0 to 9.
-        pub dispatch_busy: u32,
-        /// Is a run queued, now or for later?
-        pub run_pending: bool,
-        /// Requests that were refused and wait for their next try.
-        pub parked: u64,
-        /// Requests that hold a slot, which is a share of the driver's budget (E1).
-        pub slots_held: u64,
-        /// Does it stand in the line of those that are run when a slot comes back?
-        pub slot_awaited: bool,
-    }
+/// A hardware queue at one moment, under the names of the kernel's debugfs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct HctxSnapshot {
+    /// Runs are dropped.
+    pub stopped: bool,
+    /// The next end runs the queue.
+    pub restart: bool,
+    /// None of its CPUs is online.
+    pub inactive: bool,
+    /// Nothing is issued.
+    pub quiesced: bool,
+    /// Nothing is taken in.
+    pub frozen: bool,
+    /// Tags on the dispatch list, in order.
+    pub dispatch: Vec<u16>,
+    /// Which software queues have requests.
+    pub ctx_map: u64,
+    /// How many each has.
+    pub ctx_lens: Vec<u32>,
+    /// Tags that the driver or the transport has.
+    pub busy: Vec<u16>,
+    /// Requests taken in and not ended.
+    pub usage: u64,
+    /// How busy the driver has lately been, 0 to 9.
+    pub dispatch_busy: u32,
+    /// Is a run queued, now or for later?
+    pub run_pending: bool,
+    /// Requests that were refused and wait for their next try.
+    pub parked: u64,
+    /// Requests that hold a slot, which is a share of the driver's budget (E1).
+    pub slots_held: u64,
+    /// Does it stand in the line of those that are run when a slot comes back?
+    pub slot_awaited: bool,
 }
 
 /// A reference to a request in flight; see [`Queue::get`].

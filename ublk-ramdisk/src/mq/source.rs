@@ -39,10 +39,6 @@ macro_rules! sources {
         }
 
         impl BySource {
-            /// What each figure means.
-            pub const MEANINGS: crate::meanings::Meanings =
-                &[$((stringify!($field), concat!($($doc),*)),)*];
-
             /// The number of one source.
             pub const fn of(&self, source: Source) -> u64 {
                 match source {

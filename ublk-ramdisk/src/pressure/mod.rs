@@ -407,26 +407,24 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 }
 
-crate::meanings::explained! {
-    /// A disk's pressure at one moment.
-    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-    #[serde(default)]
-    pub struct PressureStats {
-        /// What is in force.
-        pub settings: Settings,
-        /// Slots that are free; none without a limit.
-        pub slots_free: Option<u32>,
-        /// Has a request found no slot, and has nobody given one back since that none waited for?
-        pub slots_exhausted: bool,
-        /// Bytes that may still pass in this tick, below 0 if some are owed; none without a limit.
-        pub tokens: Option<i64>,
-        /// Are the hardware queues stopped until there are tokens again?
-        pub throttled: bool,
-        /// Does PSI say that the machine or the cgroup is short of memory?
-        pub under_pressure: bool,
-        /// Requests held back by the delay.
-        pub delayed: u64,
-        /// Requests lost on purpose that wait for their timeout.
-        pub lost: u64,
-    }
+/// A disk's pressure at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PressureStats {
+    /// What is in force.
+    pub settings: Settings,
+    /// Slots that are free; none without a limit.
+    pub slots_free: Option<u32>,
+    /// Has a request found no slot, and has nobody given one back since that none waited for?
+    pub slots_exhausted: bool,
+    /// Bytes that may still pass in this tick, below 0 if some are owed; none without a limit.
+    pub tokens: Option<i64>,
+    /// Are the hardware queues stopped until there are tokens again?
+    pub throttled: bool,
+    /// Does PSI say that the machine or the cgroup is short of memory?
+    pub under_pressure: bool,
+    /// Requests held back by the delay.
+    pub delayed: u64,
+    /// Requests lost on purpose that wait for their timeout.
+    pub lost: u64,
 }

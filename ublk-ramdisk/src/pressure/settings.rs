@@ -9,28 +9,26 @@ use serde::{Deserialize, Serialize};
 use super::{BadBlocks, PsiTrigger};
 use crate::inject::FaultAttr;
 
-crate::meanings::explained! {
-    /// The pressure on a disk. What is none is not in force.
-    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    #[serde(default)]
-    pub struct Settings {
-        /// E1: requests in flight, of all queues together.
-        pub slots: Option<u32>,
-        /// E4: bytes per second, in MiB.
-        pub mbps: Option<u32>,
-        /// E3: when memory counts as short.
-        pub psi: Option<PsiTrigger>,
-        /// E5: which tries are refused.
-        pub requeue: Option<FaultAttr>,
-        /// E16: which requests are accepted and lost.
-        pub timeout: Option<FaultAttr>,
-        /// E16: which hardware queues cannot be set up.
-        pub init_hctx: Option<FaultAttr>,
-        /// E16: how long an accepted request takes at least, in nanoseconds.
-        pub delay_ns: Option<u64>,
-        /// E17: which blocks are bad.
-        pub badblocks: Option<BadBlocks>,
-    }
+/// The pressure on a disk. What is none is not in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// E1: requests in flight, of all queues together.
+    pub slots: Option<u32>,
+    /// E4: bytes per second, in MiB.
+    pub mbps: Option<u32>,
+    /// E3: when memory counts as short.
+    pub psi: Option<PsiTrigger>,
+    /// E5: which tries are refused.
+    pub requeue: Option<FaultAttr>,
+    /// E16: which requests are accepted and lost.
+    pub timeout: Option<FaultAttr>,
+    /// E16: which hardware queues cannot be set up.
+    pub init_hctx: Option<FaultAttr>,
+    /// E16: how long an accepted request takes at least, in nanoseconds.
+    pub delay_ns: Option<u64>,
+    /// E17: which blocks are bad.
+    pub badblocks: Option<BadBlocks>,
 }
 
 /// What becomes of one setting.

@@ -67,40 +67,38 @@ impl Default for SpaceOptions {
     }
 }
 
-crate::meanings::explained! {
-    /// What the store has and lacks (K2).
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    #[serde(default)]
-    pub struct SpaceStats {
-        /// Bytes used: pages of the disk, compressed chunks, and the store's tables.
-        pub used: u64,
-        /// Of those, bytes of the tables.
-        pub tables: u64,
-        /// Bytes that may be used; 0 for no limit.
-        pub limit: u64,
-        /// Bytes of pages of zeros that were given back so far.
-        pub zero: u64,
-        /// Of the bytes used, those of compressed chunks.
-        pub compressed: u64,
-        /// Bytes that compressed chunks would use if they were not.
-        pub uncompressed: u64,
-        /// Chunks of 64 KiB that were compressed so far.
-        pub compressions: u64,
-        /// Chunks that were expanded again, because they were written to.
-        pub expansions: u64,
-        /// Requests that wait for memory now.
-        pub parked: u64,
-        /// Requests that have been given memory.
-        pub populated: u64,
-        /// Requests that were ended with NOSPC when their patience was over, or later.
-        pub no_space: u64,
-        /// Requests that were ended with NOSPC to keep tags free (E11).
-        pub above_cap: u64,
-        /// What a write that needs memory can expect.
-        pub mode: Mode,
-        /// How long it is until those that wait are ended with NOSPC.
-        pub no_space_in: Option<Duration>,
-    }
+/// What the store has and lacks (K2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SpaceStats {
+    /// Bytes used: pages of the disk, compressed chunks, and the store's tables.
+    pub used: u64,
+    /// Of those, bytes of the tables.
+    pub tables: u64,
+    /// Bytes that may be used; 0 for no limit.
+    pub limit: u64,
+    /// Bytes of pages of zeros that were given back so far.
+    pub zero: u64,
+    /// Of the bytes used, those of compressed chunks.
+    pub compressed: u64,
+    /// Bytes that compressed chunks would use if they were not.
+    pub uncompressed: u64,
+    /// Chunks of 64 KiB that were compressed so far.
+    pub compressions: u64,
+    /// Chunks that were expanded again, because they were written to.
+    pub expansions: u64,
+    /// Requests that wait for memory now.
+    pub parked: u64,
+    /// Requests that have been given memory.
+    pub populated: u64,
+    /// Requests that were ended with NOSPC when their patience was over, or later.
+    pub no_space: u64,
+    /// Requests that were ended with NOSPC to keep tags free (E11).
+    pub above_cap: u64,
+    /// What a write that needs memory can expect.
+    pub mode: Mode,
+    /// How long it is until those that wait are ended with NOSPC.
+    pub no_space_in: Option<Duration>,
 }
 
 /// What an item is for.

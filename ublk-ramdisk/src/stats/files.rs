@@ -11,23 +11,23 @@ use serde_json::Value;
 use super::DeviceStats;
 use crate::mq::debugfs::DebugfsFile;
 
-/// The file that a hardware queue has beside the mirror's, and what it says.
-pub const HCTX_FILE: (&str, &str) = (
-    "wakeups",
-    "Results that workers left for the thread of the queue: how often it was woken for them, and how often it need not be.",
-);
+/// The file that a hardware queue has beside the mirror's: how often its thread was woken for results
+/// that workers left for it, and how often it need not be.
+pub const HCTX_FILE: &str = "wakeups";
 /// Each file of the device beside the mirror's.
-pub const DEVICE_FILES: &[(&str, &str)] = &[
-    ("space", "Memory: what is used, what the limit is, what was given back, who waits for it, and how long until writes end with ENOSPC."),
-    ("pressure", "What refuses requests now: slots, tokens and PSI, and the settings."),
-    ("kblockd", "Runs of kblockd, what its rescuer did, and its threads by pool."),
+pub const DEVICE_FILES: &[&str] = &[
+    // Memory: what is used, what the limit is, what was given back, who waits for it, and how long
+    // until writes end with ENOSPC.
+    "space", // What refuses requests now: slots, tokens and PSI, and the settings.
+    "pressure", // Runs of kblockd, what its rescuer did, and its threads by pool.
+    "kblockd",
 ];
 
 impl DeviceStats {
     /// All of them as they are in these figures.
     pub fn files(&self) -> Vec<DebugfsFile> {
         let queues = self.queues.iter().map(|queue| DebugfsFile {
-            path: format!("hctx{}/{}", queue.queue, HCTX_FILE.0),
+            path: format!("hctx{}/{}", queue.queue, HCTX_FILE),
             text: lines(&queue.wakeups),
         });
         let texts = [
@@ -35,7 +35,7 @@ impl DeviceStats {
             lines(&self.pressure),
             lines(&self.kblockd),
         ];
-        let device = DEVICE_FILES.iter().zip(texts).map(|((name, _), text)| {
+        let device = DEVICE_FILES.iter().zip(texts).map(|(name, text)| {
             let path = (*name).to_owned();
             DebugfsFile { path, text }
         });
@@ -193,7 +193,7 @@ mod tests {
         let (json, files) = (serde_json::to_value(&stats).expect("JSON"), stats.files());
         let of_queue = |name: &str| {
             let ours = format!("hctx2/{name}");
-            HCTX_FILES.iter().any(|(file, _)| *file == name)
+            HCTX_FILES.iter().any(|file| *file == name)
                 || files.iter().any(|file| file.path == ours)
         };
         for (what, place, file) in OF_QUEUE {

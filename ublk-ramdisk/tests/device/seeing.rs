@@ -30,7 +30,7 @@ pub fn tests(tests: &mut Vec<Test>) {
         run_directory,
     );
     add("k02_stats_watch_shows_rates", watched);
-    add("k06_poke_runs_what_is_there", poked);
+    add("k06_queues_are_run_by_hand", run_by_hand);
     add("k02_as_many_requests_are_timed_as_was_asked_for", sampled);
 }
 
@@ -129,13 +129,13 @@ fn run_directory() {
     let place = machine::run_dir().join(place.trim());
     for queue in 0..disk.queues {
         let of_queue = place.join(format!("hctx{queue}"));
-        for (file, _) in HCTX_FILES.iter().chain([&HCTX_FILE]) {
+        for file in HCTX_FILES.iter().chain([&HCTX_FILE]) {
             assert!(of_queue.join(file).is_file(), "{file} in {of_queue:?}");
         }
         let tags = machine::read(of_queue.join("tags"));
         assert!(tags.contains(&format!("nr_tags={}", disk.depth)), "{tags}");
     }
-    for (file, _) in QUEUE_FILES.iter().chain(DEVICE_FILES) {
+    for file in QUEUE_FILES.iter().chain(DEVICE_FILES) {
         assert!(place.join(file).is_file(), "{file} in {place:?}");
     }
     let refused = machine::read(place.join("hctx0/refused"));
@@ -194,10 +194,10 @@ fn sampled() {
     disk.end();
 }
 
-fn poked() {
+fn run_by_hand() {
     let disk = busy_disk();
     for verb in ["run", "start", "kick"] {
-        run::ublk(&["poke", &disk.name(), verb]).well();
+        run::ublk(&["debugfs", &disk.name(), &format!("state={verb}")]).well();
     }
     write_blocks(&disk, 4);
     disk.end();

@@ -21,10 +21,10 @@ fn k02_the_tree_has_every_file_of_every_queue() {
     };
     let bed = Bed::with(set, Driver::new());
     let files = files(&bed);
-    let mut expected: Vec<String> = QUEUE_FILES.iter().map(|(n, _)| (*n).to_owned()).collect();
+    let mut expected: Vec<String> = QUEUE_FILES.iter().map(|n| (*n).to_owned()).collect();
     for hctx in 0..3 {
-        expected.extend(HCTX_FILES.iter().map(|(n, _)| format!("hctx{hctx}/{n}")));
-        let of_ctx = |ctx| format!("hctx{hctx}/ctx{ctx}/{}", CTX_FILE.0);
+        expected.extend(HCTX_FILES.iter().map(|n| format!("hctx{hctx}/{n}")));
+        let of_ctx = |ctx| format!("hctx{hctx}/ctx{ctx}/{}", CTX_FILE);
         expected.extend((0..2).map(of_ctx));
     }
     expected.sort();

@@ -18,12 +18,10 @@ pub mod space;
 
 pub use add::AddArgs;
 use add::{ADD_EXAMPLES, ADD_LONG};
-pub use observe::{
-    DebugfsArgs, ExplainArgs, PokeArg, PokeArgs, SampleArgs, TopArgs, TraceArgs, WatchArgs,
-};
+pub use observe::{DebugfsArgs, ExplainArgs, SampleArgs, TopArgs, TraceArgs, WatchArgs};
 use observe::{
-    DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, POKE_LONG, TOP_LONG,
-    TRACE_EXAMPLES, TRACE_LONG,
+    DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, TOP_LONG, TRACE_EXAMPLES,
+    TRACE_LONG,
 };
 pub use pressure::PressureArgs;
 pub use sim::SimArgs;
@@ -141,12 +139,9 @@ pub enum Command {
     /// Show the state of the hardware queues under the names of the kernel's debugfs
     #[command(long_about = DEBUGFS_LONG, after_help = DEBUGFS_EXAMPLES)]
     Debugfs(DebugfsArgs),
-    /// Say what a figure, an event or a file means, and whose it is
+    /// Explain the words that this program uses
     #[command(long_about = EXPLAIN_LONG, after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
-    /// Run, start or kick the queues of a disk by hand
-    #[command(long_about = POKE_LONG)]
-    Poke(PokeArgs),
     /// Show which ublk features this kernel offers and what they are good for
     Features(FormatArgs),
     /// Say whether this machine can serve RAM disks, and what to change if not
@@ -258,6 +253,13 @@ pub struct CompletionsArgs {
 
 /// Reads the command line. Help and version texts come back as [`Unparsed::Text`].
 pub fn parse(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, Unparsed> {
+    let words: Vec<_> = words.into_iter().collect();
+    if words.get(1).is_some_and(|verb| verb == "poke") {
+        return Err(Unparsed::Bad(Failure::usage(
+            "there is no command poke any more; use `ublk-ramdisk debugfs ID state=run`, or start, \
+             or kick",
+        )));
+    }
     Cli::try_parse_from(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Unparsed::Text(error.to_string()),
         _ => Unparsed::Bad(Failure::usage(one_line(&error))),

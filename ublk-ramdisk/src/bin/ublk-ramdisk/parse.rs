@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::server::protocol::StateVerb;
 pub use ublk_ramdisk::config::size::size;
 use ublk_ramdisk::config::{Backing, MAX_ID};
 use ublk_ramdisk::mq::LEAST_TIMED_OF;
@@ -95,6 +96,26 @@ pub fn device_id(text: &str) -> Result<u32, String> {
         .filter(|id| *id <= MAX_ID)
         .map(|id| id as u32)
         .ok_or_else(|| form.to_owned())
+}
+
+/// The last word of `debugfs` as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DebugfsPath {
+    /// A file or a directory to show.
+    Shown(String),
+    /// What to write to `state`.
+    State(StateVerb),
+}
+
+/// Reads a path of `debugfs`, or what is to be written to `state`.
+pub fn debugfs_path(text: &str) -> Result<DebugfsPath, String> {
+    Ok(DebugfsPath::State(match text.split_once('=') {
+        None => return Ok(DebugfsPath::Shown(text.trim_matches('/').to_owned())),
+        Some(("state", "run")) => StateVerb::Run,
+        Some(("state", "start")) => StateVerb::Start,
+        Some(("state", "kick")) => StateVerb::Kick,
+        Some(_) => return Err("only state=run, state=start and state=kick can be written".into()),
+    }))
 }
 
 /// Reads `--backing`.

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ublk_ramdisk::trace::{MOST_RECORDS, RECORDS};
 
-use crate::parse::{device_id, duration, records, sample, seconds};
+use crate::parse::{debugfs_path, device_id, duration, records, sample, seconds, DebugfsPath};
 
 pub const TRACE_LONG: &str = "\
 Record what happens to each request of a running disk, for a while.
@@ -17,7 +17,9 @@ line of its own from arrival to commit, with the times it was in flight, on a li
 a refusal; each thread has one with the same events as marks, between the bars of the workqueue's
 items: the run_work of kblockd, and whatever else the server's workqueues do. Arrows lead from each
 bar of a refused request to its next: arrival, timer, worker or rescuer, commit. --text prints lines
-in the columns of blkparse instead. `explain events` says what each event means.
+in the columns of blkparse instead. An event that the kernel's block layer has too has its name there;
+the others are run (of a hardware queue), refuse (the driver or a limit said BUSY), park and unpark
+(a refused request waits, and is tried again), restart, reclaim and pressure.
 
 Each thread keeps its newest events; how many older ones were overwritten is said at the end. Ctrl-C
 ends it without a file, and nothing goes on in the server. While nobody records, an event costs the
@@ -34,36 +36,31 @@ Show the state of a disk's hardware queues under the names of the kernel's debug
 What /sys/kernel/debug/block/ublkbN has for the kernel's queues is shown here for the mirror that
 stands behind them: a request that waits for memory is on the mirror's dispatch list, never on the
 kernel's. Beside these are the figures of `stats`, as files that a script can read: what each
-hardware queue has done, and the disk's memory, pressure and kblockd. `explain files` says what each
-file means.";
+hardware queue has done, and the disk's memory, pressure and kblockd.
+
+state=VERB does by hand what the block layer does by itself, as writing to the kernel's file `state`
+does. run: run all hardware queues on kblockd. start: start those that were stopped, and run them.
+kick: work off the requeue list. No data is lost by any of them.";
 
 pub const DEBUGFS_EXAMPLES: &str = "\
 Examples:
   ublk-ramdisk debugfs 0                      every file with its name
   ublk-ramdisk debugfs 0 hctx0/dispatch       one file, as cat would print it
   ublk-ramdisk debugfs 0 hctx0                the files of one hardware queue
-  ublk-ramdisk debugfs 0 --files              as files in the run directory; prints where";
-
-pub const POKE_LONG: &str = "\
-Do by hand what the block layer does by itself: what writing run, start or kick to the file `state`
-of the kernel's debugfs does to the kernel's queues, done to the mirror's.
-
-run: run all hardware queues on kblockd. start: start those that were stopped, and run them. kick:
-work off the requeue list. No data is lost by any of them, whatever the state of the disk.";
+  ublk-ramdisk debugfs 0 --files              as files in the run directory; prints where
+  ublk-ramdisk debugfs 0 state=run            run all hardware queues";
 
 pub const EXPLAIN_LONG: &str = "\
-Say what a figure, an event or a file means, and which side it belongs to.
+Explain the words that this program uses: BUSY, dispatch list, parked, and others.
 
-Figures of this program are those of the server: of what happens behind the ublk driver. The kernel
-has figures of its own for /dev/ublkbN (iostat, /sys/block/ublkbN, blktrace, debugfs): they count
-the same requests from the outside, and never see that one was refused or requeued here.";
+Without a word, the whole glossary. Names of events and files that are not in it are those of the
+kernel's block tracepoints and of its debugfs.";
 
 pub const EXPLAIN_EXAMPLES: &str = "\
 Examples:
-  ublk-ramdisk explain                        every name
-  ublk-ramdisk explain BUSY-LEVEL             a column of `stats`
-  ublk-ramdisk explain refused_by parked      figures of `stats --json`
-  ublk-ramdisk explain events                 everything in `trace`; also: files, figures, columns";
+  ublk-ramdisk explain
+  ublk-ramdisk explain dispatch list
+  ublk-ramdisk explain parked hctx";
 
 pub const TOP_LONG: &str = "\
 Show running disks on the terminal, as they are now.
@@ -93,8 +90,8 @@ pub struct TopArgs {
 /// `explain`
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Names of figures, columns, events or files; or one of these four words [default: all]
-    #[arg(value_name = "NAME")]
+    /// What to explain; several words may be one term [default: everything]
+    #[arg(value_name = "WORD")]
     pub words: Vec<String>,
     /// Print an array of objects
     #[arg(long)]
@@ -131,37 +128,15 @@ pub struct DebugfsArgs {
     /// Disk to look at: N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
-    /// Only this file, or the files below this directory
-    #[arg(value_name = "PATH")]
-    pub path: Option<String>,
+    /// Only this file, or the files below this directory; or state=run, state=start, state=kick
+    #[arg(value_name = "PATH|state=VERB", value_parser = debugfs_path)]
+    pub path: Option<DebugfsPath>,
     /// Have the server write them into its run directory, as they are now, and print where
     #[arg(long, conflicts_with_all = ["path", "json"])]
     pub files: bool,
     /// Print an object with a member per file
     #[arg(long)]
     pub json: bool,
-}
-
-/// `poke`
-#[derive(Debug, Args)]
-pub struct PokeArgs {
-    /// Disk to poke: N, ublkbN or /dev/ublkbN
-    #[arg(value_name = "ID", value_parser = device_id)]
-    pub id: u32,
-    /// What to do
-    #[arg(value_enum)]
-    pub verb: PokeArg,
-}
-
-/// What can be done to the queues by hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PokeArg {
-    /// Run all hardware queues
-    Run,
-    /// Start the hardware queues that were stopped
-    Start,
-    /// Work off the requeue list
-    Kick,
 }
 
 /// `--latency-sample` of `add` and `set`

@@ -86,8 +86,7 @@ pub struct SimArgs {
     patience: Duration,
     /// Write what happens to each request into this file, for Perfetto (https://ui.perfetto.dev)
     ///
-    /// The file is the same in each run, too, to the byte. `explain events` says what the events
-    /// mean.
+    /// The file is the same in each run, too, to the byte.
     #[arg(long, value_name = "FILE", help_heading = "Script and output")]
     pub trace: Option<PathBuf>,
     /// Write the same as lines in the columns of blkparse

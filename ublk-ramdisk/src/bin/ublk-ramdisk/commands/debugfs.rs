@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `debugfs`: the state of a disk's queues under the names of the kernel's debugfs.
+//! `debugfs`: the state of a disk's queues under the names of the kernel's debugfs, and what can be
+//! written there.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +9,24 @@ use ublk_ramdisk::mq::debugfs::DebugfsFile;
 
 use super::{machine, output};
 use crate::cli::DebugfsArgs;
+use crate::parse::DebugfsPath;
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
 /// Prints the files, or where they have been written.
 pub fn run(args: &DebugfsArgs) -> Result<Exit, Failure> {
+    let run_dir = RunDir::of_this_machine();
+    let wanted = match &args.path {
+        Some(DebugfsPath::State(verb)) => {
+            let request = Request::WriteState { verb: *verb };
+            machine::done(machine::ask_of(&run_dir, args.id, request)?)?;
+            return Ok(Exit::Done);
+        }
+        Some(DebugfsPath::Shown(path)) => Some(path.as_str()),
+        None => None,
+    };
     let request = Request::Debugfs { files: args.files };
-    let reply = machine::ask_of(&RunDir::of_this_machine(), args.id, request)?;
+    let reply = machine::ask_of(&run_dir, args.id, request)?;
     let files = match reply {
         Reply::Debugfs(files) => files,
         Reply::Written(place) => {
@@ -24,7 +36,6 @@ pub fn run(args: &DebugfsArgs) -> Result<Exit, Failure> {
         Reply::Failed(failure) => return Err(failure),
         _ => return Err(machine::another_question()),
     };
-    let wanted = args.path.as_deref().map(|path| path.trim_matches('/'));
     let files: Vec<_> = files
         .into_iter()
         .filter(|file| wanted.is_none_or(|wanted| is_below(&file.path, wanted)))

@@ -1,85 +1,92 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `explain`: what a figure, an event or a file means, and which side it belongs to.
+//! `explain`: the glossary, by word. `doc/glossary.md` is its only source.
 
+use serde::Serialize;
 use ublk_ramdisk::error::{Exit, Failure};
-use ublk_ramdisk::explain::{entries, find, Entry, Side, Sort};
 
 use super::output;
 use crate::cli::ExplainArgs;
 
-const SIDES: &str = "\
-Figures, events and files of ublk-ramdisk are the server's: of what happens to a request behind the
-ublk driver, after the kernel has handed it out and before its result is committed. What the kernel
-counts for /dev/ublkbN (iostat, blktrace, /sys/block/ublkbN, debugfs) is the same request from
-outside. ublk has no answer for \"not now\": a request that is refused here, and tried again, is to
-the kernel one that takes longer.
-";
+const GLOSSARY: &str = include_str!("../../../../../doc/glossary.md");
 
-/// Explains the words, or lists all there is to explain.
+/// A term and what it means.
+#[derive(Debug, Serialize)]
+struct Entry {
+    term: &'static str,
+    /// Another name of the same.
+    also: Option<&'static str>,
+    meaning: &'static str,
+}
+
+/// Explains the words, or lists all terms.
 pub fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
     let found = if args.words.is_empty() {
         entries()
     } else {
-        let mut found = Vec::new();
-        for word in &args.words {
-            let of_word = find(word);
-            if of_word.is_empty() {
-                return Err(Failure::usage(format!(
-                    "nothing is called {word:?}; `ublk-ramdisk explain` lists every name"
-                )));
-            }
-            found.extend(of_word);
-        }
-        found
+        wanted(&args.words)?
     };
     if args.json {
         output::print_json(&found)?;
-    } else if args.words.is_empty() {
-        output::print(&format!("{SIDES}\n{}", as_text(&found)))?;
     } else {
         output::print(&as_text(&found))?;
     }
     Ok(Exit::Done)
 }
 
-fn as_text(found: &[Entry]) -> String {
-    let titles = [
-        (Side::Server, Sort::Figure, "In `stats --json`"),
-        (Side::Server, Sort::Column, "In the tables of `stats`"),
-        (Side::Server, Sort::Event, "In `trace`"),
-        (Side::Server, Sort::File, "In `debugfs`"),
-        (
-            Side::Kernel,
-            Sort::File,
-            "The kernel's, for /dev/ublkbN: files",
-        ),
-        (
-            Side::Kernel,
-            Sort::Event,
-            "The kernel's, for /dev/ublkbN: events",
-        ),
-    ];
-    let mut parts = Vec::new();
-    for (side, sort, title) in titles {
-        let of_kind = found.iter().filter(|e| e.side == side && e.sort == sort);
-        let lines: String = of_kind.map(line).collect();
-        if !lines.is_empty() {
-            parts.push(format!("{title}:\n{lines}"));
-        }
-    }
-    parts.join("\n")
-}
-
-fn line(entry: &Entry) -> String {
-    let also = match entry.also.as_str() {
-        "" => String::new(),
-        also => format!(" ({also})"),
+/// A paragraph is `**term (other name)**: meaning`; the title and the introduction are none.
+fn entries() -> Vec<Entry> {
+    let entry = |paragraph: &'static str| {
+        let (head, meaning) = paragraph.trim().strip_prefix("**")?.split_once("**: ")?;
+        let (term, also) = match head.split_once(" (") {
+            Some((term, also)) => (term, also.strip_suffix(')')),
+            None => (head, None),
+        };
+        Some(Entry {
+            term,
+            also,
+            meaning,
+        })
     };
-    let text = wrapped(&entry.text, 92, "      ");
-    format!("  {}{also}\n{text}", entry.place)
+    GLOSSARY.split("\n\n").filter_map(entry).collect()
 }
 
-/// Breaks a text into lines of at most so many characters.
+/// All words together may be one term, such as `dispatch list`.
+fn wanted(words: &[String]) -> Result<Vec<Entry>, Failure> {
+    if let Some(entry) = find(&words.join(" ")) {
+        return Ok(vec![entry]);
+    }
+    let entry = |word: &String| {
+        find(word).ok_or_else(|| {
+            Failure::usage(format!(
+                "the glossary has no {word:?}; `ublk-ramdisk explain` prints all of it"
+            ))
+        })
+    };
+    words.iter().map(entry).collect()
+}
+
+fn find(word: &str) -> Option<Entry> {
+    let plain = |text: &str| text.to_lowercase().replace(['-', '_'], " ");
+    let is = |text: &str| plain(text) == plain(word);
+    let mut entries = entries().into_iter();
+    entries.find(|entry| is(entry.term) || entry.also.is_some_and(is))
+}
+
+fn as_text(entries: &[Entry]) -> String {
+    let paragraphs: Vec<String> = entries
+        .iter()
+        .map(|entry| {
+            let also = entry
+                .also
+                .map_or(String::new(), |also| format!(" ({also})"));
+            let meaning = wrapped(entry.meaning, 76, "    ");
+            format!("{}{also}\n{meaning}", entry.term)
+        })
+        .collect();
+    paragraphs.join("\n")
+}
+
+/// Breaks a text into indented lines of at most `width` characters.
 fn wrapped(text: &str, width: usize, indent: &str) -> String {
     let mut lines = String::new();
     let mut line = String::new();
@@ -101,14 +108,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn k04_each_name_says_whose_it_is() {
-        let text = as_text(&find("dispatch_busy"));
-        let ours = text.find("In `debugfs`").expect("ours");
-        let theirs = text.find("The kernel's").expect("the kernel's");
-        assert!(ours < theirs, "{text}");
-        assert!(text.contains("Stays 0 however often"), "{text}");
-        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
-        let refuse = as_text(&find("refuse"));
-        assert!(refuse.contains("mq_refuse (refuse)"), "{refuse}");
+    fn k04_every_paragraph_of_the_glossary_is_an_entry() {
+        let bold = GLOSSARY.lines().filter(|line| line.starts_with("**"));
+        let entries = entries();
+        assert_eq!(entries.len(), bold.count());
+        assert!(entries.len() > 20);
+        for entry in &entries {
+            assert!(find(entry.term).is_some_and(|found| found.term == entry.term));
+            assert!(entry.meaning.ends_with('.'), "{entry:?}");
+        }
+        assert!(as_text(&entries).lines().all(|line| line.len() <= 80));
+    }
+
+    #[test]
+    fn k04_a_word_is_found_by_both_its_names_however_it_is_typed() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for word in ["dispatch list", "dispatch-list", "Dispatch_List"] {
+            let found = wanted(&words(word)).expect(word);
+            assert_eq!(found[0].term, "dispatch list");
+        }
+        assert_eq!(
+            wanted(&words("hctx")).expect("known")[0].term,
+            "hardware queue"
+        );
+        assert_eq!(wanted(&words("busy parked")).expect("known").len(), 2);
+        let refused = wanted(&words("busy nonsense")).expect_err("unknown");
+        assert!(refused.message.contains("nonsense"));
     }
 }

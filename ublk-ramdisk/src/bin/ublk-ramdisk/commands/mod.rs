@@ -20,8 +20,6 @@ mod trace;
 
 mod debugfs;
 
-mod poke;
-
 mod explain;
 
 mod top;
@@ -54,7 +52,6 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Stats(args) => stats::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Debugfs(args) => debugfs::run(&args),
-        Command::Poke(args) => poke::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Features(args) => features::run(&args),

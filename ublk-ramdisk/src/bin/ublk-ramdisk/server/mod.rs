@@ -284,7 +284,7 @@ impl Server {
                 });
                 return Step::Serve;
             }
-            Request::Trace { .. } | Request::Debugfs { .. } | Request::Poke { .. } => {
+            Request::Trace { .. } | Request::Debugfs { .. } | Request::WriteState { .. } => {
                 let (served, lock) = (&self.front.served, &self.front.lock);
                 observe::answer(caller, request, served, lock, &self.device);
                 return Step::Serve;

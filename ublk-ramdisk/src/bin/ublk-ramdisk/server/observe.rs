@@ -20,7 +20,7 @@ use ublk_ramdisk::trace::{self, CannotRecord, Options, Recording};
 use ublk_ramdisk::ublk::device::Device;
 
 use super::control_socket::Caller;
-use super::protocol::{Poke, Reply, Request, Served};
+use super::protocol::{Reply, Request, Served, StateVerb};
 use super::run_dir::DeviceLock;
 use super::signals::wait_readable;
 
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest that `poll` waits at a time.
 const LONGEST_WAIT: u32 = 60_000;
 
-/// Answers a request that looks at the queues, or pokes them.
+/// Answers a request that looks at the queues, or runs them.
 pub fn answer(
     caller: Caller,
     request: Request,
@@ -54,11 +54,11 @@ pub fn answer(
             let place = place.map(|place| Reply::Written(place.display().to_string()));
             caller.answer(&place.unwrap_or_else(Reply::Failed));
         }
-        Request::Poke { verb } => {
+        Request::WriteState { verb } => {
             match verb {
-                Poke::Run => queue.run_hw_queues(true),
-                Poke::Start => queue.start_stopped_hw_queues(true),
-                Poke::Kick => queue.kick_requeue_list(),
+                StateVerb::Run => queue.run_hw_queues(true),
+                StateVerb::Start => queue.start_stopped_hw_queues(true),
+                StateVerb::Kick => queue.kick_requeue_list(),
             }
             caller.answer(&Reply::Done);
         }

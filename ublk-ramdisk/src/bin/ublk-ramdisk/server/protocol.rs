@@ -81,9 +81,9 @@ pub enum Request {
         files: bool,
     },
     /// Does by hand what the block layer does by itself.
-    Poke {
+    WriteState {
         /// What.
-        verb: Poke,
+        verb: StateVerb,
     },
     /// Another size.
     Resize {
@@ -104,10 +104,10 @@ pub enum Request {
     },
 }
 
-/// What can be done to a disk's queues by hand.
+/// What can be done to a disk's queues by hand, as the kernel's file `state` takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Poke {
+pub enum StateVerb {
     /// Run all hardware queues.
     Run,
     /// Start those that were stopped.
@@ -178,7 +178,9 @@ mod tests {
                 text: true,
             },
             Request::Debugfs { files: false },
-            Request::Poke { verb: Poke::Kick },
+            Request::WriteState {
+                verb: StateVerb::Kick,
+            },
             Request::Resize {
                 bytes: 1 << 40,
                 force: true,

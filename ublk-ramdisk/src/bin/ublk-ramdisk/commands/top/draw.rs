@@ -47,7 +47,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, silence: Option<u64>) {
         }
         _ => frame.render_widget(Paragraph::new(NOBODY), queues),
     }
-    let keys = "q quit  up/down disk  page up/down queues  `ublk-ramdisk explain`: the names";
+    let keys = "q quit  up/down disk  page up/down queues  `ublk-ramdisk explain`: the words";
     let foot_line = match &model.trouble {
         Some(trouble) => Line::styled(trouble.clone(), BOLD),
         None => Line::raw(keys),
@@ -372,7 +372,7 @@ mod tests {
             "7 items rescued",
             "p99 1.50ms",
             "q quit",
-            "`ublk-ramdisk explain`: the names",
+            "`ublk-ramdisk explain`: the words",
             "driver 0",
             "1.50ms",
         ] {
