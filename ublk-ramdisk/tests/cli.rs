@@ -442,7 +442,7 @@ fn d8_a_limit_on_file_sizes_is_an_error_and_no_signal() {
 }
 
 #[test]
-fn a_closed_pipe_is_no_panic() {
+fn l3_a_closed_pipe_is_no_panic() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let output = Command::new(env!("CARGO_BIN_EXE_ublk-ramdisk"))

@@ -120,7 +120,7 @@ fn round(queue: &Queue, lanes: &mut [Lane], requests: &[Request], ended: &Ended)
 }
 
 #[test]
-fn j03_nothing_allocates_from_arrival_to_end() {
+fn d06_j03_nothing_allocates_from_arrival_to_end() {
     let runtime = Runtime::builder()
         .sample_period(Duration::ZERO)
         .start()

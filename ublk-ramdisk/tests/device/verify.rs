@@ -15,7 +15,7 @@ use crate::runner::Test;
 pub fn tests(tests: &mut Vec<Test>) {
     for (path, elevator) in machine::paths_and_elevators() {
         for queues in ["1", "2"] {
-            let name = format!("g15_fio_verifies_on_{path}_{elevator}_{queues}q");
+            let name = format!("g15_h12_fio_verifies_on_{path}_{elevator}_{queues}q");
             let test = Test::new(name, move || verifies(path, elevator, queues));
             tests.push(test.on_path(path));
         }

@@ -13,7 +13,7 @@ fn files(bed: &Bed) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn k02_the_tree_has_every_file_of_every_queue() {
+fn k01_k02_the_tree_has_every_file_of_every_queue() {
     let set = TagSet {
         nr_ctxs: 2,
         reserved_tags: 3,
@@ -43,7 +43,7 @@ fn k02_the_tree_has_every_file_of_every_queue() {
 }
 
 #[test]
-fn k02_requests_stand_in_the_file_of_where_they_are() {
+fn a05_a06_k02_requests_stand_in_the_file_of_where_they_are() {
     let mut bed = Bed::new(1, 8);
     // One held by the driver, one refused, one behind it, one given back.
     bed.driver.reply(&[

@@ -9,7 +9,7 @@ use ublk_ramdisk::ramdisk::space::SpaceOptions;
 use ublk_ramdisk::ramdisk::Mode;
 
 #[test]
-fn e06_nothing_is_allocated_above_the_limit_and_a_raise_lets_it_go_on() {
+fn e02_e06_nothing_is_allocated_above_the_limit_and_a_raise_lets_it_go_on() {
     let mut bed = Bed::new(1, 8, 64, 4, SpaceOptions::default());
     bed.fill(4);
     bed.write(1, 10);

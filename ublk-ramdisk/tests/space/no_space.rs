@@ -8,7 +8,7 @@ use ublk_ramdisk::ramdisk::space::SpaceOptions;
 use ublk_ramdisk::ramdisk::{Mode, Patience};
 
 #[test]
-fn e22_those_that_wait_end_with_nospc_after_the_timeout_and_service_returns_with_space() {
+fn e22_e23_those_that_wait_end_with_nospc_after_the_timeout_and_service_returns_with_space() {
     let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
     bed.fill(4);
     for tag in 0..10 {

@@ -8,7 +8,7 @@ use ublk_ramdisk::ramdisk::{Mode, Patience};
 
 /// With any number of refused writes on the dispatch list, without one tick of the clock.
 #[test]
-fn e10_exempt_requests_are_served_while_writes_wait() {
+fn e09_e10_exempt_requests_are_served_while_writes_wait() {
     for queues in [1, 2] {
         let options = SpaceOptions {
             reclaim: false, // or the zeros below would be taken back
