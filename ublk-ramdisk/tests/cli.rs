@@ -363,7 +363,7 @@ impl Drop for Place {
 }
 
 #[test]
-fn d7_a_trace_into_a_pipe_is_written_as_a_stream() {
+fn l1_a_trace_into_a_pipe_is_written_as_a_stream() {
     let place = Place::new("stream");
     let link = place.0.join("so");
     std::os::unix::fs::symlink("/proc/self/fd/1", &link).expect("a link");
@@ -387,7 +387,7 @@ fn d7_a_trace_into_a_pipe_is_written_as_a_stream() {
 }
 
 #[test]
-fn d7_a_trace_into_a_fifo_ends_and_is_whole() {
+fn l1_a_trace_into_a_fifo_ends_and_is_whole() {
     let place = Place::new("fifo");
     let fifo = place.0.join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
@@ -403,7 +403,7 @@ fn d7_a_trace_into_a_fifo_ends_and_is_whole() {
 }
 
 #[test]
-fn d7_a_link_to_nothing_is_refused_and_stays() {
+fn l1_a_link_to_nothing_is_refused_and_stays() {
     let place = Place::new("dangling");
     let link = place.0.join("link");
     std::os::unix::fs::symlink("nothing", &link).expect("a link");
@@ -420,7 +420,7 @@ fn d7_a_link_to_nothing_is_refused_and_stays() {
 
 /// The limit is 100 blocks of 512 or 1024 bytes, as the shell has it.
 #[test]
-fn d8_a_limit_on_file_sizes_is_an_error_and_no_signal() {
+fn l1_a_limit_on_file_sizes_is_an_error_and_no_signal() {
     let place = Place::new("limit");
     let program = env!("CARGO_BIN_EXE_ublk-ramdisk");
     for (words, status) in [

@@ -23,8 +23,8 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("l1_io_uring_refused_as_by_seccomp", refused_setup);
     add("l1_the_node_does_not_appear", no_node);
     add("l1_buffers_beyond_the_limit_on_memory", buffers);
-    add("d8_a_disk_outlives_a_limit_on_file_sizes", file_size_limit);
-    add("d4_a_server_that_aborts_leaves_no_core", no_core);
+    add("l1_a_disk_outlives_a_limit_on_file_sizes", file_size_limit);
+    add("j12_a_server_that_aborts_leaves_no_core", no_core);
     add("l1_the_log_goes_to_syslog", syslog);
     for path in machine::data_paths() {
         let name = format!("l1_a_queue_thread_that_fails_ends_the_server_on_{path}");

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn d7_a_fifo_without_a_reader_is_no_log() {
+    fn l1_a_fifo_without_a_reader_is_no_log() {
         let fifo = std::env::temp_dir().join(format!("ublk-log-fifo-{}", std::process::id()));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
         let refused = Sink::file(&fifo).map(|_| ()).expect_err("no reader");

@@ -59,7 +59,7 @@ mod tests {
     const WHERE: &str = "UBLK_TEST_PANIC_IN";
 
     /// Panics in a thread, or in a work item, as a server does: in the process of
-    /// [`a2_a_panic_in_any_thread_of_a_server_ends_it`].
+    /// [`l1_a_panic_in_any_thread_of_a_server_ends_it`].
     #[test]
     fn panics_when_it_is_told_to() {
         let (Some(log), Some(place)) = (std::env::var_os(LOG), std::env::var_os(WHERE)) else {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a2_a_panic_in_any_thread_of_a_server_ends_it() {
+    fn l1_a_panic_in_any_thread_of_a_server_ends_it() {
         for (place, thread) in [("thread", "ublkq7"), ("work item", "kworker")] {
             let log = std::env::temp_dir().join(format!("ublk-panic-{}", process::id()));
             let output = Command::new(std::env::current_exe().expect("a path"))

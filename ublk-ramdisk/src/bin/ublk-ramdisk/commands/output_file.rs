@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn d7_a_file_that_was_made_is_removed_unless_it_is_whole() {
+    fn l1_a_file_that_was_made_is_removed_unless_it_is_whole() {
         let place = Place::new("made");
         let path = place.file("trace");
         OutputFile::check(&path).unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn d7_a_file_that_was_there_is_replaced_and_never_removed() {
+    fn l1_a_file_that_was_there_is_replaced_and_never_removed() {
         let place = Place::new("found");
         let path = place.file("trace");
         fs::write(&path, "another trace").unwrap();
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn d7_a_link_is_followed_and_one_to_nothing_is_refused() {
+    fn l1_a_link_is_followed_and_one_to_nothing_is_refused() {
         let place = Place::new("link");
         let (target, link) = (place.file("target"), place.file("link"));
         symlink(&target, &link).unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn d7_a_name_that_is_anothers_by_now_is_left() {
+    fn l1_a_name_that_is_anothers_by_now_is_left() {
         let place = Place::new("renamed");
         let (path, kept) = (place.file("trace"), place.file("kept"));
         let writing = begun(&path);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn d7_a_stream_is_opened_once_and_stays() {
+    fn l1_a_stream_is_opened_once_and_stays() {
         let place = Place::new("fifo");
         let fifo = place.file("fifo");
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn d7_a_stream_whose_reader_has_gone_is_no_error() {
+    fn l1_a_stream_whose_reader_has_gone_is_no_error() {
         let place = Place::new("gone");
         let link = place.file("link");
         let (reader, writer) = io::pipe().unwrap();
@@ -310,12 +310,12 @@ mod tests {
 
     /// A node made here, with the numbers of the one that is always full.
     #[test]
-    fn d7_a_device_node_stays() {
+    fn l1_a_device_node_stays() {
         let place = Place::new("node");
         let node = place.file("full");
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         if let Err(error) = mknod(&node, SFlag::S_IFCHR, mode, makedev(1, 7)) {
-            eprintln!("SKIP d7_a_device_node_stays: no right to make one: {error}");
+            eprintln!("SKIP l1_a_device_node_stays: no right to make one: {error}");
             return;
         }
         // A file system may be mounted without devices: then it cannot even be opened.

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn d9_a_server_that_does_not_begin_leaves_the_state_of_another() {
+    fn i11_a_server_that_does_not_begin_leaves_the_state_of_another() {
         let scratch = Scratch::new("refused");
         let mut stopped = scratch.0.lock(3, Duration::ZERO).expect("free");
         stopped.write_state(&served(3)).expect("written");
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn d7_what_is_no_file_of_a_server_is_neither_written_nor_removed() {
+    fn l1_what_is_no_file_of_a_server_is_neither_written_nor_removed() {
         let scratch = Scratch::new("links");
         let place = scratch.0 .0.join("place");
         fs::create_dir_all(&place).expect("a folder");
