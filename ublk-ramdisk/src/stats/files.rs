@@ -18,7 +18,7 @@ pub const HCTX_FILE: &str = "wakeups";
 pub const DEVICE_FILES: &[&str] = &[
     // Memory: what is used, what the limit is, what was given back, who waits for it, and how long
     // until writes end with ENOSPC.
-    "space", // What refuses requests now: slots, tokens and PSI, and the settings.
+    "space",    // What refuses requests now: slots, tokens and PSI, and the settings.
     "pressure", // Runs of kblockd, what its rescuer did, and its threads by pool.
     "kblockd",
 ];

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A trace as a file for Perfetto (ui.perfetto.dev) and chrome://tracing.
 //!
-//! Each event stands twice in it. On the line of its thread it is a mark, between the bars of the
-//! workqueue's items: there one sees what a thread did. A bar holds together what the thread did for
-//! one request at a time ([`super::visits`]), and arrows lead from each of a request's bars to the
-//! next: from its arrival over the timer or the end that had it tried again to a worker of kblockd or
-//! its rescuer, and to its commit. On the line of its request the event begins or ends a bar, from
-//! arrival to commit, with the times in flight, on a list and parked within. A request whose
-//! beginning was overwritten begins with the first of its events that is left. Events come in the
-//! order of time, and those of one thread nest.
+//! The file's syntax is written by [`ChromeWriter`]; here it is decided what is drawn. Each event is
+//! drawn twice:
+//!
+//! - On the line of its thread it is a mark, between the bars of the workqueue's items. A bar holds
+//!   together what the thread did for one request at a time ([`super::visits`]). Arrows lead from
+//!   each of a request's bars to the next, from arrival to commit.
+//! - On the line of its request it begins or ends a bar: one from arrival to commit, and within it
+//!   the times on a list, in flight and parked.
+//!
+//! A request whose arrival was overwritten begins with the first of its events that is left. Events
+//! come in the order of time, and those of one thread nest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -19,33 +22,6 @@ use super::event::{Event, Kind};
 use super::timeline::Entry;
 use super::visits::{self, Key, Visits};
 use super::Trace;
-
-/// A bar within a request's bar.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Inner {
-    Listed,
-    InFlight,
-    Requeued,
-    Parked,
-}
-
-impl Inner {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Listed => "listed",
-            Self::InFlight => "in flight",
-            Self::Requeued => "on the requeue list",
-            Self::Parked => "parked",
-        }
-    }
-}
-
-/// A request whose end has not been seen.
-struct Open {
-    id: u64,
-    name: String,
-    inner: Option<Inner>,
-}
 
 impl Trace {
     /// Writes the file.
@@ -62,58 +38,74 @@ impl Trace {
             writer.thread(tid, name)?;
         }
         let timeline = self.timeline();
-        let visits = visits::find(&timeline);
-        let mut requests = Requests {
+        let mut drawing = Drawing {
             trace: self,
             writer,
+            visits: visits::find(&timeline),
             open: HashMap::new(),
             next_id: 1,
             items: BTreeMap::new(),
         };
-        for (at, (tid, entry)) in timeline.iter().enumerate() {
+        for (n, (tid, entry)) in timeline.iter().enumerate() {
             match entry {
-                Entry::Block(event) => requests.block(*tid, event, &visits, at)?,
-                Entry::Work(record) => requests.work(*tid, record, &visits, at)?,
+                Entry::Block(event) => drawing.block_event(n, *tid, event)?,
+                Entry::Work(record) => drawing.work_record(n, *tid, record)?,
             }
         }
         let last = timeline.last().map(|(tid, entry)| (*tid, entry.time()));
-        requests.close_all(last.unwrap_or((0, 0)))?.finish()?;
+        drawing.close_all(last.unwrap_or((0, 0)))?;
+        drawing.writer.finish()?;
         Ok(())
     }
 }
 
-struct Requests<'t, W> {
+/// Thread and time of an event.
+type Place = (i32, u64);
+type Args<'a> = &'a [(&'static str, Value)];
+
+/// A request whose end has not been seen.
+struct OpenRequest {
+    /// Of its line.
+    id: u64,
+    name: String,
+    /// The bar that is open within the request's bar.
+    stage: Option<&'static str>,
+}
+
+struct Drawing<'t, W> {
     trace: &'t Trace,
     writer: ChromeWriter<W>,
-    open: HashMap<Key, Open>,
+    visits: Visits,
+    open: HashMap<Key, OpenRequest>,
     next_id: u64,
-    /// The items that each thread is in.
+    /// By thread, the items whose bars are open.
     items: BTreeMap<i32, Vec<&'static str>>,
 }
 
-impl<W: Write> Requests<'_, W> {
-    fn block(&mut self, tid: i32, event: &Event, visits: &Visits, at: usize) -> io::Result<()> {
-        let beside = visits.beside[at];
+impl<W: Write> Drawing<'_, W> {
+    /// Draws the event with index `n` of the time line.
+    fn block_event(&mut self, n: usize, tid: i32, event: &Event) -> io::Result<()> {
+        let at = (tid, event.time);
+        let beside = self.visits.beside[n];
         if beside.begins {
-            let name = name(event);
             let args = [
                 ("hctx", Value::Int(event.hctx.into())),
                 ("tag", Value::Int(event.tag.into())),
             ];
-            self.bar(tid, event.time, Phase::Begin, &name, &args)?;
+            self.on_thread(at, Phase::Begin, &name(event), &args)?;
             if let Some((step, id)) = beside.step {
-                self.step(tid, event.time, step, id)?;
+                self.flow(at, step, id)?;
             }
         }
-        self.mark(tid, event)?;
-        self.follow(tid, event)?;
+        self.mark(at, event)?;
+        self.follow(at, event)?;
         if beside.ends {
-            self.bar(tid, event.time, Phase::End, &name(event), &[])?;
+            self.on_thread(at, Phase::End, &name(event), &[])?;
         }
         Ok(())
     }
 
-    fn work(&mut self, tid: i32, record: &Record, visits: &Visits, at: usize) -> io::Result<()> {
+    fn work_record(&mut self, n: usize, tid: i32, record: &Record) -> io::Result<()> {
         let items = self.items.entry(tid).or_default();
         match record.phase() {
             Phase::Begin => items.push(record.name()),
@@ -121,45 +113,46 @@ impl<W: Write> Requests<'_, W> {
             Phase::End if items.pop().is_none() => return Ok(()),
             Phase::End | Phase::Instant => {}
         }
-        let Some(handed_on) = visits.relays.get(&at) else {
+        let Some(requests) = self.visits.relays.get(&n).cloned() else {
             return self.writer.record(tid, record);
         };
         // Arrows begin and end at bars.
-        let name = "tried again";
-        let time = record.time();
-        self.bar(tid, time, Phase::Begin, name, &[])?;
-        for &id in handed_on {
-            self.step(tid, time, Flow::Step, id)?;
+        let at = (tid, record.time());
+        self.on_thread(at, Phase::Begin, "tried again", &[])?;
+        for id in requests {
+            self.flow(at, Flow::Step, id)?;
         }
         self.writer.record(tid, record)?;
-        self.bar(tid, time, Phase::End, name, &[])
+        self.on_thread(at, Phase::End, "tried again", &[])
     }
 
-    fn bar(
+    fn on_thread(&mut self, at: Place, phase: Phase, name: &str, args: Args) -> io::Result<()> {
+        let event = ChromeEvent::new(at, phase, "block", name);
+        self.writer.event(&ChromeEvent { args, ..event })
+    }
+
+    fn on_request(
         &mut self,
-        tid: i32,
-        time: u64,
+        id: u64,
+        at: Place,
         phase: Phase,
         name: &str,
-        args: &[(&'static str, Value)],
+        args: Args,
     ) -> io::Result<()> {
         self.writer.event(&ChromeEvent {
-            time,
-            phase,
-            tid,
-            id: None,
-            category: "block",
-            name,
+            id: Some(id),
             args,
+            ..ChromeEvent::new(at, phase, "request", name)
         })
     }
 
-    fn step(&mut self, tid: i32, time: u64, step: Flow, id: u64) -> io::Result<()> {
-        self.writer.flow(step, id, (tid, time), ("flow", "request"))
+    fn flow(&mut self, at: Place, step: Flow, id: u64) -> io::Result<()> {
+        let event = ChromeEvent::new(at, Phase::Instant, "flow", "request");
+        self.writer.flow(step, id, &event)
     }
 
     /// The event on its thread's line.
-    fn mark(&mut self, tid: i32, event: &Event) -> io::Result<()> {
+    fn mark(&mut self, at: Place, event: &Event) -> io::Result<()> {
         let (major, minor) = self.trace.numbers(event.device);
         let mut args = vec![("dev", Value::text(&format!("{major},{minor}")))];
         if event.tag().is_some() {
@@ -176,162 +169,118 @@ impl<W: Write> Requests<'_, W> {
             args.push(("detail", Value::text(&detail)));
         }
         args.push(("cpu", Value::Int(event.cpu.into())));
-        self.writer.event(&ChromeEvent {
-            time: event.time,
-            phase: Phase::Instant,
-            tid,
-            id: None,
-            category: "block",
-            name: event.kind.name(),
-            args: &args,
-        })
+        self.on_thread(at, Phase::Instant, event.kind.name(), &args)
     }
 
     /// The event on its request's line.
-    fn follow(&mut self, tid: i32, event: &Event) -> io::Result<()> {
+    fn follow(&mut self, at: Place, event: &Event) -> io::Result<()> {
         let Some(key) = visits::key(event) else {
             return Ok(());
         };
+        let mut open = self.open.remove(&key);
         if event.kind == Kind::IoStart {
-            // Its last use has lost its end.
-            self.close(key, tid, event.time, None)?;
-        }
-        if !self.open.contains_key(&key) {
-            if matches!(event.kind, Kind::IoDone | Kind::Error) {
-                return Ok(());
+            if let Some(former) = open.take() {
+                // The end of the tag's last use was overwritten.
+                self.close(former, at, Value::Name("not seen"))?;
             }
-            self.begin(key, tid, event)?;
         }
-        match event.kind {
-            Kind::Insert => self.enter(key, tid, event.time, Inner::Listed),
-            Kind::Issue => self.enter(key, tid, event.time, Inner::InFlight),
-            Kind::Park => self.enter(key, tid, event.time, Inner::Parked),
-            Kind::Requeue if event.how != 0 => self.enter(key, tid, event.time, Inner::Requeued),
-            Kind::Unpark | Kind::Requeue | Kind::Complete => {
-                self.leave(key, tid, event.time)?;
-                self.note(key, tid, event)
-            }
-            Kind::IoDone => self.close(key, tid, event.time, Some(event.value)),
-            Kind::IoStart => Ok(()),
-            _ => self.note(key, tid, event),
-        }
-    }
-
-    fn begin(&mut self, key: Key, tid: i32, event: &Event) -> io::Result<()> {
-        let device = self.trace.device(event.device);
-        let device = device.map_or(String::new(), |device| format!("{} ", device.name));
-        let name = format!("{device}{}", name(event));
-        let id = self.next_id;
-        self.next_id += 1;
-        let args = [
-            ("hctx", Value::Int(key.1.into())),
-            ("tag", Value::Int(key.2.into())),
-            ("sector", number(event.sector)),
-            ("nr_sector", Value::Int(event.sectors.into())),
-        ];
-        self.async_event(id, tid, event.time, Phase::Begin, &name, &args)?;
-        let open = Open {
-            id,
-            name,
-            inner: None,
+        let mut request = match open {
+            Some(request) => request,
+            None if matches!(event.kind, Kind::IoDone | Kind::Error) => return Ok(()),
+            None => self.begin(at, event)?,
         };
-        self.open.insert(key, open);
+        match event.kind {
+            Kind::IoStart => {}
+            Kind::IoDone => return self.close(request, at, Value::Int(event.value)),
+            Kind::Insert => self.enter(&mut request, at, "listed")?,
+            Kind::Issue => self.enter(&mut request, at, "in flight")?,
+            Kind::Park => self.enter(&mut request, at, "parked")?,
+            Kind::Requeue if event.how != 0 => {
+                self.enter(&mut request, at, "on the requeue list")?;
+            }
+            Kind::Unpark | Kind::Requeue | Kind::Complete => {
+                self.leave(&mut request, at)?;
+                self.note(&request, at, event)?;
+            }
+            _ => self.note(&request, at, event)?,
+        }
+        self.open.insert(key, request);
         Ok(())
     }
 
-    fn enter(&mut self, key: Key, tid: i32, time: u64, inner: Inner) -> io::Result<()> {
-        self.leave(key, tid, time)?;
-        let Some(open) = self.open.get_mut(&key) else {
-            return Ok(());
+    fn begin(&mut self, at: Place, event: &Event) -> io::Result<OpenRequest> {
+        let device = self.trace.device(event.device);
+        let device = device.map_or(String::new(), |device| format!("{} ", device.name));
+        let request = OpenRequest {
+            id: self.next_id,
+            name: format!("{device}{}", name(event)),
+            stage: None,
         };
-        open.inner = Some(inner);
-        let id = open.id;
-        let args = [("tid", Value::Int(tid.into()))];
-        self.async_event(id, tid, time, Phase::Begin, inner.name(), &args)
+        self.next_id += 1;
+        let args = [
+            ("hctx", Value::Int(event.hctx.into())),
+            ("tag", Value::Int(event.tag.into())),
+            ("sector", number(event.sector)),
+            ("nr_sector", Value::Int(event.sectors.into())),
+        ];
+        self.on_request(request.id, at, Phase::Begin, &request.name, &args)?;
+        Ok(request)
     }
 
-    fn leave(&mut self, key: Key, tid: i32, time: u64) -> io::Result<()> {
-        let Some(open) = self.open.get_mut(&key) else {
-            return Ok(());
-        };
-        let (id, inner) = (open.id, open.inner.take());
-        match inner {
-            Some(inner) => self.async_event(id, tid, time, Phase::End, inner.name(), &[]),
+    fn enter(
+        &mut self,
+        request: &mut OpenRequest,
+        at: Place,
+        stage: &'static str,
+    ) -> io::Result<()> {
+        self.leave(request, at)?;
+        request.stage = Some(stage);
+        let args = [("tid", Value::Int(at.0.into()))];
+        self.on_request(request.id, at, Phase::Begin, stage, &args)
+    }
+
+    fn leave(&mut self, request: &mut OpenRequest, at: Place) -> io::Result<()> {
+        match request.stage.take() {
+            Some(stage) => self.on_request(request.id, at, Phase::End, stage, &[]),
             None => Ok(()),
         }
     }
 
     /// A moment on the request's line.
-    fn note(&mut self, key: Key, tid: i32, event: &Event) -> io::Result<()> {
-        let Some(id) = self.open.get(&key).map(|open| open.id) else {
-            return Ok(());
-        };
+    fn note(&mut self, request: &OpenRequest, at: Place, event: &Event) -> io::Result<()> {
         let detail = event.detail();
         let args = [
             ("detail", Value::text(&detail)),
-            ("tid", Value::Int(tid.into())),
+            ("tid", Value::Int(at.0.into())),
         ];
         let args = if detail.is_empty() { &args[1..] } else { &args };
-        self.async_event(id, tid, event.time, Phase::Instant, event.kind.name(), args)
+        self.on_request(request.id, at, Phase::Instant, event.kind.name(), args)
     }
 
-    fn close(&mut self, key: Key, tid: i32, time: u64, result: Option<i64>) -> io::Result<()> {
-        self.leave(key, tid, time)?;
-        let Some(open) = self.open.remove(&key) else {
-            return Ok(());
-        };
-        let args = match result {
-            Some(result) => ("result", Value::Int(result)),
-            None => ("result", Value::Name("not seen")),
-        };
-        self.async_event(open.id, tid, time, Phase::End, &open.name, &[args])
+    fn close(&mut self, mut request: OpenRequest, at: Place, result: Value) -> io::Result<()> {
+        self.leave(&mut request, at)?;
+        let args = [("result", result)];
+        self.on_request(request.id, at, Phase::End, &request.name, &args)
     }
 
-    /// What was still under way when the recording ended is ended where the last event stands.
-    fn close_all(mut self, (tid, time): (i32, u64)) -> io::Result<ChromeWriter<W>> {
+    /// Ends the bars that are still open, at the place of the last event.
+    fn close_all(&mut self, (tid, time): Place) -> io::Result<()> {
         for (tid, items) in std::mem::take(&mut self.items) {
             for name in items.iter().rev() {
-                self.writer.event(&ChromeEvent {
-                    time,
-                    phase: Phase::End,
-                    tid,
-                    id: None,
-                    category: "workqueue",
-                    name,
-                    args: &[],
-                })?;
+                let event = ChromeEvent::new((tid, time), Phase::End, "workqueue", name);
+                self.writer.event(&event)?;
             }
         }
-        let mut left: Vec<Key> = self.open.keys().copied().collect();
-        left.sort_unstable();
-        for key in left {
-            self.close(key, tid, time, None)?;
+        let mut left: Vec<_> = self.open.drain().collect();
+        left.sort_unstable_by_key(|(key, _)| *key);
+        for (_, request) in left {
+            self.close(request, (tid, time), Value::Name("not seen"))?;
         }
-        Ok(self.writer)
-    }
-
-    fn async_event(
-        &mut self,
-        id: u64,
-        tid: i32,
-        time: u64,
-        phase: Phase,
-        name: &str,
-        args: &[(&'static str, Value)],
-    ) -> io::Result<()> {
-        self.writer.event(&ChromeEvent {
-            time,
-            phase,
-            tid,
-            id: Some(id),
-            category: "request",
-            name,
-            args,
-        })
+        Ok(())
     }
 }
 
-/// A request as its bars are called.
+/// The text on a request's bars.
 fn name(event: &Event) -> String {
     format!("{} {} + {}", event.rwbs(), event.sector, event.sectors)
 }

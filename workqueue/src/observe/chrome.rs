@@ -5,7 +5,7 @@
 //! viewer: times in microseconds, one object per event, the names of threads as metadata.
 
 use super::recorder::Recording;
-use super::ring::{drain, Phase, Record, Value, MAX_ARGS};
+use super::ring::{drain, Phase, Record, Value};
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -43,7 +43,7 @@ impl Display for Value {
 /// were written. Records that were overwritten before are counted in `otherData`.
 ///
 /// # Errors
-/// Those of the writer; what was recorded is gone then too.
+/// Those of the writer. What was recorded is forgotten all the same.
 pub fn write_chrome(out: &mut impl Write) -> io::Result<usize> {
     let recording = drain();
     let mut writer = ChromeWriter::new(out, recording.lost)?;
@@ -55,7 +55,7 @@ pub fn write_chrome(out: &mut impl Write) -> io::Result<usize> {
 /// As [`write_chrome`], into a file, which is replaced.
 ///
 /// # Errors
-/// Those of the file system; nothing is forgotten if the file cannot be made.
+/// Those of the file system. Nothing is forgotten if the file cannot be made.
 pub fn save_chrome(path: impl AsRef<Path>) -> io::Result<usize> {
     let mut file = BufWriter::new(File::create(path)?);
     let written = write_chrome(&mut file)?;
@@ -63,8 +63,8 @@ pub fn save_chrome(path: impl AsRef<Path>) -> io::Result<usize> {
     Ok(written)
 }
 
-/// Writes a trace file event by event: for programs that have records of their own, beside the
-/// workqueue's or instead of them. Events may come in any order.
+/// Writes a trace file event by event, for programs that have records of their own. Events may come
+/// in any order. All methods fail with the errors of the writer below.
 #[derive(Debug)]
 pub struct ChromeWriter<W> {
     out: W,
@@ -81,15 +81,35 @@ pub struct ChromeEvent<'a> {
     pub phase: Phase,
     /// The thread it happened on.
     pub tid: i32,
-    /// With an id it stands on the line of that id and not on its thread's: what belongs to one
-    /// request, say, wherever it went.
+    /// With an id the event is drawn on the line of that id, not on its thread's. One request, say,
+    /// has one line, whatever thread serves it.
     pub id: Option<u64>,
     /// What can be switched off together.
     pub category: &'a str,
-    /// What is written on it.
+    /// The text on it.
     pub name: &'a str,
     /// More, by name.
     pub args: &'a [(&'static str, Value)],
+}
+
+impl<'a> ChromeEvent<'a> {
+    /// An event on its thread's line, without arguments.
+    pub fn new(
+        (tid, time): (i32, u64),
+        phase: Phase,
+        category: &'a str,
+        name: &'a str,
+    ) -> ChromeEvent<'a> {
+        Self {
+            time,
+            phase,
+            tid,
+            id: None,
+            category,
+            name,
+            args: &[],
+        }
+    }
 }
 
 /// A step of something that goes from thread to thread: viewers draw arrows from one to the next.
@@ -104,10 +124,7 @@ pub enum Flow {
 }
 
 impl<W: Write> ChromeWriter<W> {
-    /// Begins a file. `lost` records are said to be missing.
-    ///
-    /// # Errors
-    /// Those of the writer.
+    /// Begins a file, which says that `lost` records are missing.
     pub fn new(mut out: W, lost: u64) -> io::Result<Self> {
         write!(out, "{{\"displayTimeUnit\":\"ns\",")?;
         write!(out, "\"otherData\":{{\"lost_records\":{lost}}},")?;
@@ -119,8 +136,8 @@ impl<W: Write> ChromeWriter<W> {
         })
     }
 
-    /// Has the file say another process number than this process's, for files that are to be the
-    /// same in each run.
+    /// Writes this process number instead of the real one, for files that are to be the same in
+    /// each run.
     #[must_use]
     pub fn with_pid(self, pid: u32) -> Self {
         Self { pid, ..self }
@@ -132,37 +149,26 @@ impl<W: Write> ChromeWriter<W> {
     }
 
     /// Names the process.
-    ///
-    /// # Errors
-    /// Those of the writer.
     pub fn process(&mut self, name: &str) -> io::Result<()> {
-        self.next()?;
-        let (pid, name) = (self.pid, Quoted(name));
-        write!(
-            self.out,
-            "{{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":{pid},\"args\":{{\"name\":{name}}}}}"
-        )
+        self.metadata("process_name", "", name)
     }
 
     /// Names a thread.
-    ///
-    /// # Errors
-    /// Those of the writer.
     pub fn thread(&mut self, tid: i32, name: &str) -> io::Result<()> {
+        self.metadata("thread_name", &format!(",\"tid\":{tid}"), name)
+    }
+
+    fn metadata(&mut self, what: &str, tid: &str, name: &str) -> io::Result<()> {
         self.next()?;
         let (pid, name) = (self.pid, Quoted(name));
         write!(
             self.out,
-            "{{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":{pid},\"tid\":{tid},\"args\":{{\"name\":{name}}}}}"
+            "{{\"name\":\"{what}\",\"ph\":\"M\",\"pid\":{pid}{tid},\"args\":{{\"name\":{name}}}}}"
         )
     }
 
     /// Writes one event.
-    ///
-    /// # Errors
-    /// Those of the writer.
     pub fn event(&mut self, event: &ChromeEvent<'_>) -> io::Result<()> {
-        self.next()?;
         let phase = match (event.phase, event.id) {
             (Phase::Begin, None) => "\"B\"",
             (Phase::End, None) => "\"E\"",
@@ -172,17 +178,11 @@ impl<W: Write> ChromeWriter<W> {
             (Phase::End, Some(_)) => "\"e\"",
             (Phase::Instant, Some(_)) => "\"n\"",
         };
-        let (micros, nanos) = (event.time / 1000, event.time % 1000);
-        let (name, category) = (Quoted(event.name), Quoted(event.category));
-        let (pid, tid) = (self.pid, event.tid);
-        write!(
-            self.out,
-            "{{\"name\":{name},\"cat\":{category},\"ph\":{phase},\"ts\":{micros}.{nanos:03},\"pid\":{pid},\"tid\":{tid},"
-        )?;
+        self.head(event, phase)?;
         if let Some(id) = event.id {
-            write!(self.out, "\"id\":\"{id:#x}\",")?;
+            write!(self.out, ",\"id\":\"{id:#x}\"")?;
         }
-        self.out.write_all(b"\"args\":{")?;
+        self.out.write_all(b",\"args\":{")?;
         for (n, (key, value)) in event.args.iter().enumerate() {
             let comma = if n == 0 { "" } else { "," };
             write!(self.out, "{comma}{}:{value}", Quoted(key))?;
@@ -190,39 +190,33 @@ impl<W: Write> ChromeWriter<W> {
         self.out.write_all(b"}}")
     }
 
-    /// Writes a step of the flow with this id. It belongs to the bar that is open on its thread at
-    /// its time: to be written between that bar's beginning and its end. All steps of a flow have
-    /// the same category and name.
-    ///
-    /// # Errors
-    /// Those of the writer.
-    pub fn flow(
-        &mut self,
-        step: Flow,
-        id: u64,
-        (tid, time): (i32, u64),
-        (category, name): (&str, &str),
-    ) -> io::Result<()> {
-        self.next()?;
+    /// Writes a step of the flow with this id, at the thread and time of `event`. The step belongs
+    /// to the bar that is open there: write it between the bar's beginning and its end. All steps
+    /// of a flow have the same category and name. Phase, id and arguments of `event` are ignored.
+    pub fn flow(&mut self, step: Flow, id: u64, event: &ChromeEvent<'_>) -> io::Result<()> {
         let phase = match step {
             Flow::Start => "\"s\"",
             Flow::Step => "\"t\"",
             // To the bar it lies in, not to the next one that begins.
             Flow::End => "\"f\",\"bp\":\"e\"",
         };
-        let (micros, nanos) = (time / 1000, time % 1000);
-        let (name, category) = (Quoted(name), Quoted(category));
-        let pid = self.pid;
+        self.head(event, phase)?;
+        write!(self.out, ",\"id\":\"{id:#x}\"}}")
+    }
+
+    /// What all events have. The object stays open.
+    fn head(&mut self, event: &ChromeEvent<'_>, phase: &str) -> io::Result<()> {
+        self.next()?;
+        let (micros, nanos) = (event.time / 1000, event.time % 1000);
+        let (name, category) = (Quoted(event.name), Quoted(event.category));
+        let (pid, tid) = (self.pid, event.tid);
         write!(
             self.out,
-            "{{\"name\":{name},\"cat\":{category},\"ph\":{phase},\"ts\":{micros}.{nanos:03},\"pid\":{pid},\"tid\":{tid},\"id\":\"{id:#x}\"}}"
+            "{{\"name\":{name},\"cat\":{category},\"ph\":{phase},\"ts\":{micros}.{nanos:03},\"pid\":{pid},\"tid\":{tid}"
         )
     }
 
     /// Writes what [`super::ring::drain`] has found, with the names of the threads.
-    ///
-    /// # Errors
-    /// Those of the writer.
     pub fn recording(&mut self, recording: &Recording<Record>) -> io::Result<()> {
         for (tid, name) in &recording.threads {
             self.thread(*tid, name)?;
@@ -234,31 +228,20 @@ impl<W: Write> ChromeWriter<W> {
     }
 
     /// Writes one of those.
-    ///
-    /// # Errors
-    /// Those of the writer.
     pub fn record(&mut self, tid: i32, record: &Record) -> io::Result<()> {
-        let mut args = [("", Value::Int(0)); MAX_ARGS];
-        let mut count = 0;
-        for (place, arg) in args.iter_mut().zip(record.args()) {
-            *place = arg;
-            count += 1;
-        }
+        let args: Vec<_> = record.args().collect();
         self.event(&ChromeEvent {
-            time: record.time,
-            phase: record.phase,
-            tid,
-            id: None,
-            category: record.category,
-            name: record.name,
-            args: &args[..count],
+            args: &args,
+            ..ChromeEvent::new(
+                (tid, record.time),
+                record.phase,
+                record.category,
+                record.name,
+            )
         })
     }
 
     /// Ends the file and gives the writer back.
-    ///
-    /// # Errors
-    /// Those of the writer.
     pub fn finish(mut self) -> io::Result<W> {
         self.out.write_all(b"\n]}\n")?;
         self.out.flush()?;
