@@ -228,7 +228,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A line that is looked at, and if it belongs to the workqueue, whose codes have a dot.
+/// The part of a line that may cite: a comment, or a line of Markdown without the code it defines.
 fn prose(path: &Path, line: &str) -> Option<String> {
     let kind = path.extension().and_then(|kind| kind.to_str());
     let text = match kind {
@@ -271,8 +271,11 @@ impl Repository {
         };
         let place = path.strip_prefix(root()).expect("a file of the workspace");
         let disk = !place.starts_with("workqueue");
+        let is_markdown = path.extension().is_some_and(|kind| kind == "md");
+        let mut in_fence = false;
         for (number, line) in text.lines().enumerate() {
-            let Some(prose) = prose(path, line) else {
+            in_fence ^= is_markdown && line.trim_start().starts_with("```");
+            let Some(prose) = prose(path, line).filter(|_| !in_fence) else {
                 continue;
             };
             let place = format!("{}:{}", place.display(), number + 1);
