@@ -12,7 +12,7 @@ use ublk_ramdisk::pressure::{Injection, PsiTrigger};
 use crate::matrix::{bad, BadMatrix, Job};
 
 /// Our data paths.
-pub const OURS: [&str; 4] = ["plain", "get-data", "user-copy", "batch"];
+pub const OURS: [&str; 3] = ["buffer", "user-copy", "batch"];
 
 /// The rivals, in the order of the columns.
 pub const RIVALS: [&str; 10] = [
@@ -215,7 +215,7 @@ impl FromStr for Contender {
         let ours = OURS.contains(&base);
         if !ours && !RIVALS.contains(&base) {
             return bad(format!(
-                "contender '{word}': none of {} {}, one of the first five with +{}, or NAME:/dev/NODE",
+                "contender '{word}': none of {} {}, one of the first three with +{}, or NAME:/dev/NODE",
                 OURS.join(" "),
                 RIVALS.join(" "),
                 kinds().join(" +"),
@@ -361,12 +361,12 @@ mod tests {
     #[test]
     fn the_columns_have_one_order_whatever_was_asked_first() {
         assert_eq!(
-            names("brd,batch+slots=16,libublk,batch,x:/dev/sdx,plain,batch"),
-            ["plain", "batch", "batch+slots=16", "libublk", "brd", "x"]
+            names("brd,batch+slots=16,libublk,batch,x:/dev/sdx,buffer,batch"),
+            ["buffer", "batch", "batch+slots=16", "libublk", "brd", "x"]
         );
-        let mut columns = ["mine", "brd", "batch+slots", "plain"].map(str::to_owned);
+        let mut columns = ["mine", "brd", "batch+slots", "buffer"].map(str::to_owned);
         sort_names(&mut columns);
-        assert_eq!(columns, ["plain", "batch+slots", "brd", "mine"]);
+        assert_eq!(columns, ["buffer", "batch+slots", "brd", "mine"]);
     }
 
     #[test]
@@ -375,7 +375,7 @@ mod tests {
         for (word, options) in [
             ("batch", &[][..]),
             ("batch+slots", &["--slots=8", "--inject=delay=1ms"]),
-            ("plain+mbps=100", &["--mbps=100"]),
+            ("buffer+mbps=100", &["--mbps=100"]),
             ("null_blk+mbps=100", &["mbps=100"]),
             ("batch+psi", &["--psi=some 150000 1000000"]),
             (
@@ -429,7 +429,7 @@ mod tests {
         let all = everybody();
         let text: Vec<String> = all.iter().map(Contender::to_string).collect();
         assert_eq!(list(&text.join(" ")).unwrap(), all);
-        assert!(all.len() >= 20);
+        assert!(all.len() >= 18);
         let node = "fast:/dev/disk/by-id/x";
         assert_eq!(list(node).unwrap()[0].to_string(), node);
         assert!(!list(node).unwrap()[0].is_ours());

@@ -226,7 +226,7 @@ mod tests {
         let text = report(&run(&[
             (RIVAL, job, &[1000.0, 1010.0, 990.0]),
             ("batch", job, &[1050.0]),
-            ("plain", job, &[1049.9]),
+            ("buffer", job, &[1049.9]),
         ]));
         assert!(text.contains("1.050 met"), "{text}");
         assert!(text.contains("1.050 not met"), "{text}");

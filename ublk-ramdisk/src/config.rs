@@ -46,10 +46,8 @@ pub enum DataPath {
     Batch,
     /// One command per request, and pread/pwrite on the character device at the store.
     UserCopy,
-    /// The kernel copies straight to and from the store; writes cost one more command.
-    GetData,
-    /// The kernel copies to a buffer, the server copies on.
-    Plain,
+    /// The kernel copies to and from a buffer of the tag, the server between that and the store.
+    Buffer,
 }
 
 impl fmt::Display for DataPath {
@@ -57,8 +55,7 @@ impl fmt::Display for DataPath {
         f.write_str(match self {
             DataPath::Batch => "batch",
             DataPath::UserCopy => "user-copy",
-            DataPath::GetData => "get-data",
-            DataPath::Plain => "plain",
+            DataPath::Buffer => "buffer",
         })
     }
 }

@@ -352,7 +352,7 @@ mod tests {
                 id: 1,
                 size: 2,
                 allocated: requests,
-                data_path: "plain".to_owned(),
+                data_path: "buffer".to_owned(),
                 pressure: PressureStats::default(),
                 space: SpaceStats::default(),
                 latency_sample: 16,

@@ -122,7 +122,7 @@ fn figures(asked: u64) -> DeviceStats {
         id: 5,
         size: 1 << 30,
         allocated: 1 << 20,
-        data_path: "plain".to_owned(),
+        data_path: "buffer".to_owned(),
         pressure: Default::default(),
         space: Default::default(),
         latency_sample: 16,

@@ -218,12 +218,7 @@ fn hugetlb_needs_whole_huge_pages() {
 
 #[test]
 fn names_are_written_as_typed() {
-    for path in [
-        DataPath::Batch,
-        DataPath::UserCopy,
-        DataPath::GetData,
-        DataPath::Plain,
-    ] {
+    for path in [DataPath::Batch, DataPath::UserCopy, DataPath::Buffer] {
         let word = serde_json::to_string(&path).expect("a word");
         assert_eq!(word, format!("\"{path}\""));
     }

@@ -8,9 +8,7 @@
 //!
 //! A kernel driver finds the client's pages in the request and copies inside queue_rq. Here the
 //! pages are the kernel's, and how they can be reached depends on the transport: with USER_COPY any
-//! thread may read and write them; with NEED_GET_DATA only the thread that fetched the tag may have
-//! them copied, and learns later that it has been done; in plain mode they lie in a buffer of the
-//! tag. The driver must not know. So a transfer is a state of its own between queue_rq's OK and the
+//! thread may read and write them; else the kernel copies to or from a buffer of the tag. The driver must not know. So a transfer is a state of its own between queue_rq's OK and the
 //! end, with the bytes named by the driver and moved by the transport:
 //!
 //! ```text

@@ -43,15 +43,12 @@ pub(crate) const CMD_TRY_STOP_DEV: u32 = write_command(0x17);
 
 pub(crate) const IO_FETCH: u32 = io_command(0x20);
 pub(crate) const IO_COMMIT_AND_FETCH: u32 = io_command(0x21);
-pub(crate) const IO_NEED_GET_DATA: u32 = io_command(0x22);
 pub(crate) const IO_PREP_BATCH: u32 = io_command(0x25);
 pub(crate) const IO_COMMIT_BATCH: u32 = io_command(0x26);
 pub(crate) const IO_FETCH_BATCH: u32 = io_command(0x27);
 
 /// CQE result of a fetch: a request stands in the tag's descriptor.
 pub(crate) const IO_RES_OK: i32 = 0;
-/// CQE result of a fetch: a WRITE waits for the address its data shall go to.
-pub(crate) const IO_RES_NEED_GET_DATA: i32 = 1;
 
 /// Largest queue depth that the driver takes.
 pub const MAX_QUEUE_DEPTH: u32 = 4096;

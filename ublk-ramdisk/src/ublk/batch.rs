@@ -12,7 +12,7 @@ use super::commit::{element, Commit};
 use super::per_tag::NO_COMPLETION;
 use super::queue::{insert, Queue, QueueError};
 use super::ring::{Completion, FetchBuffers, QueueRing, ELEMENT, WATCHES};
-use super::transport::{Letter, Port};
+use super::transport::Port;
 use crate::mq::{Home, Lane, Moved, Moving, Request};
 
 const FETCH: u64 = 1 << 32;
@@ -44,9 +44,7 @@ impl Results {
 impl Home for Results {
     #[inline]
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        let (request, data) = (*moving.request(), moving.data());
-        let Queue { shared, port, .. } = &self.queue;
-        moving.done(port.data.copy(&*shared.disk, shared.path, &request, data))
+        self.queue.transfer(moving)
     }
 
     #[inline]
@@ -173,11 +171,9 @@ impl Batch {
     /// What has ended on other threads.
     #[inline]
     fn read_letters(&mut self) {
-        self.port.mailbox.take(|_, letter| match letter {
-            Letter::Ended(request, result) => self.results.end(&request, result),
-            // Any thread moves the bytes of this path itself.
-            Letter::Move(..) => unreachable!("a letter of get-data"),
-        });
+        let results = &mut self.results;
+        let each = |_, (request, result)| results.end(&request, result);
+        self.port.mailbox.take(each);
     }
 
     fn committing(&self) -> usize {

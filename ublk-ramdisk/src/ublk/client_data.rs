@@ -25,7 +25,7 @@ pub(super) struct ClientData {
     queue: u16,
     /// Zeros as long as the largest request, for holes (G11).
     zeros: Mapping,
-    /// One buffer per tag: plain's data, and where pieces and holes are gathered.
+    /// One buffer per tag: the data of the path `buffer`, and where pieces and holes are gathered.
     buffers: Mapping,
     buffer_len: usize,
 }
@@ -58,12 +58,11 @@ impl ClientData {
 
     /// Zeros, as many as the largest request has bytes.
     #[inline]
-    pub(super) fn zeros(&self) -> NonNull<u8> {
+    fn zeros(&self) -> NonNull<u8> {
         self.zeros.start()
     }
 
-    /// Moves a request's bytes now, on the calling thread. Answers how many. Not for get-data, where
-    /// the kernel does it for the thread that fetched the tag.
+    /// Moves a request's bytes on the calling thread. Returns how many.
     #[inline]
     pub(super) fn copy(
         &self,
@@ -72,7 +71,7 @@ impl ClientData {
         request: &Request,
         data: Data,
     ) -> Result<u64, Status> {
-        if path == DataPath::Plain {
+        if path == DataPath::Buffer {
             self.copy_in_buffer(driver, request, data)?;
         } else {
             self.user_copy(driver, request, data)?;
@@ -80,7 +79,7 @@ impl ClientData {
         Ok(request.len())
     }
 
-    /// plain: between the store and the buffer of the tag.
+    /// Between the store and the buffer of the tag.
     fn copy_in_buffer(
         &self,
         driver: &dyn Disk,
@@ -112,7 +111,7 @@ impl ClientData {
     }
 
     /// Puts a READ's bytes into the buffer of its tag.
-    pub(super) fn gather(&self, driver: &dyn Disk, request: &Request, data: Data) {
+    fn gather(&self, driver: &dyn Disk, request: &Request, data: Data) {
         let mut to = self.buffer(request.tag());
         let mut left = request.len() as usize;
         assert!(left <= self.buffer_len);

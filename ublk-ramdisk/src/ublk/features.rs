@@ -21,8 +21,6 @@ pub struct Feature {
 }
 
 impl Features {
-    /// The server says late where the data of a WRITE shall go.
-    pub const NEED_GET_DATA: u64 = 1 << 2;
     /// Any thread copies by pread and pwrite on /dev/ublkcN.
     pub const USER_COPY: u64 = 1 << 7;
     /// The disk can be resized while it is used.
@@ -60,7 +58,7 @@ pub const FEATURES: &[Feature] = &[
         2,
         "NEED_GET_DATA",
         "6.0",
-        "data path get-data: one copy, straight into the store",
+        "the server names late where a WRITE's data goes; not used",
     ),
     feature(
         3,

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The way of a worker's word to a queue thread (F20): what a kblockd worker has ended, or wants
-//! moved by the thread that fetched the tag, is left here under its tag, and the thread is woken if
+//! The way of a worker's word to a queue thread (F20): what a kblockd worker has ended is left here under its tag, and the thread is woken if
 //! it sleeps, by one write of 8 bytes per sleep.
 //!
 //! ```text

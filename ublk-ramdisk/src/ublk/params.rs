@@ -23,12 +23,7 @@ pub fn choose_path(
 ) -> Result<DataPath, Failure> {
     let too_shallow = |path: DataPath| path == DataPath::Batch && depth < MIN_BATCH_DEPTH;
     let possible = |path: &DataPath| offered.has(needed_features(*path)) && !too_shallow(*path);
-    let preferred = [
-        DataPath::Batch,
-        DataPath::UserCopy,
-        DataPath::GetData,
-        DataPath::Plain,
-    ];
+    let preferred = [DataPath::Batch, DataPath::UserCopy, DataPath::Buffer];
     match asked {
         Some(path) if too_shallow(path) => Err(Failure::usage(format!(
             "--data-path {path} contradicts --depth {depth}: it needs {MIN_BATCH_DEPTH} or more"
@@ -38,7 +33,7 @@ pub fn choose_path(
         None => Ok(preferred
             .into_iter()
             .find(possible)
-            .unwrap_or(DataPath::Plain)),
+            .unwrap_or(DataPath::Buffer)),
     }
 }
 
@@ -47,8 +42,7 @@ pub fn needed_features(path: DataPath) -> u64 {
     match path {
         DataPath::Batch => Features::BATCH_IO | Features::USER_COPY,
         DataPath::UserCopy => Features::USER_COPY,
-        DataPath::GetData => Features::NEED_GET_DATA,
-        DataPath::Plain => 0,
+        DataPath::Buffer => 0,
     }
 }
 
@@ -133,15 +127,9 @@ mod tests {
         let user_copy = Features::USER_COPY;
         let auto = |bits| choose_path(None, 128, Features(bits)).unwrap();
         assert_eq!(auto(user_copy | Features::BATCH_IO), DataPath::Batch);
-        assert_eq!(
-            auto(user_copy | Features::NEED_GET_DATA),
-            DataPath::UserCopy
-        );
-        assert_eq!(
-            auto(Features::NEED_GET_DATA | Features::BATCH_IO),
-            DataPath::GetData
-        );
-        assert_eq!(auto(0), DataPath::Plain);
+        assert_eq!(auto(user_copy), DataPath::UserCopy);
+        assert_eq!(auto(Features::BATCH_IO), DataPath::Buffer);
+        assert_eq!(auto(0), DataPath::Buffer);
     }
 
     #[test]
@@ -164,20 +152,5 @@ mod tests {
         }
         assert_eq!(choose_path(None, 1, all).unwrap(), DataPath::UserCopy);
         assert_eq!(choose_path(None, 2, all).unwrap(), DataPath::Batch);
-    }
-
-    #[test]
-    fn g7_get_data_is_never_asked_for_beside_what_drops_it() {
-        for path in [
-            DataPath::Batch,
-            DataPath::UserCopy,
-            DataPath::GetData,
-            DataPath::Plain,
-        ] {
-            let flags = needed_features(path);
-            let get_data = flags & Features::NEED_GET_DATA != 0;
-            let others = flags & (Features::USER_COPY | Features::BATCH_IO | 1 << 19) != 0;
-            assert!(!(get_data && others), "{path}");
-        }
     }
 }

@@ -19,7 +19,7 @@ use super::abi::{self, IoDesc};
 use super::transport::Port;
 use crate::config::DataPath;
 use crate::error::{Exit, Failure};
-use crate::mq::{Disk, Home, Lane, Limits, Op, Request, Status};
+use crate::mq::{Disk, Home, Lane, Limits, Moved, Moving, Op, Request, Status};
 use crate::stats::QueueCounters;
 
 /// Why a queue thread ended without having been told to.
@@ -93,21 +93,14 @@ pub(super) struct Shared {
 /// One queue, apart from its ring and its way into the mirror.
 pub(super) struct Queue {
     pub shared: Arc<Shared>,
-    pub number: u16,
     pub port: Arc<Port>,
     counters: Arc<QueueCounters>,
 }
 
 impl Queue {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        number: u16,
-        port: Arc<Port>,
-        counters: Arc<QueueCounters>,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, port: Arc<Port>, counters: Arc<QueueCounters>) -> Self {
         Self {
             shared,
-            number,
             port,
             counters,
         }
@@ -144,6 +137,14 @@ impl Queue {
             &limits,
         )?;
         Ok(request.with_fua(descriptor.op_flags & abi::IO_F_FUA != 0))
+    }
+
+    /// Moves a request's bytes on the calling thread.
+    #[inline]
+    pub(super) fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
+        let Self { shared, port, .. } = self;
+        let (request, data) = (*moving.request(), moving.data());
+        moving.done(port.data.copy(&*shared.disk, shared.path, &request, data))
     }
 
     /// Counts the end of what was taken in.

@@ -187,12 +187,7 @@ impl QueueThread {
         let shared = &self.shared;
         let ring = QueueRing::new(&shared.char_device, self.queue, shared.depth)
             .map_err(|e| QueueError::Setup("ring", e))?;
-        let queue = Queue::new(
-            shared.clone(),
-            self.queue,
-            self.port.clone(),
-            self.counters.clone(),
-        );
+        let queue = Queue::new(shared.clone(), self.port.clone(), self.counters.clone());
         Ok(match shared.path {
             DataPath::Batch => Served::Batch(Batch::start(ring, queue, lane)?),
             _ => Served::PerTag(PerTag::start(ring, queue, lane)?),

@@ -2,9 +2,9 @@
 //! The ublk queues as every thread sees them: where the mirror of blk-mq has a worker of kblockd
 //! move a request's bytes, and where it leaves the result of one that ended there (F19, F20).
 //!
-//! Any thread may copy where the bytes are reached by pread and pwrite or lie in the tag's buffer.
-//! With get-data only the queue's thread can have them copied, and the result is always its to
-//! commit: both go to it as a [`Letter`]. A worker enters no ring of a queue's thread (F22).
+//! Any thread may copy: the bytes are reached by pread and pwrite, or lie in the tag's buffer. The
+//! result is committed by the thread of the queue, which is told through its mailbox. A worker
+//! enters no ring of a queue's thread (F22).
 
 use std::fs::File;
 use std::io;
@@ -16,18 +16,12 @@ use super::mailbox::{self, Mailbox, Post};
 use super::queue::QueueError;
 use super::thread::Binding;
 use crate::config::DataPath;
-use crate::mq::{Data, Disk, InFlight, Moved, Moving, Request, Transport};
+use crate::mq::{Disk, Moved, Moving, Request, Transport};
 use crate::stats::WakeUps;
 use crate::sys::event;
 
-/// What a worker has for a queue's thread.
-#[derive(Debug)]
-pub(super) enum Letter {
-    /// This one has ended, with this result.
-    Ended(Request, i32),
-    /// Have its bytes copied to or from there, then complete it.
-    Move(InFlight, Request, Data),
-}
+/// What a worker has for a queue's thread: a request that has ended, and its result.
+pub(super) type Letter = (Request, i32);
 
 /// Wakes a queue's thread out of its ring: an eventfd that the ring polls.
 #[derive(Debug)]
@@ -106,17 +100,11 @@ impl Transport for Ports {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         let port = self.of(moving.queue());
         let (request, data) = (*moving.request(), moving.data());
-        if self.path != DataPath::GetData {
-            return moving.done(port.data.copy(&*self.disk, self.path, &request, data));
-        }
-        let (token, moved) = moving.keep();
-        let letter = Letter::Move(token, request, data);
-        port.mailbox.post(request.tag(), letter);
-        moved
+        moving.done(port.data.copy(&*self.disk, self.path, &request, data))
     }
 
     fn end(&self, queue: u16, request: &Request, result: i32) {
-        let letter = Letter::Ended(*request, result);
-        self.of(queue).mailbox.post(request.tag(), letter);
+        let mailbox = &self.of(queue).mailbox;
+        mailbox.post(request.tag(), (*request, result));
     }
 }

@@ -13,8 +13,7 @@ use crate::run;
 use crate::runner::Test;
 
 /// Data path, the feature it needs, its bit, and the first kernel that has it.
-const PATHS: [(&str, &str, &str, &str); 3] = [
-    ("get-data", "NEED_GET_DATA", "bit 2", "6.0"),
+const PATHS: [(&str, &str, &str, &str); 2] = [
     ("user-copy", "USER_COPY", "bit 7", "6.5"),
     ("batch", "BATCH_IO", "bit 15", "7.0"),
 ];
@@ -52,7 +51,7 @@ fn data_paths() {
             said.refused(3, &[path, feature, bit, since]);
         }
     }
-    Disk::on("plain", "none", "4M", &[]).end();
+    Disk::on("buffer", "none", "4M", &[]).end();
 }
 
 fn auto() {

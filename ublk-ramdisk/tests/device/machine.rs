@@ -120,8 +120,7 @@ pub fn offers(feature: &str) -> bool {
 /// The data paths this kernel can do.
 pub fn data_paths() -> Vec<&'static str> {
     [
-        ("plain", None),
-        ("get-data", Some("NEED_GET_DATA")),
+        ("buffer", None),
         ("user-copy", Some("USER_COPY")),
         ("batch", Some("BATCH_IO")),
     ]

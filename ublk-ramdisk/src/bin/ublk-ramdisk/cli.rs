@@ -324,7 +324,23 @@ fn one_line(error: &clap::Error) -> String {
         let tip = tip.trim_start_matches("tip: ");
         line = format!("{line}; {tip}");
     }
+    if let Some(instead) = renamed_data_path(error) {
+        line = format!("{line}; {instead}");
+    }
     format!("{line} (see --help)")
+}
+
+/// What to type for a data path of an earlier version.
+fn renamed_data_path(error: &clap::Error) -> Option<&'static str> {
+    let text = |kind| error.get(kind).map(ToString::to_string);
+    if !text(ContextKind::InvalidArg)?.starts_with("--data-path") {
+        return None;
+    }
+    match text(ContextKind::InvalidValue)?.as_str() {
+        "plain" => Some("plain is called buffer"),
+        "get-data" => Some("get-data is gone, use user-copy"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -392,14 +408,14 @@ mod tests {
         let asked = added(
             "ublk-ramdisk add --size 64M --id 7 --queues 2 --depth 32 --block-size 4K \
              --physical-block-size 8K --io-buffer 1M --read-only --rotational --volatile-cache \
-             --data-path get-data --backing tmpfs:/dev/shm/a:b --thp off \
+             --data-path buffer --backing tmpfs:/dev/shm/a:b --thp off \
              --no-partition-scan",
         );
         assert_eq!((asked.id, asked.queues, asked.depth), (Some(7), 2, 32));
         assert_eq!((asked.block_size, asked.physical_block_size), (4096, 8192));
         assert_eq!(asked.io_buffer, 1 << 20);
         assert!(asked.read_only && asked.rotational && asked.volatile_cache);
-        assert_eq!(asked.data_path, Some(DataPath::GetData));
+        assert_eq!(asked.data_path, Some(DataPath::Buffer));
         assert_eq!(asked.backing, Backing::Tmpfs("/dev/shm/a:b".into()));
         assert_eq!(asked.huge_pages, Some(false));
         assert!(!asked.partition_scan);
@@ -424,6 +440,14 @@ mod tests {
         refused(
             "ublk-ramdisk add --size 1G --data-path fast",
             &["--data-path", "fast", "user-copy"],
+        );
+        refused(
+            "ublk-ramdisk add --size 1G --data-path plain",
+            &["--data-path", "plain is called buffer"],
+        );
+        refused(
+            "ublk-ramdisk add --size 1G --data-path get-data",
+            &["--data-path", "get-data is gone, use user-copy"],
         );
         refused(
             "ublk-ramdisk add --size 1G --backing tmpfs:",

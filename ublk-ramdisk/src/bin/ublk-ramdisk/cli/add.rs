@@ -151,10 +151,8 @@ pub enum DataPathArg {
     Batch,
     /// One command per request and copies by the server (Linux 6.5)
     UserCopy,
-    /// The kernel copies straight into disk memory; a second command per write
-    GetData,
-    /// The kernel copies to a buffer, the server copies on; works everywhere
-    Plain,
+    /// One command per request; the kernel copies to a buffer, the server copies on
+    Buffer,
 }
 
 impl DataPathArg {
@@ -163,8 +161,7 @@ impl DataPathArg {
             DataPathArg::Auto => None,
             DataPathArg::Batch => Some(DataPath::Batch),
             DataPathArg::UserCopy => Some(DataPath::UserCopy),
-            DataPathArg::GetData => Some(DataPath::GetData),
-            DataPathArg::Plain => Some(DataPath::Plain),
+            DataPathArg::Buffer => Some(DataPath::Buffer),
         }
     }
 }

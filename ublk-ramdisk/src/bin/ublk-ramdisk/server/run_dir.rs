@@ -299,7 +299,7 @@ mod tests {
             path: format!("/dev/ublkb{id}"),
             char_path: format!("/dev/ublkc{id}"),
             size: 1 << 20,
-            data_path: DataPath::Plain,
+            data_path: DataPath::Buffer,
             queues: 1,
             depth: 128,
             backing: "memfd".to_owned(),
