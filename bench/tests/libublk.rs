@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What keeps our control plane off the `libublk` crate: the features that it
 //! does not let through. These tests fail on the day that a newer version does,
-//! so that the decision is looked at again; bench/README.md has the reason.
+//! so that the decision is looked at again; ublk-ramdisk/doc/design.md has the reason.
 //!
 //! None of them needs the driver. The crate looks at the flags before it looks
 //! for the driver, and without `UBLK_DEV_F_ADD_DEV` it makes no device where

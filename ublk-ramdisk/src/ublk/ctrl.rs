@@ -5,10 +5,9 @@
 //! command at a time. It is used by the command line and by a device's life
 //! ([`super::device`]), never by a queue thread (F21).
 //!
-//! The commands are sent as raw SQEs and not through libublk's `UblkCtrl`: that
-//! refuses feature bits it has no name for, has no `TRY_STOP_DEV`, deletes the
-//! device when dropped and needs a C compiler's library to build. `bench` keeps
-//! a test that tells when this stops being so.
+//! The commands are raw SQEs and not calls of libublk 0.4.8's `UblkCtrl`: that refuses feature
+//! bits it has no name for, has no `TRY_STOP_DEV`, deletes the device when dropped, and needs
+//! libclang to build. `bench/tests/libublk.rs` fails when a newer version changes this.
 
 use std::fs::OpenOptions;
 use std::io;
