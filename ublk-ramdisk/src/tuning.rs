@@ -8,17 +8,18 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use workqueue::Flags;
 
-/// kblockd's flags: `mem_reclaim`, `highpri`, `percpu`, `unbound`, any of them with commas between,
+/// kblockd's flags: `mem_reclaim`, `highpri`, `percpu`, `unbound`, `cpu_intensive`, any of them with commas between,
 /// or `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KblockdFlags(Flags);
 
-const NAMES: [(&str, Flags); 4] = [
+const NAMES: [(&str, Flags); 5] = [
     ("mem_reclaim", Flags::MEM_RECLAIM),
     ("highpri", Flags::HIGHPRI),
     ("percpu", Flags::PERCPU),
     ("unbound", Flags::UNBOUND),
+    ("cpu_intensive", Flags::CPU_INTENSIVE),
 ];
 
 impl KblockdFlags {
@@ -44,7 +45,8 @@ impl FromStr for KblockdFlags {
         for word in text.split(',').filter(|_| text != "none") {
             let known = NAMES.iter().find(|(name, _)| *name == word);
             let (_, flag) = known.ok_or(
-                "expected none, or mem_reclaim, highpri and percpu or unbound, with commas between",
+                "expected none, or mem_reclaim, highpri, cpu_intensive and percpu or unbound, with \
+                 commas between",
             )?;
             flags |= *flag;
         }

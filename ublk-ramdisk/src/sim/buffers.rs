@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The clients' memory: one buffer per tag, and the copy between it and the store.
+//! The jobs' memory: one buffer per tag, what is written into it, and the copy between it and the
+//! store.
 //!
-//! A tag's buffer belongs to whoever has the tag: the job before it has inserted the request and
-//! after it has ended, the transport in between.
+//! A tag's buffer belongs to the front end while its request is in the mirror, and to the job at all
+//! other times.
+//!
+//! The content of a block is a function of its offset and of how often it has been written, so that
+//! a block that is old, misplaced or torn is noticed when it is read. Every other line of 64 bytes
+//! repeats one word, so that blocks can be compressed as clients' data mostly can.
 
 use std::io;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
+use super::random::scatter;
 use crate::mq::{Data, Op, Operations, Request, Run, Status};
+use crate::ramdisk::store::{Shortage, Store};
 use crate::sys::mmap::Mapping;
 
 /// The buffers of all tags of a device.
@@ -19,7 +27,7 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// For so many queues of that depth, each buffer of so many bytes.
+    /// Makes a buffer of `len` bytes for each tag of `queues` queues of this depth.
     pub(super) fn new(queues: u16, depth: u16, len: u32) -> io::Result<Self> {
         let len = len as usize;
         Ok(Self {
@@ -37,18 +45,18 @@ impl Buffers {
         unsafe { self.memory.start().add(number * self.len) }
     }
 
-    /// The buffer of a tag that the caller has.
+    /// The buffer of a tag.
     ///
     /// # Safety
-    /// Its request is not in the mirror: it has ended, or is not inserted yet; and there is no other
-    /// reference.
-    #[allow(clippy::mut_from_ref)] // The buffers of different tags are apart.
+    /// The tag is the caller's, its request is not in the mirror, and there is no other reference to
+    /// the buffer.
+    #[allow(clippy::mut_from_ref)] // Buffers do not overlap.
     pub(super) unsafe fn of(&self, queue: u16, tag: u16) -> &mut [u8] {
         // SAFETY: the mapping is that long, and nobody else uses this part of it, as the caller says.
         unsafe { std::slice::from_raw_parts_mut(self.address(queue, tag).as_ptr(), self.len) }
     }
 
-    /// Moves the bytes of a request that is in flight. Answers how many.
+    /// Moves the bytes of a request in flight. Returns how many.
     pub(super) fn copy(
         &self,
         driver: &dyn Operations,
@@ -101,17 +109,75 @@ fn zero(to: NonNull<u8>, len: usize) {
     unsafe { libc::memset(to.as_ptr().cast(), 0, len) };
 }
 
-/// Damages a byte of the store behind everybody's back, for `corrupt` in a script.
-pub(super) fn corrupt(
-    store: &crate::ramdisk::store::Store,
-    offset: u64,
-) -> Result<(), crate::ramdisk::store::Shortage> {
+/// Fills a block. One of generation 0 was never written, or was discarded: it holds zeros (H3).
+pub(super) fn fill(block: &mut [u8], offset: u64, generation: u32) {
+    if generation == 0 {
+        return block.fill(0);
+    }
+    for (n, word) in block.chunks_mut(8).enumerate() {
+        let bytes = word_at(offset, generation, n).to_le_bytes();
+        word.copy_from_slice(&bytes[..word.len()]);
+    }
+}
+
+fn word_at(offset: u64, generation: u32, n: usize) -> u64 {
+    // One multiplication per word; the base differs for each place and generation.
+    let base = scatter(offset ^ (u64::from(generation) << 40));
+    let place = if (n / 8).is_multiple_of(2) {
+        n as u64 + 1
+    } else {
+        0
+    };
+    base ^ place.wrapping_mul(0xd6e8_feb8_6659_fd93)
+}
+
+/// Returns what is wrong with a block that was read, if anything.
+pub(super) fn fault(block: &[u8], offset: u64, generation: u32) -> Option<String> {
+    let right = |n: usize| match generation {
+        0 => 0,
+        _ => word_at(offset, generation, n),
+    };
+    let wrong = block.chunks(8).enumerate().find(|(n, word)| {
+        let bytes = right(*n).to_le_bytes();
+        **word != bytes[..word.len()]
+    });
+    wrong.map(|(n, word)| {
+        format!(
+            "byte {}: found {word:02x?}, expected {:02x?} (generation {generation} of the block at \
+             {offset})",
+            offset + n as u64 * 8,
+            &right(n).to_le_bytes()[..word.len()]
+        )
+    })
+}
+
+/// Flips a bit of the store, for `corrupt` in a script.
+pub(super) fn corrupt(store: &Store, offset: u64) -> Result<(), Shortage> {
     let range = offset..offset + 1;
     store.populate(range.clone())?;
     let address = store.pinned(&range);
     // SAFETY: the byte is pinned; it is changed in one atomic step, like memory that fails.
-    unsafe { std::sync::atomic::AtomicU8::from_ptr(address.as_ptr()) }
-        .fetch_xor(1, std::sync::atomic::Ordering::Relaxed);
+    unsafe { AtomicU8::from_ptr(address.as_ptr()) }.fetch_xor(1, Relaxed);
     store.unpin(range);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_right_only_in_its_place_and_generation() {
+        let mut block = [0; 512];
+        fill(&mut block, 4096, 3);
+        assert_eq!(fault(&block, 4096, 3), None);
+        assert!(fault(&block, 4096, 2).is_some());
+        assert!(fault(&block, 8192, 3).is_some());
+        assert!(fault(&block, 4096, 0).is_some());
+        block[100] ^= 1;
+        let why = fault(&block, 4096, 3).expect("torn");
+        assert!(why.contains("byte 4192"), "{why}");
+        fill(&mut block, 4096, 0);
+        assert_eq!(fault(&block, 0, 0), None);
+    }
 }

@@ -3,31 +3,118 @@
 
 use std::time::Duration;
 
-use workqueue::Flags;
+use clap::{Args, ValueEnum};
 
+use super::parse::{self, Rate, Service};
 use super::script::{Event, Step};
-use super::values::{Rate, Service};
+use crate::config::size::size;
 use crate::config::DeviceConfig;
 use crate::error::Failure;
-use crate::mq::Rules;
+use crate::mq::{Limits, Rules};
+use crate::tuning::KblockdFlags;
 
 /// What the jobs do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
 pub enum Rw {
-    /// One block after the other.
+    /// One block after the other
     Read,
-    /// The same, written.
+    /// The same, written
     Write,
-    /// The same, each read or written.
+    /// The same, each read or written
+    #[value(name = "rw", alias = "readwrite")]
     ReadWrite,
-    /// Anywhere.
+    /// Anywhere
     RandRead,
-    /// The same, written.
+    /// The same, written
     RandWrite,
-    /// The same, each read or written.
+    /// The same, each read or written
     RandRw,
-    /// One block after the other, discarded and then written.
+    /// One block after the other, discarded and then written
     TrimWrite,
+}
+
+/// The load.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Load")]
+pub struct Load {
+    /// What the jobs do
+    #[arg(long, value_name = "KIND", default_value = "randread", value_enum)]
+    pub rw: Rw,
+    /// Reads of rw and randrw, in per cent
+    #[arg(long, value_name = "PERCENT", default_value_t = 50)]
+    pub read_share: u8,
+    /// Bytes of each request
+    #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = size)]
+    pub bs: u64,
+    /// Requests that each job keeps in flight
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub iodepth: u16,
+    /// Jobs; number j uses hardware queue j modulo --queues
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub jobs: u16,
+    /// Requests that a job hands in together
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub batch: u16,
+    /// Requests per second of each job, evenly or by chance [default: as soon as one has ended]
+    ///
+    /// Latencies count from the time a request was due, also if it had to wait for a tag.
+    #[arg(long, value_name = "N|poisson:N")]
+    pub rate: Option<Rate>,
+    /// Requests of each job [default: 10000, or without end if --duration is given]
+    #[arg(long, value_name = "N")]
+    pub ops: Option<u64>,
+    /// How long the jobs make requests
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub duration: Option<Duration>,
+    /// What the random numbers follow from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Check everything that is read, and read everything again at the end
+    #[arg(long)]
+    pub verify: bool,
+    /// FLUSHes among the requests
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    pub flush: u8,
+    /// Writes of nothing but zeros, among the writes [default: none with --verify, else all]
+    ///
+    /// Memory that holds only zeros can be taken back when it is short: see --reclaim.
+    #[arg(long, value_name = "PERCENT")]
+    pub zeros: Option<u8>,
+    /// DISCARDs among the requests
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    pub discard: u8,
+}
+
+/// What is modeled.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct Model {
+    /// How long a READ or WRITE takes once accepted: always, exp:MEAN, or LEAST..MOST
+    #[arg(long, value_name = "TIME", default_value = "0")]
+    pub service_time: Service,
+    /// How soon a queue is run again after RESOURCE, from the second time on; never: restarts alone
+    #[arg(long, value_name = "TIME|never", default_value = "3ms",
+        value_parser = parse::duration_or_never)]
+    pub rerun_delay: Duration,
+    /// By whose rules queues are run: this kernel's, or those of the first multi-queue kernels
+    ///
+    /// 3.x: a run pulls everything, what is refused goes back to the head of the list, and the
+    /// queue is run again at once and for ever; no direct issue, no restart, no delay.
+    #[arg(long, value_name = "7.2|3.x", default_value = "7.2", value_parser = parse::rules)]
+    pub blk_mq: Rules,
+    /// Time of a kblockd worker that each of its calls of queue_rq takes
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse::duration)]
+    pub call_cost: Duration,
+    /// kblockd's flags: mem_reclaim, highpri, percpu, unbound, cpu_intensive, or none
+    #[arg(long, value_name = "FLAGS", default_value_t)]
+    pub kblockd_flags: KblockdFlags,
+    /// Made-up CPUs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub cpus: u16,
+    /// Work items of another queue that keep CPU 0's normal pool busy, and how long each, for ever
+    #[arg(long, value_name = "COUNT:TIME", value_parser = parse::hogs)]
+    pub hogs: Option<(u16, Duration)>,
 }
 
 /// A simulation whose every number is to be checked by [`SimConfig::check`].
@@ -35,194 +122,169 @@ pub enum Rw {
 pub struct SimConfig {
     /// The device.
     pub device: DeviceConfig,
-    /// What the jobs do.
-    pub rw: Rw,
-    /// READs among the requests that may be either, in per cent.
-    pub read_share: u8,
-    /// Bytes of each request.
-    pub bs: u64,
-    /// Requests that each job keeps in flight at most.
-    pub iodepth: u16,
-    /// How many jobs; each has a software queue of its own.
-    pub jobs: u16,
-    /// Requests that a job hands in together.
-    pub batch: u16,
-    /// When requests arrive; none: as soon as others have ended.
-    pub rate: Option<Rate>,
-    /// Requests of each job.
-    pub ops: Option<u64>,
-    /// How long the jobs make requests.
-    pub duration: Option<Duration>,
-    /// What the random numbers follow from.
-    pub seed: u64,
-    /// Is what is read checked?
-    pub verify: bool,
-    /// FLUSHes among the requests, in per cent.
-    pub flush: u8,
-    /// DISCARDs among the requests, in per cent.
-    pub discard: u8,
-    /// Writes of nothing but zeros, in per cent; none: no write says what it writes.
-    pub zeros: Option<u8>,
-    /// How long a request takes once accepted.
-    pub service: Service,
-    /// How soon a queue is run again after RESOURCE.
-    pub rerun_delay: Duration,
-    /// By whose rules the queues are run.
-    pub rules: Rules,
-    /// What a call of queue_rq costs a worker.
-    pub call_cost: Duration,
-    /// kblockd's flags.
-    pub kblockd_flags: Flags,
-    /// Made-up CPUs.
-    pub cpus: u16,
-    /// Work items that keep the normal pool of CPU 0 busy, and for how long each.
-    pub hogs: Option<(u16, Duration)>,
+    /// The load.
+    pub load: Load,
+    /// What is modeled.
+    pub model: Model,
     /// What happens meanwhile.
     pub script: Vec<Step>,
-    /// How often the figures of the time line are taken.
+    /// How often a sample of the time line is taken.
     pub sample: Option<Duration>,
-    /// How long nothing may end before the run is given up.
+    /// The run is given up when no request has ended for this long.
     pub patience: Duration,
 }
 
 /// More blocks than this are not kept track of.
 const MAX_BLOCKS: u64 = 1 << 26;
+const MIN_SAMPLE: Duration = Duration::from_micros(1);
 
 impl SimConfig {
     /// Jobs that share a hardware queue, at most.
     pub(super) fn jobs_per_queue(&self) -> u16 {
-        self.jobs.div_ceil(self.device.queues)
+        self.load.jobs.div_ceil(self.device.queues)
     }
 
-    /// Does a script make requests of its own?
+    /// What requests are checked against.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            size: self.device.size,
+            block_size: self.device.block_size,
+            max_data: self.device.io_buffer,
+            read_only: self.device.read_only,
+        }
+    }
+
+    /// Does the script make requests of its own?
     pub(super) fn has_script_requests(&self) -> bool {
         let discards = |step: &Step| matches!(step.event, Event::Discard { .. });
         self.script.iter().any(discards)
     }
 
-    /// Can it be run? The first rule broken names its options and values.
+    /// Returns the first rule that is broken, with its options and values.
     pub fn check(&self) -> Result<(), Failure> {
-        let device = &self.device;
-        let usage = |text: String| Err(Failure::usage(text));
-        let block = u64::from(device.block_size);
-        if self.bs == 0 || !self.bs.is_multiple_of(block) {
-            return usage(format!(
-                "--bs {} is not a positive multiple of --block-size {block}",
-                self.bs
-            ));
-        }
-        if self.bs > u64::from(device.io_buffer) {
-            return usage(format!(
-                "--bs {} is larger than --io-buffer {}",
-                self.bs, device.io_buffer
-            ));
-        }
+        self.check_load()?;
+        self.check_room()?;
+        self.check_time()?;
+        self.script
+            .iter()
+            .try_for_each(|step| step.check(self.device.size))
+    }
+
+    fn check_load(&self) -> Result<(), Failure> {
+        let (device, load) = (&self.device, &self.load);
+        let (bs, block_size) = (load.bs, device.block_size);
+        ensure(bs > 0 && bs.is_multiple_of(block_size.into()), || {
+            format!("--bs {bs} is not a positive multiple of --block-size {block_size}")
+        })?;
+        ensure(bs <= device.io_buffer.into(), || {
+            format!("--bs {bs} is larger than --io-buffer {}", device.io_buffer)
+        })?;
         for (option, share) in [
-            ("--read-share", self.read_share),
-            ("--flush", self.flush),
-            ("--discard", self.discard),
-            ("--zeros", self.zeros.unwrap_or(0)),
+            ("--read-share", load.read_share),
+            ("--flush", load.flush),
+            ("--discard", load.discard),
+            ("--zeros", load.zeros.unwrap_or(0)),
         ] {
-            if share > 100 {
-                return usage(format!("{option} {share} is more than 100 per cent"));
-            }
+            ensure(share <= 100, || {
+                format!("{option} {share} is more than 100 per cent")
+            })?;
         }
-        if self.flush + self.discard > 100 {
-            return usage(format!(
-                "--flush {} and --discard {} are more than 100 per cent together",
-                self.flush, self.discard
-            ));
-        }
+        let (flush, discard) = (load.flush, load.discard);
+        ensure(flush + discard <= 100, || {
+            format!("--flush {flush} and --discard {discard} are more than 100 per cent together")
+        })?;
         for (option, value, most) in [
-            ("--jobs", self.jobs, 4096),
-            ("--iodepth", self.iodepth, 4096),
-            ("--batch", self.batch, 4096),
-            ("--cpus", self.cpus, 64),
+            ("--jobs", load.jobs, 4096),
+            ("--iodepth", load.iodepth, 4096),
+            ("--batch", load.batch, 4096),
+            ("--cpus", self.model.cpus, 64),
         ] {
-            if !(1..=most).contains(&value) {
-                return usage(format!("{option} {value} is outside 1..={most}"));
-            }
+            ensure((1..=most).contains(&value), || {
+                format!("{option} {value} is outside 1..={most}")
+            })?;
         }
-        if self.jobs_per_queue() > 63 {
-            return usage(format!(
-                "--jobs {} of --queues {}: more than 63 jobs to a queue",
-                self.jobs, device.queues
-            ));
-        }
+        ensure(load.batch <= load.iodepth, || {
+            let (batch, iodepth) = (load.batch, load.iodepth);
+            format!("--batch {batch} is larger than --iodepth {iodepth}")
+        })?;
+        let writes = !matches!(load.rw, Rw::Read | Rw::RandRead) || discard > 0;
+        ensure(!(device.read_only && writes), || {
+            "--read-only excludes an --rw that writes, and --discard".to_owned()
+        })
+    }
+
+    /// Are there tags and blocks for all jobs?
+    fn check_room(&self) -> Result<(), Failure> {
+        let (device, load) = (&self.device, &self.load);
+        let (jobs, per_queue, iodepth) = (load.jobs, self.jobs_per_queue(), load.iodepth);
+        ensure(per_queue <= 63, || {
+            let queues = device.queues;
+            format!("--jobs {jobs} of --queues {queues}: more than 63 jobs to a queue")
+        })?;
         let spare = u32::from(self.has_script_requests());
-        let tags = u32::from(self.jobs_per_queue()) * u32::from(self.iodepth) + spare;
-        if tags > u32::from(device.depth) {
-            return usage(format!(
-                "--iodepth {} of {} jobs to a queue{} needs {tags} tags, --depth {} has fewer",
-                self.iodepth,
-                self.jobs_per_queue(),
-                if spare > 0 {
-                    " and a script that discards"
-                } else {
-                    ""
-                },
-                device.depth
-            ));
-        }
-        if self.batch > self.iodepth {
-            return usage(format!(
-                "--batch {} is larger than --iodepth {}",
-                self.batch, self.iodepth
-            ));
-        }
-        let blocks = device.size / self.bs;
-        if blocks > MAX_BLOCKS {
-            return usage(format!(
-                "--size {} has {blocks} blocks of --bs {}, more than {MAX_BLOCKS}: choose a smaller \
-                 disk or larger blocks",
-                device.size, self.bs
-            ));
-        }
-        if blocks / u64::from(self.jobs) < u64::from(self.iodepth) {
-            return usage(format!(
-                "--size {} is too small: each of {} jobs needs room for --iodepth {} blocks of {} \
-                 bytes",
-                device.size, self.jobs, self.iodepth, self.bs
-            ));
-        }
-        let writes = !matches!(self.rw, Rw::Read | Rw::RandRead) || self.discard > 0;
-        if device.read_only && writes {
-            return usage("--read-only excludes an --rw that writes, and --discard".to_owned());
-        }
-        if self.ops == Some(0) {
-            return usage("--ops 0: there is nothing to do".to_owned());
-        }
-        if self.duration.is_some_and(|duration| duration.is_zero()) {
-            return usage("--duration 0: there is nothing to do".to_owned());
-        }
-        if self
-            .sample
-            .is_some_and(|sample| sample < Duration::from_micros(1))
-        {
-            return usage("--sample is shorter than 1us".to_owned());
-        }
-        if self.patience.is_zero() {
-            return usage("--patience 0: nothing could ever end in time".to_owned());
-        }
-        let takes_no_time = self.service == Service::Fixed(Duration::ZERO) && self.rate.is_none();
-        let ends_by_time = self.duration.is_some() && self.ops.is_none();
-        if takes_no_time && ends_by_time {
-            return usage(
-                "--duration is never over if requests take no time: give --service-time, --rate or \
-                 --ops"
-                    .to_owned(),
-            );
-        }
-        if self.rules == Rules::Linux3 && self.call_cost.is_zero() {
-            return usage(
-                "--blk-mq 3.x runs a refused queue again at once: give --call-cost, so that time \
-                 passes"
-                    .to_owned(),
-            );
-        }
-        for step in &self.script {
-            step.check(device.size)?;
-        }
-        Ok(())
+        let tags = u32::from(per_queue) * u32::from(iodepth) + spare;
+        ensure(tags <= device.depth.into(), || {
+            let script = match spare {
+                0 => "",
+                _ => " and a script that discards",
+            };
+            let depth = device.depth;
+            format!(
+                "--iodepth {iodepth} of {per_queue} jobs to a queue{script} needs {tags} tags, \
+                 --depth {depth} has fewer"
+            )
+        })?;
+        let (size, bs) = (device.size, load.bs);
+        let blocks = size / bs;
+        ensure(blocks <= MAX_BLOCKS, || {
+            format!(
+                "--size {size} has {blocks} blocks of --bs {bs}, more than {MAX_BLOCKS}: choose a \
+                 smaller disk or larger blocks"
+            )
+        })?;
+        ensure(blocks / u64::from(jobs) >= iodepth.into(), || {
+            format!(
+                "--size {size} is too small: each of {jobs} jobs needs room for --iodepth {iodepth} \
+                 blocks of {bs} bytes"
+            )
+        })
+    }
+
+    /// Does time pass, and the run end?
+    fn check_time(&self) -> Result<(), Failure> {
+        let (load, model) = (&self.load, &self.model);
+        let ensure = |holds, otherwise: &str| ensure(holds, || otherwise.to_owned());
+        ensure(load.ops != Some(0), "--ops 0: there is nothing to do")?;
+        ensure(
+            load.duration != Some(Duration::ZERO),
+            "--duration 0: there is nothing to do",
+        )?;
+        ensure(
+            self.sample.is_none_or(|sample| sample >= MIN_SAMPLE),
+            "--sample is shorter than 1us",
+        )?;
+        ensure(
+            !self.patience.is_zero(),
+            "--patience 0: nothing could ever end in time",
+        )?;
+        let takes_no_time =
+            model.service_time == Service::Fixed(Duration::ZERO) && load.rate.is_none();
+        let ends_by_time = load.duration.is_some() && load.ops.is_none();
+        ensure(
+            !(takes_no_time && ends_by_time),
+            "--duration is never over if requests take no time: give --service-time, --rate or \
+             --ops",
+        )?;
+        ensure(
+            model.blk_mq != Rules::Linux3 || !model.call_cost.is_zero(),
+            "--blk-mq 3.x runs a refused queue again at once: give --call-cost, so that time passes",
+        )
+    }
+}
+
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
+    match holds {
+        true => Ok(()),
+        false => Err(Failure::usage(otherwise())),
     }
 }

@@ -1,129 +1,66 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The driver of the RAM disk with a switch in front: a script can have it refuse everything, and a
-//! call can be made to cost time. Every other call goes straight on.
+//! The driver of the RAM disk behind a switch: a script can have every request refused, and a call of
+//! queue_rq can cost time. All other calls are passed on.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::ThreadId;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::Arc;
 
-use workqueue::{impl_has_work, new_work, VirtualClock, Work, WorkItem};
-
-use super::script::BusyFor;
+use super::script::Refusal;
+use super::worker_load::CallCost;
 use crate::mq::{
-    Answer, Budget, Busy, Deferred, Hctx, Issued, Kblockd, Offer, Operations, Request, RequestRef,
-    Run, Source, Status, TimeoutAnswer,
+    Answer, Budget, Busy, Deferred, Hctx, Issued, Offer, Operations, Request, RequestRef, Run,
+    Source, Status, TimeoutAnswer,
 };
 
-/// Time that runs of kblockd have used, paid for by an item behind them. Not within the run: a
-/// worker that sleeps there is inside the driver, and whoever waits for those inside would wait for
-/// a clock that only moves when nobody waits.
-pub(super) struct Costs {
-    work: Work<Costs>,
-    /// Of one call.
-    cost: Duration,
-    owed: AtomicU64,
-    clock: Arc<VirtualClock>,
-    /// The thread that moves the clock, which cannot pay.
-    conductor: ThreadId,
-    /// Where it is paid; none before the beginning and after the end.
-    kblockd: Mutex<Option<Kblockd>>,
-}
-
-impl_has_work! {
-    impl HasWork<Self> for Costs { self.work }
-}
-
-impl WorkItem for Costs {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        // Not declared as a wait: the worker is busy.
-        this.clock
-            .sleep(Duration::from_nanos(this.owed.swap(0, Relaxed)));
-    }
-}
-
-impl Costs {
-    pub(super) fn new(cost: Duration, clock: Arc<VirtualClock>) -> Arc<Self> {
-        Arc::new(Self {
-            work: new_work!("call cost"),
-            cost,
-            owed: AtomicU64::new(0),
-            clock,
-            conductor: std::thread::current().id(),
-            kblockd: Mutex::new(None),
-        })
-    }
-
-    /// Where costs are paid from now on.
-    pub(super) fn charge_to(&self, kblockd: Option<Kblockd>) {
-        *self.kblockd.lock().unwrap_or_else(PoisonError::into_inner) = kblockd;
-    }
-
-    fn charge(self: &Arc<Self>) {
-        if std::thread::current().id() == self.conductor {
-            return;
-        }
-        self.owed.fetch_add(self.cost.as_nanos() as u64, Relaxed);
-        let kblockd = self.kblockd.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kblockd) = &*kblockd {
-            let _pending = kblockd.queue().enqueue(self.clone());
-        }
-    }
-}
-
-/// See the module. A call that is added to [`Operations`] has to be passed on here too.
+/// See the module. A method that is added to [`Operations`] has to be passed on here too.
 pub(super) struct SimDriver {
     inner: Arc<dyn Operations>,
-    busy: AtomicU8,
-    costs: Option<Arc<Costs>>,
+    /// A [`Refusal`].
+    refusal: AtomicU8,
+    call_cost: Option<Arc<CallCost>>,
 }
 
 impl fmt::Debug for SimDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimDriver")
-            .field("busy", &self.busy)
+            .field("refusal", &self.refusal)
             .finish_non_exhaustive()
     }
 }
 
 impl SimDriver {
-    pub(super) fn new(inner: Arc<dyn Operations>, costs: Option<Arc<Costs>>) -> Self {
+    pub(super) fn new(inner: Arc<dyn Operations>, call_cost: Option<Arc<CallCost>>) -> Self {
         Self {
             inner,
-            busy: AtomicU8::new(BusyFor::Nobody as u8),
-            costs,
+            refusal: AtomicU8::new(Refusal::Off as u8),
+            call_cost,
         }
     }
 
-    pub(super) fn set_busy(&self, busy: BusyFor) {
-        self.busy.store(busy as u8, Relaxed);
+    /// Has all requests refused like this from now on.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        self.refusal.store(refusal as u8, Relaxed);
     }
 
-    /// The answer to everything, if there is one at present.
     fn refusal(&self) -> Option<Busy> {
-        let busy = self.busy.load(Relaxed);
-        if busy == BusyFor::Resource as u8 {
-            Some(Busy::Resource)
-        } else if busy == BusyFor::DevResource as u8 {
-            Some(Busy::DevResource)
-        } else {
-            None
+        match self.refusal.load(Relaxed) {
+            n if n == Refusal::Resource as u8 => Some(Busy::Resource),
+            n if n == Refusal::DevResource as u8 => Some(Busy::DevResource),
+            _ => None,
         }
     }
 }
 
 impl Operations for SimDriver {
     fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool) -> Answer<'q> {
-        if let Some(costs) = &self.costs {
-            costs.charge();
+        if let Some(cost) = &self.call_cost {
+            cost.charge();
         }
         match self.refusal() {
             None => self.inner.queue_rq(hctx, rq, last),
             Some(kind) => {
-                // The token is the driver's once it has been entered.
+                // The budget token is the driver's from the call on.
                 if let Some(budget) = self.inner.budget() {
                     budget.put(hctx, hctx.take_token(rq.request().tag()));
                 }
@@ -157,7 +94,7 @@ impl Operations for SimDriver {
     }
 
     fn has_waker(&self, hctx: u16) -> bool {
-        // The end of `busy dev` runs the queues.
+        // The end of `busy dev` runs the queues, as has been promised.
         self.refusal() == Some(Busy::DevResource) || self.inner.has_waker(hctx)
     }
 

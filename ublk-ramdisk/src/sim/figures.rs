@@ -1,32 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a simulation found, as it is printed with `--json`. All times are nanoseconds.
+//! The figures of a simulation, as they are printed with `--json`. All times are nanoseconds.
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::mq::{BySource, HctxCounters, Op, Source};
+use crate::mq::{BySource, HctxCounters, Op, Source, Status};
 use crate::ramdisk::space::SpaceStats;
 use crate::ramdisk::Mode;
 
 /// Requests of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Kind {
-    /// Ended well.
+    /// Ended without an error.
     pub ops: u64,
     /// Bytes of those.
     pub bytes: u64,
     /// Ended with an error.
     pub errors: u64,
-}
-
-impl Kind {
-    fn add(&mut self, other: &Self) {
-        self.ops += other.ops;
-        self.bytes += other.bytes;
-        self.errors += other.errors;
-    }
 }
 
 /// A distribution of latencies.
@@ -40,7 +32,7 @@ pub struct Latency {
     pub mean: f64,
     /// The longest.
     pub max: u64,
-    /// Half are as long or shorter; and so on.
+    /// Half of them are at most this long; and so on.
     pub p50: u64,
     #[allow(missing_docs)]
     pub p90: u64,
@@ -52,37 +44,30 @@ pub struct Latency {
     pub p999: u64,
     #[allow(missing_docs)]
     pub p9999: u64,
-    /// By upper end, how many since the bucket before; three significant digits.
+    /// Upper end of each bucket, and how many lie in it; three significant digits.
     pub buckets: Vec<(u64, u64)>,
 }
 
 impl Latency {
-    fn of(
-        Times {
-            histogram,
-            min,
-            max,
-            sum,
-        }: &Times,
-    ) -> Self {
-        let times = histogram;
-        if times.is_empty() {
+    fn of(times: &Times) -> Self {
+        let histogram = &times.histogram;
+        if histogram.is_empty() {
             return Self::default();
         }
-        // A bucket answers with its upper end, which may be beyond the longest.
-        let at = |quantile| times.value_at_quantile(quantile).min(*max);
+        // A bucket gives its upper end, which may be beyond the longest.
+        let at = |quantile| histogram.value_at_quantile(quantile).min(times.max);
         Self {
-            count: times.len(),
-            min: *min,
-            mean: *sum as f64 / times.len() as f64,
-            max: *max,
+            count: histogram.len(),
+            min: times.min,
+            mean: times.sum as f64 / histogram.len() as f64,
+            max: times.max,
             p50: at(0.5),
             p90: at(0.9),
             p95: at(0.95),
             p99: at(0.99),
             p999: at(0.999),
             p9999: at(0.9999),
-            buckets: times
+            buckets: histogram
                 .iter_recorded()
                 .map(|step| (step.value_iterated_to(), step.count_since_last_iteration()))
                 .collect(),
@@ -90,7 +75,7 @@ impl Latency {
     }
 }
 
-/// Times as they come in.
+/// Latencies as they are recorded.
 #[derive(Clone, Debug)]
 pub(super) struct Times {
     histogram: Histogram<u64>,
@@ -129,11 +114,9 @@ impl Times {
 /// What a job counts.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
-    pub(super) read: Kind,
-    pub(super) write: Kind,
-    pub(super) discard: Kind,
-    pub(super) flush: Kind,
-    pub(super) times: Times,
+    /// READs, WRITEs, DISCARDs, FLUSHes.
+    kinds: [Kind; 4],
+    times: Times,
     pub(super) errors: BTreeMap<&'static str, u64>,
     pub(super) checked: u64,
     pub(super) failed: u64,
@@ -143,10 +126,7 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn new() -> Self {
         Self {
-            read: Kind::default(),
-            write: Kind::default(),
-            discard: Kind::default(),
-            flush: Kind::default(),
+            kinds: [Kind::default(); 4],
             times: Times::new(),
             errors: BTreeMap::new(),
             checked: 0,
@@ -155,26 +135,41 @@ impl Tally {
         }
     }
 
-    pub(super) fn kind(&mut self, op: Op) -> &mut Kind {
-        match op {
-            Op::Read => &mut self.read,
-            Op::Write => &mut self.write,
-            Op::Flush => &mut self.flush,
-            Op::Discard | Op::WriteZeroes { .. } => &mut self.discard,
+    /// Counts a request of the load that has ended.
+    pub(super) fn count(&mut self, op: Op, bytes: u64, result: i32, time: u64) {
+        let kind = &mut self.kinds[match op {
+            Op::Read => 0,
+            Op::Write => 1,
+            Op::Discard | Op::WriteZeroes { .. } => 2,
+            Op::Flush => 3,
+        }];
+        if result >= 0 {
+            kind.ops += 1;
+            kind.bytes += bytes;
+            self.times.record(time);
+        } else {
+            kind.errors += 1;
+            *self.errors.entry(status_name(result)).or_default() += 1;
         }
     }
 
-    /// Requests that have ended, well or not.
+    /// Counts a block that is wrong.
+    pub(super) fn count_wrong(&mut self, why: impl FnOnce() -> String) {
+        self.failed += 1;
+        self.first_failure.get_or_insert_with(why);
+    }
+
+    /// Requests that have ended, with or without an error.
     pub(super) fn ended(&self) -> u64 {
-        let kinds = [&self.read, &self.write, &self.discard, &self.flush];
-        kinds.iter().map(|kind| kind.ops + kind.errors).sum()
+        self.kinds.iter().map(|kind| kind.ops + kind.errors).sum()
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        self.read.add(&other.read);
-        self.write.add(&other.write);
-        self.discard.add(&other.discard);
-        self.flush.add(&other.flush);
+        for (kind, other) in self.kinds.iter_mut().zip(&other.kinds) {
+            kind.ops += other.ops;
+            kind.bytes += other.bytes;
+            kind.errors += other.errors;
+        }
         self.times.add(&other.times);
         for (&name, count) in &other.errors {
             *self.errors.entry(name).or_default() += count;
@@ -187,24 +182,24 @@ impl Tally {
     }
 
     pub(super) fn load(&self, elapsed_ns: u64) -> Load {
-        let kinds = [&self.read, &self.write, &self.discard, &self.flush];
+        let [read, write, discard, flush] = self.kinds;
         let per_second = |count: u64| match elapsed_ns {
             0 => 0.0,
             _ => count as f64 * 1e9 / elapsed_ns as f64,
         };
         Load {
-            read: self.read,
-            write: self.write,
-            discard: self.discard,
-            flush: self.flush,
-            iops: per_second(kinds.iter().map(|kind| kind.ops).sum()),
-            bytes_per_s: per_second(self.read.bytes + self.write.bytes),
+            read,
+            write,
+            discard,
+            flush,
+            iops: per_second(self.kinds.iter().map(|kind| kind.ops).sum()),
+            bytes_per_s: per_second(read.bytes + write.bytes),
             latency: Latency::of(&self.times),
         }
     }
 }
 
-/// What was done.
+/// The requests of one job, or of all.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Load {
     /// READs.
@@ -215,7 +210,7 @@ pub struct Load {
     pub discard: Kind,
     /// FLUSHes.
     pub flush: Kind,
-    /// Requests that ended well, per second.
+    /// Requests that ended without an error, per second.
     pub iops: f64,
     /// Bytes read and written per second.
     pub bytes_per_s: f64,
@@ -223,14 +218,14 @@ pub struct Load {
     pub latency: Latency,
 }
 
-/// What one job did.
+/// The requests of one job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JobLoad {
-    /// Its number.
+    /// Number of the job.
     pub job: u16,
     /// The hardware queue it uses.
     pub hctx: u16,
-    /// See there.
+    /// Its requests.
     #[serde(flatten)]
     pub load: Load,
 }
@@ -238,9 +233,9 @@ pub struct JobLoad {
 /// A hardware queue's counters.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HctxFigures {
-    /// Its number.
+    /// Number of the queue.
     pub hctx: u16,
-    /// See there.
+    /// Its counters.
     #[serde(flatten)]
     pub counters: HctxCounters,
 }
@@ -271,7 +266,7 @@ pub struct Sample {
     pub in_flight: u64,
     /// Of these, those that wait in the mirror.
     pub parked: u64,
-    /// The highest of all hardware queues.
+    /// `dispatch_busy` of the hardware queue where it is highest.
     pub dispatch_busy: u32,
     /// Refusals since the sample before.
     pub refused: u64,
@@ -291,54 +286,54 @@ pub struct Sample {
     pub mode: Mode,
 }
 
-/// Something that happened.
+/// An event of the script that has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Happened {
     /// When.
     pub t_ns: u64,
-    /// As in the script.
+    /// The event as it is written in a script, or why it failed.
     pub what: String,
 }
 
-/// What was checked.
+/// The result of `--verify`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verified {
-    /// READs whose content was known.
+    /// READs whose content was known and was checked.
     pub checked: u64,
-    /// Those that returned something else.
+    /// Those that returned something else, or failed at the end.
     pub failed: u64,
-    /// The first of them.
+    /// What was wrong with the first of them.
     pub first: Option<String>,
 }
 
-/// Everything.
+/// All figures of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figures {
-    /// Of this form.
+    /// Version of this form.
     pub version: u32,
     /// What the random numbers followed from.
     pub seed: u64,
     /// From the first request to the last end, without the check at the end.
     pub elapsed_ns: u64,
-    /// Each job.
+    /// By job.
     pub jobs: Vec<JobLoad>,
-    /// All of them.
+    /// All jobs together.
     pub total: Load,
-    /// By status, how many requests ended with it.
+    /// Requests that ended with an error, by the name of its status.
     pub errors: BTreeMap<&'static str, u64>,
-    /// What was checked, if that was asked for.
+    /// With `--verify`.
     pub verify: Option<Verified>,
-    /// Each hardware queue.
+    /// By hardware queue.
     pub hctxs: Vec<HctxFigures>,
-    /// Refusals of all queues by what was wanting.
+    /// Refusals of all queues, by their source.
     pub refused_by: BTreeMap<&'static str, u64>,
-    /// The workqueue.
+    /// kblockd.
     pub kblockd: KblockdFigures,
     /// The disk's memory at the end.
     pub space: SpaceStats,
-    /// The time line, if it was asked for.
+    /// With `--sample`: the time line.
     pub samples: Vec<Sample>,
-    /// What the script did.
+    /// The script's events.
     pub events: Vec<Happened>,
     /// What went wrong; empty if all is well.
     pub faults: Vec<String>,
@@ -351,4 +346,11 @@ pub(super) fn refused_by(hctxs: &[HctxFigures]) -> BTreeMap<&'static str, u64> {
         (source.name(), hctxs.iter().map(count).sum())
     };
     Source::ALL.map(of).into_iter().collect()
+}
+
+/// The name of the status behind a negative result.
+pub(super) fn status_name(result: i32) -> &'static str {
+    Status::all()
+        .find(|status| status.errno() == -result)
+        .map_or("unknown", Status::name)
 }

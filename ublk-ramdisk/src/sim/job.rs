@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A job: makes requests, and is told how they have ended. Knows no clock: it is told the time.
+//! A job: makes requests, and is told how they have ended. It reads no clock: it is told the time,
+//! in nanoseconds since the beginning.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::buffers::Buffers;
+use super::buffers::{self, Buffers};
 use super::config::SimConfig;
-use super::content;
-use super::figures::Tally;
-use super::places::{Places, Want};
+use super::figures::{status_name, Tally};
+use super::parse::Rate;
 use super::random::Random;
 use super::script::Event;
-use super::values::Rate;
-use crate::mq::{Limits, Op, Request, Status};
+use super::workload::{Access, Region};
+use crate::mq::{Limits, Op, Request};
 
-/// A request under way.
+/// Requests of each job if neither --ops nor --duration is given.
+const DEFAULT_OPS: u64 = 10_000;
+
+/// A request in flight.
 #[derive(Clone, Copy, Debug)]
 struct Flight {
-    want: Want,
+    access: Access,
     /// When it was due.
     since: u64,
     /// Is it part of the check at the end?
@@ -42,16 +45,17 @@ pub(super) struct Job {
     bs: u64,
     batch: usize,
     verify: bool,
-    /// Does it matter what its writes write?
+    /// False if nobody looks at what its writes write.
     fills: bool,
     limits: Limits,
     buffers: Arc<Buffers>,
     random: Random,
-    places: Places,
+    region: Region,
     flights: Vec<Option<Flight>>,
     free: Vec<u16>,
     phase: Phase,
     paused: bool,
+    /// Requests still to be made; none for no end.
     left: Option<u64>,
     end: Option<u64>,
     rate: Option<Rate>,
@@ -63,45 +67,39 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new(config: &SimConfig, number: u16, buffers: Arc<Buffers>) -> Self {
-        let first_tag = number / config.device.queues * config.iodepth;
-        let limits = Limits {
-            size: config.device.size,
-            block_size: config.device.block_size,
-            max_data: config.device.io_buffer,
-            read_only: config.device.read_only,
-        };
-        let default_ops = config.duration.is_none().then_some(10_000);
+        let (device, load) = (&config.device, &config.load);
+        let default_ops = load.duration.is_none().then_some(DEFAULT_OPS);
         let mut job = Self {
             number,
-            hctx: number % config.device.queues,
-            first_tag,
-            bs: config.bs,
-            batch: usize::from(config.batch),
-            verify: config.verify,
-            fills: config.verify || config.zeros.is_some(),
-            limits,
+            hctx: number % device.queues,
+            first_tag: number / device.queues * load.iodepth,
+            bs: load.bs,
+            batch: usize::from(load.batch),
+            verify: load.verify,
+            fills: load.verify || load.zeros.is_some(),
+            limits: config.limits(),
             buffers,
-            random: Random::new(config.seed, u64::from(number)),
-            places: Places::new(config, number),
-            flights: vec![None; usize::from(config.iodepth)],
-            free: (0..config.iodepth).rev().collect(),
+            random: Random::new(load.seed, u64::from(number)),
+            region: Region::new(config, number),
+            flights: vec![None; usize::from(load.iodepth)],
+            free: (0..load.iodepth).rev().collect(),
             phase: Phase::Load,
             paused: false,
-            left: config.ops.or(default_ops),
-            end: config.duration.map(|end| end.as_nanos() as u64),
-            rate: config.rate,
+            left: load.ops.or(default_ops),
+            end: load.duration.map(|end| end.as_nanos() as u64),
+            rate: load.rate,
             next_arrival: 0,
             late: VecDeque::new(),
             tally: Tally::new(),
         };
         if job.rate.is_some() {
-            job.next_arrival = job.distance();
+            job.next_arrival = job.arrival_distance();
         }
         job
     }
 
     /// Nanoseconds from one arrival to the next.
-    fn distance(&mut self) -> u64 {
+    fn arrival_distance(&mut self) -> u64 {
         let ns = match self.rate {
             None => 0.0,
             Some(Rate::Even(rate)) => 1e9 / rate,
@@ -110,34 +108,29 @@ impl Job {
         (ns as u64).max(1)
     }
 
-    /// Something has happened that concerns the jobs.
-    pub(super) fn hear(&mut self, event: &Event, now: u64) {
+    /// The script does something.
+    pub(super) fn script_event(&mut self, event: &Event, now: u64) {
         match *event {
-            Event::Load(on) => self.pause(!on, now),
-            Event::Rate(rate) => self.set_rate(rate, now),
-            Event::Discard { offset, len } => self.places.forget(offset, len),
+            Event::Load(on) => {
+                self.paused = !on;
+                if on {
+                    self.next_arrival = self.next_arrival.max(now);
+                }
+            }
+            Event::Rate(rate) => {
+                self.rate = Some(Rate::Even(f64::from(rate)));
+                self.next_arrival = now + self.arrival_distance();
+            }
+            Event::Discard { offset, len } => self.region.discard_begins(offset, len),
             _ => {}
         }
     }
 
-    /// What a script has asked for has ended.
-    pub(super) fn calm(&mut self) {
-        self.places.calm();
+    /// All discards of the script have ended.
+    pub(super) fn script_discards_ended(&mut self) {
+        self.region.discards_ended();
     }
 
-    fn set_rate(&mut self, rate: u32, now: u64) {
-        self.rate = Some(Rate::Even(f64::from(rate)));
-        self.next_arrival = now + self.distance();
-    }
-
-    fn pause(&mut self, paused: bool, now: u64) {
-        self.paused = paused;
-        if !paused && self.next_arrival < now {
-            self.next_arrival = now;
-        }
-    }
-
-    /// Does it load the device, still?
     pub(super) fn is_loading(&self) -> bool {
         self.phase == Phase::Load
     }
@@ -150,167 +143,141 @@ impl Job {
         (self.flights.len() - self.free.len()) as u64
     }
 
-    /// When it wants to be asked again, though nothing has ended.
+    /// When it may make requests, or has to stop, though none of its requests has ended.
     pub(super) fn next_time(&self) -> Option<u64> {
         let arrival = (self.rate.is_some() && !self.paused).then_some(self.next_arrival);
-        let time = match (arrival, self.end) {
-            (Some(arrival), Some(end)) => Some(arrival.min(end)),
-            (arrival, end) => arrival.or(end),
-        };
-        time.filter(|_| self.is_loading())
+        let next = arrival.into_iter().chain(self.end).min();
+        next.filter(|_| self.is_loading())
     }
 
-    /// Goes on to the next phase if there is nothing left to do in this one.
-    fn move_on(&mut self, now: u64) {
-        if self.phase == Phase::Load {
-            let over = self.left == Some(0) || self.end.is_some_and(|end| end <= now);
-            if over && self.in_flight() == 0 {
-                self.phase = if self.verify {
-                    Phase::Check
-                } else {
-                    Phase::Done
-                };
-            }
+    /// Ends the load phase if all of its requests have been made and have ended.
+    fn end_load(&mut self, now: u64) {
+        let over = self.left == Some(0) || self.end.is_some_and(|end| end <= now);
+        if self.is_loading() && over && self.in_flight() == 0 {
+            self.phase = if self.verify {
+                Phase::Check
+            } else {
+                Phase::Done
+            };
         }
     }
 
-    /// The requests to be made now, together; none if there is nothing to be done at present.
-    pub(super) fn take(&mut self, now: u64, out: &mut Vec<Request>) {
+    /// Fills `out` with the requests to be inserted now, together; with none if there is nothing to
+    /// do at present.
+    pub(super) fn next_batch(&mut self, now: u64, out: &mut Vec<Request>) {
         out.clear();
-        self.move_on(now);
+        self.end_load(now);
         match self.phase {
-            Phase::Load => self.take_load(now, out),
-            Phase::Check => {
-                while let Some(&tag) = self.free.last() {
-                    let Some(want) = self.places.choose_check() else {
-                        if self.in_flight() == 0 {
-                            self.phase = Phase::Done;
-                        }
-                        return;
-                    };
-                    self.free.pop();
-                    out.push(self.make(tag, want, now, true));
-                }
-            }
+            Phase::Load => self.next_load(now, out),
+            Phase::Check => self.next_checks(now, out),
             Phase::Done => {}
         }
     }
 
-    fn take_load(&mut self, now: u64, out: &mut Vec<Request>) {
+    fn next_checks(&mut self, now: u64, out: &mut Vec<Request>) {
+        while !self.free.is_empty() {
+            let Some(access) = self.region.choose_check() else {
+                if self.in_flight() == 0 {
+                    self.phase = Phase::Done;
+                }
+                return;
+            };
+            let request = self.make(access, now, true);
+            out.push(request);
+        }
+    }
+
+    fn next_load(&mut self, now: u64, out: &mut Vec<Request>) {
         if self.end.is_some_and(|end| end <= now) || self.paused {
             return;
         }
+        let mut available = self.left.map_or(usize::MAX, |left| left as usize);
         if self.rate.is_some() {
-            while self.next_arrival <= now
-                && self.left.is_none_or(|left| left > self.late.len() as u64)
-            {
+            while self.next_arrival <= now && self.late.len() < available {
                 self.late.push_back(self.next_arrival);
-                self.next_arrival += self.distance();
+                self.next_arrival += self.arrival_distance();
             }
+            available = available.min(self.late.len());
         }
-        let available = match self.rate {
-            Some(_) => self.late.len(),
-            None => usize::MAX,
-        };
-        let available = self
-            .left
-            .map_or(available, |left| available.min(left as usize));
         // A batch waits until it is whole, unless it never will be.
-        if self.free.len().min(available) < self.batch.min(available) {
+        let batch = self.batch.min(available);
+        if self.free.len() < batch {
             return;
         }
-        while out.len() < self.batch && out.len() < available {
-            let Some(&tag) = self.free.last() else {
+        while out.len() < batch {
+            let Some(access) = self.region.choose(&mut self.random) else {
                 return;
             };
-            let Some(want) = self.places.choose(&mut self.random) else {
-                return;
-            };
-            let since = match self.rate {
-                Some(_) => self.late.pop_front().unwrap_or(now),
-                None => now,
-            };
-            self.free.pop();
+            let since = self.late.pop_front().unwrap_or(now);
             if let Some(left) = &mut self.left {
                 *left -= 1;
             }
-            out.push(self.make(tag, want, since, false));
+            let request = self.make(access, since, false);
+            out.push(request);
         }
     }
 
-    fn make(&mut self, tag: u16, want: Want, since: u64, check: bool) -> Request {
-        self.flights[usize::from(tag)] = Some(Flight { want, since, check });
-        let real_tag = self.first_tag + tag;
-        let (sector, sectors) = match want.block {
+    /// Makes a request with a free tag.
+    fn make(&mut self, access: Access, since: u64, check: bool) -> Request {
+        let tag = self.free.pop().expect("the caller has looked");
+        self.flights[usize::from(tag)] = Some(Flight {
+            access,
+            since,
+            check,
+        });
+        let tag = self.first_tag + tag;
+        let (sector, sectors) = match access.block {
             None => (0, 0),
-            Some(block) => (self.places.offset(block) / 512, (self.bs / 512) as u32),
+            Some(block) => (self.region.offset(block) / 512, (self.bs / 512) as u32),
         };
-        if self.fills && want.op == Op::Write {
-            let offset = sector * 512;
+        if self.fills && access.op == Op::Write {
             // SAFETY: the tag is ours, and its request is not in the mirror yet.
-            let buffer = unsafe { self.buffers.of(self.hctx, real_tag) };
-            content::fill(&mut buffer[..self.bs as usize], offset, want.generation);
+            let buffer = unsafe { self.buffers.of(self.hctx, tag) };
+            buffers::fill(
+                &mut buffer[..self.bs as usize],
+                sector * 512,
+                access.generation,
+            );
         }
-        Request::check(real_tag, want.op, sector, sectors, &self.limits)
-            .expect("the places lie within the disk")
+        Request::check(tag, access.op, sector, sectors, &self.limits)
+            .expect("the region lies within the disk")
     }
 
     /// One of its requests has ended.
-    pub(super) fn ended(&mut self, real_tag: u16, result: i32, at: u64) {
-        let tag = real_tag - self.first_tag;
-        let flight = self.flights[usize::from(tag)].take();
-        let flight = flight.expect("a request ends once");
-        let want = flight.want;
-        let known = self.places.ended(want, result >= 0);
-        if flight.check {
-            self.count_check(flight, real_tag, result, known);
-        } else {
-            let bytes = if want.block.is_some() { self.bs } else { 0 };
-            let kind = self.tally.kind(want.op);
-            if result >= 0 {
-                kind.ops += 1;
-                kind.bytes += bytes;
-                self.tally.times.record(at.saturating_sub(flight.since));
-            } else {
-                kind.errors += 1;
-                *self.tally.errors.entry(status_name(result)).or_default() += 1;
-            }
-            if self.verify && known {
-                self.check(want, real_tag);
-            }
-        }
-        self.free.push(tag);
-    }
-
-    fn count_check(&mut self, flight: Flight, real_tag: u16, result: i32, known: bool) {
-        if known {
-            self.check(flight.want, real_tag);
-        } else if result < 0 {
-            self.tally.failed += 1;
+    pub(super) fn request_ended(&mut self, tag: u16, result: i32, at: u64) {
+        let own_tag = tag - self.first_tag;
+        let flight = self.flights[usize::from(own_tag)].take();
+        let Flight {
+            access,
+            since,
+            check,
+        } = flight.expect("a request ends once");
+        let known = self.region.ended(access, result >= 0);
+        if !check {
+            let bytes = if access.block.is_some() { self.bs } else { 0 };
+            self.tally
+                .count(access.op, bytes, result, at.saturating_sub(since));
+        } else if !known && result < 0 {
             let name = status_name(result);
-            let why = || format!("a block could not be read at the end: {name}");
-            self.tally.first_failure.get_or_insert_with(why);
+            self.tally
+                .count_wrong(|| format!("a block could not be read at the end: {name}"));
         }
+        if self.verify && known {
+            self.verify(access, tag);
+        }
+        self.free.push(own_tag);
     }
 
-    fn check(&mut self, want: Want, real_tag: u16) {
-        let Some(block) = want.block else {
+    fn verify(&mut self, access: Access, tag: u16) {
+        let Some(block) = access.block else {
             return;
         };
         // SAFETY: the request has ended, and the tag has not been given to another one yet.
-        let buffer = unsafe { self.buffers.of(self.hctx, real_tag) };
-        let offset = self.places.offset(block);
+        let buffer = unsafe { self.buffers.of(self.hctx, tag) };
         self.tally.checked += 1;
-        if let Some(why) = content::fault(&buffer[..self.bs as usize], offset, want.generation) {
-            self.tally.failed += 1;
-            self.tally.first_failure.get_or_insert(why);
+        let buffer = &buffer[..self.bs as usize];
+        if let Some(why) = buffers::fault(buffer, self.region.offset(block), access.generation) {
+            self.tally.count_wrong(|| why);
         }
     }
-}
-
-/// The name of the status behind a result.
-fn status_name(result: i32) -> &'static str {
-    Status::all()
-        .find(|status| status.errno() == -result)
-        .map_or("unknown", Status::name)
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers that look random and are the same for the same seed.
+//! Pseudo-random numbers, the same for the same seed on every machine.
 
-/// SplitMix64: small, quick, and good enough to choose places by.
+/// SplitMix64: small, quick, and good enough to choose blocks by.
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 
-/// Turns numbers that differ little into numbers that differ much.
+/// Turns numbers that differ in few bits into numbers that differ in many.
 pub(super) fn scatter(n: u64) -> u64 {
     let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -14,7 +14,7 @@ pub(super) fn scatter(n: u64) -> u64 {
 }
 
 impl Random {
-    /// A stream of numbers of its own for each user of one seed.
+    /// The stream of one user. Users of the same seed have different streams.
     pub(super) fn new(seed: u64, user: u64) -> Self {
         Self(scatter(seed ^ scatter(user)))
     }
@@ -30,7 +30,7 @@ impl Random {
         ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
 
-    /// True in so many per cent of all cases.
+    /// True in `share` per cent of all cases.
     pub(super) fn per_cent(&mut self, share: u8) -> bool {
         share > 0 && self.below(100) < u64::from(share)
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::values;
+use super::parse;
 use crate::config::check_pressure;
 use crate::config::size::size;
 use crate::config::space::Reclaim;
@@ -13,11 +13,11 @@ use crate::config::space_changes::SpaceChanges;
 use crate::error::Failure;
 use crate::pressure::{injections, Change, Changes, Settings};
 
-/// What the driver answers whatever it is asked.
+/// What the driver returns for every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BusyFor {
-    /// What the request deserves.
-    Nobody,
+pub enum Refusal {
+    /// It refuses nothing: the disk decides.
+    Off,
     /// RESOURCE.
     Resource,
     /// DEV_RESOURCE, with a promise to run the queues when this ends.
@@ -27,11 +27,11 @@ pub enum BusyFor {
 /// Something that happens.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// No worker can be created from now on, or again.
+    /// No worker can be created, or they can again.
     FailWorkerCreation(bool),
     /// The driver refuses everything, or nothing again.
-    Busy(BusyFor),
-    /// The jobs make no requests, or go on making them.
+    Busy(Refusal),
+    /// The jobs make requests, or pause.
     Load(bool),
     /// The jobs' rate changes, in requests per second.
     Rate(u32),
@@ -48,12 +48,12 @@ pub enum Event {
     Set {
         /// As it was written.
         text: String,
-        /// What it says of the pressure.
+        /// Changes of the pressure.
         changes: Changes,
-        /// What it says of the rules for memory.
+        /// Changes of the rules for memory.
         memory: SpaceChanges,
     },
-    /// Memory is short, or no more, as PSI would say of a machine. Heeded while `--psi` is given.
+    /// Memory pressure begins or ends, as PSI would report it. Without `--psi` nothing comes of it.
     Psi(bool),
 }
 
@@ -91,7 +91,7 @@ fn changes(text: &str) -> Result<(Changes, SpaceChanges), String> {
         let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
         let seconds = value.parse().ok().filter(|_| digits);
         let seconds = seconds.ok_or_else(|| format!("set: '{value}' is not a whole number"))?;
-        // There is nobody whom a long wait would hang.
+        // Nothing hangs in a long wait here, so it needs no --force.
         memory = SpaceChanges::check(None, Some(seconds), false, true)
             .map_err(|failure| format!("set: {failure}"))?;
     } else if let Some(value) = text.strip_prefix("reclaim=") {
@@ -102,7 +102,7 @@ fn changes(text: &str) -> Result<(Changes, SpaceChanges), String> {
             _ => return Err(format!("set: '{value}' is none of off, zero and compress")),
         });
     } else if let Some(value) = text.strip_prefix("compress-idle=") {
-        let idle = values::duration(value).map_err(|why| format!("set: {why}"))?;
+        let idle = parse::duration(value).map_err(|why| format!("set: {why}"))?;
         memory.compress_idle = Some(idle);
     } else {
         return Err("set: expected slots=N|off, mbps=N|off, inject KIND=VALUE, \
@@ -131,9 +131,9 @@ impl FromStr for Event {
         match word {
             "fail-worker-creation" => on().map(Self::FailWorkerCreation),
             "busy" => match rest {
-                "on" => Ok(Self::Busy(BusyFor::Resource)),
-                "dev" => Ok(Self::Busy(BusyFor::DevResource)),
-                "off" => Ok(Self::Busy(BusyFor::Nobody)),
+                "on" => Ok(Self::Busy(Refusal::Resource)),
+                "dev" => Ok(Self::Busy(Refusal::DevResource)),
+                "off" => Ok(Self::Busy(Refusal::Off)),
                 _ => Err("busy: expected on, dev or off".to_owned()),
             },
             "stop-load" | "start-load" if rest.is_empty() => Ok(Self::Load(word == "start-load")),
@@ -167,9 +167,9 @@ impl fmt::Display for Event {
         let on = |on: bool| if on { "on" } else { "off" };
         match self {
             Self::FailWorkerCreation(fails) => write!(f, "fail-worker-creation {}", on(*fails)),
-            Self::Busy(BusyFor::Resource) => f.write_str("busy on"),
-            Self::Busy(BusyFor::DevResource) => f.write_str("busy dev"),
-            Self::Busy(BusyFor::Nobody) => f.write_str("busy off"),
+            Self::Busy(Refusal::Resource) => f.write_str("busy on"),
+            Self::Busy(Refusal::DevResource) => f.write_str("busy dev"),
+            Self::Busy(Refusal::Off) => f.write_str("busy off"),
             Self::Load(true) => f.write_str("start-load"),
             Self::Load(false) => f.write_str("stop-load"),
             Self::Rate(rate) => write!(f, "rate {rate}"),
@@ -198,14 +198,14 @@ impl FromStr for Step {
             .split_once(':')
             .ok_or_else(|| format!("expected TIME:EVENT; {EVENTS}"))?;
         Ok(Self {
-            at: values::duration(at)?,
+            at: parse::duration(at)?,
             event: event.parse()?,
         })
     }
 }
 
 impl Step {
-    /// Does it fit the disk?
+    /// Checks that it fits the disk.
     pub(super) fn check(&self, size: u64) -> Result<(), Failure> {
         if let Event::Set { changes, .. } = &self.event {
             check_pressure(&changes.applied_to(&Settings::default()))?;

@@ -147,7 +147,11 @@ pub enum Command {
     /// Say whether this machine can serve RAM disks, and what to change if not
     Doctor(FormatArgs),
     /// Run the disk in this process under a load made here, without root and without ublk
-    #[command(long_about = sim::SIM_LONG, after_help = sim::SIM_EXAMPLES)]
+    #[command(
+        long_about = sim::SIM_LONG,
+        after_help = sim::SIM_EXAMPLES,
+        allow_negative_numbers = true
+    )]
     Sim(Box<SimArgs>),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLE)]

@@ -31,15 +31,18 @@ pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
     let config = args.config(DeviceConfig::check(request, around)?);
     config.check()?;
     let checked = |path: &Option<_>| path.as_deref().map(OutputFile::check).transpose();
-    let (chrome, text_lines) = (checked(&args.trace)?, checked(&args.trace_text)?);
+    let (chrome, text_lines) = (
+        checked(&args.output.trace)?,
+        checked(&args.output.trace_text)?,
+    );
     let figures = if chrome.is_none() && text_lines.is_none() {
         sim::run(&config)?
     } else {
-        let (figures, trace) = sim::run_traced(&config, args.records as usize)?;
+        let (figures, trace) = sim::run_traced(&config, args.output.records as usize)?;
         write_trace(&trace, chrome, text_lines)?;
         figures
     };
-    if args.json {
+    if args.output.json {
         let command = std::env::args_os().skip(1);
         output::print_json(&Printed {
             command: command

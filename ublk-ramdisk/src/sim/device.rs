@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A device without a kernel, with its jobs' ports, and the figures that are taken from it.
+//! A device without a kernel: the disk behind its mirror and the front end, with its jobs. Does what
+//! the script says, and takes the figures.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
@@ -9,14 +10,14 @@ use workqueue::{CpuPlace, RuntimeBuilder, Topology, VirtualClock};
 
 use super::buffers::{self, Buffers};
 use super::config::SimConfig;
-use super::driver::{Costs, SimDriver};
+use super::driver::SimDriver;
 use super::figures::{
     refused_by, Figures, Happened, HctxFigures, JobLoad, KblockdFigures, Sample, Tally, Verified,
 };
-use super::hogs::Hogs;
+use super::front_end::{FrontEnd, Local};
 use super::job::Job;
-use super::ports::{At, Ports};
-use super::script::{BusyFor, Event};
+use super::script::{Event, Refusal};
+use super::worker_load::{CallCost, Hogs};
 use crate::backend::{self, Driver, Mirror};
 use crate::config::space_changes::SpaceChanges;
 use crate::config::DeviceConfig;
@@ -25,28 +26,29 @@ use crate::mq::{Lane, Limits, Op, Queue, Request, TagSet};
 use crate::pressure::Changes;
 
 /// See the module. Fields are dropped in this order.
-pub(super) struct Bed {
+pub(super) struct Device {
+    /// By job.
     pub(super) lanes: Vec<Lane>,
     script_lane: Option<Lane>,
     hogs: Option<Hogs>,
     mirror: Mirror,
-    pub(super) ports: Arc<Ports>,
+    pub(super) front_end: Arc<FrontEnd>,
     pub(super) jobs: Vec<Job>,
     driver: Arc<SimDriver>,
     ramdisk: Arc<Driver>,
-    costs: Option<Arc<Costs>>,
+    call_cost: Option<Arc<CallCost>>,
     creation_fails: Arc<AtomicBool>,
-    script_tag: u16,
+    /// Is the script's last discard in flight?
     script_busy: bool,
     limits: Limits,
-    /// Of `space`, as it is now.
+    /// Its `space` is changed by the script.
     config: DeviceConfig,
     happened: Vec<Happened>,
     samples: Vec<Sample>,
     last: Totals,
 }
 
-/// Numbers of the whole device at one moment.
+/// Counters of the whole device at one moment, for the differences on the time line.
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
     at: u64,
@@ -58,7 +60,7 @@ struct Totals {
     no_space: u64,
 }
 
-/// A made-up machine: nobody is bound to its CPUs.
+/// A made-up machine. No thread is bound to its CPUs.
 fn machine(cpus: u16) -> Topology {
     let place = |cpu| CpuPlace {
         cpu,
@@ -69,69 +71,64 @@ fn machine(cpus: u16) -> Topology {
     Topology::simulated((0..usize::from(cpus)).map(place).collect())
 }
 
-impl Bed {
+impl Device {
     pub(super) fn new(config: &SimConfig, clock: &Arc<VirtualClock>) -> Result<Self, Failure> {
-        let device = &config.device;
+        let (device, model) = (&config.device, &config.model);
         let store = backend::open_store(device)?;
         let ramdisk = backend::driver(device, store, device.queues, device.depth);
         let creation_fails = Arc::new(AtomicBool::new(false));
-        let runtime = runtime(config, clock, &creation_fails);
-        let costs =
-            (!config.call_cost.is_zero()).then(|| Costs::new(config.call_cost, clock.clone()));
-        let driver = Arc::new(SimDriver::new(ramdisk.clone(), costs.clone()));
+        let call_cost =
+            (!model.call_cost.is_zero()).then(|| CallCost::new(model.call_cost, clock.clone()));
+        let driver = Arc::new(SimDriver::new(ramdisk.clone(), call_cost.clone()));
         let buffers = Buffers::new(device.queues, device.depth, device.io_buffer)
             .map_err(|e| Failure::environment(format!("no memory for the jobs' buffers: {e}")))?;
         let buffers = Arc::new(buffers);
-        let ports = Arc::new(Ports::new(
-            config,
-            clock.clone(),
-            driver.clone(),
-            buffers.clone(),
-        ));
+        let front_end = FrontEnd::new(config, clock.clone(), driver.clone(), buffers.clone());
+        let front_end = Arc::new(front_end);
         let set = TagSet {
             nr_ctxs: config.jobs_per_queue() + u16::from(config.has_script_requests()),
             timeout: Duration::from_secs(device.timeout.into()),
-            rerun_delay: config.rerun_delay,
-            rules: config.rules,
+            rerun_delay: model.rerun_delay,
+            rules: model.blk_mq,
             ..TagSet::new(device.queues, device.depth)
         };
-        let flags = config.kblockd_flags;
-        let mirror =
-            Mirror::start_on(runtime, flags, set, driver.clone(), &ramdisk, ports.clone())?;
-        if let Some(costs) = &costs {
-            costs.charge_to(Some(mirror.kblockd().clone()));
+        let mirror = Mirror::start_on(
+            runtime(config, clock, &creation_fails),
+            model.kblockd_flags.flags(),
+            set,
+            driver.clone(),
+            &ramdisk,
+            front_end.clone(),
+        )?;
+        if let Some(cost) = &call_cost {
+            cost.charge_to(Some(mirror.kblockd().clone()));
         }
-        let hogs = match config.hogs {
-            Some(hogs) => Some(Hogs::start(mirror.runtime(), clock, hogs)?),
-            None => None,
-        };
-        let jobs: Vec<Job> = (0..config.jobs)
-            .map(|number| Job::new(config, number, buffers.clone()))
-            .collect();
+        let hogs = model
+            .hogs
+            .map(|hogs| Hogs::start(mirror.runtime(), clock, hogs))
+            .transpose()?;
         let lane = |hctx, ctx| mirror.queue().lane(hctx, ctx).expect("each is taken once");
+        let jobs = 0..config.load.jobs;
         Ok(Self {
-            lanes: (0..config.jobs)
+            lanes: jobs
+                .clone()
                 .map(|job| lane(job % device.queues, job / device.queues))
                 .collect(),
             script_lane: config
                 .has_script_requests()
                 .then(|| lane(0, config.jobs_per_queue())),
             hogs,
+            jobs: jobs
+                .map(|number| Job::new(config, number, buffers.clone()))
+                .collect(),
             mirror,
-            ports,
-            jobs,
+            front_end,
             driver,
             ramdisk,
-            costs,
+            call_cost,
             creation_fails,
-            script_tag: device.depth - 1,
             script_busy: false,
-            limits: Limits {
-                size: device.size,
-                block_size: device.block_size,
-                max_data: device.io_buffer,
-                read_only: device.read_only,
-            },
+            limits: config.limits(),
             config: device.clone(),
             happened: Vec::new(),
             samples: Vec::new(),
@@ -143,42 +140,44 @@ impl Bed {
         self.mirror.queue()
     }
 
-    /// What a script says happens now. What concerns the jobs is left to the caller.
-    pub(super) fn happen(&mut self, event: &Event) {
-        match *event {
-            Event::FailWorkerCreation(fails) => self.creation_fails.store(fails, Relaxed),
-            Event::Busy(busy) => {
-                self.driver.set_busy(busy);
-                if busy == BusyFor::Nobody {
+    /// Does what the script says, apart from what the jobs do. A failure is noted, and ends nothing.
+    pub(super) fn script_event(&mut self, event: &Event) {
+        let done = match event {
+            Event::FailWorkerCreation(fails) => {
+                self.creation_fails.store(*fails, Relaxed);
+                Ok(())
+            }
+            Event::Busy(refusal) => {
+                self.driver.refuse(*refusal);
+                if *refusal == Refusal::Off {
                     // The promise that came with DEV_RESOURCE.
                     self.queue().run_hw_queues(true);
                 }
+                Ok(())
             }
-            Event::Discard { offset, len } => self.discard(offset, len),
+            Event::Discard { offset, len } => {
+                self.discard(*offset, *len);
+                Ok(())
+            }
             Event::Corrupt(offset) => {
-                if let Err(error) = buffers::corrupt(self.ramdisk.disk().store(), offset) {
-                    self.note(format!("corrupt {offset}: {error}"));
-                    return;
-                }
+                let store = self.ramdisk.disk().store();
+                buffers::corrupt(store, *offset).map_err(|error| error.to_string())
             }
             Event::Set {
-                ref changes,
-                ref memory,
-                ..
-            } => {
-                if let Err(error) = self.set(changes, memory) {
-                    return self.note(format!("{event}: {error}"));
-                }
-            }
+                changes, memory, ..
+            } => self
+                .set(changes, memory)
+                .map_err(|failure| failure.to_string()),
             Event::Psi(short) => {
-                self.ramdisk.set_pressure(short);
-                if !short {
-                    self.queue().run_hw_queues(true);
-                }
+                self.ramdisk.tell_pressure(*short, self.mirror.queue());
+                Ok(())
             }
-            Event::Load(_) | Event::Rate(_) => {}
-        }
-        self.note(event.to_string());
+            Event::Load(_) | Event::Rate(_) => Ok(()),
+        };
+        self.note(match done {
+            Ok(()) => event.to_string(),
+            Err(why) => format!("{event}: {why}"),
+        });
     }
 
     fn set(&mut self, changes: &Changes, memory: &SpaceChanges) -> Result<(), Failure> {
@@ -191,44 +190,40 @@ impl Bed {
     }
 
     fn note(&mut self, what: String) {
-        let t_ns = self.ports.now();
+        let t_ns = self.front_end.now();
         self.happened.push(Happened { t_ns, what });
     }
 
+    /// Discards with the tag behind those of the jobs, one range at a time.
     fn discard(&mut self, offset: u64, len: u64) {
-        self.reap_script();
-        let Some(lane) = self.script_lane.as_mut().filter(|_| !self.script_busy) else {
+        if self.script_is_busy() {
             return self.note("a discard is left out: the one before has not ended".to_owned());
-        };
+        }
         let sectors = u32::try_from(len / 512).unwrap_or(u32::MAX);
-        let tag = self.script_tag;
+        let tag = self.config.depth - 1;
         match Request::check(tag, Op::Discard, offset / 512, sectors, &self.limits) {
             Ok(request) => {
                 self.script_busy = true;
-                lane.insert(&request, &mut At(&self.ports, 0));
+                let lane = self.script_lane.as_mut().expect("the script discards");
+                lane.insert(&request, &mut Local(&self.front_end, 0));
             }
             Err(status) => self.note(format!("discard {offset},{len}: {status}")),
         }
     }
 
-    fn reap_script(&mut self) {
-        let ends = std::mem::take(&mut self.ports.of_script().lock().ends);
-        self.script_busy &= ends.is_empty();
-    }
-
-    /// Are there requests of the script under way?
+    /// Is a request of the script in flight?
     pub(super) fn script_is_busy(&mut self) -> bool {
-        self.reap_script();
+        self.script_busy &= self.front_end.take_script_ends().is_empty();
         self.script_busy
     }
 
-    fn totals(&self, at: u64, ended: u64) -> Totals {
+    fn totals(&self) -> Totals {
         let hctxs = 0..self.queue().tag_set().nr_hw_queues;
         let stats = self.mirror.kblockd().queue().stats();
         let space = self.ramdisk.disk().space_stats();
         Totals {
-            at,
-            ended,
+            at: self.front_end.now(),
+            ended: self.jobs.iter().map(|job| job.tally.ended()).sum(),
             refused: hctxs
                 .map(|hctx| self.queue().counters(hctx).refused())
                 .sum(),
@@ -239,9 +234,14 @@ impl Bed {
         }
     }
 
-    /// Takes a point of the time line. `ended` and `in_flight` are those of the jobs.
-    pub(super) fn sample(&mut self, ended: u64, in_flight: u64) {
-        let now = self.totals(self.ports.now(), ended);
+    /// Requests that the jobs have in flight.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.jobs.iter().map(Job::in_flight).sum()
+    }
+
+    /// Takes a sample of the time line.
+    pub(super) fn sample(&mut self) {
+        let now = self.totals();
         let (mut parked, mut dispatch_busy) = (0, 0);
         for hctx in 0..self.queue().tag_set().nr_hw_queues {
             let seen = self.queue().snapshot(hctx);
@@ -260,7 +260,7 @@ impl Bed {
             } else {
                 ops as f64 * 1e9 / time as f64
             },
-            in_flight,
+            in_flight: self.in_flight(),
             parked,
             dispatch_busy,
             refused: now.refused - last.refused,
@@ -274,14 +274,14 @@ impl Bed {
         });
     }
 
-    /// Ends what would keep workers busy.
+    /// Stops what keeps workers busy or away.
     pub(super) fn quiet_down(&mut self) {
         self.creation_fails.store(false, Relaxed);
         if let Some(hogs) = &self.hogs {
             hogs.stop();
         }
-        if let Some(costs) = &self.costs {
-            costs.charge_to(None);
+        if let Some(cost) = &self.call_cost {
+            cost.charge_to(None);
         }
     }
 
@@ -315,7 +315,7 @@ impl Bed {
         }
         Figures {
             version: 1,
-            seed: config.seed,
+            seed: config.load.seed,
             elapsed_ns,
             jobs: self
                 .jobs
@@ -328,7 +328,7 @@ impl Bed {
                 .collect(),
             total: total.load(elapsed_ns),
             errors: total.errors,
-            verify: config.verify.then_some(Verified {
+            verify: config.load.verify.then_some(Verified {
                 checked: total.checked,
                 failed: total.failed,
                 first: total.first_failure,
@@ -349,7 +349,7 @@ impl Bed {
     }
 }
 
-/// A runtime for this simulation, whose creation of workers can be made to fail.
+/// The runtime's settings. While `fails` is true, workers cannot be created.
 fn runtime(
     config: &SimConfig,
     clock: &Arc<VirtualClock>,
@@ -361,7 +361,7 @@ fn runtime(
             true => Err(libc::EAGAIN),
             false => Ok(()),
         })
-        .topology(machine(config.cpus))
+        .topology(machine(config.model.cpus))
         .virtual_clock(clock.clone())
         .sample_period(Duration::ZERO)
         .cpu_accounting(false)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Values of the simulation's options as they are written: times, rates, service times, flags.
+//! Values of the simulation's options as they are written: times, rates, service times, hogs.
 
 use std::time::Duration;
 
-use workqueue::Flags;
+use crate::mq::Rules;
 
 /// Reads a time: a number with `ns`, `us`, `ms` or `s`.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -52,12 +52,12 @@ pub fn duration_or_never(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// When requests arrive that do not wait for others to end.
+/// When requests arrive, if they do not wait for others to end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
-    /// At even distances, so many per second.
+    /// At even distances; requests per second.
     Even(f64),
-    /// At random, so many per second on average.
+    /// At random; requests per second on average.
     Poisson(f64),
 }
 
@@ -81,9 +81,9 @@ impl std::str::FromStr for Rate {
 pub enum Service {
     /// Always the same; zero for no time at all.
     Fixed(Duration),
-    /// Anything, on average this.
+    /// Exponentially distributed with this mean.
     Exponential(Duration),
-    /// Anything from the first to the second.
+    /// Evenly distributed from the first to the second.
     Between(Duration, Duration),
 }
 
@@ -107,31 +107,13 @@ impl std::str::FromStr for Service {
     }
 }
 
-/// Reads the flags of a queue: names with commas between them, or `none`.
-pub fn flags(text: &str) -> Result<Flags, String> {
-    let mut flags = Flags::empty();
-    if text == "none" {
-        return Ok(flags);
+/// Reads the version of blk-mq whose rules are followed.
+pub fn rules(text: &str) -> Result<Rules, String> {
+    match text {
+        "7.2" => Ok(Rules::Linux7),
+        "3.x" => Ok(Rules::Linux3),
+        _ => Err("expected 7.2 or 3.x".to_owned()),
     }
-    for name in text.split(',') {
-        flags |= match name {
-            "mem_reclaim" => Flags::MEM_RECLAIM,
-            "highpri" => Flags::HIGHPRI,
-            "percpu" => Flags::PERCPU,
-            "unbound" => Flags::UNBOUND,
-            "cpu_intensive" => Flags::CPU_INTENSIVE,
-            _ => {
-                return Err(format!(
-                    "'{name}' is none of mem_reclaim, highpri, percpu, unbound, cpu_intensive; \
-                     none stands for no flag"
-                ))
-            }
-        };
-    }
-    if flags.contains(Flags::PERCPU | Flags::UNBOUND) {
-        return Err("percpu and unbound exclude each other".to_owned());
-    }
-    Ok(flags)
 }
 
 /// Reads hogs: how many, and how long each keeps its CPU.
@@ -179,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn l1_rates_services_flags_and_hogs_are_read_or_refused() {
+    fn l1_rates_service_times_and_hogs_are_read_or_refused() {
         assert_eq!("100".parse(), Ok(Rate::Even(100.0)));
         assert_eq!("poisson:5".parse(), Ok(Rate::Poisson(5.0)));
         for bad in ["0", "poisson:", "-1", "fast"] {
@@ -191,11 +173,6 @@ mod tests {
         assert_eq!("1us..2us".parse(), Ok(Service::Between(us(1), us(2))));
         for bad in ["2us..1us", "exp:", "100", "1us.."] {
             assert!(bad.parse::<Service>().is_err(), "{bad}");
-        }
-        assert_eq!(flags("none"), Ok(Flags::empty()));
-        assert_eq!(flags("highpri,percpu"), Ok(Flags::HIGHPRI | Flags::PERCPU));
-        for bad in ["", "fast", "percpu,unbound", "highpri,"] {
-            assert!(flags(bad).is_err(), "{bad}");
         }
         assert_eq!(hogs("4:10ms"), Ok((4, us(10_000))));
         for bad in ["4", "0:1ms", "4:0", "x:1ms", "2000:1ms"] {
