@@ -185,10 +185,9 @@ pub fn driver(
     Arc::new(Pressured::new(disk, pressure, nr_hw_queues, queue_depth))
 }
 
-/// The settings of a device's workqueue runtime. Runs of a hardware queue seldom sleep: the sampler
-/// is enough to notice one that does.
+/// The settings of a device's workqueue runtime.
 pub fn runtime() -> RuntimeBuilder {
-    Runtime::builder().stack_size(STACK).idle_sentinel(false)
+    Runtime::builder().stack_size(STACK)
 }
 
 /// Told the CPUs in use.

@@ -49,7 +49,7 @@
 //!
 //! # Unsafe code
 //!
-//! Only in `sys/cpu.rs`, `sys/poll.rs`, `sys/event.rs`, `sys/socket.rs`
+//! Only in `sys/cpu.rs`, `sys/socket.rs`
 //! (system calls), `sys/list.rs` (the intrusive list), `work/raw.rs`,
 //! `work/pointer.rs`, `work/offer.rs`, `work/mod.rs` (from pointer to item and back),
 //! `work/delayed.rs`, `wait/barrier.rs` (items with more behind the core), and in the places that
@@ -68,10 +68,6 @@ mod pwq;
 mod pool;
 
 mod wait;
-
-pub mod sync;
-
-mod lockdep;
 
 mod observe;
 
@@ -108,8 +104,6 @@ pub use error::{
     AllocError, AttrError, DisableOverflow, EnableUnderflow, EnqueueError, Refusal, StartError,
     WaitError,
 };
-#[cfg(feature = "lockdep")]
-pub use lockdep::lockdep_reports;
 #[cfg(feature = "control-socket")]
 pub use observe::control_socket::ControlSocket;
 pub use observe::snapshot::{
@@ -118,7 +112,7 @@ pub use observe::snapshot::{
 };
 pub use observe::stats::QueueStats;
 pub use observe::trace::TraceEvent;
-pub use pool::concurrency::{blocking, BlockingGuard};
+pub use pool::concurrency::{blocking, try_then_wait, BlockingGuard};
 pub use pool::context::{current, is_rescuer, set_worker_desc, worker_desc, CurrentWork};
 pub use runtime::builder::RuntimeBuilder;
 pub use runtime::hooks::{CreateAttempt, PanicInfo, PoolClass};

@@ -221,6 +221,43 @@ fn s05_15_a_declared_section_lets_the_next_item_start() {
 }
 
 #[test]
+fn s05_15_an_attempt_that_fails_is_followed_by_a_declared_wait() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let g = gate.clone();
+    q.enqueue(Call::new(move |_| try_then_wait(|| None, || g.pass())))
+        .unwrap();
+    gate.wait_for(1);
+    let next = Call::noop();
+    q.enqueue(next.clone()).unwrap();
+    next.work.flush().unwrap();
+    gate.open();
+    q.flush().unwrap();
+    assert_eq!(next.runs(), 1);
+}
+
+#[test]
+fn s05_15_an_attempt_that_succeeds_lets_nothing_else_begin() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let g = gate.clone();
+    q.enqueue(Call::new(move |_| {
+        g.pass();
+        let found = try_then_wait(|| Some(1), || unreachable!("the attempt succeeds"));
+        assert_eq!(found, 1);
+    }))
+    .unwrap();
+    gate.wait_for(1);
+    q.enqueue(Call::noop()).unwrap();
+    gate.open();
+    q.flush().unwrap();
+    let stats = q.stats();
+    assert_eq!((stats.cm_wakeup, stats.panicked), (0, 0));
+}
+
+#[test]
 fn s05_15_a_section_ends_when_its_body_unwinds() {
     let rt = runtime(1);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();

@@ -26,6 +26,26 @@ pub fn blocking<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Makes an attempt that does not wait; if it gives nothing, waits in a [`blocking`] section. So an
+/// attempt that succeeds costs nothing, and only a wait lets the next item begin.
+///
+/// ```
+/// use std::sync::{Mutex, PoisonError, TryLockError};
+/// let total = Mutex::new(0);
+/// let mut guard = workqueue::try_then_wait(
+///     || match total.try_lock() {
+///         Ok(guard) => Some(guard),
+///         Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
+///         Err(TryLockError::WouldBlock) => None,
+///     },
+///     || total.lock().unwrap_or_else(PoisonError::into_inner),
+/// );
+/// *guard += 1;
+/// ```
+pub fn try_then_wait<R>(attempt: impl FnOnce() -> Option<R>, wait: impl FnOnce() -> R) -> R {
+    attempt().unwrap_or_else(|| blocking(wait))
+}
+
 /// A section that may sleep, from its making to its drop; see [`blocking`]. Sections may nest;
 /// only the outermost counts.
 #[derive(Debug)]

@@ -28,8 +28,6 @@ pub(crate) mod concurrency;
 
 pub(crate) mod sampler;
 
-pub(crate) mod sentinel;
-
 pub(crate) mod manager;
 
 pub(crate) mod pod;

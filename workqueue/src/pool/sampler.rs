@@ -74,16 +74,10 @@ impl PoolState {
     pub(crate) fn is_starving(&self) -> bool {
         self.nr_running > 0 && !self.worklist.is_empty()
     }
-
-    /// The thread of one of the runs that count.
-    fn counted_worker(&self) -> Option<i32> {
-        let mut counted = self.workers.iter().filter(|(_, w)| w.counted());
-        counted.next().map(|(_, w)| w.thread.tid)
-    }
 }
 
 impl Sampler {
-    /// Looks at all pools that starve; false if there is none. Their CPUs' sentinels look on.
+    /// Looks at all pools that starve; false if there is none.
     pub(crate) fn sample(&mut self, rt: &Arc<RuntimeInner>) -> bool {
         let half = u64::try_from(rt.config.sample_period.as_nanos() / 2).unwrap_or(u64::MAX);
         let mut any = false;
@@ -91,25 +85,16 @@ impl Sampler {
             let st = pool.lock();
             let starves = st.is_starving();
             any |= starves;
-            let behind = starves.then(|| self.sample_pool(&pool, st, half)).flatten();
-            rt.arm_sentinel(&pool, behind);
+            if starves {
+                self.sample_pool(&pool, st, half);
+            }
         }
         any
     }
 
-    /// A sentinel says that a worker of this pool sleeps.
-    pub(crate) fn look_again(&mut self, rt: &RuntimeInner, pool: &Arc<Pool>) {
-        let st = pool.lock();
-        if st.is_starving() {
-            // It has just gone to sleep, so what it used before tells nothing.
-            let behind = self.sample_pool(pool, st, u64::MAX);
-            rt.arm_sentinel(pool, behind);
-        }
-    }
-
-    /// Looks at the workers of one pool; what it then still waits behind, if anything. A worker
-    /// that used more than `half` since the last look is running.
-    fn sample_pool(&mut self, pool: &Pool, st: PoolGuard<'_>, half: u64) -> Option<i32> {
+    /// Looks at the workers of one pool. A worker that used more than `half` since the last look
+    /// is running.
+    fn sample_pool(&mut self, pool: &Pool, st: PoolGuard<'_>, half: u64) {
         let mut probes: Vec<Probe> = st
             .workers
             .iter()
@@ -127,11 +112,9 @@ impl Sampler {
             .filter_map(|p| mark(&mut st, pool, p))
             .collect();
         let wake = st.kick();
-        let behind = st.is_starving().then(|| st.counted_worker()).flatten();
         drop(st);
         wake.go();
         hogs.into_iter().for_each(|f| pool.rt.note_hog(f));
-        behind
     }
 
     fn judge(&mut self, pool: &Pool, p: &Probe, now: u64, half: u64) -> Finding {

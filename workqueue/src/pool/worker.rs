@@ -15,7 +15,6 @@ use super::spare::ControlBlock;
 use super::workers::Current;
 use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
 use crate::error::StartError;
-use crate::lockdep;
 use crate::observe::trace::TraceEvent;
 use crate::pwq;
 use crate::runtime::hooks::{CreateAttempt, PoolClass};
@@ -357,7 +356,7 @@ fn run_one<'a>(
         pool.rt.monitor.watch_runs();
     }
 
-    let (rt, class) = (&pool.rt, pwq.queue.class);
+    let rt = &pool.rt;
     context::with(|c| {
         c.run = Some(Run {
             pwq,
@@ -371,10 +370,7 @@ fn run_one<'a>(
             function,
         });
     }
-    let outcome = {
-        let _held = lockdep::enter_run(class, function, item.entry());
-        catch_unwind(AssertUnwindSafe(|| item.run()))
-    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| item.run()));
     if !barrier {
         rt.trace(|| TraceEvent::ExecuteEnd {
             work: who.address,

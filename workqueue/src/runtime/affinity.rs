@@ -170,14 +170,6 @@ impl RuntimeInner {
                 .map_or_else(|e| e.raw_os_error() == Some(libc::ESRCH), |()| true)
     }
 
-    /// Another thread goes wherever the process may.
-    pub(crate) fn set_free(&self, tid: i32) {
-        if !self.cpus.is_simulated() {
-            let places = self.affinity.places.lock();
-            places.bind_or_free(tid, &places.allowed);
-        }
-    }
-
     fn unbound_queues(&self) -> Vec<Arc<QueueInner>> {
         let mut queues = self.queues();
         queues.retain(|q| q.is_unbound() && !q.is_mode(DESTROYING));

@@ -23,7 +23,6 @@ pub(crate) struct Config {
     pub(crate) create_cooldown: Duration,
     pub(crate) cpu_poll: Duration,
     pub(crate) sample_period: Duration,
-    pub(crate) idle_sentinel: bool,
     pub(crate) cpu_intensive_thresh: Duration,
     pub(crate) cpu_intensive_warn: u64,
     pub(crate) watchdog_thresh: Duration,
@@ -48,7 +47,6 @@ impl Default for Config {
             create_cooldown: Duration::from_secs(1),
             cpu_poll: Duration::from_secs(1),
             sample_period: Duration::from_millis(1),
-            idle_sentinel: true,
             cpu_intensive_thresh: Duration::from_millis(10),
             cpu_intensive_warn: 4,
             watchdog_thresh: Duration::from_secs(30),
@@ -156,14 +154,6 @@ impl RuntimeBuilder {
     /// (1 ms); zero for never. Never done on a virtual clock.
     pub fn sample_period(mut self, d: Duration) -> Self {
         self.config.sample_period = d;
-        self
-    }
-
-    /// Whether each CPU has a thread that notices at once when the CPU goes idle while items wait
-    /// there behind a run that sleeps (yes). Otherwise the next sample does. There is none if there
-    /// are no samples, nor on made-up CPUs.
-    pub fn idle_sentinel(mut self, on: bool) -> Self {
-        self.config.idle_sentinel = on;
         self
     }
 

@@ -195,12 +195,6 @@ impl RuntimeInner {
         self.affinity.publish();
         // guard: s11_09_not_bound_again
         self.rebind_all();
-        if self.is_online() {
-            for cpu in online.iter().filter(|&c| !before.contains(c)) {
-                // Without one the CPU is sampled, as it is anyway.
-                let _slower = self.station_sentinel(cpu);
-            }
-        }
         for queue in queues.iter().filter(|q| q.is_unbound()) {
             queue.adjust_limits();
         }

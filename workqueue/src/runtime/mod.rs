@@ -19,8 +19,6 @@ pub(crate) mod monitor;
 
 mod phases;
 
-pub(crate) mod sentinels;
-
 use crate::error::WaitError;
 use crate::observe::ring;
 use crate::observe::trace::{Sink, TraceEvent};
@@ -46,7 +44,6 @@ use cpus::Cpus;
 use hooks::{Hooks, PanicInfo};
 use machine::Machine;
 use monitor::Monitor;
-use sentinels::Sentinels;
 use std::any::Any;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -82,7 +79,6 @@ pub(crate) struct RuntimeInner {
     pub(crate) affinity: Affinity,
     pub(crate) timers: Timers<TimerEvent>,
     pub(crate) monitor: Monitor,
-    pub(crate) sentinels: Sentinels,
     pub(crate) watchdog: Watchdog,
     pub(crate) unbound: UnboundPools,
     pub(crate) bh: BhThreads,
@@ -325,8 +321,6 @@ impl Runtime {
             ring::add_callback();
         }
         let monitor = Monitor::new(&clock, config.sample_period);
-        // Threads are bound to real CPUs only.
-        let sentinels = config.idle_sentinel && monitor.samples() && !machine.is_simulated();
         let cpus = Cpus::new(machine);
         let (known, end) = (cpus.known(), cpus.end());
         let inner = Arc::new(RuntimeInner {
@@ -334,7 +328,6 @@ impl Runtime {
             cpus,
             timers: Timers::new(&clock),
             monitor,
-            sentinels: Sentinels::new(sentinels),
             watchdog: Watchdog::new(config.watchdog_thresh, end),
             unbound: UnboundPools::default(),
             bh: BhThreads::default(),

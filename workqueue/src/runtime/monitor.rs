@@ -44,8 +44,6 @@ pub(crate) struct Monitor {
     inbox: Mutex<Inbox>, // Q
     /// Is the sampler at work, or about to be?
     watching: AtomicBool, // A: set by whoever finds a pool starving, cleared by the monitor
-    /// Has a sentinel something to tell?
-    heard: AtomicBool, // A: set by sentinels, cleared by the monitor
     samples: bool,       // I: does this runtime sample at all?
     wake: Arc<Notify>,
 }
@@ -55,16 +53,10 @@ impl Monitor {
         Self {
             inbox: Mutex::default(),
             watching: AtomicBool::new(false),
-            heard: AtomicBool::new(false),
             // A virtual clock says nothing about what threads really do.
             samples: matches!(clock, Clock::Real) && !sample_period.is_zero(),
             wake: Notify::new(clock),
         }
-    }
-
-    /// Does it look whether runs sleep?
-    pub(crate) fn samples(&self) -> bool {
-        self.samples
     }
 
     /// Items wait behind a run: have the sampler see whether it sleeps. Wakes the monitor once per
@@ -81,14 +73,6 @@ impl Monitor {
         {
             self.wake.notify();
         }
-    }
-
-    /// A sentinel has found something.
-    /// # Context: takes no lock and allocates nothing, as sentinels may not.
-    pub(crate) fn hear(&self) {
-        // Relaxed: ordered by the token that `notify` gives.
-        self.heard.store(true, Ordering::Relaxed);
-        self.wake.notify();
     }
 
     pub(crate) fn post(&self, job: Job) {
@@ -171,9 +155,6 @@ impl Monitor {
                 next_look = after(now, rt.config.cpu_poll);
             }
             let mut next = next_look.min(rt.watchdog.look(rt, now));
-            if self.heard.swap(false, Ordering::Relaxed) {
-                rt.hear_sentinels(&mut sampler);
-            }
             if self.watching.swap(false, Ordering::SeqCst) && sampler.sample(rt) {
                 self.watching.store(true, Ordering::SeqCst);
                 next = next.min(after(rt.clock.now(), rt.config.sample_period));

@@ -62,13 +62,6 @@ impl Runtime {
             timer.timers.serve(expire);
         })?;
         self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))?;
-        for cpu in rt.online_cpus().iter() {
-            rt.station_sentinel(cpu)
-                .map_err(|errno| StartError::Spawn {
-                    thread: format!("wq/idle/{cpu}"),
-                    errno,
-                })?;
-        }
         Ok(())
     }
 
@@ -112,7 +105,6 @@ impl Runtime {
             // A helper's own panic ends the process, so there is no outcome to look at.
             let _outcome = handle.join();
         }
-        rt.dismiss_sentinels();
     }
 
     /// Drains and destroys all queues and joins all threads. Items armed on a timer are dropped.

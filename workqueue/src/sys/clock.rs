@@ -6,7 +6,6 @@
 //! a machine of any speed. Kernel counterpart: `jiffies` and the timer base.
 
 use super::cpu;
-use super::event::Event;
 use super::sync::{Condvar, Mutex};
 use super::turn::{self, Seat, Turns};
 use std::sync::{Arc, Weak};
@@ -223,11 +222,12 @@ impl VirtualClock {
 /// A wait that ends by a call or by the clock, whichever is first. A call made while nobody waits
 /// is kept for the next wait.
 ///
-/// The call takes no lock, unlike the rest of a wait; but it does where threads take turns.
+/// Its lock is held for a few instructions only and taken last.
 #[derive(Debug)]
 pub(crate) struct Notify {
     clock: Clock,
-    told: Event,
+    called: Mutex<bool>,
+    changed: Condvar,
     /// The seat of the one who waits, where threads take turns.
     seat: Mutex<Option<Seat>>,
 }
@@ -236,7 +236,8 @@ impl Notify {
     pub(crate) fn new(clock: &Clock) -> Arc<Self> {
         let this = Arc::new(Self {
             clock: clock.clone(),
-            told: Event::new(),
+            called: Mutex::new(false),
+            changed: Condvar::new(),
             seat: Mutex::default(),
         });
         if let Clock::Virtual(v) = clock {
@@ -246,7 +247,9 @@ impl Notify {
     }
 
     pub(crate) fn notify(&self) {
-        self.told.give();
+        if !std::mem::replace(&mut *self.called.lock(), true) {
+            self.changed.notify_all();
+        }
         if self.clock.turns().is_some() {
             let waits = self.seat.lock().take();
             if let Some(seat) = waits {
@@ -257,7 +260,7 @@ impl Notify {
 
     /// Waits for a call, at most until `deadline`.
     pub(crate) fn wait_until(&self, deadline: Option<u64>) {
-        while !self.told.take() {
+        while !std::mem::take(&mut *self.called.lock()) {
             if let Clock::Virtual(v) = &self.clock {
                 if deadline.is_some_and(|deadline| v.state.lock().now >= deadline) {
                     return;
@@ -266,19 +269,19 @@ impl Notify {
                     continue;
                 }
             }
-            let Some(deadline) = deadline else {
-                self.told.sleep(None);
-                continue;
-            };
             let now = self.clock.now();
-            if now >= deadline {
+            if deadline.is_some_and(|deadline| now >= deadline) {
                 return;
             }
-            self.told.sleep(match self.clock {
-                Clock::Real => Some(Duration::from_nanos(deadline - now)),
-                // Moved by a call of its own, which gives the token to all who watch.
+            let limit = match self.clock {
+                Clock::Real => deadline.map(|deadline| Duration::from_nanos(deadline - now)),
+                // A step of the clock calls all who watch it.
                 Clock::Virtual(_) => None,
-            });
+            };
+            let called = self.called.lock();
+            if !*called {
+                self.changed.wait_for(called, limit);
+            }
         }
     }
 

@@ -91,20 +91,11 @@ pub(crate) fn set_current_nice(nice: i32) -> io::Result<()> {
 
 /// Gives the calling thread the real-time policy SCHED_FIFO, at a priority of 1..=99.
 pub(crate) fn set_current_fifo(priority: i32) -> io::Result<()> {
-    set_current_policy(libc::SCHED_FIFO, priority)
-}
-
-/// Gives the calling thread the lowest policy, SCHED_IDLE. It may not be allowed to leave it again.
-pub(crate) fn set_current_idle() -> io::Result<()> {
-    set_current_policy(libc::SCHED_IDLE, 0)
-}
-
-fn set_current_policy(policy: i32, priority: i32) -> io::Result<()> {
     let param = libc::sched_param {
         sched_priority: priority,
     };
     // SAFETY: `param` is only read; 0 means the calling thread.
-    let rc = unsafe { libc::sched_setscheduler(0, policy, &param) };
+    let rc = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) };
     if rc == 0 {
         Ok(())
     } else {

@@ -11,15 +11,11 @@ pub(crate) mod cpuset;
 
 pub(crate) mod short_text;
 
-pub(crate) mod event;
-
 pub(crate) mod turn;
 
 pub(crate) mod clock;
 
 pub(crate) mod timer;
-
-pub(crate) mod poll;
 
 #[cfg(feature = "control-socket")]
 pub(crate) mod socket;

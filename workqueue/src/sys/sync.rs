@@ -9,6 +9,7 @@
 
 use super::turn::{self, Seat};
 use std::sync::{Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 #[cfg(all(loom, not(debug_assertions)))]
 compile_error!("loom models need debug assertions: build them without --release");
@@ -16,17 +17,13 @@ compile_error!("loom models need debug assertions: build them without --release"
 #[cfg(not(loom))]
 pub(crate) mod modelled {
     pub(crate) use super::Mutex;
-    pub(crate) use std::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-    };
+    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub(crate) use std::thread::{current, park, Thread};
 }
 
 #[cfg(loom)]
 pub(crate) mod modelled {
-    pub(crate) use loom::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-    };
+    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub(crate) use loom::thread::{current, park, Thread};
 
     /// Same face as the crate's own lock.
@@ -79,6 +76,14 @@ impl Condvar {
 
     pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As `wait`, for `limit` at most. May return without cause.
+    pub(crate) fn wait_for<T>(&self, guard: MutexGuard<'_, T>, limit: Option<Duration>) {
+        match limit {
+            None => drop(self.wait(guard)),
+            Some(limit) => drop(self.0.wait_timeout(guard, limit)),
+        }
     }
 
     pub(crate) fn notify_all(&self) {

@@ -5,7 +5,6 @@
 //! `try_to_grab_pending`, `__cancel_work_sync`, `disable_work`.
 
 use super::barrier::wait_for_run;
-use super::caution;
 use crate::error::{DisableOverflow, WaitError};
 use crate::pool::{context, registry, PoolState};
 use crate::pwq::{self, Duties};
@@ -138,7 +137,6 @@ pub(crate) fn disable_sync(
         Grab::Got(item) => Some(item.end()),
         Grab::Forked => return Err(undo_disable(work, WaitError::Destroyed)),
     };
-    caution::before_cancel(work);
     // Disabled: no further run can begin behind our back.
     match wait_for_run(work) {
         // What was pending here does not run elsewhere.

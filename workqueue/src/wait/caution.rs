@@ -5,7 +5,6 @@
 //! in any case. Each pair of queue and function is warned of once. Waits that certainly never end
 //! are refused elsewhere. Kernel counterparts: `check_flush_dependency`, `touch_work_lockdep_map`.
 
-use crate::lockdep;
 use crate::pool::context;
 use crate::work::raw::RawWork;
 use crate::wq::flags::Flags;
@@ -92,7 +91,6 @@ fn warn_of_reclaim(target: &QueueInner, waiter: &Waiter) {
 /// Asked before a flush or drain of a whole queue.
 /// # Context: no lock of the crate held.
 pub(super) fn before_flush(target: &QueueInner) {
-    lockdep::touch_queue(target.class);
     warn_of_reclaim(target, &waiter());
 }
 
@@ -100,7 +98,6 @@ pub(super) fn before_flush(target: &QueueInner) {
 /// # Context: no lock of the crate held.
 pub(super) fn before_item_flush(target: &QueueInner, work: &RawWork) {
     let function = work.function();
-    lockdep::touch_function(function, work.entry());
     let waiter = waiter();
     let within = waiter
         .queue
@@ -114,9 +111,4 @@ pub(super) fn before_item_flush(target: &QueueInner, work: &RawWork) {
         );
     }
     warn_of_reclaim(target, &waiter);
-}
-
-/// Asked before the wait of a synchronous cancel, which has no item to start.
-pub(super) fn before_cancel(work: &RawWork) {
-    lockdep::touch_function(work.function(), work.entry());
 }

@@ -80,12 +80,6 @@ impl RawWork {
         }
     }
 
-    /// Tells apart the functions of one name, such as closures of one place. The same function may
-    /// have several.
-    pub(crate) fn entry(&self) -> usize {
-        self.vtable.run as usize
-    }
-
     pub(crate) fn is_barrier(&self) -> bool {
         self.vtable.barrier
     }

@@ -7,7 +7,6 @@ use super::attrs::Attrs;
 use super::flags::Flags;
 use super::{Counters, OwnedQueue, QueueInner, QueueState};
 use crate::error::AllocError;
-use crate::lockdep::QueueClass;
 use crate::pool::rescuer::Rescuer;
 use crate::pwq::budget::Budget;
 use crate::pwq::PwqStats;
@@ -119,7 +118,6 @@ impl QueueBuilder {
             system: self.system,
             legacy: self.legacy,
             slots: (0..rt.cpus.end()).map(|_| RwLock::new(None)).collect(),
-            class: QueueClass::new(&name),
             max_active: AtomicUsize::new(0),
             nodes: (0..nr_budgets).map(|_| Arc::new(Budget::new(0))).collect(),
             rescuer: flags.contains(Flags::MEM_RECLAIM).then(Rescuer::new),

@@ -24,7 +24,6 @@ pub(crate) mod on_cpu;
 
 use crate::enqueue;
 use crate::error::{AttrError, EnqueueError, Refusal, WaitError};
-use crate::lockdep::QueueClass;
 use crate::observe::stats::QueueStats;
 use crate::pool::rescuer::Rescuer;
 use crate::pwq::active::NodeActive;
@@ -64,7 +63,6 @@ pub(crate) struct QueueInner {
     pub(crate) ordered: bool, // I
     pub(crate) system: bool, // I: one of the ready-made queues
     pub(crate) legacy: bool, // I: made by one of the old constructors
-    pub(crate) class: QueueClass, // I: for the order records
     pub(crate) rt: Arc<RuntimeInner>, // I
     slots: Box<[Slot]>,      // S: by CPU number
     /// The limit in force; 0 while frozen.
