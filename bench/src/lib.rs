@@ -2,16 +2,15 @@
 //! What the benchmark programs share.
 //!
 //! `scripts/bench-device` wants a [`matrix`] of jobs and a list of [`contender`]s,
-//! which make a [`plan`]; it runs fio ([`progress`] says how far it is) and leaves
+//! which make a [`plan`]; [`runner`] makes the disks and runs fio ([`progress`] says how far it is), which leaves
 //! a folder; that folder becomes a [`run::Run`] (its samples read by [`fio`], its
 //! counters held against each other by [`check`]), and the run a [`report`] of [`table`]s, with what
 //! [`pressed`] has to say of pressure.
-//! [`signals`] belongs to the contender that serves a disk itself.
 //!
 //! [`study`] holds the studies, which `scripts/study` runs, and [`page`] their report.
 //!
 //! [`wq`] is the workqueue's part, which needs no script to be measured; [`mirror`] what the mirror
-//! of blk-mq costs in process. `unsafe` is only in [`signals`], [`wq::memory`] and [`mirror`].
+//! of blk-mq costs in process. `unsafe` is only in [`wq::memory`] and [`mirror`].
 
 pub mod matrix;
 
@@ -33,7 +32,7 @@ pub mod pressed;
 
 pub mod report;
 
-pub mod signals;
+pub mod runner;
 
 pub mod wq;
 

@@ -2,8 +2,7 @@
 //! What a run is to be, written down before it begins, and what of it is still
 //! to do: a run that was interrupted goes on from there.
 //!
-//! `plan` in the folder of a run holds lines of a name and a value with a tab
-//! between, `todo` a line per sample that is missing.
+//! `plan` in the folder of a run holds lines of a name and a value with a tab between.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -233,44 +232,6 @@ impl Plan {
         steps
     }
 
-    /// Writes what is missing as `todo` and the contenders as `who`, for the part
-    /// that runs fio; answers how many samples are missing.
-    pub fn write_todo(&self, folder: &Path) -> Result<usize, PlanError> {
-        let steps = self.missing(folder);
-        let lines: Vec<String> = steps
-            .iter()
-            .map(|step| {
-                let trims = if step.job.rw.trims() { "trims" } else { "-" };
-                let by_name = |c: &&Contender| c.name() == step.contender;
-                let contender = self.contenders.iter().find(by_name);
-                let why = contender.and_then(|contender| contender.unfit(&step.job, self.depth));
-                let why = why.unwrap_or_else(|| "-".to_owned());
-                format!(
-                    "{}\t{}\t{}\t{}\t{trims}\t{why}\n",
-                    step.round, step.job, step.contender, step.cost
-                )
-            })
-            .collect();
-        write(folder.join("todo"), &lines.concat())?;
-        let who: Vec<String> = self
-            .contenders
-            .iter()
-            .map(|contender| {
-                let node = contender.node.as_deref().unwrap_or("-");
-                let fields = [
-                    contender.name(),
-                    contender.base.clone(),
-                    node.to_owned(),
-                    contender.to_be_freed(self.mib << 20).to_string(),
-                ];
-                let fields: Vec<String> = fields.into_iter().chain(contender.options()).collect();
-                fields.join("\t") + "\n"
-            })
-            .collect();
-        write(folder.join("who"), &who.concat())?;
-        Ok(steps.len())
-    }
-
     /// For people: what the run would be.
     pub fn describe(&self) -> String {
         let mut text = String::new();
@@ -388,7 +349,7 @@ mod tests {
         let folder = Folder::new("missing");
         let plan = plan();
         plan.keep(&folder.0).unwrap();
-        assert_eq!(plan.write_todo(&folder.0).unwrap(), 36);
+        assert_eq!(plan.missing(&folder.0).len(), 36);
         let steps = plan.steps();
         for step in &steps[..7] {
             let path = sample_path(&folder.0, step);
@@ -400,16 +361,6 @@ mod tests {
         fs::create_dir_all(part.parent().unwrap()).unwrap();
         fs::write(part, "{").unwrap();
         assert_eq!(plan.missing(&folder.0), steps[7..]);
-        assert_eq!(plan.write_todo(&folder.0).unwrap(), 29);
-        let todo = fs::read_to_string(folder.0.join("todo")).unwrap();
-        let first = todo.lines().next().unwrap();
-        assert!(first.starts_with("1\trandread-4k-qd1\t"), "{first}");
-        assert_eq!(first.split('\t').count(), 6);
-        let who = fs::read_to_string(folder.0.join("who")).unwrap();
-        assert_eq!(
-            who.lines().nth(1).unwrap(),
-            "batch+requeue=2,50,0,-1\tbatch\t-\t0\t--inject=requeue=2,50,0,-1"
-        );
     }
 
     #[test]

@@ -156,18 +156,23 @@ fn open(browser: &str, page: &Path, profile: &Path, arguments: &[String]) -> (St
     (text(&out.stdout), text(&out.stderr))
 }
 
-/// Asks each figure how large what is in it came out, and says it in the page's title.
+/// Says in the page's title how high the page is, where its findings end, and how large each figure came out.
 const LOOK: &str = "<script>
+const high = document.documentElement.scrollHeight;
+const findings = document.querySelector('.findings');
+const bottom = Math.round(findings.getBoundingClientRect().bottom);
+document.querySelectorAll('details').forEach(d => d.open = true);
 const sizes = [...document.querySelectorAll('figure')].map(f => {
-  const seen = [...f.querySelectorAll('svg')].filter(s => getComputedStyle(s).display !== 'none');
+  const seen = [...f.querySelectorAll('svg')].filter(s => s.getClientRects().length > 0);
   const box = seen.length === 1 ? seen[0].getBBox() : {width: 0, height: 0};
   const shapes = seen.length === 1 ? seen[0].querySelectorAll('polyline,rect,circle,polygon').length : 0;
   const wide = document.documentElement.scrollWidth > window.innerWidth ? 'TOO-WIDE' : 'fits';
-  const name = seen.length === 1 && seen[0].getAttribute('aria-label').length > 20 ? 'named' : 'NAMELESS';
-  return [f.id, Math.round(box.width), Math.round(box.height), shapes, name, wide,
+  const label = seen.length === 1 ? seen[0].closest('[role=img]').getAttribute('aria-label') : '';
+  return [f.id, Math.round(box.width), Math.round(box.height), shapes, label.length > 20 ? 'named' : 'NAMELESS', wide,
     f.querySelectorAll('tbody tr').length].join(' ');
 });
-document.title = 'FIGURES ' + sizes.join('; ') + ' END';
+const shown = findings.querySelectorAll('svg').length;
+document.title = 'PAGE ' + [high, bottom, shown].join(' ') + ' FIGURES ' + sizes.join('; ') + ' END';
 </script>";
 
 fn shown_in_a_browser(report: &Path) {
@@ -209,7 +214,7 @@ fn shown_in_a_browser(report: &Path) {
     );
     let shots = std::env::var_os("STUDY_SHOTS").map_or_else(|| at("shots"), PathBuf::from);
     fs::create_dir_all(&shots).unwrap();
-    for (name, size) in [("desk", "1000,4000"), ("phone", "500,4000")] {
+    for (name, size) in [("desk", "1280,900"), ("phone", "500,4000")] {
         let size = format!("--window-size={size}");
         let (dom, log) = open(
             &browser,
@@ -223,6 +228,17 @@ fn shown_in_a_browser(report: &Path) {
             .nth(1)
             .and_then(|t| t.split(" END").next())
             .unwrap();
+        let page = dom.split("PAGE ").nth(1).unwrap();
+        let page: Vec<u32> = page
+            .split(' ')
+            .take(3)
+            .map(|n| n.parse().unwrap())
+            .collect();
+        assert_eq!(page[2], ALL.len() as u32, "a picture for each finding");
+        if name == "desk" {
+            assert!(page[0] < 10_000, "the page is {} px high", page[0]);
+            assert!(page[1] < 900, "the findings end at {} px", page[1]);
+        }
         let seen: Vec<Vec<&str>> = title.split("; ").map(|f| f.split(' ').collect()).collect();
         assert_eq!(seen.iter().map(|f| f[0]).collect::<Vec<_>>(), expected);
         for figure in &seen {
@@ -286,7 +302,7 @@ fn what_a_guest_left_decides_what_was_predicted_of_it() {
         }
         assert!(!part.finding.contains('–'), "{}", part.finding);
         for figure in &part.figures {
-            let picture = page::draw(figure, page::NARROW);
+            let picture = page::draw(&figure.plot, page::NARROW);
             assert!(!picture.contains("NaN"), "{id}: {}", figure.id);
             assert!(!figure.table.rows.is_empty(), "{id}: {}", figure.id);
         }
@@ -313,7 +329,7 @@ fn what_a_guest_left_becomes_a_part_with_its_bed() {
     assert!(value("CPU per I/O, 90 % refused") > 2.0 * value("CPU per I/O, 0 % refused"));
     assert_eq!(part.figures.len(), 4);
     for figure in &part.figures {
-        let picture = page::draw(figure, page::NARROW);
+        let picture = page::draw(&figure.plot, page::NARROW);
         assert!(picture.contains("<polyline"), "{}", figure.id);
         assert!(!figure.table.rows.is_empty(), "{}", figure.id);
     }

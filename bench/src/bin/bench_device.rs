@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What `scripts/bench-device` does not do itself: turns a matrix into a plan and
-//! job files, says what of it is missing, how long it will take, and prints the
-//! tables of a run.
+//! What `scripts/bench-device` runs: turns a matrix into a plan and job files, makes the disks and takes the samples,
+//! says how long that will take, and prints the tables of a run.
 //!
 //! `report` reads fio's own files where the folder still has them and then writes
 //! `samples.json`; a kept run that has only `samples.json` is read from that.
@@ -16,6 +15,8 @@ use bench::matrix::axes::{self, Axes};
 use bench::matrix::{self, BadMatrix, Job};
 use bench::plan::{Plan, PlanError};
 use bench::progress::Progress;
+use bench::runner::process::Stop;
+use bench::runner::{self, Programs, RunEnd};
 use bench::{report, run::Run, run::RunError};
 use clap::{Args, Parser, Subcommand};
 
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Write plan, job files and the list of missing samples into a folder
     Plan(Box<PlanArgs>),
+    /// Make the disks, take the samples that are missing, take the disks away; as root, in a guest or not
+    Run(RunArgs),
     /// Print the tables of a run; exit status 1 if samples failed or counters differ
     Report {
         /// Folder of the run.
@@ -38,6 +41,24 @@ enum Command {
     /// Turn the lines `@step DONE ALL LABEL` of the input into progress with the
     /// time that remains; other lines pass
     Progress,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Folder of the run.
+    folder: PathBuf,
+    #[arg(long)]
+    ours: PathBuf,
+    #[arg(long)]
+    libublk: PathBuf,
+    /// The example of libublk.
+    #[arg(long)]
+    example: Option<PathBuf>,
+    #[arg(long)]
+    rublk: Option<PathBuf>,
+    /// Why one of these is not given.
+    #[arg(long, default_value = "it was not built")]
+    lacking: String,
 }
 
 #[derive(Args)]
@@ -298,7 +319,6 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
             Some(folder) => {
                 refuse_old(folder)?;
                 plan.keep(folder)?;
-                plan.write_todo(folder)?;
             }
             None => print!("{}", plan.describe()),
         }
@@ -307,8 +327,25 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let begun = Plan::load(folder)?;
     args.plan(&begun)?.same_as(&begun, folder)?;
     begun.keep(folder)?;
-    begun.write_todo(folder)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn take(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let plan = Plan::load(&args.folder)?;
+    let or_why = |path: &Option<PathBuf>| path.clone().ok_or_else(|| args.lacking.clone());
+    let programs = Programs {
+        ours: args.ours.clone(),
+        libublk: args.libublk.clone(),
+        example: or_why(&args.example),
+        rublk: or_why(&args.rublk),
+    };
+    match runner::take(&args.folder, &plan, &programs) {
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        Ok(false) => Ok(ExitCode::FAILURE),
+        Err(RunEnd::Stopped(Stop(signal))) => Ok(ExitCode::from(128 + signal as u8)),
+        Err(RunEnd::Another(why)) => Err(Failure::Usage(why)),
+        Err(RunEnd::Failed(why)) => Err(Failure::Runtime(why)),
+    }
 }
 
 fn refuse_old(folder: &Path) -> Result<(), Failure> {
@@ -397,6 +434,7 @@ fn main() -> ExitCode {
     };
     let done = match &cli.command {
         Command::Plan(args) => plan(args),
+        Command::Run(args) => take(args),
         Command::Report { folder } => tables(folder),
         Command::Progress => Ok(progress()),
     };

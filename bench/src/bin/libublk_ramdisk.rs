@@ -19,6 +19,8 @@ use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
 use libublk::helpers::IoBuf;
 use libublk::io::{BufDescList, UblkDev, UblkIOCtx, UblkQueue};
 use libublk::{sys, BufDesc, UblkError, UblkFlags, UblkIORes};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// A RAM disk on the libublk crate, to measure ours against.
 #[derive(Parser)]
@@ -145,7 +147,7 @@ fn serve_async(queue_id: u16, device: &UblkDev, size: usize) -> Result<(), UblkE
 
 fn run(args: &Args) -> Result<(), UblkError> {
     // Before libublk starts its threads.
-    let signals = bench::signals::block().map_err(UblkError::IOError)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(UblkError::IOError)?;
     let (size, handler) = ((args.size_mib << 20) as usize, args.handler);
     let control = UblkCtrlBuilder::default()
         .name("libublk_ramdisk")
@@ -172,7 +174,7 @@ fn run(args: &Args) -> Result<(), UblkError> {
         },
         move |control: &UblkCtrl| {
             println!("{}", control.get_bdev_path());
-            signals.wait();
+            let _either = signals.forever().next();
             if let Err(error) = control.kill_dev() {
                 eprintln!("libublk_ramdisk: the device could not be stopped: {error}");
             }

@@ -143,13 +143,13 @@ fn report(folder: &Path) -> Result<(), Error> {
         .iter()
         .map(|(plan, kept)| (plan.clone(), kept))
         .collect();
-    write(&folder.join("report.html"), &html::page(&all))?;
+    write(&folder.join("report.html"), &html::page(&all)?)?;
     kept::keep_predictions(folder, &all)?;
     kept::keep_csv(folder, &all)?;
     let pictures = folder.join("figures");
     fs::create_dir_all(&pictures).map_err(|e| format!("{}: {e}", pictures.display()))?;
     for (plan, kept) in &all {
-        let score = html::score(plan, kept);
+        let score = kept.score(plan);
         println!(
             "{}. {}: {} predictions hold, {} contradicted, {} not run",
             kept.id, plan.title, score.held, score.contradicted, score.open
@@ -158,7 +158,7 @@ fn report(folder: &Path) -> Result<(), Error> {
             println!("   {}", part.finding);
             for figure in &part.figures {
                 let path = pictures.join(format!("{}-{}.svg", kept.id, figure.id));
-                write(&path, &page::draw(figure, page::WIDE))?;
+                write(&path, &page::alone(figure))?;
             }
         }
         for why in kept.absent.iter().chain(&kept.not_run) {
@@ -176,7 +176,7 @@ fn act(args: &Args) -> Result<(), Error> {
         let study = ALL.iter().find(|study| study.id == id);
         let folder = args.raw(study.ok_or_else(|| format!("--act {id}: no such study"))?);
         let ours = args.ours.clone().unwrap_or_default();
-        let made = Guest::new(ours, folder.clone()).and_then(|guest| part.act(&guest));
+        let made = Guest::new(ours, folder.clone()).and_then(|guest| (part.act)(&guest));
         match made {
             Ok(()) => write(&folder.join("done"), "")?,
             Err(error) => {

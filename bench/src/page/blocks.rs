@@ -43,8 +43,8 @@ pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String 
                 let (from, to) = (xs.at(span.from), xs.at(span.to).max(xs.at(span.from) + 1));
                 // What is not the first kind is thinner, so that black and white will do.
                 let slim = if span.kind == 0 { 3 } else { 7 };
-                let colour = SERIES[span.kind % SERIES.len()];
-                canvas.bar((from, y + slim), (to, y + 22 - slim), colour);
+                let color = SERIES[span.kind % SERIES.len()];
+                canvas.bar((from, y + slim), (to, y + 22 - slim), color);
             }
             if let (Some(first), Some(last)) = (row.spans.first(), row.spans.last()) {
                 let text = format!("from {}", show(first.from));
@@ -62,6 +62,30 @@ pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String 
                 );
             }
             y += 24;
+        }
+    })
+}
+
+/// Draws a bar for each value under its name, with the figure at its end.
+pub fn bars(width: i32, value: &Axis, bars: &[(String, f64)]) -> String {
+    let height = 22 + 36 * bars.len() as i32;
+    svg(width as u32, height as u32, |canvas| {
+        canvas.text((2, 8), &value.label, HPos::Left, VPos::Center, MUTED);
+        // Room for the longest figure.
+        let right = width - 8 - 7 * LETTER;
+        let all = bars.iter().map(|bar| bar.1);
+        let scale = Scale::over(all, value.log, 2, right);
+        for (n, (name, value)) in bars.iter().enumerate() {
+            let y = 22 + 36 * n as i32;
+            canvas.text((2, y + 8), name, HPos::Left, VPos::Center, INK);
+            let end = if value.is_finite() {
+                scale.at(*value).max(4)
+            } else {
+                2
+            };
+            canvas.bar((2, y + 17), (end, y + 30), SERIES[0]);
+            let at = (end + 6, y + 24);
+            canvas.text(at, &show(*value), HPos::Left, VPos::Center, INK);
         }
     })
 }
@@ -100,7 +124,7 @@ pub fn heat(
         };
         canvas.text(
             (frame.left, 12),
-            &format!("colour: {}", value.label),
+            &format!("color: {}", value.label),
             HPos::Left,
             VPos::Center,
             MUTED,

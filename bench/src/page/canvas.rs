@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What all kinds of picture are drawn with: an SVG of a width, colours, scales, axes.
+//! What all kinds of picture are drawn with: an SVG of a given width, colors, scales, axes.
 //!
-//! Colours are the eight of Okabe and Ito, which people with the usual kinds of colour blindness can tell apart, as far
-//! as they show on white. The page's style sheet replaces them by name where the reader's screen is dark.
+//! Colors are those of Okabe and Ito, which people with the usual kinds of color blindness can tell apart, darkened
+//! where they would not show on white. [`dark_rules`] replaces each on a dark screen.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -19,9 +19,32 @@ pub const SERIES: [RGBColor; 6] = [
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
     RGBColor(0xaa, 0x44, 0x99),
-    RGBColor(0xe6, 0x9f, 0x00),
-    RGBColor(0x56, 0xb4, 0xe9),
+    RGBColor(0xb3, 0x77, 0x00),
+    RGBColor(0x2b, 0x86, 0xc0),
 ];
+/// Each color above and what stands for it on a dark screen.
+const DARK: [(RGBColor, &str); 9] = [
+    (INK, "#e8e8e8"),
+    (MUTED, "#a8a8a8"),
+    (GRID, "#3a3f45"),
+    (SERIES[0], "#5ab4f0"),
+    (SERIES[1], "#ff8a3d"),
+    (SERIES[2], "#3fd6a8"),
+    (SERIES[3], "#e58fd6"),
+    (SERIES[4], "#f5c242"),
+    (SERIES[5], "#9ad5ff"),
+];
+
+/// The style sheet that makes pictures readable on a dark screen.
+pub fn dark_rules() -> String {
+    let rules = DARK.iter().map(|(RGBColor(r, g, b), dark)| {
+        let light = format!("#{r:02X}{g:02X}{b:02X}");
+        format!("svg [fill=\"{light}\"] {{ fill: {dark}; }} svg [stroke=\"{light}\"] {{ stroke: {dark}; }}\n")
+    });
+    let rules: String = rules.collect();
+    format!("@media screen and (prefers-color-scheme: dark) {{\n{rules}}}\n")
+}
+
 /// The size of all text; the library makes 13 pixels of it.
 pub const TEXT: u32 = 16;
 /// About the width of a letter of that size.
@@ -54,24 +77,24 @@ impl Canvas<'_> {
     }
 
     /// A line through these points.
-    pub fn line(&self, points: &[Point], colour: RGBColor, width: u32) {
-        let path = PathElement::new(points.to_vec(), colour.stroke_width(width));
+    pub fn line(&self, points: &[Point], color: RGBColor, width: u32) {
+        let path = PathElement::new(points.to_vec(), color.stroke_width(width));
         let _to_a_string = self.area.draw(&path);
     }
 
     /// A filled rectangle.
-    pub fn bar(&self, from: Point, to: Point, colour: RGBColor) {
-        let _to_a_string = self.area.draw(&Rectangle::new([from, to], colour.filled()));
+    pub fn bar(&self, from: Point, to: Point, color: RGBColor) {
+        let _to_a_string = self.area.draw(&Rectangle::new([from, to], color.filled()));
     }
 
     /// Text beside a point.
-    pub fn text(&self, at: Point, text: &str, h: HPos, v: VPos, colour: RGBColor) {
-        let style = ("sans-serif", TEXT).into_font().color(&colour);
+    pub fn text(&self, at: Point, text: &str, h: HPos, v: VPos, color: RGBColor) {
+        let style = ("sans-serif", TEXT).into_font().color(&color);
         let style = style.pos(Pos::new(h, v));
         let _to_a_string = self.area.draw(&Text::new(text.to_owned(), at, style));
     }
 
-    /// Text that reads upwards, centred at a point.
+    /// Text that reads upwards, centered at a point.
     pub fn text_upwards(&self, at: Point, text: &str) {
         let font = ("sans-serif", TEXT).into_font();
         let font = font.transform(FontTransform::Rotate270);
@@ -79,28 +102,28 @@ impl Canvas<'_> {
         let _to_a_string = self.area.draw(&Text::new(text.to_owned(), at, style));
     }
 
-    /// The mark of the nth series: shapes differ as colours do.
+    /// The mark of the nth series: shapes differ as colors do.
     pub fn mark(&self, at: Point, series: usize, size: i32) {
-        let colour = SERIES[series % SERIES.len()];
+        let color = SERIES[series % SERIES.len()];
         let (x, y) = at;
         match series % 4 {
             0 => {
-                let _to_a_string = self.area.draw(&Circle::new(at, size, colour.filled()));
+                let _to_a_string = self.area.draw(&Circle::new(at, size, color.filled()));
             }
-            1 => self.bar((x - size, y - size), (x + size, y + size), colour),
+            1 => self.bar((x - size, y - size), (x + size, y + size), color),
             2 => {
                 let corners = [
                     (x, y - size - 1),
                     (x + size + 1, y + size),
                     (x - size - 1, y + size),
                 ];
-                let shape = Polygon::new(corners.to_vec(), colour.filled());
+                let shape = Polygon::new(corners.to_vec(), color.filled());
                 let _to_a_string = self.area.draw(&shape);
             }
             _ => {
                 let s = size + 1;
                 let corners = [(x, y - s), (x + s, y), (x, y + s), (x - s, y)];
-                let shape = Polygon::new(corners.to_vec(), colour.filled());
+                let shape = Polygon::new(corners.to_vec(), color.filled());
                 let _to_a_string = self.area.draw(&shape);
             }
         }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Curves: percentiles, lines and dots, and several courses over one time.
 
-use super::canvas::{svg, Canvas, Point, Scale, INK, MUTED, SERIES};
+use super::canvas::{svg, Canvas, Point, Scale, INK, LETTER, MUTED, SERIES};
 use super::frame::Frame;
-use crate::study::outcome::{sorted, Axis, Samples, Series};
+use crate::study::outcome::{sorted, Axis, Plot, Samples, Series};
 use plotters::style::text_anchor::{HPos, VPos};
+use plotters::style::RGBColor;
 
 /// How far right a percentile stands: each further nine takes as much room as the one before.
 fn nines(share: f64) -> f64 {
@@ -82,49 +83,103 @@ fn thin(points: Vec<Point>) -> Vec<Point> {
     points
 }
 
+/// The color of a state: as it should be, waiting, failing.
+fn state_color(state: usize) -> RGBColor {
+    [SERIES[2], SERIES[4], SERIES[1]][state.min(2)]
+}
+
+/// Draws the states of a course as stretches of color.
+pub fn band(canvas: &Canvas<'_>, xs: &Scale, points: &[(f64, f64)], (top, bottom): (i32, i32)) {
+    let end = points.last().map_or(0.0, |p| p.0);
+    let mut stretches = points.chunk_by(|a, b| a.1 == b.1).peekable();
+    while let Some(stretch) = stretches.next() {
+        let (from, state) = stretch[0];
+        let to = stretches.peek().map_or(end, |next| next[0].0);
+        if state.is_finite() {
+            let color = state_color(state as usize);
+            canvas.bar((xs.at(from), top), (xs.at(to), bottom), color);
+        }
+    }
+}
+
+/// Draws what the colors of a band mean, from `at` to the right.
+pub fn band_key(canvas: &Canvas<'_>, at: Point, states: &[String]) {
+    let (mut x, y) = at;
+    for (state, name) in states.iter().enumerate() {
+        canvas.bar((x, y - 6), (x + 12, y + 6), state_color(state));
+        canvas.text((x + 17, y), name, HPos::Left, VPos::Center, INK);
+        x += 17 + (name.chars().count() as i32 + 2) * LETTER;
+    }
+}
+
 /// Draws panels of one course each, one above the other, and lines for moments of note.
-pub fn stack(
-    width: i32,
-    x: &Axis,
-    panels: &[(Axis, Series)],
-    levels: &[(usize, Series)],
-    marks: &[(f64, String)],
-) -> String {
-    let (each, top) = (118, 8 + 17 * marks.len() as i32);
-    let height = top + each * panels.len() as i32 + 42;
+pub fn stack(width: i32, plot: &Plot) -> String {
+    let Plot::Stack {
+        x,
+        panels,
+        levels,
+        bands,
+        marks,
+    } = plot
+    else {
+        return String::new();
+    };
+    let states = |n: usize| bands.iter().find(|band| band.0 == n).map(|band| &band.1);
+    // A band needs no room for an axis.
+    let high = |n: usize| states(n).map_or(118, |_| 58);
+    let top = 8 + 17 * marks.len() as i32;
+    let height = top + (0..panels.len()).map(high).sum::<i32>() + 42;
     svg(width as u32, height as u32, |canvas| {
         let (left, right) = (58, width - 14);
         let all = panels.iter().flat_map(|(_, s)| &s.points).map(|p| p.0);
         let xs = Scale::over(all.chain(marks.iter().map(|m| m.0)), x.log, left, right);
+        let mut above = top;
         for (n, (axis, series)) in panels.iter().enumerate() {
-            let above = top + each * n as i32;
             let frame = Frame {
                 left,
                 right,
                 top: above + 22,
-                bottom: above + each - 6,
+                bottom: above + high(n) - 6,
             };
-            let beside = || levels.iter().filter(|l| l.0 == n).map(|l| &l.1);
-            let all = beside().chain([series]).flat_map(|s| &s.points);
-            let ys = Scale::over(all.map(|p| p.1), axis.log, frame.bottom, frame.top);
-            let quiet = Axis::linear("");
-            frame.y_axis(canvas, &quiet, &ys);
-            canvas.text(
-                (left, above + 10),
-                &axis.label,
-                HPos::Left,
-                VPos::Center,
-                INK,
-            );
-            let place = |p: &(f64, f64)| (xs.at(p.0), ys.at(p.1));
-            let course = |s: &Series| thin(s.points.iter().map(place).collect());
-            beside().for_each(|level| canvas.line(&course(level), MUTED, 1));
-            canvas.line(&course(series), SERIES[n % SERIES.len()], 2);
+            let at = (left, above + 10);
+            canvas.text(at, &axis.label, HPos::Left, VPos::Center, INK);
+            if let Some(states) = states(n) {
+                let beside = left + (axis.label.chars().count() as i32 + 2) * LETTER;
+                band_key(canvas, (beside, above + 10), states);
+                band(canvas, &xs, &series.points, (frame.top, frame.bottom - 4));
+            } else {
+                let beside = || levels.iter().filter(|l| l.0 == n).map(|l| &l.1);
+                let all = beside().chain([series]).flat_map(|s| &s.points);
+                let ys = Scale::over(all.map(|p| p.1), axis.log, frame.bottom, frame.top);
+                frame.y_axis(canvas, &Axis::linear(""), &ys);
+                let place = |p: &(f64, f64)| (xs.at(p.0), ys.at(p.1));
+                let course = |s: &Series| thin(s.points.iter().map(place).collect());
+                beside().for_each(|level| canvas.line(&course(level), MUTED, 1));
+                canvas.line(&course(series), SERIES[n % SERIES.len()], 2);
+            }
             if n + 1 == panels.len() {
                 frame.x_axis(canvas, &x.label, &frame.ticks(&xs));
             }
+            above += high(n);
         }
         draw_marks(canvas, &xs, marks, (left, right), height - 48);
+    })
+}
+
+/// Draws the states of a course alone, for a small picture.
+pub fn states(width: i32, x: &Axis, states: &[String], points: &[(f64, f64)]) -> String {
+    svg(width as u32, 92, |canvas| {
+        let frame = Frame {
+            left: 8,
+            right: width - 12,
+            top: 24,
+            bottom: 52,
+        };
+        let ends = points.iter().map(|p| p.0);
+        let xs = Scale::over(ends, x.log, frame.left, frame.right);
+        band_key(canvas, (frame.left, 10), states);
+        frame.x_axis(canvas, &x.label, &frame.ticks(&xs));
+        band(canvas, &xs, points, (frame.top, frame.bottom));
     })
 }
 

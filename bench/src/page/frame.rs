@@ -4,6 +4,7 @@
 use super::canvas::{number, spread, Canvas, Point, Scale, GRID, INK, LETTER, MUTED, SERIES};
 use crate::study::outcome::Axis;
 use plotters::style::text_anchor::{HPos, VPos};
+use std::collections::HashSet;
 
 /// How wide a picture must be for names beside the curves.
 pub const WIDE: i32 = 600;
@@ -94,12 +95,15 @@ impl Frame {
     /// Draws curves, each with a mark here and there, and their names at their ends where there is room.
     pub fn curves(&self, canvas: &Canvas<'_>, curves: &[Vec<Point>], names: &[&str], dots: bool) {
         for (n, points) in curves.iter().enumerate() {
-            let colour = SERIES[n % SERIES.len()];
+            let color = SERIES[n % SERIES.len()];
             if dots {
-                points.iter().for_each(|&p| canvas.mark(p, n, 2));
+                // One dot where several would cover each other.
+                let mut seen = HashSet::new();
+                let apart = points.iter().filter(|p| seen.insert((p.0 / 2, p.1 / 2)));
+                apart.for_each(|&p| canvas.mark(p, n, 2));
                 continue;
             }
-            canvas.line(points, colour, 2);
+            canvas.line(points, color, 2);
             // Far enough apart to tell the shapes, and never on top of those of the next curve.
             let every = (points.len() / 8).max(1);
             let offset = (n * every / curves.len().max(1)).min(points.len().saturating_sub(1));
@@ -128,14 +132,14 @@ impl Frame {
             .all(|(_, name)| room(name) <= self.beside(canvas))
         {
             for (n, name) in names.iter().enumerate() {
-                let colour = SERIES[n % SERIES.len()];
+                let color = SERIES[n % SERIES.len()];
                 canvas.mark((self.right + 10, places[n]), n, 3);
                 canvas.text(
                     (self.right + 18, places[n]),
                     name,
                     HPos::Left,
                     VPos::Center,
-                    colour,
+                    color,
                 );
             }
         }

@@ -3,7 +3,7 @@
 
 use super::device::{self, Bed};
 use super::outcome::{Figure, Part, Plot};
-use super::prediction::Verdict;
+use super::prediction::{Prediction, Verdict};
 use super::text::Plan;
 use super::{Study, ALL};
 use crate::run::{Pair, RunError};
@@ -27,8 +27,8 @@ pub struct Kept {
     /// The beds it was run on, as they are typed; none: in process alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub beds: Vec<String>,
-    /// Parts that were not run, and why. Not kept: it follows from what there is.
-    #[serde(skip)]
+    /// Parts that were not run, and why. Follows from what is kept, and is not read again.
+    #[serde(default, skip_deserializing, skip_serializing_if = "Vec::is_empty")]
     pub not_run: Vec<String>,
     /// What it found.
     pub parts: Vec<Part>,
@@ -78,7 +78,7 @@ impl Kept {
 /// what was not run.
 pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, RunError> {
     let mut all = Vec::new();
-    for study in ALL {
+    for study in &ALL {
         let mut whole: Option<Kept> = None;
         for bed in [Bed::InProcess, Bed::Icount, Bed::Vm] {
             let Some(mut kept) = Kept::load(folder, study.id, bed)? else {
@@ -111,7 +111,45 @@ pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, RunError> 
     Ok(all)
 }
 
+/// How a study's predictions came out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Score {
+    /// As predicted.
+    pub held: usize,
+    /// Not as predicted.
+    pub contradicted: usize,
+    /// Not run.
+    pub open: usize,
+}
+
+impl Score {
+    /// Adds another study's.
+    pub fn add(&mut self, other: Self) {
+        self.held += other.held;
+        self.contradicted += other.contradicted;
+        self.open += other.open;
+    }
+}
+
 impl Kept {
+    /// Decides one prediction by what was found.
+    pub fn verdict(&self, prediction: &Prediction) -> Verdict {
+        prediction.decide(self.parts.iter().flat_map(|part| &part.measures))
+    }
+
+    /// Decides all predictions of the study.
+    pub fn score(&self, plan: &Plan) -> Score {
+        let mut score = Score::default();
+        for prediction in &plan.predictions {
+            match self.verdict(prediction) {
+                Verdict::Holds(_) => score.held += 1,
+                Verdict::Contradicted(_) => score.contradicted += 1,
+                Verdict::NotRun => score.open += 1,
+            }
+        }
+        score
+    }
+
     /// Takes in what was found on another bed. Of its setting, what is not known already.
     fn add(&mut self, other: Self, place: &str) {
         for (name, value) in other.setting {
@@ -131,8 +169,7 @@ pub fn keep_predictions(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), RunE
     let mut lines = Vec::new();
     for (plan, kept) in all {
         for prediction in &plan.predictions {
-            let measures = kept.parts.iter().flat_map(|p| &p.measures);
-            let (verdict, value) = match prediction.decide(measures) {
+            let (verdict, value) = match kept.verdict(prediction) {
                 Verdict::Holds(value) => ("holds", Some(value)),
                 Verdict::Contradicted(value) => ("contradicted", Some(value)),
                 Verdict::NotRun => ("not run", None),
@@ -203,6 +240,11 @@ fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
                 }
             }
             out
+        }
+        Plot::Bars { bars, .. } => {
+            let bars = bars.iter().enumerate();
+            bars.map(|(n, (name, value))| (name.clone(), n as f64, *value))
+                .collect()
         }
         Plot::Heat { rows, values, .. } => {
             let cells = rows.iter().zip(values).flat_map(|(row, values)| {

@@ -15,6 +15,10 @@ pub mod stage;
 
 pub mod job;
 
+pub mod reading;
+
+pub mod table;
+
 pub mod sim;
 
 pub mod hogs;
@@ -25,13 +29,26 @@ pub mod priority;
 
 pub mod designs;
 
-pub mod busy;
+pub mod rate;
+
+pub mod delay;
+
+pub mod rules;
+
+pub mod filling;
+
+pub mod fairness;
 
 pub mod device;
 
 pub mod kept;
 
-use outcome::Part;
+pub mod headline;
+
+use device::act::Guest;
+use device::{DevicePart, Read};
+use outcome::{Kind, Part};
+use table::Spec;
 use text::{Plan, PlanError};
 use workqueue::{AllocError, StartError, WaitError};
 
@@ -82,30 +99,91 @@ pub struct Study {
     /// The plan's file, in `bench/studies/`.
     pub file: &'static str,
     text: &'static str,
-    run: fn(&Settings) -> Result<Vec<Part>, StudyError>,
+    run: Run,
+    /// Its part on the device, or why there is none.
+    pub device: Result<DevicePart, &'static str>,
+}
+
+/// The part in process.
+enum Run {
+    /// A table, all by the simulator.
+    Table(&'static Spec),
+    /// Code of its own.
+    Own(fn(&Settings) -> Result<Vec<Part>, StudyError>),
 }
 
 macro_rules! study {
-    ($id:literal, $file:literal, $run:path) => {
+    ($id:literal, $file:literal, $run:expr, $device:expr) => {
         Study {
             id: $id,
             file: $file,
             text: include_str!(concat!("../../studies/", $file)),
             run: $run,
+            device: $device,
         }
     };
 }
 
+const fn on_device(
+    act: fn(&Guest) -> Result<(), StudyError>,
+    read: Read,
+) -> Result<DevicePart, &'static str> {
+    Ok(DevicePart { act, read })
+}
+
 /// All studies, in the order of the report.
-pub const ALL: &[Study] = &[
-    study!("a", "a-busy-rate.md", busy::rate::run),
-    study!("b", "b-delay.md", busy::delay::run),
-    study!("c", "c-old-rules.md", busy::rules::run),
-    study!("d", "d-rescuer.md", rescuer::run),
-    study!("e", "e-priority.md", priority::run),
-    study!("f", "f-designs.md", designs::run),
-    study!("g", "g-filling.md", busy::filling::run),
-    study!("h", "h-fairness.md", busy::fairness::run),
+pub static ALL: [Study; 8] = [
+    study!(
+        "a",
+        "a-busy-rate.md",
+        Run::Table(&rate::SPEC),
+        on_device(rate::act, Read::Table(&rate::DEVICE))
+    ),
+    study!(
+        "b",
+        "b-delay.md",
+        Run::Table(&delay::SPEC),
+        on_device(delay::act, Read::Table(&delay::DEVICE))
+    ),
+    study!(
+        "c",
+        "c-old-rules.md",
+        Run::Table(&rules::SPEC),
+        Err("the old rules exist in the simulation only")
+    ),
+    study!(
+        "d",
+        "d-rescuer.md",
+        Run::Own(rescuer::run),
+        on_device(rescuer::device::act, Read::Table(&rescuer::device::DEVICE))
+    ),
+    study!(
+        "e",
+        "e-priority.md",
+        Run::Own(priority::run),
+        on_device(
+            priority::device::act,
+            Read::Table(&priority::device::DEVICE)
+        )
+    ),
+    study!(
+        "f",
+        "f-designs.md",
+        Run::Own(designs::run),
+        Err("it is about the workqueue alone, which needs no disk")
+    ),
+    study!(
+        "g",
+        "g-filling.md",
+        Run::Own(filling::run),
+        on_device(filling::act, Read::Own(filling::read))
+    ),
+    study!(
+        "h",
+        "h-fairness.md",
+        Run::Table(&fairness::SPEC),
+        on_device(fairness::act, Read::Table(&fairness::DEVICE))
+    ),
 ];
 
 impl Study {
@@ -116,7 +194,10 @@ impl Study {
 
     /// Runs it.
     pub fn run(&self, settings: &Settings) -> Result<Vec<Part>, StudyError> {
-        (self.run)(settings)
+        match self.run {
+            Run::Table(spec) => Ok(vec![spec.part(Kind::Deterministic, settings, sim::read)?]),
+            Run::Own(run) => run(settings),
+        }
     }
 }
 
@@ -126,7 +207,7 @@ mod tests {
 
     #[test]
     fn every_study_has_a_plan() {
-        for study in ALL {
+        for study in &ALL {
             if let Err(error) = study.plan() {
                 panic!("{}: {error}", study.file);
             }

@@ -82,6 +82,29 @@ impl Measure {
     }
 }
 
+/// Puts measures into a sentence: `{NAME}` becomes the value, `{NAME|%}` the value in per cent.
+pub fn fill(sentence: &str, measures: &[Measure]) -> String {
+    let mut out = String::new();
+    for (n, piece) in sentence.split(['{', '}']).enumerate() {
+        if n.is_multiple_of(2) {
+            out.push_str(piece);
+            continue;
+        }
+        let (name, scale, unit) = match piece.strip_suffix("|%") {
+            Some(name) => (name, 100.0, " %"),
+            None => (piece, 1.0, ""),
+        };
+        out += &(show(value(measures, name) * scale) + unit);
+    }
+    out
+}
+
+/// The measure of this name; not a number if there is none.
+pub fn value(measures: &[Measure], name: &str) -> f64 {
+    let found = measures.iter().find(|m| m.name == name);
+    found.map_or(f64::NAN, |m| m.value)
+}
+
 /// To six significant digits.
 pub fn round(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
@@ -218,8 +241,18 @@ pub enum Plot {
         /// Thin lines beside the course of a panel, such as its limit.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         levels: Vec<(usize, Series)>,
+        /// Panels whose values are states and not amounts, with the names of states 0, 1, and so on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        bands: Vec<(usize, Vec<String>)>,
         /// Moments worth a line through all panels.
         marks: Vec<(f64, String)>,
+    },
+    /// A bar for each of a few values.
+    Bars {
+        /// What a bar's length means.
+        value: Axis,
+        /// From top to bottom: what it is of, and how much.
+        bars: Vec<(String, f64)>,
     },
     /// A value for each pair of two settings.
     Heat {
@@ -227,7 +260,7 @@ pub enum Plot {
         x: Axis,
         /// Rows, the first one lowest.
         y: Axis,
-        /// What the colour means.
+        /// What the color means.
         value: Axis,
         /// The settings of the columns.
         columns: Vec<String>,
@@ -314,6 +347,16 @@ mod tests {
         let text = serde_json::to_string(&Measure::new("m", f64::NAN, "s")).unwrap();
         let again: Measure = serde_json::from_str(&text).unwrap();
         assert!(again.value.is_nan() && again.unit == "s");
+    }
+
+    #[test]
+    fn a_sentence_is_filled_with_measures() {
+        let measures = [
+            Measure::new("a: b", 0.25, ""),
+            Measure::new("c", 12.0, "ms"),
+        ];
+        let text = fill("{a: b|%} of it after {c} ms, {d} lost", &measures);
+        assert_eq!(text, "25 % of it after 12 ms, – lost");
     }
 
     #[test]

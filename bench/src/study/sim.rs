@@ -4,6 +4,7 @@
 //! The program is the one beside this one, or that which UBLK_RAMDISK names. It lives by a virtual clock there, and the
 //! same command line gives the same figures to the byte.
 
+use super::reading::{add_up, Reading};
 use super::StudyError;
 use serde_json::Value;
 use std::env;
@@ -24,16 +25,6 @@ fn program() -> Result<PathBuf, StudyError> {
     beside.into_iter().find(|path| path.is_file()).ok_or_else(|| {
         StudyError::Lacking("ublk-ramdisk is not built: cargo build -p ublk-ramdisk, or name it in UBLK_RAMDISK".into())
     })
-}
-
-/// Does the program know this option?
-pub fn knows(option: &str) -> Result<bool, StudyError> {
-    let asked = Command::new(program()?).args(["sim", "--help"]).output();
-    let asked = asked.map_err(|e| StudyError::Lacking(format!("ublk-ramdisk sim: {e}")))?;
-    let help = String::from_utf8_lossy(&asked.stdout).into_owned();
-    Ok(help
-        .split_whitespace()
-        .any(|word| word.trim_end_matches(',') == option))
 }
 
 /// What one run said.
@@ -82,96 +73,72 @@ impl Said {
         value.as_f64().unwrap_or(f64::NAN)
     }
 
-    /// A counter, summed over the hardware queues.
-    pub fn sum(&self, counter: &str) -> f64 {
-        let hctxs = self.json["hctxs"].as_array();
-        let hctxs = hctxs.map_or(&[][..], Vec::as_slice);
-        hctxs
-            .iter()
-            .map(|h| h[counter].as_f64().unwrap_or(0.0))
-            .sum()
+    fn list(&self, place: &str) -> &[Value] {
+        let found = place
+            .split('.')
+            .fold(&self.json, |value, name| &value[name]);
+        found.as_array().map_or(&[], Vec::as_slice)
     }
 
-    /// Requests that have ended.
-    pub fn ops(&self) -> f64 {
-        ["read", "write", "discard", "flush"]
-            .map(|kind| self.at(&format!("total.{kind}.ops")))
-            .iter()
-            .filter(|n| n.is_finite())
-            .sum()
-    }
-
-    /// Calls of the driver's queue_rq.
-    pub fn tries(&self) -> f64 {
-        [
-            "accepted",
-            "refused_resource",
-            "refused_dev_resource",
-            "refused_error",
-        ]
-        .map(|counter| self.sum(counter))
-        .iter()
-        .sum()
-    }
-
-    /// A latency in milliseconds.
-    pub fn latency(&self, quantile: &str) -> f64 {
-        self.at(&format!("total.latency.{quantile}")) / 1e6
-    }
-
-    /// All latencies in milliseconds, to the width of the program's buckets, in rising order, thinned to at most so
-    /// many.
-    pub fn latencies(&self, most: usize) -> Vec<f64> {
-        let buckets = self.json["total"]["latency"]["buckets"].as_array();
-        let pairs = buckets.map_or(&[][..], Vec::as_slice).iter();
-        let pairs: Vec<(f64, usize)> = pairs
-            .map(|b| {
-                (
-                    b[0].as_f64().unwrap_or(0.0) / 1e6,
-                    b[1].as_u64().unwrap_or(0) as usize,
-                )
-            })
-            .collect();
-        let count: usize = pairs.iter().map(|p| p.1).sum();
-        let every = count.div_ceil(most.max(1)).max(1);
-        let (mut out, mut seen) = (Vec::new(), 0usize);
-        for (value, times) in pairs {
-            // One for each so many, counted from the end so that the largest stays.
-            let before = (count - seen).div_ceil(every);
-            seen += times;
-            let after = (count - seen).div_ceil(every);
-            out.extend(std::iter::repeat_n(value, before - after));
+    /// The same in the terms of all beds.
+    fn reading(&self) -> Reading {
+        let ops = |of: &Value| -> f64 {
+            let kinds = ["read", "write", "discard", "flush"].iter();
+            kinds.filter_map(|kind| of[kind]["ops"].as_f64()).sum()
+        };
+        let buckets = self.list("total.latency.buckets").iter();
+        let buckets = buckets.map(|b| {
+            (
+                b[0].as_f64().unwrap_or(0.0) / 1e6,
+                b[1].as_u64().unwrap_or(0),
+            )
+        });
+        let quantile = |name| self.at(&format!("total.latency.{name}")) / 1e6;
+        Reading {
+            iops: self.at("total.iops"),
+            ios: ops(&self.json["total"]),
+            counters: add_up(self.list("hctxs")),
+            quantiles: ["p50", "p90", "p99", "p999", "max"].map(quantile),
+            buckets: buckets.collect(),
+            jobs: self.list("jobs").iter().map(ops).collect(),
+            rates: self
+                .list("jobs")
+                .iter()
+                .filter_map(|job| job["iops"].as_f64())
+                .collect(),
+            stands: self.error.is_some(),
+            ..Reading::default()
         }
-        out
     }
+}
+
+/// Runs it with these arguments, and says what it gave in the terms of all beds.
+pub fn read(arguments: &str) -> Result<Reading, StudyError> {
+    Ok(run(arguments)?.reading())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said() -> Said {
-        let text = r#"{"total":{"iops":5.0,"latency":{"p50":2000000,"buckets":[[1000000,3],[2000000,6],[9000000,1]]}},
-            "hctxs":[{"accepted":3,"refused_resource":1},{"accepted":4}]}"#;
-        Said {
-            json: serde_json::from_str(text).unwrap(),
-            error: None,
-        }
-    }
-
     #[test]
     fn figures_are_found_by_their_place_and_counters_summed() {
-        let said = said();
-        assert_eq!((said.at("total.iops"), said.latency("p50")), (5.0, 2.0));
-        assert_eq!((said.sum("accepted"), said.tries()), (7.0, 8.0));
+        let text = r#"{"total":{"iops":5.0,"read":{"ops":9},"latency":{"p50":2000000,"buckets":[[1000000,3],[2000000,6]]}},
+            "hctxs":[{"accepted":3,"refused_resource":1},{"accepted":4}],"jobs":[{"read":{"ops":9},"iops":5.0}]}"#;
+        let said = Said {
+            json: serde_json::from_str(text).unwrap(),
+            error: None,
+        };
         assert!(said.at("total.nothing").is_nan());
-    }
-
-    #[test]
-    fn thinned_latencies_keep_the_largest_and_the_shares() {
-        let said = said();
-        assert_eq!(said.latencies(100).len(), 10);
-        let few = said.latencies(5);
-        assert_eq!(few, [1.0, 2.0, 2.0, 2.0, 9.0]);
+        let reading = said.reading();
+        assert_eq!(
+            (reading.iops, reading.ios, reading.latency(0)),
+            (5.0, 9.0, 2.0)
+        );
+        assert_eq!((reading.counter("accepted"), reading.refused()), (7.0, 1.0));
+        assert_eq!(
+            (reading.jobs.as_slice(), reading.buckets.len()),
+            (&[9.0][..], 2)
+        );
     }
 }

@@ -6,9 +6,10 @@
 //! [`super::prediction`] decides by.
 
 use super::prediction::Prediction;
+use serde::Serialize;
 
 /// A study as it was planned.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     /// The heading.
     pub title: String,
@@ -19,6 +20,7 @@ pub struct Plan {
     /// When the predictions were written, and by what reasoning.
     pub basis: String,
     /// What is expected.
+    #[serde(skip)]
     pub predictions: Vec<Prediction>,
     /// Why the answer may be worth less than it looks.
     pub doubts: String,

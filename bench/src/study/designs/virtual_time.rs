@@ -3,12 +3,13 @@
 
 use crate::study::job::Body;
 use crate::study::outcome::{
-    show, Axis, Figure, Kind, Measure, Part, Plot, Row, Series, Span, Table,
+    fill, show, Axis, Figure, Kind, Measure, Part, Plot, Row, Series, Span, Table,
 };
-use crate::study::stage::{machine, settle, Stage};
+use crate::study::stage::{machine, Stage};
 use crate::study::StudyError;
 use std::fs;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use workqueue::legacy::{self, Machine};
 use workqueue::{blocking, Flags, Runtime};
@@ -43,30 +44,40 @@ fn threads() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
-/// Hands all items over at moment 0, plays until nothing moves, and calls `at_rest`.
-fn play(
-    stage: &Stage,
-    design: Design,
-    bodies: Vec<Body>,
-    at_rest: &dyn Fn(),
-) -> Result<Course, StudyError> {
+/// What an item does on the stage.
+type Act = Box<dyn Fn(&Stage) + Send + Sync>;
+
+/// Hands all items over at moment 0, and moves the clock until all have ended.
+fn play(design: Design, acts: Vec<Act>) -> Result<Course, StudyError> {
+    let (all, ended) = (acts.len(), Arc::new(AtomicUsize::new(0)));
+    let bodies = |stage: &Stage| {
+        let (stage, ended) = (stage.clone(), ended.clone());
+        acts.into_iter().map(move |act| -> Body {
+            let (stage, ended) = (stage.clone(), ended.clone());
+            Box::new(move || {
+                act(&stage);
+                ended.fetch_add(1, Ordering::SeqCst);
+            })
+        })
+    };
     if design == Design::Old {
-        let machine = Machine::builder().topology(machine(1)).build();
-        let queue = machine.create_workqueue("old")?;
-        for body in bodies {
+        // Its one thread does all of it.
+        let stage = Stage::alone();
+        let queue = Machine::builder()
+            .topology(machine(1))
+            .build()
+            .create_workqueue("old")?;
+        for body in bodies(&stage) {
             queue.queue_work(&legacy::Work::new("item", move |_| body()));
         }
-        stage.play();
-        at_rest();
-        // What that set going comes to its end.
-        stage.play();
-        let course = Course {
+        queue.flush_workqueue()?;
+        queue.destroy_workqueue()?;
+        return Ok(Course {
             ms: stage.now(),
             workers: 1,
-        };
-        queue.destroy_workqueue()?;
-        return Ok(course);
+        });
     }
+    let stage = Stage::in_turns();
     let runtime = Runtime::builder()
         .topology(machine(1))
         .virtual_clock(stage.clock.clone())
@@ -85,61 +96,62 @@ fn play(
         .queue("other")
         .flags(Flags::PERCPU | Flags::CPU_INTENSIVE);
     let other = other.build()?;
-    for (n, body) in bodies.into_iter().enumerate() {
+    for (n, body) in bodies(&stage).enumerate() {
         let apart = n > 0 && design == Design::Intensive;
         let taken = if apart { &other } else { &queue }.try_spawn(body);
         taken.map_err(|e| StudyError::Refused(e.to_string()))?;
     }
     // Nothing runs before this.
     runtime.start()?;
-    stage.play();
+    stage.play(|| ended.load(Ordering::SeqCst) == all);
     let pools = runtime.snapshot().map_or_else(Vec::new, |s| s.pools);
+    let own = pools.iter().filter(|p| p.cpu == Some(0) && p.nice == 0);
     let course = Course {
         ms: stage.now(),
-        workers: pools
-            .iter()
-            .filter(|p| p.cpu == Some(0) && p.nice == 0)
-            .map(|p| p.workers)
-            .sum(),
+        workers: own.map(|p| p.workers).sum(),
     };
-    at_rest();
-    stage.play();
     runtime.shutdown()?;
     Ok(course)
 }
 
 /// The three items of the kernel's documentation: w0 burns 5 ms, sleeps 10, burns 5; w1 and w2 burn 5 and sleep 10.
 fn three_items(design: Design) -> Result<Vec<Row>, StudyError> {
-    let stage = Stage::default();
-    let spans: Arc<Mutex<Vec<Vec<Span>>>> = Arc::new(Mutex::new(vec![Vec::new(); 3]));
-    let body = |n: usize| -> Body {
-        let (stage, spans) = (stage.clone(), spans.clone());
-        Box::new(move || {
-            let timed = |kind: usize, work: &dyn Fn()| {
-                let from = stage.now();
-                work();
-                let span = Span {
-                    from,
-                    to: stage.now(),
-                    kind,
-                };
-                spans.lock().unwrap_or_else(PoisonError::into_inner)[n].push(span);
-            };
-            timed(BUSY, &|| stage.spend(STEP));
-            timed(ASLEEP, &|| blocking(|| stage.spend(STEP * 2)));
+    let spans: Spans = Arc::new(Mutex::new(vec![Vec::new(); 3]));
+    let act = |n: usize| -> Act {
+        let spans = spans.clone();
+        Box::new(move |stage| {
+            timed(stage, &spans, n, BUSY, || stage.spend(STEP));
+            timed(stage, &spans, n, ASLEEP, || {
+                blocking(|| stage.spend(STEP * 2))
+            });
             if n == 0 {
-                timed(BUSY, &|| stage.spend(STEP));
+                timed(stage, &spans, n, BUSY, || stage.spend(STEP));
             }
         })
     };
-    play(&stage, design, (0..3).map(body).collect(), &|| {})?;
+    play(design, (0..3).map(act).collect())?;
+    Ok(rows(&NAMES, &spans))
+}
+
+/// What each item did when.
+type Spans = Arc<Mutex<Vec<Vec<Span>>>>;
+
+/// Does something and notes when.
+fn timed(stage: &Stage, spans: &Spans, item: usize, kind: usize, work: impl FnOnce()) {
+    let from = stage.now();
+    work();
+    let to = stage.now();
+    spans.lock().unwrap_or_else(PoisonError::into_inner)[item].push(Span { from, to, kind });
+}
+
+fn rows(names: &[&str], spans: &Spans) -> Vec<Row> {
     let spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
-    let rows = NAMES.iter().zip(spans.iter()).map(|(name, spans)| Row {
+    let rows = names.iter().zip(spans.iter()).map(|(name, spans)| Row {
         name: (*name).into(),
         group: None,
         spans: spans.clone(),
     });
-    Ok(rows.collect())
+    rows.collect()
 }
 
 fn starts(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
@@ -197,17 +209,15 @@ const SLEEPS: [u64; 7] = [0, 1, 2, 5, 10, 20, 50];
 
 /// Every tenth of 200 items sleeps after its millisecond of work.
 fn one_in_ten(design: Design, sleep: u64) -> Result<Course, StudyError> {
-    let stage = Stage::default();
-    let body = |n: usize| -> Body {
-        let stage = stage.clone();
-        Box::new(move || {
+    let act = |n: usize| -> Act {
+        Box::new(move |stage| {
             stage.spend(MS);
             if n.is_multiple_of(10) && sleep > 0 {
                 blocking(|| stage.spend(MS * sleep as u32 - MS / 4));
             }
         })
     };
-    play(&stage, design, (0..ITEMS).map(body).collect(), &|| {})
+    play(design, (0..ITEMS).map(act).collect())
 }
 
 fn throughput(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
@@ -269,6 +279,35 @@ fn throughput(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
 const CPUS: usize = 4;
 const QUEUES: [usize; 5] = [1, 3, 10, 30, 100];
 
+/// Threads of a runtime of today with idle queues.
+fn at_rest(queues: usize, flags: Flags) -> Result<usize, StudyError> {
+    let before = threads();
+    let stage = Stage::in_turns();
+    let runtime = Runtime::builder()
+        .topology(machine(CPUS))
+        .virtual_clock(stage.clock.clone())
+        .start()?;
+    let made = (0..queues).map(|n| runtime.queue(&format!("q{n}")).flags(flags).build());
+    let made = made.collect::<Result<Vec<_>, _>>()?;
+    stage.clock.settle();
+    let count = threads() - before;
+    drop(made);
+    runtime.shutdown()?;
+    Ok(count)
+}
+
+/// Threads of the old design with idle queues.
+fn of_old(queues: usize) -> Result<usize, StudyError> {
+    let before = threads();
+    let machine = Machine::builder().topology(machine(CPUS)).build();
+    let made = (0..queues).map(|n| machine.create_workqueue(&format!("q{n}")));
+    let made = made.collect::<Result<Vec<_>, _>>()?;
+    let count = threads() - before;
+    made.into_iter()
+        .try_for_each(|queue| queue.destroy_workqueue())?;
+    Ok(count)
+}
+
 fn thread_counts(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
     let mut series = ["today", "today, MEM_RECLAIM", "2.6.35"].map(|name| Series {
         name: name.into(),
@@ -276,50 +315,18 @@ fn thread_counts(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
     });
     let mut table = Table::new(&["queues", "today", "today, MEM_RECLAIM", "2.6.35"]);
     for queues in QUEUES {
-        let mut cells = vec![queues.to_string()];
-        for (n, flags) in [Flags::PERCPU, Flags::PERCPU | Flags::MEM_RECLAIM]
-            .into_iter()
-            .enumerate()
-        {
-            settle();
-            let before = threads();
-            let runtime = Runtime::builder()
-                .topology(machine(CPUS))
-                .virtual_clock(Stage::default().clock)
-                .start()?;
-            let made = (0..queues).map(|n| runtime.queue(&format!("q{n}")).flags(flags).build());
-            let made = made.collect::<Result<Vec<_>, _>>()?;
-            settle();
-            let count = threads() - before;
-            series[n].points.push((queues as f64, count as f64));
-            cells.push(count.to_string());
-            let name = ["today", "today, MEM_RECLAIM"][n];
-            measures.push(Measure::new(
-                format!("threads of {queues} queues, {name}"),
-                count as f64,
-                "",
-            ));
-            drop(made);
-            runtime.shutdown()?;
+        let found = [
+            at_rest(queues, Flags::PERCPU)?,
+            at_rest(queues, Flags::PERCPU | Flags::MEM_RECLAIM)?,
+            of_old(queues)?,
+        ];
+        for (series, count) in series.iter_mut().zip(found) {
+            series.points.push((queues as f64, count as f64));
+            let name = format!("threads of {queues} queues, {}", series.name);
+            measures.push(Measure::new(name, count as f64, ""));
         }
-        settle();
-        let before = threads();
-        let machine = Machine::builder().topology(machine(CPUS)).build();
-        let made = (0..queues).map(|n| machine.create_workqueue(&format!("q{n}")));
-        let made = made.collect::<Result<Vec<_>, _>>()?;
-        settle();
-        let count = threads() - before;
-        series[2].points.push((queues as f64, count as f64));
-        cells.push(count.to_string());
-        measures.push(Measure::new(
-            format!("threads of {queues} queues, 2.6.35"),
-            count as f64,
-            "",
-        ));
-        for queue in made {
-            queue.destroy_workqueue()?;
-        }
-        table.row(cells);
+        let cells = [queues].into_iter().chain(found);
+        table.row(cells.map(|n| n.to_string()));
     }
     Ok(Figure {
         id: "threads".into(),
@@ -337,81 +344,34 @@ fn thread_counts(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
     })
 }
 
-/// How much of the deadlock is shown.
+/// How long the first item waits before it gives up, in milliseconds: only that ends the deadlock.
 const SHOWN: f64 = 20.0;
 
-/// A gate that one item waits at and another opens; who did what when.
-#[derive(Default)]
-struct Waiting {
-    open: Mutex<bool>,
-    changed: Condvar,
-    spans: Mutex<[Vec<Span>; 2]>,
-}
-
-impl Waiting {
-    fn open(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    fn wait(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*open {
-            open = self
-                .changed
-                .wait(open)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn begin(&self, item: usize, kind: usize, from: f64) {
-        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        spans[item].push(Span {
-            from,
-            to: SHOWN,
-            kind,
-        });
-    }
-
-    fn end(&self, item: usize, to: f64) {
-        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(span) = spans[item].last_mut() {
-            span.to = to;
-        }
-    }
-}
-
-/// Two items of one queue and CPU, the first waits for the second: what each does until nothing moves any more.
-fn first_waits_for_second(design: Design) -> Result<[Vec<Span>; 2], StudyError> {
-    let stage = Stage::default();
-    let gate: Arc<Waiting> = Arc::default();
-    let body = |n: usize| -> Body {
-        let (gate, stage) = (gate.clone(), stage.clone());
-        Box::new(move || {
-            gate.begin(n, BUSY, stage.now());
-            stage.spend(STEP);
-            gate.end(n, stage.now());
-            if n == 0 {
-                gate.begin(n, ASLEEP, stage.now());
-                blocking(|| gate.wait());
-                gate.end(n, stage.now());
-            } else {
-                gate.open();
+/// Two items of one queue and CPU, the first waits until the second has run: what each did until the first gave up.
+fn first_waits_for_second(design: Design) -> Result<Vec<Vec<Span>>, StudyError> {
+    let spans: Spans = Arc::new(Mutex::new(vec![Vec::new(); 2]));
+    let open = Arc::new(AtomicBool::new(false));
+    let act = |n: usize| -> Act {
+        let (spans, open) = (spans.clone(), open.clone());
+        Box::new(move |stage| {
+            timed(stage, &spans, n, BUSY, || stage.spend(STEP));
+            let waits = || !open.load(Ordering::SeqCst) && stage.now() < SHOWN;
+            let look = || {
+                while waits() {
+                    stage.spend(MS / 100);
+                }
+            };
+            match n {
+                0 => timed(stage, &spans, n, ASLEEP, || blocking(look)),
+                _ => open.store(true, Ordering::SeqCst),
             }
         })
     };
-    let seen = Mutex::new(Default::default());
-    play(&stage, design, vec![body(0), body(1)], &|| {
-        let spans = gate
-            .spans
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        *seen.lock().unwrap_or_else(PoisonError::into_inner) = spans;
-        // Only help from outside ends a deadlock.
-        gate.open();
-    })?;
-    Ok(seen.into_inner().unwrap_or_else(PoisonError::into_inner))
+    play(design, vec![act(0), act(1)])?;
+    let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    // What came after the first gave up is not shown.
+    spans[1].retain(|span| span.from < SHOWN);
+    Ok(spans)
 }
 
 fn deadlock(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
@@ -467,18 +427,11 @@ pub fn part() -> Result<Part, StudyError> {
     let mut measures = Vec::new();
     let m = &mut measures;
     let figures = vec![starts(m)?, throughput(m)?, thread_counts(m)?, deadlock(m)?];
-    let value = |name: &str| {
-        measures
-            .iter()
-            .find(|m| m.name == name)
-            .map_or(f64::NAN, |m| m.value)
-    };
-    let finding = format!(
-        "With one item in ten asleep for 50 ms, today's workqueue does {} times the work of 2.6.35's on one CPU; 100 \
-         queues on 4 CPUs need {} threads instead of {}.",
-        show(value("throughput ratio, sleep 50 ms")),
-        show(value("threads of 100 queues, today")),
-        show(value("threads of 100 queues, 2.6.35")),
+    let finding = fill(
+        "With one item in ten asleep for 50 ms, today's workqueue does {throughput ratio, sleep 50 ms} times the work of \
+         2.6.35's on one CPU; 100 queues on 4 CPUs need {threads of 100 queues, today} threads instead of \
+         {threads of 100 queues, 2.6.35}.",
+        &measures,
     );
     Ok(Part {
         kind: Kind::Deterministic,

@@ -2,6 +2,7 @@
 //! The guest's side of an experiment: disks, control groups, fio. Whatever is made here goes with its value, and with
 //! the guest in any case.
 
+use crate::study::table::Block;
 use crate::study::StudyError;
 use serde_json::{json, Value};
 use std::fs;
@@ -15,7 +16,7 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// How often it is looked whether something is so.
 const LOOK: Duration = Duration::from_millis(10);
 
-pub(super) fn failed(what: impl std::fmt::Display) -> StudyError {
+pub(crate) fn failed(what: impl std::fmt::Display) -> StudyError {
     StudyError::Refused(what.to_string())
 }
 
@@ -35,12 +36,12 @@ fn output(command: &mut Command) -> Result<String, StudyError> {
     Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
 }
 
-pub(super) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), StudyError> {
+pub(crate) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), StudyError> {
     let path = path.as_ref();
     fs::write(path, text).map_err(|e| failed(format!("{}: {e}", path.display())))
 }
 
-pub(super) fn read(path: impl AsRef<Path>) -> Result<String, StudyError> {
+pub(crate) fn read(path: impl AsRef<Path>) -> Result<String, StudyError> {
     let path = path.as_ref();
     fs::read_to_string(path).map_err(|e| failed(format!("{}: {e}", path.display())))
 }
@@ -98,6 +99,20 @@ impl Guest {
         let part = path.with_extension("part");
         write(&part, &(made.to_string() + "\n"))?;
         fs::rename(&part, &path).map_err(failed)
+    }
+
+    /// The same of a disk and a load on it, with the options of `add` and of fio separated by spaces.
+    pub fn load_experiment(&self, name: &str, options: &str, job: &str) -> Result<(), StudyError> {
+        self.experiment(name, || load(&self.disk(options)?, job))
+    }
+
+    /// The same of all cases of a block.
+    pub fn block(&self, block: &Block) -> Result<(), StudyError> {
+        for words in block.cases() {
+            let [options, job] = block.on_device(&words);
+            self.load_experiment(&block.experiment(&words), &options, &job)?;
+        }
+        Ok(())
     }
 
     /// Makes a disk, with the options of `add` separated by spaces.
@@ -183,7 +198,7 @@ impl Disk<'_> {
     }
 
     /// Gives the threads that serve the queues the highest priority, so that a study of kblockd is about kblockd.
-    pub fn favour_queue_threads(&self) -> Result<(), StudyError> {
+    pub fn favor_queue_threads(&self) -> Result<(), StudyError> {
         let tasks = format!("/proc/{}/task", self.pid);
         for task in fs::read_dir(tasks).map_err(failed)?.flatten() {
             if read(task.path().join("comm"))?.starts_with("ublkq") {

@@ -7,24 +7,13 @@
 
 pub mod act;
 
-mod threads;
+pub mod threads;
 
 pub mod raw;
 
-pub mod rate;
-
-pub mod delay;
-
-pub mod filling;
-
-pub mod rescuer;
-
-pub mod priority;
-
-pub mod fairness;
-
 use super::outcome::{Kind, Part};
-use super::StudyError;
+use super::table::Spec;
+use super::{Settings, StudyError};
 use act::Guest;
 use raw::Raw;
 
@@ -61,62 +50,39 @@ impl Bed {
 
 /// The part of a study on the device.
 pub struct DevicePart {
-    id: &'static str,
-    act: fn(&Guest) -> Result<(), StudyError>,
-    read: fn(&Raw, Kind) -> Result<Part, StudyError>,
+    /// The half in the guest.
+    pub act: fn(&Guest) -> Result<(), StudyError>,
+    /// The half outside.
+    pub read: Read,
 }
 
-const ALL: [DevicePart; 6] = [
-    DevicePart {
-        id: "a",
-        act: rate::act,
-        read: rate::read,
-    },
-    DevicePart {
-        id: "b",
-        act: delay::act,
-        read: delay::read,
-    },
-    DevicePart {
-        id: "d",
-        act: rescuer::act,
-        read: rescuer::read,
-    },
-    DevicePart {
-        id: "e",
-        act: priority::act,
-        read: priority::read,
-    },
-    DevicePart {
-        id: "g",
-        act: filling::act,
-        read: filling::read,
-    },
-    DevicePart {
-        id: "h",
-        act: fairness::act,
-        read: fairness::read,
-    },
-];
-
-/// The part of a study on the device, or why there is none.
-pub fn of(id: &str) -> Result<&'static DevicePart, &'static str> {
-    const FOUND: &[DevicePart] = &ALL;
-    FOUND.iter().find(|part| part.id == id).ok_or(match id {
-        "c" => "the old rules exist in the simulation only",
-        "f" => "it is about the workqueue alone, which needs no disk",
-        _ => "there is no such study",
-    })
+/// How what a guest left is read.
+pub enum Read {
+    /// By the study's table.
+    Table(&'static Spec),
+    /// By code of its own.
+    Own(fn(&Raw, Kind) -> Result<Part, StudyError>),
 }
 
 impl DevicePart {
-    /// The half in the guest.
-    pub fn act(&self, guest: &Guest) -> Result<(), StudyError> {
-        (self.act)(guest)
-    }
-
-    /// The half outside.
+    /// Reads what a guest left.
     pub fn read(&self, raw: &Raw, bed: Bed) -> Result<Part, StudyError> {
-        (self.read)(raw, bed.kind())
+        // A guest is never quick.
+        let settings = Settings {
+            quick: false,
+            measure: true,
+        };
+        match self.read {
+            Read::Table(spec) => spec.part(bed.kind(), &settings, |name| raw.reading(name)),
+            Read::Own(read) => read(raw, bed.kind()),
+        }
     }
+}
+
+/// The part of a study on the device, or why there is none.
+pub fn of(id: &str) -> Result<&'static DevicePart, &'static str> {
+    let study = super::ALL.iter().find(|study| study.id == id);
+    study.map_or(Err("there is no such study"), |study| {
+        study.device.as_ref().map_err(|why| *why)
+    })
 }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was kept of the experiments in a guest.
 
+use crate::study::outcome::quantile;
+use crate::study::reading::{add_up, thin, Reading, QUANTILES};
 use crate::study::StudyError;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -21,6 +24,17 @@ impl Raw {
         let found = serde_json::from_str(&text).map(Experiment);
         found.map_err(|e| StudyError::Lacking(format!("the experiment {name} cannot be read: {e}")))
     }
+
+    /// One experiment in the terms of all beds. `NAME:JOB` is what fio's jobs of that name did, `NAME:JOB/sync` their
+    /// flushes.
+    pub fn reading(&self, what: &str) -> Result<Reading, StudyError> {
+        let (name, job) = what.split_once(':').unwrap_or((what, ""));
+        let (job, flushes) = match job.strip_suffix("/sync") {
+            Some(job) => (job, true),
+            None => (job, false),
+        };
+        Ok(self.get(name)?.reading(job, flushes))
+    }
 }
 
 /// What fio, the server and the kernel said of one experiment.
@@ -30,73 +44,58 @@ impl Experiment {
     /// fio's jobs, in its order.
     pub fn jobs(&self) -> Vec<Job<'_>> {
         let jobs = self.0["fio"]["jobs"].as_array();
-        jobs.map_or(&[][..], Vec::as_slice)
-            .iter()
-            .map(Job)
-            .collect()
+        jobs.into_iter().flatten().map(Job).collect()
     }
 
-    /// How much a counter of the mirror's hardware queues has risen, summed over them.
-    pub fn risen(&self, counter: &str) -> f64 {
-        let sum = |when: &str| -> f64 {
-            let queues = self.0[when]["queues"].as_array();
-            let queues = queues.map_or(&[][..], Vec::as_slice).iter();
-            queues
-                .map(|queue| queue["hctx"][counter].as_f64().unwrap_or(0.0))
-                .sum()
+    /// How much the counters of the mirror's hardware queues have risen, and what else was counted.
+    fn counters(&self) -> BTreeMap<String, f64> {
+        let sum = |when: &str| {
+            let queues = self.0[when]["queues"].as_array().into_iter().flatten();
+            add_up(queues.map(|queue| &queue["hctx"]))
         };
-        sum("after") - sum("before")
+        let (before, mut counters) = (sum("before"), sum("after"));
+        for (name, count) in &mut counters {
+            *count -= before.get(name).unwrap_or(&0.0);
+        }
+        // Several disks, of which one whose server was killed says nothing any more.
+        let disks = self.0["after"].as_array().into_iter().flatten();
+        counters.extend(add_up(disks.map(|disk| &disk["kblockd"])));
+        for name in ["threads_not_made", "oom_kills"] {
+            let count = self.0[name].as_f64();
+            counters.extend(count.map(|count| (name.to_owned(), count)));
+        }
+        counters
     }
 
-    /// Requests that ended.
-    pub fn ios(&self) -> f64 {
-        self.jobs().iter().map(Job::ios).sum()
-    }
-
-    /// Requests per second of all jobs.
-    pub fn iops(&self) -> f64 {
-        self.jobs().iter().map(Job::iops).sum()
-    }
-
-    /// Completion times of all jobs in milliseconds, in rising order, thinned.
-    pub fn latencies(&self, most: usize) -> Vec<f64> {
-        let mut all: Vec<(f64, u64)> = self.jobs().iter().flat_map(Job::buckets).collect();
-        all.sort_by(|a, b| a.0.total_cmp(&b.0));
-        expand(&all, most)
-    }
-
-    /// A quantile of the same.
-    pub fn latency(&self, q: f64) -> f64 {
-        crate::study::outcome::quantile(&self.latencies(usize::MAX), q)
-    }
-
-    /// Microseconds of the server's CPU time per request.
-    pub fn cpu_us(&self) -> f64 {
-        self.0["cpu_us"].as_f64().unwrap_or(f64::NAN) / self.ios()
-    }
-
-    /// Answers of the driver, or of the budget before it, per request.
-    pub fn tries(&self) -> f64 {
-        let counters = [
-            "accepted",
-            "refused_resource",
-            "refused_dev_resource",
-            "refused_error",
-            "no_budget",
-        ];
-        counters.map(|c| self.risen(c)).iter().sum::<f64>() / self.ios()
-    }
-
-    /// The share of these that were BUSY, in per cent.
-    pub fn busy(&self) -> f64 {
-        let all = self.tries() * self.ios();
-        100.0 * (all - self.risen("accepted")) / all
-    }
-
-    /// Runs of the hardware queues per request.
-    pub fn runs(&self) -> f64 {
-        let runs = ["run_sync", "run_async", "run_delayed"];
-        runs.map(|c| self.risen(c)).iter().sum::<f64>() / self.ios()
+    /// The same in the terms of all beds: of all jobs, or of those of a name; their requests, or their flushes.
+    fn reading(&self, name: &str, flushes: bool) -> Reading {
+        let mut jobs = self.jobs();
+        jobs.retain(|job| name.is_empty() || job.name() == name);
+        // What failed has no time worth knowing.
+        let well = jobs.iter().filter(|job| job.errors() == 0.0);
+        let buckets = well.flat_map(|job| {
+            if flushes {
+                job.flushes()
+            } else {
+                job.buckets()
+            }
+        });
+        let mut buckets: Vec<(f64, u64)> = buckets.collect();
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let times = thin(&buckets, usize::MAX);
+        let sum = |of: &dyn Fn(&Job<'_>) -> f64| jobs.iter().map(of).sum();
+        Reading {
+            iops: sum(&|job| job.iops()),
+            ios: sum(&|job| job.ios()),
+            bytes: sum(&|job| job.bytes_per_second()),
+            counters: self.counters(),
+            quantiles: QUANTILES.map(|q| quantile(&times, q)),
+            buckets,
+            jobs: jobs.iter().map(Job::ios).collect(),
+            rates: jobs.iter().map(Job::iops).collect(),
+            cpu_us: self.0["cpu_us"].as_f64().unwrap_or(f64::NAN),
+            ..Reading::default()
+        }
     }
 }
 
@@ -160,40 +159,17 @@ fn buckets(of: &Value) -> Vec<(f64, u64)> {
     bins
 }
 
-/// Values in rising order with how often each came, as at most so many values. The largest stays.
-pub fn expand(buckets: &[(f64, u64)], most: usize) -> Vec<f64> {
-    let count: u64 = buckets.iter().map(|b| b.1).sum();
-    let every = count.div_ceil(most.max(1) as u64).max(1);
-    let (mut out, mut seen) = (Vec::new(), 0);
-    for &(value, times) in buckets {
-        // One for each so many, counted from the end.
-        let before = (count - seen).div_ceil(every);
-        seen += times;
-        let after = (count - seen).div_ceil(every);
-        out.extend(std::iter::repeat_n(value, (before - after) as usize));
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     #[test]
-    fn thinned_values_keep_the_largest_and_their_number() {
-        let buckets = [(1.0, 3), (2.0, 6), (9.0, 1)];
-        assert_eq!(expand(&buckets, 100).len(), 10);
-        assert_eq!(expand(&buckets, 5), [1.0, 2.0, 2.0, 2.0, 9.0]);
-        assert!(expand(&[], 5).is_empty());
-    }
-
-    #[test]
     fn counters_are_differences_and_jobs_are_added_up() {
         let queue = |accepted: u32, no_budget: u32| json!({"hctx": {"accepted": accepted, "no_budget": no_budget}});
         let job = |ios: u32| {
             json!({"jobname": "j", "read": {"total_ios": ios, "iops": 10.0,
-                "clat_ns": {"bins": {"2000000": ios}}}, "total_err": 1})
+                "clat_ns": {"bins": {"2000000": ios}}}})
         };
         let of = Experiment(json!({
             "fio": {"jobs": [job(3), job(1)]},
@@ -201,13 +177,13 @@ mod tests {
             "after": {"queues": [queue(3, 4), queue(2, 0)]},
             "cpu_us": 80,
         }));
-        assert_eq!((of.ios(), of.iops(), of.cpu_us()), (4.0, 20.0, 20.0));
+        let read = of.reading("", false);
+        assert_eq!((read.ios, read.iops, read.cpu()), (4.0, 20.0, 20.0));
         assert_eq!(
-            (of.risen("accepted"), of.tries(), of.busy()),
+            (read.counter("accepted"), read.tries(), read.busy()),
             (4.0, 2.0, 50.0)
         );
-        assert_eq!(of.latencies(100), [2.0; 4]);
-        assert_eq!(of.jobs()[0].errors(), 1.0);
+        assert_eq!(read.latencies(100), [2.0; 4]);
         let ended = json!({"jobname": "j", "error": 5});
         assert_eq!(Job(&ended).errors(), 1.0);
     }

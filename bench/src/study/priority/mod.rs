@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Study e: from queueing to start, with and without HIGHPRI, bound and unbound, beside CPU hogs.
 
+pub mod device;
+
 mod kblockd;
 
 use crate::study::hogs::{self, Hogs};
 use crate::study::job::Job;
 use crate::study::outcome::{
-    quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Samples, Table,
+    fill, quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Samples, Table,
 };
-use crate::study::{Settings, StudyError};
+use crate::study::{sim, Settings, StudyError};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use workqueue::{CpuSet, Flags, OwnedQueue, Runtime};
@@ -49,7 +51,7 @@ fn setting(cpus: &CpuSet, hogs: usize, rounds: usize) -> Result<Vec<Samples>, St
     let mut sets: Vec<Samples> = NAMES
         .iter()
         .map(|name| Samples {
-            name: (*name).into(),
+            name: format!("{name} queue"),
             values: Vec::with_capacity(rounds),
         })
         .collect();
@@ -69,7 +71,7 @@ fn setting(cpus: &CpuSet, hogs: usize, rounds: usize) -> Result<Vec<Samples>, St
 
 /// Runs both parts.
 pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
-    let mut parts = vec![kblockd::part()?];
+    let mut parts = vec![kblockd::SPEC.part(Kind::Deterministic, settings, sim::read)?];
     if settings.measure {
         parts.push(measured(settings)?);
     }
@@ -132,19 +134,10 @@ fn measured(settings: &Settings) -> Result<Part, StudyError> {
             table,
         });
     }
-    let value = |name: &str| {
-        measures
-            .iter()
-            .find(|m| m.name == name)
-            .map_or(f64::NAN, |m| m.value)
-    };
-    let finding = format!(
-        "Beside {HOGS} CPU hogs per CPU an item of a bound queue starts after {} ms (median; 99 %: {} ms), with HIGHPRI \
-         after {} ms ({} ms).",
-        show(value("hogs: bound, median")),
-        show(value("hogs: bound, p99")),
-        show(value("hogs: bound HIGHPRI, median")),
-        show(value("hogs: bound HIGHPRI, p99")),
+    let finding = fill(
+        "Beside 4 CPU hogs per CPU an item of a bound queue starts after {hogs: bound, median} ms (median; 99 %: \
+         {hogs: bound, p99} ms), with HIGHPRI after {hogs: bound HIGHPRI, median} ms ({hogs: bound HIGHPRI, p99} ms).",
+        &measures,
     );
     Ok(Part {
         kind: Kind::Measured,

@@ -4,6 +4,8 @@
 //! [`virtual_time`] lets an outage pass in virtual time; [`real_time`] measures the way from the call for help to the
 //! rescued run.
 
+pub mod device;
+
 mod real_time;
 
 mod virtual_time;

@@ -3,9 +3,9 @@
 
 use crate::study::job::Job;
 use crate::study::outcome::{
-    quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Row, Series, Span, Table,
+    fill, quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Row, Series, Span, Table,
 };
-use crate::study::stage::{machine, settle, Stage};
+use crate::study::stage::{machine, Stage};
 use crate::study::StudyError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,7 +48,7 @@ fn arrive(stage: &Stage, queue: &Queue, log: &Log) -> Result<(), StudyError> {
 }
 
 fn outage(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
-    let (stage, fails) = (Stage::default(), Arc::new(AtomicBool::new(false)));
+    let (stage, fails) = (Stage::in_turns(), Arc::new(AtomicBool::new(false)));
     let runtime = failing(&stage, 1, &fails)?;
     let queue = |name, flags| runtime.queue(name).flags(Flags::PERCPU | flags).build();
     let queues: [OwnedQueue; 2] = [
@@ -56,30 +56,26 @@ fn outage(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
         queue("plain", Flags::empty())?,
     ];
     let logs: [Log; 2] = Default::default();
-    settle();
+    stage.clock.settle();
     fails.store(true, Ordering::SeqCst);
-    let mut refused = None;
     let mut arrived = 0usize;
-    let mut both = |stage: &Stage| {
-        for (queue, log) in queues.iter().zip(&logs) {
-            refused = arrive(stage, queue, log).err().or(refused.take());
-        }
+    let mut both = || {
         arrived += 1;
+        let mut both = queues.iter().zip(&logs);
+        both.try_for_each(|(queue, log)| arrive(&stage, queue, log))
     };
-    both(&stage);
+    both()?;
     let mut ms = 0;
-    stage.tick(MS, MS * SHOWN_MS as u32, |stage| {
+    stage.tick(MS, MS * SHOWN_MS as u32, || {
         ms += 1;
         if ms == OUTAGE_MS {
             fails.store(false, Ordering::SeqCst);
         }
-        if ms < OUTAGE_MS && ms.is_multiple_of(EVERY_MS) {
-            both(stage);
+        match ms < OUTAGE_MS && ms.is_multiple_of(EVERY_MS) {
+            true => both(),
+            false => Ok(()),
         }
-    });
-    if let Some(refused) = refused {
-        return Err(refused);
-    }
+    })?;
     for queue in queues {
         queue.destroy()?;
     }
@@ -117,7 +113,10 @@ fn outage(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
         let mut points: Vec<_> = log.iter().map(|l| (l.0, l.1 - l.0)).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         series.push(Series {
-            name: (*name).into(),
+            name: match *name {
+                "without" => "without MEM_RECLAIM".into(),
+                name => format!("with {name}"),
+            },
             points,
         });
     }
@@ -140,12 +139,12 @@ fn outage(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
 const SHARE: usize = 64;
 
 fn turns(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
-    let (stage, fails) = (Stage::default(), Arc::new(AtomicBool::new(false)));
+    let (stage, fails) = (Stage::in_turns(), Arc::new(AtomicBool::new(false)));
     let runtime = failing(&stage, 2, &fails)?;
     let flags = Flags::PERCPU | Flags::MEM_RECLAIM;
     let queue = runtime.queue("reclaim").flags(flags).build()?;
     let log: Arc<Mutex<Vec<(usize, f64, f64)>>> = Arc::default();
-    settle();
+    stage.clock.settle();
     fails.store(true, Ordering::SeqCst);
     let share = |cpu: usize| -> Result<(), StudyError> {
         for _ in 0..SHARE {
@@ -163,19 +162,17 @@ fn turns(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
         Ok(())
     };
     share(0)?;
-    let (mut half_ms, mut failed) = (0, None);
-    stage.tick(MS / 2, MS * 160, |_| {
+    let mut half_ms = 0;
+    stage.tick(MS / 2, MS * 160, || {
         half_ms += 1;
-        if half_ms == 3 {
-            failed = share(1).err();
+        match half_ms {
+            3 => share(1),
+            _ => Ok(()),
         }
-    });
-    if let Some(failed) = failed {
-        return Err(failed);
-    }
+    })?;
     fails.store(false, Ordering::SeqCst);
     // Managers sleep out their second before they look again.
-    stage.tick(MS * 100, MS * 1500, |_| {});
+    stage.tick(MS * 100, MS * 1500, || Ok::<(), StudyError>(()))?;
     queue.destroy()?;
     runtime.shutdown()?;
     let log = log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,19 +222,11 @@ fn turns(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
 pub fn part() -> Result<Part, StudyError> {
     let mut measures = Vec::new();
     let figures = vec![outage(&mut measures)?, turns(&mut measures)?];
-    let value = |name: &str| {
-        measures
-            .iter()
-            .find(|m| m.name == name)
-            .map_or(f64::NAN, |m| m.value)
-    };
-    let finding = format!(
-        "While no worker can be made, a queue with MEM_RECLAIM starts its first item after {} ms and any later one \
-         within {} ms (median {} ms), because the rescuer is called every 100 ms; without it the first starts after {} ms.",
-        show(value("MEM_RECLAIM: first start")),
-        show(value("MEM_RECLAIM: longest wait")),
-        show(value("MEM_RECLAIM: median wait")),
-        show(value("without: first start")),
+    let finding = fill(
+        "While no worker can be made, a queue with MEM_RECLAIM starts its first item after {MEM_RECLAIM: first start} ms and \
+         any later one within {MEM_RECLAIM: longest wait} ms (median {MEM_RECLAIM: median wait} ms), because the rescuer is \
+         called every 100 ms. Without it the first starts after {without: first start} ms.",
+        &measures,
     );
     Ok(Part {
         kind: Kind::Deterministic,

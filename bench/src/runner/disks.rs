@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The disks of the contenders: how each is made, and taken away when its value is dropped.
+
+use super::process::{apart, run, Server, Undo};
+use super::Programs;
+use crate::contender::Contender;
+use crate::plan::Plan;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The largest request of each disk, in KiB.
+const IO_BUFFER_KIB: u32 = 512;
+
+/// A contender's disk. Dropping it takes it away.
+pub struct Disk {
+    /// Its node.
+    pub node: PathBuf,
+    /// How it was made.
+    pub how: String,
+    /// The source of pressure that it is under.
+    pub pressed: Option<String>,
+    undo: Undo,
+}
+
+impl Disk {
+    fn new(node: impl Into<PathBuf>, how: impl Into<String>, undo: Undo) -> Self {
+        Self {
+            node: node.into(),
+            how: how.into(),
+            pressed: None,
+            undo,
+        }
+    }
+
+    /// Is it a block device? fio would make a plain file where there is none, and measure that.
+    pub fn is_there(&self) -> bool {
+        let kind = fs::metadata(&self.node).map(|of| of.file_type());
+        kind.is_ok_and(|kind| kind.is_block_device())
+    }
+
+    /// A file of its folder in sysfs, where a slash in the name is an exclamation mark.
+    pub fn sysfs(&self, file: &str) -> PathBuf {
+        let name = self.node.strip_prefix("/dev").unwrap_or(&self.node);
+        let name = name.to_string_lossy().replace('/', "!");
+        Path::new("/sys/class/block").join(name).join(file)
+    }
+
+    /// What such a file says.
+    pub fn says(&self, file: &str) -> Option<String> {
+        let text = fs::read_to_string(self.sysfs(file)).ok()?;
+        Some(text.trim_end().to_owned())
+    }
+
+    /// The same as a number; 0 if there is none.
+    pub fn number(&self, file: &str) -> u64 {
+        self.says(file)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Keeps udev from reading the disk after each writer.
+    pub fn keep_udev_away(&mut self) {
+        if Path::new("/run/udev").is_dir() {
+            if let Ok(file) = File::open(&self.node) {
+                if file.lock().is_ok() {
+                    self.undo.push(move || {
+                        drop(file);
+                        Ok(())
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What disks are made with.
+pub struct Maker<'a> {
+    /// The run.
+    pub plan: &'a Plan,
+    /// The programs.
+    pub programs: &'a Programs,
+    /// A folder that goes with the run.
+    pub scratch: &'a Path,
+}
+
+impl Maker<'_> {
+    /// Makes the disk of a contender, or takes the one that it names. The error is the reason why there is none.
+    pub fn make(&self, who: &Contender) -> Result<Disk, String> {
+        if let Some(node) = &who.node {
+            let node = fs::canonicalize(node).map_err(|e| format!("{node}: {e}"))?;
+            return Ok(Disk::new(node, "it was there", Undo::default()));
+        }
+        match who.base.as_str() {
+            "libublk-example" => self.example(),
+            "libublk" => self.libublk("sync"),
+            "libublk-async" => self.libublk("async"),
+            "rublk-null" => self.rublk(&["null"], Undo::default()),
+            "rublk-loop" => self.rublk_loop(),
+            "loop" => self.kernel_loop(),
+            "nbd" => self.nbd(),
+            "zram" => self.zram(),
+            "brd" => self.brd(),
+            "null_blk" => self.null_blk(&who.options()),
+            path => self.ours(path),
+        }
+    }
+
+    fn ours(&self, path: &str) -> Result<Disk, String> {
+        let Plan {
+            mib, queues, depth, ..
+        } = self.plan;
+        let words = format!(
+            "add --size {mib}M --queues {queues} --depth {depth} --io-buffer {IO_BUFFER_KIB}K --data-path {path}"
+        );
+        let mut add = apart(&self.programs.ours);
+        let node = run(add.args(words.split(' ')))?.trim().to_owned();
+        let mut undo = Undo::default();
+        let mut del = apart(&self.programs.ours);
+        del.args(["del", "--force", &node]);
+        undo.command(del);
+        Ok(Disk::new(node, format!("ublk-ramdisk {words}"), undo))
+    }
+
+    /// Some serve one queue only: they are absent where more were asked for.
+    fn one_queue(&self) -> Result<(), String> {
+        match self.plan.queues {
+            1 => Ok(()),
+            more => Err(format!("it serves one queue, not {more}")),
+        }
+    }
+
+    fn log(&self, name: &str) -> Result<(PathBuf, Stdio, Stdio), String> {
+        let path = self.scratch.join(name);
+        let open = || File::options().create(true).append(true).open(&path);
+        let pair = open().and_then(|one| Ok((one, open()?)));
+        let (out, err) = pair.map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok((path, out.into(), err.into()))
+    }
+
+    fn libublk(&self, handler: &str) -> Result<Disk, String> {
+        self.one_queue()?;
+        let Plan { mib, depth, .. } = self.plan;
+        let buffer = IO_BUFFER_KIB << 10;
+        let words =
+            format!("--size-mib {mib} --depth {depth} --io-buffer {buffer} --handler {handler}");
+        let (out, stdout, _) = self.log(&format!("libublk-{handler}"))?;
+        let (err, _, stderr) = self.log(&format!("libublk-{handler}-err"))?;
+        let mut command = apart(&self.programs.libublk);
+        let mut server =
+            Server::start(command.args(words.split(' ')).stdout(stdout).stderr(stderr))?;
+        let node = server.until(|| {
+            fs::read_to_string(&out)
+                .ok()
+                .filter(|text| text.ends_with('\n'))
+        });
+        let node = node.ok_or_else(|| last_line(&err))?;
+        let mut undo = Undo::default();
+        undo.server(server);
+        Ok(Disk::new(
+            node.trim(),
+            format!("libublk_ramdisk {words}"),
+            undo,
+        ))
+    }
+
+    fn example(&self) -> Result<Disk, String> {
+        // Chosen here: it takes an id and prints a description, not a path.
+        const ID: &str = "190";
+        let program = self.programs.example.clone()?;
+        self.one_queue()?;
+        let mib = self.plan.mib.to_string();
+        // It keeps its notes there and does not make the folder itself.
+        fs::create_dir_all("/run/ublksrvd").map_err(|e| e.to_string())?;
+        run(apart(&program).args(["add", ID, &mib]))?;
+        let mut undo = Undo::default();
+        let mut del = apart(&program);
+        del.args(["del", ID]);
+        undo.command(del);
+        let how = format!("ramdisk add {ID} {mib} (the example of libublk; depth 128 is its own)");
+        Ok(Disk::new(format!("/dev/ublkb{ID}"), how, undo))
+    }
+
+    fn rublk(&self, target: &[&str], mut undo: Undo) -> Result<Disk, String> {
+        let program = self.programs.rublk.clone()?;
+        let Plan { queues, depth, .. } = self.plan;
+        let target = target.join(" ");
+        let words = format!("add {target} -q {queues} -d {depth} -b {IO_BUFFER_KIB}KiB");
+        let (log, stdout, stderr) = self.log(&format!(
+            "rublk-{}",
+            target.split(' ').next().unwrap_or_default()
+        ))?;
+        // It says nothing that a program could read: the new node is the answer.
+        let before = ublk_nodes();
+        let mut command = apart(&program);
+        command.args(words.split(' ')).arg("--foreground");
+        let mut server = Server::start(command.stdout(stdout).stderr(stderr))?;
+        let node = server.until(|| ublk_nodes().difference(&before).next().cloned());
+        let node = node.ok_or_else(|| format!("rublk {words} ended: {}", last_line(&log)))?;
+        undo.server(server);
+        let id = node.trim_start_matches("/dev/ublkb").to_owned();
+        undo.push(move || {
+            // Its own end may have done so.
+            let _gone = run(apart(&program).args(["del", "-n", &id]));
+            Ok(())
+        });
+        Ok(Disk::new(node, format!("rublk {words}"), undo))
+    }
+
+    /// A file of the disks' size on a tmpfs of its own.
+    fn tmpfs_file(&self, name: &str, undo: &mut Undo) -> Result<PathBuf, String> {
+        let place = self.scratch.join(format!("{name}-tmpfs"));
+        fs::create_dir(&place).map_err(|e| e.to_string())?;
+        let size = format!("size={}M", self.plan.mib + 16);
+        let source = format!("bench-{name}");
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, &source])
+            .arg(&place))?;
+        let mut umount = Command::new("umount");
+        umount.arg(&place);
+        undo.command(umount);
+        let path = place.join("disk");
+        let file = File::create(&path).and_then(|file| file.set_len(self.plan.mib << 20));
+        file.map_err(|e| e.to_string())?;
+        Ok(path)
+    }
+
+    fn rublk_loop(&self) -> Result<Disk, String> {
+        let mut undo = Undo::default();
+        let file = self.tmpfs_file("rublk", &mut undo)?;
+        let file = file.to_string_lossy();
+        let mut disk = self.rublk(&["loop", "-f", &file], undo)?;
+        // The folder is of this run alone.
+        disk.how = disk.how.replace(&*file, "DISK") + " (DISK: a file of a tmpfs)";
+        Ok(disk)
+    }
+
+    fn kernel_loop(&self) -> Result<Disk, String> {
+        let mut undo = Undo::default();
+        let file = self.tmpfs_file("loop", &mut undo)?;
+        let _built_in = run(Command::new("modprobe").arg("loop"));
+        let node = run(Command::new("losetup")
+            .args(["--show", "--find"])
+            .arg(&file))?;
+        let node = node.trim().to_owned();
+        let mut detach = Command::new("losetup");
+        detach.args(["--detach", &node]);
+        undo.command(detach);
+        Ok(Disk::new(
+            node,
+            "losetup on a file of a tmpfs, buffered",
+            undo,
+        ))
+    }
+
+    fn zram(&self) -> Result<Disk, String> {
+        let control = Path::new("/sys/class/zram-control");
+        let mut undo = Undo::default();
+        if !control.is_dir() {
+            load_module(&["zram", "num_devices=0"], &mut undo)?;
+        }
+        let id = fs::read_to_string(control.join("hot_add")).map_err(|e| e.to_string())?;
+        let id = id.trim().to_owned();
+        let number = id.clone();
+        undo.push(move || write(&control.join("hot_remove"), &number));
+        let sysfs = format!("/sys/block/zram{id}");
+        let size = format!("{}M", self.plan.mib);
+        let taken = write(&Path::new(&sysfs).join("disksize"), &size);
+        taken.map_err(|_| format!("zram does not take a size of {size}"))?;
+        let algorithms = fs::read_to_string(format!("{sysfs}/comp_algorithm")).unwrap_or_default();
+        let chosen = algorithms.split(['[', ']']).nth(1).unwrap_or("unknown");
+        Ok(Disk::new(
+            format!("/dev/zram{id}"),
+            format!("zram, algorithm {chosen}"),
+            undo,
+        ))
+    }
+
+    /// A server on a Unix socket, and the kernel's client with one connection per queue.
+    fn nbd(&self) -> Result<Disk, String> {
+        const NODE: &str = "/dev/nbd0";
+        run(Command::new("modprobe").args(["nbd", "max_part=0"]))?;
+        let Plan { mib, queues, .. } = self.plan;
+        let socket = self.scratch.join("nbd");
+        let (log, stdout, stderr) = self.log("nbdkit")?;
+        let mut command = apart("nbdkit");
+        command.args(["--foreground", "--unix"]).arg(&socket);
+        command.args(["memory", &format!("{mib}M")]);
+        let mut server = Server::start(command.stdout(stdout).stderr(stderr))?;
+        let there = server.until(|| socket.exists().then_some(()));
+        there.ok_or_else(|| format!("nbdkit ended: {}", last_line(&log)))?;
+        let mut undo = Undo::default();
+        undo.server(server);
+        let connections = queues.to_string();
+        let mut client = Command::new("nbd-client");
+        client
+            .arg("-unix")
+            .arg(&socket)
+            .args([NODE, "-connections", &connections]);
+        run(&mut client).map_err(|why| format!("nbd-client: {why}"))?;
+        let mut end = Command::new("nbd-client");
+        end.args(["-d", NODE]);
+        undo.command(end);
+        let how = format!(
+            "nbdkit memory {mib}M, nbd-client over a Unix socket with -connections {queues}"
+        );
+        Ok(Disk::new(NODE, how, undo))
+    }
+
+    fn brd(&self) -> Result<Disk, String> {
+        if Path::new("/sys/module/brd").exists() {
+            return Err(
+                "the module brd is loaded already and cannot be given the size of the others"
+                    .into(),
+            );
+        }
+        let mut undo = Undo::default();
+        let size = format!("rd_size={}", self.plan.mib << 10);
+        load_module(&["brd", "rd_nr=1", &size], &mut undo)?;
+        Ok(Disk::new("/dev/ram0", format!("brd rd_nr=1 {size}"), undo))
+    }
+
+    fn null_blk(&self, more: &[String]) -> Result<Disk, String> {
+        let config = Path::new("/sys/kernel/config");
+        let mut undo = Undo::default();
+        if run(Command::new("mountpoint").arg("-q").arg(config)).is_err() {
+            let _built_in = run(Command::new("modprobe").arg("configfs"));
+            run(Command::new("mount")
+                .args(["-t", "configfs", "configfs"])
+                .arg(config))?;
+            let mut umount = Command::new("umount");
+            umount.arg(config);
+            undo.command(umount);
+        }
+        if !Path::new("/sys/module/null_blk").is_dir() {
+            load_module(&["null_blk", "nr_devices=0"], &mut undo)?;
+        }
+        let throttled = if more.is_empty() { "" } else { "throttled" };
+        let name = format!("bench{}{throttled}", std::process::id());
+        let folder = config.join("nullb").join(&name);
+        fs::create_dir(&folder).map_err(|e| format!("null_blk: {e}"))?;
+        let own = folder.clone();
+        undo.push(move || {
+            let _off = write(&own.join("power"), "0");
+            fs::remove_dir(&own).map_err(|e| format!("{}: {e}", own.display()))
+        });
+        let Plan {
+            mib, queues, depth, ..
+        } = self.plan;
+        let settings = format!(
+            "size={mib} memory_backed=1 discard=1 blocksize=512 queue_mode=2 submit_queues={queues} \
+             hw_queue_depth={depth} irqmode=0"
+        );
+        let settings = [vec![settings], more.to_vec()].concat().join(" ");
+        for setting in settings.split(' ').chain(["power=1"]) {
+            let (file, value) = setting.split_once('=').unwrap_or((setting, ""));
+            let taken = write(&folder.join(file), value);
+            taken.map_err(|_| format!("null_blk does not take {setting}"))?;
+        }
+        // Older kernels name the disk by its index, newer ones by its folder.
+        let index = fs::read_to_string(folder.join("index")).unwrap_or_default();
+        let node = Path::new("/dev").join(&name);
+        let node = match node.exists() {
+            true => node,
+            false => format!("/dev/nullb{}", index.trim()).into(),
+        };
+        Ok(Disk::new(node, format!("null_blk {settings}"), undo))
+    }
+}
+
+/// Loads a module, which is unloaded again.
+fn load_module(words: &[&str], undo: &mut Undo) -> Result<(), String> {
+    run(Command::new("modprobe").args(words))?;
+    let mut unload = Command::new("rmmod");
+    unload.arg(words[0]);
+    undo.command(unload);
+    Ok(())
+}
+
+/// Writes into a file of the kernel's.
+pub fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn ublk_nodes() -> BTreeSet<String> {
+    let names = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let paths = names.map(|entry| entry.path().to_string_lossy().into_owned());
+    paths
+        .filter(|path| path.starts_with("/dev/ublkb"))
+        .collect()
+}
+
+fn last_line(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.trim()
+        .lines()
+        .last()
+        .unwrap_or("it said nothing")
+        .replace('\t', " ")
+}

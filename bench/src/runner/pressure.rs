@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Pressure on a disk of ours. It begins after the fill, which is no measurement and would only take longer.
+//!
+//! What the sources need beside the disk: for `memory`, use is below the limit before the first job, and beside each job
+//! a trickle of discards frees what the waiting writes then get. For `psi`, a few pages are discarded before each job, so
+//! that some writes need memory, and beside it a process is held up for lack of memory.
+
+use super::disks::{write, Disk};
+use super::process::{apart, run, Server};
+use super::{note, FioJobs};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// A control group whose memory can be made short; its processes are set free when it is dropped.
+pub struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Result<Self, String> {
+        let root = Path::new(CGROUPS);
+        let controllers =
+            fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
+        if !controllers.contains("memory") {
+            return Err(format!(
+                "no cgroup2 with memory at {CGROUPS}, to make memory short in"
+            ));
+        }
+        let path = root.join(format!("bench-device-{}", std::process::id()));
+        fs::create_dir(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let inside = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for pid in inside.lines() {
+            let _ended = write(&Path::new(CGROUPS).join("cgroup.procs"), pid);
+        }
+        if let Err(error) = fs::remove_dir(&self.0) {
+            note(&format!("could not undo: {}: {error}", self.0.display()));
+        }
+    }
+}
+
+/// Puts a disk under pressure.
+pub fn press(
+    ours: &Path,
+    disk: &Disk,
+    kind: &str,
+    options: &[String],
+    free: u64,
+    group: &mut Option<Group>,
+) -> Result<(), String> {
+    if kind == "psi" {
+        if group.is_none() {
+            *group = Some(Group::new()?);
+        }
+        // A trigger that listens to the group of the server has the server in it.
+        if let (Some(group), true) = (
+            &group,
+            options.iter().any(|o| o.starts_with("--psi=cgroup:")),
+        ) {
+            let listed = run(apart(ours).args(["list", "--json"]).arg(&disk.node))?;
+            let listed: serde_json::Value =
+                serde_json::from_str(&listed).map_err(|e| e.to_string())?;
+            let pid = listed[0]["pid"].as_u64().ok_or("list names no pid")?;
+            write(&group.0.join("cgroup.procs"), &pid.to_string())?;
+        }
+    }
+    let set = run(apart(ours).arg("set").arg(&disk.node).args(options));
+    set.map_err(|why| format!("set {}: {why}", options.join(" ")))?;
+    if free > 0 {
+        let discarded = run(apart("blkdiscard")
+            .args(["--length", &free.to_string()])
+            .arg(&disk.node));
+        discarded.map_err(|why| format!("blkdiscard: {why}"))?;
+    }
+    Ok(())
+}
+
+/// What goes on beside a job, until it is dropped.
+#[derive(Default)]
+pub struct Beside {
+    discards: Option<Server>,
+    hog: Option<(Server, PathBuf)>,
+}
+
+impl Beside {
+    /// What `memory` needs.
+    pub fn discards(disk: &Disk, jobs: &FioJobs) -> Result<Self, String> {
+        let mut fio = jobs.fio("bench-discards.fio", disk);
+        fio.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self {
+            discards: Some(Server::start(&mut fio)?),
+            hog: None,
+        })
+    }
+
+    /// What `psi` needs, before a job that writes or one that does not.
+    pub fn short(
+        ours: &Path,
+        disk: &Disk,
+        jobs: &FioJobs,
+        group: &Group,
+        writes: bool,
+    ) -> Result<Self, String> {
+        if writes {
+            let _as_it_is = run(&mut jobs.fio("bench-holes.fio", disk));
+        }
+        let current = fs::read_to_string(group.0.join("memory.current")).unwrap_or_default();
+        let current: u64 = current.trim().parse().unwrap_or(0);
+        let high = group.0.join("memory.high");
+        write(&high, &(current + (4 << 20)).to_string())?;
+        // Wants far more than the group may use without being held up.
+        let script = "echo $$ >\"$0/cgroup.procs\" && exec dd if=/dev/zero of=/dev/null bs=256M";
+        let mut hog = apart("sh");
+        hog.args(["-c", script]).arg(&group.0);
+        let mut hog = Server::start(hog.stdout(Stdio::null()).stderr(Stdio::null()))?;
+        let until = Instant::now() + Duration::from_secs(60);
+        let short = hog.until(|| {
+            let stats =
+                run(apart(ours).args(["stats", "--json"]).arg(&disk.node)).unwrap_or_default();
+            let stats = stats.replace(' ', "");
+            let is_short = stats.contains("\"under_pressure\":true");
+            (is_short || Instant::now() > until).then_some(is_short)
+        });
+        if short != Some(true) {
+            note(&format!(
+                "memory could not be made short on {}",
+                disk.node.display()
+            ));
+        }
+        Ok(Self {
+            discards: None,
+            hog: Some((hog, high)),
+        })
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        drop(self.discards.take());
+        if let Some((hog, high)) = self.hog.take() {
+            // Nor is it held up any more, so that it can end.
+            let _free = write(&high, "max");
+            drop(hog);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Children that end with their owner, and waits that a signal ends.
+//!
+//! Children are in process groups of their own: the terminal's Ctrl-C reaches this program alone, which takes down what
+//! it has begun in the right order.
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often it is looked, where nothing is measured.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The signal that has asked this program to end, or 0.
+static STOP: AtomicI32 = AtomicI32::new(0);
+
+/// The run is to end because of this signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop(pub i32);
+
+enum Event {
+    Signal(i32),
+    Ended(u32, io::Result<ExitStatus>),
+}
+
+/// How a wait for a child came out.
+pub enum Outcome {
+    /// The child has ended.
+    Ended(ExitStatus),
+    /// It has not, in the time it had; it was killed.
+    Late,
+}
+
+/// Waits for children without looking again and again, which would disturb what is measured.
+pub struct Waiter {
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+}
+
+impl Waiter {
+    /// Takes the signals from now on.
+    pub fn new() -> io::Result<Self> {
+        let (sender, events) = mpsc::channel();
+        let own = sender.clone();
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        thread::spawn(move || {
+            for signal in signals.forever() {
+                STOP.store(signal, Ordering::SeqCst);
+                if own.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { events, sender })
+    }
+
+    /// Waits until a child has ended, no longer than `patience`. A child that is to end sooner gets SIGTERM, then
+    /// SIGKILL. One that hangs in the kernel is waited for no further.
+    pub fn wait(&self, mut child: Child, patience: Duration) -> Result<Outcome, Stop> {
+        let pid = child.id();
+        let sender = self.sender.clone();
+        thread::spawn(move || sender.send(Event::Ended(pid, child.wait())));
+        match self.ended(pid, patience) {
+            Ok(Some(status)) => Ok(Outcome::Ended(status)),
+            Ok(None) => {
+                signal(pid, Signal::SIGKILL);
+                Ok(Outcome::Late)
+            }
+            Err(stop) => {
+                signal(pid, Signal::SIGTERM);
+                if !matches!(self.ended(pid, Duration::from_secs(60)), Ok(Some(_))) {
+                    signal(pid, Signal::SIGKILL);
+                    let _gone_or_hangs = self.ended(pid, Duration::from_secs(5));
+                }
+                Err(stop)
+            }
+        }
+    }
+
+    fn ended(&self, pid: u32, patience: Duration) -> Result<Option<ExitStatus>, Stop> {
+        let until = Instant::now() + patience;
+        loop {
+            match self
+                .events
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                Ok(Event::Ended(ended, Ok(status))) if ended == pid => return Ok(Some(status)),
+                Ok(Event::Ended(..)) => {}
+                Ok(Event::Signal(signal)) => return Err(Stop(signal)),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Ok(None),
+            }
+        }
+    }
+
+    /// Has a signal come meanwhile?
+    pub fn look(&self) -> Result<(), Stop> {
+        match STOP.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            signal => Err(Stop(signal)),
+        }
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    // It may have ended.
+    let _gone = kill(Pid::from_raw(pid as i32), signal);
+}
+
+/// A command whose children the terminal's Ctrl-C does not reach.
+pub fn apart(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.process_group(0).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end; the error is its last line.
+pub fn run(command: &mut Command) -> Result<String, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let ran = command.stdin(Stdio::null()).output();
+    let ran = ran.map_err(|e| format!("{name}: {e}"))?;
+    if ran.status.success() {
+        return Ok(String::from_utf8_lossy(&ran.stdout).into_owned());
+    }
+    let said = [ran.stdout, ran.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    match said.trim().lines().last() {
+        Some(last) => Err(last.replace('\t', " ")),
+        None => Err(format!("{name} ended with {}", ran.status)),
+    }
+}
+
+/// A child that serves something until it is dropped.
+pub struct Server(Child);
+
+impl Server {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> Result<Self, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        command
+            .spawn()
+            .map(Self)
+            .map_err(|e| format!("{name}: {e}"))
+    }
+
+    /// Waits until something is there; false if the server ends before, or a signal comes.
+    pub fn until<T>(&mut self, mut there: impl FnMut() -> Option<T>) -> Option<T> {
+        loop {
+            if let Some(found) = there() {
+                return Some(found);
+            }
+            let ended = !matches!(self.0.try_wait(), Ok(None));
+            if ended || STOP.load(Ordering::SeqCst) != 0 {
+                return there();
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn ends_within(&mut self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return true;
+            }
+            thread::sleep(LOOK);
+        }
+        false
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        signal(self.0.id(), Signal::SIGTERM);
+        if !self.ends_within(Duration::from_secs(60)) {
+            signal(self.0.id(), Signal::SIGKILL);
+            // One that hangs in the kernel does so until its disk is gone, which is taken away after it.
+            self.ends_within(Duration::from_secs(5));
+        }
+    }
+}
+
+/// What is to be undone, newest first, when this is dropped.
+#[derive(Default)]
+pub struct Undo(Vec<Box<dyn FnOnce() -> Result<(), String>>>);
+
+impl Undo {
+    /// Adds a step.
+    pub fn push(&mut self, step: impl FnOnce() -> Result<(), String> + 'static) {
+        self.0.push(Box::new(step));
+    }
+
+    /// Adds a command.
+    pub fn command(&mut self, mut command: Command) {
+        self.push(move || run(&mut command).map(drop));
+    }
+
+    /// Ends a server, in its turn.
+    pub fn server(&mut self, server: Server) {
+        self.push(move || {
+            drop(server);
+            Ok(())
+        });
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        while let Some(step) = self.0.pop() {
+            if let Err(why) = step() {
+                super::note(&format!("could not undo: {why}"));
+            }
+        }
+    }
+}

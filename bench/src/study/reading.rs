@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What one load gave, in the same terms for the simulator and for the real driver.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The shares whose latencies are known exactly: median, 90 %, 99 %, 99.9 %, all.
+pub const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Requests per second.
+    pub iops: f64,
+    /// Requests that ended.
+    pub ios: f64,
+    /// Bytes per second.
+    pub bytes: f64,
+    /// What the hardware queues counted, summed over them.
+    pub counters: BTreeMap<String, f64>,
+    /// Latencies in milliseconds at [`QUANTILES`].
+    pub quantiles: [f64; 5],
+    /// Latencies in milliseconds with how often each came, in rising order.
+    pub buckets: Vec<(f64, u64)>,
+    /// Requests that each job ended.
+    pub jobs: Vec<f64>,
+    /// Requests per second of each job.
+    pub rates: Vec<f64>,
+    /// CPU time of the server in microseconds.
+    pub cpu_us: f64,
+    /// The study's requests per second at ease, where it compares with that.
+    pub full: f64,
+    /// The words of the case that are numbers.
+    pub words: Vec<f64>,
+    /// The run came to no end, and was given up.
+    pub stands: bool,
+}
+
+impl Reading {
+    /// A counter.
+    pub fn counter(&self, name: &str) -> f64 {
+        self.counters.get(name).copied().unwrap_or(0.0)
+    }
+
+    fn sum(&self, names: &[&str]) -> f64 {
+        names.iter().map(|name| self.counter(name)).sum()
+    }
+
+    /// Tries that the driver refused.
+    pub fn refused(&self) -> f64 {
+        self.sum(&["refused_resource", "refused_dev_resource"])
+    }
+
+    /// Calls of the driver's queue_rq per request.
+    pub fn calls(&self) -> f64 {
+        let all = self.sum(&["accepted", "refused_error"]) + self.refused();
+        all / self.ios
+    }
+
+    /// Tries per request: calls of queue_rq, and lookups for a budget that found none.
+    pub fn tries(&self) -> f64 {
+        self.calls() + self.counter("no_budget") / self.ios
+    }
+
+    /// The share of these that were BUSY, in per cent.
+    pub fn busy(&self) -> f64 {
+        let all = self.tries() * self.ios;
+        100.0 * (all - self.counter("accepted")) / all
+    }
+
+    /// Runs of the hardware queues per request.
+    pub fn runs(&self) -> f64 {
+        self.sum(&["run_sync", "run_async", "run_delayed"]) / self.ios
+    }
+
+    /// Microseconds of the server's CPU time per request.
+    pub fn cpu(&self) -> f64 {
+        self.cpu_us / self.ios
+    }
+
+    /// Requests that were inserted and never ended.
+    pub fn lost(&self) -> f64 {
+        self.counter("inserted") - self.counter("ended")
+    }
+
+    /// The requests of each job as multiples of the mean.
+    pub fn shares(&self) -> Vec<f64> {
+        of_mean(&self.jobs)
+    }
+
+    /// The smallest of these.
+    pub fn least(&self) -> f64 {
+        least(&self.shares())
+    }
+
+    /// The largest.
+    pub fn most(&self) -> f64 {
+        self.shares().into_iter().fold(0.0, f64::max)
+    }
+
+    /// The rate of the slowest job, of the mean.
+    pub fn slowest(&self) -> f64 {
+        least(&of_mean(&self.rates))
+    }
+
+    /// The latency in milliseconds that the share at this place of [`QUANTILES`] does not exceed.
+    pub fn latency(&self, place: usize) -> f64 {
+        self.quantiles[place]
+    }
+
+    /// The mean latency in milliseconds.
+    pub fn mean(&self) -> f64 {
+        let sum: f64 = self.buckets.iter().map(|b| b.0 * b.1 as f64).sum();
+        sum / self.buckets.iter().map(|b| b.1).sum::<u64>() as f64
+    }
+
+    /// All latencies in milliseconds in rising order, thinned to at most this many.
+    pub fn latencies(&self, most: usize) -> Vec<f64> {
+        thin(&self.buckets, most)
+    }
+}
+
+fn of_mean(values: &[f64]) -> Vec<f64> {
+    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+    values.iter().map(|value| value / mean).collect()
+}
+
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+/// Adds up the numbers of objects, name by name.
+pub fn add_up<'v>(objects: impl IntoIterator<Item = &'v Value>) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for object in objects {
+        for (name, number) in object.as_object().into_iter().flatten() {
+            *sums.entry(name.clone()).or_insert(0.0) += number.as_f64().unwrap_or(0.0);
+        }
+    }
+    sums
+}
+
+/// Values in rising order with how often each came, as at most this many values. The largest stays.
+pub fn thin(buckets: &[(f64, u64)], most: usize) -> Vec<f64> {
+    let count: u64 = buckets.iter().map(|b| b.1).sum();
+    let every = count.div_ceil(most.max(1) as u64).max(1);
+    let (mut out, mut seen) = (Vec::new(), 0);
+    for &(value, times) in buckets {
+        // Every n-th, counted from the end.
+        let before = (count - seen).div_ceil(every);
+        seen += times;
+        let after = (count - seen).div_ceil(every);
+        out.extend(std::iter::repeat_n(value, (before - after) as usize));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinned_values_keep_the_largest_and_their_shares() {
+        let buckets = [(1.0, 3), (2.0, 6), (9.0, 1)];
+        assert_eq!(thin(&buckets, 100).len(), 10);
+        assert_eq!(thin(&buckets, 5), [1.0, 2.0, 2.0, 2.0, 9.0]);
+        assert!(thin(&[], 5).is_empty());
+    }
+
+    #[test]
+    fn counters_become_figures_per_request() {
+        let counters = [
+            ("accepted", 4.0),
+            ("no_budget", 4.0),
+            ("run_sync", 2.0),
+            ("inserted", 5.0),
+            ("ended", 4.0),
+        ];
+        let reading = Reading {
+            ios: 4.0,
+            cpu_us: 80.0,
+            counters: counters.map(|(name, n)| (name.to_owned(), n)).into(),
+            jobs: vec![3.0, 1.0],
+            ..Reading::default()
+        };
+        assert_eq!(
+            (reading.calls(), reading.tries(), reading.busy()),
+            (1.0, 2.0, 50.0)
+        );
+        assert_eq!(
+            (reading.runs(), reading.cpu(), reading.lost()),
+            (0.5, 20.0, 1.0)
+        );
+        assert_eq!((reading.least(), reading.most()), (0.5, 1.5));
+    }
+}
