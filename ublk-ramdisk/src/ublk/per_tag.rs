@@ -3,7 +3,7 @@
 //!
 //! Serves the data paths `user-copy` and `buffer`. With `user-copy` the server copies before it
 //! commits, and no command names an address. With `buffer` every command names the tag's buffer,
-//! which the driver copies a WRITE into and a READ out of (G5, G6).
+//! which the driver copies a WRITE into and a READ out of (G5).
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -178,7 +178,7 @@ impl QueueRing {
     ///
     /// # Safety
     /// `addr` is 0 or names memory that stays valid for as long as the driver
-    /// may copy from or to it (G3 to G6).
+    /// may copy from or to it (G3, G5).
     #[inline]
     pub(super) unsafe fn push_io(&mut self, op: u32, tag: u16, result: i32, addr: u64) {
         let command = IoCmd {
