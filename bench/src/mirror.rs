@@ -11,12 +11,10 @@ use std::time::Duration;
 
 use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
-    Data, Home, Lane, Limits, Moved, Moving, Op, Operations, Request, Run, Status, TagSet,
-    Transport,
+    Data, Home, Lane, Limits, Moved, Moving, Op, Request, Status, TagSet, Transport,
 };
 use ublk_ramdisk::pressure::{Pressured, Settings};
-use ublk_ramdisk::ramdisk::space::SpaceOptions;
-use ublk_ramdisk::ramdisk::store::{Readable, Store, CHUNK};
+use ublk_ramdisk::ramdisk::store::{Readable, Store};
 use ublk_ramdisk::ramdisk::Ramdisk;
 
 /// Bytes of each request.
@@ -69,33 +67,11 @@ impl Client {
 struct Ends {
     client: Client,
     bytes: u64,
-    ramdisk: Arc<Ramdisk>,
-}
-
-impl Ends {
-    /// The same with a READ whose bytes are in pieces: compressed ones are.
-    #[cold]
-    fn gather(&mut self, request: &Request) -> Result<u64, Status> {
-        let (ours, mut done) = (self.client.0 .0.as_mut_ptr(), 0);
-        self.ramdisk.runs(request, &mut |run| {
-            let Run::Memory(from, len) = run else {
-                unreachable!("every block has been written");
-            };
-            assert!(done + len <= BLOCK, "the runs are as long as the request");
-            // SAFETY: within the block that is ours; the run is memory for the length of the call.
-            unsafe { libc::memcpy(ours.add(done).cast(), from.as_ptr().cast(), len) };
-            done += len;
-        });
-        Ok(done as u64)
-    }
 }
 
 impl Home for Ends {
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        let outcome = match moving.data() {
-            Data::Scattered => self.gather(moving.request()),
-            data => self.client.transfer(moving.request().op(), data),
-        };
+        let outcome = self.client.transfer(moving.request().op(), moving.data());
         moving.done(outcome)
     }
 
@@ -145,86 +121,23 @@ impl Way {
     }
 }
 
-/// What `--reclaim compress` has done to a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// It is off.
-    Off,
-    /// It is on, and everything is used too often.
-    Idle,
-    /// All chunks are compressed.
-    Done,
-}
-
-impl Compression {
-    /// Its name in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Idle => "idle",
-            Self::Done => "compressed",
-        }
-    }
-
-    fn options(self) -> SpaceOptions {
-        let (compress_after, reclaim_every) = match self {
-            Self::Off => (None, None),
-            // What `--reclaim compress` comes with.
-            Self::Idle => (Some(Duration::from_secs(30)), None),
-            Self::Done => (Some(Duration::ZERO), Some(Duration::from_millis(1))),
-        };
-        SpaceOptions {
-            compress_after,
-            reclaim_every,
-            ..SpaceOptions::default()
-        }
-    }
-}
-
-/// Bytes that LZ4 makes a quarter of: each eighth is random.
-fn fill(block: &mut [u8]) {
-    let mut random = 1_u64;
-    for byte in block.iter_mut().step_by(8) {
-        random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
-        *byte = (random >> 56) as u8;
-    }
-}
-
 impl Bed {
     /// A store of `blocks`, all of them there.
     pub fn new(blocks: u64) -> Self {
-        Self::with(blocks, Compression::Off)
-    }
-
-    /// The same in this state, which a WRITE to compressed blocks ends. Whole chunks.
-    pub fn with(blocks: u64, compression: Compression) -> Self {
         let size = blocks * BLOCK as u64;
         let store = Store::anonymous(size, false).expect("memory for a store");
-        if compression != Compression::Off {
-            store
-                .enable_compression()
-                .expect("a memfd can be compressed");
-        }
         for block in 0..blocks {
             let range = block * BLOCK as u64..(block + 1) * BLOCK as u64;
             store.populate(range.clone()).expect("memory");
-            let mut bytes = [0; BLOCK];
-            fill(&mut bytes);
+            let bytes = [7; BLOCK];
             // SAFETY: the block is there and pinned, and nobody else has the store.
             unsafe { copy(bytes.as_ptr(), store.pinned(&range).as_ptr()) };
             store.unpin(range);
         }
-        let ramdisk = Ramdisk::new(store).with_space(compression.options());
-        let ramdisk = Arc::new(ramdisk);
+        let ramdisk = Arc::new(Ramdisk::new(store));
         let set = TagSet::new(1, DEPTH);
         let pressed = Pressured::new(ramdisk.clone(), Settings::default(), 1, DEPTH);
         let mirror = Mirror::start(set, Arc::new(pressed), Arc::new(Nobody)).expect("threads");
-        if compression == Compression::Done {
-            while ramdisk.store().compression_stats().stand_for < size.next_multiple_of(CHUNK) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            ramdisk.set_reclaim(false, None);
-        }
         let mut random = 0x2545_f491_4f6c_dd1d_u64;
         let places = (0..4096)
             .map(|_| {
@@ -245,7 +158,6 @@ impl Bed {
             ends: Ends {
                 client: Client(Box::new(Page([7; BLOCK]))),
                 bytes: 0,
-                ramdisk: ramdisk.clone(),
             },
             lane: mirror.lane(0),
             ramdisk,
@@ -272,7 +184,7 @@ impl Bed {
             let address: NonNull<u8> = match op {
                 Op::Read => match store.pin_for_read(range.clone()) {
                     Readable::Memory(address) => address,
-                    _ => unreachable!("every block is there, and not compressed"),
+                    _ => unreachable!("every block is there"),
                 },
                 _ => store.pin_for_write(range.clone()).expect("it is there"),
             };
@@ -299,25 +211,6 @@ fn check(limits: &Limits, n: usize, op: Op, at: u64) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_compressed_moves_too() {
-        for compression in [Compression::Off, Compression::Idle, Compression::Done] {
-            let mut bed = Bed::with(32, compression);
-            let moved = bed.run(Way::Mirror, Op::Read, 100);
-            assert_eq!(moved, 100 * BLOCK as u64, "{compression:?}");
-            let mut filled = [0; BLOCK];
-            fill(&mut filled);
-            assert!(bed.ends.client.0 .0 == filled, "{compression:?}");
-            let compressed = bed.ramdisk.store().compression_stats().compressed;
-            let all = if compression == Compression::Done {
-                2
-            } else {
-                0
-            };
-            assert_eq!(compressed, all);
-        }
-    }
 
     #[test]
     fn both_ways_move_every_block() {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
 
-use crate::config::space::{Reclaim, SpaceConfig};
+use crate::config::space::SpaceConfig;
 use crate::config::space_changes::SpaceChanges;
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
@@ -22,7 +22,7 @@ use crate::mq::{
     HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport, WeakQueue,
 };
 use crate::pressure::{Pressured, Works};
-use crate::ramdisk::space::{SpaceOptions, SpaceWorks};
+use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
 use crate::sys::{memory, remove};
@@ -37,7 +37,6 @@ impl From<StoreError> for Failure {
             StoreError::Locked { .. } => Failure::in_use(text),
             StoreError::NotInMemory { .. }
             | StoreError::SizeDiffers { .. }
-            | StoreError::NotCompressible { .. }
             | StoreError::PartialPage { .. } => Failure::usage(text),
             StoreError::BeyondCapacity { .. } => Failure::runtime(text),
             StoreError::Open { .. } | StoreError::TooLittle { .. } | StoreError::System { .. } => {
@@ -98,9 +97,6 @@ fn prepare(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
     let space = &config.space;
     store.set_memory_limit(space.memory_limit);
     store.reserve()?;
-    if space.reclaim == Reclaim::Compress {
-        store.enable_compression()?;
-    }
     if space.preallocate {
         preallocate(store)?;
     }
@@ -146,9 +142,6 @@ pub fn changed_memory(
     if new.memory_limit != config.space.memory_limit {
         new.fits(size, buffers(config), memory::cgroup_max())?;
     }
-    if new.reclaim == Reclaim::Compress {
-        disk.store().enable_compression()?;
-    }
     Ok(new)
 }
 
@@ -162,10 +155,8 @@ pub fn set_memory(config: &mut DeviceConfig, disk: &Ramdisk, new: SpaceConfig) {
     if new.no_space_timeout != old.no_space_timeout {
         disk.set_patience(new.options().patience);
     }
-    let (before, options) = (old.options(), new.options());
-    let reclaim = |options: SpaceOptions| (options.reclaim, options.compress_after);
-    if reclaim(before) != reclaim(options) {
-        disk.set_reclaim(options.reclaim, options.compress_after);
+    if new.reclaim != old.reclaim {
+        disk.set_reclaim(new.options().reclaim);
     }
 }
 
@@ -335,6 +326,7 @@ impl Mirror {
 mod tests {
     use super::*;
     use crate::mq::{Moved, Moving, Request};
+    use crate::ramdisk::space::SpaceOptions;
 
     /// Nothing is ever inserted.
     struct Nobody;

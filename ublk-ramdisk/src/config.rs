@@ -19,7 +19,7 @@ use crate::error::Failure;
 use crate::mq::TIMED_OF;
 use crate::pressure::Settings;
 use crate::tuning::KblockdFlags;
-use space::{Reclaim, SpaceConfig, SpaceRequest};
+use space::{SpaceConfig, SpaceRequest};
 
 /// Most hardware queues of one ublk device, and most tags of one queue.
 pub const MAX_QUEUES: u64 = 4096;
@@ -376,10 +376,6 @@ fn check_huge_pages(asked: &DeviceRequest) -> Result<bool, Failure> {
             "--thp on contradicts --backing hugetlb, whose pages are explicit ones",
         )),
         (Backing::Hugetlb, _) => Ok(false),
-        (_, Some(true)) if asked.space.reclaim == Some(Reclaim::Compress) => Err(Failure::usage(
-            "--thp on contradicts --reclaim compress, which gives back small pages here and there",
-        )),
-        (_, None) if asked.space.reclaim == Some(Reclaim::Compress) => Ok(false),
         (_, choice) => Ok(choice.unwrap_or(true)),
     }
 }

@@ -225,6 +225,29 @@ fn l1_memory_of_a_running_disk() {
 }
 
 #[test]
+fn l1_compression_is_gone_and_names_zram() {
+    for command in ["add --size 1M", "set 0", "sim"] {
+        bad_usage(
+            &format!("{command} --reclaim compress"),
+            &["--reclaim", "removed", "zram"],
+        );
+        for idle in ["--compress-idle 5s", "--compress-idle"] {
+            let parts = ["--compress-idle", "removed", "zram"];
+            bad_usage(&format!("{command} {idle}"), &parts);
+        }
+    }
+    refused(
+        &["sim", "--at", "1s:set reclaim=compress"],
+        2,
+        &["removed", "zram"],
+    );
+    bad_usage(
+        "add --size 1M --reclaim on",
+        &["--reclaim", "on", "off or zero"],
+    );
+}
+
+#[test]
 fn l1_ids() {
     bad_usage("add --size 1M --id 1048576", &["--id 1048576", "1048575"]);
     bad_usage("del 1048576", &["1048576", "1048575"]);

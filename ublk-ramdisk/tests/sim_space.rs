@@ -89,7 +89,7 @@ fn e22_no_error_mode_with_room_left() {
     }
 }
 
-/// A discard that frees nothing, here of a part of a compressed page, is no memory: the time of those
+/// A discard that frees nothing, here of a part of a page, is no memory: the time of those
 /// that wait goes on (E24).
 #[test]
 fn e24_a_discard_that_frees_nothing_gives_no_time() {
@@ -98,7 +98,7 @@ fn e24_a_discard_that_frees_nothing_gives_no_time() {
         .collect();
     let found = run(&format!(
         "--size 4M --rw write --iodepth 4 --ops 600 --zeros 0 --memory-limit 1200K \
-         --reclaim compress --compress-idle 100ms --no-space-timeout 10{script}"
+         --no-space-timeout 10{script}"
     ));
     assert!(number(&found, "/errors/NOSPC") > 0);
     let elapsed = number(&found, "/elapsed_ns");
@@ -193,22 +193,4 @@ fn l1_memory_that_no_disk_can_have_is_refused() {
         event.is_some_and(|what| what.contains("too little")),
         "{event:?}"
     );
-}
-
-/// What is cold is compressed, so that more is written than there may be, and read back right. The
-/// same run again gives the same figures.
-#[test]
-fn e20_more_is_kept_than_there_is_memory_for() {
-    let words = format!("{HALF} --memory-limit 6M --seed 3");
-    let words = words.replacen("--memory-limit 4M", "", 1);
-    let without = run(&format!("{words} --no-space-timeout 5"));
-    assert!(number(&without, "/errors/NOSPC") > 0);
-    let words = format!("{words} --reclaim compress --compress-idle 200ms");
-    let found = run(&words);
-    assert_eq!(number(&found, "/total/write/ops"), 3000);
-    assert_eq!(number(&found, "/total/write/errors"), 0);
-    assert_eq!(number(&found, "/verify/failed"), 0);
-    assert!(number(&found, "/space/compressions") > 0);
-    assert!(number(&found, "/space/used") <= 6 << 20);
-    assert_eq!(run(&words), found);
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bench::mirror::{thread_time, Bed, Compression, Way};
+use bench::mirror::{thread_time, Bed, Way};
 use bench::run::{self, RunError};
 use bench::wq::kept::Kept;
 use clap::{Parser, ValueEnum};
@@ -57,37 +57,11 @@ const CASES: [(&str, Op, u64); 4] = [
     ("write, 64 MiB", Op::Write, 16384),
 ];
 
-/// What `--reclaim compress` costs, in 256 KiB: the case, and the requests of a turn.
-const COMPRESSION_CASES: [(&str, Op, usize, [Compression; 2]); 3] = [
-    (
-        "read",
-        Op::Read,
-        TURN,
-        [Compression::Off, Compression::Idle],
-    ),
-    (
-        "write",
-        Op::Write,
-        TURN,
-        [Compression::Off, Compression::Idle],
-    ),
-    (
-        "read, compressed",
-        Op::Read,
-        TURN / 20,
-        [Compression::Off, Compression::Done],
-    ),
-];
-
 /// Nanoseconds of CPU time per request.
 fn turn(bed: &mut Bed, way: Way, op: Op) -> f64 {
-    turn_of(TURN, bed, way, op)
-}
-
-fn turn_of(requests: usize, bed: &mut Bed, way: Way, op: Op) -> f64 {
     let begun = thread_time();
-    bed.run(way, op, requests);
-    (thread_time() - begun).as_nanos() as f64 / requests as f64
+    bed.run(way, op, TURN);
+    (thread_time() - begun).as_nanos() as f64 / TURN as f64
 }
 
 /// A bed that has been used both ways.
@@ -111,36 +85,6 @@ fn print_case(case: &str, found: &[Vec<f64>; 3]) {
         format!("{median:.1} ({low:.1}-{high:.1})")
     });
     println!("{case:<16} {:>22} {:>22} {:>22}", text[0], text[1], text[2]);
-}
-
-/// The same through the mirror, of stores with and without compression, which take turns.
-fn measure_compression(rounds: usize, kept: &mut Kept) {
-    println!("through the mirror, 256 KiB: --reclaim compress off, and idle or all compressed");
-    for (case, op, requests, compressions) in COMPRESSION_CASES {
-        let warm = |compression| {
-            let mut bed = Bed::with(64, compression);
-            turn_of(requests, &mut bed, Way::Mirror, op);
-            bed
-        };
-        let mut beds = None;
-        let mut found = [Vec::new(), Vec::new(), Vec::new()];
-        for round in 0..rounds {
-            if round % BED == 0 {
-                beds = None;
-            }
-            let beds = beds.get_or_insert_with(|| compressions.map(warm));
-            let mut of = [0.0; 2];
-            for n in [round % 2, 1 - round % 2] {
-                of[n] = turn_of(requests, &mut beds[n], Way::Mirror, op);
-                let name = compressions[n].name();
-                kept.add(&format!("{case}, compression"), name, of[n]);
-            }
-            found[0].push(of[0]);
-            found[1].push(of[1]);
-            found[2].push(of[1] - of[0]);
-        }
-        print_case(case, &found);
-    }
 }
 
 fn measure(args: &Args) -> Result<(), RunError> {
@@ -179,7 +123,6 @@ fn measure(args: &Args) -> Result<(), RunError> {
         print_case(case, &found);
     }
     println!("the budget for the difference is {BUDGET} ns");
-    measure_compression(args.rounds, &mut kept);
     if let Some(folder) = &args.folder {
         kept.keep(folder)?;
     }

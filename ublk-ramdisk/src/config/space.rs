@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::{Backing, HUGE_PAGE};
 use crate::error::Failure;
 use crate::ramdisk::space::SpaceOptions;
-use crate::ramdisk::store::{CHUNK, CHUNK_TABLE};
 use crate::ramdisk::{Patience, DEFAULT_PATIENCE};
 
 /// Linux reports tasks that hang for longer than this many seconds (E26).
@@ -27,12 +26,11 @@ pub enum Reclaim {
     Off,
     /// Pages that hold only zeros.
     Zero,
-    /// Those, and what can be stored in less when it has not been used for a while.
-    Compress,
 }
 
-/// How long what is compressed has not been used.
-pub const DEFAULT_IDLE: Duration = Duration::from_secs(30);
+/// What a user is told who asks for compression.
+pub const NO_COMPRESSION: &str =
+    "compression was removed: use the kernel's zram for a compressed RAM disk";
 
 /// As asked for: numbers are read, but not yet judged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,8 +45,6 @@ pub struct SpaceRequest {
     pub error_if_no_space: bool,
     /// What is taken back.
     pub reclaim: Option<Reclaim>,
-    /// How long what is compressed has not been used.
-    pub compress_idle: Option<Duration>,
     /// Seconds between two looks beside those when memory is short.
     pub reclaim_every: Option<u64>,
     /// A longer wait than [`HUNG_TASK`] is meant.
@@ -67,8 +63,6 @@ pub struct SpaceConfig {
     pub no_space_timeout: Option<u64>,
     /// What is taken back.
     pub reclaim: Reclaim,
-    /// How long what is compressed has not been used.
-    pub compress_idle: Duration,
     /// Seconds between two looks beside those when memory is short.
     pub reclaim_every: Option<u64>,
 }
@@ -80,7 +74,6 @@ impl Default for SpaceConfig {
             preallocate: false,
             no_space_timeout: default_timeout(),
             reclaim: Reclaim::Zero,
-            compress_idle: DEFAULT_IDLE,
             reclaim_every: None,
         }
     }
@@ -125,27 +118,18 @@ pub fn patience(no_space_timeout: Option<u64>) -> Patience {
 }
 
 /// Bytes of a disk's tables, and the least it can be given beside them.
-fn tables_and_page(size: u64, backing: &Backing, reclaim: Reclaim) -> (u64, u64) {
+fn tables_and_page(size: u64, backing: &Backing) -> (u64, u64) {
     let page = match backing {
         Backing::Hugetlb => HUGE_PAGE,
         Backing::Memfd | Backing::Tmpfs(_) => 4096,
     };
-    let chunks = match reclaim {
-        Reclaim::Compress => size.div_ceil(CHUNK) * CHUNK_TABLE,
-        Reclaim::Off | Reclaim::Zero => 0,
-    };
-    (size.div_ceil(page) * 4 + chunks, page)
+    (size.div_ceil(page) * 4, page)
 }
 
 /// The limit of a disk of this size, judged: 0 for none. One that is larger than the disk is as
 /// good as the disk.
-pub fn check_limit(
-    limit: u64,
-    size: u64,
-    backing: &Backing,
-    reclaim: Reclaim,
-) -> Result<u64, Failure> {
-    let (tables, page) = tables_and_page(size, backing, reclaim);
+pub fn check_limit(limit: u64, size: u64, backing: &Backing) -> Result<u64, Failure> {
+    let (tables, page) = tables_and_page(size, backing);
     if limit == 0 {
         return Ok(0);
     }
@@ -159,21 +143,6 @@ pub fn check_limit(
     Ok(if limit >= size { size + tables } else { limit })
 }
 
-/// Can what is on this backing be compressed?
-pub fn check_compression(backing: &Backing) -> Result<(), Failure> {
-    match backing {
-        Backing::Memfd => Ok(()),
-        Backing::Tmpfs(_) => Err(Failure::usage(format!(
-            "--reclaim compress contradicts --backing {backing}: whoever opens that file later \
-             finds the contents of the disk by its holes"
-        ))),
-        Backing::Hugetlb => Err(Failure::usage(
-            "--reclaim compress contradicts --backing hugetlb: its pages of 2 MiB come back only \
-             as a whole",
-        )),
-    }
-}
-
 impl SpaceConfig {
     /// Judges what was asked for a disk of this size.
     pub fn check(asked: &SpaceRequest, size: u64, backing: &Backing) -> Result<Self, Failure> {
@@ -182,15 +151,8 @@ impl SpaceConfig {
             false => Reclaim::Zero,
         };
         let reclaim = asked.reclaim.unwrap_or(otherwise);
-        if reclaim == Reclaim::Compress {
-            check_compression(backing)?;
-        } else if asked.compress_idle.is_some() {
-            return Err(Failure::usage(
-                "--compress-idle needs --reclaim compress: nothing else is compressed",
-            ));
-        }
         let limit = asked.memory_limit.unwrap_or(0);
-        let memory_limit = check_limit(limit, size, backing, reclaim)?;
+        let memory_limit = check_limit(limit, size, backing)?;
         if asked.preallocate {
             if memory_limit != 0 && memory_limit < size {
                 return Err(Failure::usage(format!(
@@ -199,10 +161,9 @@ impl SpaceConfig {
                 )));
             }
             if reclaim != Reclaim::Off || asked.reclaim_every.is_some() {
-                let other = match (asked.reclaim_every, reclaim) {
-                    (Some(_), _) => "--reclaim-every",
-                    (None, Reclaim::Compress) => "--reclaim compress",
-                    (None, _) => "--reclaim zero",
+                let other = match asked.reclaim_every {
+                    Some(_) => "--reclaim-every",
+                    None => "--reclaim zero",
                 };
                 return Err(Failure::usage(format!(
                     "{other} contradicts --preallocate: it would give back what that takes"
@@ -231,7 +192,6 @@ impl SpaceConfig {
                 asked.force,
             )?,
             reclaim,
-            compress_idle: asked.compress_idle.unwrap_or(DEFAULT_IDLE),
             reclaim_every: asked.reclaim_every,
         })
     }
@@ -241,7 +201,6 @@ impl SpaceConfig {
         SpaceOptions {
             patience: patience(self.no_space_timeout),
             reclaim: self.reclaim != Reclaim::Off,
-            compress_after: (self.reclaim == Reclaim::Compress).then_some(self.compress_idle),
             reclaim_every: self.reclaim_every.map(Duration::from_secs),
         }
     }
@@ -316,9 +275,9 @@ mod tests {
             check(&limit(5 * GIB)).unwrap().memory_limit,
             GIB + GIB / 1024
         );
-        let huge = check_limit(GIB / 2, GIB, &Backing::Hugetlb, Reclaim::Zero).unwrap();
+        let huge = check_limit(GIB / 2, GIB, &Backing::Hugetlb).unwrap();
         assert_eq!(huge, GIB / 2);
-        assert!(check_limit(HUGE_PAGE, GIB, &Backing::Hugetlb, Reclaim::Zero).is_err());
+        assert!(check_limit(HUGE_PAGE, GIB, &Backing::Hugetlb).is_err());
     }
 
     #[test]
@@ -371,52 +330,6 @@ mod tests {
             },
             &["--reclaim-every 0"],
         );
-    }
-
-    #[test]
-    fn e20_what_cannot_be_compressed_is_named() {
-        let compress = SpaceRequest {
-            reclaim: Some(Reclaim::Compress),
-            ..SpaceRequest::default()
-        };
-        let options = check(&compress).unwrap().options();
-        assert_eq!(options.compress_after, Some(DEFAULT_IDLE));
-        let idle = Some(Duration::from_millis(5));
-        let sooner = SpaceRequest {
-            compress_idle: idle,
-            ..compress.clone()
-        };
-        assert_eq!(check(&sooner).unwrap().options().compress_after, idle);
-        refused(
-            &SpaceRequest {
-                reclaim: None,
-                ..sooner
-            },
-            &["--compress-idle", "--reclaim compress"],
-        );
-        refused(
-            &SpaceRequest {
-                preallocate: true,
-                ..compress.clone()
-            },
-            &["--reclaim compress", "--preallocate"],
-        );
-        for backing in [Backing::Hugetlb, Backing::Tmpfs("/dev/shm/x".into())] {
-            let failure = SpaceConfig::check(&compress, GIB, &backing).unwrap_err();
-            assert_eq!(failure.exit, Exit::Usage);
-            for part in ["--reclaim compress", &format!("--backing {backing}")] {
-                assert!(failure.message.contains(part), "{part}: {failure}");
-            }
-        }
-        // The table of chunks counts.
-        let least = GIB / 1024 + GIB / CHUNK * CHUNK_TABLE + 4096;
-        for (limit, enough) in [(least - 1, false), (least, true)] {
-            let asked = SpaceRequest {
-                memory_limit: Some(limit),
-                ..compress.clone()
-            };
-            assert_eq!(check(&asked).is_ok(), enough, "{limit}");
-        }
     }
 
     #[test]

@@ -3,11 +3,10 @@
 //! when there is no memory (E6, E22).
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::space::{check_compression, check_limit, check_timeout, Reclaim, SpaceConfig};
+use super::space::{check_limit, check_timeout, Reclaim, SpaceConfig};
 use super::Backing;
 use crate::error::Failure;
 use crate::mq::TIMED_OF;
@@ -23,8 +22,6 @@ pub struct SpaceChanges {
     pub no_space_timeout: Change<u64>,
     /// What is taken back.
     pub reclaim: Option<Reclaim>,
-    /// How long what is compressed has not been used.
-    pub compress_idle: Option<Duration>,
 }
 
 impl SpaceChanges {
@@ -67,33 +64,18 @@ impl SpaceChanges {
     ) -> Result<SpaceConfig, Failure> {
         let mut new = config.clone();
         let reclaim = self.reclaim.unwrap_or(config.reclaim);
-        let begins = reclaim == Reclaim::Compress && config.reclaim != reclaim;
-        if begins {
-            check_compression(backing)?;
-        }
         if config.preallocate && reclaim != Reclaim::Off && self.reclaim.is_some() {
             return Err(Failure::usage(
                 "--reclaim contradicts --preallocate, with which this disk was made: it would give \
                  back what that has taken",
             ));
         }
-        if self.compress_idle.is_some() && reclaim != Reclaim::Compress {
-            return Err(Failure::usage(
-                "--compress-idle needs --reclaim compress: nothing else is compressed",
-            ));
-        }
         new.reclaim = reclaim;
-        new.compress_idle = self.compress_idle.unwrap_or(config.compress_idle);
         match self.memory_limit {
-            Change::Keep if begins => {
-                // Its table has to have room too.
-                let limit = config.memory_limit;
-                new.memory_limit = check_limit(limit, size, backing, reclaim)?;
-            }
             Change::Keep => {}
             Change::Off => new.memory_limit = 0,
             Change::To(limit) => {
-                new.memory_limit = check_limit(limit, size, backing, reclaim)?;
+                new.memory_limit = check_limit(limit, size, backing)?;
                 if config.preallocate && new.memory_limit != 0 && new.memory_limit < size {
                     return Err(Failure::usage(format!(
                         "--memory-limit {limit} contradicts --preallocate, which has taken all \
@@ -123,8 +105,6 @@ pub struct InForce {
     pub no_space_timeout: Option<u64>,
     /// What is taken back.
     pub reclaim: Reclaim,
-    /// How long what is compressed has not been used; none if nothing is compressed.
-    pub compress_idle: Option<Duration>,
     /// Of so many requests one is timed, 0 for none.
     pub latency_sample: u32,
 }
@@ -137,7 +117,6 @@ impl InForce {
             memory_limit: Some(space.memory_limit).filter(|limit| *limit > 0),
             no_space_timeout: space.no_space_timeout,
             reclaim: space.reclaim,
-            compress_idle: space.options().compress_after,
             latency_sample,
         }
     }
@@ -160,12 +139,8 @@ impl fmt::Display for InForce {
                 None => "no-space-timeout 0".to_owned(),
             });
         }
-        match (self.reclaim, self.compress_idle) {
-            (Reclaim::Off, _) => words.push("reclaim off".to_owned()),
-            (Reclaim::Compress, Some(idle)) => {
-                words.push(format!("reclaim compress, compress-idle {idle:?}"));
-            }
-            _ => {}
+        if self.reclaim == Reclaim::Off {
+            words.push("reclaim off".to_owned());
         }
         if self.latency_sample != TIMED_OF {
             words.push(format!("latency-sample {}", self.latency_sample));
@@ -223,21 +198,12 @@ mod tests {
         };
         let message = refused(&all, GIB / 2);
         assert!(message.contains("--preallocate") && message.contains("--memory-limit"));
-        let compress = SpaceChanges {
-            reclaim: Some(Reclaim::Compress),
+        let zeros = SpaceChanges {
+            reclaim: Some(Reclaim::Zero),
             ..SpaceChanges::default()
         };
-        let failure = compress.applied_to(&all, GIB, &Backing::Memfd).unwrap_err();
+        let failure = zeros.applied_to(&all, GIB, &Backing::Memfd).unwrap_err();
         assert!(failure.message.contains("--preallocate"), "{failure}");
-        let thin = SpaceConfig::default();
-        let failure = compress.applied_to(&thin, GIB, &Backing::Hugetlb);
-        assert!(failure.unwrap_err().message.contains("hugetlb"));
-        let idle = SpaceChanges {
-            compress_idle: Some(Duration::from_secs(1)),
-            ..SpaceChanges::default()
-        };
-        let failure = idle.applied_to(&thin, GIB, &Backing::Memfd).unwrap_err();
-        assert!(failure.message.contains("--reclaim compress"), "{failure}");
         for (timeout, error, part) in [(121, false, "--force"), (5, true, "--error-if-no-space")] {
             let failure = SpaceChanges::check(None, Some(timeout), error, false).unwrap_err();
             assert!(failure.message.contains(part), "{failure}");
@@ -245,29 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn e20_compression_begins_and_ends_on_a_live_disk() {
-        let changed = |config: &SpaceConfig, reclaim, idle| {
+    fn e19_reclaim_begins_and_ends_on_a_live_disk() {
+        let mut config = SpaceConfig::default();
+        for (reclaim, said) in [(Reclaim::Off, "reclaim off"), (Reclaim::Zero, "none")] {
             let changes = SpaceChanges {
-                reclaim,
-                compress_idle: idle,
+                reclaim: Some(reclaim),
                 ..SpaceChanges::default()
             };
             assert!(!changes.is_empty());
-            changes.applied_to(config, GIB, &Backing::Memfd).unwrap()
-        };
-        let said =
-            |space: &SpaceConfig| InForce::new(Settings::default(), space, TIMED_OF).to_string();
-        let second = Some(Duration::from_secs(1));
-        let on = changed(&SpaceConfig::default(), Some(Reclaim::Compress), second);
-        assert_eq!(on.options().compress_after, second);
-        assert_eq!(said(&on), "reclaim compress, compress-idle 1s");
-        let later = changed(&on, None, Some(Duration::from_millis(2500)));
-        assert_eq!(said(&later), "reclaim compress, compress-idle 2.5s");
-        let off = changed(&later, Some(Reclaim::Off), None);
-        assert_eq!(
-            (off.options().compress_after, said(&off)),
-            (None, "reclaim off".to_owned())
-        );
+            config = changes.applied_to(&config, GIB, &Backing::Memfd).unwrap();
+            assert_eq!(config.options().reclaim, reclaim == Reclaim::Zero);
+            let in_force = InForce::new(Settings::default(), &config, TIMED_OF);
+            assert_eq!(in_force.to_string(), said);
+        }
     }
 
     #[test]

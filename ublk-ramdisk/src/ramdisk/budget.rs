@@ -95,11 +95,6 @@ impl Budget {
         self.somebody_waits()
     }
 
-    /// The same by the allocator itself, for whom alone somebody could wait.
-    pub(super) fn give_back_quietly(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Release);
-    }
-
     /// Another limit, 0 for none; it may lie below what is used. True if it is a higher one and
     /// somebody waits, and the caller wakes: a lower one is no reason to try again.
     #[must_use]
@@ -127,18 +122,6 @@ pub(super) struct Reservation<'b> {
 }
 
 impl Reservation<'_> {
-    /// Sets aside more until `bytes` are. If there is too little nothing changes, and the next one
-    /// to give something back is told that somebody waits.
-    pub(super) fn raise_to(&mut self, bytes: u64) -> bool {
-        let more = bytes.saturating_sub(self.left);
-        let Some(mut added) = self.budget.reserve_or_wait(more) else {
-            return false;
-        };
-        self.left += more;
-        added.left = 0;
-        true
-    }
-
     /// So much of it has become memory.
     pub(super) fn commit(&mut self, bytes: u64) {
         debug_assert!(bytes <= self.left);

@@ -5,8 +5,6 @@
 
 mod budget;
 
-mod chunks;
-
 mod held;
 
 mod no_space;
@@ -24,7 +22,6 @@ pub mod store;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use workqueue::{AllocError, Runtime};
 
@@ -98,7 +95,7 @@ impl Ramdisk {
                 ramdisk.space.get().into_iter().for_each(Space::freed);
             }
         });
-        self.space.get().into_iter().for_each(Space::begin_reclaim);
+        self.space.get().into_iter().for_each(Space::scan_later);
     }
 
     #[inline]
@@ -113,12 +110,11 @@ impl Ramdisk {
             .for_each(|space| space.set_patience(patience));
     }
 
-    /// What is taken back from now on, as in [`SpaceOptions`]. What has been compressed stays so
-    /// until it is written to.
-    pub fn set_reclaim(&self, reclaim: bool, compress_after: Option<Duration>) {
+    /// Are pages of zeros looked for from now on when memory is short?
+    pub fn set_reclaim(&self, reclaim: bool) {
         self.space()
             .into_iter()
-            .for_each(|space| space.set_reclaim(reclaim, compress_after));
+            .for_each(|space| space.set_reclaim(reclaim));
     }
 
     /// What the store has and lacks.

@@ -1,26 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One word per page of the store: is it there, and who uses it now.
+//! One word per page of the store: is the page there, and how many requests use it.
 //!
 //! ```text
-//!   31 .. 28     27        26         25           24 ............ 0
-//!   times used   PRESENT   PUNCHING   COMPRESSED   requests using it
+//!   31        30         29 ............ 0
+//!   PRESENT   PUNCHING   requests using it
 //! ```
 //!
 //! A request pins every page of its range for as long as it may touch it (G9).
-//! A page is given back only by whoever turned `PRESENT, no pins` into
-//! `PUNCHING` in one step, so no byte is ever copied into a page on its way out:
-//! such a byte would be lost, or come back from a later partial write. Pinning a
-//! page that is being punched waits for the punch, which is one system call.
-//!
-//! Pages are compressed in chunks (`chunks`). All pages of a chunk are claimed like
-//! one that is punched, and only if nobody uses any of them; so what is pinned and
-//! present stays. The way back, from `COMPRESSED` to `PRESENT` or nothing, is open
-//! while pages are pinned, as that from nothing to `PRESENT` is; it is taken under
-//! the lock of the chunk.
-//!
-//! The step that pins a page also counts in the topmost bits, whose carry is lost:
-//! two looks at an unchanged word say that the page was most likely not used in
-//! between. Nothing but the choice of what to compress relies on it.
+//! Only the thread that turns `PRESENT, no pins` into `PUNCHING` in one step gives a page
+//! back. So no byte is ever copied into a page on its way out: such a byte would be lost,
+//! or come back from a later partial write. Pinning a page that is being punched waits for
+//! the punch, which is one system call.
 //!
 //! The words are derived from the file's holes when it is opened and never
 //! stored (I2).
@@ -29,14 +19,10 @@ use std::ops::Range;
 
 use super::words::{yield_now, AtomicU32, Ordering, Words};
 
-/// One use more.
-const USE: u32 = 1 << 28;
-const USES: u32 = !(USE - 1);
-const PRESENT: u32 = 1 << 27;
-const PUNCHING: u32 = 1 << 26;
-const COMPRESSED: u32 = 1 << 25;
-// Twice as many as a device of 4096 queues with 4096 tags each has requests.
-const PINS: u32 = COMPRESSED - 1;
+const PRESENT: u32 = 1 << 31;
+const PUNCHING: u32 = 1 << 30;
+// Far more than a device of 4096 queues with 4096 tags each has requests.
+const PINS: u32 = PUNCHING - 1;
 
 /// The words of all pages that the store can ever have.
 #[derive(Debug)]
@@ -69,14 +55,14 @@ impl PageStates {
         for word in &self.all()[pages] {
             // Acquire pairs with the Release of `punched` and `set_present`: what
             // they did to the page is done before the pinner uses it.
-            let mut old = word.fetch_add(USE + 1, Ordering::Acquire);
+            let mut old = word.fetch_add(1, Ordering::Acquire);
             while old & PUNCHING != 0 {
                 yield_now();
                 old = word.load(Ordering::Acquire);
             }
-            present += (old & PRESENT) as usize;
+            present += (old >> PRESENT.trailing_zeros()) as usize;
         }
-        present / PRESENT as usize
+        present
     }
 
     /// Ends one use of the pages.
@@ -103,20 +89,6 @@ impl PageStates {
         self.all()[pages].iter().filter(|word| set(word)).count()
     }
 
-    /// What a page is. The caller has it pinned, or can live with an answer of a moment ago.
-    pub(super) fn kind(&self, page: usize) -> Kind {
-        match self.all()[page].load(Ordering::Acquire) {
-            word if word & PRESENT != 0 => Kind::Present,
-            word if word & COMPRESSED != 0 => Kind::Compressed,
-            _ => Kind::Absent,
-        }
-    }
-
-    /// Is any of the pages compressed? As `kind`.
-    pub(super) fn any_compressed(&self, mut pages: Range<usize>) -> bool {
-        pages.any(|page| self.kind(page) == Kind::Compressed)
-    }
-
     /// May the caller give this page back? If so nobody can use it until
     /// [`PageStates::punched`] or [`PageStates::spared`].
     pub(super) fn try_punch(&self, page: usize) -> Punch {
@@ -125,8 +97,6 @@ impl PageStates {
         loop {
             if old & PUNCHING != 0 {
                 return Punch::Held;
-            } else if old & COMPRESSED != 0 {
-                return Punch::Compressed;
             } else if old & PRESENT == 0 {
                 return Punch::Absent;
             } else if old & PINS != 0 {
@@ -144,95 +114,17 @@ impl PageStates {
     /// If so nobody can use them until [`PageStates::punched`].
     pub(super) fn try_punch_absent(&self, pages: Range<usize>) -> bool {
         let words = &self.all()[pages.clone()];
-        if words
-            .iter()
-            .any(|word| word.load(Ordering::Relaxed) & !USES != 0)
-        {
+        if words.iter().any(|word| word.load(Ordering::Relaxed) != 0) {
             return false;
         }
-        for (count, word) in (0..).zip(words) {
-            if Self::claim(word, |old| old & !USES == 0).is_none() {
+        for (count, word) in words.iter().enumerate() {
+            let (claimed, other) = (Ordering::Acquire, Ordering::Relaxed);
+            if word.compare_exchange(0, PUNCHING, claimed, other).is_err() {
                 self.punched(pages.start..pages.start + count);
                 return false;
             }
         }
         true
-    }
-
-    /// Claims a page if `may` says so of its word, which is answered.
-    fn claim(word: &AtomicU32, may: impl Fn(u32) -> bool) -> Option<u32> {
-        let old = word.load(Ordering::Relaxed);
-        let ours = old & USES | PUNCHING;
-        // Whoever changes it meanwhile uses it.
-        let claimed = may(old)
-            && word
-                .compare_exchange(old, ours, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok();
-        claimed.then_some(old)
-    }
-
-    /// Claims all of these pages, at most 16, if nobody uses any of them and none is compressed.
-    /// Answers which are there, a bit for each; nobody can use any of them then until
-    /// [`PageStates::unclaim`] or [`PageStates::compressed`].
-    pub(super) fn try_claim(&self, pages: Range<usize>) -> Option<u16> {
-        let mut present = 0;
-        for (n, word) in self.all()[pages.clone()].iter().enumerate() {
-            match Self::claim(word, |old| old & (PUNCHING | COMPRESSED | PINS) == 0) {
-                Some(old) => present |= u16::from(old & PRESENT != 0) << n,
-                None => {
-                    self.unclaim(pages.start..pages.start + n, present);
-                    return None;
-                }
-            }
-        }
-        Some(present)
-    }
-
-    /// The claimed pages are as they were: these are there.
-    pub(super) fn unclaim(&self, pages: Range<usize>, present: u16) {
-        self.change(pages, PUNCHING, present);
-    }
-
-    /// The claimed pages are compressed.
-    pub(super) fn compressed(&self, pages: Range<usize>) {
-        for word in &self.all()[pages] {
-            word.fetch_xor(PUNCHING | COMPRESSED, Ordering::Release);
-        }
-    }
-
-    /// The pages, whose chunk the caller has locked, are compressed no more: these are there.
-    pub(super) fn expanded(&self, pages: Range<usize>, present: u16) {
-        self.change(pages, COMPRESSED, present);
-    }
-
-    /// Takes `flag` from the words, which have it, and calls some of the pages present. The pins of
-    /// those who wait are kept.
-    fn change(&self, pages: Range<usize>, flag: u32, present: u16) {
-        for (n, word) in self.all()[pages].iter().enumerate() {
-            // Release pairs with the Acquire of `pin`, as in `punched`.
-            if present & 1 << n != 0 {
-                word.fetch_xor(flag | PRESENT, Ordering::Release);
-            } else {
-                word.fetch_and(!flag, Ordering::Release);
-            }
-        }
-    }
-
-    /// How these pages look to somebody who wants to know whether they are used: another number
-    /// after each use, or nearly so. None if they are used just now, or too few are there for a
-    /// chunk to be compressed.
-    pub(super) fn look(&self, pages: Range<usize>) -> Option<u32> {
-        let (mut number, mut present) = (0_u32, 0);
-        for word in &self.all()[pages] {
-            let word = word.load(Ordering::Relaxed);
-            if word & (PUNCHING | COMPRESSED | PINS) != 0 {
-                return None;
-            }
-            present += u32::from(word & PRESENT != 0);
-            number = (number.rotate_left(5) ^ (word >> PRESENT.trailing_zeros()))
-                .wrapping_mul(0x9e37_79b1);
-        }
-        (present > 1).then_some(number)
     }
 
     /// The pages have been given back.
@@ -264,19 +156,6 @@ pub(super) enum Punch {
     Absent,
     /// Another is about to give it back, or to leave it as it is: to be asked again.
     Held,
-    /// It is part of a compressed chunk.
-    Compressed,
-}
-
-/// What a page is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Memory.
-    Present,
-    /// Zeros.
-    Absent,
-    /// Part of a compressed chunk.
-    Compressed,
 }
 
 #[cfg(all(test, not(loom)))]

@@ -4,8 +4,8 @@
 //!
 //! A write that lacks memory is refused with RESOURCE and has a place among the [`Parked`]. Then:
 //! 1. `populate` takes the oldest, allocates and pins what it lacks, and has its hardware queue run;
-//! 2. where there is too little it looks for pages of zeros and for chunks to compress (`reclaim`),
-//!    and tries again with what was freed;
+//! 2. where there is too little it looks for pages of zeros (`reclaim`), and tries again with what was
+//!    freed;
 //! 3. where nothing was, the store is exhausted, and [`NoSpace`] decides how long requests wait.
 //!
 //! Whoever frees memory meanwhile (a discard, a smaller disk, a higher limit) is told so by the
@@ -31,7 +31,6 @@ use super::store::{Shortage, Store};
 use super::Ramdisk;
 use crate::mq::{InFlight, Queue, Request, WeakQueue};
 use crate::trace::{self, Reclaimed};
-use reclaim::Rules;
 pub use works::SpaceWorks;
 
 /// How soon the system is asked again when it had no memory: unlike the budget it does not say
@@ -49,9 +48,6 @@ pub struct SpaceOptions {
     pub patience: Patience,
     /// Are pages of zeros looked for when memory is short?
     pub reclaim: bool,
-    /// And are chunks compressed that have not been used for so long? The store has to be one that
-    /// can ([`Store::enable_compression`]).
-    pub compress_after: Option<Duration>,
     /// And how often beside that?
     pub reclaim_every: Option<Duration>,
 }
@@ -61,7 +57,6 @@ impl Default for SpaceOptions {
         Self {
             patience: DEFAULT_PATIENCE,
             reclaim: true,
-            compress_after: None,
             reclaim_every: None,
         }
     }
@@ -71,7 +66,7 @@ impl Default for SpaceOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SpaceStats {
-    /// Bytes used: pages of the disk, compressed chunks, and the store's tables.
+    /// Bytes used: pages of the disk, and the store's tables.
     pub used: u64,
     /// Of those, bytes of the tables.
     pub tables: u64,
@@ -79,14 +74,6 @@ pub struct SpaceStats {
     pub limit: u64,
     /// Bytes of pages of zeros that were given back so far.
     pub zero: u64,
-    /// Of the bytes used, those of compressed chunks.
-    pub compressed: u64,
-    /// Bytes that compressed chunks would use if they were not.
-    pub uncompressed: u64,
-    /// Chunks of 64 KiB that were compressed so far.
-    pub compressions: u64,
-    /// Chunks that were expanded again, because they were written to.
-    pub expansions: u64,
     /// Requests that wait for memory now.
     pub parked: u64,
     /// Requests that have been given memory.
@@ -110,7 +97,6 @@ enum Duty {
     NoSpace,
     Reclaim,
     Scan,
-    Look,
 }
 
 struct Item {
@@ -143,7 +129,6 @@ impl WorkItem for Item {
             Duty::NoSpace => space.no_space(&queue),
             Duty::Reclaim => space.reclaim(store, &queue),
             Duty::Scan => space.scan(store, &queue),
-            Duty::Look => space.look(store),
         }
     }
 }
@@ -164,7 +149,6 @@ pub(super) struct Space {
     timer: Arc<Item>,
     reclaim: Arc<Item>,
     scan: Arc<Item>,
-    look: Arc<Item>,
     clock: Option<Arc<VirtualClock>>,
     begun: Instant,
     /// The device is being taken down: a long pass ends early.
@@ -175,7 +159,10 @@ pub(super) struct Space {
     failed_at: [AtomicU64; 2],
     /// How often memory had been freed before the try to have some that failed last.
     frees_seen: AtomicU64,
-    rules: Rules,
+    /// Are pages of zeros looked for?
+    reclaims: AtomicBool,
+    /// Bytes of pages of zeros given back so far.
+    zeros_freed: AtomicU64,
     populated: AtomicU64,
     denied: AtomicU64,
     above_cap: AtomicU64,
@@ -305,7 +292,7 @@ impl Space {
         } else {
             self.has_not_failed();
         }
-        if self.rules.any() && !self.denies() {
+        if self.reclaims.load(Relaxed) && !self.denies() {
             Self::modify(&self.reclaim_queue, &self.reclaim, Duration::ZERO);
         } else {
             self.exhausted(queue);
@@ -468,16 +455,11 @@ impl Space {
 
     pub(super) fn stats(&self, store: &Store) -> SpaceStats {
         let (mode, no_space_in) = self.no_space.report(self.now());
-        let compression = store.compression_stats();
         SpaceStats {
             used: store.used(),
             tables: store.table_bytes(),
             limit: store.memory_limit(),
-            zero: self.rules.zero.load(Relaxed),
-            compressed: compression.taken,
-            uncompressed: compression.stand_for,
-            compressions: compression.compressed,
-            expansions: compression.expanded,
+            zero: self.zeros_freed.load(Relaxed),
             parked: self.parked.waiting(),
             populated: self.populated.load(Relaxed),
             no_space: self.denied.load(Relaxed),

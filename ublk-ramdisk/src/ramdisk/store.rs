@@ -15,32 +15,18 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
-use self::compress::Compression;
 use super::budget::Budget;
-use super::chunks;
-use super::page_state::{Kind, PageStates};
+use super::page_state::PageStates;
 use crate::mq::Run;
 use crate::sys::mmap::Mapping;
 
-mod compress;
-
-#[cfg(test)]
-mod compress_bed;
-#[cfg(all(test, loom))]
-mod compress_models;
-#[cfg(all(test, not(loom)))]
-mod compress_tests;
 mod discard;
-mod expand;
 mod huge;
 mod open;
 mod populate;
 mod reclaim;
 mod resize;
-mod scratch;
 
-pub(super) use compress::Cold;
-pub use compress::CompressionStats;
 pub use open::StoreError;
 pub use populate::Shortage;
 
@@ -53,13 +39,7 @@ pub struct Store {
     size: AtomicU64,
     budget: Budget,
     freed: OnceLock<Freed>,
-    compression: OnceLock<Compression>,
 }
-
-/// Bytes that are compressed together.
-pub const CHUNK: u64 = chunks::BYTES as u64;
-/// Bytes of a table for each of them, if they can be compressed.
-pub const CHUNK_TABLE: u64 = chunks::TABLE;
 
 /// Whom to tell that there is memory again.
 type Freed = Box<dyn Fn() + Send + Sync>;
@@ -100,7 +80,7 @@ impl Store {
         let pages = pages_of(&range, self.page_shift);
         match self.states.pin(pages.clone()) {
             present if present == pages.len() => Readable::Memory(self.address(range.start)),
-            0 if self.is_hole(pages) => Readable::Hole,
+            0 => Readable::Hole,
             _ => Readable::Mixed,
         }
     }
@@ -138,32 +118,20 @@ impl Store {
         self.states.unpin(pages_of(&range, self.page_shift));
     }
 
-    /// Pieces and holes of a pinned range, in order. The bytes of a piece may be there for the
-    /// length of the call only: those of a compressed chunk are.
+    /// Pieces and holes of a pinned range, in order.
     pub fn runs(&self, range: Range<u64>, each: &mut dyn FnMut(Run)) {
+        let page_of = |at: u64| (at >> self.page_shift) as usize;
         let mut at = range.start;
         while at < range.end {
-            let kind = |at| self.states.kind((at >> self.page_shift) as usize);
-            let now = kind(at);
-            if now == Kind::Compressed {
-                let chunk = chunks::of_byte(at);
-                let end = range.end.min((chunk + 1) as u64 * chunks::BYTES as u64);
-                // If it is not compressed any more its pages are looked at again.
-                if self.read_compressed(chunk, &(at..end), each) {
-                    at = end;
-                }
-                continue;
+            let present = self.states.is_present(page_of(at));
+            // The first page is not looked at again: another request may have filled it meanwhile.
+            // It is reported as one kind or the other, and both are right.
+            let mut next = page_of(at) + 1;
+            let last = page_of(range.end - 1);
+            while next <= last && self.states.is_present(next) == present {
+                next += 1;
             }
-            let present = now == Kind::Present;
-            let mut end = at;
-            while end < range.end && kind(end) == now {
-                end = (((end >> self.page_shift) + 1) << self.page_shift).min(range.end);
-            }
-            // Another request may have filled the very page in between: then it
-            // is reported as one kind or the other, and either is a right answer.
-            let end = end
-                .max(((at >> self.page_shift) + 1) << self.page_shift)
-                .min(range.end);
+            let end = range.end.min((next as u64) << self.page_shift);
             let len = (end - at) as usize;
             each(if present {
                 Run::Memory(self.address(at), len)

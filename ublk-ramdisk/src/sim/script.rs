@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::parse;
 use crate::config::check_pressure;
 use crate::config::size::size;
-use crate::config::space::Reclaim;
+use crate::config::space::{Reclaim, NO_COMPRESSION};
 use crate::config::space_changes::SpaceChanges;
 use crate::error::Failure;
 use crate::pressure::{injections, Change, Changes, Settings};
@@ -62,7 +62,7 @@ const EVENTS: &str =
                       start-load, rate N, discard OFFSET,LENGTH, corrupt OFFSET, \
                       set slots=N|off, set mbps=N|off, set inject KIND=VALUE, \
                       set memory-limit=SIZE|off, set no-space-timeout=SECS, \
-                      set reclaim=off|zero|compress, set compress-idle=TIME, psi on|off";
+                      set reclaim=off|zero, psi on|off";
 
 /// Reads what follows `set`.
 fn changes(text: &str) -> Result<(Changes, SpaceChanges), String> {
@@ -98,16 +98,12 @@ fn changes(text: &str) -> Result<(Changes, SpaceChanges), String> {
         memory.reclaim = Some(match value {
             "off" => Reclaim::Off,
             "zero" => Reclaim::Zero,
-            "compress" => Reclaim::Compress,
-            _ => return Err(format!("set: '{value}' is none of off, zero and compress")),
+            "compress" => return Err(format!("set: {NO_COMPRESSION}")),
+            _ => return Err(format!("set: '{value}' is neither off nor zero")),
         });
-    } else if let Some(value) = text.strip_prefix("compress-idle=") {
-        let idle = parse::duration(value).map_err(|why| format!("set: {why}"))?;
-        memory.compress_idle = Some(idle);
     } else {
         return Err("set: expected slots=N|off, mbps=N|off, inject KIND=VALUE, \
-                    memory-limit=SIZE|off, no-space-timeout=SECS, reclaim=off|zero|compress or \
-                    compress-idle=TIME"
+                    memory-limit=SIZE|off, no-space-timeout=SECS or reclaim=off|zero"
             .to_owned());
     }
     Ok((changes, memory))
@@ -256,8 +252,7 @@ mod tests {
             "set memory-limit=32M",
             "set memory-limit=off",
             "set no-space-timeout=5",
-            "set reclaim=compress",
-            "set compress-idle=5ms",
+            "set reclaim=zero",
             "psi on",
         ] {
             let step: Step = format!("3ms:{text}").parse().expect(text);
@@ -294,7 +289,7 @@ mod tests {
             "3ms:set no-space-timeout=+5",
             "3ms:set no-space-timeout=off",
             "3ms:set reclaim=on",
-            "3ms:set compress-idle=5",
+            "3ms:set reclaim=compress",
             "3ms:psi",
             "3ms:stop-load now",
         ] {

@@ -129,7 +129,6 @@ mod tests {
     /// What it names of the device: where it is in the JSON, in which file, and under which name.
     const OF_DEVICE: &[(&str, &str, &str, &str)] = &[
         ("used", "/space/used", "space", "used"),
-        ("compressed", "/space/compressed", "space", "compressed"),
         ("zero", "/space/zero", "space", "zero"),
         ("limit", "/space/limit", "space", "limit"),
         ("no-space state", "/space/mode", "space", "mode"),

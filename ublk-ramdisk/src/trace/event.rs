@@ -71,8 +71,8 @@ kinds! {
     Restart "restart" "mq_restart"
         "A request ended that others had been waiting behind: the hardware queue is run."
     Reclaim "reclaim" "mq_reclaim"
-        "Memory of the store was given back: so many bytes, of chunks that were discarded, all \
-         zeros, or compressed."
+        "Memory of the store was given back: so many bytes, of pages that were discarded or held only \
+         zeros."
     Pressure "pressure" "mq_pressure"
         "A source of BUSY began or ceased to refuse requests; memory, when nothing can be freed, and \
          once more (enospc) when the writes that wait for it are ended."
@@ -85,19 +85,16 @@ pub enum Reclaimed {
     Discarded,
     /// Nothing but zeros.
     Zeros,
-    /// What could be stored in less.
-    Compressed,
 }
 
 impl Reclaimed {
-    const ALL: [Reclaimed; 3] = [Self::Discarded, Self::Zeros, Self::Compressed];
+    const ALL: [Reclaimed; 2] = [Self::Discarded, Self::Zeros];
 
     /// As it is printed.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Discarded => "discarded",
             Self::Zeros => "zeros",
-            Self::Compressed => "compressed",
         }
     }
 }

@@ -15,8 +15,6 @@ mod backing;
 
 mod commits;
 
-mod compress;
-
 mod counters;
 
 mod disk;
@@ -87,7 +85,6 @@ fn main() -> ExitCode {
     limits::tests(&mut tests);
     features::tests(&mut tests);
     memory::tests(&mut tests);
-    compress::tests(&mut tests);
     tools::tests(&mut tests);
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);

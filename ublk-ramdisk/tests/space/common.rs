@@ -93,11 +93,6 @@ impl Bed {
         options: SpaceOptions,
     ) -> Self {
         let store = Store::anonymous(pages * PAGE, false).expect("a memfd");
-        if options.compress_after.is_some() {
-            store
-                .enable_compression()
-                .expect("a memfd can be compressed");
-        }
         let runtime = backend::runtime()
             .sample_period(Duration::ZERO)
             .virtual_clock(clock.clone());

@@ -4,7 +4,6 @@
 
 mod clear;
 mod common;
-mod compress;
 mod events;
 mod limits;
 mod no_space;

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use workqueue::{new_delayed_work, AllocError, Flags, OwnedQueue, Runtime};
 
-use super::reclaim::Rules;
 use super::{Duty, Item, Space, SpaceOptions};
 use crate::mq::Queue;
 use crate::ramdisk::held::Held;
@@ -60,14 +59,14 @@ impl SpaceWorks {
             timer: item(new_delayed_work!("no_space"), Duty::NoSpace),
             reclaim: item(new_delayed_work!("reclaim"), Duty::Reclaim),
             scan: item(new_delayed_work!("scan"), Duty::Scan),
-            look: item(new_delayed_work!("look"), Duty::Look),
             clock: runtime.virtual_clock().cloned(),
             begun: Instant::now(),
             ending: AtomicBool::new(false),
             cap: u32::from(depth - (depth / 8).max(1)),
             failed_at: Default::default(),
             frees_seen: AtomicU64::new(0),
-            rules: Rules::new(options.reclaim, options.compress_after),
+            reclaims: AtomicBool::new(options.reclaim),
+            zeros_freed: AtomicU64::new(0),
             populated: AtomicU64::new(0),
             denied: AtomicU64::new(0),
             above_cap: AtomicU64::new(0),
@@ -94,7 +93,6 @@ impl Drop for SpaceWorks {
             &space.timer,
             &space.reclaim,
             &space.scan,
-            &space.look,
         ];
         for item in items {
             if let Err(error) = item.work.disable_sync() {

@@ -7,7 +7,6 @@ use std::ops::Range;
 
 use super::{pages_of, Store};
 use crate::mq::Run;
-use crate::ramdisk::chunks;
 use crate::ramdisk::page_state::Punch;
 use crate::ramdisk::words::yield_now;
 use crate::sys::file;
@@ -49,7 +48,7 @@ impl Store {
             match self.states.try_punch(page) {
                 Punch::Absent => return 0,
                 Punch::Held => yield_now(),
-                Punch::InUse | Punch::Compressed => break,
+                Punch::InUse => break,
                 Punch::Ours if self.size() <= range.end => return self.punch_ours(page..page + 1),
                 Punch::Ours => {
                     self.states.spared(page..page + 1);
@@ -69,15 +68,6 @@ impl Store {
                 Punch::Absent => page += 1,
                 // It may be left as it is, and that is not what was asked for.
                 Punch::Held => yield_now(),
-                Punch::Compressed => {
-                    let chunk = chunks::of_page(page);
-                    let end = chunks::pages(chunk).end.min(pages.end);
-                    // If it is not compressed any more its pages are looked at again.
-                    if let Some(bytes) = self.forget(chunk, &self.bytes_of(page..end)) {
-                        freed += bytes;
-                        page = end;
-                    }
-                }
                 Punch::InUse => {
                     self.zero_in_place(self.bytes_of(page..page + 1));
                     page += 1;
@@ -144,34 +134,7 @@ impl Store {
         if range.start >= range.end {
             return;
         }
-        let pages = pages_of(&range, self.page_shift);
-        self.states.pin(pages.clone());
-        if self.any_compressed(pages.clone()) {
-            self.states.unpin(pages);
-            return chunks::parts(range).for_each(|(chunk, part)| self.zero_in_chunk(chunk, part));
-        }
-        self.zero_pinned(range.clone());
-        self.unpin(range);
-    }
-
-    /// The same for a part of a chunk, compressed or not.
-    fn zero_in_chunk(&self, chunk: usize, part: Range<u64>) {
-        let pages = pages_of(&part, self.page_shift);
-        while self.forget(chunk, &part).is_none() {
-            self.states.pin(pages.clone());
-            let pages_only = !self.any_compressed(pages.clone());
-            if pages_only {
-                self.zero_pinned(part.clone());
-            }
-            self.states.unpin(pages.clone());
-            if pages_only {
-                break;
-            }
-        }
-    }
-
-    /// The same for pinned pages, none of which is compressed.
-    fn zero_pinned(&self, range: Range<u64>) {
+        self.states.pin(pages_of(&range, self.page_shift));
         self.runs(range.clone(), &mut |run| {
             if let Run::Memory(address, len) = run {
                 // SAFETY: the run lies within the mapping and is pinned. It is
@@ -181,6 +144,7 @@ impl Store {
                 unsafe { libc::memset(address.as_ptr().cast(), 0, len) };
             }
         });
+        self.unpin(range);
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::OnceLock;
 
 use super::{pages_of, Store};
 use crate::ramdisk::budget::Budget;
-use crate::ramdisk::chunks;
 use crate::ramdisk::page_state::PageStates;
 use crate::sys::file;
 use crate::sys::mmap::Mapping;
@@ -83,12 +82,6 @@ pub enum StoreError {
         size: u64,
         /// What the system said.
         source: io::Error,
-    },
-    /// What is written there cannot be compressed.
-    #[error("the store cannot be compressed: {why}")]
-    NotCompressible {
-        /// Of the store.
-        why: &'static str,
     },
     /// The mapping cannot hold that much.
     #[error(
@@ -219,8 +212,7 @@ impl Store {
             mapping.advise_huge_pages();
         }
         let page_shift = page.trailing_zeros();
-        // Whole chunks, the last of them too.
-        let pages = ((capacity >> page_shift) as usize).next_multiple_of(chunks::PAGES);
+        let pages = (capacity >> page_shift) as usize;
         let states = PageStates::new(pages).map_err(system("map"))?;
         let store = Self {
             file,
@@ -231,7 +223,6 @@ impl Store {
             // A page's word is paid for when it is first looked at: counted as if all had been.
             budget: Budget::new((whole >> page_shift) * 4),
             freed: OnceLock::new(),
-            compression: OnceLock::new(),
         };
         if store.is_hugetlb() {
             store.adopt_huge_pages()?;
@@ -281,6 +272,28 @@ mod tests {
             }
         }
         panic!("{at:?} is mapped");
+    }
+
+    #[test]
+    fn i02_what_is_there_is_known_by_the_holes_of_the_file() {
+        const PAGE: u64 = 4096;
+        let store = Store::anonymous(64 * PAGE, false).expect("a memfd");
+        for range in [PAGE..2 * PAGE, 9 * PAGE..20 * PAGE] {
+            store.populate(range.clone()).expect("memory");
+            let len = (range.end - range.start) as usize;
+            // SAFETY: the range is present and pinned.
+            unsafe { store.pinned(&range).write_bytes(1, len) };
+            store.unpin(range);
+        }
+        store.discard(12 * PAGE..15 * PAGE);
+        let file = store.file.try_clone().expect("a descriptor");
+        drop(store);
+        let store = Store::with_file(file, 64 * PAGE, false).expect("the same file");
+        let found: Vec<_> = (0..64)
+            .filter(|&page| store.states.is_present(page))
+            .collect();
+        assert_eq!(found, [1, 9, 10, 11, 15, 16, 17, 18, 19]);
+        assert_eq!(store.used(), store.table_bytes() + 9 * PAGE);
     }
 
     #[test]

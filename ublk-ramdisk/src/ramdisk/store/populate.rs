@@ -9,7 +9,6 @@ use std::ops::Range;
 
 use super::{pages_of, Store};
 use crate::ramdisk::budget::Reservation;
-use crate::ramdisk::chunks;
 use crate::sys::file;
 
 /// Bytes that one system call allocates at most, so that a discard of other pages is not kept from
@@ -37,46 +36,15 @@ impl Store {
         if missing == 0 {
             return Ok(0);
         }
-        let result = match self.any_compressed(pages.clone()) {
-            false => self
-                .budget
-                .reserve_or_wait((missing as u64) << self.page_shift)
-                .ok_or(Shortage::Budget)
-                .and_then(|reserved| self.allocate(pages.clone(), reserved)),
-            true => self.expand_and_allocate(pages.clone()),
-        };
+        let result = self
+            .budget
+            .reserve_or_wait((missing as u64) << self.page_shift)
+            .ok_or(Shortage::Budget)
+            .and_then(|reserved| self.allocate(pages.clone(), reserved));
         if result.is_err() {
             self.states.unpin(pages);
         }
         result
-    }
-
-    /// The same for pinned pages some of which are compressed. What there is too little of is known
-    /// before anything is made, as far as it can be; a chunk that is expanded stays so.
-    fn expand_and_allocate(&self, pages: Range<usize>) -> Result<u64, Shortage> {
-        let bytes = |pages: usize| (pages as u64) << self.page_shift;
-        let parts = || chunks::parts(self.bytes_of(pages.clone()));
-        let wanted = |part: &Range<u64>| chunks::pages_of_sectors(chunks::sectors(part));
-        let absent = |part: &Range<u64>| {
-            let pages = pages_of(part, self.page_shift);
-            pages.filter(|page| !self.states.is_present(*page)).count()
-        };
-        let needed = parts().map(|(chunk, part)| {
-            let to_expand = self.pages_to_expand(chunk, wanted(&part));
-            to_expand.map_or_else(|| absent(&part), |pages| pages as usize)
-        });
-        let reserved = self.budget.reserve_or_wait(bytes(needed.sum()));
-        let mut reserved = reserved.ok_or(Shortage::Budget)?;
-        let mut made = 0;
-        for (chunk, part) in parts() {
-            made += self.expand(chunk, wanted(&part), &mut reserved)?;
-        }
-        // Discards may have made holes of chunks meanwhile.
-        let absent = parts().map(|(_, part)| absent(&part)).sum();
-        if !reserved.raise_to(bytes(absent)) {
-            return Err(Shortage::Budget);
-        }
-        Ok(made + self.allocate(pages.clone(), reserved)?)
     }
 
     /// Allocates the absent ones of these pinned pages. They are called present when all are there:
@@ -136,8 +104,7 @@ impl Store {
         Ok(())
     }
 
-    /// Bytes the store uses of its budget: pages of the disk, those of compressed chunks among
-    /// them, and its tables (E6).
+    /// Bytes the store uses of its budget: pages of the disk and its tables (E6).
     pub fn used(&self) -> u64 {
         self.budget.used()
     }
@@ -149,8 +116,7 @@ impl Store {
 
     /// Bytes of the budget that the store's own tables take, whatever is written.
     pub fn table_bytes(&self) -> u64 {
-        let pages = self.size().next_multiple_of(self.page_size()) >> self.page_shift;
-        pages * 4 + self.chunk_table_bytes()
+        self.size().div_ceil(self.page_size()) * 4
     }
 
     /// Sets the budget; 0 for none. Less than what is used takes nothing away: nothing is allocated

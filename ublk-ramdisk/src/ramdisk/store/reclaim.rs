@@ -60,7 +60,10 @@ impl Store {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+    use crate::ramdisk::store::Readable;
 
     const PAGE: u64 = 4096;
 
@@ -87,5 +90,92 @@ mod tests {
             // SAFETY: the page is present and pinned.
             assert_eq!(unsafe { at.unwrap().as_ptr().add(4095).read() }, 1);
         }
+    }
+
+    /// Three threads write, discard and read pages of their own, while pages of zeros are taken
+    /// back all the time: a read returns what was written, and nothing leaks.
+    #[test]
+    fn e21_reclaim_beside_requests_never_changes_what_is_read() {
+        const THREADS: u64 = 3;
+        const PAGES: u64 = 32;
+        let store = Store::anonymous(THREADS * PAGES * PAGE, false).expect("a memfd");
+        let over = AtomicBool::new(false);
+        // Only one thread makes memory at a time, as in a server.
+        let allocator = std::sync::Mutex::new(());
+        let work = |thread: u64| {
+            let mut model = [[0_u8; 2]; PAGES as usize];
+            let mut random = thread + 1;
+            for round in 0..20_000 {
+                random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
+                let [page, what] = [random >> 33, random >> 60].map(|n| n % PAGES);
+                let at = (page * THREADS + thread) * PAGE;
+                let halves = [at..at + PAGE / 2, at + PAGE / 2..at + PAGE];
+                let held = &mut model[page as usize];
+                match what % 4 {
+                    0 => {
+                        let _alone = allocator.lock().unwrap();
+                        let byte = (round % 3) as u8;
+                        fill(&store, halves[0].clone(), byte);
+                        held[0] = byte;
+                    }
+                    1 => {
+                        store.discard(halves[1].start..halves[1].end);
+                        held[1] = 0;
+                    }
+                    2 => {
+                        store.discard(at..at + PAGE);
+                        *held = [0; 2];
+                    }
+                    _ => {
+                        let _alone = allocator.lock().unwrap();
+                        fill(&store, halves[1].clone(), 7);
+                        held[1] = 7;
+                    }
+                }
+                let found = halves.map(|half| byte(&store, half.start + page));
+                assert_eq!(found, *held, "round {round} of {thread}");
+            }
+        };
+        std::thread::scope(|scope| {
+            let work = &work;
+            let workers: Vec<_> = (0..THREADS)
+                .map(|thread| scope.spawn(move || work(thread)))
+                .collect();
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    store.reclaim_zeros(0..u64::MAX);
+                }
+            });
+            let failed = workers.into_iter().filter_map(|worker| worker.join().err());
+            let failed = failed.count();
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(failed, 0);
+        });
+        let pages = store.used() - store.table_bytes();
+        assert_eq!(pages, store.allocated().unwrap(), "by st_blocks (E18)");
+        store.discard(0..store.size());
+        assert_eq!(
+            (store.used(), store.allocated().unwrap()),
+            (store.table_bytes(), 0)
+        );
+    }
+
+    fn fill(store: &Store, range: Range<u64>, byte: u8) {
+        store.populate(range.clone()).expect("memory");
+        let len = (range.end - range.start) as usize;
+        // SAFETY: the range is present and pinned, and only this thread writes to it.
+        unsafe { store.pinned(&range).write_bytes(byte, len) };
+        store.unpin(range);
+    }
+
+    fn byte(store: &Store, at: u64) -> u8 {
+        let range = at..at + 1;
+        let byte = match store.pin_for_read(range.clone()) {
+            // SAFETY: the page is present and pinned.
+            Readable::Memory(from) => unsafe { from.read_volatile() },
+            _ => 0,
+        };
+        store.unpin(range);
+        byte
     }
 }

@@ -34,7 +34,7 @@ Events for --at TIME:EVENT
   discard OFFSET,LENGTH         in bytes
   set slots=N|off, mbps=N|off   the pressure changes, as by `ublk-ramdisk set`
   set inject KIND=VALUE         the same for faults
-  set memory-limit=SIZE|off, no-space-timeout=SECS, reclaim=KIND, compress-idle=TIME   and for memory
+  set memory-limit=SIZE|off, no-space-timeout=SECS, reclaim=off|zero   and for memory
   psi on|off                    memory is short, as far as --psi says that this matters
   corrupt OFFSET                a bit of the store flips; --verify finds it
 

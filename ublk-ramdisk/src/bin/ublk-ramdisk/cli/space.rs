@@ -2,15 +2,13 @@
 //! The options about the memory of a disk: how much, when, and what if there is none; of `add`, and
 //! of `set` what can be changed while the disk lives.
 
-use std::time::Duration;
-
-use clap::{Args, ValueEnum};
-use ublk_ramdisk::config::space::{Reclaim, SpaceRequest};
+use clap::Args;
+use ublk_ramdisk::config::space::{Reclaim, SpaceRequest, NO_COMPRESSION};
 use ublk_ramdisk::config::space_changes::SpaceChanges;
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::pressure::Change;
 
-use crate::parse::{duration, size, size_or_off, whole};
+use crate::parse::{size, size_or_off, whole};
 
 /// How memory is made, limited and taken back.
 #[derive(Debug, Args)]
@@ -36,17 +34,14 @@ pub struct SpaceArgs {
     /// Do not let writes wait when there is no memory: end them with "No space left on device"
     #[arg(long)]
     pub error_if_no_space: bool,
-    /// What is taken back when memory is short: pages that hold only zeros, also what takes less
-    /// memory when it is compressed, or nothing [default: zero; off with --preallocate]
-    ///
-    /// Compressed are chunks of 64 KiB that have not been used for --compress-idle. They are read
-    /// as they are; the first write to one needs memory, as that to a new page does. The disk's
-    /// contents must be in memory of its own (--backing memfd).
-    #[arg(long, value_name = "WHAT", value_enum)]
-    pub reclaim: Option<ReclaimArg>,
-    /// How long a chunk has not been used when it is compressed, from 1ms to 10m [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
-    pub compress_idle: Option<Duration>,
+    /// What is taken back when memory is short: `zero` for pages that hold only zeros, or `off`
+    /// [default: zero; off with --preallocate]
+    #[arg(long, value_name = "WHAT", value_parser = reclaim)]
+    pub reclaim: Option<Reclaim>,
+    /// Removed; refused with a line that says so
+    #[arg(long = "compress-idle", hide = true, value_parser = gone)]
+    #[arg(num_args = 0..=1, default_missing_value = "")]
+    _compress_idle: Option<Reclaim>,
     /// Look for what --reclaim says every so many seconds too, not only when memory is short
     ///
     /// Each look reads all memory of the disk.
@@ -57,25 +52,18 @@ pub struct SpaceArgs {
     pub force: bool,
 }
 
-/// `--reclaim` as typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ReclaimArg {
-    /// Nothing
-    Off,
-    /// Pages that hold only zeros
-    Zero,
-    /// Those, and what takes less memory when it is compressed
-    Compress,
+/// Reads the value of `--reclaim`.
+pub fn reclaim(text: &str) -> Result<Reclaim, String> {
+    match text {
+        "off" => Ok(Reclaim::Off),
+        "zero" => Ok(Reclaim::Zero),
+        "compress" => gone(text),
+        _ => Err("expected off or zero".to_owned()),
+    }
 }
 
-impl From<ReclaimArg> for Reclaim {
-    fn from(what: ReclaimArg) -> Self {
-        match what {
-            ReclaimArg::Off => Self::Off,
-            ReclaimArg::Zero => Self::Zero,
-            ReclaimArg::Compress => Self::Compress,
-        }
-    }
+fn gone(_: &str) -> Result<Reclaim, String> {
+    Err(NO_COMPRESSION.to_owned())
 }
 
 impl SpaceArgs {
@@ -86,8 +74,7 @@ impl SpaceArgs {
             preallocate: self.preallocate,
             no_space_timeout: self.no_space_timeout,
             error_if_no_space: self.error_if_no_space,
-            reclaim: self.reclaim.map(Reclaim::from),
-            compress_idle: self.compress_idle,
+            reclaim: self.reclaim,
             reclaim_every: self.reclaim_every,
             force: self.force,
         }
@@ -113,15 +100,13 @@ pub struct SetSpaceArgs {
     /// Do not let writes wait when there is no memory: end them with "No space left on device"
     #[arg(long)]
     pub error_if_no_space: bool,
-    /// What is taken back when memory is short: pages that hold only zeros, also what takes less
-    /// memory when it is compressed, or nothing
-    ///
-    /// What has been compressed stays so until it is written to.
-    #[arg(long, value_name = "WHAT", value_enum)]
-    pub reclaim: Option<ReclaimArg>,
-    /// How long a chunk has not been used when it is compressed, from 1ms to 10m
-    #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
-    pub compress_idle: Option<Duration>,
+    /// What is taken back when memory is short: `zero` for pages that hold only zeros, or `off`
+    #[arg(long, value_name = "WHAT", value_parser = reclaim)]
+    pub reclaim: Option<Reclaim>,
+    /// Removed; refused with a line that says so
+    #[arg(long = "compress-idle", hide = true, value_parser = gone)]
+    #[arg(num_args = 0..=1, default_missing_value = "")]
+    _compress_idle: Option<Reclaim>,
     /// Accept a --no-space-timeout above 120
     #[arg(long)]
     pub force: bool,
@@ -137,8 +122,7 @@ impl SetSpaceArgs {
             self.force,
         )?;
         Ok(SpaceChanges {
-            reclaim: self.reclaim.map(Reclaim::from),
-            compress_idle: self.compress_idle,
+            reclaim: self.reclaim,
             ..changes
         })
     }

@@ -171,17 +171,9 @@ fn write_text(figures: &Figures, out: &mut String) -> std::fmt::Result {
             0 => "no limit".to_owned(),
             limit => format!("of {}", output::human_size(limit)),
         };
-        let compressed = match space.compressions {
-            0 => String::new(),
-            _ => format!(
-                ", {} in place of {} compressed",
-                output::human_size(space.compressed),
-                output::human_size(space.uncompressed)
-            ),
-        };
         writeln!(
             out,
-            "memory      {} {limit}, {} given memory, {} without, {} zeros taken back{compressed}",
+            "memory      {} {limit}, {} given memory, {} without, {} zeros taken back",
             output::human_size(space.used),
             space.populated,
             space.no_space + space.above_cap,

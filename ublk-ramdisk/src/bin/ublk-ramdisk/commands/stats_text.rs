@@ -56,17 +56,8 @@ fn space_line(space: &SpaceStats) -> String {
         }
         (Mode::Error, _) => "exhausted, writes end with ENOSPC".to_owned(),
     };
-    let compressed = match space.compressed {
-        0 => String::new(),
-        bytes => format!(
-            " ({} of them compressed, in place of {}: {:.2} times)",
-            output::human_size(bytes),
-            output::human_size(space.uncompressed),
-            space.uncompressed as f64 / bytes as f64
-        ),
-    };
     format!(
-        "memory: {} used{compressed}, {limit}, {} of zeros given back; {state}, {} writes wait, \
+        "memory: {} used, {limit}, {} of zeros given back; {state}, {} writes wait, \
          {} ended with ENOSPC",
         output::human_size(space.used),
         output::human_size(space.zero),

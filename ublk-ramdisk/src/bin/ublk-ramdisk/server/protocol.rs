@@ -138,7 +138,6 @@ pub enum Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use ublk_ramdisk::config::space::Reclaim;
     use ublk_ramdisk::pressure::{Change, Injection};
 
@@ -167,8 +166,7 @@ mod tests {
                 memory: SpaceChanges {
                     memory_limit: Change::To(1 << 30),
                     no_space_timeout: Change::Off,
-                    reclaim: Some(Reclaim::Compress),
-                    compress_idle: Some(Duration::from_millis(1500)),
+                    reclaim: Some(Reclaim::Off),
                 },
                 latency_sample: Some(64),
             },
