@@ -31,9 +31,7 @@ impl KblockdFlags {
 
 impl Default for KblockdFlags {
     fn default() -> Self {
-        Self(Flags::from_bits(
-            Flags::MEM_RECLAIM.bits() | Flags::HIGHPRI.bits() | Flags::PERCPU.bits(),
-        ))
+        Self(Flags::MEM_RECLAIM | Flags::HIGHPRI | Flags::PERCPU)
     }
 }
 

@@ -126,8 +126,8 @@
 
 use crate::error::AllocError;
 use crate::runtime::Runtime;
+use crate::wq::attrs::Flags;
 use crate::wq::builder::QueueBuilder;
-use crate::wq::flags::Flags;
 use crate::wq::OwnedQueue;
 
 impl Runtime {

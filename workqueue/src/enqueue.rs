@@ -11,15 +11,14 @@
 //! of the lock has promised that it will be taken again soon; the next holder counts it in, in the
 //! same manner, before it does anything else.
 
+use crate::env::Env;
 use crate::error::{EnqueueError, Refusal};
 use crate::observe::trace::TraceEvent;
 use crate::pool::{context, registry, Pool, PoolGuard};
 use crate::pwq::Pwq;
-use crate::runtime::RuntimeInner;
-use crate::work::offer::{claim, claim_for, offer_claimed};
-use crate::work::pointer::RawWorkItem;
+use crate::work::pointer::{claim, claim_for, offer_claimed, RawWorkItem};
 use crate::work::raw::Item;
-use crate::wq::{QueueInner, DESTROYED, DESTROYING, DRAINING};
+use crate::wq::queue::{QueueInner, DESTROYED, DESTROYING, DRAINING};
 use std::sync::Arc;
 
 /// A queue that takes no items, but for those of its own runs while it drains.
@@ -39,7 +38,7 @@ where
     }
     // Held until the item is in its pool or its inbox, so that a drain which has set its mode can
     // wait for those that did not see it.
-    let slot = queue.slot(cpu.unwrap_or_else(|| pick_cpu(queue, queue.rt.this_cpu())));
+    let slot = queue.slot(cpu.unwrap_or_else(|| pick_cpu(queue, queue.env.this_cpu())));
     let pwq = slot.as_ref();
     offer_claimed(
         work,
@@ -58,7 +57,7 @@ where
 /// Asked before an item is claimed: may it be left in the pool's inbox?
 /// # Context: the slot of its CPU held.
 fn may_leave(queue: &QueueInner, pool: &Pool) -> bool {
-    pool.inbox.0.is_attended() && !queue.is_mode(CLOSED) && !queue.rt.is_traced()
+    pool.inbox.0.is_attended() && !queue.is_mode(CLOSED) && !queue.env.is_traced()
 }
 
 /// Leaves an item claimed for this pool in its inbox, or counts it in if it is not attended any
@@ -75,7 +74,7 @@ fn leave(pwq: &Arc<Pwq>, requested: Option<usize>, item: Item) -> Result<(), (Re
 
 /// Asked before an item is claimed: can this queue take an item for this CPU at all?
 pub(crate) fn check(queue: &QueueInner, cpu: Option<usize>) -> Result<(), Refusal> {
-    if queue.rt.is_in_forked_child() {
+    if queue.env.is_in_forked_child() {
         return Err(Refusal::Destroyed);
     }
     match cpu {
@@ -94,7 +93,7 @@ pub(crate) fn place(
     item: Item,
 ) -> Result<(), (Refusal, Item)> {
     let cpu =
-        requested.unwrap_or_else(|| pick_cpu(queue, here.unwrap_or_else(|| queue.rt.this_cpu())));
+        requested.unwrap_or_else(|| pick_cpu(queue, here.unwrap_or_else(|| queue.env.this_cpu())));
     let slot = queue.slot(cpu);
     match slot.as_ref() {
         None => Err((Refusal::Destroyed, item)),
@@ -150,9 +149,9 @@ fn insert(
         };
         return Err((refusal, item));
     }
-    let rt = &pool.rt;
+    let env = &pool.env;
     let (work, function) = (item.identity().address, item.function());
-    rt.trace(|| TraceEvent::Queue {
+    env.trace(|| TraceEvent::Queue {
         work,
         function,
         workqueue: &queue.name,
@@ -160,40 +159,40 @@ fn insert(
         cpu: pool.cpu(),
     });
     item.set_pwq(pwq.number);
-    if !st.count_in(pwq.number, item, pool.id, || rt.clock.coarse()) {
+    if !st.count_in(pwq.number, item, pool.id, || env.clock.coarse()) {
         return Ok(());
     }
-    rt.trace(|| TraceEvent::Activate { work, function });
+    env.trace(|| TraceEvent::Activate { work, function });
     let wake = st.kick();
     let starving = st.is_starving();
     drop(st);
     wake.go();
     if starving {
-        rt.monitor.watch_runs();
+        env.monitor.watch_runs();
     }
     Ok(())
 }
 
 /// The CPU for an item that asked for none: `here`, if it may be used.
 fn pick_cpu(queue: &QueueInner, here: usize) -> usize {
-    let rt = &queue.rt;
+    let env = &queue.env;
     if queue.is_unbound() {
-        if rt.is_unbound_cpu(here) && !rt.config.force_rr_cpu {
+        if env.is_unbound_cpu(here) && !env.config.force_rr_cpu {
             return here;
         }
-        return rt.next_cpu_of(&rt.unbound_cpus());
+        return env.next_cpu_of(&env.unbound_cpus());
     }
-    if rt.is_online_cpu(here) {
+    if env.is_online_cpu(here) {
         here
     } else {
-        rt.next_cpu_of(&rt.online_cpus())
+        env.next_cpu_of(&env.online_cpus())
     }
 }
 
 /// A CPU of this node, the caller's if it is one; None if there is no such node.
-pub(crate) fn cpu_of_node(rt: &RuntimeInner, node: usize) -> Option<usize> {
-    let cpus = rt.topology().node_cpus(node).and(&rt.online_cpus());
-    let here = rt.this_cpu();
+pub(crate) fn cpu_of_node(env: &Env, node: usize) -> Option<usize> {
+    let cpus = env.topology().node_cpus(node).and(&env.online_cpus());
+    let here = env.this_cpu();
     if cpus.contains(here) {
         Some(here)
     } else {

@@ -69,9 +69,11 @@ mod pool;
 
 mod wait;
 
-mod observe;
-
 mod runtime;
+
+mod env;
+
+mod observe;
 
 mod sys;
 
@@ -93,13 +95,14 @@ struct Readme;
 /// Records of what happened when, per thread, and the trace file made of them.
 pub mod trace {
     pub use crate::observe::chrome::{save_chrome, write_chrome, ChromeEvent, ChromeWriter, Flow};
-    pub use crate::observe::recorder::{now, Own, Recorder, Recording, Timed};
-    pub use crate::observe::ring::{
+    pub use crate::observe::recorder::{moment, now, Moment, Own, Recorder, Recording, Timed};
+    pub use crate::observe::trace::{
         drain, emit, is_on, start, start_on, stop, Phase, Record, Text, Value, MAX_ARGS,
     };
-    pub use crate::observe::trace::{moment, Moment};
 }
 
+pub use env::config::{CreateAttempt, PanicInfo, PoolClass};
+pub use env::topology::{CpuPlace, Pod, Scope, Topology};
 pub use error::{
     AllocError, AttrError, DisableOverflow, EnableUnderflow, EnqueueError, Refusal, StartError,
     WaitError,
@@ -110,30 +113,26 @@ pub use observe::snapshot::{
     NodeSnapshot, PoolSnapshot, QueueSample, QueueSnapshot, RescuerSnapshot, Sample, ScopeSnapshot,
     Snapshot,
 };
-pub use observe::stats::QueueStats;
 pub use observe::trace::TraceEvent;
-pub use pool::concurrency::{blocking, try_then_wait, BlockingGuard};
-pub use pool::context::{current, is_rescuer, set_worker_desc, worker_desc, CurrentWork};
+pub use pool::context::{
+    blocking, current, is_rescuer, set_worker_desc, try_then_wait, worker_desc, BlockingGuard,
+    CurrentWork,
+};
 pub use runtime::builder::RuntimeBuilder;
-pub use runtime::hooks::{CreateAttempt, PanicInfo, PoolClass};
 pub use runtime::Runtime;
 pub use sys::clock::VirtualClock;
 pub use sys::cpuset::CpuSet;
-pub use wait::caution::{reclaim_scope, ReclaimScope};
+pub use wait::flush_dependency::{reclaim_scope, ReclaimScope};
+pub use wait::item::Busy;
 pub use work::delayed::{DelayedWork, Modified};
 pub use work::pointer::{
     HasDelayedWork, HasWork, RawDelayedWorkItem, RawWorkItem, WorkItem, WorkItemPointer,
 };
 pub use work::raw::RawWork;
-pub use work::{Busy, Work};
-pub use wq::attrs::{Attrs, Scope};
+pub use work::Work;
+pub use wq::attrs::{Attrs, Flags};
 pub use wq::builder::QueueBuilder;
 pub use wq::control::Control;
-pub use wq::flags::Flags;
-pub use wq::on_cpu::{
-    schedule, schedule_delayed, schedule_delayed_on, schedule_on, schedule_on_each_cpu,
-    work_on_cpu, OnCpuError,
-};
+pub use wq::queue::QueueStats;
 pub use wq::system::*;
-pub use wq::topology::{CpuPlace, Pod, Topology};
 pub use wq::{OwnedQueue, Queue};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use workqueue::*;
 
 const BH: Flags = Flags::BH;
-const BH_HIGHPRI: Flags = Flags::from_bits(Flags::BH.bits() | Flags::HIGHPRI.bits());
+const BH_HIGHPRI: Flags = Flags::BH.union(Flags::HIGHPRI);
 
 /// How many threads of the process have this name.
 fn threads_named(name: &str) -> usize {

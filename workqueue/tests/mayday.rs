@@ -13,7 +13,7 @@ use std::time::Duration;
 use workqueue::*;
 
 const MS: Duration = Duration::from_millis(1);
-const RECLAIM: Flags = Flags::from_bits(Flags::PERCPU.bits() | Flags::MEM_RECLAIM.bits());
+const RECLAIM: Flags = Flags::PERCPU.union(Flags::MEM_RECLAIM);
 
 /// A runtime whose workers cannot be made as long as it is said so.
 struct Bed {

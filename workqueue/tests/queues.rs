@@ -21,7 +21,9 @@ fn s03_02_to_s03_06_bad_flags_are_refused() {
     let rt = runtime(1);
     assert!(bad_flags(rt.queue("q").flags(PERCPU | UNBOUND).build()));
     assert!(bad_flags(
-        rt.queue("q").flags(Flags::from_bits(1 << 20)).build()
+        rt.queue("q")
+            .flags(Flags::from_bits_retain(1 << 20))
+            .build()
     ));
     assert!(bad_flags(rt.queue("q").flags(Flags::BH | UNBOUND).build()));
     assert!(bad_flags(

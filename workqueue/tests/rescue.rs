@@ -46,7 +46,7 @@ impl Creation {
     }
 }
 
-const RECLAIM: Flags = Flags::from_bits(Flags::PERCPU.bits() | Flags::MEM_RECLAIM.bits());
+const RECLAIM: Flags = Flags::PERCPU.union(Flags::MEM_RECLAIM);
 
 #[test]
 fn s06_02_a_pool_that_starts_its_first_item_has_two_workers() {

@@ -40,7 +40,7 @@ fn story() -> (Vec<Line>, QueueStats) {
         })
         .start()
         .unwrap();
-    let flags = Flags::from_bits(PERCPU.bits() | Flags::MEM_RECLAIM.bits());
+    let flags = PERCPU | Flags::MEM_RECLAIM;
     let q = Arc::new(rt.queue("q").flags(flags).build().unwrap());
     let log = Log::new();
     let items: Vec<_> = (0..32usize)

@@ -27,8 +27,9 @@ pub struct Kblockd {
 
 impl Kblockd {
     /// What kblockd is (D1).
-    pub const FLAGS: Flags =
-        Flags::from_bits(Flags::MEM_RECLAIM.bits() | Flags::HIGHPRI.bits() | Flags::PERCPU.bits());
+    pub const FLAGS: Flags = Flags::MEM_RECLAIM
+        .union(Flags::HIGHPRI)
+        .union(Flags::PERCPU);
 
     /// A kblockd of its own in `runtime`: for tests, and for programs with several runtimes.
     pub fn new(runtime: &Runtime) -> Result<Self, AllocError> {

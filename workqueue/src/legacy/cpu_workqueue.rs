@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One CPU's share of a queue: a list, and the one thread that works it off.
 //!
-//! [`super::workqueue`] hands items in, [`super::wait`] the barriers of those who wait. Kernel
+//! [`super::workqueue`] hands items in, [`super::work`] the barriers of those who wait. Kernel
 //! counterparts: `struct cpu_workqueue_struct`, `worker_thread`, `run_workqueue`.
 
 use super::machine::{Era, Event, MachineInner};
 use super::work::Work;
 use super::workqueue::{Kind, QueueInner};
-use crate::pool::worker::{errno_of, spawn_quiet};
-use crate::sys::cpu;
+use crate::sys::cpu::{self, errno_of, spawn_quiet};
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Completion, Condvar, Mutex};
 use std::cell::RefCell;

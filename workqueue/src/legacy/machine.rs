@@ -6,11 +6,11 @@
 
 use super::cpu_workqueue::served_by_caller;
 use super::workqueue::{Kind, QueueInner, Workqueue};
+use crate::env::topology::Topology;
 use crate::error::{AllocError, Refusal};
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
-use crate::wq::topology::Topology;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};

@@ -37,8 +37,6 @@ mod work;
 
 mod cpu_workqueue;
 
-mod wait;
-
 pub use machine::{Era, Event, Machine, MachineBuilder};
 pub use work::Work;
 pub use workqueue::Workqueue;

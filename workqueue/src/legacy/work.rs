@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An item of the old design: a function, a PENDING mark, and where it was last queued.
+//! An item of the old design: a function, a PENDING mark, and where it was last queued; and waiting
+//! for it, or for a whole queue, CPU after CPU.
 //!
-//! Made by callers; [`super::workqueue`] lists it, [`super::cpu_workqueue`] runs it. Kernel
-//! counterpart: `struct work_struct`, whose one word holds the mark and the place.
+//! Made by callers; [`super::workqueue`] lists it, [`super::cpu_workqueue`] runs it. A waiter puts a
+//! barrier on a list. Kernel counterparts: `struct work_struct`, whose one word holds the mark and the
+//! place; `flush_cpu_workqueue`, `flush_work`, `wait_on_work`, `try_to_grab_pending`.
 
-use super::cpu_workqueue::CpuWorkqueue;
-use crate::sys::sync::Mutex;
+use super::cpu_workqueue::{served_by_caller, CpuWorkqueue, Entry, ListState};
+use super::machine::Era;
+use super::workqueue::Workqueue;
+use crate::error::WaitError;
+use crate::pool::context::blocking;
+use crate::sys::sync::{Completion, Mutex};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -80,5 +86,161 @@ impl Work {
 
     pub(super) fn call(self: &Arc<Self>) {
         (self.function)(self);
+    }
+}
+
+impl ListState {
+    fn place_of(&self, work: &Work) -> Option<usize> {
+        self.list
+            .iter()
+            .position(|e| matches!(e, Entry::Item(w) if std::ptr::eq(&**w, work)))
+    }
+
+    fn is_running(&self, work: &Work) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|w| std::ptr::eq(&**w, work))
+    }
+}
+
+/// Waits until the list is past what is on it now.
+fn flush_cpu_workqueue(list: &CpuWorkqueue) {
+    let done = {
+        let mut st = list.lock();
+        if st.list.is_empty() && st.current.is_none() || !st.served {
+            return;
+        }
+        let end = st.list.len();
+        list.insert_barrier(&mut st, end)
+    };
+    blocking(|| done.wait());
+}
+
+/// If the item runs from this list now, the barrier that ends with that run.
+fn barrier_behind_run(list: &CpuWorkqueue, work: &Work) -> Option<Arc<Completion>> {
+    let mut st = list.lock();
+    st.is_running(work).then(|| list.insert_barrier(&mut st, 0))
+}
+
+impl Workqueue {
+    /// Waits, CPU after CPU, for what had been queued there when its turn came.
+    ///
+    /// In a run of this queue: in the earlier era the list is run inside the run, to any depth,
+    /// with a warning from the fourth level on; in the later one there is a warning and an error.
+    /// Such a nested run serves other flushers too, so that these return while the run that flushes
+    /// still goes on.
+    ///
+    /// # Errors
+    /// [`WaitError::WouldDeadlock`], see above; the kernel hangs.
+    pub fn flush_workqueue(&self) -> Result<(), WaitError> {
+        let queue = &self.inner;
+        if queue.machine().is_in_forked_child() {
+            return Err(WaitError::Destroyed);
+        }
+        if queue.machine().era == Era::From2_6_30 {
+            if let Some(own) = queue.lists().iter().find(|l| l.is_served_by_caller()) {
+                let thread = own.thread_name();
+                log::warn!("workqueue: legacy: a run of {thread} flushes its own queue, which could never end");
+                return Err(WaitError::WouldDeadlock);
+            }
+        }
+        for list in queue.lists() {
+            if list.is_served_by_caller() {
+                list.run_workqueue();
+            } else {
+                flush_cpu_workqueue(list);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    /// Waits for the queued instance or else for the present run, and tells whether there was one.
+    ///
+    /// Looks only at the CPU where the item was queued last: a run that still goes on elsewhere is
+    /// missed.
+    ///
+    /// # Errors
+    /// [`WaitError::WouldDeadlock`] in the item's own run; the kernel hangs.
+    pub fn flush_work(&self) -> Result<bool, WaitError> {
+        let Some(list) = self.home() else {
+            return Ok(false);
+        };
+        self.may_wait(&list)?;
+        let done = {
+            let mut st = list.lock();
+            if let Some(place) = st.place_of(self) {
+                list.insert_barrier(&mut st, place + 1)
+            } else if st.is_running(self) {
+                list.insert_barrier(&mut st, 0)
+            } else {
+                return Ok(false);
+            }
+        };
+        blocking(|| done.wait());
+        Ok(true)
+    }
+
+    /// Takes the item off its list and waits for its runs on all CPUs of the queue it was on last;
+    /// true if it was pending. Until that is done the item cannot be queued.
+    ///
+    /// # Errors
+    /// [`WaitError::WouldDeadlock`] in the item's own run; the kernel hangs.
+    pub fn cancel_work_sync(&self) -> Result<bool, WaitError> {
+        if let Some(list) = self.home() {
+            self.may_wait(&list)?;
+        }
+        let was_pending = loop {
+            if self.claim() {
+                break false;
+            }
+            if self.take_off() {
+                break true;
+            }
+            // It is about to be listed or about to run, or another canceller has it.
+            std::thread::yield_now();
+        };
+        self.wait_on_work();
+        self.release();
+        Ok(was_pending)
+    }
+
+    fn may_wait(&self, list: &CpuWorkqueue) -> Result<(), WaitError> {
+        if list.machine().is_in_forked_child() {
+            return Err(WaitError::Destroyed);
+        }
+        let serving = served_by_caller();
+        if serving.is_some_and(|own| own.lock().is_running(self)) {
+            return Err(WaitError::WouldDeadlock);
+        }
+        Ok(())
+    }
+
+    /// Takes a listed item off; its PENDING mark is the caller's then.
+    fn take_off(&self) -> bool {
+        let Some(list) = self.home() else {
+            return false;
+        };
+        let mut st = list.lock();
+        let Some(place) = st.place_of(self) else {
+            return false;
+        };
+        let entry = st.list.remove(place);
+        drop(st);
+        drop(entry);
+        true
+    }
+
+    /// Waits for the runs on all CPUs. PENDING is held, so no further one can begin.
+    fn wait_on_work(&self) {
+        let Some(home) = self.home() else {
+            return;
+        };
+        for list in home.siblings() {
+            if let Some(done) = barrier_behind_run(&list, self) {
+                blocking(|| done.wait());
+            }
+        }
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The slots of a node: nobody waits beside a free one, and never too many are in use.
 
-use crate::pwq::budget::{Budget, Turn};
+use crate::pwq::nr_active::{NrActive, Turn};
 use loom::sync::Arc;
 use loom::thread;
 
 /// What the crate does with the duty that `give_back` returns.
-fn serve(budget: &Budget<u32>) -> Vec<u32> {
+fn serve(budget: &NrActive<u32>) -> Vec<u32> {
     let mut served = Vec::new();
     while let Some(head) = budget.head() {
         match budget.turn(&head) {
@@ -21,7 +21,7 @@ fn serve(budget: &Budget<u32>) -> Vec<u32> {
 #[test]
 fn s08_06_a_slot_given_back_reaches_whoever_waits() {
     loom::model(|| {
-        let budget = Arc::new(Budget::new(1));
+        let budget = Arc::new(NrActive::new(1));
         assert!(budget.take_or_wait(|| 1));
         let other = budget.clone();
         let giver = thread::spawn(move || {
@@ -45,7 +45,7 @@ fn s08_06_a_slot_given_back_reaches_whoever_waits() {
 #[test]
 fn s08_04_two_takers_share_one_slot() {
     loom::model(|| {
-        let budget = Arc::new(Budget::new(1));
+        let budget = Arc::new(NrActive::new(1));
         let other = budget.clone();
         let t = thread::spawn(move || other.take_or_wait(|| 1));
         let here = budget.take_or_wait(|| 2);

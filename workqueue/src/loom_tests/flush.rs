@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Flush colours: the end of a generation is found by exactly one thread, and not early.
 
-use crate::wait::reporters::Reporters;
+use crate::wq::queue::Reporters;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;

@@ -2,8 +2,8 @@
 //! The inbox of a pool: what is left there is met by the worker that was promised, or its queuer
 //! learns that he must take the lock himself. Nothing lies there with nobody coming.
 
-use crate::sys::list::Inbox;
-use crate::work::offer::offer;
+use crate::work::list::Inbox;
+use crate::work::pointer::offer;
 use crate::{Work, WorkItem};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};

@@ -5,13 +5,12 @@
 //! loom's. What `Pool::lock`, `PoolGuard::drop`, `enqueue` and the worker's loop do with them is
 //! done here in the same steps.
 
-use crate::pool::flags::WorkerFlags;
-use crate::pool::worker::take_first;
-use crate::pool::workers::{Current, WorkerState, WorkerThread};
+use crate::pool::run::take_first;
+use crate::pool::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
 use crate::pool::PoolState;
-use crate::sys::list::Inbox;
 use crate::sys::sync::Parker;
-use crate::work::offer::offer;
+use crate::work::list::Inbox;
+use crate::work::pointer::offer;
 use crate::work::raw::Item;
 use crate::{Refusal, Work, WorkItem};
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,17 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A socket through which another process can look at a running runtime.
 //!
-//! Opened by the program; served by one helper thread, which answers one request per connection
-//! (see [`super::wire`]). It takes the same short locks as any reading of counters, so nobody who
-//! asks can hold up a pool. Kernel counterpart: `/proc/kcore` with drgn, which `wq_monitor` and
-//! `wq_dump` use there.
+//! Opened by the program; served by one helper thread, one request per connection. It takes the same
+//! short locks as any reading of counters, so no client can hold up a pool. Kernel counterpart:
+//! `/proc/kcore` with drgn, which `wq_monitor` and `wq_dump` use there.
+//!
+//! Request and reply are a line of JSON each:
+//!
+//! | request | reply |
+//! |---|---|
+//! | `{"get":"sample"}` | `{"sample":{...}}`: the counters of all queues |
+//! | `{"get":"snapshot"}` | `{"snapshot":{...}}`: CPUs, pools, queues, rescuers |
+//! | anything else | `{"error":"..."}` |
 
-use super::wire::{receive, send, Deadline, Reply, Request};
-use crate::pool::worker::AbortOnUnwind;
-use crate::runtime::{Runtime, RuntimeInner};
+use super::snapshot::{Sample, Snapshot};
+use crate::runtime::directory::Directory;
+use crate::runtime::Runtime;
+use crate::sys::cpu::AbortOnUnwind;
+use crate::sys::cpuset::CpuSet;
 use crate::sys::socket;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -19,7 +30,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Somebody who takes longer for a request of one line, or to take the reply, is sent away.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -30,7 +41,7 @@ const OWNER_ONLY: u32 = 0o600;
 /// An open control socket. Dropping it closes the socket and takes its path away.
 #[derive(Debug)]
 pub struct ControlSocket {
-    rt: Arc<RuntimeInner>,
+    dir: Arc<Directory>,
     path: PathBuf,
     /// Which file is at `path`, as long as nobody has put another one there.
     file: (u64, u64),
@@ -48,8 +59,8 @@ impl Runtime {
     /// What the system says to the socket, its path or the helper thread; `AddrInUse` if somebody
     /// listens there, or if there is a file that is no socket.
     pub fn open_control_socket(&self, path: impl AsRef<Path>) -> io::Result<ControlSocket> {
-        let (rt, path) = (self.inner.clone(), path.as_ref().to_owned());
-        if rt.is_in_forked_child() || rt.is_stopped() {
+        let (dir, path) = (self.inner.clone(), path.as_ref().to_owned());
+        if dir.env.is_in_forked_child() || dir.env.is_stopped() {
             return Err(io::Error::other("the runtime is shut down"));
         }
         let listener = bind(&path)?;
@@ -58,15 +69,15 @@ impl Runtime {
             closer: UnixStream::from(OwnedFd::from(listener.try_clone()?)),
             file: (file.dev(), file.ino()),
             path,
-            rt: rt.clone(),
+            dir: dir.clone(),
             thread: None,
         };
         let body = move || {
             let _abort = AbortOnUnwind;
-            serve(&rt, &listener);
+            serve(&dir, &listener);
         };
         let name = "wq/control".to_owned();
-        socket.thread = Some(socket.rt.spawn_thread(name, body)?);
+        socket.thread = Some(socket.dir.env.spawn_thread(name, body)?);
         Ok(socket)
     }
 }
@@ -83,7 +94,7 @@ impl Drop for ControlSocket {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        if self.rt.is_in_forked_child() {
+        if self.dir.env.is_in_forked_child() {
             // The socket and its thread are the parent's.
             return;
         }
@@ -117,11 +128,11 @@ fn is_left_behind(path: &Path) -> bool {
 }
 
 /// The helper's life: one caller after the other, until the socket is shut down.
-fn serve(rt: &Arc<RuntimeInner>, listener: &UnixListener) {
+fn serve(dir: &Arc<Directory>, listener: &UnixListener) {
     loop {
         match listener.accept() {
             // Whether the caller got its reply is the caller's concern.
-            Ok((caller, _)) => drop(answer(rt, &caller)),
+            Ok((caller, _)) => drop(answer(dir, &caller)),
             Err(e) if e.kind() == ErrorKind::InvalidInput => return,
             // Too many open files, an interrupted call: the next one may succeed.
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
@@ -129,15 +140,107 @@ fn serve(rt: &Arc<RuntimeInner>, listener: &UnixListener) {
     }
 }
 
-fn answer(rt: &Arc<RuntimeInner>, caller: &UnixStream) -> io::Result<()> {
+fn answer(dir: &Arc<Directory>, caller: &UnixStream) -> io::Result<()> {
     let reply = match receive(caller, &Deadline::after(PATIENCE)) {
-        Ok(_) if rt.is_stopped() => Reply::Error("the runtime is shut down".to_owned()),
-        Ok(Request::Sample) => Reply::Sample(rt.sample()),
-        Ok(Request::Snapshot) => Reply::Snapshot(Box::new(rt.snapshot())),
+        Ok(_) if dir.env.is_stopped() => Reply::Error("the runtime is shut down".to_owned()),
+        Ok(Request::Sample) => Reply::Sample(dir.sample()),
+        Ok(Request::Snapshot) => Reply::Snapshot(Box::new(dir.snapshot())),
         Err(e) if e.kind() == ErrorKind::InvalidData => {
             Reply::Error(format!("the request is not understood: {e}"))
         }
         Err(e) => return Err(e),
     };
     send(caller, &reply, &Deadline::after(PATIENCE))
+}
+
+/// No message is longer, so that nobody can make the other end read for ever.
+const LONGEST_LINE: usize = 16 << 20;
+
+/// What a reader asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "get", rename_all = "lowercase")]
+pub(crate) enum Request {
+    Sample,
+    Snapshot,
+}
+
+/// What it gets.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Reply {
+    Sample(Sample),
+    Snapshot(Box<Snapshot>),
+    Error(String),
+}
+
+impl Serialize for CpuSet {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.to_list())
+    }
+}
+
+impl<'de> Deserialize<'de> for CpuSet {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Self::parse_list(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no CPU list")))
+    }
+}
+
+/// The other end has until a moment, however many pieces it needs.
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    pub(crate) fn after(patience: Duration) -> Self {
+        Self(Instant::now() + patience)
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.0.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        Ok(left)
+    }
+}
+
+/// Sends a message as one line.
+pub(crate) fn send(
+    mut stream: &UnixStream,
+    message: &impl Serialize,
+    deadline: &Deadline,
+) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    let mut rest = &line[..];
+    while !rest.is_empty() {
+        stream.set_write_timeout(Some(deadline.left()?))?;
+        match stream.write(rest) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => rest = &rest[n..],
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Receives a message. A line that is none is an error of kind `InvalidData`.
+pub(crate) fn receive<T: DeserializeOwned>(
+    mut stream: &UnixStream,
+    deadline: &Deadline,
+) -> io::Result<T> {
+    let (mut line, mut piece) = (Vec::new(), [0; 4096]);
+    while !line.contains(&b'\n') {
+        if line.len() > LONGEST_LINE {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        stream.set_read_timeout(Some(deadline.left()?))?;
+        match stream.read(&mut piece) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(n) => line.extend_from_slice(&piece[..n]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    serde_json::from_slice(&line).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))
 }

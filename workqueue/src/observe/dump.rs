@@ -5,15 +5,16 @@
 //! names are copied; the text is made afterwards. Kernel counterparts: `show_one_workqueue`,
 //! `show_pwq`, `show_one_worker_pool`, `print_worker_info`.
 
-use crate::pool::flags::WorkerFlags;
-use crate::pool::workers::WorkerState;
+use crate::pool::workers::{WorkerFlags, WorkerState};
 use crate::pool::{Pool, PoolKind, PoolState};
 use crate::pwq::Pwq;
-use crate::runtime::{Runtime, RuntimeInner};
+use crate::runtime::directory::Directory;
+use crate::runtime::Runtime;
 use crate::sys::short_text::ShortText;
 use crate::work::raw::RawWork;
-use crate::wq::flags::Flags;
-use crate::wq::{Queue, QueueInner};
+use crate::wq::attrs::Flags;
+use crate::wq::queue::QueueInner;
+use crate::wq::Queue;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ impl Running {
 
     /// `function for 3s [private, list]`
     fn what(&self) -> String {
-        let now = self.pwq.pool.rt.clock.coarse();
+        let now = self.pwq.pool.env.clock.coarse();
         let lasting = seconds(now.saturating_sub(self.since));
         let private = if self.private.is_empty() {
             String::new()
@@ -149,7 +150,7 @@ fn folded(names: &[&str]) -> String {
 pub(crate) fn pool_head(pool: &Pool, flags: u32) -> String {
     let node = match &pool.kind {
         PoolKind::Unbound { node, .. } => *node,
-        PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } => pool.rt.topology().node_of(*cpu),
+        PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } => pool.env.topology().node_of(*cpu),
     };
     let node = node.map_or_else(String::new, |n| format!(" node={n}"));
     format!(
@@ -240,7 +241,7 @@ impl PoolView {
             return None;
         }
         let tid = |slot: usize| st.workers.get(slot).thread.tid;
-        let dying = |w: &WorkerState| w.flags.has(WorkerFlags::DIE);
+        let dying = |w: &WorkerState| w.flags.intersects(WorkerFlags::DIE);
         Some(Self {
             flags: pool_flags(pool, st),
             hung_since: (!st.worklist.is_empty()).then_some(st.last_progress),
@@ -259,7 +260,7 @@ fn show_pool(out: &mut String, pool: &Pool) {
     let Some(view) = copied else {
         return;
     };
-    let now = pool.rt.clock.coarse();
+    let now = pool.env.clock.coarse();
     let hung = view.hung_since.map_or(0, |t| now.saturating_sub(t));
     let _ = write!(
         out,
@@ -307,7 +308,7 @@ fn show_worker(pool: &Pool, tid: i32) -> Option<String> {
     let running = Running::copy(&st, worker);
     let (id, desc, idle_since) = (worker.id, worker.desc, worker.idle_since);
     let (idle, manages) = (
-        worker.flags.has(WorkerFlags::IDLE),
+        worker.flags.intersects(WorkerFlags::IDLE),
         st.manager == Some(slot),
     );
     drop(st);
@@ -323,7 +324,7 @@ fn show_worker(pool: &Pool, tid: i32) -> Option<String> {
     let name = id.map_or_else(|| "kworker/R".to_owned(), |id| pool.worker_name(id));
     let mut state = if manages { "manager" } else { "between runs" }.to_owned();
     if idle {
-        let lasting = pool.rt.clock.coarse().saturating_sub(idle_since);
+        let lasting = pool.env.clock.coarse().saturating_sub(idle_since);
         state = format!("idle for {}s", seconds(lasting));
     }
     Some(format!(
@@ -354,7 +355,7 @@ fn show_rescuer(queue: &QueueInner, tid: i32) -> Option<String> {
     })
 }
 
-impl RuntimeInner {
+impl Directory {
     /// What the wanted queues and all busy pools are doing.
     pub(crate) fn dump(&self, wanted: impl Fn(&QueueInner) -> bool) -> String {
         let mut out = String::new();
@@ -381,7 +382,7 @@ impl Runtime {
     /// What a queue is doing; empty if nothing.
     pub fn dump_queue(&self, queue: &Queue) -> String {
         let mut out = String::new();
-        if !queue.inner.rt.is_in_forked_child() {
+        if !queue.inner.env.is_in_forked_child() {
             show_queue(&mut out, &queue.inner);
         }
         out
@@ -389,7 +390,7 @@ impl Runtime {
 
     /// What all busy queues and pools are doing.
     pub fn dump_all(&self) -> String {
-        if self.inner.is_in_forked_child() {
+        if self.inner.env.is_in_forked_child() {
             return String::new();
         }
         self.inner.dump(|_| true)
@@ -398,7 +399,7 @@ impl Runtime {
     /// What the busy queues are doing that a freeze waits for.
     pub fn dump_freezable(&self) -> String {
         let mut out = String::new();
-        if !self.inner.is_in_forked_child() {
+        if !self.inner.env.is_in_forked_child() {
             let freezable = |q: &QueueInner| q.flags.contains(Flags::FREEZABLE);
             self.inner.dump_queues(&mut out, freezable);
         }
@@ -409,12 +410,12 @@ impl Runtime {
     /// runtime has no such thread. Its full name is followed by `+` and its description (see
     /// [`crate::set_worker_desc`]) inside a run, by `-` and that of its last run otherwise.
     pub fn dump_worker(&self, tid: i32) -> Option<String> {
-        let rt = &self.inner;
-        if rt.is_in_forked_child() {
+        let (dir, env) = (&self.inner, &self.inner.env);
+        if env.is_in_forked_child() {
             return None;
         }
-        let pools = rt.all_pools();
+        let pools = dir.all_pools();
         let worker = pools.iter().find_map(|pool| show_worker(pool, tid));
-        worker.or_else(|| rt.queues().iter().find_map(|q| show_rescuer(q, tid)))
+        worker.or_else(|| dir.queues().iter().find_map(|q| show_rescuer(q, tid)))
     }
 }

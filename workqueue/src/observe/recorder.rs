@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rings of records, one per thread, for records of any kind: the workqueue's own stand in
-//! [`super::ring`], a program may keep its own beside them.
+//! [`super::trace`], a program may keep its own beside them.
 //!
 //! All rings are made by whoever starts a recording: one for each thread there is, and some for
 //! those to come. A thread takes one at its first record, and from then on nobody else writes there;
@@ -9,18 +9,79 @@
 //! the moment in which it is emptied, when its memory is exchanged; no other thread waits for it.
 //! Kernel counterpart: `struct ring_buffer_per_cpu`, which overwrites likewise.
 
-use super::trace::clock_now;
+use crate::sys::clock::VirtualClock;
 use crate::sys::cpu;
 use crate::sys::short_text::ShortText;
 use crate::sys::sync::Mutex;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::TryReserveError;
 use std::fs::{self, File};
 use std::io::Read;
 use std::mem;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::LocalKey;
+
+/// The clock of the records, if it is a virtual one.
+static CLOCK: Mutex<Option<Arc<VirtualClock>>> = Mutex::new(None); // V
+
+static IS_VIRTUAL: AtomicBool = AtomicBool::new(false); // A: written under V
+
+/// How many records were made on a virtual clock.
+static ORDER: AtomicU32 = AtomicU32::new(0); // A
+
+thread_local! {
+    /// How many this thread has made on the machine's.
+    static OWN_ORDER: Cell<u32> = const { Cell::new(0) };
+}
+
+/// When and where something was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Nanoseconds, as [`now`] counts them.
+    pub time: u64,
+    /// Raised with each record of a thread, whatever recorder it goes to: what came first of two
+    /// records with the same time. On a virtual clock, where much happens at one time, one number
+    /// for all threads.
+    pub order: u32,
+    /// The CPU. On a virtual clock that of the worker's pool, and 0 elsewhere.
+    pub cpu: usize,
+}
+
+/// Now, here.
+pub fn moment() -> Moment {
+    let time = clock_now();
+    if IS_VIRTUAL.load(Ordering::Relaxed) {
+        return Moment {
+            time,
+            order: ORDER.fetch_add(1, Ordering::Relaxed),
+            cpu: cpu::worker_cpu().unwrap_or(0),
+        };
+    }
+    // 0 on a thread that is being torn down, which records nothing.
+    let order = OWN_ORDER.try_with(|own| own.replace(own.get().wrapping_add(1)));
+    Moment {
+        time,
+        order: order.unwrap_or(0),
+        cpu: cpu::current_cpu(),
+    }
+}
+
+pub(super) fn set_clock(clock: Option<Arc<VirtualClock>>) {
+    let mut current = CLOCK.lock();
+    IS_VIRTUAL.store(clock.is_some(), Ordering::Relaxed);
+    *current = clock;
+}
+
+fn clock_now() -> u64 {
+    if IS_VIRTUAL.load(Ordering::Relaxed) {
+        let clock = CLOCK.lock();
+        if let Some(clock) = &*clock {
+            return u64::try_from(clock.now().as_nanos()).unwrap_or(u64::MAX);
+        }
+    }
+    cpu::monotonic_ns()
+}
 
 /// Rings for threads that are made during a recording.
 const SPARE: usize = 32;
@@ -30,7 +91,7 @@ pub trait Timed: Copy {
     /// Nanoseconds, as [`now`] counts them.
     fn time(&self) -> u64;
 
-    /// What came first at one time: [`super::trace::Moment::order`].
+    /// What came first at one time: [`Moment::order`].
     fn order(&self) -> u32 {
         0
     }
@@ -291,7 +352,7 @@ impl<R: Copy> Records<R> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

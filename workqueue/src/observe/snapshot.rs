@@ -2,21 +2,25 @@
 //! The state of a runtime as values: counters of its queues, and how CPUs, pools and queues hang
 //! together.
 //!
-//! Taken by programs and by the control socket; shown by the programs `wq-monitor` and `wq-dump`.
-//! A pool's lock is held only while a few numbers are read. What is read of different queues and
-//! pools is not of one and the same moment. Kernel counterparts: what `wq_monitor` and `wq_dump`
-//! read out of a live kernel.
+//! Taken by programs and by the control socket; shown by the programs `wq-monitor` and `wq-dump`. A
+//! pool's lock is held only while a few numbers are read. What is read of different queues and pools is
+//! not of one and the same moment. Kernel counterparts: `enum pool_workqueue_stats`; what `wq_monitor`
+//! and `wq_dump` read out of a live kernel.
 
 use super::dump;
+use crate::env::topology::Scope;
 use crate::pool::{Pool, PoolKind};
-use crate::runtime::{Runtime, RuntimeInner};
+use crate::pwq::NodeActive;
+use crate::runtime::directory::Directory;
+use crate::runtime::Runtime;
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
-use crate::wq::attrs::Scope;
-use crate::wq::flags::Flags;
-use crate::wq::QueueInner;
+use crate::wq::attrs::Flags;
+use crate::wq::queue::{QueueInner, QueueStats};
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// The counters of one queue; they only rise.
 #[cfg_attr(
@@ -190,6 +194,31 @@ pub struct Snapshot {
 }
 
 impl QueueInner {
+    pub(crate) fn stats(&self) -> QueueStats {
+        // The queue's lock keeps a pwq from being released between the two readings.
+        let state = self.state.lock();
+        let mut sum = state.past;
+        for pwq in &state.pwqs {
+            sum.add(&pwq.pool.lock().pwqs.get(pwq.number).stats);
+        }
+        drop(state);
+        let counters = &self.counters;
+        QueueStats {
+            started: sum.started,
+            completed: sum.completed,
+            cpu_time: Duration::from_nanos(sum.cpu_time_ns),
+            cpu_intensive: sum.cpu_intensive,
+            cm_wakeup: sum.cm_wakeup,
+            repatriated: sum.repatriated,
+            mayday: sum.mayday,
+            rescued: sum.rescued,
+            panicked: counters.panicked.load(Ordering::Relaxed),
+            leaked_state: counters.leaked_state.load(Ordering::Relaxed),
+            refused_timer: counters.refused_timer.load(Ordering::Relaxed),
+            bh_blocked: counters.bh_blocked.load(Ordering::Relaxed),
+        }
+    }
+
     fn sample(&self) -> QueueSample {
         let stats = self.stats();
         QueueSample {
@@ -229,18 +258,17 @@ impl QueueInner {
         };
         let pool_of = |cpu: usize| Some((cpu, self.slot(cpu).as_ref()?.pool.id));
         let spanning = self.nodes.len().saturating_sub(1);
-        let node =
-            |(n, budget): (usize, &std::sync::Arc<crate::pwq::active::NodeActive>)| NodeSnapshot {
-                node: (n < spanning).then_some(n),
-                nr: budget.used(),
-                max: budget.max(),
-            };
+        let node = |(n, budget): (usize, &Arc<NodeActive>)| NodeSnapshot {
+            node: (n < spanning).then_some(n),
+            nr: budget.used(),
+            max: budget.max(),
+        };
         QueueSnapshot {
             name: self.name.clone(),
             kind: self.kind(strict).to_owned(),
             flags: self.flags.bits(),
             max_active,
-            pools: self.rt.cpus.known().iter().filter_map(pool_of).collect(),
+            pools: self.env.cpus.known().iter().filter_map(pool_of).collect(),
             dfl,
             nodes: self.nodes.iter().enumerate().map(node).collect(),
         }
@@ -288,7 +316,7 @@ fn pool_snapshot(pool: &Pool, refs: usize) -> PoolSnapshot {
     }
 }
 
-impl RuntimeInner {
+impl Directory {
     pub(crate) fn sample(&self) -> Sample {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Sample {
@@ -304,7 +332,7 @@ impl RuntimeInner {
             .iter()
             .map(|pool| pool_snapshot(pool, 1))
             .collect();
-        let unbound = self.unbound.all_with_users();
+        let unbound = self.unbound_pools_with_users();
         pools.extend(
             unbound
                 .iter()
@@ -312,7 +340,7 @@ impl RuntimeInner {
         );
         pools.sort_by_key(|p| p.id);
         Snapshot {
-            unbound_cpumask: self.unbound_cpus(),
+            unbound_cpumask: self.env.unbound_cpus(),
             scopes: Scope::ALL.iter().map(|&s| self.scope_snapshot(s)).collect(),
             pools,
             workqueues: queues.iter().map(|q| q.snapshot()).collect(),
@@ -321,11 +349,11 @@ impl RuntimeInner {
     }
 
     fn scope_snapshot(&self, scope: Scope) -> ScopeSnapshot {
-        let pods = self.topology().pods(scope);
+        let pods = self.env.topology().pods(scope);
         let members = pods.iter().enumerate();
         ScopeSnapshot {
             name: scope.name().to_owned(),
-            default: scope == self.default_scope(),
+            default: scope == self.env.default_scope(),
             nr_pods: pods.len(),
             cpu_pod: members
                 .flat_map(|(n, pod)| pod.cpus.iter().map(move |cpu| (cpu, n)))
@@ -339,7 +367,7 @@ impl RuntimeInner {
 impl Runtime {
     /// The counters of all queues.
     pub fn sample(&self) -> Sample {
-        if self.inner.is_in_forked_child() {
+        if self.inner.env.is_in_forked_child() {
             return Sample::default();
         }
         self.inner.sample()
@@ -347,6 +375,6 @@ impl Runtime {
 
     /// How CPUs, pools and queues hang together; None in the child of a fork.
     pub fn snapshot(&self) -> Option<Snapshot> {
-        (!self.inner.is_in_forked_child()).then(|| self.inner.snapshot())
+        (!self.inner.env.is_in_forked_child()).then(|| self.inner.snapshot())
     }
 }

@@ -1,75 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The four moments of a run that a sink can follow.
+//! The events of the workqueue, and where they go: to a callback, or into the records of each thread.
 //!
-//! Emitted by [`crate::enqueue`], [`crate::pwq::active`] and [`crate::pool::worker`]. Kernel
-//! counterpart: the `workqueue` trace events, with the same names and fields.
+//! Emitted by [`crate::enqueue`], [`crate::pwq`] and [`crate::pool::run`]. The records are kept by
+//! [`super::recorder`]; a program adds its own through [`emit`], to see both on one time line;
+//! [`super::chrome`] writes them to a file. Kernel counterparts: the `workqueue` trace events, with the
+//! same names and fields, and ftrace.
 
-use crate::pool::context;
+use super::recorder::{moment, set_clock, Own, Recorder, Recording, Timed};
 use crate::sys::clock::VirtualClock;
-use crate::sys::cpu;
-use crate::sys::sync::Mutex;
-use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sys::short_text::ShortText;
+use std::collections::TryReserveError;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
-
-/// The clock of the records, if it is a virtual one.
-static CLOCK: Mutex<Option<Arc<VirtualClock>>> = Mutex::new(None); // V
-static IS_VIRTUAL: AtomicBool = AtomicBool::new(false); // A: written under V
-/// How many records were made on a virtual clock.
-static ORDER: AtomicU32 = AtomicU32::new(0); // A
-
-thread_local! {
-    /// How many this thread has made on the machine's.
-    static OWN_ORDER: Cell<u32> = const { Cell::new(0) };
-}
-
-/// When and where something was recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// Nanoseconds, as [`super::recorder::now`] counts them.
-    pub time: u64,
-    /// Raised with each record of a thread, whatever recorder it goes to: what came first of two
-    /// records with the same time. On a virtual clock, where much happens at one time, one number
-    /// for all threads.
-    pub order: u32,
-    /// The CPU. On a virtual clock that of the worker's pool, and 0 elsewhere.
-    pub cpu: usize,
-}
-
-/// Now, here.
-pub fn moment() -> Moment {
-    let time = clock_now();
-    if IS_VIRTUAL.load(Ordering::Relaxed) {
-        return Moment {
-            time,
-            order: ORDER.fetch_add(1, Ordering::Relaxed),
-            cpu: context::worker_cpu_if_free().unwrap_or(0),
-        };
-    }
-    // 0 on a thread that is being torn down, which records nothing.
-    let order = OWN_ORDER.try_with(|own| own.replace(own.get().wrapping_add(1)));
-    Moment {
-        time,
-        order: order.unwrap_or(0),
-        cpu: cpu::current_cpu(),
-    }
-}
-
-pub(super) fn set_clock(clock: Option<Arc<VirtualClock>>) {
-    let mut current = CLOCK.lock();
-    IS_VIRTUAL.store(clock.is_some(), Ordering::Relaxed);
-    *current = clock;
-}
-
-pub(super) fn clock_now() -> u64 {
-    if IS_VIRTUAL.load(Ordering::Relaxed) {
-        let clock = CLOCK.lock();
-        if let Some(clock) = &*clock {
-            return u64::try_from(clock.now().as_nanos()).unwrap_or(u64::MAX);
-        }
-    }
-    cpu::monotonic_ns()
-}
 
 /// One event. `work` is the item's address, good for telling items apart and for nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,17 +79,259 @@ impl TraceEvent<'_> {
 /// Who follows the events. It is called with locks held: it must not call the crate, nor block.
 pub(crate) type Sink = Box<dyn Fn(&TraceEvent<'_>) + Send + Sync>;
 
-#[cfg(all(test, not(loom)))]
+/// How many arguments a record keeps; more are dropped.
+pub const MAX_ARGS: usize = 6;
+
+/// Records go into the rings.
+const RING: u32 = 1 << 0;
+
+/// Some runtime of this process has a callback.
+const CALLBACK: u32 = 1 << 1;
+
+/// Who wants events in this process. Relaxed everywhere: whoever reads a stale value records one
+/// event too many or too few.
+static SINKS: AtomicU32 = AtomicU32::new(0); // A
+
+/// How a record stands on the time line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Something begins on this thread. What begins inside it ends before it.
+    Begin,
+    /// What began last on this thread ends.
+    End,
+    /// A moment.
+    Instant,
+}
+
+impl Record {
+    /// How it stands on the time line.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What can be switched off together.
+    pub fn category(&self) -> &'static str {
+        self.category
+    }
+
+    /// What happened.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// More, by name.
+    pub fn args(&self) -> impl Iterator<Item = (&'static str, Value)> + '_ {
+        self.args.iter().flatten().copied()
+    }
+
+    /// The same record with other values, to hide what differs from one run to the next.
+    #[must_use]
+    pub fn map_values(mut self, mut map: impl FnMut(Value) -> Value) -> Self {
+        for (_, value) in self.args.iter_mut().flatten() {
+            *value = map(*value);
+        }
+        self
+    }
+}
+
+impl Timed for Record {
+    fn time(&self) -> u64 {
+        self.time
+    }
+
+    fn order(&self) -> u32 {
+        self.order
+    }
+}
+
+/// The value of an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Value {
+    /// A number.
+    Int(i64),
+    /// An address, shown in hex.
+    Address(usize),
+    /// A text that lives for ever.
+    Name(&'static str),
+    /// A short text; made by [`Value::text`].
+    Text(Text),
+}
+
+/// A text of at most 31 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text(ShortText);
+
+impl Value {
+    /// A text that is copied: its first 31 bytes.
+    pub fn text(text: &str) -> Self {
+        Self::Text(Text(ShortText::new(text)))
+    }
+}
+
+impl Text {
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// One record.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    pub(super) time: u64,
+    pub(super) order: u32,
+    pub(super) phase: Phase,
+    pub(super) category: &'static str,
+    pub(super) name: &'static str,
+    pub(super) args: [Option<(&'static str, Value)>; MAX_ARGS],
+}
+
+static RECORDER: Recorder<Record> = Recorder::new();
+
+thread_local! {
+    static OWN: Own<Record> = const { Own::new() };
+}
+
+/// Asked for each event: does anybody want it?
+pub(crate) fn anyone_listens() -> bool {
+    SINKS.load(Ordering::Relaxed) != 0
+}
+
+/// A runtime with a callback has been made.
+pub(crate) fn add_callback() {
+    SINKS.fetch_or(CALLBACK, Ordering::Relaxed);
+}
+
+/// Begins to record, in all threads of this process; what was recorded before is dropped. Each
+/// thread keeps its last `records_per_thread` records, of about 400 bytes, in memory that is taken
+/// now; threads made later get a ring as long as some are left. Items on their way at this moment
+/// may lack their first events. While it is on, every enqueue takes the lock of its pool. A process
+/// that was forked after its parent made a runtime records nothing.
+pub fn start(records_per_thread: usize) {
+    // Without memory nothing is recorded: whoever wants to know asks `start_on`.
+    let _no_memory = start_on(records_per_thread, None);
+}
+
+/// As [`start`], perhaps with the times of a virtual clock.
+///
+/// # Errors
+/// There is no memory for the records: nothing is recorded.
+pub fn start_on(
+    records_per_thread: usize,
+    clock: Option<Arc<VirtualClock>>,
+) -> Result<(), TryReserveError> {
+    SINKS.fetch_and(!RING, Ordering::Relaxed);
+    set_clock(clock);
+    RECORDER.start(records_per_thread)?;
+    SINKS.fetch_or(RING, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Ends recording. What was recorded is kept until it is written or recording begins anew.
+pub fn stop() {
+    SINKS.fetch_and(!RING, Ordering::Relaxed);
+}
+
+/// Is anything recorded? To be asked by programs whose arguments are costly to make.
+pub fn is_on() -> bool {
+    SINKS.load(Ordering::Relaxed) & RING != 0
+}
+
+/// Records something of the program's own, on the calling thread. Costs one relaxed load while
+/// nothing is recorded, and allocates nothing.
+///
+/// ```
+/// use workqueue::trace::{self, Phase, Value};
+/// trace::start(1024);
+/// trace::emit(Phase::Begin, "disk", "read", &[("sector", Value::Int(8))]);
+/// trace::emit(Phase::End, "disk", "read", &[]);
+/// trace::stop();
+/// let mut json = Vec::new();
+/// trace::write_chrome(&mut json)?;
+/// # assert!(String::from_utf8_lossy(&json).contains("\"sector\":8"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn emit(
+    phase: Phase,
+    category: &'static str,
+    name: &'static str,
+    args: &[(&'static str, Value)],
+) {
+    if !is_on() {
+        return;
+    }
+    let mut kept = [None; MAX_ARGS];
+    for (place, arg) in kept.iter_mut().zip(args) {
+        *place = Some(*arg);
+    }
+    let moment = moment();
+    let record = Record {
+        time: moment.time,
+        order: moment.order,
+        phase,
+        category,
+        name,
+        args: kept,
+    };
+    RECORDER.record(&OWN, record);
+}
+
+/// Empties all rings; see [`super::chrome`].
+pub fn drain() -> Recording<Record> {
+    RECORDER.drain(is_on())
+}
+
+/// Records an event of the workqueue.
+pub(crate) fn record_event(event: &TraceEvent<'_>) {
+    if !is_on() {
+        return;
+    }
+    let category = "workqueue";
+    let (work, function) = event.item();
+    let item = [
+        ("work", Value::Address(work)),
+        ("function", Value::Name(function)),
+    ];
+    match *event {
+        TraceEvent::Queue {
+            workqueue,
+            req_cpu,
+            cpu,
+            ..
+        } => {
+            let args = [
+                item[0],
+                item[1],
+                ("workqueue", Value::text(workqueue)),
+                ("req_cpu", Value::Int(req_cpu.into())),
+                ("cpu", Value::Int(cpu.into())),
+            ];
+            emit(Phase::Instant, category, event.name(), &args);
+        }
+        TraceEvent::Activate { .. } => emit(Phase::Instant, category, event.name(), &item),
+        // The two ends of a run make a bar with the function's name on it.
+        TraceEvent::ExecuteStart { .. } | TraceEvent::ExecuteEnd { .. } => {
+            let phase = match event {
+                TraceEvent::ExecuteStart { .. } => Phase::Begin,
+                _ => Phase::End,
+            };
+            let event = ("event", Value::Name(event.name()));
+            emit(phase, category, function, &[item[0], item[1], event]);
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
-    use crate::observe::ring;
+    use super::*;
     use crate::Runtime;
 
     #[test]
     fn s12_08_with_no_sink_an_event_is_not_even_made() {
         // Nobody in this test program records or follows. One load then decides; see the README.
-        assert!(!ring::anyone_listens());
+        assert!(!anyone_listens());
         let rt = Runtime::builder().build_early();
-        rt.inner.trace(|| panic!("made for nobody"));
-        assert!(!rt.inner.is_traced());
+        rt.inner.env.trace(|| panic!("made for nobody"));
+        assert!(!rt.inner.env.is_traced());
     }
 }

@@ -1,25 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The threads of BH queues: one per CPU and priority, which runs its items one after the other.
 //!
-//! [`super::worker`] hands over when such a thread wakes up. It is a worker that never counts,
-//! never manages and has no second beside it, so nothing begins before the item in front has
-//! ended. Kernel counterparts: `bh_worker`, `bh_pool_kick_normal`, and the softirq that runs them.
+//! [`super::worker`] hands over when such a thread wakes up. It is a worker that never counts, never
+//! manages and is alone in its pool, so nothing begins before the item in front has ended. Kernel
+//! counterparts: `bh_worker`, `bh_pool_kick_normal`, and the softirq that runs them.
 
-use super::worker::{self, create_worker};
-use super::{context, Pool, PoolGuard};
-use crate::runtime::RuntimeInner;
+use super::run::run_while;
+use super::worker::create_worker;
+use super::{Pool, PoolGuard};
+use crate::env::config::BhBatch;
+use crate::runtime::directory::Directory;
 use crate::sys::clock::after;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
-
-/// So much the thread does before it lets others have the CPU.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BhBatch {
-    pub(crate) items: usize,
-    pub(crate) time: Duration,
-}
 
 /// A batch on its way.
 struct Turn {
@@ -45,11 +39,11 @@ impl Turn {
 /// Runs everything on the worklist, in its order.
 /// # Context: the pool's lock held; let go inside.
 pub(super) fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
-    let rt = &pool.rt;
+    let env = &pool.env;
     while !st.worklist.is_empty() {
-        let mut turn = Turn::begin(rt.config.bh_batch, rt.clock.now());
-        st = worker::run_while(pool, st, slot, |st| {
-            !turn.is_over(rt.clock.now()) && !st.worklist.is_empty()
+        let mut turn = Turn::begin(env.config.bh_batch, env.clock.now());
+        st = run_while(pool, st, slot, |st| {
+            !turn.is_over(env.clock.now()) && !st.worklist.is_empty()
         });
         if !st.worklist.is_empty() {
             drop(st);
@@ -60,31 +54,7 @@ pub(super) fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) ->
     st
 }
 
-/// The present run, a BH item, is about to wait, which holds up all others of its CPU.
-pub(super) fn note_wait() {
-    // Taken out first: a logger may ask for the thread's context in turn.
-    let Some((rt, run)) = context::with_run(|c, run| (c.pool.rt.clone(), run.clone())) else {
-        return;
-    };
-    let queue = &run.pwq.queue;
-    queue.counters.bh_blocked.fetch_add(1, Ordering::Relaxed);
-    if rt.first_time("wait in a BH item", 0) {
-        log::warn!(
-            "workqueue: {} on BH queue {} waits; all BH items of its CPU wait with it",
-            run.function,
-            queue.name
-        );
-    }
-}
-
-/// Which of the two priorities have, or should have, their threads.
-#[derive(Debug, Default)]
-pub(crate) struct BhThreads {
-    wanted: [AtomicBool; 2],  // A: written under P0
-    missing: [AtomicBool; 2], // A: as above
-}
-
-impl RuntimeInner {
+impl Directory {
     /// Does this BH pool have a thread, or should it?
     pub(crate) fn wants_bh_thread(&self, pool: &Pool) -> bool {
         self.bh.wanted[usize::from(pool.nice < 0)].load(Ordering::Relaxed)
@@ -95,7 +65,7 @@ impl RuntimeInner {
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn want_bh_threads(&self, highpri: bool) -> Result<(), i32> {
         self.bh.wanted[usize::from(highpri)].store(true, Ordering::Relaxed);
-        if self.is_online() {
+        if self.env.is_online() {
             self.make_bh_threads(highpri)
         } else {
             Ok(())
@@ -106,7 +76,8 @@ impl RuntimeInner {
     /// # Context: no lock of the crate held.
     pub(crate) fn want_bh_threads_later(&self, highpri: bool) {
         // Relaxed: whoever reads a stale "no" only takes the lock for nothing.
-        if self.bh.wanted[usize::from(highpri)].load(Ordering::Relaxed) || self.is_in_forked_child()
+        if self.bh.wanted[usize::from(highpri)].load(Ordering::Relaxed)
+            || self.env.is_in_forked_child()
         {
             return;
         }
@@ -145,10 +116,11 @@ impl RuntimeInner {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::clock::{Clock, VirtualClock};
+    use std::time::Duration;
 
     const BATCH: BhBatch = BhBatch {
         items: 10,

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the calling thread is to the crate: a worker inside a run, a rescuer, or a stranger.
+//! What the calling thread is to the crate: a worker inside a run, a rescuer, or neither; and
+//! *declared sleeping*: a run that is about to wait lets the next item of its CPU begin.
 //!
-//! Set by [`super::worker`] and [`super::rescuer`]; asked wherever a call behaves differently from
-//! inside a run. Kernel counterpart: `current_wq_worker()`.
+//! The context is set by [`super::worker`] and [`super::rescuer`] and read wherever a call behaves
+//! differently inside a run. [`blocking`] is called by item functions and by every wait of the crate
+//! itself. Kernel counterparts: `current_wq_worker()`; `wq_worker_sleeping` and `wq_worker_running`,
+//! which the scheduler calls there.
 
-use super::workers::WorkerState;
-use super::Pool;
+use super::workers::{Sample, Wake, WorkerState};
+use super::{Pool, PoolKind, PoolState};
 use crate::pwq::Pwq;
+use crate::sys::cpu;
 use crate::sys::short_text::ShortText;
 use crate::work::raw::Identity;
-use crate::wq::QueueInner;
+use crate::wq::queue::QueueInner;
 use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// A thread of the crate, seen by itself.
@@ -26,9 +32,7 @@ pub(crate) struct Context {
 impl Context {
     fn cpu(&self) -> Option<usize> {
         match self.pool.kind {
-            super::PoolKind::PerCpu { cpu } | super::PoolKind::Bh { cpu } if !self.rescuer => {
-                Some(cpu)
-            }
+            PoolKind::PerCpu { cpu } | PoolKind::Bh { cpu } if !self.rescuer => Some(cpu),
             _ => None,
         }
     }
@@ -48,6 +52,7 @@ thread_local! {
 
 /// Makes the calling thread a worker, or ends that.
 pub(crate) fn set(context: Option<Context>) {
+    cpu::set_worker_cpu(context.as_ref().and_then(Context::cpu));
     CONTEXT.with(|c| *c.borrow_mut() = context);
 }
 
@@ -73,17 +78,6 @@ pub(crate) fn in_run_of(queue: &QueueInner) -> bool {
 /// Is the caller the run of this very item?
 pub(crate) fn in_run_of_item(item: Identity) -> bool {
     with_run(|_, run| run.item == item).unwrap_or(false)
-}
-
-/// The CPU a run counts as being on; None off per-CPU workers.
-pub(crate) fn worker_cpu() -> Option<usize> {
-    with(|c| c.cpu()).flatten()
-}
-
-/// The same for records, which may be made anywhere: None also while somebody asks for the context.
-pub(crate) fn worker_cpu_if_free() -> Option<usize> {
-    let ask = |c: &RefCell<Option<Context>>| c.try_borrow().ok()?.as_ref()?.cpu();
-    CONTEXT.try_with(ask).ok().flatten()
 }
 
 /// What the caller's run is; see [`current`].
@@ -128,8 +122,151 @@ pub fn worker_desc() -> Option<String> {
 /// The calling worker as its pool sees it; None outside a run, and in the child of a fork.
 fn with_own_state<R>(f: impl FnOnce(&mut WorkerState) -> R) -> Option<R> {
     let of_run = with_run(|c, _| {
-        let here = !c.pool.rt.is_in_forked_child();
+        let here = !c.pool.env.is_in_forked_child();
         here.then(|| f(c.pool.lock().workers.get_mut(c.slot)))
     });
     of_run.flatten()
+}
+
+/// Runs `f` as a section that may sleep: while it lasts, the calling run does not count as
+/// running, so a per-CPU pool may start its next item. Off the crate's workers it only calls `f`.
+///
+/// ```
+/// let runtime = workqueue::Runtime::builder().start()?;
+/// let queue = runtime.system_percpu();
+/// queue.try_spawn(|| {
+///     let text = workqueue::blocking(|| std::fs::read_to_string("/proc/version"));
+///     assert!(text.is_ok());
+/// })?;
+/// queue.flush()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn blocking<R>(f: impl FnOnce() -> R) -> R {
+    let _section = BlockingGuard::new();
+    f()
+}
+
+/// Makes an attempt that does not wait; if it gives nothing, waits in a [`blocking`] section. So an
+/// attempt that succeeds costs nothing, and only a wait lets the next item begin.
+///
+/// ```
+/// use std::sync::{Mutex, PoisonError, TryLockError};
+/// let total = Mutex::new(0);
+/// let mut guard = workqueue::try_then_wait(
+///     || match total.try_lock() {
+///         Ok(guard) => Some(guard),
+///         Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
+///         Err(TryLockError::WouldBlock) => None,
+///     },
+///     || total.lock().unwrap_or_else(PoisonError::into_inner),
+/// );
+/// *guard += 1;
+/// ```
+pub fn try_then_wait<R>(attempt: impl FnOnce() -> Option<R>, wait: impl FnOnce() -> R) -> R {
+    attempt().unwrap_or_else(|| blocking(wait))
+}
+
+/// A section that may sleep, from its making to its drop; see [`blocking`]. Sections may nest;
+/// only the outermost counts.
+#[derive(Debug)]
+#[must_use = "the section ends when the guard is dropped"]
+pub struct BlockingGuard {
+    // Belongs to the thread that made it.
+    _here: PhantomData<*const ()>,
+}
+
+impl BlockingGuard {
+    /// Begins a section.
+    pub fn new() -> Self {
+        enter();
+        Self { _here: PhantomData }
+    }
+}
+
+impl Default for BlockingGuard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for BlockingGuard {
+    fn drop(&mut self) {
+        leave();
+    }
+}
+
+fn enter() {
+    let outermost = with(|c| {
+        c.run.as_ref()?;
+        c.blocking += 1;
+        (c.blocking == 1 && !c.rescuer).then(|| (c.pool.clone(), c.slot))
+    });
+    let Some((pool, slot)) = outermost.flatten() else {
+        return;
+    };
+    if pool.is_bh() {
+        note_wait();
+    }
+    let mut st = pool.lock();
+    let wake = go_to_sleep(&mut st, slot);
+    drop(st);
+    wake.go();
+}
+
+fn leave() {
+    let outermost = with(|c| {
+        c.run.as_ref()?;
+        // A section may outlive the run it began in; that run has been put right already.
+        c.blocking = c.blocking.checked_sub(1)?;
+        // guard: s05_15_nested_sections
+        (c.blocking == 0 && !c.rescuer).then(|| (c.pool.clone(), c.slot))
+    });
+    if let Some((pool, slot)) = outermost.flatten() {
+        let mut st = pool.lock();
+        st.update(slot, |w| {
+            w.asleep = false;
+            w.observed_asleep = false;
+            // What it burnt before it slept does not count against it.
+            w.sample = Sample::default();
+        });
+        let starving = st.is_starving();
+        drop(st);
+        if starving {
+            pool.env.monitor.watch_runs();
+        }
+    }
+}
+
+/// The worker leaves the count; if that leaves items without a worker, one is woken on account of
+/// the queue whose item sleeps.
+fn go_to_sleep(st: &mut PoolState, slot: usize) -> Wake {
+    let counted = st.workers.get(slot).counted();
+    st.update(slot, |w| w.asleep = true);
+    if !counted {
+        return Wake::NOBODY;
+    }
+    let wake = st.kick();
+    if wake.is_somebody() {
+        if let Some(current) = st.workers.get(slot).current {
+            st.pwqs.get_mut(current.pwq).stats.cm_wakeup += 1;
+        }
+    }
+    wake
+}
+
+/// The present run, a BH item, is about to wait, which holds up all others of its CPU.
+fn note_wait() {
+    // Taken out first: a logger may ask for the thread's context in turn.
+    let Some((env, run)) = with_run(|c, run| (c.pool.env.clone(), run.clone())) else {
+        return;
+    };
+    let queue = &run.pwq.queue;
+    queue.counters.bh_blocked.fetch_add(1, Ordering::Relaxed);
+    if env.first_time("wait in a BH item", 0) {
+        log::warn!(
+            "workqueue: {} on BH queue {} waits; all BH items of its CPU wait with it",
+            run.function,
+            queue.name
+        );
+    }
 }

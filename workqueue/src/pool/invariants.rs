@@ -3,14 +3,13 @@
 //! happen: runs that sleep, threads that cannot be made, CPUs that come and go, wrong guesses about
 //! who sleeps.
 
-use super::flags::WorkerFlags;
-use super::workers::WorkerState;
+use super::workers::{WorkerFlags, WorkerState};
 use super::{Pool, PoolGuard};
-use crate::runtime::{Runtime, RuntimeInner};
+use crate::env::topology::{CpuPlace, Topology};
+use crate::runtime::directory::Directory;
+use crate::runtime::Runtime;
 use crate::sys::cpuset::CpuSet;
-use crate::wq::attrs::Attrs;
-use crate::wq::flags::Flags;
-use crate::wq::topology::{CpuPlace, Topology};
+use crate::wq::attrs::{Attrs, Flags};
 use crate::wq::OwnedQueue;
 use crate::{blocking, impl_has_work, new_work, Work, WorkItem};
 use std::collections::HashSet;
@@ -144,7 +143,8 @@ impl Load {
             going_on[cpu].fetch_sub(1, Ordering::SeqCst);
             ran.fetch_add(1, Ordering::SeqCst);
         };
-        crate::work::spawn::try_spawn(&self.percpu, Some(cpu), counted)
+        self.percpu
+            .spawn(Some(cpu), counted)
             .map_err(|e| e.reason())
             .unwrap();
         for queue in &self.rest {
@@ -215,9 +215,9 @@ fn check(pool: &Pool, st: &PoolGuard<'_>) {
     let mut busy = 0;
     let mut counted = 0;
     for (slot, w) in st.workers.iter() {
-        let idle = w.flags.has(WorkerFlags::IDLE);
+        let idle = w.flags.intersects(WorkerFlags::IDLE);
         let manages = st.manager == Some(slot);
-        let dying = w.flags.has(WorkerFlags::DIE);
+        let dying = w.flags.intersects(WorkerFlags::DIE);
         let roles = [idle, w.current.is_some(), manages, dying];
         let roles = roles.iter().filter(|&&is| is).count();
         assert!(roles <= 1, "1.3: {pool:?} {w:?}");
@@ -230,7 +230,7 @@ fn check(pool: &Pool, st: &PoolGuard<'_>) {
             | WorkerFlags::REBOUND
             | WorkerFlags::IDLE;
         let asleep = w.asleep || w.observed_asleep;
-        counted += usize::from(!asleep && !w.flags.has(excused));
+        counted += usize::from(!asleep && !w.flags.intersects(excused));
         let away = pool.is_unbound() || st.disassociated;
         assert!(!away || !w.counted(), "5.1, 5.7: {pool:?} {w:?}");
         assert!(!is_rescuer(w) || !w.counted(), "7.10: {w:?}");
@@ -240,8 +240,8 @@ fn check(pool: &Pool, st: &PoolGuard<'_>) {
 }
 
 /// All pools at one moment. Nobody else ever holds two of their locks.
-fn check_all(rt: &RuntimeInner) {
-    let pools = rt.all_pools();
+fn check_all(dir: &Directory) {
+    let pools = dir.all_pools();
     let held: Vec<_> = pools.iter().map(|pool| pool.lock()).collect();
     let mut rescuers = HashSet::new();
     for (pool, st) in pools.iter().zip(&held) {

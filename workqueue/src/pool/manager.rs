@@ -6,10 +6,15 @@
 //! `maybe_create_worker`, `pool_mayday_timeout`, `idle_cull_fn`.
 
 use super::worker::{create_worker, CreateError};
-use super::{Pool, PoolGuard, PoolState, TimerEvent};
+use super::workers::WorkerThread;
+use super::{Pool, PoolGuard, PoolState};
+use crate::env::helpers::{Job, PoolTimer, PoolTimers, TimerEvent};
 use crate::sys::clock::after;
+use crate::sys::timer::Place;
 use crate::sys::turn;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Takes the manager role, if it is free, and makes a worker. Comes back with the lock held, and
 /// with false if somebody else is manager.
@@ -26,12 +31,12 @@ pub(crate) fn manage<'a>(
     // The role ends only when the pool has an idle worker or no longer needs one.
     loop {
         st.mayday_armed = true;
-        arm_mayday(pool, pool.rt.config.mayday_initial);
+        arm_mayday(pool, pool.env.config.mayday_initial);
         drop(st);
         create_with_patience(pool);
         st = pool.lock();
         st.mayday_armed = false;
-        let _was_armed = pool.rt.timers.disarm(&pool.mayday_timer);
+        let _was_armed = pool.env.timers.disarm(&pool.mayday_timer);
         if !st.need_to_create_worker() {
             break;
         }
@@ -46,14 +51,14 @@ fn create_with_patience(pool: &Arc<Pool>) {
     for attempt in 1.. {
         match create_worker(pool, attempt) {
             Ok(()) => return,
-            Err(CreateError::Spawn(errno)) => pool.rt.warn_create_failed(pool, errno),
-            Err(CreateError::Nice) => pool.rt.warn_nice_denied(pool.nice),
+            Err(CreateError::Spawn(errno)) => warn_create_failed(pool, errno),
+            Err(CreateError::Nice) => pool.env.warn_nice_denied(pool.nice),
         }
         if !pool.lock().need_to_create_worker() {
             return;
         }
-        let again = after(pool.rt.clock.now(), pool.rt.config.create_cooldown);
-        while pool.rt.clock.now() < again && !pool.lock().stopping {
+        let again = after(pool.env.clock.now(), pool.env.config.create_cooldown);
+        while pool.env.clock.now() < again && !pool.lock().stopping {
             pool.cooldown.wait_until(Some(again));
         }
         if !pool.lock().need_to_create_worker() {
@@ -62,10 +67,40 @@ fn create_with_patience(pool: &Arc<Pool>) {
     }
 }
 
-fn arm_mayday(pool: &Arc<Pool>, delay: std::time::Duration) {
-    let due = after(pool.rt.clock.now(), delay);
+fn warn_create_failed(pool: &Pool, errno: i32) {
+    if pool.env.first_time("create", errno) {
+        let thread = pool.worker_name(0);
+        let error = io::Error::from_raw_os_error(errno);
+        log::warn!("workqueue: cannot create worker {thread}: {error}; will go on trying");
+    }
+}
+
+fn arm_mayday(pool: &Arc<Pool>, delay: Duration) {
+    let due = after(pool.env.clock.now(), delay);
     // Refused only when the runtime is going down, which waits for the items by other means.
-    let _refused = pool.rt.timers.arm(due, TimerEvent::Mayday(pool.clone()));
+    let _refused = pool
+        .env
+        .timers
+        .arm(due, TimerEvent::Pool(pool.clone(), PoolTimer::Mayday));
+}
+
+impl PoolTimers for Pool {
+    fn place(&self, timer: PoolTimer) -> &Place {
+        match timer {
+            PoolTimer::Mayday => &self.mayday_timer,
+            PoolTimer::Cull => &self.cull_timer,
+        }
+    }
+
+    fn expired(self: Arc<Self>, timer: PoolTimer) {
+        match timer {
+            PoolTimer::Mayday => mayday_expired(&self),
+            PoolTimer::Cull => {
+                let pool = self.clone();
+                self.env.monitor.post(Job::new(move || cull(&pool)));
+            }
+        }
+    }
 }
 
 /// The mayday timer has expired: every queue with a rescuer and an item here is called for help.
@@ -104,7 +139,7 @@ pub(crate) fn mayday_expired(pool: &Arc<Pool>) {
     }
     // Under the lock, so that a manager that ends its loop now finds the timer armed or sees that
     // it never will be.
-    arm_mayday(pool, pool.rt.config.mayday_interval);
+    arm_mayday(pool, pool.env.config.mayday_interval);
 }
 
 /// Sees to it that the longest-idle worker is looked at when its time is up.
@@ -113,9 +148,12 @@ pub(crate) fn arm_cull(pool: &Arc<Pool>, st: &PoolState) {
     let since = st
         .workers
         .first_idle()
-        .map_or_else(|| pool.rt.clock.coarse(), |s| st.workers.get(s).idle_since);
-    let due = after(since, pool.rt.config.idle_timeout);
-    let _refused_when_going_down = pool.rt.timers.arm(due, TimerEvent::Cull(pool.clone()));
+        .map_or_else(|| pool.env.clock.coarse(), |s| st.workers.get(s).idle_since);
+    let due = after(since, pool.env.config.idle_timeout);
+    let _refused_when_going_down = pool
+        .env
+        .timers
+        .arm(due, TimerEvent::Pool(pool.clone(), PoolTimer::Cull));
 }
 
 /// Lets workers go that have been idle for too long while there are too many; joins their threads.
@@ -130,9 +168,9 @@ pub(crate) fn cull(pool: &Arc<Pool>) {
         };
         let due = after(
             st.workers.get(oldest).idle_since,
-            pool.rt.config.idle_timeout,
+            pool.env.config.idle_timeout,
         );
-        if pool.rt.clock.now() < due {
+        if pool.env.clock.now() < due {
             st.cull_armed = true;
             arm_cull(pool, &st);
             break;
@@ -165,7 +203,7 @@ pub(crate) fn stop(pool: &Arc<Pool>) {
     let gone = st.workers.take_gone();
     drop(st);
     join_all(gone);
-    let _unused = pool.rt.timers.disarm(&pool.cull_timer);
+    let _unused = pool.env.timers.disarm(&pool.cull_timer);
 }
 
 /// Sends all workers away, items or not: the start of the runtime failed, and nothing ran yet.
@@ -183,7 +221,7 @@ pub(crate) fn dismiss(pool: &Arc<Pool>) {
     join_all(gone);
 }
 
-fn join_all(gone: Vec<Arc<super::workers::WorkerThread>>) {
+fn join_all(gone: Vec<Arc<WorkerThread>>) {
     for thread in gone {
         let handle = thread.handle.lock().take();
         if let Some(handle) = handle {

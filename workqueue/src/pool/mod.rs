@@ -1,66 +1,54 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A pool: the worklist, the workers that serve it, and the questions they ask.
+//! A pool: the worklist, the workers that serve it, and the conditions they test.
 //!
 //! [`crate::enqueue`] and [`crate::pwq`] hand items in; [`worker`] takes them. Everything a pool's
 //! lock guards is in [`PoolState`]. Kernel counterpart: `struct worker_pool`.
 //!
 //! | kernel | here | difference |
 //! |---|---|---|
-//! | `pool->lock` | `Pool::lock` | a lock that sleeps; wake-ups are done after it is let go |
+//! | `pool->lock` | `Pool::lock` | a lock that sleeps; wake-ups are done after it is released |
 //! | `nr_running` | `PoolState::nr_running` | under the lock: user space sleeps seldom enough |
 //! | `busy_hash` | `workers::Workers` | slot numbers instead of pointers |
 //! | `pool_workqueue` lists | `PoolState::pwqs` | the guarded half of a pwq lives in its pool |
-//! | - | `Pool::inbox` | items that need nobody woken wait there for the next holder of the lock |
+//! | - | `Pool::inbox` | items that need no wake-up wait there for the next holder of the lock |
 
 pub(crate) mod workers;
 
-pub(crate) mod flags;
+mod prealloc;
 
 pub(crate) mod context;
 
+pub(crate) mod run;
+
 pub(crate) mod worker;
-
-mod batch;
-
-pub(crate) mod hog;
-
-pub(crate) mod concurrency;
-
-pub(crate) mod sampler;
 
 pub(crate) mod manager;
 
-pub(crate) mod pod;
+pub(crate) mod bh;
 
 pub(crate) mod rescuer;
 
+pub(crate) mod sampler;
+
 pub(crate) mod registry;
 
-pub(crate) mod bh;
-
-mod spare;
-
-mod bell;
-
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod invariants;
 
-use crate::pwq::PwqState;
-use crate::runtime::RuntimeInner;
+use crate::env::Env;
+use crate::pwq::PwqTable;
 use crate::sys::clock::Notify;
 use crate::sys::cpuset::CpuSet;
-use crate::sys::list::{Inbox, ItemList, Marks};
-use crate::sys::sync::{Mutex, OwnLine, Parker};
-use crate::sys::timer::{Place, Timed};
-use crate::work::delayed::ArmedWork;
+use crate::sys::sync::{Condvar, Mutex, OwnLine};
+use crate::sys::timer::Place;
+use crate::sys::turn;
+use crate::work::list::{Inbox, ItemList, Marks};
 use crate::work::raw::{Identity, Item};
-use bell::Bell;
-use flags::WorkerFlags;
-use spare::Spare;
+use prealloc::Prealloc;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, MutexGuard};
-use workers::{Current, Workers};
+use workers::{Current, Wake, WorkerFlags, WorkerState, Workers};
 
 /// What makes two queues share an unbound pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -108,15 +96,55 @@ pub(crate) struct Pool {
     pub(crate) nice: i32,      // I
     /// Where its workers may run while it is associated.
     pub(crate) affinity: CpuSet, // I
-    pub(crate) rt: Arc<RuntimeInner>, // I
+    pub(crate) env: Arc<Env>,  // I
     /// Items on their way to the worklist, for whoever takes the lock next.
     pub(crate) inbox: OwnLine<Inbox>, // A
     state: OwnLine<Mutex<PoolState>>, // L
-    changed: Bell,             // rung when a worker has gone or come, or the manager role is free
-    spare: Spare,              // with a lock of its own, under which no other is taken
+    changed: WorkerChanges,    // rung when a worker has gone or come, or the manager role is free
+    prealloc: Prealloc,        // with a lock of its own, under which no other is taken
     pub(crate) mayday_timer: Place, // T
     pub(crate) cull_timer: Place, // T
     pub(crate) cooldown: Arc<Notify>, // I: cuts short a manager's wait for its next attempt
+}
+
+/// Counts the rings.
+#[derive(Debug)]
+struct WorkerChanges {
+    rings: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl WorkerChanges {
+    pub(super) fn new() -> Self {
+        Self {
+            rings: Mutex::new(0),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// How often it has been rung. Asked under the pool's lock it misses nothing: whoever changes
+    /// the set of workers after that also rings after that.
+    pub(super) fn rung(&self) -> u64 {
+        *self.rings.lock()
+    }
+
+    pub(super) fn ring(&self) {
+        *self.rings.lock() += 1;
+        self.changed.notify_all();
+        turn::news();
+    }
+
+    /// Waits until it has been rung more often than `heard`.
+    /// # Context: the pool's lock not held.
+    pub(super) fn wait_past(&self, heard: u64) {
+        if turn::until(|| self.rung() != heard) {
+            return;
+        }
+        let mut rings = self.rings.lock();
+        while *rings == heard {
+            rings = self.changed.wait(rings);
+        }
+    }
 }
 
 /// What the pool's lock guards.
@@ -174,54 +202,20 @@ impl Drop for PoolGuard<'_> {
     }
 }
 
-/// A worker to wake once the pool's lock is let go; forgetting it would leave an item waiting
-/// beside a sleeping worker.
-#[derive(Debug)]
-#[must_use]
-pub(crate) enum Wake {
-    /// Nobody is needed, or nobody is idle.
-    Nobody,
-    /// The one to be woken has been, and has not taken the lock yet.
-    OnItsWay,
-    /// The caller wakes this one.
-    Sleeper(Arc<Parker>),
-}
-
-impl Wake {
-    pub(crate) const NOBODY: Self = Self::Nobody;
-
-    /// # Context: no pool lock held.
-    pub(crate) fn go(self) {
-        if let Self::Sleeper(parker) = self {
-            parker.unpark();
-        }
-    }
-
-    /// Will an idle worker come, by this wake-up or by the one before?
-    pub(crate) fn is_somebody(&self) -> bool {
-        !matches!(self, Self::Nobody)
-    }
-
-    /// Has the holder of this nothing to do?
-    pub(crate) fn is_done(&self) -> bool {
-        !matches!(self, Self::Sleeper(_))
-    }
-}
-
 impl Pool {
-    pub(crate) fn new(id: u32, kind: PoolKind, nice: i32, rt: Arc<RuntimeInner>) -> Self {
-        let last_progress = rt.clock.coarse();
-        let cooldown = Notify::new(&rt.clock);
+    pub(crate) fn new(id: u32, kind: PoolKind, nice: i32, env: Arc<Env>) -> Self {
+        let last_progress = env.clock.coarse();
+        let cooldown = Notify::new(&env.clock);
         Self {
             id,
             affinity: kind.affinity(),
             kind,
             nice,
-            rt,
+            env,
             inbox: OwnLine(Inbox::new()),
             state: OwnLine(Mutex::new(PoolState::new(last_progress))),
-            changed: Bell::new(),
-            spare: Spare::new(),
+            changed: WorkerChanges::new(),
+            prealloc: Prealloc::new(),
             mayday_timer: Place::new(),
             cull_timer: Place::new(),
             cooldown,
@@ -233,7 +227,7 @@ impl Pool {
         let mut state = self.state.0.lock();
         self.inbox.0.take(|item| {
             let number = item.pwq();
-            state.count_in(number, item, self.id, || self.rt.clock.coarse());
+            state.count_in(number, item, self.id, || self.env.clock.coarse());
         });
         PoolGuard { pool: self, state }
     }
@@ -308,7 +302,7 @@ impl PoolState {
     }
 }
 
-/// The questions. Each says who asks.
+/// Conditions. Each says who tests it.
 impl PoolState {
     /// Asked at every event that may have left items without a worker.
     pub(crate) fn need_more_worker(&self) -> bool {
@@ -345,6 +339,11 @@ impl PoolState {
     /// somebody to be woken, to watch the run in front of it, and to know since when it waits.
     pub(crate) fn is_attended(&self) -> bool {
         !self.worklist.is_empty() && (self.nr_running > 0 || self.workers.nr_on_their_way() > 0)
+    }
+
+    /// Asked after each change: do items wait behind a run that could be asleep?
+    pub(crate) fn is_starving(&self) -> bool {
+        self.nr_running > 0 && !self.worklist.is_empty()
     }
 }
 
@@ -397,7 +396,7 @@ impl PoolState {
 
     /// Changes a worker and keeps `nr_running` true, whatever reason the change has to count the
     /// worker or not.
-    pub(crate) fn update(&mut self, slot: usize, change: impl FnOnce(&mut workers::WorkerState)) {
+    pub(crate) fn update(&mut self, slot: usize, change: impl FnOnce(&mut WorkerState)) {
         let worker = self.workers.get_mut(slot);
         let before = worker.counted();
         change(worker);
@@ -424,73 +423,5 @@ impl PoolState {
     /// The worker that runs this very item now, and what it runs.
     pub(crate) fn executing(&self, who: Identity) -> Option<(usize, Current)> {
         self.workers.executing(who)
-    }
-}
-
-/// The pwqs of a pool by number; a number stays with its pwq until that has gone.
-#[derive(Debug, Default)]
-pub(crate) struct PwqTable {
-    slots: Vec<Option<PwqState>>,
-}
-
-impl PwqTable {
-    /// Finds a number; `make` gets it, because the pwq carries it.
-    pub(crate) fn insert(&mut self, make: impl FnOnce(u32) -> PwqState) -> u32 {
-        let at = self
-            .slots
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.slots.len());
-        let number = u32::try_from(at).expect("fewer pwqs than memory could hold");
-        let pwq = make(number);
-        if at == self.slots.len() {
-            self.slots.push(Some(pwq));
-        } else {
-            self.slots[at] = Some(pwq);
-        }
-        number
-    }
-
-    pub(crate) fn get(&self, number: u32) -> &PwqState {
-        self.slots[number as usize]
-            .as_ref()
-            .expect("an item or a queue keeps its pwq in the table")
-    }
-
-    pub(crate) fn get_mut(&mut self, number: u32) -> &mut PwqState {
-        self.slots[number as usize]
-            .as_mut()
-            .expect("an item or a queue keeps its pwq in the table")
-    }
-
-    pub(crate) fn remove(&mut self, number: u32) -> PwqState {
-        self.slots[number as usize]
-            .take()
-            .expect("a pwq leaves the table once")
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &PwqState> {
-        self.slots.iter().flatten()
-    }
-}
-
-/// What the runtime's timers carry.
-#[derive(Debug)]
-pub(crate) enum TimerEvent {
-    /// A delayed item has come due.
-    Work(ArmedWork),
-    /// A pool's manager has been trying for too long.
-    Mayday(Arc<Pool>),
-    /// A pool's longest-idle worker may have been idle for long enough.
-    Cull(Arc<Pool>),
-}
-
-impl Timed for TimerEvent {
-    fn place(&self) -> &Place {
-        match self {
-            Self::Work(armed) => armed.place(),
-            Self::Mayday(pool) => &pool.mayday_timer,
-            Self::Cull(pool) => &pool.cull_timer,
-        }
     }
 }

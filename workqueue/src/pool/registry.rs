@@ -5,13 +5,12 @@
 
 use super::worker::create_worker;
 use super::{manager, Pool, PoolKey, PoolKind};
-use crate::runtime::RuntimeInner;
+use crate::env::Env;
+use crate::runtime::directory::Directory;
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
-use crate::sys::sync::Mutex;
 use crate::wq::attrs::Attrs;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::{Arc, Once, PoisonError, RwLock, RwLockWriteGuard};
 
 /// All pools of the process by number. Numbers of pools that are gone are used again; an item that
@@ -49,7 +48,7 @@ pub(crate) fn lookup(id: u32) -> Option<Arc<Pool>> {
 }
 
 /// Makes a pool under the lowest free number.
-pub(crate) fn create(kind: PoolKind, nice: i32, rt: &Arc<RuntimeInner>) -> Arc<Pool> {
+pub(crate) fn create(kind: PoolKind, nice: i32, env: &Arc<Env>) -> Arc<Pool> {
     static WATCH_FORKS: Once = Once::new();
     WATCH_FORKS.call_once(|| cpu::around_forks(before_fork, after_fork));
     let mut pools = hold();
@@ -58,7 +57,7 @@ pub(crate) fn create(kind: PoolKind, nice: i32, rt: &Arc<RuntimeInner>) -> Arc<P
         .position(Option::is_none)
         .unwrap_or(pools.len());
     let id = u32::try_from(at).expect("fewer pools than memory could hold");
-    let pool = Arc::new(Pool::new(id, kind, nice, rt.clone()));
+    let pool = Arc::new(Pool::new(id, kind, nice, env.clone()));
     if at == pools.len() {
         pools.push(Some(pool.clone()));
     } else {
@@ -73,31 +72,25 @@ pub(crate) fn forget(pool: &Pool) {
     drop(gone);
 }
 
-/// The unbound pools of a runtime, each with the number of pwqs that use it.
-#[derive(Debug, Default)]
-pub(crate) struct UnboundPools {
-    by_key: Mutex<HashMap<PoolKey, (Arc<Pool>, usize)>>, // P
-}
-
-impl UnboundPools {
+impl Directory {
     /// A pool for `key`, shared with whoever asks for the same. A new pool gets its first worker
     /// if the runtime is started. The caller owes a `put`.
-    pub(crate) fn get(&self, rt: &Arc<RuntimeInner>, key: PoolKey) -> Result<Arc<Pool>, i32> {
-        let mut by_key = self.by_key.lock();
+    pub(crate) fn get_unbound_pool(&self, key: PoolKey) -> Result<Arc<Pool>, i32> {
+        let mut by_key = self.unbound.lock();
         if let Some((pool, users)) = by_key.get_mut(&key) {
             *users += 1;
             return Ok(pool.clone());
         }
-        let node = rt.topology().node_of_all(&key.pod);
+        let node = self.env.topology().node_of_all(&key.pod);
         let pool = create(
             PoolKind::Unbound {
                 key: key.clone(),
                 node,
             },
             key.nice,
-            rt,
+            &self.env,
         );
-        if rt.is_online() {
+        if self.env.is_online() {
             if let Err(e) = create_worker(&pool, 1) {
                 forget(&pool);
                 return Err(e.errno());
@@ -109,12 +102,12 @@ impl UnboundPools {
 
     /// One user less; the last one stops the pool's threads.
     /// # Context: no lock of the crate held, not on a worker of this pool.
-    pub(crate) fn put(&self, pool: &Arc<Pool>) {
+    pub(crate) fn put_unbound_pool(&self, pool: &Arc<Pool>) {
         let PoolKind::Unbound { key, .. } = &pool.kind else {
             return;
         };
         {
-            let mut by_key = self.by_key.lock();
+            let mut by_key = self.unbound.lock();
             let (_, users) = by_key.get_mut(key).expect("a pool in use is registered");
             *users -= 1;
             if *users > 0 {
@@ -126,14 +119,14 @@ impl UnboundPools {
         forget(pool);
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<Pool>> {
-        let pools = self.all_with_users().into_iter();
+    pub(crate) fn unbound_pools(&self) -> Vec<Arc<Pool>> {
+        let pools = self.unbound_pools_with_users().into_iter();
         pools.map(|(pool, _)| pool).collect()
     }
 
     /// All pools by number, each with how many pwqs use it.
-    pub(crate) fn all_with_users(&self) -> Vec<(Arc<Pool>, usize)> {
-        let mut pools: Vec<_> = self.by_key.lock().values().cloned().collect();
+    pub(crate) fn unbound_pools_with_users(&self) -> Vec<(Arc<Pool>, usize)> {
+        let mut pools: Vec<_> = self.unbound.lock().values().cloned().collect();
         pools.sort_by_key(|(pool, _)| pool.id);
         pools
     }
@@ -142,16 +135,16 @@ impl UnboundPools {
 /// What `attrs` ask for on `cpu`, or for the default pwq if None, while unbound queues may use
 /// `unbound` and `online` are the CPUs in use.
 pub(crate) fn key_for(
-    rt: &RuntimeInner,
+    env: &Env,
     attrs: &Attrs,
     cpu: Option<usize>,
     unbound: &CpuSet,
     online: &CpuSet,
 ) -> PoolKey {
     let mask = attrs.effective_mask(unbound);
-    let scope = attrs.scope.unwrap_or_else(|| rt.default_scope());
+    let scope = attrs.scope.unwrap_or_else(|| env.default_scope());
     let pod = cpu
-        .map(|c| rt.topology().pod_of(c, scope).and(&mask))
+        .map(|c| env.topology().pod_of(c, scope).and(&mask))
         .filter(|pod| pod.intersects(online));
     let pod = pod.unwrap_or_else(|| mask.clone());
     let mask = if attrs.strict { pod.clone() } else { mask };
@@ -160,5 +153,57 @@ pub(crate) fn key_for(
         strict: attrs.strict,
         pod,
         mask,
+    }
+}
+
+#[cfg(test)]
+mod fork_tests {
+    use crate::pool::registry;
+    use crate::Runtime;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn s01_13_a_child_finds_the_table_of_pools_free() {
+        let rt = Runtime::builder().build_early();
+        let pool = rt.inner.percpu_pools()[0].id;
+        let me = std::fs::read_link("/proc/thread-self").unwrap();
+        let stat = std::path::Path::new("/proc").join(me).join("stat");
+        let (held, is_held) = mpsc::channel();
+        let holder = std::thread::spawn(move || {
+            let table = registry::hold();
+            held.send(()).unwrap();
+            // Until the thread that forks sleeps: for the table, or else for its child.
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(60)
+                && !std::fs::read_to_string(&stat)
+                    .is_ok_and(|s| s.rsplit_once(')').is_some_and(|s| s.1.starts_with(" S")))
+            {
+                std::thread::yield_now();
+            }
+            drop(table);
+        });
+        while is_held.try_recv().is_err() {
+            std::thread::yield_now();
+        }
+        // SAFETY: the child reads the table and then leaves by _exit; one that hangs is ended.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe {
+                libc::alarm(60);
+                libc::_exit(if registry::lookup(pool).is_some() {
+                    0
+                } else {
+                    1
+                });
+            }
+        }
+        let mut status = 0;
+        // SAFETY: `status` is valid for writing; the child is ours.
+        let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!((waited, status), (child, 0));
+        holder.join().unwrap();
+        drop(rt);
     }
 }

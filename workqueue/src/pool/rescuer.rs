@@ -1,30 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The thread that lets a MEM_RECLAIM queue make progress when no worker can be made.
 //!
-//! Called by [`super::manager`] when the mayday timer expires; made with its queue, ended by the
-//! queue's destruction. It joins a pool as a worker that never counts, never manages and takes
-//! only items of its own queue. Kernel counterpart: `rescuer_thread`.
+//! Woken by [`super::manager`] when the mayday timer expires; made with its queue, ended by the
+//! queue's destruction. It joins a pool as a worker that never counts, never manages and takes only
+//! items of its own queue. What the rest of the crate sees of it is [`Rescuer`]. Kernel counterpart:
+//! `rescuer_thread`.
 
-use super::batch::Batch;
 use super::context::{self, Context};
-use super::flags::WorkerFlags;
-use super::worker::{run_scheduled, AbortOnUnwind, CreateError};
-use super::workers::{WorkerState, WorkerThread};
+use super::run::{run_scheduled, Batch};
+use super::worker::CreateError;
+use super::workers::{WorkerFlags, WorkerState, WorkerThread};
 use super::PoolState;
+use crate::env::config::{CreateAttempt, PoolClass};
+use crate::env::helpers::Job;
+use crate::env::Env;
 use crate::pwq::{self, Pwq};
-use crate::runtime::hooks::{CreateAttempt, PoolClass};
-use crate::runtime::monitor::Job;
-use crate::runtime::RuntimeInner;
-use crate::sys::cpu;
-use crate::sys::list;
-use crate::sys::short_text::ShortText;
-use crate::sys::sync::{Completion, Mutex, Parker};
+use crate::sys::cpu::{self, errno_of, AbortOnUnwind};
+use crate::sys::sync::{Completion, Parker};
 use crate::sys::turn;
-use crate::wq::QueueInner;
-use std::collections::VecDeque;
+use crate::work::list;
+use crate::wq::queue::{QueueInner, Rescuer, Seat};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 /// After more items than this in one turn, another pwq of the queue gets its own.
 const RESCUER_BATCH: usize = 16;
@@ -32,68 +29,9 @@ const RESCUER_BATCH: usize = 16;
 /// The nice value of every rescuer.
 pub(crate) const RESCUER_NICE: i32 = -20;
 
-/// A queue's rescuer as the rest of the crate sees it.
-#[derive(Debug)]
-pub(crate) struct Rescuer {
-    mayday: Mutex<VecDeque<Arc<Pwq>>>, // M
-    /// That of the present thread; a failed start of the runtime ends one and a later makes another.
-    parker: Mutex<Arc<Parker>>,
-    stop: AtomicBool,  // A
-    seat: Mutex<Seat>, // R
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Where a rescuer's thread is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Seat {
-    /// 0 before the thread has begun.
-    pub(crate) tid: i32,
-    /// In a pool, which says where it may run.
-    pub(crate) attached: bool,
-    /// That of its last run.
-    pub(crate) desc: ShortText,
-}
-
 impl Rescuer {
-    pub(crate) fn new() -> Self {
-        Self {
-            mayday: Mutex::new(VecDeque::new()),
-            parker: Mutex::default(),
-            stop: AtomicBool::new(false),
-            seat: Mutex::default(),
-            thread: Mutex::new(None),
-        }
-    }
-
-    /// Makes room for so many pwqs, so that a call for help never allocates.
-    pub(crate) fn reserve(&self, pwqs: usize) {
-        let mut mayday = self.mayday.lock();
-        let missing = pwqs.saturating_sub(mayday.len());
-        mayday.reserve(missing);
-    }
-
-    /// Puts a pwq on the list; false if it is on it. The caller pins the pwq and owes a wake-up.
-    /// # Context: the lock of the pwq's pool held.
-    pub(crate) fn list(&self, pwq: &Arc<Pwq>) -> bool {
-        let mut mayday = self.mayday.lock();
-        // Relaxed: written under this lock only.
-        if pwq.mayday_listed.swap(true, Ordering::Relaxed) {
-            return false;
-        }
-        mayday.push_back(pwq.clone());
-        true
-    }
-
-    pub(crate) fn wake(&self) {
-        self.parker.lock().unpark();
-    }
-
-    pub(crate) fn seat(&self) -> Seat {
-        *self.seat.lock()
-    }
-
     /// The thread is in no pool: it may run wherever unbound queues may. Called by the thread.
-    fn detach(&self, rt: &RuntimeInner, own: &WorkerState) {
+    fn detach(&self, env: &Env, own: &WorkerState) {
         let mut seat = self.seat.lock();
         *seat = Seat {
             tid: own.thread.tid,
@@ -102,37 +40,18 @@ impl Rescuer {
         };
         // Under the lock, so that a change of the unbound mask either is seen here or finds the
         // thread detached.
-        rt.bind_current_to_unbound();
-    }
-
-    /// The unbound mask has changed; see `detach`.
-    pub(crate) fn follow_unbound_mask(&self, rt: &RuntimeInner) {
-        let seat = self.seat.lock();
-        if !seat.attached && seat.tid != 0 {
-            rt.bind_to_unbound(seat.tid);
-        }
-    }
-
-    fn next(&self) -> Option<Arc<Pwq>> {
-        let mut mayday = self.mayday.lock();
-        let pwq = mayday.pop_front()?;
-        pwq.mayday_listed.store(false, Ordering::Relaxed);
-        Some(pwq)
-    }
-
-    fn anyone_else(&self) -> bool {
-        !self.mayday.lock().is_empty()
+        env.bind_current_to_unbound();
     }
 
     /// Makes the thread. On return it has its nice value.
     pub(crate) fn start(&self, queue: &Arc<QueueInner>) -> Result<(), CreateError> {
-        let rt = &queue.rt;
+        let env = &queue.env;
         let attempt = CreateAttempt {
             class: PoolClass::Rescuer,
             cpu: None,
             attempt: 1,
         };
-        rt.hooks
+        env.hooks
             .before_create(&attempt)
             .map_err(CreateError::Spawn)?;
         let (own, parker) = (queue.clone(), Arc::new(Parker::new()));
@@ -149,9 +68,9 @@ impl Rescuer {
                 live(&own, &parker);
             }
         };
-        let handle = rt
+        let handle = env
             .spawn_thread(queue.rescuer_name(), body)
-            .map_err(|e| CreateError::Spawn(super::worker::errno_of(&e)))?;
+            .map_err(|e| CreateError::Spawn(errno_of(&e)))?;
         ready.0.wait();
         if ready.1.load(Ordering::Relaxed) {
             *self.thread.lock() = Some(handle);
@@ -179,21 +98,21 @@ impl Rescuer {
 
 /// The new thread takes its name and its nice value; false if it may not have that, and must.
 fn arrive(queue: &QueueInner, parker: &Parker) -> bool {
-    let rt = &queue.rt;
+    let env = &queue.env;
     cpu::set_current_name(&queue.rescuer_name());
     parker.adopt_current();
     if cpu::set_current_nice(RESCUER_NICE).is_err() {
-        if rt.config.strict_priority {
+        if env.config.strict_priority {
             return false;
         }
-        rt.warn_nice_denied(RESCUER_NICE);
+        env.warn_nice_denied(RESCUER_NICE);
     }
     true
 }
 
 /// The life of a rescuer.
 fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
-    let rt = &queue.rt;
+    let env = &queue.env;
     let rescuer = queue
         .rescuer
         .as_ref()
@@ -203,7 +122,7 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
         handle: Arc::default(),
     });
     let mut own = WorkerState::new(None, WorkerFlags::PREP, parker.clone(), thread);
-    rescuer.detach(rt, &own);
+    rescuer.detach(env, &own);
     loop {
         let stop = rescuer.stop.load(Ordering::Acquire);
         while let Some(pwq) = rescuer.next() {
@@ -219,16 +138,16 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
 /// One turn: helps one pwq in its pool. `own` is the rescuer's worker, carried from pool to pool.
 fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerState {
     let pool = &pwq.pool;
-    let rt = &pool.rt;
+    let env = &pool.env;
     rescuer.seat.lock().attached = true;
-    rt.bind_current(&pool.affinity);
+    env.bind_current(&pool.affinity);
     let mut batch = Batch::start(pool);
     let mut st = pool.lock();
     if st.disassociated {
-        rt.bind_current_to_unbound();
+        env.bind_current_to_unbound();
     } else {
         // Once more, as every worker that joins does.
-        rt.bind_current(&pool.affinity);
+        env.bind_current(&pool.affinity);
     }
     own.flags = WorkerFlags::PREP;
     let slot = st.workers.join(own);
@@ -262,9 +181,10 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     drop(st);
     wake.go();
     context::set(None);
-    rescuer.detach(rt, &own);
+    rescuer.detach(env, &own);
     if let Some(last) = last {
-        rt.monitor.post(Job::ReleasePwq(last));
+        let queue = last.queue.clone();
+        env.monitor.post(Job::new(move || queue.release_pwq(&last)));
     }
     own
 }

@@ -6,10 +6,8 @@
 //! never an order or a limit. Kernel counterparts: the scheduler's calls of
 //! `wq_worker_sleeping`, and `wq_worker_tick`.
 
-use super::flags::WorkerFlags;
-use super::workers::WorkerState;
+use super::workers::{Sample, WorkerFlags, WorkerState};
 use super::{Pool, PoolGuard, PoolState};
-use crate::runtime::RuntimeInner;
 use crate::sys::cpu;
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,23 +15,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Without /proc, no progress over so many periods counts as sleeping.
 const STILL_PERIODS: u8 = 4;
 
 /// More kept files than this are closed and opened anew when needed.
 const KEPT_FILES: usize = 1024;
-
-/// What the sampler keeps in mind of a worker, under its pool's lock.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sample {
-    /// The run the rest is about.
-    run: u64,
-    cpu_ns: u64,
-    /// CPU time when the run began or was last seen to wake; None until looked at.
-    burn_from: Option<u64>,
-    still: u8,
-}
 
 /// One worker to look at.
 struct Probe {
@@ -69,24 +57,17 @@ impl Default for Sampler {
     }
 }
 
-impl PoolState {
-    /// Asked after each change: do items wait behind a run that could be asleep?
-    pub(crate) fn is_starving(&self) -> bool {
-        self.nr_running > 0 && !self.worklist.is_empty()
-    }
-}
-
 impl Sampler {
     /// Looks at all pools that starve; false if there is none.
-    pub(crate) fn sample(&mut self, rt: &Arc<RuntimeInner>) -> bool {
-        let half = u64::try_from(rt.config.sample_period.as_nanos() / 2).unwrap_or(u64::MAX);
+    pub(crate) fn sample(&mut self, pools: &[Arc<Pool>], period: Duration) -> bool {
+        let half = u64::try_from(period.as_nanos() / 2).unwrap_or(u64::MAX);
         let mut any = false;
-        for pool in rt.percpu_pools() {
+        for pool in pools {
             let st = pool.lock();
             let starves = st.is_starving();
             any |= starves;
             if starves {
-                self.sample_pool(&pool, st, half);
+                self.sample_pool(pool, st, half);
             }
         }
         any
@@ -114,7 +95,7 @@ impl Sampler {
         let wake = st.kick();
         drop(st);
         wake.go();
-        hogs.into_iter().for_each(|f| pool.rt.note_hog(f));
+        hogs.into_iter().for_each(|f| pool.env.note_hog(f));
     }
 
     fn judge(&mut self, pool: &Pool, p: &Probe, now: u64, half: u64) -> Finding {
@@ -125,7 +106,7 @@ impl Sampler {
         }
         let state = self.state_of(p.tid);
         if let Err(e) = &state {
-            if !self.is_gone(e) && pool.rt.first_time("proc", 0) {
+            if !self.is_gone(e) && pool.env.first_time("proc", 0) {
                 log::warn!(
                     "workqueue: cannot read {}: {e}; sleep is told from CPU time alone",
                     self.tasks.display()
@@ -228,7 +209,7 @@ fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) -> Option<&'static str> {
     match finding {
         Finding::Running => {
             let from = *worker.sample.burn_from.get_or_insert(now);
-            let (was_counted, limit) = (worker.counted(), pool.rt.config.cpu_intensive_thresh);
+            let (was_counted, limit) = (worker.counted(), pool.env.config.cpu_intensive_thresh);
             st.update(p.slot, |w| w.observed_asleep = false);
             let burnt = now.saturating_sub(from);
             if was_counted && !limit.is_zero() && u128::from(burnt) >= limit.as_nanos() {
@@ -251,7 +232,7 @@ fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) -> Option<&'static str> {
     None
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,48 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A worker thread: wake, take, run, retire, sleep.
+//! A worker thread: it is made, wakes, takes items, sleeps, leaves.
 //!
-//! Made by [`super::manager`] or at start; takes items off its pool's worklist and hands what they
-//! were counted for back to [`crate::pwq`]. Kernel counterparts: `worker_thread`,
-//! `process_one_work`, `create_worker`.
-//!
-//! A panic in an item's function ends that run and nothing else. A panic in the bookkeeping of
-//! this crate ends the process: half-done counts would hang every later flush.
+//! Made by [`super::manager`] or at start; [`super::run`] runs what it takes off its pool's worklist.
+//! Kernel counterparts: `worker_thread`, `create_worker`, and the repatriation in `kick_pool`.
 
-use super::batch::Batch;
-use super::context::{self, Context, Run};
-use super::flags::WorkerFlags;
-use super::spare::ControlBlock;
-use super::workers::Current;
-use super::{bh, manager, pod, Pool, PoolGuard, PoolKind, PoolState};
+use super::context::{self, Context};
+use super::prealloc::ControlBlock;
+use super::run::run_while;
+use super::workers::WorkerFlags;
+use super::{bh, manager, Pool, PoolGuard, PoolKind, PoolState};
+use crate::env::config::{CreateAttempt, PoolClass};
 use crate::error::StartError;
-use crate::observe::trace::TraceEvent;
-use crate::pwq;
-use crate::runtime::hooks::{CreateAttempt, PoolClass};
-use crate::sys::cpu::{self, SignalsBlocked};
-use crate::sys::list;
+use crate::sys::cpu::{self, errno_of, AbortOnUnwind};
 use crate::sys::sync::Parker;
 use crate::sys::turn;
-use crate::work::raw::Item;
-use crate::wq::flags::Flags;
-use std::io;
-use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::thread;
-
-/// Ends the process if the thread unwinds out of the crate's bookkeeping.
-pub(crate) struct AbortOnUnwind;
-
-impl Drop for AbortOnUnwind {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            log::error!(
-                "workqueue: internal error on a worker thread, see the panic above; aborting"
-            );
-            std::process::abort();
-        }
-    }
-}
 
 /// Why a worker could not be made.
 #[derive(Debug)]
@@ -81,11 +53,11 @@ pub(crate) fn create_worker(pool: &Arc<Pool>, attempt: u32) -> Result<(), Create
 }
 
 fn spawn(pool: &Arc<Pool>, id: usize, attempt: u32) -> Result<(), CreateError> {
-    let block = pool.spare.take();
+    let block = pool.prealloc.take();
     let made = start_thread(pool, id, attempt, &block);
     match made {
-        Err(CreateError::Spawn(_)) => pool.spare.put_back(block),
-        Ok(()) | Err(CreateError::Nice) => pool.spare.refill(),
+        Err(CreateError::Spawn(_)) => pool.prealloc.put_back(block),
+        Ok(()) | Err(CreateError::Nice) => pool.prealloc.refill(),
     }
     made
 }
@@ -106,7 +78,7 @@ fn start_thread(
     attempt: u32,
     block: &Arc<ControlBlock>,
 ) -> Result<(), CreateError> {
-    pool.rt
+    pool.env
         .hooks
         .before_create(&CreateAttempt {
             class: class_of(pool),
@@ -128,7 +100,7 @@ fn start_thread(
     // Held across the spawn, so that whoever joins the thread finds its handle.
     let mut handle = block.handle.lock();
     *handle = Some(
-        pool.rt
+        pool.env
             .spawn_thread(pool.worker_name(id), body)
             .map_err(|e| CreateError::Spawn(errno_of(&e)))?,
     );
@@ -143,24 +115,19 @@ fn start_thread(
     Err(CreateError::Nice)
 }
 
-/// The system's number for a failed thread creation.
-pub(crate) fn errno_of(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EAGAIN)
-}
-
 /// The new thread makes itself what its pool wants and joins as an idle worker; None if it cannot.
 fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
     cpu::set_current_name(&pool.worker_name(id));
     block.parker.adopt_current();
     let nice_denied = pool.nice != cpu::current_nice() && cpu::set_current_nice(pool.nice).is_err();
     if nice_denied {
-        if pool.rt.config.strict_priority {
+        if pool.env.config.strict_priority {
             return None;
         }
-        pool.rt.warn_nice_denied(pool.nice);
+        pool.env.warn_nice_denied(pool.nice);
     }
     let unbound = pool.is_unbound();
-    pool.rt.bind_current(&pool.affinity);
+    pool.env.bind_current(&pool.affinity);
     let mut worker = block.occupy(id, cpu::current_tid());
     let mut st = pool.lock();
     st.nice_denied |= nice_denied;
@@ -169,14 +136,14 @@ fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
     }
     if st.disassociated {
         // The pool's CPU has left. Under the lock, so that its return cannot miss this thread.
-        pool.rt.bind_current_to_unbound();
+        pool.env.bind_current_to_unbound();
     } else {
         // Once more under the lock, so that what the process is allowed cannot have changed since
         // without this thread in the list of those who follow.
-        pool.rt.bind_current(&pool.affinity);
+        pool.env.bind_current(&pool.affinity);
     }
     let slot = st.workers.join(worker);
-    st.workers.enter_idle(slot, pool.rt.clock.coarse());
+    st.workers.enter_idle(slot, pool.env.clock.coarse());
     // Whoever takes the pool down must tell the newcomer too.
     pool.announce_change();
     drop(st);
@@ -194,9 +161,9 @@ fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
 fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
     loop {
         parker.park();
-        let returned = pod::return_to_pod(pool);
+        let returned = return_to_pod(pool);
         let mut st = pool.lock();
-        let told_to_die = st.workers.get(slot).flags.has(WorkerFlags::DIE);
+        let told_to_die = st.workers.get(slot).flags.intersects(WorkerFlags::DIE);
         if told_to_die || st.stopping && st.worklist.is_empty() {
             st.workers.leave_idle(slot);
             st.workers.leave(slot);
@@ -210,7 +177,7 @@ fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
             st = bh::run_all(pool, st, slot);
         }
         if returned && st.need_more_worker() {
-            pod::count_return(&mut st);
+            count_return(&mut st);
         }
         while st.need_more_worker() {
             if !st.may_start_working() {
@@ -228,7 +195,7 @@ fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
 }
 
 fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
-    st.workers.enter_idle(slot, pool.rt.clock.coarse());
+    st.workers.enter_idle(slot, pool.env.clock.coarse());
     if st.too_many_workers() && !st.cull_armed {
         st.cull_armed = true;
         manager::arm_cull(pool, st);
@@ -247,196 +214,28 @@ fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuar
     st
 }
 
-/// Takes an item, and further ones as long as `more` says so.
-pub(super) fn run_while<'a>(
-    pool: &'a Pool,
-    mut st: PoolGuard<'a>,
-    slot: usize,
-    mut more: impl FnMut(&PoolState) -> bool,
-) -> PoolGuard<'a> {
-    let mut batch = Batch::start(pool);
-    loop {
-        if let Some(item) = take_first(&mut st, slot) {
-            st = run_one(pool, st, slot, item, &mut batch);
-            st = run_scheduled(pool, st, slot, &mut batch);
-        }
-        if !more(&st) {
-            batch.bill(&mut st);
-            return st;
-        }
+/// Asked by a worker that was woken: did I wake outside my pod? If so it is inside now, at least
+/// for the moment, and may go anywhere in the mask from here on.
+/// # Context: no lock of the crate held; on a worker of the pool.
+pub(crate) fn return_to_pod(pool: &Pool) -> bool {
+    let PoolKind::Unbound { key, .. } = &pool.kind else {
+        return false;
+    };
+    // Made-up CPUs bind nobody, so nobody is outside.
+    if key.strict || pool.env.cpus.is_simulated() || key.pod.contains(cpu::current_cpu()) {
+        return false;
     }
+    // Refused if none of the pod's CPUs may be used at present: then there is no way back.
+    let moved = pool.env.try_bind_current(&key.pod);
+    pool.env.bind_current(&pool.affinity);
+    moved
 }
 
-/// Takes the first item of the worklist; its barriers come along on the worker's private list. None
-/// if it went to another worker, which runs the same item at present.
-pub(crate) fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
-    let front = st.worklist.front()?;
-    let (who, linked) = (front.identity(), front.snapshot().linked());
-    // guard: s02_08_collision
-    let other = st.executing(who).map(|(other, _)| other);
-    let PoolState {
-        worklist,
-        marks,
-        workers,
-        ..
-    } = st;
-    if !linked && other.is_none() {
-        return worklist.pop_front_of(marks);
+/// The worker has returned to its pod and is about to take the first item.
+/// # Context: the pool's lock held.
+pub(crate) fn count_return(st: &mut PoolState) {
+    let first = st.worklist.front().map(|work| work.pwq());
+    if let Some(number) = first {
+        st.pwqs.get_mut(number).stats.repatriated += 1;
     }
-    let to = &mut workers.get_mut(other.unwrap_or(slot)).scheduled;
-    let front = worklist.front()?;
-    // SAFETY: the front of the worklist is queued on this pool, whose lock is held.
-    unsafe { list::move_chain(front, to, marks) };
-    match other {
-        Some(_) => None,
-        None => to.pop_front(),
-    }
-}
-
-/// Runs what is on the worker's private list, including what comes to it meanwhile.
-pub(crate) fn run_scheduled<'a>(
-    pool: &'a Pool,
-    mut st: PoolGuard<'a>,
-    slot: usize,
-    batch: &mut Batch,
-) -> PoolGuard<'a> {
-    while let Some(item) = st.workers.get_mut(slot).scheduled.pop_front() {
-        st = run_one(pool, st, slot, item, batch);
-    }
-    st
-}
-
-/// Runs one item, from the moment it leaves the lists until nothing counts it any more.
-fn run_one<'a>(
-    pool: &'a Pool,
-    mut st: PoolGuard<'a>,
-    slot: usize,
-    item: Item,
-    batch: &mut Batch,
-) -> PoolGuard<'a> {
-    let (who, function, barrier, number) = (
-        item.identity(),
-        item.function(),
-        item.is_barrier(),
-        item.pwq(),
-    );
-    let before = item.snapshot();
-    let (colour, counted) = (before.colour(), !before.inactive());
-    let pwq = batch.turn_to(&mut st, number, barrier);
-    if !barrier {
-        st.pwqs.get_mut(number).stats.started += 1;
-    }
-    // Not once per batch: a worker that never sleeps between its items moves all the same.
-    st.last_progress = batch.now();
-    st.workers.set_current(
-        slot,
-        Current {
-            item: who,
-            function,
-            pwq: number,
-            colour,
-            since: batch.now(),
-            cpu_start: batch.cpu_start(),
-        },
-    );
-    st.workers.get_mut(slot).desc = pwq.queue.desc;
-    let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
-    // guard: s05_12_cpu_intensive
-    if aside {
-        st.set_flags(slot, WorkerFlags::CPU_INTENSIVE);
-    }
-    // For pools that do not count, and for those this worker has just stopped counting in.
-    let wake = st.kick();
-    // From here on the item may be queued again; what its queuer did before is seen by the run.
-    item.state.begin_run();
-    let starving = st.is_starving();
-    drop(st);
-    wake.go();
-    if starving {
-        pool.rt.monitor.watch_runs();
-    }
-
-    let rt = &pool.rt;
-    context::with(|c| {
-        c.run = Some(Run {
-            pwq,
-            item: who,
-            function,
-        })
-    });
-    if !barrier {
-        rt.trace(|| TraceEvent::ExecuteStart {
-            work: who.address,
-            function,
-        });
-    }
-    let outcome = catch_unwind(AssertUnwindSafe(|| item.run()));
-    if !barrier {
-        rt.trace(|| TraceEvent::ExecuteEnd {
-            work: who.address,
-            function,
-        });
-    }
-    let (pwq, leaked) = context::with(|c| {
-        let run = c.run.take().expect("a run ends once");
-        (run.pwq, std::mem::take(&mut c.blocking) > 0)
-    })
-    .expect("a worker has its context for life");
-    if let Err(payload) = outcome {
-        pwq.queue.counters.panicked.fetch_add(1, Ordering::Relaxed);
-        rt.item_panicked(&pwq.queue.name, function, payload);
-    }
-    if leaked {
-        pwq.queue
-            .counters
-            .leaked_state
-            .fetch_add(1, Ordering::Relaxed);
-        log::warn!(
-            "workqueue: {function} on {} left a blocking section open",
-            pwq.queue.name
-        );
-    }
-    let hog = batch.item_ended(rt, number, barrier);
-
-    let mut st = pool.lock();
-    if hog && st.count_hog(slot, number) {
-        drop(st);
-        rt.note_hog(function);
-        st = pool.lock();
-    }
-    let worker = st.workers.get(slot);
-    if leaked || worker.observed_asleep || worker.flags.has(WorkerFlags::CPU_INTENSIVE) {
-        st.update(slot, |w| {
-            w.observed_asleep = false;
-            w.flags &= !WorkerFlags::CPU_INTENSIVE;
-            w.asleep &= !leaked;
-        });
-    }
-    st.workers.clear_current(slot);
-    if !barrier {
-        st.pwqs.get_mut(number).stats.completed += 1;
-    }
-    let duties = pwq::retire(&mut st, number, colour, counted);
-    if duties.is_empty() {
-        batch.keep(pwq);
-        return st;
-    }
-    // Whoever is told that the item has ended finds its time counted.
-    batch.bill(&mut st);
-    drop(st);
-    duties.discharge();
-    pool.lock()
-}
-
-/// Starts a thread with all its signals blocked from the first instruction on.
-pub(crate) fn spawn_quiet(
-    name: String,
-    stack_size: usize,
-    body: impl FnOnce() + Send + 'static,
-) -> io::Result<thread::JoinHandle<()>> {
-    let _quiet = SignalsBlocked::new();
-    thread::Builder::new()
-        .name(name)
-        .stack_size(stack_size)
-        .spawn(body)
 }

@@ -1,19 +1,84 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The workers of one pool: who exists, who is idle since when, who runs what.
 //!
-//! Part of what the pool's lock guards. Kernel counterpart: `struct worker`, `idle_list`,
-//! `busy_hash` and `worker_ida`. Slots are numbers; a worker keeps its slot for life. Nothing here
-//! allocates once a worker has joined: room is made in [`Workers::reserve`].
+//! Part of what the pool's lock guards. Kernel counterparts: `struct worker`, `enum worker_flags`,
+//! `idle_list`, `busy_hash` and `worker_ida`. Slots are numbers; a worker keeps its slot for life.
+//! Nothing here allocates once a worker has joined: room is made in [`Workers::reserve`].
 
-use super::flags::WorkerFlags;
-use super::sampler::Sample;
-use super::Wake;
-use crate::sys::list::ItemList;
 use crate::sys::short_text::ShortText;
 use crate::sys::sync::{Mutex, Parker};
+use crate::work::list::ItemList;
 use crate::work::raw::Identity;
+use bitflags::bitflags;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+
+bitflags! {
+    /// Why a worker counts as running, or does not. Changed under the pool's lock.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct WorkerFlags: u8 {
+        /// On the idle list.
+        const IDLE = 1 << 0;
+        /// Not inside a batch of items.
+        const PREP = 1 << 1;
+        /// In an item that does not hold back others.
+        const CPU_INTENSIVE = 1 << 2;
+        /// The pool does not count its workers.
+        const UNBOUND = 1 << 3;
+        /// The pool counts again, this worker from its next batch on.
+        const REBOUND = 1 << 4;
+        /// Told to leave.
+        const DIE = 1 << 5;
+        /// Any of these: the pool does not count the worker.
+        const NOT_RUNNING = Self::PREP.bits() | Self::CPU_INTENSIVE.bits()
+            | Self::UNBOUND.bits() | Self::REBOUND.bits();
+    }
+}
+
+/// A worker to wake once the pool's lock is let go; forgetting it would leave an item waiting
+/// beside a sleeping worker.
+#[derive(Debug)]
+#[must_use]
+pub(crate) enum Wake {
+    /// Nobody is needed, or nobody is idle.
+    Nobody,
+    /// The one to be woken has been, and has not taken the lock yet.
+    OnItsWay,
+    /// The caller wakes this one.
+    Sleeper(Arc<Parker>),
+}
+
+impl Wake {
+    pub(crate) const NOBODY: Self = Self::Nobody;
+
+    /// # Context: no pool lock held.
+    pub(crate) fn go(self) {
+        if let Self::Sleeper(parker) = self {
+            parker.unpark();
+        }
+    }
+
+    /// Will an idle worker come, by this wake-up or by the one before?
+    pub(crate) fn is_somebody(&self) -> bool {
+        !matches!(self, Self::Nobody)
+    }
+
+    /// Has the holder of this nothing to do?
+    pub(crate) fn is_done(&self) -> bool {
+        !matches!(self, Self::Sleeper(_))
+    }
+}
+
+/// What the sampler keeps in mind of a worker, under its pool's lock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sample {
+    /// The run the rest is about.
+    pub(super) run: u64,
+    pub(super) cpu_ns: u64,
+    /// CPU time when the run began or was last seen to wake; None until looked at.
+    pub(super) burn_from: Option<u64>,
+    pub(super) still: u8,
+}
 
 /// What a worker runs.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +157,9 @@ impl WorkerState {
     pub(crate) fn counted(&self) -> bool {
         !self.asleep
             && !self.observed_asleep
-            && !self.flags.has(WorkerFlags::NOT_RUNNING | WorkerFlags::IDLE)
+            && !self
+                .flags
+                .intersects(WorkerFlags::NOT_RUNNING | WorkerFlags::IDLE)
     }
 }
 
@@ -235,7 +302,7 @@ impl Workers {
         let worker = self.slots[slot].take().expect("a worker leaves once");
         debug_assert!(worker.current.is_none() && worker.scheduled.is_empty());
         if worker.id.is_some() {
-            if !worker.flags.has(WorkerFlags::DIE) {
+            if !worker.flags.intersects(WorkerFlags::DIE) {
                 self.len -= 1;
             }
             self.gone.push(worker.thread.clone());
@@ -250,7 +317,7 @@ impl Workers {
 
     pub(crate) fn enter_idle(&mut self, slot: usize, now: u64) {
         let worker = self.get_mut(slot);
-        debug_assert!(!worker.flags.has(WorkerFlags::IDLE) && worker.current.is_none());
+        debug_assert!(!worker.flags.intersects(WorkerFlags::IDLE) && worker.current.is_none());
         worker.flags |= WorkerFlags::IDLE;
         worker.idle_since = now;
         self.idle.push(slot);
@@ -258,7 +325,7 @@ impl Workers {
 
     pub(crate) fn leave_idle(&mut self, slot: usize) {
         let worker = self.get_mut(slot);
-        if worker.flags.has(WorkerFlags::IDLE) {
+        if worker.flags.intersects(WorkerFlags::IDLE) {
             worker.flags &= !WorkerFlags::IDLE;
             if std::mem::take(&mut worker.called) {
                 self.on_their_way -= 1;
@@ -315,7 +382,7 @@ impl Workers {
         self.slots
             .iter()
             .flatten()
-            .filter(|w| w.flags.has(WorkerFlags::DIE))
+            .filter(|w| w.flags.intersects(WorkerFlags::DIE))
             .count()
     }
 
@@ -366,7 +433,7 @@ impl Workers {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One queue's share in one pool: how many items are in flight, by colour, and who waits.
+//! One queue's share in one pool: how many items are in flight, by color, and which may be active.
 //!
-//! [`crate::enqueue`] counts items in; [`retire`] counts them out when they have run or were
-//! taken back, and says what that obliges the caller to do. Kernel counterpart:
-//! `struct pool_workqueue`, here in two halves: [`Pwq`] never changes, [`PwqState`] lies inside its
-//! pool, under that pool's lock.
+//! [`crate::enqueue`] counts items in and takes a slot of max_active for each. [`retire`] counts them
+//! out when they have run or were taken back, gives the slot back, and returns what the caller has to
+//! do next. A per-CPU queue counts its slots in each pwq; an unbound one shares a [`NrActive`] per
+//! NUMA node. Kernel counterparts: `struct pool_workqueue`, here in two halves: [`Pwq`] never changes,
+//! [`PwqState`] lies inside its pool, under that pool's lock; `pwq_tryinc_nr_active`,
+//! `node_activate_pending_pwq`.
 
-pub(crate) mod budget;
+pub(crate) mod nr_active;
 
-pub(crate) mod active;
-
-use crate::pool::{Pool, PoolState, Wake};
-use crate::sys::list::ItemList;
+use crate::env::helpers::Job;
+use crate::observe::trace::TraceEvent;
+use crate::pool::workers::Wake;
+use crate::pool::{Pool, PoolState};
+use crate::work::list::ItemList;
 use crate::work::state::COLOURS;
-use crate::wq::QueueInner;
-use active::NodeActive;
+use crate::wq::queue::QueueInner;
+use nr_active::{NrActive, Turn};
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// The half that does not change.
@@ -36,6 +39,25 @@ impl fmt::Debug for Pwq {
             .finish_non_exhaustive()
     }
 }
+
+/// A pwq in the line for a slot of its node.
+#[derive(Clone, Debug)]
+pub(crate) struct InLine(Arc<Pwq>);
+
+impl PartialEq for InLine {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl InLine {
+    pub(crate) fn new(pwq: &Arc<Pwq>) -> Self {
+        Self(pwq.clone())
+    }
+}
+
+/// The slots of one queue on one node, or on all nodes together for pools that span them.
+pub(crate) type NodeActive = NrActive<InLine>;
 
 /// Counters of one pwq. They only rise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +111,70 @@ impl PwqState {
     pub(crate) fn in_flight(&self) -> usize {
         self.nr_in_flight.iter().sum()
     }
+
+    /// Asked for each item that wants onto the worklist: is there a slot? Takes it if so.
+    /// # Context: the pool's lock held.
+    pub(crate) fn take_slot(&mut self) -> bool {
+        if self.plugged {
+            return false;
+        }
+        let free = match &self.pwq.node {
+            // guard: s08_01_slot_per_item
+            None => self.nr_active < self.pwq.queue.max_active.load(Ordering::Relaxed),
+            Some(node) => node.take_or_wait(|| InLine::new(&self.pwq)),
+        };
+        if free {
+            self.nr_active += 1;
+        }
+        free
+    }
+}
+
+/// The pwqs of a pool by number; a number stays with its pwq until that has gone.
+#[derive(Debug, Default)]
+pub(crate) struct PwqTable {
+    slots: Vec<Option<PwqState>>,
+}
+
+impl PwqTable {
+    /// Finds a number; `make` gets it, because the pwq carries it.
+    pub(crate) fn insert(&mut self, make: impl FnOnce(u32) -> PwqState) -> u32 {
+        let at = self
+            .slots
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.slots.len());
+        let number = u32::try_from(at).expect("fewer pwqs than memory could hold");
+        let pwq = make(number);
+        if at == self.slots.len() {
+            self.slots.push(Some(pwq));
+        } else {
+            self.slots[at] = Some(pwq);
+        }
+        number
+    }
+
+    pub(crate) fn get(&self, number: u32) -> &PwqState {
+        self.slots[number as usize]
+            .as_ref()
+            .expect("an item or a queue keeps its pwq in the table")
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u32) -> &mut PwqState {
+        self.slots[number as usize]
+            .as_mut()
+            .expect("an item or a queue keeps its pwq in the table")
+    }
+
+    pub(crate) fn remove(&mut self, number: u32) -> PwqState {
+        self.slots[number as usize]
+            .take()
+            .expect("a pwq leaves the table once")
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &PwqState> {
+        self.slots.iter().flatten()
+    }
 }
 
 impl Pwq {
@@ -130,7 +216,7 @@ impl Pwq {
     pub(crate) fn unlink(self: &Arc<Self>) -> PwqStats {
         let mut st = self.pool.lock();
         if let Some(node) = &self.node {
-            node.leave_line(&active::InLine::new(self));
+            node.leave_line(&InLine::new(self));
         }
         let state = st.pwqs.remove(self.number);
         debug_assert!(
@@ -167,15 +253,15 @@ impl Duties {
     pub(crate) fn discharge(self) {
         self.wake.go();
         if let Some(node) = self.serve {
-            active::serve(&node);
+            serve(&node);
         }
         if let Some(queue) = self.flushed {
             queue.flush_colour_done();
         }
         if let Some(pwq) = self.retired {
-            let rt = pwq.queue.rt.clone();
-            rt.monitor
-                .post(crate::runtime::monitor::Job::ReleasePwq(pwq));
+            let queue = pwq.queue.clone();
+            let env = queue.env.clone();
+            env.monitor.post(Job::new(move || queue.release_pwq(&pwq)));
         }
     }
 }
@@ -227,4 +313,128 @@ pub(crate) fn put(st: &mut PoolState, number: u32) -> Option<Arc<Pwq>> {
     let p = st.pwqs.get_mut(number);
     p.refs -= 1;
     (p.refs == 0).then(|| p.pwq.clone())
+}
+
+impl PoolState {
+    /// Moves the oldest inactive item of a pwq, and its barriers, to the worklist. The slot has
+    /// been taken; the caller owes a kick.
+    pub(crate) fn activate_first(&mut self, number: u32) {
+        let p = self.pwqs.get_mut(number);
+        let pwq = p.pwq.clone();
+        let mut item = p
+            .inactive
+            .pop_front()
+            .expect("a slot is taken only for an item that waits");
+        let mut linked = item.snapshot().linked();
+        item.state.activate();
+        pwq.queue.env.trace(|| TraceEvent::Activate {
+            work: item.identity().address,
+            function: item.function(),
+        });
+        loop {
+            self.add_active(item, || pwq.queue.env.clock.coarse());
+            if !linked {
+                return;
+            }
+            item = self
+                .pwqs
+                .get_mut(number)
+                .inactive
+                .pop_front()
+                .expect("LINKED promises a successor");
+            linked = item.snapshot().linked();
+        }
+    }
+
+    /// Lets in as many inactive items of a per-CPU pwq as there are slots.
+    pub(crate) fn fill(&mut self, number: u32) {
+        loop {
+            let p = self.pwqs.get_mut(number);
+            if p.inactive.is_empty() || !p.take_slot() {
+                return;
+            }
+            self.activate_first(number);
+        }
+    }
+}
+
+/// Serves the line of a node until there is no slot or nobody waits: one item each, in turn.
+/// # Context: no pool lock held.
+pub(crate) fn serve(node: &NodeActive) {
+    while let Some(head) = node.head() {
+        let pool = head.0.pool.clone();
+        let mut st = pool.lock();
+        let wake = match node.turn(&head) {
+            Turn::Full => return,
+            Turn::Moved => Wake::NOBODY,
+            Turn::Slot => {
+                let number = head.0.number;
+                let p = st.pwqs.get_mut(number);
+                if p.inactive.is_empty() || p.plugged {
+                    // Cancelled meanwhile. The loop serves the next in line with the slot.
+                    let _the_loop_serves = node.give_back();
+                    Wake::NOBODY
+                } else {
+                    p.nr_active += 1;
+                    st.activate_first(number);
+                    if !st.pwqs.get(number).inactive.is_empty() {
+                        node.wait_again(&head);
+                    }
+                    st.kick()
+                }
+            }
+        };
+        drop(st);
+        wake.go();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::env::topology::{CpuPlace, Topology};
+    use crate::{Flags, Runtime};
+    use std::sync::mpsc;
+
+    #[test]
+    fn s08_02_a_free_slot_is_not_taken_past_those_who_wait() {
+        let place = CpuPlace {
+            cpu: 0,
+            core: 0,
+            cache: 0,
+            node: 0,
+        };
+        let rt = Runtime::builder().topology(Topology::simulated(vec![place]));
+        let rt = rt.start().expect("threads can be made");
+        let q = rt.queue("q").flags(Flags::UNBOUND).max_active(1);
+        let q = q.build().unwrap();
+        let (door, opened) = mpsc::channel::<()>();
+        q.try_spawn(move || opened.recv().unwrap())
+            .map_err(|e| e.reason())
+            .unwrap();
+        let (log, order) = mpsc::channel();
+        let give = |n: usize| {
+            let log = log.clone();
+            q.try_spawn(move || log.send(n).unwrap())
+                .map_err(|e| e.reason())
+                .unwrap();
+        };
+        give(1);
+        // Taking the pool's lock counts in what lies in its inbox.
+        let waiting = || -> usize {
+            let of = |pwq: &std::sync::Arc<crate::pwq::Pwq>| {
+                let st = pwq.pool.lock();
+                st.pwqs.get(pwq.number).inactive.iter().count()
+            };
+            q.inner.pwqs().iter().map(of).sum()
+        };
+        assert_eq!(waiting(), 1);
+        // The moment between a slot that is free and the service of those who wait for one.
+        q.inner.nodes.iter().for_each(|node| node.set_max(2));
+        give(2);
+        assert_eq!(waiting(), 2, "the second has overtaken the first");
+        q.inner.nodes.iter().for_each(|node| node.set_max(1));
+        door.send(()).unwrap();
+        q.flush().unwrap();
+        assert_eq!([order.recv(), order.recv()], [Ok(1), Ok(2)]);
+    }
 }

@@ -1,71 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The settings of a runtime. All constants of the design can be set, so that tests need not wait.
 
-use super::hooks::{Hooks, PanicInfo};
-use super::machine::{AllowedHook, Machine};
 use super::Runtime;
+#[cfg(feature = "test-hooks")]
+use crate::env::config::CreateAttempt;
+#[cfg(test)]
+use crate::env::config::CreateHook;
+use crate::env::config::{BhBatch, Config, Hooks, PanicInfo};
+use crate::env::cpus::{AllowedHook, Machine};
+use crate::env::topology::{Scope, Topology};
+use crate::env::Env;
 use crate::error::StartError;
 use crate::observe::trace::{Sink, TraceEvent};
-use crate::pool::bh::BhBatch;
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::sys::cpuset::CpuSet;
-use crate::wq::attrs::Scope;
-use crate::wq::topology::Topology;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The settings in force.
-#[derive(Clone, Debug)]
-pub(crate) struct Config {
-    pub(crate) idle_timeout: Duration,
-    pub(crate) mayday_initial: Duration,
-    pub(crate) mayday_interval: Duration,
-    pub(crate) create_cooldown: Duration,
-    pub(crate) cpu_poll: Duration,
-    pub(crate) sample_period: Duration,
-    pub(crate) cpu_intensive_thresh: Duration,
-    pub(crate) cpu_intensive_warn: u64,
-    pub(crate) watchdog_thresh: Duration,
-    pub(crate) watchdog_abort_at: u32,
-    pub(crate) watchdog_abort_after: Duration,
-    pub(crate) cpu_accounting: bool,
-    pub(crate) strict_priority: bool,
-    pub(crate) power_efficient: bool,
-    pub(crate) force_rr_cpu: bool,
-    pub(crate) abort_on_panic: bool,
-    pub(crate) default_scope: Scope,
-    pub(crate) stack_size: usize,
-    pub(crate) bh_batch: BhBatch,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            idle_timeout: Duration::from_secs(300),
-            mayday_initial: Duration::from_millis(10),
-            mayday_interval: Duration::from_millis(100),
-            create_cooldown: Duration::from_secs(1),
-            cpu_poll: Duration::from_secs(1),
-            sample_period: Duration::from_millis(1),
-            cpu_intensive_thresh: Duration::from_millis(10),
-            cpu_intensive_warn: 4,
-            watchdog_thresh: Duration::from_secs(30),
-            watchdog_abort_at: 0,
-            watchdog_abort_after: Duration::ZERO,
-            cpu_accounting: true,
-            strict_priority: false,
-            power_efficient: false,
-            force_rr_cpu: false,
-            abort_on_panic: false,
-            default_scope: Scope::CacheShard,
-            stack_size: 2 << 20,
-            bh_batch: BhBatch {
-                items: 10,
-                time: Duration::from_millis(2),
-            },
-        }
-    }
-}
 
 /// Sets up a [`Runtime`].
 #[must_use = "a builder does nothing until it is built"]
@@ -267,21 +217,22 @@ impl RuntimeBuilder {
     #[cfg(feature = "test-hooks")]
     pub fn on_create_worker(
         mut self,
-        hook: impl Fn(&super::hooks::CreateAttempt) -> Result<(), i32> + Send + Sync + 'static,
+        hook: impl Fn(&CreateAttempt) -> Result<(), i32> + Send + Sync + 'static,
     ) -> Self {
         self.hooks.on_create_worker = Some(Box::new(hook));
         self
     }
 
-    #[cfg(all(test, not(loom)))]
-    pub(crate) fn set_create_hook(&mut self, hook: super::hooks::CreateHook) {
+    #[cfg(test)]
+    pub(crate) fn set_create_hook(&mut self, hook: CreateHook) {
         self.hooks.on_create_worker = Some(hook);
     }
 
     /// The first phase: queues can be made and items enqueued, nothing runs yet.
     pub fn build_early(self) -> Runtime {
         let machine = Machine::new(self.topology, self.cpus, self.allowed_by);
-        Runtime::assemble(self.config, self.hooks, self.sink, self.clock, machine)
+        let (hooks, sink) = (self.hooks, self.sink);
+        Runtime::assemble(Env::new(self.config, hooks, sink, self.clock, machine))
     }
 
     /// Both phases.

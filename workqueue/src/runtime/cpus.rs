@@ -1,158 +1,44 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! CPUs that leave and return while the runtime works, and those met for the first time.
+//! CPUs that leave and return while the runtime works, those met for the first time, and the CPUs that
+//! unbound queues may use.
 //!
-//! A CPU is online if the process may use it and the program has not taken it out. The monitor
-//! looks once in a while; [`Runtime::refresh_cpus`] has it look now. A CPU that leaves keeps its
-//! pools: their workers go on elsewhere, uncounted. One that was never there before gets pools, a
-//! thread in each and a place in every queue first, and is known from then on. Kernel
-//! counterparts: `workqueue_prepare_cpu`, `workqueue_online_cpu`, `workqueue_offline_cpu`,
-//! `rebind_workers`, `unbind_worker`.
+//! The monitor looks once in a while; [`Runtime::refresh_cpus`] has it look now. A CPU that leaves
+//! keeps its pools: their workers go on elsewhere, uncounted. One that was never there before gets
+//! pools, a thread in each and a place in every queue first; then it is known. Kernel counterparts:
+//! `workqueue_prepare_cpu`, `workqueue_online_cpu`, `workqueue_offline_cpu`, `rebind_workers`,
+//! `unbind_worker`, `workqueue_apply_unbound_cpumask`, `wq_affn_dfl_set`.
 
-use super::machine::Machine;
-use super::monitor::Job;
-use super::{CpuPools, Runtime, RuntimeInner};
-use crate::pool::flags::WorkerFlags;
+use super::directory::{CpuPools, Directory};
+use super::Runtime;
+use crate::env::helpers::Job;
+use crate::env::topology::Scope;
+use crate::error::AttrError;
+use crate::pool::context::blocking;
 use crate::pool::worker::create_worker;
+use crate::pool::workers::WorkerFlags;
 use crate::pool::{registry, Pool, PoolKind};
 use crate::sys::cpuset::CpuSet;
-use crate::sys::sync::{Completion, Mutex};
-use crate::wq::topology::Topology;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use crate::sys::sync::Completion;
+use crate::wq::queue::{QueueInner, DESTROYING};
+use std::sync::Arc;
 
-/// A set of CPUs that enqueues look at without a lock.
-type Bits = Box<[AtomicBool]>;
-
-/// Which CPUs are in use.
-#[derive(Debug)]
-pub(crate) struct Cpus {
-    machine: Machine, // I
-    /// How the known CPUs belong together, and those which are about to be.
-    topology: RwLock<Arc<Topology>>, // written under P0
-    /// The same, of the known ones alone, as callers see it.
-    shown: RwLock<Arc<Topology>>, // written under P0
-    /// By CPU number: was it ever online? Those have pools, and a place in every queue.
-    known: Bits, // A: written under P0
-    /// By CPU number, for the enqueue path.
-    online: Bits, // A: written under P0
-    /// What the program has left in.
-    wanted: Mutex<Option<CpuSet>>,
-}
-
-fn bits(set: &CpuSet, end: usize) -> Bits {
-    (0..end)
-        .map(|cpu| AtomicBool::new(set.contains(cpu)))
-        .collect()
-}
-
-fn is_set(bits: &Bits, cpu: usize) -> bool {
-    // Acquire pairs with the Release in `set`: whoever finds a new CPU finds its place in the
-    // queues. An enqueue that is just too late goes to a CPU that has left, which works.
-    bits.get(cpu).is_some_and(|bit| bit.load(Ordering::Acquire))
-}
-
-fn set(bits: &Bits, cpu: usize, value: bool) {
-    bits[cpu].store(value, Ordering::Release);
-}
-
-fn all_set(bits: &Bits) -> CpuSet {
-    (0..bits.len()).filter(|&cpu| is_set(bits, cpu)).collect()
-}
-
-fn get(topology: &RwLock<Arc<Topology>>) -> Arc<Topology> {
-    let topology = topology.read();
-    topology.unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-fn put(topology: &RwLock<Arc<Topology>>, new: Arc<Topology>) {
-    *topology.write().unwrap_or_else(PoisonError::into_inner) = new;
-}
-
-impl Cpus {
-    /// All CPUs that may be used are known and online at first.
-    pub(crate) fn new(machine: Machine) -> Self {
-        let (first, end) = (machine.first_cpus(), machine.end());
-        let first = first.iter().filter(|&cpu| cpu < end).collect();
-        let topology = Arc::new(machine.describe(&first));
-        Self {
-            topology: RwLock::new(topology.clone()),
-            shown: RwLock::new(topology),
-            known: bits(&first, end),
-            online: bits(&first, end),
-            wanted: Mutex::new(None),
-            machine,
-        }
-    }
-
-    pub(crate) fn is_known(&self, cpu: usize) -> bool {
-        is_set(&self.known, cpu)
-    }
-
-    pub(crate) fn is_online(&self, cpu: usize) -> bool {
-        is_set(&self.online, cpu)
-    }
-
-    pub(crate) fn online(&self) -> CpuSet {
-        all_set(&self.online)
-    }
-
-    pub(crate) fn known(&self) -> CpuSet {
-        all_set(&self.known)
-    }
-
-    /// All CPU numbers there can ever be are below this.
-    pub(crate) fn end(&self) -> usize {
-        self.machine.end()
-    }
-
-    pub(crate) fn is_simulated(&self) -> bool {
-        self.machine.is_simulated()
-    }
-
-    fn topology(&self) -> Arc<Topology> {
-        get(&self.topology)
-    }
-
-    pub(crate) fn shown_topology(&self) -> Arc<Topology> {
-        get(&self.shown)
-    }
-
-    /// The topology has more CPUs from now on. Queues keep the number of nodes they began with.
-    fn grow_topology(&self, cpus: &CpuSet) {
-        let nodes = self.topology().nr_nodes();
-        let grown = Arc::new(self.machine.describe(cpus).with_nodes(nodes));
-        put(&self.topology, grown);
-    }
-
-    /// Every queue has a place for these, so they may be chosen.
-    fn learn(&self, new: &CpuSet) {
-        new.iter().for_each(|cpu| set(&self.known, cpu, true));
-        put(&self.shown, self.topology());
-        new.iter().for_each(|cpu| set(&self.online, cpu, true));
-    }
-}
-
-impl RuntimeInner {
-    /// The known CPUs and how they belong together.
-    pub(crate) fn topology(&self) -> Arc<Topology> {
-        self.cpus.topology()
-    }
-
+impl Directory {
     /// Brings the set of CPUs up to date. On the monitor thread, whose affinity the crate never
     /// narrows, or before there is one.
     pub(crate) fn look_at_cpus(self: &Arc<Self>) {
         self.retry_bh_threads();
-        let allowed = self.cpus.machine.allowed();
-        let allowed = allowed.unwrap_or_else(|| self.cpus.known());
-        let online = match &*self.cpus.wanted.lock() {
-            Some(wanted) => allowed.and(wanted),
+        let allowed = self.env.cpus.allowed();
+        let allowed = allowed.unwrap_or_else(|| self.env.cpus.known());
+        let online = match self.env.cpus.wanted() {
+            Some(wanted) => allowed.and(&wanted),
             None => allowed.clone(),
         };
-        let before = self.online_cpus();
-        if online != before || self.affinity.allows_other_than(&allowed) {
+        let before = self.env.online_cpus();
+        if online != before || self.env.affinity.allows_other_than(&allowed) {
             self.change_cpus(&allowed, &online);
-            let now = self.online_cpus();
+            let now = self.env.online_cpus();
             if let Some(hook) = self
+                .env
                 .hooks
                 .on_cpus_changed
                 .as_ref()
@@ -165,34 +51,34 @@ impl RuntimeInner {
 
     fn change_cpus(self: &Arc<Self>, allowed: &CpuSet, online: &CpuSet) {
         let _choice = self.attrs_lock.lock();
-        let before = self.online_cpus();
-        self.affinity.allow(allowed);
+        let before = self.env.online_cpus();
+        self.env.affinity.allow(allowed);
         for cpu in before.iter().filter(|&c| !online.contains(c)) {
-            set(&self.cpus.online, cpu, false);
+            self.env.cpus.set_online(cpu, false);
             self.pools_of_cpu(cpu).iter().for_each(unbind);
         }
-        let known = self.cpus.known();
+        let known = self.env.cpus.known();
         let missing = || online.iter().filter(|&c| !before.contains(c));
         // One that fails stays out and is tried again at the next look.
         for cpu in missing().filter(|&c| known.contains(c)) {
-            let back = self.pools_of_cpu(cpu).iter().all(rebind);
-            set(&self.cpus.online, cpu, back);
+            let back = self.pools_of_cpu(cpu).iter().all(|p| rebind(self, p));
+            self.env.cpus.set_online(cpu, back);
         }
         let new = missing().filter(|&c| !known.contains(c) && self.prepare_cpu(c));
         let new: CpuSet = new.collect();
         let queues = self.queues();
         if !new.is_empty() {
-            self.cpus.grow_topology(&known.or(&new));
+            self.env.cpus.grow_topology(&known.or(&new));
             // guard: s11_09_new_cpu_not_adopted
             queues.iter().for_each(|queue| queue.adopt_cpus(&new));
         }
-        let online = self.online_cpus().or(&new);
-        let unbound = self.affinity.grow(&known.or(&new));
+        let online = self.env.online_cpus().or(&new);
+        let unbound = self.env.affinity.grow(&known.or(&new));
         for queue in &queues {
             queue.recompute_slots(&unbound, &online);
         }
-        self.cpus.learn(&new);
-        self.affinity.publish();
+        self.env.cpus.learn(&new);
+        self.env.affinity.publish();
         // guard: s11_09_not_bound_again
         self.rebind_all();
         for queue in queues.iter().filter(|q| q.is_unbound()) {
@@ -208,7 +94,7 @@ impl RuntimeInner {
             let st = pool.lock();
             if !st.disassociated {
                 for (_, worker) in st.workers.iter() {
-                    self.bind_other(worker.thread.tid, &pool.affinity);
+                    self.env.bind_other(worker.thread.tid, &pool.affinity);
                 }
             }
         }
@@ -220,13 +106,13 @@ impl RuntimeInner {
         if self.pools_of(cpu).is_none() {
             self.add_pools(cpu);
         }
-        self.pools_of_cpu(cpu).iter().all(has_worker)
+        self.pools_of_cpu(cpu).iter().all(|p| has_worker(self, p))
     }
 
     /// # Context: no lock of the crate but `attrs_lock` held.
     pub(super) fn add_pools(self: &Arc<Self>, cpu: usize) {
-        let pool = |nice| registry::create(PoolKind::PerCpu { cpu }, nice, self);
-        let bh = |nice| registry::create(PoolKind::Bh { cpu }, nice, self);
+        let pool = |nice| registry::create(PoolKind::PerCpu { cpu }, nice, &self.env);
+        let bh = |nice| registry::create(PoolKind::Bh { cpu }, nice, &self.env);
         let pools = CpuPools {
             normal: pool(0),
             highpri: pool(-20),
@@ -239,12 +125,67 @@ impl RuntimeInner {
     fn pools_of_cpu(&self, cpu: usize) -> Vec<Arc<Pool>> {
         self.pools_of(cpu).map_or_else(Vec::new, |p| p.all().into())
     }
+
+    fn unbound_queues(&self) -> Vec<Arc<QueueInner>> {
+        let mut queues = self.queues();
+        queues.retain(|q| q.is_unbound() && !q.is_mode(DESTROYING));
+        queues
+    }
+
+    /// All queues, or none.
+    pub(crate) fn set_unbound_cpus(self: &Arc<Self>, cpus: &CpuSet) -> Result<(), AttrError> {
+        let _choice = self.attrs_lock.lock();
+        let known = self.env.cpus.known();
+        let mask = cpus.and(&known);
+        if mask.is_empty() {
+            return Err(AttrError::EmptyMask(cpus.to_list()));
+        }
+        let queues = self.unbound_queues();
+        let mut plans = Vec::with_capacity(queues.len());
+        for queue in &queues {
+            let attrs = queue.state.lock().attrs.clone();
+            // A plan that is dropped gives its pools back.
+            plans.push(queue.plan(attrs, &mask).map_err(AttrError::Spawn)?);
+        }
+        self.env.affinity.ask(cpus, &known);
+        for (queue, plan) in queues.iter().zip(plans) {
+            queue.install(plan);
+            queue.adjust_limits();
+        }
+        self.spread_homeless();
+        Ok(())
+    }
+
+    /// The threads that go by the unbound mask themselves: rescuers that wait to be called, and
+    /// the workers of CPUs that have left.
+    pub(super) fn spread_homeless(&self) {
+        let queues = self.queues();
+        for rescuer in queues.iter().filter_map(|q| q.rescuer.as_ref()) {
+            rescuer.follow_unbound_mask(&self.env);
+        }
+        for pool in self.percpu_pools() {
+            let st = pool.lock();
+            if st.disassociated {
+                st.workers
+                    .iter()
+                    .for_each(|(_, w)| self.env.bind_to_unbound(w.thread.tid));
+            }
+        }
+    }
+
+    pub(crate) fn set_default_scope(self: &Arc<Self>, scope: Scope) {
+        let _choice = self.attrs_lock.lock();
+        self.env.affinity.set_scope(scope);
+        for queue in self.unbound_queues() {
+            queue.recompute_slots(&self.env.unbound_cpus(), &self.env.online_cpus());
+        }
+    }
 }
 
 /// Gives a pool without any its first worker, if it is to have one. False if that cannot be.
-fn has_worker(pool: &Arc<Pool>) -> bool {
-    let rt = &pool.rt;
-    let wanted = rt.is_online() && (!pool.is_bh() || rt.wants_bh_thread(pool));
+fn has_worker(dir: &Directory, pool: &Arc<Pool>) -> bool {
+    let env = &pool.env;
+    let wanted = env.is_online() && (!pool.is_bh() || dir.wants_bh_thread(pool));
     let empty = pool.lock().workers.len() == 0;
     !(wanted && empty) || create_worker(pool, 1).is_ok()
 }
@@ -257,7 +198,7 @@ fn unbind(pool: &Arc<Pool>) {
         if st.workers.exists(slot) {
             // guard: s11_10_departed_counts
             st.set_flags(slot, WorkerFlags::UNBOUND);
-            pool.rt.bind_to_unbound(st.workers.get(slot).thread.tid);
+            pool.env.bind_to_unbound(st.workers.get(slot).thread.tid);
         }
     }
     let wake = st.kick();
@@ -267,15 +208,15 @@ fn unbind(pool: &Arc<Pool>) {
 
 /// The pool's CPU is back: the workers are bound again and count from their next batch on. False
 /// if that cannot be.
-fn rebind(pool: &Arc<Pool>) -> bool {
-    if !has_worker(pool) {
+fn rebind(dir: &Directory, pool: &Arc<Pool>) -> bool {
+    if !has_worker(dir, pool) {
         return false;
     }
     let mut st = pool.lock();
     for slot in st.workers.slots() {
         if st.workers.exists(slot)
             && !pool
-                .rt
+                .env
                 .bind_other(st.workers.get(slot).thread.tid, &pool.affinity)
         {
             return false;
@@ -294,34 +235,69 @@ fn rebind(pool: &Arc<Pool>) -> bool {
 impl Runtime {
     /// The CPUs in use at present.
     pub fn online_cpus(&self) -> CpuSet {
-        self.inner.online_cpus()
+        self.inner.env.online_cpus()
     }
 
     /// Takes CPUs out of use, or back into it: only those of `cpus` that the process may use stay.
     /// None leaves it to the process's affinity alone. Items queued for a CPU that leaves run
     /// elsewhere.
     pub fn set_online_cpus(&self, cpus: Option<CpuSet>) {
-        *self.inner.cpus.wanted.lock() = cpus;
+        self.inner.env.cpus.set_wanted(cpus);
         self.refresh_cpus();
     }
 
     /// Looks now whether the process's CPUs have changed, instead of at the next poll. CPUs that it
     /// was not allowed to use before are taken into use as well.
     pub fn refresh_cpus(&self) {
-        let rt = &self.inner;
-        if rt.is_in_forked_child() || rt.is_stopped() {
+        let (dir, env) = (&self.inner, &self.inner.env);
+        if env.is_in_forked_child() || env.is_stopped() {
             return;
         }
-        if !rt.is_online() {
-            rt.look_at_cpus();
+        if !env.is_online() {
+            dir.look_at_cpus();
             return;
         }
         let done = Arc::new(Completion::new());
-        if rt
-            .monitor
-            .try_post(Job::LookAtCpus(rt.clone(), done.clone()))
-        {
-            crate::blocking(|| done.wait());
+        let (own, told) = (dir.clone(), done.clone());
+        let look = Job::new(move || {
+            own.look_at_cpus();
+            told.complete();
+        });
+        if env.monitor.try_post(look) {
+            blocking(|| done.wait());
         }
+    }
+
+    /// The CPUs that unbound queues may use.
+    pub fn unbound_cpumask(&self) -> CpuSet {
+        self.inner.env.unbound_cpus()
+    }
+
+    /// Changes the CPUs that unbound queues may use, as far as the runtime has met them; those it
+    /// meets later join in. Queues whose own mask shares no CPU with it use all of them. Items queued before finish where they are.
+    /// Also followed by rescuers that wait to be called and by workers whose CPU has left.
+    ///
+    /// # Errors
+    /// [`AttrError::EmptyMask`] if no CPU would be left, [`AttrError::Spawn`] if a new pool cannot
+    /// get its first thread; nothing changes then.
+    pub fn set_unbound_cpumask(&self, cpus: &CpuSet) -> Result<(), AttrError> {
+        self.inner.env.require_alive()?;
+        self.inner.set_unbound_cpus(cpus)
+    }
+
+    /// The affinity scope of unbound queues that have not chosen one.
+    pub fn default_scope(&self) -> Scope {
+        self.inner.env.default_scope()
+    }
+
+    /// Changes the affinity scope of all unbound queues that have not chosen one. A CPU whose new
+    /// pool cannot get a thread is served by its queue's default pool.
+    ///
+    /// # Errors
+    /// [`AttrError::Destroyed`] after the runtime's end.
+    pub fn set_default_scope(&self, scope: Scope) -> Result<(), AttrError> {
+        self.inner.env.require_alive()?;
+        self.inner.set_default_scope(scope);
+        Ok(())
     }
 }

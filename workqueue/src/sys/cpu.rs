@@ -6,9 +6,10 @@
 //! `raw_smp_processor_id`.
 
 use super::cpuset::{CpuSet, MAX_CPUS};
-use std::io;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Once;
+use std::{io, thread};
 
 /// What the kernel keeps of a thread's name.
 const COMM_LEN: usize = 15;
@@ -21,6 +22,21 @@ pub(crate) fn current_cpu() -> usize {
     // SAFETY: takes no argument and writes nothing.
     let cpu = unsafe { libc::sched_getcpu() };
     usize::try_from(cpu).unwrap_or(0)
+}
+
+thread_local! {
+    static WORKER_CPU: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// The calling thread is a worker of this CPU from now on, or of none.
+pub(crate) fn set_worker_cpu(cpu: Option<usize>) {
+    // A thread that is being torn down is no worker any more.
+    let _torn_down = WORKER_CPU.try_with(|own| own.set(cpu));
+}
+
+/// The CPU whose worker the calling thread is; None off per-CPU workers.
+pub(crate) fn worker_cpu() -> Option<usize> {
+    WORKER_CPU.try_with(Cell::get).ok().flatten()
 }
 
 /// The caller's thread number, as `ps -L` shows it.
@@ -283,54 +299,34 @@ pub(crate) fn around_forks(before: extern "C" fn(), after: extern "C" fn()) {
     }
 }
 
-#[cfg(all(test, not(loom), not(miri)))]
-mod fork_tests {
-    use crate::pool::registry;
-    use crate::Runtime;
-    use std::sync::mpsc;
-    use std::time::{Duration, Instant};
+/// The system's number for a failed thread creation.
+pub(crate) fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EAGAIN)
+}
 
-    #[test]
-    fn s01_13_a_child_finds_the_table_of_pools_free() {
-        let rt = Runtime::builder().build_early();
-        let pool = rt.inner.percpu_pools()[0].id;
-        let me = std::fs::read_link("/proc/thread-self").unwrap();
-        let stat = std::path::Path::new("/proc").join(me).join("stat");
-        let (held, is_held) = mpsc::channel();
-        let holder = std::thread::spawn(move || {
-            let table = registry::hold();
-            held.send(()).unwrap();
-            // Until the thread that forks sleeps: for the table, or else for its child.
-            let begun = Instant::now();
-            while begun.elapsed() < Duration::from_secs(60)
-                && !std::fs::read_to_string(&stat)
-                    .is_ok_and(|s| s.rsplit_once(')').is_some_and(|s| s.1.starts_with(" S")))
-            {
-                std::thread::yield_now();
-            }
-            drop(table);
-        });
-        while is_held.try_recv().is_err() {
-            std::thread::yield_now();
+/// Starts a thread with all its signals blocked from the first instruction on.
+pub(crate) fn spawn_quiet(
+    name: String,
+    stack_size: usize,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    let _quiet = SignalsBlocked::new();
+    thread::Builder::new()
+        .name(name)
+        .stack_size(stack_size)
+        .spawn(body)
+}
+
+/// Ends the process if the thread unwinds out of the crate's bookkeeping.
+pub(crate) struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            log::error!(
+                "workqueue: internal error on a worker thread, see the panic above; aborting"
+            );
+            std::process::abort();
         }
-        // SAFETY: the child reads the table and then leaves by _exit; one that hangs is ended.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: as above.
-            unsafe {
-                libc::alarm(60);
-                libc::_exit(if registry::lookup(pool).is_some() {
-                    0
-                } else {
-                    1
-                });
-            }
-        }
-        let mut status = 0;
-        // SAFETY: `status` is valid for writing; the child is ours.
-        let waited = unsafe { libc::waitpid(child, &mut status, 0) };
-        assert_eq!((waited, status), (child, 0));
-        holder.join().unwrap();
-        drop(rt);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A set of CPU numbers, with the kernel's text forms: `0-3,8` to read lists, a hex mask to show.
 //!
-//! Handed in by callers and by [`crate::wq::topology`]; taken over by the pools, which bind
+//! Handed in by callers and by [`crate::env::topology`]; taken over by the pools, which bind
 //! threads to it through [`crate::sys::cpu`]. Kernel counterpart: `struct cpumask`.
 
 use std::fmt;

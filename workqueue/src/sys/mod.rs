@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the machine gives: locks, lists, clocks, CPUs. Nothing here knows what a work item means.
+//! What the machine gives: locks, clocks, timers, CPUs. Nothing here knows what a work item is.
 
 pub(crate) mod sync;
-
-pub(crate) mod list;
 
 pub(crate) mod cpu;
 

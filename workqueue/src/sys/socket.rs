@@ -64,12 +64,13 @@ fn address_of(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
     Ok((address, len))
 }
 
-#[cfg(all(test, not(loom), not(miri)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::net::UnixStream;
 
+    #[cfg(not(miri))]
     #[test]
     fn the_file_has_its_mode_by_being_made() {
         let path = std::env::temp_dir().join(format!("wq-socket-{}", std::process::id()));

@@ -59,7 +59,7 @@ impl<T> Mutex<T> {
     }
 
     /// None while somebody holds it.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(test)]
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok()
     }

@@ -215,7 +215,7 @@ impl<P: Timed> Heap<P> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -2,7 +2,7 @@
 //! Asks a control socket.
 
 use super::Failure;
-use crate::observe::wire::{receive, send, Deadline, Reply, Request};
+use crate::observe::control_socket::{receive, send, Deadline, Reply, Request};
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;

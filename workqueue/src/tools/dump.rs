@@ -4,8 +4,8 @@
 //! Kernel counterpart: `wq_dump`, with the same sections.
 
 use super::client::Address;
-use super::{output, patterns, Failure, AFTER_HELP};
-use crate::observe::wire::{Reply, Request};
+use super::{print, table, wanted as is_wanted, Failure, AFTER_HELP};
+use crate::observe::control_socket::{Reply, Request};
 use crate::{CpuSet, NodeSnapshot, PoolSnapshot, QueueSnapshot, ScopeSnapshot, Snapshot};
 use clap::Parser;
 use std::collections::BTreeSet;
@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let Reply::Snapshot(mut snapshot) = args.address.ask(Request::Snapshot)? else {
         return Err(args.address.nonsense());
     };
-    let wanted = |name: &str| patterns::wanted(name, &args.patterns);
+    let wanted = |name: &str| is_wanted(name, &args.patterns);
     snapshot.workqueues.retain(|q| wanted(&q.name));
     snapshot.rescuers.retain(|r| wanted(&r.name));
     let text = if args.json {
@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     } else {
         as_text(&snapshot)
     };
-    output::print(&text).map(drop)
+    print(&text).map(drop)
 }
 
 fn as_text(snapshot: &Snapshot) -> String {
@@ -75,7 +75,7 @@ fn as_text(snapshot: &Snapshot) -> String {
 fn titled(titles: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let titles = titles.iter().map(|&t| t.to_owned()).collect();
     let rows: Vec<_> = std::iter::once(titles).chain(rows).collect();
-    output::table(&rows)
+    table(&rows)
 }
 
 /// `[0]=a [1]=b`
@@ -137,7 +137,7 @@ fn queues(snapshot: &Snapshot) -> String {
     let rows: Vec<_> = std::iter::once(titles)
         .chain(queues.iter().map(row))
         .collect();
-    output::table(&rows)
+    table(&rows)
 }
 
 fn nodes(queues: &[QueueSnapshot]) -> String {
@@ -157,5 +157,5 @@ fn nodes(queues: &[QueueSnapshot]) -> String {
     let rows: Vec<_> = std::iter::once(titles)
         .chain(unbound.iter().map(row))
         .collect();
-    output::table(&rows)
+    table(&rows)
 }

@@ -7,19 +7,16 @@
 
 mod client;
 
-mod output;
-
-mod patterns;
-
 pub mod dump;
 
 pub mod monitor;
 
-use clap::error::ErrorKind;
+use clap::error::ErrorKind as ClapKind;
 use clap::Parser;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
@@ -75,8 +72,8 @@ pub fn run<A: Parser>(
 ) -> ExitCode {
     let done = match A::try_parse_from(words) {
         Ok(args) => body(&args),
-        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            output::print(&e.to_string()).map(drop)
+        Err(e) if matches!(e.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) => {
+            print(&e.to_string()).map(drop)
         }
         Err(e) => Err(Failure::usage(one_line(&e))),
     };
@@ -95,4 +92,106 @@ fn one_line(error: &clap::Error) -> String {
     let words: Vec<_> = first.split_whitespace().collect();
     let line = words.join(" ");
     format!("{} (see --help)", line.trim_start_matches("error: "))
+}
+
+/// Prints text. `Break` if nobody reads any more, which is no error: what is left to print is
+/// dropped.
+pub(crate) fn print(text: &str) -> Result<ControlFlow<()>, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(e) => Err(Failure::lost(format!(
+            "cannot write to standard output: {e}"
+        ))),
+    }
+}
+
+/// Sets rows out in columns, the first row being the titles: the first column to the left, the
+/// others to the right.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (n, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            line += &match n {
+                0 => format!("{cell:<width$}"),
+                _ => format!("  {cell:>width$}"),
+            };
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Is the name one of those meant? All are if there is no pattern.
+pub(crate) fn wanted(name: &str, patterns: &[String]) -> bool {
+    let name: Vec<char> = name.chars().collect();
+    patterns.is_empty()
+        || patterns.iter().any(|pattern| {
+            let pattern: Vec<char> = pattern.chars().collect();
+            matches(&name, &pattern)
+        })
+}
+
+/// Goes on greedily, and back to the last `*` where that fails.
+fn matches(name: &[char], pattern: &[char]) -> bool {
+    let (mut at, mut of) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while at < name.len() {
+        match pattern.get(of) {
+            Some('*') => {
+                star = Some((at, of));
+                of += 1;
+            }
+            Some(&c) if c == '?' || c == name[at] => {
+                at += 1;
+                of += 1;
+            }
+            _ => match star {
+                Some((from, back)) => {
+                    star = Some((from + 1, back));
+                    at = from + 1;
+                    of = back + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[of..].iter().all(|&c| c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_lines_have_no_tail() {
+        let row = |cells: &[&str]| cells.iter().map(|&c| c.to_owned()).collect();
+        let rows: Vec<Vec<String>> = vec![row(&["", "total"]), row(&["events", "7"]), row(&["é"])];
+        assert_eq!(table(&rows), "        total\nevents      7\né\n");
+    }
+
+    #[test]
+    fn names_are_matched_whole() {
+        let is = |name: &str, pattern: &str| wanted(name, &[pattern.to_owned()]);
+        for pattern in [
+            "events", "*", "ev*", "*ts", "e*e*s", "event?", "**", "events*",
+        ] {
+            assert!(is("events", pattern), "{pattern}");
+        }
+        for pattern in ["event", "vents", "?", "events?", "x*", "*x", "", "EVENTS"] {
+            assert!(!is("events", pattern), "{pattern}");
+        }
+        assert!(is("aXbXc", "a*X?") && is("", "*") && is("ü", "?"));
+        assert!(wanted("any", &[]));
+        assert!(wanted("b", &["a".to_owned(), "b".to_owned()]));
+    }
 }

@@ -4,8 +4,8 @@
 //! Kernel counterpart: `wq_monitor`, with the same columns.
 
 use super::client::{Address, NoReply};
-use super::{output, patterns, Failure, AFTER_HELP};
-use crate::observe::wire::{Reply, Request};
+use super::{print, table, wanted, Failure, AFTER_HELP};
+use crate::observe::control_socket::{Reply, Request};
 use crate::{QueueSample, Sample};
 use clap::Parser;
 use std::thread;
@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         } else {
             as_text(&sample, &args.patterns)
         };
-        if output::print(&text)?.is_break() || args.interval.is_zero() {
+        if print(&text)?.is_break() || args.interval.is_zero() {
             return Ok(());
         }
         // From reading to reading, so that the time a reading takes does not add up.
@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn chosen<'a>(sample: &'a Sample, patterns: &'a [String]) -> impl Iterator<Item = &'a QueueSample> {
     let queues = sample.queues.iter();
-    queues.filter(move |q| patterns::wanted(&q.name, patterns))
+    queues.filter(move |q| wanted(&q.name, patterns))
 }
 
 fn as_json(sample: &Sample, patterns: &[String]) -> Result<String, Failure> {
@@ -106,7 +106,7 @@ fn as_text(sample: &Sample, patterns: &[String]) -> String {
     ];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(chosen(sample, patterns).map(row));
-    output::table(&rows) + "\n"
+    table(&rows) + "\n"
 }
 
 fn row(q: &QueueSample) -> Vec<String> {

@@ -16,75 +16,15 @@
 //! With 16 colours, 15 generations can be told apart, since new items need one too. All steps but
 //! the report are under the queue's lock.
 
-use super::caution;
+use super::flush_dependency;
+use crate::env::helpers::Job;
 use crate::error::WaitError;
-use crate::pool::{concurrency, context};
+use crate::pool::context::{self, blocking};
 use crate::pwq::Pwq;
-use crate::runtime::monitor::Job;
 use crate::sys::sync::Completion;
-use crate::work::state::COLOURS;
-use crate::wq::{QueueInner, QueueState, DESTROYED, DRAINING};
-use std::collections::VecDeque;
+use crate::wq::queue::{FlushWaiter, QueueInner, QueueState, DESTROYED, DRAINING};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-
-/// Who is told that everything enqueued before has ended.
-#[derive(Debug)]
-enum Waiter {
-    /// A thread that sleeps until then.
-    Thread(Arc<Completion>),
-    /// The monitor, which must not sleep; it goes on to take this queue down.
-    Monitor(Job),
-}
-
-impl Waiter {
-    /// # Context: the queue's lock held.
-    fn tell(self, queue: &QueueInner) {
-        match self {
-            Self::Thread(done) => done.complete(),
-            Self::Monitor(job) => queue.rt.monitor.post(job),
-        }
-    }
-}
-
-/// The items enqueued between two flushes, and who waits for them.
-#[derive(Debug)]
-struct Generation {
-    colour: u8,
-    waiters: Vec<Waiter>,
-}
-
-/// The flushes of one queue.
-#[derive(Debug, Default)]
-pub(crate) struct FlushState {
-    /// What new items get.
-    colour: u8,
-    /// Oldest first; the first one is armed.
-    generations: VecDeque<Generation>,
-    /// Flushers that found no colour free.
-    overflow: Vec<Waiter>,
-}
-
-impl FlushState {
-    /// The colour of new items.
-    pub(crate) fn colour(&self) -> u8 {
-        self.colour
-    }
-
-    fn colour_is_free(&self) -> bool {
-        // guard: s10_03_colours
-        self.generations.len() < usize::from(COLOURS) - 1
-    }
-
-    /// Closes the present colour for these waiters.
-    fn close(&mut self, waiters: Vec<Waiter>) {
-        self.generations.push_back(Generation {
-            colour: self.colour,
-            waiters,
-        });
-        self.colour = (self.colour + 1) % COLOURS;
-    }
-}
 
 /// When a drain begins to wonder: at the tenth flush, then at each hundredth up to the thousandth.
 fn is_worth_a_warning(flushes: u32) -> bool {
@@ -95,13 +35,13 @@ impl QueueInner {
     /// Flush as callers reach it.
     pub(crate) fn flush_from_outside(&self) -> Result<(), WaitError> {
         self.may_wait()?;
-        if self.system && self.rt.first_time("flush of a system queue", 0) {
+        if self.system && self.env.first_time("flush of a system queue", 0) {
             log::warn!(
                 "workqueue: flush of system queue {} waits for items of everybody",
                 self.name
             );
         }
-        caution::before_flush(self);
+        flush_dependency::before_flush(self);
         self.flush();
         Ok(())
     }
@@ -109,13 +49,13 @@ impl QueueInner {
     /// Drain as callers reach it.
     pub(crate) fn drain_from_outside(&self) -> Result<(), WaitError> {
         self.may_wait()?;
-        caution::before_flush(self);
+        flush_dependency::before_flush(self);
         self.drain();
         Ok(())
     }
 
     fn may_wait(&self) -> Result<(), WaitError> {
-        self.rt.require_online()?;
+        self.env.require_online()?;
         if context::in_run_of(self) {
             return Err(WaitError::WouldDeadlock);
         }
@@ -129,19 +69,19 @@ impl QueueInner {
     /// # Context: no lock of the crate held.
     pub(crate) fn flush(&self) {
         let done = Arc::new(Completion::new());
-        self.begin_flush(Waiter::Thread(done.clone()));
+        self.begin_flush(FlushWaiter::Thread(done.clone()));
         if !done.is_done() {
-            concurrency::blocking(|| done.wait());
+            blocking(|| done.wait());
         }
     }
 
     /// Has the monitor told, by this job, when everything enqueued so far has ended.
     /// # Context: no lock of the crate held.
     pub(crate) fn post_after_flush(&self, job: Job) {
-        self.begin_flush(Waiter::Monitor(job));
+        self.begin_flush(FlushWaiter::Monitor(job));
     }
 
-    fn begin_flush(&self, waiter: Waiter) {
+    fn begin_flush(&self, waiter: FlushWaiter) {
         let state = &mut *self.state.lock();
         if state.flush.colour_is_free() {
             state.flush.close(vec![waiter]);
@@ -264,9 +204,9 @@ impl QueueInner {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
-    use crate::wq::topology::{CpuPlace, Topology};
+    use crate::env::topology::{CpuPlace, Topology};
     use crate::{blocking, Flags, Runtime};
     use std::sync::mpsc;
     use std::thread;

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Waiting for items and taking them back.
+//! Waiting for items and queues, and taking items back.
 
-pub(crate) mod barrier;
-
-pub(crate) mod reporters;
+pub(crate) mod item;
 
 pub(crate) mod flush;
 
-pub(crate) mod cancel;
-
-pub(crate) mod caution;
+pub(crate) mod flush_dependency;

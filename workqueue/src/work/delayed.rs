@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An item that waits for its time, then goes on to [`crate::enqueue`].
 //!
-//! While the timer is armed, the timer heap owns the item; [`TimerNode`] says for whom it waits.
+//! While the timer is armed, the timer heap owns the item; [`TimerNode`] says which queue it goes to.
 //! Kernel counterparts: `struct delayed_work`, `queue_delayed_work_on`, `mod_delayed_work_on`.
 //!
-//! Who holds PENDING may arm. A canceller that finds PENDING set, the timer not armed and the item
-//! not queued has met it between two steps of somebody else and looks again.
+//! The owner of PENDING arms the timer. A canceller may find PENDING set, the timer not armed and the
+//! item not queued: another thread is between two steps. It looks again.
 
-use super::offer::{self, offer};
-use super::pointer::{RawDelayedWorkItem, WorkItem};
-use super::raw::{Item, RawWork};
-use super::{Busy, Work};
+use super::pointer::{self, offer, RawDelayedWorkItem, WorkItem};
+use super::raw::{Item, RawTimed, RawWork, TimedItem};
+use super::Work;
 use crate::enqueue;
+use crate::env::helpers::TimerEvent;
 use crate::error::{DisableOverflow, EnableUnderflow, EnqueueError, Refusal, WaitError};
-use crate::pool::TimerEvent;
 use crate::sys::clock::after;
 use crate::sys::sync::Mutex;
 use crate::sys::timer::Place;
-use crate::wait::barrier::flush_item;
-use crate::wait::cancel::{self, Grab};
-use crate::wq::{QueueInner, DESTROYED};
+use crate::wait::item::{self, flush_item, Busy, Grab};
+use crate::wq::queue::{QueueInner, DESTROYED};
 use std::fmt;
+use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +47,7 @@ pub(crate) enum Disarmed {
 }
 
 /// The timer half of a delayed item.
+#[repr(C)]
 #[derive(Debug)]
 pub(crate) struct TimerNode {
     place: Place,                  // T
@@ -65,15 +65,17 @@ impl TimerNode {
     /// Takes the item off its timer.
     pub(crate) fn disarm(&self) -> Disarmed {
         let mut target = self.target.lock();
-        let Some(rt) = target.as_ref().map(|t| t.queue.rt.clone()) else {
+        let Some(env) = target.as_ref().map(|t| t.queue.env.clone()) else {
             return Disarmed::Idle;
         };
-        if rt.is_in_forked_child() {
+        if env.is_in_forked_child() {
             return Disarmed::Forked;
         }
         // The target names the heap the place belongs to, and stays as it is while we hold it.
-        match (rt.timers.disarm(&self.place), target.take()) {
-            (Some(TimerEvent::Work(armed)), Some(target)) => Disarmed::Armed(armed.0, target),
+        match (env.timers.disarm(&self.place), target.take()) {
+            (Some(TimerEvent::Item(armed)), Some(target)) => {
+                Disarmed::Armed(armed.into_item(), target)
+            }
             (_, left) => {
                 *target = left;
                 Disarmed::Idle
@@ -89,24 +91,17 @@ struct RawDelayed {
     timer: TimerNode,
 }
 
-// The pointer casts below rely on this.
-const _: () = assert!(std::mem::offset_of!(RawDelayed, raw) == 0);
+// The pointer casts rely on this.
+const _: () = assert!(offset_of!(RawDelayed, raw) == 0);
+const _: () = assert!(offset_of!(RawDelayed, timer) == offset_of!(RawTimed, place));
+const _: () = assert!(offset_of!(TimerNode, place) == 0);
 const _: () = assert!(size_of::<RawDelayed>() == size_of::<DelayedWork<()>>());
 
-/// An item that lies with the timer.
-#[derive(Debug)]
-pub(crate) struct ArmedWork(Item);
-
-impl ArmedWork {
-    fn timer(&self) -> &TimerNode {
-        let raw: *const RawWork = &*self.0;
-        // SAFETY: only items that begin a DelayedWork are put in here, see `arm`.
-        unsafe { &(*raw.cast::<RawDelayed>()).timer }
-    }
-
-    pub(crate) fn place(&self) -> &Place {
-        &self.timer().place
-    }
+/// Where the item of a timer goes.
+fn target_of(timed: &Item) -> &Mutex<Option<Target>> {
+    let raw: *const RawWork = &**timed;
+    // SAFETY: only items that begin a DelayedWork get a timer, see `start`.
+    unsafe { &(*raw.cast::<RawDelayed>()).timer.target }
 }
 
 /// Claims an item and arms its timer.
@@ -141,21 +136,20 @@ unsafe fn start(
     if queue.is_mode(DESTROYED) {
         return Err((Refusal::Destroyed, item));
     }
-    let rt = &queue.rt;
-    let armed = ArmedWork(item);
+    let env = &queue.env;
     let target = Target {
         queue: queue.clone(),
         cpu,
-        armed_on: rt.this_cpu(),
+        armed_on: env.this_cpu(),
     };
-    *armed.timer().target.lock() = Some(target);
-    match rt
-        .timers
-        .arm(after(rt.clock.now(), delay), TimerEvent::Work(armed))
-    {
-        Err(TimerEvent::Work(armed)) => {
-            *armed.timer().target.lock() = None;
-            Err((Refusal::Destroyed, armed.0))
+    *target_of(&item).lock() = Some(target);
+    // SAFETY: a DelayedWork begins with a RawTimed.
+    let armed = TimerEvent::Item(unsafe { TimedItem::new(item) });
+    match env.timers.arm(after(env.clock.now(), delay), armed) {
+        Err(TimerEvent::Item(armed)) => {
+            let item = armed.into_item();
+            *target_of(&item).lock() = None;
+            Err((Refusal::Destroyed, item))
         }
         _ => Ok(()),
     }
@@ -195,13 +189,13 @@ where
     }
     let mut work = work;
     loop {
-        let (found, back) = offer::with_raw(work, |raw| {
+        let (found, back) = pointer::with_raw(work, |raw| {
             if raw.snapshot().depth() > 0 {
                 return None;
             }
             // SAFETY: the pointer type says that the item begins a DelayedWork; it is alive.
             let delayed = unsafe { &*std::ptr::from_ref(raw).cast::<RawDelayed>() };
-            Some(cancel::grab(raw, Some(&delayed.timer)))
+            Some(item::grab(raw, Some(&delayed.timer)))
         });
         work = back;
         match found {
@@ -226,22 +220,24 @@ where
 }
 
 /// The time has come. Runs on the timer thread.
-pub(crate) fn expired(armed: ArmedWork) {
-    let target = armed.timer().target.lock().take();
+pub(crate) fn expired(armed: TimedItem) {
+    let item = armed.into_item();
+    let target = target_of(&item).lock().take();
     let target = target.expect("whoever arms sets the target first");
-    deliver(target, armed.0);
+    deliver(target, item);
 }
 
 /// The runtime went down before the time came.
-pub(crate) fn abandoned(armed: ArmedWork) {
-    if let Some(target) = armed.timer().target.lock().take() {
+pub(crate) fn abandoned(armed: TimedItem) {
+    let item = armed.into_item();
+    if let Some(target) = target_of(&item).lock().take() {
         target
             .queue
             .counters
             .refused_timer
             .fetch_add(1, Ordering::Relaxed);
     }
-    drop(armed.0);
+    drop(item);
 }
 
 fn deliver(target: Target, item: Item) {
@@ -323,26 +319,118 @@ impl<T: WorkItem<ID>, const ID: u64> DelayedWork<T, ID> {
 
     /// Takes the item off its timer or queue, without waiting for a run.
     pub fn cancel(&self) -> Option<T::Pointer> {
-        cancel::cancel(self.work.raw(), Some(&self.timer)).map(|back| self.work.pointer(back))
+        item::cancel(self.work.raw(), Some(&self.timer)).map(|back| self.work.pointer(back))
     }
 
     /// As [`DelayedWork::cancel`], then waits for a run; the item cannot be queued meanwhile.
     pub fn cancel_sync(&self) -> Result<Option<T::Pointer>, WaitError> {
-        Ok(cancel::cancel_sync(self.work.raw(), Some(&self.timer))?
+        Ok(item::cancel_sync(self.work.raw(), Some(&self.timer))?
             .map(|back| self.work.pointer(back)))
     }
 
     /// Keeps the item from being queued until enabled as often, and takes it back if pending.
     pub fn disable(&self) -> Result<Option<T::Pointer>, DisableOverflow> {
-        Ok(
-            cancel::disable(self.work.raw(), Some(&self.timer))?
-                .map(|back| self.work.pointer(back)),
-        )
+        Ok(item::disable(self.work.raw(), Some(&self.timer))?.map(|back| self.work.pointer(back)))
     }
 
     /// As [`DelayedWork::disable`], then waits for a run.
     pub fn disable_sync(&self) -> Result<Option<T::Pointer>, WaitError> {
-        Ok(cancel::disable_sync(self.work.raw(), Some(&self.timer))?
+        Ok(item::disable_sync(self.work.raw(), Some(&self.timer))?
             .map(|back| self.work.pointer(back)))
     }
+}
+
+/// Says which field of a type is its [`crate::DelayedWork`]. Numbers as with
+/// [`crate::impl_has_work!`].
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, Modified, Runtime, WorkItem};
+///
+/// struct Watchdog { bark: DelayedWork<Watchdog> }
+/// impl_has_delayed_work! { impl HasDelayedWork<Self> for Watchdog { self.bark } }
+/// impl WorkItem for Watchdog {
+///     type Pointer = Arc<Self>;
+///     fn run(_: Arc<Self>) { println!("nobody fed me"); }
+/// }
+///
+/// let runtime = Runtime::builder().start()?;
+/// let queue = runtime.system_percpu();
+/// let dog = Arc::new(Watchdog { bark: new_delayed_work!() });
+/// queue.enqueue_delayed(Duration::from_secs(60), dog.clone())?;
+/// // Fed: the time begins anew. The queue has a pointer already, so this one comes back.
+/// let fed = queue.mod_delayed(Duration::from_secs(60), dog.clone())?;
+/// assert!(matches!(fed, Modified::WasPending(_)));
+/// assert!(dog.bark.cancel_sync()?.is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// An item without a timer cannot be delayed:
+///
+/// ```compile_fail,E0277
+/// # use workqueue::{impl_has_work, new_work, Work, WorkItem};
+/// # use std::{sync::Arc, time::Duration};
+/// struct Plain { work: Work<Plain> }
+/// impl_has_work! { impl HasWork<Self> for Plain { self.work } }
+/// impl WorkItem for Plain { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
+/// workqueue::schedule_delayed(Duration::from_secs(1), Arc::new(Plain { work: new_work!() }));
+/// ```
+///
+/// Nor is a field without a timer one with:
+///
+/// ```compile_fail,E0308
+/// # use workqueue::{impl_has_delayed_work, Work, WorkItem};
+/// # use std::sync::Arc;
+/// struct Plain { work: Work<Plain> }
+/// impl_has_delayed_work! { impl HasDelayedWork<Self> for Plain { self.work } }
+/// impl WorkItem for Plain { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
+/// ```
+///
+/// Nor may a struct be packed:
+///
+/// ```compile_fail,E0793
+/// # use workqueue::{impl_has_delayed_work, DelayedWork};
+/// trait Kind { type Field; }
+/// #[repr(packed)]
+/// struct Packed<K: Kind> { number: u8, work: K::Field }
+/// struct Mine;
+/// impl Kind for Mine { type Field = DelayedWork<Packed<Mine>>; }
+/// impl_has_delayed_work! { impl HasDelayedWork<Self> for Packed<Mine> { self.work } }
+/// ```
+#[macro_export]
+macro_rules! impl_has_delayed_work {
+    ($(impl$({$($generics:tt)*})? HasDelayedWork<$item:ty $(, $id:literal)?> for $this:ty { self.$field:ident })*) => {$(
+        // SAFETY: both directions use the same field of the same type, whose beginning is the Work.
+        unsafe impl$(<$($generics)*>)? $crate::HasWork<$item $(, $id)?> for $this {
+            unsafe fn raw_get_work(this: *mut Self) -> *mut $crate::Work<$item $(, $id)?> {
+                // Refused in a packed struct, where the field may lie askew.
+                let _in_its_place = |this: &Self| {
+                    let _field: &$crate::DelayedWork<$item $(, $id)?> = &this.$field;
+                };
+                // SAFETY: `this` is alive, says the caller.
+                let field: *mut $crate::DelayedWork<$item $(, $id)?> =
+                    unsafe { ::core::ptr::addr_of_mut!((*this).$field) };
+                field.cast()
+            }
+
+            unsafe fn work_container_of(work: *mut $crate::Work<$item $(, $id)?>) -> *mut Self {
+                // SAFETY: `work` begins the field of a live value, says the caller.
+                unsafe { work.byte_sub(::core::mem::offset_of!(Self, $field)).cast() }
+            }
+        }
+
+        // SAFETY: the field above is a DelayedWork; its type is checked there.
+        unsafe impl$(<$($generics)*>)? $crate::HasDelayedWork<$item $(, $id)?> for $this {}
+    )*};
+}
+
+/// A [`crate::DelayedWork`] field's initial value, with an optional name for dumps.
+#[macro_export]
+macro_rules! new_delayed_work {
+    () => {
+        $crate::DelayedWork::new("")
+    };
+    ($name:literal) => {
+        $crate::DelayedWork::new($name)
+    };
 }

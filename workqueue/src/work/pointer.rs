@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How a user's pointer becomes a queued item and comes back: the traits of section 14.
+//! How a user's pointer becomes a queued item and comes back.
 //!
-//! A caller hands in an `Arc<T>` or a `Pin<Box<T>>`; [`crate::enqueue`] takes over the address of
-//! the embedded [`RawWork`]. Counterpart: the traits of the same names in the kernel's Rust
-//! bindings; the enqueue closure of `RawWorkItem` is replaced by two conversions, because here a
-//! refusal must be able to give the pointer back.
+//! A caller hands in an `Arc<T>` or a `Pin<Box<T>>`; [`offer`] takes over the address of the embedded
+//! [`RawWork`], claims the item and hands it on to [`crate::enqueue`]. A refusal gives the pointer
+//! back. Counterpart: the traits of the same names in the kernel's Rust bindings; their enqueue
+//! closure is replaced by two conversions, because here a refusal gives the pointer back.
 
-use super::raw::{RawWork, VTable};
+use super::raw::{Item, RawWork, Returned, VTable};
+use super::state::{Claim, InboxClaim, WorkState};
 use super::Work;
+use crate::error::{EnqueueError, Refusal};
 use std::any::type_name;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -172,6 +174,93 @@ pub(crate) unsafe fn release<P: RawWorkItem<ID>, const ID: u64>(raw: NonNull<Raw
     drop(unsafe { P::from_raw_work(raw) });
 }
 
+/// Looks at the core of an item without giving the pointer away.
+pub(crate) fn with_raw<W, R, const ID: u64>(work: W, look: impl FnOnce(&RawWork) -> R) -> (R, W)
+where
+    W: RawWorkItem<ID>,
+{
+    let raw = work.into_raw_work();
+    // SAFETY: the pointer we own keeps the item alive.
+    let seen = look(unsafe { raw.as_ref() });
+    // SAFETY: taken just now and not taken back yet.
+    (seen, unsafe { W::from_raw_work(raw) })
+}
+
+/// Claims the item and hands it to `place`. Whatever refuses it, the pointer comes back.
+pub(crate) fn offer<W, const ID: u64>(
+    work: W,
+    place: impl FnOnce(Item) -> Result<(), (Refusal, Item)>,
+) -> Result<(), EnqueueError<W>>
+where
+    W: RawWorkItem<ID>,
+{
+    offer_claimed(work, claim, |item, ()| place(item))
+}
+
+/// As [`offer`], with a claim of the caller's, whose outcome `place` learns.
+pub(crate) fn offer_claimed<W, C, const ID: u64>(
+    work: W,
+    claim: impl FnOnce(&WorkState) -> Result<C, Refusal>,
+    place: impl FnOnce(Item, C) -> Result<(), (Refusal, Item)>,
+) -> Result<(), EnqueueError<W>>
+where
+    W: RawWorkItem<ID>,
+{
+    let raw = work.into_raw_work();
+    // SAFETY: the pointer we own keeps the item alive.
+    let refusal = match claim(unsafe { &raw.as_ref().state }) {
+        Ok(claimed) => {
+            // SAFETY: `raw` comes from the pointer type the item was made for, and the claim is ours.
+            let item = unsafe { Item::from_raw(raw) };
+            match place(item, claimed) {
+                Ok(()) => return Ok(()),
+                Err((refusal, item)) => {
+                    let back = item.end().into_raw();
+                    debug_assert_eq!(
+                        back, raw,
+                        "the item that comes back is the one that was offered"
+                    );
+                    refusal
+                }
+            }
+        }
+        Err(refusal) => refusal,
+    };
+    // SAFETY: taken at the top, and no item stands for it any more.
+    Err(EnqueueError::new(refusal, unsafe { W::from_raw_work(raw) }))
+}
+
+/// Claims an item for whatever place is found.
+pub(crate) fn claim(state: &WorkState) -> Result<(), Refusal> {
+    match state.claim() {
+        Claim::Ours(_) => Ok(()),
+        Claim::AlreadyPending => Err(Refusal::AlreadyPending),
+        Claim::Disabled => Err(Refusal::Disabled),
+    }
+}
+
+/// Claims an item for the inbox of a pool; false if it may still run on another one, so that its
+/// place has to be looked for.
+pub(crate) fn claim_for(state: &WorkState, pool: u32) -> Result<bool, Refusal> {
+    match state.claim_for(pool) {
+        InboxClaim::Ours => Ok(true),
+        InboxClaim::Elsewhere => claim(state).map(|()| false),
+        InboxClaim::AlreadyPending => Err(Refusal::AlreadyPending),
+        InboxClaim::Disabled => Err(Refusal::Disabled),
+    }
+}
+
+/// Turns what a cancelled item left back into the caller's pointer.
+/// # Safety
+/// The item was made from a `W` of this `ID`.
+pub(crate) unsafe fn give_back<W, const ID: u64>(returned: Returned) -> W
+where
+    W: RawWorkItem<ID>,
+{
+    // SAFETY: the token stood for the pointer, and the type is the caller's word.
+    unsafe { W::from_raw_work(returned.into_raw()) }
+}
+
 /// Says which field of a type is its [`Work`].
 ///
 /// ```
@@ -322,90 +411,6 @@ macro_rules! impl_has_work {
     )*};
 }
 
-/// Says which field of a type is its [`crate::DelayedWork`]. Numbers as with
-/// [`crate::impl_has_work!`].
-///
-/// ```
-/// use std::{sync::Arc, time::Duration};
-/// use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, Modified, Runtime, WorkItem};
-///
-/// struct Watchdog { bark: DelayedWork<Watchdog> }
-/// impl_has_delayed_work! { impl HasDelayedWork<Self> for Watchdog { self.bark } }
-/// impl WorkItem for Watchdog {
-///     type Pointer = Arc<Self>;
-///     fn run(_: Arc<Self>) { println!("nobody fed me"); }
-/// }
-///
-/// let runtime = Runtime::builder().start()?;
-/// let queue = runtime.system_percpu();
-/// let dog = Arc::new(Watchdog { bark: new_delayed_work!() });
-/// queue.enqueue_delayed(Duration::from_secs(60), dog.clone())?;
-/// // Fed: the time begins anew. The queue has a pointer already, so this one comes back.
-/// let fed = queue.mod_delayed(Duration::from_secs(60), dog.clone())?;
-/// assert!(matches!(fed, Modified::WasPending(_)));
-/// assert!(dog.bark.cancel_sync()?.is_some());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// An item without a timer cannot be delayed:
-///
-/// ```compile_fail,E0277
-/// # use workqueue::{impl_has_work, new_work, Work, WorkItem};
-/// # use std::{sync::Arc, time::Duration};
-/// struct Plain { work: Work<Plain> }
-/// impl_has_work! { impl HasWork<Self> for Plain { self.work } }
-/// impl WorkItem for Plain { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
-/// workqueue::schedule_delayed(Duration::from_secs(1), Arc::new(Plain { work: new_work!() }));
-/// ```
-///
-/// Nor is a field without a timer one with:
-///
-/// ```compile_fail,E0308
-/// # use workqueue::{impl_has_delayed_work, Work, WorkItem};
-/// # use std::sync::Arc;
-/// struct Plain { work: Work<Plain> }
-/// impl_has_delayed_work! { impl HasDelayedWork<Self> for Plain { self.work } }
-/// impl WorkItem for Plain { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
-/// ```
-///
-/// Nor may a struct be packed:
-///
-/// ```compile_fail,E0793
-/// # use workqueue::{impl_has_delayed_work, DelayedWork};
-/// trait Kind { type Field; }
-/// #[repr(packed)]
-/// struct Packed<K: Kind> { number: u8, work: K::Field }
-/// struct Mine;
-/// impl Kind for Mine { type Field = DelayedWork<Packed<Mine>>; }
-/// impl_has_delayed_work! { impl HasDelayedWork<Self> for Packed<Mine> { self.work } }
-/// ```
-#[macro_export]
-macro_rules! impl_has_delayed_work {
-    ($(impl$({$($generics:tt)*})? HasDelayedWork<$item:ty $(, $id:literal)?> for $this:ty { self.$field:ident })*) => {$(
-        // SAFETY: both directions use the same field of the same type, whose beginning is the Work.
-        unsafe impl$(<$($generics)*>)? $crate::HasWork<$item $(, $id)?> for $this {
-            unsafe fn raw_get_work(this: *mut Self) -> *mut $crate::Work<$item $(, $id)?> {
-                // Refused in a packed struct, where the field may lie askew.
-                let _in_its_place = |this: &Self| {
-                    let _field: &$crate::DelayedWork<$item $(, $id)?> = &this.$field;
-                };
-                // SAFETY: `this` is alive, says the caller.
-                let field: *mut $crate::DelayedWork<$item $(, $id)?> =
-                    unsafe { ::core::ptr::addr_of_mut!((*this).$field) };
-                field.cast()
-            }
-
-            unsafe fn work_container_of(work: *mut $crate::Work<$item $(, $id)?>) -> *mut Self {
-                // SAFETY: `work` begins the field of a live value, says the caller.
-                unsafe { work.byte_sub(::core::mem::offset_of!(Self, $field)).cast() }
-            }
-        }
-
-        // SAFETY: the field above is a DelayedWork; its type is checked there.
-        unsafe impl$(<$($generics)*>)? $crate::HasDelayedWork<$item $(, $id)?> for $this {}
-    )*};
-}
-
 /// A [`Work`] field's initial value, with an optional name for dumps.
 #[macro_export]
 macro_rules! new_work {
@@ -414,16 +419,5 @@ macro_rules! new_work {
     };
     ($name:literal) => {
         $crate::Work::new($name)
-    };
-}
-
-/// A [`crate::DelayedWork`] field's initial value, with an optional name for dumps.
-#[macro_export]
-macro_rules! new_delayed_work {
-    () => {
-        $crate::DelayedWork::new("")
-    };
-    ($name:literal) => {
-        $crate::DelayedWork::new($name)
     };
 }

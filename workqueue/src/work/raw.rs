@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The type-free core of an item, and the token that owns a queued one.
 //!
-//! [`crate::work::pointer`] hands in; lists, timers and workers pass [`Item`] on. Kernel
+//! [`super::pointer`] makes the tokens; lists, timers and workers pass [`Item`] on. Kernel
 //! counterpart: `struct work_struct`.
 //!
-//! Custody: while PENDING is set, exactly one [`Item`] exists for the work and stands for the
-//! pointer the caller gave away (an `Arc` count, a `Box`). Running it or dropping it gives that
-//! pointer back to safe code exactly once.
+//! While PENDING is set, exactly one [`Item`] exists for the work. It stands for the pointer that the
+//! caller gave away (an `Arc` count, a `Box`). Running it or dropping it gives that pointer back to
+//! safe code exactly once.
 
+use super::list::Link;
 use super::state::{Snapshot, WorkState};
-use crate::sys::list::Link;
+use crate::sys::timer::Place;
+use std::mem::{offset_of, ManuallyDrop};
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -110,7 +112,7 @@ unsafe impl Send for Returned {}
 impl Returned {
     /// Gives up the token without giving up the pointer it stands for.
     pub(crate) fn into_raw(self) -> NonNull<RawWork> {
-        std::mem::ManuallyDrop::new(self).0
+        ManuallyDrop::new(self).0
     }
 }
 
@@ -141,7 +143,7 @@ impl Item {
 
     /// Gives up the token without giving up the pointer it stands for.
     pub(crate) fn into_raw(self) -> NonNull<RawWork> {
-        std::mem::ManuallyDrop::new(self).0
+        ManuallyDrop::new(self).0
     }
 
     /// Ends the wait for a run without one. From here on the item can be queued anew.
@@ -176,5 +178,37 @@ impl Drop for Item {
         // Before the pointer goes, as it may be the last one.
         self.state.release();
         drop(Returned(self.0));
+    }
+}
+
+/// The beginning of an item with a timer.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct RawTimed {
+    raw: RawWork,            // first: an item that begins a RawTimed can be read as one
+    pub(crate) place: Place, // T
+}
+
+const _: () = assert!(offset_of!(RawTimed, raw) == 0);
+
+/// The owner of a pending item that begins a [`RawTimed`]: the timer heap keeps these.
+#[derive(Debug)]
+pub(crate) struct TimedItem(Item);
+
+impl TimedItem {
+    /// # Safety
+    /// The item begins a [`RawTimed`].
+    pub(crate) unsafe fn new(item: Item) -> Self {
+        Self(item)
+    }
+
+    /// The item's place in the timer heap.
+    pub(crate) fn place(&self) -> &Place {
+        // SAFETY: the item is alive and begins a RawTimed, as `new` requires.
+        unsafe { &self.0 .0.cast::<RawTimed>().as_ref().place }
+    }
+
+    pub(crate) fn into_item(self) -> Item {
+        self.0
     }
 }

@@ -1,73 +1,61 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an unbound queue asks of its workers: nice, CPUs, how near to the enqueuer.
+//! What a queue asks for: its flags, and the attributes of the workers of an unbound queue.
 //!
-//! Handed in by callers; [`crate::pool::registry`] turns them into pools. Kernel counterpart:
-//! `struct workqueue_attrs`, `enum wq_affn_scope`.
+//! Flags are checked when a queue is made, then fixed; attributes can be changed.
+//! [`crate::pool::registry`] turns attributes into pools. Kernel counterparts: `enum wq_flags`, with
+//! the same values, and `struct workqueue_attrs`.
 
+use crate::env::topology::Scope;
 use crate::error::AttrError;
 use crate::sys::cpuset::CpuSet;
-use std::fmt;
-use std::str::FromStr;
+use bitflags::bitflags;
 
-/// How CPUs are grouped into pods; the items of a pod's CPUs are served by one pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// Each CPU for itself.
-    Cpu,
-    /// The hardware threads of one core.
-    Smt,
-    /// The CPUs that share the last-level cache.
-    Cache,
-    /// About eight cores of one last-level cache.
-    CacheShard,
-    /// The CPUs of one NUMA node.
-    Numa,
-    /// All CPUs.
-    System,
+bitflags! {
+    /// A set of queue flags. Combine with `|`.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Flags: u32 {
+        /// Serial execution per CPU in queueing order; items must not block.
+        const BH = 1 << 0;
+        /// Served by pools that are not tied to one CPU.
+        const UNBOUND = 1 << 1;
+        /// Takes part in freeze and thaw.
+        const FREEZABLE = 1 << 2;
+        /// Owns a rescuer thread, so that it makes progress even if no thread can be created.
+        const MEM_RECLAIM = 1 << 3;
+        /// Runs at nice -20.
+        const HIGHPRI = 1 << 4;
+        /// Runs do not hold back other items of the CPU.
+        const CPU_INTENSIVE = 1 << 5;
+        /// Attributes can be reached by name.
+        const SYSFS = 1 << 6;
+        /// Becomes UNBOUND if the runtime is told to save power.
+        const POWER_EFFICIENT = 1 << 7;
+        /// Bound to the CPU where an item is queued or requested.
+        const PERCPU = 1 << 8;
+    }
 }
 
-impl Scope {
-    /// All scopes, from the narrowest to the widest.
-    pub const ALL: [Self; 6] = [
-        Self::Cpu,
-        Self::Smt,
-        Self::Cache,
-        Self::CacheShard,
-        Self::Numa,
-        Self::System,
-    ];
-
-    /// The name as the control registry shows it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Smt => "smt",
-            Self::Cache => "cache",
-            Self::CacheShard => "cache_shard",
-            Self::Numa => "numa",
-            Self::System => "system",
+impl Flags {
+    /// What is wrong with the combination, if anything. POWER_EFFICIENT is resolved before.
+    pub(crate) fn fault(self, ordered: bool, max_active: usize) -> Option<&'static str> {
+        if !Self::all().contains(self) {
+            return Some("there are bits that mean nothing");
         }
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Scope {
-    type Err = AttrError;
-
-    fn from_str(text: &str) -> Result<Self, AttrError> {
-        Self::ALL
-            .into_iter()
-            .find(|s| s.name() == text.trim())
-            .ok_or_else(|| AttrError::Invalid {
-                attribute: "affinity_scope",
-                value: text.to_owned(),
-                allowed: "one of cpu, smt, cache, cache_shard, numa, system",
-            })
+        if self.contains(Self::PERCPU | Self::UNBOUND) {
+            return Some("PERCPU and UNBOUND exclude each other");
+        }
+        if self.contains(Self::BH) {
+            if !(Self::BH | Self::HIGHPRI | Self::PERCPU).contains(self) {
+                return Some("BH goes with HIGHPRI and PERCPU only");
+            }
+            if max_active != 0 {
+                return Some("BH goes without max_active");
+            }
+        }
+        if ordered && self.intersects(Self::PERCPU | Self::BH) {
+            return Some("an ordered queue is neither PERCPU nor BH");
+        }
+        None
     }
 }
 

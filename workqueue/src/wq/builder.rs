@@ -3,18 +3,14 @@
 //!
 //! Kernel counterparts: `alloc_workqueue`, `alloc_and_link_pwqs`, `init_rescuer`.
 
-use super::attrs::Attrs;
-use super::flags::Flags;
-use super::{Counters, OwnedQueue, QueueInner, QueueState};
+use super::attrs::{Attrs, Flags};
+use super::queue::{Counters, FlushState, QueueInner, QueueState, Reporters, Rescuer};
+use super::OwnedQueue;
 use crate::error::AllocError;
-use crate::pool::rescuer::Rescuer;
-use crate::pwq::budget::Budget;
-use crate::pwq::PwqStats;
-use crate::runtime::RuntimeInner;
+use crate::pwq::{NodeActive, PwqStats};
+use crate::runtime::directory::Directory;
 use crate::sys::short_text::{self, ShortText, SHORT_TEXT_LEN};
 use crate::sys::sync::Mutex;
-use crate::wait::flush::FlushState;
-use crate::wait::reporters::Reporters;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, RwLock};
 
@@ -28,7 +24,7 @@ const DFL_MIN_ACTIVE: usize = 8;
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct QueueBuilder {
-    rt: Arc<RuntimeInner>,
+    dir: Arc<Directory>,
     name: String,
     flags: Flags,
     max_active: usize,
@@ -39,9 +35,9 @@ pub struct QueueBuilder {
 }
 
 impl QueueBuilder {
-    pub(crate) fn new(rt: &Arc<RuntimeInner>, name: &str) -> Self {
+    pub(crate) fn new(dir: &Arc<Directory>, name: &str) -> Self {
         Self {
-            rt: rt.clone(),
+            dir: dir.clone(),
             name: name.to_owned(),
             flags: Flags::empty(),
             max_active: 0,
@@ -87,7 +83,7 @@ impl QueueBuilder {
 
     /// Makes the queue.
     pub fn build(self) -> Result<OwnedQueue, AllocError> {
-        if self.rt.is_in_forked_child() || self.rt.is_stopped() {
+        if self.dir.env.is_in_forked_child() || self.dir.env.is_stopped() {
             return Err(AllocError::Destroyed);
         }
         let name = checked_name(&self.name)?;
@@ -105,10 +101,10 @@ impl QueueBuilder {
         if flags.contains(Flags::HIGHPRI) {
             attrs.nice = -20;
         }
-        let rt = self.rt;
+        let dir = self.dir;
         let unbound = flags.contains(Flags::UNBOUND);
         let nr_budgets = if unbound {
-            rt.topology().nr_nodes() + 1
+            dir.env.topology().nr_nodes() + 1
         } else {
             0
         };
@@ -117,9 +113,11 @@ impl QueueBuilder {
             ordered: self.ordered,
             system: self.system,
             legacy: self.legacy,
-            slots: (0..rt.cpus.end()).map(|_| RwLock::new(None)).collect(),
+            slots: (0..dir.env.cpus.end()).map(|_| RwLock::new(None)).collect(),
             max_active: AtomicUsize::new(0),
-            nodes: (0..nr_budgets).map(|_| Arc::new(Budget::new(0))).collect(),
+            nodes: (0..nr_budgets)
+                .map(|_| Arc::new(NodeActive::new(0)))
+                .collect(),
             rescuer: flags.contains(Flags::MEM_RECLAIM).then(Rescuer::new),
             pwqs_to_flush: Reporters::new(),
             mode: AtomicU32::new(0),
@@ -136,24 +134,25 @@ impl QueueBuilder {
             }),
             desc: ShortText::new(&name),
             name,
-            rt,
+            env: dir.env.clone(),
+            dir,
         });
         // From here to the end of the function the choice of pools, the phase and the freezing
         // stand still.
-        let rt = inner.rt.clone();
-        let _choice = rt.attrs_lock.lock();
+        let dir = inner.dir.clone();
+        let _choice = dir.attrs_lock.lock();
         let spawn_failed = |errno| AllocError::Spawn {
             name: inner.name.clone(),
             errno,
         };
-        if flags.contains(Flags::SYSFS) && rt.registered(&inner.name).is_some() {
+        if flags.contains(Flags::SYSFS) && dir.registered(&inner.name).is_some() {
             return Err(AllocError::NameExists(inner.name.clone()));
         }
         if flags.contains(Flags::BH) && !self.system {
             let highpri = flags.contains(Flags::HIGHPRI);
-            rt.want_bh_threads(highpri).map_err(spawn_failed)?;
+            dir.want_bh_threads(highpri).map_err(spawn_failed)?;
         }
-        if let (Some(rescuer), true) = (&inner.rescuer, rt.is_online()) {
+        if let (Some(rescuer), true) = (&inner.rescuer, dir.env.is_online()) {
             let made = rescuer.start(&inner);
             made.map_err(|e| spawn_failed(e.errno()))?;
         }
@@ -169,7 +168,7 @@ impl QueueBuilder {
             return Err(spawn_failed(errno));
         }
         inner.adjust_limits();
-        rt.add_queue(&inner);
+        dir.add_queue(&inner);
         Ok(OwnedQueue::new(inner))
     }
 
@@ -180,8 +179,8 @@ impl QueueBuilder {
             why,
         };
         let mut flags = self.flags;
-        if flags.contains(Flags::POWER_EFFICIENT) && self.rt.config.power_efficient {
-            flags = flags.without(Flags::PERCPU) | Flags::UNBOUND;
+        if flags.contains(Flags::POWER_EFFICIENT) && self.dir.env.config.power_efficient {
+            flags = flags.difference(Flags::PERCPU) | Flags::UNBOUND;
         }
         if let Some(why) = flags.fault(self.ordered, self.max_active) {
             return Err(bad(why));

@@ -17,12 +17,13 @@
 //! | `default_affinity_scope` | the runtime | read, write: a scope's name |
 //! | `watchdog_thresh` | the runtime | read, write: seconds, 0 for never |
 
-use super::attrs::{Attrs, Scope};
+use super::attrs::{Attrs, Flags};
 use super::builder::MAX_ACTIVE;
-use super::flags::Flags;
-use super::{QueueInner, DESTROYING};
+use super::queue::{QueueInner, DESTROYING};
+use crate::env::topology::Scope;
 use crate::error::AttrError;
-use crate::runtime::{Runtime, RuntimeInner};
+use crate::runtime::directory::Directory;
+use crate::runtime::Runtime;
 use crate::sys::cpuset::CpuSet;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -50,19 +51,19 @@ const OF_RUNTIME: &[&str] = &["cpumask", "default_affinity_scope", "watchdog_thr
 /// ```
 #[derive(Clone, Debug)]
 pub struct Control {
-    rt: Arc<RuntimeInner>,
+    dir: Arc<Directory>,
 }
 
 impl Runtime {
     /// The control registry.
     pub fn control(&self) -> Control {
         Control {
-            rt: self.inner.clone(),
+            dir: self.inner.clone(),
         }
     }
 }
 
-impl RuntimeInner {
+impl Directory {
     /// The queue that is listed under a name.
     pub(crate) fn registered(&self, name: &str) -> Option<Arc<QueueInner>> {
         let listed = |q: &Arc<QueueInner>| q.is_registered() && q.name == name;
@@ -84,10 +85,10 @@ impl QueueInner {
             "nice" => attrs.nice.to_string(),
             "cpumask" => {
                 let mask = attrs.cpumask.clone();
-                format!("{:x}", mask.unwrap_or_else(|| self.rt.cpus.known()))
+                format!("{:x}", mask.unwrap_or_else(|| self.env.cpus.known()))
             }
             "affinity_scope" => attrs.scope.map_or_else(
-                || format!("default ({})", self.rt.default_scope()),
+                || format!("default ({})", self.env.default_scope()),
                 |scope| scope.to_string(),
             ),
             _ => number(attrs.strict),
@@ -137,10 +138,10 @@ impl QueueInner {
 impl Control {
     /// The names of the queues listed, in their alphabetical order.
     pub fn queues(&self) -> Vec<String> {
-        if self.rt.is_in_forked_child() {
+        if self.dir.env.is_in_forked_child() {
             return Vec::new();
         }
-        let queues = self.rt.queues();
+        let queues = self.dir.queues();
         let listed = queues.iter().filter(|q| q.is_registered());
         let mut names: Vec<_> = listed.map(|q| q.name.clone()).collect();
         names.sort();
@@ -188,13 +189,13 @@ impl Control {
     /// [`AttrError::NoEntry`] if there is no such entry.
     pub fn read_runtime(&self, entry: &str) -> Result<String, AttrError> {
         known(entry, OF_RUNTIME)?;
-        if self.rt.is_in_forked_child() {
+        if self.dir.env.is_in_forked_child() {
             return Err(AttrError::Destroyed);
         }
         Ok(match entry {
-            "cpumask" => format!("{:x}", self.rt.unbound_cpus()),
-            "default_affinity_scope" => self.rt.default_scope().to_string(),
-            _ => self.rt.watchdog.thresh().as_secs().to_string(),
+            "cpumask" => format!("{:x}", self.dir.env.unbound_cpus()),
+            "default_affinity_scope" => self.dir.env.default_scope().to_string(),
+            _ => self.dir.env.watchdog.thresh().as_secs().to_string(),
         })
     }
 
@@ -205,25 +206,27 @@ impl Control {
     /// [`Runtime::set_unbound_cpumask`] refuses. Nothing changes then.
     pub fn write_runtime(&self, entry: &str, value: &str) -> Result<(), AttrError> {
         known(entry, OF_RUNTIME)?;
-        self.rt.require_alive()?;
+        self.dir.env.require_alive()?;
         let text = value.trim();
         match entry {
-            "cpumask" => self.rt.set_unbound_cpus(&parse_mask(text)?)?,
-            "default_affinity_scope" => self.rt.set_default_scope(text.parse()?),
+            "cpumask" => self.dir.set_unbound_cpus(&parse_mask(text)?)?,
+            "default_affinity_scope" => self.dir.set_default_scope(text.parse()?),
             _ => {
                 let allowed = "whole seconds, 0 for never";
                 let seconds = parse("watchdog_thresh", text, allowed)?;
-                self.rt.set_watchdog_thresh(Duration::from_secs(seconds));
+                self.dir
+                    .env
+                    .set_watchdog_thresh(Duration::from_secs(seconds));
             }
         }
         Ok(())
     }
 
     fn find(&self, queue: &str) -> Result<Arc<QueueInner>, AttrError> {
-        if self.rt.is_in_forked_child() {
+        if self.dir.env.is_in_forked_child() {
             return Err(AttrError::Destroyed);
         }
-        let found = self.rt.registered(queue);
+        let found = self.dir.registered(queue);
         found.ok_or_else(|| AttrError::NoEntry(queue.to_owned()))
     }
 }

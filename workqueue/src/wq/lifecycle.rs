@@ -4,25 +4,24 @@
 //! Kernel counterparts: `alloc_and_link_pwqs`, `apply_wqattrs_commit`, `pwq_release_workfn`,
 //! `destroy_workqueue`.
 
-use super::attrs::Attrs;
-use super::flags::Flags;
-use super::{QueueInner, QueueState, DESTROYED, DESTROYING};
+use super::attrs::{Attrs, Flags};
+use super::queue::{QueueInner, QueueState, DESTROYED, DESTROYING};
+use crate::env::helpers::Job;
 use crate::error::{AttrError, WaitError};
 use crate::observe::dump;
-use crate::pool::{context, registry, Pool, PoolKind, PoolState, Wake};
-use crate::pwq::active::NodeActive;
-use crate::pwq::{self, Pwq};
-use crate::runtime::monitor::Job;
-use crate::runtime::RuntimeInner;
+use crate::pool::workers::Wake;
+use crate::pool::{context, registry, Pool, PoolKind, PoolState};
+use crate::pwq::{self, NodeActive, Pwq};
+use crate::runtime::directory::Directory;
 use crate::sys::cpuset::CpuSet;
-use crate::sys::list;
+use crate::work::list;
 use crate::work::raw::Item;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// The pools that shall serve a queue. Dropped without being installed it gives them back.
 pub(crate) struct Plan {
-    rt: Arc<RuntimeInner>,
+    dir: Arc<Directory>,
     attrs: Attrs,
     /// By CPU; None for the default pwq.
     pools: Vec<(Option<usize>, Arc<Pool>)>,
@@ -31,7 +30,7 @@ pub(crate) struct Plan {
 impl Drop for Plan {
     fn drop(&mut self) {
         for (_, pool) in &self.pools {
-            self.rt.unbound.put(pool);
+            self.dir.put_unbound_pool(pool);
         }
     }
 }
@@ -40,7 +39,7 @@ impl QueueInner {
     /// One pwq per CPU, in that CPU's pool of the queue's priority.
     pub(crate) fn link_percpu(self: &Arc<Self>) -> Result<(), i32> {
         let mut state = self.state.lock();
-        for cpu in self.rt.cpus.known().iter() {
+        for cpu in self.env.cpus.known().iter() {
             self.link_cpu(cpu, &mut state)?;
         }
         self.reserve(state.pwqs.len());
@@ -68,7 +67,7 @@ impl QueueInner {
             self.flags.contains(Flags::HIGHPRI),
             self.flags.contains(Flags::BH),
         );
-        let pools = self.rt.pools_of(cpu).ok_or(libc::ESHUTDOWN)?;
+        let pools = self.dir.pools_of(cpu).ok_or(libc::ESHUTDOWN)?;
         let pool = match (bh, highpri) {
             (false, false) => pools.normal,
             (false, true) => pools.highpri,
@@ -101,10 +100,10 @@ impl QueueInner {
         if !self.is_unbound() {
             return Err(AttrError::NotUnbound);
         }
-        if self.rt.is_in_forked_child() {
+        if self.env.is_in_forked_child() {
             return Err(AttrError::Destroyed);
         }
-        let _choice = self.rt.attrs_lock.lock();
+        let _choice = self.dir.attrs_lock.lock();
         if self.is_mode(DESTROYING) {
             return Err(AttrError::Destroyed);
         }
@@ -112,7 +111,7 @@ impl QueueInner {
         let attrs = change(former);
         attrs.check()?;
         if let Some(mask) = &attrs.cpumask {
-            if !mask.intersects(&self.rt.cpus.known()) {
+            if !mask.intersects(&self.env.cpus.known()) {
                 return Err(AttrError::EmptyMask(mask.to_list()));
             }
         }
@@ -124,7 +123,7 @@ impl QueueInner {
     /// Puts pools for `attrs` in charge of all CPUs, or changes nothing.
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn install_attrs(self: &Arc<Self>, attrs: Attrs) -> Result<(), i32> {
-        let plan = self.plan(attrs, &self.rt.unbound_cpus())?;
+        let plan = self.plan(attrs, &self.env.unbound_cpus())?;
         self.install(plan);
         Ok(())
     }
@@ -132,22 +131,22 @@ impl QueueInner {
     /// Finds the pools that `attrs` ask for while unbound queues may use `unbound`.
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn plan(self: &Arc<Self>, attrs: Attrs, unbound: &CpuSet) -> Result<Plan, i32> {
-        let rt = &self.rt;
-        let online = rt.online_cpus();
+        let (dir, env) = (&self.dir, &self.env);
+        let online = env.online_cpus();
         // The default pwq comes last; an ordered queue has no other.
         let each: Vec<usize> = if self.ordered {
             Vec::new()
         } else {
-            rt.cpus.known().iter().collect()
+            env.cpus.known().iter().collect()
         };
         let mut plan = Plan {
-            rt: rt.clone(),
+            dir: dir.clone(),
             attrs,
             pools: Vec::new(),
         };
         for cpu in each.into_iter().map(Some).chain([None]) {
-            let key = registry::key_for(rt, &plan.attrs, cpu, unbound, &online);
-            plan.pools.push((cpu, rt.unbound.get(rt, key)?));
+            let key = registry::key_for(env, &plan.attrs, cpu, unbound, &online);
+            plan.pools.push((cpu, dir.get_unbound_pool(key)?));
         }
         Ok(plan)
     }
@@ -185,13 +184,13 @@ impl QueueInner {
             return;
         }
         let attrs = self.state.lock().attrs.clone();
-        for cpu in self.rt.topology().possible().iter() {
-            let key = registry::key_for(&self.rt, &attrs, Some(cpu), unbound, online);
+        for cpu in self.env.topology().possible().iter() {
+            let key = registry::key_for(&self.env, &attrs, Some(cpu), unbound, online);
             let fits = |pwq: &Arc<Pwq>| matches!(&pwq.pool.kind, PoolKind::Unbound { key: k, .. } if *k == key);
             if self.slot(cpu).as_ref().is_some_and(fits) {
                 continue;
             }
-            let pool = self.rt.unbound.get(&self.rt, key);
+            let pool = self.dir.get_unbound_pool(key);
             let mut state = self.state.lock();
             let Some(default) = state.in_charge.last().cloned() else {
                 return;
@@ -269,12 +268,12 @@ impl QueueInner {
             next.map_or(Wake::NOBODY, unplug)
         };
         wake.go();
-        self.rt.unbound.put(&pwq.pool);
+        self.dir.put_unbound_pool(&pwq.pool);
     }
 
     /// Runs everything enqueued before, then takes the queue down.
     pub(crate) fn destroy(self: &Arc<Self>) -> Result<(), WaitError> {
-        if self.rt.is_in_forked_child() {
+        if self.env.is_in_forked_child() {
             return Err(WaitError::Destroyed);
         }
         if context::in_run_of(self) {
@@ -282,7 +281,7 @@ impl QueueInner {
         }
         self.begin_destroy()?;
         self.wait_for_enqueues();
-        if self.rt.is_online() {
+        if self.env.is_online() {
             self.drain();
         } else {
             self.discard();
@@ -306,7 +305,7 @@ impl QueueInner {
             rescuer.stop();
         }
         // From here on no attributes are applied and no limits set.
-        let _choice = self.rt.attrs_lock.lock();
+        let _choice = self.dir.attrs_lock.lock();
         let busy = self.state.lock().pwqs.iter().any(has_work);
         if busy {
             log::error!(
@@ -332,18 +331,20 @@ impl QueueInner {
             self.set_slot(cpu, None);
         }
         in_charge.iter().for_each(|pwq| self.put_base(pwq));
-        self.rt.remove_queue(self);
+        self.dir.remove_queue(self);
         Ok(())
     }
 
     /// What the drop of the owner does. On one of the queue's own runs the monitor finishes it.
     pub(crate) fn destroy_on_drop(self: &Arc<Self>) {
-        if self.is_mode(DESTROYING) || self.rt.is_in_forked_child() {
+        if self.is_mode(DESTROYING) || self.env.is_in_forked_child() {
             return;
         }
         if context::in_run_of(self) {
             if self.begin_destroy().is_ok() {
-                self.rt.monitor.post(Job::Destroy(self.clone(), 0));
+                let queue = self.clone();
+                let job = Job::new(move || queue.destroy_without_waiting(0));
+                self.env.monitor.post(job);
             }
             return;
         }
@@ -359,7 +360,9 @@ impl QueueInner {
         self.wait_for_enqueues();
         if !self.is_empty() {
             self.warn_of_long_drain(flushes);
-            self.post_after_flush(Job::Destroy(self.clone(), flushes.saturating_add(1)));
+            let queue = self.clone();
+            let next = flushes.saturating_add(1);
+            self.post_after_flush(Job::new(move || queue.destroy_without_waiting(next)));
             return;
         }
         if let Err(e) = self.finish_destroy() {
@@ -415,7 +418,7 @@ fn take_any(pwq: &Pwq) -> Option<Item> {
     Some(item)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::Runtime;

@@ -4,11 +4,11 @@
 //! Kernel counterparts: `workqueue_set_max_active`, `wq_adjust_max_active`,
 //! `wq_update_node_max_active`, `freeze_workqueues_begin` and its siblings.
 
+use super::attrs::Flags;
 use super::builder::MAX_ACTIVE;
-use super::flags::Flags;
-use super::{QueueInner, DESTROYED};
+use super::queue::{QueueInner, DESTROYED};
 use crate::error::AttrError;
-use crate::pwq::active;
+use crate::pwq;
 use crate::runtime::Runtime;
 use std::sync::atomic::Ordering;
 
@@ -33,10 +33,10 @@ impl QueueInner {
     }
 
     fn change_limits(&self, change: impl FnOnce(&mut usize, &mut usize)) -> Result<(), AttrError> {
-        if self.rt.is_in_forked_child() || self.is_mode(DESTROYED) {
+        if self.env.is_in_forked_child() || self.is_mode(DESTROYED) {
             return Err(AttrError::Destroyed);
         }
-        let _choice = self.rt.attrs_lock.lock();
+        let _choice = self.dir.attrs_lock.lock();
         {
             let state = &mut *self.state.lock();
             change(&mut state.saved_max, &mut state.saved_min);
@@ -49,7 +49,7 @@ impl QueueInner {
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn adjust_limits(&self) {
         let frozen =
-            self.flags.contains(Flags::FREEZABLE) && self.rt.frozen.load(Ordering::Relaxed);
+            self.flags.contains(Flags::FREEZABLE) && self.dir.frozen.load(Ordering::Relaxed);
         let (max, min) = {
             let state = self.state.lock();
             // guard: s11_06_frozen_limits
@@ -66,7 +66,7 @@ impl QueueInner {
         self.max_active.store(max, Ordering::Relaxed);
         if self.is_unbound() {
             self.split_between_nodes(max, min);
-            self.nodes.iter().for_each(|node| active::serve(node));
+            self.nodes.iter().for_each(|node| pwq::serve(node));
             return;
         }
         // The pwqs of a per-CPU queue stay until it is destroyed, which `attrs_lock` keeps out.
@@ -82,10 +82,10 @@ impl QueueInner {
     /// Each node gets its part of the limit, by its part of the CPUs, and never less than the
     /// minimum; pools that span nodes have all of it.
     fn split_between_nodes(&self, max: usize, min: usize) {
-        let rt = &self.rt;
-        let (online, topology) = (rt.online_cpus(), rt.topology());
+        let env = &self.env;
+        let (online, topology) = (env.online_cpus(), env.topology());
         let attrs = self.state.lock().attrs.clone();
-        let allowed = attrs.effective_mask(&rt.unbound_cpus()).and(&online);
+        let allowed = attrs.effective_mask(&env.unbound_cpus()).and(&online);
         let total = allowed.len();
         let (spanning, nodes) = self
             .nodes
@@ -104,7 +104,7 @@ impl QueueInner {
     }
 
     pub(crate) fn congested(&self, cpu: usize) -> bool {
-        if self.rt.is_in_forked_child() || !self.has_cpu(cpu) {
+        if self.env.is_in_forked_child() || !self.has_cpu(cpu) {
             return false;
         }
         let slot = self.slot(cpu);

@@ -1,185 +1,36 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A workqueue as a caller holds it, and what the crate keeps for it.
+//! A workqueue as a caller holds it.
 //!
-//! Made by [`builder`]; callers enqueue through [`Queue`] into [`crate::enqueue`]. Its pwqs lead to
-//! the pools. Kernel counterpart: `struct workqueue_struct`.
-
-pub(crate) mod flags;
+//! Made by [`builder`]; callers enqueue through [`Queue`] into [`crate::enqueue`]. What the crate keeps
+//! for a queue is in [`queue`]. Kernel counterpart: the functions that take a
+//! `struct workqueue_struct *`.
 
 pub(crate) mod attrs;
 
-pub(crate) mod topology;
-
-pub(crate) mod control;
+pub(crate) mod queue;
 
 pub(crate) mod builder;
 
+pub(crate) mod lifecycle;
+
 pub(crate) mod limits;
 
-pub(crate) mod lifecycle;
+pub(crate) mod control;
 
 pub(crate) mod system;
 
-pub(crate) mod on_cpu;
-
 use crate::enqueue;
 use crate::error::{AttrError, EnqueueError, Refusal, WaitError};
-use crate::observe::stats::QueueStats;
-use crate::pool::rescuer::Rescuer;
-use crate::pwq::active::NodeActive;
-use crate::pwq::{Pwq, PwqStats};
-use crate::runtime::{Runtime, RuntimeInner};
-use crate::sys::short_text::ShortText;
-use crate::sys::sync::Mutex;
-use crate::wait::flush::FlushState;
-use crate::wait::reporters::Reporters;
+use crate::impl_has_work;
 use crate::work::delayed::{self, Modified};
-use crate::work::pointer::{RawDelayedWorkItem, RawWorkItem};
-use crate::work::{offer, spawn};
-use attrs::Attrs;
-use builder::QueueBuilder;
-use flags::Flags;
+use crate::work::pointer::{self, RawDelayedWorkItem, RawWorkItem, WorkItem};
+use crate::work::Work;
+use attrs::{Attrs, Flags};
+use queue::{QueueInner, QueueStats};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
-use std::{fmt, mem};
-
-/// Bits of [`QueueInner::mode`].
-pub(crate) const DRAINING: u32 = 1 << 0;
-pub(crate) const DESTROYING: u32 = 1 << 1;
-pub(crate) const DESTROYED: u32 = 1 << 2;
-
-/// The pwq that serves a CPU. Read by every enqueue from that CPU, written when the attributes
-/// change; whoever holds it for reading keeps the pwq in the queue.
-type Slot = RwLock<Option<Arc<Pwq>>>; // S
-
-/// What the crate keeps for a queue.
-pub(crate) struct QueueInner {
-    pub(crate) name: String, // I
-    /// The name, as it describes a worker at the beginning of each run.
-    pub(crate) desc: ShortText, // I
-    pub(crate) flags: Flags, // I
-    pub(crate) ordered: bool, // I
-    pub(crate) system: bool, // I: one of the ready-made queues
-    pub(crate) legacy: bool, // I: made by one of the old constructors
-    pub(crate) rt: Arc<RuntimeInner>, // I
-    slots: Box<[Slot]>,      // S: by CPU number
-    /// The limit in force; 0 while frozen.
-    pub(crate) max_active: AtomicUsize, // A: written under W
-    /// By node, and one more for pools that span nodes. Empty for per-CPU queues.
-    pub(crate) nodes: Vec<Arc<NodeActive>>, // I
-    pub(crate) rescuer: Option<Rescuer>, // I
-    /// Pwqs that still have items of the colour that is being flushed.
-    pub(crate) pwqs_to_flush: Reporters, // A: armed under W
-    /// Who may enqueue. Read with the slot of the item's CPU held, and again under the lock of its
-    /// pool if it is not left in the inbox: a drain which has set a bit, has waited for the slots
-    /// and then visits each pool misses no item.
-    pub(crate) mode: AtomicU32, // A: written under W
-    pub(crate) counters: Counters, // A
-    pub(crate) state: Mutex<QueueState>, // W
-}
-
-/// What the queue's lock guards.
-#[derive(Debug)]
-pub(crate) struct QueueState {
-    /// All pwqs that have not been released, oldest first; the retiring ones among them.
-    pub(crate) pwqs: Vec<Arc<Pwq>>,
-    /// The pwqs that serve the CPUs of an unbound queue, and its default pwq.
-    pub(crate) in_charge: Vec<Arc<Pwq>>,
-    pub(crate) saved_max: usize,
-    pub(crate) saved_min: usize,
-    pub(crate) drainers: usize,
-    pub(crate) flush: FlushState,
-    pub(crate) attrs: Attrs,
-    /// Counters of pwqs that are gone.
-    pub(crate) past: PwqStats,
-}
-
-/// Counters that belong to no pwq. They only rise.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) panicked: AtomicU64,
-    pub(crate) leaked_state: AtomicU64,
-    pub(crate) refused_timer: AtomicU64,
-    pub(crate) bh_blocked: AtomicU64,
-}
-
-impl fmt::Debug for QueueInner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue")
-            .field("name", &self.name)
-            .field("flags", &self.flags)
-            .finish_non_exhaustive()
-    }
-}
-
-impl QueueInner {
-    pub(crate) fn is_unbound(&self) -> bool {
-        self.flags.contains(Flags::UNBOUND)
-    }
-
-    /// The name of its rescuer, whether it has one or not.
-    pub(crate) fn rescuer_name(&self) -> String {
-        format!("kworker/R-{}", self.name)
-    }
-
-    pub(crate) fn has_rescuer(&self) -> bool {
-        self.rescuer.is_some()
-    }
-
-    pub(crate) fn is_mode(&self, bits: u32) -> bool {
-        self.mode.load(Ordering::SeqCst) & bits != 0
-    }
-
-    /// Is this a CPU the queue knows?
-    pub(crate) fn has_cpu(&self, cpu: usize) -> bool {
-        self.rt.cpus.is_known(cpu)
-    }
-
-    /// The pwq that serves `cpu`, held in place as long as the guard lives.
-    pub(crate) fn slot(&self, cpu: usize) -> RwLockReadGuard<'_, Option<Arc<Pwq>>> {
-        self.slots[cpu]
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts another pwq in charge of `cpu`; the former comes back.
-    pub(crate) fn set_slot(&self, cpu: usize, pwq: Option<Arc<Pwq>>) -> Option<Arc<Pwq>> {
-        mem::replace(
-            &mut *self.slots[cpu]
-                .write()
-                .unwrap_or_else(PoisonError::into_inner),
-            pwq,
-        )
-    }
-
-    /// Waits for every enqueue that has begun: those that begin after this see the queue's mode, of
-    /// the others each has its item in a pool or an inbox.
-    /// # Context: no lock behind S held.
-    pub(crate) fn wait_for_enqueues(&self) {
-        for slot in &self.slots {
-            drop(slot.write().unwrap_or_else(PoisonError::into_inner));
-        }
-    }
-
-    /// Puts one pwq in charge of all CPUs in one step. An ordered queue needs that: were some CPUs
-    /// still served by the former pwq, an item could overtake one that was enqueued before it.
-    pub(crate) fn set_all_slots(&self, pwq: &Arc<Pwq>) {
-        let mut slots: Vec<_> = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(cpu, _)| self.has_cpu(*cpu))
-            .map(|(_, slot)| slot.write().unwrap_or_else(PoisonError::into_inner))
-            .collect();
-        slots.iter_mut().for_each(|s| **s = Some(pwq.clone()));
-    }
-
-    pub(crate) fn pwqs(&self) -> Vec<Arc<Pwq>> {
-        self.state.lock().pwqs.clone()
-    }
-}
 
 /// A handle to a queue. Handles are cheap to clone and do not keep the queue working: once its
 /// owner has destroyed it, every enqueue is refused.
@@ -189,16 +40,6 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A queue of the process's runtime, to be configured.
-    pub fn builder(name: &str) -> QueueBuilder {
-        Runtime::global().queue(name)
-    }
-
-    /// An ordered queue of the process's runtime: one item at a time, in order.
-    pub fn ordered(name: &str, flags: Flags) -> Result<OwnedQueue, crate::AllocError> {
-        Runtime::global().ordered(name, flags)
-    }
-
     /// The queue's name.
     pub fn name(&self) -> &str {
         &self.inner.name
@@ -244,7 +85,7 @@ impl Queue {
         }
         enqueue::enqueue(
             &self.inner,
-            enqueue::cpu_of_node(&self.inner.rt, node),
+            enqueue::cpu_of_node(&self.inner.env, node),
             work,
         )
     }
@@ -306,7 +147,7 @@ impl Queue {
     where
         W: RawWorkItem<ID> + Send + 'static,
     {
-        let (enabled, work) = offer::with_raw(work, |raw| raw.state.enable());
+        let (enabled, work) = pointer::with_raw(work, |raw| raw.state.enable());
         match enabled {
             None => Err(EnqueueError::new(Refusal::EnableUnderflow, work)),
             Some(false) => Err(EnqueueError::new(Refusal::Disabled, work)),
@@ -319,7 +160,19 @@ impl Queue {
     where
         F: FnOnce() + Send + 'static,
     {
-        spawn::try_spawn(self, None, f)
+        self.spawn(None, f)
+    }
+
+    /// As `try_spawn`, for a CPU if one is given.
+    pub(crate) fn spawn<F>(&self, cpu: Option<usize>, f: F) -> Result<(), EnqueueError<F>>
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        let item = Box::pin(ClosureWork {
+            work: Work::new(""),
+            f,
+        });
+        enqueue::enqueue(&self.inner, cpu, item).map_err(|e| e.map(|item| Pin::into_inner(item).f))
     }
 
     /// Waits until every item enqueued before the call has run or was cancelled.
@@ -406,5 +259,26 @@ impl Deref for OwnedQueue {
 impl Drop for OwnedQueue {
     fn drop(&mut self) {
         self.queue.inner.destroy_on_drop();
+    }
+}
+
+/// A closure as an item of its own. Counterpart: `ClosureWork` of the kernel's Rust bindings.
+struct ClosureWork<F: FnOnce() + Send + 'static> {
+    work: Work<Self>,
+    f: F,
+}
+
+// The closure is not pinned by the box: it is moved out before it is called.
+impl<F: FnOnce() + Send + 'static> Unpin for ClosureWork<F> {}
+
+impl_has_work! {
+    impl{F: FnOnce() + Send + 'static} HasWork<Self> for ClosureWork<F> { self.work }
+}
+
+impl<F: FnOnce() + Send + 'static> WorkItem for ClosureWork<F> {
+    type Pointer = Pin<Box<Self>>;
+
+    fn run(this: Pin<Box<Self>>) {
+        (Pin::into_inner(this).f)();
     }
 }

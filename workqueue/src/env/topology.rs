@@ -1,16 +1,79 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine's CPUs, grouped into pods for each affinity scope.
 //!
-//! Read from sysfs, or made up by a test or a simulation; asked by [`crate::pool::registry`]. A
-//! runtime has one of the CPUs it knows, and takes another when it meets more of them
-//! ([`crate::runtime::machine`]). Kernel counterpart: `struct wq_pod_type` and the pod set-up at boot.
+//! Read from sysfs, or made up by a test or a simulation; used by [`crate::pool::registry`] to find
+//! pools. Kernel counterpart: `struct wq_pod_type` and the pod set-up at boot, `enum wq_affn_scope`.
 
-use super::attrs::Scope;
+use crate::error::AttrError;
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
+
+/// How CPUs are grouped into pods; the items of a pod's CPUs are served by one pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Each CPU for itself.
+    Cpu,
+    /// The hardware threads of one core.
+    Smt,
+    /// The CPUs that share the last-level cache.
+    Cache,
+    /// About eight cores of one last-level cache.
+    CacheShard,
+    /// The CPUs of one NUMA node.
+    Numa,
+    /// All CPUs.
+    System,
+}
+
+impl Scope {
+    /// All scopes, from the narrowest to the widest.
+    pub const ALL: [Self; 6] = [
+        Self::Cpu,
+        Self::Smt,
+        Self::Cache,
+        Self::CacheShard,
+        Self::Numa,
+        Self::System,
+    ];
+
+    /// The name as the control registry shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Smt => "smt",
+            Self::Cache => "cache",
+            Self::CacheShard => "cache_shard",
+            Self::Numa => "numa",
+            Self::System => "system",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = AttrError;
+
+    fn from_str(text: &str) -> Result<Self, AttrError> {
+        Self::ALL
+            .into_iter()
+            .find(|s| s.name() == text.trim())
+            .ok_or_else(|| AttrError::Invalid {
+                attribute: "affinity_scope",
+                value: text.to_owned(),
+                allowed: "one of cpu, smt, cache, cache_shard, numa, system",
+            })
+    }
+}
 
 /// How many cores a cache shard should have.
 const CACHE_SHARD_SIZE: usize = 8;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The intrusive list that queued items wait on: no memory beyond what the item brings.
 //!
-//! [`ItemList`] owns its entries as [`Item`]s. An entry can be taken out without knowing its
-//! list, as cancelling needs; that is why the head is a link of its own with a fixed address.
-//! Kernel counterparts: `struct list_head`, and `struct llist_head` for the [`Inbox`].
+//! [`ItemList`] owns its entries as [`Item`]s. Cancelling takes an entry out without knowing its
+//! list; that is why the head is a link of its own with a fixed address. Kernel counterparts:
+//! `struct list_head`, and `struct llist_head` for the [`Inbox`].
 
-use super::sync::modelled::{AtomicPtr, Ordering};
-use crate::work::raw::{Item, RawWork};
+use super::raw::{Item, RawWork};
+use crate::sys::sync::modelled::{AtomicPtr, Ordering};
 use std::cell::UnsafeCell;
 use std::ptr::{self, NonNull};
 
@@ -21,6 +21,7 @@ pub(crate) struct Link {
 // SAFETY: the pointers are only read and written by this file, by callers that hold the lock of
 // the pool whose list the item is on, or that own the item alone.
 unsafe impl Sync for Link {}
+
 // SAFETY: a link that is on no list holds no pointer; one that is on a list does not move.
 unsafe impl Send for Link {}
 
@@ -372,10 +373,10 @@ impl Drop for ItemList {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::offer::offer;
+    use crate::work::pointer::offer;
     use crate::{Work, WorkItem};
     use std::cell::Cell;
     use std::sync::Arc;

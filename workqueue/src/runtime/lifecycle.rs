@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The runtime's second phase, in which its threads are made, and its end, in which they go.
+//! The runtime's second phase, in which its threads are made, what its two helper threads do, and its
+//! end, in which all threads go.
 //!
-//! The first phase is [`super::builder`]'s: queues and items, no thread. What the timer thread does
-//! when something comes due is here too. Kernel counterpart: `workqueue_init`.
+//! The first phase is [`super::builder`]'s: queues and items, no thread. Kernel counterpart:
+//! `workqueue_init`.
 
-use super::monitor::Job;
-use super::{Runtime, EARLY, ONLINE, STOPPED};
+use super::directory::Directory;
+use super::Runtime;
+use crate::env::helpers::TimerEvent;
+use crate::env::{EARLY, ONLINE, STOPPED};
 use crate::error::{StartError, WaitError};
+use crate::observe::watchdog;
 use crate::pool::rescuer::RESCUER_NICE;
-use crate::pool::worker::{self, CreateError};
-use crate::pool::{context, manager, registry, Pool, TimerEvent};
-use crate::sys::cpu;
+use crate::pool::sampler::Sampler;
+use crate::pool::worker::{create_worker, CreateError};
+use crate::pool::{context, manager, registry, Pool};
+use crate::sys::clock::after;
+use crate::sys::cpu::{self, errno_of, AbortOnUnwind};
 use crate::work::delayed;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 impl Runtime {
@@ -20,20 +25,19 @@ impl Runtime {
     /// and the helper threads. Items queued so far begin to run. If a thread cannot be created,
     /// those made are ended again and the runtime stays early.
     pub fn start(&self) -> Result<(), StartError> {
-        let rt = &self.inner;
-        let is_early = || rt.phase.load(Ordering::Acquire) == EARLY;
+        let (dir, env) = (&self.inner, &self.inner.env);
+        let is_early = || env.phase() == EARLY;
         if !is_early() {
             return Err(StartError::AlreadyStarted);
         }
-        let _attrs = rt.attrs_lock.lock();
+        let _attrs = dir.attrs_lock.lock();
         // Somebody else may have started it while this call waited for the lock.
         if !is_early() {
             return Err(StartError::AlreadyStarted);
         }
         self.start_threads().inspect_err(|_| self.undo_start())?;
-        // Release pairs with the Acquire in `is_online`.
-        rt.phase.store(ONLINE, Ordering::Release);
-        for pool in rt.all_pools() {
+        env.set_phase(ONLINE);
+        for pool in dir.all_pools() {
             let wake = pool.lock().kick();
             wake.go();
         }
@@ -41,27 +45,27 @@ impl Runtime {
     }
 
     fn start_threads(&self) -> Result<(), StartError> {
-        let rt = &self.inner;
-        for queue in rt.queues() {
+        let (dir, env) = (&self.inner, &self.inner.env);
+        for queue in dir.queues() {
             if let Some(rescuer) = &queue.rescuer {
                 let failed = |e: CreateError| e.at_start(queue.rescuer_name(), RESCUER_NICE);
                 rescuer.start(&queue).map_err(failed)?;
             }
         }
-        let wanted = |pool: &Arc<Pool>| !pool.is_bh() || rt.wants_bh_thread(pool);
-        for pool in rt.all_pools().into_iter().filter(wanted) {
+        let wanted = |pool: &Arc<Pool>| !pool.is_bh() || dir.wants_bh_thread(pool);
+        for pool in dir.all_pools().into_iter().filter(wanted) {
             let failed = |e: CreateError| e.at_start(pool.worker_name(0), pool.nice);
-            worker::create_worker(&pool, 1).map_err(failed)?;
+            create_worker(&pool, 1).map_err(failed)?;
         }
-        rt.timers.begin_thread();
-        rt.monitor.begin_thread();
-        rt.watchdog.begin(rt.clock.now());
-        let (timer, monitor) = (rt.clone(), rt.clone());
+        env.timers.begin_thread();
+        env.monitor.begin_thread();
+        env.watchdog.begin(env.clock.now());
+        let (timer, own) = (env.clone(), dir.clone());
         self.start_helper("wq/timer", move || {
             cpu::set_current_timer_exact();
             timer.timers.serve(expire);
         })?;
-        self.start_helper("wq/monitor", move || monitor.monitor.serve(&monitor))?;
+        self.start_helper("wq/monitor", move || monitor(&own))?;
         Ok(())
     }
 
@@ -71,36 +75,36 @@ impl Runtime {
         body: impl FnOnce() + Send + 'static,
     ) -> Result<(), StartError> {
         let guarded = || {
-            let _abort = worker::AbortOnUnwind;
+            let _abort = AbortOnUnwind;
             body();
         };
-        let made = self.inner.spawn_thread(name.to_owned(), guarded);
+        let made = self.inner.env.spawn_thread(name.to_owned(), guarded);
         let handle = made.map_err(|e| StartError::Spawn {
             thread: name.to_owned(),
-            errno: worker::errno_of(&e),
+            errno: errno_of(&e),
         })?;
         self.inner.helpers.lock().push(handle);
         Ok(())
     }
 
     fn undo_start(&self) {
-        let rt = &self.inner;
-        for queue in rt.queues() {
+        let dir = &self.inner;
+        for queue in dir.queues() {
             if let Some(rescuer) = &queue.rescuer {
                 rescuer.stop();
             }
         }
-        for pool in rt.all_pools() {
+        for pool in dir.all_pools() {
             manager::dismiss(&pool);
         }
         self.join_helpers();
     }
 
     pub(super) fn join_helpers(&self) {
-        let rt = &self.inner;
-        rt.timers.end_thread();
-        rt.monitor.stop();
-        let helpers = std::mem::take(&mut *rt.helpers.lock());
+        let (dir, env) = (&self.inner, &self.inner.env);
+        env.timers.end_thread();
+        env.monitor.stop();
+        let helpers = std::mem::take(&mut *dir.helpers.lock());
         for handle in helpers {
             // A helper's own panic ends the process, so there is no outcome to look at.
             let _outcome = handle.join();
@@ -113,39 +117,34 @@ impl Runtime {
     }
 
     pub(super) fn end(&self) -> Result<(), WaitError> {
-        let rt = &self.inner;
-        if rt.is_in_forked_child() {
+        let (dir, env) = (&self.inner, &self.inner.env);
+        if env.is_in_forked_child() {
             return Err(WaitError::Destroyed);
         }
-        if context::with(|c| Arc::ptr_eq(&c.pool.rt, rt)) == Some(true) {
+        if context::with(|c| Arc::ptr_eq(&c.pool.env, env)) == Some(true) {
             return Err(WaitError::WouldDeadlock);
         }
-        if rt.is_stopped() {
+        if env.is_stopped() {
             return Ok(());
         }
         // Threads are waited for by joining them from here on.
-        if let Some(turns) = rt.clock.turns() {
+        if let Some(turns) = env.clock.turns() {
             turns.disband();
         }
-        for queue in rt.queues() {
+        for queue in dir.queues() {
             match queue.destroy() {
                 // Destroyed: its owner is at it already, which needs the threads until it is done.
                 Ok(()) | Err(WaitError::Destroyed) => {}
                 Err(e) => return Err(e),
             }
         }
-        let mut queues = rt.queues.lock();
-        while !queues.is_empty() {
-            queues = rt.queue_gone.wait(queues);
-        }
-        drop(queues);
-        // Release: pairs with the Acquire in `is_stopped`.
-        rt.phase.store(STOPPED, Ordering::Release);
+        dir.wait_for_queues();
+        env.set_phase(STOPPED);
         self.join_helpers();
         // Armed timers end like those that expire on a destroyed queue.
-        rt.timers.close().into_iter().for_each(expire_stopped);
-        rt.monitor.close();
-        let percpu = std::mem::take(&mut *rt.percpu.lock());
+        env.timers.close().into_iter().for_each(expire_stopped);
+        env.monitor.close();
+        let percpu = std::mem::take(&mut *dir.percpu.lock());
         for (_, pools) in percpu {
             for pool in pools.all() {
                 manager::stop(&pool);
@@ -156,28 +155,44 @@ impl Runtime {
     }
 }
 
+/// The monitor's life: its jobs, and now and then a look at the CPUs, the pools and the runs.
+fn monitor(dir: &Arc<Directory>) {
+    let (env, mut next_look, mut sampler) = (&dir.env, 0, Sampler::default());
+    while !env.monitor.work_off() {
+        let now = env.clock.now();
+        if now >= next_look {
+            dir.look_at_cpus();
+            next_look = after(now, env.config.cpu_poll);
+        }
+        let mut next = next_look.min(watchdog::look(dir, now));
+        let period = env.config.sample_period;
+        if env.monitor.take_watch() && sampler.sample(&dir.percpu_pools(), period) {
+            env.monitor.keep_watching();
+            next = next.min(after(env.clock.now(), period));
+        }
+        env.monitor.sleep_until(next);
+    }
+}
+
 /// A timer has come due, on the timer thread.
 fn expire(event: TimerEvent) {
     match event {
-        TimerEvent::Work(armed) => delayed::expired(armed),
-        TimerEvent::Mayday(pool) => manager::mayday_expired(&pool),
-        TimerEvent::Cull(pool) => {
-            let rt = pool.rt.clone();
-            rt.monitor.post(Job::Cull(pool));
-        }
+        TimerEvent::Item(item) => delayed::expired(item),
+        TimerEvent::Pool(pool, timer) => pool.expired(timer),
     }
 }
 
 /// The runtime went down before the timer came due.
 fn expire_stopped(event: TimerEvent) {
-    if let TimerEvent::Work(armed) = event {
-        delayed::abandoned(armed);
+    if let TimerEvent::Item(item) = event {
+        delayed::abandoned(item);
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::topology::{CpuPlace, Topology};
     use std::sync::mpsc;
     use std::thread;
     use std::time::{Duration, Instant};
@@ -210,5 +225,23 @@ mod tests {
         let done = starts.map(|s| s.join().unwrap());
         assert_eq!(done.iter().filter(|ok| **ok).count(), 1);
         Arc::into_inner(rt).unwrap().shutdown().unwrap();
+    }
+
+    #[test]
+    fn s11_05_nobody_waits_for_a_monitor_that_has_gone() {
+        let place = CpuPlace {
+            cpu: 0,
+            core: 0,
+            cache: 0,
+            node: 0,
+        };
+        let rt = Runtime::builder().topology(Topology::simulated(vec![place]));
+        let rt = rt.start().expect("threads can be made");
+        // The moment between the end of the monitor and that of the runtime: to whoever looked a
+        // moment ago the runtime is still there.
+        rt.join_helpers();
+        rt.inner.env.monitor.close();
+        rt.refresh_cpus();
+        rt.shutdown().expect("nothing keeps it");
     }
 }

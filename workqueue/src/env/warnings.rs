@@ -1,23 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs that use the CPU for too long: told apart from those that sleep in between, and warned of.
+//! What is logged once, or at growing distances: lacking rights, threads that cannot be made, waits
+//! that may never end, functions that use the CPU for too long, panics of items.
 //!
-//! [`super::sampler`] finds them while items wait behind them; [`super::worker`] asks at the end of
-//! each run, for those behind which nothing waited. Kernel counterparts: `wq_worker_tick`,
+//! Called by [`crate::pool`] and [`crate::wait`]. Kernel counterparts: `pr_warn_once`,
 //! `wq_cpu_intensive_report`.
 
-use super::PoolState;
-use crate::runtime::RuntimeInner;
-use crate::sys::cpu;
+use super::config::PanicInfo;
+use super::Env;
 use crate::sys::sync::Mutex;
-use std::collections::HashMap;
-use std::time::Duration;
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
+
+/// What has been warned of.
+#[derive(Debug, Default)]
+pub(super) struct Warnings {
+    once: Mutex<HashSet<(&'static str, i32)>>,
+    /// Queues and functions whose waits have been warned of.
+    waits: Mutex<HashSet<(String, &'static str)>>,
+    cpu_hogs: CpuHogs,
+}
 
 /// So many functions are kept count of; further ones are not warned of.
 const TRACKED: usize = 128;
 
 /// How often each function has used the CPU for too long.
 #[derive(Debug, Default)]
-pub(crate) struct Hogs {
+struct CpuHogs {
     seen: Mutex<HashMap<&'static str, u64>>,
 }
 
@@ -26,7 +34,7 @@ fn is_worth_a_warning(violation: u64, from: u64) -> bool {
     violation >= from && (violation - from + 1).is_power_of_two()
 }
 
-impl Hogs {
+impl CpuHogs {
     /// One violation more; its number, if the function is kept count of.
     fn count(&self, function: &'static str) -> Option<u64> {
         let mut seen = self.seen.lock();
@@ -39,7 +47,26 @@ impl Hogs {
     }
 }
 
-impl RuntimeInner {
+impl Env {
+    /// True the first time it is asked with these words.
+    pub(crate) fn first_time(&self, what: &'static str, detail: i32) -> bool {
+        self.warnings.once.lock().insert((what, detail))
+    }
+
+    /// True the first time this function waits for this queue in a way to be warned of.
+    pub(crate) fn first_caution(&self, queue: &str, function: &'static str) -> bool {
+        self.warnings
+            .waits
+            .lock()
+            .insert((queue.to_owned(), function))
+    }
+
+    pub(crate) fn warn_nice_denied(&self, nice: i32) {
+        if self.first_time("nice", 0) {
+            log::warn!("workqueue: no right to run threads at nice {nice}, they run at the process's; CAP_SYS_NICE or RLIMIT_NICE is needed");
+        }
+    }
+
     /// A run of this function has used the CPU for too long.
     /// # Context: no lock of the crate held.
     pub(crate) fn note_hog(&self, function: &'static str) {
@@ -47,7 +74,7 @@ impl RuntimeInner {
         if from == 0 {
             return;
         }
-        let number = self.hogs.count(function);
+        let number = self.warnings.cpu_hogs.count(function);
         if let Some(number) = number.filter(|&n| is_worth_a_warning(n, from)) {
             let limit = self.config.cpu_intensive_thresh;
             log::warn!(
@@ -55,52 +82,32 @@ impl RuntimeInner {
             );
         }
     }
-}
 
-impl PoolState {
-    /// Counts a run found out at its end, unless it was found out before, or holds back nobody
-    /// anyway. True if it counts.
-    pub(super) fn count_hog(&mut self, slot: usize, pwq: u32) -> bool {
-        let counts = self.workers.get(slot).counted();
-        if counts {
-            self.pwqs.get_mut(pwq).stats.cpu_intensive += 1;
+    pub(crate) fn item_panicked(
+        &self,
+        workqueue: &str,
+        function: &'static str,
+        payload: Box<dyn Any + Send>,
+    ) {
+        log::error!("workqueue: {function} on {workqueue} panicked");
+        if self.config.abort_on_panic {
+            std::process::abort();
         }
-        counts
+        // A hook or a payload that panics in turn must not take the worker along.
+        let _second_panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            if let Some(hook) = &self.hooks.on_panic {
+                hook(&PanicInfo {
+                    workqueue,
+                    function,
+                    payload: &*payload,
+                });
+            }
+            drop(payload);
+        }));
     }
 }
 
-/// Looks at the runs of one worker as they end.
-#[derive(Debug)]
-pub(super) struct HogWatch {
-    limit: Duration,
-    /// How often the thread had gone to sleep by the last look; None if nobody wants to know.
-    switches: Option<u64>,
-}
-
-impl HogWatch {
-    /// Begins to look at the calling thread, if `wanted`.
-    pub(super) fn start(rt: &RuntimeInner, wanted: bool) -> Self {
-        let limit = rt.config.cpu_intensive_thresh;
-        let wanted = wanted && rt.config.cpu_accounting && !limit.is_zero();
-        Self {
-            limit,
-            switches: wanted.then(cpu::voluntary_switches),
-        }
-    }
-
-    /// A run has ended that used so much: too much, without ever going to sleep? To be asked only
-    /// of runs that saw the clock tick, so short ones cost nothing. A sleep between the tick before
-    /// and the run's beginning counts for the run.
-    pub(super) fn is_hog(&mut self, used: Duration) -> bool {
-        let Some(before) = self.switches.as_mut() else {
-            return false;
-        };
-        let now = cpu::voluntary_switches();
-        std::mem::replace(before, now) == now && used >= self.limit
-    }
-}
-
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::OnceLock;
@@ -113,7 +120,7 @@ mod tests {
 
     #[test]
     fn s05_14_128_functions_are_kept_count_of() {
-        let hogs = Hogs::default();
+        let hogs = CpuHogs::default();
         // Functions have names for ever.
         static NAMES: OnceLock<Vec<String>> = OnceLock::new();
         let names = NAMES.get_or_init(|| (0..130).map(|n| format!("f{n}")).collect());

@@ -6,8 +6,7 @@
 //! thread could be made for it, and has a new one made after a success. What the standard library
 //! allocates for a thread stays outside. Kernel counterpart: `alloc_worker`, without that care.
 
-use super::flags::WorkerFlags;
-use super::workers::{WorkerState, WorkerThread};
+use super::workers::{WorkerFlags, WorkerState, WorkerThread};
 use crate::sys::sync::{Completion, Mutex, Parker};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -57,9 +56,9 @@ impl ControlBlock {
 
 /// The block of a pool's next worker.
 #[derive(Debug)]
-pub(super) struct Spare(Mutex<Option<Arc<ControlBlock>>>);
+pub(super) struct Prealloc(Mutex<Option<Arc<ControlBlock>>>);
 
-impl Spare {
+impl Prealloc {
     pub(super) fn new() -> Self {
         Self(Mutex::new(Some(ControlBlock::new())))
     }
@@ -81,16 +80,16 @@ impl Spare {
         self.0.lock().get_or_insert(next);
     }
 
-    #[cfg(all(test, not(loom)))]
+    #[cfg(test)]
     fn peek(&self) -> Option<Arc<ControlBlock>> {
         self.0.lock().clone()
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::super::worker::create_worker;
-    use crate::wq::topology::{CpuPlace, Topology};
+    use crate::env::topology::{CpuPlace, Topology};
     use crate::Runtime;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::Arc;
@@ -113,21 +112,21 @@ mod tests {
         builder.set_create_hook(Box::new(hook));
         let rt = builder.build_early();
         let pool = rt.inner.pools_of(0).expect("it has its pools").normal;
-        let first = pool.spare.peek().expect("before the first worker");
+        let first = pool.prealloc.peek().expect("before the first worker");
         rt.start().expect("threads can be made");
         assert!(!first.is_vacant());
-        let second = pool.spare.peek().expect("after a success");
+        let second = pool.prealloc.peek().expect("after a success");
         assert!(!Arc::ptr_eq(&first, &second));
         // A failure uses nothing up: the next attempt allocates no other.
         fails.store(true, Ordering::SeqCst);
         for attempt in 1..4 {
             assert!(create_worker(&pool, attempt).is_err());
-            let kept = pool.spare.peek().expect("after a failure");
+            let kept = pool.prealloc.peek().expect("after a failure");
             assert!(Arc::ptr_eq(&kept, &second) && kept.is_vacant());
         }
         fails.store(false, Ordering::SeqCst);
         create_worker(&pool, 1).expect("threads can be made");
         assert!(!second.is_vacant());
-        assert!(pool.spare.peek().is_some_and(|next| next.is_vacant()));
+        assert!(pool.prealloc.peek().is_some_and(|next| next.is_vacant()));
     }
 }

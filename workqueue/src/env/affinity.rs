@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What all unbound queues go by: the CPUs they may use, and the default affinity scope.
+//! Where threads may run: the CPUs of unbound queues, those the process is allowed, and the default
+//! affinity scope.
 //!
-//! Programs change both through [`Runtime`] or the control registry; queues follow at once
-//! ([`crate::wq::lifecycle`]), and so do the threads that belong to no queue's pool. Kernel
-//! counterparts: `wq_unbound_cpumask`, `workqueue_apply_unbound_cpumask`, `wq_affn_dfl_set`.
+//! Changed by [`crate::runtime::cpus`]; read by enqueues without a lock. Threads bind themselves and
+//! each other through here. Kernel counterparts: `wq_unbound_cpumask`, `wq_affn_dfl`.
 
-use super::{Runtime, RuntimeInner};
-use crate::error::AttrError;
+use super::topology::Scope;
+use super::Env;
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
-use crate::wq::attrs::Scope;
-use crate::wq::{QueueInner, DESTROYING};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug)]
@@ -57,6 +54,12 @@ fn place_of(scope: Scope) -> usize {
 }
 
 impl Affinity {
+    /// Relaxed: readers that choose pools hold `attrs_lock`; others only show it.
+    /// # Context: `attrs_lock` held.
+    pub(crate) fn set_scope(&self, scope: Scope) {
+        self.scope.store(place_of(scope), Ordering::Relaxed);
+    }
+
     /// All known CPUs may be used at first. CPU numbers are below `end`.
     pub(crate) fn new(known: &CpuSet, end: usize, scope: Scope) -> Self {
         let places = Places {
@@ -106,14 +109,14 @@ impl Affinity {
         }
     }
 
-    fn ask(&self, cpus: &CpuSet, known: &CpuSet) {
+    pub(crate) fn ask(&self, cpus: &CpuSet, known: &CpuSet) {
         self.places.lock().asked = Some(cpus.clone());
         self.grow(known);
         self.publish();
     }
 }
 
-impl RuntimeInner {
+impl Env {
     /// The CPUs that unbound queues may use. Takes no lock.
     pub(crate) fn unbound_cpus(&self) -> CpuSet {
         let all = 0..self.affinity.usable.len();
@@ -168,105 +171,5 @@ impl RuntimeInner {
                 .lock()
                 .bind(tid, cpus)
                 .map_or_else(|e| e.raw_os_error() == Some(libc::ESRCH), |()| true)
-    }
-
-    fn unbound_queues(&self) -> Vec<Arc<QueueInner>> {
-        let mut queues = self.queues();
-        queues.retain(|q| q.is_unbound() && !q.is_mode(DESTROYING));
-        queues
-    }
-
-    /// All queues, or none.
-    pub(crate) fn set_unbound_cpus(self: &Arc<Self>, cpus: &CpuSet) -> Result<(), AttrError> {
-        let _choice = self.attrs_lock.lock();
-        let known = self.cpus.known();
-        let mask = cpus.and(&known);
-        if mask.is_empty() {
-            return Err(AttrError::EmptyMask(cpus.to_list()));
-        }
-        let queues = self.unbound_queues();
-        let mut plans = Vec::with_capacity(queues.len());
-        for queue in &queues {
-            let attrs = queue.state.lock().attrs.clone();
-            // A plan that is dropped gives its pools back.
-            plans.push(queue.plan(attrs, &mask).map_err(AttrError::Spawn)?);
-        }
-        self.affinity.ask(cpus, &known);
-        for (queue, plan) in queues.iter().zip(plans) {
-            queue.install(plan);
-            queue.adjust_limits();
-        }
-        self.spread_homeless();
-        Ok(())
-    }
-
-    /// The threads that go by the unbound mask themselves: rescuers that wait to be called, and
-    /// the workers of CPUs that have left.
-    pub(super) fn spread_homeless(&self) {
-        let queues = self.queues();
-        for rescuer in queues.iter().filter_map(|q| q.rescuer.as_ref()) {
-            rescuer.follow_unbound_mask(self);
-        }
-        for pool in self.percpu_pools() {
-            let st = pool.lock();
-            if st.disassociated {
-                st.workers
-                    .iter()
-                    .for_each(|(_, w)| self.bind_to_unbound(w.thread.tid));
-            }
-        }
-    }
-
-    pub(crate) fn set_default_scope(self: &Arc<Self>, scope: Scope) {
-        let _choice = self.attrs_lock.lock();
-        // Relaxed: who chooses pools holds `attrs_lock`; others only show it.
-        let place = place_of(scope);
-        self.affinity.scope.store(place, Ordering::Relaxed);
-        for queue in self.unbound_queues() {
-            queue.recompute_slots(&self.unbound_cpus(), &self.online_cpus());
-        }
-    }
-
-    pub(crate) fn require_alive(&self) -> Result<(), AttrError> {
-        if self.is_in_forked_child() || self.is_stopped() {
-            Err(AttrError::Destroyed)
-        } else {
-            Ok(())
-        }
-    }
-}
-
-impl Runtime {
-    /// The CPUs that unbound queues may use.
-    pub fn unbound_cpumask(&self) -> CpuSet {
-        self.inner.unbound_cpus()
-    }
-
-    /// Changes the CPUs that unbound queues may use, as far as the runtime has met them; those it
-    /// meets later join in. Queues whose own mask shares no CPU with it use all of them. Items queued before finish where they are.
-    /// Also followed by rescuers that wait to be called and by workers whose CPU has left.
-    ///
-    /// # Errors
-    /// [`AttrError::EmptyMask`] if no CPU would be left, [`AttrError::Spawn`] if a new pool cannot
-    /// get its first thread; nothing changes then.
-    pub fn set_unbound_cpumask(&self, cpus: &CpuSet) -> Result<(), AttrError> {
-        self.inner.require_alive()?;
-        self.inner.set_unbound_cpus(cpus)
-    }
-
-    /// The affinity scope of unbound queues that have not chosen one.
-    pub fn default_scope(&self) -> Scope {
-        self.inner.default_scope()
-    }
-
-    /// Changes the affinity scope of all unbound queues that have not chosen one. A CPU whose new
-    /// pool cannot get a thread is served by its queue's default pool.
-    ///
-    /// # Errors
-    /// [`AttrError::Destroyed`] after the runtime's end.
-    pub fn set_default_scope(&self, scope: Scope) -> Result<(), AttrError> {
-        self.inner.require_alive()?;
-        self.inner.set_default_scope(scope);
-        Ok(())
     }
 }

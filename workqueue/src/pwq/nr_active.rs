@@ -2,7 +2,7 @@
 //! A number of slots that several parties share, with a line for those who found none.
 //!
 //! The slots of an unbound queue on one NUMA node; the parties are the queue's pwqs there, each
-//! under the lock of its own pool, so no lock covers them all. [`super::active`] asks for slots
+//! under the lock of its own pool, so no lock covers them all. [`super`] asks for slots
 //! and gives them back. Kernel counterpart: `struct wq_node_nr_active`.
 //!
 //! Protocol, so that no party waits beside a free slot:
@@ -38,7 +38,7 @@ const USED: u64 = IN_LINE - 1;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Budget<W> {
+pub(crate) struct NrActive<W> {
     max: AtomicUsize, // A: set by the queue, under its own lock
     /// Slots in use, and the length of `line`, which is written under its lock.
     word: AtomicU64, // A
@@ -57,7 +57,7 @@ pub(crate) enum Turn {
     Full,
 }
 
-impl<W: Clone + PartialEq> Budget<W> {
+impl<W: Clone + PartialEq> NrActive<W> {
     pub(crate) fn new(max: usize) -> Self {
         Self {
             max: AtomicUsize::new(max),

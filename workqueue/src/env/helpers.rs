@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the two helper threads of a runtime work on: timers, and the jobs of the monitor.
+//!
+//! The timer thread expires delayed items and the two timers of each pool. The monitor does what takes
+//! long and what a worker may not do to its own pool; workers, timers and rescuers post. It never
+//! waits for an item to end: that may need a job behind the present one. The threads themselves are in
+//! [`crate::runtime::lifecycle`]. Kernel counterparts: `idle_cull_fn`, `pwq_release_workfn`, which
+//! run as items of a system queue there.
+
+use super::Env;
+use crate::sys::clock::{Clock, Notify};
+use crate::sys::sync::Mutex;
+use crate::sys::timer::{Place, Timed};
+use crate::work::raw::TimedItem;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The two timers of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PoolTimer {
+    /// The manager has been trying to make a worker for too long.
+    Mayday,
+    /// The longest-idle worker may have been idle for long enough.
+    Cull,
+}
+
+/// A pool as the timer heap sees it.
+pub(crate) trait PoolTimers: fmt::Debug + Send + Sync {
+    fn place(&self, timer: PoolTimer) -> &Place;
+
+    /// # Context: the timer thread, no lock of the crate held.
+    fn expired(self: Arc<Self>, timer: PoolTimer);
+}
+
+/// What the runtime's timers carry.
+#[derive(Debug)]
+pub(crate) enum TimerEvent {
+    /// A delayed item.
+    Item(TimedItem),
+    /// A timer of a pool.
+    Pool(Arc<dyn PoolTimers>, PoolTimer),
+}
+
+impl Timed for TimerEvent {
+    fn place(&self) -> &Place {
+        match self {
+            Self::Item(item) => item.place(),
+            Self::Pool(pool, timer) => pool.place(*timer),
+        }
+    }
+}
+
+/// Something for the monitor to do once.
+pub(crate) struct Job(Box<dyn FnOnce() + Send>);
+
+impl Job {
+    pub(crate) fn new(job: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(job))
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Job")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    jobs: Vec<Job>,
+    stop: bool,
+    /// Nobody will ever look again.
+    closed: bool,
+}
+
+/// The inbox and the means to wake the thread.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    inbox: Mutex<Inbox>, // Q
+    /// Is the sampler at work, or about to be?
+    watching: AtomicBool, // A: set by whoever finds a pool starving, cleared by the monitor
+    samples: bool,       // I: does this runtime sample at all?
+    wake: Arc<Notify>,
+}
+
+impl Monitor {
+    pub(crate) fn new(clock: &Clock, sample_period: Duration) -> Self {
+        Self {
+            inbox: Mutex::default(),
+            watching: AtomicBool::new(false),
+            // A virtual clock says nothing about what threads really do.
+            samples: matches!(clock, Clock::Real) && !sample_period.is_zero(),
+            wake: Notify::new(clock),
+        }
+    }
+
+    /// Items wait behind a run: have the sampler see whether it sleeps. Wakes the monitor once per
+    /// time that pools begin to starve.
+    pub(crate) fn watch_runs(&self) {
+        // SeqCst, and pairs with the swap in `serve`; what would be lost is a pool that starves
+        // with nobody looking.
+        //   here: pool starves (lock) | mark set?      monitor: clear mark | look at pools (lock)
+        // If the look came first, the mark is clear when it is read here, unless it was set again
+        // by someone who has the sampler look once more. If it came second, it finds the pool.
+        if self.samples
+            && !self.watching.load(Ordering::SeqCst)
+            && !self.watching.swap(true, Ordering::SeqCst)
+        {
+            self.wake.notify();
+        }
+    }
+
+    /// Takes the mark of `watch_runs`; true if the sampler has to look at the pools.
+    pub(crate) fn take_watch(&self) -> bool {
+        self.watching.swap(false, Ordering::SeqCst)
+    }
+
+    /// The sampler found starving pools and looks again soon.
+    pub(crate) fn keep_watching(&self) {
+        self.watching.store(true, Ordering::SeqCst);
+    }
+
+    /// Sleeps until something is posted or changed, at most until `deadline`.
+    pub(crate) fn sleep_until(&self, deadline: u64) {
+        self.wake.wait_until(Some(deadline));
+    }
+
+    pub(crate) fn post(&self, job: Job) {
+        // After the end there is nothing left that a job could be about.
+        let _after_the_end = self.try_post(job);
+    }
+
+    /// As `post`; false if the job will never be done.
+    #[must_use]
+    pub(crate) fn try_post(&self, job: Job) -> bool {
+        let mut inbox = self.inbox.lock();
+        if inbox.closed {
+            // Without the lock: the job may be the last to refer to something.
+            drop(inbox);
+            drop(job);
+            return false;
+        }
+        inbox.jobs.push(job);
+        drop(inbox);
+        self.wake.notify();
+        true
+    }
+
+    /// Does what is left in the inbox and takes no more. Whoever waits for a job of his either
+    /// finds it done, or finds the inbox closed.
+    /// # Context: the thread has ended.
+    pub(crate) fn close(&self) {
+        loop {
+            let jobs = {
+                let mut inbox = self.inbox.lock();
+                let jobs = std::mem::take(&mut inbox.jobs);
+                inbox.closed = jobs.is_empty();
+                jobs
+            };
+            if jobs.is_empty() {
+                return;
+            }
+            jobs.into_iter().for_each(|job| (job.0)());
+        }
+    }
+
+    /// Something that the thread goes by has changed.
+    pub(crate) fn look_again(&self) {
+        self.wake.notify();
+    }
+
+    /// A thread is about to `serve`.
+    pub(crate) fn begin_thread(&self) {
+        self.inbox.lock().stop = false;
+    }
+
+    /// Lets the thread finish its inbox and end.
+    pub(crate) fn stop(&self) {
+        self.inbox.lock().stop = true;
+        self.wake.notify();
+    }
+
+    /// Does what is in the inbox; true if the thread shall end.
+    pub(crate) fn work_off(&self) -> bool {
+        loop {
+            let (jobs, stop) = {
+                let mut inbox = self.inbox.lock();
+                (std::mem::take(&mut inbox.jobs), inbox.stop)
+            };
+            if jobs.is_empty() {
+                return stop;
+            }
+            jobs.into_iter().for_each(|job| (job.0)());
+        }
+    }
+}
+
+/// What the watchdog of one runtime keeps in mind.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    pub(crate) state: Mutex<WatchdogState>, // O
+    /// When somebody last vouched for a CPU, by its number. Relaxed everywhere: a touch that is
+    /// seen late postpones a report by one look, or not.
+    pub(crate) touched: Box<[AtomicU64]>, // A: written by whoever touches
+    /// The latest of them, which counts for unbound pools.
+    pub(crate) touched_any: AtomicU64, // A: as above
+}
+
+#[derive(Debug)]
+pub(crate) struct WatchdogState {
+    pub(crate) thresh: Duration,
+    pub(crate) last_look: u64,
+    /// Looks that found a stall.
+    pub(crate) stalls: u32,
+}
+
+impl Watchdog {
+    /// CPU numbers are below `end`.
+    pub(crate) fn new(thresh: Duration, end: usize) -> Self {
+        Self {
+            state: Mutex::new(WatchdogState {
+                thresh,
+                last_look: 0,
+                stalls: 0,
+            }),
+            touched: (0..end).map(|_| AtomicU64::new(0)).collect(),
+            touched_any: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn thresh(&self) -> Duration {
+        self.state.lock().thresh
+    }
+
+    /// What was before now is no stall: nothing ran yet, or nobody looked.
+    pub(crate) fn begin(&self, now: u64) {
+        self.state.lock().last_look = now;
+        self.touched
+            .iter()
+            .chain([&self.touched_any])
+            .for_each(|t| t.store(now, Ordering::Relaxed));
+    }
+}
+
+impl Env {
+    pub(crate) fn set_watchdog_thresh(&self, thresh: Duration) {
+        if self.is_in_forked_child() {
+            return;
+        }
+        self.watchdog.state.lock().thresh = thresh;
+        self.watchdog.begin(self.clock.now());
+        self.monitor.look_again();
+    }
+}

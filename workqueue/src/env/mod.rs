@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What every part of a runtime uses and that knows no pool: settings, clock, hooks, trace, CPUs,
+//! where threads may run, timers and the monitor's jobs.
+//!
+//! Made once by [`crate::runtime`]; pools, queues and the [`crate::runtime::directory`] share it.
+//! Kernel counterparts: the global variables of `workqueue.c`.
+
+pub(crate) mod topology;
+
+pub(crate) mod config;
+
+pub(crate) mod cpus;
+
+pub(crate) mod affinity;
+
+pub(crate) mod helpers;
+
+pub(crate) mod warnings;
+
+use crate::error::{AttrError, WaitError};
+use crate::observe::trace::{self, Sink, TraceEvent};
+use crate::sys::clock::Clock;
+use crate::sys::cpu;
+use crate::sys::cpuset::CpuSet;
+use crate::sys::timer::Timers;
+use crate::sys::turn::{Invitation, Turns};
+use affinity::Affinity;
+use config::{Config, Hooks};
+use cpus::{Cpus, Machine};
+use helpers::{Monitor, TimerEvent, Watchdog};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::{fmt, io};
+use topology::Topology;
+use warnings::Warnings;
+
+/// Queues can be made and items enqueued; nothing runs.
+pub(crate) const EARLY: u8 = 0;
+/// All threads exist.
+pub(crate) const ONLINE: u8 = 1;
+/// The runtime has ended.
+pub(crate) const STOPPED: u8 = 2;
+
+/// See the module.
+pub(crate) struct Env {
+    pub(crate) config: Config, // I
+    pub(crate) hooks: Hooks,   // I
+    pub(crate) clock: Clock,   // I
+    pub(crate) cpus: Cpus,
+    pub(crate) affinity: Affinity,
+    pub(crate) timers: Timers<TimerEvent>,
+    pub(crate) monitor: Monitor,
+    pub(crate) watchdog: Watchdog,
+    warnings: Warnings,
+    trace_sink: Option<Sink>, // I
+    phase: AtomicU8,          // A: written under P0
+    forks: u32,               // I: the fork generation the threads belong to
+    next_cpu: AtomicUsize,    // A
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Env")
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Env {
+    pub(crate) fn new(
+        config: Config,
+        hooks: Hooks,
+        sink: Option<Sink>,
+        clock: Clock,
+        machine: Machine,
+    ) -> Self {
+        cpu::watch_forks();
+        if sink.is_some() {
+            trace::add_callback();
+        }
+        let cpus = Cpus::new(machine);
+        let (known, end) = (cpus.known(), cpus.end());
+        Self {
+            affinity: Affinity::new(&known, end, config.default_scope),
+            cpus,
+            timers: Timers::new(&clock),
+            monitor: Monitor::new(&clock, config.sample_period),
+            watchdog: Watchdog::new(config.watchdog_thresh, end),
+            warnings: Warnings::default(),
+            trace_sink: sink,
+            phase: AtomicU8::new(EARLY),
+            forks: cpu::fork_generation(),
+            next_cpu: AtomicUsize::new(0),
+            config,
+            hooks,
+            clock,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Acquire)
+    }
+
+    /// # Context: `attrs_lock` held, or the last call on this runtime.
+    pub(crate) fn set_phase(&self, phase: u8) {
+        // Release pairs with the Acquire in `phase`: a caller that sees the phase sees the threads.
+        self.phase.store(phase, Ordering::Release);
+    }
+
+    /// Do the threads exist?
+    pub(crate) fn is_online(&self) -> bool {
+        self.phase() == ONLINE
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.phase() == STOPPED
+    }
+
+    /// Asked before anything that takes a lock: do the threads of this runtime exist here, or is
+    /// this the child of a fork?
+    pub(crate) fn is_in_forked_child(&self) -> bool {
+        cpu::fork_generation() != self.forks
+    }
+
+    pub(crate) fn require_online(&self) -> Result<(), WaitError> {
+        if self.is_in_forked_child() || self.is_stopped() {
+            return Err(WaitError::Destroyed);
+        }
+        if self.is_online() {
+            Ok(())
+        } else {
+            Err(WaitError::NotOnline)
+        }
+    }
+
+    pub(crate) fn require_alive(&self) -> Result<(), AttrError> {
+        if self.is_in_forked_child() || self.is_stopped() {
+            Err(AttrError::Destroyed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Tells whoever follows the events. Nobody does: one relaxed load.
+    pub(crate) fn trace<'a>(&self, event: impl FnOnce() -> TraceEvent<'a>) {
+        if !trace::anyone_listens() {
+            return;
+        }
+        let event = event();
+        if let Some(sink) = &self.trace_sink {
+            sink(&event);
+        }
+        trace::record_event(&event);
+    }
+
+    /// Does anyone follow the trace events?
+    pub(crate) fn is_traced(&self) -> bool {
+        trace::anyone_listens() && (self.trace_sink.is_some() || trace::is_on())
+    }
+
+    /// The CPUs in use at present.
+    pub(crate) fn online_cpus(&self) -> CpuSet {
+        self.cpus.online()
+    }
+
+    pub(crate) fn is_online_cpu(&self, cpu: usize) -> bool {
+        self.cpus.is_online(cpu)
+    }
+
+    /// The known CPUs and how they belong together.
+    pub(crate) fn topology(&self) -> Arc<Topology> {
+        self.cpus.topology()
+    }
+
+    /// The CPU the caller counts as running on.
+    pub(crate) fn this_cpu(&self) -> usize {
+        if !self.cpus.is_simulated() {
+            return cpu::current_cpu();
+        }
+        // Simulated CPUs bind nobody, so a worker's own word counts.
+        cpu::worker_cpu().unwrap_or_else(|| match self.clock.turns() {
+            // Where the system has put the thread must not matter.
+            Some(_) => self.topology().possible().iter().next().unwrap_or(0),
+            None => self.topology().current_cpu(),
+        })
+    }
+
+    /// One CPU of the set after the other; of all CPUs, if the set is empty.
+    pub(crate) fn next_cpu_of(&self, set: &CpuSet) -> usize {
+        let last = self.next_cpu.load(Ordering::Relaxed);
+        let next = set
+            .next_after(last)
+            .or_else(|| self.cpus.known().next_after(last))
+            .unwrap_or(0);
+        self.next_cpu.store(next, Ordering::Relaxed);
+        next
+    }
+
+    pub(crate) fn spawn_thread(
+        &self,
+        name: String,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let invitation = self.clock.turns().map(Turns::invite);
+        cpu::spawn_quiet(name, self.config.stack_size, move || {
+            let _seated = invitation.map(Invitation::accept);
+            body();
+        })
+    }
+}

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Runs items: from the moment an item leaves the worklist until nothing counts it any more.
+//!
+//! Used by [`super::worker`], [`super::bh`] and [`super::rescuer`]. Kernel counterparts:
+//! `process_one_work`, `assign_work`, `wq_worker_tick`.
+//!
+//! A *batch* is what a worker runs without sleeping. It keeps from one item to the next: the pwq, and
+//! the CPU time not counted yet. Reading a thread's CPU clock is a system call, which costs more than
+//! most items. So it is read only when the coarse clock has moved on since the item before, when the
+//! next item is another queue's, before a waiter is told that an item has ended, and at the end of the
+//! batch. Each time all that was used since the last reading goes to the pwq whose items ran meanwhile.
+//!
+//! A panic in an item's function ends that run and nothing else. A panic in the bookkeeping of this
+//! crate ends the process: half-done counts would hang every later flush.
+
+use super::context::{self, Run};
+use super::workers::{Current, WorkerFlags};
+use super::{Pool, PoolGuard, PoolKind, PoolState};
+use crate::env::Env;
+use crate::observe::trace::TraceEvent;
+use crate::pwq::{self, Pwq};
+use crate::sys::cpu;
+use crate::work::list;
+use crate::work::raw::Item;
+use crate::wq::attrs::Flags;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Takes an item, and further ones as long as `more` says so.
+pub(super) fn run_while<'a>(
+    pool: &'a Pool,
+    mut st: PoolGuard<'a>,
+    slot: usize,
+    mut more: impl FnMut(&PoolState) -> bool,
+) -> PoolGuard<'a> {
+    let mut batch = Batch::start(pool);
+    loop {
+        if let Some(item) = take_first(&mut st, slot) {
+            st = run_one(pool, st, slot, item, &mut batch);
+            st = run_scheduled(pool, st, slot, &mut batch);
+        }
+        if !more(&st) {
+            batch.bill(&mut st);
+            return st;
+        }
+    }
+}
+
+/// Takes the first item of the worklist; its barriers come along on the worker's private list. None
+/// if it went to another worker, which runs the same item at present.
+pub(crate) fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
+    let front = st.worklist.front()?;
+    let (who, linked) = (front.identity(), front.snapshot().linked());
+    // guard: s02_08_collision
+    let other = st.executing(who).map(|(other, _)| other);
+    let PoolState {
+        worklist,
+        marks,
+        workers,
+        ..
+    } = st;
+    if !linked && other.is_none() {
+        return worklist.pop_front_of(marks);
+    }
+    let to = &mut workers.get_mut(other.unwrap_or(slot)).scheduled;
+    let front = worklist.front()?;
+    // SAFETY: the front of the worklist is queued on this pool, whose lock is held.
+    unsafe { list::move_chain(front, to, marks) };
+    match other {
+        Some(_) => None,
+        None => to.pop_front(),
+    }
+}
+
+/// Runs what is on the worker's private list, including what comes to it meanwhile.
+pub(crate) fn run_scheduled<'a>(
+    pool: &'a Pool,
+    mut st: PoolGuard<'a>,
+    slot: usize,
+    batch: &mut Batch,
+) -> PoolGuard<'a> {
+    while let Some(item) = st.workers.get_mut(slot).scheduled.pop_front() {
+        st = run_one(pool, st, slot, item, batch);
+    }
+    st
+}
+
+/// Runs one item, from the moment it leaves the lists until nothing counts it any more.
+fn run_one<'a>(
+    pool: &'a Pool,
+    mut st: PoolGuard<'a>,
+    slot: usize,
+    item: Item,
+    batch: &mut Batch,
+) -> PoolGuard<'a> {
+    let (who, function, barrier, number) = (
+        item.identity(),
+        item.function(),
+        item.is_barrier(),
+        item.pwq(),
+    );
+    let before = item.snapshot();
+    let (colour, counted) = (before.colour(), !before.inactive());
+    let pwq = batch.turn_to(&mut st, number, barrier);
+    if !barrier {
+        st.pwqs.get_mut(number).stats.started += 1;
+    }
+    // Not once per batch: a worker that never sleeps between its items moves all the same.
+    st.last_progress = batch.now();
+    st.workers.set_current(
+        slot,
+        Current {
+            item: who,
+            function,
+            pwq: number,
+            colour,
+            since: batch.now(),
+            cpu_start: batch.cpu_start(),
+        },
+    );
+    st.workers.get_mut(slot).desc = pwq.queue.desc;
+    let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
+    // guard: s05_12_cpu_intensive
+    if aside {
+        st.set_flags(slot, WorkerFlags::CPU_INTENSIVE);
+    }
+    // For pools that do not count, and for those this worker has just stopped counting in.
+    let wake = st.kick();
+    // From here on the item may be queued again; what its queuer did before is seen by the run.
+    item.state.begin_run();
+    let starving = st.is_starving();
+    drop(st);
+    wake.go();
+    if starving {
+        pool.env.monitor.watch_runs();
+    }
+
+    let env = &pool.env;
+    context::with(|c| {
+        c.run = Some(Run {
+            pwq,
+            item: who,
+            function,
+        })
+    });
+    if !barrier {
+        env.trace(|| TraceEvent::ExecuteStart {
+            work: who.address,
+            function,
+        });
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| item.run()));
+    if !barrier {
+        env.trace(|| TraceEvent::ExecuteEnd {
+            work: who.address,
+            function,
+        });
+    }
+    let (pwq, leaked) = context::with(|c| {
+        let run = c.run.take().expect("a run ends once");
+        (run.pwq, std::mem::take(&mut c.blocking) > 0)
+    })
+    .expect("a worker has its context for life");
+    if let Err(payload) = outcome {
+        pwq.queue.counters.panicked.fetch_add(1, Ordering::Relaxed);
+        env.item_panicked(&pwq.queue.name, function, payload);
+    }
+    if leaked {
+        pwq.queue
+            .counters
+            .leaked_state
+            .fetch_add(1, Ordering::Relaxed);
+        log::warn!(
+            "workqueue: {function} on {} left a blocking section open",
+            pwq.queue.name
+        );
+    }
+    let hog = batch.item_ended(env, number, barrier);
+
+    let mut st = pool.lock();
+    if hog && st.count_hog(slot, number) {
+        drop(st);
+        env.note_hog(function);
+        st = pool.lock();
+    }
+    let worker = st.workers.get(slot);
+    if leaked || worker.observed_asleep || worker.flags.intersects(WorkerFlags::CPU_INTENSIVE) {
+        st.update(slot, |w| {
+            w.observed_asleep = false;
+            w.flags &= !WorkerFlags::CPU_INTENSIVE;
+            w.asleep &= !leaked;
+        });
+    }
+    st.workers.clear_current(slot);
+    if !barrier {
+        st.pwqs.get_mut(number).stats.completed += 1;
+    }
+    let duties = pwq::retire(&mut st, number, colour, counted);
+    if duties.is_empty() {
+        batch.keep(pwq);
+        return st;
+    }
+    // Whoever is told that the item has ended finds its time counted.
+    batch.bill(&mut st);
+    drop(st);
+    duties.discharge();
+    pool.lock()
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// That of the item before, kept because the next one's is mostly the same.
+    pwq: Option<Arc<Pwq>>,
+    /// The number of the pwq that the time since the last count belongs to.
+    owed_to: Option<u32>,
+    meter: CpuMeter,
+    hogs: HogWatch,
+}
+
+impl Batch {
+    pub(super) fn start(pool: &Pool) -> Self {
+        Self {
+            pwq: None,
+            owed_to: None,
+            meter: CpuMeter::start(&pool.env),
+            // Only there is a run in the way of others.
+            hogs: HogWatch::start(&pool.env, matches!(pool.kind, PoolKind::PerCpu { .. })),
+        }
+    }
+
+    /// The next item is one of this pwq's.
+    /// # Context: the pool's lock held.
+    pub(super) fn turn_to(&mut self, st: &mut PoolState, number: u32, barrier: bool) -> Arc<Pwq> {
+        let next = &st.pwqs.get(number).pwq;
+        let same = self.pwq.take_if(|pwq| Arc::ptr_eq(pwq, next));
+        if let (Some(pwq), false) = (same, barrier) {
+            return pwq;
+        }
+        let next = next.clone();
+        // Also before a barrier: whoever waits for it finds the time of his item counted.
+        self.bill(st);
+        next
+    }
+
+    /// When the next item begins, as of the last tick.
+    pub(super) fn now(&self) -> u64 {
+        self.meter.now
+    }
+
+    /// The thread's CPU time at which the next item begins, if it was read just then.
+    pub(super) fn cpu_start(&self) -> Option<u64> {
+        self.meter.last.filter(|_| self.meter.fresh)
+    }
+
+    /// An item has ended, a barrier's time being nobody's. Did it use the CPU for too long?
+    /// # Context: no lock of the crate held.
+    #[must_use]
+    pub(super) fn item_ended(&mut self, env: &Env, number: u32, barrier: bool) -> bool {
+        self.owed_to = (!barrier).then_some(number);
+        self.meter
+            .item_ended(env)
+            .is_some_and(|used| self.hogs.is_hog(used))
+    }
+
+    /// The next item may well be one of the same pwq.
+    pub(super) fn keep(&mut self, pwq: Arc<Pwq>) {
+        self.pwq = Some(pwq);
+    }
+
+    /// Counts the time not counted yet. To be called before the pwq it belongs to can go: that is,
+    /// before the lock is let go, unless the same pwq has the next item.
+    /// # Context: the pool's lock held.
+    pub(super) fn bill(&mut self, st: &mut PoolState) {
+        let used = self.meter.lap();
+        if let Some(number) = self.owed_to.take() {
+            st.pwqs.get_mut(number).stats.cpu_time_ns += used;
+        }
+    }
+}
+
+/// The thread's CPU clock, read no more often than needed.
+#[derive(Debug)]
+struct CpuMeter {
+    /// The last reading; None if nobody wants to know.
+    last: Option<u64>,
+    /// Was that at the end of the last item?
+    fresh: bool,
+    /// Used up to that reading, and not counted yet.
+    used: u64,
+    /// The coarse clock at the end of the last item.
+    now: u64,
+}
+
+impl CpuMeter {
+    fn start(env: &Env) -> Self {
+        Self {
+            last: env.config.cpu_accounting.then(cpu::thread_cpu_ns),
+            fresh: true,
+            used: 0,
+            now: env.clock.coarse(),
+        }
+    }
+
+    /// What the item used, at least, if a tick has passed: a long item, or the end of many short
+    /// ones.
+    fn item_ended(&mut self, env: &Env) -> Option<Duration> {
+        let exact = std::mem::take(&mut self.fresh);
+        let now = env.clock.coarse();
+        let passed = now.saturating_sub(std::mem::replace(&mut self.now, now));
+        if passed == 0 {
+            return None;
+        }
+        let before = self.used;
+        self.read();
+        let used = self.used - before;
+        // With short items between the reading before and this one's beginning, no more than the
+        // time that it took is surely its own.
+        Some(Duration::from_nanos(if exact {
+            used
+        } else {
+            used.min(passed)
+        }))
+    }
+
+    fn read(&mut self) {
+        if let Some(last) = self.last.as_mut().filter(|_| !self.fresh) {
+            let now = cpu::thread_cpu_ns();
+            self.used += now.saturating_sub(std::mem::replace(last, now));
+        }
+        self.fresh = true;
+    }
+
+    /// What was used since the last call.
+    fn lap(&mut self) -> u64 {
+        self.read();
+        std::mem::take(&mut self.used)
+    }
+}
+
+/// Looks at the runs of one worker as they end.
+#[derive(Debug)]
+struct HogWatch {
+    limit: Duration,
+    /// How often the thread had gone to sleep by the last look; None if nobody wants to know.
+    switches: Option<u64>,
+}
+
+impl HogWatch {
+    /// Begins to look at the calling thread, if `wanted`.
+    pub(super) fn start(env: &Env, wanted: bool) -> Self {
+        let limit = env.config.cpu_intensive_thresh;
+        let wanted = wanted && env.config.cpu_accounting && !limit.is_zero();
+        Self {
+            limit,
+            switches: wanted.then(cpu::voluntary_switches),
+        }
+    }
+
+    /// A run has ended that used so much: too much, without ever going to sleep? To be asked only
+    /// of runs that saw the clock tick, so short ones cost nothing. A sleep between the tick before
+    /// and the run's beginning counts for the run.
+    pub(super) fn is_hog(&mut self, used: Duration) -> bool {
+        let Some(before) = self.switches.as_mut() else {
+            return false;
+        };
+        let now = cpu::voluntary_switches();
+        std::mem::replace(before, now) == now && used >= self.limit
+    }
+}
+
+impl PoolState {
+    /// Counts a run found out at its end, unless it was found out before, or holds back nobody
+    /// anyway. True if it counts.
+    pub(super) fn count_hog(&mut self, slot: usize, pwq: u32) -> bool {
+        let counts = self.workers.get(slot).counted();
+        if counts {
+            self.pwqs.get_mut(pwq).stats.cpu_intensive += 1;
+        }
+        counts
+    }
+}

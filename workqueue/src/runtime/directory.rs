@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! All queues and pools of a runtime, and the lock under which queues are matched with pools.
+//!
+//! The functions on it are where they belong: unbound pools in [`crate::pool::registry`], CPUs that
+//! come and go in [`super::cpus`], BH threads in [`crate::pool::bh`]. Kernel counterparts:
+//! `workqueues`, `wq_pool_mutex`, `cpu_worker_pools`, `unbound_pool_hash`.
+
+use crate::env::Env;
+use crate::pool::{Pool, PoolKey};
+use crate::sys::sync::{Condvar, Mutex};
+use crate::wq::queue::QueueInner;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// The pools of a CPU: the two standard ones, and those of BH queues.
+#[derive(Clone, Debug)]
+pub(crate) struct CpuPools {
+    pub(crate) normal: Arc<Pool>,
+    pub(crate) highpri: Arc<Pool>,
+    pub(crate) bh: Arc<Pool>,
+    pub(crate) bh_highpri: Arc<Pool>,
+}
+
+impl CpuPools {
+    pub(crate) fn all(&self) -> [Arc<Pool>; 4] {
+        [&self.normal, &self.highpri, &self.bh, &self.bh_highpri].map(Arc::clone)
+    }
+}
+
+/// Which of the two priorities have, or should have, their threads.
+#[derive(Debug, Default)]
+pub(crate) struct BhThreads {
+    pub(crate) wanted: [AtomicBool; 2],  // A: written under P0
+    pub(crate) missing: [AtomicBool; 2], // A: as above
+}
+
+/// See the module.
+pub(crate) struct Directory {
+    pub(crate) env: Arc<Env>, // I
+    /// Held while the pools of a queue are chosen, so that choice and installation are one step.
+    pub(crate) attrs_lock: Mutex<()>, // P0
+    pub(crate) frozen: AtomicBool, // A: written under P0
+    pub(crate) bh: BhThreads,
+    /// The unbound pools, each with the number of pwqs that use it.
+    pub(crate) unbound: Mutex<HashMap<PoolKey, (Arc<Pool>, usize)>>, // P
+    pub(crate) percpu: Mutex<Vec<(usize, CpuPools)>>,
+    queues: Mutex<Vec<Arc<QueueInner>>>,
+    queue_gone: Condvar,
+    /// The timer thread and the monitor.
+    pub(crate) helpers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory")
+            .field("env", &self.env)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Directory {
+    /// No queue and no pool.
+    pub(crate) fn new(env: Env) -> Self {
+        Self {
+            env: Arc::new(env),
+            attrs_lock: Mutex::new(()),
+            frozen: AtomicBool::new(false),
+            bh: BhThreads::default(),
+            unbound: Mutex::default(),
+            percpu: Mutex::default(),
+            queues: Mutex::default(),
+            queue_gone: Condvar::new(),
+            helpers: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn pools_of(&self, cpu: usize) -> Option<CpuPools> {
+        self.percpu
+            .lock()
+            .iter()
+            .find(|(c, _)| *c == cpu)
+            .map(|(_, pools)| pools.clone())
+    }
+
+    pub(crate) fn percpu_pools(&self) -> Vec<Arc<Pool>> {
+        self.percpu
+            .lock()
+            .iter()
+            .flat_map(|(_, pools)| pools.all())
+            .collect()
+    }
+
+    pub(crate) fn all_pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools = self.percpu_pools();
+        pools.extend(self.unbound_pools());
+        pools
+    }
+
+    pub(crate) fn add_queue(&self, queue: &Arc<QueueInner>) {
+        self.queues.lock().push(queue.clone());
+    }
+
+    pub(crate) fn remove_queue(&self, queue: &QueueInner) {
+        self.queues
+            .lock()
+            .retain(|q| !std::ptr::eq(Arc::as_ptr(q), queue));
+        self.queue_gone.notify_all();
+    }
+
+    pub(crate) fn queues(&self) -> Vec<Arc<QueueInner>> {
+        self.queues.lock().clone()
+    }
+
+    /// Waits until the last queue is gone.
+    pub(crate) fn wait_for_queues(&self) {
+        let mut queues = self.queues.lock();
+        while !queues.is_empty() {
+            queues = self.queue_gone.wait(queues);
+        }
+    }
+}

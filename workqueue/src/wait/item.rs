@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Waits for one item, takes it back before it has run, keeps it from being queued.
+//!
+//! A waiter puts a *barrier* behind the item; it travels with the item and, when it runs, wakes the
+//! waiter. A barrier counts for flushes of the queue in its item's color and takes no slot of
+//! max_active. Kernel counterparts: `struct wq_barrier`, `insert_wq_barrier`, `try_to_grab_pending`,
+//! `__cancel_work_sync`, `disable_work`.
+
+use super::flush_dependency;
+use crate::error::{DisableOverflow, WaitError};
+use crate::pool::context::{self, blocking};
+use crate::pool::workers::Current;
+use crate::pool::{registry, Pool, PoolState};
+use crate::pwq::{self, Duties};
+use crate::sys::sync::Completion;
+use crate::work::delayed::{Disarmed, TimerNode};
+use crate::work::list::{self, ItemList};
+use crate::work::pointer::WorkItem;
+use crate::work::raw::{Item, RawWork, Returned, VTable};
+use crate::work::Work;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+#[repr(C)]
+#[derive(Debug)]
+struct Barrier {
+    raw: RawWork, // first, so that the item's address is the barrier's
+    done: Completion,
+}
+
+const TABLE: &VTable = &VTable {
+    run: tell,
+    release: tell,
+    function: || "barrier",
+    barrier: true,
+};
+
+/// Tells the waiter, whether the barrier has run or was thrown away.
+/// # Safety
+/// `raw` comes from `Barrier::new`, once.
+unsafe fn tell(raw: NonNull<RawWork>) {
+    // SAFETY: made by Arc::into_raw in `Barrier::new`, of which `raw` is the beginning.
+    let barrier = unsafe { Arc::from_raw(raw.as_ptr().cast::<Barrier>()) };
+    barrier.done.complete();
+}
+
+impl Barrier {
+    fn new() -> (Item, Arc<Self>) {
+        let barrier = Arc::new(Self {
+            raw: RawWork::new("", TABLE),
+            done: Completion::new(),
+        });
+        let raw = NonNull::new(Arc::into_raw(barrier.clone()).cast_mut().cast())
+            .expect("an Arc has an address");
+        // SAFETY: fits the table, is nobody else's yet, and no other item stands for it.
+        (unsafe { Item::from_raw(raw) }, barrier)
+    }
+
+    fn wait(&self) {
+        // A run that waits for another one must let it begin.
+        blocking(|| self.done.wait());
+    }
+}
+
+/// Counts a barrier in, in its target's colour.
+fn count_in(st: &mut PoolState, pool: &Pool, pwq: u32, colour: u8, barrier: &Item) {
+    let p = st.pwqs.get_mut(pwq);
+    p.refs += 1;
+    p.nr_in_flight[usize::from(colour)] += 1;
+    barrier.set_pwq(pwq);
+    barrier.state.set_queued(pool.id, colour, true);
+}
+
+/// Puts a barrier behind a queued item.
+/// # Context: the pool's lock held, QUEUED set and naming this pool.
+fn behind_queued(st: &mut PoolState, pool: &Pool, work: &RawWork) -> Arc<Barrier> {
+    let (item, barrier) = Barrier::new();
+    let target = work.snapshot();
+    count_in(st, pool, work.pwq(), target.colour(), &item);
+    if target.linked() {
+        item.state.link();
+    }
+    work.state.link();
+    // SAFETY: the caller holds the lock and has seen QUEUED.
+    unsafe { list::insert_after(work, item) };
+    barrier
+}
+
+/// Puts a barrier directly behind a run, ahead of everything else its worker has.
+/// # Context: the pool's lock held.
+fn behind_run(st: &mut PoolState, pool: &Pool, slot: usize, current: Current) -> Arc<Barrier> {
+    let (item, barrier) = Barrier::new();
+    count_in(st, pool, current.pwq, current.colour, &item);
+    st.workers.get_mut(slot).scheduled.push_front(item);
+    barrier
+}
+
+/// Waits for the queued instance of an item, or else for its present run; true if there was one.
+pub(crate) fn flush_item(work: &RawWork) -> Result<bool, WaitError> {
+    if context::in_run_of_item(work.identity()) {
+        return Err(WaitError::WouldDeadlock);
+    }
+    loop {
+        let Some(pool) = work.snapshot().pool().and_then(registry::lookup) else {
+            return Ok(false);
+        };
+        if pool.env.is_in_forked_child() {
+            return Err(WaitError::Destroyed);
+        }
+        let mut st = pool.lock();
+        let now = work.snapshot();
+        if now.pool() != Some(pool.id) {
+            continue;
+        }
+        let queue_of = |st: &PoolState, pwq| st.pwqs.get(pwq).pwq.queue.clone();
+        let (barrier, queue) = if now.queued() {
+            pool.env.require_online()?;
+            let queue = queue_of(&st, work.pwq());
+            if queue.ordered && context::in_run_of(&queue) {
+                return Err(WaitError::WouldDeadlock);
+            }
+            (behind_queued(&mut st, &pool, work), queue)
+        } else if let Some((slot, current)) = st.executing(work.identity()) {
+            let queue = queue_of(&st, current.pwq);
+            (behind_run(&mut st, &pool, slot, current), queue)
+        } else {
+            return Ok(false);
+        };
+        drop(st);
+        flush_dependency::before_item_flush(&queue, work);
+        barrier.wait();
+        return Ok(true);
+    }
+}
+
+/// Waits for the present run of an item that cannot be queued meanwhile. An error if the item was
+/// last on a runtime that a fork has left behind.
+/// # Context: not in that run.
+pub(crate) fn wait_for_run(work: &RawWork) -> Result<(), WaitError> {
+    let Some(pool) = work.snapshot().pool().and_then(registry::lookup) else {
+        return Ok(());
+    };
+    if pool.env.is_in_forked_child() {
+        return Err(WaitError::Destroyed);
+    }
+    let mut st = pool.lock();
+    let Some((slot, current)) = st.executing(work.identity()) else {
+        return Ok(());
+    };
+    let barrier = behind_run(&mut st, &pool, slot, current);
+    drop(st);
+    barrier.wait();
+    Ok(())
+}
+
+/// What became of the attempt to take an item back.
+#[derive(Debug)]
+#[must_use]
+pub(crate) enum Grab {
+    /// It was not pending.
+    Idle,
+    /// The caller owns it and PENDING: it gives both back, or queues it anew.
+    Got(Item),
+    /// It belongs to a runtime that a fork has left behind.
+    Forked,
+}
+
+/// Takes an item off its timer or its list. An item that is between claim and list is waited for.
+/// # Context: no lock of the crate held.
+pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
+    let mut tries = 0u32;
+    loop {
+        match timer.map_or(Disarmed::Idle, TimerNode::disarm) {
+            Disarmed::Idle => {}
+            Disarmed::Armed(item, _target) => return Grab::Got(item),
+            Disarmed::Forked => return Grab::Forked,
+        }
+        let seen = work.snapshot();
+        if !seen.pending() {
+            return Grab::Idle;
+        }
+        if seen.with_pool() {
+            let Some(pool) = seen.pool().and_then(registry::lookup) else {
+                continue;
+            };
+            if pool.env.is_in_forked_child() {
+                return Grab::Forked;
+            }
+            let mut st = pool.lock();
+            let now = work.snapshot();
+            if now.queued() && now.pool() == Some(pool.id) {
+                let (item, duties) = take_off(&mut st, work);
+                drop(st);
+                duties.discharge();
+                return Grab::Got(item);
+            }
+        }
+        // Somebody is about to list it, or holds it as we want to. That takes a few instructions,
+        // unless the thread is preempted in the middle of them.
+        tries += 1;
+        if tries.is_multiple_of(64) {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Takes a queued item off its list and counts it out.
+/// # Context: the lock of its pool held, QUEUED seen under it.
+fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Duties) {
+    let before = work.snapshot();
+    let number = work.pwq();
+    // guard: s10_12_orphaned_barriers
+    let item = if before.inactive() && before.linked() {
+        // Its barriers take no slot; left among the inactive they would wait for one. They go on,
+        // and their waiters learn that the item is gone.
+        let mut chain = ItemList::new();
+        // SAFETY: queued on this pool, whose lock the caller holds.
+        unsafe { list::move_chain(work, &mut chain, &mut st.marks) };
+        let item = chain.pop_front().expect("the chain begins with the item");
+        while let Some(barrier) = chain.pop_front() {
+            let env = st.pwqs.get(number).pwq.queue.env.clone();
+            st.add_active(barrier, || env.clock.coarse());
+        }
+        item
+    } else {
+        // SAFETY: queued on this pool, whose lock the caller holds.
+        unsafe { list::unlink(work, &mut st.marks) }
+    };
+    item.state.set_taken_off();
+    let mut duties = pwq::retire(st, number, before.colour(), !before.inactive());
+    duties.wake = st.kick();
+    (item, duties)
+}
+
+/// Takes a pending instance back; does not wait for a run.
+pub(crate) fn cancel(work: &RawWork, timer: Option<&TimerNode>) -> Option<Returned> {
+    match grab(work, timer) {
+        Grab::Idle | Grab::Forked => None,
+        // At once: whoever cancels may go on to wait, and until then a claim would be told that a
+        // run is owed.
+        Grab::Got(item) => Some(item.end()),
+    }
+}
+
+/// As `cancel`, and waits for a run. The item cannot be queued meanwhile.
+pub(crate) fn cancel_sync(
+    work: &RawWork,
+    timer: Option<&TimerNode>,
+) -> Result<Option<Returned>, WaitError> {
+    let item = disable_sync(work, timer)?;
+    // Raised just above, so it cannot be 0.
+    let _last = work.state.enable();
+    Ok(item)
+}
+
+/// Keeps the item from being queued and takes a pending instance back.
+pub(crate) fn disable(
+    work: &RawWork,
+    timer: Option<&TimerNode>,
+) -> Result<Option<Returned>, DisableOverflow> {
+    work.state.disable().ok_or(DisableOverflow)?;
+    Ok(cancel(work, timer))
+}
+
+/// As `disable`, and waits for a run.
+pub(crate) fn disable_sync(
+    work: &RawWork,
+    timer: Option<&TimerNode>,
+) -> Result<Option<Returned>, WaitError> {
+    if context::in_run_of_item(work.identity()) {
+        return Err(WaitError::WouldDeadlock);
+    }
+    work.state.disable().ok_or(WaitError::DisableOverflow)?;
+    let item = match grab(work, timer) {
+        Grab::Idle => None,
+        Grab::Got(item) => Some(item.end()),
+        Grab::Forked => return Err(undo_disable(work, WaitError::Destroyed)),
+    };
+    // Disabled: no further run can begin behind our back.
+    match wait_for_run(work) {
+        // What was pending here does not run elsewhere.
+        Err(e) if item.is_none() => Err(undo_disable(work, e)),
+        _ => Ok(item),
+    }
+}
+
+/// The item is not to stay disabled after this error.
+fn undo_disable(work: &RawWork, error: WaitError) -> WaitError {
+    // Raised by the caller, so it cannot be 0.
+    let _last = work.state.enable();
+    error
+}
+
+/// What an item is doing; see [`Work::busy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// A run is owed.
+    pub pending: bool,
+    /// A run is going on.
+    pub running: bool,
+}
+
+/// What the item is doing at this moment.
+pub(crate) fn busy(work: &RawWork) -> Busy {
+    let seen = work.snapshot();
+    let pool = seen
+        .pool()
+        .and_then(registry::lookup)
+        .filter(|p| !p.env.is_in_forked_child());
+    let running = pool.is_some_and(|p| p.lock().executing(work.identity()).is_some());
+    Busy {
+        pending: seen.pending(),
+        running,
+    }
+}
+
+impl<T, const ID: u64> Work<T, ID> {
+    /// What the item is doing: a snapshot, good as a hint only.
+    pub fn busy(&self) -> Busy {
+        busy(self.raw())
+    }
+
+    /// Waits for the queued instance of the item, or else for its present run. False if there was
+    /// neither. What is queued after the call is not waited for.
+    pub fn flush(&self) -> Result<bool, WaitError> {
+        flush_item(self.raw())
+    }
+}
+
+impl<T: WorkItem<ID>, const ID: u64> Work<T, ID> {
+    /// Takes the item off its queue, without waiting for a run.
+    pub fn cancel(&self) -> Option<T::Pointer> {
+        cancel(self.raw(), None).map(|back| self.pointer(back))
+    }
+
+    /// As [`Work::cancel`], then waits for a run; the item cannot be queued meanwhile.
+    pub fn cancel_sync(&self) -> Result<Option<T::Pointer>, WaitError> {
+        Ok(cancel_sync(self.raw(), None)?.map(|back| self.pointer(back)))
+    }
+
+    /// Keeps the item from being queued until enabled as often, and takes it back if pending.
+    pub fn disable(&self) -> Result<Option<T::Pointer>, DisableOverflow> {
+        Ok(disable(self.raw(), None)?.map(|back| self.pointer(back)))
+    }
+
+    /// As [`Work::disable`], then waits for a run.
+    pub fn disable_sync(&self) -> Result<Option<T::Pointer>, WaitError> {
+        Ok(disable_sync(self.raw(), None)?.map(|back| self.pointer(back)))
+    }
+}

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the crate keeps for a queue: its pwqs, its flushes, its limits, its rescuer.
+//!
+//! Made by [`super::builder`]. The functions on it are where they belong: pwqs in
+//! [`super::lifecycle`], limits in [`super::limits`], flushes in [`crate::wait::flush`], the rescuer's
+//! thread in [`crate::pool::rescuer`]. Kernel counterparts: `struct workqueue_struct`,
+//! `struct wq_flusher`, `wq->maydays`.
+
+use super::attrs::{Attrs, Flags};
+use crate::env::helpers::Job;
+use crate::env::Env;
+use crate::pwq::{NodeActive, Pwq, PwqStats};
+use crate::runtime::directory::Directory;
+use crate::sys::short_text::ShortText;
+use crate::sys::sync::modelled;
+use crate::sys::sync::{Completion, Mutex, Parker};
+use crate::work::state::COLOURS;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{fmt, mem};
+
+/// Bits of [`QueueInner::mode`].
+pub(crate) const DRAINING: u32 = 1 << 0;
+
+pub(crate) const DESTROYING: u32 = 1 << 1;
+
+pub(crate) const DESTROYED: u32 = 1 << 2;
+
+/// The pwq that serves a CPU. Read by every enqueue from that CPU, written when the attributes
+/// change; whoever holds it for reading keeps the pwq in the queue.
+type Slot = RwLock<Option<Arc<Pwq>>>; // S
+
+/// What the crate keeps for a queue.
+pub(crate) struct QueueInner {
+    pub(crate) name: String, // I
+    /// The name, as it describes a worker at the beginning of each run.
+    pub(crate) desc: ShortText, // I
+    pub(crate) flags: Flags, // I
+    pub(crate) ordered: bool, // I
+    pub(crate) system: bool, // I: one of the ready-made queues
+    pub(crate) legacy: bool, // I: made by one of the old constructors
+    pub(crate) env: Arc<Env>, // I
+    pub(crate) dir: Arc<Directory>, // I
+    pub(super) slots: Box<[Slot]>, // S: by CPU number
+    /// The limit in force; 0 while frozen.
+    pub(crate) max_active: AtomicUsize, // A: written under W
+    /// By node, and one more for pools that span nodes. Empty for per-CPU queues.
+    pub(crate) nodes: Vec<Arc<NodeActive>>, // I
+    pub(crate) rescuer: Option<Rescuer>, // I
+    /// Pwqs that still have items of the colour that is being flushed.
+    pub(crate) pwqs_to_flush: Reporters, // A: armed under W
+    /// Who may enqueue. Read with the slot of the item's CPU held, and again under the lock of its
+    /// pool if it is not left in the inbox: a drain which has set a bit, has waited for the slots
+    /// and then visits each pool misses no item.
+    pub(crate) mode: AtomicU32, // A: written under W
+    pub(crate) counters: Counters, // A
+    pub(crate) state: Mutex<QueueState>, // W
+}
+
+/// What the queue's lock guards.
+#[derive(Debug)]
+pub(crate) struct QueueState {
+    /// All pwqs that have not been released, oldest first; the retiring ones among them.
+    pub(crate) pwqs: Vec<Arc<Pwq>>,
+    /// The pwqs that serve the CPUs of an unbound queue, and its default pwq.
+    pub(crate) in_charge: Vec<Arc<Pwq>>,
+    pub(crate) saved_max: usize,
+    pub(crate) saved_min: usize,
+    pub(crate) drainers: usize,
+    pub(crate) flush: FlushState,
+    pub(crate) attrs: Attrs,
+    /// Counters of pwqs that are gone.
+    pub(crate) past: PwqStats,
+}
+
+/// Counters that belong to no pwq. They only rise.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) panicked: AtomicU64,
+    pub(crate) leaked_state: AtomicU64,
+    pub(crate) refused_timer: AtomicU64,
+    pub(crate) bh_blocked: AtomicU64,
+}
+
+/// The counters of a queue. They only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Runs that have begun.
+    pub started: u64,
+    /// Runs that have ended.
+    pub completed: u64,
+    /// CPU time of the runs that have ended.
+    pub cpu_time: Duration,
+    /// Runs found to use the CPU for too long.
+    pub cpu_intensive: u64,
+    /// Workers woken because a run went to sleep; per-CPU queues only.
+    pub cm_wakeup: u64,
+    /// Workers brought back into their pod; unbound queues only.
+    pub repatriated: u64,
+    /// Calls for the rescuer.
+    pub mayday: u64,
+    /// Items the rescuer took.
+    pub rescued: u64,
+    /// Runs that panicked.
+    pub panicked: u64,
+    /// Runs that left a blocking section open.
+    pub leaked_state: u64,
+    /// Delayed items that came due on a draining or destroyed queue.
+    pub refused_timer: u64,
+    /// Waits inside BH items, which hold up all others of their CPU.
+    pub bh_blocked: u64,
+}
+
+impl fmt::Debug for QueueInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("name", &self.name)
+            .field("flags", &self.flags)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueueInner {
+    pub(crate) fn is_unbound(&self) -> bool {
+        self.flags.contains(Flags::UNBOUND)
+    }
+
+    /// The name of its rescuer, whether it has one or not.
+    pub(crate) fn rescuer_name(&self) -> String {
+        format!("kworker/R-{}", self.name)
+    }
+
+    pub(crate) fn has_rescuer(&self) -> bool {
+        self.rescuer.is_some()
+    }
+
+    pub(crate) fn is_mode(&self, bits: u32) -> bool {
+        self.mode.load(Ordering::SeqCst) & bits != 0
+    }
+
+    /// Is this a CPU the queue knows?
+    pub(crate) fn has_cpu(&self, cpu: usize) -> bool {
+        self.env.cpus.is_known(cpu)
+    }
+
+    /// The pwq that serves `cpu`, held in place as long as the guard lives.
+    pub(crate) fn slot(&self, cpu: usize) -> RwLockReadGuard<'_, Option<Arc<Pwq>>> {
+        self.slots[cpu]
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts another pwq in charge of `cpu`; the former comes back.
+    pub(crate) fn set_slot(&self, cpu: usize, pwq: Option<Arc<Pwq>>) -> Option<Arc<Pwq>> {
+        mem::replace(
+            &mut *self.slots[cpu]
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+            pwq,
+        )
+    }
+
+    /// Waits for every enqueue that has begun: those that begin after this see the queue's mode, of
+    /// the others each has its item in a pool or an inbox.
+    /// # Context: no lock behind S held.
+    pub(crate) fn wait_for_enqueues(&self) {
+        for slot in &self.slots {
+            drop(slot.write().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Puts one pwq in charge of all CPUs in one step. An ordered queue needs that: were some CPUs
+    /// still served by the former pwq, an item could overtake one that was enqueued before it.
+    pub(crate) fn set_all_slots(&self, pwq: &Arc<Pwq>) {
+        let mut slots: Vec<_> = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(cpu, _)| self.has_cpu(*cpu))
+            .map(|(_, slot)| slot.write().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        slots.iter_mut().for_each(|s| **s = Some(pwq.clone()));
+    }
+
+    pub(crate) fn pwqs(&self) -> Vec<Arc<Pwq>> {
+        self.state.lock().pwqs.clone()
+    }
+}
+
+/// Who is told that everything enqueued before has ended.
+#[derive(Debug)]
+pub(crate) enum FlushWaiter {
+    /// A thread that sleeps until then.
+    Thread(Arc<Completion>),
+    /// The monitor, which must not sleep; it goes on to take this queue down.
+    Monitor(Job),
+}
+
+impl FlushWaiter {
+    /// # Context: the queue's lock held.
+    pub(crate) fn tell(self, queue: &QueueInner) {
+        match self {
+            Self::Thread(done) => done.complete(),
+            Self::Monitor(job) => queue.env.monitor.post(job),
+        }
+    }
+}
+
+/// The items enqueued between two flushes, and who waits for them.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    pub(crate) colour: u8,
+    pub(crate) waiters: Vec<FlushWaiter>,
+}
+
+/// The flushes of one queue.
+#[derive(Debug, Default)]
+pub(crate) struct FlushState {
+    /// What new items get.
+    pub(crate) colour: u8,
+    /// Oldest first; the first one is armed.
+    pub(crate) generations: VecDeque<Generation>,
+    /// Flushers that found no colour free.
+    pub(crate) overflow: Vec<FlushWaiter>,
+}
+
+impl FlushState {
+    /// The colour of new items.
+    pub(crate) fn colour(&self) -> u8 {
+        self.colour
+    }
+
+    pub(crate) fn colour_is_free(&self) -> bool {
+        // guard: s10_03_colours
+        self.generations.len() < usize::from(COLOURS) - 1
+    }
+
+    /// Closes the present colour for these waiters.
+    pub(crate) fn close(&mut self, waiters: Vec<FlushWaiter>) {
+        self.generations.push_back(Generation {
+            colour: self.colour,
+            waiters,
+        });
+        self.colour = (self.colour + 1) % COLOURS;
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Reporters(modelled::AtomicUsize); // A: begun under W
+
+impl Reporters {
+    pub(crate) fn new() -> Self {
+        Self(modelled::AtomicUsize::new(0))
+    }
+
+    /// The arming begins, and counts as one who has to report.
+    pub(crate) fn begin(&self) {
+        // Relaxed: the pool lock under which the first reporter is added orders it.
+        // guard: s10_03_arming_not_counted
+        self.0.store(1, Ordering::Relaxed);
+    }
+
+    /// One more will report.
+    /// # Context: the lock under which it will find that out held.
+    pub(crate) fn one_more(&self) {
+        // Relaxed: that lock orders it against the report.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less; true if it was the last, who now has a duty.
+    #[must_use]
+    pub(crate) fn one_less(&self) -> bool {
+        // AcqRel: pairs with itself. The last one sees what all others did before they reported.
+        self.0.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}
+
+/// A queue's rescuer as the rest of the crate sees it.
+#[derive(Debug)]
+pub(crate) struct Rescuer {
+    mayday: Mutex<VecDeque<Arc<Pwq>>>, // M
+    /// That of the present thread; a failed start of the runtime ends one and a later makes another.
+    pub(crate) parker: Mutex<Arc<Parker>>,
+    pub(crate) stop: AtomicBool,  // A
+    pub(crate) seat: Mutex<Seat>, // R
+    pub(crate) thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Where a rescuer's thread is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seat {
+    /// 0 before the thread has begun.
+    pub(crate) tid: i32,
+    /// In a pool, which says where it may run.
+    pub(crate) attached: bool,
+    /// That of its last run.
+    pub(crate) desc: ShortText,
+}
+
+impl Rescuer {
+    pub(crate) fn new() -> Self {
+        Self {
+            mayday: Mutex::new(VecDeque::new()),
+            parker: Mutex::default(),
+            stop: AtomicBool::new(false),
+            seat: Mutex::default(),
+            thread: Mutex::new(None),
+        }
+    }
+
+    /// Makes room for so many pwqs, so that a call for help never allocates.
+    pub(crate) fn reserve(&self, pwqs: usize) {
+        let mut mayday = self.mayday.lock();
+        let missing = pwqs.saturating_sub(mayday.len());
+        mayday.reserve(missing);
+    }
+
+    /// Puts a pwq on the list; false if it is on it. The caller pins the pwq and owes a wake-up.
+    /// # Context: the lock of the pwq's pool held.
+    pub(crate) fn list(&self, pwq: &Arc<Pwq>) -> bool {
+        let mut mayday = self.mayday.lock();
+        // Relaxed: written under this lock only.
+        if pwq.mayday_listed.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        mayday.push_back(pwq.clone());
+        true
+    }
+
+    pub(crate) fn wake(&self) {
+        self.parker.lock().unpark();
+    }
+
+    pub(crate) fn seat(&self) -> Seat {
+        *self.seat.lock()
+    }
+
+    /// The unbound mask has changed; see `detach`.
+    pub(crate) fn follow_unbound_mask(&self, env: &Env) {
+        let seat = self.seat.lock();
+        if !seat.attached && seat.tid != 0 {
+            env.bind_to_unbound(seat.tid);
+        }
+    }
+
+    pub(crate) fn next(&self) -> Option<Arc<Pwq>> {
+        let mut mayday = self.mayday.lock();
+        let pwq = mayday.pop_front()?;
+        pwq.mayday_listed.store(false, Ordering::Relaxed);
+        Some(pwq)
+    }
+
+    pub(crate) fn anyone_else(&self) -> bool {
+        !self.mayday.lock().is_empty()
+    }
+}
