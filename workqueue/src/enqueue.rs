@@ -42,13 +42,13 @@ where
     let pwq = slot.as_ref();
     offer_claimed(
         work,
-        |state| match pwq.filter(|pwq| may_leave(queue, &pwq.pool)) {
+        |state| match pwq.filter(|pwq| may_use_inbox(queue, &pwq.pool)) {
             Some(pwq) => claim_for(state, pwq.pool.id),
             None => claim(state).map(|()| false),
         },
         |item, for_inbox| match pwq {
             None => Err((Refusal::Destroyed, item)),
-            Some(pwq) if for_inbox => leave(pwq, cpu, item),
+            Some(pwq) if for_inbox => push_to_inbox(pwq, cpu, item),
             Some(pwq) => place_by(queue, pwq, cpu, item),
         },
     )
@@ -56,17 +56,21 @@ where
 
 /// Asked before an item is claimed: may it be left in the pool's inbox?
 /// # Context: the slot of its CPU held.
-fn may_leave(queue: &QueueInner, pool: &Pool) -> bool {
-    pool.inbox.0.is_attended() && !queue.is_mode(CLOSED) && !queue.env.is_traced()
+fn may_use_inbox(queue: &QueueInner, pool: &Pool) -> bool {
+    pool.inbox.0.is_owned() && !queue.is_mode(CLOSED) && !queue.env.is_traced()
 }
 
 /// Leaves an item claimed for this pool in its inbox, or counts it in if it is not attended any
 /// more.
 /// # Context: the slot held.
-fn leave(pwq: &Arc<Pwq>, requested: Option<usize>, item: Item) -> Result<(), (Refusal, Item)> {
+fn push_to_inbox(
+    pwq: &Arc<Pwq>,
+    requested: Option<usize>,
+    item: Item,
+) -> Result<(), (Refusal, Item)> {
     let pool = &pwq.pool;
     item.set_pwq(pwq.number);
-    match pool.inbox.0.leave(item) {
+    match pool.inbox.0.push_if_owned(item) {
         Ok(()) => Ok(()),
         Err(item) => insert(pool, pool.lock(), pwq, requested, item),
     }
@@ -166,7 +170,7 @@ fn insert(
     let wake = st.kick();
     let starving = st.is_starving();
     drop(st);
-    wake.go();
+    wake.perform();
     if starving {
         env.monitor.watch_runs();
     }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Affinity {
-    places: Mutex<Places>, // U: written under P0
+    masks: Mutex<Masks>, // U: written under P0
     /// The unbound mask by CPU number, for the enqueue path.
     usable: Box<[AtomicBool]>, // A: written under P0
     /// Where the default scope stands in `Scope::ALL`.
@@ -25,7 +25,7 @@ pub(crate) struct Affinity {
 
 /// Where threads may be put.
 #[derive(Debug)]
-struct Places {
+struct Masks {
     /// The mask of unbound queues as the program has set it; None for all CPUs, new ones too.
     asked: Option<CpuSet>,
     /// What is known of it.
@@ -34,7 +34,7 @@ struct Places {
     allowed: CpuSet,
 }
 
-impl Places {
+impl Masks {
     fn bind(&self, tid: i32, cpus: &CpuSet) -> io::Result<()> {
         cpu::bind_thread(tid, cpus, &self.allowed)
     }
@@ -43,12 +43,12 @@ impl Places {
     fn bind_or_free(&self, tid: i32, cpus: &CpuSet) {
         if self.bind(tid, cpus).is_err() {
             // The thread may just have ended, and needs no place then.
-            let _ended = self.bind(tid, &self.allowed);
+            let _ignored = self.bind(tid, &self.allowed);
         }
     }
 }
 
-fn place_of(scope: Scope) -> usize {
+fn index_of(scope: Scope) -> usize {
     let place = Scope::ALL.iter().position(|&s| s == scope);
     place.expect("ALL has all scopes")
 }
@@ -57,12 +57,12 @@ impl Affinity {
     /// Relaxed: readers that choose pools hold `attrs_lock`; others only show it.
     /// # Context: `attrs_lock` held.
     pub(crate) fn set_scope(&self, scope: Scope) {
-        self.scope.store(place_of(scope), Ordering::Relaxed);
+        self.scope.store(index_of(scope), Ordering::Relaxed);
     }
 
     /// All known CPUs may be used at first. CPU numbers are below `end`.
     pub(crate) fn new(known: &CpuSet, end: usize, scope: Scope) -> Self {
-        let places = Places {
+        let masks = Masks {
             asked: None,
             mask: known.clone(),
             allowed: known.clone(),
@@ -71,36 +71,36 @@ impl Affinity {
             usable: (0..end)
                 .map(|c| AtomicBool::new(known.contains(c)))
                 .collect(),
-            places: Mutex::new(places),
-            scope: AtomicUsize::new(place_of(scope)),
+            masks: Mutex::new(masks),
+            scope: AtomicUsize::new(index_of(scope)),
         }
     }
 
     /// Is the process allowed other CPUs than this goes by?
     pub(crate) fn allows_other_than(&self, allowed: &CpuSet) -> bool {
-        self.places.lock().allowed != *allowed
+        self.masks.lock().allowed != *allowed
     }
 
     /// Threads are bound within these CPUs from now on.
     /// # Context: `attrs_lock` held.
     pub(crate) fn allow(&self, allowed: &CpuSet) {
-        self.places.lock().allowed = allowed.clone();
+        self.masks.lock().allowed = allowed.clone();
     }
 
     /// The unbound mask if these CPUs are known. Enqueues go by it after `publish`.
     /// # Context: `attrs_lock` held.
     pub(crate) fn grow(&self, known: &CpuSet) -> CpuSet {
-        let places = &mut *self.places.lock();
-        places.mask = match &places.asked {
+        let masks = &mut *self.masks.lock();
+        masks.mask = match &masks.asked {
             Some(asked) => asked.and(known),
             None => known.clone(),
         };
-        places.mask.clone()
+        masks.mask.clone()
     }
 
     /// # Context: `attrs_lock` held.
     pub(crate) fn publish(&self) {
-        let mask = self.places.lock().mask.clone();
+        let mask = self.masks.lock().mask.clone();
         for (cpu, usable) in self.usable.iter().enumerate() {
             // Release pairs with the Acquire in `is_unbound_cpu`: whoever finds a new CPU finds its
             // place in the queues. An enqueue that is just too late prefers a CPU it might have
@@ -110,7 +110,7 @@ impl Affinity {
     }
 
     pub(crate) fn ask(&self, cpus: &CpuSet, known: &CpuSet) {
-        self.places.lock().asked = Some(cpus.clone());
+        self.masks.lock().asked = Some(cpus.clone());
         self.grow(known);
         self.publish();
     }
@@ -144,15 +144,15 @@ impl Env {
             return;
         }
         // The mask stands still meanwhile, so that the last word is the newest mask's.
-        let places = self.affinity.places.lock();
-        places.bind_or_free(tid, &places.mask);
+        let masks = self.affinity.masks.lock();
+        masks.bind_or_free(tid, &masks.mask);
     }
 
     /// The calling thread goes where it belongs, as far as the process is allowed, or else where
     /// it is. Made-up CPUs bind nobody. Allocates nothing.
     pub(crate) fn bind_current(&self, cpus: &CpuSet) {
         if !self.cpus.is_simulated() {
-            self.affinity.places.lock().bind_or_free(0, cpus);
+            self.affinity.masks.lock().bind_or_free(0, cpus);
         }
     }
 
@@ -167,7 +167,7 @@ impl Env {
         self.cpus.is_simulated()
             || self
                 .affinity
-                .places
+                .masks
                 .lock()
                 .bind(tid, cpus)
                 .map_or_else(|e| e.raw_os_error() == Some(libc::ESRCH), |()| true)

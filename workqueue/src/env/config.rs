@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The settings of a runtime, and the calls out of it that a program may fill in.
+//! The settings of a runtime, and the calls out of it that a program may activate_inactive in.
 //!
 //! Set with [`crate::RuntimeBuilder`]; read everywhere.
 

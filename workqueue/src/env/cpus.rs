@@ -247,7 +247,7 @@ impl Cpus {
     }
 
     /// Every queue has a place for these, so they may be chosen.
-    pub(crate) fn learn(&self, new: &CpuSet) {
+    pub(crate) fn set_known(&self, new: &CpuSet) {
         new.iter().for_each(|cpu| set(&self.known, cpu, true));
         put(&self.shown, self.topology());
         new.iter().for_each(|cpu| set(&self.online, cpu, true));

@@ -10,7 +10,7 @@
 use super::Env;
 use crate::sys::clock::{Clock, Notify};
 use crate::sys::sync::Mutex;
-use crate::sys::timer::{Place, Timed};
+use crate::sys::timer::{Timed, TimerIndex};
 use crate::work::raw::TimedItem;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,7 +28,7 @@ pub(crate) enum PoolTimer {
 
 /// A pool as the timer heap sees it.
 pub(crate) trait PoolTimers: fmt::Debug + Send + Sync {
-    fn place(&self, timer: PoolTimer) -> &Place;
+    fn place(&self, timer: PoolTimer) -> &TimerIndex;
 
     /// # Context: the timer thread, no lock of the crate held.
     fn expired(self: Arc<Self>, timer: PoolTimer);
@@ -44,7 +44,7 @@ pub(crate) enum TimerEvent {
 }
 
 impl Timed for TimerEvent {
-    fn place(&self) -> &Place {
+    fn place(&self) -> &TimerIndex {
         match self {
             Self::Item(item) => item.place(),
             Self::Pool(pool, timer) => pool.place(*timer),
@@ -129,7 +129,7 @@ impl Monitor {
 
     pub(crate) fn post(&self, job: Job) {
         // After the end there is nothing left that a job could be about.
-        let _after_the_end = self.try_post(job);
+        let _ignored = self.try_post(job);
     }
 
     /// As `post`; false if the job will never be done.
@@ -167,7 +167,7 @@ impl Monitor {
     }
 
     /// Something that the thread goes by has changed.
-    pub(crate) fn look_again(&self) {
+    pub(crate) fn wake(&self) {
         self.wake.notify();
     }
 
@@ -251,6 +251,6 @@ impl Env {
         }
         self.watchdog.state.lock().thresh = thresh;
         self.watchdog.begin(self.clock.now());
-        self.monitor.look_again();
+        self.monitor.wake();
     }
 }

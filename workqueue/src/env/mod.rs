@@ -23,7 +23,7 @@ use crate::sys::clock::Clock;
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::timer::Timers;
-use crate::sys::turn::{Invitation, Turns};
+use crate::sys::turn_scheduler::{Invitation, TurnScheduler};
 use affinity::Affinity;
 use config::{Config, Hooks};
 use cpus::{Cpus, Machine};
@@ -202,7 +202,7 @@ impl Env {
         name: String,
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
-        let invitation = self.clock.turns().map(Turns::invite);
+        let invitation = self.clock.turns().map(TurnScheduler::invite);
         cpu::spawn_quiet(name, self.config.stack_size, move || {
             let _seated = invitation.map(Invitation::accept);
             body();

@@ -17,7 +17,7 @@ pub(super) struct Warnings {
     once: Mutex<HashSet<(&'static str, i32)>>,
     /// Queues and functions whose waits have been warned of.
     waits: Mutex<HashSet<(String, &'static str)>>,
-    cpu_hogs: CpuHogs,
+    cpu_intensive: CpuIntensiveCounts,
 }
 
 /// So many functions are kept count of; further ones are not warned of.
@@ -25,7 +25,7 @@ const TRACKED: usize = 128;
 
 /// How often each function has used the CPU for too long.
 #[derive(Debug, Default)]
-struct CpuHogs {
+struct CpuIntensiveCounts {
     seen: Mutex<HashMap<&'static str, u64>>,
 }
 
@@ -34,7 +34,7 @@ fn is_worth_a_warning(violation: u64, from: u64) -> bool {
     violation >= from && (violation - from + 1).is_power_of_two()
 }
 
-impl CpuHogs {
+impl CpuIntensiveCounts {
     /// One violation more; its number, if the function is kept count of.
     fn count(&self, function: &'static str) -> Option<u64> {
         let mut seen = self.seen.lock();
@@ -54,7 +54,7 @@ impl Env {
     }
 
     /// True the first time this function waits for this queue in a way to be warned of.
-    pub(crate) fn first_caution(&self, queue: &str, function: &'static str) -> bool {
+    pub(crate) fn first_wait_warning(&self, queue: &str, function: &'static str) -> bool {
         self.warnings
             .waits
             .lock()
@@ -69,12 +69,12 @@ impl Env {
 
     /// A run of this function has used the CPU for too long.
     /// # Context: no lock of the crate held.
-    pub(crate) fn note_hog(&self, function: &'static str) {
+    pub(crate) fn note_cpu_intensive(&self, function: &'static str) {
         let from = self.config.cpu_intensive_warn;
         if from == 0 {
             return;
         }
-        let number = self.warnings.cpu_hogs.count(function);
+        let number = self.warnings.cpu_intensive.count(function);
         if let Some(number) = number.filter(|&n| is_worth_a_warning(n, from)) {
             let limit = self.config.cpu_intensive_thresh;
             log::warn!(
@@ -94,7 +94,7 @@ impl Env {
             std::process::abort();
         }
         // A hook or a payload that panics in turn must not take the worker along.
-        let _second_panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ignored = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             if let Some(hook) = &self.hooks.on_panic {
                 hook(&PanicInfo {
                     workqueue,
@@ -120,17 +120,17 @@ mod tests {
 
     #[test]
     fn s05_14_128_functions_are_kept_count_of() {
-        let hogs = CpuHogs::default();
+        let counts = CpuIntensiveCounts::default();
         // Functions have names for ever.
         static NAMES: OnceLock<Vec<String>> = OnceLock::new();
         let names = NAMES.get_or_init(|| (0..130).map(|n| format!("f{n}")).collect());
         for name in &names[..TRACKED] {
-            assert_eq!(hogs.count(name), Some(1));
+            assert_eq!(counts.count(name), Some(1));
         }
         assert_eq!(
-            (hogs.count(&names[128]), hogs.count(&names[129])),
+            (counts.count(&names[128]), counts.count(&names[129])),
             (None, None)
         );
-        assert_eq!(hogs.count(&names[0]), Some(2));
+        assert_eq!(counts.count(&names[0]), Some(2));
     }
 }

@@ -131,7 +131,7 @@ impl CpuWorkqueue {
         let body = move || {
             let outcome = own.arrive();
             let arrived = outcome.is_ok();
-            let _only_once = told.1.set(outcome);
+            let _ignored = told.1.set(outcome);
             told.0.complete();
             if arrived {
                 own.worker_thread();
@@ -142,7 +142,7 @@ impl CpuWorkqueue {
         ready.0.wait();
         let outcome = ready.1.get().copied().unwrap_or(Ok(()));
         if outcome.is_err() {
-            let _it_only_left = handle.join();
+            let _ignored = handle.join();
             return outcome;
         }
         *self.thread.lock() = Some(handle);
@@ -308,7 +308,7 @@ impl CpuWorkqueue {
             st.stop = true;
             if st.served && !self.machine.topology.is_simulated() {
                 let all = self.machine.topology.possible();
-                let _it_may_just_have_ended = cpu::bind_thread(st.tid, all, all);
+                let _ignored = cpu::bind_thread(st.tid, all, all);
             }
             self.more_work.notify_all();
         }
@@ -316,7 +316,7 @@ impl CpuWorkqueue {
             return;
         };
         if !self.is_served_by_caller() {
-            let _no_panic_gets_this_far = handle.join();
+            let _ignored = handle.join();
         }
     }
 }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Flush colours: the end of a generation is found by exactly one thread, and not early.
+//! Flush colors: the end of a generation is found by exactly one thread, and not early.
 
-use crate::wq::queue::Reporters;
+use crate::wq::queue::FlushCountdown;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-/// A pwq as far as it matters here: items of the colour, and whether their end is to be reported.
+/// A pwq as far as it matters here: items of the color, and whether their end is to be reported.
 type Share = Mutex<(usize, bool)>;
 
 struct Flush {
     shares: [Share; 2],
-    reporters: Reporters,
+    countdown: FlushCountdown,
     ends: AtomicUsize,
 }
 
@@ -24,15 +24,15 @@ impl Flush {
 
     /// As `QueueInner::arm`.
     fn arm(&self) {
-        self.reporters.begin();
+        self.countdown.start();
         for share in &self.shares {
             let mut share = share.lock().unwrap();
             if share.0 > 0 {
                 share.1 = true;
-                self.reporters.one_more();
+                self.countdown.add();
             }
         }
-        if self.reporters.one_less() {
+        if self.countdown.count_down() {
             self.over();
         }
     }
@@ -42,7 +42,7 @@ impl Flush {
         let last = {
             let mut share = self.shares[share].lock().unwrap();
             share.0 -= 1;
-            share.0 == 0 && std::mem::take(&mut share.1) && self.reporters.one_less()
+            share.0 == 0 && std::mem::take(&mut share.1) && self.countdown.count_down()
         };
         if last {
             self.over();
@@ -55,7 +55,7 @@ fn s10_01_s10_03_a_generation_ends_once_and_not_early() {
     loom::model(|| {
         let flush = Arc::new(Flush {
             shares: [Mutex::new((1, false)), Mutex::new((1, false))],
-            reporters: Reporters::new(),
+            countdown: FlushCountdown::new(),
             ends: AtomicUsize::new(0),
         });
         let workers: Vec<_> = (0..2)

@@ -36,7 +36,7 @@ impl Model {
     /// As `Pool::lock`, `meet` and all: what lies in the inbox comes first.
     fn lock(&self) -> loom::sync::MutexGuard<'_, Vec<usize>> {
         let mut met = self.met.lock().unwrap();
-        self.inbox.take(|item| {
+        self.inbox.drain(|item| {
             met.push(item.identity().address);
             item.run();
         });
@@ -46,7 +46,7 @@ impl Model {
     /// The holder of the lock has called a worker.
     fn promise(&self) {
         let _held = self.lock();
-        self.inbox.attend();
+        self.inbox.mark_owned();
     }
 }
 
@@ -64,7 +64,7 @@ fn queue(probe: StdArc<Probe>) {
     probe.event.store(probe.number, Ordering::Relaxed);
     let model = probe.model.clone();
     let placed = offer(probe, |item| {
-        if let Err(item) = model.inbox.leave(item) {
+        if let Err(item) = model.inbox.push_if_owned(item) {
             model.lock().push(item.identity().address);
             item.run();
         }

@@ -43,8 +43,8 @@ impl DerefMut for Guard<'_> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        if self.1.is_attended() {
-            self.0.inbox.attend();
+        if self.1.will_be_locked_again() {
+            self.0.inbox.mark_owned();
         }
     }
 }
@@ -88,7 +88,7 @@ fn bed() -> Arc<Bed> {
 impl Bed {
     fn lock(&self) -> Guard<'_> {
         let mut state = self.state.lock().unwrap();
-        self.inbox.take(|item| list(&mut state, item));
+        self.inbox.drain(|item| list(&mut state, item));
         Guard(self, state)
     }
 
@@ -110,12 +110,12 @@ impl Bed {
     /// As `enqueue::leave` and `enqueue::insert`.
     fn queue(&self, probe: StdArc<Probe>) -> Result<(), Refusal> {
         let placed = offer(probe, |item| {
-            if let Err(item) = self.inbox.leave(item) {
+            if let Err(item) = self.inbox.push_if_owned(item) {
                 let mut st = self.lock();
                 list(&mut st, item);
                 let wake = st.kick();
                 drop(st);
-                wake.go();
+                wake.perform();
             }
             Ok(())
         });
@@ -128,7 +128,7 @@ impl Bed {
             item: item.identity(),
             function: "probe",
             pwq: 0,
-            colour: 0,
+            color: 0,
             since: 0,
             cpu_start: None,
         };
@@ -136,7 +136,7 @@ impl Bed {
         let wake = st.kick();
         item.state.begin_run();
         drop(st);
-        wake.go();
+        wake.perform();
         item.run();
         let mut st = self.lock();
         st.workers.clear_current(slot);

@@ -3,7 +3,7 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p workqueue --lib loom_tests`
 
-mod budget;
+mod nr_active;
 
 mod cancel;
 

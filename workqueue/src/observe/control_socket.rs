@@ -101,12 +101,12 @@ impl Drop for ControlSocket {
         let own = |file: fs::Metadata| (file.dev(), file.ino()) == self.file;
         if fs::symlink_metadata(&self.path).is_ok_and(own) {
             // Somebody else may be faster; then there is nothing to take away.
-            let _gone = fs::remove_file(&self.path);
+            let _ignored = fs::remove_file(&self.path);
         }
         // On Linux this ends an `accept` that waits.
-        let _ended = self.closer.shutdown(Shutdown::Both);
+        let _ignored = self.closer.shutdown(Shutdown::Both);
         // A panic of the helper's own ends the process, so there is no outcome to look at.
-        let _outcome = thread.join();
+        let _ignored = thread.join();
     }
 }
 

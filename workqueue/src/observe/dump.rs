@@ -345,12 +345,12 @@ fn after_run(desc: ShortText) -> String {
 
 /// A rescuer that waits to be called.
 fn show_rescuer(queue: &QueueInner, tid: i32) -> Option<String> {
-    let seat = queue.rescuer.as_ref()?.seat();
-    (seat.tid == tid).then(|| {
+    let placement = queue.rescuer.as_ref()?.placement();
+    (placement.tid == tid).then(|| {
         let name = queue.rescuer_name();
         format!(
             "{name}{} tid={tid}: waits to be called",
-            after_run(seat.desc)
+            after_run(placement.desc)
         )
     })
 }

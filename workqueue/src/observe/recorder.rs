@@ -207,7 +207,7 @@ impl<R: Timed> Recorder<R> {
         let rings = rings.collect::<Result<Vec<_>, _>>()?;
         let mut pool = self.pool.lock();
         // Dropped without the lock.
-        let _old = mem::replace(
+        let _ignored = mem::replace(
             &mut *pool,
             Pool {
                 claimed: Vec::with_capacity(rings.len()),
@@ -227,7 +227,7 @@ impl<R: Timed> Recorder<R> {
             return;
         }
         // A thread that is being torn down records nothing any more.
-        let _torn_down = own.try_with(|own| {
+        let _ignored = own.try_with(|own| {
             let mut own = own.0.borrow_mut();
             let recording = self.recording.load(Ordering::Relaxed);
             let claim = match &mut *own {

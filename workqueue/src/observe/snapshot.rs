@@ -253,15 +253,15 @@ impl QueueInner {
     fn snapshot(&self) -> QueueSnapshot {
         let (max_active, strict, dfl) = {
             let state = self.state.lock();
-            let dfl = state.in_charge.last().map(|pwq| pwq.pool.id);
+            let dfl = state.installed.last().map(|pwq| pwq.pool.id);
             (state.saved_max, state.attrs.strict, dfl)
         };
         let pool_of = |cpu: usize| Some((cpu, self.slot(cpu).as_ref()?.pool.id));
         let spanning = self.nodes.len().saturating_sub(1);
-        let node = |(n, budget): (usize, &Arc<NodeActive>)| NodeSnapshot {
+        let node = |(n, node): (usize, &Arc<NodeActive>)| NodeSnapshot {
             node: (n < spanning).then_some(n),
-            nr: budget.used(),
-            max: budget.max(),
+            nr: node.used(),
+            max: node.max(),
         };
         QueueSnapshot {
             name: self.name.clone(),
@@ -275,7 +275,7 @@ impl QueueInner {
     }
 
     fn rescuer_snapshot(&self) -> Option<RescuerSnapshot> {
-        let tid = self.rescuer.as_ref()?.seat().tid;
+        let tid = self.rescuer.as_ref()?.placement().tid;
         // A thread that has just ended is nowhere.
         let cpus = Some(tid).filter(|&tid| tid != 0);
         Some(RescuerSnapshot {

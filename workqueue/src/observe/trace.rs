@@ -209,7 +209,7 @@ pub(crate) fn add_callback() {
 /// that was forked after its parent made a runtime records nothing.
 pub fn start(records_per_thread: usize) {
     // Without memory nothing is recorded: whoever wants to know asks `start_on`.
-    let _no_memory = start_on(records_per_thread, None);
+    let _ignored = start_on(records_per_thread, None);
 }
 
 /// As [`start`], perhaps with the times of a virtual clock.

@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::thread;
 
 /// A batch on its way.
-struct Turn {
+struct BatchLimit {
     left: usize,
     end: u64,
 }
 
-impl Turn {
+impl BatchLimit {
     fn begin(batch: BhBatch, now: u64) -> Self {
         Self {
             left: batch.items,
@@ -41,9 +41,9 @@ impl Turn {
 pub(super) fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     let env = &pool.env;
     while !st.worklist.is_empty() {
-        let mut turn = Turn::begin(env.config.bh_batch, env.clock.now());
+        let mut limit = BatchLimit::begin(env.config.bh_batch, env.clock.now());
         st = run_while(pool, st, slot, |st| {
-            !turn.is_over(env.clock.now()) && !st.worklist.is_empty()
+            !limit.is_over(env.clock.now()) && !st.worklist.is_empty()
         });
         if !st.worklist.is_empty() {
             drop(st);
@@ -81,7 +81,7 @@ impl Directory {
         {
             return;
         }
-        let _choice = self.attrs_lock.lock();
+        let _attrs = self.attrs_lock.lock();
         if let Err(errno) = self.want_bh_threads(highpri) {
             let error = std::io::Error::from_raw_os_error(errno);
             log::warn!("workqueue: cannot create a BH thread: {error}; will go on trying");
@@ -92,8 +92,8 @@ impl Directory {
     pub(crate) fn retry_bh_threads(&self) {
         for highpri in [false, true] {
             if self.bh.missing[usize::from(highpri)].load(Ordering::Relaxed) {
-                let _choice = self.attrs_lock.lock();
-                let _next_time = self.make_bh_threads(highpri);
+                let _attrs = self.attrs_lock.lock();
+                let _ignored = self.make_bh_threads(highpri);
             }
         }
     }
@@ -109,7 +109,7 @@ impl Directory {
             }
             // What was enqueued before its thread came.
             let wake = pool.lock().kick();
-            wake.go();
+            wake.perform();
         }
         missing.store(false, Ordering::Relaxed);
         Ok(())
@@ -130,9 +130,9 @@ mod tests {
     #[test]
     fn s03_10_a_batch_ends_after_ten_items() {
         let clock = Clock::Virtual(VirtualClock::new());
-        let mut turn = Turn::begin(BATCH, clock.now());
-        assert!((1..10).all(|_| !turn.is_over(clock.now())));
-        assert!(turn.is_over(clock.now()));
+        let mut limit = BatchLimit::begin(BATCH, clock.now());
+        assert!((1..10).all(|_| !limit.is_over(clock.now())));
+        assert!(limit.is_over(clock.now()));
     }
 
     #[test]
@@ -140,10 +140,10 @@ mod tests {
         let time = VirtualClock::new();
         let clock = Clock::Virtual(time.clone());
         time.advance(Duration::from_secs(1));
-        let mut turn = Turn::begin(BATCH, clock.now());
+        let mut limit = BatchLimit::begin(BATCH, clock.now());
         time.advance(Duration::from_micros(1999));
-        assert!(!turn.is_over(clock.now()));
+        assert!(!limit.is_over(clock.now()));
         time.advance(Duration::from_micros(1));
-        assert!(turn.is_over(clock.now()));
+        assert!(limit.is_over(clock.now()));
     }
 }

@@ -111,7 +111,7 @@ pub fn is_rescuer() -> bool {
 /// Describes what the present run is about, for dumps; 31 bytes are kept. Does nothing off a
 /// worker; the next run starts with the queue's name again.
 pub fn set_worker_desc(text: &str) {
-    let _off_a_worker = with_own_state(|worker| worker.desc = ShortText::new(text));
+    let _ignored = with_own_state(|worker| worker.desc = ShortText::new(text));
 }
 
 /// The description of the present run: what was set, or the queue's name.
@@ -210,7 +210,7 @@ fn enter() {
     let mut st = pool.lock();
     let wake = go_to_sleep(&mut st, slot);
     drop(st);
-    wake.go();
+    wake.perform();
 }
 
 fn leave() {
@@ -243,10 +243,10 @@ fn go_to_sleep(st: &mut PoolState, slot: usize) -> Wake {
     let counted = st.workers.get(slot).counted();
     st.update(slot, |w| w.asleep = true);
     if !counted {
-        return Wake::NOBODY;
+        return Wake::Nobody;
     }
     let wake = st.kick();
-    if wake.is_somebody() {
+    if wake.will_come() {
         if let Some(current) = st.workers.get(slot).current {
             st.pwqs.get_mut(current.pwq).stats.cm_wakeup += 1;
         }

@@ -271,7 +271,7 @@ fn s01_03_s05_01_s05_11_everyone_is_one_thing_and_counts_as_the_rules_say() {
 fn guess(pool: &Pool, dice: &mut Dice) {
     let mut st = pool.lock();
     for slot in st.workers.slots() {
-        if st.workers.exists(slot)
+        if st.workers.is_present(slot)
             && st.workers.get(slot).current.is_some()
             && !is_rescuer(st.workers.get(slot))
         {
@@ -281,7 +281,7 @@ fn guess(pool: &Pool, dice: &mut Dice) {
     }
     let wake = st.kick();
     drop(st);
-    wake.go();
+    wake.perform();
 }
 
 #[test]

@@ -10,8 +10,8 @@ use super::workers::WorkerThread;
 use super::{Pool, PoolGuard, PoolState};
 use crate::env::helpers::{Job, PoolTimer, PoolTimers, TimerEvent};
 use crate::sys::clock::after;
-use crate::sys::timer::Place;
-use crate::sys::turn;
+use crate::sys::timer::TimerIndex;
+use crate::sys::turn_scheduler;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(crate) fn manage<'a>(
         create_with_patience(pool);
         st = pool.lock();
         st.mayday_armed = false;
-        let _was_armed = pool.env.timers.disarm(&pool.mayday_timer);
+        let _ignored = pool.env.timers.disarm(&pool.mayday_timer);
         if !st.need_to_create_worker() {
             break;
         }
@@ -78,14 +78,14 @@ fn warn_create_failed(pool: &Pool, errno: i32) {
 fn arm_mayday(pool: &Arc<Pool>, delay: Duration) {
     let due = after(pool.env.clock.now(), delay);
     // Refused only when the runtime is going down, which waits for the items by other means.
-    let _refused = pool
+    let _ignored = pool
         .env
         .timers
         .arm(due, TimerEvent::Pool(pool.clone(), PoolTimer::Mayday));
 }
 
 impl PoolTimers for Pool {
-    fn place(&self, timer: PoolTimer) -> &Place {
+    fn place(&self, timer: PoolTimer) -> &TimerIndex {
         match timer {
             PoolTimer::Mayday => &self.mayday_timer,
             PoolTimer::Cull => &self.cull_timer,
@@ -150,7 +150,7 @@ pub(crate) fn arm_cull(pool: &Arc<Pool>, st: &PoolState) {
         .first_idle()
         .map_or_else(|| pool.env.clock.coarse(), |s| st.workers.get(s).idle_since);
     let due = after(since, pool.env.config.idle_timeout);
-    let _refused_when_going_down = pool
+    let _ignored = pool
         .env
         .timers
         .arm(due, TimerEvent::Pool(pool.clone(), PoolTimer::Cull));
@@ -161,7 +161,7 @@ pub(crate) fn arm_cull(pool: &Arc<Pool>, st: &PoolState) {
 pub(crate) fn cull(pool: &Arc<Pool>) {
     let mut st = pool.lock();
     st.cull_armed = false;
-    let mut condemned = Vec::new();
+    let mut dying = Vec::new();
     while st.too_many_workers() {
         let Some(oldest) = st.workers.first_idle() else {
             break;
@@ -175,13 +175,13 @@ pub(crate) fn cull(pool: &Arc<Pool>) {
             arm_cull(pool, &st);
             break;
         }
-        condemned.push(st.workers.condemn(oldest));
+        dying.push(st.workers.set_dying(oldest));
     }
-    condemned.iter().for_each(|parker| parker.unpark());
-    while st.workers.nr_condemned() > 0 {
+    dying.iter().for_each(|parker| parker.unpark());
+    while st.workers.nr_dying() > 0 {
         st = pool.wait_change(st);
     }
-    let gone = st.workers.take_gone();
+    let gone = st.workers.take_exited();
     drop(st);
     join_all(gone);
 }
@@ -192,18 +192,18 @@ pub(crate) fn stop(pool: &Arc<Pool>) {
     let mut st = pool.lock();
     st.stopping = true;
     pool.cooldown.notify();
-    while st.workers.len() + st.workers.nr_condemned() > 0 || st.manager.is_some() {
+    while st.workers.len() + st.workers.nr_dying() > 0 || st.manager.is_some() {
         for slot in st.workers.slots() {
-            if st.workers.exists(slot) {
+            if st.workers.is_present(slot) {
                 st.workers.get(slot).parker.unpark();
             }
         }
         st = pool.wait_change(st);
     }
-    let gone = st.workers.take_gone();
+    let gone = st.workers.take_exited();
     drop(st);
     join_all(gone);
-    let _unused = pool.env.timers.disarm(&pool.cull_timer);
+    let _ignored = pool.env.timers.disarm(&pool.cull_timer);
 }
 
 /// Sends all workers away, items or not: the start of the runtime failed, and nothing ran yet.
@@ -211,12 +211,12 @@ pub(crate) fn stop(pool: &Arc<Pool>) {
 pub(crate) fn dismiss(pool: &Arc<Pool>) {
     let mut st = pool.lock();
     while let Some(slot) = st.workers.first_idle() {
-        st.workers.condemn(slot).unpark();
+        st.workers.set_dying(slot).unpark();
     }
-    while st.workers.nr_condemned() > 0 {
+    while st.workers.nr_dying() > 0 {
         st = pool.wait_change(st);
     }
-    let gone = st.workers.take_gone();
+    let gone = st.workers.take_exited();
     drop(st);
     join_all(gone);
 }
@@ -226,7 +226,7 @@ fn join_all(gone: Vec<Arc<WorkerThread>>) {
         let handle = thread.handle.lock().take();
         if let Some(handle) = handle {
             // A worker's own panics end the process, so there is no outcome to look at.
-            let _outcome = turn::outside(|| handle.join());
+            let _ignored = turn_scheduler::run_outside(|| handle.join());
         }
     }
 }

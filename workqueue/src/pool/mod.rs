@@ -40,8 +40,8 @@ use crate::pwq::PwqTable;
 use crate::sys::clock::Notify;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Condvar, Mutex, OwnLine};
-use crate::sys::timer::Place;
-use crate::sys::turn;
+use crate::sys::timer::TimerIndex;
+use crate::sys::turn_scheduler;
 use crate::work::list::{Inbox, ItemList, Marks};
 use crate::work::raw::{Identity, Item};
 use prealloc::Prealloc;
@@ -102,8 +102,8 @@ pub(crate) struct Pool {
     state: OwnLine<Mutex<PoolState>>, // L
     changed: WorkerChanges,    // rung when a worker has gone or come, or the manager role is free
     prealloc: Prealloc,        // with a lock of its own, under which no other is taken
-    pub(crate) mayday_timer: Place, // T
-    pub(crate) cull_timer: Place, // T
+    pub(crate) mayday_timer: TimerIndex, // T
+    pub(crate) cull_timer: TimerIndex, // T
     pub(crate) cooldown: Arc<Notify>, // I: cuts short a manager's wait for its next attempt
 }
 
@@ -131,13 +131,13 @@ impl WorkerChanges {
     pub(super) fn ring(&self) {
         *self.rings.lock() += 1;
         self.changed.notify_all();
-        turn::news();
+        turn_scheduler::note_change();
     }
 
     /// Waits until it has been rung more often than `heard`.
     /// # Context: the pool's lock not held.
     pub(super) fn wait_past(&self, heard: u64) {
-        if turn::until(|| self.rung() != heard) {
+        if turn_scheduler::poll_until(|| self.rung() != heard) {
             return;
         }
         let mut rings = self.rings.lock();
@@ -196,8 +196,8 @@ impl DerefMut for PoolGuard<'_> {
 
 impl Drop for PoolGuard<'_> {
     fn drop(&mut self) {
-        if self.state.is_attended() {
-            self.pool.inbox.0.attend();
+        if self.state.will_be_locked_again() {
+            self.pool.inbox.0.mark_owned();
         }
     }
 }
@@ -216,8 +216,8 @@ impl Pool {
             state: OwnLine(Mutex::new(PoolState::new(last_progress))),
             changed: WorkerChanges::new(),
             prealloc: Prealloc::new(),
-            mayday_timer: Place::new(),
-            cull_timer: Place::new(),
+            mayday_timer: TimerIndex::new(),
+            cull_timer: TimerIndex::new(),
             cooldown,
         }
     }
@@ -225,7 +225,7 @@ impl Pool {
     /// Takes the pool's lock, and in whatever lies in its inbox.
     pub(crate) fn lock(&self) -> PoolGuard<'_> {
         let mut state = self.state.0.lock();
-        self.inbox.0.take(|item| {
+        self.inbox.0.drain(|item| {
             let number = item.pwq();
             state.count_in(number, item, self.id, || self.env.clock.coarse());
         });
@@ -337,8 +337,8 @@ impl PoolState {
     ///
     /// With an empty worklist the answer is no: the item that ends that must be seen at once, for
     /// somebody to be woken, to watch the run in front of it, and to know since when it waits.
-    pub(crate) fn is_attended(&self) -> bool {
-        !self.worklist.is_empty() && (self.nr_running > 0 || self.workers.nr_on_their_way() > 0)
+    pub(crate) fn will_be_locked_again(&self) -> bool {
+        !self.worklist.is_empty() && (self.nr_running > 0 || self.workers.nr_called() > 0)
     }
 
     /// Asked after each change: do items wait behind a run that could be asleep?
@@ -356,7 +356,7 @@ impl PoolState {
     /// has not come yet needs no second call.
     pub(crate) fn kick(&mut self) -> Wake {
         if !self.need_more_worker() {
-            return Wake::NOBODY;
+            return Wake::Nobody;
         }
         // guard: s05_02_no_kick
         self.workers.call_last_idle()
@@ -373,11 +373,11 @@ impl PoolState {
     ) -> bool {
         let p = self.pwqs.get_mut(number);
         p.refs += 1;
-        p.nr_in_flight[usize::from(p.colour)] += 1;
+        p.nr_in_flight[usize::from(p.color)] += 1;
         // Behind those that wait, even if a slot is free: the order of a pwq holds.
         // guard: s08_02_overtaking
         let active = p.inactive.is_empty() && p.take_slot();
-        item.state.set_queued(pool, p.colour, !active);
+        item.state.set_queued(pool, p.color, !active);
         if active {
             self.add_active(item, now);
         } else {

@@ -31,11 +31,11 @@ pub(crate) fn hold() -> Table {
 
 extern "C" fn before_fork() {
     // A thread that is being torn down takes the risk.
-    let _torn_down = FORKING.try_with(|table| *table.borrow_mut() = Some(hold()));
+    let _ignored = FORKING.try_with(|table| *table.borrow_mut() = Some(hold()));
 }
 
 extern "C" fn after_fork() {
-    let _torn_down = FORKING.try_with(|table| *table.borrow_mut() = None);
+    let _ignored = FORKING.try_with(|table| *table.borrow_mut() = None);
 }
 
 /// The pool of this number.

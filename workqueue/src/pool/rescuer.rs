@@ -17,9 +17,9 @@ use crate::env::Env;
 use crate::pwq::{self, Pwq};
 use crate::sys::cpu::{self, errno_of, AbortOnUnwind};
 use crate::sys::sync::{Completion, Parker};
-use crate::sys::turn;
+use crate::sys::turn_scheduler;
 use crate::work::list;
-use crate::wq::queue::{QueueInner, Rescuer, Seat};
+use crate::wq::queue::{QueueInner, Rescuer, RescuerPlacement};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -32,8 +32,8 @@ pub(crate) const RESCUER_NICE: i32 = -20;
 impl Rescuer {
     /// The thread is in no pool: it may run wherever unbound queues may. Called by the thread.
     fn detach(&self, env: &Env, own: &WorkerState) {
-        let mut seat = self.seat.lock();
-        *seat = Seat {
+        let mut placement = self.placement.lock();
+        *placement = RescuerPlacement {
             tid: own.thread.tid,
             attached: false,
             desc: own.desc,
@@ -77,7 +77,7 @@ impl Rescuer {
             return Ok(());
         }
         // A rescuer's own panic ends the process, so there is no outcome to look at.
-        let _it_only_left = turn::outside(|| handle.join());
+        let _ignored = turn_scheduler::run_outside(|| handle.join());
         Err(CreateError::Nice)
     }
 
@@ -90,8 +90,8 @@ impl Rescuer {
         self.stop.store(true, Ordering::Release);
         self.parker.lock().unpark();
         // A panic of the rescuer's own ends the process, so there is no outcome to look at.
-        let _outcome = turn::outside(|| handle.join());
-        *self.seat.lock() = Seat::default();
+        let _ignored = turn_scheduler::run_outside(|| handle.join());
+        *self.placement.lock() = RescuerPlacement::default();
         self.stop.store(false, Ordering::Relaxed);
     }
 }
@@ -139,7 +139,7 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
 fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerState {
     let pool = &pwq.pool;
     let env = &pool.env;
-    rescuer.seat.lock().attached = true;
+    rescuer.placement.lock().attached = true;
     env.bind_current(&pool.affinity);
     let mut batch = Batch::start(pool);
     let mut st = pool.lock();
@@ -179,7 +179,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let last = pwq::put(&mut st, pwq.number);
     pool.announce_change();
     drop(st);
-    wake.go();
+    wake.perform();
     context::set(None);
     rescuer.detach(env, &own);
     if let Some(last) = last {

@@ -102,7 +102,7 @@ fn run_one<'a>(
         item.pwq(),
     );
     let before = item.snapshot();
-    let (colour, counted) = (before.colour(), !before.inactive());
+    let (color, counted) = (before.color(), !before.inactive());
     let pwq = batch.turn_to(&mut st, number, barrier);
     if !barrier {
         st.pwqs.get_mut(number).stats.started += 1;
@@ -115,7 +115,7 @@ fn run_one<'a>(
             item: who,
             function,
             pwq: number,
-            colour,
+            color,
             since: batch.now(),
             cpu_start: batch.cpu_start(),
         },
@@ -132,7 +132,7 @@ fn run_one<'a>(
     item.state.begin_run();
     let starving = st.is_starving();
     drop(st);
-    wake.go();
+    wake.perform();
     if starving {
         pool.env.monitor.watch_runs();
     }
@@ -177,12 +177,12 @@ fn run_one<'a>(
             pwq.queue.name
         );
     }
-    let hog = batch.item_ended(env, number, barrier);
+    let cpu_intensive = batch.item_ended(env, number, barrier);
 
     let mut st = pool.lock();
-    if hog && st.count_hog(slot, number) {
+    if cpu_intensive && st.count_cpu_intensive(slot, number) {
         drop(st);
-        env.note_hog(function);
+        env.note_cpu_intensive(function);
         st = pool.lock();
     }
     let worker = st.workers.get(slot);
@@ -197,15 +197,15 @@ fn run_one<'a>(
     if !barrier {
         st.pwqs.get_mut(number).stats.completed += 1;
     }
-    let duties = pwq::retire(&mut st, number, colour, counted);
-    if duties.is_empty() {
+    let followup = pwq::retire(&mut st, number, color, counted);
+    if followup.is_empty() {
         batch.keep(pwq);
         return st;
     }
     // Whoever is told that the item has ended finds its time counted.
     batch.bill(&mut st);
     drop(st);
-    duties.discharge();
+    followup.perform();
     pool.lock()
 }
 
@@ -217,7 +217,7 @@ pub(crate) struct Batch {
     /// The number of the pwq that the time since the last count belongs to.
     owed_to: Option<u32>,
     meter: CpuMeter,
-    hogs: HogWatch,
+    watch: CpuIntensiveWatch,
 }
 
 impl Batch {
@@ -227,7 +227,10 @@ impl Batch {
             owed_to: None,
             meter: CpuMeter::start(&pool.env),
             // Only there is a run in the way of others.
-            hogs: HogWatch::start(&pool.env, matches!(pool.kind, PoolKind::PerCpu { .. })),
+            watch: CpuIntensiveWatch::start(
+                &pool.env,
+                matches!(pool.kind, PoolKind::PerCpu { .. }),
+            ),
         }
     }
 
@@ -262,7 +265,7 @@ impl Batch {
         self.owed_to = (!barrier).then_some(number);
         self.meter
             .item_ended(env)
-            .is_some_and(|used| self.hogs.is_hog(used))
+            .is_some_and(|used| self.watch.is_cpu_intensive(used))
     }
 
     /// The next item may well be one of the same pwq.
@@ -342,13 +345,13 @@ impl CpuMeter {
 
 /// Looks at the runs of one worker as they end.
 #[derive(Debug)]
-struct HogWatch {
+struct CpuIntensiveWatch {
     limit: Duration,
     /// How often the thread had gone to sleep by the last look; None if nobody wants to know.
     switches: Option<u64>,
 }
 
-impl HogWatch {
+impl CpuIntensiveWatch {
     /// Begins to look at the calling thread, if `wanted`.
     pub(super) fn start(env: &Env, wanted: bool) -> Self {
         let limit = env.config.cpu_intensive_thresh;
@@ -362,7 +365,7 @@ impl HogWatch {
     /// A run has ended that used so much: too much, without ever going to sleep? To be asked only
     /// of runs that saw the clock tick, so short ones cost nothing. A sleep between the tick before
     /// and the run's beginning counts for the run.
-    pub(super) fn is_hog(&mut self, used: Duration) -> bool {
+    pub(super) fn is_cpu_intensive(&mut self, used: Duration) -> bool {
         let Some(before) = self.switches.as_mut() else {
             return false;
         };
@@ -374,7 +377,7 @@ impl HogWatch {
 impl PoolState {
     /// Counts a run found out at its end, unless it was found out before, or holds back nobody
     /// anyway. True if it counts.
-    pub(super) fn count_hog(&mut self, slot: usize, pwq: u32) -> bool {
+    pub(super) fn count_cpu_intensive(&mut self, slot: usize, pwq: u32) -> bool {
         let counts = self.workers.get(slot).counted();
         if counts {
             self.pwqs.get_mut(pwq).stats.cpu_intensive += 1;

@@ -88,14 +88,16 @@ impl Sampler {
                 cpu::thread_cpu_ns_of(p.tid).map(|now| (now, self.judge(pool, p, now, half)));
         }
         let mut st = pool.lock();
-        let hogs: Vec<&'static str> = probes
+        let cpu_intensive: Vec<&'static str> = probes
             .iter()
             .filter_map(|p| mark(&mut st, pool, p))
             .collect();
         let wake = st.kick();
         drop(st);
-        wake.go();
-        hogs.into_iter().for_each(|f| pool.env.note_hog(f));
+        wake.perform();
+        cpu_intensive
+            .into_iter()
+            .for_each(|f| pool.env.note_cpu_intensive(f));
     }
 
     fn judge(&mut self, pool: &Pool, p: &Probe, now: u64, half: u64) -> Finding {
@@ -187,7 +189,7 @@ fn probe(slot: usize, w: &WorkerState) -> Option<Probe> {
 /// # Context: the pool's lock held.
 fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) -> Option<&'static str> {
     let (now, finding) = p.finding?;
-    if !st.workers.exists(p.slot) || st.workers.get(p.slot).runs != p.run {
+    if !st.workers.is_present(p.slot) || st.workers.get(p.slot).runs != p.run {
         return None;
     }
     let worker = st.workers.get_mut(p.slot);

@@ -13,7 +13,7 @@ use crate::env::config::{CreateAttempt, PoolClass};
 use crate::error::StartError;
 use crate::sys::cpu::{self, errno_of, AbortOnUnwind};
 use crate::sys::sync::Parker;
-use crate::sys::turn;
+use crate::sys::turn_scheduler;
 use std::sync::Arc;
 
 /// Why a worker could not be made.
@@ -110,7 +110,7 @@ fn start_thread(
         return Ok(());
     }
     if let Some(handle) = block.handle.lock().take() {
-        let _it_only_left = turn::outside(|| handle.join());
+        let _ignored = turn_scheduler::run_outside(|| handle.join());
     }
     Err(CreateError::Nice)
 }

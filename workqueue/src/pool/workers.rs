@@ -43,29 +43,27 @@ pub(crate) enum Wake {
     /// Nobody is needed, or nobody is idle.
     Nobody,
     /// The one to be woken has been, and has not taken the lock yet.
-    OnItsWay,
+    AlreadyCalled,
     /// The caller wakes this one.
-    Sleeper(Arc<Parker>),
+    Call(Arc<Parker>),
 }
 
 impl Wake {
-    pub(crate) const NOBODY: Self = Self::Nobody;
-
     /// # Context: no pool lock held.
-    pub(crate) fn go(self) {
-        if let Self::Sleeper(parker) = self {
+    pub(crate) fn perform(self) {
+        if let Self::Call(parker) = self {
             parker.unpark();
         }
     }
 
     /// Will an idle worker come, by this wake-up or by the one before?
-    pub(crate) fn is_somebody(&self) -> bool {
+    pub(crate) fn will_come(&self) -> bool {
         !matches!(self, Self::Nobody)
     }
 
     /// Has the holder of this nothing to do?
-    pub(crate) fn is_done(&self) -> bool {
-        !matches!(self, Self::Sleeper(_))
+    pub(crate) fn needs_no_call(&self) -> bool {
+        !matches!(self, Self::Call(_))
     }
 }
 
@@ -86,7 +84,7 @@ pub(crate) struct Current {
     pub(crate) item: Identity,
     pub(crate) function: &'static str,
     pub(crate) pwq: u32,
-    pub(crate) colour: u8,
+    pub(crate) color: u8,
     pub(crate) since: u64,
     /// The thread's CPU time when the run began, if that is measured.
     pub(crate) cpu_start: Option<u64>,
@@ -172,7 +170,7 @@ pub(crate) struct Workers {
     /// Slots of idle workers; the last became idle last.
     idle: Vec<usize>,
     /// How many of them have been called.
-    on_their_way: usize,
+    nr_called: usize,
     busy: [Option<usize>; BUCKETS],
     /// Workers that count for the pool's size: not the rescuers, not those that were told to die.
     len: usize,
@@ -181,7 +179,7 @@ pub(crate) struct Workers {
     /// How many rescuers may come to help at most.
     rescuers: usize,
     /// Threads that have left and wait to be joined.
-    gone: Vec<Arc<WorkerThread>>,
+    exited: Vec<Arc<WorkerThread>>,
 }
 
 impl Default for Workers {
@@ -189,12 +187,12 @@ impl Default for Workers {
         Self {
             slots: Vec::new(),
             idle: Vec::new(),
-            on_their_way: 0,
+            nr_called: 0,
             busy: [None; BUCKETS],
             len: 0,
             reserved_ids: Vec::new(),
             rescuers: 0,
-            gone: Vec::new(),
+            exited: Vec::new(),
         }
     }
 }
@@ -237,7 +235,7 @@ impl Workers {
         0..self.slots.len()
     }
 
-    pub(crate) fn exists(&self, slot: usize) -> bool {
+    pub(crate) fn is_present(&self, slot: usize) -> bool {
         self.slots.get(slot).is_some_and(Option::is_some)
     }
 
@@ -264,7 +262,8 @@ impl Workers {
         let wanted = present + self.reserved_ids.len() + rescuers;
         self.slots.reserve(wanted.saturating_sub(self.slots.len()));
         self.idle.reserve(wanted.saturating_sub(self.idle.len()));
-        self.gone.reserve(wanted.saturating_sub(self.gone.len()));
+        self.exited
+            .reserve(wanted.saturating_sub(self.exited.len()));
     }
 
     /// One more queue with a rescuer has a pwq here, or one less; their number comes back.
@@ -305,14 +304,14 @@ impl Workers {
             if !worker.flags.intersects(WorkerFlags::DIE) {
                 self.len -= 1;
             }
-            self.gone.push(worker.thread.clone());
+            self.exited.push(worker.thread.clone());
         }
         worker
     }
 
     /// Threads that have left since the last call.
-    pub(crate) fn take_gone(&mut self) -> Vec<Arc<WorkerThread>> {
-        std::mem::take(&mut self.gone)
+    pub(crate) fn take_exited(&mut self) -> Vec<Arc<WorkerThread>> {
+        std::mem::take(&mut self.exited)
     }
 
     pub(crate) fn enter_idle(&mut self, slot: usize, now: u64) {
@@ -328,7 +327,7 @@ impl Workers {
         if worker.flags.intersects(WorkerFlags::IDLE) {
             worker.flags &= !WorkerFlags::IDLE;
             if std::mem::take(&mut worker.called) {
-                self.on_their_way -= 1;
+                self.nr_called -= 1;
             }
             let at = self
                 .idle
@@ -346,17 +345,17 @@ impl Workers {
         };
         let worker = self.get_mut(slot);
         if worker.called {
-            return Wake::OnItsWay;
+            return Wake::AlreadyCalled;
         }
         worker.called = true;
         let parker = worker.parker.clone();
-        self.on_their_way += 1;
-        Wake::Sleeper(parker)
+        self.nr_called += 1;
+        Wake::Call(parker)
     }
 
     /// How many idle workers have been called and have not taken the pool's lock yet.
-    pub(crate) fn nr_on_their_way(&self) -> usize {
-        self.on_their_way
+    pub(crate) fn nr_called(&self) -> usize {
+        self.nr_called
     }
 
     /// Who has been idle longest.
@@ -369,7 +368,7 @@ impl Workers {
     }
 
     /// Tells an idle worker to leave. It does not count any more. The caller owes it a wake-up.
-    pub(crate) fn condemn(&mut self, slot: usize) -> Arc<Parker> {
+    pub(crate) fn set_dying(&mut self, slot: usize) -> Arc<Parker> {
         self.leave_idle(slot);
         self.len -= 1;
         let worker = self.get_mut(slot);
@@ -378,7 +377,7 @@ impl Workers {
     }
 
     /// How many have been told to leave and have not left yet.
-    pub(crate) fn nr_condemned(&self) -> usize {
+    pub(crate) fn nr_dying(&self) -> usize {
         self.slots
             .iter()
             .flatten()
@@ -453,7 +452,7 @@ mod tests {
             },
             function: "f",
             pwq: 0,
-            colour: 0,
+            color: 0,
             since: 0,
             cpu_start: None,
         }
@@ -510,7 +509,7 @@ mod tests {
         assert_eq!(ws.first_idle(), Some(slots[0]));
         ws.leave_idle(slots[1]);
         assert_eq!(ws.nr_idle(), 2);
-        let is = |wake: Wake, ws: &Workers, slot: usize| matches!(wake, Wake::Sleeper(p) if Arc::ptr_eq(&p, &ws.get(slot).parker));
+        let is = |wake: Wake, ws: &Workers, slot: usize| matches!(wake, Wake::Call(p) if Arc::ptr_eq(&p, &ws.get(slot).parker));
         let wake = ws.call_last_idle();
         assert!(is(wake, &ws, slots[2]));
         ws.leave_idle(slots[2]);
@@ -521,16 +520,16 @@ mod tests {
     #[test]
     fn a_worker_that_is_on_its_way_is_not_called_again() {
         let mut ws = Workers::default();
-        assert!(!ws.call_last_idle().is_somebody());
+        assert!(!ws.call_last_idle().will_come());
         let slot = ws.join(worker(0));
         ws.enter_idle(slot, 0);
-        assert!(matches!(ws.call_last_idle(), Wake::Sleeper(_)));
+        assert!(matches!(ws.call_last_idle(), Wake::Call(_)));
         let again = ws.call_last_idle();
-        assert!(again.is_somebody() && again.is_done());
-        assert_eq!(ws.nr_on_their_way(), 1);
+        assert!(again.will_come() && again.needs_no_call());
+        assert_eq!(ws.nr_called(), 1);
         ws.leave_idle(slot);
-        assert_eq!(ws.nr_on_their_way(), 0);
+        assert_eq!(ws.nr_called(), 0);
         ws.enter_idle(slot, 0);
-        assert!(matches!(ws.call_last_idle(), Wake::Sleeper(_)));
+        assert!(matches!(ws.call_last_idle(), Wake::Call(_)));
     }
 }

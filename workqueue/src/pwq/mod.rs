@@ -15,9 +15,9 @@ use crate::observe::trace::TraceEvent;
 use crate::pool::workers::Wake;
 use crate::pool::{Pool, PoolState};
 use crate::work::list::ItemList;
-use crate::work::state::COLOURS;
+use crate::work::state::COLORS;
 use crate::wq::queue::QueueInner;
-use nr_active::{NrActive, Turn};
+use nr_active::{HeadResult, NrActive};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -42,22 +42,22 @@ impl fmt::Debug for Pwq {
 
 /// A pwq in the line for a slot of its node.
 #[derive(Clone, Debug)]
-pub(crate) struct InLine(Arc<Pwq>);
+pub(crate) struct WaitingPwq(Arc<Pwq>);
 
-impl PartialEq for InLine {
+impl PartialEq for WaitingPwq {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl InLine {
+impl WaitingPwq {
     pub(crate) fn new(pwq: &Arc<Pwq>) -> Self {
         Self(pwq.clone())
     }
 }
 
 /// The slots of one queue on one node, or on all nodes together for pools that span them.
-pub(crate) type NodeActive = NrActive<InLine>;
+pub(crate) type NodeActive = NrActive<WaitingPwq>;
 
 /// Counters of one pwq. They only rise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,11 +93,11 @@ pub(crate) struct PwqState {
     pub(crate) refs: usize,
     /// Items on the worklist, on private lists, or running; barriers excluded.
     pub(crate) nr_active: usize,
-    /// Everything enqueued and not retired, by colour; barriers included.
-    pub(crate) nr_in_flight: [usize; COLOURS as usize],
-    pub(crate) colour: u8,
-    /// The colour a flusher waits for here.
-    pub(crate) flush_colour: Option<u8>,
+    /// Everything enqueued and not retired, by color; barriers included.
+    pub(crate) nr_in_flight: [usize; COLORS as usize],
+    pub(crate) color: u8,
+    /// The color a flusher waits for here.
+    pub(crate) flush_color: Option<u8>,
     /// Held back by max_active, oldest first.
     pub(crate) inactive: ItemList,
     /// An ordered queue's new pwq waits for the older one to run empty.
@@ -121,7 +121,7 @@ impl PwqState {
         let free = match &self.pwq.node {
             // guard: s08_01_slot_per_item
             None => self.nr_active < self.pwq.queue.max_active.load(Ordering::Relaxed),
-            Some(node) => node.take_or_wait(|| InLine::new(&self.pwq)),
+            Some(node) => node.take_or_wait(|| WaitingPwq::new(&self.pwq)),
         };
         if free {
             self.nr_active += 1;
@@ -183,7 +183,7 @@ impl Pwq {
         queue: &Arc<QueueInner>,
         pool: &Arc<Pool>,
         node: Option<Arc<NodeActive>>,
-        colour: u8,
+        color: u8,
         plugged: bool,
     ) -> Arc<Self> {
         let mut st = pool.lock();
@@ -197,9 +197,9 @@ impl Pwq {
             }),
             refs: 1,
             nr_active: 0,
-            nr_in_flight: [0; COLOURS as usize],
-            colour,
-            flush_colour: None,
+            nr_in_flight: [0; COLORS as usize],
+            color,
+            flush_color: None,
             inactive: ItemList::new(),
             plugged,
             mayday_round: 0,
@@ -216,7 +216,7 @@ impl Pwq {
     pub(crate) fn unlink(self: &Arc<Self>) -> PwqStats {
         let mut st = self.pool.lock();
         if let Some(node) = &self.node {
-            node.leave_line(&InLine::new(self));
+            node.remove_waiter(&WaitingPwq::new(self));
         }
         let state = st.pwqs.remove(self.number);
         debug_assert!(
@@ -234,29 +234,29 @@ impl Pwq {
 /// What the end of an item obliges the caller to do, once it has let the pool's lock go.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Duties {
+pub(crate) struct Followup {
     pub(crate) wake: Wake,
     serve: Option<Arc<NodeActive>>,
     flushed: Option<Arc<QueueInner>>,
     retired: Option<Arc<Pwq>>,
 }
 
-impl Duties {
+impl Followup {
     pub(crate) fn is_empty(&self) -> bool {
-        self.wake.is_done()
+        self.wake.needs_no_call()
             && self.serve.is_none()
             && self.flushed.is_none()
             && self.retired.is_none()
     }
 
     /// # Context: no lock of the crate held.
-    pub(crate) fn discharge(self) {
-        self.wake.go();
+    pub(crate) fn perform(self) {
+        self.wake.perform();
         if let Some(node) = self.serve {
-            serve(&node);
+            activate_waiting(&node);
         }
         if let Some(queue) = self.flushed {
-            queue.flush_colour_done();
+            queue.flush_color_done();
         }
         if let Some(pwq) = self.retired {
             let queue = pwq.queue.clone();
@@ -268,9 +268,9 @@ impl Duties {
 
 /// Counts an item out that has run or was taken back. `counted`: it held a slot.
 /// # Context: the pool's lock held.
-pub(crate) fn retire(st: &mut PoolState, number: u32, colour: u8, counted: bool) -> Duties {
-    let mut duties = Duties {
-        wake: Wake::NOBODY,
+pub(crate) fn retire(st: &mut PoolState, number: u32, color: u8, counted: bool) -> Followup {
+    let mut followup = Followup {
+        wake: Wake::Nobody,
         serve: None,
         flushed: None,
         retired: None,
@@ -285,25 +285,25 @@ pub(crate) fn retire(st: &mut PoolState, number: u32, colour: u8, counted: bool)
                 }
             }
             Some(node) => {
-                if node.give_back() {
-                    duties.serve = Some(node.clone());
+                if node.release() {
+                    followup.serve = Some(node.clone());
                 }
             }
         }
     }
     let p = st.pwqs.get_mut(number);
-    let left = &mut p.nr_in_flight[usize::from(colour)];
+    let left = &mut p.nr_in_flight[usize::from(color)];
     *left -= 1;
-    if *left == 0 && p.flush_colour == Some(colour) {
-        p.flush_colour = None;
-        if p.pwq.queue.one_pwq_flushed() {
-            duties.flushed = Some(p.pwq.queue.clone());
+    if *left == 0 && p.flush_color == Some(color) {
+        p.flush_color = None;
+        if p.pwq.queue.pwq_flushed() {
+            followup.flushed = Some(p.pwq.queue.clone());
         }
     }
     if let Some(last) = put(st, number) {
-        duties.retired = Some(last);
+        followup.retired = Some(last);
     }
-    duties
+    followup
 }
 
 /// Lets one reference go. If it was the last, the caller hands the pwq to the monitor.
@@ -347,7 +347,7 @@ impl PoolState {
     }
 
     /// Lets in as many inactive items of a per-CPU pwq as there are slots.
-    pub(crate) fn fill(&mut self, number: u32) {
+    pub(crate) fn activate_inactive(&mut self, number: u32) {
         loop {
             let p = self.pwqs.get_mut(number);
             if p.inactive.is_empty() || !p.take_slot() {
@@ -360,32 +360,32 @@ impl PoolState {
 
 /// Serves the line of a node until there is no slot or nobody waits: one item each, in turn.
 /// # Context: no pool lock held.
-pub(crate) fn serve(node: &NodeActive) {
+pub(crate) fn activate_waiting(node: &NodeActive) {
     while let Some(head) = node.head() {
         let pool = head.0.pool.clone();
         let mut st = pool.lock();
-        let wake = match node.turn(&head) {
-            Turn::Full => return,
-            Turn::Moved => Wake::NOBODY,
-            Turn::Slot => {
+        let wake = match node.take_for_head(&head) {
+            HeadResult::Full => return,
+            HeadResult::Moved => Wake::Nobody,
+            HeadResult::Slot => {
                 let number = head.0.number;
                 let p = st.pwqs.get_mut(number);
                 if p.inactive.is_empty() || p.plugged {
                     // Cancelled meanwhile. The loop serves the next in line with the slot.
-                    let _the_loop_serves = node.give_back();
-                    Wake::NOBODY
+                    let _ignored = node.release();
+                    Wake::Nobody
                 } else {
                     p.nr_active += 1;
                     st.activate_first(number);
                     if !st.pwqs.get(number).inactive.is_empty() {
-                        node.wait_again(&head);
+                        node.push_waiter(&head);
                     }
                     st.kick()
                 }
             }
         };
         drop(st);
-        wake.go();
+        wake.perform();
     }
 }
 

@@ -10,7 +10,7 @@
 //! ```text
 //!   taker                               giver
 //!   T1 try to take: fails
-//!   T2 join the line, and say so        G  give the slot back; was anyone in line? then it is
+//!   T2 join the waiters, and say so        G  give the slot back; was anyone in line? then it is
 //!   T3 try to take once more               my duty to serve
 //! ```
 //!
@@ -30,11 +30,11 @@
 use crate::sys::sync::modelled::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use std::collections::VecDeque;
 
-/// One party in line.
-const IN_LINE: u64 = 1 << 32;
+/// One party in waiters.
+const WAITER: u64 = 1 << 32;
 
 /// The half of the word that counts slots.
-const USED: u64 = IN_LINE - 1;
+const USED: u64 = WAITER - 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -42,18 +42,18 @@ pub(crate) struct NrActive<W> {
     max: AtomicUsize, // A: set by the queue, under its own lock
     /// Slots in use, and the length of `line`, which is written under its lock.
     word: AtomicU64, // A
-    line: Mutex<VecDeque<W>>, // N
+    waiters: Mutex<VecDeque<W>>, // N
 }
 
 /// What the party at the head of the line got.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Turn {
+pub(crate) enum HeadResult {
     /// A slot, and its place in line is gone. If it still has items waiting it must queue anew.
     Slot,
     /// Nothing: it is not at the head any more. Look again.
     Moved,
-    /// Nothing: all slots are in use. Whoever gives one back serves the line.
+    /// Nothing: all slots are in use. Whoever gives one back serves the waiters.
     Full,
 }
 
@@ -62,15 +62,15 @@ impl<W: Clone + PartialEq> NrActive<W> {
         Self {
             max: AtomicUsize::new(max),
             word: AtomicU64::new(0),
-            line: Mutex::new(VecDeque::new()),
+            waiters: Mutex::new(VecDeque::new()),
         }
     }
 
     /// Makes room for so many parties, so that waiting never allocates.
     pub(crate) fn reserve(&self, parties: usize) {
-        let mut line = self.line.lock();
-        let missing = parties.saturating_sub(line.len());
-        line.reserve(missing);
+        let mut waiters = self.waiters.lock();
+        let missing = parties.saturating_sub(waiters.len());
+        waiters.reserve(missing);
     }
 
     pub(crate) fn max(&self) -> usize {
@@ -81,7 +81,7 @@ impl<W: Clone + PartialEq> NrActive<W> {
         (self.word.load(Ordering::Relaxed) & USED) as usize
     }
 
-    /// A new limit. The caller owes a service of the line, since there may be more slots now.
+    /// A new limit. The caller owes a service of the waiters, since there may be more slots now.
     pub(crate) fn set_max(&self, max: usize) {
         // Release pairs with the Acquire in `try_take`; a party that still saw the former limit
         // has joined the line by the time it lets the line's lock go, and the service finds it.
@@ -100,80 +100,80 @@ impl<W: Clone + PartialEq> NrActive<W> {
 
     /// Says how long the line is.
     /// # Context: the line's lock held.
-    fn note(&self, line: &VecDeque<W>) {
-        let parties = line.len() as u64 * IN_LINE;
-        // AcqRel: T2 of the protocol; pairs with `give_back`, which finds the line in this word.
-        let _always_written = self
+    fn publish_len(&self, waiters: &VecDeque<W>) {
+        let parties = waiters.len() as u64 * WAITER;
+        // AcqRel: T2 of the protocol; pairs with `release`, which finds the line in this word.
+        let _ignored = self
             .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
                 Some(word & USED | parties)
             });
     }
 
-    /// Takes a slot, or has the party that `who` names stand in line.
+    /// Takes a slot, or has the party that `who` names stand in waiters.
     pub(crate) fn take_or_wait(&self, who: impl FnOnce() -> W) -> bool {
         if self.try_take() {
             return true; // T1
         }
         let who = who();
-        let mut line = self.line.lock();
-        if !line.contains(&who) {
-            line.push_back(who.clone());
+        let mut waiters = self.waiters.lock();
+        if !waiters.contains(&who) {
+            waiters.push_back(who.clone());
         }
         // T2
-        self.note(&line);
+        self.publish_len(&waiters);
         // guard: s08_06_second_look
         if self.try_take() {
             // T3
-            line.retain(|w| *w != who);
-            self.note(&line);
+            waiters.retain(|w| *w != who);
+            self.publish_len(&waiters);
             return true;
         }
         false
     }
 
-    /// A slot is free again; true if the caller now has to serve the line.
+    /// A slot is free again; true if the caller now has to serve the waiters.
     #[must_use]
-    pub(crate) fn give_back(&self) -> bool {
-        // AcqRel: G of the protocol; pairs with `note`.
+    pub(crate) fn release(&self) -> bool {
+        // AcqRel: G of the protocol; pairs with `publish_len`.
         // guard: s08_06_line_not_served
-        self.word.fetch_sub(1, Ordering::AcqRel) >= IN_LINE
+        self.word.fetch_sub(1, Ordering::AcqRel) >= WAITER
     }
 
     /// Who is to be served next.
     pub(crate) fn head(&self) -> Option<W> {
-        self.line.lock().front().cloned()
+        self.waiters.lock().front().cloned()
     }
 
     /// The party at the head tries to get its slot.
     /// # Context: the lock of the party's pool held.
-    pub(crate) fn turn(&self, who: &W) -> Turn {
-        let mut line = self.line.lock();
-        if line.front() != Some(who) {
-            return Turn::Moved;
+    pub(crate) fn take_for_head(&self, who: &W) -> HeadResult {
+        let mut waiters = self.waiters.lock();
+        if waiters.front() != Some(who) {
+            return HeadResult::Moved;
         }
         if !self.try_take() {
-            return Turn::Full;
+            return HeadResult::Full;
         }
-        line.pop_front();
-        self.note(&line);
-        Turn::Slot
+        waiters.pop_front();
+        self.publish_len(&waiters);
+        HeadResult::Slot
     }
 
-    /// Back to the end of the line, with items still waiting.
+    /// Back to the end of the waiters, with items still waiting.
     /// # Context: the lock of the party's pool held.
-    pub(crate) fn wait_again(&self, who: &W) {
-        let mut line = self.line.lock();
-        if !line.contains(who) {
-            line.push_back(who.clone());
+    pub(crate) fn push_waiter(&self, who: &W) {
+        let mut waiters = self.waiters.lock();
+        if !waiters.contains(who) {
+            waiters.push_back(who.clone());
         }
-        self.note(&line);
+        self.publish_len(&waiters);
     }
 
     /// The party has nothing waiting any more.
-    pub(crate) fn leave_line(&self, who: &W) {
-        let mut line = self.line.lock();
-        line.retain(|w| w != who);
-        self.note(&line);
+    pub(crate) fn remove_waiter(&self, who: &W) {
+        let mut waiters = self.waiters.lock();
+        waiters.retain(|w| w != who);
+        self.publish_len(&waiters);
     }
 }

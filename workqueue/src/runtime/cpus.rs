@@ -25,7 +25,7 @@ use std::sync::Arc;
 impl Directory {
     /// Brings the set of CPUs up to date. On the monitor thread, whose affinity the crate never
     /// narrows, or before there is one.
-    pub(crate) fn look_at_cpus(self: &Arc<Self>) {
+    pub(crate) fn update_cpus(self: &Arc<Self>) {
         self.retry_bh_threads();
         let allowed = self.env.cpus.allowed();
         let allowed = allowed.unwrap_or_else(|| self.env.cpus.known());
@@ -50,7 +50,7 @@ impl Directory {
     }
 
     fn change_cpus(self: &Arc<Self>, allowed: &CpuSet, online: &CpuSet) {
-        let _choice = self.attrs_lock.lock();
+        let _attrs = self.attrs_lock.lock();
         let before = self.env.online_cpus();
         self.env.affinity.allow(allowed);
         for cpu in before.iter().filter(|&c| !online.contains(c)) {
@@ -70,14 +70,14 @@ impl Directory {
         if !new.is_empty() {
             self.env.cpus.grow_topology(&known.or(&new));
             // guard: s11_09_new_cpu_not_adopted
-            queues.iter().for_each(|queue| queue.adopt_cpus(&new));
+            queues.iter().for_each(|queue| queue.add_cpus(&new));
         }
         let online = self.env.online_cpus().or(&new);
         let unbound = self.env.affinity.grow(&known.or(&new));
         for queue in &queues {
             queue.recompute_slots(&unbound, &online);
         }
-        self.env.cpus.learn(&new);
+        self.env.cpus.set_known(&new);
         self.env.affinity.publish();
         // guard: s11_09_not_bound_again
         self.rebind_all();
@@ -89,7 +89,7 @@ impl Directory {
     /// Puts all threads where they belong by what is allowed now: the system moves threads, and
     /// widens their masks again or not, as it sees fit.
     fn rebind_all(&self) {
-        self.spread_homeless();
+        self.rebind_unbound_threads();
         for pool in self.all_pools() {
             let st = pool.lock();
             if !st.disassociated {
@@ -134,7 +134,7 @@ impl Directory {
 
     /// All queues, or none.
     pub(crate) fn set_unbound_cpus(self: &Arc<Self>, cpus: &CpuSet) -> Result<(), AttrError> {
-        let _choice = self.attrs_lock.lock();
+        let _attrs = self.attrs_lock.lock();
         let known = self.env.cpus.known();
         let mask = cpus.and(&known);
         if mask.is_empty() {
@@ -152,13 +152,13 @@ impl Directory {
             queue.install(plan);
             queue.adjust_limits();
         }
-        self.spread_homeless();
+        self.rebind_unbound_threads();
         Ok(())
     }
 
     /// The threads that go by the unbound mask themselves: rescuers that wait to be called, and
     /// the workers of CPUs that have left.
-    pub(super) fn spread_homeless(&self) {
+    pub(super) fn rebind_unbound_threads(&self) {
         let queues = self.queues();
         for rescuer in queues.iter().filter_map(|q| q.rescuer.as_ref()) {
             rescuer.follow_unbound_mask(&self.env);
@@ -174,7 +174,7 @@ impl Directory {
     }
 
     pub(crate) fn set_default_scope(self: &Arc<Self>, scope: Scope) {
-        let _choice = self.attrs_lock.lock();
+        let _attrs = self.attrs_lock.lock();
         self.env.affinity.set_scope(scope);
         for queue in self.unbound_queues() {
             queue.recompute_slots(&self.env.unbound_cpus(), &self.env.online_cpus());
@@ -195,7 +195,7 @@ fn unbind(pool: &Arc<Pool>) {
     let mut st = pool.lock();
     st.disassociated = true;
     for slot in st.workers.slots() {
-        if st.workers.exists(slot) {
+        if st.workers.is_present(slot) {
             // guard: s11_10_departed_counts
             st.set_flags(slot, WorkerFlags::UNBOUND);
             pool.env.bind_to_unbound(st.workers.get(slot).thread.tid);
@@ -203,7 +203,7 @@ fn unbind(pool: &Arc<Pool>) {
     }
     let wake = st.kick();
     drop(st);
-    wake.go();
+    wake.perform();
 }
 
 /// The pool's CPU is back: the workers are bound again and count from their next batch on. False
@@ -214,7 +214,7 @@ fn rebind(dir: &Directory, pool: &Arc<Pool>) -> bool {
     }
     let mut st = pool.lock();
     for slot in st.workers.slots() {
-        if st.workers.exists(slot)
+        if st.workers.is_present(slot)
             && !pool
                 .env
                 .bind_other(st.workers.get(slot).thread.tid, &pool.affinity)
@@ -223,7 +223,7 @@ fn rebind(dir: &Directory, pool: &Arc<Pool>) -> bool {
         }
     }
     for slot in st.workers.slots() {
-        if st.workers.exists(slot) {
+        if st.workers.is_present(slot) {
             st.set_flags(slot, WorkerFlags::REBOUND);
             st.clear_flags(slot, WorkerFlags::UNBOUND);
         }
@@ -254,13 +254,13 @@ impl Runtime {
             return;
         }
         if !env.is_online() {
-            dir.look_at_cpus();
+            dir.update_cpus();
             return;
         }
         let done = Arc::new(Completion::new());
         let (own, told) = (dir.clone(), done.clone());
         let look = Job::new(move || {
-            own.look_at_cpus();
+            own.update_cpus();
             told.complete();
         });
         if env.monitor.try_post(look) {

@@ -39,7 +39,7 @@ impl Runtime {
         env.set_phase(ONLINE);
         for pool in dir.all_pools() {
             let wake = pool.lock().kick();
-            wake.go();
+            wake.perform();
         }
         Ok(())
     }
@@ -107,7 +107,7 @@ impl Runtime {
         let helpers = std::mem::take(&mut *dir.helpers.lock());
         for handle in helpers {
             // A helper's own panic ends the process, so there is no outcome to look at.
-            let _outcome = handle.join();
+            let _ignored = handle.join();
         }
     }
 
@@ -161,7 +161,7 @@ fn monitor(dir: &Arc<Directory>) {
     while !env.monitor.work_off() {
         let now = env.clock.now();
         if now >= next_look {
-            dir.look_at_cpus();
+            dir.update_cpus();
             next_look = after(now, env.config.cpu_poll);
         }
         let mut next = next_look.min(watchdog::look(dir, now));

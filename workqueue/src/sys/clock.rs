@@ -7,7 +7,7 @@
 
 use super::cpu;
 use super::sync::{Condvar, Mutex};
-use super::turn::{self, Seat, Turns};
+use super::turn_scheduler::{self, Seat, TurnScheduler};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Clock {
     }
 
     /// The table that this clock's threads sit at, if they take turns.
-    pub(crate) fn turns(&self) -> Option<&Arc<Turns>> {
+    pub(crate) fn turns(&self) -> Option<&Arc<TurnScheduler>> {
         match self {
             Self::Real => None,
             Self::Virtual(v) => v.turns.as_ref(),
@@ -92,7 +92,7 @@ pub(crate) fn after(now: u64, d: Duration) -> u64 {
 pub struct VirtualClock {
     state: Mutex<VirtualState>,
     changed: Condvar,
-    turns: Option<Arc<Turns>>, // I
+    turns: Option<Arc<TurnScheduler>>, // I
 }
 
 #[derive(Debug, Default)]
@@ -129,7 +129,7 @@ impl VirtualClock {
     /// A clock that shows 0 and whose threads take turns; the calling thread conducts.
     pub fn in_turns() -> Arc<Self> {
         Arc::new(Self {
-            turns: Some(Turns::new()),
+            turns: Some(TurnScheduler::new()),
             ..Self::default()
         })
     }
@@ -162,7 +162,7 @@ impl VirtualClock {
             state.now = now;
             let mut due: Vec<_> = state.waits.extract_if(.., |wait| wait.0 <= now).collect();
             due.sort_by_key(|&(due, number, _)| (due, number));
-            let disbanded = !due.iter().all(|(.., seat)| seat.tell());
+            let disbanded = !due.iter().all(|(.., seat)| seat.wake());
             // Those due leave the count here and not when they get to run, so that a test which
             // waits for the next sleepers does not count these again.
             state.sleepers.retain(|&t| t > now);
@@ -189,7 +189,7 @@ impl VirtualClock {
         state.sleepers.push(due);
         self.changed.notify_all();
         while state.now < due {
-            let seat = turn::own().filter(|_| self.turns.is_some());
+            let seat = turn_scheduler::current().filter(|_| self.turns.is_some());
             if let Some(seat) = seat {
                 let number = state.wait_until(due, &seat);
                 drop(state);
@@ -253,7 +253,7 @@ impl Notify {
         if self.clock.turns().is_some() {
             let waits = self.seat.lock().take();
             if let Some(seat) = waits {
-                let _disbanded = seat.tell();
+                let _ignored = seat.wake();
             }
         }
     }
@@ -287,7 +287,7 @@ impl Notify {
 
     /// Waits for a call or the time where threads take turns. False if they do not.
     fn wait_in_turn(&self, clock: &VirtualClock, deadline: Option<u64>) -> bool {
-        let Some(seat) = turn::own().filter(|_| clock.turns.is_some()) else {
+        let Some(seat) = turn_scheduler::current().filter(|_| clock.turns.is_some()) else {
             return false;
         };
         *self.seat.lock() = Some(seat.clone());

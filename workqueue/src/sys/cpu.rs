@@ -31,7 +31,7 @@ thread_local! {
 /// The calling thread is a worker of this CPU from now on, or of none.
 pub(crate) fn set_worker_cpu(cpu: Option<usize>) {
     // A thread that is being torn down is no worker any more.
-    let _torn_down = WORKER_CPU.try_with(|own| own.set(cpu));
+    let _ignored = WORKER_CPU.try_with(|own| own.set(cpu));
 }
 
 /// The CPU whose worker the calling thread is; None off per-CPU workers.

@@ -9,7 +9,7 @@ pub(crate) mod cpuset;
 
 pub(crate) mod short_text;
 
-pub(crate) mod turn;
+pub(crate) mod turn_scheduler;
 
 pub(crate) mod clock;
 

@@ -7,7 +7,7 @@
 //! then sleeps on a futex: the holder of a lock can be preempted in user space, hence no pure
 //! spinlock anywhere.
 
-use super::turn::{self, Seat};
+use super::turn_scheduler::{self, Seat};
 use std::sync::{Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ impl Completion {
     pub(crate) fn complete(&self) {
         *self.done.lock() = true;
         self.changed.notify_all();
-        turn::news();
+        turn_scheduler::note_change();
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -117,7 +117,7 @@ impl Completion {
     }
 
     pub(crate) fn wait(&self) {
-        if turn::until(|| self.is_done()) {
+        if turn_scheduler::poll_until(|| self.is_done()) {
             return;
         }
         let mut done = self.done.lock();
@@ -159,9 +159,9 @@ impl Parker {
 
     /// Names the calling thread as the one that parks here. To be called before its first `park`.
     pub(crate) fn adopt_current(&self) {
-        let _first = self.thread.set(modelled::current());
-        if let Some(seat) = turn::own() {
-            let _first = self.seat.set(seat);
+        let _ignored = self.thread.set(modelled::current());
+        if let Some(seat) = turn_scheduler::current() {
+            let _ignored = self.seat.set(seat);
         }
     }
 
@@ -190,7 +190,7 @@ impl Parker {
         // guard: s05_02_token_not_taken
         let found = self.token.swap(TOLD, modelled::Ordering::AcqRel);
         if found == ASLEEP {
-            if self.seat.get().is_some_and(Seat::tell) {
+            if self.seat.get().is_some_and(Seat::wake) {
                 return;
             }
             if let Some(thread) = self.thread.get() {
@@ -206,7 +206,7 @@ impl Default for Parker {
     }
 }
 
-/// Keeps a word that many threads write off the cache lines of its neighbours: two lines, as the
+/// Keeps a word that many threads write off the cache lines of its neighbors: two lines, as the
 /// machine fetches them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]

@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 /// Where an entry stands in the heap; the owner keeps it, the heap writes it.
 #[derive(Debug)]
-pub(crate) struct Place(AtomicUsize); // T: written under the heap's lock
+pub(crate) struct TimerIndex(AtomicUsize); // T: written under the heap's lock
 
 const NOWHERE: usize = usize::MAX;
 const ARITY: usize = 4;
 
-impl Place {
+impl TimerIndex {
     pub(crate) const fn new() -> Self {
         Self(AtomicUsize::new(NOWHERE))
     }
@@ -41,7 +41,7 @@ impl Place {
 
 /// What can be timed: it must be able to say where its place is noted.
 pub(crate) trait Timed {
-    fn place(&self) -> &Place;
+    fn place(&self) -> &TimerIndex;
 }
 
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl<P: Timed> Timers<P> {
     }
 
     /// Takes an entry out again; None if it is not armed, or no longer.
-    pub(crate) fn disarm(&self, place: &Place) -> Option<P> {
+    pub(crate) fn disarm(&self, place: &TimerIndex) -> Option<P> {
         let mut heap = self.heap.lock();
         match place.get() {
             NOWHERE => None,
@@ -220,10 +220,10 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Probe(u32, Arc<Place>);
+    struct Probe(u32, Arc<TimerIndex>);
 
     impl Timed for Probe {
-        fn place(&self) -> &Place {
+        fn place(&self) -> &TimerIndex {
             &self.1
         }
     }
@@ -242,7 +242,7 @@ mod tests {
         let timers = Timers::new(&Clock::Real);
         for n in 0..200 {
             timers
-                .arm(7, Probe(n, Arc::new(Place::new())))
+                .arm(7, Probe(n, Arc::new(TimerIndex::new())))
                 .expect("not closed");
         }
         assert_eq!(drain(&timers), (0..200).collect::<Vec<_>>());
@@ -257,7 +257,7 @@ mod tests {
             rng = rng
                 .wrapping_mul(6364136223846793005)
                 .wrapping_add(1442695040888963407);
-            let place = Arc::new(Place::new());
+            let place = Arc::new(TimerIndex::new());
             timers
                 .arm(rng >> 40, Probe((rng >> 40) as u32, place.clone()))
                 .expect("not closed");

@@ -81,7 +81,7 @@ pub fn run<A: Parser>(
         return ExitCode::SUCCESS;
     };
     // When standard error is closed there is nobody to tell.
-    let _unheard = writeln!(io::stderr(), "{program}: {}", failure.message);
+    let _ignored = writeln!(io::stderr(), "{program}: {}", failure.message);
     ExitCode::from(failure.status)
 }
 

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Waits for a whole queue: flush by colours, drain until empty.
+//! Waits for a whole queue: flush by colors, drain until empty.
 //!
 //! Kernel counterparts: `__flush_workqueue`, `drain_workqueue`.
 //!
-//! Every item carries the colour its queue had when it was enqueued. A flush closes the present
-//! colour into a *generation* and gives new items the next one. Generations end in order:
+//! Every item carries the color its queue had when it was enqueued. A flush closes the present
+//! color into a *generation* and gives new items the next one. Generations end in order:
 //!
-//! * **arm**: for the oldest generation, each pwq that still has items of its colour is told to
+//! * **arm**: for the oldest generation, each pwq that still has items of its color is told to
 //!   report, and is counted in `pwqs_to_flush`, which starts at one for the arming itself;
-//! * **report**: the last item of that colour in a pwq lowers the count ([`crate::pwq::retire`]);
-//!   whoever brings it to zero owes `flush_colour_done`;
-//! * **done**: the waiters of that generation are told, the colour is free, flushers that found no
-//!   colour free get one together, and the next generation is armed.
+//! * **report**: the last item of that color in a pwq lowers the count ([`crate::pwq::retire`]);
+//!   whoever brings it to zero owes `flush_color_done`;
+//! * **done**: the waiters of that generation are told, the color is free, flushers that found no
+//!   color free get one together, and the next generation is armed.
 //!
-//! With 16 colours, 15 generations can be told apart, since new items need one too. All steps but
+//! With 16 colors, 15 generations can be told apart, since new items need one too. All steps but
 //! the report are under the queue's lock.
 
 use super::flush_dependency;
@@ -83,7 +83,7 @@ impl QueueInner {
 
     fn begin_flush(&self, waiter: FlushWaiter) {
         let state = &mut *self.state.lock();
-        if state.flush.colour_is_free() {
+        if state.flush.color_is_free() {
             state.flush.close(vec![waiter]);
             self.paint(state);
             if state.flush.generations.len() == 1 {
@@ -94,36 +94,36 @@ impl QueueInner {
         }
     }
 
-    /// Gives all pwqs the present colour.
+    /// Gives all pwqs the present color.
     fn paint(&self, state: &QueueState) {
         for pwq in &state.pwqs {
-            pwq.pool.lock().pwqs.get_mut(pwq.number).colour = state.flush.colour;
+            pwq.pool.lock().pwqs.get_mut(pwq.number).color = state.flush.color;
         }
     }
 
-    /// Tells the pwqs to report the end of `colour`; true if there is nothing to report.
-    fn arm(&self, pwqs: &[Arc<Pwq>], colour: u8) -> bool {
-        self.pwqs_to_flush.begin();
+    /// Tells the pwqs to report the end of `color`; true if there is nothing to report.
+    fn arm(&self, pwqs: &[Arc<Pwq>], color: u8) -> bool {
+        self.pwqs_to_flush.start();
         for pwq in pwqs {
             let mut st = pwq.pool.lock();
             let p = st.pwqs.get_mut(pwq.number);
-            if p.nr_in_flight[usize::from(colour)] > 0 {
-                p.flush_colour = Some(colour);
-                self.pwqs_to_flush.one_more();
+            if p.nr_in_flight[usize::from(color)] > 0 {
+                p.flush_color = Some(color);
+                self.pwqs_to_flush.add();
             }
         }
-        self.one_pwq_flushed()
+        self.pwq_flushed()
     }
 
-    /// One reporter less; true if it was the last, which obliges to call `flush_colour_done`.
+    /// One reporter less; true if it was the last, which obliges to call `flush_color_done`.
     #[must_use]
-    pub(crate) fn one_pwq_flushed(&self) -> bool {
-        self.pwqs_to_flush.one_less()
+    pub(crate) fn pwq_flushed(&self) -> bool {
+        self.pwqs_to_flush.count_down()
     }
 
     /// The oldest generation has ended.
     /// # Context: no lock of the crate held.
-    pub(crate) fn flush_colour_done(&self) {
+    pub(crate) fn flush_color_done(&self) {
         let state = &mut *self.state.lock();
         self.finish_oldest(state);
         self.advance(state);
@@ -131,8 +131,8 @@ impl QueueInner {
 
     /// Arms the oldest generation, and ends those that turn out to be over already.
     fn advance(&self, state: &mut QueueState) {
-        while let Some(colour) = state.flush.generations.front().map(|g| g.colour) {
-            if !self.arm(&state.pwqs, colour) {
+        while let Some(color) = state.flush.generations.front().map(|g| g.color) {
+            if !self.arm(&state.pwqs, color) {
                 return;
             }
             self.finish_oldest(state);
@@ -215,7 +215,7 @@ mod tests {
     const HUNG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn s10_03_fifteen_flushes_are_told_apart_and_the_rest_share_a_colour() {
+    fn s10_03_fifteen_flushes_are_told_apart_and_the_rest_share_a_color() {
         let place = CpuPlace {
             cpu: 0,
             core: 0,
@@ -260,7 +260,7 @@ mod tests {
             door.send(()).unwrap();
             next(n);
         }
-        // The five others have waited for a colour, and end together.
+        // The five others have waited for a color, and end together.
         for door in &doors[15..19] {
             door.send(()).unwrap();
         }

@@ -78,7 +78,7 @@ fn warn_of_reclaim(target: &QueueInner, waiter: &Waiter) {
     if target.flags.contains(Flags::MEM_RECLAIM) || !is_reclaiming(waiter) {
         return;
     }
-    if target.env.first_caution(&target.name, waiter.function) {
+    if target.env.first_wait_warning(&target.name, waiter.function) {
         let from = waiter.queue.as_ref().map_or("", |q| q.name.as_str());
         log::warn!(
             "workqueue: {} {from} makes memory free and waits for {}, which is not MEM_RECLAIM",
@@ -103,7 +103,7 @@ pub(super) fn before_item_flush(target: &QueueInner, work: &RawWork) {
         .queue
         .as_ref()
         .is_some_and(|q| std::ptr::eq(Arc::as_ptr(q), target));
-    if within && is_serial(target) && target.env.first_caution(&target.name, waiter.function) {
+    if within && is_serial(target) && target.env.first_wait_warning(&target.name, waiter.function) {
         log::warn!(
             "workqueue: {} waits for {function} of the same queue {}, which may have one context for both",
             waiter.function,

@@ -11,7 +11,7 @@ use crate::error::{DisableOverflow, WaitError};
 use crate::pool::context::{self, blocking};
 use crate::pool::workers::Current;
 use crate::pool::{registry, Pool, PoolState};
-use crate::pwq::{self, Duties};
+use crate::pwq::{self, Followup};
 use crate::sys::sync::Completion;
 use crate::work::delayed::{Disarmed, TimerNode};
 use crate::work::list::{self, ItemList};
@@ -62,13 +62,13 @@ impl Barrier {
     }
 }
 
-/// Counts a barrier in, in its target's colour.
-fn count_in(st: &mut PoolState, pool: &Pool, pwq: u32, colour: u8, barrier: &Item) {
+/// Counts a barrier in, in its target's color.
+fn count_in(st: &mut PoolState, pool: &Pool, pwq: u32, color: u8, barrier: &Item) {
     let p = st.pwqs.get_mut(pwq);
     p.refs += 1;
-    p.nr_in_flight[usize::from(colour)] += 1;
+    p.nr_in_flight[usize::from(color)] += 1;
     barrier.set_pwq(pwq);
-    barrier.state.set_queued(pool.id, colour, true);
+    barrier.state.set_queued(pool.id, color, true);
 }
 
 /// Puts a barrier behind a queued item.
@@ -76,7 +76,7 @@ fn count_in(st: &mut PoolState, pool: &Pool, pwq: u32, colour: u8, barrier: &Ite
 fn behind_queued(st: &mut PoolState, pool: &Pool, work: &RawWork) -> Arc<Barrier> {
     let (item, barrier) = Barrier::new();
     let target = work.snapshot();
-    count_in(st, pool, work.pwq(), target.colour(), &item);
+    count_in(st, pool, work.pwq(), target.color(), &item);
     if target.linked() {
         item.state.link();
     }
@@ -90,7 +90,7 @@ fn behind_queued(st: &mut PoolState, pool: &Pool, work: &RawWork) -> Arc<Barrier
 /// # Context: the pool's lock held.
 fn behind_run(st: &mut PoolState, pool: &Pool, slot: usize, current: Current) -> Arc<Barrier> {
     let (item, barrier) = Barrier::new();
-    count_in(st, pool, current.pwq, current.colour, &item);
+    count_in(st, pool, current.pwq, current.color, &item);
     st.workers.get_mut(slot).scheduled.push_front(item);
     barrier
 }
@@ -189,9 +189,9 @@ pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
             let mut st = pool.lock();
             let now = work.snapshot();
             if now.queued() && now.pool() == Some(pool.id) {
-                let (item, duties) = take_off(&mut st, work);
+                let (item, followup) = take_off(&mut st, work);
                 drop(st);
-                duties.discharge();
+                followup.perform();
                 return Grab::Got(item);
             }
         }
@@ -208,7 +208,7 @@ pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
 
 /// Takes a queued item off its list and counts it out.
 /// # Context: the lock of its pool held, QUEUED seen under it.
-fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Duties) {
+fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Followup) {
     let before = work.snapshot();
     let number = work.pwq();
     // guard: s10_12_orphaned_barriers
@@ -229,9 +229,9 @@ fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Duties) {
         unsafe { list::unlink(work, &mut st.marks) }
     };
     item.state.set_taken_off();
-    let mut duties = pwq::retire(st, number, before.colour(), !before.inactive());
-    duties.wake = st.kick();
-    (item, duties)
+    let mut followup = pwq::retire(st, number, before.color(), !before.inactive());
+    followup.wake = st.kick();
+    (item, followup)
 }
 
 /// Takes a pending instance back; does not wait for a run.
@@ -251,7 +251,7 @@ pub(crate) fn cancel_sync(
 ) -> Result<Option<Returned>, WaitError> {
     let item = disable_sync(work, timer)?;
     // Raised just above, so it cannot be 0.
-    let _last = work.state.enable();
+    let _ignored = work.state.enable();
     Ok(item)
 }
 
@@ -289,7 +289,7 @@ pub(crate) fn disable_sync(
 /// The item is not to stay disabled after this error.
 fn undo_disable(work: &RawWork, error: WaitError) -> WaitError {
     // Raised by the caller, so it cannot be 0.
-    let _last = work.state.enable();
+    let _ignored = work.state.enable();
     error
 }
 

@@ -15,7 +15,7 @@ use crate::env::helpers::TimerEvent;
 use crate::error::{DisableOverflow, EnableUnderflow, EnqueueError, Refusal, WaitError};
 use crate::sys::clock::after;
 use crate::sys::sync::Mutex;
-use crate::sys::timer::Place;
+use crate::sys::timer::TimerIndex;
 use crate::wait::item::{self, flush_item, Busy, Grab};
 use crate::wq::queue::{QueueInner, DESTROYED};
 use std::fmt;
@@ -50,14 +50,14 @@ pub(crate) enum Disarmed {
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct TimerNode {
-    place: Place,                  // T
+    place: TimerIndex,             // T
     target: Mutex<Option<Target>>, // D: set by whoever holds PENDING, before arming
 }
 
 impl TimerNode {
     const fn new() -> Self {
         Self {
-            place: Place::new(),
+            place: TimerIndex::new(),
             target: Mutex::new(None),
         }
     }

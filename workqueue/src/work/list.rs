@@ -90,7 +90,7 @@ impl Marks {
 
     /// # Safety
     /// `link` is alive and on a list that the caller guards, as these marks are.
-    unsafe fn leaving(&mut self, link: NonNull<Link>) {
+    unsafe fn step_back(&mut self, link: NonNull<Link>) {
         for (_, mark) in self.0.iter_mut().filter(|(_, mark)| *mark == link) {
             // SAFETY: passed on from the caller.
             *mark = unsafe { prev_of(link) };
@@ -103,7 +103,7 @@ impl Marks {
 /// `link` is alive, belongs to an item and is on a list that the caller guards.
 unsafe fn take_out(link: NonNull<Link>) -> Item {
     // SAFETY: guarded, says the caller. The pointer kept for the item is the one found in its
-    // neighbour, hence the one that `insert_between` was given: good for the whole item.
+    // neighbor, hence the one that `insert_between` was given: good for the whole item.
     unsafe {
         let (before, behind) = (prev_of(link), next_of(link));
         let own = next_of(before);
@@ -134,7 +134,7 @@ pub(crate) unsafe fn unlink(work: &RawWork, marks: &mut Marks) -> Item {
     let link = NonNull::from(&work.link);
     // SAFETY: QUEUED under the lock means: on a list of this pool.
     unsafe {
-        marks.leaving(link);
+        marks.step_back(link);
         take_out(link)
     }
 }
@@ -157,7 +157,7 @@ pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList, marks: &mut M
         // LINKED promises a successor on the same list.
         let (item, next) = unsafe {
             let next = next_of(link);
-            marks.leaving(link);
+            marks.step_back(link);
             (take_out(link), next)
         };
         let linked = item.snapshot().linked();
@@ -180,9 +180,9 @@ pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList, marks: &mut M
 pub(crate) struct Inbox(AtomicPtr<Link>); // A
 
 /// The mark, in a bit that the address of a link has no use for.
-const ATTENDED: usize = 1;
+const OWNED: usize = 1;
 
-const _: () = assert!(align_of::<Link>() > ATTENDED);
+const _: () = assert!(align_of::<Link>() > OWNED);
 
 impl Inbox {
     pub(crate) fn new() -> Self {
@@ -190,26 +190,26 @@ impl Inbox {
     }
 
     /// Asked by a queuer: would an item be taken from here at present? A hint.
-    pub(crate) fn is_attended(&self) -> bool {
-        self.0.load(Ordering::Relaxed).addr() & ATTENDED != 0
+    pub(crate) fn is_owned(&self) -> bool {
+        self.0.load(Ordering::Relaxed).addr() & OWNED != 0
     }
 
     /// Leaves an item; it comes back if the inbox is not attended.
-    pub(crate) fn leave(&self, item: Item) -> Result<(), Item> {
+    pub(crate) fn push_if_owned(&self, item: Item) -> Result<(), Item> {
         let link: NonNull<Link> = item.into_raw().cast();
-        // AcqRel: pairs with itself and with `take`, which finds the item and all before it whole.
+        // AcqRel: pairs with itself and with `drain`, which finds the item and all before it whole.
         let left = self
             .0
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |last| {
                 // guard: s02_03_inbox_unattended
-                if last.addr() & ATTENDED == 0 {
+                if last.addr() & OWNED == 0 {
                     return None;
                 }
                 // SAFETY: the item is ours until the exchange succeeds, and on no list.
                 unsafe {
-                    *link.as_ref().next.get() = NonNull::new(last.map_addr(|a| a & !ATTENDED));
+                    *link.as_ref().next.get() = NonNull::new(last.map_addr(|a| a & !OWNED));
                 }
-                Some(link.as_ptr().map_addr(|a| a | ATTENDED))
+                Some(link.as_ptr().map_addr(|a| a | OWNED))
             });
         match left {
             Ok(_) => Ok(()),
@@ -224,23 +224,23 @@ impl Inbox {
     }
 
     /// Promises that the lock will be taken again. To be called by its holder, once.
-    pub(crate) fn attend(&self) {
+    pub(crate) fn mark_owned(&self) {
         // A mere store: the inbox was emptied when the lock was taken, and without the mark nobody
         // else writes the word. Relaxed: the mark carries no data.
         self.0
-            .store(ptr::without_provenance_mut(ATTENDED), Ordering::Relaxed);
+            .store(ptr::without_provenance_mut(OWNED), Ordering::Relaxed);
     }
 
     /// Empties the inbox into `take`, oldest first, and ends its being attended. To be called by
     /// whoever has just taken the lock.
-    pub(crate) fn take(&self, mut take: impl FnMut(Item)) {
+    pub(crate) fn drain(&self, mut take: impl FnMut(Item)) {
         // Relaxed: only another holder of the lock gives the mark, without which it stays empty.
         if self.0.load(Ordering::Relaxed).is_null() {
             return;
         }
-        // AcqRel: pairs with `leave`.
+        // AcqRel: pairs with `push_if_owned`.
         let last = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
-        let mut at = NonNull::new(last.map_addr(|a| a & !ATTENDED));
+        let mut at = NonNull::new(last.map_addr(|a| a & !OWNED));
         let mut oldest: Option<NonNull<Link>> = None;
         // Turn the chain round.
         while let Some(link) = at {
@@ -265,7 +265,7 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.take(drop);
+        self.drain(drop);
     }
 }
 
@@ -313,7 +313,7 @@ impl ItemList {
     pub(crate) fn pop_front_of(&mut self, marks: &mut Marks) -> Option<Item> {
         if !marks.0.is_empty() && !self.is_empty() {
             // SAFETY: not empty, so the head's successor is an entry of this list.
-            unsafe { marks.leaving(next_of(self.head)) };
+            unsafe { marks.step_back(next_of(self.head)) };
         }
         self.pop_front()
     }
@@ -328,7 +328,7 @@ impl ItemList {
     ) -> Option<&RawWork> {
         let mark = marks.of(search, self.head);
         loop {
-            // SAFETY: a mark rests on the head or on an entry of this list, see `Marks::leaving`.
+            // SAFETY: a mark rests on the head or on an entry of this list, see `Marks::step_back`.
             let next = unsafe { next_of(*mark) };
             if next == self.head {
                 return None;
@@ -455,7 +455,7 @@ mod tests {
             let link = found.map(|w| NonNull::from(&w.link)).unwrap();
             // SAFETY: just found on this list, which is ours.
             let item = unsafe {
-                marks.leaving(link);
+                marks.step_back(link);
                 take_out(link)
             };
             assert_eq!(item.identity().address, *address);

@@ -10,7 +10,7 @@
 
 use super::list::Link;
 use super::state::{Snapshot, WorkState};
-use crate::sys::timer::Place;
+use crate::sys::timer::TimerIndex;
 use std::mem::{offset_of, ManuallyDrop};
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -185,8 +185,8 @@ impl Drop for Item {
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct RawTimed {
-    raw: RawWork,            // first: an item that begins a RawTimed can be read as one
-    pub(crate) place: Place, // T
+    raw: RawWork,                 // first: an item that begins a RawTimed can be read as one
+    pub(crate) place: TimerIndex, // T
 }
 
 const _: () = assert!(offset_of!(RawTimed, raw) == 0);
@@ -203,7 +203,7 @@ impl TimedItem {
     }
 
     /// The item's place in the timer heap.
-    pub(crate) fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &TimerIndex {
         // SAFETY: the item is alive and begins a RawTimed, as `new` requires.
         unsafe { &self.0 .0.cast::<RawTimed>().as_ref().place }
     }

@@ -4,7 +4,7 @@
 //! ```text
 //!   63            32 31            16 15 9    8     7    4    3       2        1         0
 //!  +----------------+----------------+----+-------+--------+--------+--------+----------+---------+
-//!  | pool number + 1| disable depth  |  0 | INBOX | colour | LINKED | QUEUED | INACTIVE | PENDING |
+//!  | pool number + 1| disable depth  |  0 | INBOX | color | LINKED | QUEUED | INACTIVE | PENDING |
 //!  +----------------+----------------+----+-------+--------+--------+--------+----------+---------+
 //! ```
 //!
@@ -16,7 +16,7 @@
 //!   that pool's lock finds it QUEUED instead, or is early and looks again.
 //! * INACTIVE: held back by max_active (or a barrier, which never takes a slot). Pool lock.
 //! * LINKED: the next entry of the list is a barrier that must move with this one. Pool lock.
-//! * colour: the flush generation the item counts for. Pool lock.
+//! * color: the flush generation the item counts for. Pool lock.
 //! * depth: how many `disable` calls are open. Changed at any time by anyone.
 //! * pool: where the item is, or was last. Stays when the item has run.
 //!
@@ -32,15 +32,15 @@ const INACTIVE: u64 = 1 << 1;
 const QUEUED: u64 = 1 << 2;
 const LINKED: u64 = 1 << 3;
 const INBOX: u64 = 1 << 8;
-const COLOUR_SHIFT: u32 = 4;
-const COLOUR_MASK: u64 = 0xf << COLOUR_SHIFT;
+const COLOR_SHIFT: u32 = 4;
+const COLOR_MASK: u64 = 0xf << COLOR_SHIFT;
 const DEPTH_SHIFT: u32 = 16;
 const DEPTH_MASK: u64 = 0xffff << DEPTH_SHIFT;
 const POOL_SHIFT: u32 = 32;
 const POOL_MASK: u64 = 0xffff_ffff << POOL_SHIFT;
 
 /// How many flush generations the word can tell apart.
-pub(crate) const COLOURS: u8 = 16;
+pub(crate) const COLORS: u8 = 16;
 
 /// One reading of the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +68,8 @@ impl Snapshot {
         self.0 & LINKED != 0
     }
 
-    pub(crate) fn colour(self) -> u8 {
-        ((self.0 & COLOUR_MASK) >> COLOUR_SHIFT) as u8
+    pub(crate) fn color(self) -> u8 {
+        ((self.0 & COLOR_MASK) >> COLOR_SHIFT) as u8
     }
 
     pub(crate) fn depth(self) -> u16 {
@@ -189,8 +189,8 @@ impl WorkState {
 
     /// The owner of PENDING puts the item on a list of `pool`.
     /// # Context: that pool's lock held.
-    pub(crate) fn set_queued(&self, pool: u32, colour: u8, inactive: bool) {
-        let place = (u64::from(pool) + 1) << POOL_SHIFT | u64::from(colour) << COLOUR_SHIFT;
+    pub(crate) fn set_queued(&self, pool: u32, color: u8, inactive: bool) {
+        let place = (u64::from(pool) + 1) << POOL_SHIFT | u64::from(color) << COLOR_SHIFT;
         let held_back = if inactive { INACTIVE } else { 0 };
         self.rmw(|v| v & DEPTH_MASK | place | held_back | QUEUED | PENDING);
     }
@@ -198,7 +198,7 @@ impl WorkState {
     /// The item has been taken off its list by someone who keeps PENDING.
     /// # Context: the pool's lock held.
     pub(crate) fn set_taken_off(&self) {
-        self.rmw(|v| v & !(QUEUED | INACTIVE | LINKED | COLOUR_MASK));
+        self.rmw(|v| v & !(QUEUED | INACTIVE | LINKED | COLOR_MASK));
     }
 
     /// A slot was found for an item held back so far.
@@ -262,7 +262,7 @@ mod tests {
         let v = s.load();
         assert!(v.pending() && v.queued() && v.inactive() && v.linked());
         assert_eq!(
-            (v.pool(), v.colour(), v.depth()),
+            (v.pool(), v.color(), v.depth()),
             (Some(u32::MAX - 1), 15, 0)
         );
         s.activate();

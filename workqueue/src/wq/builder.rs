@@ -4,7 +4,7 @@
 //! Kernel counterparts: `alloc_workqueue`, `alloc_and_link_pwqs`, `init_rescuer`.
 
 use super::attrs::{Attrs, Flags};
-use super::queue::{Counters, FlushState, QueueInner, QueueState, Reporters, Rescuer};
+use super::queue::{Counters, FlushCountdown, FlushState, QueueInner, QueueState, Rescuer};
 use super::OwnedQueue;
 use crate::error::AllocError;
 use crate::pwq::{NodeActive, PwqStats};
@@ -103,7 +103,7 @@ impl QueueBuilder {
         }
         let dir = self.dir;
         let unbound = flags.contains(Flags::UNBOUND);
-        let nr_budgets = if unbound {
+        let nr_nodes = if unbound {
             dir.env.topology().nr_nodes() + 1
         } else {
             0
@@ -115,16 +115,16 @@ impl QueueBuilder {
             legacy: self.legacy,
             slots: (0..dir.env.cpus.end()).map(|_| RwLock::new(None)).collect(),
             max_active: AtomicUsize::new(0),
-            nodes: (0..nr_budgets)
+            nodes: (0..nr_nodes)
                 .map(|_| Arc::new(NodeActive::new(0)))
                 .collect(),
             rescuer: flags.contains(Flags::MEM_RECLAIM).then(Rescuer::new),
-            pwqs_to_flush: Reporters::new(),
+            pwqs_to_flush: FlushCountdown::new(),
             mode: AtomicU32::new(0),
             counters: Counters::default(),
             state: Mutex::new(QueueState {
                 pwqs: Vec::new(),
-                in_charge: Vec::new(),
+                installed: Vec::new(),
                 saved_max: max_active,
                 saved_min: max_active.min(DFL_MIN_ACTIVE),
                 drainers: 0,
@@ -140,7 +140,7 @@ impl QueueBuilder {
         // From here to the end of the function the choice of pools, the phase and the freezing
         // stand still.
         let dir = inner.dir.clone();
-        let _choice = dir.attrs_lock.lock();
+        let _attrs = dir.attrs_lock.lock();
         let spawn_failed = |errno| AllocError::Spawn {
             name: inner.name.clone(),
             errno,

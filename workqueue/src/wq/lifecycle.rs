@@ -49,11 +49,11 @@ impl QueueInner {
     /// CPUs that were never there before get their place in the queue. The pwqs of an unbound
     /// queue follow by `recompute_slots`.
     /// # Context: `attrs_lock` held, no other.
-    pub(crate) fn adopt_cpus(self: &Arc<Self>, new: &CpuSet) {
+    pub(crate) fn add_cpus(self: &Arc<Self>, new: &CpuSet) {
         let mut state = self.state.lock();
         for cpu in new.iter() {
             if self.ordered {
-                self.set_slot(cpu, state.in_charge.last().cloned());
+                self.set_slot(cpu, state.installed.last().cloned());
             } else if !self.is_unbound() {
                 let linked = self.link_cpu(cpu, &mut state);
                 debug_assert!(linked.is_ok(), "a CPU has its pools before it has queues");
@@ -74,7 +74,7 @@ impl QueueInner {
             (true, false) => pools.bh,
             (true, true) => pools.bh_highpri,
         };
-        let pwq = Pwq::link(self, &pool, None, state.flush.colour(), false);
+        let pwq = Pwq::link(self, &pool, None, state.flush.color(), false);
         self.set_slot(cpu, Some(pwq.clone()));
         state.pwqs.push(pwq);
         Ok(())
@@ -103,7 +103,7 @@ impl QueueInner {
         if self.env.is_in_forked_child() {
             return Err(AttrError::Destroyed);
         }
-        let _choice = self.dir.attrs_lock.lock();
+        let _attrs = self.dir.attrs_lock.lock();
         if self.is_mode(DESTROYING) {
             return Err(AttrError::Destroyed);
         }
@@ -155,24 +155,24 @@ impl QueueInner {
     /// # Context: `attrs_lock` held since the plan was made, no other.
     pub(crate) fn install(self: &Arc<Self>, mut plan: Plan) {
         let mut state = self.state.lock();
-        let former = std::mem::take(&mut state.in_charge);
+        let former = std::mem::take(&mut state.installed);
         // An ordered queue's new pwq starts nothing before the older one has run empty.
         let plugged = self.ordered && !state.pwqs.is_empty();
-        let colour = state.flush.colour();
+        let color = state.flush.color();
         for (cpu, pool) in std::mem::take(&mut plan.pools) {
-            let pwq = Pwq::link(self, &pool, Some(self.budget_of(&pool)), colour, plugged);
+            let pwq = Pwq::link(self, &pool, Some(self.node_of(&pool)), color, plugged);
             match cpu {
                 Some(cpu) => drop(self.set_slot(cpu, Some(pwq.clone()))),
                 None if self.ordered => self.set_all_slots(&pwq),
                 None => {}
             }
             state.pwqs.push(pwq.clone());
-            state.in_charge.push(pwq);
+            state.installed.push(pwq);
         }
         state.attrs = plan.attrs.clone();
         self.reserve(state.pwqs.len());
         drop(state);
-        former.iter().for_each(|pwq| self.put_base(pwq));
+        former.iter().for_each(|pwq| self.put_base_ref(pwq));
     }
 
     /// After CPUs have left or returned: puts another pool in charge wherever the attributes now
@@ -192,7 +192,7 @@ impl QueueInner {
             }
             let pool = self.dir.get_unbound_pool(key);
             let mut state = self.state.lock();
-            let Some(default) = state.in_charge.last().cloned() else {
+            let Some(default) = state.installed.last().cloned() else {
                 return;
             };
             let next = match pool {
@@ -200,13 +200,13 @@ impl QueueInner {
                     let pwq = Pwq::link(
                         self,
                         &pool,
-                        Some(self.budget_of(&pool)),
-                        state.flush.colour(),
+                        Some(self.node_of(&pool)),
+                        state.flush.color(),
                         false,
                     );
                     state.pwqs.push(pwq.clone());
                     // The default pwq stays last.
-                    state.in_charge.insert(0, pwq.clone());
+                    state.installed.insert(0, pwq.clone());
                     self.reserve(state.pwqs.len());
                     pwq
                 }
@@ -223,16 +223,16 @@ impl QueueInner {
                 .set_slot(cpu, Some(next))
                 .filter(|p| !Arc::ptr_eq(p, &default));
             if let Some(former) = &former {
-                state.in_charge.retain(|p| !Arc::ptr_eq(p, former));
+                state.installed.retain(|p| !Arc::ptr_eq(p, former));
             }
             drop(state);
             if let Some(former) = former {
-                self.put_base(&former);
+                self.put_base_ref(&former);
             }
         }
     }
 
-    fn budget_of(&self, pool: &Pool) -> Arc<NodeActive> {
+    fn node_of(&self, pool: &Pool) -> Arc<NodeActive> {
         let spanning = self.nodes.len() - 1;
         let node = match &pool.kind {
             PoolKind::Unbound {
@@ -245,7 +245,7 @@ impl QueueInner {
 
     /// The queue lets go of a pwq; items in flight may keep it for a while.
     /// # Context: no pool lock and no queue lock held.
-    fn put_base(&self, pwq: &Arc<Pwq>) {
+    fn put_base_ref(&self, pwq: &Arc<Pwq>) {
         let mut st = pwq.pool.lock();
         let last = pwq::put(&mut st, pwq.number);
         drop(st);
@@ -265,9 +265,9 @@ impl QueueInner {
             state.past.add(&past);
             // Still under the queue's lock: other attributes may release the next one, too.
             let next = state.pwqs.first().filter(|_| self.ordered);
-            next.map_or(Wake::NOBODY, unplug)
+            next.map_or(Wake::Nobody, unplug)
         };
-        wake.go();
+        wake.perform();
         self.dir.put_unbound_pool(&pwq.pool);
     }
 
@@ -305,7 +305,7 @@ impl QueueInner {
             rescuer.stop();
         }
         // From here on no attributes are applied and no limits set.
-        let _choice = self.dir.attrs_lock.lock();
+        let _attrs = self.dir.attrs_lock.lock();
         let busy = self.state.lock().pwqs.iter().any(has_work);
         if busy {
             log::error!(
@@ -317,20 +317,20 @@ impl QueueInner {
             return Err(WaitError::QueueBusy);
         }
         self.mode.fetch_or(DESTROYED, Ordering::SeqCst);
-        let in_charge = {
+        let installed = {
             let mut state = self.state.lock();
             let percpu = if self.is_unbound() {
                 Vec::new()
             } else {
                 state.pwqs.clone()
             };
-            let unbound = std::mem::take(&mut state.in_charge);
+            let unbound = std::mem::take(&mut state.installed);
             [percpu, unbound].concat()
         };
         for cpu in 0..self.slots.len() {
             self.set_slot(cpu, None);
         }
-        in_charge.iter().for_each(|pwq| self.put_base(pwq));
+        installed.iter().for_each(|pwq| self.put_base_ref(pwq));
         self.dir.remove_queue(self);
         Ok(())
     }
@@ -392,7 +392,7 @@ fn unplug(pwq: &Arc<Pwq>) -> Wake {
     let mut st = pwq.pool.lock();
     let p = st.pwqs.get_mut(pwq.number);
     if std::mem::take(&mut p.plugged) {
-        st.fill(pwq.number);
+        st.activate_inactive(pwq.number);
     }
     st.kick()
 }
@@ -412,9 +412,9 @@ fn take_any(pwq: &Pwq) -> Option<Item> {
     // SAFETY: found on a list of this pool, whose lock is held.
     let item = unsafe { list::unlink(work, marks) };
     item.state.set_taken_off();
-    let duties = pwq::retire(&mut st, pwq.number, before.colour(), !before.inactive());
+    let followup = pwq::retire(&mut st, pwq.number, before.color(), !before.inactive());
     drop(st);
-    duties.discharge();
+    followup.perform();
     Some(item)
 }
 
@@ -455,7 +455,7 @@ mod tests {
         assert!(plugged(&second));
         let next_is_busy = second.pool.lock();
         let (queue, going) = (q.inner.clone(), first.clone());
-        let releaser = std::thread::spawn(move || queue.put_base(&going));
+        let releaser = std::thread::spawn(move || queue.put_base_ref(&going));
         let is_linked = || {
             let st = first.pool.lock();
             let linked = st.pwqs.iter().any(|p| Arc::ptr_eq(&p.pwq, &first));

@@ -36,7 +36,7 @@ impl QueueInner {
         if self.env.is_in_forked_child() || self.is_mode(DESTROYED) {
             return Err(AttrError::Destroyed);
         }
-        let _choice = self.dir.attrs_lock.lock();
+        let _attrs = self.dir.attrs_lock.lock();
         {
             let state = &mut *self.state.lock();
             change(&mut state.saved_max, &mut state.saved_min);
@@ -66,16 +66,18 @@ impl QueueInner {
         self.max_active.store(max, Ordering::Relaxed);
         if self.is_unbound() {
             self.split_between_nodes(max, min);
-            self.nodes.iter().for_each(|node| pwq::serve(node));
+            self.nodes
+                .iter()
+                .for_each(|node| pwq::activate_waiting(node));
             return;
         }
         // The pwqs of a per-CPU queue stay until it is destroyed, which `attrs_lock` keeps out.
         for pwq in self.pwqs() {
             let mut st = pwq.pool.lock();
-            st.fill(pwq.number);
+            st.activate_inactive(pwq.number);
             let wake = st.kick();
             drop(st);
-            wake.go();
+            wake.perform();
         }
     }
 
@@ -149,7 +151,7 @@ impl Runtime {
     }
 
     fn set_frozen(&self, frozen: bool) {
-        let _choice = self.inner.attrs_lock.lock();
+        let _attrs = self.inner.attrs_lock.lock();
         self.inner.frozen.store(frozen, Ordering::Relaxed);
         for queue in self.inner.queues() {
             if queue.flags.contains(Flags::FREEZABLE) {

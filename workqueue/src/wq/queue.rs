@@ -14,7 +14,7 @@ use crate::runtime::directory::Directory;
 use crate::sys::short_text::ShortText;
 use crate::sys::sync::modelled;
 use crate::sys::sync::{Completion, Mutex, Parker};
-use crate::work::state::COLOURS;
+use crate::work::state::COLORS;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -50,8 +50,8 @@ pub(crate) struct QueueInner {
     /// By node, and one more for pools that span nodes. Empty for per-CPU queues.
     pub(crate) nodes: Vec<Arc<NodeActive>>, // I
     pub(crate) rescuer: Option<Rescuer>, // I
-    /// Pwqs that still have items of the colour that is being flushed.
-    pub(crate) pwqs_to_flush: Reporters, // A: armed under W
+    /// Pwqs that still have items of the color that is being flushed.
+    pub(crate) pwqs_to_flush: FlushCountdown, // A: armed under W
     /// Who may enqueue. Read with the slot of the item's CPU held, and again under the lock of its
     /// pool if it is not left in the inbox: a drain which has set a bit, has waited for the slots
     /// and then visits each pool misses no item.
@@ -66,7 +66,7 @@ pub(crate) struct QueueState {
     /// All pwqs that have not been released, oldest first; the retiring ones among them.
     pub(crate) pwqs: Vec<Arc<Pwq>>,
     /// The pwqs that serve the CPUs of an unbound queue, and its default pwq.
-    pub(crate) in_charge: Vec<Arc<Pwq>>,
+    pub(crate) installed: Vec<Arc<Pwq>>,
     pub(crate) saved_max: usize,
     pub(crate) saved_min: usize,
     pub(crate) drainers: usize,
@@ -212,7 +212,7 @@ impl FlushWaiter {
 /// The items enqueued between two flushes, and who waits for them.
 #[derive(Debug)]
 pub(crate) struct Generation {
-    pub(crate) colour: u8,
+    pub(crate) color: u8,
     pub(crate) waiters: Vec<FlushWaiter>,
 }
 
@@ -220,45 +220,45 @@ pub(crate) struct Generation {
 #[derive(Debug, Default)]
 pub(crate) struct FlushState {
     /// What new items get.
-    pub(crate) colour: u8,
+    pub(crate) color: u8,
     /// Oldest first; the first one is armed.
     pub(crate) generations: VecDeque<Generation>,
-    /// Flushers that found no colour free.
+    /// Flushers that found no color free.
     pub(crate) overflow: Vec<FlushWaiter>,
 }
 
 impl FlushState {
-    /// The colour of new items.
-    pub(crate) fn colour(&self) -> u8 {
-        self.colour
+    /// The color of new items.
+    pub(crate) fn color(&self) -> u8 {
+        self.color
     }
 
-    pub(crate) fn colour_is_free(&self) -> bool {
-        // guard: s10_03_colours
-        self.generations.len() < usize::from(COLOURS) - 1
+    pub(crate) fn color_is_free(&self) -> bool {
+        // guard: s10_03_colors
+        self.generations.len() < usize::from(COLORS) - 1
     }
 
-    /// Closes the present colour for these waiters.
+    /// Closes the present color for these waiters.
     pub(crate) fn close(&mut self, waiters: Vec<FlushWaiter>) {
         self.generations.push_back(Generation {
-            colour: self.colour,
+            color: self.color,
             waiters,
         });
-        self.colour = (self.colour + 1) % COLOURS;
+        self.color = (self.color + 1) % COLORS;
     }
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Reporters(modelled::AtomicUsize); // A: begun under W
+pub(crate) struct FlushCountdown(modelled::AtomicUsize); // A: begun under W
 
-impl Reporters {
+impl FlushCountdown {
     pub(crate) fn new() -> Self {
         Self(modelled::AtomicUsize::new(0))
     }
 
     /// The arming begins, and counts as one who has to report.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn start(&self) {
         // Relaxed: the pool lock under which the first reporter is added orders it.
         // guard: s10_03_arming_not_counted
         self.0.store(1, Ordering::Relaxed);
@@ -266,14 +266,14 @@ impl Reporters {
 
     /// One more will report.
     /// # Context: the lock under which it will find that out held.
-    pub(crate) fn one_more(&self) {
+    pub(crate) fn add(&self) {
         // Relaxed: that lock orders it against the report.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One less; true if it was the last, who now has a duty.
     #[must_use]
-    pub(crate) fn one_less(&self) -> bool {
+    pub(crate) fn count_down(&self) -> bool {
         // AcqRel: pairs with itself. The last one sees what all others did before they reported.
         self.0.fetch_sub(1, Ordering::AcqRel) == 1
     }
@@ -285,14 +285,14 @@ pub(crate) struct Rescuer {
     mayday: Mutex<VecDeque<Arc<Pwq>>>, // M
     /// That of the present thread; a failed start of the runtime ends one and a later makes another.
     pub(crate) parker: Mutex<Arc<Parker>>,
-    pub(crate) stop: AtomicBool,  // A
-    pub(crate) seat: Mutex<Seat>, // R
+    pub(crate) stop: AtomicBool,                   // A
+    pub(crate) placement: Mutex<RescuerPlacement>, // R
     pub(crate) thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Where a rescuer's thread is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Seat {
+pub(crate) struct RescuerPlacement {
     /// 0 before the thread has begun.
     pub(crate) tid: i32,
     /// In a pool, which says where it may run.
@@ -307,7 +307,7 @@ impl Rescuer {
             mayday: Mutex::new(VecDeque::new()),
             parker: Mutex::default(),
             stop: AtomicBool::new(false),
-            seat: Mutex::default(),
+            placement: Mutex::default(),
             thread: Mutex::new(None),
         }
     }
@@ -335,15 +335,15 @@ impl Rescuer {
         self.parker.lock().unpark();
     }
 
-    pub(crate) fn seat(&self) -> Seat {
-        *self.seat.lock()
+    pub(crate) fn placement(&self) -> RescuerPlacement {
+        *self.placement.lock()
     }
 
     /// The unbound mask has changed; see `detach`.
     pub(crate) fn follow_unbound_mask(&self, env: &Env) {
-        let seat = self.seat.lock();
-        if !seat.attached && seat.tid != 0 {
-            env.bind_to_unbound(seat.tid);
+        let placement = self.placement.lock();
+        if !placement.attached && placement.tid != 0 {
+            env.bind_to_unbound(placement.tid);
         }
     }
 

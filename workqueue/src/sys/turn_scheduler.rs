@@ -8,15 +8,15 @@
 //! thread only makes its seat ready, so nothing depends on how quickly the system wakes it.
 //!
 //! Asked by the places where the crate's own threads wait: [`super::sync::Parker`],
-//! [`super::clock`], and by polling ([`until`]) the few that wait for each other.
+//! [`super::clock`], and by polling ([`poll_until`]) the few that wait for each other.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What a seat's thread is doing.
+/// What a seat's thread is state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doing {
+enum ThreadState {
     /// It has the turn.
     Running,
     /// It waits for the turn.
@@ -24,7 +24,7 @@ enum Doing {
     /// It waits for something else.
     Blocked,
     /// It looks again after others have had their turn.
-    Looking,
+    Polling,
     /// The conductor: it waits until nobody is ready.
     Conducting,
     /// It waits in a way that is not known here.
@@ -34,19 +34,19 @@ enum Doing {
 }
 
 #[derive(Debug)]
-struct Place {
-    doing: Doing,
+struct SeatState {
+    state: ThreadState,
     /// Made ready while it had the turn.
-    told: bool,
+    wake_pending: bool,
     /// Rung for its thread alone.
     turn: Arc<Condvar>,
 }
 
-impl Place {
-    fn new(doing: Doing) -> Self {
+impl SeatState {
+    fn new(state: ThreadState) -> Self {
         Self {
-            doing,
-            told: false,
+            state,
+            wake_pending: false,
             turn: Arc::default(),
         }
     }
@@ -54,24 +54,24 @@ impl Place {
 
 #[derive(Debug)]
 struct Table {
-    seats: Vec<Place>,
+    seats: Vec<SeatState>,
     ready: VecDeque<usize>,
     /// Has anything happened that those who look could see?
-    news: bool,
+    changed: bool,
     /// Everybody runs as the system likes.
     disbanded: bool,
 }
 
 /// The table that the threads of one clock sit at.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct TurnScheduler {
     table: Mutex<Table>,
 }
 
 /// A thread's place.
 #[derive(Clone, Debug)]
 pub(crate) struct Seat {
-    turns: Arc<Turns>,
+    turns: Arc<TurnScheduler>,
     number: usize,
     turn: Arc<Condvar>,
 }
@@ -81,18 +81,18 @@ thread_local! {
 }
 
 /// The calling thread's seat, if it has one.
-pub(crate) fn own() -> Option<Seat> {
+pub(crate) fn current() -> Option<Seat> {
     OWN.with(|own| own.borrow().clone())
 }
 
 /// Lets others have their turn until `is_true`. False if the thread has no seat, or not any more: the
-/// caller waits in another way then. Whoever makes it true calls [`news`] after that.
-pub(crate) fn until(mut is_true: impl FnMut() -> bool) -> bool {
-    let Some(seat) = own() else {
+/// caller waits in another way then. Whoever makes it true calls [`note_change`] after that.
+pub(crate) fn poll_until(mut is_true: impl FnMut() -> bool) -> bool {
+    let Some(seat) = current() else {
         return false;
     };
     while !is_true() {
-        if !seat.wait_as(Doing::Looking) {
+        if !seat.wait_as(ThreadState::Polling) {
             return false;
         }
     }
@@ -101,8 +101,8 @@ pub(crate) fn until(mut is_true: impl FnMut() -> bool) -> bool {
 
 /// Waits in a way that the table knows nothing of, such as for the end of a thread. Others have their
 /// turns meanwhile; when this one has its next depends on the system.
-pub(crate) fn outside<R>(wait: impl FnOnce() -> R) -> R {
-    let Some(seat) = own() else {
+pub(crate) fn run_outside<R>(wait: impl FnOnce() -> R) -> R {
+    let Some(seat) = current() else {
         return wait();
     };
     seat.go_outside();
@@ -111,25 +111,25 @@ pub(crate) fn outside<R>(wait: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Something has changed that others may look for with [`until`].
-pub(crate) fn news() {
-    if let Some(seat) = own() {
-        seat.turns.lock().news = true;
+/// Something has changed that others may look for with [`poll_until`].
+pub(crate) fn note_change() {
+    if let Some(seat) = current() {
+        seat.turns.lock().changed = true;
     }
 }
 
-impl Turns {
+impl TurnScheduler {
     /// A table at which the calling thread sits, conducts, and has the turn.
     pub(crate) fn new() -> Arc<Self> {
         let turns = Arc::new(Self {
             table: Mutex::new(Table {
                 seats: Vec::new(),
                 ready: VecDeque::new(),
-                news: false,
+                changed: false,
                 disbanded: false,
             }),
         });
-        let seat = turns.seat(&mut turns.lock(), Doing::Running);
+        let seat = turns.seat(&mut turns.lock(), ThreadState::Running);
         OWN.with(|own| *own.borrow_mut() = Some(seat));
         turns
     }
@@ -138,8 +138,8 @@ impl Turns {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seat(self: &Arc<Self>, table: &mut Table, doing: Doing) -> Seat {
-        let place = Place::new(doing);
+    fn seat(self: &Arc<Self>, table: &mut Table, state: ThreadState) -> Seat {
+        let place = SeatState::new(state);
         let seat = Seat {
             turns: self.clone(),
             number: table.seats.len(),
@@ -152,16 +152,16 @@ impl Turns {
     /// A seat for a thread that is about to be made; it is ready.
     pub(crate) fn invite(self: &Arc<Self>) -> Invitation {
         let mut table = self.lock();
-        let seat = self.seat(&mut table, Doing::Ready);
+        let seat = self.seat(&mut table, ThreadState::Ready);
         table.ready.push_back(seat.number);
         Invitation(Some(seat))
     }
 
     /// Lets all others have their turns until none of them is ready.
     pub(crate) fn settle(&self) {
-        if let Some(seat) = own().filter(|own| std::ptr::eq(&*own.turns, self)) {
-            seat.turns.lock().news = true;
-            let _disbanded = seat.wait_as(Doing::Conducting);
+        if let Some(seat) = current().filter(|own| std::ptr::eq(&*own.turns, self)) {
+            seat.turns.lock().changed = true;
+            let _ignored = seat.wait_as(ThreadState::Conducting);
         }
     }
 
@@ -177,18 +177,18 @@ impl Table {
     /// The turn goes on.
     /// # Context: nobody has it.
     fn pass(&mut self) {
-        if self.ready.is_empty() && std::mem::take(&mut self.news) {
+        if self.ready.is_empty() && std::mem::take(&mut self.changed) {
             for number in 0..self.seats.len() {
-                if self.seats[number].doing == Doing::Looking {
-                    self.seats[number].doing = Doing::Ready;
+                if self.seats[number].state == ThreadState::Polling {
+                    self.seats[number].state = ThreadState::Ready;
                     self.ready.push_back(number);
                 }
             }
         }
         let next = self.ready.pop_front();
-        let conductor = || (self.seats[0].doing == Doing::Conducting).then_some(0);
+        let conductor = || (self.seats[0].state == ThreadState::Conducting).then_some(0);
         if let Some(next) = next.or_else(conductor) {
-            self.seats[next].doing = Doing::Running;
+            self.seats[next].state = ThreadState::Running;
             self.seats[next].turn.notify_all();
         }
     }
@@ -198,27 +198,27 @@ impl Seat {
     /// Gives the turn away until the seat is made ready and has it again. False if the threads do
     /// not take turns any more.
     pub(crate) fn block(&self) -> bool {
-        self.wait_as(Doing::Blocked)
+        self.wait_as(ThreadState::Blocked)
     }
 
-    fn wait_as(&self, doing: Doing) -> bool {
+    fn wait_as(&self, state: ThreadState) -> bool {
         let mut table = self.turns.lock();
         if table.disbanded {
             return false;
         }
-        if doing == Doing::Blocked {
-            table.news = true;
-            if std::mem::take(&mut table.seats[self.number].told) {
+        if state == ThreadState::Blocked {
+            table.changed = true;
+            if std::mem::take(&mut table.seats[self.number].wake_pending) {
                 return true;
             }
         }
-        table.seats[self.number].doing = doing;
+        table.seats[self.number].state = state;
         table.pass();
         self.wait_for_turn(table)
     }
 
     fn wait_for_turn(&self, mut table: MutexGuard<'_, Table>) -> bool {
-        while table.seats[self.number].doing != Doing::Running && !table.disbanded {
+        while table.seats[self.number].state != ThreadState::Running && !table.disbanded {
             table = self
                 .turn
                 .wait(table)
@@ -229,41 +229,45 @@ impl Seat {
 
     /// Makes the seat ready; one that has the turn will not block the next time. False if the
     /// threads do not take turns any more: its thread has to be woken in another way.
-    pub(crate) fn tell(&self) -> bool {
+    pub(crate) fn wake(&self) -> bool {
         let mut table = self.turns.lock();
         let place = &mut table.seats[self.number];
-        if place.doing == Doing::Blocked {
-            place.doing = Doing::Ready;
+        if place.state == ThreadState::Blocked {
+            place.state = ThreadState::Ready;
             table.ready.push_back(self.number);
         } else {
-            place.told = true;
+            place.wake_pending = true;
         }
         !table.disbanded
     }
 
     fn go_outside(&self) {
         let mut table = self.turns.lock();
-        table.seats[self.number].doing = Doing::Outside;
-        table.news = true;
+        table.seats[self.number].state = ThreadState::Outside;
+        table.changed = true;
         table.pass();
     }
 
     fn come_back(&self) {
         let mut table = self.turns.lock();
-        table.seats[self.number].doing = Doing::Ready;
+        table.seats[self.number].state = ThreadState::Ready;
         table.ready.push_back(self.number);
-        if table.seats.iter().all(|seat| seat.doing != Doing::Running) {
+        if table
+            .seats
+            .iter()
+            .all(|seat| seat.state != ThreadState::Running)
+        {
             table.pass();
         }
-        let _disbanded = self.wait_for_turn(table);
+        let _ignored = self.wait_for_turn(table);
     }
 
-    fn leave(&self) {
+    fn give_up(&self) {
         let mut table = self.turns.lock();
-        let had_it = table.seats[self.number].doing == Doing::Running;
-        table.seats[self.number].doing = Doing::Gone;
+        let had_it = table.seats[self.number].state == ThreadState::Running;
+        table.seats[self.number].state = ThreadState::Gone;
         table.ready.retain(|&other| other != self.number);
-        table.news = true;
+        table.changed = true;
         if had_it {
             table.pass();
         }
@@ -279,7 +283,7 @@ impl Invitation {
     pub(crate) fn accept(mut self) -> Seated {
         let seat = self.0.take().expect("accepted once");
         let table = seat.turns.lock();
-        let _disbanded = seat.wait_for_turn(table);
+        let _ignored = seat.wait_for_turn(table);
         OWN.with(|own| *own.borrow_mut() = Some(seat.clone()));
         Seated(seat)
     }
@@ -288,7 +292,7 @@ impl Invitation {
 impl Drop for Invitation {
     fn drop(&mut self) {
         if let Some(seat) = self.0.take() {
-            seat.leave();
+            seat.give_up();
         }
     }
 }
@@ -300,6 +304,6 @@ pub(crate) struct Seated(Seat);
 impl Drop for Seated {
     fn drop(&mut self) {
         OWN.with(|own| *own.borrow_mut() = None);
-        self.0.leave();
+        self.0.give_up();
     }
 }
