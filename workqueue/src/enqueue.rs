@@ -2,13 +2,13 @@
 //! From a claimed item to a worklist: picks the CPU, the pwq and the pool.
 //!
 //! Callers of [`crate::Queue`], expired timers and flushes of delayed items hand in;
-//! [`crate::pool`] takes over. Here lives the first half of "never two runs of one item at once":
-//! an item that runs for this queue goes to the pool it runs on. The other half is in
-//! [`crate::pool::worker`]. Kernel counterpart: `__queue_work`.
+//! [`crate::pool`] takes over. Here is the first half of "never two runs of one item at once": an
+//! item that runs for this queue goes to the pool it runs on. The other half is in
+//! [`crate::pool::run`]. Kernel counterpart: `__queue_work`.
 //!
-//! Two ways lead to a pool. An item that needs somebody woken, a look at another pool or a trace
-//! event goes in under the pool's lock. Any other one is left in the pool's *inbox*, if a holder
-//! of the lock has promised that it will be taken again soon; the next holder counts it in, in the
+//! Two ways lead to a pool. An item that needs a wake-up, a look at another pool or a trace event
+//! goes in under the pool's lock. Any other item goes to the pool's *inbox*, if a holder of the
+//! lock has promised that the lock will be taken again soon. The next holder counts it in, in the
 //! same manner, before it does anything else.
 
 use crate::env::Env;
@@ -21,7 +21,7 @@ use crate::work::raw::Item;
 use crate::wq::queue::{QueueInner, DESTROYED, DESTROYING, DRAINING};
 use std::sync::Arc;
 
-/// A queue that takes no items, but for those of its own runs while it drains.
+/// A queue in one of these modes takes no items, except from its own runs while it drains.
 const CLOSED: u32 = DRAINING | DESTROYING | DESTROYED;
 
 /// Claims and enqueues a caller's item.
@@ -36,8 +36,8 @@ where
     if let Err(refusal) = check(queue, cpu) {
         return Err(EnqueueError::new(refusal, work));
     }
-    // Held until the item is in its pool or its inbox, so that a drain which has set its mode can
-    // wait for those that did not see it.
+    // Held until the item is in its pool or its inbox: a drain sets the mode, then waits for the
+    // enqueues that did not see it.
     let slot = queue.slot(cpu.unwrap_or_else(|| pick_cpu(queue, queue.env.this_cpu())));
     let pwq = slot.as_ref();
     offer_claimed(
@@ -54,14 +54,14 @@ where
     )
 }
 
-/// Asked before an item is claimed: may it be left in the pool's inbox?
+/// True if an item may go to the pool's inbox. Tested before the claim.
 /// # Context: the slot of its CPU held.
 fn may_use_inbox(queue: &QueueInner, pool: &Pool) -> bool {
     pool.inbox.0.is_owned() && !queue.is_mode(CLOSED) && !queue.env.is_traced()
 }
 
-/// Leaves an item claimed for this pool in its inbox, or counts it in if it is not attended any
-/// more.
+/// Pushes an item that was claimed for this pool to its inbox. Counts it in under the lock if the
+/// inbox is not owned any more.
 /// # Context: the slot held.
 fn push_to_inbox(
     pwq: &Arc<Pwq>,
@@ -76,7 +76,7 @@ fn push_to_inbox(
     }
 }
 
-/// Asked before an item is claimed: can this queue take an item for this CPU at all?
+/// Tests if this queue can take an item for this CPU at all. Called before the claim.
 pub(crate) fn check(queue: &QueueInner, cpu: Option<usize>) -> Result<(), Refusal> {
     if queue.env.is_in_forked_child() {
         return Err(Refusal::Destroyed);
@@ -87,8 +87,8 @@ pub(crate) fn check(queue: &QueueInner, cpu: Option<usize>) -> Result<(), Refusa
     }
 }
 
-/// Puts a claimed item where it belongs: on the requested CPU, or else near `here`, which stands
-/// for the caller's CPU if not given. The caller has asked `check`.
+/// Puts a claimed item on the requested CPU, or else near `here`, by default the caller's CPU. The
+/// caller has called `check`.
 /// # Context: no lock of the crate held.
 pub(crate) fn place(
     queue: &Arc<QueueInner>,
@@ -114,7 +114,7 @@ fn place_by(
     item: Item,
 ) -> Result<(), (Refusal, Item)> {
     // If the item runs for this queue elsewhere, it must go there, or it could run twice at once.
-    // An ordered queue has one pwq in charge, and keeps its order by that.
+    // An ordered queue has one installed pwq, which keeps the order.
     let last = item
         .snapshot()
         .pool()
@@ -133,7 +133,7 @@ fn place_by(
 }
 
 /// Counts the item in and lists it, active or not.
-/// # Context: the lock of the pwq's pool held; let go inside.
+/// # Context: the lock of the pwq's pool held; released inside.
 fn insert(
     pool: &Pool,
     mut st: PoolGuard<'_>,
@@ -142,8 +142,8 @@ fn insert(
     item: Item,
 ) -> Result<(), (Refusal, Item)> {
     let queue = &pwq.queue;
-    // Under the lock: a drain sets the mode first and then visits each pool, so it either meets
-    // this item or this reading meets the mode.
+    // Under the lock: a drain sets the mode first and then visits each pool. So it finds this item,
+    // or this reading finds the mode.
     // guard: s10_08_drain_open
     if queue.is_mode(CLOSED) && !context::in_run_of(queue) {
         let refusal = if queue.is_mode(DESTROYING | DESTROYED) {
@@ -177,7 +177,7 @@ fn insert(
     Ok(())
 }
 
-/// The CPU for an item that asked for none: `here`, if it may be used.
+/// The CPU for an item without a requested one: `here`, if it may be used.
 fn pick_cpu(queue: &QueueInner, here: usize) -> usize {
     let env = &queue.env;
     if queue.is_unbound() {

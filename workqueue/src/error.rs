@@ -10,7 +10,7 @@ use thiserror::Error;
 /// Why an item was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// A run is owed already; it will see everything done before this call.
+    /// The item waits for a run already. That run sees everything done before this call.
     #[error("the item is already pending")]
     AlreadyPending,
     /// The item is disabled.

@@ -19,7 +19,7 @@ pub(crate) struct Affinity {
     masks: Mutex<Masks>, // U: written under P0
     /// The unbound mask by CPU number, for the enqueue path.
     usable: Box<[AtomicBool]>, // A: written under P0
-    /// Where the default scope stands in `Scope::ALL`.
+    /// The index of the default scope in `Scope::ALL`.
     scope: AtomicUsize, // A: written under P0
 }
 
@@ -28,9 +28,9 @@ pub(crate) struct Affinity {
 struct Masks {
     /// The mask of unbound queues as the program has set it; None for all CPUs, new ones too.
     asked: Option<CpuSet>,
-    /// What is known of it.
+    /// The known CPUs of it.
     mask: CpuSet,
-    /// Where the process may be at all at present.
+    /// The CPUs that the process is allowed at present.
     allowed: CpuSet,
 }
 
@@ -39,10 +39,10 @@ impl Masks {
         cpu::bind_thread(tid, cpus, &self.allowed)
     }
 
-    /// As `bind`; anywhere if that cannot be.
+    /// As `bind`; to all allowed CPUs if that fails.
     fn bind_or_free(&self, tid: i32, cpus: &CpuSet) {
         if self.bind(tid, cpus).is_err() {
-            // The thread may just have ended, and needs no place then.
+            // Fails if the thread has just ended.
             let _ignored = self.bind(tid, &self.allowed);
         }
     }
@@ -76,18 +76,18 @@ impl Affinity {
         }
     }
 
-    /// Is the process allowed other CPUs than this goes by?
+    /// True if the process is now allowed other CPUs than before.
     pub(crate) fn allows_other_than(&self, allowed: &CpuSet) -> bool {
         self.masks.lock().allowed != *allowed
     }
 
-    /// Threads are bound within these CPUs from now on.
+    /// Binds threads within these CPUs from now on.
     /// # Context: `attrs_lock` held.
     pub(crate) fn allow(&self, allowed: &CpuSet) {
         self.masks.lock().allowed = allowed.clone();
     }
 
-    /// The unbound mask if these CPUs are known. Enqueues go by it after `publish`.
+    /// Computes the unbound mask for these known CPUs. Enqueues use it after `publish`.
     /// # Context: `attrs_lock` held.
     pub(crate) fn grow(&self, known: &CpuSet) -> CpuSet {
         let masks = &mut *self.masks.lock();
@@ -102,9 +102,9 @@ impl Affinity {
     pub(crate) fn publish(&self) {
         let mask = self.masks.lock().mask.clone();
         for (cpu, usable) in self.usable.iter().enumerate() {
-            // Release pairs with the Acquire in `is_unbound_cpu`: whoever finds a new CPU finds its
-            // place in the queues. An enqueue that is just too late prefers a CPU it might have
-            // avoided.
+            // Release pairs with the Acquire in `is_unbound_cpu`: a thread that finds a new CPU
+            // finds its place in the queues. A late enqueue prefers a CPU that has left the mask,
+            // which works.
             usable.store(mask.contains(cpu), Ordering::Release);
         }
     }
@@ -132,37 +132,37 @@ impl Env {
         Scope::ALL[self.affinity.scope.load(Ordering::Relaxed)]
     }
 
-    /// The calling thread may go wherever unbound queues may. Allocates nothing.
+    /// Binds the calling thread to the unbound mask. Allocates nothing.
     pub(crate) fn bind_current_to_unbound(&self) {
         self.bind_to_unbound(0);
     }
 
-    /// A thread of this process may go wherever unbound queues may, or anywhere if that cannot be;
-    /// 0 is the calling one. One that has just ended needs no place.
+    /// Binds a thread of this process to the unbound mask, or to all allowed CPUs if that fails; 0
+    /// is the calling one. A thread that has just ended is ignored.
     pub(crate) fn bind_to_unbound(&self, tid: i32) {
         if self.cpus.is_simulated() {
             return;
         }
-        // The mask stands still meanwhile, so that the last word is the newest mask's.
+        // The lock keeps the mask as it is, so that the newest mask wins.
         let masks = self.affinity.masks.lock();
         masks.bind_or_free(tid, &masks.mask);
     }
 
-    /// The calling thread goes where it belongs, as far as the process is allowed, or else where
-    /// it is. Made-up CPUs bind nobody. Allocates nothing.
+    /// Binds the calling thread to the allowed ones of `cpus`, or to all allowed CPUs if there is
+    /// none. Does nothing on simulated CPUs. Allocates nothing.
     pub(crate) fn bind_current(&self, cpus: &CpuSet) {
         if !self.cpus.is_simulated() {
             self.affinity.masks.lock().bind_or_free(0, cpus);
         }
     }
 
-    /// As `bind_current`; false if none of the CPUs may be used.
+    /// As `bind_current`; false if none of the CPUs is allowed.
     pub(crate) fn try_bind_current(&self, cpus: &CpuSet) -> bool {
         self.bind_other(0, cpus)
     }
 
-    /// Another thread goes where it belongs; false if none of the CPUs may be used. One that has
-    /// just ended needs no place.
+    /// Binds another thread; false if none of the CPUs is allowed. A thread that has just ended is
+    /// ignored.
     pub(crate) fn bind_other(&self, tid: i32, cpus: &CpuSet) -> bool {
         self.cpus.is_simulated()
             || self

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The settings of a runtime, and the calls out of it that a program may activate_inactive in.
+//! The settings of a runtime, and the hooks that a program may set.
 //!
 //! Set with [`crate::RuntimeBuilder`]; read everywhere.
 
@@ -62,7 +62,7 @@ impl Default for Config {
     }
 }
 
-/// So much the thread does before it lets others have the CPU.
+/// What a BH thread does before it yields the CPU.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BhBatch {
     pub(crate) items: usize,

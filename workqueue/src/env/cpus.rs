@@ -19,12 +19,12 @@ pub(crate) type AllowedHook = Box<dyn Fn() -> CpuSet + Send + Sync>;
 
 /// See the module.
 pub(crate) struct Machine {
-    /// As the caller has described it; sysfs is asked otherwise.
+    /// The caller's description; None to read sysfs.
     given: Option<Topology>, // I
-    /// No others are ever used.
+    /// Only these are ever used.
     bound: Option<CpuSet>, // I
     allowed_by: Option<AllowedHook>, // I
-    /// All CPU numbers there can ever be are below.
+    /// All CPU numbers that can ever appear are below this.
     end: usize, // I
 }
 
@@ -83,7 +83,7 @@ impl Machine {
         self.given.as_ref().is_some_and(Topology::is_simulated)
     }
 
-    /// All CPU numbers there can ever be are below this.
+    /// All CPU numbers that can ever appear are below this.
     pub(crate) fn end(&self) -> usize {
         self.end
     }
@@ -104,7 +104,7 @@ impl Machine {
         Some(allowed.iter().filter(|&cpu| cpu < self.end).collect())
     }
 
-    /// The CPUs to begin with. If none may be used of those described, all of them.
+    /// The CPUs at first: those allowed, or all that are described if none is allowed.
     pub(crate) fn first_cpus(&self) -> CpuSet {
         let allowed = self.allowed().filter(|cpus| !cpus.is_empty());
         allowed.unwrap_or_else(|| match &self.given {
@@ -113,7 +113,7 @@ impl Machine {
         })
     }
 
-    /// How these CPUs belong together.
+    /// The topology of these CPUs.
     pub(crate) fn describe(&self, cpus: &CpuSet) -> Topology {
         match &self.given {
             Some(topology) => topology.within(cpus),
@@ -122,18 +122,18 @@ impl Machine {
     }
 }
 
-/// A set of CPUs that enqueues look at without a lock.
+/// A set of CPUs that enqueues read without a lock.
 type Bits = Box<[AtomicBool]>;
 
 /// Which CPUs are in use.
 #[derive(Debug)]
 pub(crate) struct Cpus {
     machine: Machine, // I
-    /// How the known CPUs belong together, and those which are about to be.
+    /// Of the known CPUs and those that are about to be known.
     topology: RwLock<Arc<Topology>>, // written under P0
-    /// The same, of the known ones alone, as callers see it.
+    /// Of the known CPUs alone, as callers see it.
     shown: RwLock<Arc<Topology>>, // written under P0
-    /// By CPU number: was it ever online? Those have pools, and a place in every queue.
+    /// By CPU number: was it ever online? If so it has pools, and a place in every queue.
     known: Bits, // A: written under P0
     /// By CPU number, for the enqueue path.
     online: Bits, // A: written under P0
@@ -148,8 +148,8 @@ fn bits(set: &CpuSet, end: usize) -> Bits {
 }
 
 fn is_set(bits: &Bits, cpu: usize) -> bool {
-    // Acquire pairs with the Release in `set`: whoever finds a new CPU finds its place in the
-    // queues. An enqueue that is just too late goes to a CPU that has left, which works.
+    // Acquire pairs with the Release in `set`: a thread that finds a new CPU finds its place in the
+    // queues. A late enqueue goes to a CPU that has left, which works.
     bits.get(cpu).is_some_and(|bit| bit.load(Ordering::Acquire))
 }
 
@@ -202,7 +202,7 @@ impl Cpus {
         all_set(&self.known)
     }
 
-    /// All CPU numbers there can ever be are below this.
+    /// All CPU numbers that can ever appear are below this.
     pub(crate) fn end(&self) -> usize {
         self.machine.end()
     }
@@ -239,14 +239,14 @@ impl Cpus {
         set(&self.online, cpu, online);
     }
 
-    /// The topology has more CPUs from now on. Queues keep the number of nodes they began with.
+    /// Adds CPUs to the topology. Queues keep the number of nodes they began with.
     pub(crate) fn grow_topology(&self, cpus: &CpuSet) {
         let nodes = self.topology().nr_nodes();
         let grown = Arc::new(self.machine.describe(cpus).with_nodes(nodes));
         put(&self.topology, grown);
     }
 
-    /// Every queue has a place for these, so they may be chosen.
+    /// Makes CPUs known and online. Every queue has a place for them already.
     pub(crate) fn set_known(&self, new: &CpuSet) {
         new.iter().for_each(|cpu| set(&self.known, cpu, true));
         put(&self.shown, self.topology());

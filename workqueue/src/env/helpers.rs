@@ -71,7 +71,7 @@ impl fmt::Debug for Job {
 struct Inbox {
     jobs: Vec<Job>,
     stop: bool,
-    /// Nobody will ever look again.
+    /// The thread has ended for good.
     closed: bool,
 }
 
@@ -79,8 +79,8 @@ struct Inbox {
 #[derive(Debug)]
 pub(crate) struct Monitor {
     inbox: Mutex<Inbox>, // Q
-    /// Is the sampler at work, or about to be?
-    watching: AtomicBool, // A: set by whoever finds a pool starving, cleared by the monitor
+    /// The sampler is at work, or about to be.
+    watching: AtomicBool, // A: set by a thread that finds a pool starving, cleared by the monitor
     samples: bool,       // I: does this runtime sample at all?
     wake: Arc<Notify>,
 }
@@ -90,20 +90,19 @@ impl Monitor {
         Self {
             inbox: Mutex::default(),
             watching: AtomicBool::new(false),
-            // A virtual clock says nothing about what threads really do.
+            // A virtual clock tells nothing about what threads really do.
             samples: matches!(clock, Clock::Real) && !sample_period.is_zero(),
             wake: Notify::new(clock),
         }
     }
 
-    /// Items wait behind a run: have the sampler see whether it sleeps. Wakes the monitor once per
-    /// time that pools begin to starve.
+    /// Items wait behind a run: makes the sampler look at it. Wakes the monitor once each time that
+    /// pools begin to starve.
     pub(crate) fn watch_runs(&self) {
-        // SeqCst, and pairs with the swap in `serve`; what would be lost is a pool that starves
-        // with nobody looking.
+        // SeqCst, pairs with the swap in `take_watch`. Without it a pool could starve unwatched.
         //   here: pool starves (lock) | mark set?      monitor: clear mark | look at pools (lock)
-        // If the look came first, the mark is clear when it is read here, unless it was set again
-        // by someone who has the sampler look once more. If it came second, it finds the pool.
+        // If the look came first, the mark is clear when it is read here, unless another thread has
+        // set it again for one more look. If it came second, it finds the pool.
         if self.samples
             && !self.watching.load(Ordering::SeqCst)
             && !self.watching.swap(true, Ordering::SeqCst)
@@ -112,7 +111,7 @@ impl Monitor {
         }
     }
 
-    /// Takes the mark of `watch_runs`; true if the sampler has to look at the pools.
+    /// Clears the mark of `watch_runs`; true if the sampler has to look at the pools.
     pub(crate) fn take_watch(&self) -> bool {
         self.watching.swap(false, Ordering::SeqCst)
     }
@@ -128,7 +127,7 @@ impl Monitor {
     }
 
     pub(crate) fn post(&self, job: Job) {
-        // After the end there is nothing left that a job could be about.
+        // After the end nothing is left that a job could concern.
         let _ignored = self.try_post(job);
     }
 
@@ -137,7 +136,7 @@ impl Monitor {
     pub(crate) fn try_post(&self, job: Job) -> bool {
         let mut inbox = self.inbox.lock();
         if inbox.closed {
-            // Without the lock: the job may be the last to refer to something.
+            // Outside the lock: the job may own the last reference to something.
             drop(inbox);
             drop(job);
             return false;
@@ -148,8 +147,8 @@ impl Monitor {
         true
     }
 
-    /// Does what is left in the inbox and takes no more. Whoever waits for a job of his either
-    /// finds it done, or finds the inbox closed.
+    /// Runs the jobs that are left and takes no more. A thread that waits for its job finds it
+    /// done, or finds the inbox closed.
     /// # Context: the thread has ended.
     pub(crate) fn close(&self) {
         loop {
@@ -166,7 +165,7 @@ impl Monitor {
         }
     }
 
-    /// Something that the thread goes by has changed.
+    /// Wakes the thread because a setting has changed.
     pub(crate) fn wake(&self) {
         self.wake.notify();
     }
@@ -176,13 +175,13 @@ impl Monitor {
         self.inbox.lock().stop = false;
     }
 
-    /// Lets the thread finish its inbox and end.
+    /// Tells the thread to finish its jobs and end.
     pub(crate) fn stop(&self) {
         self.inbox.lock().stop = true;
         self.wake.notify();
     }
 
-    /// Does what is in the inbox; true if the thread shall end.
+    /// Runs the posted jobs; true if the thread has to end.
     pub(crate) fn work_off(&self) -> bool {
         loop {
             let (jobs, stop) = {
@@ -197,14 +196,14 @@ impl Monitor {
     }
 }
 
-/// What the watchdog of one runtime keeps in mind.
+/// The state of a runtime's watchdog.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     pub(crate) state: Mutex<WatchdogState>, // O
-    /// When somebody last vouched for a CPU, by its number. Relaxed everywhere: a touch that is
-    /// seen late postpones a report by one look, or not.
-    pub(crate) touched: Box<[AtomicU64]>, // A: written by whoever touches
-    /// The latest of them, which counts for unbound pools.
+    /// When each CPU was last touched, by its number. Relaxed everywhere: a touch that is seen late
+    /// changes a report by one look.
+    pub(crate) touched: Box<[AtomicU64]>, // A: written by `watchdog_touch`
+    /// The latest touch, which counts for unbound pools.
     pub(crate) touched_any: AtomicU64, // A: as above
 }
 
@@ -234,7 +233,7 @@ impl Watchdog {
         self.state.lock().thresh
     }
 
-    /// What was before now is no stall: nothing ran yet, or nobody looked.
+    /// Starts anew: earlier times count for no stall.
     pub(crate) fn begin(&self, now: u64) {
         self.state.lock().last_look = now;
         self.touched

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What every part of a runtime uses and that knows no pool: settings, clock, hooks, trace, CPUs,
-//! where threads may run, timers and the monitor's jobs.
+//! What every part of a runtime uses: settings, clock, hooks, trace, CPUs, thread affinity, timers
+//! and the monitor's jobs. Nothing here knows a pool.
 //!
 //! Made once by [`crate::runtime`]; pools, queues and the [`crate::runtime::directory`] share it.
 //! Kernel counterparts: the global variables of `workqueue.c`.
@@ -117,8 +117,8 @@ impl Env {
         self.phase() == STOPPED
     }
 
-    /// Asked before anything that takes a lock: do the threads of this runtime exist here, or is
-    /// this the child of a fork?
+    /// True in the child of a fork, where the threads of this runtime do not exist. To be tested
+    /// before a lock is taken.
     pub(crate) fn is_in_forked_child(&self) -> bool {
         cpu::fork_generation() != self.forks
     }
@@ -142,7 +142,7 @@ impl Env {
         }
     }
 
-    /// Tells whoever follows the events. Nobody does: one relaxed load.
+    /// Hands an event to the callback and the records. Costs one relaxed load if there is neither.
     pub(crate) fn trace<'a>(&self, event: impl FnOnce() -> TraceEvent<'a>) {
         if !trace::anyone_listens() {
             return;
@@ -154,7 +154,7 @@ impl Env {
         trace::record_event(&event);
     }
 
-    /// Does anyone follow the trace events?
+    /// True if an event would go to a callback or a record.
     pub(crate) fn is_traced(&self) -> bool {
         trace::anyone_listens() && (self.trace_sink.is_some() || trace::is_on())
     }
@@ -168,7 +168,7 @@ impl Env {
         self.cpus.is_online(cpu)
     }
 
-    /// The known CPUs and how they belong together.
+    /// The topology of the known CPUs.
     pub(crate) fn topology(&self) -> Arc<Topology> {
         self.cpus.topology()
     }
@@ -178,15 +178,15 @@ impl Env {
         if !self.cpus.is_simulated() {
             return cpu::current_cpu();
         }
-        // Simulated CPUs bind nobody, so a worker's own word counts.
+        // Threads are not bound to simulated CPUs, so the worker's own number counts.
         cpu::worker_cpu().unwrap_or_else(|| match self.clock.turns() {
-            // Where the system has put the thread must not matter.
+            // The same in every run, wherever the system has put the thread.
             Some(_) => self.topology().possible().iter().next().unwrap_or(0),
             None => self.topology().current_cpu(),
         })
     }
 
-    /// One CPU of the set after the other; of all CPUs, if the set is empty.
+    /// The next CPU of the set, round-robin; of all known CPUs if the set is empty.
     pub(crate) fn next_cpu_of(&self, set: &CpuSet) -> usize {
         let last = self.next_cpu.load(Ordering::Relaxed);
         let next = set

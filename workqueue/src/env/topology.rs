@@ -78,7 +78,7 @@ impl FromStr for Scope {
 /// How many cores a cache shard should have.
 const CACHE_SHARD_SIZE: usize = 8;
 
-/// Where one CPU stands in the machine. Equal numbers mean: shared.
+/// Where one CPU stands in the machine. CPUs with equal numbers share that part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuPlace {
     /// The CPU's number.
@@ -91,13 +91,13 @@ pub struct CpuPlace {
     pub node: usize,
 }
 
-/// The CPUs of a runtime and how they belong together.
+/// The CPUs of a runtime and how they are grouped.
 #[derive(Clone, Debug)]
 pub struct Topology {
     possible: CpuSet,
     places: BTreeMap<usize, CpuPlace>,
     shards: BTreeMap<usize, usize>,
-    /// Of the whole machine, whether CPUs of theirs are among these or not.
+    /// The nodes of the whole machine, also those without a CPU here.
     nr_nodes: usize,
     simulated: bool,
 }
@@ -112,7 +112,7 @@ pub struct Pod {
 }
 
 impl Topology {
-    /// The machine's CPUs within `mask`, from sysfs. What sysfs does not tell falls back to: no
+    /// The machine's CPUs within `mask`, from sysfs. Defaults for what sysfs does not tell: no
     /// siblings, one cache per package or else for all, node 0.
     pub fn detect(mask: &CpuSet) -> Self {
         let sys = Path::new("/sys/devices/system");
@@ -142,13 +142,13 @@ impl Topology {
         Self::build(places, 1, true)
     }
 
-    /// Those of the CPUs that are in `cpus`.
+    /// The part of the topology within `cpus`.
     pub(crate) fn within(&self, cpus: &CpuSet) -> Self {
         let places = self.places.values().filter(|p| cpus.contains(p.cpu));
         Self::build(places.copied().collect(), self.nr_nodes, self.simulated)
     }
 
-    /// The same with so many nodes: what is on a later one counts as on node 0.
+    /// The same with `nr_nodes` nodes; CPUs on a later node count as on node 0.
     pub(crate) fn with_nodes(&self, nr_nodes: usize) -> Self {
         let places = self.places.values().map(|p| CpuPlace {
             node: if p.node < nr_nodes { p.node } else { 0 },

@@ -20,7 +20,7 @@ pub(super) struct Warnings {
     cpu_intensive: CpuIntensiveCounts,
 }
 
-/// So many functions are kept count of; further ones are not warned of.
+/// Functions that are counted; further ones are not warned of.
 const TRACKED: usize = 128;
 
 /// How often each function has used the CPU for too long.
@@ -29,13 +29,13 @@ struct CpuIntensiveCounts {
     seen: Mutex<HashMap<&'static str, u64>>,
 }
 
-/// At violation number `from`, and at distances from it that double each time.
+/// True for violation number `from`, and then at distances that double.
 fn is_worth_a_warning(violation: u64, from: u64) -> bool {
     violation >= from && (violation - from + 1).is_power_of_two()
 }
 
 impl CpuIntensiveCounts {
-    /// One violation more; its number, if the function is kept count of.
+    /// Counts a violation and returns its number; None if the table is full.
     fn count(&self, function: &'static str) -> Option<u64> {
         let mut seen = self.seen.lock();
         if seen.len() >= TRACKED && !seen.contains_key(function) {
@@ -48,12 +48,12 @@ impl CpuIntensiveCounts {
 }
 
 impl Env {
-    /// True the first time it is asked with these words.
+    /// True at the first call with these arguments.
     pub(crate) fn first_time(&self, what: &'static str, detail: i32) -> bool {
         self.warnings.once.lock().insert((what, detail))
     }
 
-    /// True the first time this function waits for this queue in a way to be warned of.
+    /// True at the first call with this queue and function.
     pub(crate) fn first_wait_warning(&self, queue: &str, function: &'static str) -> bool {
         self.warnings
             .waits
@@ -67,7 +67,7 @@ impl Env {
         }
     }
 
-    /// A run of this function has used the CPU for too long.
+    /// Counts, and perhaps logs, that a run of this function has used the CPU for too long.
     /// # Context: no lock of the crate held.
     pub(crate) fn note_cpu_intensive(&self, function: &'static str) {
         let from = self.config.cpu_intensive_warn;
@@ -93,7 +93,7 @@ impl Env {
         if self.config.abort_on_panic {
             std::process::abort();
         }
-        // A hook or a payload that panics in turn must not take the worker along.
+        // A hook or a payload that panics in turn must not end the worker.
         let _ignored = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             if let Some(hook) = &self.hooks.on_panic {
                 hook(&PanicInfo {

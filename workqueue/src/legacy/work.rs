@@ -56,7 +56,7 @@ impl Work {
         self.name
     }
 
-    /// Is a run owed?
+    /// True if the item waits for a run.
     pub fn is_pending(&self) -> bool {
         self.pending.load(Ordering::Acquire)
     }

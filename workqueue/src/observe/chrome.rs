@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-/// A text as JSON has it.
+/// A text as a JSON string.
 struct Quoted<'a>(&'a str);
 
 impl Display for Quoted<'_> {
@@ -84,11 +84,11 @@ pub struct ChromeEvent<'a> {
     /// With an id the event is drawn on the line of that id, not on its thread's. One request, say,
     /// has one line, whatever thread serves it.
     pub id: Option<u64>,
-    /// What can be switched off together.
+    /// The group of events that viewers show or hide together.
     pub category: &'a str,
     /// The text on it.
     pub name: &'a str,
-    /// More, by name.
+    /// Arguments, by name.
     pub args: &'a [(&'static str, Value)],
 }
 
@@ -227,7 +227,7 @@ impl<W: Write> ChromeWriter<W> {
         Ok(())
     }
 
-    /// Writes one of those.
+    /// Writes one record of them.
     pub fn record(&mut self, tid: i32, record: &Record) -> io::Result<()> {
         let args: Vec<_> = record.args().collect();
         self.event(&ChromeEvent {

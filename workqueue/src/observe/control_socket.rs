@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Somebody who takes longer for a request of one line, or to take the reply, is sent away.
+/// A client that takes longer for its request, or to read the reply, is disconnected.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The mode of the socket's file.
@@ -43,7 +43,7 @@ const OWNER_ONLY: u32 = 0o600;
 pub struct ControlSocket {
     dir: Arc<Directory>,
     path: PathBuf,
-    /// Which file is at `path`, as long as nobody has put another one there.
+    /// The device and inode of the file at `path`.
     file: (u64, u64),
     /// The listening socket once more, to end the wait for callers.
     closer: UnixStream,
@@ -56,8 +56,8 @@ impl Runtime {
     /// left behind when it died is replaced.
     ///
     /// # Errors
-    /// What the system says to the socket, its path or the helper thread; `AddrInUse` if somebody
-    /// listens there, or if there is a file that is no socket.
+    /// Errors of the system for the socket, its path or the helper thread; `AddrInUse` if another
+    /// process listens there, or if there is a file that is no socket.
     pub fn open_control_socket(&self, path: impl AsRef<Path>) -> io::Result<ControlSocket> {
         let (dir, path) = (self.inner.clone(), path.as_ref().to_owned());
         if dir.env.is_in_forked_child() || dir.env.is_stopped() {
@@ -100,12 +100,12 @@ impl Drop for ControlSocket {
         }
         let own = |file: fs::Metadata| (file.dev(), file.ino()) == self.file;
         if fs::symlink_metadata(&self.path).is_ok_and(own) {
-            // Somebody else may be faster; then there is nothing to take away.
+            // Another process may have removed it first.
             let _ignored = fs::remove_file(&self.path);
         }
         // On Linux this ends an `accept` that waits.
         let _ignored = self.closer.shutdown(Shutdown::Both);
-        // A panic of the helper's own ends the process, so there is no outcome to look at.
+        // A panic of the helper ends the process, so the result says nothing.
         let _ignored = thread.join();
     }
 }
@@ -120,18 +120,18 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     }
 }
 
-/// Asked when a path is taken: is it a socket that nobody listens at any more?
+/// True if the path is a socket that no process listens at any more.
 fn is_left_behind(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     let refused = |e: io::Error| e.kind() == ErrorKind::ConnectionRefused;
     is_socket && UnixStream::connect(path).is_err_and(refused)
 }
 
-/// The helper's life: one caller after the other, until the socket is shut down.
+/// The helper's loop: one client after the other, until the socket is shut down.
 fn serve(dir: &Arc<Directory>, listener: &UnixListener) {
     loop {
         match listener.accept() {
-            // Whether the caller got its reply is the caller's concern.
+            // A client that did not get its reply notices that itself.
             Ok((caller, _)) => drop(answer(dir, &caller)),
             Err(e) if e.kind() == ErrorKind::InvalidInput => return,
             // Too many open files, an interrupted call: the next one may succeed.
@@ -153,7 +153,7 @@ fn answer(dir: &Arc<Directory>, caller: &UnixStream) -> io::Result<()> {
     send(caller, &reply, &Deadline::after(PATIENCE))
 }
 
-/// No message is longer, so that nobody can make the other end read for ever.
+/// The longest message, so that one end cannot make the other read for ever.
 const LONGEST_LINE: usize = 16 << 20;
 
 /// What a reader asks for.
@@ -186,7 +186,7 @@ impl<'de> Deserialize<'de> for CpuSet {
     }
 }
 
-/// The other end has until a moment, however many pieces it needs.
+/// The time limit of a whole message, however many pieces it comes in.
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rings of records, one per thread, for records of any kind: the workqueue's own stand in
+//! Rings of records, one per thread, for records of any kind: the workqueue's own are in
 //! [`super::trace`], a program may keep its own beside them.
 //!
-//! All rings are made by whoever starts a recording: one for each thread there is, and some for
-//! those to come. A thread takes one at its first record, and from then on nobody else writes there;
-//! so recording allocates nothing, ever. A full ring keeps its newest records and counts the others
-//! as lost, for what one wants to see is mostly what happened last. The lock of a ring is there for
-//! the moment in which it is emptied, when its memory is exchanged; no other thread waits for it.
+//! The start of a recording makes all rings: one for each existing thread, and some for later ones.
+//! A thread takes one at its first record, and from then on no other thread writes there; so
+//! recording never allocates. A full ring keeps its newest records and counts the others as lost.
+//! The lock of a ring is for the moment in which it is emptied, when its memory is exchanged.
 //! Kernel counterpart: `struct ring_buffer_per_cpu`, which overwrites likewise.
 
 use crate::sys::clock::VirtualClock;
@@ -40,9 +39,8 @@ thread_local! {
 pub struct Moment {
     /// Nanoseconds, as [`now`] counts them.
     pub time: u64,
-    /// Raised with each record of a thread, whatever recorder it goes to: what came first of two
-    /// records with the same time. On a virtual clock, where much happens at one time, one number
-    /// for all threads.
+    /// Rises with each record of a thread, in any recorder: the order of two records with the same
+    /// time. On a virtual clock, where much happens at one time, it is one number for all threads.
     pub order: u32,
     /// The CPU. On a virtual clock that of the worker's pool, and 0 elsewhere.
     pub cpu: usize,
@@ -91,7 +89,7 @@ pub trait Timed: Copy {
     /// Nanoseconds, as [`now`] counts them.
     fn time(&self) -> u64;
 
-    /// What came first at one time: [`Moment::order`].
+    /// The order of records with the same time: [`Moment::order`].
     fn order(&self) -> u32 {
         0
     }
@@ -191,11 +189,11 @@ impl<R> Default for Own<R> {
 }
 
 impl<R: Timed> Recorder<R> {
-    /// Drops what was recorded and makes new rings of `capacity` records. Whether anything is
-    /// recorded is the caller's to decide, by a flag of its own.
+    /// Drops what was recorded and makes new rings of `capacity` records. The caller decides by a
+    /// flag of its own if anything is recorded.
     ///
     /// # Errors
-    /// There is no memory for the rings; those of before are gone then, too.
+    /// There is no memory for the rings; the former ones are gone then, too.
     pub fn start(&self, capacity: usize) -> Result<(), TryReserveError> {
         if is_forked_child() {
             return Ok(());
@@ -288,8 +286,8 @@ impl<R: Timed> Recorder<R> {
     }
 }
 
-/// Asked before a lock is taken: do the rings belong to the process this one was forked from? Their
-/// locks may be held for ever then.
+/// True in a child of a fork, where the locks of the rings may be held for ever. Tested before a
+/// lock is taken.
 fn is_forked_child() -> bool {
     cpu::fork_generation() != 0
 }
@@ -318,7 +316,7 @@ impl<R: Timed> Ring<R> {
 
     fn empty(&self, keep: bool, into: &mut Recording<R>) {
         let capacity = self.0.lock().capacity;
-        // Made and dropped without the lock, for which the thread would have to wait.
+        // Allocated and dropped outside the lock, so that the thread does not wait.
         let fresh = Vec::with_capacity(if keep { capacity } else { 0 });
         let (tid, name, kept, oldest) = {
             let mut records = self.0.lock();

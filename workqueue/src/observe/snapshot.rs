@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The state of a runtime as values: counters of its queues, and how CPUs, pools and queues hang
-//! together.
+//! The state of a runtime as values: counters of its queues, and how CPUs, pools and queues are
+//! connected.
 //!
 //! Taken by programs and by the control socket; shown by the programs `wq-monitor` and `wq-dump`. A
-//! pool's lock is held only while a few numbers are read. What is read of different queues and pools is
-//! not of one and the same moment. Kernel counterparts: `enum pool_workqueue_stats`; what `wq_monitor`
+//! pool's lock is held only while a few numbers are read. The values of different queues and pools
+//! are not of the same moment. Kernel counterparts: `enum pool_workqueue_stats`; what `wq_monitor`
 //! and `wq_dump` read out of a live kernel.
 
 use super::dump;
@@ -76,7 +76,7 @@ pub struct Sample {
 pub struct ScopeSnapshot {
     /// The scope's name.
     pub name: String,
-    /// Is it what queues have that chose none?
+    /// True for the scope of queues that have chosen none.
     pub default: bool,
     /// How many groups there are.
     pub nr_pods: usize,
@@ -174,7 +174,7 @@ pub struct RescuerSnapshot {
     pub cpus: CpuSet,
 }
 
-/// How CPUs, pools and queues hang together.
+/// How CPUs, pools and queues are connected.
 #[cfg_attr(
     feature = "control-socket",
     derive(serde::Serialize, serde::Deserialize)
@@ -373,7 +373,7 @@ impl Runtime {
         self.inner.sample()
     }
 
-    /// How CPUs, pools and queues hang together; None in the child of a fork.
+    /// How CPUs, pools and queues are connected; None in the child of a fork.
     pub fn snapshot(&self) -> Option<Snapshot> {
         (!self.inner.env.is_in_forked_child()).then(|| self.inner.snapshot())
     }

@@ -13,7 +13,7 @@ use std::collections::TryReserveError;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
-/// One event. `work` is the item's address, good for telling items apart and for nothing else.
+/// One event. `work` is the item's address: it tells items apart and must not be used as a pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceEvent<'a> {
     /// `workqueue_queue_work`: a queueing call succeeded.
@@ -76,7 +76,7 @@ impl TraceEvent<'_> {
     }
 }
 
-/// Who follows the events. It is called with locks held: it must not call the crate, nor block.
+/// The callback for events. It is called with locks held: it must not call the crate or block.
 pub(crate) type Sink = Box<dyn Fn(&TraceEvent<'_>) + Send + Sync>;
 
 /// How many arguments a record keeps; more are dropped.
@@ -88,8 +88,8 @@ const RING: u32 = 1 << 0;
 /// Some runtime of this process has a callback.
 const CALLBACK: u32 = 1 << 1;
 
-/// Who wants events in this process. Relaxed everywhere: whoever reads a stale value records one
-/// event too many or too few.
+/// Who wants events in this process. Relaxed everywhere: a stale value costs one event too many or
+/// too few.
 static SINKS: AtomicU32 = AtomicU32::new(0); // A
 
 /// How a record stands on the time line.
@@ -109,7 +109,7 @@ impl Record {
         self.phase
     }
 
-    /// What can be switched off together.
+    /// The group of events that viewers show or hide together.
     pub fn category(&self) -> &'static str {
         self.category
     }
@@ -119,7 +119,7 @@ impl Record {
         self.name
     }
 
-    /// More, by name.
+    /// Arguments, by name.
     pub fn args(&self) -> impl Iterator<Item = (&'static str, Value)> + '_ {
         self.args.iter().flatten().copied()
     }
@@ -192,7 +192,7 @@ thread_local! {
     static OWN: Own<Record> = const { Own::new() };
 }
 
-/// Asked for each event: does anybody want it?
+/// True if an event is wanted. Tested for each event.
 pub(crate) fn anyone_listens() -> bool {
     SINKS.load(Ordering::Relaxed) != 0
 }
@@ -208,7 +208,7 @@ pub(crate) fn add_callback() {
 /// may lack their first events. While it is on, every enqueue takes the lock of its pool. A process
 /// that was forked after its parent made a runtime records nothing.
 pub fn start(records_per_thread: usize) {
-    // Without memory nothing is recorded: whoever wants to know asks `start_on`.
+    // Without memory nothing is recorded; `start_on` returns that error.
     let _ignored = start_on(records_per_thread, None);
 }
 
@@ -232,7 +232,7 @@ pub fn stop() {
     SINKS.fetch_and(!RING, Ordering::Relaxed);
 }
 
-/// Is anything recorded? To be asked by programs whose arguments are costly to make.
+/// True while events are recorded. For programs whose arguments are costly to make.
 pub fn is_on() -> bool {
     SINKS.load(Ordering::Relaxed) & RING != 0
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Finds pools that have items waiting and have not moved for too long, and says so in the log.
+//! Finds pools that have items waiting and have made no progress for too long, and logs that.
 //!
-//! The monitor thread looks once per threshold; programs change the threshold or vouch for a CPU
+//! The monitor thread checks once per threshold; programs change the threshold or touch a CPU
 //! through [`Runtime`]. The pools note their progress themselves ([`crate::pool`]); the report uses
 //! [`super::dump`]. Kernel counterparts: `wq_watchdog_timer_fn`, `wq_watchdog_touch`,
 //! `show_cpu_pool_hogs`.
@@ -18,14 +18,14 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A pool that does not move.
+/// A pool that makes no progress.
 struct Stall {
     pool: Arc<Pool>,
     flags: u32,
     stuck: u64,
 }
 
-/// Looks if it is time to, and says when it is next.
+/// Checks the pools if it is time to; returns the time of the next check.
 /// # Context: the monitor thread, no lock held.
 pub(crate) fn look(dir: &Arc<Directory>, now: u64) -> u64 {
     let watchdog = &dir.env.watchdog;
@@ -94,7 +94,7 @@ fn abort_if_asked(dir: &Directory, stalls: &[Stall]) {
     std::process::abort();
 }
 
-/// One line per pool, then everything that is busy, then who holds the CPUs.
+/// Logs one line per pool, then everything that is busy, then the runs that hold the CPUs.
 fn report(dir: &Arc<Directory>, stalls: &[Stall]) {
     for s in stalls {
         let stuck = dump::seconds(s.stuck);
@@ -115,7 +115,7 @@ fn report(dir: &Arc<Directory>, stalls: &[Stall]) {
     }
 }
 
-/// What a thread does at this moment, as far as the system tells.
+/// What a thread does at this moment, from /proc.
 fn held_by(run: &RunView) -> String {
     let of_task = |file: &str| fs::read(format!("/proc/self/task/{}/{file}", run.tid));
     let word = |file: &str| {
@@ -138,8 +138,8 @@ fn held_by(run: &RunView) -> String {
 }
 
 impl Runtime {
-    /// How long a pool may have items waiting without moving before that is reported; zero if
-    /// nobody looks, as in the child of a fork.
+    /// How long a pool may have items waiting without progress before that is reported; zero if the
+    /// watchdog is off, as in the child of a fork.
     pub fn watchdog_thresh(&self) -> Duration {
         if self.inner.env.is_in_forked_child() {
             return Duration::ZERO;
@@ -147,13 +147,13 @@ impl Runtime {
         self.inner.env.watchdog.thresh()
     }
 
-    /// Changes that time; zero stops looking. What happened before the change does not count.
+    /// Changes that time; zero switches the watchdog off. Times before the change do not count.
     pub fn set_watchdog_thresh(&self, thresh: Duration) {
         self.inner.env.set_watchdog_thresh(thresh);
     }
 
-    /// Vouches for a CPU: its pools, and the unbound ones, are taken as having moved now. For
-    /// programs that know why a CPU is held up. CPUs that the runtime does not have are ignored.
+    /// Counts as progress of a CPU's pools, and of the unbound ones, at this moment. For programs
+    /// that know why a CPU is held up. CPUs that the runtime does not have are ignored.
     pub fn watchdog_touch(&self, cpu: usize) {
         let watchdog = &self.inner.env.watchdog;
         let Some(touched) = watchdog.touched.get(cpu) else {

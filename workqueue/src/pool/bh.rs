@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread;
 
-/// A batch on its way.
+/// How much of a batch is left.
 struct BatchLimit {
     left: usize,
     end: u64,
@@ -29,7 +29,7 @@ impl BatchLimit {
         }
     }
 
-    /// Asked after each item: is it time to let others have the CPU?
+    /// Counts an item; true if the batch is over.
     fn is_over(&mut self, now: u64) -> bool {
         self.left = self.left.saturating_sub(1);
         self.left == 0 || now >= self.end
@@ -37,7 +37,7 @@ impl BatchLimit {
 }
 
 /// Runs everything on the worklist, in its order.
-/// # Context: the pool's lock held; let go inside.
+/// # Context: the pool's lock held; released inside.
 pub(super) fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     let env = &pool.env;
     while !st.worklist.is_empty() {
@@ -55,13 +55,13 @@ pub(super) fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) ->
 }
 
 impl Directory {
-    /// Does this BH pool have a thread, or should it?
+    /// True if this BH pool has, or should have, a thread.
     pub(crate) fn wants_bh_thread(&self, pool: &Pool) -> bool {
         self.bh.wanted[usize::from(pool.nice < 0)].load(Ordering::Relaxed)
     }
 
-    /// From now on there are items for BH threads of this priority. They are made if the runtime is
-    /// started, else when it is. On an error the monitor goes on trying.
+    /// Makes the BH threads of this priority now if the runtime is started, else at its start. On
+    /// an error the monitor goes on trying.
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn want_bh_threads(&self, highpri: bool) -> Result<(), i32> {
         self.bh.wanted[usize::from(highpri)].store(true, Ordering::Relaxed);
@@ -75,7 +75,7 @@ impl Directory {
     /// As `want_bh_threads`, for a queue that is there already.
     /// # Context: no lock of the crate held.
     pub(crate) fn want_bh_threads_later(&self, highpri: bool) {
-        // Relaxed: whoever reads a stale "no" only takes the lock for nothing.
+        // Relaxed: a caller that reads a stale "no" only takes the lock for nothing.
         if self.bh.wanted[usize::from(highpri)].load(Ordering::Relaxed)
             || self.env.is_in_forked_child()
         {
@@ -88,7 +88,7 @@ impl Directory {
         }
     }
 
-    /// Tries once more to make what could not be made. On the monitor.
+    /// Tries again to make missing threads. Runs on the monitor.
     pub(crate) fn retry_bh_threads(&self) {
         for highpri in [false, true] {
             if self.bh.missing[usize::from(highpri)].load(Ordering::Relaxed) {
@@ -107,7 +107,7 @@ impl Directory {
             if !has_one {
                 create_worker(pool, 1).map_err(|e| e.errno())?;
             }
-            // What was enqueued before its thread came.
+            // Items may have been enqueued before the thread was made.
             let wake = pool.lock().kick();
             wake.perform();
         }

@@ -56,7 +56,7 @@ pub(crate) fn set(context: Option<Context>) {
     CONTEXT.with(|c| *c.borrow_mut() = context);
 }
 
-/// Asks the thread's context; None off the crate's threads.
+/// Calls `ask` with the thread's context; None on other threads.
 pub(crate) fn with<R>(ask: impl FnOnce(&mut Context) -> R) -> Option<R> {
     // A thread that is being torn down is no worker any more.
     CONTEXT
@@ -65,25 +65,25 @@ pub(crate) fn with<R>(ask: impl FnOnce(&mut Context) -> R) -> Option<R> {
         .flatten()
 }
 
-/// Asks about the run the thread is inside of; None outside any.
+/// Calls `ask` with the thread's current run; None outside a run.
 pub(crate) fn with_run<R>(ask: impl FnOnce(&Context, &Run) -> R) -> Option<R> {
     with(|c| c.run.as_ref().map(|run| ask(c, run))).flatten()
 }
 
-/// Is the caller a run of this queue?
+/// True if the caller is a run of this queue.
 pub(crate) fn in_run_of(queue: &QueueInner) -> bool {
     with_run(|_, run| std::ptr::eq(Arc::as_ptr(&run.pwq.queue), queue)).unwrap_or(false)
 }
 
-/// Is the caller the run of this very item?
+/// True if the caller is the run of this item.
 pub(crate) fn in_run_of_item(item: Identity) -> bool {
     with_run(|_, run| run.item == item).unwrap_or(false)
 }
 
-/// What the caller's run is; see [`current`].
+/// The caller's run; see [`current`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentWork {
-    /// The item's address, good for telling items apart and for nothing else.
+    /// The item's address. It tells items apart and must not be used as a pointer.
     pub work: usize,
     /// Its function.
     pub function: &'static str,
@@ -108,8 +108,8 @@ pub fn is_rescuer() -> bool {
     with_run(|c, _| c.rescuer).unwrap_or(false)
 }
 
-/// Describes what the present run is about, for dumps; 31 bytes are kept. Does nothing off a
-/// worker; the next run starts with the queue's name again.
+/// Sets the description of the current run for dumps; 31 bytes are kept. Does nothing outside a
+/// run. The next run starts with the queue's name again.
 pub fn set_worker_desc(text: &str) {
     let _ignored = with_own_state(|worker| worker.desc = ShortText::new(text));
 }
@@ -216,7 +216,7 @@ fn enter() {
 fn leave() {
     let outermost = with(|c| {
         c.run.as_ref()?;
-        // A section may outlive the run it began in; that run has been put right already.
+        // A section may outlive the run it began in; that run has been corrected at its end.
         c.blocking = c.blocking.checked_sub(1)?;
         // guard: s05_15_nested_sections
         (c.blocking == 0 && !c.rescuer).then(|| (c.pool.clone(), c.slot))
@@ -226,7 +226,7 @@ fn leave() {
         st.update(slot, |w| {
             w.asleep = false;
             w.observed_asleep = false;
-            // What it burnt before it slept does not count against it.
+            // CPU time before the sleep does not count as too long.
             w.sample = Sample::default();
         });
         let starving = st.is_starving();
@@ -237,8 +237,8 @@ fn leave() {
     }
 }
 
-/// The worker leaves the count; if that leaves items without a worker, one is woken on account of
-/// the queue whose item sleeps.
+/// The worker does not count any more. If items wait without a worker now, one is woken and counted
+/// as `cm_wakeup` of the queue whose item sleeps.
 fn go_to_sleep(st: &mut PoolState, slot: usize) -> Wake {
     let counted = st.workers.get(slot).counted();
     st.update(slot, |w| w.asleep = true);
@@ -254,9 +254,9 @@ fn go_to_sleep(st: &mut PoolState, slot: usize) -> Wake {
     wake
 }
 
-/// The present run, a BH item, is about to wait, which holds up all others of its CPU.
+/// Counts and warns that a BH item is about to wait, which holds up all others of its CPU.
 fn note_wait() {
-    // Taken out first: a logger may ask for the thread's context in turn.
+    // Copied first: a logger may use the thread's context in turn.
     let Some((env, run)) = with_run(|c, run| (c.pool.env.clone(), run.clone())) else {
         return;
     };

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Keeps one idle worker in hand, calls for help while none can be made, lets surplus ones go.
+//! Keeps one worker idle, sends mayday while none can be made, ends surplus ones.
 //!
-//! The manager is a worker that found nobody idle behind it; see [`super::worker`]. Helped by
-//! [`super::rescuer`] through the mayday timer. Kernel counterparts: `manage_workers`,
-//! `maybe_create_worker`, `pool_mayday_timeout`, `idle_cull_fn`.
+//! The manager is a worker that found no other one idle; see [`super::worker`]. The mayday timer
+//! calls [`super::rescuer`]. Kernel counterparts: `manage_workers`, `maybe_create_worker`,
+//! `pool_mayday_timeout`, `idle_cull_fn`.
 
 use super::worker::{create_worker, CreateError};
 use super::workers::WorkerThread;
@@ -16,9 +16,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Takes the manager role, if it is free, and makes a worker. Comes back with the lock held, and
-/// with false if somebody else is manager.
-/// # Context: the pool's lock held; let go inside.
+/// Takes the manager role, if it is free, and makes a worker. Returns with the lock held; false if
+/// another worker is manager.
+/// # Context: the pool's lock held; released inside.
 pub(crate) fn manage<'a>(
     pool: &'a Arc<Pool>,
     mut st: PoolGuard<'a>,
@@ -77,7 +77,7 @@ fn warn_create_failed(pool: &Pool, errno: i32) {
 
 fn arm_mayday(pool: &Arc<Pool>, delay: Duration) {
     let due = after(pool.env.clock.now(), delay);
-    // Refused only when the runtime is going down, which waits for the items by other means.
+    // Fails only when the runtime ends, which waits for the items by other means.
     let _ignored = pool
         .env
         .timers
@@ -103,10 +103,10 @@ impl PoolTimers for Pool {
     }
 }
 
-/// The mayday timer has expired: every queue with a rescuer and an item here is called for help.
+/// The mayday timer has expired: calls the rescuer of every queue with an item here.
 pub(crate) fn mayday_expired(pool: &Arc<Pool>) {
     let mut st = pool.lock();
-    // The manager may have ended this loop, and even begun another, while this call was coming.
+    // The manager may have ended this loop, and even begun another, since the expiry.
     if !st.mayday_armed || pool.mayday_timer.is_armed() {
         return;
     }
@@ -120,8 +120,8 @@ pub(crate) fn mayday_expired(pool: &Arc<Pool>) {
         } = &mut *st;
         for work in worklist.iter() {
             let p = pwqs.get_mut(work.pwq());
-            // A rescuer that is awake takes its pwq off the list at once, and the pwq's next item
-            // would put it there again.
+            // Once per pwq: a rescuer that is awake takes its pwq off the list at once, and the
+            // pwq's next item would put it there again.
             // guard: s07_03_call_per_item
             if std::mem::replace(&mut p.mayday_round, *mayday_round) == *mayday_round {
                 continue;
@@ -137,12 +137,12 @@ pub(crate) fn mayday_expired(pool: &Arc<Pool>) {
             }
         }
     }
-    // Under the lock, so that a manager that ends its loop now finds the timer armed or sees that
-    // it never will be.
+    // Under the lock: a manager that ends its loop now finds the timer armed, or knows that it will
+    // not be.
     arm_mayday(pool, pool.env.config.mayday_interval);
 }
 
-/// Sees to it that the longest-idle worker is looked at when its time is up.
+/// Arms the timer for the moment when the longest-idle worker has been idle for long enough.
 /// # Context: the pool's lock held.
 pub(crate) fn arm_cull(pool: &Arc<Pool>, st: &PoolState) {
     let since = st
@@ -156,7 +156,7 @@ pub(crate) fn arm_cull(pool: &Arc<Pool>, st: &PoolState) {
         .arm(due, TimerEvent::Pool(pool.clone(), PoolTimer::Cull));
 }
 
-/// Lets workers go that have been idle for too long while there are too many; joins their threads.
+/// Ends workers that have been idle for too long while there are too many; joins their threads.
 /// Runs on the monitor.
 pub(crate) fn cull(pool: &Arc<Pool>) {
     let mut st = pool.lock();
@@ -206,7 +206,7 @@ pub(crate) fn stop(pool: &Arc<Pool>) {
     let _ignored = pool.env.timers.disarm(&pool.cull_timer);
 }
 
-/// Sends all workers away, items or not: the start of the runtime failed, and nothing ran yet.
+/// Ends all workers, also if items wait: the start of the runtime failed, and nothing ran yet.
 /// # Context: no lock of the crate held; no worker has been woken so far.
 pub(crate) fn dismiss(pool: &Arc<Pool>) {
     let mut st = pool.lock();
@@ -225,7 +225,7 @@ fn join_all(gone: Vec<Arc<WorkerThread>>) {
     for thread in gone {
         let handle = thread.handle.lock().take();
         if let Some(handle) = handle {
-            // A worker's own panics end the process, so there is no outcome to look at.
+            // A panic outside an item ends the process, so the result says nothing.
             let _ignored = turn_scheduler::run_outside(|| handle.join());
         }
     }

@@ -97,17 +97,18 @@ pub(crate) struct Pool {
     /// Where its workers may run while it is associated.
     pub(crate) affinity: CpuSet, // I
     pub(crate) env: Arc<Env>,  // I
-    /// Items on their way to the worklist, for whoever takes the lock next.
+    /// Items on their way to the worklist, for the next holder of the lock.
     pub(crate) inbox: OwnLine<Inbox>, // A
     state: OwnLine<Mutex<PoolState>>, // L
-    changed: WorkerChanges,    // rung when a worker has gone or come, or the manager role is free
-    prealloc: Prealloc,        // with a lock of its own, under which no other is taken
+    changed: WorkerChanges,    // a worker has come or gone, or the manager role is free
+    prealloc: Prealloc,        // has a lock of its own, under which no other is taken
     pub(crate) mayday_timer: TimerIndex, // T
     pub(crate) cull_timer: TimerIndex, // T
     pub(crate) cooldown: Arc<Notify>, // I: cuts short a manager's wait for its next attempt
 }
 
-/// Counts the rings.
+/// Counts the changes of a pool's set of workers, and wakes threads that wait for one. It has a
+/// lock of its own, because only its guard releases the pool's lock.
 #[derive(Debug)]
 struct WorkerChanges {
     rings: Mutex<u64>,
@@ -122,8 +123,8 @@ impl WorkerChanges {
         }
     }
 
-    /// How often it has been rung. Asked under the pool's lock it misses nothing: whoever changes
-    /// the set of workers after that also rings after that.
+    /// The number of changes so far. Read under the pool's lock it misses nothing: a later change
+    /// of the workers is announced later.
     pub(super) fn rung(&self) -> u64 {
         *self.rings.lock()
     }
@@ -134,7 +135,7 @@ impl WorkerChanges {
         turn_scheduler::note_change();
     }
 
-    /// Waits until it has been rung more often than `heard`.
+    /// Waits for a change after the first `seen` ones.
     /// # Context: the pool's lock not held.
     pub(super) fn wait_past(&self, heard: u64) {
         if turn_scheduler::poll_until(|| self.rung() != heard) {
@@ -151,29 +152,29 @@ impl WorkerChanges {
 #[derive(Debug)]
 pub(crate) struct PoolState {
     pub(crate) worklist: ItemList,
-    /// How far each rescuer that is at work here has searched the worklist, by the number of its pwq.
+    /// How far each rescuer at work here has searched the worklist, by the number of its pwq.
     pub(crate) marks: Marks,
     pub(crate) pwqs: PwqTable,
     pub(crate) workers: Workers,
     /// Counted workers that are inside an item and not asleep.
     pub(crate) nr_running: usize,
-    /// Who is making a worker right now.
+    /// The slot of the worker that makes another one.
     pub(crate) manager: Option<usize>,
     /// No longer bound to its CPU.
     pub(crate) disassociated: bool,
     pub(crate) nice_denied: bool,
-    /// The manager is in its creation loop, so the call for help may go out.
+    /// The manager is in its creation loop, so mayday may be sent.
     pub(crate) mayday_armed: bool,
-    /// How often the call for help has gone out here.
+    /// How often mayday was sent here.
     pub(crate) mayday_round: u64,
     pub(crate) cull_armed: bool,
-    /// The pool is being taken down: whoever finds nothing to do leaves.
+    /// The pool is being taken down: a worker with nothing to do leaves.
     pub(crate) stopping: bool,
-    /// When the pool last moved, for the watchdog.
+    /// When the pool last made progress, for the watchdog.
     pub(crate) last_progress: u64,
 }
 
-/// The pool's lock, held. Whoever takes it has met everything that was in the inbox.
+/// The pool's lock, held. All items of the inbox have been counted in.
 #[derive(Debug)]
 pub(crate) struct PoolGuard<'a> {
     pool: &'a Pool,
@@ -222,7 +223,7 @@ impl Pool {
         }
     }
 
-    /// Takes the pool's lock, and in whatever lies in its inbox.
+    /// Takes the pool's lock and counts in the items of its inbox.
     pub(crate) fn lock(&self) -> PoolGuard<'_> {
         let mut state = self.state.0.lock();
         self.inbox.0.drain(|item| {
@@ -232,7 +233,7 @@ impl Pool {
         PoolGuard { pool: self, state }
     }
 
-    /// Lets the lock go until something changes in the set of workers.
+    /// Releases the lock, waits for a change in the set of workers, and takes the lock again.
     pub(crate) fn wait_change<'a>(&'a self, st: PoolGuard<'a>) -> PoolGuard<'a> {
         let heard = self.changed.rung();
         drop(st);
@@ -260,7 +261,7 @@ impl Pool {
         matches!(self.kind, PoolKind::Bh { .. })
     }
 
-    /// The name of worker `id`, as 1.4 has it.
+    /// The thread name of worker `id` (1.4).
     pub(crate) fn worker_name(&self, id: usize) -> String {
         let highpri = if self.nice < 0 { "H" } else { "" };
         match self.kind {
@@ -282,7 +283,7 @@ impl fmt::Debug for Pool {
 }
 
 impl PoolState {
-    /// Nothing to do and nobody to do it.
+    /// A pool without items and workers.
     pub(crate) fn new(last_progress: u64) -> Self {
         Self {
             worklist: ItemList::new(),
@@ -304,56 +305,56 @@ impl PoolState {
 
 /// Conditions. Each says who tests it.
 impl PoolState {
-    /// Asked at every event that may have left items without a worker.
+    /// True if items wait and no counted worker runs. Tested after every event that may cause that.
     pub(crate) fn need_more_worker(&self) -> bool {
         !self.worklist.is_empty() && self.nr_running == 0
     }
 
-    /// Asked by a worker about to begin a batch: does another one stay idle behind me?
+    /// True if another worker stays idle. Tested by a worker that is about to begin a batch.
     pub(crate) fn may_start_working(&self) -> bool {
         self.workers.nr_idle() > 0
     }
 
-    /// Asked by a worker after each item: shall I take one more without sleeping?
+    /// True if a worker takes one more item without sleeping. Tested after each item.
     pub(crate) fn keep_working(&self) -> bool {
         // guard: s05_03_keep_working
         !self.worklist.is_empty() && self.nr_running <= 1
     }
 
-    /// Asked by the manager and by the call for help: is the pool stuck for want of a thread?
+    /// True if items wait because there is no thread. Tested by the manager and the mayday timer.
     pub(crate) fn need_to_create_worker(&self) -> bool {
         self.need_more_worker() && !self.may_start_working()
     }
 
-    /// Asked when a worker goes idle and by the culling: are there more idle ones than needed?
+    /// True if more workers are idle than needed. Tested when a worker goes idle, and by the
+    /// culling.
     pub(crate) fn too_many_workers(&self) -> bool {
         let idle = self.workers.nr_idle() + usize::from(self.manager.is_some());
         let busy = self.workers.len() - idle;
         idle > 2 && (idle - 2) * IDLE_RATIO >= busy
     }
 
-    /// Asked by whoever lets the lock go: will it be taken again, by a run that ends or a worker
-    /// that has been woken, before an item behind those on the worklist needs anything else?
+    /// True if the lock will certainly be taken again soon, by a run that ends or a worker that has
+    /// been woken. Tested when the lock is released.
     ///
-    /// With an empty worklist the answer is no: the item that ends that must be seen at once, for
-    /// somebody to be woken, to watch the run in front of it, and to know since when it waits.
+    /// False with an empty worklist: the first item must wake a worker, start the watch on the run
+    /// in front of it, and set the time since when it waits.
     pub(crate) fn will_be_locked_again(&self) -> bool {
         !self.worklist.is_empty() && (self.nr_running > 0 || self.workers.nr_called() > 0)
     }
 
-    /// Asked after each change: do items wait behind a run that could be asleep?
+    /// True if items wait behind a run that could be asleep. Tested after each change.
     pub(crate) fn is_starving(&self) -> bool {
         self.nr_running > 0 && !self.worklist.is_empty()
     }
 }
 
-/// One idle worker beyond the first two is kept for every so many busy ones.
+/// One idle worker beyond the first two is kept per this many busy ones.
 pub(crate) const IDLE_RATIO: usize = 4;
 
 /// The changes.
 impl PoolState {
-    /// Wakes the worker that became idle last, if the pool needs one. One that has been woken and
-    /// has not come yet needs no second call.
+    /// Calls the worker that became idle last, if the pool needs one and has called none yet.
     pub(crate) fn kick(&mut self) -> Wake {
         if !self.need_more_worker() {
             return Wake::Nobody;
@@ -362,8 +363,8 @@ impl PoolState {
         self.workers.call_last_idle()
     }
 
-    /// A claimed item joins its pwq: on the worklist if there is a slot, else behind those that
-    /// wait. True if it became active; the caller then owes a `kick`, unless the pool is attended.
+    /// Adds a claimed item to its pwq: on the worklist if there is a slot, else behind the inactive
+    /// ones. True if it is active; the caller then calls `kick`, unless a worker is on its way.
     pub(crate) fn count_in(
         &mut self,
         number: u32,
@@ -374,7 +375,7 @@ impl PoolState {
         let p = self.pwqs.get_mut(number);
         p.refs += 1;
         p.nr_in_flight[usize::from(p.color)] += 1;
-        // Behind those that wait, even if a slot is free: the order of a pwq holds.
+        // Behind the inactive ones even if a slot is free: a pwq keeps its order.
         // guard: s08_02_overtaking
         let active = p.inactive.is_empty() && p.take_slot();
         item.state.set_queued(pool, p.color, !active);
@@ -386,7 +387,7 @@ impl PoolState {
         active
     }
 
-    /// An active item joins the worklist. The caller owes a `kick`.
+    /// Puts an active item on the worklist. The caller calls `kick` afterwards.
     pub(crate) fn add_active(&mut self, item: Item, now: impl FnOnce() -> u64) {
         if self.worklist.is_empty() {
             self.last_progress = now();
@@ -394,8 +395,8 @@ impl PoolState {
         self.worklist.push_back(item);
     }
 
-    /// Changes a worker and keeps `nr_running` true, whatever reason the change has to count the
-    /// worker or not.
+    /// Changes a worker and adjusts `nr_running` if the worker is counted now and was not before,
+    /// or the other way round.
     pub(crate) fn update(&mut self, slot: usize, change: impl FnOnce(&mut WorkerState)) {
         let worker = self.workers.get_mut(slot);
         let before = worker.counted();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the next worker of a pool needs of memory, allocated before it is needed.
+//! The memory of a pool's next worker, allocated before it is needed.
 //!
-//! A worker is made when a pool has run out of them, which may be because there is no memory for a
-//! thread; that is no time to allocate. [`super::worker`] takes the block, puts it back if no
-//! thread could be made for it, and has a new one made after a success. What the standard library
-//! allocates for a thread stays outside. Kernel counterpart: `alloc_worker`, without that care.
+//! A worker is made when a pool has none left, perhaps because memory is short; then nothing should
+//! be allocated. [`super::worker`] takes the block, puts it back if no thread could be made for it,
+//! and has a new one made after a success. What the standard library allocates for a thread stays
+//! outside. Kernel counterpart: `alloc_worker`, without that care.
 
 use super::workers::{WorkerFlags, WorkerState, WorkerThread};
 use crate::sys::sync::{Completion, Mutex, Parker};
@@ -18,7 +18,7 @@ pub(super) struct ControlBlock {
     pub(super) handle: Arc<Mutex<Option<JoinHandle<()>>>>,
     /// The thread has come, or has left again.
     pub(super) ready: Completion,
-    /// Here until the thread has come to stay.
+    /// Here until the thread has joined the pool.
     worker: Mutex<Option<WorkerState>>,
 }
 
@@ -48,7 +48,7 @@ impl ControlBlock {
         worker
     }
 
-    /// Has no thread stayed?
+    /// True if no thread has joined the pool.
     pub(super) fn is_vacant(&self) -> bool {
         self.worker.lock().is_some()
     }
@@ -69,12 +69,12 @@ impl Prealloc {
         spare.unwrap_or_else(ControlBlock::new)
     }
 
-    /// No thread has come: the block is for the next attempt.
+    /// Keeps the block for the next attempt, as no thread was made.
     pub(super) fn put_back(&self, block: Arc<ControlBlock>) {
         *self.0.lock() = Some(block);
     }
 
-    /// The block has been used: the next worker needs another one.
+    /// Allocates the block of the next worker after one was used.
     pub(super) fn refill(&self) {
         let next = ControlBlock::new();
         self.0.lock().get_or_insert(next);

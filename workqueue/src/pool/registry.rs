@@ -13,24 +13,24 @@ use crate::wq::attrs::Attrs;
 use std::cell::RefCell;
 use std::sync::{Arc, Once, PoisonError, RwLock, RwLockWriteGuard};
 
-/// All pools of the process by number. Numbers of pools that are gone are used again; an item that
-/// still names one finds a pool that knows nothing of it, or none.
+/// All pools of the process by number. Numbers of removed pools are used again. An item that still
+/// names one finds a pool without that item, or none.
 static POOLS: RwLock<Vec<Option<Arc<Pool>>>> = RwLock::new(Vec::new());
 
 type Table = RwLockWriteGuard<'static, Vec<Option<Arc<Pool>>>>;
 
 thread_local! {
-    /// The table, while the thread forks: a child must not find it held by a thread it has not.
+    /// The table, held by the thread that forks: in the child no other thread exists to release it.
     static FORKING: RefCell<Option<Table>> = const { RefCell::new(None) };
 }
 
-/// Takes the table to change it. Short: forks wait for it.
+/// Locks the table to change it. Held for a short time only, as forks wait for it.
 pub(crate) fn hold() -> Table {
     POOLS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 extern "C" fn before_fork() {
-    // A thread that is being torn down takes the risk.
+    // A thread that is being torn down forks without the lock.
     let _ignored = FORKING.try_with(|table| *table.borrow_mut() = Some(hold()));
 }
 
@@ -73,8 +73,8 @@ pub(crate) fn forget(pool: &Pool) {
 }
 
 impl Directory {
-    /// A pool for `key`, shared with whoever asks for the same. A new pool gets its first worker
-    /// if the runtime is started. The caller owes a `put`.
+    /// Returns the pool for `key`, shared by all users of the same key. A new pool gets its first
+    /// worker if the runtime is started. The caller calls `put_unbound_pool` in the end.
     pub(crate) fn get_unbound_pool(&self, key: PoolKey) -> Result<Arc<Pool>, i32> {
         let mut by_key = self.unbound.lock();
         if let Some((pool, users)) = by_key.get_mut(&key) {
@@ -100,7 +100,7 @@ impl Directory {
         Ok(pool)
     }
 
-    /// One user less; the last one stops the pool's threads.
+    /// Drops one user; the last one stops the pool's threads.
     /// # Context: no lock of the crate held, not on a worker of this pool.
     pub(crate) fn put_unbound_pool(&self, pool: &Arc<Pool>) {
         let PoolKind::Unbound { key, .. } = &pool.kind else {
@@ -132,8 +132,8 @@ impl Directory {
     }
 }
 
-/// What `attrs` ask for on `cpu`, or for the default pwq if None, while unbound queues may use
-/// `unbound` and `online` are the CPUs in use.
+/// The pool that `attrs` ask for on `cpu`, or for the default pwq if None. `unbound` is the unbound
+/// mask, `online` the CPUs in use.
 pub(crate) fn key_for(
     env: &Env,
     attrs: &Attrs,

@@ -23,14 +23,14 @@ use crate::wq::queue::{QueueInner, Rescuer, RescuerPlacement};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-/// After more items than this in one turn, another pwq of the queue gets its own.
+/// After more items than this, the rescuer goes on to another pwq of the queue.
 const RESCUER_BATCH: usize = 16;
 
 /// The nice value of every rescuer.
 pub(crate) const RESCUER_NICE: i32 = -20;
 
 impl Rescuer {
-    /// The thread is in no pool: it may run wherever unbound queues may. Called by the thread.
+    /// The thread leaves its pool and is bound to the unbound mask. Called by the thread.
     fn detach(&self, env: &Env, own: &WorkerState) {
         let mut placement = self.placement.lock();
         *placement = RescuerPlacement {
@@ -38,8 +38,7 @@ impl Rescuer {
             attached: false,
             desc: own.desc,
         };
-        // Under the lock, so that a change of the unbound mask either is seen here or finds the
-        // thread detached.
+        // Under the lock: a change of the unbound mask is seen here, or finds the thread detached.
         env.bind_current_to_unbound();
     }
 
@@ -76,7 +75,7 @@ impl Rescuer {
             *self.thread.lock() = Some(handle);
             return Ok(());
         }
-        // A rescuer's own panic ends the process, so there is no outcome to look at.
+        // A panic outside an item ends the process, so the result says nothing.
         let _ignored = turn_scheduler::run_outside(|| handle.join());
         Err(CreateError::Nice)
     }
@@ -89,14 +88,15 @@ impl Rescuer {
         // Release pairs with the Acquire in `live`: pwqs listed before are seen before the end.
         self.stop.store(true, Ordering::Release);
         self.parker.lock().unpark();
-        // A panic of the rescuer's own ends the process, so there is no outcome to look at.
+        // A panic outside an item ends the process, so the result says nothing.
         let _ignored = turn_scheduler::run_outside(|| handle.join());
         *self.placement.lock() = RescuerPlacement::default();
         self.stop.store(false, Ordering::Relaxed);
     }
 }
 
-/// The new thread takes its name and its nice value; false if it may not have that, and must.
+/// The new thread takes its name and its nice value. False if that is not allowed and priorities
+/// are strict.
 fn arrive(queue: &QueueInner, parker: &Parker) -> bool {
     let env = &queue.env;
     cpu::set_current_name(&queue.rescuer_name());
@@ -135,7 +135,7 @@ fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
     }
 }
 
-/// One turn: helps one pwq in its pool. `own` is the rescuer's worker, carried from pool to pool.
+/// Helps one pwq in its pool. `own` is the rescuer's worker, carried from pool to pool.
 fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerState {
     let pool = &pwq.pool;
     let env = &pool.env;
@@ -146,7 +146,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     if st.disassociated {
         env.bind_current_to_unbound();
     } else {
-        // Once more, as every worker that joins does.
+        // Once more under the lock, as in `worker::arrive`.
         env.bind_current(&pool.affinity);
     }
     own.flags = WorkerFlags::PREP;
@@ -189,13 +189,13 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     own
 }
 
-/// Asked before each item: is it still the rescuer's business?
+/// True if the rescuer may take another item. Tested before each.
 fn may_take(st: &PoolState, pwq: &Pwq, rescuer: &Rescuer) -> bool {
     st.pwqs.get(pwq.number).nr_active > 0
         && (st.need_to_create_worker() || st.manager.is_some() && !rescuer.anyone_else())
 }
 
-/// Asked at the end of a turn: does this pwq need another one?
+/// True if this pwq needs the rescuer again. Tested when it goes on to another.
 fn may_still_need(st: &PoolState, pwq: &Pwq) -> bool {
     st.pwqs.get(pwq.number).nr_active > 0 && st.need_to_create_worker()
 }

@@ -28,7 +28,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Takes an item, and further ones as long as `more` says so.
+/// Takes an item, and further ones while `more` is true.
 pub(super) fn run_while<'a>(
     pool: &'a Pool,
     mut st: PoolGuard<'a>,
@@ -48,8 +48,8 @@ pub(super) fn run_while<'a>(
     }
 }
 
-/// Takes the first item of the worklist; its barriers come along on the worker's private list. None
-/// if it went to another worker, which runs the same item at present.
+/// Takes the first item of the worklist; its barriers go to the worker's private list. None if it
+/// went to another worker, which runs the same item now.
 pub(crate) fn take_first(st: &mut PoolState, slot: usize) -> Option<Item> {
     let front = st.worklist.front()?;
     let (who, linked) = (front.identity(), front.snapshot().linked());
@@ -107,7 +107,7 @@ fn run_one<'a>(
     if !barrier {
         st.pwqs.get_mut(number).stats.started += 1;
     }
-    // Not once per batch: a worker that never sleeps between its items moves all the same.
+    // Per item, not per batch: a worker that never sleeps between its items makes progress, too.
     st.last_progress = batch.now();
     st.workers.set_current(
         slot,
@@ -126,9 +126,9 @@ fn run_one<'a>(
     if aside {
         st.set_flags(slot, WorkerFlags::CPU_INTENSIVE);
     }
-    // For pools that do not count, and for those this worker has just stopped counting in.
+    // For pools that do not count their workers, and for a worker that has just stopped counting.
     let wake = st.kick();
-    // From here on the item may be queued again; what its queuer did before is seen by the run.
+    // From here on the item may be queued again. The run sees what its queuer did before.
     item.state.begin_run();
     let starving = st.is_starving();
     drop(st);
@@ -202,7 +202,7 @@ fn run_one<'a>(
         batch.keep(pwq);
         return st;
     }
-    // Whoever is told that the item has ended finds its time counted.
+    // A waiter that learns of the end finds the item's time counted.
     batch.bill(&mut st);
     drop(st);
     followup.perform();
@@ -212,9 +212,9 @@ fn run_one<'a>(
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    /// That of the item before, kept because the next one's is mostly the same.
+    /// The pwq of the previous item, kept because the next item mostly has the same.
     pwq: Option<Arc<Pwq>>,
-    /// The number of the pwq that the time since the last count belongs to.
+    /// The number of the pwq that the uncounted time belongs to.
     owed_to: Option<u32>,
     meter: CpuMeter,
     watch: CpuIntensiveWatch,
@@ -226,7 +226,7 @@ impl Batch {
             pwq: None,
             owed_to: None,
             meter: CpuMeter::start(&pool.env),
-            // Only there is a run in the way of others.
+            // Only in a per-CPU pool does a run hold back others.
             watch: CpuIntensiveWatch::start(
                 &pool.env,
                 matches!(pool.kind, PoolKind::PerCpu { .. }),
@@ -243,7 +243,7 @@ impl Batch {
             return pwq;
         }
         let next = next.clone();
-        // Also before a barrier: whoever waits for it finds the time of his item counted.
+        // Also before a barrier: its waiter finds the time of the item counted.
         self.bill(st);
         next
     }
@@ -258,7 +258,8 @@ impl Batch {
         self.meter.last.filter(|_| self.meter.fresh)
     }
 
-    /// An item has ended, a barrier's time being nobody's. Did it use the CPU for too long?
+    /// Notes the end of an item; true if it used the CPU for too long. A barrier's time is not
+    /// counted.
     /// # Context: no lock of the crate held.
     #[must_use]
     pub(super) fn item_ended(&mut self, env: &Env, number: u32, barrier: bool) -> bool {
@@ -268,13 +269,13 @@ impl Batch {
             .is_some_and(|used| self.watch.is_cpu_intensive(used))
     }
 
-    /// The next item may well be one of the same pwq.
+    /// Keeps the pwq for the next item.
     pub(super) fn keep(&mut self, pwq: Arc<Pwq>) {
         self.pwq = Some(pwq);
     }
 
-    /// Counts the time not counted yet. To be called before the pwq it belongs to can go: that is,
-    /// before the lock is let go, unless the same pwq has the next item.
+    /// Counts the uncounted time. Called before the lock is released, unless the same pwq has the
+    /// next item: afterwards the pwq may be gone.
     /// # Context: the pool's lock held.
     pub(super) fn bill(&mut self, st: &mut PoolState) {
         let used = self.meter.lap();
@@ -287,9 +288,9 @@ impl Batch {
 /// The thread's CPU clock, read no more often than needed.
 #[derive(Debug)]
 struct CpuMeter {
-    /// The last reading; None if nobody wants to know.
+    /// The last reading; None if accounting is off.
     last: Option<u64>,
-    /// Was that at the end of the last item?
+    /// It was made at the end of the last item.
     fresh: bool,
     /// Used up to that reading, and not counted yet.
     used: u64,
@@ -307,8 +308,7 @@ impl CpuMeter {
         }
     }
 
-    /// What the item used, at least, if a tick has passed: a long item, or the end of many short
-    /// ones.
+    /// The CPU time that the item used at least; None if no tick has passed during it.
     fn item_ended(&mut self, env: &Env) -> Option<Duration> {
         let exact = std::mem::take(&mut self.fresh);
         let now = env.clock.coarse();
@@ -319,8 +319,8 @@ impl CpuMeter {
         let before = self.used;
         self.read();
         let used = self.used - before;
-        // With short items between the reading before and this one's beginning, no more than the
-        // time that it took is surely its own.
+        // Short items may have run between the last reading and this item's beginning. Then at most
+        // the time that passed is this item's own.
         Some(Duration::from_nanos(if exact {
             used
         } else {
@@ -336,23 +336,23 @@ impl CpuMeter {
         self.fresh = true;
     }
 
-    /// What was used since the last call.
+    /// The time used since the last call.
     fn lap(&mut self) -> u64 {
         self.read();
         std::mem::take(&mut self.used)
     }
 }
 
-/// Looks at the runs of one worker as they end.
+/// Finds runs of one worker that used the CPU for too long, as they end.
 #[derive(Debug)]
 struct CpuIntensiveWatch {
     limit: Duration,
-    /// How often the thread had gone to sleep by the last look; None if nobody wants to know.
+    /// How often the thread had gone to sleep at the last look; None if this is off.
     switches: Option<u64>,
 }
 
 impl CpuIntensiveWatch {
-    /// Begins to look at the calling thread, if `wanted`.
+    /// Begins to watch the calling thread, if `wanted`.
     pub(super) fn start(env: &Env, wanted: bool) -> Self {
         let limit = env.config.cpu_intensive_thresh;
         let wanted = wanted && env.config.cpu_accounting && !limit.is_zero();
@@ -362,9 +362,9 @@ impl CpuIntensiveWatch {
         }
     }
 
-    /// A run has ended that used so much: too much, without ever going to sleep? To be asked only
-    /// of runs that saw the clock tick, so short ones cost nothing. A sleep between the tick before
-    /// and the run's beginning counts for the run.
+    /// True if a run that used this much CPU time used too much and never slept. Tested only for
+    /// runs during which the clock ticked, so short ones cost nothing. A sleep between the previous
+    /// tick and the run's beginning counts as the run's.
     pub(super) fn is_cpu_intensive(&mut self, used: Duration) -> bool {
         let Some(before) = self.switches.as_mut() else {
             return false;
@@ -375,8 +375,8 @@ impl CpuIntensiveWatch {
 }
 
 impl PoolState {
-    /// Counts a run found out at its end, unless it was found out before, or holds back nobody
-    /// anyway. True if it counts.
+    /// Counts a run that was found at its end, unless the sampler found it before, or its worker
+    /// does not count. True if it is counted now.
     pub(super) fn count_cpu_intensive(&mut self, slot: usize, pwq: u32) -> bool {
         let counts = self.workers.get(slot).counted();
         if counts {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Finds runs that sleep without saying so, and runs that use the CPU for too long.
 //!
-//! Works on the monitor thread, and only while some CPU's pool has items waiting behind a run.
-//! What it finds it marks under the pool's lock; a mistake costs a worker too many or a delay,
-//! never an order or a limit. Kernel counterparts: the scheduler's calls of
-//! `wq_worker_sleeping`, and `wq_worker_tick`.
+//! Works on the monitor thread, and only while some per-CPU pool has items waiting behind a run. It
+//! marks what it finds under the pool's lock. A mistake costs a surplus worker or a delay, never an
+//! order or a limit. Kernel counterparts: the scheduler's calls of `wq_worker_sleeping`, and
+//! `wq_worker_tick`.
 
 use super::workers::{Sample, WorkerFlags, WorkerState};
 use super::{Pool, PoolGuard, PoolState};
@@ -17,10 +17,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Without /proc, no progress over so many periods counts as sleeping.
+/// Without /proc, no progress over this many periods counts as sleeping.
 const STILL_PERIODS: u8 = 4;
 
-/// More kept files than this are closed and opened anew when needed.
+/// Files kept open at most.
 const KEPT_FILES: usize = 1024;
 
 /// One worker to look at.
@@ -58,7 +58,7 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Looks at all pools that starve; false if there is none.
+    /// Looks at all starving pools; false if there is none.
     pub(crate) fn sample(&mut self, pools: &[Arc<Pool>], period: Duration) -> bool {
         let half = u64::try_from(period.as_nanos() / 2).unwrap_or(u64::MAX);
         let mut any = false;
@@ -118,8 +118,8 @@ impl Sampler {
         self.verdict(state, p.still)
     }
 
-    /// What the state of a thread says, or the lack of one together with the periods that its CPU
-    /// clock has stood still.
+    /// Judges by the state of a thread. Without one, by the periods that its CPU clock has stood
+    /// still.
     fn verdict(&self, state: io::Result<u8>, still: u8) -> Finding {
         match state {
             Ok(b'R') => Finding::Running,
@@ -131,7 +131,7 @@ impl Sampler {
         }
     }
 
-    /// Has the thread ended, or is there no /proc to find it in?
+    /// True if the thread has ended; false if /proc cannot be read.
     fn is_gone(&self, error: &io::Error) -> bool {
         match error.raw_os_error() {
             Some(libc::ESRCH) => true,
@@ -184,8 +184,8 @@ fn probe(slot: usize, w: &WorkerState) -> Option<Probe> {
     })
 }
 
-/// Puts a finding in force, if the worker is still in the run it is about. The function, if that
-/// has now used the CPU for too long.
+/// Applies a finding if the worker is still in the same run. Returns the function if it has now
+/// used the CPU for too long.
 /// # Context: the pool's lock held.
 fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) -> Option<&'static str> {
     let (now, finding) = p.finding?;
@@ -224,7 +224,7 @@ fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) -> Option<&'static str> {
             worker.sample.burn_from = None;
             let was_counted = worker.counted();
             st.update(p.slot, |w| w.observed_asleep = true);
-            // As for a declared sleep: counted if it is what lets the next item start.
+            // As for a declared sleep: counted if it lets the next item start.
             if was_counted && st.need_more_worker() && st.may_start_working() {
                 st.pwqs.get_mut(current.pwq).stats.cm_wakeup += 1;
             }

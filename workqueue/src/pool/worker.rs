@@ -97,7 +97,7 @@ fn start_thread(
             }
         }
     };
-    // Held across the spawn, so that whoever joins the thread finds its handle.
+    // Held across the spawn, so that a thread that joins finds the handle.
     let mut handle = block.handle.lock();
     *handle = Some(
         pool.env
@@ -115,7 +115,8 @@ fn start_thread(
     Err(CreateError::Nice)
 }
 
-/// The new thread makes itself what its pool wants and joins as an idle worker; None if it cannot.
+/// The new thread takes its name, nice value and affinity, and joins the pool as an idle worker.
+/// None if it cannot have its nice value.
 fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
     cpu::set_current_name(&pool.worker_name(id));
     block.parker.adopt_current();
@@ -138,13 +139,13 @@ fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
         // The pool's CPU has left. Under the lock, so that its return cannot miss this thread.
         pool.env.bind_current_to_unbound();
     } else {
-        // Once more under the lock, so that what the process is allowed cannot have changed since
-        // without this thread in the list of those who follow.
+        // Once more under the lock: a change of the allowed CPUs since then would have missed this
+        // thread.
         pool.env.bind_current(&pool.affinity);
     }
     let slot = st.workers.join(worker);
     st.workers.enter_idle(slot, pool.env.clock.coarse());
-    // Whoever takes the pool down must tell the newcomer too.
+    // A thread that takes the pool down must wake the new worker, too.
     pool.announce_change();
     drop(st);
     context::set(Some(Context {
@@ -184,7 +185,7 @@ fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
                 let managed;
                 (st, managed) = manager::manage(pool, st, slot);
                 if managed {
-                    // The world may have changed meanwhile.
+                    // The lock was released meanwhile.
                     continue;
                 }
             }
@@ -201,7 +202,7 @@ fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
         manager::arm_cull(pool, st);
     }
     if st.stopping {
-        // Whoever takes the pool down wakes everyone it finds idle.
+        // A thread that takes the pool down wakes all idle workers.
         pool.announce_change();
     }
 }
@@ -214,24 +215,24 @@ fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuar
     st
 }
 
-/// Asked by a worker that was woken: did I wake outside my pod? If so it is inside now, at least
-/// for the moment, and may go anywhere in the mask from here on.
+/// Moves a worker that woke outside its pod into the pod; true if it did. It may go anywhere in the
+/// mask afterwards. User space cannot choose where the scheduler wakes a thread.
 /// # Context: no lock of the crate held; on a worker of the pool.
 pub(crate) fn return_to_pod(pool: &Pool) -> bool {
     let PoolKind::Unbound { key, .. } = &pool.kind else {
         return false;
     };
-    // Made-up CPUs bind nobody, so nobody is outside.
+    // Threads are not bound to simulated CPUs, so none is outside.
     if key.strict || pool.env.cpus.is_simulated() || key.pod.contains(cpu::current_cpu()) {
         return false;
     }
-    // Refused if none of the pod's CPUs may be used at present: then there is no way back.
+    // Fails if none of the pod's CPUs is allowed at present.
     let moved = pool.env.try_bind_current(&key.pod);
     pool.env.bind_current(&pool.affinity);
     moved
 }
 
-/// The worker has returned to its pod and is about to take the first item.
+/// Counts a worker that has returned to its pod, for the queue of its first item.
 /// # Context: the pool's lock held.
 pub(crate) fn count_return(st: &mut PoolState) {
     let first = st.worklist.front().map(|work| work.pwq());

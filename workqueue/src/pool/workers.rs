@@ -35,14 +35,14 @@ bitflags! {
     }
 }
 
-/// A worker to wake once the pool's lock is let go; forgetting it would leave an item waiting
-/// beside a sleeping worker.
+/// A worker to wake once the pool's lock is released. Without the wake-up an item would wait beside
+/// a sleeping worker.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Wake {
-    /// Nobody is needed, or nobody is idle.
+    /// No worker is needed, or none is idle.
     Nobody,
-    /// The one to be woken has been, and has not taken the lock yet.
+    /// The worker has been woken and has not taken the lock yet.
     AlreadyCalled,
     /// The caller wakes this one.
     Call(Arc<Parker>),
@@ -56,18 +56,18 @@ impl Wake {
         }
     }
 
-    /// Will an idle worker come, by this wake-up or by the one before?
+    /// True if an idle worker comes, by this wake-up or by the one before.
     pub(crate) fn will_come(&self) -> bool {
         !matches!(self, Self::Nobody)
     }
 
-    /// Has the holder of this nothing to do?
+    /// True if the caller has nothing to do.
     pub(crate) fn needs_no_call(&self) -> bool {
         !matches!(self, Self::Call(_))
     }
 }
 
-/// What the sampler keeps in mind of a worker, under its pool's lock.
+/// What the sampler knows of a worker, under its pool's lock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
     /// The run the rest is about.
@@ -94,8 +94,8 @@ pub(crate) struct Current {
 #[derive(Debug)]
 pub(crate) struct WorkerThread {
     pub(crate) tid: i32,
-    /// None for a rescuer, whose queue owns its thread. Filled by the creator while it holds the
-    /// lock across the spawn, so whoever joins finds it.
+    /// None for a rescuer, whose queue owns its thread. The creator holds the lock across the
+    /// spawn, so a thread that joins finds the handle.
     pub(crate) handle: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -151,7 +151,7 @@ impl WorkerState {
         }
     }
 
-    /// Does this worker count as running?
+    /// True if this worker counts in `nr_running`.
     pub(crate) fn counted(&self) -> bool {
         !self.asleep
             && !self.observed_asleep
@@ -256,7 +256,7 @@ impl Workers {
         self.reserved_ids.retain(|&r| r != id);
     }
 
-    /// Makes room for all workers, those on their way and `rescuers` helpers.
+    /// Makes room for all workers, those being made and `rescuers` rescuers.
     fn reserve(&mut self, rescuers: usize) {
         let present = self.slots.iter().flatten().count();
         let wanted = present + self.reserved_ids.len() + rescuers;
@@ -266,7 +266,8 @@ impl Workers {
             .reserve(wanted.saturating_sub(self.exited.len()));
     }
 
-    /// One more queue with a rescuer has a pwq here, or one less; their number comes back.
+    /// Counts a queue with a rescuer that has a pwq here, or has it no longer; returns their
+    /// number.
     pub(crate) fn expect_rescuer(&mut self, come: bool) -> usize {
         self.rescuers = if come {
             self.rescuers + 1
@@ -296,7 +297,7 @@ impl Workers {
         slot
     }
 
-    /// A thread leaves, by its own hand.
+    /// A thread leaves. Called by that thread.
     pub(crate) fn leave(&mut self, slot: usize) -> WorkerState {
         let worker = self.slots[slot].take().expect("a worker leaves once");
         debug_assert!(worker.current.is_none() && worker.scheduled.is_empty());
@@ -358,7 +359,7 @@ impl Workers {
         self.nr_called
     }
 
-    /// Who has been idle longest.
+    /// The worker that has been idle longest.
     pub(crate) fn first_idle(&self) -> Option<usize> {
         self.idle.first().copied()
     }
@@ -367,7 +368,7 @@ impl Workers {
         &self.idle
     }
 
-    /// Tells an idle worker to leave. It does not count any more. The caller owes it a wake-up.
+    /// Tells an idle worker to leave. It does not count any more. The caller wakes it.
     pub(crate) fn set_dying(&mut self, slot: usize) -> Arc<Parker> {
         self.leave_idle(slot);
         self.len -= 1;

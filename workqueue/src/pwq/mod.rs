@@ -40,7 +40,7 @@ impl fmt::Debug for Pwq {
     }
 }
 
-/// A pwq in the line for a slot of its node.
+/// A pwq that waits for a slot of its node.
 #[derive(Clone, Debug)]
 pub(crate) struct WaitingPwq(Arc<Pwq>);
 
@@ -100,9 +100,9 @@ pub(crate) struct PwqState {
     pub(crate) flush_color: Option<u8>,
     /// Held back by max_active, oldest first.
     pub(crate) inactive: ItemList,
-    /// An ordered queue's new pwq waits for the older one to run empty.
+    /// An ordered queue's new pwq activates nothing until the older one is empty.
     pub(crate) plugged: bool,
-    /// The pool's last call for help that this pwq was part of.
+    /// The number of the pool's last mayday that covered this pwq.
     pub(crate) mayday_round: u64,
     pub(crate) stats: PwqStats,
 }
@@ -112,7 +112,7 @@ impl PwqState {
         self.nr_in_flight.iter().sum()
     }
 
-    /// Asked for each item that wants onto the worklist: is there a slot? Takes it if so.
+    /// Takes a slot of max_active for an item; false if there is none.
     /// # Context: the pool's lock held.
     pub(crate) fn take_slot(&mut self) -> bool {
         if self.plugged {
@@ -137,7 +137,7 @@ pub(crate) struct PwqTable {
 }
 
 impl PwqTable {
-    /// Finds a number; `make` gets it, because the pwq carries it.
+    /// Stores a pwq under the lowest free number; `make` gets the number.
     pub(crate) fn insert(&mut self, make: impl FnOnce(u32) -> PwqState) -> u32 {
         let at = self
             .slots
@@ -178,7 +178,7 @@ impl PwqTable {
 }
 
 impl Pwq {
-    /// Ties `queue` to `pool`. The queue owns the first reference.
+    /// Makes the pwq of `queue` in `pool`. The queue owns the first reference.
     pub(crate) fn link(
         queue: &Arc<QueueInner>,
         pool: &Arc<Pool>,
@@ -212,7 +212,7 @@ impl Pwq {
         st.pwqs.get(number).pwq.clone()
     }
 
-    /// Takes a pwq that nothing refers to any more out of its pool; its counters come back.
+    /// Takes a pwq without references out of its pool and returns its counters.
     pub(crate) fn unlink(self: &Arc<Self>) -> PwqStats {
         let mut st = self.pool.lock();
         if let Some(node) = &self.node {
@@ -231,7 +231,7 @@ impl Pwq {
     }
 }
 
-/// What the end of an item obliges the caller to do, once it has let the pool's lock go.
+/// What the caller has to do after the end of an item, once it has released the pool's lock.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Followup {
@@ -306,7 +306,7 @@ pub(crate) fn retire(st: &mut PoolState, number: u32, color: u8, counted: bool) 
     followup
 }
 
-/// Lets one reference go. If it was the last, the caller hands the pwq to the monitor.
+/// Drops one reference. If it was the last, the caller hands the pwq to the monitor.
 /// # Context: the pool's lock held.
 #[must_use]
 pub(crate) fn put(st: &mut PoolState, number: u32) -> Option<Arc<Pwq>> {
@@ -316,8 +316,8 @@ pub(crate) fn put(st: &mut PoolState, number: u32) -> Option<Arc<Pwq>> {
 }
 
 impl PoolState {
-    /// Moves the oldest inactive item of a pwq, and its barriers, to the worklist. The slot has
-    /// been taken; the caller owes a kick.
+    /// Moves the oldest inactive item of a pwq, and its barriers, to the worklist. The caller has
+    /// taken the slot and calls `kick` afterwards.
     pub(crate) fn activate_first(&mut self, number: u32) {
         let p = self.pwqs.get_mut(number);
         let pwq = p.pwq.clone();
@@ -346,7 +346,7 @@ impl PoolState {
         }
     }
 
-    /// Lets in as many inactive items of a per-CPU pwq as there are slots.
+    /// Activates inactive items of a per-CPU pwq as long as there are slots.
     pub(crate) fn activate_inactive(&mut self, number: u32) {
         loop {
             let p = self.pwqs.get_mut(number);
@@ -358,7 +358,7 @@ impl PoolState {
     }
 }
 
-/// Serves the line of a node until there is no slot or nobody waits: one item each, in turn.
+/// Activates one item of each waiting pwq of a node in turn, until there is no slot or none waits.
 /// # Context: no pool lock held.
 pub(crate) fn activate_waiting(node: &NodeActive) {
     while let Some(head) = node.head() {
@@ -371,7 +371,7 @@ pub(crate) fn activate_waiting(node: &NodeActive) {
                 let number = head.0.number;
                 let p = st.pwqs.get_mut(number);
                 if p.inactive.is_empty() || p.plugged {
-                    // Cancelled meanwhile. The loop serves the next in line with the slot.
+                    // The item was cancelled. The loop gives the slot to the next waiting pwq.
                     let _ignored = node.release();
                     Wake::Nobody
                 } else {

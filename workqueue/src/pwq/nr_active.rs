@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A number of slots that several parties share, with a line for those who found none.
+//! A number of slots that several parties share, with a list of those that wait for one.
 //!
 //! The slots of an unbound queue on one NUMA node; the parties are the queue's pwqs there, each
 //! under the lock of its own pool, so no lock covers them all. [`super`] asks for slots
@@ -14,7 +14,7 @@
 //!   T3 try to take once more               my duty to serve
 //! ```
 //!
-//! The slots in use and the length of the line are halves of one word:
+//! The slots in use and the number of waiting parties are halves of one word:
 //!
 //! ```text
 //!   63              32 31               0
@@ -23,14 +23,14 @@
 //!  +------------------+------------------+
 //! ```
 //!
-//! Hence T2, T3 and G have one order: if T3 fails, the slot was given back after it, so G comes
-//! after T2 and finds the line in the very word it changes. Taking and giving cost one atomic step
-//! each.
+//! So T2, T3 and G have one order. If T3 fails, the slot was given back after it. Then G comes
+//! after T2 and finds the waiting party in the word it changes. Taking and giving back cost one
+//! atomic step each.
 
 use crate::sys::sync::modelled::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use std::collections::VecDeque;
 
-/// One party in waiters.
+/// One waiting party.
 const WAITER: u64 = 1 << 32;
 
 /// The half of the word that counts slots.
@@ -40,20 +40,20 @@ const USED: u64 = WAITER - 1;
 #[derive(Debug)]
 pub(crate) struct NrActive<W> {
     max: AtomicUsize, // A: set by the queue, under its own lock
-    /// Slots in use, and the length of `line`, which is written under its lock.
+    /// Slots in use, and the length of `waiters`, which is written under its lock.
     word: AtomicU64, // A
     waiters: Mutex<VecDeque<W>>, // N
 }
 
-/// What the party at the head of the line got.
+/// What the first waiting party got.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum HeadResult {
-    /// A slot, and its place in line is gone. If it still has items waiting it must queue anew.
+    /// A slot. It waits no longer; with more items it must wait again.
     Slot,
-    /// Nothing: it is not at the head any more. Look again.
+    /// Nothing: it is not the first any more. Look again.
     Moved,
-    /// Nothing: all slots are in use. Whoever gives one back serves the waiters.
+    /// Nothing: all slots are in use. The party that gives one back serves the waiters.
     Full,
 }
 
@@ -66,7 +66,7 @@ impl<W: Clone + PartialEq> NrActive<W> {
         }
     }
 
-    /// Makes room for so many parties, so that waiting never allocates.
+    /// Makes room for `parties`, so that waiting never allocates.
     pub(crate) fn reserve(&self, parties: usize) {
         let mut waiters = self.waiters.lock();
         let missing = parties.saturating_sub(waiters.len());
@@ -81,10 +81,10 @@ impl<W: Clone + PartialEq> NrActive<W> {
         (self.word.load(Ordering::Relaxed) & USED) as usize
     }
 
-    /// A new limit. The caller owes a service of the waiters, since there may be more slots now.
+    /// Sets the limit. The caller serves the waiters afterwards, since there may be more slots now.
     pub(crate) fn set_max(&self, max: usize) {
-        // Release pairs with the Acquire in `try_take`; a party that still saw the former limit
-        // has joined the line by the time it lets the line's lock go, and the service finds it.
+        // Release pairs with the Acquire in `try_take`. A party that still saw the former limit is
+        // in `waiters` when it releases that lock, and the service finds it.
         self.max.store(max, Ordering::Release);
     }
 
@@ -98,11 +98,11 @@ impl<W: Clone + PartialEq> NrActive<W> {
             .is_ok()
     }
 
-    /// Says how long the line is.
-    /// # Context: the line's lock held.
+    /// Writes the number of waiting parties to the word.
+    /// # Context: the lock of `waiters` held.
     fn publish_len(&self, waiters: &VecDeque<W>) {
         let parties = waiters.len() as u64 * WAITER;
-        // AcqRel: T2 of the protocol; pairs with `release`, which finds the line in this word.
+        // AcqRel: T2 of the protocol; pairs with `release`, which finds the number in this word.
         let _ignored = self
             .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
@@ -110,7 +110,7 @@ impl<W: Clone + PartialEq> NrActive<W> {
             });
     }
 
-    /// Takes a slot, or has the party that `who` names stand in waiters.
+    /// Takes a slot, or makes the party that `who` names wait; true if it has a slot.
     pub(crate) fn take_or_wait(&self, who: impl FnOnce() -> W) -> bool {
         if self.try_take() {
             return true; // T1
@@ -132,7 +132,7 @@ impl<W: Clone + PartialEq> NrActive<W> {
         false
     }
 
-    /// A slot is free again; true if the caller now has to serve the waiters.
+    /// Gives a slot back; true if the caller now has to serve the waiters.
     #[must_use]
     pub(crate) fn release(&self) -> bool {
         // AcqRel: G of the protocol; pairs with `publish_len`.
@@ -140,12 +140,12 @@ impl<W: Clone + PartialEq> NrActive<W> {
         self.word.fetch_sub(1, Ordering::AcqRel) >= WAITER
     }
 
-    /// Who is to be served next.
+    /// The party that waits longest.
     pub(crate) fn head(&self) -> Option<W> {
         self.waiters.lock().front().cloned()
     }
 
-    /// The party at the head tries to get its slot.
+    /// Takes a slot for the party that waits longest.
     /// # Context: the lock of the party's pool held.
     pub(crate) fn take_for_head(&self, who: &W) -> HeadResult {
         let mut waiters = self.waiters.lock();
@@ -160,7 +160,7 @@ impl<W: Clone + PartialEq> NrActive<W> {
         HeadResult::Slot
     }
 
-    /// Back to the end of the waiters, with items still waiting.
+    /// The party waits again, behind all others.
     /// # Context: the lock of the party's pool held.
     pub(crate) fn push_waiter(&self, who: &W) {
         let mut waiters = self.waiters.lock();
@@ -170,7 +170,7 @@ impl<W: Clone + PartialEq> NrActive<W> {
         self.publish_len(&waiters);
     }
 
-    /// The party has nothing waiting any more.
+    /// The party waits no longer.
     pub(crate) fn remove_waiter(&self, who: &W) {
         let mut waiters = self.waiters.lock();
         waiters.retain(|w| w != who);

@@ -43,16 +43,16 @@ impl RuntimeBuilder {
         Self::default()
     }
 
-    /// Uses only these CPUs, as far as the process may. It may come to be allowed more of them
-    /// later; see [`Runtime::refresh_cpus`].
+    /// Uses only these CPUs, as far as the process may. It may be allowed more of them later; see
+    /// [`Runtime::refresh_cpus`].
     pub fn cpus(mut self, cpus: CpuSet) -> Self {
         self.cpus = Some(cpus);
         self
     }
 
-    /// Asks `hook` which CPUs may be used, instead of the system about the runtime's own thread: for
-    /// programs that are told by somebody else, and for made-up machines whose CPUs come and go.
-    /// It is asked at each look and must not call the crate.
+    /// Gets the allowed CPUs from `hook` instead of the system: for programs with another source,
+    /// and for simulated machines whose CPUs come and go. It is called at each look and must not
+    /// call the crate.
     pub fn allowed_by(mut self, hook: impl Fn() -> CpuSet + Send + Sync + 'static) -> Self {
         self.allowed_by = Some(Box::new(hook));
         self
@@ -64,13 +64,13 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Lives by a clock that the caller moves.
+    /// Uses a clock that the caller moves.
     pub fn virtual_clock(mut self, clock: Arc<VirtualClock>) -> Self {
         self.clock = Clock::Virtual(clock);
         self
     }
 
-    /// How long a surplus worker stays idle before it is let go (300 s).
+    /// How long a surplus worker stays idle before it ends (300 s).
     pub fn idle_timeout(mut self, d: Duration) -> Self {
         self.config.idle_timeout = d;
         self
@@ -94,79 +94,79 @@ impl RuntimeBuilder {
         self
     }
 
-    /// How often to look whether the process's CPUs have changed (1 s).
+    /// How often to check if the process's CPUs have changed (1 s).
     pub fn cpu_poll(mut self, d: Duration) -> Self {
         self.config.cpu_poll = d;
         self
     }
 
-    /// How often to look whether a run sleeps without having said so, while items wait behind it
-    /// (1 ms); zero for never. Never done on a virtual clock.
+    /// How often to check if a run sleeps undeclared, while items wait behind it (1 ms); zero for
+    /// never. Off on a virtual clock.
     pub fn sample_period(mut self, d: Duration) -> Self {
         self.config.sample_period = d;
         self
     }
 
-    /// How much CPU time a run may use before items behind it are let go ahead (10 ms); zero for
-    /// any. Found out by sampling, or at the end of a run behind which nothing waited.
+    /// How much CPU time a run may use before items behind it may start (10 ms); zero for no limit.
+    /// Found by sampling, or at the end of a run behind which nothing waited.
     pub fn cpu_intensive_thresh(mut self, d: Duration) -> Self {
         self.config.cpu_intensive_thresh = d;
         self
     }
 
-    /// How long a pool may have items waiting without moving before that is reported (30 s); zero
-    /// for ever. Also how often it is looked; see [`Runtime::set_watchdog_thresh`].
+    /// How long a pool may have items waiting without progress before that is reported (30 s); zero
+    /// for no limit. Also the period of the check; see [`Runtime::set_watchdog_thresh`].
     pub fn watchdog_thresh(mut self, d: Duration) -> Self {
         self.config.watchdog_thresh = d;
         self
     }
 
-    /// Ends the process at the nth look that finds a pool stalled (0: never).
+    /// Ends the process at the nth check that finds a pool stalled (0: never).
     pub fn watchdog_abort_at(mut self, nth: u32) -> Self {
         self.config.watchdog_abort_at = nth;
         self
     }
 
-    /// Ends the process once a stall has been seen to last so long (zero: never).
+    /// Ends the process once a stall has lasted this long (zero: never).
     pub fn watchdog_abort_after(mut self, d: Duration) -> Self {
         self.config.watchdog_abort_after = d;
         self
     }
 
-    /// From which run on that used more than [`RuntimeBuilder::cpu_intensive_thresh`] a function is
-    /// warned of (the 4th, then the 5th, 7th, 11th and so on); 0 for never.
+    /// The number of runs of one function over [`RuntimeBuilder::cpu_intensive_thresh`] at which a
+    /// warning is logged (the 4th, then the 5th, 7th, 11th and so on); 0 for never.
     pub fn cpu_intensive_warn(mut self, violations: u64) -> Self {
         self.config.cpu_intensive_warn = violations;
         self
     }
 
-    /// Whether the CPU time of each run is measured, and runs that used too much of it are found
-    /// also where nothing waited behind them (yes); it costs some clock readings.
+    /// Measures the CPU time of each run, and finds runs that used too much also if nothing waited
+    /// behind them (yes). Costs some clock readings.
     pub fn cpu_accounting(mut self, on: bool) -> Self {
         self.config.cpu_accounting = on;
         self
     }
 
-    /// Whether start fails if a thread cannot have its nice value (no: it runs at the process's).
+    /// Makes the start fail if a thread cannot have its nice value (no: it runs at the process's).
     pub fn strict_priority(mut self, on: bool) -> Self {
         self.config.strict_priority = on;
         self
     }
 
-    /// Whether POWER_EFFICIENT queues become unbound (no).
+    /// Makes POWER_EFFICIENT queues unbound (no).
     pub fn power_efficient(mut self, on: bool) -> Self {
         self.config.power_efficient = on;
         self
     }
 
-    /// Whether items of unbound queues without a CPU go round-robin over the CPUs (no: they prefer
-    /// the enqueuer's).
+    /// Distributes items of unbound queues without a requested CPU round-robin (no: they prefer the
+    /// enqueuer's CPU).
     pub fn force_rr_cpu(mut self, on: bool) -> Self {
         self.config.force_rr_cpu = on;
         self
     }
 
-    /// Whether a panic in an item ends the process (no: it ends the run).
+    /// Makes a panic in an item end the process (no: it ends the run).
     pub fn abort_on_panic(mut self, on: bool) -> Self {
         self.config.abort_on_panic = on;
         self
@@ -178,8 +178,8 @@ impl RuntimeBuilder {
         self
     }
 
-    /// How many BH items are run, and for how long, before their thread lets others have the CPU
-    /// (10 items or 2 ms, whichever is first).
+    /// How many BH items run, and for how long, before their thread yields the CPU (10 items or 2
+    /// ms, whichever is first).
     pub fn bh_batch(mut self, items: usize, time: Duration) -> Self {
         self.config.bh_batch = BhBatch { items, time };
         self
@@ -191,8 +191,8 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Follows the trace events. The sink is called with locks held: it must not call the crate,
-    /// nor block for long.
+    /// Calls `sink` with each trace event. Locks are held: it must not call the crate or block for
+    /// long.
     pub fn trace_sink(mut self, sink: impl Fn(&TraceEvent<'_>) + Send + Sync + 'static) -> Self {
         self.sink = Some(Box::new(sink));
         self
@@ -204,16 +204,16 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Called with the CPUs in use each time they have changed: some have left or returned, or were
-    /// taken out or put back with [`Runtime::set_online_cpus`]. On the runtime's own thread, with no
-    /// lock held, in the order of the changes; items may be enqueued from it, and nothing waited for.
+    /// Called with the CPUs in use each time they have changed, also by
+    /// [`Runtime::set_online_cpus`]. Runs on the monitor thread without a lock, in the order of the
+    /// changes. It may enqueue items and must not wait for any.
     pub fn on_cpus_changed(mut self, hook: impl Fn(&CpuSet) + Send + Sync + 'static) -> Self {
         self.hooks.on_cpus_changed = Some(Box::new(hook));
         self
     }
 
-    /// Called before each creation of a worker or rescuer; an error number makes it fail, and
-    /// taking long makes it slow.
+    /// Called before each creation of a worker or rescuer. An error number makes the creation fail;
+    /// a slow hook makes it slow.
     #[cfg(feature = "test-hooks")]
     pub fn on_create_worker(
         mut self,

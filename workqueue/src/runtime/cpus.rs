@@ -23,8 +23,8 @@ use crate::wq::queue::{QueueInner, DESTROYING};
 use std::sync::Arc;
 
 impl Directory {
-    /// Brings the set of CPUs up to date. On the monitor thread, whose affinity the crate never
-    /// narrows, or before there is one.
+    /// Updates the set of CPUs. Runs on the monitor thread, whose affinity the crate never narrows,
+    /// or before that thread exists.
     pub(crate) fn update_cpus(self: &Arc<Self>) {
         self.retry_bh_threads();
         let allowed = self.env.cpus.allowed();
@@ -59,7 +59,7 @@ impl Directory {
         }
         let known = self.env.cpus.known();
         let missing = || online.iter().filter(|&c| !before.contains(c));
-        // One that fails stays out and is tried again at the next look.
+        // A CPU that fails stays offline and is tried again at the next look.
         for cpu in missing().filter(|&c| known.contains(c)) {
             let back = self.pools_of_cpu(cpu).iter().all(|p| rebind(self, p));
             self.env.cpus.set_online(cpu, back);
@@ -86,8 +86,8 @@ impl Directory {
         }
     }
 
-    /// Puts all threads where they belong by what is allowed now: the system moves threads, and
-    /// widens their masks again or not, as it sees fit.
+    /// Binds all threads again by what is allowed now, because the system may have changed their
+    /// masks.
     fn rebind_all(&self) {
         self.rebind_unbound_threads();
         for pool in self.all_pools() {
@@ -100,8 +100,8 @@ impl Directory {
         }
     }
 
-    /// Makes the pools of a CPU that was never there, and their first threads, as far as they are
-    /// not there from an earlier attempt. False if a thread cannot be made.
+    /// Makes the pools of a new CPU and their first threads, unless an earlier attempt made them.
+    /// False if a thread cannot be made.
     fn prepare_cpu(self: &Arc<Self>, cpu: usize) -> bool {
         if self.pools_of(cpu).is_none() {
             self.add_pools(cpu);
@@ -132,7 +132,7 @@ impl Directory {
         queues
     }
 
-    /// All queues, or none.
+    /// Changes the unbound mask for all queues, or for none.
     pub(crate) fn set_unbound_cpus(self: &Arc<Self>, cpus: &CpuSet) -> Result<(), AttrError> {
         let _attrs = self.attrs_lock.lock();
         let known = self.env.cpus.known();
@@ -156,8 +156,8 @@ impl Directory {
         Ok(())
     }
 
-    /// The threads that go by the unbound mask themselves: rescuers that wait to be called, and
-    /// the workers of CPUs that have left.
+    /// Binds the threads that follow the unbound mask: rescuers that wait to be called, and workers
+    /// whose CPU has left.
     pub(super) fn rebind_unbound_threads(&self) {
         let queues = self.queues();
         for rescuer in queues.iter().filter_map(|q| q.rescuer.as_ref()) {
@@ -182,7 +182,7 @@ impl Directory {
     }
 }
 
-/// Gives a pool without any its first worker, if it is to have one. False if that cannot be.
+/// Makes a pool's first worker, if it should have one and has none. False if that fails.
 fn has_worker(dir: &Directory, pool: &Arc<Pool>) -> bool {
     let env = &pool.env;
     let wanted = env.is_online() && (!pool.is_bh() || dir.wants_bh_thread(pool));
@@ -190,7 +190,7 @@ fn has_worker(dir: &Directory, pool: &Arc<Pool>) -> bool {
     !(wanted && empty) || create_worker(pool, 1).is_ok()
 }
 
-/// The pool's CPU has left: nobody counts any more, and everybody may run anywhere.
+/// The pool's CPU has left: its workers do not count any more and may run anywhere.
 fn unbind(pool: &Arc<Pool>) {
     let mut st = pool.lock();
     st.disassociated = true;
@@ -206,8 +206,8 @@ fn unbind(pool: &Arc<Pool>) {
     wake.perform();
 }
 
-/// The pool's CPU is back: the workers are bound again and count from their next batch on. False
-/// if that cannot be.
+/// The pool's CPU is back: its workers are bound again and count from their next batch on. False if
+/// that fails.
 fn rebind(dir: &Directory, pool: &Arc<Pool>) -> bool {
     if !has_worker(dir, pool) {
         return false;
@@ -238,16 +238,15 @@ impl Runtime {
         self.inner.env.online_cpus()
     }
 
-    /// Takes CPUs out of use, or back into it: only those of `cpus` that the process may use stay.
-    /// None leaves it to the process's affinity alone. Items queued for a CPU that leaves run
-    /// elsewhere.
+    /// Sets the CPUs in use to those of `cpus` that the process may use; None for all it may use.
+    /// Items queued for a CPU that leaves run elsewhere.
     pub fn set_online_cpus(&self, cpus: Option<CpuSet>) {
         self.inner.env.cpus.set_wanted(cpus);
         self.refresh_cpus();
     }
 
-    /// Looks now whether the process's CPUs have changed, instead of at the next poll. CPUs that it
-    /// was not allowed to use before are taken into use as well.
+    /// Checks now if the process's CPUs have changed, instead of at the next poll. Also takes CPUs
+    /// into use that it was not allowed before.
     pub fn refresh_cpus(&self) {
         let (dir, env) = (&self.inner, &self.inner.env);
         if env.is_in_forked_child() || env.is_stopped() {
@@ -273,9 +272,10 @@ impl Runtime {
         self.inner.env.unbound_cpus()
     }
 
-    /// Changes the CPUs that unbound queues may use, as far as the runtime has met them; those it
-    /// meets later join in. Queues whose own mask shares no CPU with it use all of them. Items queued before finish where they are.
-    /// Also followed by rescuers that wait to be called and by workers whose CPU has left.
+    /// Changes the CPUs that unbound queues may use. CPUs that the runtime meets later are
+    /// included. A queue whose own mask shares no CPU with it uses all of it. Items queued before
+    /// finish where they are. Rescuers that wait to be called and workers whose CPU has left follow
+    /// the mask, too.
     ///
     /// # Errors
     /// [`AttrError::EmptyMask`] if no CPU would be left, [`AttrError::Spawn`] if a new pool cannot

@@ -30,7 +30,7 @@ impl CpuPools {
     }
 }
 
-/// Which of the two priorities have, or should have, their threads.
+/// For each of the two priorities: should it have threads, and is one missing?
 #[derive(Debug, Default)]
 pub(crate) struct BhThreads {
     pub(crate) wanted: [AtomicBool; 2],  // A: written under P0
@@ -40,7 +40,7 @@ pub(crate) struct BhThreads {
 /// See the module.
 pub(crate) struct Directory {
     pub(crate) env: Arc<Env>, // I
-    /// Held while the pools of a queue are chosen, so that choice and installation are one step.
+    /// Held while the pools of a queue are chosen and installed, so that both are one step.
     pub(crate) attrs_lock: Mutex<()>, // P0
     pub(crate) frozen: AtomicBool, // A: written under P0
     pub(crate) bh: BhThreads,

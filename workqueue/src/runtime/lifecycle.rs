@@ -31,7 +31,7 @@ impl Runtime {
             return Err(StartError::AlreadyStarted);
         }
         let _attrs = dir.attrs_lock.lock();
-        // Somebody else may have started it while this call waited for the lock.
+        // Another thread may have started it while this call waited for the lock.
         if !is_early() {
             return Err(StartError::AlreadyStarted);
         }
@@ -106,7 +106,7 @@ impl Runtime {
         env.monitor.stop();
         let helpers = std::mem::take(&mut *dir.helpers.lock());
         for handle in helpers {
-            // A helper's own panic ends the process, so there is no outcome to look at.
+            // A panic of a helper ends the process, so the result says nothing.
             let _ignored = handle.join();
         }
     }
@@ -133,7 +133,7 @@ impl Runtime {
         }
         for queue in dir.queues() {
             match queue.destroy() {
-                // Destroyed: its owner is at it already, which needs the threads until it is done.
+                // Destroyed: its owner destroys it at this moment and needs the threads until then.
                 Ok(()) | Err(WaitError::Destroyed) => {}
                 Err(e) => return Err(e),
             }
@@ -155,7 +155,7 @@ impl Runtime {
     }
 }
 
-/// The monitor's life: its jobs, and now and then a look at the CPUs, the pools and the runs.
+/// The monitor's loop: runs jobs, and checks the CPUs, the pools and the runs from time to time.
 fn monitor(dir: &Arc<Directory>) {
     let (env, mut next_look, mut sampler) = (&dir.env, 0, Sampler::default());
     while !env.monitor.work_off() {
@@ -174,7 +174,7 @@ fn monitor(dir: &Arc<Directory>) {
     }
 }
 
-/// A timer has come due, on the timer thread.
+/// Handles an expired timer, on the timer thread.
 fn expire(event: TimerEvent) {
     match event {
         TimerEvent::Item(item) => delayed::expired(item),
@@ -182,7 +182,7 @@ fn expire(event: TimerEvent) {
     }
 }
 
-/// The runtime went down before the timer came due.
+/// Handles a timer that was still armed when the runtime ended.
 fn expire_stopped(event: TimerEvent) {
     if let TimerEvent::Item(item) = event {
         delayed::abandoned(item);

@@ -25,8 +25,8 @@ use builder::RuntimeBuilder;
 use directory::Directory;
 use std::sync::{Arc, OnceLock};
 
-/// All global state of a set of workqueues. Programs use [`Runtime::global`]; tests and programs
-/// with several independent sets make their own.
+/// All global state of a set of workqueues. Programs use [`Runtime::global`]; tests, and programs
+/// with several independent sets, make their own.
 ///
 /// Dropping it is [`Runtime::shutdown`].
 #[derive(Debug)]
@@ -80,12 +80,12 @@ impl Runtime {
         &self.system
     }
 
-    /// The CPUs this runtime has met so far and how they belong together.
+    /// The topology of the CPUs that this runtime has met so far.
     pub fn topology(&self) -> Arc<Topology> {
         self.inner.env.cpus.shown_topology()
     }
 
-    /// The virtual clock, if the runtime lives by one.
+    /// The virtual clock, if the runtime uses one.
     pub fn virtual_clock(&self) -> Option<&Arc<VirtualClock>> {
         match &self.inner.env.clock {
             Clock::Real => None,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Time as the runtime sees it: the machine's, or a virtual one that only moves when told to.
+//! Time as the runtime sees it: the machine's, or a virtual one that moves on request only.
 //!
-//! Asked by the timer thread, the monitor and a manager that waits for the next attempt. The
-//! virtual clock lets the timed scenarios of the documentation be checked to the millisecond on
-//! a machine of any speed. Kernel counterpart: `jiffies` and the timer base.
+//! Used by the timer thread, the monitor and a manager that waits for its next attempt. With the
+//! virtual clock, tests check the timed scenarios of the documentation to the millisecond on a
+//! machine of any speed. Kernel counterpart: `jiffies` and the timer base.
 
 use super::cpu;
 use super::sync::{Condvar, Mutex};
@@ -11,7 +11,7 @@ use super::turn_scheduler::{self, Seat, TurnScheduler};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// Which time a runtime lives by.
+/// The clock of a runtime.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
     /// CLOCK_MONOTONIC.
@@ -38,7 +38,7 @@ impl Clock {
         }
     }
 
-    /// The table that this clock's threads sit at, if they take turns.
+    /// The scheduler of this clock's threads, if they take turns.
     pub(crate) fn turns(&self) -> Option<&Arc<TurnScheduler>> {
         match self {
             Self::Real => None,
@@ -47,7 +47,7 @@ impl Clock {
     }
 }
 
-/// Adds a duration to a moment without ever wrapping round.
+/// Adds a duration to a time, without overflow.
 pub(crate) fn after(now: u64, d: Duration) -> u64 {
     now.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
@@ -55,9 +55,9 @@ pub(crate) fn after(now: u64, d: Duration) -> u64 {
 /// A clock for tests and simulations: it starts at 0 and moves only in [`VirtualClock::advance`].
 ///
 /// # In turns
-/// On a clock from [`VirtualClock::in_turns`] a runtime does the same in every run: its threads take
-/// turns, in an order that only depends on what they do. The thread that made the clock conducts:
-/// while it goes on, no other thread does. A simulation is a loop of
+/// On a clock from [`VirtualClock::in_turns`] a runtime does the same in every run: its threads
+/// take turns, in an order that depends only on what they do. The thread that made the clock is the
+/// conductor: no other thread runs while it does. A simulation is a loop of
 /// [`settle`](VirtualClock::settle), [`next_due`](VirtualClock::next_due) and
 /// [`advance`](VirtualClock::advance):
 ///
@@ -86,8 +86,8 @@ pub(crate) fn after(now: u64, d: Duration) -> u64 {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Items must not wait then for anything but this clock, and must not lock what is held by a thread
-/// that is not having its turn. All threads run freely again from the runtime's shutdown on.
+/// Items then may wait only for this clock, and must not take a lock that a thread without the turn
+/// holds. All threads run freely again from the runtime's shutdown on.
 #[derive(Debug, Default)]
 pub struct VirtualClock {
     state: Mutex<VirtualState>,
@@ -98,11 +98,11 @@ pub struct VirtualClock {
 #[derive(Debug, Default)]
 struct VirtualState {
     now: u64,
-    /// Wake-up times of the threads inside `sleep`, so that a test can tell when all have arrived.
+    /// Wake-up times of the threads inside `sleep`, so that a test can wait for them.
     sleepers: Vec<u64>,
-    /// Helper threads that must look at the time again after each step.
+    /// Helper threads that read the time again after each step.
     watchers: Vec<Weak<Notify>>,
-    /// Threads that take turns and wait until a time: when, who came how late, and who.
+    /// Threads that take turns and wait until a time: the time, a running number, the thread.
     waits: Vec<(u64, u64, Seat)>,
     next_wait: u64,
 }
@@ -134,8 +134,9 @@ impl VirtualClock {
         })
     }
 
-    /// Lets all other threads have their turns until each waits for a call or for this clock. Does
-    /// nothing unless called by the thread that made the clock by [`VirtualClock::in_turns`].
+    /// Lets all other threads have their turns until each waits for a wake-up or for this clock.
+    /// Does nothing unless called by the thread that made the clock with
+    /// [`VirtualClock::in_turns`].
     pub fn settle(&self) {
         if let Some(turns) = &self.turns {
             turns.settle();
@@ -154,7 +155,7 @@ impl VirtualClock {
         Duration::from_nanos(self.state.lock().now)
     }
 
-    /// Moves the time on and wakes whoever waited for it.
+    /// Moves the time on and wakes the threads that waited for it.
     pub fn advance(&self, d: Duration) {
         let watchers = {
             let mut state = self.state.lock();
@@ -163,8 +164,8 @@ impl VirtualClock {
             let mut due: Vec<_> = state.waits.extract_if(.., |wait| wait.0 <= now).collect();
             due.sort_by_key(|&(due, number, _)| (due, number));
             let disbanded = !due.iter().all(|(.., seat)| seat.wake());
-            // Those due leave the count here and not when they get to run, so that a test which
-            // waits for the next sleepers does not count these again.
+            // Threads that are due leave the count here, not when they run, so that a test that
+            // waits for the next sleepers does not count them again.
             state.sleepers.retain(|&t| t > now);
             state.watchers.retain(|w| w.strong_count() > 0);
             match &self.turns {
@@ -178,8 +179,8 @@ impl VirtualClock {
         }
     }
 
-    /// Sleeps until the clock has moved on by `d`. Whether the pool may use the CPU meanwhile is
-    /// the caller's to declare, see [`crate::blocking`].
+    /// Sleeps until the clock has moved on by `d`. Declares nothing to the pool; see
+    /// [`crate::blocking`].
     pub fn sleep(&self, d: Duration) {
         let mut state = self.state.lock();
         let due = after(state.now, d);
@@ -219,8 +220,8 @@ impl VirtualClock {
     }
 }
 
-/// A wait that ends by a call or by the clock, whichever is first. A call made while nobody waits
-/// is kept for the next wait.
+/// A wait that ends by a call or at a time, whichever is first. A call without a waiter is kept for
+/// the next wait.
 ///
 /// Its lock is held for a few instructions only and taken last.
 #[derive(Debug)]
@@ -228,7 +229,7 @@ pub(crate) struct Notify {
     clock: Clock,
     called: Mutex<bool>,
     changed: Condvar,
-    /// The seat of the one who waits, where threads take turns.
+    /// The waiter's seat, if threads take turns.
     seat: Mutex<Option<Seat>>,
 }
 
@@ -285,7 +286,7 @@ impl Notify {
         }
     }
 
-    /// Waits for a call or the time where threads take turns. False if they do not.
+    /// Waits for a call or the time as a thread that takes turns. False if the thread does not.
     fn wait_in_turn(&self, clock: &VirtualClock, deadline: Option<u64>) -> bool {
         let Some(seat) = turn_scheduler::current().filter(|_| clock.turns.is_some()) else {
             return false;

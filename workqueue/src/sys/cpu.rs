@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Thread matters the standard library does not offer: binding, nice, names, signals, CPU time.
+//! What the standard library does not offer for threads: affinity, nice, names, signals, CPU time,
+//! forks.
 //!
-//! Called by the threads of [`crate::pool`] on themselves. All calls into libc that the crate
-//! makes are here. Miri knows few of them, so under it those it does not know do nothing. Kernel counterparts: `set_cpus_allowed_ptr`, `set_user_nice`,
-//! `raw_smp_processor_id`.
+//! Called by the threads of [`crate::pool`] on themselves. All calls into libc that the crate makes
+//! are here, but for sockets. Those that Miri does not know do nothing under it. Kernel
+//! counterparts: `set_cpus_allowed_ptr`, `set_user_nice`, `raw_smp_processor_id`.
 
 use super::cpuset::{CpuSet, MAX_CPUS};
 use std::cell::Cell;
@@ -142,8 +143,7 @@ pub(crate) fn set_current_name(name: &str) {
     }
 }
 
-/// Has the calling thread woken from its timed sleeps as soon as the machine can, instead of up to
-/// 50 us later together with others.
+/// Makes the calling thread wake from timed sleeps at once, instead of up to 50 us later.
 pub(crate) fn set_current_timer_exact() {
     if cfg!(miri) {
         return;
@@ -173,7 +173,7 @@ pub(crate) fn thread_cpu_ns_of(tid: i32) -> Option<u64> {
     (rc == 0).then(|| to_ns(ts))
 }
 
-/// How often the calling thread has let the CPU go of its own accord.
+/// How often the calling thread has gone to sleep (voluntary context switches).
 pub(crate) fn voluntary_switches() -> u64 {
     if cfg!(miri) {
         return 0;
@@ -217,7 +217,7 @@ fn to_ns(ts: libc::timespec) -> u64 {
 }
 
 /// While alive, all signals but the synchronous fault signals are blocked on the calling thread.
-/// Threads made meanwhile inherit that, so no handler ever runs on one of ours.
+/// Threads made meanwhile inherit that, so no signal handler runs on the crate's threads.
 pub(crate) struct SignalsBlocked {
     before: libc::sigset_t,
 }
@@ -267,8 +267,8 @@ extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// How many forks lie between this process and the first one that asked. A runtime made at
-/// another generation has no threads here.
+/// The number of forks between this process and the first one that called `watch_forks`. A runtime
+/// of another generation has no threads here.
 pub(crate) fn fork_generation() -> u32 {
     FORKS.load(Ordering::Relaxed)
 }
@@ -287,7 +287,7 @@ pub(crate) fn watch_forks() {
     });
 }
 
-/// Has `before` called ahead of each fork and `after` behind it, by the thread that forks, in the
+/// Registers `before` and `after` for each fork: the forking thread calls them, `after` in the
 /// parent and in the child. For locks that a child must find free.
 pub(crate) fn around_forks(before: extern "C" fn(), after: extern "C" fn()) {
     if cfg!(miri) {

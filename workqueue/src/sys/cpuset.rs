@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A set of CPU numbers, with the kernel's text forms: `0-3,8` to read lists, a hex mask to show.
 //!
-//! Handed in by callers and by [`crate::env::topology`]; taken over by the pools, which bind
-//! threads to it through [`crate::sys::cpu`]. Kernel counterpart: `struct cpumask`.
+//! Made by callers and by [`crate::env::topology`]; pools bind threads to it through
+//! [`crate::sys::cpu`]. Kernel counterpart: `struct cpumask`.
 
 use std::fmt;
 
@@ -50,7 +50,7 @@ impl CpuSet {
         had
     }
 
-    /// Is this CPU in the set?
+    /// True if this CPU is in the set.
     pub fn contains(&self, cpu: usize) -> bool {
         self.words
             .get(cpu / 64)
@@ -62,7 +62,7 @@ impl CpuSet {
         self.words.iter().map(|w| w.count_ones() as usize).sum()
     }
 
-    /// Is there no CPU in the set?
+    /// True if there is no CPU in the set.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
@@ -115,12 +115,12 @@ impl CpuSet {
         out
     }
 
-    /// Are all CPUs of this set in `other`?
+    /// True if all CPUs of this set are in `other`.
     pub fn is_subset(&self, other: &Self) -> bool {
         self.iter().all(|c| other.contains(c))
     }
 
-    /// Do the two sets share a CPU?
+    /// True if the two sets share a CPU.
     pub fn intersects(&self, other: &Self) -> bool {
         self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
     }

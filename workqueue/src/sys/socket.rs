@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A listening Unix socket that is its owner's from the first moment.
+//! A listening Unix socket that only its owner can connect to, from the first moment.
 //!
 //! Used by [`crate::observe::control_socket`]. The standard library makes the socket and its file
-//! in one step, open to whoever the process's umask lets in; a mode set afterwards comes too late
-//! for somebody fast. Linux gives the file the mode that the socket has when it is bound.
+//! in one step, with the permissions of the process's umask; until the mode is set afterwards,
+//! others may connect. Linux gives the file the mode that the socket has when it is bound.
 
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-/// Callers that may wait for `accept`.
+/// Connections that may wait for `accept`.
 const BACKLOG: i32 = 128;
 
 /// Listens at `path`, where there must be nothing yet; the file has this mode, less the umask.

@@ -26,7 +26,7 @@ pub(crate) mod modelled {
     pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub(crate) use loom::thread::{current, park, Thread};
 
-    /// Same face as the crate's own lock.
+    /// The interface of the crate's own lock.
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
@@ -43,9 +43,9 @@ pub(crate) mod modelled {
     }
 }
 
-/// A lock without poisoning: a panic in the crate's own bookkeeping ends the process (see
-/// [`crate::pool::worker`]), so a poisoned lock can only stem from a caller's hook, and the data
-/// is whole then.
+/// A lock without poisoning. A panic in the crate's own bookkeeping ends the process (see
+/// [`crate::pool::run`]). So a lock is poisoned only by a caller's hook, and the data is consistent
+/// then.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(StdMutex<T>);
 
@@ -58,7 +58,7 @@ impl<T> Mutex<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// None while somebody holds it.
+    /// None while another thread holds it.
     #[cfg(test)]
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok()
@@ -127,12 +127,11 @@ impl Completion {
     }
 }
 
-/// Lets one thread sleep until it is told otherwise. A token given while the thread is awake is
-/// kept, so a wake-up is never lost; tokens do not add up. Only a thread that sleeps costs its
-/// waker a system call.
+/// Lets one thread sleep until it is woken. A wake-up while the thread is awake is kept as a token,
+/// so none is lost; tokens do not add up. Waking costs a system call only if the thread sleeps.
 ///
-/// Sits on `thread::park`, yet keeps its own token: the item functions that run on the same
-/// thread may park and unpark it for purposes of their own.
+/// Uses `thread::park` with a token of its own, because item functions on the same thread may park
+/// and unpark it for their own purposes.
 #[derive(Debug)]
 pub(crate) struct Parker {
     token: modelled::AtomicU32, // A
@@ -143,9 +142,9 @@ pub(crate) struct Parker {
 
 /// No token; the thread does not sleep.
 const AWAKE: u32 = 0;
-/// No token; the thread sleeps, or is about to and will look at the token once more.
+/// No token; the thread sleeps, or is about to sleep and reads the token once more.
 const ASLEEP: u32 = 1;
-/// Whatever the thread does, its present or next `park` ends.
+/// A token: the current or next `park` ends.
 const TOLD: u32 = 2;
 
 impl Parker {
@@ -157,7 +156,7 @@ impl Parker {
         }
     }
 
-    /// Names the calling thread as the one that parks here. To be called before its first `park`.
+    /// Makes the calling thread the one that parks here. Called before its first `park`.
     pub(crate) fn adopt_current(&self) {
         let _ignored = self.thread.set(modelled::current());
         if let Some(seat) = turn_scheduler::current() {
@@ -165,13 +164,13 @@ impl Parker {
         }
     }
 
-    /// Sleeps until told. Does not look out for that before: the worker of a CPU would keep the
-    /// CPU from whoever could tell it, and for the others it was measured and brought nothing.
+    /// Sleeps until woken. Does not spin before: a bound worker would keep the CPU from its waker,
+    /// and for other workers spinning was measured to gain nothing.
     pub(crate) fn park(&self) {
         use modelled::Ordering::{AcqRel, Acquire};
         // AcqRel and Acquire here and below pair with the swap in `unpark`: what the waker did
-        // before is seen after. The token is taken by a swap, because a second waker may come in
-        // between, and what that one did must be seen too.
+        // before is seen after. The token is taken by a swap, because what a second waker did must
+        // be seen, too.
         while self
             .token
             .compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire)
@@ -206,8 +205,8 @@ impl Default for Parker {
     }
 }
 
-/// Keeps a word that many threads write off the cache lines of its neighbors: two lines, as the
-/// machine fetches them in pairs.
+/// Puts a word that many threads write on cache lines of its own: two lines, as the machine fetches
+/// them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct OwnLine<T>(pub(crate) T);

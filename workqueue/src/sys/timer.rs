@@ -5,15 +5,15 @@
 //! here (the call for help, the culling of idle workers). [`crate::work::delayed`] and
 //! [`crate::pool`] hand in and say what an expiry means. Kernel counterpart: `struct timer_list`.
 //!
-//! The heap has four children per node and knows the place of each entry, so that one entry can
-//! be taken out again. Entries of equal expiry leave in the order they came.
+//! The heap has four children per node and knows the index of each entry, so that an entry can be
+//! disarmed. Entries of equal expiry leave in the order they came.
 
 use super::clock::{Clock, Notify};
 use super::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-/// Where an entry stands in the heap; the owner keeps it, the heap writes it.
+/// The index of an entry in the heap. The owner keeps it, the heap writes it.
 #[derive(Debug)]
 pub(crate) struct TimerIndex(AtomicUsize); // T: written under the heap's lock
 
@@ -25,7 +25,7 @@ impl TimerIndex {
         Self(AtomicUsize::new(NOWHERE))
     }
 
-    /// Reliable only for whoever keeps others from arming.
+    /// Reliable only for a caller that keeps others from arming.
     pub(crate) fn is_armed(&self) -> bool {
         self.get() != NOWHERE
     }
@@ -39,7 +39,7 @@ impl TimerIndex {
     }
 }
 
-/// What can be timed: it must be able to say where its place is noted.
+/// What can be armed: it stores its index in the heap.
 pub(crate) trait Timed {
     fn place(&self) -> &TimerIndex;
 }
@@ -89,7 +89,7 @@ impl<P: Timed> Timers<P> {
         }
     }
 
-    /// Puts an entry in. The thread is woken only if it would otherwise sleep past it. After
+    /// Arms an entry. The thread is woken only if it would otherwise sleep past it. After
     /// [`Timers::close`] the payload comes back.
     pub(crate) fn arm(&self, due: u64, payload: P) -> Result<(), P> {
         let first = {
@@ -119,7 +119,7 @@ impl<P: Timed> Timers<P> {
         Ok(())
     }
 
-    /// Takes an entry out again; None if it is not armed, or no longer.
+    /// Disarms an entry; None if it is not armed.
     pub(crate) fn disarm(&self, place: &TimerIndex) -> Option<P> {
         let mut heap = self.heap.lock();
         match place.get() {
@@ -139,7 +139,7 @@ impl<P: Timed> Timers<P> {
         self.wake.notify();
     }
 
-    /// No further entry is taken; what was armed comes back.
+    /// Takes no further entry; returns what was armed.
     pub(crate) fn close(&self) -> Vec<P> {
         let mut heap = self.heap.lock();
         heap.closed = true;
@@ -148,7 +148,7 @@ impl<P: Timed> Timers<P> {
         left.into_iter().map(|e| e.payload).collect()
     }
 
-    /// The thread's life: hands each entry that has come due to `expire`, until told to end.
+    /// The thread's loop: hands each expired entry to `expire`, until told to end.
     pub(crate) fn serve(&self, mut expire: impl FnMut(P)) {
         loop {
             let next = loop {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Threads that take turns, so that what they do is the same in every run.
 //!
-//! A runtime on a clock from [`crate::VirtualClock::in_turns`] gives each of its threads a seat. One
-//! seat has the turn; its thread runs until it has to wait, then the turn goes to the seat that has
-//! been ready for longest. When nobody is ready the turn is back with the conductor, the thread that
-//! made the clock: it can be sure that all others wait for a call or for the clock. Whoever wakes a
-//! thread only makes its seat ready, so nothing depends on how quickly the system wakes it.
+//! A runtime on a clock from [`crate::VirtualClock::in_turns`] gives each of its threads a seat.
+//! One seat has the turn; its thread runs until it has to wait, then the turn goes to the seat that
+//! has been ready longest. When none is ready the conductor has the turn, the thread that made the
+//! clock: all others wait for a wake-up or for the clock. Waking a thread only makes its seat
+//! ready, so nothing depends on how quickly the system wakes it.
 //!
 //! Asked by the places where the crate's own threads wait: [`super::sync::Parker`],
 //! [`super::clock`], and by polling ([`poll_until`]) the few that wait for each other.
@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What a seat's thread is state.
+/// The state of a seat's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ThreadState {
     /// It has the turn.
@@ -23,11 +23,11 @@ enum ThreadState {
     Ready,
     /// It waits for something else.
     Blocked,
-    /// It looks again after others have had their turn.
+    /// It tests a condition again after others have had their turn.
     Polling,
-    /// The conductor: it waits until nobody is ready.
+    /// The conductor: it waits until no seat is ready.
     Conducting,
-    /// It waits in a way that is not known here.
+    /// It waits for something that the scheduler does not know.
     Outside,
     /// It has ended, or was never made.
     Gone,
@@ -38,7 +38,7 @@ struct SeatState {
     state: ThreadState,
     /// Made ready while it had the turn.
     wake_pending: bool,
-    /// Rung for its thread alone.
+    /// Notified when its thread gets the turn.
     turn: Arc<Condvar>,
 }
 
@@ -56,13 +56,13 @@ impl SeatState {
 struct Table {
     seats: Vec<SeatState>,
     ready: VecDeque<usize>,
-    /// Has anything happened that those who look could see?
+    /// Something has changed since the threads that poll looked last.
     changed: bool,
-    /// Everybody runs as the system likes.
+    /// All threads run freely.
     disbanded: bool,
 }
 
-/// The table that the threads of one clock sit at.
+/// The scheduler of the threads of one clock.
 #[derive(Debug)]
 pub(crate) struct TurnScheduler {
     table: Mutex<Table>,
@@ -85,8 +85,8 @@ pub(crate) fn current() -> Option<Seat> {
     OWN.with(|own| own.borrow().clone())
 }
 
-/// Lets others have their turn until `is_true`. False if the thread has no seat, or not any more: the
-/// caller waits in another way then. Whoever makes it true calls [`note_change`] after that.
+/// Lets others have their turn until `is_true`. False if the thread has no seat: the caller then
+/// waits in another way. A thread that makes the condition true calls [`note_change`] afterwards.
 pub(crate) fn poll_until(mut is_true: impl FnMut() -> bool) -> bool {
     let Some(seat) = current() else {
         return false;
@@ -99,8 +99,8 @@ pub(crate) fn poll_until(mut is_true: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Waits in a way that the table knows nothing of, such as for the end of a thread. Others have their
-/// turns meanwhile; when this one has its next depends on the system.
+/// Waits for something that the scheduler does not know, such as the end of a thread. Others have
+/// their turns meanwhile; when this thread has its next turn depends on the system.
 pub(crate) fn run_outside<R>(wait: impl FnOnce() -> R) -> R {
     let Some(seat) = current() else {
         return wait();
@@ -111,7 +111,7 @@ pub(crate) fn run_outside<R>(wait: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Something has changed that others may look for with [`poll_until`].
+/// Notes that a condition of [`poll_until`] may have changed.
 pub(crate) fn note_change() {
     if let Some(seat) = current() {
         seat.turns.lock().changed = true;
@@ -119,7 +119,7 @@ pub(crate) fn note_change() {
 }
 
 impl TurnScheduler {
-    /// A table at which the calling thread sits, conducts, and has the turn.
+    /// A scheduler with the calling thread as the conductor, which has the turn.
     pub(crate) fn new() -> Arc<Self> {
         let turns = Arc::new(Self {
             table: Mutex::new(Table {
@@ -165,7 +165,7 @@ impl TurnScheduler {
         }
     }
 
-    /// From now on all threads run as the system likes.
+    /// Lets all threads run freely from now on.
     pub(crate) fn disband(&self) {
         let mut table = self.lock();
         table.disbanded = true;
@@ -174,8 +174,8 @@ impl TurnScheduler {
 }
 
 impl Table {
-    /// The turn goes on.
-    /// # Context: nobody has it.
+    /// Passes the turn on.
+    /// # Context: no seat has the turn.
     fn pass(&mut self) {
         if self.ready.is_empty() && std::mem::take(&mut self.changed) {
             for number in 0..self.seats.len() {
@@ -195,8 +195,8 @@ impl Table {
 }
 
 impl Seat {
-    /// Gives the turn away until the seat is made ready and has it again. False if the threads do
-    /// not take turns any more.
+    /// Passes the turn on until the seat is made ready and has it again. False if the threads run
+    /// freely.
     pub(crate) fn block(&self) -> bool {
         self.wait_as(ThreadState::Blocked)
     }
@@ -227,8 +227,8 @@ impl Seat {
         !table.disbanded
     }
 
-    /// Makes the seat ready; one that has the turn will not block the next time. False if the
-    /// threads do not take turns any more: its thread has to be woken in another way.
+    /// Makes the seat ready; if it has the turn, its next block returns at once. False if the
+    /// threads run freely: the thread has to be woken in another way.
     pub(crate) fn wake(&self) -> bool {
         let mut table = self.turns.lock();
         let place = &mut table.seats[self.number];
@@ -274,7 +274,7 @@ impl Seat {
     }
 }
 
-/// A seat for a thread to come. Given up again if that is never made.
+/// A seat for a thread that is about to be made. Dropped if the thread is never made.
 #[derive(Debug)]
 pub(crate) struct Invitation(Option<Seat>);
 

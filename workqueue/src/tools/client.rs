@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A process that does not answer for so long is stopped or stuck.
+/// How long to wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whom to ask; the same for both programs.
+/// The options that both programs have.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Address {
     /// The control socket of the process to look at
@@ -21,9 +21,9 @@ pub(crate) struct Address {
 
 /// Why there was no reply.
 pub(crate) enum NoReply {
-    /// Nobody could be asked.
+    /// The connection failed.
     Nobody(Failure),
-    /// Somebody was there and is no more, or spoke nonsense.
+    /// The connection was lost, or the reply was wrong.
     Lost(Failure),
 }
 
@@ -36,7 +36,7 @@ impl From<NoReply> for Failure {
 }
 
 impl Address {
-    /// One question, one answer.
+    /// Sends one request and returns the reply.
     pub(crate) fn ask(&self, request: Request) -> Result<Reply, NoReply> {
         let stream = UnixStream::connect(&self.socket).map_err(|e| self.nobody(&e))?;
         let deadline = Deadline::after(PATIENCE);
@@ -48,12 +48,12 @@ impl Address {
         }
     }
 
-    /// The answer was to another question.
+    /// The reply was to another request.
     pub(crate) fn nonsense(&self) -> Failure {
         self.lost("it answered another question").into()
     }
 
-    /// The process answered before, and now there is nobody.
+    /// The process replied before and has ended.
     pub(crate) fn ended(&self) -> Failure {
         Failure::lost(format!(
             "the process behind {} has ended",

@@ -33,7 +33,7 @@ pub struct Args {
     patterns: Vec<String>,
 }
 
-/// Shows what was asked for.
+/// Prints the snapshot.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let Reply::Snapshot(mut snapshot) = args.address.ask(Request::Snapshot)? else {
         return Err(args.address.nonsense());

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the programs `wq-monitor` and `wq-dump` are made of.
 //!
-//! Both ask a control socket ([`crate::Runtime::open_control_socket`]) and show the reply as text
-//! or JSON. [`run`] is their common frame: arguments in, one line for what went wrong, exit status
-//! out. Kernel counterparts: `tools/workqueue/wq_monitor.py` and `wq_dump.py`.
+//! Both read from a control socket ([`crate::Runtime::open_control_socket`]) and show the reply as
+//! text or JSON. [`run`] parses the arguments, prints an error as one line, and returns the exit
+//! status. Kernel counterparts: `tools/workqueue/wq_monitor.py` and `wq_dump.py`.
 
 mod client;
 
@@ -40,7 +40,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The process went away or answered what cannot be.
+    /// The process ended or sent a wrong reply.
     fn lost(message: impl Display) -> Self {
         Self {
             status: 1,
@@ -55,7 +55,7 @@ impl Failure {
         }
     }
 
-    /// There is nobody to ask.
+    /// There is no process to connect to.
     fn unreachable(message: impl Display) -> Self {
         Self {
             status: 3,
@@ -64,7 +64,7 @@ impl Failure {
     }
 }
 
-/// Parses the arguments, runs the body, and says in one line on standard error what went wrong.
+/// Parses the arguments, runs the body, and prints an error as one line on standard error.
 pub fn run<A: Parser>(
     program: &str,
     words: impl IntoIterator<Item = OsString>,
@@ -80,7 +80,7 @@ pub fn run<A: Parser>(
     let Err(failure) = done else {
         return ExitCode::SUCCESS;
     };
-    // When standard error is closed there is nobody to tell.
+    // Fails if standard error is closed.
     let _ignored = writeln!(io::stderr(), "{program}: {}", failure.message);
     ExitCode::from(failure.status)
 }
@@ -94,8 +94,7 @@ fn one_line(error: &clap::Error) -> String {
     format!("{} (see --help)", line.trim_start_matches("error: "))
 }
 
-/// Prints text. `Break` if nobody reads any more, which is no error: what is left to print is
-/// dropped.
+/// Prints text. `Break` if the reader has closed the pipe, which is no error; the rest is dropped.
 pub(crate) fn print(text: &str) -> Result<ControlFlow<()>, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -131,7 +130,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Is the name one of those meant? All are if there is no pattern.
+/// True if the name matches one of the patterns, or if there is none.
 pub(crate) fn wanted(name: &str, patterns: &[String]) -> bool {
     let name: Vec<char> = name.chars().collect();
     patterns.is_empty()
@@ -141,7 +140,7 @@ pub(crate) fn wanted(name: &str, patterns: &[String]) -> bool {
         })
 }
 
-/// Goes on greedily, and back to the last `*` where that fails.
+/// Matches greedily, and goes back to the last `*` where that fails.
 fn matches(name: &[char], pattern: &[char]) -> bool {
     let (mut at, mut of) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -56,7 +56,7 @@ struct Line<'a> {
     queue: &'a QueueSample,
 }
 
-/// Shows what was asked for until the reader, the process or the number of readings ends it.
+/// Prints samples until the reader, the process or the number of samples ends it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let mut next = Instant::now();
     let mut answered = false;
@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         if print(&text)?.is_break() || args.interval.is_zero() {
             return Ok(());
         }
-        // From reading to reading, so that the time a reading takes does not add up.
+        // From sample to sample, so that the time of a sample does not add up.
         next = (next + args.interval).max(Instant::now());
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }

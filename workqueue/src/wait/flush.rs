@@ -6,12 +6,12 @@
 //! Every item carries the color its queue had when it was enqueued. A flush closes the present
 //! color into a *generation* and gives new items the next one. Generations end in order:
 //!
-//! * **arm**: for the oldest generation, each pwq that still has items of its color is told to
-//!   report, and is counted in `pwqs_to_flush`, which starts at one for the arming itself;
+//! * **arm**: for the oldest generation, each pwq that still has items of its color has to report,
+//!   and is counted in `pwqs_to_flush`, which starts at one for the arming itself;
 //! * **report**: the last item of that color in a pwq lowers the count ([`crate::pwq::retire`]);
-//!   whoever brings it to zero owes `flush_color_done`;
-//! * **done**: the waiters of that generation are told, the color is free, flushers that found no
-//!   color free get one together, and the next generation is armed.
+//!   the thread that brings it to zero calls `flush_color_done`;
+//! * **done**: the waiters of that generation are woken, the color is free, flushers that found no
+//!   free color get one together, and the next generation is armed.
 //!
 //! With 16 colors, 15 generations can be told apart, since new items need one too. All steps but
 //! the report are under the queue's lock.
@@ -26,13 +26,13 @@ use crate::wq::queue::{FlushWaiter, QueueInner, QueueState, DESTROYED, DRAINING}
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// When a drain begins to wonder: at the tenth flush, then at each hundredth up to the thousandth.
+/// True for the tenth flush of a drain, then for each hundredth up to the thousandth.
 fn is_worth_a_warning(flushes: u32) -> bool {
     flushes == 10 || flushes.is_multiple_of(100) && (100..=1000).contains(&flushes)
 }
 
 impl QueueInner {
-    /// Flush as callers reach it.
+    /// The flush that callers reach, with its checks and warnings.
     pub(crate) fn flush_from_outside(&self) -> Result<(), WaitError> {
         self.may_wait()?;
         if self.system && self.env.first_time("flush of a system queue", 0) {
@@ -46,7 +46,7 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Drain as callers reach it.
+    /// The drain that callers reach, with its checks and warnings.
     pub(crate) fn drain_from_outside(&self) -> Result<(), WaitError> {
         self.may_wait()?;
         flush_dependency::before_flush(self);
@@ -75,7 +75,7 @@ impl QueueInner {
         }
     }
 
-    /// Has the monitor told, by this job, when everything enqueued so far has ended.
+    /// Posts this job to the monitor when everything enqueued so far has ended.
     /// # Context: no lock of the crate held.
     pub(crate) fn post_after_flush(&self, job: Job) {
         self.begin_flush(FlushWaiter::Monitor(job));
@@ -101,7 +101,7 @@ impl QueueInner {
         }
     }
 
-    /// Tells the pwqs to report the end of `color`; true if there is nothing to report.
+    /// Makes the pwqs report the end of `color`; true if there is nothing to report.
     fn arm(&self, pwqs: &[Arc<Pwq>], color: u8) -> bool {
         self.pwqs_to_flush.start();
         for pwq in pwqs {
@@ -115,7 +115,7 @@ impl QueueInner {
         self.pwq_flushed()
     }
 
-    /// One reporter less; true if it was the last, which obliges to call `flush_color_done`.
+    /// A pwq has reported. True for the last one: the caller then calls `flush_color_done`.
     #[must_use]
     pub(crate) fn pwq_flushed(&self) -> bool {
         self.pwqs_to_flush.count_down()
@@ -129,7 +129,7 @@ impl QueueInner {
         self.advance(state);
     }
 
-    /// Arms the oldest generation, and ends those that turn out to be over already.
+    /// Arms the oldest generation, and ends those with nothing left to wait for.
     fn advance(&self, state: &mut QueueState) {
         while let Some(color) = state.flush.generations.front().map(|g| g.color) {
             if !self.arm(&state.pwqs, color) {
@@ -176,7 +176,7 @@ impl QueueInner {
         }
     }
 
-    /// Asked each time the queue is not empty after so many flushes of a drain.
+    /// Warns now and then that the queue is not empty after this many flushes of a drain.
     pub(crate) fn warn_of_long_drain(&self, flushes: u32) {
         if is_worth_a_warning(flushes) {
             log::warn!(
@@ -186,13 +186,13 @@ impl QueueInner {
         }
     }
 
-    /// Is nothing in flight, and will nothing be? The queue is closed to all but its own runs.
+    /// True if nothing is in flight. Final, because the queue takes items from its own runs only.
     pub(crate) fn is_empty(&self) -> bool {
         // The queue's lock keeps the pwqs from being released meanwhile.
         let state = self.state.lock();
-        // How many runs have begun, or None if something is in flight. A run may enqueue where one
-        // look has been and end before the look comes to it. So there are two: if none has begun
-        // in between, none was on its way when the first one ended.
+        // Counts the runs that have begun; None if something is in flight. A run may enqueue on a
+        // pwq that was looked at already, and end before the look reaches its own pwq. So there are
+        // two looks. If no run has begun in between, nothing was in flight after the first.
         let look = || {
             state.pwqs.iter().try_fold(0, |begun, pwq| {
                 let st = pwq.pool.lock();

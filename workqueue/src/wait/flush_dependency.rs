@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Warns of waits that may never end although this one may.
+//! Warns of waits that can deadlock under some conditions.
 //!
-//! Asked by [`super::flush`], [`super::barrier`] and [`super::cancel`] before they wait; they go on
-//! in any case. Each pair of queue and function is warned of once. Waits that certainly never end
-//! are refused elsewhere. Kernel counterparts: `check_flush_dependency`, `touch_work_lockdep_map`.
+//! Called by [`super::flush`] and [`super::item`] before they wait; the wait follows in any case.
+//! Each pair of queue and function is warned of once. Waits that certainly never end are refused
+//! with `WouldDeadlock`. Kernel counterpart: `check_flush_dependency`.
 
 use crate::pool::context;
 use crate::work::raw::RawWork;
@@ -18,8 +18,8 @@ thread_local! {
     static RECLAIMING: Cell<u32> = const { Cell::new(0) };
 }
 
-/// While it lives, what the thread does counts as making memory free: it must not wait for a queue
-/// without MEM_RECLAIM, which may itself be waiting for memory. See [`reclaim_scope`].
+/// While it lives, the thread counts as one that frees memory. It must not wait for a queue without
+/// MEM_RECLAIM, which may itself wait for memory. See [`reclaim_scope`].
 #[derive(Debug)]
 #[must_use = "the scope ends when this is dropped"]
 pub struct ReclaimScope {
@@ -27,9 +27,8 @@ pub struct ReclaimScope {
     _here: PhantomData<*const ()>,
 }
 
-/// Begins a scope in which the calling thread makes memory free. Flushing a queue without
-/// MEM_RECLAIM in it is warned of. Scopes may nest. Kernel counterpart: the PF_MEMALLOC mark of a
-/// task.
+/// Begins a scope in which the calling thread frees memory. Flushing a queue without MEM_RECLAIM in
+/// it logs a warning. Scopes may nest. Kernel counterpart: the PF_MEMALLOC mark of a task.
 ///
 /// ```
 /// let _scope = workqueue::reclaim_scope();
@@ -45,7 +44,7 @@ impl Drop for ReclaimScope {
     }
 }
 
-/// What is known of the run that is about to wait.
+/// The run, or thread, that is about to wait.
 struct Waiter {
     queue: Option<Arc<QueueInner>>,
     function: &'static str,
@@ -62,18 +61,18 @@ fn waiter() -> Waiter {
     })
 }
 
-/// Is memory waited for by whoever waits for this run or thread?
+/// True if others may wait for memory that this run or thread frees.
 fn is_reclaiming(waiter: &Waiter) -> bool {
     let reclaim_run = |q: &Arc<QueueInner>| q.flags.contains(Flags::MEM_RECLAIM) && !q.legacy;
     RECLAIMING.get() > 0 || waiter.queue.as_ref().is_some_and(reclaim_run)
 }
 
-/// Could one run of the queue have to wait for another to end before it can begin?
+/// True if a run of the queue may have to wait for another run to end.
 fn is_serial(queue: &QueueInner) -> bool {
     queue.has_rescuer() || queue.state.lock().saved_max == 1
 }
 
-/// Before a wait for a queue, or for one of its items: waits there that a reclaimer may not do.
+/// Warns if a thread that frees memory waits for a queue without a rescuer.
 fn warn_of_reclaim(target: &QueueInner, waiter: &Waiter) {
     if target.flags.contains(Flags::MEM_RECLAIM) || !is_reclaiming(waiter) {
         return;
@@ -88,13 +87,13 @@ fn warn_of_reclaim(target: &QueueInner, waiter: &Waiter) {
     }
 }
 
-/// Asked before a flush or drain of a whole queue.
+/// Called before a flush or drain of a whole queue.
 /// # Context: no lock of the crate held.
 pub(super) fn before_flush(target: &QueueInner) {
     warn_of_reclaim(target, &waiter());
 }
 
-/// Asked before a flush of an item that is on `target`, or runs for it.
+/// Called before a flush of an item that is on `target`, or runs for it.
 /// # Context: no lock of the crate held.
 pub(super) fn before_item_flush(target: &QueueInner, work: &RawWork) {
     let function = work.function();

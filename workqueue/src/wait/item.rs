@@ -35,7 +35,7 @@ const TABLE: &VTable = &VTable {
     barrier: true,
 };
 
-/// Tells the waiter, whether the barrier has run or was thrown away.
+/// Wakes the waiter: the barrier has run or was dropped.
 /// # Safety
 /// `raw` comes from `Barrier::new`, once.
 unsafe fn tell(raw: NonNull<RawWork>) {
@@ -52,12 +52,12 @@ impl Barrier {
         });
         let raw = NonNull::new(Arc::into_raw(barrier.clone()).cast_mut().cast())
             .expect("an Arc has an address");
-        // SAFETY: fits the table, is nobody else's yet, and no other item stands for it.
+        // SAFETY: fits the table, is not shared yet, and no other Item exists for it.
         (unsafe { Item::from_raw(raw) }, barrier)
     }
 
     fn wait(&self) {
-        // A run that waits for another one must let it begin.
+        // A run that waits for another run must let it begin.
         blocking(|| self.done.wait());
     }
 }
@@ -95,7 +95,7 @@ fn behind_run(st: &mut PoolState, pool: &Pool, slot: usize, current: Current) ->
     barrier
 }
 
-/// Waits for the queued instance of an item, or else for its present run; true if there was one.
+/// Waits for the queued instance of an item, or else for its current run; true if there was one.
 pub(crate) fn flush_item(work: &RawWork) -> Result<bool, WaitError> {
     if context::in_run_of_item(work.identity()) {
         return Err(WaitError::WouldDeadlock);
@@ -133,8 +133,8 @@ pub(crate) fn flush_item(work: &RawWork) -> Result<bool, WaitError> {
     }
 }
 
-/// Waits for the present run of an item that cannot be queued meanwhile. An error if the item was
-/// last on a runtime that a fork has left behind.
+/// Waits for the current run of an item that cannot be queued meanwhile. An error if the item was
+/// last on a runtime of this process's parent.
 /// # Context: not in that run.
 pub(crate) fn wait_for_run(work: &RawWork) -> Result<(), WaitError> {
     let Some(pool) = work.snapshot().pool().and_then(registry::lookup) else {
@@ -153,7 +153,7 @@ pub(crate) fn wait_for_run(work: &RawWork) -> Result<(), WaitError> {
     Ok(())
 }
 
-/// What became of the attempt to take an item back.
+/// The result of taking an item back.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Grab {
@@ -161,11 +161,11 @@ pub(crate) enum Grab {
     Idle,
     /// The caller owns it and PENDING: it gives both back, or queues it anew.
     Got(Item),
-    /// It belongs to a runtime that a fork has left behind.
+    /// It belongs to a runtime of this process's parent.
     Forked,
 }
 
-/// Takes an item off its timer or its list. An item that is between claim and list is waited for.
+/// Takes an item off its timer or its list. Spins while the item is between claim and list.
 /// # Context: no lock of the crate held.
 pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
     let mut tries = 0u32;
@@ -195,8 +195,8 @@ pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
                 return Grab::Got(item);
             }
         }
-        // Somebody is about to list it, or holds it as we want to. That takes a few instructions,
-        // unless the thread is preempted in the middle of them.
+        // Another thread is about to list it, or has grabbed it. That takes a few instructions,
+        // unless that thread is preempted.
         tries += 1;
         if tries.is_multiple_of(64) {
             std::thread::yield_now();
@@ -213,8 +213,8 @@ fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Followup) {
     let number = work.pwq();
     // guard: s10_12_orphaned_barriers
     let item = if before.inactive() && before.linked() {
-        // Its barriers take no slot; left among the inactive they would wait for one. They go on,
-        // and their waiters learn that the item is gone.
+        // Its barriers take no slot; among the inactive items they would wait for one. They go to
+        // the worklist, and their waiters learn that the item is gone.
         let mut chain = ItemList::new();
         // SAFETY: queued on this pool, whose lock the caller holds.
         unsafe { list::move_chain(work, &mut chain, &mut st.marks) };
@@ -238,8 +238,8 @@ fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Followup) {
 pub(crate) fn cancel(work: &RawWork, timer: Option<&TimerNode>) -> Option<Returned> {
     match grab(work, timer) {
         Grab::Idle | Grab::Forked => None,
-        // At once: whoever cancels may go on to wait, and until then a claim would be told that a
-        // run is owed.
+        // At once: the caller may go on to wait, and until the end a claim would fail with
+        // AlreadyPending.
         Grab::Got(item) => Some(item.end()),
     }
 }
@@ -278,15 +278,15 @@ pub(crate) fn disable_sync(
         Grab::Got(item) => Some(item.end()),
         Grab::Forked => return Err(undo_disable(work, WaitError::Destroyed)),
     };
-    // Disabled: no further run can begin behind our back.
+    // Disabled: no further run can begin.
     match wait_for_run(work) {
-        // What was pending here does not run elsewhere.
+        // An item that was pending here does not run elsewhere.
         Err(e) if item.is_none() => Err(undo_disable(work, e)),
         _ => Ok(item),
     }
 }
 
-/// The item is not to stay disabled after this error.
+/// Lowers the disable depth again after an error.
 fn undo_disable(work: &RawWork, error: WaitError) -> WaitError {
     // Raised by the caller, so it cannot be 0.
     let _ignored = work.state.enable();
@@ -323,7 +323,7 @@ impl<T, const ID: u64> Work<T, ID> {
     }
 
     /// Waits for the queued instance of the item, or else for its present run. False if there was
-    /// neither. What is queued after the call is not waited for.
+    /// neither. Does not wait for an instance queued after the call.
     pub fn flush(&self) -> Result<bool, WaitError> {
         flush_item(self.raw())
     }
@@ -335,12 +335,12 @@ impl<T: WorkItem<ID>, const ID: u64> Work<T, ID> {
         cancel(self.raw(), None).map(|back| self.pointer(back))
     }
 
-    /// As [`Work::cancel`], then waits for a run; the item cannot be queued meanwhile.
+    /// As [`Work::cancel`], then waits for the current run; the item cannot be queued meanwhile.
     pub fn cancel_sync(&self) -> Result<Option<T::Pointer>, WaitError> {
         Ok(cancel_sync(self.raw(), None)?.map(|back| self.pointer(back)))
     }
 
-    /// Keeps the item from being queued until enabled as often, and takes it back if pending.
+    /// Raises the disable depth, so that the item cannot be queued, and takes it back if pending.
     pub fn disable(&self) -> Result<Option<T::Pointer>, DisableOverflow> {
         Ok(disable(self.raw(), None)?.map(|back| self.pointer(back)))
     }

@@ -34,7 +34,7 @@ pub(crate) struct Target {
     armed_on: usize,
 }
 
-/// What a timer that was to be stopped gave back.
+/// The result of stopping a timer.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Disarmed {
@@ -42,7 +42,7 @@ pub(crate) enum Disarmed {
     Idle,
     /// The item and where it was to go.
     Armed(Item, Target),
-    /// It was armed before the fork that made this process, and nobody sees to it here.
+    /// It was armed before the fork that made this process; nothing expires it here.
     Forked,
 }
 
@@ -208,7 +208,7 @@ where
                     return Err(EnqueueError::new(refusal, work));
                 }
             },
-            // Pending for ever, and not in this process.
+            // Pending in the parent of this process, for ever here.
             Some(Grab::Forked) => return Err(EnqueueError::new(Refusal::Destroyed, work)),
             Some(Grab::Idle) => match enqueue(queue, cpu, delay, work) {
                 Ok(()) => return Ok(Modified::WasIdle),
@@ -219,7 +219,7 @@ where
     }
 }
 
-/// The time has come. Runs on the timer thread.
+/// Queues an item whose timer has expired. Runs on the timer thread.
 pub(crate) fn expired(armed: TimedItem) {
     let item = armed.into_item();
     let target = target_of(&item).lock().take();
@@ -227,7 +227,7 @@ pub(crate) fn expired(armed: TimedItem) {
     deliver(target, item);
 }
 
-/// The runtime went down before the time came.
+/// Drops an item whose timer was still armed when the runtime ended.
 pub(crate) fn abandoned(armed: TimedItem) {
     let item = armed.into_item();
     if let Some(target) = target_of(&item).lock().take() {
@@ -258,8 +258,8 @@ fn deliver(target: Target, item: Item) {
 
 /// A work field with a timer. See [`crate::impl_has_delayed_work!`].
 ///
-/// The [`Work`] inside is not to be had: a cancel that does not know of the timer would wait for it
-/// to expire.
+/// The [`Work`] inside is private: a cancel that does not know of the timer would wait for it to
+/// expire.
 ///
 /// ```compile_fail,E0599
 /// fn inside<T: workqueue::WorkItem>(field: &workqueue::DelayedWork<T>) {
@@ -274,7 +274,7 @@ pub struct DelayedWork<T, const ID: u64 = 0> {
 }
 
 impl<T, const ID: u64> DelayedWork<T, ID> {
-    /// Is a run owed, be it by the timer or by a queue?
+    /// True if the item waits for its timer or for a run.
     pub fn is_pending(&self) -> bool {
         self.work.is_pending()
     }
@@ -284,7 +284,7 @@ impl<T, const ID: u64> DelayedWork<T, ID> {
         self.work.busy()
     }
 
-    /// Has an armed timer queue the item now, then waits as [`Work::flush`] does. Kernel
+    /// Queues the item now if its timer is armed, then waits as [`Work::flush`] does. Kernel
     /// counterpart: `flush_delayed_work`.
     pub fn flush(&self) -> Result<bool, WaitError> {
         match self.timer.disarm() {
@@ -296,8 +296,8 @@ impl<T, const ID: u64> DelayedWork<T, ID> {
     }
 
     /// Waits as [`Work::flush`] does and leaves the timer alone: an item that only waits for its
-    /// time is not waited for, and the answer is false unless it is running. Errors as there.
-    /// Kernel counterpart: `flush_work` on the `work` of a `struct delayed_work`.
+    /// timer is not waited for; returns false unless it is running. Errors as there. Kernel
+    /// counterpart: `flush_work` on the `work` of a `struct delayed_work`.
     pub fn flush_queued(&self) -> Result<bool, WaitError> {
         flush_item(self.work.raw())
     }
@@ -309,7 +309,7 @@ impl<T, const ID: u64> DelayedWork<T, ID> {
 }
 
 impl<T: WorkItem<ID>, const ID: u64> DelayedWork<T, ID> {
-    /// A field for an idle item, with a name for dumps; an empty name stands for the type's.
+    /// A field for an idle item, with a name for dumps. With an empty name, dumps show the type's.
     pub fn new(name: &'static str) -> Self {
         Self {
             work: Work::new(name),
@@ -328,7 +328,7 @@ impl<T: WorkItem<ID>, const ID: u64> DelayedWork<T, ID> {
             .map(|back| self.work.pointer(back)))
     }
 
-    /// Keeps the item from being queued until enabled as often, and takes it back if pending.
+    /// Raises the disable depth, so that the item cannot be queued, and takes it back if pending.
     pub fn disable(&self) -> Result<Option<T::Pointer>, DisableOverflow> {
         Ok(item::disable(self.work.raw(), Some(&self.timer))?.map(|back| self.work.pointer(back)))
     }
@@ -376,7 +376,7 @@ impl<T: WorkItem<ID>, const ID: u64> DelayedWork<T, ID> {
 /// workqueue::schedule_delayed(Duration::from_secs(1), Arc::new(Plain { work: new_work!() }));
 /// ```
 ///
-/// Nor is a field without a timer one with:
+/// A field without a timer is refused:
 ///
 /// ```compile_fail,E0308
 /// # use workqueue::{impl_has_delayed_work, Work, WorkItem};
@@ -386,7 +386,7 @@ impl<T: WorkItem<ID>, const ID: u64> DelayedWork<T, ID> {
 /// impl WorkItem for Plain { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
 /// ```
 ///
-/// Nor may a struct be packed:
+/// A packed struct is refused:
 ///
 /// ```compile_fail,E0793
 /// # use workqueue::{impl_has_delayed_work, DelayedWork};
@@ -403,7 +403,7 @@ macro_rules! impl_has_delayed_work {
         // SAFETY: both directions use the same field of the same type, whose beginning is the Work.
         unsafe impl$(<$($generics)*>)? $crate::HasWork<$item $(, $id)?> for $this {
             unsafe fn raw_get_work(this: *mut Self) -> *mut $crate::Work<$item $(, $id)?> {
-                // Refused in a packed struct, where the field may lie askew.
+                // Does not compile for a packed struct, where the field may be misaligned.
                 let _in_its_place = |this: &Self| {
                     let _field: &$crate::DelayedWork<$item $(, $id)?> = &this.$field;
                 };

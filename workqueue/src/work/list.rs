@@ -59,9 +59,9 @@ unsafe fn prev_of(a: NonNull<Link>) -> NonNull<Link> {
     unsafe { (*a.as_ref().prev.get()).expect("a link on a list has a predecessor") }
 }
 
-/// Where searches through a list go on. Each mark rests on the last entry that its search has
-/// passed, or on the list's head, and steps back when that entry leaves. Empty but for the time that
-/// somebody searches.
+/// The positions of searches through a list. Each mark rests on the last entry that its search has
+/// passed, or on the list's head, and steps back when that entry leaves. Empty while nothing
+/// searches.
 #[derive(Debug, Default)]
 pub(crate) struct Marks(Vec<(u32, NonNull<Link>)>);
 
@@ -169,13 +169,13 @@ pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList, marks: &mut M
     }
 }
 
-/// Where items wait for the holder of a lock without anyone taking it.
+/// Where items wait for the next holder of a lock. Pushing takes no lock.
 ///
-/// One word: the item that came last, chained to those before it, and a mark that says the inbox
-/// is *attended*: a holder of the lock has promised that it will be taken again soon, by a thread
-/// that is on its way. Nothing is put into an inbox that is not attended; whoever takes the lock
-/// empties it and takes the mark away, both in one step. So an item is either met by the next
-/// holder, or its owner learns that the lock is his to take. Model: `loom_tests/inbox.rs`.
+/// One word: the item that came last, chained to those before it, and the mark *owned*: a holder of
+/// the lock has promised that the lock will be taken again soon, by a thread that is on its way.
+/// Nothing is pushed to an inbox that is not owned. The next holder empties the inbox and clears
+/// the mark in one step. So the next holder finds the item, or the pusher learns that it has to
+/// take the lock. Model: `loom_tests/inbox.rs`.
 #[derive(Debug)]
 pub(crate) struct Inbox(AtomicPtr<Link>); // A
 
@@ -189,12 +189,12 @@ impl Inbox {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Asked by a queuer: would an item be taken from here at present? A hint.
+    /// True if a push would succeed at this moment. A hint.
     pub(crate) fn is_owned(&self) -> bool {
         self.0.load(Ordering::Relaxed).addr() & OWNED != 0
     }
 
-    /// Leaves an item; it comes back if the inbox is not attended.
+    /// Pushes an item; it comes back if the inbox is not owned.
     pub(crate) fn push_if_owned(&self, item: Item) -> Result<(), Item> {
         let link: NonNull<Link> = item.into_raw().cast();
         // AcqRel: pairs with itself and with `drain`, which finds the item and all before it whole.
@@ -223,18 +223,18 @@ impl Inbox {
         }
     }
 
-    /// Promises that the lock will be taken again. To be called by its holder, once.
+    /// Promises that the lock will be taken again. Called by its holder, once.
     pub(crate) fn mark_owned(&self) {
-        // A mere store: the inbox was emptied when the lock was taken, and without the mark nobody
-        // else writes the word. Relaxed: the mark carries no data.
+        // A plain store: the inbox was emptied when the lock was taken, and without the mark no
+        // other thread writes the word. Relaxed: the mark carries no data.
         self.0
             .store(ptr::without_provenance_mut(OWNED), Ordering::Relaxed);
     }
 
-    /// Empties the inbox into `take`, oldest first, and ends its being attended. To be called by
-    /// whoever has just taken the lock.
+    /// Hands all items to `take`, oldest first, and clears the mark. Called by a thread that has
+    /// just taken the lock.
     pub(crate) fn drain(&self, mut take: impl FnMut(Item)) {
-        // Relaxed: only another holder of the lock gives the mark, without which it stays empty.
+        // Relaxed: only a holder of the lock sets the mark, and without it the inbox stays empty.
         if self.0.load(Ordering::Relaxed).is_null() {
             return;
         }
@@ -242,7 +242,7 @@ impl Inbox {
         let last = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
         let mut at = NonNull::new(last.map_addr(|a| a & !OWNED));
         let mut oldest: Option<NonNull<Link>> = None;
-        // Turn the chain round.
+        // Reverse the chain.
         while let Some(link) = at {
             // SAFETY: every link in the chain is an item that was left here and is ours now.
             unsafe {
@@ -309,7 +309,7 @@ impl ItemList {
         Some(unsafe { take_out(next_of(self.head)) })
     }
 
-    /// As [`ItemList::pop_front`], from a list that somebody may be searching.
+    /// As [`ItemList::pop_front`], from a list with searches in progress.
     pub(crate) fn pop_front_of(&mut self, marks: &mut Marks) -> Option<Item> {
         if !marks.0.is_empty() && !self.is_empty() {
             // SAFETY: not empty, so the head's successor is an entry of this list.
@@ -318,8 +318,8 @@ impl ItemList {
         self.pop_front()
     }
 
-    /// The next entry that is `wanted`, seen from where this search was the last time. What has
-    /// been passed is not looked at again.
+    /// The next entry that is `wanted`, from where this search stopped the last time. Entries are
+    /// looked at once.
     pub(crate) fn search(
         &self,
         search: u32,

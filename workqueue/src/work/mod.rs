@@ -28,7 +28,7 @@ use std::marker::PhantomData;
 #[derive(Debug)]
 pub struct Work<T, const ID: u64 = 0> {
     raw: RawWork,
-    // The field says whose pointers it handles; it holds none itself.
+    // The field handles pointers to `T` and holds none itself.
     _item: PhantomData<fn(&T)>,
 }
 
@@ -37,7 +37,7 @@ impl<T, const ID: u64> Work<T, ID> {
         &self.raw
     }
 
-    /// Is a run owed?
+    /// True if the item waits for a run.
     pub fn is_pending(&self) -> bool {
         self.raw.snapshot().pending()
     }
@@ -49,7 +49,7 @@ impl<T, const ID: u64> Work<T, ID> {
 }
 
 impl<T: WorkItem<ID>, const ID: u64> Work<T, ID> {
-    /// A field for an idle item, with a name for dumps; an empty name stands for the type's.
+    /// A field for an idle item, with a name for dumps. With an empty name, dumps show the type's.
     pub fn new(name: &'static str) -> Self {
         Self {
             raw: RawWork::new(name, TableOf::<T, ID>::TABLE),

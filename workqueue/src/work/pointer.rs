@@ -108,7 +108,7 @@ where
     T: WorkItem<ID, Pointer = Self> + HasWork<T, ID>,
 {
     unsafe fn run(raw: NonNull<RawWork>) {
-        // SAFETY: the same promise, from the caller.
+        // SAFETY: passed on from the caller.
         T::run(unsafe { Self::from_raw_work(raw) });
     }
 }
@@ -144,7 +144,7 @@ where
     T: WorkItem<ID, Pointer = Self> + HasWork<T, ID>,
 {
     unsafe fn run(raw: NonNull<RawWork>) {
-        // SAFETY: the same promise, from the caller.
+        // SAFETY: passed on from the caller.
         T::run(unsafe { Self::from_raw_work(raw) });
     }
 }
@@ -170,11 +170,11 @@ impl<T: WorkItem<ID>, const ID: u64> TableOf<T, ID> {
 /// # Safety
 /// As for [`RawWorkItem::from_raw_work`].
 pub(crate) unsafe fn release<P: RawWorkItem<ID>, const ID: u64>(raw: NonNull<RawWork>) {
-    // SAFETY: the same promise, from the caller.
+    // SAFETY: passed on from the caller.
     drop(unsafe { P::from_raw_work(raw) });
 }
 
-/// Looks at the core of an item without giving the pointer away.
+/// Calls `look` with the core of an item and returns the pointer.
 pub(crate) fn with_raw<W, R, const ID: u64>(work: W, look: impl FnOnce(&RawWork) -> R) -> (R, W)
 where
     W: RawWorkItem<ID>,
@@ -186,7 +186,7 @@ where
     (seen, unsafe { W::from_raw_work(raw) })
 }
 
-/// Claims the item and hands it to `place`. Whatever refuses it, the pointer comes back.
+/// Claims the item and hands it to `place`. On any refusal the pointer comes back.
 pub(crate) fn offer<W, const ID: u64>(
     work: W,
     place: impl FnOnce(Item) -> Result<(), (Refusal, Item)>,
@@ -197,7 +197,7 @@ where
     offer_claimed(work, claim, |item, ()| place(item))
 }
 
-/// As [`offer`], with a claim of the caller's, whose outcome `place` learns.
+/// As [`offer`], with the caller's way to claim; `place` gets its outcome.
 pub(crate) fn offer_claimed<W, C, const ID: u64>(
     work: W,
     claim: impl FnOnce(&WorkState) -> Result<C, Refusal>,
@@ -230,7 +230,7 @@ where
     Err(EnqueueError::new(refusal, unsafe { W::from_raw_work(raw) }))
 }
 
-/// Claims an item for whatever place is found.
+/// Claims an item, wherever it will go.
 pub(crate) fn claim(state: &WorkState) -> Result<(), Refusal> {
     match state.claim() {
         Claim::Ours(_) => Ok(()),
@@ -239,8 +239,8 @@ pub(crate) fn claim(state: &WorkState) -> Result<(), Refusal> {
     }
 }
 
-/// Claims an item for the inbox of a pool; false if it may still run on another one, so that its
-/// place has to be looked for.
+/// Claims an item for the inbox of a pool. False if it may still run on another pool: then it is
+/// claimed without a place.
 pub(crate) fn claim_for(state: &WorkState, pool: u32) -> Result<bool, Refusal> {
     match state.claim_for(pool) {
         InboxClaim::Ours => Ok(true),
@@ -250,7 +250,7 @@ pub(crate) fn claim_for(state: &WorkState, pool: u32) -> Result<bool, Refusal> {
     }
 }
 
-/// Turns what a cancelled item left back into the caller's pointer.
+/// Turns the token of a cancelled item back into the caller's pointer.
 /// # Safety
 /// The item was made from a `W` of this `ID`.
 pub(crate) unsafe fn give_back<W, const ID: u64>(returned: Returned) -> W
@@ -366,7 +366,7 @@ where
 /// workqueue::schedule(Box::pin(Disk { read: new_work!() }));
 /// ```
 ///
-/// Nor does a queue take what must not leave its thread:
+/// A queue takes no pointer that must not leave its thread:
 ///
 /// ```compile_fail,E0277
 /// # use workqueue::{impl_has_work, new_work, Work, WorkItem};
@@ -377,8 +377,8 @@ where
 /// workqueue::schedule(Box::pin(Local { work: new_work!(), shared: Rc::new(1) }));
 /// ```
 ///
-/// A packed struct, in which the field would not be aligned, also where only the type parameter
-/// brings the field in:
+/// A packed struct, where the field would not be aligned, also if only a type parameter adds the
+/// field:
 ///
 /// ```compile_fail,E0793
 /// # use workqueue::{impl_has_work, Work};
@@ -395,7 +395,7 @@ macro_rules! impl_has_work {
         // SAFETY: both directions use the same field of the same type.
         unsafe impl$(<$($generics)*>)? $crate::HasWork<$item $(, $id)?> for $this {
             unsafe fn raw_get_work(this: *mut Self) -> *mut $crate::Work<$item $(, $id)?> {
-                // Refused in a packed struct, where the field may lie askew.
+                // Does not compile for a packed struct, where the field may be misaligned.
                 let _in_its_place = |this: &Self| {
                     let _field: &$crate::Work<$item $(, $id)?> = &this.$field;
                 };

@@ -8,22 +8,22 @@
 //!  +----------------+----------------+----+-------+--------+--------+--------+----------+---------+
 //! ```
 //!
-//! * PENDING: someone owes a run. Taken by [`WorkState::claim`]; whoever gets `Ours` owns the item
-//!   until it hands it to a list, a timer, or gives the bit back.
+//! * PENDING: a run is owed. Taken by [`WorkState::claim`]; the caller that gets `Ours` owns the
+//!   item until it hands it to a list or a timer, or gives the bit back.
 //! * QUEUED: the item is on a list of the pool named in the word; changes only under that pool's
 //!   lock. PENDING without QUEUED: with a timer, in an inbox, or on its way.
-//! * INBOX: the item lies in the inbox of the pool named in the word, or is about to. Whoever takes
-//!   that pool's lock finds it QUEUED instead, or is early and looks again.
+//! * INBOX: the item lies in the inbox of the pool named in the word, or is about to. A thread that
+//!   takes that pool's lock finds it QUEUED instead, or is early and looks again.
 //! * INACTIVE: held back by max_active (or a barrier, which never takes a slot). Pool lock.
 //! * LINKED: the next entry of the list is a barrier that must move with this one. Pool lock.
 //! * color: the flush generation the item counts for. Pool lock.
 //! * depth: how many `disable` calls are open. Changed at any time by anyone.
 //! * pool: where the item is, or was last. Stays when the item has run.
 //!
-//! Each transition is one atomic read-modify-write, also where it changes nothing: that is what
-//! carries the ordering promises to a caller whose claim fails. Kernel counterpart:
-//! `work_struct.data`, which holds a pwq pointer or a pool number in turn; here the word always
-//! names the pool, and the pwq is a number beside it.
+//! Each transition is one atomic read-modify-write, also where it changes nothing. That gives the
+//! ordering guarantees to a caller whose claim fails. Kernel counterpart: `work_struct.data`, which
+//! holds a pwq pointer or a pool number in turn; here the word always names the pool, and the pwq
+//! is a number beside it.
 
 use crate::sys::sync::modelled::{AtomicU64, Ordering};
 
@@ -55,7 +55,7 @@ impl Snapshot {
         self.0 & QUEUED != 0
     }
 
-    /// May the item be found through the lock of the pool named in the word?
+    /// True if the item can be found through the lock of the pool named in the word.
     pub(crate) fn with_pool(self) -> bool {
         self.0 & (QUEUED | INBOX) != 0
     }
@@ -88,7 +88,7 @@ impl Snapshot {
 pub(crate) enum Claim {
     /// The caller holds PENDING and owes the item a place, or must `release` it.
     Ours(Snapshot),
-    /// Somebody else owes the run, which will see everything the caller did before.
+    /// Another caller owns the item. Its run sees everything this caller did before.
     AlreadyPending,
     /// The item is disabled. Nothing is owed.
     Disabled,
@@ -119,7 +119,7 @@ impl WorkState {
     }
 
     pub(crate) fn load(&self) -> Snapshot {
-        // Acquire: whoever sees QUEUED or a pool number may follow it to that pool.
+        // Acquire: a reader that sees QUEUED or a pool number may follow it to that pool.
         Snapshot(self.0.load(Ordering::Acquire))
     }
 
@@ -128,8 +128,8 @@ impl WorkState {
         // AcqRel: pairs with itself, every transition with the next one of the same word. The two
         // that matter most are `claim` and `begin_run`:
         //   queuer: store event | claim (fails)       worker: begin_run | read events in the run
-        // Were the failing claim a mere load, it could be ordered before the store, and the run
-        // could miss the event while the caller was told that a run is still to come.
+        // If the failing claim were a plain load, it could be ordered before the store. The run
+        // could then miss the event although the caller was told that a run is still to come.
         match self
             .0
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |v| Some(change(v)))
@@ -138,7 +138,7 @@ impl WorkState {
         }
     }
 
-    /// Asked by whoever wants to queue the item: is it mine to queue?
+    /// Takes PENDING, unless it is set or the item is disabled.
     pub(crate) fn claim(&self) -> Claim {
         // guard: s02_13_claim_by_load
         let before = self.rmw(|v| {
@@ -159,8 +159,8 @@ impl WorkState {
         }
     }
 
-    /// Asked by whoever wants to leave the item in the inbox of `pool`: is it mine, and is that
-    /// the pool it was on last, or the first one it comes to?
+    /// As `claim`, for the inbox of `pool`. Fails with `Elsewhere` if the item was on another pool
+    /// last.
     pub(crate) fn claim_for(&self, pool: u32) -> InboxClaim {
         let place = (u64::from(pool) + 1) << POOL_SHIFT;
         let fits = |v: u64| v & POOL_MASK == 0 || v & POOL_MASK == place;
@@ -195,7 +195,7 @@ impl WorkState {
         self.rmw(|v| v & DEPTH_MASK | place | held_back | QUEUED | PENDING);
     }
 
-    /// The item has been taken off its list by someone who keeps PENDING.
+    /// The owner of PENDING has taken the item off its list.
     /// # Context: the pool's lock held.
     pub(crate) fn set_taken_off(&self) {
         self.rmw(|v| v & !(QUEUED | INACTIVE | LINKED | COLOR_MASK));
@@ -213,14 +213,15 @@ impl WorkState {
         self.rmw(|v| v | LINKED);
     }
 
-    /// The worker's last step before the function: from here on the item may be queued anew.
+    /// The worker's last step before it calls the function. From here on the item may be queued
+    /// again.
     /// # Context: the pool's lock held.
     pub(crate) fn begin_run(&self) -> Snapshot {
         // guard: s02_04_pending_kept
         self.rmw(|v| v & (POOL_MASK | DEPTH_MASK))
     }
 
-    /// One more reason not to queue the item. None if the depth is at its limit.
+    /// Raises the disable depth. None if it is at its limit.
     pub(crate) fn disable(&self) -> Option<()> {
         let before = self.rmw(|v| {
             if v & DEPTH_MASK == DEPTH_MASK {
@@ -232,7 +233,7 @@ impl WorkState {
         (before.depth() != u16::MAX).then_some(())
     }
 
-    /// One reason less; Some(true) if it was the last, None if there was none.
+    /// Lowers the disable depth; Some(true) if it is 0 now, None if it was 0 before.
     pub(crate) fn enable(&self) -> Option<bool> {
         let before = self.rmw(|v| {
             if v & DEPTH_MASK == 0 {

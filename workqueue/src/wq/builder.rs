@@ -137,8 +137,7 @@ impl QueueBuilder {
             env: dir.env.clone(),
             dir,
         });
-        // From here to the end of the function the choice of pools, the phase and the freezing
-        // stand still.
+        // From here to the end of the function, pools, phase and freezing do not change.
         let dir = inner.dir.clone();
         let _attrs = dir.attrs_lock.lock();
         let spawn_failed = |errno| AllocError::Spawn {

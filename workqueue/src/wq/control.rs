@@ -29,11 +29,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What every queue has.
+/// Entries of every queue.
 const OF_EVERY_QUEUE: &[&str] = &["per_cpu", "max_active"];
-/// What unbound queues have besides.
+/// Further entries of unbound queues.
 const OF_UNBOUND: &[&str] = &["nice", "cpumask", "affinity_scope", "affinity_strict"];
-/// What the runtime has.
+/// Entries of the runtime.
 const OF_RUNTIME: &[&str] = &["cpumask", "default_affinity_scope", "watchdog_thresh"];
 
 /// The control registry of a runtime. Values are text without a line end; space around a written
@@ -264,7 +264,7 @@ fn parse<T: FromStr>(
     text.parse().map_err(|_| invalid(attribute, text, allowed))
 }
 
-/// What is above the limit is clamped where it is set; what does not fit a number is no limit.
+/// Values above the limit are clamped where they are set; text that is no number is refused.
 fn parse_limit(text: &str) -> Result<usize, AttrError> {
     let allowed = "max_active is 1 or more";
     let wanted: i64 = parse("max_active", text, allowed)?;

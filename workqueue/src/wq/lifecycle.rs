@@ -19,7 +19,7 @@ use crate::work::raw::Item;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// The pools that shall serve a queue. Dropped without being installed it gives them back.
+/// The pools for a queue, not installed yet. Dropping it gives them back.
 pub(crate) struct Plan {
     dir: Arc<Directory>,
     attrs: Attrs,
@@ -46,8 +46,8 @@ impl QueueInner {
         Ok(())
     }
 
-    /// CPUs that were never there before get their place in the queue. The pwqs of an unbound
-    /// queue follow by `recompute_slots`.
+    /// Adds CPUs to the queue that are met for the first time. The pwqs of an unbound queue follow
+    /// in `recompute_slots`.
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn add_cpus(self: &Arc<Self>, new: &CpuSet) {
         let mut state = self.state.lock();
@@ -80,7 +80,7 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Makes room so that neither waiting for a slot nor a call for help allocates.
+    /// Makes room, so that neither waiting for a slot nor a mayday allocates.
     fn reserve(&self, pwqs: usize) {
         self.nodes.iter().for_each(|n| n.reserve(pwqs));
         if let Some(rescuer) = &self.rescuer {
@@ -92,7 +92,7 @@ impl QueueInner {
         self.apply_changed(|_| attrs)
     }
 
-    /// Puts what `change` makes of the attributes in force, or changes nothing.
+    /// Installs what `change` makes of the attributes, or changes nothing.
     pub(crate) fn apply_changed(
         self: &Arc<Self>,
         change: impl FnOnce(Attrs) -> Attrs,
@@ -120,7 +120,7 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Puts pools for `attrs` in charge of all CPUs, or changes nothing.
+    /// Installs pools for `attrs` on all CPUs, or changes nothing.
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn install_attrs(self: &Arc<Self>, attrs: Attrs) -> Result<(), i32> {
         let plan = self.plan(attrs, &self.env.unbound_cpus())?;
@@ -128,7 +128,7 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Finds the pools that `attrs` ask for while unbound queues may use `unbound`.
+    /// Finds the pools that `attrs` ask for, with `unbound` as the unbound mask.
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn plan(self: &Arc<Self>, attrs: Attrs, unbound: &CpuSet) -> Result<Plan, i32> {
         let (dir, env) = (&self.dir, &self.env);
@@ -151,12 +151,12 @@ impl QueueInner {
         Ok(plan)
     }
 
-    /// Puts the pools of a plan in charge.
+    /// Installs the pools of a plan.
     /// # Context: `attrs_lock` held since the plan was made, no other.
     pub(crate) fn install(self: &Arc<Self>, mut plan: Plan) {
         let mut state = self.state.lock();
         let former = std::mem::take(&mut state.installed);
-        // An ordered queue's new pwq starts nothing before the older one has run empty.
+        // An ordered queue's new pwq activates nothing before the older one is empty.
         let plugged = self.ordered && !state.pwqs.is_empty();
         let color = state.flush.color();
         for (cpu, pool) in std::mem::take(&mut plan.pools) {
@@ -175,9 +175,9 @@ impl QueueInner {
         former.iter().for_each(|pwq| self.put_base_ref(pwq));
     }
 
-    /// After CPUs have left or returned: puts another pool in charge wherever the attributes now
-    /// ask for one, while unbound queues may use `unbound` and the CPUs `online` are in use. Where
-    /// that pool cannot be had, the default pwq takes over.
+    /// After CPUs have left or returned: installs another pool wherever the attributes now ask for
+    /// one. `unbound` is the unbound mask, `online` the CPUs in use. The default pwq takes over
+    /// where a pool cannot be made.
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn recompute_slots(self: &Arc<Self>, unbound: &CpuSet, online: &CpuSet) {
         if self.ordered || !self.is_unbound() {
@@ -243,7 +243,7 @@ impl QueueInner {
         self.nodes[node].clone()
     }
 
-    /// The queue lets go of a pwq; items in flight may keep it for a while.
+    /// Drops the queue's reference to a pwq; items in flight may keep it for a while.
     /// # Context: no pool lock and no queue lock held.
     fn put_base_ref(&self, pwq: &Arc<Pwq>) {
         let mut st = pwq.pool.lock();
@@ -254,8 +254,8 @@ impl QueueInner {
         }
     }
 
-    /// Nothing refers to this pwq any more: its counters are kept, its pool is left, and an
-    /// ordered queue goes on with the next one.
+    /// Releases a pwq without references: keeps its counters, gives up its pool, and lets an
+    /// ordered queue go on with the next one.
     /// # Context: no lock of the crate but `attrs_lock` held; not on a worker of that pool.
     pub(crate) fn release_pwq(&self, pwq: &Arc<Pwq>) {
         let wake = {
@@ -289,7 +289,8 @@ impl QueueInner {
         self.finish_destroy()
     }
 
-    /// From here on only the queue's own runs may enqueue. Whoever is told Ok takes it down.
+    /// From here on only the queue's own runs may enqueue. The caller that gets Ok takes the queue
+    /// down.
     fn begin_destroy(&self) -> Result<(), WaitError> {
         let _mode = self.state.lock();
         if self.mode.fetch_or(DESTROYING, Ordering::SeqCst) & DESTROYING != 0 {
@@ -335,7 +336,8 @@ impl QueueInner {
         Ok(())
     }
 
-    /// What the drop of the owner does. On one of the queue's own runs the monitor finishes it.
+    /// Destroys the queue when its owner is dropped. In one of the queue's own runs the monitor
+    /// does it.
     pub(crate) fn destroy_on_drop(self: &Arc<Self>) {
         if self.is_mode(DESTROYING) || self.env.is_in_forked_child() {
             return;
@@ -353,8 +355,8 @@ impl QueueInner {
         }
     }
 
-    /// Takes the queue down if it is empty; else has itself called again when what is in flight has
-    /// ended. `flushes`: how often it has been.
+    /// Takes the queue down if it is empty; else posts itself again for when what is in flight has
+    /// ended. `flushes` counts the calls before.
     /// # Context: on the monitor, which the end of an item may need; after `begin_destroy`.
     pub(crate) fn destroy_without_waiting(self: &Arc<Self>, flushes: u32) {
         self.wait_for_enqueues();
@@ -386,7 +388,7 @@ fn has_work(pwq: &Arc<Pwq>) -> bool {
     p.in_flight() > 0 || p.refs > 1
 }
 
-/// Lets an ordered queue's next pwq begin.
+/// Lets an ordered queue's next pwq activate its items.
 /// # Context: the queue's lock held.
 fn unplug(pwq: &Arc<Pwq>) -> Wake {
     let mut st = pwq.pool.lock();

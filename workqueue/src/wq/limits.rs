@@ -45,7 +45,7 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Puts the limits in force and lets in whoever they allow.
+    /// Applies the limits and activates the items that they allow.
     /// # Context: `attrs_lock` held, no other.
     pub(crate) fn adjust_limits(&self) {
         let frozen =
@@ -59,8 +59,8 @@ impl QueueInner {
                 (state.saved_max, state.saved_min)
             }
         };
-        // What was enqueued before belongs to the former limits; taking a pool's lock counts in
-        // what lies in its inbox.
+        // Items enqueued before belong to the former limits; taking a pool's lock counts in those
+        // of its inbox.
         self.pwqs().iter().for_each(|pwq| drop(pwq.pool.lock()));
         // Relaxed: the pool lock taken below, or by the next enqueue, orders it.
         self.max_active.store(max, Ordering::Relaxed);
@@ -71,7 +71,7 @@ impl QueueInner {
                 .for_each(|node| pwq::activate_waiting(node));
             return;
         }
-        // The pwqs of a per-CPU queue stay until it is destroyed, which `attrs_lock` keeps out.
+        // The pwqs of a per-CPU queue stay until it is destroyed, which needs `attrs_lock`.
         for pwq in self.pwqs() {
             let mut st = pwq.pool.lock();
             st.activate_inactive(pwq.number);
@@ -81,8 +81,8 @@ impl QueueInner {
         }
     }
 
-    /// Each node gets its part of the limit, by its part of the CPUs, and never less than the
-    /// minimum; pools that span nodes have all of it.
+    /// Each node gets its share of the limit, by its share of the CPUs, but at least the minimum.
+    /// Pools that span nodes get the whole limit.
     fn split_between_nodes(&self, max: usize, min: usize) {
         let env = &self.env;
         let (online, topology) = (env.online_cpus(), env.topology());
@@ -121,7 +121,7 @@ impl QueueInner {
 }
 
 impl Runtime {
-    /// Lets no further item of FREEZABLE queues become active; running ones go on.
+    /// Activates no further item of FREEZABLE queues; running ones go on.
     pub fn freeze_begin(&self) {
         if self.inner.frozen.load(Ordering::Relaxed) {
             log::warn!("workqueue: freeze_begin while the queues are frozen already");
@@ -129,7 +129,7 @@ impl Runtime {
         self.set_frozen(true);
     }
 
-    /// Is a FREEZABLE queue still running items from before the freeze?
+    /// True if a FREEZABLE queue still runs items from before the freeze.
     pub fn freeze_busy(&self) -> bool {
         if !self.inner.frozen.load(Ordering::Relaxed) {
             log::warn!("workqueue: freeze_busy outside a freeze");

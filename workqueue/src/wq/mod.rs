@@ -50,7 +50,7 @@ impl Queue {
         self.inner.flags
     }
 
-    /// Was it made by one of the constructors of [`crate::compat`]?
+    /// True if it was made by one of the constructors of [`crate::compat`].
     pub fn is_legacy(&self) -> bool {
         self.inner.legacy
     }
@@ -200,7 +200,7 @@ impl Queue {
         self.inner.set_min_active(min_active)
     }
 
-    /// Does the CPU's share of the queue hold items back? A hint.
+    /// True if the CPU's pwq holds items back. A hint.
     pub fn congested(&self, cpu: usize) -> bool {
         self.inner.congested(cpu)
     }

@@ -30,7 +30,7 @@ pub(crate) const DESTROYING: u32 = 1 << 1;
 pub(crate) const DESTROYED: u32 = 1 << 2;
 
 /// The pwq that serves a CPU. Read by every enqueue from that CPU, written when the attributes
-/// change; whoever holds it for reading keeps the pwq in the queue.
+/// change. A read guard keeps the pwq in the queue.
 type Slot = RwLock<Option<Arc<Pwq>>>; // S
 
 /// What the crate keeps for a queue.
@@ -50,11 +50,11 @@ pub(crate) struct QueueInner {
     /// By node, and one more for pools that span nodes. Empty for per-CPU queues.
     pub(crate) nodes: Vec<Arc<NodeActive>>, // I
     pub(crate) rescuer: Option<Rescuer>, // I
-    /// Pwqs that still have items of the color that is being flushed.
+    /// Pwqs that still have items of the color being flushed.
     pub(crate) pwqs_to_flush: FlushCountdown, // A: armed under W
     /// Who may enqueue. Read with the slot of the item's CPU held, and again under the lock of its
-    /// pool if it is not left in the inbox: a drain which has set a bit, has waited for the slots
-    /// and then visits each pool misses no item.
+    /// pool unless the item goes to the inbox. So a drain that sets a bit, waits for the slots and
+    /// then visits each pool misses no item.
     pub(crate) mode: AtomicU32, // A: written under W
     pub(crate) counters: Counters, // A
     pub(crate) state: Mutex<QueueState>, // W
@@ -63,7 +63,7 @@ pub(crate) struct QueueInner {
 /// What the queue's lock guards.
 #[derive(Debug)]
 pub(crate) struct QueueState {
-    /// All pwqs that have not been released, oldest first; the retiring ones among them.
+    /// All pwqs that have not been released, oldest first; also those that retire.
     pub(crate) pwqs: Vec<Arc<Pwq>>,
     /// The pwqs that serve the CPUs of an unbound queue, and its default pwq.
     pub(crate) installed: Vec<Arc<Pwq>>,
@@ -128,7 +128,7 @@ impl QueueInner {
         self.flags.contains(Flags::UNBOUND)
     }
 
-    /// The name of its rescuer, whether it has one or not.
+    /// The name of its rescuer's thread.
     pub(crate) fn rescuer_name(&self) -> String {
         format!("kworker/R-{}", self.name)
     }
@@ -141,19 +141,19 @@ impl QueueInner {
         self.mode.load(Ordering::SeqCst) & bits != 0
     }
 
-    /// Is this a CPU the queue knows?
+    /// True if the queue has a place for this CPU.
     pub(crate) fn has_cpu(&self, cpu: usize) -> bool {
         self.env.cpus.is_known(cpu)
     }
 
-    /// The pwq that serves `cpu`, held in place as long as the guard lives.
+    /// The pwq that serves `cpu`. It stays installed as long as the guard lives.
     pub(crate) fn slot(&self, cpu: usize) -> RwLockReadGuard<'_, Option<Arc<Pwq>>> {
         self.slots[cpu]
             .read()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts another pwq in charge of `cpu`; the former comes back.
+    /// Installs another pwq for `cpu` and returns the former one.
     pub(crate) fn set_slot(&self, cpu: usize, pwq: Option<Arc<Pwq>>) -> Option<Arc<Pwq>> {
         mem::replace(
             &mut *self.slots[cpu]
@@ -163,8 +163,8 @@ impl QueueInner {
         )
     }
 
-    /// Waits for every enqueue that has begun: those that begin after this see the queue's mode, of
-    /// the others each has its item in a pool or an inbox.
+    /// Waits for every enqueue that has begun. Later ones see the queue's mode; the others have
+    /// their items in a pool or an inbox.
     /// # Context: no lock behind S held.
     pub(crate) fn wait_for_enqueues(&self) {
         for slot in &self.slots {
@@ -172,8 +172,8 @@ impl QueueInner {
         }
     }
 
-    /// Puts one pwq in charge of all CPUs in one step. An ordered queue needs that: were some CPUs
-    /// still served by the former pwq, an item could overtake one that was enqueued before it.
+    /// Installs one pwq for all CPUs in one step. An ordered queue needs that: if the former pwq
+    /// still served some CPUs, an item could overtake an earlier one.
     pub(crate) fn set_all_slots(&self, pwq: &Arc<Pwq>) {
         let mut slots: Vec<_> = self
             .slots
@@ -190,12 +190,12 @@ impl QueueInner {
     }
 }
 
-/// Who is told that everything enqueued before has ended.
+/// What happens when everything enqueued before has ended.
 #[derive(Debug)]
 pub(crate) enum FlushWaiter {
-    /// A thread that sleeps until then.
+    /// A sleeping thread is woken.
     Thread(Arc<Completion>),
-    /// The monitor, which must not sleep; it goes on to take this queue down.
+    /// A job is posted to the monitor, which must not sleep.
     Monitor(Job),
 }
 
@@ -209,7 +209,7 @@ impl FlushWaiter {
     }
 }
 
-/// The items enqueued between two flushes, and who waits for them.
+/// The items enqueued between two flushes, and the flushers that wait for them.
 #[derive(Debug)]
 pub(crate) struct Generation {
     pub(crate) color: u8,
@@ -219,7 +219,7 @@ pub(crate) struct Generation {
 /// The flushes of one queue.
 #[derive(Debug, Default)]
 pub(crate) struct FlushState {
-    /// What new items get.
+    /// The color of new items.
     pub(crate) color: u8,
     /// Oldest first; the first one is armed.
     pub(crate) generations: VecDeque<Generation>,
@@ -257,24 +257,24 @@ impl FlushCountdown {
         Self(modelled::AtomicUsize::new(0))
     }
 
-    /// The arming begins, and counts as one who has to report.
+    /// Starts at one, for the arming itself.
     pub(crate) fn start(&self) {
         // Relaxed: the pool lock under which the first reporter is added orders it.
         // guard: s10_03_arming_not_counted
         self.0.store(1, Ordering::Relaxed);
     }
 
-    /// One more will report.
+    /// Counts one more pwq that has to report.
     /// # Context: the lock under which it will find that out held.
     pub(crate) fn add(&self) {
         // Relaxed: that lock orders it against the report.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One less; true if it was the last, who now has a duty.
+    /// Counts down; true for the last one, which then has to act.
     #[must_use]
     pub(crate) fn count_down(&self) -> bool {
-        // AcqRel: pairs with itself. The last one sees what all others did before they reported.
+        // AcqRel: pairs with itself. The last one sees what all others did before.
         self.0.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
@@ -283,7 +283,8 @@ impl FlushCountdown {
 #[derive(Debug)]
 pub(crate) struct Rescuer {
     mayday: Mutex<VecDeque<Arc<Pwq>>>, // M
-    /// That of the present thread; a failed start of the runtime ends one and a later makes another.
+    /// The parker of the current thread. A failed start of the runtime ends a thread; a later start
+    /// makes another.
     pub(crate) parker: Mutex<Arc<Parker>>,
     pub(crate) stop: AtomicBool,                   // A
     pub(crate) placement: Mutex<RescuerPlacement>, // R
@@ -295,9 +296,9 @@ pub(crate) struct Rescuer {
 pub(crate) struct RescuerPlacement {
     /// 0 before the thread has begun.
     pub(crate) tid: i32,
-    /// In a pool, which says where it may run.
+    /// In a pool, which determines where it may run.
     pub(crate) attached: bool,
-    /// That of its last run.
+    /// The description of its last run.
     pub(crate) desc: ShortText,
 }
 
@@ -312,14 +313,15 @@ impl Rescuer {
         }
     }
 
-    /// Makes room for so many pwqs, so that a call for help never allocates.
+    /// Makes room for `pwqs`, so that a mayday never allocates.
     pub(crate) fn reserve(&self, pwqs: usize) {
         let mut mayday = self.mayday.lock();
         let missing = pwqs.saturating_sub(mayday.len());
         mayday.reserve(missing);
     }
 
-    /// Puts a pwq on the list; false if it is on it. The caller pins the pwq and owes a wake-up.
+    /// Puts a pwq on the mayday list; false if it is there already. The caller adds a reference to
+    /// the pwq and wakes the rescuer.
     /// # Context: the lock of the pwq's pool held.
     pub(crate) fn list(&self, pwq: &Arc<Pwq>) -> bool {
         let mut mayday = self.mayday.lock();

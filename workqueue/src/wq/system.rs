@@ -19,7 +19,7 @@ use std::thread;
 use std::time::Duration;
 use thiserror::Error;
 
-/// What the kernel gives the unbound system queues: the upper limit.
+/// The max_active of the unbound system queues, as in the kernel: the upper limit.
 const UNBOUND_MAX_ACTIVE: usize = 2048;
 
 /// See the module.
@@ -115,8 +115,7 @@ impl Runtime {
 
 impl Runtime {
     /// BH items: per CPU, one after the other, in the order they were enqueued. The first call
-    /// makes their threads, one per CPU; what cannot be made is tried again at each look at the
-    /// CPUs.
+    /// makes their threads, one per CPU; the monitor tries again to make missing ones.
     pub fn system_bh(&self) -> &Queue {
         self.inner.want_bh_threads_later(false);
         &self.system_queues().bh
@@ -169,7 +168,7 @@ struct Reply<R> {
 }
 
 impl<R: Send + 'static> Reply<R> {
-    /// Has `f` run on `cpu`; the reply comes in later.
+    /// Runs `f` on `cpu`; the reply arrives later.
     fn ask(
         queue: &Queue,
         cpu: usize,
@@ -222,7 +221,7 @@ impl Runtime {
             Reply::ask(self.system_percpu(), cpu, move || f())
         };
         let replies: Vec<_> = self.online_cpus().iter().map(ask).collect();
-        // Those that were queued are waited for, also if one was not.
+        // Waits for all that were queued, also if one was not.
         let outcomes: Vec<_> = replies
             .into_iter()
             .map(|r| r.map(|reply| reply.wait()))
