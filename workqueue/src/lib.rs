@@ -4,9 +4,13 @@
 //! The journey of a work item:
 //! 1. a caller holds a [`Queue`] (`wq`) and a pointer to a struct with a [`Work`] field (`work`);
 //! 2. the pointer is claimed and finds its CPU, pwq and pool (`enqueue`);
-//! 3. the pwq counts it and lets it onto the pool's worklist, or makes it wait (`pwq`);
-//! 4. a worker takes it, runs it and counts it out again (`pool`);
-//! 5. whoever waits for it is told (`wait`).
+//! 3. the pwq counts the item in and puts it on the pool's worklist, or holds it back (`pwq`);
+//! 4. a worker takes it, runs it and counts it out (`pool`);
+//! 5. flushers and cancellers wait for it (`wait`).
+//!
+//! Below all of them is what knows no pool: settings, clock, CPUs, timers (`env`), and what the
+//! machine gives (`sys`). Above are the queues and pools of a runtime (`runtime`) and what shows
+//! them (`observe`).
 //!
 //! ```
 //! let runtime = workqueue::Runtime::builder().start()?;
@@ -16,44 +20,56 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Who may touch what
+//! # Locks
 //!
 //! Fields of shared structs carry a letter:
 //!
 //! | letter | meaning |
 //! |---|---|
 //! | I | fixed at creation |
-//! | L | the lock of a pool (`Pool::lock`); everything in `PoolState` |
-//! | W | the lock of a queue (`QueueInner::state`) |
-//! | P0 | `RuntimeInner::attrs_lock`: the choice of pools, limits and freezing |
+//! | A | atomic; the comment says who writes |
+//! | P0 | `Directory::attrs_lock`: the choice of pools, limits and freezing |
 //! | P | the table of unbound pools |
-//! | S | the slot of a CPU in a queue: read by an enqueue until it is done |
-//! | N | the line of those who wait for a slot of a node (`Budget`) |
+//! | W | the lock of a queue (`QueueInner::state`) |
+//! | S | the slot of a CPU in a queue: held for reading by an enqueue until it is done |
+//! | L | the lock of a pool (`Pool::lock`): everything in `PoolState` |
+//! | N | the waiting pwqs of a node (`NrActive`) |
 //! | M | the mayday list of a rescuer |
-//! | R | the seat of a rescuer |
-//! | U | the mask of unbound queues |
+//! | R | the placement of a rescuer |
+//! | U | the CPU masks that threads are bound to |
 //! | D | the target of a delayed item |
 //! | T | the timer heap |
 //! | Q | the inbox of the monitor |
-//! | O | what the watchdog goes by |
+//! | O | the settings of the watchdog |
 //! | V | the list of all rings of records, then one ring |
-//! | A | atomic; the comment says who writes |
 //!
-//! Taking L also takes in what lies in the pool's inbox; the bell of a pool (`pool/bell.rs`) is rung
-//! with L held and takes no other lock.
+//! A lock on the left may be held when one on the right is taken, and in no other order:
 //!
-//! Locks are taken in this order: P0, P, W, S, D, L, then one of N, M, T, Q, O, V; R comes after
-//! P0 alone, U after R or L. No two pool locks are
-//! ever held together. A thread is woken, a flush advanced and a node served only after the pool's
-//! lock has been let go: the functions that find such a duty return it, and the type says so.
+//! | order | when |
+//! |---|---|
+//! | P0, P, L | a pool is found or made for a queue |
+//! | P0, W, S | pwqs are installed |
+//! | W, L | a queue visits its pools |
+//! | S, L | an item is enqueued |
+//! | L, N | an item takes a slot of its node |
+//! | L, M | a rescuer is called |
+//! | L, T | a timer of the pool is armed or disarmed |
+//! | L, U | a worker is bound |
+//! | L, V | an event is recorded |
+//! | D, T | a delayed item is disarmed |
+//! | W, Q | a flush ends and posts a job |
+//! | P0, R, U | the unbound mask changes |
+//!
+//! No two pool locks are held together. Taking L also counts in the items of the pool's inbox. A
+//! thread is woken, a flush advanced and a node served only after L has been released: the
+//! functions that find such work return it (`Wake`, `Followup`), and the type is `#[must_use]`.
 //!
 //! # Unsafe code
 //!
-//! Only in `sys/cpu.rs`, `sys/socket.rs`
-//! (system calls), `sys/list.rs` (the intrusive list), `work/raw.rs`,
-//! `work/pointer.rs`, `work/offer.rs`, `work/mod.rs` (from pointer to item and back),
-//! `work/delayed.rs`, `wait/barrier.rs` (items with more behind the core), and in the places that
-//! move listed items: `pool/worker.rs`, `pool/rescuer.rs`, `wait/cancel.rs`, `wq/lifecycle.rs`.
+//! Only in `sys/cpu.rs` and `sys/socket.rs` (system calls), `work/list.rs` (the intrusive list),
+//! `work/raw.rs`, `work/pointer.rs`, `work/mod.rs` (from pointer to item and back),
+//! `work/delayed.rs`, `wait/item.rs` (items with more behind the core), and where listed items are
+//! moved: `pool/run.rs`, `pool/rescuer.rs`, `wq/lifecycle.rs`.
 
 mod error;
 
@@ -71,9 +87,9 @@ mod wait;
 
 mod runtime;
 
-mod env;
-
 mod observe;
+
+mod env;
 
 mod sys;
 

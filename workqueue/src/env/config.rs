@@ -95,7 +95,7 @@ pub struct CreateAttempt {
     pub attempt: u32,
 }
 
-/// What an item's panic hook is told.
+/// The argument of the panic hook.
 pub struct PanicInfo<'a> {
     /// The queue's name.
     pub workqueue: &'a str,

@@ -88,7 +88,7 @@ impl Machine {
         self.end
     }
 
-    /// The CPUs that may be used at present; None if that cannot be told.
+    /// The CPUs that may be used at present; None if that is not known.
     /// # Context: on a thread whose affinity the crate never narrows.
     pub(crate) fn allowed(&self) -> Option<CpuSet> {
         let allowed = match (&self.allowed_by, &self.given) {
@@ -219,7 +219,7 @@ impl Cpus {
         get(&self.shown)
     }
 
-    /// The CPUs that may be used at present; None if that cannot be told.
+    /// The CPUs that may be used at present; None if that is not known.
     /// # Context: on a thread whose affinity the crate never narrows.
     pub(crate) fn allowed(&self) -> Option<CpuSet> {
         self.machine.allowed()

@@ -28,7 +28,7 @@ const STACK_SIZE: usize = 2 << 20;
 #[derive(Debug)]
 pub(super) enum Entry {
     Item(Arc<Work>),
-    /// Somebody waits for what is in front of it.
+    /// A thread waits for what is in front of it.
     Barrier(Arc<Completion>),
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The machine the old queues live on: its CPUs, its age, and whether it is frozen.
+//! The machine of the old queues: its CPUs, its era, and its freezer.
 //!
 //! Callers make queues here; [`super::workqueue`] takes over. Kernel counterparts:
 //! `cpu_online_map`, `workqueue_cpu_callback`, the freezer's flag.

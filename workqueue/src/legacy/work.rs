@@ -22,9 +22,9 @@ type Function = Box<dyn Fn(&Arc<Work>) + Send + Sync>;
 pub struct Work {
     name: &'static str, // I
     function: Function, // I
-    /// A run is owed, or somebody keeps others from asking for one.
+    /// The item waits for a run, or a canceller keeps it from being queued.
     pending: AtomicBool, // A
-    /// The list it was put on last. Changed by whoever holds PENDING.
+    /// The list it was put on last. Changed by the owner of PENDING.
     home: Mutex<Option<Arc<CpuWorkqueue>>>,
 }
 
@@ -61,7 +61,7 @@ impl Work {
         self.pending.load(Ordering::Acquire)
     }
 
-    /// Takes the PENDING mark; false if somebody has it.
+    /// Takes the PENDING mark; false if it is taken.
     #[must_use]
     pub(super) fn claim(&self) -> bool {
         // AcqRel, and written even if it is set already: pairs with `release`, so that the run
@@ -156,7 +156,7 @@ impl Workqueue {
 }
 
 impl Work {
-    /// Waits for the queued instance or else for the present run, and tells whether there was one.
+    /// Waits for the queued instance or else for the current run; true if there was one.
     ///
     /// Looks only at the CPU where the item was queued last: a run that still goes on elsewhere is
     /// missed.

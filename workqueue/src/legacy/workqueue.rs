@@ -122,7 +122,7 @@ impl QueueInner {
     /// The CPU a caller counts as being on.
     fn here(&self) -> usize {
         let topology = &self.machine.topology;
-        // Made-up CPUs bind nobody, so the word of the list counts.
+        // Threads are not bound to simulated CPUs, so the list's own CPU counts.
         let own = topology.is_simulated().then(|| served_by_caller()?.cpu());
         own.flatten().unwrap_or_else(|| topology.current_cpu())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The inbox of a pool: what is left there is met by the worker that was promised, or its queuer
-//! learns that he must take the lock himself. Nothing lies there with nobody coming.
+//! learns that it must take the lock. No item lies there for ever.
 
 use crate::work::list::Inbox;
 use crate::work::pointer::offer;

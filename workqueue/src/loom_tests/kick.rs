@@ -107,7 +107,7 @@ impl Bed {
         (slot, parker)
     }
 
-    /// As `enqueue::leave` and `enqueue::insert`.
+    /// As `enqueue::push_to_inbox` and `enqueue::insert`.
     fn queue(&self, probe: StdArc<Probe>) -> Result<(), Refusal> {
         let placed = offer(probe, |item| {
             if let Err(item) = self.inbox.push_if_owned(item) {
@@ -122,7 +122,7 @@ impl Bed {
         placed.map_err(|e| e.reason())
     }
 
-    /// As `worker::run_one`.
+    /// As `run::run_one`.
     fn run<'a>(&'a self, mut st: Guard<'a>, slot: usize, item: Item) -> Guard<'a> {
         let current = Current {
             item: item.identity(),
@@ -154,7 +154,7 @@ impl Bed {
         st
     }
 
-    /// As `worker::serve`, until so many items have run.
+    /// As `worker::worker_loop`, until `items` have run.
     fn serve(&self, slot: usize, parker: &Parker, items: usize) {
         parker.adopt_current();
         loop {

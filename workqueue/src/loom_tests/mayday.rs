@@ -2,7 +2,7 @@
 //! Mayday: a rescuer hears every call, also one that comes just before it is told to end.
 //!
 //! The parker is the crate's own; the steps are those of `Rescuer::list`, `wake` and `stop`, and
-//! of the loop in `rescuer::live`.
+//! of the loop in `rescuer::run_rescuer`.
 
 use crate::sys::sync::Parker;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ impl Rescuer {
         self.parker.unpark();
     }
 
-    fn live(&self) {
+    fn run_rescuer(&self) {
         self.parker.adopt_current();
         loop {
             // Before the look at the list: calls from before the end are seen by that look.
@@ -54,7 +54,7 @@ fn s07_03_s07_13_every_call_is_answered_before_the_end() {
             answered: AtomicUsize::new(0),
         });
         let own = rescuer.clone();
-        let live = thread::spawn(move || own.live());
+        let live = thread::spawn(move || own.run_rescuer());
         rescuer.call();
         let own = rescuer.clone();
         let other = thread::spawn(move || own.call());

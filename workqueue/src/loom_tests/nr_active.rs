@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The slots of a node: nobody waits beside a free one, and never too many are in use.
+//! The slots of a node: no party waits beside a free slot, and never too many are in use.
 
 use crate::pwq::nr_active::{HeadResult, NrActive};
 use loom::sync::Arc;

@@ -132,7 +132,7 @@ fn serve(dir: &Arc<Directory>, listener: &UnixListener) {
     loop {
         match listener.accept() {
             // A client that did not get its reply notices that itself.
-            Ok((caller, _)) => drop(answer(dir, &caller)),
+            Ok((caller, _)) => drop(reply_to(dir, &caller)),
             Err(e) if e.kind() == ErrorKind::InvalidInput => return,
             // Too many open files, an interrupted call: the next one may succeed.
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
@@ -140,7 +140,7 @@ fn serve(dir: &Arc<Directory>, listener: &UnixListener) {
     }
 }
 
-fn answer(dir: &Arc<Directory>, caller: &UnixStream) -> io::Result<()> {
+fn reply_to(dir: &Arc<Directory>, caller: &UnixStream) -> io::Result<()> {
     let reply = match receive(caller, &Deadline::after(PATIENCE)) {
         Ok(_) if dir.env.is_stopped() => Reply::Error("the runtime is shut down".to_owned()),
         Ok(Request::Sample) => Reply::Sample(dir.sample()),

@@ -26,13 +26,13 @@ const POOL_DISASSOCIATED: u32 = 1 << 2;
 
 /// A worker inside a run.
 pub(crate) struct RunView {
-    /// The thread's full name with what it says it is about.
+    /// The thread's full name with its description.
     pub(crate) name: String,
     pub(crate) tid: i32,
     pub(crate) function: &'static str,
 }
 
-/// What was copied of a worker that runs something.
+/// A copy of what a worker runs.
 struct Running {
     id: Option<usize>,
     desc: ShortText,
@@ -78,7 +78,7 @@ impl Running {
     }
 }
 
-/// What was copied of one pwq.
+/// A copy of one pwq's state.
 struct PwqView {
     flags: u32,
     active: usize,
@@ -165,7 +165,7 @@ pub(crate) fn seconds(ns: u64) -> u64 {
     ns / 1_000_000_000
 }
 
-// Writing to a String cannot fail; the results are dropped for that reason alone.
+// Writing to a String cannot fail, so the results are dropped.
 fn show_pwq(out: &mut String, pool: &Pool, view: &PwqView) {
     let mayday = if view.mayday { " MAYDAY" } else { "" };
     let _ = writeln!(
@@ -221,7 +221,7 @@ fn show_queue(out: &mut String, queue: &QueueInner) {
         .for_each(|(pool, view)| show_pwq(out, pool, view));
 }
 
-/// What was copied of a pool.
+/// A copy of a pool's state.
 struct PoolView {
     flags: u32,
     hung_since: Option<u64>,
@@ -320,7 +320,7 @@ fn show_worker(pool: &Pool, tid: i32) -> Option<String> {
             running.what()
         ));
     }
-    // A rescuer that has come to help and is between two runs.
+    // A rescuer that helps here and is between two runs.
     let name = id.map_or_else(|| "kworker/R".to_owned(), |id| pool.worker_name(id));
     let mut state = if manages { "manager" } else { "between runs" }.to_owned();
     if idle {

@@ -259,7 +259,7 @@ impl<R: Timed> Recorder<R> {
         }
     }
 
-    /// Empties all rings. With `keep` they can be filled anew, else their memory is given back.
+    /// Empties all rings. With `keep` they can be filled again, else their memory is freed.
     pub fn drain(&self, keep: bool) -> Recording<R> {
         let mut all = Recording {
             threads: Vec::new(),

@@ -227,7 +227,7 @@ pub fn start_on(
     Ok(())
 }
 
-/// Ends recording. What was recorded is kept until it is written or recording begins anew.
+/// Ends recording. What was recorded is kept until it is written or recording begins again.
 pub fn stop() {
     SINKS.fetch_and(!RING, Ordering::Relaxed);
 }
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn s12_08_with_no_sink_an_event_is_not_even_made() {
-        // Nobody in this test program records or follows. One load then decides; see the README.
+        // No test of this program records or has a callback. One load then decides.
         assert!(!anyone_listens());
         let rt = Runtime::builder().build_early();
         rt.inner.env.trace(|| panic!("made for nobody"));

@@ -19,7 +19,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// A thread of the crate, seen by itself.
+/// The calling thread, if it is one of the crate's.
 pub(crate) struct Context {
     pub(crate) pool: Arc<Pool>,
     pub(crate) slot: usize,
@@ -119,7 +119,7 @@ pub fn worker_desc() -> Option<String> {
     with_own_state(|worker| worker.desc.to_string())
 }
 
-/// The calling worker as its pool sees it; None outside a run, and in the child of a fork.
+/// Calls `f` with the calling worker's state; None outside a run, and in the child of a fork.
 fn with_own_state<R>(f: impl FnOnce(&mut WorkerState) -> R) -> Option<R> {
     let of_run = with_run(|c, _| {
         let here = !c.pool.env.is_in_forked_child();

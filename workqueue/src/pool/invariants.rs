@@ -58,7 +58,7 @@ fn runtime() -> Runtime {
     builder.start().expect("the first threads can be made")
 }
 
-/// An item that notes whether it ever ran beside itself.
+/// An item that notes if two of its runs were ever at the same time.
 struct Item {
     work: Work<Item>,
     inside: AtomicBool,
@@ -239,7 +239,7 @@ fn check(pool: &Pool, st: &PoolGuard<'_>) {
     assert!(st.nr_running <= busy, "5.11: {pool:?}");
 }
 
-/// All pools at one moment. Nobody else ever holds two of their locks.
+/// All pools at one moment. No other thread ever holds two of their locks.
 fn check_all(dir: &Directory) {
     let pools = dir.all_pools();
     let held: Vec<_> = pools.iter().map(|pool| pool.lock()).collect();

@@ -62,7 +62,7 @@ pub(crate) struct PoolKey {
     pub(crate) mask: CpuSet,
 }
 
-/// Whom a pool serves.
+/// What a pool serves.
 #[derive(Clone, Debug)]
 pub(crate) enum PoolKind {
     PerCpu {
@@ -111,39 +111,39 @@ pub(crate) struct Pool {
 /// lock of its own, because only its guard releases the pool's lock.
 #[derive(Debug)]
 struct WorkerChanges {
-    rings: Mutex<u64>,
+    count: Mutex<u64>,
     changed: Condvar,
 }
 
 impl WorkerChanges {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
-            rings: Mutex::new(0),
+            count: Mutex::new(0),
             changed: Condvar::new(),
         }
     }
 
     /// The number of changes so far. Read under the pool's lock it misses nothing: a later change
     /// of the workers is announced later.
-    pub(super) fn rung(&self) -> u64 {
-        *self.rings.lock()
+    fn count(&self) -> u64 {
+        *self.count.lock()
     }
 
-    pub(super) fn ring(&self) {
-        *self.rings.lock() += 1;
+    fn announce(&self) {
+        *self.count.lock() += 1;
         self.changed.notify_all();
         turn_scheduler::note_change();
     }
 
     /// Waits for a change after the first `seen` ones.
     /// # Context: the pool's lock not held.
-    pub(super) fn wait_past(&self, heard: u64) {
-        if turn_scheduler::poll_until(|| self.rung() != heard) {
+    fn wait_after(&self, seen: u64) {
+        if turn_scheduler::poll_until(|| self.count() != seen) {
             return;
         }
-        let mut rings = self.rings.lock();
-        while *rings == heard {
-            rings = self.changed.wait(rings);
+        let mut count = self.count.lock();
+        while *count == seen {
+            count = self.changed.wait(count);
         }
     }
 }
@@ -235,14 +235,14 @@ impl Pool {
 
     /// Releases the lock, waits for a change in the set of workers, and takes the lock again.
     pub(crate) fn wait_change<'a>(&'a self, st: PoolGuard<'a>) -> PoolGuard<'a> {
-        let heard = self.changed.rung();
+        let seen = self.changed.count();
         drop(st);
-        self.changed.wait_past(heard);
+        self.changed.wait_after(seen);
         self.lock()
     }
 
     pub(crate) fn announce_change(&self) {
-        self.changed.ring();
+        self.changed.announce();
     }
 
     /// The pool's CPU as trace events show it: -1 for unbound pools.

@@ -25,13 +25,13 @@ thread_local! {
 }
 
 /// Locks the table to change it. Held for a short time only, as forks wait for it.
-pub(crate) fn hold() -> Table {
+pub(crate) fn lock_table() -> Table {
     POOLS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 extern "C" fn before_fork() {
     // A thread that is being torn down forks without the lock.
-    let _ignored = FORKING.try_with(|table| *table.borrow_mut() = Some(hold()));
+    let _ignored = FORKING.try_with(|table| *table.borrow_mut() = Some(lock_table()));
 }
 
 extern "C" fn after_fork() {
@@ -51,7 +51,7 @@ pub(crate) fn lookup(id: u32) -> Option<Arc<Pool>> {
 pub(crate) fn create(kind: PoolKind, nice: i32, env: &Arc<Env>) -> Arc<Pool> {
     static WATCH_FORKS: Once = Once::new();
     WATCH_FORKS.call_once(|| cpu::around_forks(before_fork, after_fork));
-    let mut pools = hold();
+    let mut pools = lock_table();
     let at = pools
         .iter()
         .position(Option::is_none)
@@ -68,7 +68,7 @@ pub(crate) fn create(kind: PoolKind, nice: i32, env: &Arc<Env>) -> Arc<Pool> {
 
 /// Gives a pool's number up. Its threads have gone.
 pub(crate) fn forget(pool: &Pool) {
-    let gone = hold()[pool.id as usize].take();
+    let gone = lock_table()[pool.id as usize].take();
     drop(gone);
 }
 
@@ -171,7 +171,7 @@ mod fork_tests {
         let stat = std::path::Path::new("/proc").join(me).join("stat");
         let (held, is_held) = mpsc::channel();
         let holder = std::thread::spawn(move || {
-            let table = registry::hold();
+            let table = registry::lock_table();
             held.send(()).unwrap();
             // Until the thread that forks sleeps: for the table, or else for its child.
             let begun = Instant::now();

@@ -59,12 +59,12 @@ impl Rescuer {
         let told = ready.clone();
         let body = move || {
             let _abort = AbortOnUnwind;
-            let may_stay = arrive(&own, &parker);
+            let may_stay = init_thread(&own, &parker);
             // Relaxed: ordered by the completion.
             told.1.store(may_stay, Ordering::Relaxed);
             told.0.complete();
             if may_stay {
-                live(&own, &parker);
+                run_rescuer(&own, &parker);
             }
         };
         let handle = env
@@ -85,7 +85,7 @@ impl Rescuer {
         let Some(handle) = self.thread.lock().take() else {
             return;
         };
-        // Release pairs with the Acquire in `live`: pwqs listed before are seen before the end.
+        // Release pairs with the Acquire in `run_rescuer`: pwqs listed before are seen before the end.
         self.stop.store(true, Ordering::Release);
         self.parker.lock().unpark();
         // A panic outside an item ends the process, so the result says nothing.
@@ -97,7 +97,7 @@ impl Rescuer {
 
 /// The new thread takes its name and its nice value. False if that is not allowed and priorities
 /// are strict.
-fn arrive(queue: &QueueInner, parker: &Parker) -> bool {
+fn init_thread(queue: &QueueInner, parker: &Parker) -> bool {
     let env = &queue.env;
     cpu::set_current_name(&queue.rescuer_name());
     parker.adopt_current();
@@ -110,8 +110,8 @@ fn arrive(queue: &QueueInner, parker: &Parker) -> bool {
     true
 }
 
-/// The life of a rescuer.
-fn live(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
+/// The loop of a rescuer.
+fn run_rescuer(queue: &Arc<QueueInner>, parker: &Arc<Parker>) {
     let env = &queue.env;
     let rescuer = queue
         .rescuer
@@ -146,7 +146,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     if st.disassociated {
         env.bind_current_to_unbound();
     } else {
-        // Once more under the lock, as in `worker::arrive`.
+        // Once more under the lock, as in `worker::join_pool`.
         env.bind_current(&pool.affinity);
     }
     own.flags = WorkerFlags::PREP;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Finds runs that sleep without saying so, and runs that use the CPU for too long.
+//! Finds runs that sleep undeclared, and runs that use the CPU for too long.
 //!
 //! Works on the monitor thread, and only while some per-CPU pool has items waiting behind a run. It
 //! marks what it finds under the pool's lock. A mistake costs a surplus worker or a delay, never an
@@ -40,7 +40,7 @@ enum Finding {
     Unclear,
 }
 
-/// The sampler's own memory, kept by the monitor thread.
+/// The sampler's state, kept by the monitor thread.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     /// A folder for each thread of the process.

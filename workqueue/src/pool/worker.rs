@@ -90,10 +90,10 @@ fn start_thread(
         let (pool, block) = (pool.clone(), block.clone());
         move || {
             let _abort = AbortOnUnwind;
-            let slot = arrive(&pool, id, &block);
+            let slot = join_pool(&pool, id, &block);
             block.ready.complete();
             if let Some(slot) = slot {
-                serve(&pool, slot, &block.parker);
+                worker_loop(&pool, slot, &block.parker);
             }
         }
     };
@@ -117,7 +117,7 @@ fn start_thread(
 
 /// The new thread takes its name, nice value and affinity, and joins the pool as an idle worker.
 /// None if it cannot have its nice value.
-fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
+fn join_pool(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
     cpu::set_current_name(&pool.worker_name(id));
     block.parker.adopt_current();
     let nice_denied = pool.nice != cpu::current_nice() && cpu::set_current_nice(pool.nice).is_err();
@@ -158,8 +158,8 @@ fn arrive(pool: &Arc<Pool>, id: usize, block: &ControlBlock) -> Option<usize> {
     Some(slot)
 }
 
-/// The life of a worker.
-fn serve(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
+/// The loop of a worker.
+fn worker_loop(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
     loop {
         parker.park();
         let returned = return_to_pod(pool);

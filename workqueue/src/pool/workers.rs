@@ -70,7 +70,7 @@ impl Wake {
 /// What the sampler knows of a worker, under its pool's lock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
-    /// The run the rest is about.
+    /// The run that the rest belongs to.
     pub(super) run: u64,
     pub(super) cpu_ns: u64,
     /// CPU time when the run began or was last seen to wake; None until looked at.
@@ -78,7 +78,7 @@ pub(crate) struct Sample {
     pub(super) still: u8,
 }
 
-/// What a worker runs.
+/// The current run of a worker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Current {
     pub(crate) item: Identity,
@@ -105,20 +105,20 @@ pub(crate) struct WorkerState {
     /// The number in the thread's name; None for a rescuer.
     pub(crate) id: Option<usize>,
     pub(crate) flags: WorkerFlags,
-    /// Inside a declared blocking section.
+    /// Inside a declared section.
     pub(crate) asleep: bool,
-    /// Found asleep without having said so.
+    /// Found asleep by the sampler.
     pub(crate) observed_asleep: bool,
     /// How many runs it has begun.
     pub(crate) runs: u64,
     pub(crate) sample: Sample,
     pub(crate) current: Option<Current>,
-    /// What the present run says it is about, or the last one said.
+    /// The description of the current run, or of the last one.
     pub(crate) desc: ShortText,
-    /// Items only this worker may run next: collisions and barriers of the present run.
+    /// Items that only this worker may run next: collisions, and barriers of the current run.
     pub(crate) scheduled: ItemList,
     pub(crate) idle_since: u64,
-    /// Idle, and on its way since a `kick`.
+    /// Idle, and woken by a `kick`.
     called: bool,
     pub(crate) parker: Arc<Parker>,
     pub(crate) thread: Arc<WorkerThread>,
@@ -169,16 +169,16 @@ pub(crate) struct Workers {
     slots: Vec<Option<WorkerState>>,
     /// Slots of idle workers; the last became idle last.
     idle: Vec<usize>,
-    /// How many of them have been called.
+    /// The number of idle workers that have been called.
     nr_called: usize,
     busy: [Option<usize>; BUCKETS],
-    /// Workers that count for the pool's size: not the rescuers, not those that were told to die.
+    /// Workers that count for the pool's size: no rescuers, and none that was told to leave.
     len: usize,
-    /// Numbers given to threads that are on their way.
+    /// Numbers of threads that are being made.
     reserved_ids: Vec<usize>,
-    /// How many rescuers may come to help at most.
+    /// The number of rescuers that may come to help.
     rescuers: usize,
-    /// Threads that have left and wait to be joined.
+    /// Threads that have ended and wait to be joined.
     exited: Vec<Arc<WorkerThread>>,
 }
 

@@ -10,8 +10,8 @@
 //! ```text
 //!   taker                               giver
 //!   T1 try to take: fails
-//!   T2 join the waiters, and say so        G  give the slot back; was anyone in line? then it is
-//!   T3 try to take once more               my duty to serve
+//!   T2 join the waiters, publish it     G  give the slot back; if a party waits,
+//!   T3 try to take once more               serve the waiters
 //! ```
 //!
 //! The slots in use and the number of waiting parties are halves of one word:
@@ -19,7 +19,7 @@
 //! ```text
 //!   63              32 31               0
 //!  +------------------+------------------+
-//!  |  parties in line |  slots in use    |
+//!  |  waiting parties |  slots in use    |
 //!  +------------------+------------------+
 //! ```
 //!

@@ -237,8 +237,8 @@ mod tests {
         };
         let rt = Runtime::builder().topology(Topology::simulated(vec![place]));
         let rt = rt.start().expect("threads can be made");
-        // The moment between the end of the monitor and that of the runtime: to whoever looked a
-        // moment ago the runtime is still there.
+        // The moment between the end of the monitor and that of the runtime: a thread that looked a
+        // moment ago still finds the runtime.
         rt.join_helpers();
         rt.inner.env.monitor.close();
         rt.refresh_cpus();

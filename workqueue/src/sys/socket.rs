@@ -25,7 +25,7 @@ pub(crate) fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     let socket = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
     socket.set_permissions(Permissions::from_mode(mode))?;
     // SAFETY: the pointer and the length describe `address`, which is only read.

@@ -7,8 +7,8 @@
 //! clock: all others wait for a wake-up or for the clock. Waking a thread only makes its seat
 //! ready, so nothing depends on how quickly the system wakes it.
 //!
-//! Asked by the places where the crate's own threads wait: [`super::sync::Parker`],
-//! [`super::clock`], and by polling ([`poll_until`]) the few that wait for each other.
+//! Used where the crate's own threads wait: [`super::sync::Parker`], [`super::clock`], and with
+//! [`poll_until`] where threads wait for each other.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -85,7 +85,7 @@ impl QueueInner {
         let state = &mut *self.state.lock();
         if state.flush.color_is_free() {
             state.flush.close(vec![waiter]);
-            self.paint(state);
+            self.set_pwq_colors(state);
             if state.flush.generations.len() == 1 {
                 self.advance(state);
             }
@@ -95,7 +95,7 @@ impl QueueInner {
     }
 
     /// Gives all pwqs the present color.
-    fn paint(&self, state: &QueueState) {
+    fn set_pwq_colors(&self, state: &QueueState) {
         for pwq in &state.pwqs {
             pwq.pool.lock().pwqs.get_mut(pwq.number).color = state.flush.color;
         }
@@ -145,11 +145,11 @@ impl QueueInner {
             .generations
             .pop_front()
             .expect("a generation that ends was armed");
-        over.waiters.into_iter().for_each(|w| w.tell(self));
+        over.waiters.into_iter().for_each(|w| w.complete(self));
         if !state.flush.overflow.is_empty() {
             let waiters = std::mem::take(&mut state.flush.overflow);
             state.flush.close(waiters);
-            self.paint(state);
+            self.set_pwq_colors(state);
         }
     }
 

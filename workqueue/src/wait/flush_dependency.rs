@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 thread_local! {
-    /// How many `ReclaimScope`s are open on this thread.
+    /// The number of open `ReclaimScope`s on this thread.
     static RECLAIMING: Cell<u32> = const { Cell::new(0) };
 }
 

@@ -29,8 +29,8 @@ struct Barrier {
 }
 
 const TABLE: &VTable = &VTable {
-    run: tell,
-    release: tell,
+    run: complete,
+    release: complete,
     function: || "barrier",
     barrier: true,
 };
@@ -38,7 +38,7 @@ const TABLE: &VTable = &VTable {
 /// Wakes the waiter: the barrier has run or was dropped.
 /// # Safety
 /// `raw` comes from `Barrier::new`, once.
-unsafe fn tell(raw: NonNull<RawWork>) {
+unsafe fn complete(raw: NonNull<RawWork>) {
     // SAFETY: made by Arc::into_raw in `Barrier::new`, of which `raw` is the beginning.
     let barrier = unsafe { Arc::from_raw(raw.as_ptr().cast::<Barrier>()) };
     barrier.done.complete();
@@ -159,7 +159,7 @@ pub(crate) fn wait_for_run(work: &RawWork) -> Result<(), WaitError> {
 pub(crate) enum Grab {
     /// It was not pending.
     Idle,
-    /// The caller owns it and PENDING: it gives both back, or queues it anew.
+    /// The caller owns it and PENDING: it gives both back, or queues the item again.
     Got(Item),
     /// It belongs to a runtime of this process's parent.
     Forked,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An item that waits for its time, then goes on to [`crate::enqueue`].
+//! An item that waits for its timer, then goes on to [`crate::enqueue`].
 //!
 //! While the timer is armed, the timer heap owns the item; [`TimerNode`] says which queue it goes to.
 //! Kernel counterparts: `struct delayed_work`, `queue_delayed_work_on`, `mod_delayed_work_on`.
@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where an item goes when its time has come.
+/// Where an item goes when its timer expires.
 #[derive(Debug)]
 pub(crate) struct Target {
     queue: Arc<QueueInner>,
@@ -51,7 +51,7 @@ pub(crate) enum Disarmed {
 #[derive(Debug)]
 pub(crate) struct TimerNode {
     place: TimerIndex,             // T
-    target: Mutex<Option<Target>>, // D: set by whoever holds PENDING, before arming
+    target: Mutex<Option<Target>>, // D: set by the owner of PENDING, before arming
 }
 
 impl TimerNode {
@@ -121,7 +121,7 @@ where
     offer(work, |item| unsafe { start(queue, cpu, delay, item) })
 }
 
-/// Queues a claimed item now or arms its timer.
+/// Queues a claimed item now, or arms its timer.
 /// # Safety
 /// The item begins a DelayedWork.
 unsafe fn start(
@@ -174,7 +174,7 @@ impl<W> fmt::Debug for Modified<W> {
     }
 }
 
-/// Gives an item a new delay, whatever it is doing.
+/// Gives an item a new delay, idle or pending.
 pub(crate) fn modify<W, const ID: u64>(
     queue: &Arc<QueueInner>,
     cpu: Option<usize>,

@@ -269,7 +269,7 @@ impl Drop for Inbox {
     }
 }
 
-/// A list of items, owned by whoever holds the lock it lives under.
+/// A list of items, owned by the holder of the lock that guards it.
 #[derive(Debug)]
 pub(crate) struct ItemList {
     head: NonNull<Link>,

@@ -146,7 +146,7 @@ impl Item {
         ManuallyDrop::new(self).0
     }
 
-    /// Ends the wait for a run without one. From here on the item can be queued anew.
+    /// Ends being pending without a run. From here on the item can be queued again.
     pub(crate) fn end(self) -> Returned {
         self.state.release();
         Returned(self.into_raw())

@@ -17,7 +17,7 @@
 //! * INACTIVE: held back by max_active (or a barrier, which never takes a slot). Pool lock.
 //! * LINKED: the next entry of the list is a barrier that must move with this one. Pool lock.
 //! * color: the flush generation the item counts for. Pool lock.
-//! * depth: how many `disable` calls are open. Changed at any time by anyone.
+//! * depth: how many `disable` calls are open. Changed at any time, under no lock.
 //! * pool: where the item is, or was last. Stays when the item has run.
 //!
 //! Each transition is one atomic read-modify-write, also where it changes nothing. That gives the
@@ -86,7 +86,7 @@ impl Snapshot {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Claim {
-    /// The caller holds PENDING and owes the item a place, or must `release` it.
+    /// The caller holds PENDING and puts the item somewhere, or calls `release`.
     Ours(Snapshot),
     /// Another caller owns the item. Its run sees everything this caller did before.
     AlreadyPending,

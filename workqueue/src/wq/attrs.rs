@@ -28,7 +28,7 @@ bitflags! {
         const CPU_INTENSIVE = 1 << 5;
         /// Attributes can be reached by name.
         const SYSFS = 1 << 6;
-        /// Becomes UNBOUND if the runtime is told to save power.
+        /// Becomes UNBOUND if the runtime is set to save power.
         const POWER_EFFICIENT = 1 << 7;
         /// Bound to the CPU where an item is queued or requested.
         const PERCPU = 1 << 8;

@@ -2,7 +2,7 @@
 //! The control registry: attributes of running queues, reached by name and as text.
 //!
 //! A queue made with SYSFS is listed from its creation to the beginning of its destruction. A
-//! program exposes the registry as it sees fit; this crate gives it no file system. Kernel
+//! program exposes the registry in its own way; this crate makes no file system of it. Kernel
 //! counterpart: `/sys/devices/virtual/workqueue` and the module parameters of the same name.
 //!
 //! | entry | of | |

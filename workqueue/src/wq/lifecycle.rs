@@ -466,7 +466,7 @@ mod tests {
         while is_linked() {
             std::thread::yield_now();
         }
-        // Nobody gets at a queue that has lost the first one and not let the second one begin.
+        // No thread sees a queue that has lost the first pwq and has not unplugged the second.
         for _ in 0..1000 {
             if let Some(state) = q.inner.state.try_lock() {
                 assert_eq!(state.pwqs.len(), 2);

@@ -32,8 +32,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A handle to a queue. Handles are cheap to clone and do not keep the queue working: once its
-/// owner has destroyed it, every enqueue is refused.
+/// A handle to a queue. Handles are cheap to clone. Once the owner has destroyed the queue, every
+/// enqueue is refused.
 #[derive(Clone, Debug)]
 pub struct Queue {
     pub(crate) inner: Arc<QueueInner>,
@@ -115,8 +115,7 @@ impl Queue {
         delayed::enqueue(&self.inner, Some(cpu), delay, work)
     }
 
-    /// Gives an item a new delay, whether it is idle, waits for its time, or is queued. With no
-    /// delay it is queued now.
+    /// Gives an item a new delay, if it is idle, armed or queued. Without a delay it is queued now.
     pub fn mod_delayed<W, const ID: u64>(
         &self,
         delay: Duration,

@@ -33,10 +33,10 @@ pub(crate) const DESTROYED: u32 = 1 << 2;
 /// change. A read guard keeps the pwq in the queue.
 type Slot = RwLock<Option<Arc<Pwq>>>; // S
 
-/// What the crate keeps for a queue.
+/// A queue, as the crate keeps it.
 pub(crate) struct QueueInner {
     pub(crate) name: String, // I
-    /// The name, as it describes a worker at the beginning of each run.
+    /// The name as the default description of a worker's run.
     pub(crate) desc: ShortText, // I
     pub(crate) flags: Flags, // I
     pub(crate) ordered: bool, // I
@@ -201,7 +201,7 @@ pub(crate) enum FlushWaiter {
 
 impl FlushWaiter {
     /// # Context: the queue's lock held.
-    pub(crate) fn tell(self, queue: &QueueInner) {
+    pub(crate) fn complete(self, queue: &QueueInner) {
         match self {
             Self::Thread(done) => done.complete(),
             Self::Monitor(job) => queue.env.monitor.post(job),
