@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A RAM disk at /dev/ublkbN, served from user space.
 //!
+//! `doc/semantics.md` specifies what the disk does; a code such as C16 is a statement there.
+//! `doc/design.md` shows why no request is forgotten.
+//!
 //! A request comes in at [`ublk`]: a completion of a queue's ring names a tag,
 //! whose descriptor is checked and becomes an [`mq::Request`].
 //! The mirror of blk-mq, [`mq`], offers it to the driver, [`ramdisk`], as often as

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The Linux kernel's concurrency-managed workqueue in user space.
 //!
+//! `doc/semantics.md` specifies what the crate does; a number such as 2.13 is a statement there.
+//! `doc/design.md` shows why no wake-up is lost.
+//!
 //! The journey of a work item:
 //! 1. a caller holds a [`Queue`] (`wq`) and a pointer to a struct with a [`Work`] field (`work`);
 //! 2. the pointer is claimed and finds its CPU, pwq and pool (`enqueue`);
