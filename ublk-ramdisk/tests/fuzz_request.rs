@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use rng::Rng;
 use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
-    Data, Disk, Home, Lane, Limits, Moved, Moving, Op, Operations, Request, Run, Status, TagSet,
-    Transport,
+    Data, Disk, Elsewhere, Lane, Limits, Moved, Moving, Op, Operations, Request, Run, Status,
+    TagSet, Transport,
 };
 use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::store::Store;
@@ -244,19 +244,6 @@ impl Transport for Client {
     }
 }
 
-/// The same on the thread that inserts.
-struct Here<'a>(&'a Client);
-
-impl Home for Here<'_> {
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        self.0.moved(moving)
-    }
-
-    fn end(&mut self, _: &Request, result: i32) {
-        self.0.end(result);
-    }
-}
-
 /// A disk behind its mirror, the file behind it, which is longer, and what should be in it.
 struct Bench {
     lane: Lane,
@@ -364,7 +351,8 @@ impl Bench {
             bytes,
             result: None,
         };
-        self.lane.insert(request, &mut Here(&self.client));
+        self.lane
+            .insert(request, &mut Elsewhere::new(&*self.client, 0));
         let client = self.client.wait();
         assert_eq!(client.result, Some(moved), "{number}: {request:?}");
         match request.op() {

@@ -86,18 +86,6 @@ impl Transport for Ended {
     }
 }
 
-struct Here<'a>(&'a Ended);
-
-impl Home for Here<'_> {
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        self.0.transfer(moving)
-    }
-
-    fn end(&mut self, request: &Request, result: i32) {
-        self.0.end(0, request, result);
-    }
-}
-
 const DEPTH: u16 = 16;
 
 fn round(queue: &Queue, lanes: &mut [Lane], requests: &[Request], ended: &Ended) {
@@ -106,9 +94,9 @@ fn round(queue: &Queue, lanes: &mut [Lane], requests: &[Request], ended: &Ended)
     for lane in lanes.iter_mut() {
         let (alone, together) = requests.split_at(requests.len() / 2);
         for request in alone {
-            lane.insert(request, &mut Here(ended));
+            lane.insert(request, &mut Elsewhere::new(ended, 0));
         }
-        lane.insert_batch(together, &mut Here(ended));
+        lane.insert_batch(together, &mut Elsewhere::new(ended, 0));
     }
     while ended.0.load(Ordering::Acquire) < goal {
         // The driver answers DEV_RESOURCE and promises a waker: this is it. A run that is queued

@@ -3,13 +3,17 @@
 //!
 //! Recording is the process's, so the tests of this file take turns.
 
+#[allow(dead_code, reason = "shared with the tests of `sim`")]
+#[path = "common/chrome_format.rs"]
+mod chrome_format;
 #[allow(dead_code, reason = "shared with the tests of the mirror")]
 #[path = "mq/common.rs"]
 mod common;
 
+use chrome_format::{check, File};
 use common::*;
 use serde_json::Value as Json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use ublk_ramdisk::mq::*;
 use ublk_ramdisk::trace::{self, Kind, Options, Recording, Trace};
@@ -41,11 +45,11 @@ fn text(trace: &Trace) -> String {
     String::from_utf8(text).expect("text")
 }
 
-fn chrome(trace: &Trace) -> Vec<Json> {
+/// Writes the trace file, and checks it whole.
+fn chrome(trace: &Trace) -> File {
     let mut text = Vec::new();
     trace.write_chrome(&mut text).expect("memory");
-    let file: Json = serde_json::from_slice(&text).expect("JSON");
-    file["traceEvents"].as_array().expect("events").clone()
+    check(&text)
 }
 
 /// Three refusals, each from another source, then served by a worker of kblockd.
@@ -133,54 +137,35 @@ fn k03_lines_have_the_columns_of_blkparse() {
 fn k03_the_file_has_a_line_per_request_and_marks_on_the_threads() {
     let _turn = turn();
     let (trace, bed) = refused_three_times();
-    let events = chrome(&trace);
+    let File {
+        events, threads, ..
+    } = chrome(&trace);
+    let text = |event: &Json, key: &str| event[key].as_str().expect("a text").to_owned();
     let requests: Vec<_> = events.iter().filter(|e| e["cat"] == "request").collect();
-    let ids: BTreeSet<_> = requests
-        .iter()
-        .map(|e| e["id"].as_str().expect("an id"))
-        .collect();
+    let ids: BTreeSet<_> = requests.iter().map(|e| text(e, "id")).collect();
     assert_eq!(ids.len(), 1, "there was one request");
-    assert_bars_nest(&events);
-    let bars: Vec<_> = requests.iter().filter(|e| e["ph"] == "b").collect();
-    let names: Vec<_> = bars
-        .iter()
-        .map(|e| e["name"].as_str().expect("a name"))
-        .collect();
-    let try_in_vain = ["in flight", "parked"];
+    let bars = requests.iter().filter(|e| e["ph"] == "b");
+    let names: Vec<_> = bars.map(|e| text(e, "name")).collect();
+    let refused = ["in flight", "parked"];
+    let served = ["in flight"];
     let expected = [
         &["ublkb7 W 24 + 8"][..],
-        &try_in_vain,
-        &try_in_vain,
-        &try_in_vain,
-        &["in flight"],
+        &refused,
+        &refused,
+        &refused,
+        &served,
     ];
     assert_eq!(names, expected.concat());
-    // What was done by kblockd stands on its worker's line, inside the bar of the work item.
-    let named = |e: &&Json| e["name"] == "thread_name";
-    let threads: BTreeMap<_, _> = events
-        .iter()
-        .filter(named)
-        .map(|e| {
-            (
-                e["tid"].as_i64(),
-                e["args"]["name"].as_str().expect("a name"),
-            )
-        })
-        .collect();
-    let is_run = |e: &&&Json| e["name"] == "run_work" && e["ph"] == "B";
-    let run = events.iter().collect::<Vec<_>>();
-    let run = run.iter().find(is_run).expect("a bar of kblockd");
-    assert!(
-        threads[&run["tid"].as_i64()].starts_with("kworker/"),
-        "{threads:?}"
-    );
-    let issued = events
-        .iter()
-        .filter(|e| e["name"] == "block_rq_issue" && e["ph"] == "i");
-    let by: BTreeSet<_> = issued.map(|e| threads[&e["tid"].as_i64()]).collect();
+    // What kblockd did stands on its worker's line, within the bar of the work item.
+    let thread = |event: &Json| &threads[&event["tid"].as_i64().expect("a thread")][..];
+    let is_run = |e: &&Json| e["name"] == "run_work" && e["ph"] == "B";
+    let run = events.iter().find(is_run).expect("a bar of kblockd");
+    assert!(thread(run).starts_with("kworker/"), "{threads:?}");
+    let is_issue = |e: &&Json| e["name"] == "block_rq_issue" && e["ph"] == "i";
+    let by: BTreeSet<_> = events.iter().filter(is_issue).map(thread).collect();
     assert!(
         by.len() > 1,
-        "the first try was the inserting thread's: {by:?}"
+        "the first try is the inserting thread's: {by:?}"
     );
     let mark = events
         .iter()
@@ -196,23 +181,6 @@ fn k03_the_file_has_a_line_per_request_and_marks_on_the_threads() {
         (&24.into(), &8.into())
     );
     bed.finish();
-}
-
-/// On each request's line bars end in the opposite order of their beginnings, and all of them end.
-fn assert_bars_nest(events: &[Json]) {
-    let mut open: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for event in events.iter().filter(|e| e["cat"] == "request") {
-        let id = event["id"].as_str().expect("an id");
-        let name = event["name"].as_str().expect("a name");
-        let bars = open.entry(id).or_default();
-        match event["ph"].as_str() {
-            Some("b") => bars.push(name),
-            Some("e") => assert_eq!(bars.pop(), Some(name), "of {id}"),
-            Some("n") => assert!(!bars.is_empty(), "{name} of {id} outside"),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(open.values().all(Vec::is_empty), "{open:?}");
 }
 
 #[test]
@@ -261,7 +229,7 @@ fn k03_batches_flushes_errors_and_requeues_have_their_events() {
         })
         .into();
     assert_eq!(ops, ["F", "D"]);
-    assert_bars_nest(&chrome(&trace));
+    chrome(&trace);
     bed.finish();
 }
 
@@ -303,7 +271,7 @@ fn k03_waiting_for_a_slot_is_seen() {
         (parked as u64, unparked as u64),
         (counted.parked, counted.unparked)
     );
-    assert_bars_nest(&chrome(&trace));
+    chrome(&trace);
     bed.finish();
 }
 
@@ -349,7 +317,7 @@ fn k03_what_was_overwritten_is_counted_and_the_rest_is_a_whole_file() {
     let trace = recording.finish();
     assert_eq!(trace.events().count(), 10);
     assert_eq!(trace.lost(), 390, "four events each");
-    assert_bars_nest(&chrome(&trace));
+    chrome(&trace);
     assert!(text(&trace).ends_with("# 10 events, 390 lost\n"));
     bed.finish();
 }

@@ -340,9 +340,6 @@ impl Queue {
 
     /// Where the results of a call go that is on no lane's thread.
     pub(super) fn elsewhere(&self, hctx: &HwQueue) -> Elsewhere<'_> {
-        Elsewhere {
-            transport: &*self.inner.transport,
-            queue: hctx.index,
-        }
+        Elsewhere::new(&*self.inner.transport, hctx.index)
     }
 }

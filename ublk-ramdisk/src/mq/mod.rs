@@ -118,7 +118,7 @@ pub use kblockd::Kblockd;
 pub use latency::{LatencyStats, LEAST_TIMED_OF, TIMED_OF};
 pub use old_rules::Rules;
 pub use operations::{
-    Answer, Budget, Busy, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
+    Answer, Budget, Busy, Elsewhere, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
 };
 pub use pause::WouldDeadlock;
 pub use queue::{HctxSnapshot, Queue, RequestQueue, RequestRef, WeakQueue};

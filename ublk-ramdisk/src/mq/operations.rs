@@ -280,10 +280,17 @@ pub trait Home {
     fn end(&mut self, request: &Request, result: i32);
 }
 
-/// The [`Home`] of a thread that is no lane's: all of it goes to the [`Transport`].
-pub(super) struct Elsewhere<'a> {
-    pub(super) transport: &'a dyn Transport,
-    pub(super) queue: u16,
+/// The [`Home`] of a thread that has none of its own: everything goes to the [`Transport`].
+pub struct Elsewhere<'a> {
+    transport: &'a dyn Transport,
+    queue: u16,
+}
+
+impl<'a> Elsewhere<'a> {
+    /// For requests of this hardware queue.
+    pub fn new(transport: &'a dyn Transport, queue: u16) -> Self {
+        Self { transport, queue }
+    }
 }
 
 impl Home for Elsewhere<'_> {

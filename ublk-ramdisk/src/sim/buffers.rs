@@ -5,9 +5,8 @@
 //! A tag's buffer belongs to the front end while its request is in the mirror, and to the job at all
 //! other times.
 //!
-//! The content of a block is a function of its offset and of how often it has been written, so that
-//! a block that is old, misplaced or torn is noticed when it is read. Every other line of 64 bytes
-//! repeats one word, so that blocks can be compressed as clients' data mostly can.
+//! The content of a block follows from its offset and from how often it has been written. A block that
+//! is old, misplaced or torn is noticed when it is read.
 
 use std::io;
 use std::ptr::NonNull;
@@ -52,7 +51,7 @@ impl Buffers {
     /// the buffer.
     #[allow(clippy::mut_from_ref)] // Buffers do not overlap.
     pub(super) unsafe fn of(&self, queue: u16, tag: u16) -> &mut [u8] {
-        // SAFETY: the mapping is that long, and nobody else uses this part of it, as the caller says.
+        // SAFETY: the mapping is that long, and the caller promises that it alone uses this part.
         unsafe { std::slice::from_raw_parts_mut(self.address(queue, tag).as_ptr(), self.len) }
     }
 

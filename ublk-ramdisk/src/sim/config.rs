@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A simulation as asked for, and what is wrong with it, if anything.
+//! The options of a simulation, and the rules they must obey.
 
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ pub struct Model {
     #[arg(long, value_name = "TIME|never", default_value = "3ms",
         value_parser = parse::duration_or_never)]
     pub rerun_delay: Duration,
-    /// By whose rules queues are run: this kernel's, or those of the first multi-queue kernels
+    /// The blk-mq whose rules are followed: this kernel's, or that of the first multi-queue kernels
     ///
     /// 3.x: a run pulls everything, what is refused goes back to the head of the list, and the
     /// queue is run again at once and for ever; no direct issue, no restart, no delay.
@@ -117,7 +117,7 @@ pub struct Model {
     pub hogs: Option<(u16, Duration)>,
 }
 
-/// A simulation whose every number is to be checked by [`SimConfig::check`].
+/// A simulation. Its numbers may be anything until [`SimConfig::check`] has accepted them.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
     /// The device.

@@ -14,7 +14,7 @@ use super::driver::SimDriver;
 use super::figures::{
     refused_by, Figures, Happened, HctxFigures, JobLoad, KblockdFigures, Sample, Tally, Verified,
 };
-use super::front_end::{FrontEnd, Local};
+use super::front_end::FrontEnd;
 use super::job::Job;
 use super::script::{Event, Refusal};
 use super::worker_load::{CallCost, Hogs};
@@ -22,7 +22,7 @@ use crate::backend::{self, Driver, Mirror};
 use crate::config::space_changes::SpaceChanges;
 use crate::config::DeviceConfig;
 use crate::error::Failure;
-use crate::mq::{Lane, Limits, Op, Queue, Request, TagSet};
+use crate::mq::{Elsewhere, Lane, Limits, Op, Queue, Request, TagSet};
 use crate::pressure::Changes;
 
 /// See the module. Fields are dropped in this order.
@@ -205,7 +205,7 @@ impl Device {
             Ok(request) => {
                 self.script_busy = true;
                 let lane = self.script_lane.as_mut().expect("the script discards");
-                lane.insert(&request, &mut Local(&self.front_end, 0));
+                lane.insert(&request, &mut Elsewhere::new(&*self.front_end, 0));
             }
             Err(status) => self.note(format!("discard {offset},{len}: {status}")),
         }

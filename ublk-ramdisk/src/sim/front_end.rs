@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The front end, in the place of `ublk`: moves bytes between the jobs' buffers and the store, at once
-//! or when the request's service time is over, and keeps the results until the jobs fetch them.
+//! The front end, in the place of `ublk`. Moves bytes between the jobs' buffers and the store, at once
+//! or when the request's service time is over. Keeps the results until the jobs fetch them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use super::buffers::Buffers;
 use super::config::SimConfig;
 use super::parse::Service;
 use super::random::Random;
-use crate::mq::{Data, Home, InFlight, Moved, Moving, Operations, Queue, Request, Transport};
+use crate::mq::{Data, Elsewhere, InFlight, Moved, Moving, Operations, Queue, Request, Transport};
 
 /// A request that has ended, for its job.
 #[derive(Clone, Copy, Debug)]
@@ -115,40 +115,17 @@ impl FrontEnd {
                     data,
                 } = served;
                 let outcome = self.buffers.copy(&*self.driver, hctx, &request, data);
-                queue.complete(token, outcome, &mut Local(self, hctx));
+                queue.complete(token, outcome, &mut Elsewhere::new(self, hctx));
                 any = true;
             }
         }
         any
     }
 
-    /// Whose request this is. The script's have the tags behind those of the jobs.
+    /// The client that has this tag. The script's tags are those behind the jobs'.
     fn client(&self, hctx: u16, tag: u16) -> MutexGuard<'_, Client> {
         let job = usize::from(hctx) + usize::from(tag / self.iodepth) * usize::from(self.queues);
         lock(&self.clients[job.min(self.clients.len() - 1)])
-    }
-
-    fn move_bytes<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let (hctx, request, data) = (moving.queue(), *moving.request(), moving.data());
-        if self.service == Service::Fixed(Duration::ZERO) {
-            let outcome = self.buffers.copy(&*self.driver, hctx, &request, data);
-            return moving.done(outcome);
-        }
-        let (token, moved) = moving.keep();
-        let mut client = self.client(hctx, request.tag());
-        let served = Served {
-            token,
-            hctx,
-            request,
-            data,
-        };
-        client.serve(self.now(), self.service, served);
-        moved
-    }
-
-    fn ended(&self, hctx: u16, request: &Request, result: i32) {
-        let (at, tag) = (self.now(), request.tag());
-        self.client(hctx, tag).ends.push(End { tag, result, at });
     }
 }
 
@@ -180,23 +157,25 @@ fn take_due(client: &Mutex<Client>, now: u64) -> Option<Served> {
 
 impl Transport for FrontEnd {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        self.move_bytes(moving)
+        let (hctx, request, data) = (moving.queue(), *moving.request(), moving.data());
+        if self.service == Service::Fixed(Duration::ZERO) {
+            let outcome = self.buffers.copy(&*self.driver, hctx, &request, data);
+            return moving.done(outcome);
+        }
+        let (token, moved) = moving.keep();
+        let mut client = self.client(hctx, request.tag());
+        let served = Served {
+            token,
+            hctx,
+            request,
+            data,
+        };
+        client.serve(self.now(), self.service, served);
+        moved
     }
 
     fn end(&self, queue: u16, request: &Request, result: i32) {
-        self.ended(queue, request, result);
-    }
-}
-
-/// The front end on the thread that inserts the requests of this hardware queue.
-pub(super) struct Local<'a>(pub(super) &'a FrontEnd, pub(super) u16);
-
-impl Home for Local<'_> {
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        self.0.move_bytes(moving)
-    }
-
-    fn end(&mut self, request: &Request, result: i32) {
-        self.0.ended(self.1, request, result);
+        let (at, tag) = (self.now(), request.tag());
+        self.client(queue, tag).ends.push(End { tag, result, at });
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Job {
     bs: u64,
     batch: usize,
     verify: bool,
-    /// False if nobody looks at what its writes write.
+    /// False if the content of its writes does not matter.
     fills: bool,
     limits: Limits,
     buffers: Arc<Buffers>,

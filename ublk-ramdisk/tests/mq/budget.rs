@@ -158,14 +158,14 @@ fn w19_a_budget_without_a_request_is_put_back_and_all_queues_are_run_soon() {
     };
     let queue = RequestQueue::new(set, thief.clone(), wire.clone(), &bed.kblockd).unwrap();
     let mut lane = queue.lane(0, 0).unwrap();
-    lane.insert(&write(0), &mut At(&wire, 0));
+    lane.insert(&write(0), &mut at(&wire, 0));
     // The dispatch list is emptied by hand, so that the run below serves the ctx.
     queue.quiesce();
-    lane.insert(&write(1), &mut At(&wire, 0));
+    lane.insert(&write(1), &mut at(&wire, 0));
     // Two shares go to the dispatch list; the third is for the ctx.
     *thief.queue.lock().unwrap() = Some((queue.handle(), 2));
     thief.put.store(1, Ordering::SeqCst);
-    lane.insert_passthrough(&write(2), true, &mut At(&wire, 0));
+    lane.insert_passthrough(&write(2), true, &mut at(&wire, 0));
     queue.unquiesce();
     until("all have ended", || {
         bed.clock.advance(3 * MS);
@@ -240,9 +240,9 @@ fn k02_it_is_told_of_each_hctx_how_many_slots_it_holds_and_whether_it_waits_for_
         (now.slots_held, now.slot_awaited)
     };
     assert_eq!([0, 1].map(told), [(0, false); 2]);
-    lanes[0].insert(&write(0), &mut At(&wire, 0));
-    lanes[0].insert(&write(1), &mut At(&wire, 0));
-    lanes[1].insert(&write(0), &mut At(&wire, 1));
+    lanes[0].insert(&write(0), &mut at(&wire, 0));
+    lanes[0].insert(&write(1), &mut at(&wire, 0));
+    lanes[1].insert(&write(0), &mut at(&wire, 1));
     bed.settle();
     assert_eq!([0, 1].map(told), [(2, false), (0, true)]);
     let missing = queue.counters(1).no_budget;

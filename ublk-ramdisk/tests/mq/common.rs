@@ -1,85 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A device without a kernel: a driver that answers what a test tells it to (`driver`), a transport that
-//! collects results, and a kblockd that lives by a clock the test moves.
+//! A device without a kernel: a scripted driver (`driver`), a front end that collects results, and
+//! kblockd on a clock that the test moves.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use ublk_ramdisk::mq::*;
 use workqueue::{CpuPlace, CpuSet, Runtime, Topology, VirtualClock};
 
-// Where it lies has to be said: this file is part of another program, too.
+// The paths are needed as this file is part of another program, too.
+#[path = "../common/mod.rs"]
+mod client;
 #[path = "driver.rs"]
 mod driver;
+pub use client::*;
 pub use driver::*;
 
-/// How long a test waits for a sign before it is called hung. Nothing is timed by it.
-pub const HUNG: Duration = Duration::from_secs(60);
-/// In place of the 3 ms: the net is off.
+/// The rerun delay of devices where the 3 ms must not help.
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const MS: Duration = Duration::from_millis(1);
-
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < HUNG, "waited in vain: {what}");
-        std::thread::yield_now();
-    }
-}
-
-/// The transport: results by (queue, tag), and whether bytes can be moved where the request is.
-#[derive(Default)]
-pub struct Wire {
-    pub ends: Mutex<Vec<(u16, u16, i32)>>,
-    pub keep: std::sync::atomic::AtomicBool,
-    pub kept: Mutex<Vec<(u16, InFlight)>>,
-}
-
-impl Wire {
-    fn moved<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        if !self.keep.load(Ordering::SeqCst) {
-            let bytes = moving.request().len();
-            return moving.done(Ok(bytes));
-        }
-        let tag = moving.request().tag();
-        let (token, moved) = moving.keep();
-        self.kept.lock().unwrap().push((tag, token));
-        moved
-    }
-
-    /// How many have ended.
-    pub fn count(&self) -> usize {
-        self.ends.lock().unwrap().len()
-    }
-
-    pub fn tags(&self) -> Vec<u16> {
-        self.ends.lock().unwrap().iter().map(|end| end.1).collect()
-    }
-}
-
-impl Transport for Wire {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        self.moved(moving)
-    }
-
-    fn end(&self, queue: u16, request: &Request, result: i32) {
-        let tag = request.tag();
-        self.ends.lock().unwrap().push((queue, tag, result));
-    }
-}
-
-/// The wire as one lane's thread sees it.
-pub struct At<'a>(pub &'a Wire, pub u16);
-
-impl Home for At<'_> {
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        self.0.moved(moving)
-    }
-
-    fn end(&mut self, request: &Request, result: i32) {
-        self.0.end(self.1, request, result);
-    }
-}
 
 pub const LIMITS: Limits = Limits {
     size: 1 << 30,
@@ -101,7 +39,7 @@ pub fn write(tag: u16) -> Request {
     request(tag, Op::Write)
 }
 
-/// A made-up machine: nobody is bound to its CPUs.
+/// A made-up machine. No thread is bound to its CPUs.
 pub fn machine(cpus: usize) -> Topology {
     let place = |cpu| CpuPlace {
         cpu,
@@ -120,13 +58,13 @@ pub struct Bed {
     pub wire: Arc<Wire>,
     pub kblockd: Kblockd,
     pub clock: Arc<VirtualClock>,
-    /// Do kblockd's threads take turns, when the test settles?
+    /// Do kblockd's threads run only while the test settles?
     in_turns: bool,
     _rt: Runtime,
 }
 
 impl Bed {
-    /// A device with the net off.
+    /// A device whose queues are not run again after 3 ms.
     pub fn new(queues: u16, depth: u16) -> Self {
         Self::with(
             TagSet {
@@ -137,8 +75,8 @@ impl Bed {
         )
     }
 
-    /// As [`Bed::new`], for a test that says what does not happen: what came due has had its turn
-    /// whenever the test settles, and nothing goes on meanwhile.
+    /// As [`Bed::new`], for a test of what does not happen. kblockd's threads run only while the test
+    /// settles, and have done all that was due then.
     pub fn in_turns(queues: u16, depth: u16) -> Self {
         Self::in_turns_with(TagSet {
             rerun_delay: HOUR,
@@ -146,7 +84,7 @@ impl Bed {
         })
     }
 
-    /// The same, of another shape.
+    /// The same with another tag set.
     pub fn in_turns_with(set: TagSet) -> Self {
         Self {
             in_turns: true,
@@ -197,20 +135,20 @@ impl Bed {
 
     pub fn insert_by(&mut self, hctx: u16, ctx: u16, request: Request) {
         let lane = &mut self.lanes[usize::from(hctx)][usize::from(ctx)];
-        lane.insert(&request, &mut At(&self.wire, hctx));
+        lane.insert(&request, &mut at(&self.wire, hctx));
     }
 
     pub fn insert_batch(&mut self, hctx: u16, requests: &[Request]) {
         let lane = &mut self.lanes[usize::from(hctx)][0];
-        lane.insert_batch(requests, &mut At(&self.wire, hctx));
+        lane.insert_batch(requests, &mut at(&self.wire, hctx));
     }
 
     pub fn insert_passthrough(&mut self, hctx: u16, request: Request, at_head: bool) {
         let lane = &mut self.lanes[usize::from(hctx)][0];
-        lane.insert_passthrough(&request, at_head, &mut At(&self.wire, hctx));
+        lane.insert_passthrough(&request, at_head, &mut at(&self.wire, hctx));
     }
 
-    /// Waits until kblockd has nothing to do but wait for its clock.
+    /// Waits until kblockd only waits for the clock.
     pub fn settle(&self) {
         if self.in_turns {
             return self.clock.settle();
@@ -224,7 +162,7 @@ impl Bed {
         }
     }
 
-    /// Moves the clock, and waits until what came due has run.
+    /// Moves the clock, and waits until `expected` holds.
     pub fn advance(&self, time: Duration, expected: impl Fn() -> bool) {
         self.clock.advance(time);
         if self.in_turns {
@@ -245,7 +183,7 @@ impl Bed {
         self.queue.snapshot(hctx).dispatch
     }
 
-    /// Lets everything through, and checks the identities (K5).
+    /// Completes everything, and checks the identities of the counters (K5).
     pub fn finish(self) {
         self.driver.always(OK);
         self.queue.start_stopped_hw_queues(true);
@@ -268,7 +206,7 @@ impl Bed {
     }
 }
 
-/// The CPU sets of queues none of whose CPUs is the caller's.
+/// CPU sets of queues that do not hold the caller's CPU.
 pub fn elsewhere(queues: u16) -> Vec<CpuSet> {
     vec![CpuSet::single(100_000); usize::from(queues)]
 }
@@ -278,7 +216,7 @@ pub fn q(tag: u16, last: bool) -> Call {
     Call::QueueRq { hctx: 0, tag, last }
 }
 
-/// A device with `tags` listed on a quiesced queue, in this order.
+/// Quiesces the queue and inserts `tags` in this order.
 pub fn quiesced(bed: &mut Bed, tags: &[u16]) {
     bed.queue.quiesce();
     for &tag in tags {
@@ -287,6 +225,7 @@ pub fn quiesced(bed: &mut Bed, tags: &[u16]) {
     assert!(bed.driver.take_calls().is_empty());
 }
 
+/// The same when there were calls before.
 pub fn quiesced_more(bed: &mut Bed, tags: &[u16]) {
     bed.driver.take_calls();
     quiesced(bed, tags);

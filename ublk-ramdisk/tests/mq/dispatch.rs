@@ -251,7 +251,7 @@ fn c08_w11_a_flush_waits_for_one_request_in_hand_only() {
     let wire = bed.wire.clone();
     *bed.driver.hook.lock().unwrap() = Some(Box::new(move |tag| {
         if tag == 1 {
-            lane.insert(&request(7, Op::Flush), &mut At(&wire, 0));
+            lane.insert(&request(7, Op::Flush), &mut at(&wire, 0));
         }
     }));
     bed.driver.always(OK);
@@ -274,7 +274,7 @@ fn c09_queue_rq_may_run_twice_at_once_for_one_hctx() {
     std::thread::scope(|scope| {
         for (mut lane, tag) in lanes.into_iter().zip(0..) {
             let wire = &bed.wire;
-            scope.spawn(move || lane.insert(&read(tag), &mut At(wire, 0)));
+            scope.spawn(move || lane.insert(&read(tag), &mut at(wire, 0)));
         }
         bed.driver.gate.wait_for(2);
         bed.driver.gate.open();

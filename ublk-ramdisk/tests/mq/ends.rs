@@ -60,7 +60,7 @@ fn a07_inserting_a_tag_that_is_in_flight_is_a_wrong_step() {
     let lane = &mut bed.lanes[0][0];
     let wire = bed.wire.clone();
     let inserted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        lane.insert(&write(0), &mut At(&wire, 0));
+        lane.insert(&write(0), &mut at(&wire, 0));
     }));
     assert_eq!(inserted.is_err(), cfg!(debug_assertions));
     assert!(bed.queue.counters(0).bad_transitions > 0);
@@ -122,7 +122,7 @@ fn f20_a_transfer_kept_by_the_transport_ends_when_it_says() {
     );
     let kept = std::mem::take(&mut *bed.wire.kept.lock().unwrap());
     for ((_, token), outcome) in kept.into_iter().zip([Ok(2048), Err(Status::IoErr)]) {
-        assert!(bed.queue.complete(token, outcome, &mut At(&bed.wire, 0)));
+        assert!(bed.queue.complete(token, outcome, &mut at(&bed.wire, 0)));
     }
     let expected = [(0, 0, 2048), (0, 1, -libc::EIO)];
     assert_eq!(*bed.wire.ends.lock().unwrap(), expected);
@@ -248,7 +248,7 @@ fn b07_the_three_old_answers_mean_ok_resource_and_ioerr() {
     let queue = queue.unwrap();
     let mut lane = queue.lane(0, 0).unwrap();
     let mut insert = |tag| {
-        lane.insert(&write(tag), &mut At(&wire, 0));
+        lane.insert(&write(tag), &mut at(&wire, 0));
         bed.settle();
     };
     insert(0); // OK, ended inside
@@ -300,7 +300,7 @@ fn c31_w12_a_batch_of_ends_restarts_once() {
     let batch: Vec<_> = (0..3)
         .map(|tag| (bed.driver.take_held(tag), Ok(0)))
         .collect();
-    bed.queue.complete_batch(0, batch, &mut At(&bed.wire, 0));
+    bed.queue.complete_batch(0, batch, &mut at(&bed.wire, 0));
     bed.settle();
     assert_eq!(bed.queue.counters(0).restarted - before, 1);
     assert_eq!(bed.queue.snapshot(0).busy, [3]);
@@ -360,10 +360,10 @@ fn c38_of_complete_and_timeout_one_wins_and_the_other_does_nothing() {
             }
         });
         for round in 1..=rounds {
-            lane.insert(&write(0), &mut At(&bed.wire, 0));
+            lane.insert(&write(0), &mut at(&bed.wire, 0));
             let token = bed.driver.take_held(0);
             barrier.wait();
-            let ended = bed.queue.complete(token, Ok(4096), &mut At(&bed.wire, 0));
+            let ended = bed.queue.complete(token, Ok(4096), &mut at(&bed.wire, 0));
             won.lock().unwrap()[0] += usize::from(ended);
             barrier.wait();
             assert_eq!(

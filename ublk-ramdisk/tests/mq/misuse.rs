@@ -135,7 +135,7 @@ fn a11_a_token_given_to_another_device_is_caught() {
         },
         |queue, token| {
             let wire = Arc::new(Wire::default());
-            queue.complete_batch(0, [(token, Ok(0))], &mut At(&wire, 0));
+            queue.complete_batch(0, [(token, Ok(0))], &mut at(&wire, 0));
         },
     ];
     for (tag, misuse) in (0..).zip(misuse) {

@@ -123,7 +123,7 @@ fn c25_quiesce_waits_for_queue_rq_nests_and_lets_completions_through() {
     let mut lane = bed.lanes[0].pop().unwrap();
     std::thread::scope(|scope| {
         let (wire, queue, quiesced) = (&bed.wire, &bed.queue, &quiesced);
-        scope.spawn(move || lane.insert(&write(1), &mut At(wire, 0)));
+        scope.spawn(move || lane.insert(&write(1), &mut at(wire, 0)));
         bed.driver.gate.wait_for(1);
         scope.spawn(move || {
             queue.quiesce();
@@ -138,7 +138,7 @@ fn c25_quiesce_waits_for_queue_rq_nests_and_lets_completions_through() {
     assert_eq!(bed.wire.tags(), [0], "completions go on");
     bed.queue.quiesce();
     let mut lane = bed.queue.lane(0, 0).unwrap();
-    lane.insert(&write(2), &mut At(&bed.wire, 0));
+    lane.insert(&write(2), &mut at(&bed.wire, 0));
     bed.queue.unquiesce();
     bed.settle();
     assert_eq!(bed.driver.tags(), [0, 1]);
@@ -165,7 +165,7 @@ fn c26_w20_freeze_runs_what_is_parked_and_waits_for_every_end() {
         });
         until("both are issued", || bed.queue.snapshot(0).busy == [0, 1]);
         assert!(!frozen.load(Ordering::SeqCst));
-        let mut home = At(&bed.wire, 0);
+        let mut home = at(&bed.wire, 0);
         lane.insert(&write(2), &mut home);
         lane.insert_batch(&[write(3), write(4)], &mut home);
         assert_eq!(bed.queue.snapshot(0).usage, 2, "arrivals wait outside");
@@ -201,7 +201,7 @@ fn c26_c30_an_arrival_at_a_frozen_queue_takes_no_end_from_what_is_parked() {
             let now = queue.snapshot(0);
             bed.driver.tags().len() > before && now.restart && now.dispatch == [1]
         });
-        lane.insert(&write(2), &mut At(&bed.wire, 0));
+        lane.insert(&write(2), &mut at(&bed.wire, 0));
         bed.driver.always(OK);
         bed.complete(0);
         until("both have ended", || bed.wire.count() == 2);

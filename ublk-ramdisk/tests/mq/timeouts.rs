@@ -33,7 +33,7 @@ fn in_queue_rq(bed: &mut Bed, meanwhile: impl FnOnce(&Bed)) {
     let mut lane = bed.lanes[0].pop().unwrap();
     std::thread::scope(|scope| {
         let wire = &bed.wire;
-        scope.spawn(move || lane.insert(&write(0), &mut At(wire, 0)));
+        scope.spawn(move || lane.insert(&write(0), &mut at(wire, 0)));
         bed.driver.gate.wait_for(1);
         meanwhile(bed);
         bed.driver.gate.open();

@@ -112,16 +112,6 @@ impl Transport for Ends {
     }
 }
 
-impl Home for &Ends {
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        moving.done(Ok(0))
-    }
-
-    fn end(&mut self, request: &Request, result: i32) {
-        Transport::end(*self, 0, request, result);
-    }
-}
-
 /// The device. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Bed {
@@ -150,7 +140,7 @@ impl Bed {
     pub(super) fn insert(&self, hctx: u16, ctx: u16, tag: u16, op: Op) {
         let request = Request::from_parts(tag, op, 0, 0, false);
         let mut lane = self.queue.lane(hctx, ctx).unwrap();
-        lane.insert(&request, &mut &*self.ends);
+        lane.insert(&request, &mut Elsewhere::new(&*self.ends, hctx));
     }
 
     /// Completes one request that the driver has; false if it has none.

@@ -105,7 +105,9 @@ fn loom_w12_a_batch_of_ends_meets_the_dispatcher() {
         let other = bed.clone();
         let ender = thread::spawn(move || {
             let batch = other.driver.pop().map(|token| (token, Ok(0)));
-            other.queue.complete_batch(0, batch, &mut &*other.ends);
+            other
+                .queue
+                .complete_batch(0, batch, &mut Elsewhere::new(&*other.ends, 0));
         });
         bed.insert(0, 1, 1, Op::Write);
         ender.join().unwrap();

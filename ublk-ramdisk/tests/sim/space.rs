@@ -2,38 +2,15 @@
 //! `ublk-ramdisk sim` with less memory than the disk has: the limit, what becomes of writes that
 //! wait, and the same run each time (E2, E6, E10, E22).
 
+use super::common::{figures, number, refused, run, sim};
 use serde_json::Value;
-use std::process::{Command, Output};
-
-fn sim(words: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ramdisk"));
-    // A word may have spaces if they are written as underscores.
-    let words = words.split_whitespace().map(|word| word.replace('_', " "));
-    command.arg("sim").args(words);
-    command.output().expect("the program starts")
-}
-
-/// Runs one that ends well.
-#[track_caller]
-fn run(words: &str) -> Value {
-    let output = sim(&format!("{words} --json"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{words}: {said}");
-    serde_json::from_slice(&output.stdout).expect("one object")
-}
-
-#[track_caller]
-fn number(value: &Value, path: &str) -> u64 {
-    let found = value.pointer(path).and_then(Value::as_u64);
-    found.unwrap_or_else(|| panic!("no number at {path} of {value}"))
-}
 
 const HALF: &str = "--rw randwrite --size 8M --memory-limit 4M --iodepth 16 --ops 3000 \
                     --service-time exp:100us --verify";
 
 #[test]
 fn e06_a_higher_limit_lets_the_writes_go_on_that_waited() {
-    let found = run(&format!("{HALF} --at 2s:set_memory-limit=off"));
+    let found = run(&format!("{HALF} --at '2s:set memory-limit=off'"));
     assert_eq!(number(&found, "/total/write/errors"), 0);
     assert_eq!(number(&found, "/total/write/ops"), 3000);
     assert_eq!(number(&found, "/verify/failed"), 0);
@@ -59,11 +36,11 @@ fn e22_writes_end_with_nospc_after_the_timeout() {
         (5_000_000_000..6_000_000_000).contains(&elapsed),
         "{elapsed}"
     );
-    // At once, if that is asked for, or later from the script.
+    // At once with the option, or later from the script.
     let found = run(&format!("{HALF} --error-if-no-space"));
     assert!(number(&found, "/errors/NOSPC") > 0);
     assert!(number(&found, "/elapsed_ns") < 1_000_000_000);
-    let found = run(&format!("{HALF} --at 9s:set_no-space-timeout=9"));
+    let found = run(&format!("{HALF} --at '9s:set no-space-timeout=9'"));
     let elapsed = number(&found, "/elapsed_ns");
     assert!(
         (9_000_000_000..10_000_000_000).contains(&elapsed),
@@ -71,8 +48,8 @@ fn e22_writes_end_with_nospc_after_the_timeout() {
     );
 }
 
-/// What a discard frees while a write that lacks memory is being given up on: the disk does not go
-/// on ending writes with memory to spare.
+/// A discard frees memory while a write is being ended for lack of it. The disk does not go on ending
+/// writes then.
 #[test]
 fn e22_no_error_mode_with_room_left() {
     for seed in 1..=8 {
@@ -89,12 +66,12 @@ fn e22_no_error_mode_with_room_left() {
     }
 }
 
-/// A discard that frees nothing, here of a part of a page, is no memory: the time of those
-/// that wait goes on (E24).
+/// A discard that frees nothing, here of a part of a page, does not stop the time of writes that wait
+/// (E24).
 #[test]
-fn e24_a_discard_that_frees_nothing_gives_no_time() {
+fn e24_a_discard_that_frees_nothing_does_not_stop_the_timeout() {
     let script: String = (1..12)
-        .map(|n| format!(" --at {}s:discard_0,512", n * 5))
+        .map(|n| format!(" --at '{}s:discard 0,512'", n * 5))
         .collect();
     let found = run(&format!(
         "--size 4M --rw write --iodepth 4 --ops 600 --zeros 0 --memory-limit 1200K \
@@ -110,14 +87,13 @@ fn e24_a_discard_that_frees_nothing_gives_no_time() {
 fn e10_discards_make_room_for_the_writes_that_wait() {
     let found = run(
         "--rw trimwrite --size 8M --memory-limit 4M --iodepth 4 --ops 6000 --service-time 100us \
-         --verify --at 100ms:discard_0,4194304 --at 300ms:discard_4194304,4194304",
+         --verify --at '100ms:discard 0,4194304' --at '300ms:discard 4194304,4194304'",
     );
     assert_eq!(number(&found, "/total/write/errors"), 0);
     assert_eq!(number(&found, "/verify/failed"), 0);
 }
 
-/// Half of the memory and twice the writes: what holds only zeros is given back, and the time line
-/// says how much, and what memory there is.
+/// More is written than the limit allows. Pages of zeros are given back, and the time line shows it.
 #[test]
 fn e19_pages_of_zeros_make_room_on_the_time_line() {
     let words = "--rw write --size 8M --memory-limit 4M --bs 64K --ops 120 --rate 100 --verify \
@@ -150,12 +126,11 @@ fn a_thin_run_is_the_same_to_the_byte() {
     let words = "--rw randrw --size 16M --memory-limit 6M --iodepth 16 --jobs 4 --queues 2 \
                  --cpus 4 --ops 3000 --verify --discard 10 --flush 2 --service-time exp:100us \
                  --rate poisson:20000 --reclaim-every 1 --inject requeue=3,50,0,-1 \
-                 --sample 100ms --at 300ms:set_memory-limit=7M --at 2s:set_no-space-timeout=3 \
+                 --sample 100ms --at '300ms:set memory-limit=7M' --at '2s:set no-space-timeout=3' \
                  --json";
     let first = sim(words);
-    let said = String::from_utf8_lossy(&first.stderr);
-    assert_eq!(first.status.code(), Some(0), "{said}");
-    let found: Value = serde_json::from_slice(&first.stdout).expect("one object");
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    let found = figures(&first);
     assert!(number(&found, "/refused_by/memory") > 0);
     assert!(number(&found, "/space/used") > 4 << 20);
     for _ in 0..3 {
@@ -166,28 +141,16 @@ fn a_thin_run_is_the_same_to_the_byte() {
 
 #[test]
 fn l1_memory_that_no_disk_can_have_is_refused() {
-    for (words, parts) in [
-        ("--memory-limit 4K", ["--memory-limit 4096", "too little"]),
-        ("--memory-limit x", ["--memory-limit", "512M"]),
-        ("--no-space-timeout 500", ["--no-space-timeout", "--force"]),
-        (
-            "--preallocate --memory-limit 1M",
-            ["--preallocate", "--memory-limit"],
-        ),
-        ("--reclaim all", ["--reclaim", "zero"]),
-        ("--zeros 101", ["--zeros 101", "100 per cent"]),
-        ("--at 1s:set_memory-limit=x", ["--at", "or off"]),
-    ] {
-        let output = sim(words);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{words}: {said}");
-        assert_eq!(said.lines().count(), 1, "{words}: {said}");
-        for part in parts {
-            assert!(said.contains(part), "{words}: {said}");
-        }
-    }
+    refused("--memory-limit 4K", "'--memory-limit 4096' 'too little'");
+    refused("--memory-limit x", "--memory-limit 512M");
+    refused("--no-space-timeout 500", "--no-space-timeout --force");
+    let both = "--preallocate --memory-limit 1M";
+    refused(both, "--preallocate --memory-limit");
+    refused("--reclaim all", "--reclaim zero");
+    refused("--zeros 101", "'--zeros 101' '100 per cent'");
+    refused("--at '1s:set memory-limit=x'", "--at 'or off'");
     // What only the disk can tell is said where it happens.
-    let found = run("--ops 100 --at 1us:set_memory-limit=4K --service-time 10us");
+    let found = run("--ops 100 --at '1us:set memory-limit=4K' --service-time 10us");
     let event = found.pointer("/events/0/what").and_then(Value::as_str);
     assert!(
         event.is_some_and(|what| what.contains("too little")),

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `sim --trace`: one request can be followed through the file, and the file is the same each time.
 
-mod chrome_format;
-
-use chrome_format::{check, File, Step};
+use super::chrome_format::{check, File, Step};
+use super::common::sim;
 use std::path::PathBuf;
-use std::process::{Command, Output};
 
-/// A folder of this test's own, gone with it.
+/// A temporary folder, removed at the end.
 struct Place(PathBuf);
 
 impl Place {
@@ -33,17 +31,11 @@ impl Drop for Place {
     }
 }
 
-fn sim(words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ramdisk"));
-    command.arg("sim").args(words);
-    command.output().expect("the program starts")
-}
-
-/// Runs one, and reads both of its files.
-fn traced(name: &str, words: &[&str]) -> (File, String, Vec<u8>) {
+/// Runs a simulation, and reads both of its files.
+fn traced(name: &str, line: &str) -> (File, String, Vec<u8>) {
     let place = Place::new(name);
     let (json, lines) = (place.file("trace.json"), place.file("trace.txt"));
-    let output = sim(&[words, &["--trace", &json, "--trace-text", &lines]].concat());
+    let output = sim(&format!("{line} --trace '{json}' --trace-text '{lines}'"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), &said[..]), (Some(0), ""));
     let bytes = std::fs::read(json).expect("a trace");
@@ -69,9 +61,8 @@ fn stops(flow: &[Step]) -> Vec<(char, u64, &str, &str)> {
 /// and the request accepted. It takes 100 us.
 #[test]
 fn k03_a_refused_request_is_followed_over_timer_and_worker_to_its_end() {
-    let words = ["--ops", "1", "--service-time", "100us"];
-    let script = ["--at", "0:busy on", "--at", "5ms:busy off"];
-    let (file, lines, _) = traced("one", &[words, script].concat());
+    let line = "--ops 1 --service-time 100us --at '0:busy on' --at '5ms:busy off'";
+    let (file, lines, _) = traced("one", line);
     let [flow] = &file.flows.values().collect::<Vec<_>>()[..] else {
         panic!("one request: {:?}", file.flows);
     };
@@ -100,21 +91,14 @@ fn k03_a_refused_request_is_followed_over_timer_and_worker_to_its_end() {
 /// is seen at work.
 #[test]
 fn k03_the_files_are_the_same_to_the_byte_and_show_the_rescuer() {
-    let words = "--rw randrw --iodepth 16 --jobs 8 --queues 4 --cpus 4 --ops 100 --flush 2 \
-                 --discard 5 --service-time exp:100us --inject requeue=3,50,0,-1 \
-                 --rate poisson:20000 --call-cost 2us --hogs 2:1ms --json";
-    let words: Vec<_> = words.split_whitespace().collect();
-    let script = [
-        "0:fail-worker-creation on",
-        "2ms:busy on",
-        "8ms:busy off",
-        "100ms:fail-worker-creation off",
-    ];
-    let script: Vec<_> = script.iter().flat_map(|step| ["--at", step]).collect();
-    let words = [&words[..], &script].concat();
-    let (file, lines, bytes) = traced("all-1", &words);
+    let line = "--rw randrw --iodepth 16 --jobs 8 --queues 4 --cpus 4 --ops 100 --flush 2 \
+                --discard 5 --service-time exp:100us --inject requeue=3,50,0,-1 \
+                --rate poisson:20000 --call-cost 2us --hogs 2:1ms --json \
+                --at '0:fail-worker-creation on' --at '2ms:busy on' --at '8ms:busy off' \
+                --at '100ms:fail-worker-creation off'";
+    let (file, lines, bytes) = traced("all-1", line);
     for round in 2..4 {
-        let again = traced(&format!("all-{round}"), &words);
+        let again = traced(&format!("all-{round}"), line);
         assert!(again.1 == lines, "the lines of run {round} differ");
         assert!(again.2 == bytes, "the file of run {round} differs");
     }
@@ -130,93 +114,50 @@ fn k03_the_files_are_the_same_to_the_byte_and_show_the_rescuer() {
     );
 }
 
-/// A trace changes nothing.
 #[test]
 fn k03_a_run_that_is_traced_has_the_same_figures() {
-    let words = [
-        "--ops",
-        "300",
-        "--iodepth",
-        "4",
-        "--jobs",
-        "2",
-        "--service-time",
-        "9us",
-    ];
-    let words = [&words[..], &["--slots", "3"]].concat();
+    let line = "--ops 300 --iodepth 4 --jobs 2 --service-time 9us --slots 3";
     let place = Place::new("same");
-    let file = place.file("trace.json");
-    let traced = sim(&[&words[..], &["--trace", &file]].concat());
-    assert!(sim(&words).stdout == traced.stdout);
+    let traced = sim(&format!("{line} --trace '{}'", place.file("trace.json")));
+    assert!(sim(line).stdout == traced.stdout);
     assert!(!traced.stdout.is_empty());
 }
 
-/// Where pressure begins and ceases, in the order of time.
-fn pressures(lines: &str, source: &str) -> Vec<(String, String)> {
+/// The times in seconds at which a source begins and ceases to refuse.
+fn pressures(lines: &str, source: &str) -> Vec<String> {
     let lines = lines.lines().filter(|line| line.contains(" pressure "));
     let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
     let told = words.filter(|words| words[words.len() - 2] == source);
-    told.map(|words| (words[3].to_owned(), words[words.len() - 1].to_owned()))
+    told.map(|words| format!("{} {}", words[3], words[words.len() - 1]))
         .collect()
 }
 
 #[test]
 fn k03_slots_bandwidth_and_psi_tell_when_they_refuse() {
-    let words = [
-        "--rw",
-        "randwrite",
-        "--ops",
-        "3",
-        "--iodepth",
-        "3",
-        "--slots",
-        "2",
-    ];
-    let words = [&words[..], &["--service-time", "1ms"]].concat();
-    let (_, lines, _) = traced("slots", &words);
+    let line = "--rw randwrite --ops 3 --iodepth 3 --slots 2 --service-time 1ms";
+    let (_, lines, _) = traced("slots", line);
     let told = pressures(&lines, "slots");
-    let expected = [("0.000000000", "began"), ("0.001000000", "ceased")];
-    let expected = expected.map(|(time, what)| (time.to_owned(), what.to_owned()));
-    assert_eq!(told[..1], expected[..1]);
-    assert_eq!(told.last().map(|(_, what)| &what[..]), Some("ceased"));
+    assert_eq!(told[0], "0.000000000 began");
+    assert!(told.last().expect("some").ends_with(" ceased"), "{told:?}");
 
     // One tick lets 20 971 bytes pass: the sixth block of 4 KiB takes the balance below 0, and the
     // seventh waits for the next tick, at 20 ms.
-    let words = [
-        "--rw",
-        "write",
-        "--ops",
-        "7",
-        "--iodepth",
-        "7",
-        "--mbps",
-        "1",
-    ];
-    let (_, lines, _) = traced("mbps", &words);
-    let expected = [("0.000000000", "began"), ("0.020000000", "ceased")];
-    let expected = expected.map(|(time, what)| (time.to_owned(), what.to_owned()));
+    let (_, lines, _) = traced("mbps", "--rw write --ops 7 --iodepth 7 --mbps 1");
+    let expected = ["0.000000000 began", "0.020000000 ceased"];
     assert_eq!(pressures(&lines, "bandwidth"), expected);
 
-    let words = ["--rw", "randwrite", "--duration", "4ms", "--rate", "1000"];
-    let script = [
-        "--psi",
-        "some 150000 1000000",
-        "--at",
-        "1ms:psi on",
-        "--at",
-        "2ms:psi off",
-    ];
-    let (_, lines, _) = traced("psi", &[&words[..], &script].concat());
-    let expected = [("0.001000000", "began"), ("0.002000000", "ceased")];
-    let expected = expected.map(|(time, what)| (time.to_owned(), what.to_owned()));
+    let line = "--rw randwrite --duration 4ms --rate 1000 --psi 'some 150000 1000000' \
+                --at '1ms:psi on' --at '2ms:psi off'";
+    let (_, lines, _) = traced("psi", line);
+    let expected = ["0.001000000 began", "0.002000000 ceased"];
     assert_eq!(pressures(&lines, "psi"), expected);
 }
 
 #[test]
-fn k03_what_was_overwritten_is_said_and_the_rest_is_a_whole_file() {
+fn k03_overwritten_events_are_counted_and_the_rest_is_a_whole_file() {
     let place = Place::new("lost");
     let file = place.file("trace.json");
-    let output = sim(&["--ops", "500", "--trace", &file, "--records", "64"]);
+    let output = sim(&format!("--ops 500 --trace '{file}' --records 64"));
     assert_eq!(output.status.code(), Some(0));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("older events were overwritten"), "{said}");
@@ -226,7 +167,7 @@ fn k03_what_was_overwritten_is_said_and_the_rest_is_a_whole_file() {
 
 #[test]
 fn l1_a_trace_that_cannot_be_written_is_one_line() {
-    let output = sim(&["--ops", "1", "--trace", "/nowhere/trace.json"]);
+    let output = sim("--ops 1 --trace /nowhere/trace.json");
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("cannot write /nowhere/trace.json"), "{said}");

@@ -21,6 +21,8 @@ pub struct Step {
 #[derive(Debug, Default)]
 pub struct File {
     pub events: Vec<Json>,
+    /// Names by number.
+    pub threads: BTreeMap<i64, String>,
     /// By id, in order.
     pub flows: BTreeMap<String, Vec<Step>>,
 }
@@ -103,5 +105,9 @@ pub fn check(bytes: &[u8]) -> File {
     for flow in flows.values() {
         assert_eq!(flow.last().map(|step| step.phase), Some('f'), "{flow:?}");
     }
-    File { events, flows }
+    File {
+        events,
+        threads,
+        flows,
+    }
 }
