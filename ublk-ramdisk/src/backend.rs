@@ -21,7 +21,7 @@ use crate::error::Failure;
 use crate::mq::{
     HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport, WeakQueue,
 };
-use crate::pressure::{Pressured, Works};
+use crate::pressure::{Control, Pressured};
 use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
@@ -218,7 +218,7 @@ impl Cpus {
 /// the request queue between the front end and the driver. Fields are dropped in this order.
 #[derive(Debug)]
 pub struct Mirror {
-    pressure: Works,
+    pressure: Control,
     _space: SpaceWorks,
     queue: RequestQueue,
     kblockd: Kblockd,
@@ -267,7 +267,7 @@ impl Mirror {
         let _the_first = cpus.queue.set(queue.downgrade());
         // What changed before there was a queue.
         cpus.follow(|| runtime.online_cpus());
-        let pressure = Works::start(driver, &runtime, &queue)
+        let pressure = Control::start(driver, &runtime, &queue)
             .map_err(|e| Failure::environment(format!("the workqueue of pressure: {e}")))?;
         let space = driver
             .disk()
@@ -312,7 +312,7 @@ impl Mirror {
     }
 
     /// What the pressure on the driver lives by, and changes it.
-    pub fn pressure(&self) -> &Works {
+    pub fn pressure(&self) -> &Control {
         &self.pressure
     }
 

@@ -361,7 +361,7 @@ pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
             )));
         }
     }
-    if settings.delay_ns.is_some() && settings.timeout.is_some_and(|attr| attr.strikes_for_ever()) {
+    if settings.delay_ns.is_some() && settings.timeout.is_some_and(|attr| attr.fails_always()) {
         return Err(Failure::usage(
             "--inject delay contradicts --inject timeout for every request: none would be left to \
              be delayed",

@@ -2,9 +2,9 @@
 //! Histograms with a fixed relative resolution, recorded by any thread without a lock and without
 //! allocating.
 //!
-//! A value falls into one of 16 buckets per power of two, so a bucket is at most 1/16 of its values
-//! wide, from 16 ns to 18 minutes; below, each value has its own. This is the layout of HdrHistogram
-//! with four bits of precision.
+//! Each power of two has 16 buckets, so a bucket is at most 1/16 of its values wide, from 16 ns to 18
+//! minutes. Below, each value has its own bucket. This is the layout of HdrHistogram with four bits
+//! of precision.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -35,7 +35,7 @@ fn upper(bucket: usize) -> u64 {
     }
 }
 
-/// As it is recorded.
+/// A histogram that is being recorded.
 #[derive(Debug)]
 pub struct AtomicHistogram {
     buckets: Box<[AtomicU64]>,
@@ -58,7 +58,7 @@ impl AtomicHistogram {
         self.sum.fetch_add(value, Relaxed);
     }
 
-    /// As it is now.
+    /// The histogram at present.
     pub fn snapshot(&self) -> Histogram {
         let counts = self.buckets.iter().enumerate();
         Histogram {
@@ -71,7 +71,7 @@ impl AtomicHistogram {
     }
 }
 
-/// As it was at one moment.
+/// A histogram at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Histogram {
@@ -82,7 +82,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// How many values were recorded.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|(_, count)| count).sum()
     }
@@ -92,8 +92,8 @@ impl Histogram {
         self.sum.checked_div(self.count()).unwrap_or(0)
     }
 
-    /// A value that so many of 1000 values do not exceed; at most 1/16 too large. None without
-    /// values.
+    /// The value that `of_1000` of 1000 values do not exceed, at most 1/16 too large. None if nothing
+    /// was recorded.
     pub fn permille(&self, of_1000: u64) -> Option<u64> {
         let count = self.count();
         let rank = (count * of_1000).div_ceil(1000).max(1);
@@ -110,12 +110,12 @@ impl Histogram {
         self.buckets.last().map(|(upper, _)| *upper)
     }
 
-    /// Both together.
+    /// Adds the values of another histogram.
     pub fn add(&mut self, other: &Histogram) {
         self.change(other, u64::wrapping_add);
     }
 
-    /// What was recorded since an earlier snapshot of the same histogram.
+    /// The values recorded since an earlier snapshot of the same histogram.
     #[must_use]
     pub fn since(&self, earlier: &Histogram) -> Histogram {
         let mut now = self.clone();

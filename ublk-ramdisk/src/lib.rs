@@ -37,8 +37,6 @@ pub mod config;
 
 pub mod error;
 
-pub mod inject;
-
 #[cfg(not(loom))]
 pub mod pressure;
 

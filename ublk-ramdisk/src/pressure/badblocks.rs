@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::whole_number;
+
 /// Which blocks are bad, and how. Written `START-END[,START-END]...[:once][:partial]`, in sectors
 /// of 512 bytes, both ends bad, as null_blk counts them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,11 +56,9 @@ impl FromStr for BadBlocks {
 }
 
 fn sector(text: &str) -> Result<u64, String> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse().ok().filter(|_| digits);
-    // Beyond this its first byte has no number.
-    let number = number.filter(|sector: &u64| *sector < 1 << 54);
-    number.ok_or_else(|| FORM.to_owned())
+    // The first byte of a larger one has no number.
+    let sector = whole_number(text).filter(|sector| *sector < 1 << 54);
+    sector.ok_or_else(|| FORM.to_owned())
 }
 
 impl fmt::Display for BadBlocks {
@@ -75,14 +75,14 @@ impl fmt::Display for BadBlocks {
     }
 }
 
-/// What a request's range has of bad blocks.
+/// What becomes of a request whose range may have bad blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bad {
-    /// None.
+    /// It has none.
     None,
-    /// Some, and so many good bytes before the first.
+    /// Only the bytes before the first bad block are transferred. Their number.
     Before(u64),
-    /// Some, and it fails whole.
+    /// It fails without a transfer.
     All,
 }
 
@@ -95,11 +95,12 @@ impl Ranges {
         let mut ranges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let former = std::mem::replace(&mut *ranges, bad);
         drop(ranges);
-        drop(former); // not under the lock that queue_rq takes
+        // Freed outside the lock, which queue_rq takes.
+        drop(former);
     }
 
-    /// Asked for each READ and WRITE.
-    pub(super) fn look(&self, offset: u64, len: u64) -> Bad {
+    /// Checks the range of a READ or WRITE.
+    pub(super) fn check(&self, offset: u64, len: u64) -> Bad {
         let mut bad = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bad) = bad.as_mut() else {
             return Bad::None;
@@ -113,7 +114,7 @@ impl Ranges {
             bad.ranges.retain(|range| *range != at);
         }
         match bad.partial {
-            // Whole logical blocks, the largest of which has 4 KiB.
+            // Whole logical blocks. The largest have 4 KiB.
             true => Bad::Before(((at.0.max(first) << 9) - (first << 9)) & !4095),
             false => Bad::All,
         }
@@ -133,29 +134,29 @@ mod tests {
     #[test]
     fn e17_a_request_that_touches_a_bad_block_fails() {
         let bad = ranges("8-15+100-100");
-        assert_eq!(bad.look(0, 4096), Bad::None);
+        assert_eq!(bad.check(0, 4096), Bad::None);
         for sector in [8, 15, 100] {
-            assert_eq!(bad.look(sector << 9, 512), Bad::All, "{sector}");
+            assert_eq!(bad.check(sector << 9, 512), Bad::All, "{sector}");
         }
-        assert_eq!(bad.look(0, 4097), Bad::All);
-        assert_eq!(bad.look(16 << 9, 84 << 9), Bad::None);
+        assert_eq!(bad.check(0, 4097), Bad::All);
+        assert_eq!(bad.check(16 << 9, 84 << 9), Bad::None);
     }
 
     #[test]
-    fn e17_partial_lets_pass_what_lies_before() {
+    fn e17_partial_transfers_what_lies_before_the_first_bad_block() {
         let bad = ranges("8-15:partial");
-        assert_eq!(bad.look(0, 8192), Bad::Before(4096));
-        assert_eq!(bad.look(4096, 4096), Bad::Before(0));
-        assert_eq!(bad.look(10 << 9, 4096), Bad::Before(0));
+        assert_eq!(bad.check(0, 8192), Bad::Before(4096));
+        assert_eq!(bad.check(4096, 4096), Bad::Before(0));
+        assert_eq!(bad.check(10 << 9, 4096), Bad::Before(0));
     }
 
     #[test]
     fn e17_once_repairs_at_the_first_hit() {
         let bad = ranges("8-15+20-21:once");
-        assert_eq!(bad.look(0, 32 << 9), Bad::All, "the first range");
-        assert_eq!(bad.look(0, 16 << 9), Bad::None);
-        assert_eq!(bad.look(0, 32 << 9), Bad::All, "the second");
-        assert_eq!(bad.look(0, 32 << 9), Bad::None);
+        assert_eq!(bad.check(0, 32 << 9), Bad::All, "the first range");
+        assert_eq!(bad.check(0, 16 << 9), Bad::None);
+        assert_eq!(bad.check(0, 32 << 9), Bad::All, "the second");
+        assert_eq!(bad.check(0, 32 << 9), Bad::None);
     }
 
     #[test]

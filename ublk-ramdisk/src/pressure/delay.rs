@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! E16, `delay`: an accepted request goes on only after a time: the service time of a slow disk.
+//! E16, `delay`: an accepted request goes on only after a time, the service time of a slow disk.
 //!
-//! Those that wait lie in a heap, the next one on top, made for all requests of the device, so
-//! nothing is allocated; one timer serves them. The work is done on the workqueue, by a thread that
-//! is no lane's.
+//! Delayed requests lie in a heap, the next one on top. It has room for all requests of the device, so
+//! nothing is allocated. One timer on the workqueue serves them all.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,13 +12,13 @@ use std::time::Duration;
 
 use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem};
 
-use super::life::Life;
 use super::slots::Slots;
+use super::timers::TimerContext;
 use crate::mq::{Deferred, Hctx};
 
-/// One that waits, in the order of its time and then of its arrival.
+/// A delayed request. The order is that of `due`, and then of arrival.
 #[derive(Debug)]
-struct Waiting {
+struct Delayed {
     due: u64,
     number: u64,
     hctx: u16,
@@ -27,46 +26,49 @@ struct Waiting {
     deferred: Deferred,
 }
 
-impl Waiting {
+impl Delayed {
     fn key(&self) -> (u64, u64) {
         (self.due, self.number)
     }
 }
 
-impl PartialEq for Waiting {
+impl PartialEq for Delayed {
     fn eq(&self, other: &Self) -> bool {
         self.key() == other.key()
     }
 }
 
-impl Eq for Waiting {}
+impl Eq for Delayed {}
 
-impl PartialOrd for Waiting {
+impl PartialOrd for Delayed {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Waiting {
+impl Ord for Delayed {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.key().cmp(&other.key())
     }
 }
 
 #[derive(Debug, Default)]
-struct Line {
-    heap: BinaryHeap<Reverse<Waiting>>,
+struct Requests {
+    heap: BinaryHeap<Reverse<Delayed>>,
+    /// Requests that have come so far.
     arrived: u64,
+    /// No request is delayed any more.
     ended: bool,
 }
 
+/// See the module.
 #[derive(Debug)]
 pub(super) struct DelayLine {
     work: DelayedWork<DelayLine>,
-    life: OnceLock<Life>,
+    context: OnceLock<TimerContext>,
     slots: Arc<Slots>,
     delay: AtomicU64,
-    line: Mutex<Line>,
+    requests: Mutex<Requests>,
 }
 
 impl_has_delayed_work! {
@@ -86,92 +88,95 @@ impl DelayLine {
         Self {
             slots,
             work: new_delayed_work!("delay"),
-            life: OnceLock::new(),
+            context: OnceLock::new(),
             delay: AtomicU64::new(0),
-            line: Mutex::new(Line {
+            requests: Mutex::new(Requests {
                 heap: BinaryHeap::with_capacity(requests),
-                ..Line::default()
+                ..Requests::default()
             }),
         }
     }
 
-    pub(super) fn start(&self, life: Life) {
-        let before = self.life.set(life);
+    pub(super) fn start(&self, context: TimerContext) {
+        let before = self.context.set(context);
         debug_assert!(before.is_ok(), "started once");
     }
 
-    /// The time from now on; those that wait keep theirs.
+    /// Sets the delay, in nanoseconds, of requests that come from now on.
     pub(super) fn set(&self, ns: u64) {
         self.delay.store(ns, Relaxed);
     }
 
-    /// How many wait.
+    /// Requests that are delayed at present.
     pub(super) fn len(&self) -> u64 {
         self.lock().heap.len() as u64
     }
 
-    fn lock(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request in.
+    /// Delays a request.
     pub(super) fn put(self: &Arc<Self>, hctx: Hctx<'_>, tag: u16, deferred: Deferred) {
-        let mut line = self.lock();
-        let Some(life) = self.life.get().filter(|_| !line.ended) else {
-            drop(line);
+        let mut requests = self.lock();
+        let Some(context) = self.context.get().filter(|_| !requests.ended) else {
+            drop(requests);
             return self.proceed(hctx, tag, deferred);
         };
         let delay = self.delay.load(Relaxed);
-        let waiting = Waiting {
-            due: life.clock.now().saturating_add(delay),
-            number: line.arrived,
+        let delayed = Delayed {
+            due: context.now().saturating_add(delay),
+            number: requests.arrived,
             hctx: hctx.index(),
             tag,
             deferred,
         };
-        line.arrived += 1;
-        let first = line.heap.peek().is_none_or(|Reverse(next)| waiting < *next);
-        line.heap.push(Reverse(waiting));
+        requests.arrived += 1;
+        let first = requests
+            .heap
+            .peek()
+            .is_none_or(|Reverse(next)| delayed < *next);
+        requests.heap.push(Reverse(delayed));
         if first {
-            // Under the lock, so that the timer and the heap agree.
-            let _ended = life
+            // Armed under the lock, so that the timer and the heap agree.
+            let _ended = context
                 .wq
                 .mod_delayed(Duration::from_nanos(delay), self.clone());
         }
     }
 
-    /// Those whose time has come go on.
+    /// Has the requests go on whose delay is over.
     fn serve(self: &Arc<Self>) {
-        let Some((life, queue)) = self.life.get().and_then(|life| {
-            let queue = life.queue.upgrade()?;
-            Some((life, queue))
+        let Some((context, queue)) = self.context.get().and_then(|context| {
+            let queue = context.queue.upgrade()?;
+            Some((context, queue))
         }) else {
             return;
         };
-        while let Some(next) = self.next(life) {
+        while let Some(next) = self.next(context) {
             self.proceed(queue.hw_queue(next.hctx), next.tag, next.deferred);
         }
     }
 
-    /// One whose time has come. If there is none the timer is armed for the one that is next.
-    fn next(self: &Arc<Self>, life: &Life) -> Option<Waiting> {
-        let mut line = self.lock();
-        let due = line.heap.peek()?.0.due;
-        let now = life.clock.now();
-        if due > now && !line.ended {
-            let _ended = life
+    /// Takes a request whose delay is over. If there is none, arms the timer for the next one.
+    fn next(self: &Arc<Self>, context: &TimerContext) -> Option<Delayed> {
+        let mut requests = self.lock();
+        let due = requests.heap.peek()?.0.due;
+        let now = context.now();
+        if due > now && !requests.ended {
+            let _ended = context
                 .wq
                 .mod_delayed(Duration::from_nanos(due - now), self.clone());
             return None;
         }
-        line.heap.pop().map(|Reverse(next)| next)
+        requests.heap.pop().map(|Reverse(next)| next)
     }
 
     fn proceed(&self, hctx: Hctx<'_>, tag: u16, deferred: Deferred) {
         if deferred.completes() {
             return hctx.queue().proceed(deferred);
         }
-        // Its slot is free when it ends; by then the tag may be another request's.
+        // The token is taken before: once the request has ended, its tag may be another's.
         let held = hctx.take_token(tag) != 0;
         hctx.queue().proceed(deferred);
         if held {
@@ -179,7 +184,7 @@ impl DelayLine {
         }
     }
 
-    /// No request is taken in any more, and those that wait go on at once.
+    /// Ends the delays: those that wait go on at once, and later requests are not delayed.
     pub(super) fn end(self: &Arc<Self>) {
         self.lock().ended = true;
         if let Err(error) = self.work.disable_sync() {

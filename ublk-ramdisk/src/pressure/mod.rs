@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pressure: a driver in front of the driver, which refuses, slows down, fails or loses requests as
-//! it is told (E1, E3 to E5, E12 to E17). Everything can be changed while the disk lives.
+//! Pressure: a driver in front of the disk's driver. It refuses, slows down, fails or loses requests
+//! as its settings say (E1, E3 to E5, E12 to E17). The settings can be changed while the disk lives.
 //!
-//! The mirror asks it; what it lets through goes on to the disk behind it. With no pressure in force
-//! that is one look at a word. The order of the questions:
+//! The mirror calls it, and it passes requests on to the disk. With no pressure in force that costs one
+//! load of a word. A request meets the sources in this order:
 //!
 //! ```text
-//!   slots       the mirror's budget: no slot, and the disk is not even asked       E1
-//!   requeue     this call is struck: RESOURCE, or accepted and requeued            E5
+//!   slots       the mirror's budget: without a slot queue_rq is not called         E1
+//!   requeue     this call fails: RESOURCE, or accepted and requeued                E5
 //!   badblocks   the range has a bad block: IOERR, or only what lies before it      E17
-//!   timeout     this call is struck: accepted and lost, until its timeout          E16
+//!   timeout     this call fails: accepted and lost, until its timeout              E16
 //!   mbps        no token: all hardware queues are stopped, DEV_RESOURCE            E4
-//!   psi         short of memory, and the request needs some: RESOURCE              E3
-//!   the disk    may refuse for want of memory of its own: then tokens come back    E2
+//!   psi         memory is short, and the request needs some: RESOURCE              E3
+//!   the disk    may refuse as its own memory is short; tokens are refunded         E2
 //!   delay       accepted: goes on only after a time, holding its slot              E16
 //! ```
 //!
@@ -20,15 +20,15 @@
 //! `completion_nsec`; `scsi_mq_get_budget`.
 
 mod badblocks;
-mod clock;
+mod control;
 mod delay;
-mod life;
+mod faults;
 mod psi;
 mod psi_monitor;
 mod settings;
 mod slots;
 mod throttle;
-mod works;
+mod timers;
 
 use std::fmt;
 use std::sync::atomic::{
@@ -39,23 +39,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::inject::{Faults, Refusal, Requeues};
 use crate::mq::{
     Answer, Budget, Busy, Deferred, Disk, Hctx, Issued, Operations, Queue, Request, RequestRef,
     Requeue, Run, Source, Status, TimeoutAnswer,
 };
-use crate::trace::Gate;
+use crate::trace::SourceState;
 pub use badblocks::BadBlocks;
 use badblocks::{Bad, Ranges};
+pub use control::Control;
 use delay::DelayLine;
+pub use faults::FaultAttr;
+use faults::{Faults, Refusal, Requeues};
 use psi::Psi;
 pub use psi_monitor::{PsiError, PsiScope, PsiTrigger};
 pub use settings::{injections, Change, Changes, Injection, Settings};
 use slots::Slots;
 use throttle::Throttle;
-pub use works::Works;
 
-/// What is in force. Slots are not among them: the mirror knows.
+// Bits of `Pressured::active`: the sources in force. The mirror knows of slots itself.
 const REQUEUE: u32 = 1;
 const BADBLOCKS: u32 = 1 << 1;
 const TIMEOUT: u32 = 1 << 2;
@@ -66,6 +67,12 @@ const DELAY: u32 = 1 << 5;
 const SLOTS: u32 = 1 << 6;
 /// Requests have been lost on purpose.
 const LOST: u32 = 1 << 7;
+
+/// Reads a whole number of digits alone: no sign, no blanks.
+fn whole_number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
 
 /// A disk under pressure.
 #[derive(Debug)]
@@ -87,8 +94,8 @@ pub struct Pressured<D> {
 }
 
 impl<D: Disk> Pressured<D> {
-    /// Puts this pressure on a disk that has so many hardware queues of this depth. What needs
-    /// time or the machine waits for [`Works::start`].
+    /// Puts this pressure on a disk with `nr_hw_queues` hardware queues of this depth. Timers and PSI
+    /// are started by [`Control::start`].
     pub fn new(disk: Arc<D>, settings: Settings, nr_hw_queues: u16, depth: u16) -> Self {
         let requests = usize::from(nr_hw_queues) * usize::from(depth);
         let slots = Arc::new(Slots::new(nr_hw_queues));
@@ -116,7 +123,7 @@ impl<D: Disk> Pressured<D> {
         &self.disk
     }
 
-    /// What is in force.
+    /// The settings in force.
     pub fn settings(&self) -> Settings {
         self.lock_settings().clone()
     }
@@ -125,7 +132,7 @@ impl<D: Disk> Pressured<D> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has these in force from now on; `queue` is run, as what it waited for may be no more.
+    /// Puts these settings in force. `queue` is run: what its requests waited for may be gone.
     fn put_in_force(&self, new: &Settings, queue: Option<&Queue>) {
         let mut old = self.lock_settings();
         let set = |bit: u32, on: bool| match on {
@@ -170,8 +177,9 @@ impl<D: Disk> Pressured<D> {
         }
     }
 
-    /// Faults that were named count from the beginning, also if they are the same as before.
-    fn begin_anew(&self, changes: &Changes) {
+    /// Has the faults that `changes` names count from the beginning, even if they are the same as
+    /// before.
+    fn restart_faults(&self, changes: &Changes) {
         for injection in &changes.inject {
             match injection {
                 Injection::Requeue(attr) => self.requeues.set(*attr),
@@ -182,7 +190,7 @@ impl<D: Disk> Pressured<D> {
         }
     }
 
-    /// The requests that were accepted and lost, as far as they have not ended: hardware queue and tag.
+    /// The requests that were lost and have not ended yet: hardware queue and tag.
     fn lost(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
         let depth = usize::from(self.depth);
         let lost = self.lost.iter().enumerate();
@@ -190,13 +198,13 @@ impl<D: Disk> Pressured<D> {
         lost.map(move |(index, _)| ((index / depth) as u16, (index % depth) as u16))
     }
 
-    /// Says that memory is short, or no more: what the monitor of PSI does. Also for tests and for
-    /// a simulation, which have no monitor.
+    /// Memory pressure begins or ends. Called by the monitor of PSI, and by tests and the simulation,
+    /// which have no monitor.
     pub fn set_pressure(&self, on: bool) {
         self.psi.set_pressure(on);
     }
 
-    /// As [`Pressured::set_pressure`]; when pressure has ended, what waits is run.
+    /// As [`Pressured::set_pressure`]; when pressure ends, the hardware queues are run.
     pub fn tell_pressure(&self, on: bool, queue: &Queue) {
         self.set_pressure(on);
         if !on {
@@ -209,17 +217,17 @@ impl<D: Disk> Pressured<D> {
         PressureStats {
             settings: self.settings(),
             slots_free: self.slots.free(),
-            slots_exhausted: !self.slots.gate.is_open(),
+            slots_exhausted: self.slots.state.refuses(),
             tokens: self.throttle.balance(),
-            throttled: !self.throttle.gate.is_open(),
+            throttled: self.throttle.state.refuses(),
             under_pressure: self.psi.is_pressed(),
             delayed: self.delays.len(),
             lost: self.lost.iter().filter(|lost| lost.load(Relaxed)).count() as u64,
         }
     }
 
-    fn gates(&self) -> [&Gate; 3] {
-        [&self.slots.gate, &self.throttle.gate, &self.psi.gate]
+    fn source_states(&self) -> [&SourceState; 3] {
+        [&self.slots.state, &self.throttle.state, &self.psi.state]
     }
 
     fn index(&self, hctx: u16, tag: u16) -> usize {
@@ -228,23 +236,29 @@ impl<D: Disk> Pressured<D> {
 
     #[cold]
     #[inline(never)]
-    fn pressed<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool, active: u32) -> Answer<'q> {
+    fn queue_rq_under_pressure<'q>(
+        &self,
+        hctx: Hctx<'_>,
+        rq: Issued<'q>,
+        last: bool,
+        active: u32,
+    ) -> Answer<'q> {
         let tag = rq.request().tag();
-        let answer = match self.judge(hctx, rq, last, active) {
+        let answer = match self.decide(hctx, rq, last, active) {
             Answer::Ok(accepted) if active & DELAY != 0 => Answer::Ok(accepted.defer()),
             answer => answer,
         };
         if active & PSI != 0 && !matches!(answer, Answer::Busy(..)) {
             self.psi.forget(self.index(hctx.index(), tag));
         }
-        // One that goes on holds its slot until it completes or is done being delayed.
+        // A request that goes on holds its slot until it completes or its delay is over.
         if !matches!(&answer, Answer::Ok(accepted) if accepted.goes_on()) {
             self.give_slot_back(hctx, tag);
         }
         answer
     }
 
-    fn judge<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool, active: u32) -> Answer<'q> {
+    fn decide<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool, active: u32) -> Answer<'q> {
         let request = *rq.request();
         let (queue, tag) = (hctx.index(), request.tag());
         if active & REQUEUE != 0 {
@@ -261,13 +275,13 @@ impl<D: Disk> Pressured<D> {
         }
         let mut whole = None;
         if active & BADBLOCKS != 0 && request.op().has_data() {
-            match self.bad.look(request.offset(), request.len()) {
+            match self.bad.check(request.offset(), request.len()) {
                 Bad::None => {}
                 Bad::Before(bytes) if bytes > 0 => whole = Some(bytes),
                 Bad::Before(_) | Bad::All => return Answer::Error(rq, Status::IoErr),
             }
         }
-        if active & TIMEOUT != 0 && self.timeouts.strike() {
+        if active & TIMEOUT != 0 && self.timeouts.should_fail() {
             self.lost[self.index(queue, tag)].store(true, Relaxed);
             let (_lost, accepted) = rq.hold();
             return Answer::Ok(accepted);
@@ -285,7 +299,7 @@ impl<D: Disk> Pressured<D> {
                 .refuses(self.index(queue, tag), self.throttle.now())
         {
             self.refund(metered, &request);
-            // Each waits for a second of its own, and nobody behind it (E10).
+            // Each waits for its own second and holds back no request behind it (E10).
             return rq.busy_alone(Source::Psi);
         }
         let answer = self.disk.queue_rq(hctx, rq, last);
@@ -340,7 +354,7 @@ impl<D: Disk> Operations for Pressured<D> {
     fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool) -> Answer<'q> {
         match self.active.load(Acquire) {
             0 => self.disk.queue_rq(hctx, rq, last),
-            active => self.pressed(hctx, rq, last, active),
+            active => self.queue_rq_under_pressure(hctx, rq, last, active),
         }
     }
 
@@ -392,7 +406,7 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 
     fn init_hctx(&self, hctx: u16) -> Result<(), Status> {
-        if self.init_failures.strike() {
+        if self.init_failures.should_fail() {
             return Err(Status::IoErr);
         }
         self.disk.init_hctx(hctx)
@@ -411,11 +425,11 @@ impl<D: Disk> Operations for Pressured<D> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PressureStats {
-    /// What is in force.
+    /// The settings in force.
     pub settings: Settings,
     /// Slots that are free; none without a limit.
     pub slots_free: Option<u32>,
-    /// Has a request found no slot, and has nobody given one back since that none waited for?
+    /// Did a request find no slot, and has no slot come back since that nothing waited for?
     pub slots_exhausted: bool,
     /// Bytes that may still pass in this tick, below 0 if some are owed; none without a limit.
     pub tokens: Option<i64>,

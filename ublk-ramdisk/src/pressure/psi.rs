@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! E3, E13: is memory short, and has this request waited long enough for it?
+//! E3, E13: refusals while memory is short.
 //!
-//! [`super::psi_monitor`] says when pressure begins and ends. No request is refused for longer than
+//! [`super::psi_monitor`] tells when pressure begins and ends. No request is refused for longer than
 //! [`BOUND`]: pressure may come from dirty pages whose writeback needs this very disk.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::mq::Source;
-use crate::trace::Gate;
+use crate::trace::SourceState;
 
 /// How long one request is refused, in nanoseconds.
 const BOUND: u64 = 1_000_000_000;
 
 #[derive(Debug)]
 pub(super) struct Psi {
-    pub(super) gate: Gate,
+    pub(super) state: SourceState,
     /// By request: when it was first refused, plus one; 0 if it was not.
     since: Box<[AtomicU64]>,
 }
@@ -22,23 +22,23 @@ pub(super) struct Psi {
 impl Psi {
     pub(super) fn new(requests: usize) -> Self {
         Self {
-            gate: Gate::new(Source::Psi),
+            state: SourceState::new(Source::Psi),
             since: (0..requests).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     pub(super) fn set_pressure(&self, on: bool) {
         match on {
-            true => self.gate.close(),
-            false => self.gate.open(),
+            true => self.state.begin_refusing(),
+            false => self.state.stop_refusing(),
         }
     }
 
     pub(super) fn is_pressed(&self) -> bool {
-        !self.gate.is_open()
+        self.state.refuses()
     }
 
-    /// Asked under pressure for a request that needs memory.
+    /// Under pressure: is this request, which needs memory, refused?
     pub(super) fn refuses(&self, request: usize, now: u64) -> bool {
         let since = &self.since[request];
         match since.load(Relaxed).checked_sub(1) {
@@ -50,20 +50,20 @@ impl Psi {
         }
     }
 
-    /// Would it be refused again? One that has not been refused yet would not be.
+    /// Was it refused before, and would it be refused again?
     pub(super) fn holds(&self, request: usize, now: u64) -> bool {
         let first = self.since[request].load(Relaxed).checked_sub(1);
         first.is_some_and(|first| now.saturating_sub(first) < BOUND)
     }
 
-    /// The request has got another answer: its place is the tag's next request's.
+    /// The request was not refused: the next request of its tag has its own second.
     pub(super) fn forget(&self, request: usize) {
         if self.since[request].load(Relaxed) != 0 {
             self.since[request].store(0, Relaxed);
         }
     }
 
-    /// No request has been refused yet.
+    /// Forgets all requests.
     pub(super) fn forget_all(&self) {
         self.since.iter().for_each(|since| since.store(0, Relaxed));
     }

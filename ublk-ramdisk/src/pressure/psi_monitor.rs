@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! E3, E12: listens to the kernel's pressure stall information with a trigger of its own.
 //!
-//! A trigger is a line written to a pressure file; the descriptor then becomes ready (POLLPRI) each
-//! time that tasks have stalled for so long within a window, at most once a window. Pressure is on
-//! from the first time until a whole window and a little more has passed without another. One thread listens, which
-//! is none of the disk's I/O threads. Kernel counterpart: Documentation/accounting/psi.
+//! A trigger is a line written to a pressure file. The descriptor then becomes ready (POLLPRI) each
+//! time that tasks have stalled for the given time within a window, at most once a window. Pressure
+//! is on from the first event until a whole window and a little more has passed without another. One
+//! thread listens, which is none of the disk's I/O threads. Kernel counterpart:
+//! Documentation/accounting/psi.
 
 use std::fmt;
 use std::fs::File;
@@ -18,12 +19,13 @@ use std::time::Duration;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use serde::{Deserialize, Serialize};
 
+use super::whole_number;
 use crate::sys::event;
 
 /// The windows that the kernel takes, in microseconds.
 const WINDOW: std::ops::RangeInclusive<u64> = 500_000..=10_000_000;
 
-/// Whose pressure.
+/// Whose memory pressure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PsiScope {
@@ -39,9 +41,9 @@ pub enum PsiScope {
 pub struct PsiTrigger {
     /// Whose pressure.
     pub scope: PsiScope,
-    /// All tasks at once, not just some.
+    /// True: all tasks stalled at once. False: some did.
     pub full: bool,
-    /// Stall within a window, in microseconds.
+    /// Time stalled within a window, in microseconds.
     pub stall_us: u64,
     /// The window, in microseconds.
     pub window_us: u64,
@@ -64,11 +66,7 @@ impl FromStr for PsiTrigger {
         let &[kind, stall, window] = &words[..] else {
             return Err(FORM.to_owned());
         };
-        let number = |text: &str| -> Result<u64, String> {
-            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-            let number = text.parse().ok().filter(|_| digits);
-            number.ok_or_else(|| FORM.to_owned())
-        };
+        let number = |text| whole_number(text).ok_or(FORM);
         let trigger = Self {
             scope,
             full: match kind {
@@ -99,7 +97,7 @@ impl fmt::Display for PsiTrigger {
 }
 
 impl PsiTrigger {
-    /// As the kernel wants it.
+    /// The line for the kernel.
     fn line(&self) -> String {
         let kind = if self.full { "full" } else { "some" };
         format!("{kind} {} {}", self.stall_us, self.window_us)
@@ -123,7 +121,7 @@ impl PsiTrigger {
     }
 }
 
-/// Why there is nobody who listens.
+/// Why PSI cannot be listened to.
 #[derive(Debug, thiserror::Error)]
 #[error("pressure of {scope} cannot be listened to: {source}{hint}")]
 pub struct PsiError {
@@ -153,10 +151,10 @@ impl PsiError {
     }
 }
 
-/// Called with true when pressure begins and with false when it has ended.
+/// Called with true when pressure begins, and with false when it ends.
 pub(super) type Tell = Box<dyn FnMut(bool) + Send>;
 
-/// The thread that listens. Dropping it ends the thread, without a last word.
+/// The thread that listens. Dropped, it ends without another call of [`Tell`].
 pub(super) struct Monitor {
     end: OwnedFd,
     thread: Option<JoinHandle<()>>,
@@ -171,13 +169,13 @@ impl Monitor {
             .write(true)
             .open(path)
             .map_err(failed)?;
-        // The kernel wants the line in one piece, with its end.
+        // The kernel wants the whole line in one write, with its terminating NUL.
         file.write_all(format!("{}\0", trigger.line()).as_bytes())
             .map_err(failed)?;
         let end = event::eventfd().map_err(failed)?;
         let ended = end.try_clone().map_err(failed)?;
-        // The kernel tells at most once a window, and looks ten times in each, without privilege
-        // every two seconds: under steady pressure the next word comes a little after a window.
+        // The kernel looks ten times in each window, without privilege every two seconds, and tells at
+        // most once a window. Under steady pressure the next event comes a little after a window.
         let window = Duration::from_micros(trigger.window_us);
         let window = match trigger.window_us % 2_000_000 {
             0 => window + Duration::from_secs(2),

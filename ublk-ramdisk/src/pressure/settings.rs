@@ -6,8 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BadBlocks, PsiTrigger};
-use crate::inject::FaultAttr;
+use super::{BadBlocks, FaultAttr, PsiTrigger};
 
 /// The pressure on a disk. What is none is not in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +86,7 @@ impl FromStr for Injection {
         Ok(match name {
             "requeue" => {
                 let attr: Option<FaultAttr> = read(value)?;
-                if attr.is_some_and(|attr| attr.strikes_for_ever()) {
+                if attr.is_some_and(|attr| attr.fails_always()) {
                     return Err(
                         "no request would ever be served: raise the interval, lower the \
                                 probability, or give TIMES"

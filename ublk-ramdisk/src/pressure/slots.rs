@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! E1: a device-wide limit on requests in flight, which may be there or not.
+//! E1: a limit on the requests in flight of the whole device, if one is set.
 //!
-//! The mirror takes a slot for each request but FLUSH before it offers it; the slot comes back when
-//! the request ends or is refused. Requests that were under way when a limit is set hold none and
-//! do not count.
+//! The mirror takes a slot for each request but FLUSH before it calls queue_rq. The slot comes back
+//! when the request ends or is refused. Requests that are in flight when a limit is set hold no slot
+//! and do not count.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use crate::mq::{Budget, DeviceSlots, Hctx, Queue, Source};
-use crate::trace::Gate;
+use crate::trace::SourceState;
 
 /// The token of a request that holds a slot.
 const HELD: u32 = 1;
@@ -18,11 +18,10 @@ const NONE: i64 = -1;
 #[derive(Debug)]
 pub(super) struct Slots {
     slots: DeviceSlots,
-    /// How many there are in all. Also kept while there is no limit: requests may still bring some
-    /// of them back.
+    /// Slots in all. Kept while there is no limit, as requests may still give some back.
     made: AtomicI64,
     limit: AtomicI64,
-    pub(super) gate: Gate,
+    pub(super) state: SourceState,
 }
 
 impl Slots {
@@ -31,14 +30,14 @@ impl Slots {
             slots: DeviceSlots::new(0, nr_hw_queues),
             made: AtomicI64::new(0),
             limit: AtomicI64::new(NONE),
-            gate: Gate::new(Source::Slots),
+            state: SourceState::new(Source::Slots),
         }
     }
 
-    /// Another limit. Called by one thread at a time.
+    /// Sets the limit. Called by one thread at a time.
     pub(super) fn set(&self, limit: Option<u32>, queue: Option<&Queue>) {
         if let Some(limit) = limit {
-            // No more than one step can add or take away, so that what was made is what is there.
+            // One call of `resize` can add no more than this.
             let limit = limit.min(i32::MAX as u32);
             let before = self.made.swap(limit.into(), Relaxed);
             let by = (i64::from(limit) - before) as i32;
@@ -49,22 +48,21 @@ impl Slots {
         }
         self.limit.store(limit.map_or(NONE, i64::from), Relaxed);
         if limit.is_none() {
-            self.gate.open();
+            self.state.stop_refusing();
         }
     }
 
-    /// How many are free; none without a limit.
+    /// Free slots; none without a limit.
     pub(super) fn free(&self) -> Option<u32> {
         (self.limit.load(Relaxed) != NONE).then(|| self.slots.free())
     }
 
-    /// One comes back. While somebody waits it is as good as taken: the slots are exhausted until
-    /// one comes back for which nobody does.
+    /// A slot comes back. The slots count as exhausted until one comes back that nothing waits for.
     pub(super) fn release(&self, hctx: Hctx<'_>) {
         let awaited = self.slots.is_awaited();
         self.slots.release(hctx);
-        if !awaited && !self.gate.is_open() {
-            self.gate.open();
+        if !awaited && self.state.refuses() {
+            self.state.stop_refusing();
         }
     }
 }
@@ -76,7 +74,7 @@ impl Budget for Slots {
         }
         let taken = self.slots.take(hctx);
         if !taken {
-            self.gate.close();
+            self.state.begin_refusing();
         }
         taken.then_some(HELD)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! E4, E15: bandwidth. Fifty times a second so many bytes may pass; a request passes while the
-//! balance is above zero, and may take it below: the next ticks repay.
+//! E4, E15: bandwidth, by a token bucket of bytes that is filled 50 times a second. A request passes
+//! while the balance is above zero, and may take it below zero: the next ticks repay.
 //!
 //! ```text
 //!   queue_rq                                tick, on the workqueue
@@ -9,10 +9,10 @@
 //!   balance > 0 now? start them again
 //! ```
 //!
-//! Between the look and the stop a tick may come, which finds nothing stopped: hence the second look
-//! (W6). Stop and start are read-modify-writes of the queue's word, so one of the two sees the other.
-//! The ticks go on while the balance is not full; an idle disk has none. FLUSH, DISCARD and
-//! WRITE_ZEROES take no tokens, but wait with the others while the queues are stopped.
+//! A tick between the first check and the stop finds nothing stopped. So the balance is checked again
+//! after the stop (W6). Stop and start are read-modify-writes of the queue's word, so one of the two
+//! threads sees the other's. Ticks go on until the balance is full; an idle disk has none. FLUSH,
+//! DISCARD and WRITE_ZEROES take no tokens, but wait with the others while the queues are stopped.
 
 use std::sync::atomic::{fence, AtomicBool, AtomicI64, AtomicU64, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem};
 
-use super::life::Life;
+use super::timers::TimerContext;
 use crate::mq::{Queue, Source};
-use crate::trace::Gate;
+use crate::trace::SourceState;
 
 /// Ticks per second.
 const TICKS: u64 = 50;
@@ -31,7 +31,7 @@ const TICK: u64 = 1_000_000_000 / TICKS;
 #[derive(Debug)]
 pub(super) struct Throttle {
     work: DelayedWork<Throttle>,
-    life: OnceLock<Life>,
+    context: OnceLock<TimerContext>,
     /// Bytes per tick; 0 without a limit.
     per_tick: AtomicI64,
     balance: AtomicI64,
@@ -39,8 +39,8 @@ pub(super) struct Throttle {
     armed: AtomicBool,
     /// When the last one was due.
     last: AtomicU64,
-    /// Are the hardware queues stopped for want of tokens?
-    pub(super) gate: Gate,
+    /// Refuses while the hardware queues are stopped because there are no tokens.
+    pub(super) state: SourceState,
 }
 
 impl_has_delayed_work! {
@@ -59,21 +59,21 @@ impl Throttle {
     pub(super) fn new() -> Self {
         Self {
             work: new_delayed_work!("throttle"),
-            life: OnceLock::new(),
+            context: OnceLock::new(),
             per_tick: AtomicI64::new(0),
             balance: AtomicI64::new(0),
             armed: AtomicBool::new(false),
             last: AtomicU64::new(0),
-            gate: Gate::new(Source::Bandwidth),
+            state: SourceState::new(Source::Bandwidth),
         }
     }
 
-    pub(super) fn start(&self, life: Life) {
-        let before = self.life.set(life);
+    pub(super) fn start(&self, context: TimerContext) {
+        let before = self.context.set(context);
         debug_assert!(before.is_ok(), "started once");
     }
 
-    /// No tick comes from now on, and none is running.
+    /// Ends the ticks, and waits for one that is running.
     pub(super) fn end(&self) {
         self.per_tick.store(0, Relaxed);
         if let Err(error) = self.work.disable_sync() {
@@ -81,17 +81,17 @@ impl Throttle {
         }
     }
 
-    /// So many MiB per second from now on, with a full balance; or without end.
+    /// Sets the limit, in MiB per second, and fills the balance. None: no limit.
     pub(super) fn set(&self, mbps: Option<u32>) {
         let per_tick = i64::from(mbps.unwrap_or(0)) * (1 << 20) / TICKS as i64;
         if self.per_tick.swap(per_tick, Relaxed) != per_tick {
             self.balance.store(per_tick, Relaxed);
-            self.gate.open();
+            self.state.stop_refusing();
         }
     }
 
     pub(super) fn now(&self) -> u64 {
-        self.life.get().map_or(0, |life| life.clock.now())
+        self.context.get().map_or(0, |context| context.now())
     }
 
     /// The balance; none without a limit.
@@ -99,12 +99,13 @@ impl Throttle {
         (self.per_tick.load(Relaxed) > 0).then(|| self.balance.load(Relaxed))
     }
 
-    /// Is a tick to come, which starts what is stopped?
+    /// Is a tick to come, which starts the stopped queues?
     pub(super) fn is_armed(&self) -> bool {
         self.armed.load(Relaxed)
     }
 
-    /// Asked by queue_rq: may so many bytes pass? From several threads at once.
+    /// May a request of this many bytes pass? Takes them from the balance. Called by several threads at
+    /// once.
     pub(super) fn admit(self: &Arc<Self>, bytes: u64) -> bool {
         if self.balance.load(Relaxed) <= 0 {
             return self.per_tick.load(Relaxed) == 0;
@@ -116,51 +117,51 @@ impl Throttle {
         true
     }
 
-    /// They did not pass after all.
+    /// Gives back what [`Throttle::admit`] took.
     pub(super) fn refund(&self, bytes: u64) {
         let most = self.per_tick.load(Relaxed);
         let back = |balance: i64| Some(balance.saturating_add(bytes as i64).min(most));
         let _always = self.balance.fetch_update(Relaxed, Relaxed, back);
     }
 
-    /// Nothing is issued until the next tick. Called by queue_rq after a refusal.
+    /// Stops all hardware queues until the next tick. Called by queue_rq after a refusal.
     pub(super) fn stop(self: &Arc<Self>, queue: &Queue) {
         self.arm();
         queue.stop_hw_queues();
-        self.gate.close();
+        self.state.begin_refusing();
         fence(Ordering::SeqCst);
         // guard: w06_recheck
         if self.balance.load(Relaxed) > 0 || self.per_tick.load(Relaxed) == 0 {
-            self.gate.open();
+            self.state.stop_refusing();
             queue.start_stopped_hw_queues(true); // W6
         }
     }
 
     #[cold]
     fn arm(self: &Arc<Self>) {
-        let Some(life) = self.life.get() else {
+        let Some(context) = self.context.get() else {
             return;
         };
         if !self.armed.swap(true, Ordering::SeqCst) {
-            self.last.store(life.clock.now(), Relaxed);
-            self.wait(life, TICK);
+            self.last.store(context.now(), Relaxed);
+            self.wait(context, TICK);
         }
     }
 
-    fn wait(self: &Arc<Self>, life: &Life, ns: u64) {
+    fn wait(self: &Arc<Self>, context: &TimerContext, ns: u64) {
         // Refused only when it has been ended.
-        let _ended = life
+        let _ended = context
             .wq
             .enqueue_delayed(Duration::from_nanos(ns), self.clone());
     }
 
     fn tick(self: &Arc<Self>) {
-        let Some(life) = self.life.get() else {
+        let Some(context) = self.context.get() else {
             return;
         };
         let per_tick = self.per_tick.load(Relaxed);
-        let (now, last) = (life.clock.now(), self.last.load(Relaxed));
-        // One that comes late makes up for those it stands for.
+        let (now, last) = (context.now(), self.last.load(Relaxed));
+        // A tick that comes late makes up for those that were due since.
         let ticks = (now.saturating_sub(last) / TICK).max(1);
         self.last.store(last + ticks * TICK, Relaxed);
         let more = per_tick.saturating_mul(ticks as i64);
@@ -172,13 +173,13 @@ impl Throttle {
         let after = before.saturating_add(more).min(per_tick);
         fence(Ordering::SeqCst);
         if after > 0 || per_tick == 0 {
-            self.gate.open();
-            if let Some(queue) = life.queue.upgrade() {
+            self.state.stop_refusing();
+            if let Some(queue) = context.queue.upgrade() {
                 queue.start_stopped_hw_queues(true);
             }
         }
         if per_tick == 0 || before == per_tick {
-            // Full, and nobody has taken anything since the last tick.
+            // Full, and nothing was taken since the last tick.
             self.armed.store(false, Ordering::SeqCst);
             if self.balance.load(Ordering::SeqCst) < per_tick {
                 self.arm();
@@ -186,7 +187,7 @@ impl Throttle {
             return;
         }
         let next = last + (ticks + 1) * TICK;
-        self.wait(life, next.saturating_sub(now));
+        self.wait(context, next.saturating_sub(now));
     }
 }
 
@@ -197,7 +198,6 @@ mod tests {
         Answer, Hctx, Issued, Kblockd, Moved, Moving, Operations, Request, RequestQueue, TagSet,
         Transport,
     };
-    use crate::pressure::clock::Clock;
     use workqueue::{Runtime, VirtualClock};
 
     /// Nothing is ever inserted.
@@ -219,10 +219,10 @@ mod tests {
         }
     }
 
-    /// The tick comes after the look that found no token, and finds nothing stopped. Whoever stops
-    /// the queues then starts them again itself.
+    /// The tick comes after the check that found no token, and finds nothing stopped. The thread that
+    /// stops the queues then starts them again itself.
     #[test]
-    fn w06_tokens_that_come_between_the_look_and_the_stop_are_seen() {
+    fn w06_tokens_that_come_between_the_check_and_the_stop_are_seen() {
         let runtime = Runtime::builder()
             .virtual_clock(VirtualClock::new())
             .start()
@@ -233,7 +233,7 @@ mod tests {
         let queue = queue.expect("a queue");
         let wq = Arc::new(runtime.queue("pressure").build().expect("a queue"));
         let throttle = Arc::new(Throttle::new());
-        throttle.start(Life::new(&wq, Clock::of(&runtime), &queue));
+        throttle.start(TimerContext::new(&runtime, &wq, &queue));
         throttle.set(Some(1));
         let stopped = || [0, 1].map(|hctx| queue.snapshot(hctx).stopped);
         let use_up = || {

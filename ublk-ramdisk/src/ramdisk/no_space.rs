@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::words::{lock, AtomicU32, Mutex, Ordering};
 use crate::mq::Source;
-use crate::trace::{Gate, Pressing};
+use crate::trace::{Pressing, SourceState};
 
 /// What a write that needs memory can expect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +88,7 @@ pub(super) struct NoSpace {
     /// The mode of `inner`, to be looked at without the lock.
     mode: AtomicU32,
     /// Tells the mode to whoever records.
-    pub(super) gate: Gate,
+    pub(super) state: SourceState,
 }
 
 impl NoSpace {
@@ -102,7 +102,7 @@ impl NoSpace {
                 frees: 0,
             }),
             mode: AtomicU32::new(Mode::Enough as u32),
-            gate: Gate::new(Source::Memory),
+            state: SourceState::new(Source::Memory),
         }
     }
 
@@ -110,7 +110,7 @@ impl NoSpace {
         inner.mode = mode;
         inner.deadline = None;
         self.mode.store(mode as u32, Ordering::Relaxed);
-        self.gate.set(match mode {
+        self.state.set(match mode {
             Mode::Enough => Pressing::Ceased,
             Mode::Exhausted => Pressing::Began,
             Mode::Error => Pressing::Enospc,

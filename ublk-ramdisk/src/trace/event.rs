@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The events (K3): what each is called, what it means, and what it carries.
+//! The events (K3): their names, meanings and fields.
 //!
-//! [`crate::mq`] emits most of them, the store and the sources of pressure the rest. Those that the
-//! kernel's block layer has, too, have its names and its order of fields: device, operation,
-//! sector, count. They are this server's all the same: the kernel's own, on /dev/ublkbN, never
-//! show a request that is refused here (A13).
+//! [`crate::mq`] emits most of them, the store and the sources of pressure the rest. Events that the
+//! kernel's block layer also has bear its names and have its order of fields: device, operation,
+//! sector, count. They are events of this server: the kernel's own, on /dev/ublkbN, never show a
+//! request that is refused here (A13).
 
 use crate::mq::{Op, Source};
 use workqueue::trace::Timed;
@@ -46,42 +46,42 @@ kinds! {
     Requeue "R" "block_rq_requeue"
         "A request came back from the driver: refused (BUSY), or given back after it was accepted."
     Complete "C" "block_rq_complete"
-        "A request ended: so many bytes, 0 for those without data, or minus errno."
+        "A request ended. The value: bytes, 0 for requests without data, or minus errno."
     Error "E" "block_rq_error"
         "A request ended with an error; follows its block_rq_complete."
     TagWait "S" "block_rq_tag_wait"
-        "No slot was free (--slots): the hardware queue joined the line of those that wait for one."
+        "No slot was free (--slots): the hardware queue waits in line for one."
     Plug "P" "block_plug"
         "Several requests arrived together and are issued as a batch."
     Unplug "U" "block_unplug"
-        "The batch has been taken in and is issued: so many requests."
+        "The batch has been taken in and is issued. The value: its requests."
     IoDone "X" "block_io_done"
         "The result of a request is handed out, to be committed to the kernel."
     Run "run" "mq_run"
-        "A hardware queue is run: sync on the thread that asked, async on kblockd at once, delayed \
-         on kblockd after that many nanoseconds."
+        "A hardware queue is run: sync on the calling thread, async on kblockd at once, delayed on \
+         kblockd after the given nanoseconds."
     Refuse "refuse" "mq_refuse"
-        "The driver or a limit said BUSY: with RESOURCE the queue is run again after 3 ms at most, \
-         with DEV_RESOURCE whoever gives the thing back runs it, with NO_BUDGET queue_rq was not \
-         even called. The source says what was wanting."
+        "The driver or a limit said BUSY, and the source says why. With RESOURCE the queue is run \
+         again after 3 ms at most, with DEV_RESOURCE when what was lacking comes back. With \
+         NO_BUDGET queue_rq was not called."
     Park "park" "mq_park"
         "A refused request waits for its next try."
     Unpark "unpark" "mq_unpark"
         "A request that was refused is tried again."
     Restart "restart" "mq_restart"
-        "A request ended that others had been waiting behind: the hardware queue is run."
+        "A request ended that others had waited for: the hardware queue is run."
     Reclaim "reclaim" "mq_reclaim"
-        "Memory of the store was given back: so many bytes, of pages that were discarded or held only \
-         zeros."
+        "Memory of the store was given back, as it was discarded or held only zeros. The value: \
+         bytes."
     Pressure "pressure" "mq_pressure"
-        "A source of BUSY began or ceased to refuse requests; memory, when nothing can be freed, and \
-         once more (enospc) when the writes that wait for it are ended."
+        "A source of BUSY began or ceased to refuse requests. Memory begins when nothing can be \
+         freed; enospc follows when the writes that wait for it are ended."
 }
 
-/// Memory that was given back, by what it held.
+/// What memory held that was given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reclaimed {
-    /// What a client had discarded.
+    /// Data that a client had discarded.
     Discarded,
     /// Nothing but zeros.
     Zeros,
@@ -123,13 +123,12 @@ impl Pressing {
     }
 }
 
-/// Why queue_rq's answer was no, as the event has it.
+/// Values of `how` in a refusal: the status, or that queue_rq was not called.
 pub(crate) const RESOURCE: u16 = 9;
 pub(crate) const DEV_RESOURCE: u16 = 13;
-/// queue_rq was not called.
 pub(crate) const NO_BUDGET: u16 = 0;
 
-/// How a run came about.
+/// Values of `how` in a run.
 pub(crate) const RUN_SYNC: u16 = 0;
 pub(crate) const RUN_ASYNC: u16 = 1;
 pub(crate) const RUN_DELAYED: u16 = 2;
@@ -139,7 +138,7 @@ pub(crate) const NO_TAG: u16 = u16::MAX;
 /// No hardware queue: the event is about the device.
 pub(crate) const NO_HCTX: u16 = u16::MAX;
 
-/// One event, as small as it can be: it is kept by the hundred thousand.
+/// One event. Kept small, as there are hundreds of thousands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     pub(crate) time: u64,
@@ -181,7 +180,7 @@ impl Event {
         self.time
     }
 
-    /// Whose it is: a [`crate::mq::Queue::label`].
+    /// The device: a [`crate::mq::Queue::label`].
     pub fn device(&self) -> u32 {
         self.device
     }
@@ -196,7 +195,7 @@ impl Event {
         (self.tag != NO_TAG).then_some(self.tag)
     }
 
-    /// What was wanting, for `refuse`, `block_rq_tag_wait` and `pressure`.
+    /// The source of BUSY, for `refuse`, `block_rq_tag_wait` and `pressure`.
     pub fn source(&self) -> Option<Source> {
         self.source
     }
@@ -222,7 +221,7 @@ impl Event {
         }
     }
 
-    /// What it carries beside the request, as it is printed; empty if nothing.
+    /// What it carries beside the request, as text; empty if nothing.
     pub fn detail(&self) -> String {
         let source = self.source.map_or("", Source::name);
         match self.kind {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What happened to each request, and when (K3).
 //!
-//! While a [`Recording`] lives, every thread writes the events of [`event`] into a ring of its own,
-//! of the workqueue crate's making: fixed in size, made before, so that nothing is allocated on the
-//! way of a request; a full ring keeps its newest events and counts the others. While none lives an
-//! event costs one relaxed load. The workqueue's own events are recorded beside them, on the same
-//! clock. What was recorded is written as a file for Perfetto ([`chrome`]) or as lines like
-//! blktrace's ([`text`]).
+//! While a [`Recording`] lives, every thread writes the events of [`event`] into a ring of its own (the
+//! workqueue crate's). A ring has a fixed size and is made beforehand, so that a request allocates
+//! nothing. A full ring keeps its newest events and counts the others. Without a recording an event
+//! costs one relaxed load. The workqueue's own events are recorded beside them, on the same clock.
+//! A [`Trace`] is written as a file for Perfetto or as lines like blktrace's.
 //!
 //! ```
 //! use ublk_ramdisk::trace;
@@ -21,7 +20,7 @@
 
 pub mod event;
 
-mod gate;
+mod source_state;
 
 mod timeline;
 
@@ -39,12 +38,12 @@ use workqueue::VirtualClock;
 
 use crate::mq::Source;
 pub use event::{Event, Kind, Pressing, Reclaimed};
-pub(crate) use gate::Gate;
+pub(crate) use source_state::SourceState;
 
-/// Is somebody recording? Relaxed everywhere: whoever reads a stale value records one event too
+/// Does a recording go on? Relaxed everywhere: a thread that reads a stale value records one event too
 /// many or too few.
 static ON: AtomicBool = AtomicBool::new(false);
-/// Has somebody the right to record?
+/// Does a [`Recording`] exist? There is one at a time.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 static RECORDER: Recorder<Event> = Recorder::new();
 
@@ -55,15 +54,16 @@ thread_local! {
 /// How to record.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Events that each thread keeps, of 48 bytes; of the workqueue's, which are larger, an eighth.
+    /// Events of 48 bytes that each thread keeps, and an eighth as many of the workqueue's, which are
+    /// larger.
     pub records: usize,
-    /// The clock to take the times from, if it is not the machine's.
+    /// The virtual clock that times are taken from; none for the machine's.
     pub clock: Option<Arc<VirtualClock>>,
 }
 
-/// The most that may be asked for: 48 MiB for each thread.
+/// Upper limit of [`Options::records`]: 48 MiB for each thread.
 pub const MOST_RECORDS: usize = 1 << 20;
-/// What is kept if nothing else is asked for.
+/// Default of [`Options::records`].
 pub const RECORDS: usize = 1 << 16;
 
 impl Default for Options {
@@ -78,11 +78,11 @@ impl Default for Options {
 /// Why nothing is recorded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CannotRecord {
-    /// Somebody records already: there is one recording at a time.
+    /// There is a recording already.
     #[error("a trace is being recorded already; wait for its end")]
     Taken,
     /// There is no memory for the events.
-    #[error("there is no memory for so many events of each thread: lower --records")]
+    #[error("there is no memory for the events of each thread: lower --records")]
     NoMemory,
 }
 
@@ -92,7 +92,7 @@ pub fn start(options: Options) -> Result<Recording, CannotRecord> {
         return Err(CannotRecord::Taken);
     }
     let records = options.records.clamp(1, MOST_RECORDS);
-    // From here on dropping it ends what has begun.
+    // Dropped on an error, it ends what has begun.
     let mut recording = Recording {
         from: 0,
         is_virtual: options.clock.is_some(),
@@ -106,7 +106,7 @@ pub fn start(options: Options) -> Result<Recording, CannotRecord> {
     Ok(recording)
 }
 
-/// A recording that goes on. Dropped, it ends and nothing is kept.
+/// A recording that goes on. If it is dropped, it ends and nothing is kept.
 #[derive(Debug)]
 pub struct Recording {
     from: u64,
@@ -114,9 +114,8 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Ends it and collects what the threads have recorded. On a virtual clock the numbers of
-    /// threads and the addresses of items are replaced by 1, 2, 3, so that runs that do the same
-    /// have the same trace.
+    /// Ends it and collects the records of all threads. On a virtual clock equal runs have equal
+    /// traces: the numbers of threads and the addresses of items become 1, 2, 3 and so on.
     pub fn finish(self) -> Trace {
         self.stop();
         let mut trace = Trace {
@@ -127,7 +126,7 @@ impl Recording {
             is_virtual: self.is_virtual,
         };
         if self.is_virtual {
-            trace.number_anew();
+            trace.renumber();
         }
         trace
     }
@@ -141,7 +140,7 @@ impl Recording {
 impl Drop for Recording {
     fn drop(&mut self) {
         self.stop();
-        // Gives the memory back; nothing is left after `finish`.
+        // Frees the records, if `finish` has not taken them.
         let _unwanted = (RECORDER.drain(false), rings::drain());
         // Release pairs with the Acquire in `start`: the next one finds the rings at rest.
         TAKEN.store(false, Ordering::Release);
@@ -158,7 +157,7 @@ pub struct Trace {
     is_virtual: bool,
 }
 
-/// How a device is called in a trace.
+/// Numbers and name of a device.
 #[derive(Clone, Debug)]
 struct Device {
     label: u32,
@@ -168,8 +167,7 @@ struct Device {
 }
 
 impl Trace {
-    /// Says how the device with this [`crate::mq::Queue::label`] is called: its numbers and its
-    /// name.
+    /// Gives the device with this [`crate::mq::Queue::label`] its numbers and its name.
     pub fn name_device(&mut self, label: u32, (major, minor): (u32, u32), name: &str) {
         self.devices.push(Device {
             label,
@@ -184,17 +182,17 @@ impl Trace {
         self.events.records.iter().map(|(_, event)| event)
     }
 
-    /// How many records there are, of both kinds.
+    /// The number of records, of both kinds.
     pub fn len(&self) -> usize {
         self.events.records.len() + self.works.records.len()
     }
 
-    /// Has nothing happened?
+    /// True if there are no records.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many records were overwritten by newer ones.
+    /// The number of records that were overwritten by newer ones.
     pub fn lost(&self) -> u64 {
         self.events.lost + self.works.lost
     }
@@ -203,7 +201,7 @@ impl Trace {
         self.devices.iter().find(|device| device.label == label)
     }
 
-    /// Numbers as the kernel's events show them; 0 and the label for a device without a node.
+    /// Major and minor number; 0 and the label for a device without a node.
     fn numbers(&self, label: u32) -> (u32, u32) {
         self.device(label)
             .map_or((0, label), |device| (device.major, device.minor))
@@ -219,13 +217,13 @@ impl Trace {
     }
 }
 
-/// Asked for each event: does anybody want it?
+/// Are events recorded? Called for each event.
 #[inline]
 pub(crate) fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
 }
 
-/// Records an event that was asked for; its time, order and CPU are filled in.
+/// Records an event, and fills in its time, order and CPU. Called only if [`is_on`].
 #[cold]
 pub(crate) fn record(event: Event) {
     let moment = rings::moment();
@@ -238,7 +236,7 @@ pub(crate) fn record(event: Event) {
     RECORDER.record(&OWN, event);
 }
 
-/// An event of the device whose label this is.
+/// An event of the device with this label.
 fn of_device(kind: Kind, device: u32) -> Event {
     Event {
         time: 0,
@@ -266,7 +264,7 @@ pub(crate) fn of_hctx(kind: Kind, device: u32, hctx: u16) -> Event {
     }
 }
 
-/// So many bytes of a store were given back. `device` is a [`crate::mq::Queue::label`].
+/// Records that `bytes` bytes of a store were given back. `device` is a [`crate::mq::Queue::label`].
 #[inline]
 pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
     if is_on() {
@@ -278,7 +276,7 @@ pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
     }
 }
 
-/// A source of BUSY begins or ceases to refuse requests. `device` is a [`crate::mq::Queue::label`].
+/// Records that a source of BUSY begins or ceases to refuse requests. `device` is a [`crate::mq::Queue::label`].
 #[inline]
 pub fn pressure(device: u32, source: Source, state: Pressing) {
     if is_on() {

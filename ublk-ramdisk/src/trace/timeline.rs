@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Both kinds of records in one line of time.
+//! The time line: both kinds of records, in the order of time.
 
 use std::collections::HashMap;
 
@@ -32,7 +32,7 @@ impl Entry<'_> {
 }
 
 impl Trace {
-    /// All records with the number of their thread, as they were made.
+    /// All records in the order in which they were made, each with the number of its thread.
     pub(super) fn timeline(&self) -> Vec<(i32, Entry<'_>)> {
         let blocks = self.events.records.iter();
         let works = self.works.records.iter();
@@ -44,9 +44,9 @@ impl Trace {
         all
     }
 
-    /// Takes out what differs from one run to the next when all else is the same: the numbers of
-    /// threads and the addresses of items become 1, 2, 3 in the order in which they come.
-    pub(super) fn number_anew(&mut self) {
+    /// Hides what differs between equal runs: the numbers of threads and the addresses of items become
+    /// 1, 2, 3 and so on, in the order in which they come.
+    pub(super) fn renumber(&mut self) {
         let mut tids = HashMap::new();
         for (tid, _) in self.timeline() {
             let next = tids.len() as i32 + 1;

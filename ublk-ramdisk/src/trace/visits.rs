@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! On which threads a request has been, one after the other: its flow.
+//! The threads that a request visits, one after the other: its flow.
 //!
-//! A visit is what one thread does for one request while no other thread does anything for it, and
-//! the thread nothing for another, nor begins or ends an item of a workqueue. So visits nest in the bars of the items, and never
-//! overlap. Between two visits there may be a relay: the request waits, and some thread, the timer's,
-//! or one on which another request has ended, queues the item in which it is tried again.
+//! A visit is a series of events of one request on one thread. It ends when the request has an event
+//! on another thread, when the thread has an event of another request, or when the thread begins or
+//! ends a work item. So visits never overlap, and each lies within the bar of one item.
+//!
+//! Between two visits there may be a relay: the request waits, and a third thread queues the item in
+//! which it is tried again. That is the timer's thread, or one on which another request has ended.
 
 use std::collections::HashMap;
 
@@ -13,47 +15,48 @@ use workqueue::trace::{Flow, Phase, Record, Value};
 use super::event::{Event, Kind};
 use super::timeline::Entry;
 
-/// Which request: device, hardware queue, tag. The tag's next use is another.
+/// Device, hardware queue and tag of a request. The tag's next request has the same.
 pub(super) type Key = (u32, u16, u16);
 
 pub(super) fn key(event: &Event) -> Option<Key> {
     Some((event.device, event.hctx()?, event.tag()?))
 }
 
-/// What is written beside an entry.
+/// What is drawn beside an entry of the time line.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Beside {
-    /// A visit begins with it.
+    /// A visit begins with this entry.
     pub(super) begins: bool,
-    /// A visit ends with it.
+    /// A visit ends with this entry.
     pub(super) ends: bool,
-    /// The step of the request's flow that the visit is. The number is the flow's.
+    /// The step of the request's flow that begins here, and the number of the flow.
     pub(super) step: Option<(Flow, u64)>,
 }
 
-/// By index into the time line. A relay may hand on several requests.
+/// All visits and relays, by index into the time line.
 #[derive(Debug, Default)]
 pub(super) struct Visits {
     pub(super) beside: Vec<Beside>,
+    /// The flows of the requests that a relay hands on. They may be several.
     pub(super) relays: HashMap<usize, Vec<u64>>,
 }
 
-/// Where in the time line an item was queued, and by which thread.
+/// Index into the time line where an item was queued, and the thread that did it.
 type Queued = (usize, i32);
 
 /// One thread.
 #[derive(Default)]
 struct Thread {
-    /// The request it is at: its number, and where it was last seen.
+    /// The visit that is open: the request's course, and the index of its last event.
     visit: Option<(usize, usize)>,
-    /// Addresses of the items it is in, and how each was queued last.
+    /// Addresses of the items that it runs, and how each was queued last.
     items: Vec<(usize, Option<Queued>)>,
 }
 
 /// One request, from arrival to end.
 #[derive(Default)]
 struct Course {
-    /// Where its visits begin, and on which thread.
+    /// Index and thread of the first event of each visit.
     visits: Vec<(usize, i32)>,
     relays: Vec<usize>,
 }
@@ -62,13 +65,13 @@ struct Finder {
     found: Visits,
     threads: HashMap<i32, Thread>,
     courses: Vec<Course>,
-    /// The course of each request under way.
+    /// The courses of the requests that have not ended.
     open: HashMap<Key, usize>,
-    /// How an item was queued last.
+    /// By address of an item: how it was queued last.
     queued: HashMap<usize, Queued>,
 }
 
-/// Finds them all.
+/// Finds the visits and relays of a time line.
 pub(super) fn find(timeline: &[(i32, Entry<'_>)]) -> Visits {
     let mut finder = Finder {
         found: Visits {
@@ -99,7 +102,7 @@ fn address(record: &Record) -> Option<usize> {
 impl Finder {
     fn block(&mut self, at: usize, tid: i32, event: &Event) {
         let Some(key) = key(event) else {
-            return; // about a queue or a device: within whatever the thread does
+            return; // about a queue or a device: it ends no visit
         };
         if event.kind == Kind::IoStart {
             self.open.remove(&key);
@@ -113,7 +116,7 @@ impl Finder {
             self.open.remove(&key);
         }
         let thread = self.threads.entry(tid).or_default();
-        // Unless it has been on another thread since.
+        // The visit goes on unless the request has been on another thread since.
         let is_here = self.courses[course]
             .visits
             .last()
@@ -130,7 +133,7 @@ impl Finder {
         self.found.beside[at].begins = true;
         let course = &mut self.courses[course];
         if let (Some((queued, by)), Some(&(before, on))) = (queued, course.visits.last()) {
-            // What the thread did that it has left is seen on that thread.
+            // What the thread of the former visit did is no relay.
             if queued > before && by != on {
                 course.relays.push(queued);
             }
@@ -167,7 +170,7 @@ impl Finder {
         }
         for (id, course) in (1..).zip(&self.courses) {
             let [(first, _), .., (last, _)] = course.visits[..] else {
-                continue; // it never left its thread
+                continue; // one visit has no arrows
             };
             for &(at, _) in &course.visits {
                 let step = match at {

@@ -71,7 +71,7 @@ impl SpaceWorks {
             denied: AtomicU64::new(0),
             above_cap: AtomicU64::new(0),
         };
-        space.no_space.gate.belongs_to(queue.label());
+        space.no_space.state.set_device(queue.label());
         ramdisk.put_to_work(space);
         Ok(Self {
             ramdisk: ramdisk.clone(),

@@ -10,13 +10,13 @@ use crate::parse::{count_or_off, injection_list, psi_or_off};
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Pressure and faults")]
 pub struct PressureArgs {
-    /// At most so many requests in flight, of all queues together; `off` for no limit
+    /// Requests in flight at most, of all queues together; `off` for no limit
     ///
     /// A request that finds no slot waits on its hardware queue's dispatch list, and is run again
     /// when a slot comes back. Flushes need none.
     #[arg(long, value_name = "N|off", value_parser = count_or_off, allow_hyphen_values = true)]
     pub slots: Option<Change<u32>>,
-    /// At most so many MiB per second read and written; `off` for no limit
+    /// MiB per second read and written at most; `off` for no limit
     ///
     /// Fifty times a second a fiftieth may pass; a larger request passes too and is paid off by the
     /// next ticks. Meanwhile every queue is stopped.

@@ -27,7 +27,7 @@ pub const SIM_EXAMPLES: &str = "\
 Times: a number with ns, us, ms or s, such as 3ms. Sizes as for `add`.
 
 Events for --at TIME:EVENT
-  busy on|dev|off               the driver answers RESOURCE or DEV_RESOURCE to everything
+  busy on|dev|off               the driver refuses everything: RESOURCE or DEV_RESOURCE
   fail-worker-creation on|off   kblockd can create no worker: its rescuer has to help
   stop-load, start-load         the jobs pause
   rate N                        the jobs' rate changes
@@ -134,7 +134,7 @@ struct SimDevice {
 }
 
 impl SimArgs {
-    /// The device that was asked for, for `config.rs` to judge.
+    /// The device, for `config.rs` to check.
     pub fn request(&self) -> DeviceRequest {
         let device = &self.device;
         DeviceRequest {
@@ -165,7 +165,7 @@ impl SimArgs {
         }
     }
 
-    /// The simulation on that device, for `sim/config.rs` to judge.
+    /// The simulation on that device, for `sim/config.rs` to check.
     pub fn config(&self, device: DeviceConfig) -> SimConfig {
         SimConfig {
             device,

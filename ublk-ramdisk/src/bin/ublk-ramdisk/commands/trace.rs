@@ -14,9 +14,9 @@ use crate::server::control_socket::{ask_for_more, More};
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
-/// After the recording's end the server has so long to begin sending.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How many bytes of each end are kept, to see whether it is one.
+/// Time after the recording's end in which the server has to begin sending.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes kept of the beginning and of the end, to tell a whole trace from a part.
 const ENDS: usize = 256;
 
 /// Records, and writes what comes.
@@ -40,10 +40,9 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
             _ => return Err(machine::another_question()),
         },
     };
-    let patience = args.duration + PATIENCE;
     trace
         .get_ref()
-        .set_read_timeout(Some(patience))
+        .set_read_timeout(Some(args.duration + SEND_TIMEOUT))
         .map_err(|error| Failure::runtime(format!("the server's socket: {error}")))?;
     match (file, &args.output) {
         (Some(file), Some(path)) => to_file(&mut trace, file, path),
@@ -51,17 +50,17 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
     }
 }
 
-/// The ends of a trace as it went by.
-struct Passed {
+/// The beginning and the end of a trace that was copied.
+struct Copied {
     head: Vec<u8>,
     tail: Vec<u8>,
     bytes: u64,
 }
 
-impl Passed {
-    /// Copies all there is.
-    fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<Passed> {
-        let mut passed = Passed {
+impl Copied {
+    /// Copies until the end of `from`.
+    fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<Copied> {
+        let mut copied = Copied {
             head: Vec::new(),
             tail: Vec::new(),
             bytes: 0,
@@ -69,20 +68,20 @@ impl Passed {
         let mut buffer = vec![0; 1 << 16];
         loop {
             let read = match from.read(&mut buffer)? {
-                0 => return Ok(passed),
+                0 => return Ok(copied),
                 read => &buffer[..read],
             };
             to.write_all(read)?;
-            passed.bytes += read.len() as u64;
-            let missing = ENDS.saturating_sub(passed.head.len()).min(read.len());
-            passed.head.extend_from_slice(&read[..missing]);
-            passed.tail.extend_from_slice(read);
-            let older = passed.tail.len().saturating_sub(ENDS);
-            passed.tail.drain(..older);
+            copied.bytes += read.len() as u64;
+            let missing = ENDS.saturating_sub(copied.head.len()).min(read.len());
+            copied.head.extend_from_slice(&read[..missing]);
+            copied.tail.extend_from_slice(read);
+            let older = copied.tail.len().saturating_sub(ENDS);
+            copied.tail.drain(..older);
         }
     }
 
-    /// A server that ended in the middle has left a part.
+    /// False if the server ended while it was sending.
     fn is_whole(&self) -> bool {
         if self.head.starts_with(b"{") {
             return self.tail.ends_with(b"\n]}\n");
@@ -95,7 +94,7 @@ impl Passed {
             && last_line.is_some_and(|line| line.starts_with(b"# "))
     }
 
-    /// How many events were overwritten, as the file says.
+    /// Events that were overwritten, as the trace says.
     fn lost(&self) -> u64 {
         let head = String::from_utf8_lossy(&self.head);
         let tail = String::from_utf8_lossy(&self.tail);
@@ -109,7 +108,7 @@ impl Passed {
             .unwrap_or(0)
     }
 
-    fn judge(&self) -> Result<(), Failure> {
+    fn check(&self) -> Result<(), Failure> {
         if !self.is_whole() {
             return Err(cut_off());
         }
@@ -135,17 +134,17 @@ fn to_file(trace: &mut More, file: OutputFile, path: &Path) -> Result<Exit, Fail
         return Err(cut_off());
     }
     let mut writing = file.begin()?;
-    let passed = Passed::copy(trace, &mut writing).map_err(|error| writing.failed(&error))?;
-    passed.judge()?;
+    let copied = Copied::copy(trace, &mut writing).map_err(|error| writing.failed(&error))?;
+    copied.check()?;
     writing.finish()?;
-    output::print(&format!("{}: {} bytes\n", path.display(), passed.bytes))?;
+    output::print(&format!("{}: {} bytes\n", path.display(), copied.bytes))?;
     Ok(Exit::Done)
 }
 
 fn to_stdout(trace: &mut More) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
-    match Passed::copy(trace, &mut out).and_then(|passed| out.flush().map(|()| passed)) {
-        Ok(passed) => passed.judge().map(|()| Exit::Done),
+    match Copied::copy(trace, &mut out).and_then(|copied| out.flush().map(|()| copied)) {
+        Ok(copied) => copied.check().map(|()| Exit::Done),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Done),
         Err(error) => Err(Failure::runtime(format!("the trace: {error}"))),
     }
@@ -155,26 +154,26 @@ fn to_stdout(trace: &mut More) -> Result<Exit, Failure> {
 mod tests {
     use super::*;
 
-    fn passed(text: &str) -> Passed {
+    fn copied(text: &str) -> Copied {
         // In pieces.
         let (head, tail) = text.as_bytes().split_at(text.len() / 3);
-        Passed::copy(&mut head.chain(tail), &mut io::sink()).expect("copied")
+        Copied::copy(&mut head.chain(tail), &mut io::sink()).expect("copied")
     }
 
     #[test]
     fn k03_a_trace_that_was_cut_off_is_told_from_a_whole_one() {
         let file = "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"lost_records\":12},\
                     \"traceEvents\":[\n{}\n]}\n";
-        let whole = passed(file);
+        let whole = copied(file);
         assert!(whole.is_whole());
         assert_eq!((whole.lost(), whole.bytes), (12, file.len() as u64));
-        assert!(!passed(&file[..file.len() - 4]).is_whole());
-        assert!(!passed(&file[1..]).is_whole(), "its head is missing");
-        assert!(!passed("").is_whole());
+        assert!(!copied(&file[..file.len() - 4]).is_whole());
+        assert!(!copied(&file[1..]).is_whole(), "its head is missing");
+        assert!(!copied("").is_whole());
         let lines = format!("# DEV\n{}# 7 events, 3 lost\n", "259,0 ...\n".repeat(1000));
-        assert!(passed(&lines).is_whole());
-        assert_eq!(passed(&lines).lost(), 3);
-        assert!(!passed(&lines[6..]).is_whole());
-        assert!(!passed("# DEV\n259,0 lost\n").is_whole());
+        assert!(copied(&lines).is_whole());
+        assert_eq!(copied(&lines).lost(), 3);
+        assert!(!copied(&lines[6..]).is_whole());
+        assert!(!copied("# DEV\n259,0 lost\n").is_whole());
     }
 }

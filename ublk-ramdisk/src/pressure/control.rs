@@ -1,40 +1,40 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What pressure lives by: a workqueue for its timers, and who listens to PSI; from a device's start
-//! to its end, and what changes it in between.
+//! The pressure of a live device: its timers and the monitor of PSI run from the device's start to its
+//! end, and its settings are changed in between.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use workqueue::{AllocError, Flags, OwnedQueue, Runtime};
 
-use super::clock::Clock;
 use super::delay::DelayLine;
-use super::life::Life;
 use super::psi_monitor::Monitor;
 use super::throttle::Throttle;
+use super::timers::TimerContext;
 use super::{Changes, Pressured, PsiError, PsiTrigger, Settings};
 use crate::mq::{Disk, Queue};
 
-/// What pressure needs to live: a workqueue for its timers, which kblockd must not carry (D2), and
-/// the thread that listens to PSI. Dropping it ends both; nothing is refused or held back then.
-pub struct Works {
+/// Runs the timers of pressure, on a workqueue of their own (kblockd must not carry them, D2), and the
+/// thread that listens to PSI. Dropping it ends both; nothing is refused or held back from then on.
+pub struct Control {
     wq: Arc<OwnedQueue>,
     queue: Queue,
     throttle: Arc<Throttle>,
     delays: Arc<DelayLine>,
     monitor: Mutex<Option<Monitor>>,
-    real: bool,
+    /// False on a virtual clock, where PSI means nothing.
+    is_real: bool,
 }
 
-impl fmt::Debug for Works {
+impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Works").finish_non_exhaustive()
+        f.debug_struct("Control").finish_non_exhaustive()
     }
 }
 
-impl Works {
-    /// Starts the timers of `driver` in `runtime`, for the requests of `queue`. Once in its life,
-    /// before the first request. A PSI file that the machine lacks is a warning (E12).
+impl Control {
+    /// Starts the timers of `driver` in `runtime`, for the requests of `queue`. Called once, before the
+    /// first request. A PSI file that the machine lacks is a warning (E12).
     pub fn start<D: Disk + 'static>(
         driver: &Arc<Pressured<D>>,
         runtime: &Runtime,
@@ -42,20 +42,19 @@ impl Works {
     ) -> Result<Self, AllocError> {
         let flags = Flags::MEM_RECLAIM | Flags::HIGHPRI | Flags::PERCPU;
         let wq = Arc::new(runtime.queue("pressure").flags(flags).build()?);
-        let clock = Clock::of(runtime);
-        let life = Life::new(&wq, clock, queue);
-        for gate in driver.gates() {
-            gate.belongs_to(queue.label());
+        let context = TimerContext::new(runtime, &wq, queue);
+        for state in driver.source_states() {
+            state.set_device(queue.label());
         }
-        driver.throttle.start(life.clone());
-        driver.delays.start(life);
+        driver.throttle.start(context.clone());
+        driver.delays.start(context);
         let this = Self {
             wq,
             queue: queue.clone(),
             throttle: driver.throttle.clone(),
             delays: driver.delays.clone(),
             monitor: Mutex::new(None),
-            real: runtime.virtual_clock().is_none(),
+            is_real: runtime.virtual_clock().is_none(),
         };
         let settings = driver.settings();
         queue.use_budget(settings.slots.is_some());
@@ -70,38 +69,35 @@ impl Works {
         Ok(this)
     }
 
-    /// Changes what is in force. Nothing is changed by a failure.
+    /// Changes the settings, and returns the new ones. A failure changes nothing.
     pub fn apply<D: Disk + 'static>(
         &self,
         driver: &Arc<Pressured<D>>,
         changes: &Changes,
     ) -> Result<Settings, PsiError> {
-        let (old, new) = {
-            let old = driver.settings();
-            let new = changes.applied_to(&old);
-            (old, new)
-        };
+        let old = driver.settings();
+        let new = changes.applied_to(&old);
         if new.psi != old.psi {
             if let Err(error) = self.listen(driver, new.psi.as_ref()) {
-                // The former one goes on, as nothing is to be changed.
+                // The former trigger again.
                 let _ = self.listen(driver, old.psi.as_ref());
                 return Err(error);
             }
         }
         driver.put_in_force(&new, Some(&self.queue));
-        driver.begin_anew(changes);
+        driver.restart_faults(changes);
         Ok(new)
     }
 
-    /// The disk is about to be stopped, which waits for every request: nothing is refused or held back
-    /// from now on, what was is served, and what was lost on purpose has timed out (F4).
+    /// Ends all pressure before the disk is stopped, which waits for every request (F4). Requests that
+    /// were held back are served, and those that were lost on purpose time out.
     /// # Context: not in queue_rq, and not in a run of this workqueue.
     pub fn let_all_pass<D: Disk + 'static>(&self, driver: &Arc<Pressured<D>>) {
         let silenced = self.listen(driver, None);
         debug_assert!(silenced.is_ok(), "there is nothing to listen to");
         driver.put_in_force(&Settings::default(), Some(&self.queue));
         self.delays.end();
-        // Whoever was struck before that has said so.
+        // Waits for the calls of queue_rq that began before: they may lose requests still.
         self.queue.quiesce();
         self.queue.unquiesce();
         for (hctx, tag) in driver.lost() {
@@ -109,17 +105,17 @@ impl Works {
         }
     }
 
-    /// Listens to this trigger in place of the present one.
+    /// Listens to this trigger instead of the present one.
     fn listen<D: Disk + 'static>(
         &self,
         driver: &Arc<Pressured<D>>,
         trigger: Option<&PsiTrigger>,
     ) -> Result<(), PsiError> {
-        // The former one is silent before the next one speaks.
+        // The former one must have ended before the next one begins to tell.
         drop(self.lock_monitor().take());
         driver.set_pressure(false);
         let monitor = match trigger {
-            Some(trigger) if self.real => {
+            Some(trigger) if self.is_real => {
                 let (driver, queue) = (Arc::downgrade(driver), self.queue.downgrade());
                 let tell = move |on: bool| {
                     if let (Some(driver), Some(queue)) = (driver.upgrade(), queue.upgrade()) {
@@ -144,7 +140,7 @@ impl Works {
     }
 }
 
-impl Drop for Works {
+impl Drop for Control {
     fn drop(&mut self) {
         drop(self.lock_monitor().take());
         self.throttle.end();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether a source of BUSY refuses requests at present. Kept all the time, for `stats`; told to
-//! whoever records when it changes.
+//! Does a source of BUSY refuse requests at present? Kept all the time, for `stats`, and recorded in a
+//! trace when it changes.
 
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering::Relaxed};
 
@@ -8,16 +8,17 @@ use super::event::Pressing;
 use super::pressure;
 use crate::mq::Source;
 
-/// One source of one device. Set by any thread; whoever changes it tells.
+/// The state of one source of one device. Any thread may change it; the one that does records it.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct SourceState {
     source: Source,
     /// The device's [`crate::mq::Queue::label`].
     device: AtomicU32,
+    /// A [`Pressing`].
     state: AtomicU8,
 }
 
-impl Gate {
+impl SourceState {
     pub(crate) const fn new(source: Source) -> Self {
         Self {
             source,
@@ -26,31 +27,31 @@ impl Gate {
         }
     }
 
-    /// Whose it is, known when the device starts.
-    pub(crate) fn belongs_to(&self, device: u32) {
-        self.device.store(device, Relaxed);
+    /// Sets the device's label, known when the device starts.
+    pub(crate) fn set_device(&self, label: u32) {
+        self.device.store(label, Relaxed);
     }
 
     #[inline]
-    pub(crate) fn is_open(&self) -> bool {
-        self.state.load(Relaxed) == Pressing::Ceased as u8
+    pub(crate) fn refuses(&self) -> bool {
+        self.state.load(Relaxed) != Pressing::Ceased as u8
     }
 
     pub(crate) fn set(&self, state: Pressing) {
         let new = state as u8;
-        // Asked first: most calls change nothing, and need not take the line from other threads.
+        // Most calls change nothing: a load leaves the cache line with the other CPUs.
         if self.state.load(Relaxed) != new && self.state.swap(new, Relaxed) != new {
             pressure(self.device.load(Relaxed), self.source, state);
         }
     }
 
     /// Requests are refused from now on.
-    pub(crate) fn close(&self) {
+    pub(crate) fn begin_refusing(&self) {
         self.set(Pressing::Began);
     }
 
-    /// They are not any more.
-    pub(crate) fn open(&self) {
+    /// No request is refused from now on.
+    pub(crate) fn stop_refusing(&self) {
         self.set(Pressing::Ceased);
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Faults on purpose (E5, E16): which calls of the driver are struck, and what they are answered.
+//! Faults on purpose (E5, E16): which calls of the driver fail, and how.
 //!
-//! `--inject` hands in a [`FaultAttr`]; [`crate::pressure`] asks before it looks at a request.
-//! Kernel counterpart: null_blk's `requeue` attribute, whose four numbers these are.
+//! Kernel counterpart: the fault-injection framework, as null_blk uses it for its attributes `requeue`
+//! and `timeout`. The four numbers are the same.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,16 +11,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Which calls are struck.
+use super::whole_number;
+
+/// Which calls fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultAttr {
-    /// Only each so-many-th call may be struck, at least 1.
+    /// Only every `interval`-th call may fail; at least 1.
     pub interval: u64,
-    /// And of those so many per cent are.
+    /// The share of those that fail, in per cent.
     pub probability: u8,
-    /// So many calls are let through before any is looked at.
+    /// Calls at the beginning that never fail.
     pub space: u64,
-    /// So many are struck at most; none means without end.
+    /// Calls that fail at most; none for no end.
     pub times: Option<u64>,
 }
 
@@ -35,11 +37,7 @@ impl FromStr for FaultAttr {
         let &[interval, probability, space, times] = &parts[..] else {
             return Err(FORM.to_owned());
         };
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let whole = |text: &str| -> Result<u64, String> {
-            let number = text.parse().ok().filter(|_| digits(text));
-            number.ok_or_else(|| FORM.to_owned())
-        };
+        let whole = |text| whole_number(text).ok_or(FORM);
         let attr = Self {
             interval: whole(interval)?,
             probability: u8::try_from(whole(probability)?).map_err(|_| FORM)?,
@@ -67,17 +65,17 @@ impl fmt::Display for FaultAttr {
 }
 
 impl FaultAttr {
-    /// Does it leave no call alone, for ever?
-    pub(crate) fn strikes_for_ever(&self) -> bool {
+    /// Does every call fail, without end?
+    pub(crate) fn fails_always(&self) -> bool {
         self.interval == 1 && self.probability == 100 && self.times.is_none()
     }
 }
 
-/// Calls as they are counted and struck. The same calls are struck in each run. May be changed while
-/// it is asked: a call or two may then be judged by a mixture of old and new.
+/// Counts calls and tells which of them fail, the same ones in each run. If the settings are changed
+/// meanwhile, a call or two may be judged by a mixture of old and new.
 #[derive(Debug, Default)]
-pub(crate) struct Faults {
-    /// 0: none is struck.
+pub(super) struct Faults {
+    /// 0: none fails.
     interval: AtomicU64,
     probability: AtomicU64,
     space: AtomicU64,
@@ -86,14 +84,14 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    pub(crate) fn new(attr: Option<FaultAttr>) -> Self {
+    pub(super) fn new(attr: Option<FaultAttr>) -> Self {
         let faults = Self::default();
         faults.set(attr);
         faults
     }
 
-    /// Begins anew with this, or strikes no more.
-    pub(crate) fn set(&self, attr: Option<FaultAttr>) {
+    /// Counts from the beginning with these settings; with none, no call fails.
+    pub(super) fn set(&self, attr: Option<FaultAttr>) {
         self.interval.store(0, Relaxed);
         if let Some(attr) = attr {
             self.probability.store(attr.probability.into(), Relaxed);
@@ -104,17 +102,17 @@ impl Faults {
         }
     }
 
-    /// Asked once per call: is it struck?
-    pub(crate) fn strike(&self) -> bool {
+    /// Counts a call. Does it fail?
+    pub(super) fn should_fail(&self) -> bool {
         let interval = self.interval.load(Relaxed);
         if interval == 0 {
             return false;
         }
         let call = self.calls.fetch_add(1, Relaxed);
-        let Some(looked_at) = call.checked_sub(self.space.load(Relaxed)) else {
+        let Some(after_space) = call.checked_sub(self.space.load(Relaxed)) else {
             return false;
         };
-        if !(looked_at + 1).is_multiple_of(interval)
+        if !(after_space + 1).is_multiple_of(interval)
             || scatter(call) % 100 >= self.probability.load(Relaxed)
         {
             return false;
@@ -124,7 +122,7 @@ impl Faults {
     }
 }
 
-/// A number that looks random, from one that does not (SplitMix64's last steps).
+/// Turns numbers that differ in few bits into numbers that differ in many (SplitMix64).
 fn scatter(n: u64) -> u64 {
     let mut z = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -132,62 +130,64 @@ fn scatter(n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// What a call that was struck is answered.
+/// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// RESOURCE: the mirror tries again by itself.
     Resource,
     /// Accepted, and put on the requeue list with a kick after this time.
     Requeue(Duration),
 }
 
-/// How soon a request is tried again that is given back once more: as after RESOURCE (C17).
+/// When a request is tried again that is requeued a second time: as after RESOURCE (C17).
 const KICK_DELAY: Duration = Duration::from_millis(3);
 
-/// The `requeue` fault of a device: calls of queue_rq that are struck are refused, of each hardware
-/// queue in turn with RESOURCE and by a requeue.
+/// The `requeue` fault of a device. The calls of queue_rq that fail are refused with RESOURCE and
+/// requeued in turn, for each hardware queue on its own.
 ///
-/// As with RESOURCE (C18) the first time is followed by another try at once, and the next ones by
-/// one after 3 ms, until the request gets through: with every call struck nothing is busy-waited.
+/// A request that is requeued is tried again at once the first time, and after 3 ms from then on, until
+/// it is accepted. RESOURCE does the same (C18), so nothing spins if every call fails.
 #[derive(Debug)]
-pub struct Requeues {
+pub(super) struct Requeues {
     faults: Faults,
     depth: u16,
-    turns: Box<[AtomicBool]>,
-    /// By request: has it been given back since it last got through?
-    given_back: Box<[AtomicBool]>,
+    /// By hardware queue: is its next call that fails requeued?
+    requeues_next: Box<[AtomicBool]>,
+    /// By request: has it been requeued since it was last accepted?
+    requeued: Box<[AtomicBool]>,
 }
 
 impl Requeues {
-    /// For a device of so many hardware queues of this depth.
-    pub fn new(attr: Option<FaultAttr>, nr_hw_queues: u16, depth: u16) -> Self {
+    /// For a device of `nr_hw_queues` hardware queues of this depth.
+    pub(super) fn new(attr: Option<FaultAttr>, nr_hw_queues: u16, depth: u16) -> Self {
         let queues = usize::from(nr_hw_queues);
         let all_false = |count: usize| (0..count).map(|_| AtomicBool::new(false)).collect();
         Self {
             faults: Faults::new(attr),
             depth,
-            turns: all_false(queues),
-            given_back: all_false(queues * usize::from(depth)),
+            requeues_next: all_false(queues),
+            requeued: all_false(queues * usize::from(depth)),
         }
     }
 
-    /// Begins anew with this, or refuses no more.
-    pub fn set(&self, attr: Option<FaultAttr>) {
+    /// Counts from the beginning with these settings; with none, no call is refused.
+    pub(super) fn set(&self, attr: Option<FaultAttr>) {
         self.faults.set(attr);
     }
 
-    /// Asked by queue_rq: is this call refused, and how? Allocates nothing and takes no lock.
-    pub fn refuse(&self, hctx: u16, tag: u16) -> Option<Refusal> {
+    /// Counts a call of queue_rq. Returns how it is refused, if it is. Allocates nothing and takes no
+    /// lock.
+    pub(super) fn refuse(&self, hctx: u16, tag: u16) -> Option<Refusal> {
         let hctx = usize::from(hctx);
-        let given_back = &self.given_back[hctx * usize::from(self.depth) + usize::from(tag)];
-        if !self.faults.strike() {
-            given_back.store(false, Relaxed);
+        let requeued = &self.requeued[hctx * usize::from(self.depth) + usize::from(tag)];
+        if !self.faults.should_fail() {
+            requeued.store(false, Relaxed);
             return None;
         }
-        if !self.turns[hctx].fetch_not(Relaxed) {
+        if !self.requeues_next[hctx].fetch_not(Relaxed) {
             return Some(Refusal::Resource);
         }
-        Some(Refusal::Requeue(match given_back.swap(true, Relaxed) {
+        Some(Refusal::Requeue(match requeued.swap(true, Relaxed) {
             false => Duration::ZERO,
             true => KICK_DELAY,
         }))
@@ -198,25 +198,25 @@ impl Requeues {
 mod tests {
     use super::*;
 
-    fn struck(attr: &str, calls: usize) -> Vec<usize> {
+    fn failing(attr: &str, calls: usize) -> Vec<usize> {
         let faults = Faults::new(Some(attr.parse().expect(attr)));
-        (0..calls).filter(|_| faults.strike()).collect()
+        (0..calls).filter(|_| faults.should_fail()).collect()
     }
 
     #[test]
     fn e16_interval_space_and_times_are_exact() {
-        assert_eq!(struck("3,100,0,-1", 9), [2, 5, 8]);
-        assert_eq!(struck("3,100,0,2", 100), [2, 5]);
-        assert_eq!(struck("1,100,4,3", 100), [4, 5, 6]);
-        assert_eq!(struck("2,100,5,-1", 12), [6, 8, 10]);
-        assert!(struck("1,0,0,-1", 100).is_empty());
-        assert!(struck("1,100,0,0", 100).is_empty());
+        assert_eq!(failing("3,100,0,-1", 9), [2, 5, 8]);
+        assert_eq!(failing("3,100,0,2", 100), [2, 5]);
+        assert_eq!(failing("1,100,4,3", 100), [4, 5, 6]);
+        assert_eq!(failing("2,100,5,-1", 12), [6, 8, 10]);
+        assert!(failing("1,0,0,-1", 100).is_empty());
+        assert!(failing("1,100,0,0", 100).is_empty());
     }
 
     #[test]
     fn e16_the_probability_is_met_nearly() {
         for per_cent in [1, 10, 50, 90] {
-            let found = struck(&format!("1,{per_cent},0,-1"), 100_000).len();
+            let found = failing(&format!("1,{per_cent},0,-1"), 100_000).len();
             let wanted = per_cent * 1000;
             assert!(found.abs_diff(wanted) < 1000, "{per_cent} %: {found}");
         }
@@ -226,7 +226,7 @@ mod tests {
     fn e05_each_hardware_queue_has_turns_of_its_own() {
         let requeues = Requeues::new(Some("1,100,0,1000".parse().expect("a form")), 2, 4);
         let calls = [0, 0, 1, 0].into_iter().zip(0..4);
-        let order = calls.map(|(hctx, tag)| requeues.refuse(hctx, tag).expect("struck"));
+        let order = calls.map(|(hctx, tag)| requeues.refuse(hctx, tag).expect("it fails"));
         use Refusal::{Requeue, Resource};
         let at_once = Requeue(Duration::ZERO);
         let wanted = [Resource, at_once, Resource, Resource];
@@ -271,7 +271,7 @@ mod tests {
             );
         }
         let for_ever: FaultAttr = "1,100,5,-1".parse().expect("a form");
-        assert!(for_ever.strikes_for_ever());
+        assert!(for_ever.fails_always());
         let attr: FaultAttr = "7,50,3,-1".parse().expect("a form");
         assert_eq!(attr.to_string(), "7,50,3,-1");
     }
