@@ -5,9 +5,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use ublk_ramdisk::config::size::size as size_of;
 use ublk_ramdisk::mq::Source;
 use ublk_ramdisk::pressure::{Injection, PsiTrigger};
+use ublk_ramdisk::units::size as size_of;
 
 use crate::matrix::{bad, BadMatrix, Job};
 

@@ -14,8 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
 
-use crate::config::space::SpaceConfig;
-use crate::config::space_changes::SpaceChanges;
+use crate::config::space::{MemoryOptions, SpaceConfig};
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::{
@@ -57,8 +56,8 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
     space.fits(config.size, buffers(config), memory::cgroup_max())?;
     let fresh = FreshBacking::of(config);
     let store = match &config.backing {
-        Backing::Memfd => Store::anonymous(config.size, config.huge_pages)?,
-        Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages)?,
+        Backing::Memfd => Store::anonymous(config.size, config.huge_pages())?,
+        Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages())?,
         Backing::Hugetlb => Store::hugetlb(config.size)?,
     };
     let prepared = prepare(&store, config).map(|()| store);
@@ -130,15 +129,15 @@ fn preallocate(store: &Store) -> Result<(), Failure> {
         .map_err(|error| refused(&format_args!(": {error}")))
 }
 
-/// The rules for a disk's memory that come of `changes`, judged as those of `config` were. They
+/// The rules for a disk's memory that come of `options`, judged as those of `config` were. They
 /// hold once [`set_memory`] is told.
 pub fn changed_memory(
     config: &DeviceConfig,
     disk: &Ramdisk,
-    changes: &SpaceChanges,
+    options: &MemoryOptions,
 ) -> Result<SpaceConfig, Failure> {
     let size = disk.store().size();
-    let new = changes.applied_to(&config.space, size, &config.backing)?;
+    let new = options.applied_to(&config.space, size, &config.backing)?;
     if new.memory_limit != config.space.memory_limit {
         new.fits(size, buffers(config), memory::cgroup_max())?;
     }

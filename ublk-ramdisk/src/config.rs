@@ -1,30 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Config: what was checked.
+//! Config: the options of a device, from the command line to the driver.
 //!
 //! Owns the rules a device must keep before anything is created: every number the kernel or the
 //! store would refuse is refused here, with the value and the accepted range. Pure: facts about
-//! the machine come in as [`Surroundings`]. The command line (`cli.rs`) hands in what was typed as
-//! a [`DeviceRequest`]; `ublk/device.rs` takes over with a [`DeviceConfig`].
+//! the machine come in as [`Surroundings`]. Each group of options is one struct: read by the
+//! command line, judged here, sent to a server, and in force.
 
-pub mod size;
+pub mod set;
 pub mod space;
-pub mod space_changes;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
-use crate::mq::TIMED_OF;
-use crate::pressure::Settings;
-use crate::tuning::KblockdFlags;
-use space::{SpaceConfig, SpaceRequest};
+use crate::mq::{LEAST_TIMED_OF, TIMED_OF};
+use crate::pressure::{PressureOptions, Settings};
+use crate::study_options::KblockdFlags;
+use crate::units::{number, on_or_off, size, whole_seconds};
+use space::{NewMemoryOptions, SpaceConfig};
 
-/// Most hardware queues of one ublk device, and most tags of one queue.
-pub const MAX_QUEUES: u64 = 4096;
-/// Most tags of one queue.
-pub const MAX_DEPTH: u64 = 4096;
 /// Largest I/O buffer of one request, in bytes.
 pub const MAX_IO_BUFFER: u64 = 32 << 20;
 /// Largest physical block size, in bytes.
@@ -82,55 +80,114 @@ impl fmt::Display for Backing {
     }
 }
 
-/// A device as asked for: numbers are read, but not yet judged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceRequest {
-    /// Wanted id, or the first free one.
-    pub id: Option<u64>,
-    /// Size in bytes; may be left out where the backing file has one.
-    pub size: Option<u64>,
-    /// Hardware queues.
-    pub queues: u64,
-    /// Tags per queue.
-    pub depth: u64,
-    /// Logical block size in bytes.
-    pub block_size: u64,
-    /// Physical block size in bytes.
-    pub physical_block_size: u64,
-    /// Largest request in bytes.
-    pub io_buffer: u64,
-    /// Refuse writes.
-    pub read_only: bool,
-    /// Announce a spinning disk.
-    pub rotational: bool,
-    /// Announce a volatile write cache, so that FLUSH and FUA arrive.
-    pub volatile_cache: bool,
-    /// Let the kernel look for a partition table.
-    pub partition_scan: bool,
-    /// Wanted data path; none means the best one the kernel has.
-    pub data_path: Option<DataPath>,
-    /// Where the bytes live.
-    pub backing: Backing,
-    /// Transparent huge pages; none means the default, on.
-    pub huge_pages: Option<bool>,
-    /// What refuses, slows down or fails requests.
-    pub pressure: Settings,
-    /// Seconds until a request that the driver keeps counts as late.
-    pub timeout: u64,
-    /// How its memory is made, limited and taken back.
-    pub space: SpaceRequest,
-    /// kblockd's flags.
-    pub kblockd_flags: KblockdFlags,
-    /// Of so many requests one is timed, 0 for none.
-    pub latency_sample: u32,
+/// Facts of the machine the rules depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Size of a page, in bytes.
+    pub page_size: u64,
+    /// Length of the backing file, where it is named and exists.
+    pub backing_length: Option<u64>,
 }
 
-impl Default for DeviceRequest {
+/// A device: the options of `add`, which `sim` shares. [`DeviceConfig::checked`] judges them.
+#[derive(Args, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceConfig {
+    /// Number N of /dev/ublkbN, 0 to 1048575 [default: the first free one]
+    #[arg(short = 'n', long, value_name = "N", value_parser = number::<u32>(0, MAX_ID),
+        allow_hyphen_values = true)]
+    pub id: Option<u32>,
+    /// Size of the disk, a multiple of the block size, such as 512M or 1.5G
+    ///
+    /// Memory is taken as it is written, not in advance (but see --backing hugetlb). May be left
+    /// out when --backing names an existing file: its length is the size.
+    #[arg(short, long, value_name = "SIZE", default_value = "0", hide_default_value = true,
+        value_parser = size, allow_hyphen_values = true)]
+    pub size: u64,
+    /// Hardware queues, 1 to 4096, each served by a thread of its own
+    ///
+    /// The kernel lowers the number to its CPUs; that is said on standard error.
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = number::<u16>(1, 4096),
+        allow_hyphen_values = true)]
+    pub queues: u16,
+    /// Requests in flight per queue, 1 to 4096
+    #[arg(short, long, value_name = "N", default_value_t = 128,
+        value_parser = number::<u16>(1, 4096), allow_hyphen_values = true)]
+    pub depth: u16,
+    /// Logical block size: 512, 1024, 2048 or 4096 bytes
+    #[arg(long, value_name = "SIZE", default_value = "512", value_parser = block_size,
+        allow_hyphen_values = true)]
+    pub block_size: u32,
+    /// Physical block size, a power of two from the logical one to 256M
+    #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = physical_block_size,
+        allow_hyphen_values = true)]
+    pub physical_block_size: u32,
+    /// Largest single request, whole pages up to 32M
+    #[arg(long, value_name = "SIZE", default_value = "512K", value_parser = io_buffer,
+        allow_hyphen_values = true)]
+    pub io_buffer: u32,
+    /// Refuse every write
+    #[arg(long)]
+    pub read_only: bool,
+    /// Announce a spinning disk; changes a flag in sysfs and nothing else
+    #[arg(long)]
+    pub rotational: bool,
+    /// Announce a volatile write cache, so that flushes reach the server
+    #[arg(long)]
+    pub volatile_cache: bool,
+    /// Do not look for a partition table
+    ///
+    /// Kernels before 7.0 look all the same.
+    #[arg(long = "no-partition-scan", action = ArgAction::SetFalse)]
+    pub partition_scan: bool,
+    /// How data travels between kernel and disk memory: auto, batch, user-copy or buffer
+    ///
+    /// batch: batched commands, and copies by the server (Linux 7.0). user-copy: one command per
+    /// request, and copies by the server (Linux 6.5). buffer: one command per request; the kernel
+    /// copies to a buffer, the server copies on. A path that is asked for by name and not there
+    /// ends with status 3; `auto` takes the best one there is. `features` shows what this kernel
+    /// offers.
+    #[arg(long, value_name = "PATH", default_value = "auto", value_parser = data_path)]
+    pub data_path: ::std::option::Option<DataPath>,
+    /// Where the contents live: memfd, tmpfs:PATH or hugetlb
+    ///
+    /// memfd: anonymous memory. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
+    /// not exist (and then --size is needed), else opened with its contents; it is kept when the
+    /// disk is deleted. hugetlb: 2 MiB pages from the kernel's pool (vm.nr_hugepages), all
+    /// reserved at once unless --memory-limit allows fewer, and made as they are written; the size
+    /// must be a multiple of 2M.
+    #[arg(long, value_name = "KIND", default_value = "memfd")]
+    pub backing: Backing,
+    /// Transparent huge pages for memfd and tmpfs [default: on]
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    pub thp: Option<bool>,
+    /// Time until a request that the driver keeps counts as late, 1s to 1h
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout,
+        allow_hyphen_values = true)]
+    pub timeout: u32,
+    /// Flags of the workqueue that tries refused requests again; for studies
+    #[arg(long, value_name = "FLAGS", default_value_t, hide = true)]
+    pub kblockd_flags: KblockdFlags,
+    /// Time one of N requests, for the latencies in `stats`: a power of two up to 65536; `off` for none
+    ///
+    /// A request that is timed costs two looks at the clock; those that are not are counted all the
+    /// same.
+    #[arg(long, value_name = "N|off", default_value_t = TIMED_OF, value_parser = latency_sample,
+        allow_hyphen_values = true, help_heading = "Seeing it")]
+    pub latency_sample: u32,
+    /// What refuses, slows down or fails requests.
+    #[arg(skip)]
+    pub pressure: Settings,
+    /// How its memory is made, limited and taken back.
+    #[arg(skip)]
+    pub space: SpaceConfig,
+}
+
+impl Default for DeviceConfig {
     /// The defaults of the command line, with no size.
     fn default() -> Self {
-        DeviceRequest {
+        DeviceConfig {
             id: None,
-            size: None,
+            size: 0,
             queues: 1,
             depth: 128,
             block_size: 512,
@@ -142,162 +199,159 @@ impl Default for DeviceRequest {
             partition_scan: true,
             data_path: None,
             backing: Backing::Memfd,
-            huge_pages: None,
-            pressure: Settings::default(),
+            thp: None,
             timeout: 30,
-            space: SpaceRequest::default(),
             kblockd_flags: KblockdFlags::default(),
             latency_sample: TIMED_OF,
+            pressure: Settings::default(),
+            space: SpaceConfig::default(),
         }
     }
 }
 
-/// Facts of the machine the rules depend on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Surroundings {
-    /// Size of a page, in bytes.
-    pub page_size: u64,
-    /// Length of the backing file, where it is named and exists.
-    pub backing_length: Option<u64>,
+fn block_size(text: &str) -> Result<u32, String> {
+    match size(text)? {
+        bytes @ (512 | 1024 | 2048 | 4096) => Ok(bytes as u32),
+        _ => Err("expected 512, 1024, 2048 or 4096".to_owned()),
+    }
 }
 
-/// A device whose every number has been checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceConfig {
-    /// Wanted id, or the first free one.
-    pub id: Option<u32>,
-    /// Size in bytes, a multiple of the block size.
-    pub size: u64,
-    /// Hardware queues; the kernel may lower the number to its CPUs.
-    pub queues: u16,
-    /// Tags per queue.
-    pub depth: u16,
-    /// Logical block size in bytes.
-    pub block_size: u32,
-    /// Physical block size in bytes.
-    pub physical_block_size: u32,
-    /// Largest request in bytes, a multiple of the page size.
-    pub io_buffer: u32,
-    /// Refuse writes.
-    pub read_only: bool,
-    /// Announce a spinning disk.
-    pub rotational: bool,
-    /// Announce a volatile write cache, so that FLUSH and FUA arrive.
-    pub volatile_cache: bool,
-    /// Let the kernel look for a partition table.
-    pub partition_scan: bool,
-    /// Wanted data path; none means the best one the kernel has.
-    pub data_path: Option<DataPath>,
-    /// Where the bytes live.
-    pub backing: Backing,
-    /// Transparent huge pages, where the backing can have them.
-    pub huge_pages: bool,
-    /// What refuses, slows down or fails requests.
-    pub pressure: Settings,
-    /// Seconds until a request that the driver keeps counts as late.
-    pub timeout: u32,
-    /// How its memory is made, limited and taken back.
-    #[serde(default)]
-    pub space: SpaceConfig,
-    /// kblockd's flags.
-    pub kblockd_flags: KblockdFlags,
-    /// Of so many requests one is timed, 0 for none.
-    pub latency_sample: u32,
+fn physical_block_size(text: &str) -> Result<u32, String> {
+    match size(text)? {
+        bytes if bytes.is_power_of_two() && bytes <= MAX_PHYSICAL_BLOCK => Ok(bytes as u32),
+        _ => Err("expected a power of two up to 256M".to_owned()),
+    }
+}
+
+fn io_buffer(text: &str) -> Result<u32, String> {
+    match size(text)? {
+        bytes @ 1..=MAX_IO_BUFFER => Ok(bytes as u32),
+        _ => Err("expected whole pages, up to 32M".to_owned()),
+    }
+}
+
+fn data_path(text: &str) -> Result<Option<DataPath>, String> {
+    match text {
+        "auto" => Ok(None),
+        "batch" => Ok(Some(DataPath::Batch)),
+        "user-copy" => Ok(Some(DataPath::UserCopy)),
+        "buffer" => Ok(Some(DataPath::Buffer)),
+        "plain" => Err("plain is called buffer".to_owned()),
+        "get-data" => Err("get-data is gone, use user-copy".to_owned()),
+        _ => Err("expected auto, batch, user-copy or buffer".to_owned()),
+    }
+}
+
+fn timeout(text: &str) -> Result<u32, String> {
+    match whole_seconds(text)? {
+        seconds @ 1..=MAX_TIMEOUT => Ok(seconds as u32),
+        _ => Err(format!("expected 1s to {MAX_TIMEOUT}s")),
+    }
+}
+
+/// Reads `--latency-sample`; 0 stands for off.
+pub fn latency_sample(text: &str) -> Result<u32, String> {
+    if text == "off" {
+        return Ok(0);
+    }
+    number(0, LEAST_TIMED_OF.into())(text)
+        .ok()
+        .filter(|&of: &u32| of == 0 || of.is_power_of_two())
+        .ok_or_else(|| {
+            format!("expected a power of two up to {LEAST_TIMED_OF}, 1 for every request, or off")
+        })
+}
+
+impl FromStr for Backing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "memfd" => Ok(Backing::Memfd),
+            None if text == "hugetlb" => Ok(Backing::Hugetlb),
+            Some(("tmpfs", path)) if !path.is_empty() => Ok(Backing::Tmpfs(path.into())),
+            _ => Err("expected memfd, tmpfs:PATH or hugetlb".to_owned()),
+        }
+    }
 }
 
 impl DeviceConfig {
-    /// Judges what was asked for; the first rule broken names its option, value and range.
-    pub fn check(asked: DeviceRequest, around: Surroundings) -> Result<DeviceConfig, Failure> {
-        let id = match asked.id {
-            Some(id) => Some(in_range("--id", id, 0, MAX_ID)? as u32),
-            None => None,
-        };
-        let queues = in_range("--queues", asked.queues, 1, MAX_QUEUES)? as u16;
-        let depth = in_range("--depth", asked.depth, 1, MAX_DEPTH)? as u16;
-        let block_size = check_block_size(asked.block_size)?;
-        let physical_block_size =
-            check_physical_block_size(asked.physical_block_size, asked.block_size)?;
-        let io_buffer = check_io_buffer(asked.io_buffer, around.page_size)?;
-        let size = check_size(&asked, around)?;
-        let huge_pages = check_huge_pages(&asked)?;
-        check_pressure(&asked.pressure)?;
-        let timeout = in_range("--timeout", asked.timeout, 1, MAX_TIMEOUT)? as u32;
-        let space = SpaceConfig::check(&asked.space, size, &asked.backing)?;
+    /// Judges what was asked for as a whole; the first rule broken names its options and values.
+    pub fn checked(
+        self,
+        memory: &NewMemoryOptions,
+        pressure: &PressureOptions,
+        around: Surroundings,
+    ) -> Result<DeviceConfig, Failure> {
+        self.check_blocks(around.page_size)?;
+        if self.backing == Backing::Hugetlb && self.thp == Some(true) {
+            return Err(Failure::usage(
+                "--thp on contradicts --backing hugetlb, whose pages are explicit ones",
+            ));
+        }
+        let size = self.checked_size(around)?;
+        let space = SpaceConfig::check(memory, size, &self.backing)?;
+        let pressure = pressure.applied_to(&Settings::default());
+        check_pressure(&pressure)?;
         Ok(DeviceConfig {
-            id,
             size,
-            queues,
-            depth,
-            block_size,
-            physical_block_size,
-            io_buffer,
-            read_only: asked.read_only,
-            rotational: asked.rotational,
-            volatile_cache: asked.volatile_cache,
-            partition_scan: asked.partition_scan,
-            data_path: asked.data_path,
-            backing: asked.backing,
-            huge_pages,
-            pressure: asked.pressure,
-            timeout,
+            pressure,
             space,
-            kblockd_flags: asked.kblockd_flags,
-            latency_sample: asked.latency_sample,
+            ..self
         })
     }
-}
 
-fn in_range(option: &str, value: u64, least: u64, most: u64) -> Result<u64, Failure> {
-    if (least..=most).contains(&value) {
-        Ok(value)
-    } else {
-        Err(Failure::usage(format!(
-            "{option} {value} is outside {least}..={most}"
-        )))
+    /// Are transparent huge pages wanted, where the backing can have them?
+    pub fn huge_pages(&self) -> bool {
+        self.thp.unwrap_or(self.backing != Backing::Hugetlb)
     }
-}
 
-fn check_block_size(bytes: u64) -> Result<u32, Failure> {
-    if bytes.is_power_of_two() && (512..=4096).contains(&bytes) {
-        Ok(bytes as u32)
-    } else {
-        Err(Failure::usage(format!(
-            "--block-size {bytes} is none of 512, 1024, 2048, 4096"
-        )))
+    fn check_blocks(&self, page: u64) -> Result<(), Failure> {
+        if self.physical_block_size < self.block_size {
+            return Err(Failure::usage(format!(
+                "--physical-block-size {} is smaller than --block-size {}",
+                self.physical_block_size, self.block_size
+            )));
+        }
+        if !u64::from(self.io_buffer).is_multiple_of(page) {
+            return Err(Failure::usage(format!(
+                "--io-buffer {} is not a multiple of the page size, {page} bytes",
+                self.io_buffer
+            )));
+        }
+        Ok(())
     }
-}
 
-fn check_physical_block_size(bytes: u64, logical: u64) -> Result<u32, Failure> {
-    if bytes < logical {
-        return Err(Failure::usage(format!(
-            "--physical-block-size {bytes} is smaller than --block-size {logical}"
-        )));
+    fn checked_size(&self, around: Surroundings) -> Result<u64, Failure> {
+        let size = match (self.size, around.backing_length) {
+            (0, Some(length)) => length,
+            (0, None) => {
+                return Err(Failure::usage(
+                    "--size is missing, or 0: give the size of the disk, such as --size 1G",
+                ))
+            }
+            (size, Some(length)) if size != length => {
+                return Err(Failure::usage(format!(
+                    "--size {size} differs from the length of {}, {length} bytes; leave --size out \
+                     to use the file as it is",
+                    self.backing
+                )))
+            }
+            (size, _) => size,
+        };
+        let named = match self.size {
+            0 => format!("the length of {},", self.backing),
+            _ => "--size".to_owned(),
+        };
+        check_bytes(&named, size, self.block_size.into())?;
+        if self.backing == Backing::Hugetlb && !size.is_multiple_of(HUGE_PAGE) {
+            return Err(Failure::usage(format!(
+                "--size {size} is not a multiple of {HUGE_PAGE} bytes (2 MiB), as --backing \
+                 hugetlb needs"
+            )));
+        }
+        Ok(size)
     }
-    if bytes > MAX_PHYSICAL_BLOCK {
-        return Err(Failure::usage(format!(
-            "--physical-block-size {bytes} is larger than {MAX_PHYSICAL_BLOCK} (256 MiB)"
-        )));
-    }
-    if !bytes.is_power_of_two() {
-        return Err(Failure::usage(format!(
-            "--physical-block-size {bytes} is not a power of two"
-        )));
-    }
-    Ok(bytes as u32)
-}
-
-fn check_io_buffer(bytes: u64, page: u64) -> Result<u32, Failure> {
-    if !(page..=MAX_IO_BUFFER).contains(&bytes) {
-        return Err(Failure::usage(format!(
-            "--io-buffer {bytes} is outside {page}..={MAX_IO_BUFFER} bytes (one page to 32 MiB)"
-        )));
-    }
-    if !bytes.is_multiple_of(page) {
-        return Err(Failure::usage(format!(
-            "--io-buffer {bytes} is not a multiple of the page size, {page} bytes"
-        )));
-    }
-    Ok(bytes as u32)
 }
 
 /// Asked by `add` and by `resize`: may a disk of this block size have this many bytes?
@@ -320,47 +374,8 @@ pub fn check_bytes(option: &str, bytes: u64, block_size: u64) -> Result<u64, Fai
     Ok(bytes)
 }
 
-fn check_size(asked: &DeviceRequest, around: Surroundings) -> Result<u64, Failure> {
-    let size = match (asked.size, around.backing_length) {
-        (Some(size), Some(length)) if size != length => {
-            return Err(Failure::usage(format!(
-                "--size {size} differs from the length of {}, {length} bytes; leave --size out to \
-                 use the file as it is",
-                asked.backing
-            )))
-        }
-        (Some(size), _) => size,
-        (None, Some(length)) => length,
-        (None, None) => {
-            return Err(Failure::usage(
-                "--size is missing: give the size of the disk, such as --size 1G",
-            ))
-        }
-    };
-    let named = if asked.size.is_some() {
-        "--size".to_owned()
-    } else {
-        format!("the length of {},", asked.backing)
-    };
-    check_bytes(&named, size, asked.block_size)?;
-    if asked.backing == Backing::Hugetlb && !size.is_multiple_of(HUGE_PAGE) {
-        return Err(Failure::usage(format!(
-            "--size {size} is not a multiple of {HUGE_PAGE} bytes (2 MiB), as --backing hugetlb \
-             needs"
-        )));
-    }
-    Ok(size)
-}
-
-/// Asked by `add`, `set` and the server: can there be such pressure?
+/// Can there be such pressure? Asked by `add`, `set` and the server.
 pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
-    for (option, value) in [("--slots", settings.slots), ("--mbps", settings.mbps)] {
-        if value == Some(0) {
-            return Err(Failure::usage(format!(
-                "{option} 0: no request would ever be served; give 1 or more, or off"
-            )));
-        }
-    }
     if settings.delay_ns.is_some() && settings.timeout.is_some_and(|attr| attr.fails_always()) {
         return Err(Failure::usage(
             "--inject delay contradicts --inject timeout for every request: none would be left to \
@@ -368,16 +383,6 @@ pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-fn check_huge_pages(asked: &DeviceRequest) -> Result<bool, Failure> {
-    match (&asked.backing, asked.huge_pages) {
-        (Backing::Hugetlb, Some(true)) => Err(Failure::usage(
-            "--thp on contradicts --backing hugetlb, whose pages are explicit ones",
-        )),
-        (Backing::Hugetlb, _) => Ok(false),
-        (_, choice) => Ok(choice.unwrap_or(true)),
-    }
 }
 
 #[cfg(test)]

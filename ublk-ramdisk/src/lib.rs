@@ -50,6 +50,10 @@ pub mod histogram;
 
 pub mod trace;
 
-pub mod tuning;
+#[cfg(not(loom))]
+pub mod study_options;
+
+#[cfg(not(loom))]
+pub mod units;
 
 pub mod sys;

@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{Backing, HUGE_PAGE};
 use crate::error::Failure;
 use crate::ramdisk::space::SpaceOptions;
 use crate::ramdisk::{Patience, DEFAULT_PATIENCE};
+use crate::units::{or_off, size, whole_seconds, OrOff};
 
 /// Linux reports tasks that hang for longer than this many seconds (E26).
 pub const HUNG_TASK: u64 = 120;
@@ -29,26 +31,67 @@ pub enum Reclaim {
 }
 
 /// What a user is told who asks for compression.
-pub const NO_COMPRESSION: &str =
+const NO_COMPRESSION: &str =
     "compression was removed: use the kernel's zram for a compressed RAM disk";
 
-/// As asked for: numbers are read, but not yet judged.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SpaceRequest {
-    /// Bytes the disk may use; 0 and none for no limit.
-    pub memory_limit: Option<u64>,
-    /// All memory is made before the disk is there.
-    pub preallocate: bool,
-    /// Seconds that requests wait; 0 for ever.
-    pub no_space_timeout: Option<u64>,
-    /// They do not wait.
+/// The rules for a disk's memory that can be changed while it lives: typed at `add`, `set` and `sim`.
+/// What is none stays as it is.
+#[derive(Args, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryOptions {
+    /// Memory the disk may use, its tables included; `off` for no limit
+    ///
+    /// A disk may be larger than its limit. A write that would need more waits, while reads,
+    /// overwrites, discards and flushes go on; see --no-space-timeout for how long. A lower limit of
+    /// a running disk takes nothing away; with a higher one, writes that wait go on.
+    #[arg(long, value_name = "SIZE|off", value_parser = or_off(size), allow_hyphen_values = true)]
+    pub memory_limit: Option<OrOff<u64>>,
+    /// How long writes wait when there is no memory and nothing can be freed; `off` for ever
+    /// [default: 60s]
+    ///
+    /// After that they end with "No space left on device", and so do new ones at once, until
+    /// memory is free again. Changed on a running disk, it counts from when memory ran out. More
+    /// than 120s needs --force: Linux reports tasks that hang so long.
+    #[arg(long, value_name = "TIME|off", value_parser = or_off(whole_seconds),
+        allow_hyphen_values = true)]
+    pub no_space_timeout: Option<OrOff<u64>>,
+    /// Do not let writes wait when there is no memory: end them with "No space left on device"
+    #[arg(long)]
     pub error_if_no_space: bool,
-    /// What is taken back.
+    /// What is taken back when memory is short: pages that hold only zeros (zero), or nothing (off)
+    /// [default: zero; off with --preallocate]
+    #[arg(long, value_name = "WHAT", value_parser = reclaim)]
     pub reclaim: Option<Reclaim>,
-    /// Seconds between two looks beside those when memory is short.
-    pub reclaim_every: Option<u64>,
-    /// A longer wait than [`HUNG_TASK`] is meant.
+    /// Accept a --no-space-timeout above 120s
+    #[arg(long)]
     pub force: bool,
+}
+
+/// The rules for a new disk's memory.
+#[derive(Args, Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewMemoryOptions {
+    /// Those that can be changed later.
+    #[command(flatten)]
+    pub rules: MemoryOptions,
+    /// Take all memory of the disk before it is there
+    ///
+    /// Otherwise the first write to a page waits until the page has been made.
+    #[arg(long)]
+    pub preallocate: bool,
+    /// Look for what --reclaim says at this interval too, not only when memory is short
+    ///
+    /// Each look reads all memory of the disk.
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds, allow_hyphen_values = true)]
+    pub reclaim_every: Option<u64>,
+}
+
+fn reclaim(text: &str) -> Result<Reclaim, String> {
+    match text {
+        "off" => Ok(Reclaim::Off),
+        "zero" => Ok(Reclaim::Zero),
+        "compress" => Err(NO_COMPRESSION.to_owned()),
+        _ => Err("expected zero or off".to_owned()),
+    }
 }
 
 /// Checked.
@@ -86,30 +129,6 @@ fn default_timeout() -> Option<u64> {
     }
 }
 
-/// Seconds of `--no-space-timeout` and the flag beside it, judged (E22, E26).
-pub fn check_timeout(
-    timeout: Option<u64>,
-    error_if_no_space: bool,
-    force: bool,
-) -> Result<Option<u64>, Failure> {
-    match (timeout, error_if_no_space) {
-        (Some(seconds), true) => Err(Failure::usage(format!(
-            "--no-space-timeout {seconds} contradicts --error-if-no-space, which does not wait"
-        ))),
-        (None, true) => Ok(Some(0)),
-        (Some(seconds), false) if seconds > LONGEST => Err(Failure::usage(format!(
-            "--no-space-timeout {seconds} is more than a year; give 0 to wait for ever"
-        ))),
-        (Some(seconds), false) if seconds > HUNG_TASK && !force => Err(Failure::usage(format!(
-            "--no-space-timeout {seconds} is more than {HUNG_TASK} seconds, after which Linux \
-             reports tasks as hung; give --force if that is meant"
-        ))),
-        (Some(0), false) => Ok(None),
-        (Some(seconds), false) => Ok(Some(seconds)),
-        (None, false) => Ok(default_timeout()),
-    }
-}
-
 /// The patience that a checked number of seconds stands for.
 pub fn patience(no_space_timeout: Option<u64>) -> Patience {
     no_space_timeout.map_or(Patience::Forever, |seconds| {
@@ -143,57 +162,95 @@ pub fn check_limit(limit: u64, size: u64, backing: &Backing) -> Result<u64, Fail
     Ok(if limit >= size { size + tables } else { limit })
 }
 
-impl SpaceConfig {
-    /// Judges what was asked for a disk of this size.
-    pub fn check(asked: &SpaceRequest, size: u64, backing: &Backing) -> Result<Self, Failure> {
-        let otherwise = match asked.preallocate {
-            true => Reclaim::Off,
-            false => Reclaim::Zero,
+fn contradicts_preallocate(option: &str) -> Failure {
+    Failure::usage(format!(
+        "{option} contradicts --preallocate, which takes all memory of the disk"
+    ))
+}
+
+impl MemoryOptions {
+    /// Judges what can be judged without the disk.
+    pub fn check(&self) -> Result<(), Failure> {
+        let Some(OrOff::To(seconds)) = self.no_space_timeout else {
+            return Ok(());
         };
-        let reclaim = asked.reclaim.unwrap_or(otherwise);
-        let limit = asked.memory_limit.unwrap_or(0);
-        let memory_limit = check_limit(limit, size, backing)?;
-        if asked.preallocate {
-            if memory_limit != 0 && memory_limit < size {
-                return Err(Failure::usage(format!(
-                    "--preallocate takes {size} bytes, which contradicts --memory-limit \
-                     {memory_limit}"
-                )));
-            }
-            if reclaim != Reclaim::Off || asked.reclaim_every.is_some() {
-                let other = match asked.reclaim_every {
-                    Some(_) => "--reclaim-every",
-                    None => "--reclaim zero",
-                };
-                return Err(Failure::usage(format!(
-                    "{other} contradicts --preallocate: it would give back what that takes"
-                )));
-            }
-        }
-        if asked.reclaim == Some(Reclaim::Off) && asked.reclaim_every.is_some() {
-            return Err(Failure::usage("--reclaim-every contradicts --reclaim off"));
-        }
-        if asked.reclaim_every == Some(0) {
-            return Err(Failure::usage(
-                "--reclaim-every 0: give a number of seconds, or leave it out",
+        let refused = |why: String| Err(Failure::usage(format!("--no-space-timeout {why}")));
+        if self.error_if_no_space {
+            return refused(format!(
+                "{seconds} contradicts --error-if-no-space, which does not wait"
             ));
         }
-        if let Some(seconds) = asked.reclaim_every.filter(|seconds| *seconds > LONGEST) {
+        if seconds > LONGEST {
+            return refused(format!(
+                "{seconds} is more than a year; give off to wait for ever"
+            ));
+        }
+        if seconds > HUNG_TASK && !self.force {
+            return refused(format!(
+                "{seconds} is more than {HUNG_TASK} seconds, after which Linux reports tasks as \
+                 hung; give --force if that is meant"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The rules that come of it for a disk of this size. Those of `config` hold until then.
+    pub fn applied_to(
+        &self,
+        config: &SpaceConfig,
+        size: u64,
+        backing: &Backing,
+    ) -> Result<SpaceConfig, Failure> {
+        self.check()?;
+        let mut new = config.clone();
+        if let Some(reclaim) = self.reclaim {
+            if config.preallocate && reclaim == Reclaim::Zero {
+                return Err(contradicts_preallocate("--reclaim zero"));
+            }
+            new.reclaim = reclaim;
+        }
+        if let Some(limit) = self.memory_limit {
+            new.memory_limit = check_limit(limit.value().unwrap_or(0), size, backing)?;
+            if config.preallocate && new.memory_limit != 0 && new.memory_limit < size {
+                let option = format!("--memory-limit {}", new.memory_limit);
+                return Err(contradicts_preallocate(&option));
+            }
+        }
+        match self.no_space_timeout {
+            _ if self.error_if_no_space => new.no_space_timeout = Some(0),
+            None => {}
+            Some(OrOff::Off | OrOff::To(0)) => new.no_space_timeout = None,
+            Some(OrOff::To(seconds)) => new.no_space_timeout = Some(seconds),
+        }
+        Ok(new)
+    }
+}
+
+impl SpaceConfig {
+    /// Judges what was asked for a new disk of this size.
+    pub fn check(asked: &NewMemoryOptions, size: u64, backing: &Backing) -> Result<Self, Failure> {
+        let every = asked.reclaim_every;
+        if asked.preallocate && every.is_some() {
+            return Err(contradicts_preallocate("--reclaim-every"));
+        }
+        if asked.rules.reclaim == Some(Reclaim::Off) && every.is_some() {
+            return Err(Failure::usage("--reclaim-every contradicts --reclaim off"));
+        }
+        if let Some(seconds) = every.filter(|seconds| !(1..=LONGEST).contains(seconds)) {
             return Err(Failure::usage(format!(
-                "--reclaim-every {seconds} is more than a year; leave it out"
+                "--reclaim-every {seconds} is outside 1..={LONGEST} seconds; leave it out"
             )));
         }
-        Ok(Self {
-            memory_limit,
+        let new = Self {
             preallocate: asked.preallocate,
-            no_space_timeout: check_timeout(
-                asked.no_space_timeout,
-                asked.error_if_no_space,
-                asked.force,
-            )?,
-            reclaim,
-            reclaim_every: asked.reclaim_every,
-        })
+            reclaim: match asked.preallocate {
+                true => Reclaim::Off,
+                false => Reclaim::Zero,
+            },
+            reclaim_every: every,
+            ..Self::default()
+        };
+        asked.rules.applied_to(&new, size, backing)
     }
 
     /// What the driver is made with.
@@ -233,13 +290,48 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn check(asked: &SpaceRequest) -> Result<SpaceConfig, Failure> {
+    fn check(asked: &NewMemoryOptions) -> Result<SpaceConfig, Failure> {
         SpaceConfig::check(asked, GIB, &Backing::Memfd)
     }
 
+    fn new(rules: MemoryOptions) -> NewMemoryOptions {
+        NewMemoryOptions {
+            rules,
+            ..NewMemoryOptions::default()
+        }
+    }
+
+    fn limit(bytes: u64) -> MemoryOptions {
+        MemoryOptions {
+            memory_limit: Some(OrOff::To(bytes)),
+            ..MemoryOptions::default()
+        }
+    }
+
+    fn timeout(seconds: u64) -> MemoryOptions {
+        MemoryOptions {
+            no_space_timeout: Some(OrOff::To(seconds)),
+            ..MemoryOptions::default()
+        }
+    }
+
+    fn reclaim(reclaim: Reclaim) -> MemoryOptions {
+        MemoryOptions {
+            reclaim: Some(reclaim),
+            ..MemoryOptions::default()
+        }
+    }
+
+    fn preallocated(rules: MemoryOptions) -> NewMemoryOptions {
+        NewMemoryOptions {
+            preallocate: true,
+            ..new(rules)
+        }
+    }
+
     #[track_caller]
-    fn refused(asked: &SpaceRequest, parts: &[&str]) {
-        let failure = check(asked).unwrap_err();
+    fn refused<T: std::fmt::Debug>(judged: Result<T, Failure>, parts: &[&str]) {
+        let failure = judged.unwrap_err();
         assert_eq!(failure.exit, Exit::Usage, "{failure}");
         for part in parts {
             assert!(failure.message.contains(part), "{part}: {failure}");
@@ -248,32 +340,24 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_a_config_without_them() {
-        assert_eq!(
-            check(&SpaceRequest::default()).unwrap(),
-            SpaceConfig::default()
-        );
-        assert_eq!(SpaceConfig::default().options(), SpaceOptions::default());
+        let config = check(&NewMemoryOptions::default()).unwrap();
+        assert_eq!(config, SpaceConfig::default());
+        assert_eq!(config.options(), SpaceOptions::default());
     }
 
     #[test]
     fn l1_a_limit_is_at_least_a_page_and_at_most_the_disk() {
-        let limit = |bytes| SpaceRequest {
-            memory_limit: Some(bytes),
-            ..SpaceRequest::default()
-        };
         let least = GIB / 1024 + 4096;
         for bytes in [1, 4096, least - 1] {
-            refused(
-                &limit(bytes),
-                &["--memory-limit", &bytes.to_string(), &least.to_string()],
-            );
+            let parts = ["--memory-limit", &bytes.to_string(), &least.to_string()];
+            refused(check(&new(limit(bytes))), &parts);
         }
-        assert_eq!(check(&limit(least)).unwrap().memory_limit, least);
-        assert_eq!(check(&limit(0)).unwrap().memory_limit, 0);
-        // All of it, and the tables.
+        let checked = |bytes| check(&new(limit(bytes))).unwrap().memory_limit;
+        assert_eq!((checked(least), checked(0)), (least, 0));
         assert_eq!(
-            check(&limit(5 * GIB)).unwrap().memory_limit,
-            GIB + GIB / 1024
+            checked(5 * GIB),
+            GIB + GIB / 1024,
+            "all of it, and the tables"
         );
         let huge = check_limit(GIB / 2, GIB, &Backing::Hugetlb).unwrap();
         assert_eq!(huge, GIB / 2);
@@ -282,70 +366,70 @@ mod tests {
 
     #[test]
     fn l1_what_contradicts_is_named_in_pairs() {
-        let base = SpaceRequest::default;
+        for (asked, other) in [
+            (preallocated(limit(GIB / 2)), "--memory-limit"),
+            (preallocated(reclaim(Reclaim::Zero)), "--reclaim zero"),
+            (
+                NewMemoryOptions {
+                    reclaim_every: Some(5),
+                    ..preallocated(MemoryOptions::default())
+                },
+                "--reclaim-every",
+            ),
+        ] {
+            refused(check(&asked), &["--preallocate", other]);
+        }
+        let every = |seconds, rules| NewMemoryOptions {
+            reclaim_every: Some(seconds),
+            ..new(rules)
+        };
+        let never = every(5, reclaim(Reclaim::Off));
+        refused(check(&never), &["--reclaim off", "--reclaim-every"]);
         refused(
-            &SpaceRequest {
-                preallocate: true,
-                memory_limit: Some(GIB / 2),
-                ..base()
-            },
-            &["--preallocate", "--memory-limit"],
-        );
-        refused(
-            &SpaceRequest {
-                preallocate: true,
-                reclaim: Some(Reclaim::Zero),
-                ..base()
-            },
-            &["--preallocate", "--reclaim zero"],
-        );
-        refused(
-            &SpaceRequest {
-                preallocate: true,
-                reclaim_every: Some(5),
-                ..base()
-            },
-            &["--preallocate", "--reclaim-every"],
-        );
-        refused(
-            &SpaceRequest {
-                reclaim: Some(Reclaim::Off),
-                reclaim_every: Some(5),
-                ..base()
-            },
-            &["--reclaim off", "--reclaim-every"],
-        );
-        refused(
-            &SpaceRequest {
-                no_space_timeout: Some(5),
-                error_if_no_space: true,
-                ..base()
-            },
-            &["--no-space-timeout", "--error-if-no-space"],
-        );
-        refused(
-            &SpaceRequest {
-                reclaim_every: Some(0),
-                ..base()
-            },
+            check(&every(0, MemoryOptions::default())),
             &["--reclaim-every 0"],
         );
+        let both = MemoryOptions {
+            error_if_no_space: true,
+            ..timeout(5)
+        };
+        refused(both.check(), &["--no-space-timeout", "--error-if-no-space"]);
     }
 
     #[test]
     fn e26_more_than_two_minutes_have_to_be_meant() {
-        assert_eq!(check_timeout(Some(120), false, false).unwrap(), Some(120));
-        let failure = check_timeout(Some(121), false, false).unwrap_err();
-        assert!(failure.message.contains("--force"), "{failure}");
-        assert_eq!(check_timeout(Some(121), false, true).unwrap(), Some(121));
-        assert!(check_timeout(Some(u64::MAX), false, true).is_err());
-        assert_eq!(
-            check_timeout(Some(0), false, false).unwrap(),
-            None,
-            "for ever"
-        );
-        assert_eq!(check_timeout(None, true, false).unwrap(), Some(0));
+        assert!(timeout(120).check().is_ok());
+        refused(timeout(121).check(), &["--force"]);
+        let forced = |seconds| MemoryOptions {
+            force: true,
+            ..timeout(seconds)
+        };
+        assert!(forced(121).check().is_ok());
+        refused(forced(u64::MAX).check(), &["a year"]);
         assert_eq!(patience(None), Patience::Forever);
+    }
+
+    #[test]
+    fn e06_options_keep_what_they_do_not_name() {
+        let config = SpaceConfig {
+            memory_limit: GIB / 2,
+            ..SpaceConfig::default()
+        };
+        let apply = |options: MemoryOptions| {
+            let new = options.applied_to(&config, GIB, &Backing::Memfd).unwrap();
+            (new.memory_limit, new.no_space_timeout)
+        };
+        let kept = config.no_space_timeout;
+        assert_eq!(apply(MemoryOptions::default()), (GIB / 2, kept));
+        assert_eq!(apply(timeout(5)), (GIB / 2, Some(5)));
+        assert_eq!(apply(timeout(0)), (GIB / 2, None), "for ever");
+        assert_eq!(apply(limit(0)), (0, kept));
+        let at_once = MemoryOptions {
+            memory_limit: Some(OrOff::Off),
+            error_if_no_space: true,
+            ..MemoryOptions::default()
+        };
+        assert_eq!(apply(at_once), (0, Some(0)));
     }
 
     #[test]

@@ -9,27 +9,35 @@ const AROUND: Surroundings = Surroundings {
     backing_length: None,
 };
 
-fn one_gib() -> DeviceRequest {
-    DeviceRequest {
-        size: Some(1 << 30),
-        ..DeviceRequest::default()
+fn sized(size: u64) -> DeviceConfig {
+    DeviceConfig {
+        size,
+        ..DeviceConfig::default()
     }
 }
 
-fn accepted(asked: DeviceRequest) -> DeviceConfig {
-    match DeviceConfig::check(asked, AROUND) {
+fn judged(asked: DeviceConfig, around: Surroundings) -> Result<DeviceConfig, Failure> {
+    asked.checked(
+        &NewMemoryOptions::default(),
+        &PressureOptions::default(),
+        around,
+    )
+}
+
+fn accepted(asked: DeviceConfig) -> DeviceConfig {
+    match judged(asked, AROUND) {
         Ok(config) => config,
         Err(failure) => panic!("refused: {failure}"),
     }
 }
 
 /// The request is refused as bad usage, in one line that holds every given word.
-fn refused(asked: DeviceRequest, words: &[&str]) {
+fn refused(asked: DeviceConfig, words: &[&str]) {
     refused_near(asked, AROUND, words);
 }
 
-fn refused_near(asked: DeviceRequest, around: Surroundings, words: &[&str]) {
-    let failure = DeviceConfig::check(asked, around).expect_err("accepted");
+fn refused_near(asked: DeviceConfig, around: Surroundings, words: &[&str]) {
+    let failure = judged(asked, around).expect_err("accepted");
     assert!(matches!(failure.exit, Exit::Usage), "{failure:?}");
     let line = failure.to_string();
     assert!(!line.contains('\n'), "{line:?}");
@@ -39,181 +47,100 @@ fn refused_near(asked: DeviceRequest, around: Surroundings, words: &[&str]) {
 }
 
 #[test]
-fn h1_defaults() {
-    let config = accepted(one_gib());
-    assert_eq!(config.block_size, 512);
-    assert_eq!(config.physical_block_size, 4096);
-    assert_eq!((config.queues, config.depth), (1, 128));
-    assert_eq!(config.io_buffer, 512 << 10);
-    assert_eq!(config.data_path, None);
-    assert!(config.huge_pages && config.partition_scan);
-    assert!(!config.volatile_cache && !config.read_only && !config.rotational);
-}
-
-#[test]
 fn l1_size_is_a_number_of_blocks() {
-    let sized = |size| DeviceRequest {
-        size: Some(size),
-        ..one_gib()
-    };
-    refused(sized(0), &["--size 0"]);
+    refused(sized(0), &["--size"]);
     refused(sized(513), &["--size 513", "512"]);
     refused(sized((1 << 63) + 512), &["--size", "2^63"]);
-    refused(
-        DeviceRequest {
-            size: Some(512),
-            block_size: 4096,
-            ..one_gib()
-        },
-        &["--size 512", "4096"],
-    );
+    let blocks_of_4k = DeviceConfig {
+        block_size: 4096,
+        ..sized(512)
+    };
+    refused(blocks_of_4k, &["--size 512", "4096"]);
     assert_eq!(accepted(sized(512)).size, 512);
     assert_eq!(accepted(sized(1 << 63)).size, 1 << 63);
 }
 
 #[test]
-fn l1_size_is_asked_for_when_no_file_has_one() {
-    refused(DeviceRequest::default(), &["--size"]);
+fn l1_values_are_judged_where_they_are_read() {
+    for bad in ["0", "256", "513", "3K", "8K"] {
+        assert!(block_size(bad).is_err(), "{bad}");
+    }
+    for bad in ["0", "12K", "512M"] {
+        assert!(physical_block_size(bad).is_err(), "{bad}");
+    }
+    for bad in ["0", "33M"] {
+        assert!(io_buffer(bad).is_err(), "{bad}");
+    }
+    for (text, of) in [("0", 0), ("off", 0), ("1", 1), ("16", 16), ("65536", 65536)] {
+        assert_eq!(latency_sample(text), Ok(of), "{text}");
+    }
+    for bad in ["", "-1", "3", "131072", "4294967296", "1/16", "on"] {
+        let why = latency_sample(bad).expect_err(bad);
+        assert!(why.contains("power of two up to 65536"), "{bad}: {why}");
+    }
+    for (bad, instead) in [
+        ("plain", "buffer"),
+        ("get-data", "user-copy"),
+        ("x", "batch"),
+    ] {
+        let why = data_path(bad).expect_err(bad);
+        assert!(why.contains(instead), "{why}");
+    }
 }
 
 #[test]
-fn l1_queues_and_depth_are_1_to_4096() {
-    for bad in [0, 4097, u64::MAX] {
-        refused(
-            DeviceRequest {
-                queues: bad,
-                ..one_gib()
-            },
-            &["--queues", &bad.to_string(), "1..=4096"],
-        );
-        refused(
-            DeviceRequest {
-                depth: bad,
-                ..one_gib()
-            },
-            &["--depth", &bad.to_string(), "1..=4096"],
-        );
-    }
-    let most = accepted(DeviceRequest {
-        queues: 4096,
-        depth: 4096,
-        ..one_gib()
-    });
-    assert_eq!((most.queues, most.depth), (4096, 4096));
-}
-
-#[test]
-fn l1_io_buffer_is_pages_up_to_32_mib() {
-    for bad in [0, 4095, 4097, (32 << 20) + 4096, u64::MAX] {
-        refused(
-            DeviceRequest {
-                io_buffer: bad,
-                ..one_gib()
-            },
-            &["--io-buffer", &bad.to_string()],
-        );
-    }
-    for good in [4096, 12288, 32 << 20] {
-        let config = accepted(DeviceRequest {
-            io_buffer: good,
-            ..one_gib()
-        });
-        assert_eq!(u64::from(config.io_buffer), good);
-    }
+fn l1_blocks_fit_into_each_other() {
+    let physical = |bytes| DeviceConfig {
+        block_size: 4096,
+        physical_block_size: bytes,
+        ..sized(1 << 30)
+    };
+    refused(
+        physical(512),
+        &["--physical-block-size 512", "--block-size 4096"],
+    );
+    assert_eq!(accepted(physical(256 << 20)).physical_block_size, 256 << 20);
+    let buffer = |bytes| DeviceConfig {
+        io_buffer: bytes,
+        ..sized(1 << 30)
+    };
+    refused(buffer(4097), &["--io-buffer 4097", "4096"]);
     let wide = Surroundings {
         page_size: 65536,
         ..AROUND
     };
-    refused_near(
-        DeviceRequest {
-            io_buffer: 4096,
-            ..one_gib()
-        },
-        wide,
-        &["65536"],
-    );
-}
-
-#[test]
-fn l1_block_sizes_are_powers_of_two_in_order() {
-    for bad in [0, 1, 256, 513, 3072, 8192] {
-        refused(
-            DeviceRequest {
-                block_size: bad,
-                ..one_gib()
-            },
-            &["--block-size", "4096"],
-        );
-    }
-    for (bad, word) in [
-        (512, "--block-size 4096"),
-        (12288, "power of two"),
-        (512 << 20, "256 MiB"),
-    ] {
-        refused(
-            DeviceRequest {
-                block_size: 4096,
-                physical_block_size: bad,
-                ..one_gib()
-            },
-            &["--physical-block-size", word],
-        );
-    }
-    let config = accepted(DeviceRequest {
-        physical_block_size: 256 << 20,
-        ..one_gib()
-    });
-    assert_eq!(config.physical_block_size, 256 << 20);
-}
-
-#[test]
-fn l1_id_has_twenty_bits() {
-    let named = |id| DeviceRequest {
-        id: Some(id),
-        ..one_gib()
-    };
-    refused(named(1 << 20), &["--id", "1048575"]);
-    assert_eq!(accepted(named((1 << 20) - 1)).id, Some((1 << 20) - 1));
+    refused_near(buffer(4096), wide, &["65536"]);
+    assert_eq!(accepted(buffer(12288)).io_buffer, 12288);
 }
 
 #[test]
 fn an_existing_file_gives_the_size() {
-    let asked = DeviceRequest {
+    let asked = |size| DeviceConfig {
         backing: Backing::Tmpfs("/dev/shm/disk".into()),
-        ..DeviceRequest::default()
+        ..sized(size)
     };
-    let found = Surroundings {
-        backing_length: Some(8 << 20),
+    let found = |length| Surroundings {
+        backing_length: Some(length),
         ..AROUND
     };
-    let config = DeviceConfig::check(asked.clone(), found).expect("accepted");
+    let config = judged(asked(0), found(8 << 20)).expect("accepted");
     assert_eq!(config.size, 8 << 20);
-    refused_near(
-        DeviceRequest {
-            size: Some(4 << 20),
-            ..asked.clone()
-        },
-        found,
-        &["--size 4194304", "8388608", "/dev/shm/disk"],
-    );
-    let odd = Surroundings {
-        backing_length: Some(1000),
-        ..AROUND
-    };
-    refused_near(asked, odd, &["/dev/shm/disk", "1000", "512"]);
+    let words = ["--size 4194304", "8388608", "/dev/shm/disk"];
+    refused_near(asked(4 << 20), found(8 << 20), &words);
+    refused_near(asked(0), found(1000), &["/dev/shm/disk", "1000", "512"]);
 }
 
 #[test]
 fn hugetlb_needs_whole_huge_pages() {
-    let asked = |size, huge_pages| DeviceRequest {
-        size: Some(size),
+    let asked = |size, thp| DeviceConfig {
         backing: Backing::Hugetlb,
-        huge_pages,
-        ..DeviceRequest::default()
+        thp,
+        ..sized(size)
     };
     refused(asked(3 << 20, None), &["2 MiB", "hugetlb"]);
     refused(asked(4 << 20, Some(true)), &["--thp", "hugetlb"]);
-    assert!(!accepted(asked(4 << 20, None)).huge_pages);
+    assert!(!accepted(asked(4 << 20, None)).huge_pages());
+    assert!(accepted(sized(4 << 20)).huge_pages());
 }
 
 #[test]
@@ -221,5 +148,6 @@ fn names_are_written_as_typed() {
     for path in [DataPath::Batch, DataPath::UserCopy, DataPath::Buffer] {
         let word = serde_json::to_string(&path).expect("a word");
         assert_eq!(word, format!("\"{path}\""));
+        assert_eq!(data_path(&path.to_string()), Ok(Some(path)));
     }
 }

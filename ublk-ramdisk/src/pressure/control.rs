@@ -11,7 +11,7 @@ use super::delay::DelayLine;
 use super::psi_monitor::Monitor;
 use super::throttle::Throttle;
 use super::timers::TimerContext;
-use super::{Changes, Pressured, PsiError, PsiTrigger, Settings};
+use super::{PressureOptions, Pressured, PsiError, PsiTrigger, Settings};
 use crate::mq::{Disk, Queue};
 
 /// Runs the timers of pressure, on a workqueue of their own (kblockd must not carry them, D2), and the
@@ -73,10 +73,10 @@ impl Control {
     pub fn apply<D: Disk + 'static>(
         &self,
         driver: &Arc<Pressured<D>>,
-        changes: &Changes,
+        options: &PressureOptions,
     ) -> Result<Settings, PsiError> {
         let old = driver.settings();
-        let new = changes.applied_to(&old);
+        let new = options.applied_to(&old);
         if new.psi != old.psi {
             if let Err(error) = self.listen(driver, new.psi.as_ref()) {
                 // The former trigger again.
@@ -85,7 +85,7 @@ impl Control {
             }
         }
         driver.put_in_force(&new, Some(&self.queue));
-        driver.restart_faults(changes);
+        driver.restart_faults(options);
         Ok(new)
     }
 

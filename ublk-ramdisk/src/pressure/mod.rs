@@ -52,7 +52,7 @@ pub use faults::FaultAttr;
 use faults::{Faults, Refusal, Requeues};
 use psi::Psi;
 pub use psi_monitor::{PsiError, PsiScope, PsiTrigger};
-pub use settings::{injections, Change, Changes, Injection, Settings};
+pub use settings::{Injection, Injections, PressureOptions, Settings};
 use slots::Slots;
 use throttle::Throttle;
 
@@ -177,10 +177,10 @@ impl<D: Disk> Pressured<D> {
         }
     }
 
-    /// Has the faults that `changes` names count from the beginning, even if they are the same as
+    /// Has the faults that `options` names count from the beginning, even if they are the same as
     /// before.
-    fn restart_faults(&self, changes: &Changes) {
-        for injection in &changes.inject {
+    fn restart_faults(&self, options: &PressureOptions) {
+        for injection in options.injections() {
             match injection {
                 Injection::Requeue(attr) => self.requeues.set(*attr),
                 Injection::Timeout(attr) => self.timeouts.set(*attr),

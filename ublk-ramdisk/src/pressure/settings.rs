@@ -3,10 +3,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{BadBlocks, FaultAttr, PsiTrigger};
+use crate::units::{self, number, or_off, OrOff, Time};
 
 /// The pressure on a disk. What is none is not in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,29 +31,6 @@ pub struct Settings {
     pub delay_ns: Option<u64>,
     /// E17: which blocks are bad.
     pub badblocks: Option<BadBlocks>,
-}
-
-/// What becomes of one setting.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Change<T> {
-    /// It stays as it is.
-    #[default]
-    Keep,
-    /// It is in force no more.
-    Off,
-    /// It is this.
-    To(T),
-}
-
-impl<T: Clone> Change<T> {
-    fn apply(&self, setting: &mut Option<T>) {
-        match self {
-            Change::Keep => {}
-            Change::Off => *setting = None,
-            Change::To(value) => *setting = Some(value.clone()),
-        }
-    }
 }
 
 /// One `--inject`.
@@ -98,76 +78,117 @@ impl FromStr for Injection {
             "timeout" => Self::Timeout(read(value)?),
             "init_hctx" => Self::InitHctx(read(value)?),
             "delay" if value == "off" => Self::Delay(None),
-            "delay" => Self::Delay(Some(nanoseconds(value)?)),
+            "delay" => Self::Delay(Some(delay(value)?)),
             "badblocks" => Self::BadBlocks(read(value)?),
             _ => return Err(KINDS.to_owned()),
         })
     }
 }
 
-/// Reads a list of injections: they are separated by commas, which they also have within.
-pub fn injections(text: &str) -> Result<Vec<Injection>, String> {
-    let mut parts: Vec<String> = Vec::new();
-    for piece in text.split(',') {
-        match parts.last_mut() {
-            Some(last) if !piece.contains('=') => {
-                last.push(',');
-                last.push_str(piece);
-            }
-            _ => parts.push(piece.to_owned()),
-        }
-    }
-    parts.iter().map(|part| part.parse()).collect()
-}
-
-/// The longest delay, in nanoseconds: a request that takes longer has timed out.
-const MAX_DELAY: u64 = 20_000_000_000;
-
-fn nanoseconds(text: &str) -> Result<u64, String> {
-    let form = || {
-        "expected a delay of up to 20s: nanoseconds, or a whole number with us, ms or s".to_owned()
-    };
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit = match unit {
-        "" | "ns" => 1,
-        "us" => 1000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        _ => return Err(form()),
-    };
-    let number: u64 = number.parse().map_err(|_| form())?;
-    let ns = number.checked_mul(unit).filter(|ns| *ns <= MAX_DELAY);
-    ns.ok_or_else(form)
-}
-
-/// What is to be changed.
+/// What one `--inject` says: several faults with commas between them, and commas within them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Changes {
-    /// E1.
-    pub slots: Change<u32>,
-    /// E4.
-    pub mbps: Change<u32>,
-    /// E3.
-    pub psi: Change<PsiTrigger>,
-    /// E5, E16, E17, one after the other.
-    pub inject: Vec<Injection>,
+#[serde(transparent)]
+pub struct Injections(pub Vec<Injection>);
+
+impl FromStr for Injections {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts: Vec<String> = Vec::new();
+        for piece in text.split(',') {
+            match parts.last_mut() {
+                Some(last) if !piece.contains('=') => {
+                    last.push(',');
+                    last.push_str(piece);
+                }
+                _ => parts.push(piece.to_owned()),
+            }
+        }
+        let each = parts.iter().map(|part| part.parse());
+        each.collect::<Result<_, _>>().map(Self)
+    }
 }
 
-impl Changes {
-    /// Is there nothing to change?
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+/// The longest delay: a request that takes longer has timed out.
+const MAX_DELAY: Duration = Duration::from_secs(20);
+
+fn delay(text: &str) -> Result<u64, String> {
+    let time = units::time(text).ok().filter(|time| *time <= MAX_DELAY);
+    let time = time.ok_or("expected a delay of up to 20s, such as 50us or 2ms")?;
+    Ok(time.as_nanos() as u64)
+}
+
+/// Sources of BUSY, and faults: what `add`, `set` and `sim` can change. What is none stays as it is.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[command(next_help_heading = "Pressure and faults")]
+#[serde(default)]
+pub struct PressureOptions {
+    /// Limit the requests in flight, of all queues together; `off` for no limit
+    ///
+    /// A request that finds no slot waits on its hardware queue's dispatch list, and is run again
+    /// when a slot comes back. Flushes need none.
+    #[arg(long, value_name = "N|off", value_parser = or_off(number::<u32>(1, LARGEST)),
+        allow_hyphen_values = true)]
+    pub slots: Option<OrOff<u32>>,
+    /// Limit the MiB read and written per second; `off` for no limit
+    ///
+    /// Fifty times a second a fiftieth may pass; a larger request passes too and is paid off by the
+    /// next ticks. Meanwhile every queue is stopped.
+    #[arg(long, value_name = "N|off", value_parser = or_off(number::<u32>(1, LARGEST)),
+        allow_hyphen_values = true)]
+    pub mbps: Option<OrOff<u32>>,
+    /// Refuse writes that need memory while memory is short: [host:|cgroup:]some|full STALL WINDOW
+    ///
+    /// The kernel's pressure stall information, in its own form with times in microseconds, such as
+    /// "some 150000 1000000": tasks stalled for 150 ms within a second. Of the whole machine, or of
+    /// the server's control group. No request is refused for longer than a second. `off` ends it.
+    #[arg(long, value_name = "TRIGGER|off")]
+    pub psi: Option<OrOff<PsiTrigger>>,
+    /// Faults on purpose, a list: KIND=VALUE[,KIND=VALUE]...
+    ///
+    /// null_blk has the same. KIND=off ends one. May be given more than once.
+    ///
+    /// requeue=INTERVAL,PROBABILITY,SPACE,TIMES: of the tries to serve a request, after the first
+    /// SPACE ones, each INTERVAL-th is refused with PROBABILITY per cent, at most TIMES times (-1:
+    /// without end). It is tried again: the disk becomes slower, no request fails.
+    /// timeout=INTERVAL,PROBABILITY,SPACE,TIMES: such a request is accepted and lost; it fails with
+    /// ETIMEDOUT after --timeout.
+    /// init_hctx=INTERVAL,PROBABILITY,SPACE,TIMES: such a hardware queue cannot be set up, and no
+    /// disk is made.
+    /// delay=TIME: each request takes at least this long (such as 50us, 2ms; up to 20s).
+    /// badblocks=START-END[,START-END]...[:once][:partial]: sectors of 512 bytes that fail with
+    /// EIO; `once`: a range is repaired by its first hit; `partial`: what lies before the first bad
+    /// sector is transferred.
+    #[arg(
+        long,
+        value_name = "FAULTS",
+        allow_hyphen_values = true,
+        verbatim_doc_comment
+    )]
+    pub inject: Vec<Injections>,
+}
+
+const LARGEST: u64 = u32::MAX as u64;
+
+impl PressureOptions {
+    /// The faults that are named, in their order.
+    pub fn injections(&self) -> impl Iterator<Item = &Injection> {
+        self.inject.iter().flat_map(|list| &list.0)
     }
 
     /// The settings that come of it.
     pub fn applied_to(&self, settings: &Settings) -> Settings {
         let mut new = settings.clone();
-        self.slots.apply(&mut new.slots);
-        self.mbps.apply(&mut new.mbps);
-        self.psi.apply(&mut new.psi);
-        for injection in &self.inject {
+        if let Some(slots) = self.slots {
+            new.slots = slots.value();
+        }
+        if let Some(mbps) = self.mbps {
+            new.mbps = mbps.value();
+        }
+        if let Some(psi) = self.psi.clone() {
+            new.psi = psi.value();
+        }
+        for injection in self.injections() {
             match injection.clone() {
                 Injection::Requeue(attr) => new.requeue = attr,
                 Injection::Timeout(attr) => new.timeout = attr,
@@ -193,7 +214,8 @@ impl fmt::Display for Settings {
         say("requeue=", self.requeue.map(|attr| attr.to_string()));
         say("timeout=", self.timeout.map(|attr| attr.to_string()));
         say("init_hctx=", self.init_hctx.map(|attr| attr.to_string()));
-        say("delay=", self.delay_ns.map(|ns| ns.to_string()));
+        let delay = self.delay_ns.map(Duration::from_nanos);
+        say("delay=", delay.map(|delay| Time(delay).to_string()));
         say(
             "badblocks=",
             self.badblocks.as_ref().map(BadBlocks::to_string),
@@ -211,19 +233,20 @@ mod tests {
 
     #[test]
     fn l1_injections_are_lists_with_commas_within() {
-        let list = injections("requeue=10,50,0,-1,delay=5us,badblocks=0-7,9-9:once,timeout=off")
+        let list: Injections = "requeue=10,50,0,-1,delay=5us,badblocks=0-7,9-9:once,timeout=off"
+            .parse()
             .expect("a list");
-        assert_eq!(list.len(), 4);
-        assert_eq!(list[1], Injection::Delay(Some(5000)));
-        assert_eq!(list[3], Injection::Timeout(None));
-        let all = Changes {
-            inject: list,
-            ..Changes::default()
+        assert_eq!(list.0.len(), 4);
+        assert_eq!(list.0[1], Injection::Delay(Some(5000)));
+        assert_eq!(list.0[3], Injection::Timeout(None));
+        let all = PressureOptions {
+            inject: vec![list],
+            ..PressureOptions::default()
         };
         let settings = all.applied_to(&Settings::default());
         assert_eq!(
             settings.to_string(),
-            "requeue=10,50,0,-1, delay=5000, badblocks=0-7,9-9:once"
+            "requeue=10,50,0,-1, delay=5us, badblocks=0-7,9-9:once"
         );
         for bad in [
             "",
@@ -231,28 +254,28 @@ mod tests {
             "requeue=1,2",
             "requeue=1,100,0,-1",
             "delay=",
+            "delay=5",
             "delay=21s",
             "delay=1m",
             "explode=1,2,3,4",
             "delay=1us,,",
         ] {
-            assert!(injections(bad).is_err(), "{bad}");
+            assert!(bad.parse::<Injections>().is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn changes_keep_what_they_do_not_name() {
+    fn options_keep_what_they_do_not_name() {
         let first = Settings {
             slots: Some(4),
             mbps: Some(10),
             ..Settings::default()
         };
-        let changes = Changes {
-            slots: Change::Off,
-            ..Changes::default()
+        let options = PressureOptions {
+            slots: Some(OrOff::Off),
+            ..PressureOptions::default()
         };
-        let then = changes.applied_to(&first);
+        let then = options.applied_to(&first);
         assert_eq!((then.slots, then.mbps), (None, Some(10)));
-        assert!(!changes.is_empty() && Changes::default().is_empty());
     }
 }

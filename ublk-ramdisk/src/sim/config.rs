@@ -7,11 +7,10 @@ use clap::{Args, ValueEnum};
 
 use super::parse::{self, Rate, Service};
 use super::script::{Event, Step};
-use crate::config::size::size;
 use crate::config::DeviceConfig;
 use crate::error::Failure;
 use crate::mq::{Limits, Rules};
-use crate::tuning::KblockdFlags;
+use crate::units::{size, time};
 
 /// What the jobs do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -65,7 +64,7 @@ pub struct Load {
     #[arg(long, value_name = "N")]
     pub ops: Option<u64>,
     /// How long the jobs make requests
-    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     pub duration: Option<Duration>,
     /// What the random numbers follow from
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -104,11 +103,8 @@ pub struct Model {
     #[arg(long, value_name = "7.2|3.x", default_value = "7.2", value_parser = parse::rules)]
     pub blk_mq: Rules,
     /// Time of a kblockd worker that each of its calls of queue_rq takes
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse::duration)]
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = time)]
     pub call_cost: Duration,
-    /// kblockd's flags: mem_reclaim, highpri, percpu, unbound, cpu_intensive, or none
-    #[arg(long, value_name = "FLAGS", default_value_t)]
-    pub kblockd_flags: KblockdFlags,
     /// Made-up CPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u16,

@@ -19,11 +19,10 @@ use super::job::Job;
 use super::script::{Event, Refusal};
 use super::worker_load::{CallCost, Hogs};
 use crate::backend::{self, Driver, Mirror};
-use crate::config::space_changes::SpaceChanges;
+use crate::config::set::SetOptions;
 use crate::config::DeviceConfig;
 use crate::error::Failure;
 use crate::mq::{Elsewhere, Lane, Limits, Op, Queue, Request, TagSet};
-use crate::pressure::Changes;
 
 /// See the module. Fields are dropped in this order.
 pub(super) struct Device {
@@ -94,7 +93,7 @@ impl Device {
         };
         let mirror = Mirror::start_on(
             runtime(config, clock, &creation_fails),
-            model.kblockd_flags.flags(),
+            device.kblockd_flags.flags(),
             set,
             driver.clone(),
             &ramdisk,
@@ -163,11 +162,7 @@ impl Device {
                 let store = self.ramdisk.disk().store();
                 buffers::corrupt(store, *offset).map_err(|error| error.to_string())
             }
-            Event::Set {
-                changes, memory, ..
-            } => self
-                .set(changes, memory)
-                .map_err(|failure| failure.to_string()),
+            Event::Set { options, .. } => self.set(options).map_err(|failure| failure.to_string()),
             Event::Psi(short) => {
                 self.ramdisk.tell_pressure(*short, self.mirror.queue());
                 Ok(())
@@ -180,12 +175,18 @@ impl Device {
         });
     }
 
-    fn set(&mut self, changes: &Changes, memory: &SpaceChanges) -> Result<(), Failure> {
+    fn set(&mut self, options: &SetOptions) -> Result<(), Failure> {
         let disk = self.ramdisk.disk();
-        let space = backend::changed_memory(&self.config, disk, memory)?;
-        let applied = self.mirror.pressure().apply(&self.ramdisk, changes);
+        let space = backend::changed_memory(&self.config, disk, &options.memory)?;
+        let applied = self
+            .mirror
+            .pressure()
+            .apply(&self.ramdisk, &options.pressure);
         applied.map_err(|error| Failure::environment(error.to_string()))?;
         backend::set_memory(&mut self.config, disk, space);
+        if let Some(of) = options.latency_sample {
+            self.mirror.queue().time_one_of(of);
+        }
         Ok(())
     }
 

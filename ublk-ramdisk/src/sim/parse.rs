@@ -1,54 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Values of the simulation's options as they are written: times, rates, service times, hogs.
+//! Values of the simulation's options as they are written: rates, service times, hogs.
 
 use std::time::Duration;
 
 use crate::mq::Rules;
-
-/// Reads a time: a number with `ns`, `us`, `ms` or `s`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    const FORM: &str = "expected a time such as 500ns, 20us, 3ms or 2s";
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let ns: u64 = match unit {
-        "ns" => 1,
-        "us" => 1_000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        "" if number == "0" => 1,
-        _ => return Err(FORM.to_owned()),
-    };
-    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(part) || number.ends_with('.') {
-        return Err(FORM.to_owned());
-    }
-    let mut total = whole.parse::<u64>().ok().and_then(|n| n.checked_mul(ns));
-    let mut scale = ns;
-    for digit in part.bytes() {
-        scale /= 10;
-        let more = u64::from(digit - b'0') * scale;
-        total = total.and_then(|total| total.checked_add(more));
-    }
-    total
-        .filter(|&ns| ns <= MAX_NS)
-        .map(Duration::from_nanos)
-        .ok_or_else(|| format!("{text} is longer than 100 days"))
-}
-
-/// The longest time that can be asked for.
-const MAX_NS: u64 = 100 * 86_400 * 1_000_000_000;
+use crate::units;
 
 /// A delay that stands for "never".
 pub const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// As [`duration`], or `never`.
+/// Reads a time, or `never`.
 pub fn duration_or_never(text: &str) -> Result<Duration, String> {
     match text {
         "never" => Ok(NEVER),
-        other => duration(other).map_err(|why| format!("{why}, or never")),
+        other => units::time(other).map_err(|why| format!("{why}, or never")),
     }
 }
 
@@ -92,16 +57,16 @@ impl std::str::FromStr for Service {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(mean) = text.strip_prefix("exp:") {
-            return Ok(Self::Exponential(duration(mean)?));
+            return Ok(Self::Exponential(units::time(mean)?));
         }
         if let Some((least, most)) = text.split_once("..") {
-            let (least, most) = (duration(least)?, duration(most)?);
+            let (least, most) = (units::time(least)?, units::time(most)?);
             if least > most {
                 return Err(format!("{text}: the first time is longer than the second"));
             }
             return Ok(Self::Between(least, most));
         }
-        duration(text)
+        units::time(text)
             .map(Self::Fixed)
             .map_err(|why| format!("{why}, exp:TIME or TIME..TIME"))
     }
@@ -124,7 +89,7 @@ pub fn hogs(text: &str) -> Result<(u16, Duration), String> {
         .parse()
         .ok()
         .filter(|count| (1..=1024).contains(count));
-    let time = duration(time)?;
+    let time = units::time(time)?;
     if time.is_zero() {
         return Err("a hog that takes no time is none".to_owned());
     }
@@ -134,31 +99,6 @@ pub fn hogs(text: &str) -> Result<(u16, Duration), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_read() {
-        let ns = |text| duration(text).map(|d| d.as_nanos());
-        assert_eq!(ns("500ns"), Ok(500));
-        assert_eq!(ns("1.5us"), Ok(1500));
-        assert_eq!(ns("3ms"), Ok(3_000_000));
-        assert_eq!(ns("0.25s"), Ok(250_000_000));
-        assert_eq!(ns("0"), Ok(0));
-        assert_eq!(duration_or_never("never"), Ok(NEVER));
-        for bad in [
-            "",
-            "5",
-            "ms",
-            "-1ms",
-            "1m",
-            "1.ms",
-            ".5s",
-            "1e3ms",
-            "1..2s",
-            "99999999999s",
-        ] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn l1_rates_service_times_and_hogs_are_read_or_refused() {
@@ -174,6 +114,7 @@ mod tests {
         for bad in ["2us..1us", "exp:", "100", "1us.."] {
             assert!(bad.parse::<Service>().is_err(), "{bad}");
         }
+        assert_eq!(duration_or_never("never"), Ok(NEVER));
         assert_eq!(hogs("4:10ms"), Ok((4, us(10_000))));
         for bad in ["4", "0:1ms", "4:0", "x:1ms", "2000:1ms"] {
             assert!(hogs(bad).is_err(), "{bad}");

@@ -5,13 +5,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::parse;
+use clap::{Args, Command, FromArgMatches};
+
 use crate::config::check_pressure;
-use crate::config::size::size;
-use crate::config::space::{Reclaim, NO_COMPRESSION};
-use crate::config::space_changes::SpaceChanges;
+use crate::config::set::SetOptions;
 use crate::error::Failure;
-use crate::pressure::{injections, Change, Changes, Settings};
+use crate::pressure::Settings;
+use crate::units;
 
 /// What the driver returns for every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +48,8 @@ pub enum Event {
     Set {
         /// As it was written.
         text: String,
-        /// Changes of the pressure.
-        changes: Changes,
-        /// Changes of the rules for memory.
-        memory: SpaceChanges,
+        /// What it says.
+        options: Box<SetOptions>,
     },
     /// Memory pressure begins or ends, as PSI would report it. Without `--psi` nothing comes of it.
     Psi(bool),
@@ -61,52 +59,33 @@ const EVENTS: &str =
     "an event is one of: fail-worker-creation on|off, busy on|dev|off, stop-load, \
                       start-load, rate N, discard OFFSET,LENGTH, corrupt OFFSET, \
                       set slots=N|off, set mbps=N|off, set inject KIND=VALUE, \
-                      set memory-limit=SIZE|off, set no-space-timeout=SECS, \
+                      set memory-limit=SIZE|off, set no-space-timeout=TIME|off, \
                       set reclaim=off|zero, psi on|off";
 
-/// Reads what follows `set`.
-fn changes(text: &str) -> Result<(Changes, SpaceChanges), String> {
-    let count = |value: &str| match value {
-        "off" => Ok(Change::Off),
-        value => match value.parse() {
-            Ok(count) if value.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Change::To(count)),
-            _ => Err(format!("set: '{value}' is neither a whole number nor off")),
-        },
-    };
-    let (mut changes, mut memory) = (Changes::default(), SpaceChanges::default());
-    if let Some(value) = text.strip_prefix("slots=") {
-        changes.slots = count(value)?;
-    } else if let Some(value) = text.strip_prefix("mbps=") {
-        changes.mbps = count(value)?;
-    } else if let Some(value) = text.strip_prefix("inject ") {
-        changes.inject = injections(value).map_err(|why| format!("set inject: {why}"))?;
-    } else if let Some(value) = text.strip_prefix("memory-limit=") {
-        memory.memory_limit = match size(value) {
-            _ if value == "off" => Change::Off,
-            Ok(0) => Change::Off,
-            Ok(bytes) => Change::To(bytes),
-            Err(why) => return Err(format!("set: {why}, or off")),
-        };
-    } else if let Some(value) = text.strip_prefix("no-space-timeout=") {
-        let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-        let seconds = value.parse().ok().filter(|_| digits);
-        let seconds = seconds.ok_or_else(|| format!("set: '{value}' is not a whole number"))?;
-        // Nothing hangs in a long wait here, so it needs no --force.
-        memory = SpaceChanges::check(None, Some(seconds), false, true)
-            .map_err(|failure| format!("set: {failure}"))?;
-    } else if let Some(value) = text.strip_prefix("reclaim=") {
-        memory.reclaim = Some(match value {
-            "off" => Reclaim::Off,
-            "zero" => Reclaim::Zero,
-            "compress" => return Err(format!("set: {NO_COMPRESSION}")),
-            _ => return Err(format!("set: '{value}' is neither off nor zero")),
-        });
-    } else {
-        return Err("set: expected slots=N|off, mbps=N|off, inject KIND=VALUE, \
-                    memory-limit=SIZE|off, no-space-timeout=SECS or reclaim=off|zero"
-            .to_owned());
+/// Reads what follows `set`: one option of `ublk-ramdisk set`, without its dashes.
+fn options(text: &str) -> Result<SetOptions, String> {
+    if text.is_empty() {
+        return Err(EVENTS.to_owned());
     }
-    Ok((changes, memory))
+    let option = match text.strip_prefix("inject ") {
+        Some(faults) => format!("inject={faults}"),
+        None => text.to_owned(),
+    };
+    // Nothing hangs in a long wait here, so it needs no --force.
+    let words = ["set", "--force", &format!("--{option}")];
+    let command = SetOptions::augment_args(Command::new("set"));
+    let options = command
+        .disable_help_flag(true)
+        .try_get_matches_from(words)
+        .and_then(|matches| SetOptions::from_arg_matches(&matches))
+        .map_err(|error| {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            format!("set: {}", line.trim_start_matches("error: "))
+        })?;
+    let checked = options.memory.check();
+    checked.map_err(|failure| format!("set: {failure}"))?;
+    Ok(options)
 }
 
 impl FromStr for Event {
@@ -147,10 +126,9 @@ impl FromStr for Event {
                 })
             }
             "corrupt" => number(rest).map(Self::Corrupt),
-            "set" => changes(rest).map(|(changes, memory)| Self::Set {
+            "set" => options(rest).map(|options| Self::Set {
                 text: rest.to_owned(),
-                changes,
-                memory,
+                options: Box::new(options),
             }),
             "psi" => on().map(Self::Psi),
             _ => Err(EVENTS.to_owned()),
@@ -194,7 +172,7 @@ impl FromStr for Step {
             .split_once(':')
             .ok_or_else(|| format!("expected TIME:EVENT; {EVENTS}"))?;
         Ok(Self {
-            at: parse::duration(at)?,
+            at: units::time(at)?,
             event: event.parse()?,
         })
     }
@@ -203,8 +181,8 @@ impl FromStr for Step {
 impl Step {
     /// Checks that it fits the disk.
     pub(super) fn check(&self, size: u64) -> Result<(), Failure> {
-        if let Event::Set { changes, .. } = &self.event {
-            check_pressure(&changes.applied_to(&Settings::default()))?;
+        if let Event::Set { options, .. } = &self.event {
+            check_pressure(&options.pressure.applied_to(&Settings::default()))?;
         }
         let end = match self.event {
             Event::Discard { offset, len } => offset.checked_add(len),
@@ -287,7 +265,7 @@ mod tests {
             "3ms:set memory-limit=-1",
             "3ms:set memory-limit=5X",
             "3ms:set no-space-timeout=+5",
-            "3ms:set no-space-timeout=off",
+            "3ms:set no-space-timeout=5ms",
             "3ms:set reclaim=on",
             "3ms:set reclaim=compress",
             "3ms:psi",

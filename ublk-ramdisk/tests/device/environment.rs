@@ -127,7 +127,7 @@ fn file_size_limit() -> Outcome {
     let words = ["prlimit", &limit, run::PROGRAM, "add", "--id", ID];
     let rest = ["--size", "64M", "--log", "/dev/null", "--json"];
     let disk = Disk::from_json(&run::tool(&[&words[..], &rest].concat()).well());
-    ublk(&["resize", ID, "1G"]).refused(1, &["File too large"]);
+    ublk(&["resize", ID, "1G"]).refused(3, &["File too large"]);
     disk.stats();
     disk.end();
     before.assert_unchanged();

@@ -142,7 +142,7 @@ fn a_thin_run_is_the_same_to_the_byte() {
 #[test]
 fn l1_memory_that_no_disk_can_have_is_refused() {
     refused("--memory-limit 4K", "'--memory-limit 4096' 'too little'");
-    refused("--memory-limit x", "--memory-limit 512M");
+    refused("--memory-limit x", "--memory-limit 1.5G");
     refused("--no-space-timeout 500", "--no-space-timeout --force");
     let both = "--preallocate --memory-limit 1M";
     refused(both, "--preallocate --memory-limit");

@@ -12,21 +12,20 @@ use ublk_ramdisk::error::Failure;
 
 mod add;
 mod observe;
-mod pressure;
 mod sim;
-pub mod space;
 
 pub use add::AddArgs;
 use add::{ADD_EXAMPLES, ADD_LONG};
-pub use observe::{DebugfsArgs, ExplainArgs, SampleArgs, TopArgs, TraceArgs, WatchArgs};
+pub use observe::{DebugfsArgs, ExplainArgs, TopArgs, TraceArgs, WatchArgs};
 use observe::{
     DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, TOP_LONG, TRACE_EXAMPLES,
     TRACE_LONG,
 };
-pub use pressure::PressureArgs;
 pub use sim::SimArgs;
 
-use crate::parse::{device_id, size};
+use crate::parse::device_id;
+use ublk_ramdisk::config::set::SetOptions;
+use ublk_ramdisk::units::size;
 
 const ABOUT: &str = "RAM disks at /dev/ublkbN, served from user space over io_uring";
 
@@ -38,7 +37,9 @@ in memory only: they are gone with the server, a reboot or a crash (a file given
 --backing tmpfs:PATH outlives the server, not the reboot).";
 
 const AFTER_HELP: &str = "\
-Sizes: bytes, or a whole number with K, M, G, T, P, E (or KiB, MiB, ...), powers of 1024.
+Sizes: 512, 4K, 1.5G. K, M, G, T, P, E (or KiB, ...) are powers of 1024, KB, MB, ... of 1000.
+Times: 5us, 10ms, 1.5s, 2m; where seconds are usual, a plain number counts seconds.
+What can be switched off takes `off`.
 
 Examples:
   ublk-ramdisk doctor                     can this machine do it, and what to change
@@ -150,7 +151,8 @@ pub enum Command {
     #[command(
         long_about = sim::SIM_LONG,
         after_help = sim::SIM_EXAMPLES,
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        mut_args(sim::of_sim)
     )]
     Sim(Box<SimArgs>),
     /// Print a completion script for a shell
@@ -218,11 +220,7 @@ pub struct SetArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub pressure: PressureArgs,
-    #[command(flatten)]
-    pub memory: space::SetSpaceArgs,
-    #[command(flatten)]
-    pub sample: SampleArgs,
+    pub options: SetOptions,
 }
 
 /// `stats`
@@ -280,12 +278,20 @@ pub enum Unparsed {
 }
 
 /// Options that earlier versions had, and what to use instead.
-const REMOVED: [(&str, &str); 2] = [
+const REMOVED: [(&str, &str); 4] = [
     (
         "--clock",
         "sim runs in virtual time; for the machine's time use a disk (ublk-ramdisk add)",
     ),
     ("--rules", "use --blk-mq 3.x or --blk-mq 7.2"),
+    (
+        "--worker-commit",
+        "the thread of the queue commits; leave it out",
+    ),
+    (
+        "--compress-idle",
+        "use the kernel's zram for a compressed RAM disk",
+    ),
 ];
 
 fn removed_option(error: &clap::Error) -> Option<String> {
@@ -328,53 +334,23 @@ fn one_line(error: &clap::Error) -> String {
         let tip = tip.trim_start_matches("tip: ");
         line = format!("{line}; {tip}");
     }
-    if let Some(instead) = renamed_data_path(error) {
-        line = format!("{line}; {instead}");
-    }
     format!("{line} (see --help)")
-}
-
-/// What to type for a data path of an earlier version.
-fn renamed_data_path(error: &clap::Error) -> Option<&'static str> {
-    let text = |kind| error.get(kind).map(ToString::to_string);
-    if !text(ContextKind::InvalidArg)?.starts_with("--data-path") {
-        return None;
-    }
-    match text(ContextKind::InvalidValue)?.as_str() {
-        "plain" => Some("plain is called buffer"),
-        "get-data" => Some("get-data is gone, use user-copy"),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ublk_ramdisk::config::{Backing, DataPath, DeviceRequest};
+    use ublk_ramdisk::config::{Backing, DataPath, DeviceConfig};
 
     fn parsed(line: &str) -> Result<Cli, Unparsed> {
         parse(line.split(' ').map(Into::into))
     }
 
-    fn added(line: &str) -> DeviceRequest {
+    fn added(line: &str) -> DeviceConfig {
         match parsed(line) {
             Ok(Cli {
                 command: Command::Add(args),
-            }) => args.request(),
-            other => panic!("{line}: {other:?}"),
-        }
-    }
-
-    /// The line is refused as bad usage in one line that holds every word.
-    fn refused(line: &str, words: &[&str]) {
-        match parsed(line) {
-            Err(Unparsed::Bad(failure)) => {
-                let text = failure.to_string();
-                assert!(!text.contains('\n'), "{text:?}");
-                for word in words {
-                    assert!(text.contains(word), "{text:?} lacks {word:?}");
-                }
-            }
+            }) => args.device,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -400,9 +376,9 @@ mod tests {
         let asked = added("ublk-ramdisk add --size 1G");
         assert_eq!(
             asked,
-            DeviceRequest {
-                size: Some(1 << 30),
-                ..DeviceRequest::default()
+            DeviceConfig {
+                size: 1 << 30,
+                ..DeviceConfig::default()
             }
         );
     }
@@ -421,61 +397,15 @@ mod tests {
         assert!(asked.read_only && asked.rotational && asked.volatile_cache);
         assert_eq!(asked.data_path, Some(DataPath::Buffer));
         assert_eq!(asked.backing, Backing::Tmpfs("/dev/shm/a:b".into()));
-        assert_eq!(asked.huge_pages, Some(false));
+        assert_eq!(asked.thp, Some(false));
         assert!(!asked.partition_scan);
     }
 
     #[test]
-    fn l1_bad_words_are_named_with_the_accepted_form() {
-        refused("ublk-ramdisk", &["add", "doctor", "--help"]);
-        refused("ublk-ramdisk dance", &["dance"]);
-        refused("ublk-ramdisk add --size 1G --colour red", &["--colour"]);
-        refused("ublk-ramdisk add --size -5G", &["--size", "-5G", "512M"]);
-        refused("ublk-ramdisk add --size 5X", &["--size", "5X", "512M"]);
-        refused("ublk-ramdisk add --size", &["--size"]);
-        refused(
-            "ublk-ramdisk add --size 1G --queues many",
-            &["--queues", "many", "whole number"],
-        );
-        refused(
-            "ublk-ramdisk add --size 1G --depth -1",
-            &["--depth", "-1", "whole number"],
-        );
-        refused(
-            "ublk-ramdisk add --size 1G --data-path fast",
-            &["--data-path", "fast", "user-copy"],
-        );
-        refused(
-            "ublk-ramdisk add --size 1G --data-path plain",
-            &["--data-path", "plain is called buffer"],
-        );
-        refused(
-            "ublk-ramdisk add --size 1G --data-path get-data",
-            &["--data-path", "get-data is gone, use user-copy"],
-        );
-        refused(
-            "ublk-ramdisk add --size 1G --backing tmpfs:",
-            &["--backing", "tmpfs:PATH"],
-        );
-        refused(
-            "ublk-ramdisk add --size 1G --thp maybe",
-            &["--thp", "on or off"],
-        );
-        refused(
-            "ublk-ramdisk add --size 1G --foreground --log /tmp/log",
-            &["--foreground", "--log"],
-        );
-        refused("ublk-ramdisk del", &["ID"]);
-        refused("ublk-ramdisk del 1 --all", &["--all"]);
-        refused("ublk-ramdisk stop 1048576", &["1048576", "1048575"]);
-        refused("ublk-ramdisk resize 1", &["SIZE"]);
-        refused("ublk-ramdisk completions cmd", &["cmd", "bash"]);
-    }
-
-    #[test]
-    fn numbers_beyond_64_bits_reach_the_range_check() {
-        let asked = added("ublk-ramdisk add --size 1G --queues 99999999999999999999");
-        assert_eq!(asked.queues, u64::MAX);
+    fn short_options_are_those_of_rublk() {
+        let asked = added("ublk-ramdisk add -n 7 -q 2 -d 32 -s 64M");
+        let long = added("ublk-ramdisk add --id 7 --queues 2 --depth 32 --size 64M");
+        assert_eq!(asked, long);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use ublk_ramdisk::trace::{MOST_RECORDS, RECORDS};
 
-use crate::parse::{debugfs_path, device_id, duration, records, sample, seconds, DebugfsPath};
+use crate::parse::{debugfs_path, device_id, interval, trace_time, DebugfsPath};
+use ublk_ramdisk::units::number;
 
 pub const TRACE_LONG: &str = "\
 Record what happens to each request of a running disk, for a while.
@@ -81,8 +82,8 @@ pub struct TopArgs {
     /// The same
     #[arg(long, value_name = "ID", value_parser = device_id, conflicts_with = "disk")]
     pub id: Option<u32>,
-    /// Seconds between two pictures, from 0.1 to 3600
-    #[arg(long, value_name = "SECS", default_value = "1", value_parser = seconds,
+    /// Time between two pictures, 100ms to 1h
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval,
         allow_hyphen_values = true)]
     pub interval: Duration,
 }
@@ -104,8 +105,8 @@ pub struct TraceArgs {
     /// Disk to follow: N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
-    /// How long, from 1ms to 10m: a number with ms, s or m
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration,
+    /// How long, 1ms to 10m
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = trace_time,
         allow_hyphen_values = true)]
     pub duration: Duration,
     /// File to write, replaced if it is there
@@ -115,7 +116,7 @@ pub struct TraceArgs {
     #[arg(long)]
     pub text: bool,
     /// Events that each thread keeps, of 48 bytes, from 64 to 1048576
-    #[arg(long, value_name = "N", default_value_t = RECORDS as u32, value_parser = records,
+    #[arg(long, value_name = "N", default_value_t = RECORDS as u32, value_parser = number::<u32>(64, MOST_RECORDS as u64),
         allow_hyphen_values = true)]
     pub records: u32,
 }
@@ -139,24 +140,11 @@ pub struct DebugfsArgs {
     pub json: bool,
 }
 
-/// `--latency-sample` of `add` and `set`
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Seeing it")]
-pub struct SampleArgs {
-    /// Time one of so many requests, for the latencies in `stats`: a power of two up to 65536, 1 for
-    /// each; `0` or `off` for none
-    ///
-    /// A disk that was not told otherwise times one of 16. A request that is timed costs two looks at
-    /// the clock; those that are not are counted all the same.
-    #[arg(long, value_name = "N|off", value_parser = sample, allow_hyphen_values = true)]
-    pub latency_sample: Option<u32>,
-}
-
 /// `--watch` of `stats`
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// Redraw every so many seconds, with rates per second, until Ctrl-C [default: 1]
-    #[arg(long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
-        value_parser = seconds, allow_hyphen_values = true)]
+    /// Redraw at this interval, with rates per second, until Ctrl-C [default: 1s]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s",
+        value_parser = interval, allow_hyphen_values = true)]
     pub watch: Option<Duration>,
 }

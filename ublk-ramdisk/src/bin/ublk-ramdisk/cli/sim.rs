@@ -4,17 +4,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
-use ublk_ramdisk::config::space::SpaceRequest;
-use ublk_ramdisk::config::{Backing, DeviceConfig, DeviceRequest};
+use clap::{Arg, Args};
+use ublk_ramdisk::config::space::NewMemoryOptions;
+use ublk_ramdisk::config::{DeviceConfig, Surroundings};
+use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::pressure::PressureOptions;
 use ublk_ramdisk::sim::config::{Load, Model, SimConfig};
-use ublk_ramdisk::sim::parse::duration;
 use ublk_ramdisk::sim::script::Step;
 use ublk_ramdisk::trace::RECORDS;
-
-use super::space::SpaceArgs;
-use super::PressureArgs;
-use crate::parse::{backing, on_or_off, records, size, whole};
+use ublk_ramdisk::units::{number, time};
 
 pub const SIM_LONG: &str = "\
 Run the disk's dispatch and memory in this process, under a load made here: no root, no ublk.
@@ -24,8 +22,6 @@ the dispatch list and kblockd to the end; only the kernel's side is missing. Tim
 nothing depends on the machine: the same command line prints the same figures, to the byte.";
 
 pub const SIM_EXAMPLES: &str = "\
-Times: a number with ns, us, ms or s, such as 3ms. Sizes as for `add`.
-
 Events for --at TIME:EVENT
   busy on|dev|off               the driver refuses everything: RESOURCE or DEV_RESOURCE
   fail-worker-creation on|off   kblockd can create no worker: its rescuer has to help
@@ -34,7 +30,7 @@ Events for --at TIME:EVENT
   discard OFFSET,LENGTH         in bytes
   set slots=N|off, mbps=N|off   the pressure changes, as by `ublk-ramdisk set`
   set inject KIND=VALUE         the same for faults
-  set memory-limit=SIZE|off, no-space-timeout=SECS, reclaim=off|zero   and for memory
+  set memory-limit=SIZE|off, no-space-timeout=TIME|off, reclaim=off|zero   and for memory
   psi on|off                    memory is short, as far as --psi says that this matters
   corrupt OFFSET                a bit of the store flips; --verify finds it
 
@@ -53,20 +49,20 @@ not add up.";
 /// `sim`
 #[derive(Debug, Args)]
 pub struct SimArgs {
-    #[command(flatten)]
-    device: SimDevice,
+    #[command(flatten, next_help_heading = "Device")]
+    pub device: DeviceConfig,
     #[command(flatten)]
     load: Load,
     #[command(flatten)]
     model: Model,
     #[command(flatten)]
-    pressure: PressureArgs,
+    pressure: PressureOptions,
     #[command(
         flatten,
         next_help_heading = "Memory: all of it is taken before the beginning, \
         unless one of these or --psi is given"
     )]
-    space: SpaceArgs,
+    memory: NewMemoryOptions,
     #[command(flatten)]
     pub output: SimOutput,
 }
@@ -79,10 +75,10 @@ pub struct SimOutput {
     #[arg(long = "at", value_name = "TIME:EVENT")]
     script: Vec<Step>,
     /// Take a sample of the time line each time this has passed
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     sample: Option<Duration>,
     /// How long nothing may end before the run is given up
-    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = time)]
     patience: Duration,
     /// Write what happens to each request into this file, for Perfetto (https://ui.perfetto.dev)
     ///
@@ -93,87 +89,66 @@ pub struct SimOutput {
     #[arg(long, value_name = "FILE")]
     pub trace_text: Option<PathBuf>,
     /// Events that each thread keeps for --trace, of 48 bytes, from 64 to 1048576
-    #[arg(long, value_name = "N", default_value_t = RECORDS as u32, value_parser = records)]
+    #[arg(long, value_name = "N", default_value_t = RECORDS as u32, value_parser = number::<u32>(64, 1 << 20))]
     pub records: u32,
     /// Print everything as one object
     #[arg(long)]
     pub json: bool,
 }
 
-/// The device: the options of `add` that mean something without a kernel.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Device")]
-struct SimDevice {
-    /// Size of the disk
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
-    size: u64,
-    /// Hardware queues
-    #[arg(long, value_name = "N", default_value = "1", value_parser = whole)]
-    queues: u64,
-    /// Tags of each queue
-    #[arg(long, value_name = "N", default_value = "128", value_parser = whole)]
-    depth: u64,
-    /// Logical block size: 512, 1024, 2048 or 4096 bytes
-    #[arg(long, value_name = "SIZE", default_value = "512", value_parser = size)]
-    block_size: u64,
-    /// Largest single request
-    #[arg(long, value_name = "SIZE", default_value = "512K", value_parser = size)]
-    io_buffer: u64,
-    /// Refuse every write
-    #[arg(long)]
-    read_only: bool,
-    /// Where the contents live: memfd, tmpfs:PATH or hugetlb
-    #[arg(long, value_name = "KIND", default_value = "memfd", value_parser = backing)]
-    backing: Backing,
-    /// Transparent huge pages [default: on]
-    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
-    thp: Option<bool>,
-    /// Seconds until a request that the driver keeps counts as late, 1 to 3600
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole)]
-    timeout: u64,
+/// Options of `add` that mean nothing without a kernel.
+const KERNEL_ONLY: [&str; 6] = [
+    "id",
+    "physical_block_size",
+    "rotational",
+    "volatile_cache",
+    "partition_scan",
+    "data_path",
+];
+
+/// An option of `add` as `sim` has it.
+pub fn of_sim(arg: Arg) -> Arg {
+    match arg.get_id().as_str() {
+        "size" => arg.default_value("64M").hide_default_value(false),
+        "kblockd_flags" => arg.hide(false),
+        id if KERNEL_ONLY.contains(&id) => arg.hide(true),
+        _ => arg,
+    }
 }
 
 impl SimArgs {
-    /// The device, for `config.rs` to check.
-    pub fn request(&self) -> DeviceRequest {
-        let device = &self.device;
-        DeviceRequest {
-            size: Some(device.size),
-            queues: device.queues,
-            depth: device.depth,
-            block_size: device.block_size,
-            physical_block_size: device.block_size.max(4096),
-            io_buffer: device.io_buffer,
-            read_only: device.read_only,
-            backing: device.backing.clone(),
-            huge_pages: device.thp,
-            pressure: self.pressure.settings(),
-            timeout: device.timeout,
-            space: self.space(),
-            ..DeviceRequest::default()
+    /// The simulation that was asked for, judged.
+    pub fn config(&self, device: DeviceConfig, around: Surroundings) -> Result<SimConfig, Failure> {
+        let usual = DeviceConfig::default();
+        let without_kernel = DeviceConfig {
+            id: None,
+            physical_block_size: usual.physical_block_size,
+            rotational: false,
+            volatile_cache: false,
+            partition_scan: true,
+            data_path: None,
+            ..device.clone()
+        };
+        if without_kernel != device {
+            return Err(Failure::usage(
+                "--id, --physical-block-size, --rotational, --volatile-cache, --no-partition-scan \
+                 and --data-path mean nothing to sim, which has no kernel",
+            ));
         }
-    }
-
-    /// Takes all memory before the beginning, unless an option is about memory that may be short.
-    fn space(&self) -> SpaceRequest {
-        let asked = self.space.request();
-        let says_nothing = asked == SpaceRequest::default();
-        SpaceRequest {
-            preallocate: asked.preallocate
-                || (says_nothing && self.pressure.settings().psi.is_none()),
-            ..asked
+        let mut memory = self.memory.clone();
+        // All memory is taken before the beginning, unless an option is about memory.
+        if memory == NewMemoryOptions::default() && self.pressure.psi.is_none() {
+            memory.preallocate = true;
         }
-    }
-
-    /// The simulation on that device, for `sim/config.rs` to check.
-    pub fn config(&self, device: DeviceConfig) -> SimConfig {
-        SimConfig {
-            device,
+        let config = SimConfig {
+            device: device.checked(&memory, &self.pressure, around)?,
             load: self.load.clone(),
             model: self.model.clone(),
             script: self.output.script.clone(),
             sample: self.output.sample,
             patience: self.output.patience,
-        }
+        };
+        config.check()?;
+        Ok(config)
     }
 }

@@ -8,9 +8,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ublk_ramdisk::config::{Backing, DeviceConfig, DeviceRequest, Surroundings};
+use ublk_ramdisk::config::{Backing, DeviceConfig, Surroundings};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::ctrl::Control;
+use ublk_ramdisk::units::{OrOff, Size};
 
 use super::output;
 use crate::cli::AddArgs;
@@ -24,16 +25,14 @@ use crate::server::{page_size, Prepared};
 /// Adds the device.
 pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     let config = checked(args)?;
-    if args
-        .space
-        .memory_limit
-        .is_some_and(|limit| limit > config.size)
-    {
-        output::warn(&format!(
-            "--memory-limit {} is more than the disk has: the limit is its size, {} bytes",
-            args.space.memory_limit.unwrap_or_default(),
-            config.size
-        ));
+    if let Some(OrOff::To(limit)) = args.memory.rules.memory_limit {
+        if limit > config.size {
+            output::warn(&format!(
+                "--memory-limit {} is more than the disk has: the limit is its size, {}",
+                Size(limit),
+                Size(config.size)
+            ));
+        }
     }
     // Without driver, permission or io_uring nothing is forked, locked or logged.
     drop(Control::open()?);
@@ -57,15 +56,15 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
 }
 
 fn checked(args: &AddArgs) -> Result<DeviceConfig, Failure> {
-    let mut request = args.request();
-    let around = surroundings(&mut request)?;
-    DeviceConfig::check(request, around)
+    let mut device = args.device.clone();
+    let around = surroundings(&mut device)?;
+    device.checked(&args.memory, &args.pressure, around)
 }
 
 /// What a device's rules depend on. A relative path of its backing is fixed.
-pub(super) fn surroundings(request: &mut DeviceRequest) -> Result<Surroundings, Failure> {
+pub(super) fn surroundings(device: &mut DeviceConfig) -> Result<Surroundings, Failure> {
     let mut backing_length = None;
-    if let Backing::Tmpfs(path) = &mut request.backing {
+    if let Backing::Tmpfs(path) = &mut device.backing {
         *path = absolute(path)?;
         backing_length = length(path)?;
     }

@@ -4,7 +4,7 @@
 
 use ublk_ramdisk::config::check_pressure;
 use ublk_ramdisk::error::{Exit, Failure};
-use ublk_ramdisk::pressure::Injection;
+use ublk_ramdisk::pressure::{Injection, Settings};
 
 use super::{machine, output};
 use crate::cli::SetArgs;
@@ -13,22 +13,18 @@ use crate::server::run_dir::RunDir;
 
 /// Changes what the device lives by.
 pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
-    let changes = args.pressure.changes();
-    let memory = args.memory.changes()?;
+    let options = &args.options;
     // What no disk can have is bad usage whichever it is.
-    check_pressure(&args.pressure.settings())?;
+    options.memory.check()?;
+    check_pressure(&options.pressure.applied_to(&Settings::default()))?;
     let init = |injection: &Injection| matches!(injection, Injection::InitHctx(_));
-    if changes.inject.iter().any(init) {
+    if options.pressure.injections().any(init) {
         return Err(Failure::usage(
             "--inject init_hctx cannot be changed on a running disk: its hardware queues are set \
              up; give it to `add`",
         ));
     }
-    let request = Request::Set {
-        changes: Box::new(changes),
-        memory,
-        latency_sample: args.sample.latency_sample,
-    };
+    let request = Request::Set(Box::new(options.clone()));
     let in_force = match machine::ask_of(&RunDir::of_this_machine(), args.id, request)? {
         Reply::InForce(in_force) => in_force,
         Reply::Failed(failure) => return Err(failure),

@@ -6,7 +6,6 @@ use std::io;
 
 use serde::Serialize;
 
-use ublk_ramdisk::config::DeviceConfig;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::sim;
 use ublk_ramdisk::sim::figures::{Figures, Kind, Load};
@@ -26,10 +25,9 @@ struct Printed<'f> {
 
 /// Runs one.
 pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
-    let mut request = args.request();
-    let around = add::surroundings(&mut request)?;
-    let config = args.config(DeviceConfig::check(request, around)?);
-    config.check()?;
+    let mut device = args.device.clone();
+    let around = add::surroundings(&mut device)?;
+    let config = args.config(device, around)?;
     let checked = |path: &Option<_>| path.as_deref().map(OutputFile::check).transpose();
     let (chrome, text_lines) = (
         checked(&args.output.trace)?,

@@ -22,10 +22,9 @@ use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use ublk_ramdisk::backend::FreshBacking;
-use ublk_ramdisk::config::space_changes::{InForce, SpaceChanges};
+use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::DeviceConfig;
 use ublk_ramdisk::error::{Exit, Failure};
-use ublk_ramdisk::pressure::Changes;
 use ublk_ramdisk::sys::thread::set_io_flusher;
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path};
 use ublk_ramdisk::ublk::device::Device;
@@ -273,12 +272,8 @@ impl Server {
                 caller.answer(&Reply::Stats(Box::new(self.device.stats())));
                 return Step::Serve;
             }
-            Request::Set {
-                ref changes,
-                ref memory,
-                latency_sample,
-            } => {
-                caller.answer(&match self.set(changes, memory, latency_sample) {
+            Request::Set(ref options) => {
+                caller.answer(&match self.set(options) {
                     Ok(in_force) => Reply::InForce(Box::new(in_force)),
                     Err(failure) => Reply::Failed(failure),
                 });
@@ -309,14 +304,9 @@ impl Server {
         }
     }
 
-    fn set(
-        &mut self,
-        changes: &Changes,
-        memory: &SpaceChanges,
-        latency_sample: Option<u32>,
-    ) -> Result<InForce, Failure> {
-        let in_force = self.device.set(changes, memory, latency_sample)?;
-        if !changes.is_empty() || !memory.is_empty() || latency_sample.is_some() {
+    fn set(&mut self, options: &SetOptions) -> Result<InForce, Failure> {
+        let in_force = self.device.set(options)?;
+        if *options != SetOptions::default() {
             info!("{}: in force: {in_force}", self.front.served.path);
         }
         Ok(in_force)

@@ -6,11 +6,10 @@
 //! build: a message that cannot be read is answered as a failure, never ignored.
 
 use serde::{Deserialize, Serialize};
-use ublk_ramdisk::config::space_changes::{InForce, SpaceChanges};
+use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::DataPath;
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
-use ublk_ramdisk::pressure::Changes;
 use ublk_ramdisk::stats::DeviceStats;
 
 /// A device as its server sees it; also the contents of the state file and what `add --json`
@@ -53,18 +52,8 @@ pub enum Word {
 pub enum Request {
     /// The counters.
     Stats,
-    /// Other pressure and memory rules, or another share of timed requests; none but the present
-    /// ones if nothing is to be changed.
-    Set {
-        /// What is to be changed of the pressure.
-        changes: Box<Changes>,
-        /// Of the rules for memory.
-        #[serde(default)]
-        memory: SpaceChanges,
-        /// Of so many requests one is timed, 0 for none.
-        #[serde(default)]
-        latency_sample: Option<u32>,
-    },
+    /// What is to be changed; the answer says what is in force then.
+    Set(Box<SetOptions>),
     /// What happens to the requests for so long. After the answer comes the trace itself, and the
     /// connection ends with it. Whoever goes away before gets nothing, and the recording ends.
     Trace {
@@ -138,8 +127,9 @@ pub enum Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ublk_ramdisk::config::space::Reclaim;
-    use ublk_ramdisk::pressure::{Change, Injection};
+    use ublk_ramdisk::config::space::{MemoryOptions, Reclaim};
+    use ublk_ramdisk::pressure::PressureOptions;
+    use ublk_ramdisk::units::OrOff;
 
     #[test]
     fn a_failure_crosses_the_ready_pipe() {
@@ -156,20 +146,21 @@ mod tests {
     fn requests_read_back() {
         for request in [
             Request::Stats,
-            Request::Set {
-                changes: Box::new(Changes {
-                    slots: Change::To(4),
-                    mbps: Change::Off,
-                    inject: vec![Injection::Delay(Some(5))],
-                    ..Changes::default()
-                }),
-                memory: SpaceChanges {
-                    memory_limit: Change::To(1 << 30),
-                    no_space_timeout: Change::Off,
+            Request::Set(Box::new(SetOptions {
+                pressure: PressureOptions {
+                    slots: Some(OrOff::To(4)),
+                    mbps: Some(OrOff::Off),
+                    inject: vec!["delay=5us".parse().expect("a fault")],
+                    ..PressureOptions::default()
+                },
+                memory: MemoryOptions {
+                    memory_limit: Some(OrOff::To(1 << 30)),
+                    no_space_timeout: Some(OrOff::Off),
                     reclaim: Some(Reclaim::Off),
+                    ..MemoryOptions::default()
                 },
                 latency_sample: Some(64),
-            },
+            })),
             Request::Trace {
                 millis: 2000,
                 records: 64,

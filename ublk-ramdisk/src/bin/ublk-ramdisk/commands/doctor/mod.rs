@@ -9,7 +9,7 @@ mod facts;
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use ublk_ramdisk::config::{DataPath, DeviceRequest};
+use ublk_ramdisk::config::{DataPath, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::ctrl::CtrlError;
 use ublk_ramdisk::ublk::features::Features;
@@ -229,7 +229,7 @@ fn io_uring(facts: &Facts) -> Check {
 
 /// What `auto` takes for a device of the default depth.
 fn automatic(facts: &Facts) -> Option<DataPath> {
-    let depth = DeviceRequest::default().depth as u16;
+    let depth = DeviceConfig::default().depth;
     match &facts.access {
         Access::Open(features) => choose_path(None, depth, *features).ok(),
         Access::Refused(_) => None,
