@@ -13,7 +13,7 @@
 //! `examples/mybrd.rs` is another driver on the mirror.
 //!
 //! Unsafe code stands in `sys`, in `ublk`'s `ring`, `ctrl`, `client_data`,
-//! `per_tag` and `batch`, in `mq`'s `data`, in `ramdisk`'s `words` and `store`, and in
+//! `per_tag` and `batch`, in `mq`'s `request`, in `ramdisk`'s `words` and `store`, and in
 //! `sim`'s `buffers` and `job`; nowhere else.
 
 #[cfg(not(loom))]

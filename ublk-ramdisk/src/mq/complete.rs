@@ -1,24 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How requests end: once each, by whoever takes them out of flight (A8, C30, C31, C38).
+//! How requests end: once each, by whoever takes them out of flight (A8, C30, C31, C38), or are given
+//! back by a driver that had accepted them (C28, C29).
 //!
 //! [`super::dispatch`] hands in what ended inside it, transports and drivers what they kept; the
 //! result goes out through a [`Home`] or the [`Transport`](super::Transport). Kernel counterparts:
-//! `blk_mq_complete_request`, `blk_mq_end_request`, `blk_mq_end_request_batch`.
+//! `blk_mq_complete_request`, `blk_mq_end_request`, `blk_mq_end_request_batch`,
+//! `blk_mq_requeue_request`, `blk_mq_kick_requeue_list`, `blk_mq_requeue_work`.
+//!
+//! Requests that are given back wait on lists of the device, not of a hardware queue, until somebody
+//! kicks; requeue_work then puts them where the next run finds them.
 //!
 //! The order within an end: the driver's complete, the slot becomes idle, the result is handed
 //! out, the request is counted out. The tag may come back at once after the result has left, so
 //! the slot is not touched after that; and a freeze waits until the result has left for the
 //! transport.
 
-use super::call::{Call, Started};
-use super::custody::InFlight;
 use super::hctx::HwQueue;
+use super::issue_ctx::{Call, Started};
 use super::operations::Home;
 use super::queue::Queue;
 use super::request::Request;
 use super::request_state::{Completed, Put, Step};
-use super::slot::{Rq, Slot};
+use super::slot::{Rq, Slot, PASSTHROUGH, PREPARED};
 use super::status::Status;
+use super::tokens::{InFlight, Requeue};
+use std::time::Duration;
 
 impl Queue {
     /// Completes a request that was kept: so many bytes, or why not. Ends on the calling thread,
@@ -192,5 +198,68 @@ impl Queue {
     pub(super) fn bad_transition(&self, hctx: &HwQueue) {
         hctx.counters.bad_transitions.add(1);
         debug_assert!(false, "a request of hctx {} took a wrong step", hctx.index);
+    }
+
+    /// Gives a request back that a driver or a transport has. It stays in the line until somebody
+    /// kicks. False if it was completed before.
+    pub fn requeue(&self, token: InFlight, how: Requeue) -> bool {
+        self.assert_own(&token);
+        let (hctx, slot) = (self.hctx_of(token.rq), self.slot(token.rq));
+        if !slot.state.take_back(token.generation) {
+            hctx.counters.lost_races.add(1);
+            return false;
+        }
+        hctx.counters.requeued.add(1);
+        self.trace_requeue(hctx, token.rq);
+        if how.prepared {
+            slot.set(PREPARED);
+        }
+        {
+            let flush = self.is_flush(hctx, token.rq);
+            let mut lists = self.inner.requeue.lock();
+            let list = if flush {
+                &mut lists.flushes
+            } else {
+                &mut lists.requests
+            };
+            list.push_back(&self.inner.slots, token.rq);
+        }
+        if let Some(delay) = how.kick {
+            self.delay_kick_requeue_list(delay);
+        }
+        true
+    }
+
+    /// Has the requeue lists worked off now, also if a later kick is pending (W9).
+    pub fn kick_requeue_list(&self) {
+        self.inner.works.mod_requeue(Duration::ZERO);
+    }
+
+    /// Has them worked off after `delay`.
+    pub fn delay_kick_requeue_list(&self, delay: Duration) {
+        self.inner.works.mod_requeue(delay);
+    }
+
+    /// requeue_work: takes both lists at once and runs all queues.
+    pub(super) fn requeue_work(&self) {
+        let (mut requests, mut flushes) = {
+            let mut lists = self.inner.requeue.lock();
+            (lists.requests.take(), lists.flushes.take())
+        };
+        let slots = &self.inner.slots;
+        while let Some(rq) = requests.pop_front(slots) {
+            let (hctx, slot) = (self.hctx_of(rq), self.slot(rq));
+            if slot.has(PREPARED | PASSTHROUGH) {
+                slot.clear(PREPARED);
+                hctx.dispatch_tail(slots, rq);
+            } else {
+                // Each to the head, so that a group comes out reversed, as in the kernel.
+                hctx.ctxs.push_front(slots, slot.ctx(), rq);
+            }
+        }
+        while let Some(rq) = flushes.pop_front(slots) {
+            self.hctx_of(rq).dispatch_head(slots, rq);
+        }
+        self.run_hw_queues(false);
     }
 }

@@ -5,8 +5,8 @@
 //! are exact at rest only: each lane has one owner, who counts what it does in numbers of its own
 //! and without a locked addition, and they are added up when they are read.
 
-use super::count::Count;
 use super::source::{BySource, Counts};
+use super::sync::Count;
 
 /// How many requests a run dispatched: 0, 1, 2-3, 4-7, and so on.
 pub const HISTOGRAM: usize = 14;

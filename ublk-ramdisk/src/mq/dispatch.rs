@@ -23,15 +23,16 @@
 //! after, the append is visible to the run that was queued. When RESTART was not marked before the
 //! try, as in a run that took the software queues, look finds it clear and queues a run that marks.
 
-use super::call::Call;
 use super::hctx::HwQueue;
 use super::hctx_state::RESTART;
 use super::issue::{Issue, Refused};
+use super::issue_ctx::Call;
 use super::operations::Busy;
 use super::queue::Queue;
 use super::request::Request;
 use super::slot::{Rq, RqList};
 use super::source::Source;
+use super::tag_set::Rules;
 use std::time::Duration;
 
 /// How soon all queues are run when a budget was taken for a request that was gone
@@ -312,6 +313,37 @@ impl Queue {
         if let Some(budget) = self.inner.driver.budget() {
             budget.put(self.view(hctx), token);
             self.delay_run_hw_queues(BUDGET_DELAY);
+        }
+    }
+
+    /// Is it run by the old rules?
+    #[inline]
+    pub(super) fn is_old(&self) -> bool {
+        self.inner.set.rules == Rules::Linux3
+    }
+
+    /// One run by the rules of the kernels 3.x (M1 to M3). It takes everything, the dispatch list in
+    /// front of the software queues; what is left goes back to the head of the dispatch list, and
+    /// the queue is run again at once, whatever the reason. There is no RESTART, no delay, no account
+    /// of how busy the driver is, and no direct issue. Not modeled: a queued run that is queued again
+    /// keeps its place (M4).
+    /// # Context: inside an issue section of `hctx`.
+    pub(super) fn old_pass(&self, hctx: &HwQueue, accepted: &mut u32, call: &mut Call<'_>) {
+        let slots = &self.inner.slots;
+        let mut list = hctx.take_dispatch();
+        list.append(slots, &mut hctx.ctxs.take_all(slots));
+        if list.is_empty() {
+            return;
+        }
+        let done = self.issue_list(hctx, &mut list, false, call);
+        *accepted += done.accepted;
+        if done.ended > 0 {
+            call.write_down(hctx);
+            self.departed(hctx, hctx.state.leave(done.ended));
+        }
+        if done.refused.is_some() {
+            hctx.dispatch_prepend(slots, list);
+            self.run_hw_queue(hctx.index, true);
         }
     }
 }

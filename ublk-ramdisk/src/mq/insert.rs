@@ -6,16 +6,17 @@
 //! takes over what was listed. Kernel counterparts: `blk_mq_submit_bio`, `blk_mq_dispatch_list`,
 //! `blk_execute_rq_nowait`.
 
-use super::call::{Call, Section};
 use super::dispatch::{ListIssue, Next};
 use super::hctx::HwQueue;
 use super::hctx_state::{Entry, FROZEN};
 use super::issue::{Issue, Refused};
+use super::issue_ctx::{Call, Section};
 use super::operations::{Elsewhere, Home};
 use super::queue::Queue;
 use super::request::{Op, Request};
 use super::slot::{Rq, RqList, AT_HEAD, PASSTHROUGH};
 use crate::trace::Kind;
+use std::sync::atomic::Ordering;
 
 /// The way in to one hardware queue through one software queue. Has one owner, and that owner
 /// inserts from one thread at a time.
@@ -155,6 +156,27 @@ fn may_issue_directly(queue: &Queue, hctx: &HwQueue, request: &Request) -> bool 
 }
 
 impl Queue {
+    /// The way in for the one thread that takes requests of `hctx` in through `ctx`. None if there
+    /// is no such ctx, or somebody has its lane.
+    pub fn lane(&self, hctx: u16, ctx: u16) -> Option<Lane> {
+        let set = &self.inner.set;
+        if hctx >= set.nr_hw_queues || ctx >= set.nr_ctxs {
+            return None;
+        }
+        let taken = &self.inner.lanes[self.lane_number(hctx, ctx)];
+        // Acquire pairs with the Release in `give_lane_back`: one owner's counts after the other's.
+        let ours = !taken.swap(true, Ordering::Acquire);
+        ours.then(|| Lane::new(self.clone(), hctx, ctx))
+    }
+
+    pub(super) fn give_lane_back(&self, hctx: u16, ctx: u16) {
+        self.inner.lanes[self.lane_number(hctx, ctx)].store(false, Ordering::Release);
+    }
+
+    fn lane_number(&self, hctx: u16, ctx: u16) -> usize {
+        usize::from(hctx) * usize::from(self.inner.set.nr_ctxs) + usize::from(ctx)
+    }
+
     /// Keeps an arrival in its slot.
     #[inline]
     fn take_in(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32, arrived: u64) -> Rq {

@@ -3,22 +3,22 @@
 //! B1 to B6).
 //!
 //! [`super::dispatch`] calls in with each request whose turn it is, inside an issue section, and
-//! puts back what is refused; [`super::complete`] takes over what has ended. Kernel counterparts:
-//! `blk_mq_start_request`, and what the callers of `queue_rq` make of its answer.
+//! puts back what is refused; [`super::insert`] with whole batches, for drivers that take several
+//! requests at once. [`super::complete`] takes over what has ended. Kernel counterparts:
+//! `blk_mq_start_request`, what the callers of `queue_rq` make of its answer, and
+//! `__blk_mq_flush_list`.
 
-use super::call::{Call, Started};
-use super::custody::{Accepted, Course, Deferred, Issued, Move, Moving, Rest};
-use super::data::Data;
 use super::hctx::HwQueue;
 use super::hctx_state::STOPPED;
-use super::operations::{Answer, Busy};
+use super::issue_ctx::{Call, Started};
+use super::operations::{Answer, Busy, Offer};
 use super::queue::Queue;
-use super::request::Request;
+use super::request::{Data, Request};
 use super::request_state::{Generation, Step};
-use super::slot::{Rq, Slot, CUT};
+use super::slot::{Rq, RqList, Slot, CUT, UNTIMED};
 use super::source::Source;
 use super::status::Status;
-use super::timeout::UNTIMED;
+use super::tokens::{Accepted, Course, Deferred, Issued, Move, Moving, Rest};
 use crate::trace::Kind;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -313,5 +313,66 @@ impl Queue {
         hctx.state.has(STOPPED)
             || self.inner.driver.has_waker(hctx.index)
             || (0..self.inner.set.queue_depth).any(in_flight)
+    }
+
+    /// Offers a batch to a driver that takes several at once. Answers how many have ended.
+    /// # Context: inside an issue section of `hctx`.
+    pub(super) fn offer_all(&self, hctx: &HwQueue, list: &mut RqList, call: &mut Call<'_>) -> u32 {
+        let mut batch = Batch {
+            queue: self,
+            hctx,
+            list,
+            call,
+            ended: 0,
+        };
+        self.inner.driver.queue_rqs(self.view(hctx), &mut batch);
+        batch.ended
+    }
+}
+
+/// A batch on offer.
+struct Batch<'a, 'h> {
+    queue: &'a Queue,
+    hctx: &'a HwQueue,
+    list: &'a mut RqList,
+    call: &'a mut Call<'h>,
+    ended: u32,
+}
+
+impl Offer for Batch<'_, '_> {
+    fn each(
+        &mut self,
+        take: &mut dyn for<'q> FnMut(Issued<'q>) -> Result<Accepted<'q>, Issued<'q>>,
+    ) {
+        let slots = &self.queue.inner.slots;
+        let mut left = RqList::new();
+        while let Some(rq) = self.list.pop_front(slots) {
+            let (queue, hctx) = (self.queue, self.hctx);
+            let slot = queue.slot(rq);
+            let Some(generation) = queue.start(hctx, rq, slot) else {
+                continue;
+            };
+            let started = Started {
+                rq,
+                slot,
+                generation,
+                request: &queue.request_of(hctx, rq),
+            };
+            let token = queue.in_flight(rq, generation);
+            match take(Issued::new(queue, token, started.request, 0)) {
+                Ok(accepted) => {
+                    let issue = queue.accepted(hctx, started, accepted, self.call);
+                    self.ended += u32::from(matches!(issue, Issue::Ended { .. }));
+                }
+                Err(_) => {
+                    if slot.state.take_back(generation) {
+                        left.push_back(slots, rq);
+                    } else {
+                        hctx.counters.accepted.add(1);
+                    }
+                }
+            }
+        }
+        *self.list = left;
     }
 }

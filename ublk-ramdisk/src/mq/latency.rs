@@ -6,10 +6,7 @@
 //! `--latency-sample` says how many are.
 //! Kernel counterpart: the `diskstats` times, which the block layer keeps likewise from start to end.
 
-use super::hctx::HwQueue;
-use super::queue::Queue;
 use super::request::Op;
-use super::slot::{Rq, Slot};
 use crate::histogram::{AtomicHistogram, Histogram};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -26,6 +23,33 @@ pub(super) struct Sampling(AtomicU64);
 impl Default for Sampling {
     fn default() -> Self {
         Self(AtomicU64::new(u64::from(TIMED_OF - 1)))
+    }
+}
+
+impl Sampling {
+    /// Times one arrival of `arrivals`, rounded up to a power of two; 0 for none.
+    pub(super) fn set(&self, arrivals: u32) {
+        let mask = match arrivals {
+            0 => u64::MAX,
+            n => u64::from(n).next_power_of_two() - 1,
+        };
+        self.0.store(mask, Relaxed);
+    }
+
+    /// One of how many arrivals is timed; 0 if none is.
+    pub(super) fn get(&self) -> u32 {
+        match self.0.load(Relaxed) {
+            u64::MAX => 0,
+            mask => mask as u32 + 1,
+        }
+    }
+
+    /// Is one of `count` arrivals timed, whose numbers begin with `first`?
+    #[inline]
+    pub(super) fn has(&self, first: u64, count: u32) -> bool {
+        let mask = self.0.load(Relaxed);
+        // The next multiple of mask + 1, from `first` on, is within.
+        mask != u64::MAX && first.wrapping_neg() & mask < u64::from(count)
     }
 }
 
@@ -82,7 +106,7 @@ impl LatencyStats {
 }
 
 impl Latencies {
-    fn record(&self, op: Op, nanos: u64) {
+    pub(super) fn record(&self, op: Op, nanos: u64) {
         let of_op = match op {
             Op::Read => 0,
             Op::Write => 1,
@@ -102,80 +126,5 @@ impl Latencies {
             discard: discard.snapshot(),
             write_zeroes: write_zeroes.snapshot(),
         }
-    }
-}
-
-impl Queue {
-    /// Times one arrival of so many: 1 for each, 0 for none; other numbers are raised to a power of
-    /// two. Requests on their way keep what was decided when they arrived.
-    pub fn time_one_of(&self, arrivals: u32) {
-        let mask = match arrivals {
-            0 => u64::MAX,
-            n => u64::from(n).next_power_of_two() - 1,
-        };
-        self.inner.sampling.0.store(mask, Relaxed);
-    }
-
-    /// Of so many arrivals one is timed; 0 if none is.
-    pub fn timed_of(&self) -> u32 {
-        match self.inner.sampling.0.load(Relaxed) {
-            u64::MAX => 0,
-            mask => mask as u32 + 1,
-        }
-    }
-
-    /// How long the requests of a hardware queue took.
-    pub fn latency(&self, hctx: u16) -> LatencyStats {
-        self.hctx(hctx).latency.snapshot()
-    }
-
-    /// Asked for arrivals with these numbers: is one of them timed?
-    #[inline]
-    fn is_timed(&self, first: u64, count: u32) -> bool {
-        let mask = self.inner.sampling.0.load(Relaxed);
-        // The next multiple of mask + 1, from `first` on, is within.
-        mask != u64::MAX && first.wrapping_neg() & mask < u64::from(count)
-    }
-
-    /// When these have arrived: now, or 0 if none of them is timed.
-    #[inline]
-    pub(super) fn arrival(&self, first: u64, count: u32) -> u64 {
-        if self.is_timed(first, count) {
-            self.moment()
-        } else {
-            0
-        }
-    }
-
-    /// The same for one of a batch, whose moment is known.
-    #[inline]
-    pub(super) fn if_timed(&self, number: u64, arrived: u64) -> u64 {
-        if arrived != 0 && self.is_timed(number, 1) {
-            arrived
-        } else {
-            0
-        }
-    }
-
-    /// The time; never 0, which means none.
-    #[cold]
-    fn moment(&self) -> u64 {
-        self.inner.works.now_exactly().max(1)
-    }
-
-    /// The request is about to be handed out.
-    #[inline]
-    pub(super) fn time_end(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) {
-        let arrived = slot.arrived();
-        if arrived != 0 {
-            self.took(hctx, rq, arrived);
-        }
-    }
-
-    #[cold]
-    fn took(&self, hctx: &HwQueue, rq: Rq, arrived: u64) {
-        let op = self.slot(rq).request(self.tag_of(hctx, rq)).op();
-        let nanos = self.moment().saturating_sub(arrived);
-        hctx.latency.record(op, nanos);
     }
 }

@@ -6,12 +6,12 @@
 //! an error. These drivers ended a request themselves, inside queue_rq or later, and expected that
 //! a queue they had stopped is not run until they start it; both still work (M5).
 
-use super::custody::{InFlight, Issued};
-use super::data::Data;
 use super::operations::{Answer, Busy, Hctx, Operations};
 use super::queue::Queue;
+use super::request::Data;
 use super::request::Request;
 use super::status::Status;
+use super::tokens::{InFlight, Issued};
 use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -11,16 +11,16 @@
 //! 4. its bytes are moved by the transport, to or from where the driver has them (`operations` says
 //!    why this is a step of its own);
 //! 5. it is completed and its result handed out, once (`complete`), or given back and tried again
-//!    (`requeue`), or found to be late (`timeout`).
+//!    (`complete`), or found to be late (`timeout`).
 //!
 //! On the way of a lone request there are two read-modify-writes, both on the queue's word
 //! (`hctx_state`), as its own word is the issuing thread's until that lets go of it
 //! (`request_state`); no lock, no fence, no other thread, and never an allocation. What it counts it
-//! counts for itself (`call`), and only one that is kept looks at a clock (`timeout`).
+//! counts for itself (`issue_ctx`), and only one that is kept looks at a clock (`timeout`).
 //!
 //! | kernel | here | difference |
 //! |---|---|---|
-//! | `struct request` | [`Request`], a slot, and the tokens of `custody` | carries byte offsets; its data stays in the kernel until the driver has named the memory |
+//! | `struct request` | [`Request`], a slot, and the tokens of `tokens` | carries byte offsets; its data stays in the kernel until the driver has named the memory |
 //! | `blk_status_t` | [`Status`] | same numbers, names and errnos; OK is Rust's `Ok` |
 //! | `struct gendisk` | [`Disk`] | its capacity alone |
 //! | `struct blk_mq_ops` | [`Operations`] | `queue_rq` names memory instead of copying itself |
@@ -28,55 +28,59 @@
 //! | `blk_mq_tag_set` | [`TagSet`] | tags are the kernel's: the mirror keeps slots, and never allocates one |
 //! | `struct request_queue` | [`RequestQueue`], [`Queue`] | |
 //! | `struct blk_mq_hw_ctx` | `hctx` | RESTART, STOPPED, the usage counter and the SRCU section are one word |
-//! | `struct blk_mq_ctx` | `ctx`, [`Lane`] | one per inserting thread, not per CPU |
+//! | `struct blk_mq_ctx` | `hctx`, [`Lane`] | one per inserting thread, not per CPU |
 //! | `dispatch_wait`, `sbitmap` waiters | [`DeviceSlots`] | wakes all that wait, the oldest first |
 //! | timeout timer and work | `timeout` | the timer is the delay of the work |
+//!
+//! # Layers
+//!
+//! The files stand in three groups. Data knows nothing of the other two: it is what queues, requests
+//! and counters are made of. Flow moves requests: each file adds methods to [`Queue`]. Edge is what
+//! drivers, transports, tests and people see.
+
+// Data.
 
 pub mod request;
+
+pub mod status;
+
+pub mod tag_set;
 
 mod request_state;
 
 mod slot;
 
-pub mod tag_set;
-
-pub mod data;
-
-mod custody;
-
-mod insert;
-
-mod call;
-
-mod ctx;
-
 mod hctx_state;
 
 mod hctx;
 
-mod run;
+mod counters;
 
-mod dispatch;
+mod source;
+
+mod latency;
+
+mod sync;
+
+// Flow.
+
+mod queue;
+
+mod insert;
 
 mod issue;
 
-mod offer;
+mod issue_ctx;
 
-mod old_rules;
+mod dispatch;
 
-pub mod operations;
-
-mod budget;
+mod run;
 
 mod complete;
 
-mod requeue;
-
 mod timeout;
 
-mod pause;
-
-mod queue;
+mod freeze;
 
 #[cfg(not(loom))]
 mod kblockd;
@@ -85,44 +89,38 @@ mod kblockd;
 #[path = "loom_tests/kblockd.rs"]
 mod kblockd;
 
-mod count;
+// Edge.
 
-mod counters;
+pub mod operations;
 
-mod source;
+mod tokens;
 
-mod latency;
+mod shared_limit;
 
-mod tracing;
+mod handle;
+
+mod observe;
 
 pub mod debugfs;
 
-pub mod status;
-
 pub mod legacy;
-
-mod disk;
-
-mod sync;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
 
-pub use budget::DeviceSlots;
 pub use counters::{HctxCounters, HISTOGRAM};
-pub use custody::{Accepted, Deferred, InFlight, Issued, Moved, Moving, Requeue};
-pub use data::{Data, Run};
-pub use disk::Disk;
+pub use freeze::WouldDeadlock;
+pub use handle::{HctxSnapshot, RequestQueue, RequestRef};
 pub use insert::Lane;
 pub use kblockd::Kblockd;
 pub use latency::{LatencyStats, LEAST_TIMED_OF, TIMED_OF};
-pub use old_rules::Rules;
 pub use operations::{
-    Answer, Budget, Busy, Elsewhere, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
+    Answer, Budget, Busy, Disk, Elsewhere, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
 };
-pub use pause::WouldDeadlock;
-pub use queue::{HctxSnapshot, Queue, RequestQueue, RequestRef, WeakQueue};
-pub use request::{Limits, Op, Request};
+pub use queue::{Queue, WeakQueue};
+pub use request::{Data, Limits, Op, Request, Run};
+pub use shared_limit::DeviceSlots;
 pub use source::{BySource, Source};
 pub use status::Status;
-pub use tag_set::{TagSet, TagSetError};
+pub use tag_set::{Rules, TagSet, TagSetError};
+pub use tokens::{Accepted, Deferred, InFlight, Issued, Moved, Moving, Requeue};

@@ -29,12 +29,11 @@
 //! either case (F19, F20). A request under transfer is in flight, so it may time out: a driver that
 //! has named memory answers ResetTimer, as the copy will end.
 
-use super::custody::{Accepted, Deferred, Issued, Moved, Moving};
-use super::data::Run;
 use super::queue::Queue;
-use super::request::Request;
+use super::request::{Request, Run};
 use super::source::Source;
 use super::status::Status;
+use super::tokens::{Accepted, Deferred, Issued, Moved, Moving};
 use std::fmt;
 
 /// Why not now, and who owes the re-run.
@@ -257,6 +256,19 @@ pub trait Operations: Send + Sync {
     /// One line about a request in flight. Allocates nothing and takes no lock that queue_rq takes.
     fn show_request(&self, _request: &Request, _out: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
+    }
+}
+
+/// A driver whose requests have offsets on a disk: what is asked of it apart from its requests.
+/// Kernel counterpart: `struct gendisk` with `get_capacity`.
+pub trait Disk: Operations {
+    /// Size of the disk in bytes, as it is now.
+    fn capacity(&self) -> u64;
+
+    /// Would this request have to wait for memory that the disk does not hold yet? An answer of the
+    /// moment.
+    fn needs_memory(&self, _request: &Request) -> bool {
+        false
     }
 }
 

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One request, checked. [`Request::check`] is the only way to make one, so
-//! whoever holds a request need not look at its bounds again. Kernel
-//! counterpart: `struct request` after `blk_mq_start_request`.
+//! One request, checked, and where a driver has its bytes.
+//!
+//! [`Request::check`] is the only way to make one, so a request's bounds are never looked at again.
+//! Kernel counterparts: `struct request` after `blk_mq_start_request`, and for [`Data`] its `bio`.
+//! There a driver is given the client's pages and copies; here it names its own memory, and who
+//! carried the request copies.
 
 use super::status::Status;
+use std::ptr::NonNull;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +167,30 @@ impl Request {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+}
+
+/// Where the bytes of a READ or WRITE are. Valid until the driver's `complete`.
+#[derive(Clone, Copy, Debug)]
+pub enum Data {
+    /// All of them in one piece, from this address on.
+    Contiguous(NonNull<u8>),
+    /// A READ of nothing but holes.
+    Zeros,
+    /// A READ of pieces and holes: ask the driver's `runs`.
+    Scattered,
+}
+
+// SAFETY: an address is a number; whoever reads or writes there, on whatever thread, answers for it.
+unsafe impl Send for Data {}
+
+/// One piece of a [`Data::Scattered`] request, to be copied before `runs` goes on: what it names may
+/// be there no longer.
+#[derive(Clone, Copy, Debug)]
+pub enum Run {
+    /// This many bytes from this address on.
+    Memory(NonNull<u8>, usize),
+    /// This many zeros.
+    Zeros(usize),
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@
 
 use super::request::{Op, Request};
 use super::request_state::RequestState;
-use super::timeout::UNTIMED;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// A request's number within its device: queue times depth plus tag.
@@ -32,6 +31,9 @@ pub(super) const PARKED: u32 = 1 << 13;
 pub(super) const CUT: u32 = 1 << 14;
 /// The outcome in the slot goes through the driver's `complete`.
 const VIA_DRIVER: u32 = 1 << 12;
+
+/// The deadline of a request that nobody has kept yet.
+pub(super) const UNTIMED: u64 = u64::MAX;
 
 /// One slot. All fields but the state are written by the request's owner alone and reach the next
 /// owner through the state word or the lock of the list it comes from; hence Relaxed.
@@ -285,6 +287,32 @@ impl RqList {
             at = slots.get(rq).next.load(Relaxed);
             Some(rq)
         })
+    }
+}
+
+/// Who waits for requeue_work.
+#[derive(Debug)]
+pub(super) struct RequeueLists {
+    pub(super) requests: RqList,
+    pub(super) flushes: RqList,
+}
+
+impl RequeueLists {
+    pub(super) fn new() -> Self {
+        Self {
+            requests: RqList::new(),
+            flushes: RqList::new(),
+        }
+    }
+
+    /// Lists those that wait, as far as there is room.
+    pub(super) fn list_into(&self, slots: &Slots, out: &mut Vec<Rq>) {
+        self.requests.list_into(slots, out);
+        self.flushes.list_into(slots, out);
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.requests.len() + self.flushes.len()
     }
 }
 

@@ -5,7 +5,7 @@
 //! mirror counts by it and does nothing else with it: who owes the re-run is said by
 //! [`super::Busy`] alone. The kernel has no counterpart; its drivers answer without a reason.
 
-use super::count::Count;
+use super::sync::Count;
 use serde::{Deserialize, Serialize};
 
 macro_rules! sources {

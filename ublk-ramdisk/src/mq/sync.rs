@@ -15,6 +15,7 @@ pub(super) use std::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::{Condvar as Inner, Mutex as Lock, MutexGuard};
 
+use std::sync::atomic::{AtomicU64 as PlainU64, Ordering::Relaxed};
 use std::sync::PoisonError;
 
 /// A lock without poisoning: what it guards is whole after every step.
@@ -64,5 +65,26 @@ impl Waiters {
     pub(super) fn wake(&self) {
         drop(self.lock.lock());
         self.changed.notify_all();
+    }
+}
+
+/// A number that any thread raises, and anyone reads.
+#[derive(Debug, Default)]
+pub(super) struct Count(PlainU64);
+
+impl Count {
+    #[inline]
+    pub(super) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// As `add`, by the only thread that ever does.
+    #[inline]
+    pub(super) fn add_owned(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed) + n, Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
     }
 }

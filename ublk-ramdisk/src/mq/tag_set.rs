@@ -2,8 +2,6 @@
 //! What a device's queues are made from, and whether that is possible. Kernel counterpart:
 //! `struct blk_mq_tag_set` with the checks of `blk_mq_alloc_tag_set`.
 
-use super::ctx::MAX_CTXS;
-use super::old_rules::Rules;
 use super::status::Status;
 use std::io;
 use std::time::Duration;
@@ -11,6 +9,8 @@ use workqueue::CpuSet;
 
 /// The deepest queue that ublk has.
 pub const MAX_DEPTH: u16 = 4096;
+/// The most software queues of one hardware queue: the map of them is one word.
+const MAX_CTXS: u16 = 64;
 
 /// The shape of a device's queues. The kernel may give a device fewer queues than were asked for:
 /// fill this from what ADD_DEV hands back (A2).
@@ -33,6 +33,16 @@ pub struct TagSet {
     /// By hardware queue, the CPUs whose requests it gets. An empty set, or none at all, stands for
     /// any CPU.
     pub cpus: Vec<CpuSet>,
+}
+
+/// By whose rules a hardware queue is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rules {
+    /// Those of 7.2: C1 to C20.
+    #[default]
+    Linux7,
+    /// Those of the first multi-queue kernels: M1 to M3.
+    Linux3,
 }
 
 impl TagSet {

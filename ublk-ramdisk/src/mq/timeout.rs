@@ -11,19 +11,17 @@
 //! transport keeps the request, before the token is in their hands: one that ends where it is issued
 //! never looks at the clock.
 
+use super::handle::RequestRef;
 use super::hctx::HwQueue;
 use super::hctx_state::TIMED;
 use super::operations::TimeoutAnswer;
-use super::queue::{Queue, RequestRef};
-use super::slot::Rq;
+use super::queue::Queue;
+use super::slot::{Rq, UNTIMED};
 use std::time::Duration;
 
 const SECOND: u64 = 1_000_000_000;
 /// How far the coarse clock may be behind: a tick of a kernel with HZ=100, and one more.
 const COARSE: u64 = 20_000_000;
-
-/// The deadline of a request that nobody has kept yet.
-pub(super) const UNTIMED: u64 = u64::MAX;
 
 /// What is added to a start: the period, and how far the clock may be behind.
 /// Seconds, and nanoseconds on top.

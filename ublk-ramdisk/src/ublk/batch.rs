@@ -9,10 +9,8 @@ use std::sync::Arc;
 
 use super::abi::{self, BatchElem};
 use super::commit::{element, Commit};
-use super::per_tag::NO_COMPLETION;
-use super::queue::{insert, Queue, QueueError};
+use super::queue::{insert, Port, Queue, QueueError};
 use super::ring::{Completion, FetchBuffers, QueueRing, ELEMENT, WATCHES};
-use super::transport::Port;
 use crate::mq::{Home, Lane, Moved, Moving, Request};
 
 const FETCH: u64 = 1 << 32;
@@ -83,7 +81,7 @@ impl Batch {
         // SAFETY: the elements live until the completion below.
         unsafe { ring.push_batch(abi::IO_PREP_BATCH, at, depth, ELEMENT, PREP) };
         ring.submit_and_wait(1).map_err(QueueError::Ring)?;
-        let mut answer = [NO_COMPLETION; 1];
+        let mut answer = [Completion::NONE; 1];
         ring.reap(&mut answer);
         if answer[0].result != 0 {
             let errno = -answer[0].result;
@@ -122,7 +120,7 @@ impl Batch {
     /// Serves until the driver ends the fetch and every commit is through.
     pub(super) fn run(&mut self) -> Result<(), QueueError> {
         let room = usize::from(self.depth).max(16) + WATCHES;
-        let mut completions = vec![NO_COMPLETION; room];
+        let mut completions = vec![Completion::NONE; room];
         while self.is_needed() {
             // A COMMIT completes as soon as it is submitted: to be woken by it
             // alone would cost a second system call per wake.

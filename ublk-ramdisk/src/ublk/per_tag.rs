@@ -9,9 +9,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::abi::{self, IO_COMMIT_AND_FETCH, IO_FETCH};
-use super::queue::{insert, Queue, QueueError};
+use super::queue::{insert, Port, Queue, QueueError};
 use super::ring::{Completion, QueueRing, WATCHES};
-use super::transport::Port;
 use crate::config::DataPath;
 use crate::mq::{Home, Lane, Moved, Moving, Request};
 
@@ -43,7 +42,7 @@ impl PerTag {
             side.push(IO_FETCH, tag, 0);
         }
         side.ring.submit_and_wait(0).map_err(QueueError::Ring)?;
-        let mut refused = [NO_COMPLETION; 1];
+        let mut refused = [Completion::NONE; 1];
         if side.ring.reap(&mut refused) > 0 {
             let Completion {
                 user_data, result, ..
@@ -69,7 +68,7 @@ impl PerTag {
 
     /// Serves until the driver has taken back every tag.
     pub(super) fn run(&mut self) -> Result<(), QueueError> {
-        let mut completions = vec![NO_COMPLETION; usize::from(self.depth) + WATCHES];
+        let mut completions = vec![Completion::NONE; usize::from(self.depth) + WATCHES];
         while self.alive > 0 {
             let want = usize::from(self.port.mailbox.arm());
             let waited = self.side.ring.submit_and_wait(want);
@@ -157,9 +156,3 @@ impl Side {
         unsafe { self.ring.push_io(op, tag, result, addr) };
     }
 }
-
-pub(super) const NO_COMPLETION: Completion = Completion {
-    user_data: 0,
-    result: 0,
-    flags: 0,
-};

@@ -12,15 +12,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use workqueue::CpuSet;
 
 use super::abi::{self, IoDesc};
-use super::transport::Port;
+use super::client_data::ClientData;
+use super::mailbox::{self, Mailbox, Post};
 use crate::config::DataPath;
 use crate::error::{Exit, Failure};
 use crate::mq::{Disk, Home, Lane, Limits, Moved, Moving, Op, Request, Status};
-use crate::stats::QueueCounters;
+use crate::stats::{QueueCounters, WakeUps};
+use crate::sys::{event, thread as sys_thread};
 
 /// Why a queue thread ended without having been told to.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +92,101 @@ pub(super) struct Shared {
     /// the failed one held is ended by the driver when /dev/ublkcN is closed, and
     /// by nothing else, and STOP_DEV would wait for it for ever.
     pub give_up: Arc<OwnedFd>,
+}
+
+/// What a worker has for a queue's thread: a request that has ended, and its result.
+pub(super) type Letter = (Request, i32);
+
+/// Wakes a queue's thread out of its ring: an eventfd that the ring polls.
+#[derive(Debug)]
+pub(super) struct Bell(OwnedFd);
+
+impl mailbox::Bell for Bell {
+    fn ring(&self) {
+        event::signal(self.0.as_fd());
+    }
+}
+
+impl Bell {
+    /// Readable once it has been rung, and from then on: the ring is told of each write.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What all threads share of one queue.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) data: ClientData,
+    pub(super) mailbox: Mailbox<Letter, Bell>,
+    pub(super) binding: Binding,
+}
+
+impl Port {
+    /// Memory for every tag, and the box.
+    pub(super) fn new(
+        char_device: Arc<File>,
+        queue: u16,
+        depth: u16,
+        io_buffer: u32,
+    ) -> Result<Self, QueueError> {
+        let data = ClientData::new(char_device, queue, depth, io_buffer).map_err(|source| {
+            QueueError::Buffers {
+                bytes: u64::from(depth) * u64::from(io_buffer),
+                depth,
+                source,
+            }
+        })?;
+        let bell = event::eventfd().map_err(|e: io::Error| QueueError::Setup("eventfd", e))?;
+        Ok(Self {
+            data,
+            mailbox: Mailbox::new(depth, Bell(bell)),
+            binding: Binding::default(),
+        })
+    }
+}
+
+impl Port {
+    /// How often the thread of the queue was woken for what workers had for it.
+    pub(super) fn wakeups(&self) -> WakeUps {
+        let Post { posted, rung } = self.mailbox.counts();
+        WakeUps {
+            sent: rung,
+            saved: posted.saturating_sub(rung),
+        }
+    }
+}
+
+/// A queue thread's binding to its CPUs, for those that see them come back: the kernel lets a thread
+/// whose last CPU leaves run anywhere, and does not call it back.
+#[derive(Debug, Default)]
+pub(super) struct Binding(Mutex<Option<(i32, Vec<usize>)>>);
+
+impl Binding {
+    /// Binds the calling thread.
+    pub(super) fn begin(&self, cpus: &[usize]) -> io::Result<()> {
+        *self.lock() = Some((sys_thread::id(), cpus.to_vec()));
+        sys_thread::pin(cpus)
+    }
+
+    /// The thread is about to end, and its number to be another's.
+    pub(super) fn end(&self) {
+        *self.lock() = None;
+    }
+
+    /// These CPUs are in use now.
+    pub(super) fn follow(&self, online: &CpuSet) {
+        if let Some((thread, cpus)) = &*self.lock() {
+            if cpus.iter().any(|&cpu| online.contains(cpu)) {
+                // As at its start it works from any.
+                let _bound = sys_thread::pin_thread(*thread, cpus);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(i32, Vec<usize>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One queue, apart from its ring and its way into the mirror.

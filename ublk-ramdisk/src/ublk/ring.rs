@@ -97,6 +97,13 @@ pub(super) struct Completion {
 }
 
 impl Completion {
+    /// What stands in an array of completions before any is taken.
+    pub(super) const NONE: Self = Self {
+        user_data: 0,
+        result: 0,
+        flags: 0,
+    };
+
     /// Is the device given up?
     #[inline]
     pub(super) fn is_give_up(&self) -> bool {
@@ -389,12 +396,6 @@ mod tests {
     use crate::sys::{event, file};
     use std::os::fd::AsFd;
 
-    const NONE: Completion = Completion {
-        user_data: 0,
-        result: 0,
-        flags: 0,
-    };
-
     /// A ring over a file that stands in for /dev/ublkcN, unless this machine has no io_uring.
     fn ring(test: &str) -> Option<QueueRing> {
         let file = file::memfd(c"ring-test", false).expect("a file");
@@ -415,7 +416,7 @@ mod tests {
     fn w16_a_bell_that_the_kernel_has_stopped_listening_to_is_listened_to_again() {
         let Some(mut ring) = ring("w16") else { return };
         let bell = event::eventfd().expect("an eventfd");
-        let mut found = [NONE; 64];
+        let mut found = [Completion::NONE; 64];
         let mut ended = 0;
         for _ in 0..3 {
             ring.listen(bell.as_fd());
@@ -453,7 +454,7 @@ mod tests {
         let ways: [fn(&mut QueueRing, BorrowedFd<'_>); 4] = [
             |ring, _| ring.submit_and_wait(0).expect("entered"),
             |ring, _| {
-                ring.reap(&mut [NONE; 1]);
+                ring.reap(&mut [Completion::NONE; 1]);
             },
             |ring, bell| ring.listen(bell),
             |ring, _| ring.push_batch_fetch(0),

@@ -6,16 +6,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-
-use workqueue::CpuSet;
 
 use super::batch::Batch;
 use super::per_tag::PerTag;
-use super::queue::{Queue, QueueError, Shared};
+use super::queue::{Port, Queue, QueueError, Shared};
 use super::ring::QueueRing;
-use super::transport::Port;
 use crate::config::DataPath;
 use crate::error::Failure;
 use crate::mq::Lane;
@@ -73,38 +70,6 @@ impl Deaths {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .get_or_insert(text);
         event::signal(self.give_up.as_fd());
-    }
-}
-
-/// A queue thread's binding to its CPUs, for those that see them come back: the kernel lets a thread
-/// whose last CPU leaves run anywhere, and does not call it back.
-#[derive(Debug, Default)]
-pub(super) struct Binding(Mutex<Option<(i32, Vec<usize>)>>);
-
-impl Binding {
-    /// Binds the calling thread.
-    fn begin(&self, cpus: &[usize]) -> io::Result<()> {
-        *self.lock() = Some((sys_thread::id(), cpus.to_vec()));
-        sys_thread::pin(cpus)
-    }
-
-    /// The thread is about to end, and its number to be another's.
-    fn end(&self) {
-        *self.lock() = None;
-    }
-
-    /// These CPUs are in use now.
-    pub(super) fn follow(&self, online: &CpuSet) {
-        if let Some((thread, cpus)) = &*self.lock() {
-            if cpus.iter().any(|&cpu| online.contains(cpu)) {
-                // As at its start it works from any.
-                let _bound = sys_thread::pin_thread(*thread, cpus);
-            }
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(i32, Vec<usize>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A device for models: a driver with so many places, and a transport that counts ends.
 
-use crate::mq::budget::DeviceSlots;
 use crate::mq::kblockd::Kblockd;
+use crate::mq::shared_limit::DeviceSlots;
 use crate::mq::sync::{AtomicU32, Mutex, Ordering};
 use crate::mq::*;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The packed words by themselves.
 
-use crate::mq::budget::DeviceSlots;
 use crate::mq::hctx_state::{Entry, HctxState, TIMED};
 use crate::mq::request_state::{Completed, Put, RequestState, Step};
+use crate::mq::shared_limit::DeviceSlots;
 use loom::sync::Arc;
 use loom::thread;
 

@@ -19,9 +19,9 @@ use crate::ublk::abi;
 use crate::ublk::ctrl::{block_path, char_path, Control};
 use crate::ublk::features::Features;
 use crate::ublk::params;
-use crate::ublk::queue::Shared;
+use crate::ublk::queue::{Port, Shared};
 use crate::ublk::thread::{Deaths, QueueThread, Served};
-use crate::ublk::transport::{Port, Ports};
+use crate::ublk::transport::Ports;
 
 /// How long a device node may take to appear.
 const NODE_PATIENCE: Duration = Duration::from_secs(5);

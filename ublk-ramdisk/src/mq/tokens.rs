@@ -8,9 +8,9 @@
 //! for one request cannot be given for another. Kernel counterpart: Rust-for-Linux tells these
 //! states apart by the reference count of one `ARef<Request>`.
 
-use super::data::Data;
 use super::operations::{Answer, Busy};
 use super::queue::Queue;
+use super::request::Data;
 use super::request::Request;
 use super::request_state::Generation;
 use super::slot::Rq;

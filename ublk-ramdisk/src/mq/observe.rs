@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where the mirror tells [`crate::trace`] what happens. Nobody records: one relaxed load each.
+//! What the mirror reports of each request: events to [`crate::trace`], and how long it took.
 //!
-//! Kernel counterparts: the calls of `trace_block_rq_insert` and its siblings in blk-mq.
+//! While nobody records, an event costs one relaxed load. Kernel counterparts: the calls of
+//! `trace_block_rq_insert` and its siblings in blk-mq, and `blk_account_io_done`.
 
 use super::hctx::HwQueue;
 use super::issue::Refused;
+use super::latency::LatencyStats;
 use super::operations::Busy;
 use super::queue::Queue;
 use super::slot::{Rq, Slot, PARKED};
@@ -156,5 +158,63 @@ impl Queue {
                 ..of_hctx(Kind::Run, self.inner.label, hctx.index)
             });
         }
+    }
+
+    /// Times one arrival of `arrivals`, rounded up to a power of two; 1 for each, 0 for none. Requests
+    /// on their way keep what was decided when they arrived.
+    pub fn time_one_of(&self, arrivals: u32) {
+        self.inner.sampling.set(arrivals);
+    }
+
+    /// One of how many arrivals is timed; 0 if none is.
+    pub fn timed_of(&self) -> u32 {
+        self.inner.sampling.get()
+    }
+
+    /// How long the requests of a hardware queue took.
+    pub fn latency(&self, hctx: u16) -> LatencyStats {
+        self.hctx(hctx).latency.snapshot()
+    }
+
+    /// When these have arrived: now, or 0 if none of them is timed.
+    #[inline]
+    pub(super) fn arrival(&self, first: u64, count: u32) -> u64 {
+        if self.inner.sampling.has(first, count) {
+            self.moment()
+        } else {
+            0
+        }
+    }
+
+    /// The same for one of a batch, whose moment is known.
+    #[inline]
+    pub(super) fn if_timed(&self, number: u64, arrived: u64) -> u64 {
+        if arrived != 0 && self.inner.sampling.has(number, 1) {
+            arrived
+        } else {
+            0
+        }
+    }
+
+    /// The time; never 0, which means none.
+    #[cold]
+    fn moment(&self) -> u64 {
+        self.inner.works.now_exactly().max(1)
+    }
+
+    /// The request is about to be handed out.
+    #[inline]
+    pub(super) fn time_end(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) {
+        let arrived = slot.arrived();
+        if arrived != 0 {
+            self.took(hctx, rq, arrived);
+        }
+    }
+
+    #[cold]
+    fn took(&self, hctx: &HwQueue, rq: Rq, arrived: u64) {
+        let op = self.slot(rq).request(self.tag_of(hctx, rq)).op();
+        let nanos = self.moment().saturating_sub(arrived);
+        hctx.latency.record(op, nanos);
     }
 }

@@ -6,13 +6,6 @@
 use super::hctx_state::{Bit, FROZEN, QUIESCED, STOPPED};
 use super::queue::Queue;
 
-/// How often each has been asked for.
-#[derive(Debug, Default)]
-pub(super) struct Depths {
-    quiesce: u32,
-    freeze: u32,
-}
-
 /// A freeze that could not come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("hctx {hctx} has requests waiting and may not run: a freeze would wait for ever; unquiesce or start it first")]

@@ -9,7 +9,6 @@
 //! requests are counted out, so whoever sees a queue empty sees them.
 
 use super::counters::LaneCounters;
-use super::custody::InFlight;
 use super::hctx::HwQueue;
 use super::hctx_state::Exit;
 use super::operations::Home;
@@ -17,6 +16,7 @@ use super::queue::Queue;
 use super::request::Request;
 use super::request_state::Generation;
 use super::slot::{Rq, Slot};
+use super::tokens::InFlight;
 
 /// See the file's header.
 pub(super) struct Call<'h> {
