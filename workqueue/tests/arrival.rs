@@ -322,7 +322,7 @@ fn s11_09_the_real_affinity_may_be_widened_and_narrowed() {
     assert_eq!(allowed_in_run(&q, first), first.to_string());
     assert_eq!(allowed_in_run(&u, first), both.to_list());
     assert_eq!(allowed_in_run(&u, second), both.to_list());
-    // Narrowed to the new one: nobody stays on the other, nor goes back there.
+    // Narrowed to the new one: no thread stays on the other, or goes back there.
     set(&CpuSet::single(second));
     assert_eq!(rt.online_cpus(), CpuSet::single(second));
     assert_eq!(allowed_in_run(&q, first), second.to_string());

@@ -243,7 +243,7 @@ fn s06_12_the_bh_system_queues_are_there_before_the_start() {
 }
 
 #[test]
-fn s03_10_without_its_threads_a_bh_queue_is_not_made() {
+fn s03_10_a_bh_queue_whose_threads_cannot_be_made_is_refused() {
     let (fails, tries) = (
         Arc::new(AtomicBool::new(true)),
         Arc::new(AtomicUsize::new(0)),

@@ -110,7 +110,7 @@ fn s04_05_an_unbound_item_starts_from_the_enqueuers_cpu() {
 }
 
 #[test]
-fn s04_05_force_rr_cpu_goes_round_whoever_enqueues() {
+fn s04_05_force_rr_cpu_ignores_the_enqueuers_cpu() {
     let rt = quiet()
         .topology(machine(3, 1))
         .force_rr_cpu(true)
@@ -146,7 +146,7 @@ fn s08_10_congested_tells_each_cpus_share() {
     q.flush().unwrap();
 }
 
-/// A runtime of so many CPUs on a virtual clock.
+/// A runtime of `cpus` CPUs on a virtual clock.
 fn timed(cpus: usize) -> (Arc<VirtualClock>, Runtime) {
     let clock = VirtualClock::new();
     let builder = quiet()

@@ -148,7 +148,7 @@ fn s05_10_a_run_that_does_not_sleep_holds_the_cpu() {
 }
 
 #[test]
-fn s05_12_a_run_of_a_cpu_intensive_queue_does_not() {
+fn s05_12_a_run_of_a_cpu_intensive_queue_does_not_hold_the_cpu() {
     let rt = runtime(1);
     let hog = rt
         .queue("hog")
@@ -295,7 +295,7 @@ fn s05_04_a_sleep_with_items_waiting_counts_one_wakeup() {
     q.flush().unwrap();
 }
 
-/// A runtime that looks whether runs sleep.
+/// A runtime with the sampler on.
 fn watchful() -> RuntimeBuilder {
     Runtime::builder().topology(machine(1, 1))
 }

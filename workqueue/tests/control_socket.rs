@@ -55,7 +55,7 @@ fn a_path_in_use_is_refused_and_one_left_behind_is_replaced() {
     drop(other);
     let socket = rt.open_control_socket(&path).unwrap();
     assert_eq!(refused(&path), ErrorKind::AddrInUse);
-    // Somebody else's file at the path stays when the socket goes.
+    // Another process's file at the path stays when the socket goes.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "precious").unwrap();
     assert_eq!(refused(&path), ErrorKind::AddrInUse);
@@ -66,7 +66,7 @@ fn a_path_in_use_is_refused_and_one_left_behind_is_replaced() {
 }
 
 #[test]
-fn nonsense_is_answered_and_silence_is_not_waited_for() {
+fn a_bad_request_gets_an_error_and_a_silent_client_is_disconnected() {
     let (rt, path) = (runtime(1), path_for("nonsense"));
     let _socket = rt.open_control_socket(&path).unwrap();
     for nonsense in ["hello\n", "{\"get\":\"lost\"}\n", "{}\n", "\n", "\u{0}\n"] {

@@ -26,7 +26,7 @@ fn stands(q: &Queue) -> Arc<Gate> {
     gate
 }
 
-/// So many runs that sleep at once, hence so many workers and one more.
+/// Runs that sleep at once; the pool has one worker more.
 fn raise_workers(q: &Queue, n: usize) {
     let gate = Gate::new();
     for _ in 0..n {
@@ -66,7 +66,7 @@ fn s05_02_s05_03_one_is_woken_for_many_items() {
     }
     gate.open();
     q.flush().unwrap();
-    // Nobody slept, so one worker took all of them, one after the other.
+    // No run slept, so one worker took all of them, one after the other.
     let threads = log.all();
     assert!(threads.len() == 50 && threads.iter().all(|t| *t == threads[0]));
     assert_eq!(q.stats().cm_wakeup, before);

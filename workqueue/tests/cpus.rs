@@ -232,7 +232,7 @@ fn looks_refused(rt: &Runtime) -> bool {
         && rt.open_control_socket(path).is_err()
 }
 
-/// In a forked child: nobody waits for an item that its timer or its worker has in the parent.
+/// In a forked child: no call waits for an item that a timer or a worker has in the parent.
 fn gives_up(armed: &Arc<Later>, running: &Arc<Call>) -> bool {
     let ends = |r: Result<bool, WaitError>| r == Err(WaitError::Destroyed);
     let (a, r) = (&armed.work, &running.work);

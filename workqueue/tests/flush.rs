@@ -127,7 +127,7 @@ fn s10_03_the_oldest_of_many_flushers_waits_for_nothing_newer() {
 }
 
 #[test]
-fn s10_05_item_flush_tells_whether_it_waited() {
+fn s10_05_item_flush_returns_true_if_it_waited() {
     let rt = runtime(1);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     let gate = Gate::new();

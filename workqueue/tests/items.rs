@@ -90,7 +90,7 @@ fn s02_09_an_item_moved_to_a_queue_of_another_pool_may_overlap_itself() {
 }
 
 #[test]
-fn s02_09_an_item_moved_to_a_queue_of_the_same_pool_does_not() {
+fn s02_09_an_item_moved_to_a_queue_of_the_same_pool_does_not_overlap_itself() {
     let rt = runtime(1);
     let first = rt.queue("first").flags(UNBOUND).build().unwrap();
     let second = rt.queue("second").flags(UNBOUND).build().unwrap();

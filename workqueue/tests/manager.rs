@@ -69,7 +69,7 @@ fn s06_03_s06_04_there_is_one_manager_and_others_do_not_wait_for_it() {
     q.enqueue(Call::new(move |_| blocking(|| s.pass())))
         .unwrap();
     sleep.wait_for(1);
-    // The second worker finds nobody idle behind it: it is the manager now.
+    // The second worker finds no other one idle: it is the manager now.
     for n in 0..5 {
         let l = log.clone();
         q.enqueue(Call::new(move |_| l.add(n))).unwrap();
@@ -96,7 +96,7 @@ fn workers_of_unbound(rt: &Runtime) -> usize {
 }
 
 #[test]
-fn s06_07_so_many_idle_workers_are_kept_beside_the_busy_ones() {
+fn s06_07_idle_workers_are_kept_in_proportion_to_busy_ones() {
     for (busy, kept) in [(1, 2), (4, 2), (5, 3), (8, 3), (9, 4), (12, 4)] {
         let clock = VirtualClock::new();
         let rt = quiet()
@@ -116,12 +116,12 @@ fn s06_07_so_many_idle_workers_are_kept_beside_the_busy_ones() {
         until("the others have ended", || {
             q.stats().completed == 20 - busy as u64
         });
-        // Each look lets go whoever has been idle for long enough by then.
+        // Each culling ends the workers that have been idle for long enough.
         until("the surplus has gone", || {
             clock.advance(Duration::from_secs(301));
             workers_of_unbound(&rt) <= busy + kept
         });
-        // Further looks find nobody to let go.
+        // Further cullings end none.
         (0..10).for_each(|_| clock.advance(Duration::from_secs(301)));
         assert_eq!(workers_of_unbound(&rt), busy + kept, "{busy} busy");
         held.open();

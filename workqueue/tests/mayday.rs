@@ -87,7 +87,7 @@ impl Drop for Bed {
     fn drop(&mut self) {
         self.fails.store(false, Ordering::SeqCst);
         let (done, clock) = (Arc::new(AtomicBool::new(false)), self.clock.clone());
-        // An item that nobody was woken for needs somebody to come by.
+        // An item without a wake-up needs a worker that comes by itself.
         let _passing = self.rt.system_percpu().enqueue(Call::noop());
         let d = done.clone();
         let ticker = std::thread::spawn(move || {
@@ -137,7 +137,7 @@ fn s07_02_the_first_call_comes_after_the_initial_time_and_not_before() {
 }
 
 #[test]
-fn s07_02_calls_are_repeated_and_end_with_the_managers_role() {
+fn s07_02_mayday_repeats_until_the_manager_is_done() {
     let b = bed();
     let (plain, q) = (b.queue("plain", PERCPU), b.queue("r", RECLAIM));
     let stuck = b.run_dry(&plain);
@@ -171,7 +171,7 @@ fn s07_02_calls_are_repeated_and_end_with_the_managers_role() {
         }
     }
     b.recover(|| stuck.runs() == 1);
-    // Nobody calls any more, and new items are run by workers.
+    // No mayday is sent any more, and workers run new items.
     let before = q.stats();
     b.clock.advance(Duration::from_secs(10));
     let item = Call::noop();
@@ -184,7 +184,7 @@ fn s07_02_calls_are_repeated_and_end_with_the_managers_role() {
 }
 
 #[test]
-fn s07_02_a_slow_creation_calls_too() {
+fn s07_02_a_slow_creation_sends_mayday_too() {
     let clock = VirtualClock::new();
     let (door, slow) = (Gate::new(), Arc::new(AtomicBool::new(false)));
     let (d, s) = (door.clone(), slow.clone());
@@ -215,7 +215,7 @@ fn s07_02_a_slow_creation_calls_too() {
 }
 
 #[test]
-fn s07_03_every_queue_with_a_rescuer_is_called_once_whatever_it_has() {
+fn s07_03_every_queue_with_a_rescuer_is_called_once_per_mayday() {
     let b = bed();
     let plain = b.queue("plain", PERCPU);
     let queues = [b.queue("r1", RECLAIM), b.queue("r2", RECLAIM)];
@@ -242,7 +242,7 @@ fn s07_03_every_queue_with_a_rescuer_is_called_once_whatever_it_has() {
 }
 
 #[test]
-fn s07_04_held_back_items_do_not_call() {
+fn s07_04_inactive_items_cause_no_mayday() {
     let b = bed();
     let (plain, frozen) = (
         b.queue("plain", PERCPU),
@@ -269,7 +269,7 @@ fn s07_04_held_back_items_do_not_call() {
 }
 
 #[test]
-fn s07_04_an_item_on_a_private_list_does_not_call() {
+fn s07_04_an_item_on_a_private_list_causes_no_mayday() {
     let b = bed();
     let plain = b.queue("plain", PERCPU);
     let (q, witness) = (b.queue("r", RECLAIM), b.queue("w", RECLAIM));
@@ -289,7 +289,7 @@ fn s07_04_an_item_on_a_private_list_does_not_call() {
     until("it is on the private list", || {
         b.rt.dump_queue(&q).contains(" [call]")
     });
-    // Workers that sleep in an item each, until no other can be made and nobody is left.
+    // Workers that sleep in an item each, until no other can be made and none is left.
     b.fails.store(true, Ordering::SeqCst);
     let before = b.attempts.load(Ordering::SeqCst);
     let asleep = Gate::new();

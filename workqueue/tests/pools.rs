@@ -76,7 +76,7 @@ fn s04_07_equal_keys_share_a_pool() {
 }
 
 #[test]
-fn s04_12_a_mask_without_usable_cpus() {
+fn s04_12_a_mask_without_usable_cpus_falls_back_to_the_unbound_mask() {
     let rt = runtime(4);
     let q = rt.queue("q").flags(UNBOUND).build().unwrap();
     let nowhere = Attrs {

@@ -205,7 +205,7 @@ fn s06_11_a_start_that_fails_leaves_the_runtime_early() {
 }
 
 #[test]
-fn s07_01_a_queue_without_its_rescuer_is_not_made() {
+fn s07_01_a_queue_whose_rescuer_cannot_be_made_is_refused() {
     let creation = Creation::default();
     let rt = creation.runtime(1);
     creation.fail(true);

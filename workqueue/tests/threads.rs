@@ -75,7 +75,7 @@ fn without_the_right_to_lower_nice<R: Send>(body: impl FnOnce() -> R + Send) -> 
             rlim_cur: 0,
             rlim_max: 0,
         };
-        // SAFETY: the limit is only read. It may be lowered by anybody.
+        // SAFETY: the limit is only read. Any process may lower it.
         unsafe { libc::setrlimit(libc::RLIMIT_NICE, &none) };
         body()
     };
@@ -240,7 +240,7 @@ fn s01_11_an_item_that_does_not_wait_involves_no_helper() {
 }
 
 #[test]
-fn s01_12_who_waits_for_a_pool_sleeps() {
+fn s01_12_a_thread_that_waits_for_a_pool_sleeps() {
     let _alone = alone();
     // A sink is called with the pool's lock held: this one keeps it.
     let gate = Gate::new();

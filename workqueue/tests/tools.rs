@@ -350,7 +350,7 @@ fn s12_10_the_dump_as_text() {
 }
 
 #[test]
-fn s12_09_s12_10_nobody_to_ask() {
+fn s12_09_s12_10_without_a_process_to_ask_the_status_is_3() {
     let folder = Folder::new("nobody");
     let missing = folder.0.join("missing");
     let stale = folder.socket();
@@ -403,7 +403,7 @@ fn watching(watched: &Watched) -> (Child, BufReader<ChildStdout>) {
 }
 
 #[test]
-fn s12_09_the_process_goes_away() {
+fn s12_09_the_monitor_ends_when_the_process_does() {
     let mut watched = Watched::start("gone");
     let (monitor, mut out) = watching(&watched);
     watched.kill();
@@ -416,7 +416,7 @@ fn s12_09_the_process_goes_away() {
     refuses(&watched.ask(MONITOR, &[]), 3, &["no process listens at"]);
 }
 
-/// Somebody who answers every caller with these bytes.
+/// A server that sends these bytes to every client.
 fn answering(folder: &Folder, answer: &'static [u8]) -> std::thread::JoinHandle<()> {
     let listener = UnixListener::bind(folder.socket()).unwrap();
     std::thread::spawn(move || {
@@ -430,7 +430,7 @@ fn answering(folder: &Folder, answer: &'static [u8]) -> std::thread::JoinHandle<
 }
 
 #[test]
-fn s12_09_s12_10_answers_that_make_no_sense() {
+fn s12_09_s12_10_a_wrong_reply_is_an_error() {
     for (answer, words) in [
         (&b""[..], "it closed the connection"),
         (b"hello\n", "gave no answer"),

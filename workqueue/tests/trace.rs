@@ -186,7 +186,7 @@ fn s12_08_a_full_ring_keeps_the_newest() {
 }
 
 #[test]
-fn s12_08_a_callback_and_the_rings_hear_the_same() {
+fn s12_08_callback_and_records_get_the_same_events() {
     let _turn = turn();
     let heard = Log::new();
     let h = heard.clone();
@@ -237,7 +237,7 @@ fn s12_08_recording_goes_on_while_it_is_written() {
 }
 
 #[test]
-fn s12_08_a_file_for_the_viewer() {
+fn s12_08_a_trace_file_is_written_for_the_viewer() {
     let _turn = turn();
     let path = std::env::temp_dir().join(format!("workqueue-trace-{}", std::process::id()));
     trace::start(10);

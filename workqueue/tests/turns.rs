@@ -88,7 +88,7 @@ fn a_run_is_the_same_each_time() {
 }
 
 #[test]
-fn nobody_runs_while_the_conductor_does() {
+fn no_other_thread_runs_while_the_conductor_does() {
     let clock = VirtualClock::in_turns();
     let rt = quiet()
         .topology(machine(2, 1))

@@ -105,7 +105,7 @@ fn s04_16_an_empty_mask_changes_nothing() {
 }
 
 #[test]
-fn s04_16_all_queues_or_none() {
+fn s04_16_the_mask_changes_for_all_queues_or_none() {
     // The pools of the last queue cannot be had.
     let fails_at = Arc::new(std::sync::atomic::AtomicIsize::new(isize::MAX));
     let f = fails_at.clone();
@@ -161,10 +161,10 @@ fn s04_16_items_without_a_request_go_to_the_mask() {
 }
 
 #[test]
-fn s04_16_waiting_rescuers_and_homeless_workers_follow() {
+fn s04_16_waiting_rescuers_and_workers_of_departed_cpus_follow_the_mask() {
     let rt = Runtime::builder().start().unwrap();
     let Some((first, second)) =
-        two_cpus("s04_16_waiting_rescuers_and_homeless_workers_follow", &rt)
+        two_cpus("s04_16_waiting_rescuers_and_workers_of_departed_cpus_follow_the_mask", &rt)
     else {
         return;
     };
@@ -201,14 +201,14 @@ fn s04_16_waiting_rescuers_and_homeless_workers_follow() {
 }
 
 #[test]
-fn s04_16_a_rescuer_follows_after_its_turn() {
+fn s04_16_a_rescuer_follows_the_mask_after_its_turn() {
     let (fails, clock) = (Arc::new(AtomicBool::new(false)), VirtualClock::new());
     let rt = Runtime::builder()
         .virtual_clock(clock.clone())
         .on_create_worker(fails_while(&fails))
         .start()
         .unwrap();
-    let Some((first, second)) = two_cpus("s04_16_a_rescuer_follows_after_its_turn", &rt) else {
+    let Some((first, second)) = two_cpus("s04_16_a_rescuer_follows_the_mask_after_its_turn", &rt) else {
         return;
     };
     let all = rt.topology().possible().clone();

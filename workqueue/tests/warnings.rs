@@ -59,7 +59,7 @@ fn in_run_of(queue: &Queue, body: impl Fn() + Send + Sync + 'static) {
     assert_eq!((item.runs(), queue.stats().panicked), (1, 0));
 }
 
-/// An item stands on `queue` until somebody waits for it, which `wait` does on another thread.
+/// An item runs on `queue` until a thread waits for it, which `wait` does on another thread.
 fn while_it_stands(rt: &Runtime, queue: &Queue, wait: impl FnOnce(&Arc<Call>) + Send + 'static) {
     let gate = Gate::new();
     let g = gate.clone();
@@ -125,7 +125,7 @@ fn s10_14_an_item_flush_within_a_queue_of_one_slot() {
 }
 
 #[test]
-fn s10_14_a_reclaimer_waits_for_a_queue_that_does_not_reclaim() {
+fn s10_14_a_reclaimer_that_waits_for_a_queue_without_a_rescuer_is_warned_of() {
     let rt = heard();
     let reclaim = PERCPU | Flags::MEM_RECLAIM;
     let reclaimer = rt.queue("reclaimer").flags(reclaim).build().unwrap();
@@ -140,7 +140,7 @@ fn s10_14_a_reclaimer_waits_for_a_queue_that_does_not_reclaim() {
     }
     assert_eq!(warnings(&["makes memory free", "waits for helper"]), 1);
     assert_eq!(warnings(&["waits for safe"]), 0);
-    // Neither does one from outside, nor from a run that nobody waits for to get memory.
+    // Neither does one from outside, nor from a run that frees no memory.
     let h = helper.handle();
     let plain = rt.queue("plain one").flags(PERCPU).build().unwrap();
     in_run_of(&plain, move || h.flush().unwrap());
@@ -149,7 +149,7 @@ fn s10_14_a_reclaimer_waits_for_a_queue_that_does_not_reclaim() {
 }
 
 #[test]
-fn s10_14_a_queue_by_an_old_name_promised_nothing() {
+fn s10_14_a_legacy_queue_is_not_warned_of() {
     let rt = heard();
     let old = rt.create_workqueue("old name").unwrap();
     let helper = rt.queue("helper of old").flags(PERCPU).build().unwrap();
@@ -159,7 +159,7 @@ fn s10_14_a_queue_by_an_old_name_promised_nothing() {
 }
 
 #[test]
-fn s10_14_a_thread_in_a_reclaim_scope() {
+fn s10_14_a_wait_in_a_reclaim_scope_is_warned_of() {
     let rt = heard();
     let q = rt.queue("scoped").flags(PERCPU).build().unwrap();
     let cancelled = rt.queue("cancelled").flags(PERCPU).build().unwrap();

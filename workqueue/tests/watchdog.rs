@@ -90,7 +90,7 @@ fn wait_for_stall(cpu: usize) -> String {
 }
 
 #[test]
-fn s12_03_s12_04_a_pool_that_does_not_move_is_reported() {
+fn s12_03_s12_04_a_pool_without_progress_is_reported() {
     let rt = watched(&[500], |b| b);
     assert_eq!(rt.watchdog_thresh(), SECOND * 30);
     let q = rt.queue("slow").flags(PERCPU).build().unwrap();
@@ -120,7 +120,7 @@ fn s12_03_s12_04_a_pool_that_does_not_move_is_reported() {
 }
 
 #[test]
-fn s12_03_the_note_that_nobody_runs() {
+fn s12_03_a_stalled_pool_without_a_running_worker_is_noted() {
     // Creation fails, so the only worker is manager and the item waits.
     let fails = Arc::new(AtomicBool::new(false));
     let rt = watched(&[510], |b| b.on_create_worker(fails_while(&fails)));
@@ -144,7 +144,7 @@ fn s12_03_the_note_that_nobody_runs() {
 }
 
 #[test]
-fn s12_03_a_touch_postpones_it() {
+fn s12_03_a_touch_postpones_the_report() {
     let rt = watched(&[520, 521], |b| b);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     let gates = [hold(&q, 520), hold(&q, 521)];
@@ -162,7 +162,7 @@ fn s12_03_a_touch_postpones_it() {
 }
 
 #[test]
-fn s12_03_held_back_items_are_no_stall() {
+fn s12_03_inactive_items_are_no_stall() {
     let rt = watched(&[530, 531, 532], |b| b);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     let one = rt.queue("one").flags(PERCPU).max_active(1).build().unwrap();
@@ -184,7 +184,7 @@ fn s12_03_held_back_items_are_no_stall() {
 }
 
 #[test]
-fn s12_03_a_worker_that_begins_item_after_item_moves() {
+fn s12_03_a_worker_that_never_sleeps_between_items_makes_progress() {
     let rt = watched(&[540, 541], |b| b);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     let stuck = hold(&q, 541);

@@ -142,6 +142,17 @@ impl Topology {
         Self::build(places, 1, true)
     }
 
+    /// A machine of one CPU.
+    #[cfg(test)]
+    pub(crate) fn one_cpu() -> Self {
+        Self::simulated(vec![CpuPlace {
+            cpu: 0,
+            core: 0,
+            cache: 0,
+            node: 0,
+        }])
+    }
+
     /// The part of the topology within `cpus`.
     pub(crate) fn within(&self, cpus: &CpuSet) -> Self {
         let places = self.places.values().filter(|p| cpus.contains(p.cpu));

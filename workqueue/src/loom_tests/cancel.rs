@@ -19,7 +19,7 @@ struct Bed {
 impl Bed {
     /// The item's own call in its run. True if it was accepted.
     fn requeue(&self) -> bool {
-        if !matches!(self.state.claim(), Claim::Ours(_)) {
+        if self.state.claim() != Claim::Ours {
             return false;
         }
         let mut pool = self.pool.lock().unwrap();

@@ -81,7 +81,7 @@ fn model() -> Arc<Model> {
 }
 
 #[test]
-fn s02_03_an_item_left_in_the_inbox_is_met_by_the_worker_on_its_way() {
+fn s02_03_an_item_in_the_inbox_is_found_by_the_worker_on_its_way() {
     loom::model(|| {
         let model = model();
         model.promise();
@@ -98,7 +98,7 @@ fn s02_03_an_item_left_in_the_inbox_is_met_by_the_worker_on_its_way() {
 }
 
 #[test]
-fn s02_05_items_of_one_queuer_are_met_in_order() {
+fn s02_05_items_of_one_queuer_are_found_in_order() {
     loom::model(|| {
         let model = model();
         model.promise();
@@ -116,7 +116,7 @@ fn s02_05_items_of_one_queuer_are_met_in_order() {
 }
 
 #[test]
-fn s02_12_what_came_before_the_enqueue_is_seen_where_the_item_is_met() {
+fn s02_12_what_came_before_the_enqueue_is_seen_by_the_next_holder_of_the_lock() {
     loom::model(|| {
         let model = model();
         model.promise();

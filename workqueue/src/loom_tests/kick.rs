@@ -6,7 +6,7 @@
 //! done here in the same steps.
 
 use crate::pool::run::take_first;
-use crate::pool::workers::{Current, WorkerFlags, WorkerState, WorkerThread};
+use crate::pool::worker_state::{Current, WorkerFlags, WorkerState, WorkerThread};
 use crate::pool::PoolState;
 use crate::sys::sync::Parker;
 use crate::work::list::Inbox;

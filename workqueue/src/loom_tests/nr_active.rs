@@ -19,7 +19,7 @@ fn serve(nr_active: &NrActive<u32>) -> Vec<u32> {
 }
 
 #[test]
-fn s08_06_a_slot_given_back_reaches_whoever_waits() {
+fn s08_06_a_slot_given_back_reaches_a_waiting_party() {
     loom::model(|| {
         let nr_active = Arc::new(NrActive::new(1));
         assert!(nr_active.take_or_wait(|| 1));

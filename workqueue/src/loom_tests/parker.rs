@@ -34,6 +34,6 @@ fn s05_02_a_wake_up_is_not_lost() {
 }
 
 #[test]
-fn s05_02_of_two_wake_ups_the_later_is_heard_too() {
+fn s05_02_of_two_wake_ups_neither_is_lost() {
     wakers_are_heard(2);
 }

@@ -5,7 +5,7 @@
 //! names are copied; the text is made afterwards. Kernel counterparts: `show_one_workqueue`,
 //! `show_pwq`, `show_one_worker_pool`, `print_worker_info`.
 
-use crate::pool::workers::{WorkerFlags, WorkerState};
+use crate::pool::worker_state::{WorkerFlags, WorkerState};
 use crate::pool::{Pool, PoolKind, PoolState};
 use crate::pwq::Pwq;
 use crate::runtime::directory::Directory;

@@ -7,7 +7,7 @@
 //! itself. Kernel counterparts: `current_wq_worker()`; `wq_worker_sleeping` and `wq_worker_running`,
 //! which the scheduler calls there.
 
-use super::workers::{Sample, Wake, WorkerState};
+use super::worker_state::{Sample, Wake, WorkerState};
 use super::{Pool, PoolKind, PoolState};
 use crate::pwq::Pwq;
 use crate::sys::cpu;

@@ -3,7 +3,7 @@
 //! happen: runs that sleep, threads that cannot be made, CPUs that come and go, wrong guesses about
 //! who sleeps.
 
-use super::workers::{WorkerFlags, WorkerState};
+use super::worker_state::{WorkerFlags, WorkerState};
 use super::{Pool, PoolGuard};
 use crate::env::topology::{CpuPlace, Topology};
 use crate::runtime::directory::Directory;

@@ -6,7 +6,7 @@
 //! `pool_mayday_timeout`, `idle_cull_fn`.
 
 use super::worker::{create_worker, CreateError};
-use super::workers::WorkerThread;
+use super::worker_state::WorkerThread;
 use super::{Pool, PoolGuard, PoolState};
 use crate::env::helpers::{Job, PoolTimer, PoolTimers, TimerEvent};
 use crate::sys::clock::after;

@@ -12,6 +12,8 @@
 //! | `pool_workqueue` lists | `PoolState::pwqs` | the guarded half of a pwq lives in its pool |
 //! | - | `Pool::inbox` | items that need no wake-up wait there for the next holder of the lock |
 
+pub(crate) mod worker_state;
+
 pub(crate) mod workers;
 
 mod prealloc;
@@ -48,7 +50,8 @@ use prealloc::Prealloc;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, MutexGuard};
-use workers::{Current, Wake, WorkerFlags, WorkerState, Workers};
+use worker_state::{Current, Wake, WorkerFlags, WorkerState};
+use workers::Workers;
 
 /// What makes two queues share an unbound pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

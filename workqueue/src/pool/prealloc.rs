@@ -6,7 +6,7 @@
 //! and has a new one made after a success. What the standard library allocates for a thread stays
 //! outside. Kernel counterpart: `alloc_worker`, without that care.
 
-use super::workers::{WorkerFlags, WorkerState, WorkerThread};
+use super::worker_state::{WorkerFlags, WorkerState, WorkerThread};
 use crate::sys::sync::{Completion, Mutex, Parker};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -89,7 +89,7 @@ impl Prealloc {
 #[cfg(test)]
 mod tests {
     use super::super::worker::create_worker;
-    use crate::env::topology::{CpuPlace, Topology};
+    use crate::env::topology::Topology;
     use crate::Runtime;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::Arc;
@@ -98,13 +98,7 @@ mod tests {
     fn s07_17_the_next_workers_block_is_there_before_it_is_needed() {
         let fails = Arc::new(AtomicBool::new(false));
         let f = fails.clone();
-        let place = CpuPlace {
-            cpu: 0,
-            core: 0,
-            cache: 0,
-            node: 0,
-        };
-        let mut builder = Runtime::builder().topology(Topology::simulated(vec![place]));
+        let mut builder = Runtime::builder().topology(Topology::one_cpu());
         let hook = move |_: &crate::CreateAttempt| match f.load(Ordering::SeqCst) {
             true => Err(libc::EAGAIN),
             false => Ok(()),

@@ -9,7 +9,7 @@
 use super::context::{self, Context};
 use super::run::{run_scheduled, Batch};
 use super::worker::CreateError;
-use super::workers::{WorkerFlags, WorkerState, WorkerThread};
+use super::worker_state::{WorkerFlags, WorkerState, WorkerThread};
 use super::PoolState;
 use crate::env::config::{CreateAttempt, PoolClass};
 use crate::env::helpers::Job;

@@ -14,7 +14,7 @@
 //! crate ends the process: half-done counts would hang every later flush.
 
 use super::context::{self, Run};
-use super::workers::{Current, WorkerFlags};
+use super::worker_state::{Current, WorkerFlags};
 use super::{Pool, PoolGuard, PoolKind, PoolState};
 use crate::env::Env;
 use crate::observe::trace::TraceEvent;

@@ -6,7 +6,7 @@
 //! order or a limit. Kernel counterparts: the scheduler's calls of `wq_worker_sleeping`, and
 //! `wq_worker_tick`.
 
-use super::workers::{Sample, WorkerFlags, WorkerState};
+use super::worker_state::{Sample, WorkerFlags, WorkerState};
 use super::{Pool, PoolGuard, PoolState};
 use crate::sys::cpu;
 use std::collections::HashMap;

@@ -7,7 +7,7 @@
 use super::context::{self, Context};
 use super::prealloc::ControlBlock;
 use super::run::run_while;
-use super::workers::WorkerFlags;
+use super::worker_state::WorkerFlags;
 use super::{bh, manager, Pool, PoolGuard, PoolKind, PoolState};
 use crate::env::config::{CreateAttempt, PoolClass};
 use crate::error::StartError;

@@ -12,7 +12,7 @@ pub(crate) mod nr_active;
 
 use crate::env::helpers::Job;
 use crate::observe::trace::TraceEvent;
-use crate::pool::workers::Wake;
+use crate::pool::worker_state::Wake;
 use crate::pool::{Pool, PoolState};
 use crate::work::list::ItemList;
 use crate::work::state::COLORS;
@@ -391,19 +391,13 @@ pub(crate) fn activate_waiting(node: &NodeActive) {
 
 #[cfg(test)]
 mod tests {
-    use crate::env::topology::{CpuPlace, Topology};
+    use crate::env::topology::Topology;
     use crate::{Flags, Runtime};
     use std::sync::mpsc;
 
     #[test]
-    fn s08_02_a_free_slot_is_not_taken_past_those_who_wait() {
-        let place = CpuPlace {
-            cpu: 0,
-            core: 0,
-            cache: 0,
-            node: 0,
-        };
-        let rt = Runtime::builder().topology(Topology::simulated(vec![place]));
+    fn s08_02_an_item_does_not_overtake_inactive_ones() {
+        let rt = Runtime::builder().topology(Topology::one_cpu());
         let rt = rt.start().expect("threads can be made");
         let q = rt.queue("q").flags(Flags::UNBOUND).max_active(1);
         let q = q.build().unwrap();

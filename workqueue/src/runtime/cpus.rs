@@ -15,7 +15,7 @@ use crate::env::topology::Scope;
 use crate::error::AttrError;
 use crate::pool::context::blocking;
 use crate::pool::worker::create_worker;
-use crate::pool::workers::WorkerFlags;
+use crate::pool::worker_state::WorkerFlags;
 use crate::pool::{registry, Pool, PoolKind};
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Completion;

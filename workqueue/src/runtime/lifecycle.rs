@@ -192,7 +192,7 @@ fn expire_stopped(event: TimerEvent) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::topology::{CpuPlace, Topology};
+    use crate::env::topology::Topology;
     use std::sync::mpsc;
     use std::thread;
     use std::time::{Duration, Instant};
@@ -229,13 +229,7 @@ mod tests {
 
     #[test]
     fn s11_05_nobody_waits_for_a_monitor_that_has_gone() {
-        let place = CpuPlace {
-            cpu: 0,
-            core: 0,
-            cache: 0,
-            node: 0,
-        };
-        let rt = Runtime::builder().topology(Topology::simulated(vec![place]));
+        let rt = Runtime::builder().topology(Topology::one_cpu());
         let rt = rt.start().expect("threads can be made");
         // The moment between the end of the monitor and that of the runtime: a thread that looked a
         // moment ago still finds the runtime.

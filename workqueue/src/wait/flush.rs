@@ -206,7 +206,7 @@ impl QueueInner {
 
 #[cfg(test)]
 mod tests {
-    use crate::env::topology::{CpuPlace, Topology};
+    use crate::env::topology::Topology;
     use crate::{blocking, Flags, Runtime};
     use std::sync::mpsc;
     use std::thread;
@@ -216,13 +216,7 @@ mod tests {
 
     #[test]
     fn s10_03_fifteen_flushes_are_told_apart_and_the_rest_share_a_color() {
-        let place = CpuPlace {
-            cpu: 0,
-            core: 0,
-            cache: 0,
-            node: 0,
-        };
-        let rt = Runtime::builder().topology(Topology::simulated(vec![place]));
+        let rt = Runtime::builder().topology(Topology::one_cpu());
         let rt = rt.start().expect("threads can be made");
         let q = rt.queue("q").flags(Flags::PERCPU).build().unwrap();
         let (told, ended) = mpsc::channel();

@@ -9,7 +9,7 @@
 use super::flush_dependency;
 use crate::error::{DisableOverflow, WaitError};
 use crate::pool::context::{self, blocking};
-use crate::pool::workers::Current;
+use crate::pool::worker_state::Current;
 use crate::pool::{registry, Pool, PoolState};
 use crate::pwq::{self, Followup};
 use crate::sys::sync::Completion;

@@ -7,7 +7,7 @@
 //! closure is replaced by two conversions, because here a refusal gives the pointer back.
 
 use super::raw::{Item, RawWork, Returned, VTable};
-use super::state::{Claim, InboxClaim, WorkState};
+use super::state::{Claim, WorkState};
 use super::Work;
 use crate::error::{EnqueueError, Refusal};
 use std::any::type_name;
@@ -233,9 +233,9 @@ where
 /// Claims an item, wherever it will go.
 pub(crate) fn claim(state: &WorkState) -> Result<(), Refusal> {
     match state.claim() {
-        Claim::Ours(_) => Ok(()),
         Claim::AlreadyPending => Err(Refusal::AlreadyPending),
         Claim::Disabled => Err(Refusal::Disabled),
+        Claim::Ours | Claim::Elsewhere => Ok(()),
     }
 }
 
@@ -243,10 +243,10 @@ pub(crate) fn claim(state: &WorkState) -> Result<(), Refusal> {
 /// claimed without a place.
 pub(crate) fn claim_for(state: &WorkState, pool: u32) -> Result<bool, Refusal> {
     match state.claim_for(pool) {
-        InboxClaim::Ours => Ok(true),
-        InboxClaim::Elsewhere => claim(state).map(|()| false),
-        InboxClaim::AlreadyPending => Err(Refusal::AlreadyPending),
-        InboxClaim::Disabled => Err(Refusal::Disabled),
+        Claim::Ours => Ok(true),
+        Claim::Elsewhere => claim(state).map(|()| false),
+        Claim::AlreadyPending => Err(Refusal::AlreadyPending),
+        Claim::Disabled => Err(Refusal::Disabled),
     }
 }
 

@@ -87,26 +87,14 @@ impl Snapshot {
 #[must_use]
 pub(crate) enum Claim {
     /// The caller holds PENDING and puts the item somewhere, or calls `release`.
-    Ours(Snapshot),
+    Ours,
     /// Another caller owns the item. Its run sees everything this caller did before.
     AlreadyPending,
-    /// The item is disabled. Nothing is owed.
+    /// The item is disabled. Nothing has changed.
     Disabled,
-}
-
-/// As [`Claim`], of a caller who wants to put the item into a pool's inbox.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use]
-pub(crate) enum InboxClaim {
-    /// The caller holds PENDING, and the word names the pool: the item goes into its inbox, or on
-    /// one of its lists.
-    Ours,
-    /// The item was on another pool last and may still run there. Nothing has changed.
+    /// The item was on another pool last and may still run there. Nothing has changed. Only
+    /// [`WorkState::claim_for`] returns this.
     Elsewhere,
-    /// As [`Claim::AlreadyPending`].
-    AlreadyPending,
-    /// As [`Claim::Disabled`].
-    Disabled,
 }
 
 /// The word itself.
@@ -155,13 +143,13 @@ impl WorkState {
         } else if before.depth() > 0 {
             Claim::Disabled
         } else {
-            Claim::Ours(before)
+            Claim::Ours
         }
     }
 
     /// As `claim`, for the inbox of `pool`. Fails with `Elsewhere` if the item was on another pool
     /// last.
-    pub(crate) fn claim_for(&self, pool: u32) -> InboxClaim {
+    pub(crate) fn claim_for(&self, pool: u32) -> Claim {
         let place = (u64::from(pool) + 1) << POOL_SHIFT;
         let fits = |v: u64| v & POOL_MASK == 0 || v & POOL_MASK == place;
         let before = self.rmw(|v| {
@@ -172,13 +160,13 @@ impl WorkState {
             }
         });
         if before.pending() {
-            InboxClaim::AlreadyPending
+            Claim::AlreadyPending
         } else if before.depth() > 0 {
-            InboxClaim::Disabled
+            Claim::Disabled
         } else if fits(before.0) {
-            InboxClaim::Ours
+            Claim::Ours
         } else {
-            InboxClaim::Elsewhere
+            Claim::Elsewhere
         }
     }
 
@@ -257,7 +245,7 @@ mod tests {
     fn fields_do_not_disturb_each_other() {
         let s = WorkState::new();
         assert_eq!(s.load().pool(), None);
-        assert!(matches!(s.claim(), Claim::Ours(_)));
+        assert_eq!(s.claim(), Claim::Ours);
         s.set_queued(u32::MAX - 1, 15, true);
         s.link();
         let v = s.load();
@@ -272,7 +260,7 @@ mod tests {
         assert_eq!(s.claim(), Claim::AlreadyPending);
         s.begin_run();
         assert_eq!(s.claim(), Claim::Disabled);
-        assert_eq!(s.claim_for(u32::MAX - 1), InboxClaim::Disabled);
+        assert_eq!(s.claim_for(u32::MAX - 1), Claim::Disabled);
         assert_eq!(s.load().pool(), Some(u32::MAX - 1));
         assert_eq!(s.enable(), Some(true));
         assert_eq!(s.enable(), None);
@@ -281,17 +269,17 @@ mod tests {
     #[test]
     fn only_the_pool_it_was_on_last_has_the_item_in_its_inbox() {
         let s = WorkState::new();
-        assert_eq!(s.claim_for(3), InboxClaim::Ours);
-        assert_eq!(s.claim_for(3), InboxClaim::AlreadyPending);
+        assert_eq!(s.claim_for(3), Claim::Ours);
+        assert_eq!(s.claim_for(3), Claim::AlreadyPending);
         let v = s.load();
         assert!(v.pending() && v.with_pool() && !v.queued());
         assert_eq!(v.pool(), Some(3));
         s.set_queued(3, 1, false);
         assert!(s.load().queued());
         s.begin_run();
-        assert_eq!(s.claim_for(4), InboxClaim::Elsewhere);
+        assert_eq!(s.claim_for(4), Claim::Elsewhere);
         assert!(!s.load().with_pool() && !s.load().pending());
-        assert_eq!(s.claim_for(3), InboxClaim::Ours);
+        assert_eq!(s.claim_for(3), Claim::Ours);
         s.release();
         assert!(!s.load().with_pool());
     }

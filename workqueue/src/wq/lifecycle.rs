@@ -9,7 +9,7 @@ use super::queue::{QueueInner, QueueState, DESTROYED, DESTROYING};
 use crate::env::helpers::Job;
 use crate::error::{AttrError, WaitError};
 use crate::observe::dump;
-use crate::pool::workers::Wake;
+use crate::pool::worker_state::Wake;
 use crate::pool::{context, registry, Pool, PoolKind, PoolState};
 use crate::pwq::{self, NodeActive, Pwq};
 use crate::runtime::directory::Directory;

@@ -216,7 +216,7 @@ pub fn four_cpus_watched() -> (Runtime, Arc<VirtualClock>, Log<(i32, i32)>) {
     (watched.start().unwrap(), clock, events)
 }
 
-/// A made-up machine of so many CPUs on so many nodes, each node one cache.
+/// A simulated machine with these numbers of CPUs and nodes, each node one cache.
 pub fn machine(cpus: usize, nodes: usize) -> Topology {
     let per_node = cpus.div_ceil(nodes);
     let place = |cpu| CpuPlace {
@@ -228,7 +228,7 @@ pub fn machine(cpus: usize, nodes: usize) -> Topology {
     Topology::simulated((0..cpus).map(place).collect())
 }
 
-/// A runtime that does not look whether runs sleep: in most tests a wait stands for burning.
+/// A runtime without the sampler: in most tests a wait stands for using the CPU.
 pub fn quiet() -> RuntimeBuilder {
     Runtime::builder().sample_period(Duration::ZERO)
 }

@@ -39,7 +39,7 @@ impl Limit for PidsMax {
     }
 }
 
-/// RLIMIT_NPROC. It means nothing to root, so the process takes a user number that nobody has.
+/// RLIMIT_NPROC. It means nothing to root, so the process takes an unused user number.
 pub fn nproc() -> Result<Box<dyn Limit>, String> {
     // SAFETY: takes no argument and cannot fail.
     if unsafe { libc::geteuid() } == 0 {

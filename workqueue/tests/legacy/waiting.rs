@@ -64,7 +64,7 @@ fn s13_06_an_item_that_waits_for_a_later_one_deadlocks_here_and_not_on_cmwq() {
     q.flush_workqueue().unwrap();
     assert!(events.all().contains(&ran));
 
-    // The same two items on a queue of today, and nobody helps.
+    // The same two items on a queue of today, and no thread helps.
     let rt = runtime(1);
     let q = rt.queue("lgd").flags(PERCPU).build().unwrap();
     let _gate = first_waits_for_second(|first, second| {
@@ -166,7 +166,7 @@ fn s13_10_flush_work_misses_a_run_elsewhere() {
     let (item, gates) = running_twice(&q);
     gates[1].open();
     // It was queued on CPU 1 last, so the run that still goes on on CPU 0 is not waited for: were
-    // it, this would never return, as nobody else opens that gate.
+    // it, this would never return, as no other thread opens that gate.
     item.flush_work().unwrap();
     assert_eq!(item.flush_work(), Ok(false));
     gates[0].open();

@@ -315,13 +315,13 @@ impl Model {
             Place::HeldBack { cpu } => {
                 let held_back = &mut self.queues[queue_of(item)].shares[cpu].held_back;
                 held_back.retain(|i| *i != item);
-                // Whoever waits for it goes at once.
+                // A waiter returns at once.
                 self.flushes.retain(|f| f.item != item || f.run <= started);
             }
             Place::Next => {
                 let cpu = self.items[item].running_on.unwrap_or(0);
                 self.leave(item, cpu);
-                // Whoever waits for it goes when the run in front has ended.
+                // A waiter returns when the run in front has ended.
                 let waits = self.flushes.iter_mut().filter(|f| f.item == item);
                 waits.for_each(|f| f.run = f.run.min(started));
             }

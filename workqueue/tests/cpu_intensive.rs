@@ -39,22 +39,22 @@ fn run(q: &Queue, item: &Arc<Call>) {
 }
 
 #[test]
-fn s05_24_a_hog_is_counted_though_nothing_waits() {
+fn s05_24_a_cpu_intensive_run_is_counted_though_nothing_waits() {
     let rt = unsampled().start().unwrap();
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
-    let hog = Call::new(|_| burn());
+    let long = Call::new(|_| burn());
     // A page that must be read from a disk is a sleep too, so not every run counts for sure.
     until("a run is counted", || {
-        run(&q, &hog);
+        run(&q, &long);
         q.stats().cpu_intensive >= 1
     });
     let stats = q.stats();
-    assert!(stats.cpu_intensive <= hog.runs() as u64, "once per run");
+    assert!(stats.cpu_intensive <= long.runs() as u64, "once per run");
     assert!(stats.cpu_time >= Duration::from_millis(30));
 }
 
 #[test]
-fn s05_24_a_run_that_sleeps_in_between_is_no_hog() {
+fn s05_24_a_run_that_sleeps_in_between_is_not_cpu_intensive() {
     let rt = unsampled().start().unwrap();
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     for declared in [true, false] {
@@ -73,35 +73,35 @@ fn s05_24_a_run_that_sleeps_in_between_is_no_hog() {
 }
 
 #[test]
-fn s05_24_where_nobody_is_in_the_way_nobody_is_a_hog() {
+fn s05_24_a_run_that_holds_back_no_item_is_not_counted() {
     let rt = unsampled().start().unwrap();
     for flags in [PERCPU | Flags::CPU_INTENSIVE, UNBOUND, Flags::BH] {
         let q = rt.queue("q").flags(flags).build().unwrap();
-        let hog = Call::new(|_| burn());
-        (0..3).for_each(|_| run(&q, &hog));
+        let long = Call::new(|_| burn());
+        (0..3).for_each(|_| run(&q, &long));
         assert_eq!(q.stats().cpu_intensive, 0, "{flags:?}");
     }
 }
 
 #[test]
-fn s05_26_without_accounting_no_time_is_measured_and_no_hog_found() {
+fn s05_26_without_accounting_no_time_is_measured_and_no_cpu_intensive_run_found() {
     let rt = unsampled().cpu_accounting(false).start().unwrap();
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
-    let hog = Call::new(|_| burn());
-    (0..3).for_each(|_| run(&q, &hog));
+    let long = Call::new(|_| burn());
+    (0..3).for_each(|_| run(&q, &long));
     let stats = q.stats();
     assert_eq!((stats.cpu_time, stats.cpu_intensive), (Duration::ZERO, 0));
     assert_eq!(stats.completed, 3);
 }
 
 #[test]
-fn s05_13_without_a_threshold_nobody_is_a_hog() {
+fn s05_13_without_a_threshold_no_run_is_cpu_intensive() {
     let rt = unsampled()
         .cpu_intensive_thresh(Duration::ZERO)
         .start()
         .unwrap();
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
-    let hog = Call::new(|_| burn());
-    (0..3).for_each(|_| run(&q, &hog));
+    let long = Call::new(|_| burn());
+    (0..3).for_each(|_| run(&q, &long));
     assert_eq!(q.stats().cpu_intensive, 0);
 }
