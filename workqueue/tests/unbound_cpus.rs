@@ -163,9 +163,10 @@ fn s04_16_items_without_a_request_go_to_the_mask() {
 #[test]
 fn s04_16_waiting_rescuers_and_workers_of_departed_cpus_follow_the_mask() {
     let rt = Runtime::builder().start().unwrap();
-    let Some((first, second)) =
-        two_cpus("s04_16_waiting_rescuers_and_workers_of_departed_cpus_follow_the_mask", &rt)
-    else {
+    let Some((first, second)) = two_cpus(
+        "s04_16_waiting_rescuers_and_workers_of_departed_cpus_follow_the_mask",
+        &rt,
+    ) else {
         return;
     };
     let all = rt.topology().possible().clone();
@@ -208,7 +209,8 @@ fn s04_16_a_rescuer_follows_the_mask_after_its_turn() {
         .on_create_worker(fails_while(&fails))
         .start()
         .unwrap();
-    let Some((first, second)) = two_cpus("s04_16_a_rescuer_follows_the_mask_after_its_turn", &rt) else {
+    let Some((first, second)) = two_cpus("s04_16_a_rescuer_follows_the_mask_after_its_turn", &rt)
+    else {
         return;
     };
     let all = rt.topology().possible().clone();

@@ -2,8 +2,8 @@
 //! Where threads may run: the CPUs of unbound queues, those the process is allowed, and the default
 //! affinity scope.
 //!
-//! Changed by [`crate::runtime::cpus`]; read by enqueues without a lock. Threads bind themselves and
-//! each other through here. Kernel counterparts: `wq_unbound_cpumask`, `wq_affn_dfl`.
+//! Changed by [`crate::runtime::cpus`]; read by enqueues without a lock. Threads bind themselves
+//! and each other through here. Kernel counterparts: `wq_unbound_cpumask`, `wq_affn_dfl`.
 
 use super::topology::Scope;
 use super::Env;

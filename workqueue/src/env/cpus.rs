@@ -2,8 +2,8 @@
 //! Which CPUs a runtime may use, knows, and uses at present.
 //!
 //! A CPU is *known* once it was online: it has pools, and a place in every queue. It is *online* if
-//! the process may use it and the program has not taken it out. [`crate::runtime::cpus`] changes the
-//! sets; enqueues read them without a lock. Kernel counterparts: `cpu_possible_mask`,
+//! the process may use it and the program has not taken it out. [`crate::runtime::cpus`] changes
+//! the sets; enqueues read them without a lock. Kernel counterparts: `cpu_possible_mask`,
 //! `cpu_online_mask`.
 
 use super::topology::Topology;

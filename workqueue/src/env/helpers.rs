@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the two helper threads of a runtime work on: timers, and the jobs of the monitor.
 //!
-//! The timer thread expires delayed items and the two timers of each pool. The monitor does what takes
-//! long and what a worker may not do to its own pool; workers, timers and rescuers post. It never
-//! waits for an item to end: that may need a job behind the present one. The threads themselves are in
-//! [`crate::runtime::lifecycle`]. Kernel counterparts: `idle_cull_fn`, `pwq_release_workfn`, which
-//! run as items of a system queue there.
+//! The timer thread expires delayed items and the two timers of each pool. The monitor does what
+//! takes long and what a worker may not do to its own pool; workers, timers and rescuers post. It
+//! never waits for an item to end: that may need a job behind the present one. The threads
+//! themselves are in [`crate::runtime::lifecycle`]. Kernel counterparts: `idle_cull_fn`,
+//! `pwq_release_workfn`, which run as items of a system queue there.
 
 use super::Env;
 use crate::sys::clock::{Clock, Notify};

@@ -2,7 +2,8 @@
 //! The machine's CPUs, grouped into pods for each affinity scope.
 //!
 //! Read from sysfs, or made up by a test or a simulation; used by [`crate::pool::registry`] to find
-//! pools. Kernel counterpart: `struct wq_pod_type` and the pod set-up at boot, `enum wq_affn_scope`.
+//! pools. Kernel counterpart: `struct wq_pod_type` and the pod set-up at boot, `enum
+//! wq_affn_scope`.
 
 use crate::error::AttrError;
 use crate::sys::cpu;

@@ -2,9 +2,9 @@
 //! An item of the old design: a function, a PENDING mark, and where it was last queued; and waiting
 //! for it, or for a whole queue, CPU after CPU.
 //!
-//! Made by callers; [`super::workqueue`] lists it, [`super::cpu_workqueue`] runs it. A waiter puts a
-//! barrier on a list. Kernel counterparts: `struct work_struct`, whose one word holds the mark and the
-//! place; `flush_cpu_workqueue`, `flush_work`, `wait_on_work`, `try_to_grab_pending`.
+//! Made by callers; [`super::workqueue`] lists it, [`super::cpu_workqueue`] runs it. A waiter puts
+//! a barrier on a list. Kernel counterparts: `struct work_struct`, whose one word holds the mark
+//! and the place; `flush_cpu_workqueue`, `flush_work`, `wait_on_work`, `try_to_grab_pending`.
 
 use super::cpu_workqueue::{served_by_caller, CpuWorkqueue, Entry, ListState};
 use super::machine::Era;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A socket through which another process can look at a running runtime.
 //!
-//! Opened by the program; served by one helper thread, one request per connection. It takes the same
-//! short locks as any reading of counters, so no client can hold up a pool. Kernel counterpart:
-//! `/proc/kcore` with drgn, which `wq_monitor` and `wq_dump` use there.
+//! Opened by the program; served by one helper thread, one request per connection. It takes the
+//! same short locks as any reading of counters, so no client can hold up a pool. Kernel
+//! counterpart: `/proc/kcore` with drgn, which `wq_monitor` and `wq_dump` use there.
 //!
 //! Request and reply are a line of JSON each:
 //!

@@ -95,8 +95,8 @@ pub trait Timed: Copy {
     }
 }
 
-/// The clock of all records: CLOCK_MONOTONIC in nanoseconds, or the virtual clock that the recording
-/// was started on.
+/// The clock of all records: CLOCK_MONOTONIC in nanoseconds, or the virtual clock that the
+/// recording was started on.
 pub fn now() -> u64 {
     clock_now()
 }
@@ -218,8 +218,8 @@ impl<R: Timed> Recorder<R> {
         Ok(())
     }
 
-    /// Records something on the calling thread. Allocates nothing; the first record of a thread asks
-    /// the system for its name.
+    /// Records something on the calling thread. Allocates nothing; the first record of a thread
+    /// asks the system for its name.
     pub fn record(&'static self, own: &'static LocalKey<Own<R>>, record: R) {
         if is_forked_child() {
             return;

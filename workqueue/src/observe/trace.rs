@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The events of the workqueue, and where they go: to a callback, or into the records of each thread.
+//! The events of the workqueue, and where they go: to a callback, or into the records of each
+//! thread.
 //!
 //! Emitted by [`crate::enqueue`], [`crate::pwq`] and [`crate::pool::run`]. The records are kept by
 //! [`super::recorder`]; a program adds its own through [`emit`], to see both on one time line;
-//! [`super::chrome`] writes them to a file. Kernel counterparts: the `workqueue` trace events, with the
-//! same names and fields, and ftrace.
+//! [`super::chrome`] writes them to a file. Kernel counterparts: the `workqueue` trace events, with
+//! the same names and fields, and ftrace.
 
 use super::recorder::{moment, set_clock, Own, Recorder, Recording, Timed};
 use crate::sys::clock::VirtualClock;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The threads of BH queues: one per CPU and priority, which runs its items one after the other.
 //!
-//! [`super::worker`] hands over when such a thread wakes up. It is a worker that never counts, never
-//! manages and is alone in its pool, so nothing begins before the item in front has ended. Kernel
-//! counterparts: `bh_worker`, `bh_pool_kick_normal`, and the softirq that runs them.
+//! [`super::worker`] hands over when such a thread wakes up. It is a worker that never counts,
+//! never manages and is alone in its pool, so nothing begins before the item in front has ended.
+//! Kernel counterparts: `bh_worker`, `bh_pool_kick_normal`, and the softirq that runs them.
 
 use super::run::run_while;
 use super::worker::create_worker;

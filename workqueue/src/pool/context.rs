@@ -3,9 +3,9 @@
 //! *declared sleeping*: a run that is about to wait lets the next item of its CPU begin.
 //!
 //! The context is set by [`super::worker`] and [`super::rescuer`] and read wherever a call behaves
-//! differently inside a run. [`blocking`] is called by item functions and by every wait of the crate
-//! itself. Kernel counterparts: `current_wq_worker()`; `wq_worker_sleeping` and `wq_worker_running`,
-//! which the scheduler calls there.
+//! differently inside a run. [`blocking`] is called by item functions and by every wait of the
+//! crate itself. Kernel counterparts: `current_wq_worker()`; `wq_worker_sleeping` and
+//! `wq_worker_running`, which the scheduler calls there.
 
 use super::worker_state::{Sample, Wake, WorkerState};
 use super::{Pool, PoolKind, PoolState};

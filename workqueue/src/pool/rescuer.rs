@@ -3,8 +3,8 @@
 //!
 //! Woken by [`super::manager`] when the mayday timer expires; made with its queue, ended by the
 //! queue's destruction. It joins a pool as a worker that never counts, never manages and takes only
-//! items of its own queue. What the rest of the crate sees of it is [`Rescuer`]. Kernel counterpart:
-//! `rescuer_thread`.
+//! items of its own queue. What the rest of the crate sees of it is [`Rescuer`]. Kernel
+//! counterpart: `rescuer_thread`.
 
 use super::context::{self, Context};
 use super::run::{run_scheduled, Batch};
@@ -85,7 +85,8 @@ impl Rescuer {
         let Some(handle) = self.thread.lock().take() else {
             return;
         };
-        // Release pairs with the Acquire in `run_rescuer`: pwqs listed before are seen before the end.
+        // Release pairs with the Acquire in `run_rescuer`: pwqs listed before are seen before the
+        // end.
         self.stop.store(true, Ordering::Release);
         self.parker.lock().unpark();
         // A panic outside an item ends the process, so the result says nothing.

@@ -4,11 +4,12 @@
 //! Used by [`super::worker`], [`super::bh`] and [`super::rescuer`]. Kernel counterparts:
 //! `process_one_work`, `assign_work`, `wq_worker_tick`.
 //!
-//! A *batch* is what a worker runs without sleeping. It keeps from one item to the next: the pwq, and
-//! the CPU time not counted yet. Reading a thread's CPU clock is a system call, which costs more than
-//! most items. So it is read only when the coarse clock has moved on since the item before, when the
-//! next item is another queue's, before a waiter is told that an item has ended, and at the end of the
-//! batch. Each time all that was used since the last reading goes to the pwq whose items ran meanwhile.
+//! A *batch* is what a worker runs without sleeping. It keeps from one item to the next: the pwq,
+//! and the CPU time not counted yet. Reading a thread's CPU clock is a system call, which costs
+//! more than most items. So it is read only when the coarse clock has moved on since the item
+//! before, when the next item is another queue's, before a waiter is told that an item has ended,
+//! and at the end of the batch. Each time all that was used since the last reading goes to the pwq
+//! whose items ran meanwhile.
 //!
 //! A panic in an item's function ends that run and nothing else. A panic in the bookkeeping of this
 //! crate ends the process: half-done counts would hang every later flush.

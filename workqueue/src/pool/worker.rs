@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A worker thread: it is made, wakes, takes items, sleeps, leaves.
 //!
-//! Made by [`super::manager`] or at start; [`super::run`] runs what it takes off its pool's worklist.
-//! Kernel counterparts: `worker_thread`, `create_worker`, and the repatriation in `kick_pool`.
+//! Made by [`super::manager`] or at start; [`super::run`] runs what it takes off its pool's
+//! worklist. Kernel counterparts: `worker_thread`, `create_worker`, and the repatriation in
+//! `kick_pool`.
 
 use super::context::{self, Context};
 use super::prealloc::ControlBlock;

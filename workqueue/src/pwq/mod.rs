@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One queue's share in one pool: how many items are in flight, by color, and which may be active.
 //!
-//! [`crate::enqueue`] counts items in and takes a slot of max_active for each. [`retire`] counts them
-//! out when they have run or were taken back, gives the slot back, and returns what the caller has to
-//! do next. A per-CPU queue counts its slots in each pwq; an unbound one shares a [`NrActive`] per
-//! NUMA node. Kernel counterparts: `struct pool_workqueue`, here in two halves: [`Pwq`] never changes,
-//! [`PwqState`] lies inside its pool, under that pool's lock; `pwq_tryinc_nr_active`,
-//! `node_activate_pending_pwq`.
+//! [`crate::enqueue`] counts items in and takes a slot of max_active for each. [`retire`] counts
+//! them out when they have run or were taken back, gives the slot back, and returns what the caller
+//! has to do next. A per-CPU queue counts its slots in each pwq; an unbound one shares a
+//! [`NrActive`] per NUMA node. Kernel counterparts: `struct pool_workqueue`, here in two halves:
+//! [`Pwq`] never changes, [`PwqState`] lies inside its pool, under that pool's lock;
+//! `pwq_tryinc_nr_active`, `node_activate_pending_pwq`.
 
 pub(crate) mod nr_active;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! CPUs that leave and return while the runtime works, those met for the first time, and the CPUs that
-//! unbound queues may use.
+//! CPUs that leave and return while the runtime works, those met for the first time, and the CPUs
+//! that unbound queues may use.
 //!
 //! The monitor looks once in a while; [`Runtime::refresh_cpus`] has it look now. A CPU that leaves
 //! keeps its pools: their workers go on elsewhere, uncounted. One that was never there before gets

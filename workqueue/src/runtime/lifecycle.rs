@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The runtime's second phase, in which its threads are made, what its two helper threads do, and its
-//! end, in which all threads go.
+//! The runtime's second phase, in which its threads are made, what its two helper threads do, and
+//! its end, in which all threads go.
 //!
 //! The first phase is [`super::builder`]'s: queues and items, no thread. Kernel counterpart:
 //! `workqueue_init`.

@@ -2,10 +2,10 @@
 //! The one place that chooses between `std` and `loom`.
 //!
 //! [`modelled`] holds what the lock-free protocols are made of (the state word, the budget of a
-//! node, the inbox of a pool, the parker of a worker); under `--cfg loom` these types come from loom, so that the models inside the crate run
-//! the very code that ships. Everything else uses the plain lock below, which spins briefly and
-//! then sleeps on a futex: the holder of a lock can be preempted in user space, hence no pure
-//! spinlock anywhere.
+//! node, the inbox of a pool, the parker of a worker); under `--cfg loom` these types come from
+//! loom, so that the models inside the crate run the very code that ships. Everything else uses the
+//! plain lock below, which spins briefly and then sleeps on a futex: the holder of a lock can be
+//! preempted in user space, hence no pure spinlock anywhere.
 
 use super::turn_scheduler::{self, Seat};
 use std::sync::{Condvar as StdCondvar, Mutex as StdMutex, MutexGuard, PoisonError};

@@ -3,8 +3,8 @@
 //!
 //! A waiter puts a *barrier* behind the item; it travels with the item and, when it runs, wakes the
 //! waiter. A barrier counts for flushes of the queue in its item's color and takes no slot of
-//! max_active. Kernel counterparts: `struct wq_barrier`, `insert_wq_barrier`, `try_to_grab_pending`,
-//! `__cancel_work_sync`, `disable_work`.
+//! max_active. Kernel counterparts: `struct wq_barrier`, `insert_wq_barrier`,
+//! `try_to_grab_pending`, `__cancel_work_sync`, `disable_work`.
 
 use super::flush_dependency;
 use crate::error::{DisableOverflow, WaitError};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An item that waits for its timer, then goes on to [`crate::enqueue`].
 //!
-//! While the timer is armed, the timer heap owns the item; [`TimerNode`] says which queue it goes to.
-//! Kernel counterparts: `struct delayed_work`, `queue_delayed_work_on`, `mod_delayed_work_on`.
+//! While the timer is armed, the timer heap owns the item; [`TimerNode`] says which queue it goes
+//! to. Kernel counterparts: `struct delayed_work`, `queue_delayed_work_on`, `mod_delayed_work_on`.
 //!
-//! The owner of PENDING arms the timer. A canceller may find PENDING set, the timer not armed and the
-//! item not queued: another thread is between two steps. It looks again.
+//! The owner of PENDING arms the timer. A canceller may find PENDING set, the timer not armed and
+//! the item not queued: another thread is between two steps. It looks again.
 
 use super::pointer::{self, offer, RawDelayedWorkItem, WorkItem};
 use super::raw::{Item, RawTimed, RawWork, TimedItem};

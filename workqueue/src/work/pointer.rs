@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a user's pointer becomes a queued item and comes back.
 //!
-//! A caller hands in an `Arc<T>` or a `Pin<Box<T>>`; [`offer`] takes over the address of the embedded
-//! [`RawWork`], claims the item and hands it on to [`crate::enqueue`]. A refusal gives the pointer
-//! back. Counterpart: the traits of the same names in the kernel's Rust bindings; their enqueue
-//! closure is replaced by two conversions, because here a refusal gives the pointer back.
+//! A caller hands in an `Arc<T>` or a `Pin<Box<T>>`; [`offer`] takes over the address of the
+//! embedded [`RawWork`], claims the item and hands it on to [`crate::enqueue`]. A refusal gives the
+//! pointer back. Counterpart: the traits of the same names in the kernel's Rust bindings; their
+//! enqueue closure is replaced by two conversions, because here a refusal gives the pointer back.
 
 use super::raw::{Item, RawWork, Returned, VTable};
 use super::state::{Claim, WorkState};
@@ -210,7 +210,8 @@ where
     // SAFETY: the pointer we own keeps the item alive.
     let refusal = match claim(unsafe { &raw.as_ref().state }) {
         Ok(claimed) => {
-            // SAFETY: `raw` comes from the pointer type the item was made for, and the claim is ours.
+            // SAFETY: `raw` comes from the pointer type the item was made for, and the claim is
+            // ours.
             let item = unsafe { Item::from_raw(raw) };
             match place(item, claimed) {
                 Ok(()) => return Ok(()),

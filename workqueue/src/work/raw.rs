@@ -4,9 +4,9 @@
 //! [`super::pointer`] makes the tokens; lists, timers and workers pass [`Item`] on. Kernel
 //! counterpart: `struct work_struct`.
 //!
-//! While PENDING is set, exactly one [`Item`] exists for the work. It stands for the pointer that the
-//! caller gave away (an `Arc` count, a `Box`). Running it or dropping it gives that pointer back to
-//! safe code exactly once.
+//! While PENDING is set, exactly one [`Item`] exists for the work. It stands for the pointer that
+//! the caller gave away (an `Arc` count, a `Box`). Running it or dropping it gives that pointer
+//! back to safe code exactly once.
 
 use super::list::Link;
 use super::state::{Snapshot, WorkState};

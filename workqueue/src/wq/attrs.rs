@@ -2,8 +2,8 @@
 //! What a queue asks for: its flags, and the attributes of the workers of an unbound queue.
 //!
 //! Flags are checked when a queue is made, then fixed; attributes can be changed.
-//! [`crate::pool::registry`] turns attributes into pools. Kernel counterparts: `enum wq_flags`, with
-//! the same values, and `struct workqueue_attrs`.
+//! [`crate::pool::registry`] turns attributes into pools. Kernel counterparts: `enum wq_flags`,
+//! with the same values, and `struct workqueue_attrs`.
 
 use crate::env::topology::Scope;
 use crate::error::AttrError;

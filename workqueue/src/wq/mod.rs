@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A workqueue as a caller holds it.
 //!
-//! Made by [`builder`]; callers enqueue through [`Queue`] into [`crate::enqueue`]. What the crate keeps
-//! for a queue is in [`queue`]. Kernel counterpart: the functions that take a
-//! `struct workqueue_struct *`.
+//! Made by [`builder`]; callers enqueue through [`Queue`] into [`crate::enqueue`]. What the crate
+//! keeps for a queue is in [`queue`]. Kernel counterpart: the functions that take a `struct
+//! workqueue_struct *`.
 
 pub(crate) mod attrs;
 

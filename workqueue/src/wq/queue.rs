@@ -2,8 +2,8 @@
 //! What the crate keeps for a queue: its pwqs, its flushes, its limits, its rescuer.
 //!
 //! Made by [`super::builder`]. The functions on it are where they belong: pwqs in
-//! [`super::lifecycle`], limits in [`super::limits`], flushes in [`crate::wait::flush`], the rescuer's
-//! thread in [`crate::pool::rescuer`]. Kernel counterparts: `struct workqueue_struct`,
+//! [`super::lifecycle`], limits in [`super::limits`], flushes in [`crate::wait::flush`], the
+//! rescuer's thread in [`crate::pool::rescuer`]. Kernel counterparts: `struct workqueue_struct`,
 //! `struct wq_flusher`, `wq->maydays`.
 
 use super::attrs::{Attrs, Flags};

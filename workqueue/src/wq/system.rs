@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ready-made queues, present from the first phase on, and calls that use them.
 //!
-//! Kernel counterparts: `system_percpu_wq` and its siblings; the kernel's deprecated twins are aliases
-//! here, not second queues. `work_on_cpu`, `schedule_on_each_cpu`, `schedule_work` and its siblings.
+//! Kernel counterparts: `system_percpu_wq` and its siblings; the kernel's deprecated twins are
+//! aliases here, not second queues. `work_on_cpu`, `schedule_on_each_cpu`, `schedule_work` and its
+//! siblings.
 
 use super::attrs::Flags;
 use super::builder::QueueBuilder;
