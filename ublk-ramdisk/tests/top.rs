@@ -368,16 +368,40 @@ fn k02_stats_watch_shows_rates_and_ends_when_nobody_reads() {
     let written = next("write ");
     let rate: u64 = written
         .split_whitespace()
-        .nth(1)
+        .nth(2)
         .and_then(|n| n.parse().ok())
         .expect("a rate");
     assert!(
         (1..=10_000).contains(&rate),
         "1000 in 0.1 s or more: {written}"
     );
-    assert!(next("PSI").contains("MEMORY"));
+    assert!(!next("BUSY-PSI").contains("BUSY-MEMORY"), "what is zero");
     drop(lines);
     assert_eq!(ended(&mut child).code(), Some(0));
+}
+
+/// Whatever a disk does, its tables fit a terminal; what is zero is left out.
+#[test]
+fn k02_the_tables_of_stats() {
+    let server = Server::start("tables");
+    // The first answer has only zeros.
+    for (name, words) in [
+        ("stats_of_an_idle_disk", "stats 5"),
+        ("stats", "stats 5"),
+        ("stats_all", "stats 5 --all"),
+        ("stats_columns", "stats 5 -o busy,Parked,P99"),
+        ("stats_unknown_column", "stats 5 -o dance"),
+    ] {
+        let words: Vec<_> = words.split(' ').collect();
+        let output = server.command(&words).output().expect("it starts");
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+        if output.status.success() {
+            assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        }
+        insta::with_settings!({ omit_expression => true }, {
+            insta::assert_snapshot!(name, text);
+        });
+    }
 }
 
 /// The lines of a program's stdout and stderr as they come.

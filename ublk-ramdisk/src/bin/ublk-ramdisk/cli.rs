@@ -183,6 +183,18 @@ pub struct ListArgs {
     /// Print an array of objects
     #[arg(long)]
     pub json: bool,
+    /// Show every column
+    #[arg(long, conflicts_with_all = ["json", "columns"])]
+    pub all: bool,
+    /// Show these columns, such as DISK,SIZE,PID
+    #[arg(
+        short = 'o',
+        long,
+        value_name = "COLS",
+        value_delimiter = ',',
+        conflicts_with = "json"
+    )]
+    pub columns: Vec<String>,
 }
 
 /// `stop`
@@ -229,9 +241,21 @@ pub struct StatsArgs {
     /// Only this disk: N, ublkbN or /dev/ublkbN [default: every disk served by ublk-ramdisk]
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: Option<u32>,
-    /// Print an array of objects
+    /// Print an array of objects, always complete
     #[arg(long, conflicts_with = "watch")]
     pub json: bool,
+    /// Show everything, also what is zero
+    #[arg(long, conflicts_with_all = ["json", "columns"])]
+    pub all: bool,
+    /// Show these columns alone, with a row for each hardware queue, such as BUSY,PARKED,P99
+    #[arg(
+        short = 'o',
+        long,
+        value_name = "COLS",
+        value_delimiter = ',',
+        conflicts_with = "json"
+    )]
+    pub columns: Vec<String>,
     /// Again and again
     #[command(flatten)]
     pub watch: WatchArgs,

@@ -68,7 +68,7 @@ Show running disks on the terminal, as they are now.
 
 Above stand the disks; below, of the one that is chosen, its hardware queues, how often requests
 were refused for want of what, kblockd with its rescuer, and how long requests took. Numbers are per
-second unless they say what is: INSIDE, DISP (on the dispatch list), CTX (on the software queues)
+second unless they say what is: ACTIVE, DISP (on the dispatch list), CTX (on the software queues)
 and PARK (refused, waiting for the next try). Made for 80 columns and 24 lines, also over ssh; on
 fewer it leaves out what matters least. q ends it: the terminal is then as before, also after a
 signal or when the one disk that was named goes away.";

@@ -79,28 +79,11 @@ fn as_text(entries: &[Entry]) -> String {
             let also = entry
                 .also
                 .map_or(String::new(), |also| format!(" ({also})"));
-            let meaning = wrapped(entry.meaning, 76, "    ");
+            let meaning = output::wrapped(entry.meaning, 76, "    ");
             format!("{}{also}\n{meaning}", entry.term)
         })
         .collect();
     paragraphs.join("\n")
-}
-
-/// Breaks a text into indented lines of at most `width` characters.
-fn wrapped(text: &str, width: usize, indent: &str) -> String {
-    let mut lines = String::new();
-    let mut line = String::new();
-    for word in text.split_whitespace() {
-        if !line.is_empty() && line.len() + 1 + word.len() > width {
-            lines += &format!("{indent}{line}\n");
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line += word;
-    }
-    lines + &format!("{indent}{line}\n")
 }
 
 #[cfg(test)]

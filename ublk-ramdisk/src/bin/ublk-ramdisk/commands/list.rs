@@ -7,6 +7,7 @@ use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control, CtrlError};
 use ublk_ramdisk::ublk::features::FEATURES;
+use ublk_ramdisk::units::Size;
 
 use super::{machine, output};
 use crate::cli::ListArgs;
@@ -38,6 +39,7 @@ struct Row {
 /// Lists the devices. A device that was named and does not exist is an error; one that vanishes
 /// while all are listed is not.
 pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
+    let columns = columns(args)?;
     let mut control = Control::open()?;
     let run_dir = RunDir::of_this_machine();
     let all = args.ids.is_empty();
@@ -57,7 +59,7 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
     if args.json {
         output::print_json(&rows)?;
     } else if !rows.is_empty() {
-        output::print(&as_text(&rows))?;
+        output::print(&as_text(&rows, &columns))?;
     }
     Ok(Exit::Done)
 }
@@ -109,38 +111,71 @@ fn flag_names(flags: u64) -> Vec<&'static str> {
         .collect()
 }
 
-fn as_text(rows: &[Row]) -> String {
-    let titles = [
-        "DISK",
-        "STATE",
-        "SIZE",
-        "QUEUES",
-        "DEPTH",
-        "DATA-PATH",
-        "BACKING",
-        "PID",
-        "SERVER",
-    ];
-    let mut cells = vec![titles.map(str::to_owned).to_vec()];
-    let none = || "-".to_owned();
-    cells.extend(rows.iter().map(|row| {
-        vec![
-            row.path.clone(),
-            row.state.clone(),
-            row.size.map_or_else(none, output::human_size),
-            row.queues.to_string(),
-            row.depth.to_string(),
-            row.data_path.map_or_else(none, |path| path.to_string()),
-            row.backing.clone().unwrap_or_else(none),
-            row.pid.map_or_else(none, |pid| pid.to_string()),
-            match (&row.command, row.ours) {
-                (Some(command), _) => command.clone(),
-                (None, true) => "ublk-ramdisk (ended)".to_owned(),
-                (None, false) => none(),
-            },
-        ]
-    }));
-    output::table(&cells)
+/// A column of the table: its name, if it is shown without being asked for, and what it says.
+type Column = (&'static str, bool, fn(&Row) -> Option<String>);
+
+const COLUMNS: [Column; 12] = [
+    ("DISK", true, |row| Some(row.path.clone())),
+    ("STATE", true, |row| Some(row.state.clone())),
+    ("SIZE", true, |row| {
+        row.size.map(|size| Size(size).to_string())
+    }),
+    ("QUEUES", true, |row| Some(row.queues.to_string())),
+    ("DEPTH", true, |row| Some(row.depth.to_string())),
+    ("DATA-PATH", true, |row| {
+        row.data_path.map(|path| path.to_string())
+    }),
+    ("PID", true, |row| row.pid.map(|pid| pid.to_string())),
+    ("BACKING", true, |row| row.backing.clone()),
+    ("SERVER", false, server_name),
+    ("READ-ONLY", false, |row| {
+        Some(if row.read_only { "yes" } else { "no" }.to_owned())
+    }),
+    ("IO-BUFFER", false, |row| {
+        Some(Size(row.io_buffer.into()).to_string())
+    }),
+    ("FLAGS", false, |row| Some(row.flags.join(","))),
+];
+
+fn server_name(row: &Row) -> Option<String> {
+    match (&row.command, row.ours) {
+        (Some(command), _) => Some(command.clone()),
+        (None, true) => Some("ublk-ramdisk (ended)".to_owned()),
+        (None, false) => None,
+    }
+}
+
+/// The columns that are named, in that order, or the usual ones, or all.
+fn columns(args: &ListArgs) -> Result<Vec<Column>, Failure> {
+    if args.columns.is_empty() {
+        let shown = COLUMNS
+            .into_iter()
+            .filter(|(_, usual, _)| args.all || *usual);
+        return Ok(shown.collect());
+    }
+    let find = |name: &String| {
+        let mut columns = COLUMNS.into_iter();
+        let found = columns.find(|(column, ..)| column.eq_ignore_ascii_case(name));
+        found.ok_or_else(|| {
+            Failure::usage(format!(
+                "-o {name}: there is no such column; give some of {}",
+                COLUMNS.map(|(column, ..)| column).join(",")
+            ))
+        })
+    };
+    args.columns.iter().map(find).collect()
+}
+
+fn as_text(rows: &[Row], columns: &[Column]) -> String {
+    let titles = columns
+        .iter()
+        .map(|(name, ..)| (*name).to_owned())
+        .collect();
+    let cells = rows.iter().map(|row| {
+        let of = |(_, _, of): &Column| of(row).unwrap_or_else(|| "-".to_owned());
+        columns.iter().map(of).collect()
+    });
+    output::table(&[titles].into_iter().chain(cells).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -151,6 +186,45 @@ mod tests {
     fn flags_are_named_by_bit() {
         assert_eq!(flag_names(0), Vec::<&str>::new());
         assert_eq!(flag_names(1 << 2 | 1 << 15), ["NEED_GET_DATA", "BATCH_IO"]);
+    }
+
+    #[test]
+    fn l1_a_list_fits_80_columns() {
+        let row = Row {
+            id: 1_048_575,
+            path: block_path(1_048_575),
+            char_path: char_path(1_048_575),
+            state: "LIVE".to_owned(),
+            size: Some(1536 << 20),
+            read_only: false,
+            queues: 4096,
+            depth: 4096,
+            io_buffer: 512 << 10,
+            data_path: Some(DataPath::UserCopy),
+            backing: Some("hugetlb".to_owned()),
+            flags: vec!["USER_COPY", "UPDATE_SIZE"],
+            pid: Some(4_194_304),
+            command: Some("ublk-ramdisk".to_owned()),
+            ours: true,
+        };
+        let args = |all, columns: &[&str]| ListArgs {
+            ids: Vec::new(),
+            json: false,
+            all,
+            columns: columns.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let text = |args: &ListArgs| {
+            let columns = columns(args).expect("known");
+            as_text(std::slice::from_ref(&row), &columns)
+        };
+        let usual = text(&args(false, &[]));
+        assert!(usual.lines().all(|line| line.len() <= 80), "{usual}");
+        assert!(text(&args(true, &[])).contains("USER_COPY,UPDATE_SIZE"));
+        assert_eq!(
+            text(&args(false, &["size", "PID"])),
+            " SIZE      PID\n1536M  4194304\n"
+        );
+        assert!(columns(&args(false, &["dance"])).is_err());
     }
 
     #[test]

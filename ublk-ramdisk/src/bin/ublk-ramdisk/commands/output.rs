@@ -49,7 +49,8 @@ fn say(message: &str) {
     let _ = writeln!(io::stderr(), "ublk-ramdisk: {line}");
 }
 
-/// Sets rows out in columns, the first row being the titles.
+/// Sets rows out in columns, the first row being the titles. Columns of figures are aligned at their
+/// right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -60,17 +61,58 @@ pub fn table(rows: &[Vec<String>]) -> String {
             .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
+    let is_figure = |cell: &String| cell == "-" || cell.starts_with(|c: char| c.is_ascii_digit());
+    let of_figures = |column: usize| {
+        let mut cells = rows.iter().skip(1).filter_map(|row| row.get(column));
+        cells.all(is_figure)
+    };
+    let right: Vec<bool> = (0..columns).map(of_figures).collect();
     let mut text = String::new();
     for row in rows {
         let cells: Vec<String> = row
             .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
+            .zip(widths.iter().zip(&right))
+            .map(|(cell, (&width, right))| match right {
+                true => format!("{cell:>width$}"),
+                false => format!("{cell:<width$}"),
+            })
             .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
     text
+}
+
+/// Breaks a text into indented lines of at most `width` characters.
+pub fn wrapped(text: &str, width: usize, indent: &str) -> String {
+    let mut lines = String::new();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.len() + 1 + word.len() > width {
+            lines += &format!("{indent}{line}\n");
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line += word;
+    }
+    lines + &format!("{indent}{line}\n")
+}
+
+/// A size in at most six characters, rounded.
+pub fn rounded_size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["", "K", "M", "G", "T", "P", "E"].iter();
+    let mut unit = units.next().copied().unwrap_or_default();
+    while value >= 1000.0 {
+        (value, unit) = (value / 1024.0, units.next().copied().unwrap_or("E"));
+    }
+    match unit {
+        "" => bytes.to_string(),
+        _ if value >= 99.95 => format!("{value:.0}{unit}"),
+        _ => format!("{value:.1}{unit}"),
+    }
 }
 
 /// A size as people say it: exact, with the largest binary unit that divides it.
@@ -97,11 +139,28 @@ mod tests {
     }
 
     #[test]
+    fn rounded_sizes_are_short() {
+        let sizes = [
+            0,
+            999,
+            1024,
+            20480,
+            5 << 20,
+            300 << 20,
+            1023 << 20,
+            u64::MAX,
+        ];
+        let shown = sizes.map(rounded_size);
+        let expected = ["0", "999", "1.0K", "20.0K", "5.0M", "300M", "1.0G", "16.0E"];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
     fn columns_line_up_and_lines_have_no_tail() {
         let rows = vec![
             vec!["ID".to_owned(), "STATE".to_owned()],
             vec!["100".to_owned(), "LIVE".to_owned()],
         ];
-        assert_eq!(table(&rows), "ID   STATE\n100  LIVE\n");
+        assert_eq!(table(&rows), " ID  STATE\n100  LIVE\n");
     }
 }

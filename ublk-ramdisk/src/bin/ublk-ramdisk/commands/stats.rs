@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::stats::DeviceStats;
 
-use super::stats_text::as_text;
+use super::stats_text::{as_text, Selection};
 use super::{machine, output};
 use crate::cli::StatsArgs;
 use crate::server::protocol::{Reply, Request};
@@ -17,8 +17,9 @@ use crate::server::run_dir::RunDir;
 /// Shows the counters of one disk, or of all that are served by this program.
 pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine();
+    let selection = Selection::new(args.all, &args.columns)?;
     if let Some(period) = args.watch.watch {
-        return watch(&run_dir, args.id, period);
+        return watch(&run_dir, args.id, period, &selection);
     }
     let Asked { disks, mut silent } = ask_all(&run_dir, args.id)?;
     // Of the only one asked there is nothing to show but what is wrong.
@@ -26,7 +27,7 @@ pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
         if args.json {
             output::print_json(&disks)?;
         } else {
-            output::print(&texts(&disks))?;
+            output::print(&texts(&disks, &selection))?;
         }
     }
     let last = silent.pop();
@@ -38,8 +39,8 @@ fn warn_of((id, failure): &(u32, Failure)) {
     output::warn(&format!("no figures of device {id}: {}", failure.message));
 }
 
-fn texts(all: &[DeviceStats]) -> String {
-    let text: Vec<String> = all.iter().map(as_text).collect();
+fn texts(all: &[DeviceStats], selection: &Selection) -> String {
+    let text: Vec<String> = all.iter().map(|disk| as_text(disk, selection)).collect();
     text.join("\n")
 }
 
@@ -100,7 +101,12 @@ fn heard(
 }
 
 /// Shows what happens per second, until somebody ends it or the one disk is gone.
-fn watch(run_dir: &RunDir, id: Option<u32>, period: Duration) -> Result<Exit, Failure> {
+fn watch(
+    run_dir: &RunDir,
+    id: Option<u32>,
+    period: Duration,
+    selection: &Selection,
+) -> Result<Exit, Failure> {
     // On a terminal each picture takes the place of the last.
     let clear = std::io::stdout().is_terminal();
     let mut silent = BTreeSet::new();
@@ -122,8 +128,8 @@ fn watch(run_dir: &RunDir, id: Option<u32>, period: Duration) -> Result<Exit, Fa
             .collect();
         let head = if clear { "\x1b[H\x1b[2J" } else { "" };
         let text = format!(
-            "{head}per second, over {seconds:.1} s; INSIDE to BUSY-LEVEL: now\n{}\n",
-            texts(&rates)
+            "{head}per second, over {seconds:.1} s; STATE to DISPATCH-BUSY: now\n{}\n",
+            texts(&rates, selection)
         );
         if !output::print_while_heard(&text)? {
             return Ok(Exit::Done);

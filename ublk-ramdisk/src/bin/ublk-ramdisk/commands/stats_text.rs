@@ -1,176 +1,292 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A disk's figures as tables: what `stats` prints, once or again and again.
+//! A disk's figures as tables of 80 columns: what `stats` prints, once or again and again.
+//!
+//! What is zero is left out, and so are figures that few need; `--all` has everything, and `-o` the
+//! columns that are named. The JSON is always complete.
 
+use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::histogram::Histogram;
 use ublk_ramdisk::mq::Source;
+use ublk_ramdisk::pressure::Settings;
 use ublk_ramdisk::ramdisk::space::SpaceStats;
 use ublk_ramdisk::ramdisk::Mode;
 use ublk_ramdisk::stats::{DeviceStats, KblockdStats, OpStats, QueueStats};
 use ublk_ramdisk::ublk::ctrl::block_path;
+use ublk_ramdisk::units::Size;
 
-use super::output;
+use super::output::{self, rounded_size};
 
-/// Everything about one disk. What is empty is left out: no times before a request was timed, no
-/// reasons of BUSY before there was one.
-pub fn as_text(stats: &DeviceStats) -> String {
-    let mut tables = vec![
-        rows(OPERATIONS, stats.queues.iter().flat_map(queue_rows)),
-        rows(HCTX, stats.queues.iter().map(hctx_row)),
-        rows(NOW, stats.queues.iter().map(now_row)),
-    ];
-    if stats.queues.iter().any(|q| q.hctx.refused_by.total() > 0) {
-        let names = Source::ALL.iter().map(|source| source.name());
-        let titles: Vec<_> = ["queue", "busy"].into_iter().chain(names).collect();
-        let titles: Vec<_> = titles.iter().map(|name| name.to_uppercase()).collect();
-        let titles: Vec<_> = titles.iter().map(String::as_str).collect();
-        tables.push(rows(&titles, stats.queues.iter().map(busy_row)));
+/// What of the figures is printed.
+#[derive(Debug, Default)]
+pub struct Selection {
+    /// Everything, also what is zero.
+    pub all: bool,
+    /// These columns, in one table with a row for each hardware queue; none means the usual tables.
+    pub columns: Vec<&'static Column>,
+}
+
+impl Selection {
+    /// Finds columns by name; capitals do not matter.
+    pub fn new(all: bool, names: &[String]) -> Result<Selection, Failure> {
+        let find = |name: &String| {
+            let mut columns = TABLES.iter().flat_map(|table| table.iter());
+            let found = columns.find(|column| column.name.eq_ignore_ascii_case(name));
+            found.ok_or_else(|| {
+                let names = TABLES.iter().flat_map(|table| table.iter());
+                let names: Vec<_> = names.map(|column| column.name).collect();
+                Failure::usage(format!(
+                    "-o {name}: there is no such column; give some of {}",
+                    names.join(",")
+                ))
+            })
+        };
+        let columns = names.iter().map(find).collect::<Result<_, _>>()?;
+        Ok(Selection { all, columns })
     }
-    let timed: Vec<_> = stats.queues.iter().flat_map(latency_rows).collect();
-    if !timed.is_empty() {
-        tables.push(rows(LATENCY, timed.into_iter()));
+}
+
+/// A figure of a hardware queue.
+#[derive(Debug)]
+pub struct Column {
+    name: &'static str,
+    /// Is it shown without being asked for?
+    usual: bool,
+    cell: fn(&QueueStats) -> String,
+}
+
+macro_rules! columns {
+    ($($name:literal $usual:literal $cell:expr;)*) => {
+        &[$(Column { name: $name, usual: $usual, cell: $cell },)*]
+    };
+}
+
+/// A number of each hardware queue, by the table it is shown in.
+const TABLES: [&[Column]; 4] = [NOW, DONE, BUSY, TOTAL];
+
+/// The hardware queue as it is now.
+const NOW: &[Column] = columns! {
+    "STATE" true state;
+    "ACTIVE" true |q| q.now.usage.to_string();
+    "IN-FLIGHT" true |q| q.now.busy.len().to_string();
+    "DISPATCH" true |q| q.now.dispatch.len().to_string();
+    "CTX" true |q| q.now.ctx_lens.iter().sum::<u32>().to_string();
+    "PARKED" true |q| q.now.parked.to_string();
+    "SLOTS" true |q| q.now.slots_held.to_string();
+    "DISPATCH-BUSY" true |q| q.now.dispatch_busy.to_string();
+};
+
+/// What it has done.
+const DONE: &[Column] = columns! {
+    "INSERTED" true |q| q.hctx.inserted.to_string();
+    "ACCEPTED" true |q| q.hctx.accepted.to_string();
+    "BUSY" true |q| q.hctx.refused_by.total().to_string();
+    "REQUEUED" true |q| q.hctx.requeued.to_string();
+    "ERRORS" true |q| q.errors.to_string();
+    "TIMEOUTS" true |q| q.hctx.timeouts.to_string();
+    "RUNS" true |q| (q.hctx.run_sync + q.hctx.run_async + q.hctx.run_delayed).to_string();
+    "RESTARTS" true |q| q.hctx.restarted.to_string();
+    "QUEUED" false |q| q.hctx.queued.to_string();
+    "RUN-SYNC" false |q| q.hctx.run_sync.to_string();
+    "RUN-ASYNC" false |q| q.hctx.run_async.to_string();
+    "RUN-DELAYED" false |q| q.hctx.run_delayed.to_string();
+    "WAKEUPS" false |q| q.wakeups.sent.to_string();
+    "WAKEUPS-SAVED" false |q| q.wakeups.saved.to_string();
+    "REAPS" false |q| q.reaps.to_string();
+};
+
+/// Why the driver was BUSY.
+const BUSY: &[Column] = columns! {
+    "BUSY-SLOTS" true |q| q.hctx.refused_by.of(Source::Slots).to_string();
+    "BUSY-MEMORY" true |q| q.hctx.refused_by.of(Source::Memory).to_string();
+    "BUSY-PSI" true |q| q.hctx.refused_by.of(Source::Psi).to_string();
+    "BUSY-BANDWIDTH" true |q| q.hctx.refused_by.of(Source::Bandwidth).to_string();
+    "BUSY-INJECTION" true |q| q.hctx.refused_by.of(Source::Injection).to_string();
+    "BUSY-DRIVER" true |q| q.hctx.refused_by.of(Source::Driver).to_string();
+};
+
+/// All operations together, for `-o`; the usual table has a row for each.
+const TOTAL: &[Column] = columns! {
+    "READS" false |q| q.read.requests.to_string();
+    "WRITES" false |q| q.write.requests.to_string();
+    "READ-BYTES" false |q| rounded_size(q.read.bytes);
+    "WRITE-BYTES" false |q| rounded_size(q.write.bytes);
+    "P50" false |q| percentile(&q.latency.total(), 500);
+    "P90" false |q| percentile(&q.latency.total(), 900);
+    "P99" false |q| percentile(&q.latency.total(), 990);
+    "P99.9" false |q| percentile(&q.latency.total(), 999);
+    "MAX" false |q| q.latency.total().max().map_or("-".to_owned(), human_time);
+};
+
+/// Everything about one disk, as far as it is selected.
+pub fn as_text(stats: &DeviceStats, selection: &Selection) -> String {
+    let path = block_path(stats.id);
+    if !selection.columns.is_empty() {
+        let table = table(stats, &selection.columns, true);
+        return format!("{path}\n{}", table.unwrap_or_default());
     }
-    let tables: Vec<_> = tables.iter().map(|rows| output::table(rows)).collect();
-    format!(
-        "{}: {}, of which {} in memory, data path {}, pressure {}\n{}\n{}\n{}",
-        block_path(stats.id),
-        output::human_size(stats.size),
-        output::human_size(stats.allocated),
+    let all = selection.all;
+    let mut head = format!(
+        "{path}: {}, {} in memory, data path {}\n",
+        Size(stats.size),
+        rounded_size(stats.allocated),
         stats.data_path,
-        stats.pressure.settings,
-        space_line(&stats.space),
-        tables.join("\n"),
-        kblockd_line(&stats.kblockd)
-    )
+    );
+    let settings = &stats.pressure.settings;
+    if all || *settings != Settings::default() {
+        head += &output::wrapped(&format!("pressure: {settings}"), WIDTH, "");
+    }
+    head += &output::wrapped(&space_line(&stats.space, all), WIDTH, "");
+    let mut parts = vec![head];
+    parts.extend(operations(stats, all));
+    for columns in [NOW, DONE, BUSY] {
+        let shown = columns.iter().filter(|column| all || column.usual);
+        parts.extend(table(stats, &shown.collect::<Vec<_>>(), all));
+    }
+    parts.push(kblockd_line(&stats.kblockd));
+    parts.join("\n")
 }
 
-/// What the disk has of memory, and what it lacks.
-fn space_line(space: &SpaceStats) -> String {
-    let limit = match space.limit {
-        0 => "no limit".to_owned(),
-        limit => format!("limit {}", output::human_size(limit)),
+fn is_zero(cell: &str) -> bool {
+    matches!(cell, "0" | "-")
+}
+
+/// Columns of a terminal.
+const WIDTH: usize = 80;
+
+/// A row for each hardware queue. Queues and columns that have only zeros are left out, unless all
+/// is wanted; nothing comes of a table without rows. Columns that do not fit make another table.
+fn table(stats: &DeviceStats, columns: &[&Column], all: bool) -> Option<String> {
+    let row = |queue: &QueueStats| columns.iter().map(|c| (c.cell)(queue)).collect();
+    let mut rows: Vec<(u16, Vec<String>)> =
+        stats.queues.iter().map(|q| (q.queue, row(q))).collect();
+    rows.retain(|(_, cells)| all || !cells.iter().all(|cell| is_zero(cell)));
+    if rows.is_empty() {
+        return None;
+    }
+    let has_figures = |n: &usize| all || rows.iter().any(|(_, cells)| !is_zero(&cells[*n]));
+    let width = |n: usize| {
+        let cells = rows.iter().map(|(_, cells)| cells[n].len());
+        cells.chain([columns[n].name.len()]).max().unwrap_or(0) + 2
     };
-    let state = match (space.mode, space.no_space_in) {
-        (Mode::Enough, _) => "enough".to_owned(),
-        (Mode::Exhausted, None) => "exhausted, writes wait".to_owned(),
-        (Mode::Exhausted, Some(left)) => {
-            format!("exhausted, writes end with ENOSPC in {} s", left.as_secs())
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut left = 0;
+    for n in (0..columns.len()).filter(has_figures) {
+        match groups.last_mut() {
+            Some(group) if width(n) <= left => group.push(n),
+            _ => {
+                groups.push(vec![n]);
+                left = WIDTH - "QUEUE".len();
+            }
         }
-        (Mode::Error, _) => "exhausted, writes end with ENOSPC".to_owned(),
-    };
-    format!(
-        "memory: {} used, {limit}, {} of zeros given back; {state}, {} writes wait, \
-         {} ended with ENOSPC",
-        output::human_size(space.used),
-        output::human_size(space.zero),
-        space.parked,
-        space.no_space + space.above_cap
-    )
+        left = left.saturating_sub(width(n));
+    }
+    let tables = groups.iter().map(|group| {
+        let mut cells = vec![titles(group.iter().map(|&n| columns[n].name))];
+        cells.extend(rows.iter().map(|(queue, row)| {
+            let figures = group.iter().map(|&n| row[n].clone());
+            [queue.to_string()].into_iter().chain(figures).collect()
+        }));
+        output::table(&cells)
+    });
+    Some(tables.collect::<Vec<_>>().join("\n"))
 }
 
-fn rows(titles: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<Vec<String>> {
-    let titles = titles.iter().map(|title| (*title).to_owned()).collect();
-    std::iter::once(titles).chain(rows).collect()
+fn titles<'n>(names: impl Iterator<Item = &'n str>) -> Vec<String> {
+    let names = ["QUEUE"].into_iter().chain(names);
+    names.map(str::to_owned).collect()
 }
 
-const OPERATIONS: &[&str] = &[
-    "QUEUE",
-    "OPERATION",
-    "REQUESTS",
-    "BYTES",
-    "ARRIVED",
-    "FAILED",
-    "WAKE-UPS",
-];
+/// A row for each operation of each queue: how often, how much, and how long it took.
+fn operations(stats: &DeviceStats, all: bool) -> Option<String> {
+    let names = [
+        "OPERATION",
+        "REQUESTS",
+        "BYTES",
+        "MEAN",
+        "P50",
+        "P99",
+        "P99.9",
+        "MAX",
+    ];
+    let mut cells = vec![titles(names.into_iter())];
+    for queue in &stats.queues {
+        let times = queue.latency.each();
+        let of = |name: &str| {
+            times
+                .iter()
+                .find(|(of, _)| *of == name)
+                .map(|(_, times)| times)
+        };
+        for (name, operation) in each_operation(queue) {
+            if all || operation.requests > 0 {
+                let mut row = vec![
+                    queue.queue.to_string(),
+                    name.to_owned(),
+                    operation.requests.to_string(),
+                    rounded_size(operation.bytes),
+                ];
+                row.extend(latencies(of(name)));
+                cells.push(row);
+            }
+        }
+    }
+    (cells.len() > 1).then(|| output::table(&cells))
+}
 
-/// One line per operation; the figures of the queue as a whole stand in its first line.
-fn queue_rows(queue: &QueueStats) -> Vec<Vec<String>> {
-    let operations: [(&str, OpStats); 5] = [
+fn each_operation(queue: &QueueStats) -> [(&'static str, OpStats); 5] {
+    [
         ("read", queue.read),
         ("write", queue.write),
         ("flush", queue.flush),
         ("discard", queue.discard),
         ("write-zeroes", queue.write_zeroes),
-    ];
-    let mut rows: Vec<Vec<String>> = operations
-        .iter()
-        .map(|(name, operation)| {
-            vec![
-                String::new(),
-                (*name).to_owned(),
-                operation.requests.to_string(),
-                operation.bytes.to_string(),
-            ]
-        })
-        .collect();
-    rows[0][0] = queue.queue.to_string();
-    let of_queue = [queue.inserted, queue.errors, queue.reaps];
-    rows[0].extend(of_queue.map(|figure| figure.to_string()));
-    rows
-}
-
-const HCTX: &[&str] = &[
-    "QUEUE",
-    "INSERTED",
-    "ACCEPTED",
-    "BUSY",
-    "REQUEUED",
-    "LISTED",
-    "RUNS-HERE",
-    "RUNS-ASYNC",
-    "RUNS-DELAYED",
-    "RESTARTS",
-    "TIMEOUTS",
-];
-
-/// What became of the requests on their way to the driver. The JSON has more figures.
-fn hctx_row(queue: &QueueStats) -> Vec<String> {
-    let hctx = &queue.hctx;
-    let figures = [
-        queue.queue.into(),
-        hctx.inserted,
-        hctx.accepted,
-        hctx.refused(),
-        hctx.requeued,
-        hctx.queued,
-        hctx.run_sync,
-        hctx.run_async,
-        hctx.run_delayed,
-        hctx.restarted,
-        hctx.timeouts,
-    ];
-    figures.map(|figure| figure.to_string()).to_vec()
-}
-
-const NOW: &[&str] = &[
-    "QUEUE",
-    "STATE",
-    "INSIDE",
-    "IN-FLIGHT",
-    "ON-DISPATCH",
-    "ON-CTX",
-    "PARKED",
-    "SLOTS-HELD",
-    "BUSY-LEVEL",
-    "BELLS",
-    "BELLS-SAVED",
-];
-
-/// The hardware queue as it is now, and how its thread was told of what workers did for it.
-fn now_row(queue: &QueueStats) -> Vec<String> {
-    let now = &queue.now;
-    let on_ctx: u32 = now.ctx_lens.iter().sum();
-    vec![
-        queue.queue.to_string(),
-        state(queue),
-        now.usage.to_string(),
-        now.busy.len().to_string(),
-        now.dispatch.len().to_string(),
-        on_ctx.to_string(),
-        now.parked.to_string(),
-        now.slots_held.to_string(),
-        now.dispatch_busy.to_string(),
-        queue.wakeups.sent.to_string(),
-        queue.wakeups.saved.to_string(),
     ]
+}
+
+fn latencies(times: Option<&&Histogram>) -> Vec<String> {
+    match times.filter(|times| times.count() > 0) {
+        None => vec!["-".to_owned(); 5],
+        Some(times) => {
+            let parts = [500, 990, 999].map(|part| percentile(times, part));
+            let max = times.max().map_or("-".to_owned(), human_time);
+            let mean = human_time(times.mean());
+            [mean].into_iter().chain(parts).chain([max]).collect()
+        }
+    }
+}
+
+fn percentile(times: &Histogram, permille: u64) -> String {
+    let time = times.permille(permille);
+    time.map_or("-".to_owned(), human_time)
+}
+
+/// What the disk has of memory, and what it lacks.
+fn space_line(space: &SpaceStats, all: bool) -> String {
+    let mut words = vec![format!("{} used", rounded_size(space.used))];
+    words.push(match space.limit {
+        0 => "no limit".to_owned(),
+        limit => format!("limit {}", Size(limit)),
+    });
+    if all || space.zero > 0 {
+        words.push(format!("{} of zeros given back", rounded_size(space.zero)));
+    }
+    match (space.mode, space.no_space_in) {
+        (Mode::Enough, _) => {}
+        (Mode::Exhausted, None) => words.push("exhausted, writes wait".to_owned()),
+        (Mode::Exhausted, Some(left)) => words.push(format!(
+            "exhausted, writes end with ENOSPC in {} s",
+            left.as_secs()
+        )),
+        (Mode::Error, _) => words.push("exhausted, writes end with ENOSPC".to_owned()),
+    }
+    if all || space.parked > 0 {
+        words.push(format!("{} writes wait", space.parked));
+    }
+    let ended = space.no_space + space.above_cap;
+    if all || ended > 0 {
+        words.push(format!("{ended} ended with ENOSPC"));
+    }
+    format!("memory: {}", words.join(", "))
 }
 
 /// The bits of a hardware queue in few words.
@@ -191,42 +307,11 @@ pub fn state(queue: &QueueStats) -> String {
     }
 }
 
-fn busy_row(queue: &QueueStats) -> Vec<String> {
-    let by = &queue.hctx.refused_by;
-    let mut row = vec![queue.queue.to_string(), by.total().to_string()];
-    row.extend(Source::ALL.iter().map(|source| by.of(*source).to_string()));
-    row
-}
-
-const LATENCY: &[&str] = &[
-    "QUEUE", "LATENCY", "TIMED", "MEAN", "P50", "P90", "P99", "P99.9", "MAX",
-];
-
-fn latency_rows(queue: &QueueStats) -> Vec<Vec<String>> {
-    let timed = queue.latency.each();
-    let timed = timed.iter().filter(|(_, times)| times.count() > 0);
-    timed
-        .map(|(name, times)| {
-            let mut row = vec![
-                queue.queue.to_string(),
-                (*name).to_owned(),
-                times.count().to_string(),
-                human_time(times.mean()),
-            ];
-            let parts = [500, 900, 990, 999].map(|part| times.permille(part));
-            let times = parts.into_iter().chain([times.max()]);
-            row.extend(times.map(|nanos| human_time(nanos.unwrap_or(0))));
-            row
-        })
-        .collect()
-}
-
 fn kblockd_line(kblockd: &KblockdStats) -> String {
     let workers: usize = kblockd.pools.iter().map(|pool| pool.workers).sum();
     let idle: usize = kblockd.pools.iter().map(|pool| pool.idle).sum();
     format!(
-        "kblockd: {workers} workers, {idle} idle; {} runs, {} us CPU; rescuer called {} times, {} \
-         items rescued\n",
+        "kblockd: {workers} workers, {idle} idle; {} runs, {} us CPU; {} maydays, {} rescued\n",
         kblockd.completed, kblockd.cpu_time, kblockd.mayday, kblockd.rescued
     )
 }
@@ -250,50 +335,6 @@ pub fn human_time(nanos: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ublk_ramdisk::histogram::Histogram;
-
-    #[test]
-    fn k02_every_queue_has_a_line_per_operation_and_one_per_table() {
-        let mut queue = QueueStats {
-            queue: 1,
-            inserted: 7,
-            write: OpStats {
-                requests: 5,
-                bytes: 20480,
-            },
-            ..QueueStats::default()
-        };
-        let mut stats = DeviceStats {
-            id: 3,
-            size: 1 << 30,
-            allocated: 20480,
-            data_path: "batch".to_owned(),
-            pressure: Default::default(),
-            space: SpaceStats::default(),
-            latency_sample: 16,
-            queues: vec![QueueStats::default(), queue.clone()],
-            kblockd: KblockdStats::default(),
-        };
-        let text = as_text(&stats);
-        assert!(text.starts_with("/dev/ublkb3: 1 GiB, of which 20 KiB in memory, data path batch"));
-        assert_eq!(text.lines().count(), 13 + 1 + 3 + 1 + 3 + 2, "{text}");
-        let written = text
-            .lines()
-            .filter(|line| line.ends_with("5         20480"));
-        assert_eq!(written.count(), 1, "{text}");
-
-        queue.hctx.refused_by.psi = 4;
-        queue.latency.write = Histogram {
-            buckets: vec![(1500, 9), (2_000_000, 1)],
-            sum: 0,
-        };
-        queue.now.restart = true;
-        stats.queues[1] = queue;
-        let text = as_text(&stats);
-        for part in ["PSI", "restart", "1.50us", "2.00ms", "P99.9"] {
-            assert!(text.contains(part), "{part} in\n{text}");
-        }
-    }
 
     #[test]
     fn times_have_three_digits() {
@@ -303,5 +344,13 @@ mod tests {
             "0ns", "999ns", "1.00us", "12.3us", "1000us", "3.00ms", "61.0s",
         ];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_column_that_there_is_not_is_named_with_those_that_are() {
+        let found = Selection::new(false, &["busy".to_owned(), "P99".to_owned()]);
+        assert_eq!(found.expect("known").columns.len(), 2);
+        let refused = Selection::new(false, &["dance".to_owned()]).expect_err("unknown");
+        assert!(refused.message.contains("PARKED"), "{refused}");
     }
 }

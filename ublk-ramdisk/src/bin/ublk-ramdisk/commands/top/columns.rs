@@ -29,7 +29,7 @@ pub const QUEUE_COLUMNS: [Column; 11] = [
     ("STATE", 9, 4),
     ("READ", 6, 1),
     ("WRITE", 6, 2),
-    ("INSIDE", 6, 6),
+    ("ACTIVE", 6, 6),
     ("DISP", 6, 7),
     ("CTX", 5, 10),
     ("PARK", 6, 5),
