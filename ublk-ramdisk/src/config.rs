@@ -301,7 +301,7 @@ impl DeviceConfig {
         })
     }
 
-    /// Are transparent huge pages wanted, where the backing can have them?
+    /// True if the memory is to be in transparent huge pages.
     pub fn huge_pages(&self) -> bool {
         self.thp.unwrap_or(self.backing != Backing::Hugetlb)
     }
@@ -354,7 +354,7 @@ impl DeviceConfig {
     }
 }
 
-/// Asked by `add` and by `resize`: may a disk of this block size have this many bytes?
+/// Checks the size of a disk with this block size, for `add` and `resize`.
 pub fn check_bytes(option: &str, bytes: u64, block_size: u64) -> Result<u64, Failure> {
     if bytes == 0 {
         return Err(Failure::usage(format!(
@@ -374,7 +374,7 @@ pub fn check_bytes(option: &str, bytes: u64, block_size: u64) -> Result<u64, Fai
     Ok(bytes)
 }
 
-/// Can there be such pressure? Asked by `add`, `set` and the server.
+/// Checks that settings do not contradict each other, for `add`, `set` and the server.
 pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
     if settings.delay_ns.is_some() && settings.timeout.is_some_and(|attr| attr.fails_always()) {
         return Err(Failure::usage(

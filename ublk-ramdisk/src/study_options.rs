@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a device is made with for studies alone, to see what the usual choice is good for: options
-//! that `--help` does not list.
+//! Options for studies, which `add --help` does not list: they show what the usual choice is good for.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,8 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use workqueue::Flags;
 
-/// kblockd's flags: `mem_reclaim`, `highpri`, `percpu`, `unbound`, `cpu_intensive`, any of them with commas between,
-/// or `none`.
+/// kblockd's flags: names with commas between them (`mem_reclaim`, `highpri`, `percpu`, `unbound`,
+/// `cpu_intensive`), or `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KblockdFlags(Flags);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What may be changed of a disk while it lives, and how what is in force is said (E6, E22).
+//! What can be changed on a running disk, and how the settings in force are printed (E6, E22).
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::mq::TIMED_OF;
 use crate::pressure::{PressureOptions, Settings};
 use crate::units::Size;
 
-/// What `set` is told; what is none stays as it is.
+/// The options of `set`. What is none stays as it is.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SetOptions {

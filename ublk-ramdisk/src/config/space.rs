@@ -20,11 +20,11 @@ const LONGEST: u64 = 365 * 24 * 3600;
 /// Memory of a server beside the disk and the buffers of its requests, generously.
 const SERVER: u64 = 16 << 20;
 
-/// What is taken back from a disk.
+/// Which memory the store gives back to the system by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reclaim {
-    /// What is discarded, and no more.
+    /// None; only what a client discards is given back.
     Off,
     /// Pages that hold only zeros.
     Zero,
@@ -94,7 +94,7 @@ fn reclaim(text: &str) -> Result<Reclaim, String> {
     }
 }
 
-/// Checked.
+/// The rules in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SpaceConfig {
@@ -106,7 +106,7 @@ pub struct SpaceConfig {
     pub no_space_timeout: Option<u64>,
     /// What is taken back.
     pub reclaim: Reclaim,
-    /// Seconds between two looks beside those when memory is short.
+    /// Seconds between two searches for memory to give back, beside those when memory is short.
     pub reclaim_every: Option<u64>,
 }
 
@@ -129,14 +129,14 @@ fn default_timeout() -> Option<u64> {
     }
 }
 
-/// The patience that a checked number of seconds stands for.
+/// How long writes wait, by `--no-space-timeout`.
 pub fn patience(no_space_timeout: Option<u64>) -> Patience {
     no_space_timeout.map_or(Patience::Forever, |seconds| {
         Patience::For(Duration::from_secs(seconds))
     })
 }
 
-/// Bytes of a disk's tables, and the least it can be given beside them.
+/// Bytes of a disk's tables, and of one page, which it needs beside them.
 fn tables_and_page(size: u64, backing: &Backing) -> (u64, u64) {
     let page = match backing {
         Backing::Hugetlb => HUGE_PAGE,
@@ -145,8 +145,8 @@ fn tables_and_page(size: u64, backing: &Backing) -> (u64, u64) {
     (size.div_ceil(page) * 4, page)
 }
 
-/// The limit of a disk of this size, judged: 0 for none. One that is larger than the disk is as
-/// good as the disk.
+/// Checks the limit of a disk of this size: 0 for none. A limit above the size becomes the size and
+/// the tables.
 pub fn check_limit(limit: u64, size: u64, backing: &Backing) -> Result<u64, Failure> {
     let (tables, page) = tables_and_page(size, backing);
     if limit == 0 {
@@ -262,9 +262,9 @@ impl SpaceConfig {
         }
     }
 
-    /// What the disk may use and the server needs beside it must fit into the cgroup (E14): else
-    /// it would be killed instead of a write being refused. Without a limit nothing is promised,
-    /// unless all of it is taken at once. `buffers` are those of the requests.
+    /// Checks that the disk's limit and the server's own memory fit into the cgroup (E14): else the
+    /// server would be killed before a write is refused. A disk with neither limit nor
+    /// --preallocate is not checked. `buffers`: bytes of the requests' buffers.
     pub fn fits(&self, size: u64, buffers: u64, memory_max: Option<u64>) -> Result<(), Failure> {
         let (option, budget) = match self.memory_limit {
             _ if self.preallocate => ("--preallocate", size),

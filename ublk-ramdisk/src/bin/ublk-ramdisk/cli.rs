@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Args: what was typed.
 //!
-//! Owns the words of the command line and their help texts; `parse.rs` reads single values, and
-//! whether they fit together is judged later by `config.rs`. `commands/` takes over from there. A
+//! Owns the words of the command line and their help texts; `parse.rs` reads single values;
+//! the options of a disk are read and judged by `config.rs`. `commands/` takes over from there. A
 //! usage error of any kind is one line and exit status 2.
 
 use clap::builder::styling::Styles;
@@ -145,7 +145,7 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Show which ublk features this kernel offers and what they are good for
     Features(FormatArgs),
-    /// Say whether this machine can serve RAM disks, and what to change if not
+    /// Check if this machine can serve RAM disks, and say what to change if not
     Doctor(FormatArgs),
     /// Run the disk in this process under a load made here, without root and without ublk
     #[command(
@@ -272,7 +272,7 @@ pub struct FormatArgs {
 /// `completions`
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// The shell that shall complete
+    /// The shell to complete for
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,
 }
@@ -353,7 +353,7 @@ fn one_line(error: &clap::Error) -> String {
         .split("\n\n")
         .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
     let mut line = parts.next().unwrap_or_default();
-    // clap's other tip, how to pass a wrong option as a value, helps nobody here.
+    // clap's other tip, to pass a wrong option as a value, does not help here.
     if let Some(tip) = parts.find(|part| part.starts_with("tip: ") && part.contains("similar")) {
         let tip = tip.trim_start_matches("tip: ");
         line = format!("{line}; {tip}");

@@ -2,7 +2,7 @@
 //! Where log lines go: standard error, syslog or a file.
 //!
 //! Owns the sink behind the `log` crate. A line is cut to a fixed size, put into a bounded queue
-//! and written by one thread; whoever logs neither allocates for the queue nor waits. When the
+//! and written by one thread; the caller neither allocates for the queue nor waits. When the
 //! queue is full the line is dropped and counted, and the count is the next thing written.
 
 use std::fmt::{self, Write as _};
@@ -21,7 +21,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 const LINE_BYTES: usize = 480;
 const QUEUED_LINES: usize = 256;
 /// How long a flush waits for the log.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the lines end up.
 pub enum Sink {
@@ -35,7 +35,7 @@ pub enum Sink {
 
 impl Sink {
     /// Opens a log file for appending; made readable by its owner and group alone. A FIFO must have a
-    /// reader, and lines that it has no room for are lost: a log holds up nobody.
+    /// reader, and lines that it has no room for are lost: the server does not wait for its log.
     pub fn file(path: &Path) -> io::Result<Sink> {
         let opened = OpenOptions::new()
             .append(true)
@@ -52,7 +52,7 @@ impl Sink {
     }
 }
 
-/// A line to write, or an empty one from somebody who waits until it is reached.
+/// A line to write, or the marker of a flush.
 struct Entry {
     line: Line,
     reached: Option<SyncSender<()>>,
@@ -127,7 +127,7 @@ impl Log for Logger {
             reached: Some(done),
         };
         // Bounded: a log that takes nothing must not keep the server from ending.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         if self.send_until(deadline, marker) {
             let left = deadline.saturating_duration_since(Instant::now());
             let _ = wait.recv_timeout(left);
@@ -186,7 +186,7 @@ fn write_lines(lines: &Receiver<Entry>, mut writer: Writer) {
         }
         match entry.reached {
             None => writer.write(entry.line.level, entry.line.text()),
-            // Whoever waited may have lost patience.
+            // Whoever waited may have lost timeout.
             Some(reached) => drop(reached.try_send(())),
         }
     }
@@ -207,7 +207,7 @@ impl Writer {
         }
     }
 
-    /// Writes one line; there is nobody to tell when that fails.
+    /// Writes one line. A failure is ignored: there is no other place to report it.
     fn write(&mut self, level: Level, text: &str) {
         match &mut self.sink {
             Sink::Stderr => {

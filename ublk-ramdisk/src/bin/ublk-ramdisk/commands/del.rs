@@ -38,7 +38,7 @@ fn ours(run_dir: &RunDir) -> Result<Vec<u32>, Failure> {
         .ids()
         .into_iter()
         .partition(|&id| run_dir.has_server(id));
-    // Of what a server ends the driver need not be asked. That there is none is said all the same.
+    // A server deletes its own disk. Without a server the driver is asked, and its absence reported.
     if ours.is_empty() || !others.is_empty() {
         let mut control = Control::open()?;
         for id in others {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `list`: every ublk device of this machine, whoever serves it.
+//! `list`: every ublk device of this machine, of this program or another.
 
 use serde::Serialize;
 use ublk_ramdisk::config::DataPath;

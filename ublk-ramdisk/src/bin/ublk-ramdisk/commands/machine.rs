@@ -20,7 +20,7 @@ use crate::server::run_dir::RunDir;
 /// udev opens a disk for a moment; that is not worth a refusal.
 const BRIEF_USE: Duration = Duration::from_secs(1);
 /// A server that was just killed lets go of its device in a moment.
-const ID_PATIENCE: Duration = Duration::from_secs(2);
+const ID_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The ids of all ublk devices, from their nodes, lowest first.
@@ -39,7 +39,7 @@ fn ids_in(places: &[&Path]) -> Vec<u32> {
     ids.into_iter().collect()
 }
 
-/// Asks the server of a device, if it has one of ours that answers.
+/// Asks the server of a device; none if it has no server of this program.
 pub fn ask_server(run_dir: &RunDir, id: u32, request: Request) -> Option<Result<Reply, Failure>> {
     if run_dir.has_server(id) {
         ask(&run_dir.socket(id), request)
@@ -136,12 +136,12 @@ fn stop_if_unused(control: &mut Control, id: u32) -> Result<(), Failure> {
     }
 }
 
-/// Frees the id of a stopped device, whoever served it.
+/// Frees the id of a stopped device, of this program or another.
 ///
 /// # Context
 /// The device was just found to exist.
 pub fn delete_by_kernel(control: &mut Control, id: u32) -> Result<(), Failure> {
-    match control.delete_within(id, ID_PATIENCE) {
+    match control.delete_within(id, ID_TIMEOUT) {
         Ok(true) => {}
         Ok(false) => output::warn(&format!(
             "device {id} is deleted, but its id is free only when its last user closes it"

@@ -45,7 +45,7 @@ pub fn warn(message: &str) {
 
 fn say(message: &str) {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    // When standard error is closed there is nobody to tell.
+    // If standard error is closed, there is no place left to report to.
     let _ = writeln!(io::stderr(), "ublk-ramdisk: {line}");
 }
 

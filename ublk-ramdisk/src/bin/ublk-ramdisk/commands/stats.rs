@@ -100,7 +100,7 @@ fn heard(
     Ok(asked.disks)
 }
 
-/// Shows what happens per second, until somebody ends it or the one disk is gone.
+/// Shows rates per second until it is ended, or until the one disk is gone.
 fn watch(
     run_dir: &RunDir,
     id: Option<u32>,

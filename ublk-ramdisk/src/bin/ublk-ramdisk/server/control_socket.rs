@@ -16,14 +16,14 @@ use ublk_ramdisk::error::Failure;
 
 use super::protocol::{Reply, Request};
 
-/// No request is longer, so a stray client cannot make a server read for ever.
+/// No request is longer: a stray client cannot make a server read for ever.
 const LONGEST_REQUEST: u64 = 1 << 20;
-/// Nor a reply, which may have a line for each request of each queue.
+/// No reply is longer; one may have a line for each request of each queue.
 const LONGEST_REPLY: u64 = 1 << 30;
-/// A local peer that says nothing for so long has gone wrong.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A local peer that sends nothing for this long is broken.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// STOP_DEV writes dirty data back first, which may take long.
-const PATIENCE_FOR_REPLY: Duration = Duration::from_secs(120);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The server's end.
 pub struct Listener(UnixListener);
@@ -66,12 +66,12 @@ pub struct Caller(UnixStream);
 impl Caller {
     fn read(&self) -> io::Result<Request> {
         self.0.set_nonblocking(false)?;
-        self.0.set_read_timeout(Some(PATIENCE))?;
-        self.0.set_write_timeout(Some(PATIENCE))?;
+        self.0.set_read_timeout(Some(TIMEOUT))?;
+        self.0.set_write_timeout(Some(TIMEOUT))?;
         read_line(&mut BufReader::new(&self.0), LONGEST_REQUEST)
     }
 
-    /// Answers; whether the caller still listens does not matter to the server.
+    /// Sends the reply. A caller that is gone does not matter to the server.
     pub fn answer(&self, reply: &Reply) {
         let _ = write_line(&self.0, reply);
     }
@@ -87,7 +87,7 @@ pub fn ask(path: &Path, request: Request) -> Option<Result<Reply, Failure>> {
     Some(ask_for_more(path, request)?.map(|(reply, _)| reply))
 }
 
-/// What comes after a reply. The beginning of it may have come with the reply.
+/// The stream after a reply; its beginning may have been read together with the reply.
 pub type More = BufReader<UnixStream>;
 
 /// As [`ask`], with what comes after the reply.
@@ -112,15 +112,15 @@ pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, More
 }
 
 fn converse(stream: UnixStream, request: Request) -> io::Result<(Reply, More)> {
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE_FOR_REPLY))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
     write_line(&stream, &request)?;
     let mut more = BufReader::new(stream);
     let reply = read_line(&mut more, LONGEST_REPLY)?;
     if matches!(request, Request::Stop { .. } | Request::Delete { .. })
         && matches!(reply, Reply::Done)
     {
-        more.get_ref().set_read_timeout(Some(PATIENCE))?;
+        more.get_ref().set_read_timeout(Some(TIMEOUT))?;
         // Ends when the server does; a server that lingers is not an error of this request.
         let _ = io::copy(&mut more, &mut io::sink());
     }

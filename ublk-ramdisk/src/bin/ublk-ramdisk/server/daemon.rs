@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Making the server a daemon, and the one word it says before it goes silent.
+//! Making the server a daemon, and the one message it sends to the command that started it.
 //!
-//! The parent forks while it has a single thread, waits at a pipe and returns the child's word.
-//! A child that ends without a word is reported by how it ended.
+//! The parent forks while it has a single thread, waits at a pipe and returns the child's message.
+//! Of a child that ends without a message the parent reports its exit status or signal.
 
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ use super::protocol::{Served, Word};
 pub struct ReadyPipe(PipeWriter);
 
 impl ReadyPipe {
-    /// Says the word. An error means that nobody waits for it any more.
+    /// Sends the word. An error means that the command that waited for it is gone.
     pub fn say(mut self, word: &Word) -> io::Result<()> {
         let mut line = serde_json::to_vec(word)?;
         line.push(b'\n');

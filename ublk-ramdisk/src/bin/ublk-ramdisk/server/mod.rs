@@ -40,9 +40,9 @@ use watch::Watch;
 
 /// How long a named id may still be held by a server that is just ending, or by a command that
 /// looks at the lock.
-const NAMED_ID_PATIENCE: Duration = Duration::from_millis(500);
-/// The kernel gave the id away, so whoever still holds its lock is at its last step.
-const FREE_ID_PATIENCE: Duration = Duration::from_secs(5);
+const NAMED_ID_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long an id that the kernel has given out may still be locked: its former server is ending.
+const FREE_ID_TIMEOUT: Duration = Duration::from_secs(5);
 /// udev opens a new disk for a moment; that is not worth a refusal.
 const BRIEF_USE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -79,7 +79,7 @@ impl Prepared {
     /// Makes the device. A failure leaves nothing behind.
     pub fn create(self, config: &DeviceConfig, run_dir: &RunDir) -> Result<Server, Failure> {
         let named = match config.id {
-            Some(id) => Some(run_dir.lock(id, NAMED_ID_PATIENCE)?),
+            Some(id) => Some(run_dir.lock(id, NAMED_ID_TIMEOUT)?),
             None => None,
         };
         let fresh = FreshBacking::of(config);
@@ -117,7 +117,7 @@ impl Front {
         let id = device.id();
         let mut lock = match named {
             Some(lock) => lock,
-            None => run_dir.lock(id, FREE_ID_PATIENCE)?,
+            None => run_dir.lock(id, FREE_ID_TIMEOUT)?,
         };
         let failed = |error: io::Error| Failure::runtime(format!("server of device {id}: {error}"));
         let socket = lock.fresh_socket();
@@ -187,7 +187,7 @@ impl Server {
         &self.front.served
     }
 
-    /// Takes the disk away again because nobody heard that it is there.
+    /// Deletes the disk again, because the command that asked for it is gone.
     pub fn abandon(self) -> Exit {
         self.end(Ending {
             delete: true,
@@ -216,7 +216,7 @@ impl Server {
             }
         };
         if ready[1] {
-            self.front.watch.hear();
+            self.front.watch.take_wake_ups();
         }
         let orders = self.front.watch.orders();
         if orders.died() {
@@ -248,7 +248,7 @@ impl Server {
         Step::Serve
     }
 
-    /// After the first signal: stops the disk as soon as nobody has it open. None means not yet.
+    /// After the first signal: stops the disk once it is not in use. None means that it still is.
     fn stop_when_unused(&mut self) -> Option<Step> {
         match self.stop_once() {
             Ok(()) => Some(Ending::delete(Exit::Done)),

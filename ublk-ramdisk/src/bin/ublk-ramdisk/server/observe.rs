@@ -24,12 +24,12 @@ use super::protocol::{Reply, Request, Served, StateVerb};
 use super::run_dir::DeviceLock;
 use super::signals::wait_readable;
 
-/// A client that takes nothing for so long has gone wrong.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A client that reads nothing for this long is broken.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that `poll` waits at a time.
 const LONGEST_WAIT: u32 = 60_000;
 
-/// Answers a request that looks at the queues, or runs them.
+/// Replies to a request that looks at the queues, or runs them.
 pub fn answer(
     caller: Caller,
     request: Request,
@@ -73,7 +73,7 @@ fn all_files(device: &Device, queue: &Queue) -> Vec<DebugfsFile> {
     files
 }
 
-/// How a trace is called by the one who asked, and of which device it is.
+/// What was asked for, and the device it is of.
 struct Wanted {
     millis: u32,
     text: bool,
@@ -138,7 +138,7 @@ fn follow(recording: Recording, wanted: &Wanted, stream: &UnixStream) -> io::Res
     }
     let mut trace = recording.finish();
     trace.name_device(wanted.label, wanted.numbers, &wanted.name);
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut out = BufWriter::with_capacity(1 << 16, stream);
     if wanted.text {
         trace.write_text(&mut out)?;

@@ -55,7 +55,7 @@ pub enum Request {
     /// What is to be changed; the answer says what is in force then.
     Set(Box<SetOptions>),
     /// What happens to the requests for so long. After the answer comes the trace itself, and the
-    /// connection ends with it. Whoever goes away before gets nothing, and the recording ends.
+    /// connection ends with it. If the client goes away before, the recording ends.
     Trace {
         /// How long.
         millis: u32,
@@ -105,7 +105,7 @@ pub enum StateVerb {
     Kick,
 }
 
-/// What a server answers. After the answer to `Stop` and `Delete` the connection ends when the
+/// A reply of the server. After the reply to `Stop` and `Delete` the connection ends when the
 /// server does.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

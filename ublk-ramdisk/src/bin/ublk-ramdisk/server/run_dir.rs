@@ -21,7 +21,7 @@ use super::protocol::Served;
 /// Names another run directory.
 pub const RUN_DIR_VARIABLE: &str = "UBLK_RAMDISK_RUN_DIR";
 const DEFAULT_RUN_DIR: &str = "/run/ublk-ramdisk";
-/// No link is followed, and nobody waits for the other end of a FIFO.
+/// Do not follow a link, and do not wait for the other end of a FIFO.
 const NO_STREAM: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// The directory; it need not exist.
@@ -56,9 +56,9 @@ impl RunDir {
     }
 
     /// Takes the lock of device `id` for as long as the result lives. A server that is just
-    /// ending is waited for, `patience` long.
-    pub fn lock(&self, id: u32, patience: Duration) -> Result<DeviceLock, Failure> {
-        let deadline = Instant::now() + patience;
+    /// ending is waited for, `timeout` long.
+    pub fn lock(&self, id: u32, timeout: Duration) -> Result<DeviceLock, Failure> {
+        let deadline = Instant::now() + timeout;
         loop {
             match self.try_lock(id).map_err(|error| self.unusable(&error))? {
                 Some(file) => {
@@ -88,7 +88,7 @@ impl RunDir {
         ))
     }
 
-    /// One try: none means that somebody else has the lock.
+    /// One try: none means that another process has the lock.
     fn try_lock(&self, id: u32) -> io::Result<Option<File>> {
         let path = self.lock_path(id);
         loop {
@@ -114,7 +114,7 @@ impl RunDir {
                 Err(fs::TryLockError::WouldBlock) => return Ok(None),
                 Err(fs::TryLockError::Error(error)) => return Err(error),
             }
-            // The holder before us may have removed the name: then the lock guards nothing.
+            // The former holder may have removed the name: then this lock guards nothing.
             if is_same_file(&file, &path)? {
                 return Ok(Some(file));
             }
@@ -207,7 +207,7 @@ pub struct DeviceLock {
 }
 
 impl DeviceLock {
-    /// Where the server shall listen. A socket left by a dead server is removed first.
+    /// Removes the socket of a dead server, and returns where the new server is to listen.
     pub fn fresh_socket(&self) -> PathBuf {
         let path = self.dir.socket(self.id);
         let _ = remove::socket(&path);
@@ -233,8 +233,7 @@ impl DeviceLock {
         Ok(())
     }
 
-    /// Writes a tree of files beside the state file; those of an earlier time are gone then. Answers
-    /// where they are.
+    /// Replaces the tree of files beside the state file, and returns where it is.
     pub fn write_files(&self, files: &[DebugfsFile]) -> Result<PathBuf, Failure> {
         let place = self.dir.files_path(self.id);
         let written = || -> io::Result<()> {

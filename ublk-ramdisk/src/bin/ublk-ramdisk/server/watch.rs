@@ -2,7 +2,7 @@
 //! The thread that hears signals and the death of the device, even while the main thread is busy
 //! stopping a disk.
 //!
-//! It turns what it hears into orders and rings a bell, a pipe that the main loop polls. The first
+//! It turns each event into an order and wakes the main loop, which polls a pipe. The first
 //! signal asks for an orderly end, the second for a forced one; if the main thread cannot even do
 //! that, the process exits and the kernel takes the disk away with it.
 
@@ -16,10 +16,10 @@ use log::{error, info};
 use super::signals::{wait_readable, EndSignals};
 use crate::logger;
 
-/// After a second signal the main thread gets this long to end in good order.
-const LAST_PATIENCE_MILLIS: u16 = 10_000;
+/// How long the main thread may take to end after a second signal.
+const FORCED_END_MILLIS: u16 = 10_000;
 
-/// What the main thread shall do. Each flag goes up once and never down.
+/// What the main thread is to do. Each flag is set once and never cleared.
 #[derive(Default)]
 pub struct Orders {
     terminate: AtomicBool,
@@ -44,22 +44,22 @@ impl Orders {
     }
 }
 
-/// The main thread's side: the orders and the bell.
+/// The main thread's side: the orders, and the pipe that wakes it.
 pub struct Watch {
     orders: Arc<Orders>,
-    bell: PipeReader,
+    wake_ups: PipeReader,
 }
 
 impl Watch {
     /// Starts the thread.
     pub fn start(signals: EndSignals, death: OwnedFd) -> io::Result<Watch> {
-        let (bell, rope) = io::pipe()?;
+        let (wake_ups, waker) = io::pipe()?;
         let orders = Arc::new(Orders::default());
         let shared = Arc::clone(&orders);
         std::thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || watch(&signals, &death, &shared, rope))?;
-        Ok(Watch { orders, bell })
+            .spawn(move || watch(&signals, &death, &shared, waker))?;
+        Ok(Watch { orders, wake_ups })
     }
 
     /// What is to be done.
@@ -67,30 +67,30 @@ impl Watch {
         &self.orders
     }
 
-    /// Silences the bell; called when it can be read.
-    pub fn hear(&mut self) {
-        let _ = self.bell.read(&mut [0; 16]);
+    /// Takes the wake-ups so far; called when there are some.
+    pub fn take_wake_ups(&mut self) {
+        let _ = self.wake_ups.read(&mut [0; 16]);
     }
 }
 
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.wake_ups.as_fd()
     }
 }
 
-fn watch(signals: &EndSignals, death: &OwnedFd, orders: &Orders, mut rope: PipeWriter) {
+fn watch(signals: &EndSignals, death: &OwnedFd, orders: &Orders, mut waker: PipeWriter) {
     loop {
         let all = [signals.as_fd(), death.as_fd()];
         // A dead device stays readable, so it is watched only until it died.
         let files = if orders.died() { &all[..1] } else { &all[..] };
-        let patience = orders.force().then_some(LAST_PATIENCE_MILLIS);
-        let ready = match wait_readable(files, patience) {
+        let timeout = orders.force().then_some(FORCED_END_MILLIS);
+        let ready = match wait_readable(files, timeout) {
             Ok(ready) => ready,
             Err(error) => {
                 error!("waiting for signals: {error}");
                 orders.died.store(true, Ordering::Relaxed);
-                let _ = rope.write(b"!");
+                let _ = waker.write(b"!");
                 return;
             }
         };
@@ -110,7 +110,7 @@ fn watch(signals: &EndSignals, death: &OwnedFd, orders: &Orders, mut rope: PipeW
         if ready.get(1) == Some(&true) {
             orders.died.store(true, Ordering::Relaxed);
         }
-        if rope.write(b"!").is_err() {
+        if waker.write(b"!").is_err() {
             return;
         }
     }

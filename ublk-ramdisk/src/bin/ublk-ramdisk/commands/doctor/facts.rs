@@ -49,7 +49,7 @@ pub struct Facts {
     pub seccomp: bool,
     /// kernel.io_uring_disabled, where the kernel has it.
     pub io_uring_disabled: Option<u8>,
-    /// Whether a ring can be made, or why not.
+    /// None if a ring can be made, else why not.
     pub ring: Result<(), String>,
     /// Bytes of memory available.
     pub memory: u64,

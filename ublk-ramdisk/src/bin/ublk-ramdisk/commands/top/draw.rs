@@ -16,13 +16,13 @@ use super::model::Model;
 use crate::commands::output::human_size;
 use crate::commands::stats_text::{human_time, state};
 
-/// So many disks are shown at once.
+/// Most disks shown at once.
 const DISKS: u16 = 4;
 
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const REVERSED: Style = Style::new().add_modifier(Modifier::REVERSED);
 
-/// Draws everything. `silence`: so many seconds nobody has answered.
+/// Draws everything. `silence`: seconds without an answer.
 pub fn draw(frame: &mut Frame<'_>, model: &Model, silence: Option<u64>) {
     let disks = (model.disks.len() as u16).clamp(1, DISKS);
     // What matters least makes room first.
@@ -61,7 +61,7 @@ const BUSY_HIGH: u16 = 12;
 
 const NOBODY: &str = "`ublk-ramdisk add` makes a disk; it will be shown here.";
 
-/// `high`: so many queues are on the screen.
+/// `high`: queues that fit on the screen.
 fn title(model: &Model, silence: Option<u64>, high: usize) -> String {
     let disks = match model.disks.len() {
         0 => "no disk is served".to_owned(),

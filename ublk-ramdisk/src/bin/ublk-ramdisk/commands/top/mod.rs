@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// What the servers said, and when.
 type Answer = (Instant, Result<Asked, Failure>);
 
-/// Shows the disks until somebody ends it.
+/// Shows the disks until a key, a signal or an error ends it.
 pub fn run(args: &TopArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine();
     let id = args.id.or(args.disk);
@@ -46,7 +46,7 @@ pub fn run(args: &TopArgs) -> Result<Exit, Failure> {
     serve(&mut screen, &mut model, &answers, &signals)
 }
 
-/// Asks in a thread of its own, which ends with the process, or when nobody listens any more.
+/// Asks in a thread of its own, which ends with the process or with the receiver.
 fn ask_again_and_again(run_dir: RunDir, id: Option<u32>, interval: Duration) -> Receiver<Answer> {
     let (sender, answers): (Sender<Answer>, _) = mpsc::channel();
     std::thread::spawn(move || loop {

@@ -66,7 +66,7 @@ impl Model {
         Ok(())
     }
 
-    /// How many seconds nobody has answered, if that is longer than it should be.
+    /// Seconds without an answer, if that is longer than it should be.
     pub fn silence(&self, now: Instant) -> Option<u64> {
         let silence = now.duration_since(self.taken?);
         (silence > self.interval + PATIENCE).then_some(silence.as_secs())
