@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether the numbers are right: what fio says it did, what the kernel counted
+//! Are the numbers right? What fio says it did, what the kernel counted
 //! on the disk (`/sys/block/DISK/stat`, which is what iostat shows, and the block
-//! tracepoints), and what our server counted, held against each other.
+//! tracepoints), and what our server counted are compared.
 //!
 //! The part that runs fio leaves a file of tab-separated lines beside each sample.
 //! What must be equal:
@@ -36,7 +36,7 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// One counter's word on all kinds, in the order of [`KINDS`].
+/// The counts of all kinds, in the order of [`KINDS`].
 pub type Counts = [Count; 4];
 
 /// Reads `/sys/block/DISK/stat`.
@@ -108,7 +108,7 @@ fn our_refusals(json: &str) -> Option<BySource> {
     Some(all)
 }
 
-/// Reads, of the file beside a sample, what our server refused meanwhile, if it was asked.
+/// Reads from the file beside a sample what our server refused meanwhile. None if the server's counts are not there.
 pub fn refused(text: &str) -> Option<BySource> {
     let of = |name: &str| {
         let mut lines = text.lines().filter_map(|line| line.split_once('\t'));
@@ -125,14 +125,13 @@ pub fn refused(text: &str) -> Option<BySource> {
     })
 }
 
-/// Does the file beside a sample have the kernel's counts, to be held against the others?
+/// True if the file beside a sample has the kernel's counts, to compare with the others.
 pub fn is_to_be_compared(text: &str) -> bool {
     text.lines().any(|line| line.starts_with("kernel.before\t"))
 }
 
 /// Reads `ublk-ramdisk stats --json` of one disk: its counts, and how many
-/// requests ended with an error. The kernel counts WRITE_ZEROES as writes, and so
-/// it is here.
+/// requests ended with an error. WRITE_ZEROES count as writes, as in the kernel.
 pub fn our_counts(json: &str) -> Option<(Counts, u64)> {
     let device = one_device(json)?;
     let mut counts = Counts::default();
@@ -179,8 +178,8 @@ pub fn trace_counts(text: &str) -> Counts {
             None | Some('N') => 3,
             Some(_) => continue,
         };
-        // Of a request that ends in a batch (our path `batch`) it speaks twice: of its
-        // sectors, then of none. A flush has none.
+        // A request that ends in a batch (our path `batch`) is traced twice: with its
+        // sectors, then with none. A flush has none.
         if (at == 3) == (sectors == 0) {
             counts[at].ios += 1;
             counts[at].bytes += sectors * 512;
@@ -219,7 +218,7 @@ pub struct Counted {
     pub others_discard: bool,
 }
 
-/// Reads the file beside a sample, and what the tracepoint said meanwhile.
+/// Reads the file beside a sample, and the trace that was taken meanwhile.
 pub fn counted(text: &str, trace: Option<&str>) -> Result<Counted, String> {
     let lines: BTreeMap<&str, &str> = text.lines().filter_map(|l| l.split_once('\t')).collect();
     let kernel = |name: &str| {
@@ -255,7 +254,7 @@ pub struct CrossCheck {
     pub samples: u64,
     /// Pairs of figures that were compared.
     pub compared: u64,
-    /// Where they are not equal, in words.
+    /// The differences, in words.
     pub differences: Vec<String>,
     /// Contenders on whose disks the kernel does not count a kind of request.
     pub uncounted: Vec<String>,
@@ -277,8 +276,7 @@ impl CrossCheck {
         }
     }
 
-    /// Holds the counts of one sample against each other. `place` names the
-    /// sample, for people.
+    /// Compares the counts of one sample. `place` names the sample in messages.
     pub fn sample(
         &mut self,
         place: &str,
@@ -369,7 +367,7 @@ impl CrossCheck {
         }
     }
 
-    /// For people.
+    /// The result as lines of the summary.
     pub fn text(&self) -> String {
         let mut text = format!(
             "cross-check: {} figures of {} samples compared between fio, the kernel and our server: ",

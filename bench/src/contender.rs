@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who takes part, by name: our data paths, ours under a source of pressure,
+//! The contenders, by name: our data paths, ours under a source of pressure,
 //! the rivals, and disks that are there already.
 
 use std::fmt;
@@ -32,9 +32,9 @@ pub const RIVALS: [&str; 10] = [
 pub struct Pressure {
     /// Its name behind the `+`.
     pub kind: &'static str,
-    /// What is asked for when no value is named.
+    /// The value if none is named.
     pub usual: &'static str,
-    /// Under which its refusals are counted.
+    /// The source that its refusals are counted under.
     pub source: Source,
 }
 
@@ -59,14 +59,14 @@ fn kinds() -> [&'static str; 5] {
     PRESSURES.map(|pressure| pressure.kind)
 }
 
-/// How long a request takes under `slots`. A copy is over before the next request is
-/// looked at, so that without this there would never be two in flight.
+/// How long a request takes under `slots`. Without this a copy would end before the next
+/// request is looked at, and there would never be two in flight.
 const SERVICE: &str = "1ms";
 
 /// The largest request of each disk, in bytes.
 const IO_BUFFER: u64 = 512 << 10;
 
-/// One who takes part.
+/// One contender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contender {
     /// One of [`OURS`], one of [`RIVALS`], or the name of a disk that is there.
@@ -108,8 +108,8 @@ impl Contender {
         }
     }
 
-    /// How many bytes of a disk of this size have to be given up before its pressure
-    /// leaves room for anything: under a memory limit what lies above it.
+    /// How many bytes of a disk of this size must be discarded before the first job: under
+    /// a memory limit, what lies above the limit.
     pub fn to_be_freed(&self, size: u64) -> u64 {
         let limit = match &self.pressure {
             Some((kind, value)) if kind == "memory" => size_of(value).unwrap_or(size),
@@ -119,9 +119,9 @@ impl Contender {
         size.saturating_sub(limit).next_multiple_of(1 << 20)
     }
 
-    /// Why a job means nothing on this one, if so. Under a memory limit pages are
+    /// Why a job means nothing on this contender, if so. Under a memory limit pages are
     /// discarded beside the job, and of the writes that wait for memory a queue keeps
-    /// only so many, so that a discard still finds a tag; the rest would fail (E11).
+    /// a limited number, so that a discard still finds a tag; the rest would fail (E11).
     pub fn unfit(&self, job: &Job, depth: u32) -> Option<String> {
         let limited = matches!(&self.pressure, Some((kind, _)) if kind == "memory");
         if !limited || !job.rw.writes() {
@@ -144,7 +144,7 @@ impl Contender {
         }
     }
 
-    /// Is the value of the pressure one that the disk takes?
+    /// Checks that the disk takes the value of the pressure.
     fn check(&self) -> Result<(), BadMatrix> {
         let Some((kind, value)) = &self.pressure else {
             return Ok(());
@@ -257,7 +257,7 @@ fn pressure_of(word: &str, text: &str) -> Result<(String, String), BadMatrix> {
     Ok((kind.to_owned(), value.to_owned()))
 }
 
-/// As it is written again; a usual value is not said.
+/// As it is typed; a usual value is left out.
 impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.node, &self.pressure) {
@@ -331,8 +331,8 @@ fn column(contender: &Contender) -> (usize, usize, String) {
     }
 }
 
-/// Everybody, each source of pressure on the quickest data path, and the one rival that
-/// can be put under the same.
+/// All contenders, each source of pressure on the quickest data path, and null_blk under a
+/// limit of bandwidth.
 pub fn everybody() -> Vec<Contender> {
     let plain = OURS.iter().chain(&RIVALS).map(|name| (*name).to_owned());
     let pressed = kinds().map(|kind| format!("batch+{kind}"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One sample out of fio's JSON: what one job on one device came to.
+//! One sample from fio's JSON: the figures of one job on one device.
 //!
 //! fio reports reads, writes and discards apart. The figure of a mixed job is
 //! all of its requests; that of a verified one is its writes, because its reads
@@ -51,7 +51,7 @@ pub struct Sample {
     pub runtime_ms: u64,
     /// Mean time from submission to completion, in the direction with more requests.
     pub mean_us: f64,
-    /// The same, exceeded by one request in a hundred.
+    /// The 99th percentile of the same.
     pub p99_us: f64,
     /// fio's own share of a processor, in per cent: user and system.
     pub fio_cpu: [f64; 2],
@@ -78,7 +78,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The time within which so many per cent of the requests were done.
+    /// The time within which this share of the requests, in per cent, was done.
     pub fn percentile(&self, per_cent: f64) -> Option<f64> {
         let found = self
             .percentiles
@@ -87,8 +87,8 @@ impl Sample {
         found.map(|(_, us)| *us)
     }
 
-    /// MiB per second, all directions together. Of a job that verifies, the writes': what it reads
-    /// back is no part of its time either.
+    /// MiB per second, all directions together. For a job that verifies, of its writes: reading
+    /// back is not part of its time.
     pub fn mib_per_second(&self) -> f64 {
         let bytes = match self.write {
             Some(write) if write.ios == self.ios => write.bytes,

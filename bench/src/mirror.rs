@@ -130,7 +130,7 @@ impl Bed {
             let range = block * BLOCK as u64..(block + 1) * BLOCK as u64;
             store.populate(range.clone()).expect("memory");
             let bytes = [7; BLOCK];
-            // SAFETY: the block is there and pinned, and nobody else has the store.
+            // SAFETY: the block is there and pinned, and no other thread has the store.
             unsafe { copy(bytes.as_ptr(), store.pinned(&range).as_ptr()) };
             store.unpin(range);
         }
@@ -165,7 +165,7 @@ impl Bed {
         }
     }
 
-    /// So many requests. Answers the bytes moved.
+    /// Does this number of requests. Returns the bytes moved.
     pub fn run(&mut self, way: Way, op: Op, requests: usize) -> u64 {
         self.ends.bytes = 0;
         match way {

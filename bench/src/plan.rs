@@ -71,9 +71,9 @@ pub struct Plan {
     pub depth: u32,
     /// How many times the usual amount a sample is.
     pub scale: u64,
-    /// Whether the counters of kernel and server are held against fio's.
+    /// Are the counters of kernel and server compared with fio's?
     pub cross_check: bool,
-    /// Who takes part.
+    /// The contenders.
     pub contenders: Vec<Contender>,
     /// What fio does.
     pub jobs: Vec<Job>,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a report says of those under pressure: their figures beside the same disk's at
-//! ease, how often their source has refused, and who was never refused and so says
-//! nothing about pressure.
+//! The tables of contenders under pressure: their figures beside the same disk's without
+//! it, how often their source has refused, and which of them were never refused.
 
 use std::fmt::Write;
 
@@ -44,8 +43,7 @@ fn source(column: &str) -> Option<Source> {
     Some(contender.pressure_of_ours()?.source)
 }
 
-/// The rate that null_blk is held to. It counts no refusals; that it was held shows in
-/// its rate only.
+/// The limit of null_blk's rate. null_blk counts no refusals: only its rate shows the limit.
 fn limit(column: &str) -> Option<f64> {
     let contender: Contender = column.parse().ok()?;
     let (_, value) = contender
@@ -59,7 +57,7 @@ fn fastest(run: &Run, column: &str) -> f64 {
     rates.fold(0.0, f64::max)
 }
 
-/// Whose pressure was never felt, in words.
+/// The contenders that were never refused, in words.
 pub(crate) fn never(run: &Run, columns: &[&str]) -> Vec<String> {
     let mut texts = Vec::new();
     for column in columns {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How far a run is and how long it will still take, by the clock of the machine
-//! that one waits at: that of an instruction-counting guest is another.
+//! How far a run is and how long it will still take, by this machine's clock. An
+//! instruction-counting guest has another one.
 //!
 //! The part that runs fio says `@step DONE ALL LABEL` before each sample, in
 //! shares of the whole.
@@ -40,7 +40,7 @@ impl Progress {
     }
 }
 
-/// A time as one says it.
+/// A time in words.
 fn in_words(seconds: f64) -> String {
     match seconds.round() as u64 {
         seconds @ 0..=90 => format!("{seconds} s"),

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tables of a run: medians, how far the samples of a series lie apart, and
-//! what each of our data paths comes to against the rivals.
+//! The tables of a run: medians, spreads, and our data paths as multiples of the rivals.
 //!
-//! A report judges, but a slow figure is not a failure: whoever reads it decides.
+//! A report judges, but a slow figure is not a failure: the reader decides.
 
 use std::fmt::Write;
 
@@ -12,11 +11,11 @@ use crate::pressed;
 use crate::run::Run;
 use crate::table::{median, rows, spread, Row, Table};
 
-/// Whom the targets are against: the RAM disk that comes with libublk as its
-/// example, and the quickest that we could write on the same crate.
+/// The rivals of the targets: the RAM disk that comes with libublk as its example, and
+/// the quickest that we could write on the same crate.
 pub const RIVALS: [&str; 2] = ["libublk-example", "libublk"];
 
-/// Everything that there is to say about a run.
+/// The whole summary of a run.
 pub fn report(run: &Run) -> String {
     let mut out = String::new();
     for (name, value) in run.setting.iter() {
@@ -110,13 +109,13 @@ pub fn report(run: &Run) -> String {
     out
 }
 
-/// A figure as it was left in the line about a device: `queues=1`.
+/// A figure from the line about a device, such as `queues=1`.
 fn noted<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split_whitespace()
         .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// Whose queues differ from what the run asked for, in words.
+/// The contenders with other queues than the run asked for, in words.
 fn unequal(run: &Run) -> Vec<String> {
     let asked = |name: &str| {
         let found = run.setting.iter().find(|(setting, _)| setting == name);

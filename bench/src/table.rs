@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the tables of a run are made of: a row per job, a column per contender, and the figures
-//! that a series of samples comes to.
+//! The parts of a run's tables: rows per job, columns per contender, and the median and the
+//! spread of a series of samples.
 
 use std::fmt::Write;
 
@@ -45,7 +45,7 @@ pub(crate) fn rows(run: &Run) -> Vec<Row> {
     names.into_iter().map(row).collect()
 }
 
-/// The middle of the values; of an even number the mean of the middle two.
+/// The median of the values.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

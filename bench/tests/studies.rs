@@ -6,9 +6,9 @@
 
 use bench::page;
 use bench::study::device::raw::Raw;
-use bench::study::device::{self, Bed};
+use bench::study::device::Bed;
 use bench::study::outcome::Kind;
-use bench::study::ALL;
+use bench::study::{Study, ALL};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -41,7 +41,11 @@ impl Drop for Scratch {
     }
 }
 
-fn study(arguments: &[&str], folder: &Path) -> std::process::Output {
+fn study(id: &str) -> &'static Study {
+    ALL.iter().find(|study| study.id == id).unwrap()
+}
+
+fn run(arguments: &[&str], folder: &Path) -> std::process::Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_study"));
     command.args(arguments).arg(folder).output().unwrap()
 }
@@ -65,7 +69,7 @@ fn results(folder: &Path) -> Vec<(String, String)> {
 fn studies_in_virtual_time_repeat_byte_for_byte_and_show_in_a_browser() {
     let (first, second) = (Scratch::new("first"), Scratch::new("second"));
     for folder in [&first, &second] {
-        let ran = study(&["--deterministic", "--quick"], &folder.0);
+        let ran = run(&["--deterministic", "--quick"], &folder.0);
         assert!(
             ran.status.success(),
             "{}",
@@ -101,7 +105,7 @@ fn studies_in_virtual_time_repeat_byte_for_byte_and_show_in_a_browser() {
 #[test]
 fn an_unknown_study_is_an_error_that_names_the_known_ones() {
     let scratch = Scratch::new("unknown");
-    let ran = study(&["--only", "f,zz"], &scratch.0);
+    let ran = run(&["--only", "f,zz"], &scratch.0);
     let text = String::from_utf8_lossy(&ran.stderr).into_owned();
     assert!(
         !ran.status.success() && text.contains("zz") && text.contains("there is: "),
@@ -289,9 +293,8 @@ fn what_a_guest_left_decides_what_was_predicted_of_it() {
     ] {
         let scratch = left(id, kept);
         let raw = Raw(scratch.0.clone());
-        let part = device::of(id).unwrap().read(&raw, Bed::Icount).unwrap();
-        let study = ALL.iter().find(|study| study.id == id).unwrap();
-        let predictions = study.plan().unwrap().predictions;
+        let part = study(id).read(&raw, Bed::Icount).unwrap();
+        let predictions = study(id).plan().unwrap().predictions;
         let of_device = predictions
             .iter()
             .filter(|p| p.measure.starts_with("device: "));
@@ -314,7 +317,7 @@ fn what_a_guest_left_decides_what_was_predicted_of_it() {
 fn what_a_guest_left_becomes_a_part_with_its_bed() {
     let scratch = left("a-alone", include_str!("device/a.json"));
     let raw = Raw(scratch.0.clone());
-    let part = device::of("a").unwrap().read(&raw, Bed::Icount).unwrap();
+    let part = study("a").read(&raw, Bed::Icount).unwrap();
     assert_eq!(part.kind, Kind::Counted);
     let value = |name: &str| {
         let found = part
@@ -334,7 +337,7 @@ fn what_a_guest_left_becomes_a_part_with_its_bed() {
         assert!(!figure.table.rows.is_empty(), "{}", figure.id);
     }
     fs::remove_file(scratch.0.join("slots-4.json")).unwrap();
-    let missing = device::of("a").unwrap().read(&raw, Bed::Icount);
+    let missing = study("a").read(&raw, Bed::Icount);
     assert!(missing
         .unwrap_err()
         .to_string()

@@ -105,7 +105,7 @@ fn measure(args: &Args) -> Result<(), RunError> {
                 bed = None; // its threads end before others begin
             }
             let bed = bed.get_or_insert_with(|| warm(blocks, op));
-            // Whoever is second finds the caches as the first has left them.
+            // The second way finds the caches as the first has left them.
             let mut ways = [Way::Direct, Way::Mirror];
             if round % 2 == 1 {
                 ways.reverse();

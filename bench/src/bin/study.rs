@@ -5,7 +5,7 @@ use bench::page::{self, html};
 use bench::run::{self, Pair};
 use bench::study::device::act::Guest;
 use bench::study::device::raw::Raw;
-use bench::study::device::{self, Bed};
+use bench::study::device::Bed;
 use bench::study::kept::{self, Kept};
 use bench::study::outcome::Part;
 use bench::study::text::Plan;
@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Studies of requeue and rescuer behaviour, and their report.
+/// Studies of requeue and rescuer behavior, and their report.
 #[derive(Parser)]
 struct Args {
     /// Folder of the run; a study whose result is there already is not run again
@@ -68,12 +68,12 @@ impl Args {
 
 /// What a guest found, if there was one.
 fn read(args: &Args, study: &Study) -> Option<Result<Vec<Part>, StudyError>> {
-    let part = device::of(study.id).ok()?;
+    study.device.as_ref().ok()?;
     let folder = args.raw(study);
     if let Ok(why) = fs::read_to_string(folder.join("failed")) {
         return Some(Err(StudyError::Lacking(why.trim().into())));
     }
-    Some(part.read(&Raw(folder), args.bed).map(|part| vec![part]))
+    Some(study.read(&Raw(folder), args.bed).map(|part| vec![part]))
 }
 
 fn run_all(args: &Args, setting: &[Pair]) -> Result<(), Error> {
@@ -172,11 +172,14 @@ fn report(folder: &Path) -> Result<(), Error> {
 /// the next one is made.
 fn act(args: &Args) -> Result<(), Error> {
     for id in &args.act {
-        let part = device::of(id).map_err(|why| format!("--act {id}: {why}"))?;
         let study = ALL.iter().find(|study| study.id == id);
-        let folder = args.raw(study.ok_or_else(|| format!("--act {id}: no such study"))?);
+        let study = study.ok_or_else(|| format!("--act {id}: no such study"))?;
+        if let Err(why) = study.device {
+            return Err(format!("--act {id}: {why}").into());
+        }
+        let folder = args.raw(study);
         let ours = args.ours.clone().unwrap_or_default();
-        let made = Guest::new(ours, folder.clone()).and_then(|guest| (part.act)(&guest));
+        let made = Guest::new(ours, folder.clone()).and_then(|guest| study.act(&guest));
         match made {
             Ok(()) => write(&folder.join("done"), "")?,
             Err(error) => {
@@ -198,7 +201,7 @@ fn work(args: &Args) -> Result<(), Error> {
     }
     if args.missing {
         for study in args.chosen() {
-            if device::of(study.id).is_ok() && !args.is_there(study)? {
+            if study.device.is_ok() && !args.is_there(study)? {
                 println!("{}", study.id);
             }
         }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lists of jobs: the product of what each axis is to be, or a list that has a
-//! name.
+//! Lists of jobs: the product of the axes' values, or a preset.
 
 use super::{bad, BadMatrix, Job, Rw};
 
-/// What each axis is to be.
+/// The values of each axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Axes {
     /// Patterns.
@@ -23,7 +22,7 @@ pub struct Axes {
     pub latency_us: Vec<Option<u32>>,
 }
 
-/// The usual: what an axis is when only others are named.
+/// The values of the axes that are not named.
 impl Default for Axes {
     fn default() -> Self {
         Self {
@@ -69,9 +68,9 @@ impl Axes {
     }
 }
 
-/// The job as it can be run, if it can: through the page cache a job waits for
-/// each request, only what was written can be verified, a depth is sought past
-/// the page cache and for reads and writes, and a discard is never buffered.
+/// The job as it can be run, or none. Through the page cache a job waits for each request.
+/// Only writes can be verified. A depth is sought past the page cache, for reads and
+/// writes. A discard is never buffered.
 pub fn possible(job: &Job) -> Option<Job> {
     let mut job = job.clone();
     if !job.direct {
@@ -94,7 +93,7 @@ fn once(jobs: Vec<Job>) -> Vec<Job> {
     kept
 }
 
-/// The lists that have a name, and what each is for.
+/// The presets, and what each is for.
 pub const PRESETS: [(&str, &str); 8] = [
     ("default", "the six jobs that the targets are about"),
     ("sizes", "512 B to 1 MiB, random and sequential"),
@@ -113,7 +112,7 @@ fn powers(from: u32, to: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The jobs of a list that has a name.
+/// The jobs of a preset.
 pub fn preset(name: &str) -> Result<Vec<Job>, BadMatrix> {
     let all_sizes: Vec<u64> = (9..=20).map(|power| 1 << power).collect();
     let usual = &Axes::default();

@@ -2,8 +2,8 @@
 //! What fio reads, and how much of it makes a sample.
 //!
 //! A sample is an amount of bytes and not of seconds, so that a guest that counts
-//! instructions does the same work every time. Only the search for a depth goes
-//! by the clock, because that is what it is about.
+//! instructions does the same work every time. Only the search for a depth goes by the
+//! clock.
 
 use std::fmt::Write;
 
@@ -18,8 +18,8 @@ pub struct Extent {
     pub scale: u64,
 }
 
-/// Bytes that a sample moves, over all of its jobs: enough that fio's
-/// millisecond is a fifth of a per cent in the instruction-counting guest.
+/// Bytes that a sample moves, over all of its jobs. In the instruction-counting guest one
+/// millisecond of fio's clock is then a fifth of a per cent of the sample.
 pub fn amount(job: &Job, extent: Extent) -> u64 {
     let alone = job.iodepth * job.numjobs == 1 && job.direct;
     let requests: u64 = if alone { 8192 } else { 24576 };
@@ -32,8 +32,8 @@ pub fn amount(job: &Job, extent: Extent) -> u64 {
     }
 }
 
-/// What a sample is expected to take, in microseconds of the instruction-counting
-/// guest: only how the samples compare matters, for the time that remains.
+/// The expected time of a sample, in microseconds of the instruction-counting guest. Only
+/// its share of the run matters, for the estimate of the time that remains.
 pub fn cost(job: &Job, extent: Extent) -> u64 {
     let mut bytes = amount(job, extent);
     if job.verify {
@@ -53,7 +53,7 @@ pub fn job_file(job: &Job, extent: Extent) -> String {
     line("filename=${DISK}");
     line("allow_file_create=0");
     line("group_reporting");
-    // A queue depth is only one past the page cache.
+    // A queue depth has a meaning only past the page cache.
     line(if job.direct {
         "ioengine=libaio\ndirect=1"
     } else {

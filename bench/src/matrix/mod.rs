@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What fio is to do: one [`Job`] is one point of the matrix, and its name says
-//! all of it, so that a name is enough to make the job again.
+//! What fio does: one [`Job`] is one point of the matrix. Its name says all of it, so
+//! that a job can be made from its name.
 //!
 //! [`axes`] makes lists of jobs, [`job_file`] what fio reads.
 
@@ -11,7 +11,7 @@ pub mod axes;
 
 pub mod job_file;
 
-/// What a word of the matrix that means nothing is answered with: one line.
+/// Why a word of the matrix is refused, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadMatrix(pub String);
@@ -152,13 +152,13 @@ pub struct Job {
     pub direct: bool,
     /// Reads back all that it wrote, against checksums.
     pub verify: bool,
-    /// Seeks the depth at which 99 of 100 requests are done within so many
-    /// microseconds; `iodepth` is then the most it tries.
+    /// Seeks the depth at which 99 of 100 requests end within this number of microseconds;
+    /// `iodepth` is then the largest that it tries.
     pub latency_us: Option<u32>,
 }
 
 impl Job {
-    /// What is named here by all of its words; anything else by its default.
+    /// Reads a name that has all of its words; what is left out has its default.
     pub fn new(rw: Rw, bs: u64, iodepth: u32) -> Self {
         Self {
             rw,
@@ -171,8 +171,8 @@ impl Job {
         }
     }
 
-    /// Does all of it go past the page cache? fio opens a disk that it both trims and writes
-    /// without O_DIRECT, whatever it was told.
+    /// True if all of it goes past the page cache. fio opens a disk that it both trims and
+    /// writes without O_DIRECT, even with `direct=1`.
     pub fn is_direct(&self) -> bool {
         self.direct && !matches!(self.rw, Rw::TrimWrite | Rw::RandTrimWrite)
     }

@@ -7,7 +7,7 @@ use crate::study::outcome::{show, Axis, Row};
 use plotters::style::text_anchor::{HPos, VPos};
 use plotters::style::RGBColor;
 
-/// Draws who did what when.
+/// Draws a timeline: what each row did when.
 pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String {
     let groups = rows.iter().filter(|r| r.group.is_some()).count() as i32;
     let names: Vec<&str> = kinds.iter().map(String::as_str).collect();

@@ -215,7 +215,7 @@ impl Scale {
         self.from + (share * f64::from(self.to - self.from)).round() as i32
     }
 
-    /// Values worth a number, at most about so many.
+    /// Values that get a number at the axis, about `most` of them.
     pub fn ticks(&self, most: usize) -> Vec<f64> {
         if !self.log {
             let mut step = even_step(self.high - self.low);

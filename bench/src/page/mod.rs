@@ -25,7 +25,7 @@ pub const HALF: i32 = 590;
 pub const NARROW: i32 = 360;
 
 /// Draws a figure's picture for a page that has the colors of a dark screen ([`canvas::dark_rules`]) and a text for
-/// those who do not see it.
+/// readers who do not see it.
 pub fn draw(plot: &Plot, width: i32) -> String {
     match plot {
         Plot::Percentiles { value, sets } => curves::percentiles(width, value, sets),

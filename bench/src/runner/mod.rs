@@ -62,7 +62,7 @@ impl From<String> for RunEnd {
     }
 }
 
-/// A line for whoever waits.
+/// Prints a line about the progress of the run.
 pub fn note(text: &str) {
     eprintln!("bench-device: {text}");
 }
@@ -109,7 +109,7 @@ impl FioJobs {
         fio
     }
 
-    /// fio with one of these loads, whose output nobody reads.
+    /// fio with one of these loads; its output is not kept.
     pub fn fio(&self, name: &str, disk: &Disk) -> Command {
         let mut fio = self.on(disk);
         fio.arg(format!("--output={}", self.folder.join("out").display()));
@@ -202,7 +202,7 @@ pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Run
     let _autogroup = own.then(|| Former::set("/proc/sys/kernel/sched_autogroup_enabled", "0"));
     let mut seats = runner.seats()?;
     if seats.0.is_empty() {
-        return Err(RunEnd::Failed("nobody takes part".into()));
+        return Err(RunEnd::Failed("no contender takes part".into()));
     }
     for seat in &mut seats.0 {
         note(&format!("filling {}", seat.name));
@@ -603,7 +603,7 @@ fn cannot(job: &Job, disk: &Disk) -> Option<String> {
     (job.bs % block != 0).then(|| format!("a block of the disk is {block} bytes"))
 }
 
-/// The largest request and discard of a disk, for whoever counts requests.
+/// The largest request and discard of a disk, which decide how the kernel splits requests.
 fn largest(disk: &Disk) -> String {
     let kb = disk.number("queue/max_sectors_kb");
     if kb == 0 {

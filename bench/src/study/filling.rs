@@ -4,8 +4,10 @@
 
 use super::device::act::{Fio, Guest};
 use super::device::raw::Raw;
+use super::device::DevicePart;
 use super::outcome::{fill, show, Axis, Figure, Kind, Measure, Part, Plot, Series, Table};
 use super::sim::{self, Said};
+use super::table::Block;
 use super::{Settings, StudyError};
 use serde_json::{json, Value};
 use std::thread;
@@ -323,8 +325,13 @@ const JOBS: &str =
                     --name=data --size=24m --rate_iops=30 --refill_buffers \
                     --name=zeros --offset=24m --size=8m --rate_iops=10 --zero_buffers";
 
-/// The half in the guest.
-pub fn act(guest: &Guest) -> Result<(), StudyError> {
+/// The part on the device.
+pub const DEVICE: DevicePart = DevicePart {
+    act: Some(act),
+    read: Some(read),
+};
+
+fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
     guest.experiment("filling", || {
         let disk = guest.disk("--size 32M --memory-limit 16M --no-space-timeout 5")?;
         disk.ready_to_discard()?;
@@ -391,8 +398,7 @@ fn soon(seconds: f64) -> String {
     }
 }
 
-/// The half outside: reads what the guest left.
-pub fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
+fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
     let found = raw.get("filling")?;
     let samples = found.0["samples"].as_array();
     let moments = steps(samples.map_or(&[][..], Vec::as_slice));

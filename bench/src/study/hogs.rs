@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use workqueue::{CpuSet, Flags, OwnedQueue, Runtime, Topology};
 
-/// So many CPU-bound threads on each of the machine's CPUs, until dropped. They are the workers of a runtime of their
+/// CPU-bound threads on each of the machine's CPUs, until dropped. They are the workers of a runtime of their
 /// own, as that binds threads to CPUs, at the process's nice value.
 pub struct Hogs {
     stop: Arc<AtomicBool>,

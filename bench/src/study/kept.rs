@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is kept of a run of studies: a file of JSON per study, and all samples as one CSV.
 
-use super::device::{self, Bed};
+use super::device::Bed;
 use super::outcome::{Figure, Part, Plot};
 use super::prediction::{Prediction, Verdict};
 use super::text::Plan;
@@ -96,7 +96,7 @@ pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, RunError> 
         }
         let Some(mut kept) = whole else { continue };
         let on_device = kept.beds.iter().any(|bed| bed != Bed::InProcess.name());
-        match device::of(study.id) {
+        match &study.device {
             Err(why) => kept.not_run.push(format!("on the real driver: {why}")),
             Ok(_) if !on_device => kept
                 .not_run

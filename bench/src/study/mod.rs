@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The studies: what a rule of the workqueue or of the mirror is worth, found out by experiment.
+//! The studies: experiments that show what a rule of the workqueue or of the mirror is worth.
 //!
-//! The way of a study: its plan with the predictions ([`text`], [`prediction`]; written before the run, in
-//! `bench/studies/`), the experiment (a module each), what it found ([`outcome`]), what is kept of that ([`kept`]).
-//! [`crate::page`] makes the report of it. [`stage`] is where experiments in virtual time act.
+//! A study is a plan with predictions, written before the run ([`text`], [`prediction`]), and a table of cases, measures and
+//! pictures ([`table`], [`reading`]); both are files in `bench/studies/`. [`sim`] makes the cases in virtual time, [`device`]
+//! those on the real driver. What needs real threads or a script has a module of its own; [`stage`] is where its virtual
+//! time passes. The result ([`outcome`]) is kept as JSON ([`kept`]), of which [`crate::page`] makes the report.
 
 pub mod text;
 
@@ -29,15 +30,9 @@ pub mod priority;
 
 pub mod designs;
 
-pub mod rate;
-
 pub mod delay;
 
-pub mod rules;
-
 pub mod filling;
-
-pub mod fairness;
 
 pub mod device;
 
@@ -46,9 +41,10 @@ pub mod kept;
 pub mod headline;
 
 use device::act::Guest;
-use device::{DevicePart, Read};
+use device::raw::Raw;
+use device::{Bed, DevicePart};
 use outcome::{Kind, Part};
-use table::Spec;
+use table::StudyFile;
 use text::{Plan, PlanError};
 use workqueue::{AllocError, StartError, WaitError};
 
@@ -62,6 +58,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// In a guest all is measured, and nothing quick.
+    pub const GUEST: Self = Self {
+        quick: false,
+        measure: true,
+    };
+
     /// How much of something to do.
     pub fn scaled(&self, full: usize, quick: usize) -> usize {
         if self.quick {
@@ -87,7 +89,7 @@ pub enum StudyError {
     /// An item was not taken.
     #[error("an item was refused: {0}")]
     Refused(String),
-    /// A program or file that the study needs is not to be had.
+    /// A program or file that the study needs is missing.
     #[error("{0}")]
     Lacking(String),
 }
@@ -96,108 +98,111 @@ pub enum StudyError {
 pub struct Study {
     /// Its letter.
     pub id: &'static str,
-    /// The plan's file, in `bench/studies/`.
-    pub file: &'static str,
-    text: &'static str,
-    run: Run,
+    /// The plan, `bench/studies/NAME.md`.
+    plan: &'static str,
+    /// The table, `bench/studies/NAME.toml`.
+    table: &'static str,
+    /// What of the part in process is not in the table.
+    own: Option<fn(&Settings) -> Result<Vec<Part>, StudyError>>,
     /// Its part on the device, or why there is none.
     pub device: Result<DevicePart, &'static str>,
 }
 
-/// The part in process.
-enum Run {
-    /// A table, all by the simulator.
-    Table(&'static Spec),
-    /// Code of its own.
-    Own(fn(&Settings) -> Result<Vec<Part>, StudyError>),
-}
-
 macro_rules! study {
-    ($id:literal, $file:literal, $run:expr, $device:expr) => {
+    ($id:literal, $name:literal, $own:expr, $device:expr) => {
         Study {
             id: $id,
-            file: $file,
-            text: include_str!(concat!("../../studies/", $file)),
-            run: $run,
+            plan: include_str!(concat!("../../studies/", $name, ".md")),
+            table: include_str!(concat!("../../studies/", $name, ".toml")),
+            own: $own,
             device: $device,
         }
     };
 }
 
-const fn on_device(
-    act: fn(&Guest) -> Result<(), StudyError>,
-    read: Read,
-) -> Result<DevicePart, &'static str> {
-    Ok(DevicePart { act, read })
-}
-
 /// All studies, in the order of the report.
 pub static ALL: [Study; 8] = [
-    study!(
-        "a",
-        "a-busy-rate.md",
-        Run::Table(&rate::SPEC),
-        on_device(rate::act, Read::Table(&rate::DEVICE))
-    ),
-    study!(
-        "b",
-        "b-delay.md",
-        Run::Table(&delay::SPEC),
-        on_device(delay::act, Read::Table(&delay::DEVICE))
-    ),
+    study!("a", "a-busy-rate", None, Ok(DevicePart::TABLE)),
+    study!("b", "b-delay", None, Ok(DevicePart::acts(delay::act))),
     study!(
         "c",
-        "c-old-rules.md",
-        Run::Table(&rules::SPEC),
+        "c-old-rules",
+        None,
         Err("the old rules exist in the simulation only")
     ),
     study!(
         "d",
-        "d-rescuer.md",
-        Run::Own(rescuer::run),
-        on_device(rescuer::device::act, Read::Table(&rescuer::device::DEVICE))
+        "d-rescuer",
+        Some(rescuer::run),
+        Ok(DevicePart::acts(rescuer::device::act))
     ),
     study!(
         "e",
-        "e-priority.md",
-        Run::Own(priority::run),
-        on_device(
-            priority::device::act,
-            Read::Table(&priority::device::DEVICE)
-        )
+        "e-priority",
+        Some(priority::run),
+        Ok(DevicePart::acts(priority::device::act))
     ),
     study!(
         "f",
-        "f-designs.md",
-        Run::Own(designs::run),
+        "f-designs",
+        Some(designs::run),
         Err("it is about the workqueue alone, which needs no disk")
     ),
-    study!(
-        "g",
-        "g-filling.md",
-        Run::Own(filling::run),
-        on_device(filling::act, Read::Own(filling::read))
-    ),
-    study!(
-        "h",
-        "h-fairness.md",
-        Run::Table(&fairness::SPEC),
-        on_device(fairness::act, Read::Table(&fairness::DEVICE))
-    ),
+    study!("g", "g-filling", Some(filling::run), Ok(filling::DEVICE)),
+    study!("h", "h-fairness", None, Ok(DevicePart::TABLE)),
 ];
 
 impl Study {
     /// What was written before.
     pub fn plan(&self) -> Result<Plan, PlanError> {
-        Plan::parse(self.text)
+        Plan::parse(self.plan)
     }
 
-    /// Runs it.
+    /// What is measured, as far as it is a table.
+    pub fn table(&self) -> Result<StudyFile, StudyError> {
+        toml::from_str(self.table)
+            .map_err(|e| StudyError::Lacking(format!("the table of study {}: {e}", self.id)))
+    }
+
+    /// Runs the parts in process.
     pub fn run(&self, settings: &Settings) -> Result<Vec<Part>, StudyError> {
-        match self.run {
-            Run::Table(spec) => Ok(vec![spec.part(Kind::Deterministic, settings, sim::read)?]),
-            Run::Own(run) => run(settings),
+        let mut parts = Vec::new();
+        if let Some(spec) = self.table()?.process {
+            parts.push(spec.part(Kind::Deterministic, settings, sim::read)?);
         }
+        if let Some(own) = self.own {
+            parts.extend(own(settings)?);
+        }
+        Ok(parts)
+    }
+
+    /// Makes the experiments of the part on the device, in a guest.
+    pub fn act(&self, guest: &Guest) -> Result<(), StudyError> {
+        let blocks = self
+            .table()?
+            .device
+            .map_or_else(Vec::new, |spec| spec.blocks);
+        if let Ok(DevicePart { act: Some(act), .. }) = self.device {
+            act(guest, &blocks)?;
+        }
+        // What was made already is not made again.
+        blocks.iter().try_for_each(|block| guest.block(block))
+    }
+
+    /// Reads what a guest left.
+    pub fn read(&self, raw: &Raw, bed: Bed) -> Result<Part, StudyError> {
+        if let Ok(DevicePart {
+            read: Some(read), ..
+        }) = self.device
+        {
+            return read(raw, bed.kind());
+        }
+        let Some(spec) = self.table()?.device else {
+            return Err(StudyError::Lacking(
+                "the study has no part on the device".into(),
+            ));
+        };
+        spec.part(bed.kind(), &Settings::GUEST, |name| raw.reading(name))
     }
 }
 
@@ -209,7 +214,7 @@ mod tests {
     fn every_study_has_a_plan() {
         for study in &ALL {
             if let Err(error) = study.plan() {
-                panic!("{}: {error}", study.file);
+                panic!("{}: {error}", study.id);
             }
         }
     }

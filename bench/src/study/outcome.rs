@@ -126,7 +126,7 @@ pub struct Figure {
     pub id: String,
     /// What it shows, as a sentence.
     pub title: String,
-    /// The same for somebody who does not see it.
+    /// The same for readers who do not see it.
     pub alt: String,
     /// The picture.
     pub plot: Plot,
@@ -223,7 +223,7 @@ pub enum Plot {
         /// Dots alone: the points are samples and not a course.
         dots: bool,
     },
-    /// Who did what when.
+    /// What each row did when.
     Timeline {
         /// The time axis.
         x: Axis,

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The shares whose latencies are known exactly: median, 90 %, 99 %, 99.9 %, all.
+/// The shares whose latencies are known: median, 90 %, 99 %, 99.9 %, all.
 pub const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
 
 /// See the module.
@@ -46,41 +46,38 @@ impl Reading {
         names.iter().map(|name| self.counter(name)).sum()
     }
 
-    /// Tries that the driver refused.
-    pub fn refused(&self) -> f64 {
-        self.sum(&["refused_resource", "refused_dev_resource"])
+    /// Calls of the driver's queue_rq.
+    fn calls(&self) -> f64 {
+        self.sum(&[
+            "accepted",
+            "refused_error",
+            "refused_resource",
+            "refused_dev_resource",
+        ])
     }
 
-    /// Calls of the driver's queue_rq per request.
-    pub fn calls(&self) -> f64 {
-        let all = self.sum(&["accepted", "refused_error"]) + self.refused();
-        all / self.ios
+    /// Calls of queue_rq, and lookups for a budget that found none.
+    fn tries(&self) -> f64 {
+        self.calls() + self.counter("no_budget")
     }
 
-    /// Tries per request: calls of queue_rq, and lookups for a budget that found none.
-    pub fn tries(&self) -> f64 {
-        self.calls() + self.counter("no_budget") / self.ios
+    fn runs(&self) -> f64 {
+        self.sum(&["run_sync", "run_async", "run_delayed"])
     }
 
-    /// The share of these that were BUSY, in per cent.
-    pub fn busy(&self) -> f64 {
-        let all = self.tries() * self.ios;
-        100.0 * (all - self.counter("accepted")) / all
+    /// What the slots that the first word names allow of 32.
+    fn slots_allow(&self) -> f64 {
+        self.full * self.words.first().unwrap_or(&f64::NAN) / 32.0
     }
 
-    /// Runs of the hardware queues per request.
-    pub fn runs(&self) -> f64 {
-        self.sum(&["run_sync", "run_async", "run_delayed"]) / self.ios
+    fn samples(&self) -> f64 {
+        self.buckets.iter().map(|b| b.1).sum::<u64>() as f64
     }
 
-    /// Microseconds of the server's CPU time per request.
-    pub fn cpu(&self) -> f64 {
-        self.cpu_us / self.ios
-    }
-
-    /// Requests that were inserted and never ended.
-    pub fn lost(&self) -> f64 {
-        self.counter("inserted") - self.counter("ended")
+    /// Milliseconds of all requests that took longer than this.
+    fn waited(&self, longer: f64) -> f64 {
+        let waits = self.buckets.iter().filter(|b| b.0 > longer);
+        waits.map(|b| b.0 * b.1 as f64).sum()
     }
 
     /// The requests of each job as multiples of the mean.
@@ -88,35 +85,60 @@ impl Reading {
         of_mean(&self.jobs)
     }
 
-    /// The smallest of these.
-    pub fn least(&self) -> f64 {
-        least(&self.shares())
-    }
-
-    /// The largest.
-    pub fn most(&self) -> f64 {
-        self.shares().into_iter().fold(0.0, f64::max)
-    }
-
-    /// The rate of the slowest job, of the mean.
-    pub fn slowest(&self) -> f64 {
-        least(&of_mean(&self.rates))
-    }
-
-    /// The latency in milliseconds that the share at this place of [`QUANTILES`] does not exceed.
-    pub fn latency(&self, place: usize) -> f64 {
-        self.quantiles[place]
-    }
-
-    /// The mean latency in milliseconds.
-    pub fn mean(&self) -> f64 {
-        let sum: f64 = self.buckets.iter().map(|b| b.0 * b.1 as f64).sum();
-        sum / self.buckets.iter().map(|b| b.1).sum::<u64>() as f64
-    }
-
     /// All latencies in milliseconds in rising order, thinned to at most this many.
     pub fn latencies(&self, most: usize) -> Vec<f64> {
         thin(&self.buckets, most)
+    }
+
+    /// A quantity by the name that a study's table has for it. Calls, tries, runs and CPU time are per request, latencies
+    /// in milliseconds, CPU time in microseconds.
+    pub fn quantity(&self, name: &str) -> Option<f64> {
+        Some(match name {
+            "iops" => self.iops,
+            "ios" => self.ios,
+            "mib_s" => self.bytes / 1024.0 / 1024.0,
+            "of_full" => self.iops / self.full,
+            "of_full_percent" => self.iops / self.full * 100.0,
+            "slots_allow" => self.slots_allow(),
+            "of_slots" => self.iops / self.slots_allow(),
+            "of_slots_percent" => self.iops / self.slots_allow() * 100.0,
+            "word_0" | "word_1" => {
+                let place = usize::from(name.ends_with('1'));
+                self.words.get(place).copied().unwrap_or(f64::NAN)
+            }
+            "calls" => self.calls() / self.ios,
+            "tries" => self.tries() / self.ios,
+            "accepted_percent" => 100.0 * self.ios / self.calls(),
+            "runs" => self.runs() / self.ios,
+            "calls_and_runs" => (self.calls() + self.runs()) / self.ios,
+            "busy" => 100.0 * (self.tries() - self.counter("accepted")) / self.tries(),
+            "cpu" => self.cpu_us / self.ios,
+            "refused" => self.sum(&["refused_resource", "refused_dev_resource"]),
+            "refused_while_waiting" => {
+                let refused = self.sum(&["refused_resource", "refused_dev_resource"]);
+                refused / (self.waited(1.0) / 1000.0)
+            }
+            "refused_resource"
+            | "refused_dev_resource"
+            | "threads_not_made"
+            | "rescued"
+            | "oom_kills" => self.counter(name),
+            "lost" => self.counter("inserted") - self.counter("ended"),
+            "stands" => f64::from(u8::from(self.stands)),
+            "samples" => self.samples(),
+            "shortest" => self.buckets.first().map_or(f64::NAN, |b| b.0),
+            "mean" => self.waited(0.0) / self.samples(),
+            "median" => self.quantiles[0],
+            "p90" => self.quantiles[1],
+            "p99" => self.quantiles[2],
+            "p999" => self.quantiles[3],
+            "longest" => self.quantiles[4],
+            "longest_over_median" => self.quantiles[4] / self.quantiles[0],
+            "least" => least(&self.shares()),
+            "most" => self.shares().into_iter().fold(0.0, f64::max),
+            "slowest" => least(&of_mean(&self.rates)),
+            _ => return None,
+        })
     }
 }
 
@@ -183,14 +205,10 @@ mod tests {
             jobs: vec![3.0, 1.0],
             ..Reading::default()
         };
-        assert_eq!(
-            (reading.calls(), reading.tries(), reading.busy()),
-            (1.0, 2.0, 50.0)
-        );
-        assert_eq!(
-            (reading.runs(), reading.cpu(), reading.lost()),
-            (0.5, 20.0, 1.0)
-        );
-        assert_eq!((reading.least(), reading.most()), (0.5, 1.5));
+        let quantities = [
+            "calls", "tries", "busy", "runs", "cpu", "lost", "least", "most", "nothing",
+        ];
+        let values = quantities.map(|name| reading.quantity(name).unwrap_or(-1.0));
+        assert_eq!(values, [1.0, 2.0, 50.0, 0.5, 20.0, 1.0, 0.5, 1.5, -1.0]);
     }
 }

@@ -132,10 +132,16 @@ mod tests {
         assert!(said.at("total.nothing").is_nan());
         let reading = said.reading();
         assert_eq!(
-            (reading.iops, reading.ios, reading.latency(0)),
+            (reading.iops, reading.ios, reading.quantiles[0]),
             (5.0, 9.0, 2.0)
         );
-        assert_eq!((reading.counter("accepted"), reading.refused()), (7.0, 1.0));
+        assert_eq!(
+            (
+                reading.counter("accepted"),
+                reading.counter("refused_resource")
+            ),
+            (7.0, 1.0)
+        );
         assert_eq!(
             (reading.jobs.as_slice(), reading.buckets.len()),
             (&[9.0][..], 2)

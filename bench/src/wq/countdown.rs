@@ -14,7 +14,7 @@ pub struct Countdown {
 }
 
 impl Countdown {
-    /// The calling thread is about to submit so many items and to wait for them.
+    /// The calling thread is about to submit this number of items and to wait for them.
     pub fn expect(&self, items: usize) {
         *self.producer() = Some(thread::current());
         // Release, as the hand-over of the items need not order it.
@@ -34,7 +34,7 @@ impl Countdown {
     }
 
     fn producer(&self) -> MutexGuard<'_, Option<Thread>> {
-        self.producer.lock().expect("nobody panics here")
+        self.producer.lock().expect("no panic under this lock")
     }
 
     /// Waits until all have run.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Our workqueue beside the design it took the place of: threads, and who starts when.
+//! Our workqueue beside the design of 2.6.35: threads, and when items start.
 //!
 //! The three items are those of the kernel's documentation: on one CPU, w0 burns 5 ms of it, sleeps
 //! 10 and burns 5; w1 and w2 burn 5 and sleep 10. To the millisecond, on a virtual clock, they are
@@ -62,7 +62,7 @@ fn burn(time: Duration) {
 }
 
 fn body(starts: &Starts, n: usize) {
-    starts.lock().expect("nobody panics with it")[n] = Some(Instant::now());
+    starts.lock().expect("no panic under this lock")[n] = Some(Instant::now());
     burn(STEP);
     blocking(|| thread::sleep(STEP * 2));
     if n == 0 {
@@ -72,7 +72,7 @@ fn body(starts: &Starts, n: usize) {
 
 /// Milliseconds from the start of w0 to those of w1 and w2.
 fn after_the_first(starts: &Starts) -> [f64; 2] {
-    let starts = starts.lock().expect("nobody panics with it");
+    let starts = starts.lock().expect("no panic under this lock");
     let [w0, w1, w2] = starts.map(|start| start.expect("all have run"));
     [w1, w2].map(|start| start.duration_since(w0).as_secs_f64() * 1e3)
 }
@@ -110,7 +110,7 @@ pub fn starts_of_ours(runtime: &Runtime) -> [f64; 2] {
         let queued = queue.enqueue_on(cpu, Arc::new(item));
         assert!(queued.is_ok(), "the queue takes items");
     }
-    queue.flush().expect("nobody flushes from a run");
+    queue.flush().expect("not called from a run");
     after_the_first(&starts)
 }
 
@@ -127,6 +127,6 @@ pub fn starts_of_legacy() -> [f64; 2] {
         let queued = queue.queue_work_on(cpu, &item);
         assert_eq!(queued, Ok(true), "the queue takes items");
     }
-    queue.flush_workqueue().expect("nobody flushes from a run");
+    queue.flush_workqueue().expect("not called from a run");
     after_the_first(&starts)
 }

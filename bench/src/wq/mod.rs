@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The workqueue beside its rivals: who takes part, what is measured, what is said of it.
+//! The workqueue beside its rivals: contenders, cases, tables.
 //!
 //! A [`contender`] takes items; the cases hand them to all contenders in turn ([`throughput`],
 //! [`wake`]), to ours alone ([`delayed`], [`memory`]) or to ours and its predecessor ([`designs`]); their samples make a [`kept`] run, and

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tables of a run: medians with their spread, and ours against the best rival.
 //!
-//! They judge, but a slow figure is not a failure: whoever reads them decides.
+//! They judge, but a slow figure is not a failure: the reader decides.
 
 use super::contender::{legacy, rayon, OURS, RIVALS};
 use super::kept::Kept;

@@ -19,7 +19,7 @@ pub struct Shape {
     pub burst: usize,
     /// How many bursts each submits.
     pub bursts: usize,
-    /// Every so many items, one sleeps.
+    /// One item in this number sleeps.
     pub sleeper: Option<(usize, Duration)>,
 }
 
@@ -34,7 +34,7 @@ impl Shape {
         }
     }
 
-    /// One item among ten sleeps for 2 ms and tells nobody.
+    /// One item in ten sleeps for 2 ms without declaring it.
     pub fn blocked() -> Self {
         Self {
             producers: 1,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Wake-up latency: from the submission of one item, with everybody asleep, to its start.
+//! Wake-up latency: from the submission of one item, with all threads asleep, to its start.
 
 use super::contender::{Body, Contender};
 use super::countdown::Countdown;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Submissions in a sample.
 const TIMES: usize = 400;
 
-/// How long everybody is left alone before each: longer than any contender looks out for work
+/// The pause before each: longer than any contender looks out for work
 /// before it sleeps.
 const PAUSE: Duration = Duration::from_micros(500);
 

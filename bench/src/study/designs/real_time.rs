@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The throughput with one item of ten asleep, on this machine's clock: what the rules are worth when sleeping has to
-//! be found out, and what a thread switch costs.
+//! The throughput with one item of ten asleep, on this machine's clock, with the sleep declared and with the sleep found
+//! out by the sampler.
 
 use crate::study::job::{Body, Job};
 use crate::study::outcome::{
@@ -133,7 +133,7 @@ fn describe(samples: Vec<Samples>) -> Part {
     );
     let figure = Figure {
         id: "real".into(),
-        title: "The same on this machine's clock: the rules are kept, whoever declares the sleep or not".into(),
+        title: "The same on this machine's clock: the rules hold if the sleep is declared, and if it is found out".into(),
         alt: "Time per item by percentile of the rounds, for today's queues and the one of 2.6.35.".into(),
         plot: Plot::Percentiles {
             value: Axis::log("time per item, µs"),

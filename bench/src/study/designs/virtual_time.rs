@@ -21,7 +21,7 @@ const NAMES: [&str; 3] = ["w0", "w1", "w2"];
 const BUSY: usize = 0;
 const ASLEEP: usize = 1;
 
-/// Who takes the items.
+/// The queue that takes the items.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Design {
     /// A per-CPU queue of today with this max_active (0: the default).
@@ -204,7 +204,7 @@ fn starts(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
 }
 
 const ITEMS: usize = 200;
-/// In milliseconds, each of which is made a quarter shorter: nobody wakes when somebody ends.
+/// In milliseconds. Each is made a quarter shorter, so that no item wakes at the moment another one ends.
 const SLEEPS: [u64; 7] = [0, 1, 2, 5, 10, 20, 50];
 
 /// Every tenth of 200 items sleeps after its millisecond of work.

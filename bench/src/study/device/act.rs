@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// How often it is looked whether something is so.
+/// The time between two looks at a state that is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 
 pub(crate) fn failed(what: impl std::fmt::Display) -> StudyError {
@@ -101,16 +101,17 @@ impl Guest {
         fs::rename(&part, &path).map_err(failed)
     }
 
-    /// The same of a disk and a load on it, with the options of `add` and of fio separated by spaces.
-    pub fn load_experiment(&self, name: &str, options: &str, job: &str) -> Result<(), StudyError> {
-        self.experiment(name, || load(&self.disk(options)?, job))
-    }
-
-    /// The same of all cases of a block.
+    /// The same of all cases of a block: a load on a disk of ours, or on `null_blk MIB MBPS`.
     pub fn block(&self, block: &Block) -> Result<(), StudyError> {
         for words in block.cases() {
-            let [options, job] = block.on_device(&words);
-            self.load_experiment(&block.experiment(&words), &options, &job)?;
+            let [name, options, job] = block.on_device(&words);
+            self.experiment(&name, || match options.strip_prefix("null_blk ") {
+                None => load(&self.disk(&options)?, &job),
+                Some(limits) => {
+                    let disk = NullBlk::new(limits)?;
+                    Ok(json!({ "fio": Fio::start(&disk.path, &job)?.end()? }))
+                }
+            })?;
         }
         Ok(())
     }
@@ -218,15 +219,16 @@ impl Drop for Disk<'_> {
 }
 
 /// The kernel's null_blk with a limit of bandwidth; gone with the value.
-pub struct NullBlk {
+struct NullBlk {
     folder: PathBuf,
     /// Its node.
-    pub path: PathBuf,
+    path: PathBuf,
 }
 
 impl NullBlk {
-    /// A disk of so many MiB that passes so many MiB per second.
-    pub fn new(mib: u64, mbps: u64) -> Result<Self, StudyError> {
+    /// Its size in MiB, and how many MiB per second it passes, with a space between.
+    fn new(limits: &str) -> Result<Self, StudyError> {
+        let (mib, mbps) = limits.split_once(' ').unwrap_or((limits, "0"));
         let config = Path::new("/sys/kernel/config");
         if !config.join("nullb").exists() {
             let _built_in = output(Command::new("modprobe").arg("configfs"));
@@ -244,16 +246,16 @@ impl NullBlk {
         };
         for (name, value) in [
             ("size", mib),
-            ("memory_backed", 1),
-            ("blocksize", 512),
-            ("queue_mode", 2),
-            ("submit_queues", 1),
-            ("hw_queue_depth", 128),
-            ("irqmode", 0),
+            ("memory_backed", "1"),
+            ("blocksize", "512"),
+            ("queue_mode", "2"),
+            ("submit_queues", "1"),
+            ("hw_queue_depth", "128"),
+            ("irqmode", "0"),
             ("mbps", mbps),
-            ("power", 1),
+            ("power", "1"),
         ] {
-            write(disk.folder.join(name), &value.to_string())?;
+            write(disk.folder.join(name), value)?;
         }
         // Older kernels name the disk by its index, newer ones by its folder.
         let index = read(disk.folder.join("index"))?;
@@ -329,7 +331,7 @@ pub struct Fio(Child);
 /// How fio competes for the CPUs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Rank {
-    /// As everybody.
+    /// At the usual nice value.
     Normal,
     /// Before all others. fio's own option takes no -20 on its command line.
     First,

@@ -12,8 +12,8 @@ pub mod threads;
 pub mod raw;
 
 use super::outcome::{Kind, Part};
-use super::table::Spec;
-use super::{Settings, StudyError};
+use super::table::Block;
+use super::StudyError;
 use act::Guest;
 use raw::Raw;
 
@@ -39,7 +39,7 @@ impl Bed {
     }
 
     /// How far its figures repeat; of a guest.
-    fn kind(self) -> Kind {
+    pub(super) fn kind(self) -> Kind {
         match self {
             Self::InProcess => Kind::Measured,
             Self::Icount => Kind::Counted,
@@ -48,41 +48,27 @@ impl Bed {
     }
 }
 
-/// The part of a study on the device.
+/// The part of a study on the device, as far as the study's table does not say it.
+#[derive(Clone, Copy)]
 pub struct DevicePart {
-    /// The half in the guest.
-    pub act: fn(&Guest) -> Result<(), StudyError>,
-    /// The half outside.
-    pub read: Read,
-}
-
-/// How what a guest left is read.
-pub enum Read {
-    /// By the study's table.
-    Table(&'static Spec),
-    /// By code of its own.
-    Own(fn(&Raw, Kind) -> Result<Part, StudyError>),
+    /// Makes experiments in the guest; is given the blocks of the table.
+    pub act: Option<fn(&Guest, &[Block]) -> Result<(), StudyError>>,
+    /// Reads what the guest left.
+    pub read: Option<fn(&Raw, Kind) -> Result<Part, StudyError>>,
 }
 
 impl DevicePart {
-    /// Reads what a guest left.
-    pub fn read(&self, raw: &Raw, bed: Bed) -> Result<Part, StudyError> {
-        // A guest is never quick.
-        let settings = Settings {
-            quick: false,
-            measure: true,
-        };
-        match self.read {
-            Read::Table(spec) => spec.part(bed.kind(), &settings, |name| raw.reading(name)),
-            Read::Own(read) => read(raw, bed.kind()),
+    /// The table says all.
+    pub const TABLE: Self = Self {
+        act: None,
+        read: None,
+    };
+
+    /// Some experiments are made by this.
+    pub const fn acts(act: fn(&Guest, &[Block]) -> Result<(), StudyError>) -> Self {
+        Self {
+            act: Some(act),
+            read: None,
         }
     }
-}
-
-/// The part of a study on the device, or why there is none.
-pub fn of(id: &str) -> Result<&'static DevicePart, &'static str> {
-    let study = super::ALL.iter().find(|study| study.id == id);
-    study.map_or(Err("there is no such study"), |study| {
-        study.device.as_ref().map_err(|why| *why)
-    })
 }

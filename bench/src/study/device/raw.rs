@@ -178,9 +178,14 @@ mod tests {
             "cpu_us": 80,
         }));
         let read = of.reading("", false);
-        assert_eq!((read.ios, read.iops, read.cpu()), (4.0, 20.0, 20.0));
+        let quantity = |name| read.quantity(name).unwrap();
+        assert_eq!((read.ios, read.iops, quantity("cpu")), (4.0, 20.0, 20.0));
         assert_eq!(
-            (read.counter("accepted"), read.tries(), read.busy()),
+            (
+                read.counter("accepted"),
+                quantity("tries"),
+                quantity("busy")
+            ),
             (4.0, 2.0, 50.0)
         );
         assert_eq!(read.latencies(100), [2.0; 4]);

@@ -3,14 +3,12 @@
 
 pub mod device;
 
-mod kblockd;
-
 use crate::study::hogs::{self, Hogs};
 use crate::study::job::Job;
 use crate::study::outcome::{
     fill, quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Samples, Table,
 };
-use crate::study::{sim, Settings, StudyError};
+use crate::study::{Settings, StudyError};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use workqueue::{CpuSet, Flags, OwnedQueue, Runtime};
@@ -69,13 +67,12 @@ fn setting(cpus: &CpuSet, hogs: usize, rounds: usize) -> Result<Vec<Samples>, St
     Ok(sets)
 }
 
-/// Runs both parts.
+/// Runs what is measured.
 pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
-    let mut parts = vec![kblockd::SPEC.part(Kind::Deterministic, settings, sim::read)?];
-    if settings.measure {
-        parts.push(measured(settings)?);
+    match settings.measure {
+        true => Ok(vec![measured(settings)?]),
+        false => Ok(Vec::new()),
     }
-    Ok(parts)
 }
 
 fn measured(settings: &Settings) -> Result<Part, StudyError> {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Study d on the device: what the first writes to fresh disks wait for when no thread is to be had, by the kernel's own
-//! limits.
+//! Study d on the device: what the first writes to fresh disks wait for while the kernel's limits refuse
+//! every thread.
 
 use crate::study::device::act::{write, Disk, Fio, Group, Guest};
 use crate::study::device::threads::NotMade;
-use crate::study::table::{measured, Block, Draw, Picture, Spec};
+use crate::study::table::Block;
 use crate::study::StudyError;
 use serde_json::{json, Value};
 use std::thread;
@@ -26,77 +26,14 @@ fn limit(setting: &str) -> Option<(&'static str, &'static str, bool)> {
     }
 }
 
-/// What is measured. The words are settings with kblockd's flags.
-pub const DEVICE: Spec = Spec {
-    blocks: &[Block {
-        vary: &[&[
-            "threads to be had|mem_reclaim,highpri,percpu",
-            "pids.max, MEM_RECLAIM|mem_reclaim,highpri,percpu",
-            "pids.max, without|highpri,percpu",
-            "memory.max|mem_reclaim,highpri,percpu",
-        ]],
-        make: "{0}",
-        device: [
-            "--size 16M --no-partition-scan --queues 2 --inject requeue=1,100,0,16 --kblockd-flags {0+}",
-            "--rw=write --size=4k --number_ios=1",
-        ],
-        key: "{0}",
-        heads: &[("setting", "{0}")],
-        columns: &[
-            measured(
-                "writes ended well",
-                |r| r.buckets.iter().map(|b| b.1).sum::<u64>() as f64,
-                "device: {}: writes ended well",
-                "",
-            ),
-            measured(
-                "shortest, ms",
-                |r| r.buckets.first().map_or(f64::NAN, |b| b.0),
-                "device: {}: shortest wait",
-                "ms",
-            ),
-            measured("median, ms", |r| r.latency(0), "device: {}: median wait", "ms"),
-            measured("longest, ms", |r| r.latency(4), "device: {}: longest wait", "ms"),
-            measured("threads not made", |r| r.counter("threads_not_made"), "device: {}: threads not made", ""),
-            measured("runs rescued", |r| r.counter("rescued"), "device: {}: runs rescued", ""),
-            measured(
-                "processes killed for memory",
-                |r| r.counter("oom_kills"),
-                "device: {}: processes killed",
-                "",
-            ),
-        ],
-        ..Block::NEW
-    }],
-    full: 0.0,
-    ratios: &[],
-    sums: &[],
-    pictures: &[Picture {
-        id: "device-limits",
-        title: "Real driver: what a first write waits for when the kernel gives no thread",
-        alt: "Waits of first writes by percentile: with threads to be had, and under a limit of processes with and without \
-              MEM_RECLAIM.",
-        draw: Draw::Percentiles(0, "{0}", &[], usize::MAX),
-        rows: (&[0], &[]),
-    }],
-    finding: "On the real driver, with no thread to be had (pids.max), first writes to 6 disks end after \
-              {device: pids.max, MEM_RECLAIM: median wait} ms in the median, the last after \
-              {device: pids.max, MEM_RECLAIM: longest wait}, with {device: pids.max, MEM_RECLAIM: runs rescued} runs by \
-              rescuers. Without MEM_RECLAIM none ends before threads can be made again: \
-              {device: pids.max, without: shortest wait} ms. With memory.max at 256 KiB for 2 s, \
-              {device: memory.max: threads not made} threads were not made, {device: memory.max: processes killed} of 6 \
-              servers were killed, and the writes took {device: memory.max: median wait} ms in the median.",
-};
-
-/// The half in the guest.
-pub fn act(guest: &Guest) -> Result<(), StudyError> {
-    let block = &DEVICE.blocks[0];
-    for words in block.cases() {
-        let [options, job] = block.on_device(&words);
-        let limit = words[0].split('|').next().and_then(limit);
-        guest.experiment(&block.experiment(&words), || {
-            first_writes(guest, &options, &job, limit)
-        })?;
+/// Makes the experiments.
+pub fn act(guest: &Guest, blocks: &[Block]) -> Result<(), StudyError> {
+    for block in blocks {
+        for words in block.cases() {
+            let [name, options, job] = block.on_device(&words);
+            let limit = words[0].split('|').next().and_then(limit);
+            guest.experiment(&name, || first_writes(guest, &options, &job, limit))?;
+        }
     }
     Ok(())
 }
@@ -116,7 +53,7 @@ fn first_writes(
     };
     let before = started(&disks)?;
     let not_made = NotMade::watch()?;
-    // The kernel has a page to say each time it finds nobody to kill, and a console is slow.
+    // The kernel prints a page each time it finds no process to kill, and a console is slow.
     write("/proc/sys/kernel/printk", "1")?;
     if let Some((file, value, _)) = limit {
         group.limit(file, value)?;

@@ -34,7 +34,7 @@ fn failing(stage: &Stage, cpus: usize, fails: &Arc<AtomicBool>) -> Result<Runtim
     Ok(builder.start()?)
 }
 
-/// When an item arrived and started, and whether in the rescuer.
+/// When an item arrived and started, and if it ran in the rescuer.
 type Log = Arc<Mutex<Vec<(f64, f64, bool)>>>;
 
 fn arrive(stage: &Stage, queue: &Queue, log: &Log) -> Result<(), StudyError> {
@@ -194,7 +194,7 @@ fn turns(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
         table.row(cells.into_iter().chain([from, to].map(show)));
         rows[cpu].spans.push(Span { from, to, kind: 0 });
     }
-    // The last turns have nobody to yield to.
+    // In its last turn the rescuer has no other CPU to serve.
     let contested = turns.len().saturating_sub(1);
     let longest = turns[..contested].iter().map(|t| t.1).max().unwrap_or(0);
     measures.push(Measure::new(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Those who take part, one file each, and what is asked of them.
+//! The contenders, one file each, and the trait that they implement.
 //!
 //! To be kind to the rivals, what an item does is borrowed for ever: their closures are two words
 //! and share no reference count.
@@ -19,7 +19,7 @@ pub mod tokio;
 /// What an item does; it gets the item's number.
 pub type Body = &'static (dyn Fn(usize) + Sync);
 
-/// Somebody who runs items on threads of its own.
+/// Something that runs items on threads of its own.
 pub trait Contender: Sync {
     /// The name in the tables.
     fn name(&self) -> &'static str;
@@ -75,7 +75,7 @@ pub const OURS: [&str; 4] = [
     ours::UNBOUND_SPAWN,
 ];
 
-/// All contenders, each with so many threads; ours have theirs per CPU and make more when items
+/// All contenders, each with this number of threads; ours have theirs per CPU and make more when items
 /// wait.
 pub fn all(threads: usize, runtime: &workqueue::Runtime) -> Vec<Box<dyn Contender>> {
     let mut all = ours::all(runtime);

@@ -24,7 +24,7 @@ impl Contender for Pool {
     }
 
     fn load(&self, items: usize, body: Body) -> Box<dyn Load> {
-        let pool = self.0.lock().expect("nobody panics here").clone();
+        let pool = self.0.lock().expect("no panic under this lock").clone();
         closures(items, body, move |body, n| pool.execute(move || body(n)))
     }
 }

@@ -18,7 +18,7 @@ pub struct Tokio {
 }
 
 impl Tokio {
-    /// Makes a runtime that runs tasks, or blocking closures, on so many threads.
+    /// Makes a runtime that runs tasks, or blocking closures, on this number of threads.
     pub fn new(threads: usize, name: &'static str) -> Self {
         let workers = if name == SPAWN { threads } else { 1 };
         let runtime = Builder::new_multi_thread()
