@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
-    Data, Home, Lane, Limits, Moved, Moving, Op, Request, Status, TagSet, Transport,
+    Data, FrontEnd, Limits, LocalCompletion, Moved, Moving, Op, Request, Status, Submitter, TagSet,
 };
 use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::store::{Readable, Store};
@@ -69,7 +69,7 @@ struct Ends {
     bytes: u64,
 }
 
-impl Home for Ends {
+impl LocalCompletion for Ends {
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
         let outcome = self.client.transfer(moving.request().op(), moving.data());
         moving.done(outcome)
@@ -83,7 +83,7 @@ impl Home for Ends {
 /// No request is refused, so no worker ever has one.
 struct Nobody;
 
-impl Transport for Nobody {
+impl FrontEnd for Nobody {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         moving.done(Err(Status::IoErr))
     }
@@ -97,7 +97,7 @@ pub struct Bed {
     places: Vec<u64>,
     limits: Limits,
     ends: Ends,
-    lane: Lane,
+    lane: Submitter,
     ramdisk: Arc<Ramdisk>,
     _mirror: Mirror,
 }
@@ -107,7 +107,7 @@ pub struct Bed {
 pub enum Way {
     /// The store's own functions.
     Direct,
-    /// Lane, mirror, driver, store.
+    /// Submitter, mirror, driver, store.
     Mirror,
 }
 
@@ -159,7 +159,7 @@ impl Bed {
                 client: Client(Box::new(Page([7; BLOCK]))),
                 bytes: 0,
             },
-            lane: mirror.lane(0),
+            lane: mirror.submitter(0),
             ramdisk,
             _mirror: mirror,
         }

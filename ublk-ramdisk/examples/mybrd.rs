@@ -22,8 +22,8 @@ use ublk_ramdisk::mq::legacy::{
     Legacy, LegacyDriver, LegacyRequest, QUEUE_BUSY, QUEUE_ERROR, QUEUE_OK,
 };
 use ublk_ramdisk::mq::{
-    Data, Hctx, HctxCounters, Home, Kblockd, Lane, Limits, Moved, Moving, Op, Request,
-    RequestQueue, TagSet, Transport,
+    Data, FrontEnd, Hctx, HctxCounters, Kblockd, Limits, LocalCompletion, Moved, Moving, Op,
+    Request, RequestQueue, Submitter, TagSet,
 };
 
 /// A RAM disk of the old kind in this process, and a load on it.
@@ -130,7 +130,7 @@ impl Clients {
     }
 }
 
-impl Transport for Clients {
+impl FrontEnd for Clients {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         self.copy(moving)
     }
@@ -149,7 +149,7 @@ struct AtHome<'a> {
     ended: &'a mut Vec<(u16, i32)>,
 }
 
-impl Home for AtHome<'_> {
+impl LocalCompletion for AtHome<'_> {
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
         self.clients.copy(moving)
     }
@@ -161,7 +161,7 @@ impl Home for AtHome<'_> {
 
 /// One thread's load: writes a block, then reads it back, tag by tag.
 struct Load<'a> {
-    lane: Lane,
+    lane: Submitter,
     clients: &'a Clients,
     number: u16,
     queues: u64,
@@ -278,7 +278,9 @@ fn main() {
         let threads: Vec<_> = (0..args.queues)
             .map(|number| {
                 let load = Load {
-                    lane: queue.lane(number, 0).expect("every queue has one lane"),
+                    lane: queue
+                        .submitter(number, 0)
+                        .expect("every queue has one lane"),
                     clients: &clients,
                     number,
                     queues: u64::from(args.queues),

@@ -18,7 +18,7 @@ use crate::config::space::{MemoryOptions, SpaceConfig};
 use crate::config::{Backing, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::{
-    HctxCounters, Kblockd, Lane, Operations, Queue, RequestQueue, TagSet, Transport, WeakQueue,
+    FrontEnd, HctxCounters, Kblockd, Operations, Queue, RequestQueue, Submitter, TagSet, WeakQueue,
 };
 use crate::pressure::{Control, Pressured};
 use crate::ramdisk::space::SpaceWorks;
@@ -230,7 +230,7 @@ impl Mirror {
     pub fn start(
         set: TagSet,
         driver: Arc<Driver>,
-        transport: Arc<dyn Transport>,
+        transport: Arc<dyn FrontEnd>,
     ) -> Result<Self, Failure> {
         let operations = driver.clone();
         Self::start_on(
@@ -251,7 +251,7 @@ impl Mirror {
         set: TagSet,
         operations: Arc<dyn Operations>,
         driver: &Arc<Driver>,
-        transport: Arc<dyn Transport>,
+        transport: Arc<dyn FrontEnd>,
     ) -> Result<Self, Failure> {
         let cpus = Arc::new(Cpus::default());
         let told = cpus.clone();
@@ -290,8 +290,8 @@ impl Mirror {
     }
 
     /// The way in for the thread of a queue, which has only one.
-    pub fn lane(&self, queue: u16) -> Lane {
-        let lane = self.queue.lane(queue, 0);
+    pub fn submitter(&self, queue: u16) -> Submitter {
+        let lane = self.queue.submitter(queue, 0);
         lane.expect("each queue's thread is made once")
     }
 
@@ -330,7 +330,7 @@ mod tests {
     /// Nothing is ever inserted.
     struct Nobody;
 
-    impl Transport for Nobody {
+    impl FrontEnd for Nobody {
         fn transfer<'m>(&self, _: Moving<'m>) -> Moved<'m> {
             unreachable!("nothing to move")
         }

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use rng::Rng;
 use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
-    Data, Disk, Elsewhere, Lane, Limits, Moved, Moving, Op, Operations, Request, Run, Status,
-    TagSet, Transport,
+    Data, Disk, FrontEnd, Limits, Moved, Moving, Op, Operations, Request, Run, Status, Submitter,
+    TagSet, ViaFrontEnd,
 };
 use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::store::Store;
@@ -234,7 +234,7 @@ impl Client {
     }
 }
 
-impl Transport for Client {
+impl FrontEnd for Client {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         self.moved(moving)
     }
@@ -246,7 +246,7 @@ impl Transport for Client {
 
 /// A disk behind its mirror, the file behind it, which is longer, and what should be in it.
 struct Bench {
-    lane: Lane,
+    lane: Submitter,
     mirror: Mirror,
     client: Arc<Client>,
     path: PathBuf,
@@ -286,7 +286,7 @@ impl Bench {
         let mirror = Mirror::start(TagSet::new(1, 4), Arc::new(pressed), client.clone());
         let mirror = mirror.expect("threads");
         Bench {
-            lane: mirror.lane(0),
+            lane: mirror.submitter(0),
             mirror,
             client,
             path,
@@ -352,7 +352,7 @@ impl Bench {
             result: None,
         };
         self.lane
-            .insert(request, &mut Elsewhere::new(&*self.client, 0));
+            .insert(request, &mut ViaFrontEnd::new(&*self.client, 0));
         let client = self.client.wait();
         assert_eq!(client.result, Some(moved), "{number}: {request:?}");
         match request.op() {

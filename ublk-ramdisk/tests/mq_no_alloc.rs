@@ -75,7 +75,7 @@ impl Operations for Turns {
 #[derive(Default)]
 struct Ended(AtomicUsize);
 
-impl Transport for Ended {
+impl FrontEnd for Ended {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         let bytes = moving.request().len();
         moving.done(Ok(bytes))
@@ -88,15 +88,15 @@ impl Transport for Ended {
 
 const DEPTH: u16 = 16;
 
-fn round(queue: &Queue, lanes: &mut [Lane], requests: &[Request], ended: &Ended) {
+fn round(queue: &Queue, lanes: &mut [Submitter], requests: &[Request], ended: &Ended) {
     let begun = Instant::now();
     let goal = ended.0.load(Ordering::Acquire) + lanes.len() * requests.len();
     for lane in lanes.iter_mut() {
         let (alone, together) = requests.split_at(requests.len() / 2);
         for request in alone {
-            lane.insert(request, &mut Elsewhere::new(ended, 0));
+            lane.insert(request, &mut ViaFrontEnd::new(ended, 0));
         }
-        lane.insert_batch(together, &mut Elsewhere::new(ended, 0));
+        lane.insert_batch(together, &mut ViaFrontEnd::new(ended, 0));
     }
     while ended.0.load(Ordering::Acquire) < goal {
         // The driver answers DEV_RESOURCE and promises a waker: this is it. A run that is queued
@@ -121,7 +121,7 @@ fn d06_j03_nothing_allocates_from_arrival_to_end() {
     });
     let set = TagSet::new(2, DEPTH);
     let queue = RequestQueue::new(set, driver, ended.clone(), &kblockd).unwrap();
-    let mut lanes: Vec<_> = (0..2).map(|h| queue.lane(h, 0).unwrap()).collect();
+    let mut lanes: Vec<_> = (0..2).map(|h| queue.submitter(h, 0).unwrap()).collect();
     let limits = Limits {
         size: 1 << 20,
         block_size: 512,

@@ -2,8 +2,8 @@
 //! How requests end: once each, by whoever takes them out of flight (A8, C30, C31, C38), or are given
 //! back by a driver that had accepted them (C28, C29).
 //!
-//! [`super::dispatch`] hands in what ended inside it, transports and drivers what they kept; the
-//! result goes out through a [`Home`] or the [`Transport`](super::Transport). Kernel counterparts:
+//! [`super::dispatch`] hands in what ended inside it, front ends and drivers what they kept; the
+//! result goes out through a [`LocalCompletion`] or the [`FrontEnd`](super::FrontEnd). Kernel counterparts:
 //! `blk_mq_complete_request`, `blk_mq_end_request`, `blk_mq_end_request_batch`,
 //! `blk_mq_requeue_request`, `blk_mq_kick_requeue_list`, `blk_mq_requeue_work`.
 //!
@@ -13,11 +13,11 @@
 //! The order within an end: the driver's complete, the slot becomes idle, the result is handed
 //! out, the request is counted out. The tag may come back at once after the result has left, so
 //! the slot is not touched after that; and a freeze waits until the result has left for the
-//! transport.
+//! front_end.
 
 use super::hctx::HwQueue;
-use super::issue_ctx::{Call, Started};
-use super::operations::Home;
+use super::issue_ctx::{IssueCtx, Started};
+use super::operations::LocalCompletion;
 use super::queue::Queue;
 use super::request::Request;
 use super::request_state::{Completed, Put, Step};
@@ -28,31 +28,31 @@ use std::time::Duration;
 
 impl Queue {
     /// Completes a request that was kept: so many bytes, or why not. Ends on the calling thread,
-    /// into `home`. False if somebody else had completed it (C38).
+    /// into `completion`. False if somebody else had completed it (C38).
     pub fn complete(
         &self,
         token: InFlight,
         outcome: Result<u64, Status>,
-        home: &mut dyn Home,
+        local: &mut dyn LocalCompletion,
     ) -> bool {
         self.assert_own(&token);
-        let (hctx, mut call) = (self.hctx_of(token.rq), Call::new(home));
+        let (hctx, mut cx) = (self.hctx_of(token.rq), IssueCtx::new(local));
         let request = self.request_of(hctx, token.rq);
         let started = Started::again(self, &token, &request);
         let outcome = self.unless_cut(token.rq, outcome);
         let decided = started.slot.state.complete(started.generation);
-        let decided = self.decided(hctx, (started, decided), outcome, true, &mut call);
-        call.write_down(hctx);
+        let decided = self.decided(hctx, (started, decided), outcome, true, &mut cx);
+        cx.flush_counts(hctx);
         if decided == Completed::End {
-            self.departed(hctx, hctx.state.leave(1));
+            self.run_exit_actions(hctx, hctx.state.leave(1));
         }
         decided != Completed::Lost
     }
 
-    /// As [`Queue::complete`], from a thread that is no lane's: the result goes to the transport.
-    pub fn complete_away(&self, token: InFlight, outcome: Result<u64, Status>) -> bool {
+    /// As [`Queue::complete`], from a thread that is no submitter's: the result goes to the front_end.
+    pub fn complete_remote(&self, token: InFlight, outcome: Result<u64, Status>) -> bool {
         let hctx = self.hctx_of(token.rq);
-        self.complete(token, outcome, &mut self.elsewhere(hctx))
+        self.complete(token, outcome, &mut self.via_front_end(hctx))
     }
 
     /// Completes several requests of one hardware queue: RESTART is looked at once (C31).
@@ -60,9 +60,9 @@ impl Queue {
         &self,
         hctx: u16,
         batch: impl IntoIterator<Item = (InFlight, Result<u64, Status>)>,
-        home: &mut dyn Home,
+        local: &mut dyn LocalCompletion,
     ) {
-        let (hctx, mut call) = (self.hctx(hctx), Call::new(home));
+        let (hctx, mut cx) = (self.hctx(hctx), IssueCtx::new(local));
         let mut ended = 0;
         for (token, outcome) in batch {
             self.assert_own(&token);
@@ -71,12 +71,12 @@ impl Queue {
             let started = Started::again(self, &token, &request);
             let outcome = self.unless_cut(token.rq, outcome);
             let decided = started.slot.state.complete(started.generation);
-            let decided = self.decided(hctx, (started, decided), outcome, true, &mut call);
+            let decided = self.decided(hctx, (started, decided), outcome, true, &mut cx);
             ended += u32::from(decided == Completed::End);
         }
-        call.write_down(hctx);
+        cx.flush_counts(hctx);
         // guard: c31_batch
-        self.departed(hctx, hctx.state.leave(ended));
+        self.run_exit_actions(hctx, hctx.state.leave(ended));
     }
 
     /// Completes a request on the way from the driver, whose token is back with the thread that
@@ -88,10 +88,10 @@ impl Queue {
         hctx: &HwQueue,
         started: Started<'_>,
         outcome: Result<u64, Status>,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> bool {
         let decided = started.slot.state.finish(started.generation);
-        self.decided(hctx, (started, decided), outcome, true, call) == Completed::End
+        self.decided(hctx, (started, decided), outcome, true, cx) == Completed::End
     }
 
     /// Ends a request without the driver's complete. Somebody may have its token.
@@ -101,10 +101,10 @@ impl Queue {
         hctx: &HwQueue,
         started: Started<'_>,
         outcome: Result<u64, Status>,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> bool {
         let decided = started.slot.state.complete(started.generation);
-        self.decided(hctx, (started, decided), outcome, false, call) == Completed::End
+        self.decided(hctx, (started, decided), outcome, false, cx) == Completed::End
     }
 
     /// It has been decided who takes it out of flight: ends it, if that is the caller and nobody
@@ -116,13 +116,13 @@ impl Queue {
         (started, decided): (Started<'_>, Completed),
         outcome: Result<u64, Status>,
         via_driver: bool,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> Completed {
         match decided {
             Completed::End => {
                 let result = self.result(hctx, outcome);
                 let Started { rq, slot, .. } = started;
-                self.end(hctx, (rq, slot), started.request, result, via_driver, call);
+                self.end(hctx, (rq, slot), started.request, result, via_driver, cx);
             }
             Completed::Publish => self.publish(hctx, started.rq, outcome, via_driver),
             Completed::Lost => self.lost_race(hctx),
@@ -150,11 +150,11 @@ impl Queue {
         let hctx = self.hctx_of(rq);
         let slot = self.slot(rq);
         let (result, via_driver) = slot.published();
-        let mut home = self.elsewhere(hctx);
-        let (request, mut call) = (self.request_of(hctx, rq), Call::new(&mut home));
-        self.end(hctx, (rq, slot), &request, result, via_driver, &mut call);
-        call.write_down(hctx);
-        self.departed(hctx, hctx.state.leave(1));
+        let mut local = self.via_front_end(hctx);
+        let (request, mut cx) = (self.request_of(hctx, rq), IssueCtx::new(&mut local));
+        self.end(hctx, (rq, slot), &request, result, via_driver, &mut cx);
+        cx.flush_counts(hctx);
+        self.run_exit_actions(hctx, hctx.state.leave(1));
     }
 
     /// Ends a request that the caller has taken out of flight. The caller counts it out.
@@ -166,7 +166,7 @@ impl Queue {
         request: &Request,
         result: i32,
         via_driver: bool,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) {
         if via_driver {
             self.inner.driver.complete(self.view(hctx), request);
@@ -177,10 +177,10 @@ impl Queue {
         if slot.state.retire() == Step::Wrong {
             self.bad_transition(hctx);
         }
-        call.end(request, result);
+        cx.end(request, result);
     }
 
-    /// What the transport commits: bytes, 0, or minus errno.
+    /// What the front end commits: bytes, 0, or minus errno.
     #[inline]
     fn result(&self, hctx: &HwQueue, outcome: Result<u64, Status>) -> i32 {
         match outcome {
@@ -200,7 +200,7 @@ impl Queue {
         debug_assert!(false, "a request of hctx {} took a wrong step", hctx.index);
     }
 
-    /// Gives a request back that a driver or a transport has. It stays in the line until somebody
+    /// Gives a request back that a driver or a front end has. It stays in the line until somebody
     /// kicks. False if it was completed before.
     pub fn requeue(&self, token: InFlight, how: Requeue) -> bool {
         self.assert_own(&token);

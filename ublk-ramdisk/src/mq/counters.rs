@@ -2,7 +2,7 @@
 //! What each hardware queue has done (K2), and the identities that hold when it is at rest (K5).
 //!
 //! Raised by whoever does it, read by anyone without a lock. The numbers that every request raises
-//! are exact at rest only: each lane has one owner, who counts what it does in numbers of its own
+//! are exact at rest only: each submitter has one owner, who counts what it does in numbers of its own
 //! and without a locked addition, and they are added up when they are read.
 
 use super::source::{BySource, Counts};
@@ -11,10 +11,10 @@ use super::sync::Count;
 /// How many requests a run dispatched: 0, 1, 2-3, 4-7, and so on.
 pub const HISTOGRAM: usize = 14;
 
-/// What the owner of a lane counts: nobody else writes here.
+/// What the owner of a submitter counts: nobody else writes here.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(super) struct LaneCounters {
+pub(super) struct SubmitterCounters {
     pub(super) inserted: Count,
     pub(super) accepted: Count,
     pub(super) ended: Count,
@@ -59,18 +59,18 @@ macro_rules! counters {
         }
 
         impl Counters {
-            pub(super) fn snapshot(&self, lanes: &[LaneCounters]) -> HctxCounters {
+            pub(super) fn snapshot(&self, submitters: &[SubmitterCounters]) -> HctxCounters {
                 let mut sum = HctxCounters {
                     inserted: 0,
                     $($name: self.$name.get(),)*
                     refused_by: self.refused_by.snapshot(),
                     dispatched: std::array::from_fn(|n| self.dispatched[n].get()),
                 };
-                for lane in lanes {
-                    sum.inserted += lane.inserted.get();
-                    sum.accepted += lane.accepted.get();
-                    sum.ended += lane.ended.get();
-                    sum.errors += lane.errors.get();
+                for one in submitters {
+                    sum.inserted += one.inserted.get();
+                    sum.accepted += one.accepted.get();
+                    sum.ended += one.ended.get();
+                    sum.errors += one.errors.get();
                 }
                 sum
             }
@@ -124,7 +124,7 @@ counters! {
 }
 
 impl Counters {
-    /// Answers and ends of a call that is on no lane's thread.
+    /// Answers and ends of a call that is on no submitter's thread.
     pub(super) fn add_ends(&self, accepted: u32, ended: u32, errors: u32) {
         self.accepted.add(accepted.into());
         self.ended.add(ended.into());

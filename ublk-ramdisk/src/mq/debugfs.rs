@@ -25,7 +25,7 @@ pub const HCTX_FILES: &[&str] = &[
     "flags",
     // Its dispatch list: requests that were refused or may not be reordered, the next one first.
     "dispatch",
-    // Requests that the driver or the transport has.
+    // Requests that the driver or the front end has.
     "busy",
     // Which of its software queues have requests, a bit each, as hex bytes.
     "ctx_map",

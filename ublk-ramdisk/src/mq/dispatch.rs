@@ -26,7 +26,7 @@
 use super::hctx::HwQueue;
 use super::hctx_state::RESTART;
 use super::issue::{Issue, Refused};
-use super::issue_ctx::Call;
+use super::issue_ctx::IssueCtx;
 use super::operations::Busy;
 use super::queue::Queue;
 use super::request::Request;
@@ -89,7 +89,7 @@ impl Queue {
         &self,
         hctx: &HwQueue,
         mut next: impl FnMut() -> Option<Next<'r>>,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> (ListIssue, Option<Rq>) {
         let mut done = ListIssue::default();
         let mut told_last = false;
@@ -106,7 +106,7 @@ impl Queue {
                     Some(request) => *request,
                     None => self.request_of(hctx, rq),
                 };
-                let issue = self.issue(hctx, rq, &request, last, call);
+                let issue = self.issue(hctx, rq, &request, last, cx);
                 told_last = last && matches!(issue, Issue::Kept | Issue::Ended { accepted: true });
                 issue
             } else {
@@ -140,7 +140,7 @@ impl Queue {
         hctx: &HwQueue,
         list: &mut RqList,
         mut budgeted: bool,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> ListIssue {
         let slots = &self.inner.slots;
         let (mut all, mut waiting) = (ListIssue::default(), RqList::new());
@@ -158,7 +158,7 @@ impl Queue {
                     budgeted: std::mem::take(&mut budgeted),
                 })
             };
-            let (done, left) = self.issue_each(hctx, next, call);
+            let (done, left) = self.issue_each(hctx, next, cx);
             all.ended += done.ended;
             all.accepted += done.accepted;
             let (Some(why), Some(rq)) = (done.refused, left) else {
@@ -166,7 +166,7 @@ impl Queue {
             };
             // After one refused alone the mirror owes a re-run, whatever the next is refused for.
             all.refused = all.refused.or(Some(why));
-            if why == Refused::Alone {
+            if why == Refused::Skippable {
                 waiting.push_back(slots, rq);
             } else {
                 list.push_front(slots, rq);
@@ -192,35 +192,35 @@ impl Queue {
         hctx: &HwQueue,
         mut list: RqList,
         budgeted: bool,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> (u32, Option<Refused>) {
         if list.is_empty() {
             return (0, None);
         }
-        let done = self.issue_list(hctx, &mut list, budgeted, call);
+        let done = self.issue_list(hctx, &mut list, budgeted, cx);
         if done.ended > 0 {
-            call.write_down(hctx);
-            self.departed(hctx, hctx.state.leave(done.ended));
+            cx.flush_counts(hctx);
+            self.run_exit_actions(hctx, hctx.state.leave(done.ended));
         }
         hctx.update_busy(done.refused.is_some_and(Refused::is_busy));
         if let Some(why) = done.refused {
             hctx.dispatch_append(&self.inner.slots, &mut list);
-            self.see_to_rerun(hctx, why);
+            self.schedule_rerun(hctx, why);
         }
         (done.accepted, done.refused)
     }
 
     /// After the leftovers have been put back: who runs the queue again (C16, C17)?
-    fn see_to_rerun(&self, hctx: &HwQueue, why: Refused) {
+    fn schedule_rerun(&self, hctx: &HwQueue, why: Refused) {
         // guard: c16_look
-        if !hctx.state.look(RESTART) {
+        if !hctx.state.test_fenced(RESTART) {
             // Nobody owes it: whoever did has cleared the bit, and may have come too early.
             self.run_hw_queue(hctx.index, true);
         } else if why != Refused::Busy(Busy::DevResource) {
             self.delay_run_hw_queue(hctx.index, self.inner.set.rerun_delay);
             // Whoever cleared the bit since has queued a run, and this has put it off (W18).
             // guard: w18_look
-            if !hctx.state.look(RESTART) {
+            if !hctx.state.test_fenced(RESTART) {
                 self.run_hw_queue(hctx.index, true);
             }
         }
@@ -233,33 +233,33 @@ impl Queue {
         &self,
         hctx: &HwQueue,
         accepted: &mut u32,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> bool {
         let list = hctx.take_dispatch();
         let one_by_one = if list.is_empty() {
             hctx.dispatch_busy() > 0
         } else {
             hctx.state.set(RESTART); // mark
-            let (taken, left) = self.dispatch_list(hctx, list, false, call);
+            let (taken, left) = self.dispatch_list(hctx, list, false, cx);
             *accepted += taken;
             match left {
                 None => true,
                 // What waits in the software queues may need nothing that is wanting.
-                Some(Refused::Alone) => false,
+                Some(Refused::Skippable) => false,
                 Some(_) => return false,
             }
         };
         if one_by_one {
-            return self.serve_ctxs(hctx, accepted, call);
+            return self.serve_ctxs(hctx, accepted, cx);
         }
         let all = hctx.ctxs.take_all(&self.inner.slots);
-        *accepted += self.dispatch_list(hctx, all, false, call).0;
+        *accepted += self.dispatch_list(hctx, all, false, cx).0;
         false
     }
 
     /// Serves the software queues one request at a time (C6, C8). True if it stopped for the
     /// dispatch list.
-    fn serve_ctxs(&self, hctx: &HwQueue, accepted: &mut u32, call: &mut Call<'_>) -> bool {
+    fn serve_ctxs(&self, hctx: &HwQueue, accepted: &mut u32, cx: &mut IssueCtx<'_>) -> bool {
         loop {
             // guard: c08_stop
             if hctx.has_dispatch() {
@@ -287,7 +287,7 @@ impl Queue {
             hctx.set_dispatch_from(next);
             let mut one = RqList::new();
             one.push_back(&self.inner.slots, rq);
-            let (taken, left) = self.dispatch_list(hctx, one, true, call);
+            let (taken, left) = self.dispatch_list(hctx, one, true, cx);
             *accepted += taken;
             if left.is_some() {
                 return false;
@@ -318,7 +318,7 @@ impl Queue {
 
     /// Is it run by the old rules?
     #[inline]
-    pub(super) fn is_old(&self) -> bool {
+    pub(super) fn is_linux3(&self) -> bool {
         self.inner.set.rules == Rules::Linux3
     }
 
@@ -328,18 +328,23 @@ impl Queue {
     /// of how busy the driver is, and no direct issue. Not modeled: a queued run that is queued again
     /// keeps its place (M4).
     /// # Context: inside an issue section of `hctx`.
-    pub(super) fn old_pass(&self, hctx: &HwQueue, accepted: &mut u32, call: &mut Call<'_>) {
+    pub(super) fn dispatch_pass_linux3(
+        &self,
+        hctx: &HwQueue,
+        accepted: &mut u32,
+        cx: &mut IssueCtx<'_>,
+    ) {
         let slots = &self.inner.slots;
         let mut list = hctx.take_dispatch();
         list.append(slots, &mut hctx.ctxs.take_all(slots));
         if list.is_empty() {
             return;
         }
-        let done = self.issue_list(hctx, &mut list, false, call);
+        let done = self.issue_list(hctx, &mut list, false, cx);
         *accepted += done.accepted;
         if done.ended > 0 {
-            call.write_down(hctx);
-            self.departed(hctx, hctx.state.leave(done.ended));
+            cx.flush_counts(hctx);
+            self.run_exit_actions(hctx, hctx.state.leave(done.ended));
         }
         if done.refused.is_some() {
             hctx.dispatch_prepend(slots, list);

@@ -100,7 +100,7 @@ impl Queue {
             self.clear_all(FROZEN);
         }
         for hctx in self.hctxs() {
-            self.let_in(hctx);
+            self.admit_thawed(hctx);
         }
     }
 }

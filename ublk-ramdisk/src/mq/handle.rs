@@ -6,8 +6,8 @@ use super::hctx::HwQueue;
 use super::hctx_state::{FROZEN, INACTIVE, QUIESCED, RESTART, STOPPED};
 use super::kblockd::{Kblockd, Works};
 use super::latency::Sampling;
-use super::operations::{Operations, Transport};
-use super::queue::{Depths, Inner, Queue};
+use super::operations::{FrontEnd, Operations};
+use super::queue::{FreezeDepths, Inner, Queue};
 use super::request_state::Put;
 use super::slot::{RequeueLists, Rq, Slots};
 use super::sync::{Mutex, Waiters};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 static LABELS: AtomicU32 = AtomicU32::new(0);
 
 impl Queue {
-    /// Looks up a request that a driver or transport has (A11). It is not ended, and its tag not
+    /// Looks up a request that a driver or front end has (A11). It is not ended, and its tag not
     /// used again, as long as the reference is kept. One that is only just being issued is not found.
     pub fn get(&self, hctx: u16, tag: u16) -> Option<RequestRef> {
         if hctx >= self.inner.set.nr_hw_queues || tag >= self.inner.set.queue_depth {
@@ -115,7 +115,7 @@ pub struct HctxSnapshot {
     pub ctx_map: u64,
     /// How many each has.
     pub ctx_lens: Vec<u32>,
-    /// Tags that the driver or the transport has.
+    /// Tags that the driver or the front end has.
     pub busy: Vec<u16>,
     /// Requests taken in and not ended.
     pub usage: u64,
@@ -155,7 +155,7 @@ impl RequestRef {
     pub fn complete(&self, status: super::Status) -> bool {
         let InFlight { rq, generation, .. } = self.in_flight;
         let token = self.queue.in_flight(rq, generation);
-        self.queue.complete_away(token, Err(status))
+        self.queue.complete_remote(token, Err(status))
     }
 }
 
@@ -194,7 +194,7 @@ impl RequestQueue {
     pub fn new(
         set: TagSet,
         driver: Arc<dyn Operations>,
-        transport: Arc<dyn Transport>,
+        front_end: Arc<dyn FrontEnd>,
         kblockd: &Kblockd,
     ) -> Result<Self, TagSetError> {
         set.check()?;
@@ -213,18 +213,18 @@ impl RequestQueue {
                 .collect(),
             works: Works::new(kblockd, weak, set.nr_hw_queues),
             requeue: Mutex::new(RequeueLists::new()),
-            depths: Mutex::new(Depths::default()),
+            depths: Mutex::new(FreezeDepths::default()),
             changed: Waiters::new(),
             online: Mutex::new(kblockd.online_cpus()),
-            lanes: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
+            submitters: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
             sampling: Sampling::default(),
-            patience: timeout::patience(set.timeout),
+            timeout_period: timeout::timeout_period(set.timeout),
             label: LABELS.fetch_add(1, Ordering::Relaxed),
             set,
             has_budget: AtomicBool::new(driver.budget().is_some()),
             takes_lists: driver.budget().is_none() && driver.takes_lists(),
             driver,
-            transport,
+            front_end,
         });
         Ok(Self {
             queue: Queue { inner },

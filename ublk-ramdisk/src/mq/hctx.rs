@@ -4,7 +4,7 @@
 //! [`super::insert`] fills it, [`super::dispatch`] empties it, [`super::run`] decides when. Kernel
 //! counterpart: `struct blk_mq_hw_ctx`.
 
-use super::counters::{Counters, HctxCounters, LaneCounters};
+use super::counters::{Counters, HctxCounters, SubmitterCounters};
 use super::hctx_state::HctxState;
 use super::latency::Latencies;
 use super::slot::{Rq, RqList, Slots};
@@ -18,22 +18,22 @@ const CPU_BATCH: u32 = 8;
 
 /// What a hardware queue is made of. Letters: I fixed at creation, A atomic, D under the dispatch
 /// list's lock, F under the lock of those who wait for a thaw, C under the CPU choice's lock. No two
-/// of these locks are held together, and none across a call of the driver or the transport.
+/// of these locks are held together, and none across a call of the driver or the front_end.
 #[derive(Debug)]
 pub(super) struct HwQueue {
-    pub(super) index: u16,             // I
-    pub(super) state: HctxState,       // A
-    dispatch: Mutex<RqList>,           // D
-    dispatch_len: AtomicU32,           // A: written under D
-    pub(super) ctxs: Ctxs,             // see Ctxs
-    busy: PlainU32,                    // A: a moving average, exact when one thread dispatches
-    from: PlainU32,                    // A: the ctx served next
-    pub(super) fetched: Mutex<RqList>, // F: arrived while frozen
-    pub(super) cpus: CpuSet,           // I: empty for any
-    next_cpu: Mutex<NextCpu>,          // C
-    pub(super) counters: Counters,     // A
-    pub(super) latency: Latencies,     // A
-    lanes: Box<[LaneCounters]>,        // A: by ctx, written by the owner of its lane
+    pub(super) index: u16,                     // I
+    pub(super) state: HctxState,               // A
+    dispatch: Mutex<RqList>,                   // D
+    dispatch_len: AtomicU32,                   // A: written under D
+    pub(super) ctxs: Ctxs,                     // see Ctxs
+    busy: PlainU32, // A: a moving average, exact when one thread dispatches
+    from: PlainU32, // A: the ctx served next
+    pub(super) frozen_arrivals: Mutex<RqList>, // F: arrived while frozen
+    pub(super) cpus: CpuSet, // I: empty for any
+    next_cpu: Mutex<NextCpu>, // C
+    pub(super) counters: Counters, // A
+    pub(super) latency: Latencies, // A
+    submitters: Box<[SubmitterCounters]>, // A: by ctx, written by the owner of its submitter
 }
 
 impl HwQueue {
@@ -47,23 +47,25 @@ impl HwQueue {
             ctxs: Ctxs::new(set.nr_ctxs),
             busy: PlainU32::new(0),
             from: PlainU32::new(0),
-            fetched: Mutex::new(RqList::new()),
+            frozen_arrivals: Mutex::new(RqList::new()),
             cpus: cpus.unwrap_or_default(),
             next_cpu: Mutex::new(NextCpu::default()),
             counters: Counters::default(),
             latency: Latencies::default(),
-            lanes: (0..set.nr_ctxs).map(|_| LaneCounters::default()).collect(),
+            submitters: (0..set.nr_ctxs)
+                .map(|_| SubmitterCounters::default())
+                .collect(),
         }
     }
 
-    /// The numbers of the lane of `ctx`. Written by its owner alone.
+    /// The numbers of the submitter of `ctx`. Written by its owner alone.
     #[inline]
-    pub(super) fn lane(&self, ctx: u16) -> &LaneCounters {
-        &self.lanes[usize::from(ctx)]
+    pub(super) fn submitter(&self, ctx: u16) -> &SubmitterCounters {
+        &self.submitters[usize::from(ctx)]
     }
 
     pub(super) fn counters(&self) -> HctxCounters {
-        self.counters.snapshot(&self.lanes)
+        self.counters.snapshot(&self.submitters)
     }
 
     /// Changes the dispatch list.
@@ -155,7 +157,7 @@ impl HwQueue {
 }
 
 /// The software queues of one hardware queue: requests received but not yet dispatched, a FIFO per
-/// lane by which they came. Kernel counterparts: `struct blk_mq_ctx`, `hctx->ctx_map`. Unlike the
+/// submitter by which they came. Kernel counterparts: `struct blk_mq_ctx`, `hctx->ctx_map`. Unlike the
 /// kernel's they belong to one hctx from the start.
 ///
 /// A bit of the map is set and cleared only under the lock of its ctx, and is set at every unlock

@@ -83,7 +83,7 @@ impl HctxState {
     /// Looks by writing: whatever the caller wrote before is seen by whoever changes a bit after
     /// this look (C16, C21; W1, W2, W7).
     #[must_use]
-    pub(super) fn look(&self, bit: Bit) -> bool {
+    pub(super) fn test_fenced(&self, bit: Bit) -> bool {
         self.0.fetch_or(0, Ordering::AcqRel) & bit.0 != 0
     }
 
@@ -109,15 +109,15 @@ impl HctxState {
         }
         if before & FROZEN.0 != 0 {
             // guard: c26_no_end
-            return (Entry::Frozen, false, self.turn_back(n));
+            return (Entry::Frozen, false, self.undo_enter(n));
         }
-        (Entry::List, before & TIMED.0 == 0, self.go(0, ISSUE))
+        (Entry::List, before & TIMED.0 == 0, self.exit(0, ISSUE))
     }
 
     /// Takes an arrival back that was never inside: nothing has ended, so whoever waits for RESTART
     /// goes on waiting for an end.
     #[cold]
-    fn turn_back(&self, n: u64) -> Exit {
+    fn undo_enter(&self, n: u64) -> Exit {
         let now = self.0.fetch_sub(n + ISSUE, Ordering::AcqRel) - n - ISSUE;
         Exit {
             run: false,
@@ -139,29 +139,29 @@ impl HctxState {
         if before & (QUIESCED.0 | STOPPED.0) == 0 {
             Ok(())
         } else {
-            Err(self.go(0, ISSUE))
+            Err(self.exit(0, ISSUE))
         }
     }
 
     /// A run or a direct issue ends.
     pub(super) fn end_issue(&self) -> Exit {
-        self.go(0, ISSUE)
+        self.exit(0, ISSUE)
     }
 
     /// `n` requests have ended.
     #[inline]
     pub(super) fn leave(&self, n: u32) -> Exit {
-        self.go(u64::from(n), 0)
+        self.exit(u64::from(n), 0)
     }
 
     /// `n` requests have ended within an issue section, which ends too.
     #[inline]
     pub(super) fn leave_and_end_issue(&self, n: u32) -> Exit {
-        self.go(u64::from(n), ISSUE)
+        self.exit(u64::from(n), ISSUE)
     }
 
     #[inline]
-    fn go(&self, usage: u64, issue: u64) -> Exit {
+    fn exit(&self, usage: u64, issue: u64) -> Exit {
         // AcqRel: pairs with `set` and `clear`. What this end gave back is seen by a dispatcher
         // that sets RESTART later; if it was set before, the caller is the one to run (C30).
         let before = self.0.fetch_sub(usage + issue, Ordering::AcqRel);
@@ -169,11 +169,11 @@ impl HctxState {
         if before & (FROZEN.0 | QUIESCED.0 | RESTART.0) == 0 {
             return Exit::default();
         }
-        self.gone(before - usage - issue, usage, issue)
+        self.on_exit(before - usage - issue, usage, issue)
     }
 
     #[cold]
-    fn gone(&self, now: u64, usage: u64, issue: u64) -> Exit {
+    fn on_exit(&self, now: u64, usage: u64, issue: u64) -> Exit {
         Exit {
             // guard: c30_clear
             run: usage > 0 && now & RESTART.0 != 0 && self.clear(RESTART),

@@ -2,7 +2,7 @@
 //! Where requests come in: a lone one is issued on the spot, a batch in order, and what cannot be
 //! issued is listed (C1 to C4).
 //!
-//! A transport's thread hands in through its [`Lane`]; [`super::dispatch`] issues, [`super::run`]
+//! A front end's thread hands in through its [`Submitter`]; [`super::dispatch`] issues, [`super::run`]
 //! takes over what was listed. Kernel counterparts: `blk_mq_submit_bio`, `blk_mq_dispatch_list`,
 //! `blk_execute_rq_nowait`.
 
@@ -10,8 +10,8 @@ use super::dispatch::{ListIssue, Next};
 use super::hctx::HwQueue;
 use super::hctx_state::{Entry, FROZEN};
 use super::issue::{Issue, Refused};
-use super::issue_ctx::{Call, Section};
-use super::operations::{Elsewhere, Home};
+use super::issue_ctx::{IssueCtx, Section};
+use super::operations::{LocalCompletion, ViaFrontEnd};
 use super::queue::Queue;
 use super::request::{Op, Request};
 use super::slot::{Rq, RqList, AT_HEAD, PASSTHROUGH};
@@ -21,19 +21,19 @@ use std::sync::atomic::Ordering;
 /// The way in to one hardware queue through one software queue. Has one owner, and that owner
 /// inserts from one thread at a time.
 #[derive(Debug)]
-pub struct Lane {
+pub struct Submitter {
     queue: Queue,
     hctx: u16,
     ctx: u16,
 }
 
-impl Drop for Lane {
+impl Drop for Submitter {
     fn drop(&mut self) {
-        self.queue.give_lane_back(self.hctx, self.ctx);
+        self.queue.return_submitter(self.hctx, self.ctx);
     }
 }
 
-impl Lane {
+impl Submitter {
     pub(super) fn new(queue: Queue, hctx: u16, ctx: u16) -> Self {
         Self { queue, hctx, ctx }
     }
@@ -43,42 +43,42 @@ impl Lane {
         &self.queue
     }
 
-    /// A request has arrived alone (C1). Ends that happen within the call go to `home`.
+    /// A request has arrived alone (C1). Ends that happen within the call go to `completion`.
     #[inline]
-    pub fn insert(&mut self, request: &Request, home: &mut dyn Home) {
+    pub fn insert(&mut self, request: &Request, local: &mut dyn LocalCompletion) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
-        let lane = hctx.lane(self.ctx);
-        let number = lane.inserted.get();
-        let rq = queue.take_in(hctx, self.ctx, request, 0, queue.arrival(number, 1));
-        lane.inserted.add_owned(1);
+        let counters = hctx.submitter(self.ctx);
+        let number = counters.inserted.get();
+        let rq = queue.admit(hctx, self.ctx, request, 0, queue.arrival(number, 1));
+        counters.inserted.add_owned(1);
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);
         }
         match entry {
             Entry::Issue if may_issue_directly(queue, hctx, request) => {
-                let mut call = Call::of_lane(home, lane);
-                queue.issue_alone(hctx, self.ctx, rq, request, &mut call);
+                let mut cx = IssueCtx::of_submitter(local, counters);
+                queue.issue_alone(hctx, self.ctx, rq, request, &mut cx);
             }
             Entry::Issue => {
                 queue.list(hctx, self.ctx, rq);
                 queue.leave_section(hctx);
-                queue.run_hw_queue(self.hctx, !(queue.is_old() && request.is_sync()));
+                queue.run_hw_queue(self.hctx, !(queue.is_linux3() && request.is_sync()));
             }
             Entry::List => {
-                queue.woken(exit);
+                queue.wake_waiters(exit);
                 queue.list(hctx, self.ctx, rq);
                 queue.run_hw_queue(self.hctx, true);
             }
             Entry::Frozen => {
-                queue.woken(exit);
+                queue.wake_waiters(exit);
                 queue.wait_for_thaw(hctx, rq);
             }
         }
     }
 
     /// Several requests have arrived together, in this order (C3).
-    pub fn insert_batch(&mut self, requests: &[Request], home: &mut dyn Home) {
+    pub fn insert_batch(&mut self, requests: &[Request], local: &mut dyn LocalCompletion) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
         let Ok(count) = u32::try_from(requests.len()) else {
             return;
@@ -86,21 +86,21 @@ impl Lane {
         if count == 0 {
             return;
         }
-        let lane = hctx.lane(self.ctx);
-        let first = lane.inserted.get();
+        let counters = hctx.submitter(self.ctx);
+        let first = counters.inserted.get();
         let arrived = queue.arrival(first, count);
         queue.trace_hctx(Kind::Plug, hctx, 0);
         // Before they are counted in: a tag that there is not leaves nothing behind.
         for (request, number) in requests.iter().zip(first..) {
             let arrived = queue.if_timed(number, arrived);
-            queue.take_in(hctx, self.ctx, request, 0, arrived);
+            queue.admit(hctx, self.ctx, request, 0, arrived);
         }
-        lane.inserted.add_owned(u64::from(count));
+        counters.inserted.add_owned(u64::from(count));
         let (entry, arm, exit) = hctx.state.enter(count);
         if arm {
             queue.arm_timeout(hctx);
         }
-        queue.woken(exit);
+        queue.wake_waiters(exit);
         let rqs = requests
             .iter()
             .map(|request| (queue.rq(self.hctx, request.tag()), request));
@@ -109,34 +109,39 @@ impl Lane {
             return;
         }
         queue.trace_hctx(Kind::Unplug, hctx, count);
-        if entry == Entry::List || queue.is_old() {
+        if entry == Entry::List || queue.is_linux3() {
             rqs.for_each(|(rq, _)| queue.list(hctx, self.ctx, rq));
             if entry == Entry::Issue {
                 queue.leave_section(hctx);
             }
             queue.run_hw_queue(self.hctx, true);
         } else if queue.inner.takes_lists {
-            queue.offer_batch(hctx, rqs, &mut Call::of_lane(home, lane));
+            queue.offer_batch(hctx, rqs, &mut IssueCtx::of_submitter(local, counters));
         } else {
-            queue.issue_batch(hctx, rqs, &mut Call::of_lane(home, lane));
+            queue.issue_batch(hctx, rqs, &mut IssueCtx::of_submitter(local, counters));
         }
     }
 
     /// A control request of the project's own (C4): goes past the software queues, so that it can
     /// overtake requests that are stuck BUSY.
-    pub fn insert_passthrough(&mut self, request: &Request, at_head: bool, home: &mut dyn Home) {
+    pub fn insert_passthrough(
+        &mut self,
+        request: &Request,
+        at_head: bool,
+        local: &mut dyn LocalCompletion,
+    ) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
-        let lane = hctx.lane(self.ctx);
-        let number = lane.inserted.get();
+        let counters = hctx.submitter(self.ctx);
+        let number = counters.inserted.get();
         let flags = PASSTHROUGH | if at_head { AT_HEAD } else { 0 };
         let arrived = queue.arrival(number, 1);
-        let rq = queue.take_in(hctx, self.ctx, request, flags, arrived);
-        lane.inserted.add_owned(1);
+        let rq = queue.admit(hctx, self.ctx, request, flags, arrived);
+        counters.inserted.add_owned(1);
         let (entry, arm, exit) = hctx.state.enter(1);
         if arm {
             queue.arm_timeout(hctx);
         }
-        queue.woken(exit);
+        queue.wake_waiters(exit);
         if entry == Entry::Frozen {
             return queue.wait_for_thaw(hctx, rq);
         }
@@ -144,42 +149,42 @@ impl Lane {
         if entry == Entry::Issue {
             queue.leave_section(hctx);
         }
-        queue.run_now(hctx, &mut Call::of_lane(home, lane));
+        queue.run_now(hctx, &mut IssueCtx::of_submitter(local, counters));
     }
 }
 
 /// Asked of a lone arrival at an open queue (C1): may it go ahead of what a busy driver has left?
 #[inline]
 fn may_issue_directly(queue: &Queue, hctx: &HwQueue, request: &Request) -> bool {
-    !queue.is_old()
+    !queue.is_linux3()
         && (hctx.dispatch_busy() == 0 || (queue.hctxs().len() != 1 && request.is_sync()))
 }
 
 impl Queue {
     /// The way in for the one thread that takes requests of `hctx` in through `ctx`. None if there
-    /// is no such ctx, or somebody has its lane.
-    pub fn lane(&self, hctx: u16, ctx: u16) -> Option<Lane> {
+    /// is no such ctx, or somebody has its submitter.
+    pub fn submitter(&self, hctx: u16, ctx: u16) -> Option<Submitter> {
         let set = &self.inner.set;
         if hctx >= set.nr_hw_queues || ctx >= set.nr_ctxs {
             return None;
         }
-        let taken = &self.inner.lanes[self.lane_number(hctx, ctx)];
-        // Acquire pairs with the Release in `give_lane_back`: one owner's counts after the other's.
+        let taken = &self.inner.submitters[self.submitter_index(hctx, ctx)];
+        // Acquire pairs with the Release in `return_submitter`: one owner's counts after the other's.
         let ours = !taken.swap(true, Ordering::Acquire);
-        ours.then(|| Lane::new(self.clone(), hctx, ctx))
+        ours.then(|| Submitter::new(self.clone(), hctx, ctx))
     }
 
-    pub(super) fn give_lane_back(&self, hctx: u16, ctx: u16) {
-        self.inner.lanes[self.lane_number(hctx, ctx)].store(false, Ordering::Release);
+    pub(super) fn return_submitter(&self, hctx: u16, ctx: u16) {
+        self.inner.submitters[self.submitter_index(hctx, ctx)].store(false, Ordering::Release);
     }
 
-    fn lane_number(&self, hctx: u16, ctx: u16) -> usize {
+    fn submitter_index(&self, hctx: u16, ctx: u16) -> usize {
         usize::from(hctx) * usize::from(self.inner.set.nr_ctxs) + usize::from(ctx)
     }
 
     /// Keeps an arrival in its slot.
     #[inline]
-    fn take_in(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32, arrived: u64) -> Rq {
+    fn admit(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32, arrived: u64) -> Rq {
         let rq = self.rq(hctx.index, request.tag());
         let slot = self.slot(rq);
         if !slot.state.is_idle() {
@@ -198,34 +203,34 @@ impl Queue {
         ctx: u16,
         rq: Rq,
         request: &Request,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) {
         let section = Section::entered(self, hctx);
         let issue = match self.budget_for(hctx, rq) {
-            true => self.issue(hctx, rq, request, true, call),
+            true => self.issue(hctx, rq, request, true, cx),
             false => Issue::Refused(Refused::NoBudget),
         };
         match issue {
             Issue::Ended { .. } => {
                 hctx.update_busy(false);
-                call.write_down(hctx);
+                cx.flush_counts(hctx);
                 section.leave_and_end(1);
             }
             Issue::Kept => {
                 hctx.update_busy(false);
-                call.write_down(hctx);
+                cx.flush_counts(hctx);
                 section.leave();
             }
             Issue::Refused(Refused::NoBudget) => {
                 self.list(hctx, ctx, rq);
                 section.leave();
-                self.run_now(hctx, call);
+                self.run_now(hctx, cx);
             }
-            Issue::Refused(why @ (Refused::Busy(_) | Refused::Alone)) => {
+            Issue::Refused(why @ (Refused::Busy(_) | Refused::Skippable)) => {
                 self.list_refused(hctx, rq);
                 hctx.update_busy(why.is_busy());
                 section.leave();
-                self.run_now(hctx, call);
+                self.run_now(hctx, cx);
             }
         }
     }
@@ -235,7 +240,7 @@ impl Queue {
         &self,
         hctx: &HwQueue,
         mut batch: impl ExactSizeIterator<Item = (Rq, &'r Request)>,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) {
         let section = Section::entered(self, hctx);
         let next = || {
@@ -246,9 +251,9 @@ impl Queue {
                 budgeted: false,
             })
         };
-        let (issued, left) = self.issue_each(hctx, next, call);
+        let (issued, left) = self.issue_each(hctx, next, cx);
         let left = left.into_iter().chain(batch.map(|(rq, _)| rq));
-        self.batch_issued(hctx, section, issued, left, call);
+        self.batch_issued(hctx, section, issued, left, cx);
     }
 
     /// As `issue_batch`, for a driver that wants to see the whole list first.
@@ -256,16 +261,16 @@ impl Queue {
         &self,
         hctx: &HwQueue,
         batch: impl Iterator<Item = (Rq, &'r Request)>,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) {
         let section = Section::entered(self, hctx);
         let (slots, mut list) = (&self.inner.slots, RqList::new());
         batch.for_each(|(rq, _)| list.push_back(slots, rq));
-        let offered = self.offer_all(hctx, &mut list, call);
-        let mut issued = self.issue_list(hctx, &mut list, false, call);
+        let offered = self.offer_all(hctx, &mut list, cx);
+        let mut issued = self.issue_list(hctx, &mut list, false, cx);
         issued.ended += offered;
         let left = std::iter::from_fn(|| list.pop_front(slots));
-        self.batch_issued(hctx, section, issued, left, call);
+        self.batch_issued(hctx, section, issued, left, cx);
     }
 
     /// A batch has been issued as far as it went; `left` is what was not, the refused one first.
@@ -276,22 +281,22 @@ impl Queue {
         section: Section<'_>,
         issued: ListIssue,
         mut left: impl Iterator<Item = Rq>,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) {
-        call.write_down(hctx);
+        cx.flush_counts(hctx);
         hctx.update_busy(issued.refused.is_some_and(Refused::is_busy));
         let Some(refused) = issued.refused else {
             return section.leave_and_end(issued.ended);
         };
-        self.departed(hctx, hctx.state.leave(issued.ended));
-        if let Refused::Busy(_) | Refused::Alone = refused {
+        self.run_exit_actions(hctx, hctx.state.leave(issued.ended));
+        if let Refused::Busy(_) | Refused::Skippable = refused {
             left.next()
                 .into_iter()
                 .for_each(|rq| self.list_refused(hctx, rq));
         }
         left.for_each(|rq| self.list(hctx, self.slot(rq).ctx(), rq));
         section.leave();
-        self.run_now(hctx, call);
+        self.run_now(hctx, cx);
     }
 
     /// The driver has refused an arrival: it is the next of the dispatch list's end.
@@ -324,25 +329,25 @@ impl Queue {
     /// The queue is frozen: the arrival waits outside, uncounted (C26).
     #[cold]
     fn wait_for_thaw(&self, hctx: &HwQueue, rq: Rq) {
-        hctx.fetched.lock().push_back(&self.inner.slots, rq);
+        hctx.frozen_arrivals.lock().push_back(&self.inner.slots, rq);
         // Pairs with the clearing of FROZEN: either that thaw finds the request, or this finds it
         // thawed.
         // guard: c26_look
-        if !hctx.state.look(FROZEN) {
-            self.let_in(hctx);
+        if !hctx.state.test_fenced(FROZEN) {
+            self.admit_thawed(hctx);
         }
     }
 
     /// The queue has thawed: those that wait outside come in.
-    pub(super) fn let_in(&self, hctx: &HwQueue) {
-        let mut waiting = hctx.fetched.lock().take();
+    pub(super) fn admit_thawed(&self, hctx: &HwQueue) {
+        let mut waiting = hctx.frozen_arrivals.lock().take();
         while let Some(rq) = waiting.pop_front(&self.inner.slots) {
             let ctx = self.slot(rq).ctx();
             let (entry, arm, exit) = hctx.state.enter(1);
             if arm {
                 self.arm_timeout(hctx);
             }
-            self.woken(exit);
+            self.wake_waiters(exit);
             if entry == Entry::Frozen {
                 self.wait_for_thaw(hctx, rq);
                 continue;
@@ -356,12 +361,12 @@ impl Queue {
     }
 
     /// Runs the queue on the calling thread if that is allowed, else on kblockd (C22).
-    fn run_now(&self, hctx: &HwQueue, call: &mut Call<'_>) {
-        self.run_with(hctx, false, call);
+    fn run_now(&self, hctx: &HwQueue, cx: &mut IssueCtx<'_>) {
+        self.run_with(hctx, false, cx);
     }
 
-    /// Where the results of a call go that is on no lane's thread.
-    pub(super) fn elsewhere(&self, hctx: &HwQueue) -> Elsewhere<'_> {
-        Elsewhere::new(&*self.inner.transport, hctx.index)
+    /// Where the results of a call go that is on no submitter's thread.
+    pub(super) fn via_front_end(&self, hctx: &HwQueue) -> ViaFrontEnd<'_> {
+        ViaFrontEnd::new(&*self.inner.front_end, hctx.index)
     }
 }

@@ -10,7 +10,7 @@
 
 use super::hctx::HwQueue;
 use super::hctx_state::STOPPED;
-use super::issue_ctx::{Call, Started};
+use super::issue_ctx::{IssueCtx, Started};
 use super::operations::{Answer, Busy, Offer};
 use super::queue::Queue;
 use super::request::{Data, Request};
@@ -18,7 +18,9 @@ use super::request_state::{Generation, Step};
 use super::slot::{Rq, RqList, Slot, CUT, UNTIMED};
 use super::source::Source;
 use super::status::Status;
-use super::tokens::{Accepted, Course, Deferred, Issued, Move, Moving, Rest};
+use super::tokens::{
+    Accepted, Deferred, DeferredAction, Disposition, Issued, Moving, TransferResult,
+};
 use crate::trace::Kind;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -28,7 +30,7 @@ pub(super) enum Refused {
     /// By the driver.
     Busy(Busy),
     /// By the driver, with RESOURCE; the others in the list are offered all the same (E10).
-    Alone,
+    Skippable,
     /// Not even offered to it.
     NoBudget,
 }
@@ -36,7 +38,7 @@ pub(super) enum Refused {
 impl Refused {
     /// Does it say that the driver is busy (C19)? One that holds back only its like does not.
     pub(super) fn is_busy(self) -> bool {
-        self != Self::Alone
+        self != Self::Skippable
     }
 }
 
@@ -62,7 +64,7 @@ impl Queue {
         rq: Rq,
         request: &Request,
         last: bool,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> Issue {
         debug_assert!(hctx.state.issuing() > 0);
         let slot = self.slot(rq);
@@ -78,11 +80,11 @@ impl Queue {
         let token = if self.has_budget() { slot.token() } else { 0 };
         let issued = Issued::new(self, self.in_flight(rq, generation), request, token);
         match self.queue_rq(hctx, issued, last) {
-            Answer::Ok(accepted) => self.accepted(hctx, started, accepted, call),
+            Answer::Ok(accepted) => self.accepted(hctx, started, accepted, cx),
             Answer::Busy(back, kind, source) => {
                 match self.busy(hctx, rq, generation, kind, source) {
-                    Issue::Refused(Refused::Busy(Busy::Resource)) if back.alone => {
-                        Issue::Refused(Refused::Alone)
+                    Issue::Refused(Refused::Busy(Busy::Resource)) if back.skippable => {
+                        Issue::Refused(Refused::Skippable)
                     }
                     issue => issue,
                 }
@@ -93,7 +95,7 @@ impl Queue {
             Answer::Error(_, Status::DevResource) => {
                 self.busy(hctx, rq, generation, Busy::DevResource, Source::Driver)
             }
-            Answer::Error(_, status) => self.failed(hctx, started, status, call),
+            Answer::Error(_, status) => self.failed(hctx, started, status, cx),
         }
     }
 
@@ -118,10 +120,10 @@ impl Queue {
         hctx: &HwQueue,
         started: Started<'_>,
         status: Status,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> Issue {
         hctx.counters.refused_error.add(1);
-        let ended = self.end_here(hctx, started, Err(status), call);
+        let ended = self.end_here(hctx, started, Err(status), cx);
         self.ended_or_kept(ended, false)
     }
 
@@ -155,40 +157,40 @@ impl Queue {
         hctx: &HwQueue,
         started: Started<'_>,
         accepted: Accepted<'_>,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> Issue {
-        call.accepted();
+        cx.accepted();
         let request = started.request;
         let token = || self.in_flight(started.rq, started.generation);
-        match accepted.course {
-            Course::End(outcome) => {
+        match accepted.disposition {
+            Disposition::End(outcome) => {
                 let bytes = if request.op().has_data() {
                     request.len()
                 } else {
                     0
                 };
                 let outcome = outcome.map(|()| bytes);
-                let ended = self.end_here(hctx, started, outcome, call);
+                let ended = self.end_here(hctx, started, outcome, cx);
                 self.ended_or_kept(ended, true)
             }
-            Course::Transfer(data) => {
+            Disposition::Transfer(data) => {
                 let moving = Moving::new(Some(self), token(), hctx.index, request, data);
-                match call.home().transfer(moving).what {
-                    Move::Kept => {
+                match cx.local().transfer(moving).what {
+                    TransferResult::Kept => {
                         started.slot.state.let_go(started.generation);
                         Issue::Kept
                     }
-                    Move::Done(outcome) => {
-                        let ended = self.complete_here(hctx, started, outcome, call);
+                    TransferResult::Done(outcome) => {
+                        let ended = self.complete_here(hctx, started, outcome, cx);
                         self.ended_or_kept(ended, true)
                     }
                 }
             }
-            Course::Part(data, bytes) => {
+            Disposition::Part(data, bytes) => {
                 started.slot.set(CUT);
-                self.move_late(hctx, started, (data, bytes), Some(self), call)
+                self.move_late(hctx, started, (data, bytes), Some(self), cx)
             }
-            Course::Defer(rest) => {
+            Disposition::Defer(rest) => {
                 // guard: c35_defer
                 self.begin_timeout(started.rq);
                 started.slot.state.let_go(started.generation);
@@ -198,11 +200,11 @@ impl Queue {
                 driver.deferred(self.view(hctx), request, deferred);
                 Issue::Kept
             }
-            Course::Hold => {
+            Disposition::Hold => {
                 started.slot.state.let_go(started.generation);
                 Issue::Kept
             }
-            Course::Requeue(how) => {
+            Disposition::Requeue(how) => {
                 self.requeue(token(), how);
                 Issue::Kept
             }
@@ -217,19 +219,19 @@ impl Queue {
         started: Started<'_>,
         (data, bytes): (Data, u64),
         untimed: Option<&Self>,
-        call: &mut Call<'_>,
+        cx: &mut IssueCtx<'_>,
     ) -> Issue {
         let part = started.request.shortened(bytes);
         let token = self.in_flight(started.rq, started.generation);
         let moving = Moving::new(untimed, token, hctx.index, &part, data);
-        match call.home().transfer(moving).what {
-            Move::Kept => {
+        match cx.local().transfer(moving).what {
+            TransferResult::Kept => {
                 started.slot.state.let_go(started.generation);
                 Issue::Kept
             }
-            Move::Done(outcome) => {
+            TransferResult::Done(outcome) => {
                 let outcome = self.unless_cut(started.rq, outcome);
-                let ended = self.complete_here(hctx, started, outcome, call);
+                let ended = self.complete_here(hctx, started, outcome, cx);
                 self.ended_or_kept(ended, true)
             }
         }
@@ -243,36 +245,36 @@ impl Queue {
         }
     }
 
-    /// Goes on with a request that was put off, on the calling thread, which is no lane's.
+    /// Goes on with a request that was put off, on the calling thread, which is no submitter's.
     pub fn proceed(&self, deferred: Deferred) {
         let Deferred { in_flight, rest } = deferred;
         self.assert_own(&in_flight);
         let hctx = self.hctx_of(in_flight.rq);
         let request = self.request_of(hctx, in_flight.rq);
-        let mut home = self.elsewhere(hctx);
-        let mut call = Call::new(&mut home);
+        let mut local = self.via_front_end(hctx);
+        let mut cx = IssueCtx::new(&mut local);
         let started = Started::again(self, &in_flight, &request);
         let issue = match rest {
-            Rest::End(outcome) => {
+            DeferredAction::End(outcome) => {
                 let bytes = if request.op().has_data() {
                     request.len()
                 } else {
                     0
                 };
-                let ended = self.end_here(hctx, started, outcome.map(|()| bytes), &mut call);
+                let ended = self.end_here(hctx, started, outcome.map(|()| bytes), &mut cx);
                 self.ended_or_kept(ended, true)
             }
-            Rest::Transfer(data) => {
-                self.move_late(hctx, started, (data, request.len()), None, &mut call)
+            DeferredAction::Transfer(data) => {
+                self.move_late(hctx, started, (data, request.len()), None, &mut cx)
             }
-            Rest::Part(data, bytes) => {
+            DeferredAction::Part(data, bytes) => {
                 started.slot.set(CUT);
-                self.move_late(hctx, started, (data, bytes), None, &mut call)
+                self.move_late(hctx, started, (data, bytes), None, &mut cx)
             }
         };
-        call.write_down(hctx);
+        cx.flush_counts(hctx);
         if matches!(issue, Issue::Ended { .. }) {
-            self.departed(hctx, hctx.state.leave(1));
+            self.run_exit_actions(hctx, hctx.state.leave(1));
         }
     }
 
@@ -317,12 +319,17 @@ impl Queue {
 
     /// Offers a batch to a driver that takes several at once. Answers how many have ended.
     /// # Context: inside an issue section of `hctx`.
-    pub(super) fn offer_all(&self, hctx: &HwQueue, list: &mut RqList, call: &mut Call<'_>) -> u32 {
+    pub(super) fn offer_all(
+        &self,
+        hctx: &HwQueue,
+        list: &mut RqList,
+        cx: &mut IssueCtx<'_>,
+    ) -> u32 {
         let mut batch = Batch {
             queue: self,
             hctx,
             list,
-            call,
+            cx,
             ended: 0,
         };
         self.inner.driver.queue_rqs(self.view(hctx), &mut batch);
@@ -335,7 +342,7 @@ struct Batch<'a, 'h> {
     queue: &'a Queue,
     hctx: &'a HwQueue,
     list: &'a mut RqList,
-    call: &'a mut Call<'h>,
+    cx: &'a mut IssueCtx<'h>,
     ended: u32,
 }
 
@@ -361,7 +368,7 @@ impl Offer for Batch<'_, '_> {
             let token = queue.in_flight(rq, generation);
             match take(Issued::new(queue, token, started.request, 0)) {
                 Ok(accepted) => {
-                    let issue = queue.accepted(hctx, started, accepted, self.call);
+                    let issue = queue.accepted(hctx, started, accepted, self.cx);
                     self.ended += u32::from(matches!(issue, Issue::Ended { .. }));
                 }
                 Err(_) => {

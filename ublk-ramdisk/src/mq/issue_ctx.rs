@@ -2,16 +2,16 @@
 //! One call into the mirror: whose thread it is on, where its results go, and what it has yet to
 //! count.
 //!
-//! [`super::insert`] makes one for a lane's thread, [`super::run`] and [`super::complete`] for others;
+//! [`super::insert`] makes one for a submitter's thread, [`super::run`] and [`super::complete`] for others;
 //! [`super::dispatch`] is handed it. The numbers that every request raises go at once into the
-//! lane's own on a lane's thread; others gather them here and write them once per call: a request
-//! on a lane costs no locked addition, a run one of each at most. They are written before the
+//! submitter's own on a submitter's thread; others gather them here and write them once per call: a request
+//! on a submitter costs no locked addition, a run one of each at most. They are written before the
 //! requests are counted out, so whoever sees a queue empty sees them.
 
-use super::counters::LaneCounters;
+use super::counters::SubmitterCounters;
 use super::hctx::HwQueue;
 use super::hctx_state::Exit;
-use super::operations::Home;
+use super::operations::LocalCompletion;
 use super::queue::Queue;
 use super::request::Request;
 use super::request_state::Generation;
@@ -19,47 +19,50 @@ use super::slot::{Rq, Slot};
 use super::tokens::InFlight;
 
 /// See the file's header.
-pub(super) struct Call<'h> {
-    home: &'h mut dyn Home,
-    /// The numbers of the lane whose thread this is.
-    lane: Option<&'h LaneCounters>,
+pub(super) struct IssueCtx<'h> {
+    local: &'h mut dyn LocalCompletion,
+    /// The numbers of the submitter whose thread this is.
+    submitter: Option<&'h SubmitterCounters>,
     accepted: u32,
     ended: u32,
     errors: u32,
 }
 
-impl<'h> Call<'h> {
+impl<'h> IssueCtx<'h> {
     /// On any thread.
     #[inline]
-    pub(super) fn new(home: &'h mut dyn Home) -> Self {
+    pub(super) fn new(local: &'h mut dyn LocalCompletion) -> Self {
         Self {
-            home,
-            lane: None,
+            local,
+            submitter: None,
             accepted: 0,
             ended: 0,
             errors: 0,
         }
     }
 
-    /// On the thread that owns the lane with these numbers.
+    /// On the thread that owns the submitter with these numbers.
     #[inline]
-    pub(super) fn of_lane(home: &'h mut dyn Home, lane: &'h LaneCounters) -> Self {
-        let mut call = Self::new(home);
-        call.lane = Some(lane);
-        call
+    pub(super) fn of_submitter(
+        local: &'h mut dyn LocalCompletion,
+        counters: &'h SubmitterCounters,
+    ) -> Self {
+        let mut cx = Self::new(local);
+        cx.submitter = Some(counters);
+        cx
     }
 
     /// Where results go.
     #[inline]
-    pub(super) fn home(&mut self) -> &mut dyn Home {
-        self.home
+    pub(super) fn local(&mut self) -> &mut dyn LocalCompletion {
+        self.local
     }
 
     /// The driver has accepted a request.
     #[inline]
     pub(super) fn accepted(&mut self) {
-        match self.lane {
-            Some(lane) => lane.accepted.add_owned(1),
+        match self.submitter {
+            Some(counters) => counters.accepted.add_owned(1),
             None => self.accepted += 1,
         }
     }
@@ -67,19 +70,19 @@ impl<'h> Call<'h> {
     /// A request has ended: its result is handed out.
     #[inline]
     pub(super) fn end(&mut self, request: &Request, result: i32) {
-        match (self.lane, result) {
-            (Some(lane), 0..) => lane.ended.add_owned(1),
-            (Some(lane), _) => lane.errors.add_owned(1),
+        match (self.submitter, result) {
+            (Some(counters), 0..) => counters.ended.add_owned(1),
+            (Some(counters), _) => counters.errors.add_owned(1),
             (None, 0..) => self.ended += 1,
             (None, _) => self.errors += 1,
         }
-        self.home.end(request, result);
+        self.local.end(request, result);
     }
 
     /// Writes down what was counted, before anything of it is counted out.
     #[inline]
-    pub(super) fn write_down(&mut self, hctx: &HwQueue) {
-        if self.lane.is_none() && self.accepted | self.ended | self.errors != 0 {
+    pub(super) fn flush_counts(&mut self, hctx: &HwQueue) {
+        if self.submitter.is_none() && self.accepted | self.ended | self.errors != 0 {
             let counters = &hctx.counters;
             counters.add_ends(self.accepted, self.ended, self.errors);
             (self.accepted, self.ended, self.errors) = (0, 0, 0);
@@ -87,7 +90,7 @@ impl<'h> Call<'h> {
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for IssueCtx<'_> {
     #[inline]
     fn drop(&mut self) {
         debug_assert!(
@@ -120,7 +123,7 @@ impl<'r> Started<'r> {
     }
 }
 
-/// An issue section that its owner leaves by hand, and a panic of the driver or the transport by
+/// An issue section that its owner leaves by hand, and a panic of the driver or the front end by
 /// itself: quiesce would wait for it for ever.
 pub(super) struct Section<'a> {
     queue: &'a Queue,
@@ -145,7 +148,7 @@ impl<'a> Section<'a> {
     pub(super) fn leave_and_end(self, n: u32) {
         let (queue, hctx) = (self.queue, self.hctx);
         std::mem::forget(self);
-        queue.departed(hctx, hctx.state.leave_and_end_issue(n));
+        queue.run_exit_actions(hctx, hctx.state.leave_and_end_issue(n));
     }
 }
 
@@ -155,6 +158,6 @@ impl Drop for Section<'_> {
         self.queue.time_abandoned(self.hctx);
         // guard: c25_section
         let exit: Exit = self.hctx.state.end_issue();
-        self.queue.departed(self.hctx, exit);
+        self.queue.run_exit_actions(self.hctx, exit);
     }
 }

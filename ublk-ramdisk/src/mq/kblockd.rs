@@ -96,17 +96,17 @@ fn in_step(now: u64, delay: Duration) -> Duration {
 }
 
 /// One work item of a device.
-struct Item {
-    work: DelayedWork<Item>,
+struct DeviceWork {
+    work: DelayedWork<DeviceWork>,
     device: Weak<Inner>,
     duty: Duty,
 }
 
 impl_has_delayed_work! {
-    impl HasDelayedWork<Self> for Item { self.work }
+    impl HasDelayedWork<Self> for DeviceWork { self.work }
 }
 
-impl WorkItem for Item {
+impl WorkItem for DeviceWork {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
@@ -116,7 +116,7 @@ impl WorkItem for Item {
         let queue = Queue { inner };
         match this.duty {
             Duty::Run(index) => {
-                queue.run_away(queue.hctx(index));
+                queue.run_work(queue.hctx(index));
             }
             Duty::Requeue => queue.requeue_work(),
             Duty::Timeout => queue.timeout_work(),
@@ -127,16 +127,16 @@ impl WorkItem for Item {
 /// A device's work items.
 pub(super) struct Works {
     kblockd: Kblockd,
-    run: Box<[Arc<Item>]>,
-    requeue: Arc<Item>,
-    timeout: Arc<Item>,
+    run: Box<[Arc<DeviceWork>]>,
+    requeue: Arc<DeviceWork>,
+    timeout: Arc<DeviceWork>,
 }
 
 impl Works {
     pub(super) fn new(kblockd: &Kblockd, device: &Weak<Inner>, nr_hw_queues: u16) -> Self {
         let item = |work, duty| {
             let device = device.clone();
-            Arc::new(Item { work, device, duty })
+            Arc::new(DeviceWork { work, device, duty })
         };
         Self {
             kblockd: kblockd.clone(),
@@ -149,7 +149,7 @@ impl Works {
     }
 
     /// Gives an item a new delay, and a new CPU if it asks for one the runtime has.
-    fn modify(&self, item: &Arc<Item>, cpu: Option<usize>, delay: Duration) {
+    fn modify(&self, item: &Arc<DeviceWork>, cpu: Option<usize>, delay: Duration) {
         let queue = self.kblockd.queue();
         if let Some(cpu) = cpu {
             if queue.mod_delayed_on(cpu, delay, item.clone()).is_ok() {

@@ -2,7 +2,7 @@
 //! How long requests take from their arrival to the moment their result is handed out (K2).
 //!
 //! To look at the clock twice costs about as much as all else that the mirror does with a request,
-//! so by default each 16th arrival of a lane is timed, whatever becomes of it; a batch looks once.
+//! so by default each 16th arrival of a submitter is timed, whatever becomes of it; a batch looks once.
 //! `--latency-sample` says how many are.
 //! Kernel counterpart: the `diskstats` times, which the block layer keeps likewise from start to end.
 

@@ -127,7 +127,7 @@ impl<D: LegacyDriver> Legacy<D> {
         } else {
             0
         };
-        queue.complete_away(token, outcome.map(|()| bytes))
+        queue.complete_remote(token, outcome.map(|()| bytes))
     }
 
     /// The driver has answered QUEUE_OK.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The mirror of blk-mq: what a request is, how it may end, and how it gets from a transport to a
+//! The mirror of blk-mq: what a request is, how it may end, and how it gets from a front end to a
 //! driver that may answer BUSY. Knows neither ublk nor memory.
 //!
 //! The journey of a request:
-//! 1. a transport's thread hands it to its [`Lane`] (`insert`), which stands for a software queue;
+//! 1. a front end's thread hands it to its [`Submitter`] (`insert`), which stands for a software queue;
 //! 2. alone on a quiet queue it is issued at once, else it is listed and the queue is run (`run`);
 //! 3. the driver's [`Operations::queue_rq`] accepts it, refuses it for now, or fails it (`issue`);
 //!    a refused one waits on the hardware queue's dispatch list, which kblockd runs again
 //!    (`dispatch`);
-//! 4. its bytes are moved by the transport, to or from where the driver has them (`operations` says
+//! 4. its bytes are moved by the front end, to or from where the driver has them (`operations` says
 //!    why this is a step of its own);
 //! 5. it is completed and its result handed out, once (`complete`), or given back and tried again
 //!    (`complete`), or found to be late (`timeout`).
@@ -28,7 +28,7 @@
 //! | `blk_mq_tag_set` | [`TagSet`] | tags are the kernel's: the mirror keeps slots, and never allocates one |
 //! | `struct request_queue` | [`RequestQueue`], [`Queue`] | |
 //! | `struct blk_mq_hw_ctx` | `hctx` | RESTART, STOPPED, the usage counter and the SRCU section are one word |
-//! | `struct blk_mq_ctx` | `hctx`, [`Lane`] | one per inserting thread, not per CPU |
+//! | `struct blk_mq_ctx` | `hctx`, [`Submitter`] | one per inserting thread, not per CPU |
 //! | `dispatch_wait`, `sbitmap` waiters | [`DeviceSlots`] | wakes all that wait, the oldest first |
 //! | timeout timer and work | `timeout` | the timer is the delay of the work |
 //!
@@ -36,7 +36,7 @@
 //!
 //! The files stand in three groups. Data knows nothing of the other two: it is what queues, requests
 //! and counters are made of. Flow moves requests: each file adds methods to [`Queue`]. Edge is what
-//! drivers, transports, tests and people see.
+//! drivers, front ends, tests and people see.
 
 // Data.
 
@@ -111,11 +111,12 @@ mod loom_tests;
 pub use counters::{HctxCounters, HISTOGRAM};
 pub use freeze::WouldDeadlock;
 pub use handle::{HctxSnapshot, RequestQueue, RequestRef};
-pub use insert::Lane;
+pub use insert::Submitter;
 pub use kblockd::Kblockd;
 pub use latency::{LatencyStats, LEAST_TIMED_OF, TIMED_OF};
 pub use operations::{
-    Answer, Budget, Busy, Disk, Elsewhere, Hctx, Home, Offer, Operations, TimeoutAnswer, Transport,
+    Answer, Budget, Busy, Disk, FrontEnd, Hctx, LocalCompletion, Offer, Operations, TimeoutAnswer,
+    ViaFrontEnd,
 };
 pub use queue::{Queue, WeakQueue};
 pub use request::{Data, Limits, Op, Request, Run};

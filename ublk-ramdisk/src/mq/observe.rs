@@ -93,7 +93,7 @@ impl Queue {
             return;
         }
         let how = match why {
-            Refused::Busy(Busy::Resource) | Refused::Alone => event::RESOURCE,
+            Refused::Busy(Busy::Resource) | Refused::Skippable => event::RESOURCE,
             Refused::Busy(Busy::DevResource) => event::DEV_RESOURCE,
             Refused::NoBudget => event::NO_BUDGET,
         };
@@ -207,12 +207,12 @@ impl Queue {
     pub(super) fn time_end(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) {
         let arrived = slot.arrived();
         if arrived != 0 {
-            self.took(hctx, rq, arrived);
+            self.record_latency(hctx, rq, arrived);
         }
     }
 
     #[cold]
-    fn took(&self, hctx: &HwQueue, rq: Rq, arrived: u64) {
+    fn record_latency(&self, hctx: &HwQueue, rq: Rq, arrived: u64) {
         let op = self.slot(rq).request(self.tag_of(hctx, rq)).op();
         let nanos = self.moment().saturating_sub(arrived);
         hctx.latency.record(op, nanos);

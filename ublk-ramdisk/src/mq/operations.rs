@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a driver implements below the mirror, and a transport above it.
+//! What a driver implements below the mirror, and a front end above it.
 //!
-//! [`super::dispatch`] calls the driver; a transport calls [`super::Lane`] and is called back.
+//! [`super::dispatch`] calls the driver; a front end calls [`super::Submitter`] and is called back.
 //! Kernel counterparts: `struct blk_mq_ops`, Rust-for-Linux's `block::mq::Operations`.
 //!
 //! # Where the bytes are moved
 //!
 //! A kernel driver finds the client's pages in the request and copies inside queue_rq. Here the
-//! pages are the kernel's, and how they can be reached depends on the transport: with USER_COPY any
+//! pages are the kernel's, and how they can be reached depends on the front_end: with USER_COPY any
 //! thread may read and write them; else the kernel copies to or from a buffer of the tag. The driver must not know. So a transfer is a state of its own between queue_rq's OK and the
-//! end, with the bytes named by the driver and moved by the transport:
+//! end, with the bytes named by the driver and moved by the front end:
 //!
 //! ```text
 //!   driver: queue_rq pins memory, answers OK with transfer(data)
-//!   mirror: hands the request on: Home::transfer if the lane's own thread issued it,
-//!           Transport::transfer if a kblockd worker did
-//!   transport: moves the bytes at once               -> Moving::done(outcome)
+//!   mirror: hands the request on: LocalCompletion::transfer if the submitter's own thread issued it,
+//!           FrontEnd::transfer if a kblockd worker did
+//!   front_end: moves the bytes at once               -> Moving::done(outcome)
 //!           or has the thread move them that can     -> Moving::keep(), later Queue::complete
 //!   mirror: complete (one compare-and-swap), the driver's complete unpins, the slot is idle again,
-//!           the result goes to the lane's own thread or to Transport::end
+//!           the result goes to the submitter's own thread or to FrontEnd::end
 //! ```
 //!
 //! The handing on happens after queue_rq has returned, not within: the driver is not entered twice
-//! on one stack, and an answer is an answer. On the thread of the lane nothing is queued, no lock is
+//! on one stack, and an answer is an answer. On the thread of the submitter nothing is queued, no lock is
 //! taken and no other thread is told anything: a lone request is issued, moved and ended in one
 //! call. A worker that re-ran the queue can do the same where any thread may copy; where only the
 //! fetching thread may, it keeps the token for it and wakes it, as it has to do with the result in
@@ -198,7 +198,7 @@ pub trait Operations: Send + Sync {
     /// An earlier `last = false` is not followed by a `last = true` (C15).
     fn commit_rqs(&self, _hctx: Hctx<'_>) {}
 
-    /// A request whose course queue_rq has put off. The driver keeps it and gives it to
+    /// A request whose disposition queue_rq has put off. The driver keeps it and gives it to
     /// [`Queue::proceed`] when its time has come; until then it answers ResetTimer to timeouts.
     fn deferred(&self, hctx: Hctx<'_>, _request: &Request, deferred: Deferred) {
         hctx.queue().proceed(deferred);
@@ -212,7 +212,7 @@ pub trait Operations: Send + Sync {
     /// request.
     fn runs(&self, _request: &Request, _each: &mut dyn FnMut(Run)) {}
 
-    /// An earlier request of the list has been refused with [`Issued::busy_alone`]: is this one to
+    /// An earlier request of the list has been refused with [`Issued::busy_skippable`]: is this one to
     /// be offered, which would otherwise wait behind it? A cheap answer; false if it would only be
     /// refused again.
     fn overtakes(&self, _hctx: Hctx<'_>, _request: &Request) -> bool {
@@ -273,18 +273,18 @@ pub trait Disk: Operations {
 }
 
 /// Where requests come from and results go to, from any thread's point of view.
-pub trait Transport: Send + Sync {
+pub trait FrontEnd: Send + Sync {
     /// A worker has issued it: move its bytes, or keep it for the thread that can.
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m>;
 
-    /// A request has ended on a thread that is not the lane's. `result` is bytes, 0, or minus
+    /// A request has ended on a thread that is not the submitter's. `result` is bytes, 0, or minus
     /// errno. Its tag may be inserted again from now on.
     fn end(&self, queue: u16, request: &Request, result: i32);
 }
 
 /// The same from the point of view of the thread that calls: what it can do without telling
 /// another one.
-pub trait Home {
+pub trait LocalCompletion {
     /// Move the bytes, or keep the token until they have been.
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m>;
 
@@ -292,25 +292,25 @@ pub trait Home {
     fn end(&mut self, request: &Request, result: i32);
 }
 
-/// The [`Home`] of a thread that has none of its own: everything goes to the [`Transport`].
-pub struct Elsewhere<'a> {
-    transport: &'a dyn Transport,
+/// The [`LocalCompletion`] of a thread that has none of its own: everything goes to the [`FrontEnd`].
+pub struct ViaFrontEnd<'a> {
+    front_end: &'a dyn FrontEnd,
     queue: u16,
 }
 
-impl<'a> Elsewhere<'a> {
+impl<'a> ViaFrontEnd<'a> {
     /// For requests of this hardware queue.
-    pub fn new(transport: &'a dyn Transport, queue: u16) -> Self {
-        Self { transport, queue }
+    pub fn new(front_end: &'a dyn FrontEnd, queue: u16) -> Self {
+        Self { front_end, queue }
     }
 }
 
-impl Home for Elsewhere<'_> {
+impl LocalCompletion for ViaFrontEnd<'_> {
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        self.transport.transfer(moving)
+        self.front_end.transfer(moving)
     }
 
     fn end(&mut self, request: &Request, result: i32) {
-        self.transport.end(self.queue, request, result);
+        self.front_end.end(self.queue, request, result);
     }
 }

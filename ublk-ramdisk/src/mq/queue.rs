@@ -6,7 +6,7 @@ use super::counters::HctxCounters;
 use super::hctx::HwQueue;
 use super::kblockd::Works;
 use super::latency::Sampling;
-use super::operations::{Hctx, Operations, Transport};
+use super::operations::{FrontEnd, Hctx, Operations};
 use super::request::Request;
 use super::request_state::Generation;
 use super::slot::RequeueLists;
@@ -23,31 +23,31 @@ use workqueue::CpuSet;
 /// pause lock.
 pub(super) struct Inner {
     pub(super) set: TagSet,                   // I
-    pub(super) patience: (u64, u32),          // I: see timeout.rs
+    pub(super) timeout_period: (u64, u32),    // I: see timeout.rs
     pub(super) driver: Arc<dyn Operations>,   // I
     pub(super) has_budget: AtomicBool,        // A: are shares taken?
     pub(super) takes_lists: bool,             // I: the driver has queue_rqs, and no budget
-    pub(super) transport: Arc<dyn Transport>, // I
+    pub(super) front_end: Arc<dyn FrontEnd>,  // I
     pub(super) slots: Slots,                  // see slot.rs
     pub(super) hctxs: Box<[HwQueue]>,         // I
     pub(super) works: Works,                  // I
     pub(super) requeue: Mutex<RequeueLists>,  // R
-    pub(super) depths: Mutex<Depths>,         // P
+    pub(super) depths: Mutex<FreezeDepths>,   // P
     pub(super) changed: Waiters,              // for quiesce and freeze
     pub(super) online: Mutex<CpuSet>,         // the CPUs in use
     pub(super) sampling: Sampling,            // A: whose times are taken
     pub(super) label: u32,                    // I: tells it from other devices in a trace
-    pub(super) lanes: Box<[AtomicBool]>,      // A: by hctx and ctx, has it an owner?
+    pub(super) submitters: Box<[AtomicBool]>, // A: by hctx and ctx, has it an owner?
 }
 
 /// How often quiesce and freeze have been asked for and not undone.
 #[derive(Debug, Default)]
-pub(super) struct Depths {
+pub(super) struct FreezeDepths {
     pub(super) quiesce: u32,
     pub(super) freeze: u32,
 }
 
-/// A handle to a device's request queue: for its transport, its driver and its control. Cheap to
+/// A handle to a device's request queue: for its front end, its driver and its control. Cheap to
 /// clone.
 #[derive(Clone)]
 pub struct Queue {

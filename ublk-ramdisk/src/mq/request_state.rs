@@ -18,7 +18,7 @@
 //!
 //! `take_back` is for BUSY and requeue: next generation, TIMED_OUT cleared.
 //!
-//! * IDLE belongs to the mirror: it lies on one of its lists, or with the transport. While nobody
+//! * IDLE belongs to the mirror: it lies on one of its lists, or with the front_end. While nobody
 //!   has a reference only the owner changes the word, so it may store it.
 //! * ISSUED belongs to the thread that issues it, for as long as it is in that section: in queue_rq,
 //!   and where its bytes are moved. Nobody can look it up. If it ends there and no token was given
@@ -136,7 +136,7 @@ impl RequestState {
     }
 
     /// ISSUED to IN_FLIGHT, before the section ends: the request stays with the driver or the
-    /// transport. Whoever has its token may have completed it before.
+    /// front_end. Whoever has its token may have completed it before.
     #[inline]
     pub(super) fn let_go(&self, issued: Generation) {
         let is_issued = |word: u64| word & STATE == ISSUED && generation(word) == issued;
@@ -251,12 +251,12 @@ impl RequestState {
         self.let_go(generation(self.0.load(Ordering::Acquire)));
     }
 
-    /// Does a driver or the transport own it? A hint.
+    /// Does a driver or the front end own it? A hint.
     pub(super) fn is_in_flight(&self) -> bool {
         self.0.load(Ordering::Acquire) & OUT != 0
     }
 
-    /// Does the mirror or the transport's fetch own it? A hint.
+    /// Does the mirror or the front end's fetch own it? A hint.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
         self.0.load(Ordering::Acquire) & STATE == IDLE

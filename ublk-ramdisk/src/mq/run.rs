@@ -7,7 +7,7 @@
 
 use super::hctx::HwQueue;
 use super::hctx_state::{Exit, INACTIVE, QUIESCED, RESTART, STOPPED};
-use super::issue_ctx::{Call, Section};
+use super::issue_ctx::{IssueCtx, Section};
 use super::queue::Queue;
 use crate::trace::Kind;
 use std::time::Duration;
@@ -18,8 +18,8 @@ impl Queue {
     /// false, else on kblockd.
     pub fn run_hw_queue(&self, hctx: u16, is_async: bool) {
         let hctx = self.hctx(hctx);
-        let mut home = self.elsewhere(hctx);
-        self.run_with(hctx, is_async, &mut Call::new(&mut home));
+        let mut local = self.via_front_end(hctx);
+        self.run_with(hctx, is_async, &mut IssueCtx::new(&mut local));
     }
 
     /// Runs all of them.
@@ -30,7 +30,7 @@ impl Queue {
     }
 
     /// As [`Queue::run_hw_queue`]; what ends within goes where `call` says.
-    pub(super) fn run_with(&self, hctx: &HwQueue, is_async: bool, call: &mut Call<'_>) {
+    pub(super) fn run_with(&self, hctx: &HwQueue, is_async: bool, cx: &mut IssueCtx<'_>) {
         if !self.needs_run(hctx) {
             return;
         }
@@ -39,7 +39,7 @@ impl Queue {
         } else {
             hctx.counters.run_sync.add(1);
             self.trace_run(hctx, None);
-            self.run(hctx, call);
+            self.run(hctx, cx);
         }
     }
 
@@ -51,7 +51,7 @@ impl Queue {
             return true;
         }
         // guard: w07_look
-        !hctx.state.look(QUIESCED) && hctx.has_pending()
+        !hctx.state.test_fenced(QUIESCED) && hctx.has_pending()
     }
 
     /// Asked by a run that may stay on its thread: is this one of the queue's CPUs (C22)?
@@ -90,7 +90,7 @@ impl Queue {
         // Dropped only after a look by writing: a start that has cleared the bit before the look
         // is left to the caller, one that clears it after sees what the caller has listed (W5).
         // guard: w05_look
-        if hctx.state.has(STOPPED) && hctx.state.look(STOPPED) {
+        if hctx.state.has(STOPPED) && hctx.state.test_fenced(STOPPED) {
             return;
         }
         let count = match delay {
@@ -104,28 +104,28 @@ impl Queue {
     }
 
     /// The run itself, on kblockd.
-    pub(super) fn run_away(&self, hctx: &HwQueue) {
-        let mut home = self.elsewhere(hctx);
-        self.run(hctx, &mut Call::new(&mut home));
+    pub(super) fn run_work(&self, hctx: &HwQueue) {
+        let mut local = self.via_front_end(hctx);
+        self.run(hctx, &mut IssueCtx::new(&mut local));
     }
 
     /// The run itself: on kblockd, or on the thread that asked for it.
-    fn run(&self, hctx: &HwQueue, call: &mut Call<'_>) {
+    fn run(&self, hctx: &HwQueue, cx: &mut IssueCtx<'_>) {
         if let Err(exit) = hctx.state.begin_issue() {
-            return self.departed(hctx, exit);
+            return self.run_exit_actions(hctx, exit);
         }
         let section = Section::entered(self, hctx);
         let mut accepted = 0;
         // Repeated once in place, then handed on (C8).
-        let again = if self.is_old() {
-            self.old_pass(hctx, &mut accepted, call);
+        let again = if self.is_linux3() {
+            self.dispatch_pass_linux3(hctx, &mut accepted, cx);
             false
         } else {
-            self.dispatch_pass(hctx, &mut accepted, call)
-                && self.dispatch_pass(hctx, &mut accepted, call)
+            self.dispatch_pass(hctx, &mut accepted, cx)
+                && self.dispatch_pass(hctx, &mut accepted, cx)
         };
         hctx.counters.dispatched(accepted);
-        call.write_down(hctx);
+        cx.flush_counts(hctx);
         section.leave();
         if again {
             self.run_hw_queue(hctx.index, true);
@@ -133,14 +133,14 @@ impl Queue {
     }
 
     pub(super) fn leave_section(&self, hctx: &HwQueue) {
-        self.departed(hctx, hctx.state.end_issue());
+        self.run_exit_actions(hctx, hctx.state.end_issue());
     }
 
     /// Does what a departure has left to do (C30).
     #[inline]
-    pub(super) fn departed(&self, hctx: &HwQueue, exit: Exit) {
+    pub(super) fn run_exit_actions(&self, hctx: &HwQueue, exit: Exit) {
         if exit != Exit::default() {
-            self.woken(exit);
+            self.wake_waiters(exit);
             if exit.run {
                 hctx.counters.restarted.add(1);
                 self.trace_hctx(Kind::Restart, hctx, 0);
@@ -149,7 +149,7 @@ impl Queue {
         }
     }
 
-    pub(super) fn woken(&self, exit: Exit) {
+    pub(super) fn wake_waiters(&self, exit: Exit) {
         if exit.wake {
             self.inner.changed.wake();
         }
@@ -187,7 +187,7 @@ impl Queue {
 
     /// The thread that took requests in by this software queue is gone: its requests go to the tail
     /// of the dispatch list, in order, and the queue is run (C27).
-    pub fn lane_lost(&self, hctx: u16, ctx: u16) {
+    pub fn drain_ctx(&self, hctx: u16, ctx: u16) {
         let queue = self.hctx(hctx);
         let mut list = queue.ctxs.take(ctx);
         if !list.is_empty() {
@@ -203,7 +203,7 @@ impl Queue {
             if hctx.cpus.intersects(&online) {
                 hctx.state.clear(INACTIVE);
             } else if hctx.state.set(INACTIVE) {
-                (0..self.inner.set.nr_ctxs).for_each(|ctx| self.lane_lost(hctx.index, ctx));
+                (0..self.inner.set.nr_ctxs).for_each(|ctx| self.drain_ctx(hctx.index, ctx));
             }
         }
         *self.inner.online.lock() = online;

@@ -8,7 +8,7 @@
 //!
 //! A deadline is taken from a coarse clock, which may be some milliseconds behind, and rounded up to
 //! whole seconds: never early, at most two seconds late (C36). It is taken when the driver or the
-//! transport keeps the request, before the token is in their hands: one that ends where it is issued
+//! front end keeps the request, before the token is in their hands: one that ends where it is issued
 //! never looks at the clock.
 
 use super::handle::RequestRef;
@@ -25,9 +25,9 @@ const COARSE: u64 = 20_000_000;
 
 /// What is added to a start: the period, and how far the clock may be behind.
 /// Seconds, and nanoseconds on top.
-pub(super) fn patience(period: Duration) -> (u64, u32) {
-    let patience = period.saturating_add(Duration::from_nanos(COARSE));
-    (patience.as_secs(), patience.subsec_nanos())
+pub(super) fn timeout_period(period: Duration) -> (u64, u32) {
+    let timeout_period = period.saturating_add(Duration::from_nanos(COARSE));
+    (timeout_period.as_secs(), timeout_period.subsec_nanos())
 }
 
 /// What a walk over the slots found.
@@ -41,11 +41,11 @@ struct Walk {
 /// The sum of two times, each in seconds and nanoseconds on top, rounded up to whole seconds; in
 /// nanoseconds.
 #[inline]
-fn deadline(now: (u64, u32), patience: (u64, u32)) -> u64 {
-    let nanos = u64::from(now.1) + u64::from(patience.1);
+fn deadline(now: (u64, u32), timeout_period: (u64, u32)) -> u64 {
+    let nanos = u64::from(now.1) + u64::from(timeout_period.1);
     // guard: c36_up
     let begun = u64::from(nanos > 0) + u64::from(nanos > SECOND);
-    let whole = now.0.saturating_add(patience.0).saturating_add(begun);
+    let whole = now.0.saturating_add(timeout_period.0).saturating_add(begun);
     whole.saturating_mul(SECOND)
 }
 
@@ -59,7 +59,7 @@ impl Queue {
     /// the rest are kept apart all along, so that rounding up needs no division.
     #[inline]
     pub(super) fn next_deadline(&self) -> u64 {
-        deadline(self.inner.works.now(), self.inner.patience)
+        deadline(self.inner.works.now(), self.inner.timeout_period)
     }
 
     /// The caller issues the request and is about to give its token away: the clock starts (C35).
@@ -157,7 +157,7 @@ impl Queue {
         walk
     }
 
-    /// While nobody issues, what is still being issued was left so by a panic of the transport: it
+    /// While nobody issues, what is still being issued was left so by a panic of the front_end: it
     /// is in flight from now on, and may be ended by its timeout.
     fn take_up_abandoned(&self) {
         for hctx in self.hctxs().iter().filter(|hctx| hctx.state.usage() > 0) {
@@ -209,11 +209,11 @@ mod tests {
         let nanos = || nanos.into_iter().chain([999_999_999]);
         for (now, period) in nanos().flat_map(|now| nanos().map(move |period| (now, period))) {
             let exact = Duration::new(7, now) + Duration::new(30, period);
-            let found = deadline((7, now), patience(Duration::new(30, period)));
+            let found = deadline((7, now), timeout_period(Duration::new(30, period)));
             let exact = exact.as_nanos() as u64;
             assert!(found >= exact + COARSE, "{now} {period}: early");
             assert!(found < exact + COARSE + SECOND, "{now} {period}: late");
         }
-        assert_eq!(deadline((7, 0), patience(Duration::MAX)), u64::MAX);
+        assert_eq!(deadline((7, 0), timeout_period(Duration::MAX)), u64::MAX);
     }
 }

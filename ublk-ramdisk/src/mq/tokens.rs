@@ -2,7 +2,7 @@
 //! Who has a request, in types.
 //!
 //! [`Issued`] is given to queue_rq and has to be given back or accepted; [`Moving`] is given to a
-//! transport and has to be finished or kept; [`InFlight`] is what a driver or a transport holds
+//! front end and has to be finished or kept; [`InFlight`] is what a driver or a front end holds
 //! between the two. Each is moved, never copied, and only the mirror makes one. `Issued` and
 //! `Moving` carry a lifetime of their own call, and so do the answers made from them: an answer
 //! for one request cannot be given for another. Kernel counterpart: Rust-for-Linux tells these
@@ -22,7 +22,7 @@ use std::time::Duration;
 /// Ties a token to one call: neither shorter nor longer lifetimes will do.
 type Brand<'q> = PhantomData<fn(&'q ()) -> &'q ()>;
 
-/// A request that a driver or a transport has. Completed by [`super::Queue::complete`] or given
+/// A request that a driver or a front end has. Completed by [`super::Queue::complete`] or given
 /// back by [`super::Queue::requeue`]; one that is dropped stays in flight until its timeout.
 #[derive(Debug)]
 pub struct InFlight {
@@ -57,43 +57,43 @@ pub struct Issued<'q> {
     token: u32,
     in_flight: InFlight,
     /// If it is refused, does it hold back only its like?
-    pub(super) alone: bool,
+    pub(super) skippable: bool,
     brand: Brand<'q>,
 }
 
 /// What the driver does with a request it has accepted.
 #[derive(Debug)]
-pub(super) enum Course {
+pub(super) enum Disposition {
     End(Result<(), Status>),
     Transfer(Data),
     /// So many bytes from its beginning, then IOERR.
     Part(Data, u64),
     Hold,
     Requeue(Requeue),
-    Defer(Rest),
+    Defer(DeferredAction),
 }
 
 /// What is left to do with a request that was put off.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Rest {
+pub(super) enum DeferredAction {
     End(Result<(), Status>),
     Transfer(Data),
     Part(Data, u64),
 }
 
-/// An accepted request whose course is put off; see [`Accepted::defer`]. Given to
+/// An accepted request whose disposition is put off; see [`Accepted::defer`]. Given to
 /// [`super::Queue::proceed`] when its time has come; one that is dropped stays in flight until its
 /// timeout.
 #[derive(Debug)]
 pub struct Deferred {
     pub(super) in_flight: InFlight,
-    pub(super) rest: Rest,
+    pub(super) rest: DeferredAction,
 }
 
 impl Deferred {
     /// Is the driver's `complete` going to be called for it?
     pub fn completes(&self) -> bool {
-        !matches!(self.rest, Rest::End(_))
+        !matches!(self.rest, DeferredAction::End(_))
     }
 }
 
@@ -101,7 +101,7 @@ impl Deferred {
 #[derive(Debug)]
 #[must_use = "it is the driver's answer"]
 pub struct Accepted<'q> {
-    pub(super) course: Course,
+    pub(super) disposition: Disposition,
     brand: Brand<'q>,
 }
 
@@ -110,29 +110,38 @@ impl<'q> Accepted<'q> {
     /// [`deferred`](super::Operations::deferred) is given the request, to go on with when it likes.
     /// One that the driver keeps or has requeued stays as it is.
     pub fn defer(self) -> Self {
-        let course = match self.course {
-            Course::End(outcome) => Course::Defer(Rest::End(outcome)),
-            Course::Transfer(data) => Course::Defer(Rest::Transfer(data)),
-            Course::Part(data, bytes) => Course::Defer(Rest::Part(data, bytes)),
-            course => course,
+        let disposition = match self.disposition {
+            Disposition::End(outcome) => Disposition::Defer(DeferredAction::End(outcome)),
+            Disposition::Transfer(data) => Disposition::Defer(DeferredAction::Transfer(data)),
+            Disposition::Part(data, bytes) => Disposition::Defer(DeferredAction::Part(data, bytes)),
+            disposition => disposition,
         };
-        Self { course, ..self }
+        Self {
+            disposition,
+            ..self
+        }
     }
 
     /// The same for no more than so many bytes from the request's beginning; then it ends with
     /// IOERR. Only for a transfer, and for fewer bytes than it has.
     pub fn cut_short(self, bytes: u64) -> Self {
-        let course = match self.course {
-            Course::Transfer(data) => Course::Part(data, bytes),
-            course => course,
+        let disposition = match self.disposition {
+            Disposition::Transfer(data) => Disposition::Part(data, bytes),
+            disposition => disposition,
         };
-        Self { course, ..self }
+        Self {
+            disposition,
+            ..self
+        }
     }
 
-    /// Does the request stay with the driver or the transport? Otherwise it is over, or the
+    /// Does the request stay with the driver or the front end? Otherwise it is over, or the
     /// mirror's again, as soon as queue_rq has returned, and the driver's `complete` is not called.
     pub fn goes_on(&self) -> bool {
-        !matches!(self.course, Course::End(_) | Course::Requeue(_))
+        !matches!(
+            self.disposition,
+            Disposition::End(_) | Disposition::Requeue(_)
+        )
     }
 }
 
@@ -149,7 +158,7 @@ impl<'q> Issued<'q> {
             request,
             token,
             in_flight,
-            alone: false,
+            skippable: false,
             brand: PhantomData,
         }
     }
@@ -176,22 +185,22 @@ impl<'q> Issued<'q> {
         self.token
     }
 
-    fn accept(self, course: Course) -> Accepted<'q> {
+    fn accept(self, disposition: Disposition) -> Accepted<'q> {
         Accepted {
-            course,
+            disposition,
             brand: PhantomData,
         }
     }
 
     /// Accepted, and ended with this as soon as queue_rq has returned.
     pub fn end(self, outcome: Result<(), Status>) -> Accepted<'q> {
-        self.accept(Course::End(outcome))
+        self.accept(Disposition::End(outcome))
     }
 
-    /// Accepted: the transport moves its bytes to or from `data`, which stays valid until the
+    /// Accepted: the front end moves its bytes to or from `data`, which stays valid until the
     /// driver's `complete`.
     pub fn transfer(self, data: Data) -> Accepted<'q> {
-        self.accept(Course::Transfer(data))
+        self.accept(Disposition::Transfer(data))
     }
 
     /// Accepted: the driver keeps it.
@@ -199,7 +208,7 @@ impl<'q> Issued<'q> {
         // guard: c35_hold
         self.queue.begin_timeout(self.in_flight.rq);
         let accepted = Accepted {
-            course: Course::Hold,
+            disposition: Disposition::Hold,
             brand: PhantomData,
         };
         (self.in_flight, accepted)
@@ -207,7 +216,7 @@ impl<'q> Issued<'q> {
 
     /// Accepted, and put on the requeue list as soon as queue_rq has returned.
     pub fn requeue(self, requeue: Requeue) -> Accepted<'q> {
-        self.accept(Course::Requeue(requeue))
+        self.accept(Disposition::Requeue(requeue))
     }
 
     /// Not now, for a reason of the driver's own.
@@ -223,16 +232,16 @@ impl<'q> Issued<'q> {
     /// Not now, with RESOURCE, for want of something that others may not need: the rest of the list
     /// is offered all the same, as far as [`Operations::overtakes`](super::Operations::overtakes)
     /// says (E10).
-    pub fn busy_alone(self, source: Source) -> Answer<'q> {
-        let alone = Self {
-            alone: true,
+    pub fn busy_skippable(self, source: Source) -> Answer<'q> {
+        let skippable = Self {
+            skippable: true,
             ..self
         };
-        alone.busy_for(Busy::Resource, source)
+        skippable.busy_for(Busy::Resource, source)
     }
 }
 
-/// A request whose bytes a transport is to move.
+/// A request whose bytes a front end is to move.
 #[derive(Debug)]
 #[must_use = "the transport finishes it or keeps it"]
 pub struct Moving<'m> {
@@ -245,18 +254,18 @@ pub struct Moving<'m> {
     brand: Brand<'m>,
 }
 
-/// What a transport did with the bytes.
+/// What a front end did with the bytes.
 #[derive(Debug)]
-pub(super) enum Move {
+pub(super) enum TransferResult {
     Done(Result<u64, Status>),
     Kept,
 }
 
-/// Proof that a transport has dealt with a request.
+/// Proof that a front end has dealt with a request.
 #[derive(Debug)]
 #[must_use = "it is the transport's answer"]
 pub struct Moved<'m> {
-    pub(super) what: Move,
+    pub(super) what: TransferResult,
     brand: Brand<'m>,
 }
 
@@ -298,7 +307,7 @@ impl<'m> Moving<'m> {
     /// So many bytes have been moved, by this thread and now, or none for this reason.
     pub fn done(self, outcome: Result<u64, Status>) -> Moved<'m> {
         Moved {
-            what: Move::Done(outcome),
+            what: TransferResult::Done(outcome),
             brand: PhantomData,
         }
     }
@@ -310,7 +319,7 @@ impl<'m> Moving<'m> {
             queue.begin_timeout(self.in_flight.rq);
         }
         let moved = Moved {
-            what: Move::Kept,
+            what: TransferResult::Kept,
             brand: PhantomData,
         };
         (self.in_flight, moved)

@@ -300,7 +300,7 @@ impl<D: Disk> Pressured<D> {
         {
             self.refund(metered, &request);
             // Each waits for its own second and holds back no request behind it (E10).
-            return rq.busy_alone(Source::Psi);
+            return rq.busy_skippable(Source::Psi);
         }
         let answer = self.disk.queue_rq(hctx, rq, last);
         match answer {

@@ -195,8 +195,8 @@ impl Throttle {
 mod tests {
     use super::*;
     use crate::mq::{
-        Answer, Hctx, Issued, Kblockd, Moved, Moving, Operations, Request, RequestQueue, TagSet,
-        Transport,
+        Answer, FrontEnd, Hctx, Issued, Kblockd, Moved, Moving, Operations, Request, RequestQueue,
+        TagSet,
     };
     use workqueue::{Runtime, VirtualClock};
 
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    impl Transport for Nobody {
+    impl FrontEnd for Nobody {
         fn transfer<'m>(&self, _: Moving<'m>) -> Moved<'m> {
             unreachable!("nothing to move")
         }

@@ -252,7 +252,7 @@ impl Ramdisk {
     fn discard<'q>(&self, rq: Issued<'q>) -> Answer<'q> {
         let request = *rq.request();
         let Some(space) = self.space() else {
-            return rq.busy_alone(Source::Memory);
+            return rq.busy_skippable(Source::Memory);
         };
         if request.is_empty() {
             return Answer::Ok(rq.end(Ok(())));
@@ -265,7 +265,7 @@ impl Ramdisk {
 
 fn refuse(rq: Issued<'_>, lack: Lack) -> Answer<'_> {
     match lack {
-        Lack::Now => rq.busy_alone(Source::Memory),
+        Lack::Now => rq.busy_skippable(Source::Memory),
         // ENOMEM and EAGAIN are never committed (B6).
         Lack::ForGood => Answer::Error(rq, Status::NoSpc),
         Lack::Gone => Answer::Error(rq, Status::IoErr),

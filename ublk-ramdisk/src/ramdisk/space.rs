@@ -423,7 +423,7 @@ impl Space {
             if freed > 0 {
                 trace::reclaim(queue.label(), Reclaimed::Discarded, freed);
             }
-            queue.complete_away(token, Ok(0));
+            queue.complete_remote(token, Ok(0));
         }
     }
 
@@ -435,7 +435,7 @@ impl Space {
         store.clear_pinned(job.next(CLEAR_RUN));
         if job.is_done() {
             store.unpin(super::range(&job.request));
-            queue.complete_away(job.token, Ok(0));
+            queue.complete_remote(job.token, Ok(0));
         } else {
             self.clears.push(job);
         }

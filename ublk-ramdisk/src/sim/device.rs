@@ -14,7 +14,7 @@ use super::driver::SimDriver;
 use super::figures::{
     refused_by, Figures, Happened, HctxFigures, JobLoad, KblockdFigures, Sample, Tally, Verified,
 };
-use super::front_end::FrontEnd;
+use super::front_end::SimFrontEnd;
 use super::job::Job;
 use super::script::{Event, Refusal};
 use super::worker_load::{CallCost, Hogs};
@@ -22,16 +22,16 @@ use crate::backend::{self, Driver, Mirror};
 use crate::config::set::SetOptions;
 use crate::config::DeviceConfig;
 use crate::error::Failure;
-use crate::mq::{Elsewhere, Lane, Limits, Op, Queue, Request, TagSet};
+use crate::mq::{Limits, Op, Queue, Request, Submitter, TagSet, ViaFrontEnd};
 
 /// See the module. Fields are dropped in this order.
 pub(super) struct Device {
     /// By job.
-    pub(super) lanes: Vec<Lane>,
-    script_lane: Option<Lane>,
+    pub(super) lanes: Vec<Submitter>,
+    script_lane: Option<Submitter>,
     hogs: Option<Hogs>,
     mirror: Mirror,
-    pub(super) front_end: Arc<FrontEnd>,
+    pub(super) front_end: Arc<SimFrontEnd>,
     pub(super) jobs: Vec<Job>,
     driver: Arc<SimDriver>,
     ramdisk: Arc<Driver>,
@@ -82,7 +82,7 @@ impl Device {
         let buffers = Buffers::new(device.queues, device.depth, device.io_buffer)
             .map_err(|e| Failure::environment(format!("no memory for the jobs' buffers: {e}")))?;
         let buffers = Arc::new(buffers);
-        let front_end = FrontEnd::new(config, clock.clone(), driver.clone(), buffers.clone());
+        let front_end = SimFrontEnd::new(config, clock.clone(), driver.clone(), buffers.clone());
         let front_end = Arc::new(front_end);
         let set = TagSet {
             nr_ctxs: config.jobs_per_queue() + u16::from(config.has_script_requests()),
@@ -106,7 +106,12 @@ impl Device {
             .hogs
             .map(|hogs| Hogs::start(mirror.runtime(), clock, hogs))
             .transpose()?;
-        let lane = |hctx, ctx| mirror.queue().lane(hctx, ctx).expect("each is taken once");
+        let lane = |hctx, ctx| {
+            mirror
+                .queue()
+                .submitter(hctx, ctx)
+                .expect("each is taken once")
+        };
         let jobs = 0..config.load.jobs;
         Ok(Self {
             lanes: jobs
@@ -206,7 +211,7 @@ impl Device {
             Ok(request) => {
                 self.script_busy = true;
                 let lane = self.script_lane.as_mut().expect("the script discards");
-                lane.insert(&request, &mut Elsewhere::new(&*self.front_end, 0));
+                lane.insert(&request, &mut ViaFrontEnd::new(&*self.front_end, 0));
             }
             Err(status) => self.note(format!("discard {offset},{len}: {status}")),
         }

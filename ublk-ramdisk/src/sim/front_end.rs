@@ -12,7 +12,7 @@ use super::buffers::Buffers;
 use super::config::SimConfig;
 use super::parse::Service;
 use super::random::Random;
-use crate::mq::{Data, Elsewhere, InFlight, Moved, Moving, Operations, Queue, Request, Transport};
+use crate::mq::{Data, FrontEnd, InFlight, Moved, Moving, Operations, Queue, Request, ViaFrontEnd};
 
 /// A request that has ended, for its job.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ struct Client {
 }
 
 /// See the module.
-pub(super) struct FrontEnd {
+pub(super) struct SimFrontEnd {
     clock: Arc<VirtualClock>,
     driver: Arc<dyn Operations>,
     buffers: Arc<Buffers>,
@@ -53,7 +53,7 @@ pub(super) struct FrontEnd {
     clients: Vec<Mutex<Client>>,
 }
 
-impl FrontEnd {
+impl SimFrontEnd {
     pub(super) fn new(
         config: &SimConfig,
         clock: Arc<VirtualClock>,
@@ -115,7 +115,7 @@ impl FrontEnd {
                     data,
                 } = served;
                 let outcome = self.buffers.copy(&*self.driver, hctx, &request, data);
-                queue.complete(token, outcome, &mut Elsewhere::new(self, hctx));
+                queue.complete(token, outcome, &mut ViaFrontEnd::new(self, hctx));
                 any = true;
             }
         }
@@ -155,7 +155,7 @@ fn take_due(client: &Mutex<Client>, now: u64) -> Option<Served> {
     (next.key().0 <= now).then(|| next.remove())
 }
 
-impl Transport for FrontEnd {
+impl FrontEnd for SimFrontEnd {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         let (hctx, request, data) = (moving.queue(), *moving.request(), moving.data());
         if self.service == Service::Fixed(Duration::ZERO) {

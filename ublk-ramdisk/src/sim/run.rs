@@ -16,7 +16,7 @@ use super::figures::Figures;
 use super::job::Job;
 use super::script::Step;
 use crate::error::Failure;
-use crate::mq::{Elsewhere, Request};
+use crate::mq::{Request, ViaFrontEnd};
 use crate::trace::{CannotRecord, Options, Recording, Trace};
 
 /// How long a pool waits at most after it could not create a worker, and some more.
@@ -219,7 +219,7 @@ impl Run<'_> {
         for (job, lane) in device.jobs.iter_mut().zip(&mut device.lanes) {
             loop {
                 job.next_batch(now, &mut self.batch);
-                let mut home = Elsewhere::new(&*device.front_end, job.hctx);
+                let mut home = ViaFrontEnd::new(&*device.front_end, job.hctx);
                 match &self.batch[..] {
                     [] => break,
                     [alone] => lane.insert(alone, &mut home),

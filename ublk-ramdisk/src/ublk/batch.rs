@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::abi::{self, BatchElem};
 use super::commit::{element, Commit};
-use super::queue::{insert, Port, Queue, QueueError};
+use super::queue::{insert, QueueError, QueueShared, UblkQueue};
 use super::ring::{Completion, FetchBuffers, QueueRing, ELEMENT, WATCHES};
-use crate::mq::{Home, Lane, Moved, Moving, Request};
+use crate::mq::{LocalCompletion, Moved, Moving, Request, Submitter};
 
 const FETCH: u64 = 1 << 32;
 const COMMIT: u64 = 2 << 32;
@@ -25,7 +25,7 @@ const FETCH_BUFFERS: u16 = 8;
 
 /// What comes back from the mirror on the queue's own thread.
 struct Results {
-    queue: Queue,
+    queue: UblkQueue,
     /// Those that are in no COMMIT yet.
     elements: Vec<BatchElem>,
     /// Requests that have been taken in, and whose results have not come here.
@@ -39,7 +39,7 @@ impl Results {
     }
 }
 
-impl Home for Results {
+impl LocalCompletion for Results {
     #[inline]
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
         self.queue.transfer(moving)
@@ -56,8 +56,8 @@ impl Home for Results {
 /// The loop's state.
 pub(super) struct Batch {
     ring: QueueRing,
-    lane: Lane,
-    port: Arc<Port>,
+    submitter: Submitter,
+    queue_shared: Arc<QueueShared>,
     results: Results,
     /// Requests that have arrived together and are not in the mirror yet.
     arrived: Vec<Request>,
@@ -69,7 +69,11 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Prepares every tag. When this returns the device can be started (F3).
-    pub(super) fn start(mut ring: QueueRing, queue: Queue, lane: Lane) -> Result<Self, QueueError> {
+    pub(super) fn start(
+        mut ring: QueueRing,
+        queue: UblkQueue,
+        submitter: Submitter,
+    ) -> Result<Self, QueueError> {
         let depth = queue.shared.depth;
         let elements: Box<[BatchElem]> = (0..depth)
             .map(|tag| BatchElem {
@@ -98,12 +102,12 @@ impl Batch {
         ring.push_batch_fetch(FETCH);
         ring.submit_and_wait(0).map_err(QueueError::Ring)?;
         ring.watch_for_give_up(queue.shared.give_up.as_fd());
-        ring.listen(queue.port.mailbox.bell().fd());
+        ring.poll_waker(queue.queue_shared.mailbox.waker().fd());
         let commit = || Commit::new(depth);
         Ok(Self {
             ring,
-            lane,
-            port: queue.port.clone(),
+            submitter,
+            queue_shared: queue.queue_shared.clone(),
             results: Results {
                 queue,
                 elements: Vec::with_capacity(usize::from(depth)),
@@ -125,17 +129,17 @@ impl Batch {
             // A COMMIT completes as soon as it is submitted: to be woken by it
             // alone would cost a second system call per wake.
             let want = usize::from(self.fetching) + self.committing();
-            let may_sleep = self.port.mailbox.arm();
+            let may_sleep = self.queue_shared.mailbox.arm();
             let want = if may_sleep { want.max(1) } else { 0 };
             self.ring.submit_and_wait(want).map_err(QueueError::Ring)?;
-            self.port.mailbox.disarm();
+            self.queue_shared.mailbox.disarm();
             let count = self.ring.reap(&mut completions);
             self.results.queue.reaped();
             for &completion in &completions[..count] {
                 self.completed(completion)?;
             }
-            self.read_letters();
-            insert(&mut self.lane, &mut self.arrived, &mut self.results);
+            self.read_messages();
+            insert(&mut self.submitter, &mut self.arrived, &mut self.results);
             self.commit();
         }
         Ok(())
@@ -154,9 +158,9 @@ impl Batch {
         if completion.is_give_up() {
             return Err(QueueError::GivenUp);
         }
-        if completion.is_bell() {
+        if completion.is_wakeup() {
             if !completion.more() {
-                self.ring.listen(self.port.mailbox.bell().fd());
+                self.ring.poll_waker(self.queue_shared.mailbox.waker().fd());
             }
             return Ok(());
         }
@@ -168,10 +172,10 @@ impl Batch {
 
     /// What has ended on other threads.
     #[inline]
-    fn read_letters(&mut self) {
+    fn read_messages(&mut self) {
         let results = &mut self.results;
         let each = |_, (request, result)| results.end(&request, result);
-        self.port.mailbox.take(each);
+        self.queue_shared.mailbox.take(each);
     }
 
     fn committing(&self) -> usize {

@@ -13,7 +13,7 @@ use super::abi::{self, DeviceInfo};
 use super::ctrl::{block_path, Control, CtrlError};
 use super::features::Features;
 use super::openers::openers;
-use super::queue::Port;
+use super::queue::QueueShared;
 use super::thread::{Deaths, Served};
 use crate::backend::{Driver, Mirror};
 use crate::config::{DataPath, DeviceConfig};
@@ -45,7 +45,7 @@ pub struct Device {
     threads: Vec<JoinHandle<Option<Served>>>,
     /// From the start of the queues to their end.
     mirror: Option<Mirror>,
-    ports: Box<[Arc<Port>]>,
+    queues: Box<[Arc<QueueShared>]>,
     deleted: bool,
 }
 
@@ -116,8 +116,8 @@ impl Device {
             stats.now = mirror.snapshot(queue);
             stats.latency = mirror.latency(queue);
         }
-        if let Some(port) = self.ports.get(usize::from(queue)) {
-            stats.wakeups = port.wakeups();
+        if let Some(queue_shared) = self.queues.get(usize::from(queue)) {
+            stats.wakeups = queue_shared.wakeups();
         }
         stats
     }
@@ -224,7 +224,7 @@ impl Device {
         // holds /dev/ublkcN.
         drop(served);
         self.mirror = None;
-        self.ports = Box::default();
+        self.queues = Box::default();
     }
 
     /// Ends the serving but leaves the device's id taken, in state DEAD.

@@ -4,16 +4,16 @@
 //!
 //! ```text
 //!   worker                                  queue thread
-//!   put the letter under its tag            armed = true
+//!   put the message under its tag            armed = true
 //!   link the tag to the list                fence
 //!   fence                                   list empty?  yes: sleep until the bell
 //!   armed? then lower it, ring the bell                  no:  armed = false, take the list
 //! ```
 //!
 //! The fences pair (W13): of the worker's link and the thread's `armed` at least one is seen by the
-//! other side, so a letter never lies beside a sleeping thread. A tag has one letter at most: it is
+//! other commands, so a message never lies beside a sleeping thread. A tag has one message at most: it is
 //! linked again only after it has been taken. Who writes `armed` looks at what was there, so of those
-//! that find it raised one rings; the others' letters are linked by then and taken with its own.
+//! that find it raised one rings; the others' messages are linked by then and taken with its own.
 
 use std::sync::atomic::{AtomicU64 as PlainU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -24,25 +24,25 @@ use loom::sync::atomic::{fence, AtomicBool, AtomicU32, Ordering};
 use std::sync::atomic::{fence, AtomicBool, AtomicU32, Ordering};
 
 /// What wakes the thread.
-pub(super) trait Bell {
+pub(super) trait Waker {
     /// It is about to sleep, or asleep. Called once per time that it armed the box.
-    fn ring(&self);
+    fn wake(&self);
 }
 
 const NONE: u32 = 0;
 
 /// The box of one queue.
 #[derive(Debug)]
-pub(super) struct Mailbox<T, B> {
+pub(super) struct Mailbox<T, W> {
     /// The last tag that was linked, plus one.
     newest: AtomicU32,
     /// By tag: the one linked before it, plus one.
     before: Box<[AtomicU32]>,
-    letters: Box<[Mutex<Option<T>>]>,
+    messages: Box<[Mutex<Option<T>>]>,
     /// Changed by read-modify-writes alone: each lowers what it finds, so a bell that another poster
     /// is about to ring is never taken for one that has been heard.
     armed: AtomicBool,
-    bell: B,
+    waker: W,
     posted: PlainU64,
     rung: PlainU64,
 }
@@ -57,15 +57,15 @@ pub(super) struct Post {
     pub(super) rung: u64,
 }
 
-impl<T, B: Bell> Mailbox<T, B> {
+impl<T, W: Waker> Mailbox<T, W> {
     /// An empty box for tags below `depth`.
-    pub(super) fn new(depth: u16, bell: B) -> Self {
+    pub(super) fn new(depth: u16, waker: W) -> Self {
         Self {
             newest: AtomicU32::new(NONE),
             before: (0..depth).map(|_| AtomicU32::new(NONE)).collect(),
-            letters: (0..depth).map(|_| Mutex::new(None)).collect(),
+            messages: (0..depth).map(|_| Mutex::new(None)).collect(),
             armed: AtomicBool::new(false),
-            bell,
+            waker,
             posted: PlainU64::new(0),
             rung: PlainU64::new(0),
         }
@@ -81,14 +81,14 @@ impl<T, B: Bell> Mailbox<T, B> {
     }
 
     /// The bell, for the thread to listen to.
-    pub(super) fn bell(&self) -> &B {
-        &self.bell
+    pub(super) fn waker(&self) -> &W {
+        &self.waker
     }
 
-    /// Leaves a letter for the thread. From any thread; allocates nothing.
-    pub(super) fn post(&self, tag: u16, letter: T) {
-        let unread = self.lock(tag).replace(letter);
-        assert!(unread.is_none(), "two letters under tag {tag}");
+    /// Leaves a message for the thread. From any thread; allocates nothing.
+    pub(super) fn post(&self, tag: u16, message: T) {
+        let unread = self.lock(tag).replace(message);
+        assert!(unread.is_none(), "two messages under tag {tag}");
         self.posted.fetch_add(1, Relaxed);
         let link = &self.before[usize::from(tag)];
         let mut newest = self.newest.load(Ordering::Relaxed);
@@ -110,11 +110,11 @@ impl<T, B: Bell> Mailbox<T, B> {
         fence(Ordering::SeqCst);
         if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::Relaxed) {
             self.rung.fetch_add(1, Relaxed);
-            self.bell.ring();
+            self.waker.wake();
         }
     }
 
-    /// Asked by the thread before it sleeps: may it? If so the bell will ring for the next letter;
+    /// Asked by the thread before it sleeps: may it? If so the bell will ring for the next message;
     /// if not there are some to take.
     pub(super) fn arm(&self) -> bool {
         self.armed.swap(true, Ordering::Relaxed);
@@ -135,7 +135,7 @@ impl<T, B: Bell> Mailbox<T, B> {
         self.armed.swap(false, Ordering::Relaxed);
     }
 
-    /// Hands out every letter, the oldest first. Called by the thread alone.
+    /// Hands out every message, the oldest first. Called by the thread alone.
     pub(super) fn take(&self, mut each: impl FnMut(u16, T)) {
         if self.newest.load(Ordering::Relaxed) == NONE {
             return;
@@ -144,11 +144,11 @@ impl<T, B: Bell> Mailbox<T, B> {
         let mut next = self.reversed(self.newest.swap(NONE, Ordering::Acquire));
         while next != NONE {
             let tag = (next - 1) as u16;
-            // Read before the letter is taken: its tag may be linked again from then on.
+            // Read before the message is taken: its tag may be linked again from then on.
             next = self.before[usize::from(tag)].load(Ordering::Relaxed);
-            let letter = self.lock(tag).take();
-            if let Some(letter) = letter {
-                each(tag, letter);
+            let message = self.lock(tag).take();
+            if let Some(message) = message {
+                each(tag, message);
             }
         }
     }
@@ -166,7 +166,7 @@ impl<T, B: Bell> Mailbox<T, B> {
     }
 
     fn lock(&self, tag: u16) -> std::sync::MutexGuard<'_, Option<T>> {
-        self.letters[usize::from(tag)]
+        self.messages[usize::from(tag)]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,69 +180,69 @@ mod tests {
     #[derive(Default)]
     struct Rung(AtomicUsize);
 
-    impl Bell for Rung {
-        fn ring(&self) {
+    impl Waker for Rung {
+        fn wake(&self) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn rung(letters: &Mailbox<u32, Rung>) -> usize {
-        letters.bell().0.load(Ordering::Relaxed)
+    fn rung(messages: &Mailbox<u32, Rung>) -> usize {
+        messages.waker().0.load(Ordering::Relaxed)
     }
 
-    fn taken(letters: &Mailbox<u32, Rung>) -> Vec<(u16, u32)> {
+    fn taken(messages: &Mailbox<u32, Rung>) -> Vec<(u16, u32)> {
         let mut found = Vec::new();
-        letters.take(|tag, letter| found.push((tag, letter)));
+        messages.take(|tag, message| found.push((tag, message)));
         found
     }
 
     #[test]
     fn f20_letters_come_out_in_order_and_once() {
-        let letters = Mailbox::new(4, Rung::default());
+        let messages = Mailbox::new(4, Rung::default());
         for round in 0..3 {
             for tag in [2, 0, 3] {
-                letters.post(tag, 10 * round + u32::from(tag));
+                messages.post(tag, 10 * round + u32::from(tag));
             }
             let of = |tag: u16| (tag, 10 * round + u32::from(tag));
-            assert_eq!(taken(&letters), [of(2), of(0), of(3)]);
-            assert_eq!(taken(&letters), []);
+            assert_eq!(taken(&messages), [of(2), of(0), of(3)]);
+            assert_eq!(taken(&messages), []);
         }
-        assert_eq!(rung(&letters), 0, "nobody slept");
+        assert_eq!(rung(&messages), 0, "nobody slept");
     }
 
     #[test]
     fn f20_the_bell_rings_once_per_sleep() {
-        let letters = Mailbox::new(4, Rung::default());
-        assert!(letters.arm());
-        letters.post(0, 0);
-        letters.post(1, 0);
-        assert_eq!(rung(&letters), 1);
-        letters.disarm();
-        letters.post(2, 0);
-        assert!(!letters.arm(), "there is something to take");
-        letters.post(3, 0);
-        assert_eq!(rung(&letters), 1);
-        let counts = letters.counts();
+        let messages = Mailbox::new(4, Rung::default());
+        assert!(messages.arm());
+        messages.post(0, 0);
+        messages.post(1, 0);
+        assert_eq!(rung(&messages), 1);
+        messages.disarm();
+        messages.post(2, 0);
+        assert!(!messages.arm(), "there is something to take");
+        messages.post(3, 0);
+        assert_eq!(rung(&messages), 1);
+        let counts = messages.counts();
         assert_eq!((counts.posted, counts.rung), (4, 1));
-        assert_eq!(taken(&letters).len(), 4);
-        assert!(letters.arm());
+        assert_eq!(taken(&messages).len(), 4);
+        assert!(messages.arm());
     }
 
-    /// A letter may be posted under a tag whose letter is just being read.
+    /// A message may be posted under a tag whose message is just being read.
     #[test]
     fn f20_a_tag_can_be_used_again_from_within() {
-        let letters = Mailbox::new(2, Rung::default());
-        letters.post(0, 1);
-        letters.post(1, 2);
+        let messages = Mailbox::new(2, Rung::default());
+        messages.post(0, 1);
+        messages.post(1, 2);
         let mut found = Vec::new();
-        letters.take(|tag, letter| {
-            found.push(letter);
-            if letter < 3 {
-                letters.post(tag, letter + 10);
+        messages.take(|tag, message| {
+            found.push(message);
+            if message < 3 {
+                messages.post(tag, message + 10);
             }
         });
         assert_eq!(found, [1, 2]);
-        assert_eq!(taken(&letters), [(0, 11), (1, 12)]);
+        assert_eq!(taken(&messages), [(0, 11), (1, 12)]);
     }
 }
 
@@ -253,9 +253,9 @@ mod loom_tests {
     use loom::thread;
 
     /// An eventfd: rung once, it stays rung until somebody has heard it.
-    struct Gong(Lock<bool>, Condvar);
+    struct Event(Lock<bool>, Condvar);
 
-    impl Gong {
+    impl Event {
         fn new() -> Self {
             Self(Lock::new(false), Condvar::new())
         }
@@ -269,34 +269,34 @@ mod loom_tests {
         }
     }
 
-    impl Bell for Gong {
-        fn ring(&self) {
+    impl Waker for Event {
+        fn wake(&self) {
             *self.0.lock().unwrap() = true;
             self.1.notify_one();
         }
     }
 
     /// As a queue's thread: sleeps only when the box says it may.
-    fn read(letters: &Mailbox<u32, Gong>, wanted: usize) -> Vec<(u16, u32)> {
+    fn read(messages: &Mailbox<u32, Event>, wanted: usize) -> Vec<(u16, u32)> {
         let mut found = Vec::new();
         while found.len() < wanted {
-            if letters.arm() {
-                letters.bell().wait();
+            if messages.arm() {
+                messages.waker().wait();
             }
-            letters.disarm();
-            letters.take(|tag, letter| found.push((tag, letter)));
+            messages.disarm();
+            messages.take(|tag, message| found.push((tag, message)));
         }
         found
     }
 
-    /// W13: a letter and a thread that is about to sleep. A lost wake-up ends in a deadlock.
+    /// W13: a message and a thread that is about to sleep. A lost wake-up ends in a deadlock.
     #[test]
     fn loom_w13_a_letter_never_lies_beside_a_sleeping_thread() {
         loom::model(|| {
-            let letters = Arc::new(Mailbox::new(1, Gong::new()));
-            let there = letters.clone();
+            let messages = Arc::new(Mailbox::new(1, Event::new()));
+            let there = messages.clone();
             let worker = thread::spawn(move || there.post(0, 7));
-            assert_eq!(read(&letters, 1), [(0, 7)]);
+            assert_eq!(read(&messages, 1), [(0, 7)]);
             worker.join().unwrap();
         });
     }
@@ -305,14 +305,14 @@ mod loom_tests {
     #[test]
     fn loom_w13_two_workers_post_at_once() {
         loom::model(|| {
-            let letters = Arc::new(Mailbox::new(2, Gong::new()));
+            let messages = Arc::new(Mailbox::new(2, Event::new()));
             let workers: Vec<_> = (0..2)
                 .map(|tag| {
-                    let there = letters.clone();
+                    let there = messages.clone();
                     thread::spawn(move || there.post(tag, u32::from(tag)))
                 })
                 .collect();
-            let mut found = read(&letters, 2);
+            let mut found = read(&messages, 2);
             found.sort_unstable();
             assert_eq!(found, [(0, 0), (1, 1)]);
             workers.into_iter().for_each(|w| w.join().unwrap());

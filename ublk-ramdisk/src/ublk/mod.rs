@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The side that faces the kernel: a device's life ([`device`]), its control
+//! The commands that faces the kernel: a device's life ([`device`]), its control
 //! commands ([`ctrl`]), and per queue the thread that takes requests in and
 //! commits their results (`queue`). Between the two a request is in the mirror of
-//! blk-mq ([`crate::backend`]), which calls back through `transport`. The only part that
+//! blk-mq ([`crate::backend`]), which calls back through `front_end`. The only part that
 //! knows the ublk ABI.
 
 pub mod device;
@@ -18,7 +18,7 @@ mod queue;
 #[doc(hidden)] // For the fuzzer of descriptors in tests/.
 pub use queue::operation;
 
-mod transport;
+mod front_end;
 
 mod mailbox;
 

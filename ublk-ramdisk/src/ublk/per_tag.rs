@@ -9,22 +9,22 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::abi::{self, IO_COMMIT_AND_FETCH, IO_FETCH};
-use super::queue::{insert, Port, Queue, QueueError};
+use super::queue::{insert, QueueError, QueueShared, UblkQueue};
 use super::ring::{Completion, QueueRing, WATCHES};
 use crate::config::DataPath;
-use crate::mq::{Home, Lane, Moved, Moving, Request};
+use crate::mq::{LocalCompletion, Moved, Moving, Request, Submitter};
 
-/// The ring's side: what the mirror hands back on the queue's own thread becomes commands here.
-struct Side {
+/// The ring's commands: what the mirror hands back on the queue's own thread becomes commands here.
+struct TagCommands {
     ring: QueueRing,
-    queue: Queue,
+    queue: UblkQueue,
 }
 
 /// The loop's state.
 pub(super) struct PerTag {
-    side: Side,
-    lane: Lane,
-    port: Arc<Port>,
+    commands: TagCommands,
+    submitter: Submitter,
+    queue_shared: Arc<QueueShared>,
     /// Requests that have arrived together and are not in the mirror yet.
     arrived: Vec<Request>,
     depth: u16,
@@ -34,16 +34,20 @@ pub(super) struct PerTag {
 
 impl PerTag {
     /// Fetches every tag. When this returns the device can be started (F3).
-    pub(super) fn start(ring: QueueRing, queue: Queue, lane: Lane) -> Result<Self, QueueError> {
+    pub(super) fn start(
+        ring: QueueRing,
+        queue: UblkQueue,
+        submitter: Submitter,
+    ) -> Result<Self, QueueError> {
         let depth = queue.shared.depth;
-        let port = queue.port.clone();
-        let mut side = Side { ring, queue };
+        let queue_shared = queue.queue_shared.clone();
+        let mut commands = TagCommands { ring, queue };
         for tag in 0..depth {
-            side.push(IO_FETCH, tag, 0);
+            commands.push(IO_FETCH, tag, 0);
         }
-        side.ring.submit_and_wait(0).map_err(QueueError::Ring)?;
+        commands.ring.submit_and_wait(0).map_err(QueueError::Ring)?;
         let mut refused = [Completion::NONE; 1];
-        if side.ring.reap(&mut refused) > 0 {
+        if commands.ring.reap(&mut refused) > 0 {
             let Completion {
                 user_data, result, ..
             } = refused[0];
@@ -53,13 +57,13 @@ impl PerTag {
                 errno: -result,
             });
         }
-        let give_up = side.queue.shared.give_up.as_fd();
-        side.ring.watch_for_give_up(give_up);
-        side.ring.listen(port.mailbox.bell().fd());
+        let give_up = commands.queue.shared.give_up.as_fd();
+        commands.ring.watch_for_give_up(give_up);
+        commands.ring.poll_waker(queue_shared.mailbox.waker().fd());
         Ok(Self {
-            side,
-            lane,
-            port,
+            commands,
+            submitter,
+            queue_shared,
             arrived: Vec::with_capacity(usize::from(depth)),
             depth,
             alive: usize::from(depth),
@@ -70,17 +74,17 @@ impl PerTag {
     pub(super) fn run(&mut self) -> Result<(), QueueError> {
         let mut completions = vec![Completion::NONE; usize::from(self.depth) + WATCHES];
         while self.alive > 0 {
-            let want = usize::from(self.port.mailbox.arm());
-            let waited = self.side.ring.submit_and_wait(want);
-            self.port.mailbox.disarm();
+            let want = usize::from(self.queue_shared.mailbox.arm());
+            let waited = self.commands.ring.submit_and_wait(want);
+            self.queue_shared.mailbox.disarm();
             waited.map_err(QueueError::Ring)?;
-            let count = self.side.ring.reap(&mut completions);
-            self.side.queue.reaped();
+            let count = self.commands.ring.reap(&mut completions);
+            self.commands.queue.reaped();
             for completion in &completions[..count] {
                 self.completed(completion)?;
             }
-            self.read_letters();
-            insert(&mut self.lane, &mut self.arrived, &mut self.side);
+            self.read_messages();
+            insert(&mut self.submitter, &mut self.arrived, &mut self.commands);
         }
         Ok(())
     }
@@ -90,9 +94,11 @@ impl PerTag {
         if completion.is_give_up() {
             return Err(QueueError::GivenUp);
         }
-        if completion.is_bell() {
+        if completion.is_wakeup() {
             if !completion.more() {
-                self.side.ring.listen(self.port.mailbox.bell().fd());
+                self.commands
+                    .ring
+                    .poll_waker(self.queue_shared.mailbox.waker().fd());
             }
             return Ok(());
         }
@@ -114,23 +120,23 @@ impl PerTag {
 
     #[inline]
     fn request_arrived(&mut self, tag: u16) {
-        let descriptor = self.side.ring.descriptor(tag);
-        match self.side.queue.arrive(tag, descriptor) {
+        let descriptor = self.commands.ring.descriptor(tag);
+        match self.commands.queue.arrive(tag, descriptor) {
             Ok(request) => self.arrived.push(request),
-            Err(result) => self.side.push(IO_COMMIT_AND_FETCH, tag, result),
+            Err(result) => self.commands.push(IO_COMMIT_AND_FETCH, tag, result),
         }
     }
 
     /// Commits what has ended on other threads.
     #[inline]
-    fn read_letters(&mut self) {
-        let side = &mut self.side;
-        let each = |_, (request, result)| side.end(&request, result);
-        self.port.mailbox.take(each);
+    fn read_messages(&mut self) {
+        let commands = &mut self.commands;
+        let each = |_, (request, result)| commands.end(&request, result);
+        self.queue_shared.mailbox.take(each);
     }
 }
 
-impl Home for Side {
+impl LocalCompletion for TagCommands {
     #[inline]
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
         self.queue.transfer(moving)
@@ -143,12 +149,12 @@ impl Home for Side {
     }
 }
 
-impl Side {
+impl TagCommands {
     /// Queues a command with the address that the data path wants.
     #[inline]
     fn push(&mut self, op: u32, tag: u16, result: i32) {
         let addr = match self.queue.shared.path {
-            DataPath::Buffer => self.queue.port.data.buffer(tag).as_ptr() as u64,
+            DataPath::Buffer => self.queue.queue_shared.data.buffer(tag).as_ptr() as u64,
             _ => 0,
         };
         // SAFETY: the address is 0 or that of the tag's buffer, which lives as long as the queue;

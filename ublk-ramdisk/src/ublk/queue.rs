@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The queue thread, where a request's journey begins and ends: a completion of
 //! the ring becomes a tag and its descriptor, the descriptor a request; the
-//! request goes into the mirror of blk-mq by the queue's lane, and its result back
+//! request goes into the mirror of blk-mq by the queue's submitter, and its result back
 //! to the ring.
 //!
 //! One thread per queue, pinned to the CPUs whose requests the queue gets. It
 //! does nothing else: no control command, no reclaim (F21). What ends on another
-//! thread comes back by the queue's mailbox ([`super::transport`]). How a result is
+//! thread comes back by the queue's mailbox ([`super::front_end`]). How a result is
 //! committed differs: [`super::per_tag`] for all kernels, [`super::batch`] where
 //! the driver has BATCH_IO.
 
@@ -22,7 +22,7 @@ use super::client_data::ClientData;
 use super::mailbox::{self, Mailbox, Post};
 use crate::config::DataPath;
 use crate::error::{Exit, Failure};
-use crate::mq::{Disk, Home, Lane, Limits, Moved, Moving, Op, Request, Status};
+use crate::mq::{Disk, Limits, LocalCompletion, Moved, Moving, Op, Request, Status, Submitter};
 use crate::stats::{QueueCounters, WakeUps};
 use crate::sys::{event, thread as sys_thread};
 
@@ -80,7 +80,7 @@ impl QueueError {
 }
 
 /// What all queues of a device share.
-pub(super) struct Shared {
+pub(super) struct DeviceShared {
     pub disk: Arc<dyn Disk>,
     pub char_device: Arc<File>,
     pub depth: u16,
@@ -95,19 +95,19 @@ pub(super) struct Shared {
 }
 
 /// What a worker has for a queue's thread: a request that has ended, and its result.
-pub(super) type Letter = (Request, i32);
+pub(super) type Message = (Request, i32);
 
 /// Wakes a queue's thread out of its ring: an eventfd that the ring polls.
 #[derive(Debug)]
-pub(super) struct Bell(OwnedFd);
+pub(super) struct Waker(OwnedFd);
 
-impl mailbox::Bell for Bell {
-    fn ring(&self) {
+impl mailbox::Waker for Waker {
+    fn wake(&self) {
         event::signal(self.0.as_fd());
     }
 }
 
-impl Bell {
+impl Waker {
     /// Readable once it has been rung, and from then on: the ring is told of each write.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -116,13 +116,13 @@ impl Bell {
 
 /// What all threads share of one queue.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(super) struct QueueShared {
     pub(super) data: ClientData,
-    pub(super) mailbox: Mailbox<Letter, Bell>,
+    pub(super) mailbox: Mailbox<Message, Waker>,
     pub(super) binding: Binding,
 }
 
-impl Port {
+impl QueueShared {
     /// Memory for every tag, and the box.
     pub(super) fn new(
         char_device: Arc<File>,
@@ -140,13 +140,13 @@ impl Port {
         let bell = event::eventfd().map_err(|e: io::Error| QueueError::Setup("eventfd", e))?;
         Ok(Self {
             data,
-            mailbox: Mailbox::new(depth, Bell(bell)),
+            mailbox: Mailbox::new(depth, Waker(bell)),
             binding: Binding::default(),
         })
     }
 }
 
-impl Port {
+impl QueueShared {
     /// How often the thread of the queue was woken for what workers had for it.
     pub(super) fn wakeups(&self) -> WakeUps {
         let Post { posted, rung } = self.mailbox.counts();
@@ -190,17 +190,21 @@ impl Binding {
 }
 
 /// One queue, apart from its ring and its way into the mirror.
-pub(super) struct Queue {
-    pub shared: Arc<Shared>,
-    pub port: Arc<Port>,
+pub(super) struct UblkQueue {
+    pub shared: Arc<DeviceShared>,
+    pub queue_shared: Arc<QueueShared>,
     counters: Arc<QueueCounters>,
 }
 
-impl Queue {
-    pub(super) fn new(shared: Arc<Shared>, port: Arc<Port>, counters: Arc<QueueCounters>) -> Self {
+impl UblkQueue {
+    pub(super) fn new(
+        shared: Arc<DeviceShared>,
+        queue_shared: Arc<QueueShared>,
+        counters: Arc<QueueCounters>,
+    ) -> Self {
         Self {
             shared,
-            port,
+            queue_shared,
             counters,
         }
     }
@@ -241,9 +245,17 @@ impl Queue {
     /// Moves a request's bytes on the calling thread.
     #[inline]
     pub(super) fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let Self { shared, port, .. } = self;
+        let Self {
+            shared,
+            queue_shared,
+            ..
+        } = self;
         let (request, data) = (*moving.request(), moving.data());
-        moving.done(port.data.copy(&*shared.disk, shared.path, &request, data))
+        moving.done(
+            queue_shared
+                .data
+                .copy(&*shared.disk, shared.path, &request, data),
+        )
     }
 
     /// Counts the end of what was taken in.
@@ -261,11 +273,15 @@ impl Queue {
 
 /// Gives what has arrived together to the mirror: one alone, or all in order (C1, C3).
 #[inline]
-pub(super) fn insert(lane: &mut Lane, arrived: &mut Vec<Request>, home: &mut dyn Home) {
+pub(super) fn insert(
+    submitter: &mut Submitter,
+    arrived: &mut Vec<Request>,
+    home: &mut dyn LocalCompletion,
+) {
     match &arrived[..] {
         [] => return,
-        [alone] => lane.insert(alone, home),
-        together => lane.insert_batch(together, home),
+        [alone] => submitter.insert(alone, home),
+        together => submitter.insert_batch(together, home),
     }
     arrived.clear();
 }

@@ -32,7 +32,7 @@ const FETCH_GROUP: u16 = 1;
 /// nor a kind of batch command.
 const GIVE_UP: u64 = u64::MAX;
 /// The same of [`QueueRing::listen`].
-const BELL: u64 = u64::MAX - 1;
+const WAKEUP: u64 = u64::MAX - 1;
 /// Completions that can be waiting beside the commands': those two.
 pub(super) const WATCHES: usize = 2;
 
@@ -112,8 +112,8 @@ impl Completion {
 
     /// Has another thread rung?
     #[inline]
-    pub(super) fn is_bell(&self) -> bool {
-        self.user_data == BELL
+    pub(super) fn is_wakeup(&self) -> bool {
+        self.user_data == WAKEUP
     }
 
     /// Will the same submission complete again?
@@ -240,12 +240,12 @@ impl QueueRing {
     }
 
     /// Has the loop woken by each write to `event`, with completions that
-    /// [`Completion::is_bell`], until one of them has no [`Completion::more`]: then
+    /// [`Completion::is_wakeup`], until one of them has no [`Completion::more`]: then
     /// it has to be asked for again (W16). Nobody reads the event: it stays readable,
     /// so what was rung in between is told at once.
-    pub(super) fn listen(&mut self, event: BorrowedFd<'_>) {
+    pub(super) fn poll_waker(&mut self, event: BorrowedFd<'_>) {
         let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), libc::POLLIN as u32);
-        self.watch(&poll.multi(true).build().user_data(BELL));
+        self.watch(&poll.multi(true).build().user_data(WAKEUP));
     }
 
     fn watch(&mut self, entry: &squeue::Entry) {
@@ -419,7 +419,7 @@ mod tests {
         let mut found = [Completion::NONE; 64];
         let mut ended = 0;
         for _ in 0..3 {
-            ring.listen(bell.as_fd());
+            ring.poll_waker(bell.as_fd());
             // As a loop that reaps nothing: each entry lets one completion be posted.
             for _ in 0..found.len() {
                 event::signal(bell.as_fd());
@@ -429,7 +429,7 @@ mod tests {
             let mut last = 0;
             for _ in 0..2 {
                 let count = ring.reap(&mut found);
-                assert!(found[..count].iter().all(Completion::is_bell));
+                assert!(found[..count].iter().all(Completion::is_wakeup));
                 last += found[..count].iter().filter(|c| !c.more()).count();
                 ring.submit_and_wait(0).expect("entered");
             }
@@ -439,10 +439,10 @@ mod tests {
             event::signal(bell.as_fd());
         }
         assert_eq!(ended, 3);
-        ring.listen(bell.as_fd());
+        ring.poll_waker(bell.as_fd());
         ring.submit_and_wait(1).expect("told at once");
         let count = ring.reap(&mut found);
-        assert!(count > 0 && found[..count].iter().all(|c| c.is_bell() && c.more()));
+        assert!(count > 0 && found[..count].iter().all(|c| c.is_wakeup() && c.more()));
     }
 
     /// F22: who enters another thread's ring is caught, at each way in.
@@ -456,7 +456,7 @@ mod tests {
             |ring, _| {
                 ring.reap(&mut [Completion::NONE; 1]);
             },
-            |ring, bell| ring.listen(bell),
+            |ring, bell| ring.poll_waker(bell),
             |ring, _| ring.push_batch_fetch(0),
         ];
         for way in ways {

@@ -11,11 +11,11 @@ use std::thread::JoinHandle;
 
 use super::batch::Batch;
 use super::per_tag::PerTag;
-use super::queue::{Port, Queue, QueueError, Shared};
+use super::queue::{DeviceShared, QueueError, QueueShared, UblkQueue};
 use super::ring::QueueRing;
 use crate::config::DataPath;
 use crate::error::Failure;
-use crate::mq::Lane;
+use crate::mq::Submitter;
 use crate::stats::QueueCounters;
 use crate::sys::{event, thread as sys_thread};
 
@@ -77,8 +77,8 @@ impl Deaths {
 pub(super) struct QueueThread {
     pub queue: u16,
     pub cpus: Vec<usize>,
-    pub shared: Arc<Shared>,
-    pub port: Arc<Port>,
+    pub shared: Arc<DeviceShared>,
+    pub queue_shared: Arc<QueueShared>,
     pub counters: Arc<QueueCounters>,
     pub deaths: Arc<Deaths>,
     /// Told once: the queue has fetched its tags, or why not.
@@ -89,28 +89,28 @@ impl QueueThread {
     /// The thread's outcome is what it served with, to be dropped once all queue
     /// threads have ended: only then nothing of the driver's is at work in the
     /// ring of a queue that failed with requests on its hands.
-    pub(super) fn spawn(self, lane: Lane) -> io::Result<JoinHandle<Option<Served>>> {
+    pub(super) fn spawn(self, submitter: Submitter) -> io::Result<JoinHandle<Option<Served>>> {
         std::thread::Builder::new()
             .name(format!("ublkq{}", self.queue))
             .stack_size(256 << 10)
-            .spawn(move || self.main(lane))
+            .spawn(move || self.main(submitter))
     }
 
-    fn main(self, lane: Lane) -> Option<Served> {
+    fn main(self, submitter: Submitter) -> Option<Served> {
         let mut served = None;
-        let serve = AssertUnwindSafe(|| self.serve(lane, &mut served));
+        let serve = AssertUnwindSafe(|| self.serve(submitter, &mut served));
         let end = catch_unwind(serve).unwrap_or_else(|_| {
             // The creator may still be waiting for this thread's answer.
             let _ = self.ready.send(Err(self.failure(&QueueError::Panicked)));
             Err(QueueError::Panicked)
         });
-        self.port.binding.end();
+        self.queue_shared.binding.end();
         self.deaths.report(self.queue, end);
         served
     }
 
-    fn serve(&self, lane: Lane, served: &mut Option<Served>) -> Result<(), QueueError> {
-        match self.set_up(lane) {
+    fn serve(&self, submitter: Submitter, served: &mut Option<Served>) -> Result<(), QueueError> {
+        match self.set_up(submitter) {
             Ok(ready) => {
                 // The creator waits for every queue's answer; if it then gives
                 // up, the driver takes the tags back and the loop ends by itself.
@@ -133,8 +133,8 @@ impl QueueThread {
         error.failure(self.queue)
     }
 
-    fn set_up(&self, lane: Lane) -> Result<Served, QueueError> {
-        if let Err(error) = self.port.binding.begin(&self.cpus) {
+    fn set_up(&self, submitter: Submitter) -> Result<Served, QueueError> {
+        if let Err(error) = self.queue_shared.binding.begin(&self.cpus) {
             // A container may allow fewer CPUs; the queue works from any.
             log::warn!(
                 "queue {}: cannot be pinned to {:?}: {error}",
@@ -152,10 +152,14 @@ impl QueueThread {
         let shared = &self.shared;
         let ring = QueueRing::new(&shared.char_device, self.queue, shared.depth)
             .map_err(|e| QueueError::Setup("ring", e))?;
-        let queue = Queue::new(shared.clone(), self.port.clone(), self.counters.clone());
+        let queue = UblkQueue::new(
+            shared.clone(),
+            self.queue_shared.clone(),
+            self.counters.clone(),
+        );
         Ok(match shared.path {
-            DataPath::Batch => Served::Batch(Batch::start(ring, queue, lane)?),
-            _ => Served::PerTag(PerTag::start(ring, queue, lane)?),
+            DataPath::Batch => Served::Batch(Batch::start(ring, queue, submitter)?),
+            _ => Served::PerTag(PerTag::start(ring, queue, submitter)?),
         })
     }
 }

@@ -43,7 +43,7 @@ impl Wire {
     }
 }
 
-impl Transport for Wire {
+impl FrontEnd for Wire {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         let request = *moving.request();
         if self.keep.load(Ordering::SeqCst) {
@@ -66,6 +66,6 @@ impl Transport for Wire {
 }
 
 /// The wire as the thread that inserts requests of this hardware queue sees it.
-pub fn at(wire: &Wire, hctx: u16) -> Elsewhere<'_> {
-    Elsewhere::new(wire, hctx)
+pub fn at(wire: &Wire, hctx: u16) -> ViaFrontEnd<'_> {
+    ViaFrontEnd::new(wire, hctx)
 }

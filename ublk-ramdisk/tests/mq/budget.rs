@@ -119,7 +119,7 @@ impl Budget for Thief {
     fn get(&self, hctx: u16) -> Option<u32> {
         let armed = self.queue.lock().unwrap().take();
         match armed {
-            Some((queue, 0)) => queue.lane_lost(hctx, 0),
+            Some((queue, 0)) => queue.drain_ctx(hctx, 0),
             Some((queue, left)) => *self.queue.lock().unwrap() = Some((queue, left - 1)),
             None => {}
         }
@@ -157,7 +157,7 @@ fn w19_a_budget_without_a_request_is_put_back_and_all_queues_are_run_soon() {
         ..TagSet::new(1, 8)
     };
     let queue = RequestQueue::new(set, thief.clone(), wire.clone(), &bed.kblockd).unwrap();
-    let mut lane = queue.lane(0, 0).unwrap();
+    let mut lane = queue.submitter(0, 0).unwrap();
     lane.insert(&write(0), &mut at(&wire, 0));
     // The dispatch list is emptied by hand, so that the run below serves the ctx.
     queue.quiesce();
@@ -234,7 +234,7 @@ fn k02_it_is_told_of_each_hctx_how_many_slots_it_holds_and_whether_it_waits_for_
         ..TagSet::new(2, 8)
     };
     let queue = RequestQueue::new(set, keeper.clone(), wire.clone(), &bed.kblockd).unwrap();
-    let mut lanes = [0, 1].map(|hctx| queue.lane(hctx, 0).unwrap());
+    let mut lanes = [0, 1].map(|hctx| queue.submitter(hctx, 0).unwrap());
     let told = |hctx| {
         let now = queue.snapshot(hctx);
         (now.slots_held, now.slot_awaited)
@@ -259,7 +259,7 @@ fn k02_it_is_told_of_each_hctx_how_many_slots_it_holds_and_whether_it_waits_for_
     }
     let complete_one = || {
         let token = keeper.held.lock().unwrap().remove(0);
-        assert!(queue.complete_away(token, Ok(0)));
+        assert!(queue.complete_remote(token, Ok(0)));
     };
     complete_one();
     until("the other has got the slot", || {

@@ -52,7 +52,7 @@ pub fn machine(cpus: usize) -> Topology {
 
 /// Everything a test needs. Dropped in this order.
 pub struct Bed {
-    pub lanes: Vec<Vec<Lane>>,
+    pub lanes: Vec<Vec<Submitter>>,
     pub queue: RequestQueue,
     pub driver: Arc<Driver>,
     pub wire: Arc<Wire>,
@@ -113,7 +113,7 @@ impl Bed {
         let lanes = (0..set.nr_hw_queues)
             .map(|h| {
                 (0..set.nr_ctxs)
-                    .map(|c| queue.lane(h, c).unwrap())
+                    .map(|c| queue.submitter(h, c).unwrap())
                     .collect()
             })
             .collect();
@@ -176,7 +176,7 @@ impl Bed {
 
     pub fn complete(&self, tag: u16) {
         let token = self.driver.take_held(tag);
-        assert!(self.queue.complete_away(token, Ok(0)));
+        assert!(self.queue.complete_remote(token, Ok(0)));
     }
 
     pub fn dispatch(&self, hctx: u16) -> Vec<u16> {
@@ -191,11 +191,11 @@ impl Bed {
         self.queue.run_hw_queues(true);
         let held: Vec<_> = self.driver.held.lock().unwrap().drain(..).collect();
         for (_, token) in held {
-            self.queue.complete_away(token, Ok(0));
+            self.queue.complete_remote(token, Ok(0));
         }
         let kept: Vec<_> = self.wire.kept.lock().unwrap().drain(..).collect();
         for (_, token) in kept {
-            self.queue.complete_away(token, Ok(0));
+            self.queue.complete_remote(token, Ok(0));
         }
         self.settle();
         let busy =

@@ -246,7 +246,7 @@ fn b07_the_three_old_answers_mean_ok_resource_and_ioerr() {
         &bed.kblockd,
     );
     let queue = queue.unwrap();
-    let mut lane = queue.lane(0, 0).unwrap();
+    let mut lane = queue.submitter(0, 0).unwrap();
     let mut insert = |tag| {
         lane.insert(&write(tag), &mut at(&wire, 0));
         bed.settle();

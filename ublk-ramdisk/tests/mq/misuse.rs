@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Drivers and transports that do what they must not: the device goes on, or a debug build says so.
+//! Drivers and front ends that do what they must not: the device goes on, or a debug build says so.
 
 use super::common::*;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -59,10 +59,10 @@ fn c25_a_driver_that_panics_loses_its_request_alone() {
     bed.finish();
 }
 
-/// A transport that moves nothing.
+/// A front end that moves nothing.
 struct Panics;
 
-impl Home for Panics {
+impl LocalCompletion for Panics {
     fn transfer<'m>(&mut self, _: Moving<'m>) -> Moved<'m> {
         panic!("this test's transport panics");
     }
@@ -70,7 +70,7 @@ impl Home for Panics {
     fn end(&mut self, _: &Request, _: i32) {}
 }
 
-/// A transport that panics loses its thread, and what that thread had; nobody waits for the section
+/// A front end that panics loses its thread, and what that thread had; nobody waits for the section
 /// it was in.
 #[test]
 fn c25_a_transport_that_panics_leaves_no_section_open() {
@@ -128,7 +128,7 @@ fn a11_a_token_given_to_another_device_is_caught() {
     let other_queue = other.queue.handle();
     let misuse: [fn(&Queue, InFlight); 3] = [
         |queue, token| {
-            queue.complete_away(token, Ok(0));
+            queue.complete_remote(token, Ok(0));
         },
         |queue, token| {
             queue.requeue(token, Requeue::default());

@@ -48,7 +48,7 @@ impl Results {
     }
 }
 
-impl Transport for Results {
+impl FrontEnd for Results {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         moving.done(Ok(0))
     }
@@ -76,7 +76,7 @@ fn c38_a_race_of_complete_and_timeout_has_one_winner_each_time() {
     let results = Arc::new(Results((0..DEPTH).map(|_| Default::default()).collect()));
     let set = TagSet::new(1, DEPTH);
     let queue = RequestQueue::new(set, driver.clone(), results.clone(), &kblockd).unwrap();
-    let mut lane = queue.lane(0, 0).unwrap();
+    let mut lane = queue.submitter(0, 0).unwrap();
     let requests: Vec<_> = (0..DEPTH).map(write).collect();
     let start = Barrier::new(2);
     std::thread::scope(|scope| {
@@ -92,14 +92,14 @@ fn c38_a_race_of_complete_and_timeout_has_one_winner_each_time() {
                             None => std::thread::yield_now(),
                         }
                     };
-                    queue.complete_away(token, Ok(4096));
+                    queue.complete_remote(token, Ok(4096));
                 }
                 // The next round would put its tokens over those that are left.
                 start.wait();
             }
         });
         for round in 1..=rounds {
-            lane.insert_batch(&requests, &mut Elsewhere::new(&*results, 0));
+            lane.insert_batch(&requests, &mut ViaFrontEnd::new(&*results, 0));
             start.wait();
             // From the other end, so that they meet.
             for tag in (0..DEPTH).rev() {

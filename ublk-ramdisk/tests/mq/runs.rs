@@ -137,7 +137,7 @@ fn c25_quiesce_waits_for_queue_rq_nests_and_lets_completions_through() {
     bed.complete(0);
     assert_eq!(bed.wire.tags(), [0], "completions go on");
     bed.queue.quiesce();
-    let mut lane = bed.queue.lane(0, 0).unwrap();
+    let mut lane = bed.queue.submitter(0, 0).unwrap();
     lane.insert(&write(2), &mut at(&bed.wire, 0));
     bed.queue.unquiesce();
     bed.settle();
@@ -242,7 +242,7 @@ fn c27_a_lost_lane_leaves_its_requests_in_order_on_the_dispatch_list() {
         bed.insert_by(0, ctx, write(tag));
     }
     bed.insert_passthrough(0, write(3), false);
-    bed.queue.lane_lost(0, 1);
+    bed.queue.drain_ctx(0, 1);
     assert_eq!(bed.dispatch(0), [3, 1, 2]);
     assert_eq!(bed.queue.snapshot(0).ctx_lens, [1, 0]);
     bed.finish();

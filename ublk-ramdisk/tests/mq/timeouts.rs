@@ -150,7 +150,7 @@ fn c37_the_handler_is_called_when_no_queue_rq_is_going_on() {
     bed.finish();
 }
 
-/// The transport keeps it: that is no less in flight.
+/// The front end keeps it: that is no less in flight.
 #[test]
 fn c35_a_request_that_the_transport_keeps_times_out() {
     let mut bed = Bed::in_turns(1, 8);
@@ -162,7 +162,7 @@ fn c35_a_request_that_the_transport_keeps_times_out() {
     leap(&bed, 3 * SECOND);
     assert_eq!(timeouts(&bed), 1);
     let (_, token) = bed.wire.kept.lock().unwrap().pop().unwrap();
-    assert!(bed.queue.complete_away(token, Ok(4096)));
+    assert!(bed.queue.complete_remote(token, Ok(4096)));
     bed.finish();
 }
 

@@ -24,7 +24,7 @@ pub const NOSPC: i32 = -libc::ENOSPC;
 
 /// Everything a test needs. Dropped in this order.
 pub struct Bed {
-    lanes: Vec<Lane>,
+    lanes: Vec<Submitter>,
     pub mirror: Mirror,
     pub ramdisk: Arc<Ramdisk>,
     pub client: Arc<Wire>,
@@ -77,7 +77,7 @@ impl Bed {
         )
         .expect("threads");
         let bed = Self {
-            lanes: (0..queues).map(|queue| mirror.lane(queue)).collect(),
+            lanes: (0..queues).map(|queue| mirror.submitter(queue)).collect(),
             mirror,
             ramdisk,
             client,

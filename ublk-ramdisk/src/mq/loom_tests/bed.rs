@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A device for models: a driver with so many places, and a transport that counts ends.
+//! A device for models: a driver with so many places, and a front end that counts ends.
 
 use crate::mq::kblockd::Kblockd;
 use crate::mq::shared_limit::DeviceSlots;
@@ -102,7 +102,7 @@ impl Operations for Places {
 #[derive(Default)]
 pub(super) struct Ends(pub(super) std::sync::atomic::AtomicUsize);
 
-impl Transport for Ends {
+impl FrontEnd for Ends {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
         moving.done(Ok(0))
     }
@@ -139,14 +139,14 @@ impl Bed {
 
     pub(super) fn insert(&self, hctx: u16, ctx: u16, tag: u16, op: Op) {
         let request = Request::from_parts(tag, op, 0, 0, false);
-        let mut lane = self.queue.lane(hctx, ctx).unwrap();
-        lane.insert(&request, &mut Elsewhere::new(&*self.ends, hctx));
+        let mut lane = self.queue.submitter(hctx, ctx).unwrap();
+        lane.insert(&request, &mut ViaFrontEnd::new(&*self.ends, hctx));
     }
 
     /// Completes one request that the driver has; false if it has none.
     pub(super) fn complete_one(&self) -> bool {
         let token = self.driver.pop();
-        token.is_some_and(|token| self.queue.complete_away(token, Ok(0)))
+        token.is_some_and(|token| self.queue.complete_remote(token, Ok(0)))
     }
 
     /// The threads are done: works off what is queued at once and completes what is accepted, until

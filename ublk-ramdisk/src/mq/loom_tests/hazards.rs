@@ -107,7 +107,7 @@ fn loom_w12_a_batch_of_ends_meets_the_dispatcher() {
             let batch = other.driver.pop().map(|token| (token, Ok(0)));
             other
                 .queue
-                .complete_batch(0, batch, &mut Elsewhere::new(&*other.ends, 0));
+                .complete_batch(0, batch, &mut ViaFrontEnd::new(&*other.ends, 0));
         });
         bed.insert(0, 1, 1, Op::Write);
         ender.join().unwrap();

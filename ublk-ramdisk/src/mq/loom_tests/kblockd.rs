@@ -30,15 +30,15 @@ enum Pending {
 
 /// Pending, and being run.
 #[derive(Clone, Copy, Debug)]
-struct Item(Pending, bool);
+struct DeviceWork(Pending, bool);
 
 /// A device's work items: one per hctx, then requeue_work and timeout_work.
-pub(in crate::mq) struct Works(Mutex<Vec<Item>>);
+pub(in crate::mq) struct Works(Mutex<Vec<DeviceWork>>);
 
 impl Works {
     pub(in crate::mq) fn new(_: &Kblockd, _: &Weak<Inner>, nr_hw_queues: u16) -> Self {
         let items = usize::from(nr_hw_queues) + 2;
-        Self(Mutex::new(vec![Item(Pending::No, false); items]))
+        Self(Mutex::new(vec![DeviceWork(Pending::No, false); items]))
     }
 
     fn modify(&self, item: usize, delay: Duration) {
@@ -94,7 +94,7 @@ impl Works {
         let found = items
             .iter()
             .position(|item| item.0 == Pending::Queued && !item.1)?;
-        items[found] = Item(Pending::No, true);
+        items[found] = DeviceWork(Pending::No, true);
         Some(found)
     }
 }
@@ -112,7 +112,7 @@ impl Queue {
     pub(in crate::mq) fn run_queued(&self) {
         while let Some(item) = self.inner.works.claim() {
             match self.hctxs().get(item) {
-                Some(hctx) => self.run_away(hctx),
+                Some(hctx) => self.run_work(hctx),
                 None if item == self.hctxs().len() => self.requeue_work(),
                 None => self.timeout_work(),
             }

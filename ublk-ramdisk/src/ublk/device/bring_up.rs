@@ -18,10 +18,10 @@ use crate::stats::QueueCounters;
 use crate::ublk::abi;
 use crate::ublk::ctrl::{block_path, char_path, Control};
 use crate::ublk::features::Features;
+use crate::ublk::front_end::UblkFrontEnd;
 use crate::ublk::params;
-use crate::ublk::queue::{Port, Shared};
+use crate::ublk::queue::{DeviceShared, QueueShared};
 use crate::ublk::thread::{Deaths, QueueThread, Served};
-use crate::ublk::transport::Ports;
 
 /// How long a device node may take to appear.
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ impl Device {
             deaths: Arc::new(deaths),
             threads: Vec::new(),
             mirror: None,
-            ports: Box::default(),
+            queues: Box::default(),
             deleted: false,
         };
         device.check_added(config)?;
@@ -99,7 +99,7 @@ impl Device {
     /// Opens the character device, makes the mirror and starts a thread per queue;
     /// returns when each has fetched its tags.
     fn start_queues(&mut self, config: &DeviceConfig) -> Result<(), Failure> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(DeviceShared {
             disk: self.driver.clone(),
             char_device: Arc::new(open_char_device(self.info.dev_id)?),
             depth: self.info.queue_depth,
@@ -109,34 +109,34 @@ impl Device {
             path: self.path,
             give_up: self.deaths.give_up(),
         });
-        let ports = self.make_ports(&shared)?;
-        self.ports = ports.clone();
+        let queues = self.make_queues(&shared)?;
+        self.queues = queues.clone();
         let cpus = self.queue_cpus()?;
         let set = TagSet {
             cpus: cpus.iter().map(|of| of.iter().copied().collect()).collect(),
             timeout: Duration::from_secs(config.timeout.into()),
             ..TagSet::new(self.info.nr_hw_queues, self.info.queue_depth)
         };
-        let transport = Arc::new(Ports {
+        let front_end = Arc::new(UblkFrontEnd {
             disk: self.driver.clone(),
             path: self.path,
-            ports: ports.clone(),
+            queues: queues.clone(),
         });
         let runtime = backend::runtime();
         let flags = config.kblockd_flags.flags();
         let (driver, operations) = (&self.driver, self.driver.clone());
-        let mirror = Mirror::start_on(runtime, flags, set, operations, driver, transport)?;
+        let mirror = Mirror::start_on(runtime, flags, set, operations, driver, front_end)?;
         mirror.queue().time_one_of(config.latency_sample);
-        let bound: Vec<_> = ports.iter().map(Arc::downgrade).collect();
+        let bound: Vec<_> = queues.iter().map(Arc::downgrade).collect();
         mirror.on_cpus_changed(Box::new(move |online| {
             let bound = bound.iter().filter_map(Weak::upgrade);
-            bound.for_each(|port| port.binding.follow(online));
+            bound.for_each(|queue_shared| queue_shared.binding.follow(online));
         }));
         self.mirror = Some(mirror);
         let (ready, answers) = mpsc::channel();
         let mut failure = None;
-        for ((queue, port), cpus) in (0..).zip(ports).zip(cpus) {
-            match self.start_queue(queue, port, cpus, &shared, ready.clone()) {
+        for ((queue, queue_shared), cpus) in (0..).zip(queues).zip(cpus) {
+            match self.start_queue(queue, queue_shared, cpus, &shared, ready.clone()) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => {
                     failure = Some(error);
@@ -160,15 +160,15 @@ impl Device {
     }
 
     /// What the threads of a queue share with those of kblockd.
-    fn make_ports(&self, shared: &Shared) -> Result<Box<[Arc<Port>]>, Failure> {
-        let port = |queue| {
+    fn make_queues(&self, shared: &DeviceShared) -> Result<Box<[Arc<QueueShared>]>, Failure> {
+        let queue_shared = |queue| {
             let device = shared.char_device.clone();
             let (depth, io_buffer) = (shared.depth, shared.io_buffer);
-            Port::new(device, queue, depth, io_buffer)
+            QueueShared::new(device, queue, depth, io_buffer)
                 .map(Arc::new)
                 .map_err(|error| error.failure(queue))
         };
-        (0..self.info.nr_hw_queues).map(port).collect()
+        (0..self.info.nr_hw_queues).map(queue_shared).collect()
     }
 
     /// By queue, the CPUs whose requests it gets.
@@ -181,25 +181,25 @@ impl Device {
     fn start_queue(
         &mut self,
         queue: u16,
-        port: Arc<Port>,
+        queue_shared: Arc<QueueShared>,
         cpus: Vec<usize>,
-        shared: &Arc<Shared>,
+        shared: &Arc<DeviceShared>,
         ready: mpsc::Sender<Result<(), Failure>>,
     ) -> Result<JoinHandle<Option<Served>>, Failure> {
         let counters = Arc::new(QueueCounters::default());
         self.counters.push(counters.clone());
         let mirror = self.mirror.as_ref();
-        let lane = mirror.expect("made before the queues").lane(queue);
+        let submitter = mirror.expect("made before the queues").submitter(queue);
         let thread = QueueThread {
             queue,
             cpus,
             shared: shared.clone(),
-            port,
+            queue_shared,
             counters,
             deaths: self.deaths.clone(),
             ready,
         };
-        thread.spawn(lane).map_err(|e| {
+        thread.spawn(submitter).map_err(|e| {
             Failure::environment(format!("cannot create the thread of queue {queue}: {e}"))
         })
     }

@@ -8,28 +8,32 @@
 
 use std::sync::Arc;
 
-use super::queue::Port;
+use super::queue::QueueShared;
 use crate::config::DataPath;
-use crate::mq::{Disk, Moved, Moving, Request, Transport};
+use crate::mq::{Disk, FrontEnd, Moved, Moving, Request};
 
 /// All queues of a device.
-pub(super) struct Ports {
+pub(super) struct UblkFrontEnd {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) path: DataPath,
-    pub(super) ports: Box<[Arc<Port>]>,
+    pub(super) queues: Box<[Arc<QueueShared>]>,
 }
 
-impl Ports {
-    fn of(&self, queue: u16) -> &Port {
-        &self.ports[usize::from(queue)]
+impl UblkFrontEnd {
+    fn of(&self, queue: u16) -> &QueueShared {
+        &self.queues[usize::from(queue)]
     }
 }
 
-impl Transport for Ports {
+impl FrontEnd for UblkFrontEnd {
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let port = self.of(moving.queue());
+        let queue_shared = self.of(moving.queue());
         let (request, data) = (*moving.request(), moving.data());
-        moving.done(port.data.copy(&*self.disk, self.path, &request, data))
+        moving.done(
+            queue_shared
+                .data
+                .copy(&*self.disk, self.path, &request, data),
+        )
     }
 
     fn end(&self, queue: u16, request: &Request, result: i32) {
