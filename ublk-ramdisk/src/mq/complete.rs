@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How requests end: once each, by whoever takes them out of flight (A8, C30, C31, C38), or are given
-//! back by a driver that had accepted them (C28, C29).
+//! How requests end, once each (A8, C30, C31, C38), and how a driver gives one back that it had
+//! accepted (C28, C29).
 //!
 //! [`super::dispatch`] hands in what ended inside it, front ends and drivers what they kept; the
-//! result goes out through a [`LocalCompletion`] or the [`FrontEnd`](super::FrontEnd). Kernel counterparts:
-//! `blk_mq_complete_request`, `blk_mq_end_request`, `blk_mq_end_request_batch`,
+//! result goes out through a [`LocalCompletion`] or the [`FrontEnd`](super::FrontEnd). Kernel
+//! counterparts: `blk_mq_complete_request`, `blk_mq_end_request`, `blk_mq_end_request_batch`,
 //! `blk_mq_requeue_request`, `blk_mq_kick_requeue_list`, `blk_mq_requeue_work`.
 //!
-//! Requests that are given back wait on lists of the device, not of a hardware queue, until somebody
-//! kicks; requeue_work then puts them where the next run finds them.
+//! Requests that are given back wait on lists of the device, not of a hardware queue, until
+//! somebody kicks; requeue_work then puts them where the next run finds them.
 //!
 //! The order within an end: the driver's complete, the slot becomes idle, the result is handed
 //! out, the request is counted out. The tag may come back at once after the result has left, so
 //! the slot is not touched after that; and a freeze waits until the result has left for the
-//! front_end.
+//! front end.
 
 use super::hctx::HwQueue;
 use super::issue_ctx::{IssueCtx, Started};
@@ -27,8 +27,8 @@ use super::tokens::{InFlight, Requeue};
 use std::time::Duration;
 
 impl Queue {
-    /// Completes a request that was kept: so many bytes, or why not. Ends on the calling thread,
-    /// into `completion`. False if somebody else had completed it (C38).
+    /// Completes a request that was kept, with the number of bytes moved or an error. It ends on
+    /// the calling thread, into `local`. False if it had been completed before (C38).
     pub fn complete(
         &self,
         token: InFlight,
@@ -49,7 +49,8 @@ impl Queue {
         decided != Completed::Lost
     }
 
-    /// As [`Queue::complete`], from a thread that is no submitter's: the result goes to the front_end.
+    /// As [`Queue::complete`], from a thread that is no submitter's: the result goes to the front
+    /// end.
     pub fn complete_remote(&self, token: InFlight, outcome: Result<u64, Status>) -> bool {
         let hctx = self.hctx_of(token.rq);
         self.complete(token, outcome, &mut self.via_front_end(hctx))
@@ -79,9 +80,8 @@ impl Queue {
         self.run_exit_actions(hctx, hctx.state.leave(ended));
     }
 
-    /// Completes a request on the way from the driver, whose token is back with the thread that
-    /// issues it. True if it has ended and the caller counts it out. The way of nearly every
-    /// request: no call of a function on it.
+    /// Completes a request that the driver has let go of, on the thread that issues it. True if it
+    /// has ended and the caller counts it out. Hot path: keep this inlined.
     #[inline(always)]
     pub(super) fn complete_here(
         &self,
@@ -107,8 +107,8 @@ impl Queue {
         self.decided(hctx, (started, decided), outcome, false, cx) == Completed::End
     }
 
-    /// It has been decided who takes it out of flight: ends it, if that is the caller and nobody
-    /// looks at it.
+    /// Ends a request that the caller has taken out of flight, unless somebody holds a reference to
+    /// it.
     #[inline(always)]
     fn decided(
         &self,
@@ -135,7 +135,7 @@ impl Queue {
         hctx.counters.lost_races.add(1);
     }
 
-    /// Somebody looks at it: the outcome waits in the slot for the last one to let go.
+    /// Somebody holds a reference: the outcome waits in the slot until the last one is dropped.
     #[cold]
     fn publish(&self, hctx: &HwQueue, rq: Rq, outcome: Result<u64, Status>, via_driver: bool) {
         let slot = self.slot(rq);
@@ -145,7 +145,7 @@ impl Queue {
         }
     }
 
-    /// The last one has let go of a completed request.
+    /// The last reference to a completed request has been dropped: ends it.
     pub(super) fn end_published(&self, rq: Rq) {
         let hctx = self.hctx_of(rq);
         let slot = self.slot(rq);
@@ -230,12 +230,12 @@ impl Queue {
         true
     }
 
-    /// Has the requeue lists worked off now, also if a later kick is pending (W9).
+    /// Runs requeue_work now, also if a later kick is pending (W9).
     pub fn kick_requeue_list(&self) {
         self.inner.works.mod_requeue(Duration::ZERO);
     }
 
-    /// Has them worked off after `delay`.
+    /// Runs requeue_work after `delay`.
     pub fn delay_kick_requeue_list(&self, delay: Duration) {
         self.inner.works.mod_requeue(delay);
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What each hardware queue has done (K2), and the identities that hold when it is at rest (K5).
 //!
-//! Raised by whoever does it, read by anyone without a lock. The numbers that every request raises
-//! are exact at rest only: each submitter has one owner, who counts what it does in numbers of its own
-//! and without a locked addition, and they are added up when they are read.
+//! Anyone reads them without a lock. The numbers that every request raises are exact at rest only:
+//! each submitter has one owner, which counts in numbers of its own without a locked addition, and
+//! they are summed up when they are read.
 
 use super::source::{BySource, Counts};
 use super::sync::Count;
@@ -124,7 +124,7 @@ counters! {
 }
 
 impl Counters {
-    /// Answers and ends of a call that is on no submitter's thread.
+    /// Adds what a call counted that ran on no submitter's thread.
     pub(super) fn add_ends(&self, accepted: u32, ended: u32, errors: u32) {
         self.accepted.add(accepted.into());
         self.ended.add(ended.into());

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The mirror's state as the files that the kernel's debugfs has for a request queue (K1, K2).
 //!
-//! Made on demand, by whoever wants to read; nothing of it costs the way of a request anything. A
-//! lock is held for one walk over one list and for nothing else: what the tags on it stand for is
-//! read afterwards and may have moved on. Kernel counterpart: `block/blk-mq-debugfs.c`. Of its files
-//! `pm_only`, `sched_tags`, `zone_wplugs` and the lists by type of the CPUs have no use here; `run`,
-//! `queued` and `dispatched` are gone there by 7.2 and kept here, with the mirror's other counters.
+//! Made when they are read; no request pays for them. A lock is held for one walk over one list and
+//! for nothing else: what the tags on it stand for is read afterwards and may have moved on. Kernel
+//! counterpart: `block/blk-mq-debugfs.c`. Of its files `pm_only`, `sched_tags`, `zone_wplugs` and
+//! the lists by type of the CPUs have no use here; `run`, `queued` and `dispatched` are gone there
+//! by 7.2 and kept here, with the mirror's other counters.
 
 use super::counters::{HctxCounters, HISTOGRAM};
 use super::hctx::HwQueue;

@@ -9,19 +9,19 @@
 //! Why a refused request is never forgotten:
 //!
 //! ```text
-//!   dispatcher                                   whoever ends a request of this hctx
+//!   dispatcher                                   the end of a request of this hctx
 //!   set RESTART                (mark)            give the driver's things back
 //!   queue_rq: BUSY             (try)             lower usage, reading RESTART      (leave)
 //!   append the leftovers       (append)            if set: clear it, queue a run
-//!   read RESTART by writing    (look)
+//!   test_fenced(RESTART)       (test)
 //!     clear: queue a run
 //! ```
 //!
 //! All steps on the state word are read-modify-writes, so of mark and leave one is first. If leave
 //! is, then try sees what was given back. If mark is, leave clears RESTART and queues a run; that
-//! clearing is before or after look. If before, look finds RESTART clear and queues another run. If
+//! clearing is before or after test. If before, test finds RESTART clear and queues another run. If
 //! after, the append is visible to the run that was queued. When RESTART was not marked before the
-//! try, as in a run that took the software queues, look finds it clear and queues a run that marks.
+//! try, as in a run that took the software queues, test finds it clear and queues a run that marks.
 
 use super::hctx::HwQueue;
 use super::hctx_state::RESTART;
@@ -35,21 +35,21 @@ use super::source::Source;
 use super::tag_set::Rules;
 use std::time::Duration;
 
-/// How soon all queues are run when a budget was taken for a request that was gone
+/// Delay of the run of all queues after a budget was taken and no request was left for it
 /// (`BLK_MQ_BUDGET_DELAY`).
 const BUDGET_DELAY: Duration = Duration::from_millis(3);
 
-/// A request whose turn it is.
+/// The next request to issue.
 pub(super) struct Next<'r> {
     pub(super) rq: Rq,
     /// What is asked for, if that need not be looked up.
     pub(super) request: Option<&'r Request>,
     pub(super) last: bool,
-    /// Has its budget been taken?
+    /// True if its budget has been taken.
     pub(super) budgeted: bool,
 }
 
-/// What became of a list.
+/// The result of issuing a list.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
 pub(super) struct ListIssue {
@@ -82,7 +82,8 @@ impl Queue {
         true
     }
 
-    /// Issues what `next` hands out, until it has no more or one is refused, which is answered (C10).
+    /// Issues what `next` returns until it has no more, or until one is refused; that one is
+    /// returned (C10).
     /// # Context: inside an issue section of `hctx`.
     #[inline]
     pub(super) fn issue_each<'r>(
@@ -131,9 +132,9 @@ impl Queue {
         (done, left)
     }
 
-    /// Issues a list from its head. What is left in it begins with the refused request (C11); past
-    /// one that was refused alone the rest is offered, as far as the driver says (E10). The first
-    /// one's budget may have been taken already.
+    /// Issues a list from its head. What is left in it begins with the refused request (C11).
+    /// Behind a refused request that may be skipped, the rest is offered if the driver wants it
+    /// (E10). The budget of the first one may have been taken already.
     /// # Context: inside an issue section of `hctx`.
     pub(super) fn issue_list(
         &self,
@@ -164,7 +165,8 @@ impl Queue {
             let (Some(why), Some(rq)) = (done.refused, left) else {
                 break;
             };
-            // After one refused alone the mirror owes a re-run, whatever the next is refused for.
+            // After a skippable refusal the mirror owes a re-run, whatever the next one is refused
+            // for.
             all.refused = all.refused.or(Some(why));
             if why == Refused::Skippable {
                 waiting.push_back(slots, rq);
@@ -178,14 +180,15 @@ impl Queue {
         all
     }
 
-    /// Asked of those behind one that was refused alone.
+    /// True if the driver wants this request, which stands behind a refused one that may be
+    /// skipped.
     fn overtakes(&self, hctx: &HwQueue, rq: Rq) -> bool {
         let request = self.request_of(hctx, rq);
         self.inner.driver.overtakes(self.view(hctx), &request)
     }
 
-    /// Issues a list and puts back what is left. Answers how many were accepted, and why some were
-    /// left, if any.
+    /// Issues a list and puts back what is left. Returns how many requests were accepted, and why
+    /// some were left, if any.
     /// # Context: inside an issue section of `hctx`.
     fn dispatch_list(
         &self,
@@ -210,15 +213,17 @@ impl Queue {
         (done.accepted, done.refused)
     }
 
-    /// After the leftovers have been put back: who runs the queue again (C16, C17)?
+    /// Decides, after the leftovers have been put back, what runs the queue again (C16, C17).
     fn schedule_rerun(&self, hctx: &HwQueue, why: Refused) {
         // guard: c16_look
         if !hctx.state.test_fenced(RESTART) {
-            // Nobody owes it: whoever did has cleared the bit, and may have come too early.
+            // No end owes a run: the one that cleared the bit may have come before the leftovers
+            // were listed.
             self.run_hw_queue(hctx.index, true);
         } else if why != Refused::Busy(Busy::DevResource) {
             self.delay_run_hw_queue(hctx.index, self.inner.set.rerun_delay);
-            // Whoever cleared the bit since has queued a run, and this has put it off (W18).
+            // An end that has cleared the bit since has queued a run, and the delay above has
+            // postponed it (W18).
             // guard: w18_look
             if !hctx.state.test_fenced(RESTART) {
                 self.run_hw_queue(hctx.index, true);
@@ -244,7 +249,7 @@ impl Queue {
             *accepted += taken;
             match left {
                 None => true,
-                // What waits in the software queues may need nothing that is wanting.
+                // Requests in the software queues may not need what was lacking.
                 Some(Refused::Skippable) => false,
                 Some(_) => return false,
             }
@@ -295,7 +300,7 @@ impl Queue {
         }
     }
 
-    /// A share; None where there is no limit. That there is none left is counted.
+    /// Takes a share of the budget; None without a limit. A missing share is counted.
     fn take_budget(&self, hctx: &HwQueue) -> Result<Option<u32>, Source> {
         let Some(budget) = self.inner.driver.budget().filter(|_| self.has_budget()) else {
             return Ok(None);
@@ -307,8 +312,8 @@ impl Queue {
         })
     }
 
-    /// Somebody else has taken the request meanwhile. Others may have been turned away for the
-    /// share held here, so all queues are run soon (W19).
+    /// The request was taken by another run meanwhile. Other queues may have been refused for lack
+    /// of this share, so all of them are run soon (W19).
     fn put_budget(&self, hctx: &HwQueue, token: u32) {
         if let Some(budget) = self.inner.driver.budget() {
             budget.put(self.view(hctx), token);
@@ -316,17 +321,17 @@ impl Queue {
         }
     }
 
-    /// Is it run by the old rules?
+    /// True if it is run by the rules of the kernels 3.x.
     #[inline]
     pub(super) fn is_linux3(&self) -> bool {
         self.inner.set.rules == Rules::Linux3
     }
 
-    /// One run by the rules of the kernels 3.x (M1 to M3). It takes everything, the dispatch list in
-    /// front of the software queues; what is left goes back to the head of the dispatch list, and
-    /// the queue is run again at once, whatever the reason. There is no RESTART, no delay, no account
-    /// of how busy the driver is, and no direct issue. Not modeled: a queued run that is queued again
-    /// keeps its place (M4).
+    /// One run by the rules of the kernels 3.x (M1 to M3). It takes everything, the dispatch list
+    /// in front of the software queues; what is left goes back to the head of the dispatch list,
+    /// and the queue is run again at once, whatever the reason. There is no RESTART, no delay, no
+    /// account of how busy the driver is, and no direct issue. Not modeled: a queued run that is
+    /// queued again keeps its place (M4).
     /// # Context: inside an issue section of `hctx`.
     pub(super) fn dispatch_pass_linux3(
         &self,

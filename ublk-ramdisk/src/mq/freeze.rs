@@ -69,7 +69,7 @@ impl Queue {
                 self.set_all(FROZEN);
             }
         }
-        // Nobody may come any more to run what is listed (W20).
+        // No arrival will run what is listed any more (W20).
         // guard: w20_run
         self.kick_requeue_list();
         self.run_hw_queues(false);
@@ -78,7 +78,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Asked before a freeze: which queue has something that cannot end?
+    /// Returns a queue whose requests wait and may not run: a freeze would never end.
     fn find_stuck(&self, quiesced: bool) -> Option<u16> {
         let requeued = self.inner.requeue.lock().len() > 0;
         let stuck = self.hctxs().iter().find(|hctx| {

@@ -24,7 +24,8 @@ static LABELS: AtomicU32 = AtomicU32::new(0);
 
 impl Queue {
     /// Looks up a request that a driver or front end has (A11). It is not ended, and its tag not
-    /// used again, as long as the reference is kept. One that is only just being issued is not found.
+    /// used again, as long as the reference is kept. One that is only just being issued is not
+    /// found.
     pub fn get(&self, hctx: u16, tag: u16) -> Option<RequestRef> {
         if hctx >= self.inner.set.nr_hw_queues || tag >= self.inner.set.queue_depth {
             return None;
@@ -121,13 +122,13 @@ pub struct HctxSnapshot {
     pub usage: u64,
     /// How busy the driver has lately been, 0 to 9.
     pub dispatch_busy: u32,
-    /// Is a run queued, now or for later?
+    /// True if a run is queued, now or for later.
     pub run_pending: bool,
     /// Requests that were refused and wait for their next try.
     pub parked: u64,
     /// Requests that hold a slot, which is a share of the driver's budget (E1).
     pub slots_held: u64,
-    /// Does it stand in the line of those that are run when a slot comes back?
+    /// True if it waits to be run when a slot comes back.
     pub slot_awaited: bool,
 }
 

@@ -13,12 +13,12 @@ use super::tag_set::TagSet;
 use std::sync::atomic::{AtomicU32 as PlainU32, Ordering::Relaxed};
 use workqueue::CpuSet;
 
-/// How many times a CPU is chosen before it is the next one's turn (`BLK_MQ_CPU_WORK_BATCH`).
+/// Runs in a row on one CPU before the next one is chosen (`BLK_MQ_CPU_WORK_BATCH`).
 const CPU_BATCH: u32 = 8;
 
 /// What a hardware queue is made of. Letters: I fixed at creation, A atomic, D under the dispatch
-/// list's lock, F under the lock of those who wait for a thaw, C under the CPU choice's lock. No two
-/// of these locks are held together, and none across a call of the driver or the front_end.
+/// list's lock, F under the lock of those who wait for a thaw, C under the CPU choice's lock. No
+/// two of these locks are held together, and none across a call of the driver or the front end.
 #[derive(Debug)]
 pub(super) struct HwQueue {
     pub(super) index: u16,                     // I
@@ -104,12 +104,12 @@ impl HwQueue {
         self.with_dispatch(RqList::take)
     }
 
-    /// Asked without the lock: is there something on the dispatch list?
+    /// True if the dispatch list is not empty; read without the lock.
     pub(super) fn has_dispatch(&self) -> bool {
         self.dispatch_len.load(Ordering::Acquire) != 0
     }
 
-    /// Asked by a run: is there anything to do (C21)?
+    /// True if a run would find a request (C21).
     pub(super) fn has_pending(&self) -> bool {
         self.has_dispatch() || self.ctxs.any()
     }
@@ -157,8 +157,8 @@ impl HwQueue {
 }
 
 /// The software queues of one hardware queue: requests received but not yet dispatched, a FIFO per
-/// submitter by which they came. Kernel counterparts: `struct blk_mq_ctx`, `hctx->ctx_map`. Unlike the
-/// kernel's they belong to one hctx from the start.
+/// submitter by which they came. Kernel counterparts: `struct blk_mq_ctx`, `hctx->ctx_map`. Unlike
+/// the kernel's they belong to one hctx from the start.
 ///
 /// A bit of the map is set and cleared only under the lock of its ctx, and is set at every unlock
 /// if and only if the list is not empty (A4). So a run that finds the bit clear misses at most a
@@ -181,7 +181,7 @@ impl Ctxs {
         self.map.load(Ordering::Acquire)
     }
 
-    /// Is there anything to dispatch?
+    /// True if a software queue has a request.
     pub(super) fn any(&self) -> bool {
         self.map() != 0
     }

@@ -35,19 +35,19 @@ pub(super) const STOPPED: Bit = Bit(1 << 61);
 pub(super) const QUIESCED: Bit = Bit(1 << 62);
 pub(super) const FROZEN: Bit = Bit(1 << 63);
 
-/// Where an arrival goes.
+/// What an arrival may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Entry {
-    /// Counted in, and inside an issue section that the caller has to leave.
+    /// Counted in, and inside an issue section, which the caller must leave.
     Issue,
     /// Counted in, but it may only be listed.
     List,
-    /// Not counted: it waits outside.
+    /// Not counted: the queue is frozen.
     Frozen,
 }
 
-/// What a departure leaves to do.
+/// What the caller must do after requests or sections have ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub(super) struct Exit {
@@ -66,7 +66,7 @@ impl HctxState {
         Self(AtomicU64::new(0))
     }
 
-    /// A look without consequences: for hints and figures.
+    /// Reads the bit, for hints and figures.
     #[inline]
     pub(super) fn has(&self, bit: Bit) -> bool {
         self.0.load(Ordering::Relaxed) & bit.0 != 0
@@ -80,26 +80,26 @@ impl HctxState {
         self.0.load(Ordering::Acquire) & ISSUING
     }
 
-    /// Looks by writing: whatever the caller wrote before is seen by whoever changes a bit after
-    /// this look (C16, C21; W1, W2, W7).
+    /// Reads the bit with a read-modify-write, which orders the caller's earlier writes before any
+    /// later change of the word (C16, C21; W1, W2, W7).
     #[must_use]
     pub(super) fn test_fenced(&self, bit: Bit) -> bool {
         self.0.fetch_or(0, Ordering::AcqRel) & bit.0 != 0
     }
 
-    /// Sets a bit; true if it was clear. The caller sees what ended before, and whoever ends after
-    /// this sees the bit.
+    /// Sets a bit; true if it was clear. The caller sees what ended before, and every later end
+    /// sees the bit.
     pub(super) fn set(&self, bit: Bit) -> bool {
         self.0.fetch_or(bit.0, Ordering::AcqRel) & bit.0 == 0
     }
 
-    /// Clears a bit; true if it was set. The caller sees all that was listed by those who looked
-    /// and found it set.
+    /// Clears a bit; true if it was set. The caller sees all that was listed by threads that found
+    /// it set with `test_fenced`.
     pub(super) fn clear(&self, bit: Bit) -> bool {
         self.0.fetch_and(!bit.0, Ordering::AcqRel) & bit.0 != 0
     }
 
-    /// `n` requests arrive. The second answer: does the caller have to see to the timer?
+    /// `n` requests arrive. The second value: true if the caller must arm the timeout timer.
     #[inline]
     pub(super) fn enter(&self, n: u32) -> (Entry, bool, Exit) {
         let n = u64::from(n);
@@ -114,8 +114,7 @@ impl HctxState {
         (Entry::List, before & TIMED.0 == 0, self.exit(0, ISSUE))
     }
 
-    /// Takes an arrival back that was never inside: nothing has ended, so whoever waits for RESTART
-    /// goes on waiting for an end.
+    /// Undoes an arrival at a frozen queue. Nothing has ended, so RESTART stays set.
     #[cold]
     fn undo_enter(&self, n: u64) -> Exit {
         let now = self.0.fetch_sub(n + ISSUE, Ordering::AcqRel) - n - ISSUE;
@@ -181,8 +180,8 @@ impl HctxState {
         }
     }
 
-    /// The timer has found nobody inside: true if it need not look after this queue any more. An
-    /// arrival either makes this fail or finds TIMED clear.
+    /// Clears TIMED if no request is inside; true if it did. A later arrival then finds TIMED
+    /// clear.
     #[must_use]
     pub(super) fn untime(&self) -> bool {
         let mut word = self.0.load(Ordering::Relaxed);

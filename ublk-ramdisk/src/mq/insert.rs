@@ -2,9 +2,9 @@
 //! Where requests come in: a lone one is issued on the spot, a batch in order, and what cannot be
 //! issued is listed (C1 to C4).
 //!
-//! A front end's thread hands in through its [`Submitter`]; [`super::dispatch`] issues, [`super::run`]
-//! takes over what was listed. Kernel counterparts: `blk_mq_submit_bio`, `blk_mq_dispatch_list`,
-//! `blk_execute_rq_nowait`.
+//! A front end's thread hands in through its [`Submitter`]; [`super::dispatch`] issues,
+//! [`super::run`] takes over what was listed. Kernel counterparts: `blk_mq_submit_bio`,
+//! `blk_mq_dispatch_list`, `blk_execute_rq_nowait`.
 
 use super::dispatch::{ListIssue, Next};
 use super::hctx::HwQueue;
@@ -90,7 +90,7 @@ impl Submitter {
         let first = counters.inserted.get();
         let arrived = queue.arrival(first, count);
         queue.trace_hctx(Kind::Plug, hctx, 0);
-        // Before they are counted in: a tag that there is not leaves nothing behind.
+        // Before they are counted in: an invalid tag panics and leaves nothing behind.
         for (request, number) in requests.iter().zip(first..) {
             let arrived = queue.if_timed(number, arrived);
             queue.admit(hctx, self.ctx, request, 0, arrived);
@@ -153,7 +153,7 @@ impl Submitter {
     }
 }
 
-/// Asked of a lone arrival at an open queue (C1): may it go ahead of what a busy driver has left?
+/// True if a lone arrival may be issued ahead of what a busy driver has left (C1).
 #[inline]
 fn may_issue_directly(queue: &Queue, hctx: &HwQueue, request: &Request) -> bool {
     !queue.is_linux3()
@@ -169,7 +169,8 @@ impl Queue {
             return None;
         }
         let taken = &self.inner.submitters[self.submitter_index(hctx, ctx)];
-        // Acquire pairs with the Release in `return_submitter`: one owner's counts after the other's.
+        // Acquire pairs with the Release in `return_submitter`: one owner's counts after the
+        // other's.
         let ours = !taken.swap(true, Ordering::Acquire);
         ours.then(|| Submitter::new(self.clone(), hctx, ctx))
     }
@@ -182,7 +183,7 @@ impl Queue {
         usize::from(hctx) * usize::from(self.inner.set.nr_ctxs) + usize::from(ctx)
     }
 
-    /// Keeps an arrival in its slot.
+    /// Fills the slot of an arrival.
     #[inline]
     fn admit(&self, hctx: &HwQueue, ctx: u16, request: &Request, flags: u32, arrived: u64) -> Rq {
         let rq = self.rq(hctx.index, request.tag());
@@ -256,7 +257,7 @@ impl Queue {
         self.batch_issued(hctx, section, issued, left, cx);
     }
 
-    /// As `issue_batch`, for a driver that wants to see the whole list first.
+    /// As `issue_batch`, for a driver with `queue_rqs`.
     fn offer_batch<'r>(
         &self,
         hctx: &HwQueue,
@@ -299,7 +300,7 @@ impl Queue {
         self.run_now(hctx, cx);
     }
 
-    /// The driver has refused an arrival: it is the next of the dispatch list's end.
+    /// The driver has refused an arrival: it goes to the tail of the dispatch list.
     fn list_refused(&self, hctx: &HwQueue, rq: Rq) {
         hctx.counters.queued.add(1);
         hctx.dispatch_tail(&self.inner.slots, rq);

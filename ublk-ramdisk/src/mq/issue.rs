@@ -29,14 +29,14 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 pub(super) enum Refused {
     /// By the driver.
     Busy(Busy),
-    /// By the driver, with RESOURCE; the others in the list are offered all the same (E10).
+    /// By the driver, with RESOURCE; the rest of the list is offered all the same (E10).
     Skippable,
     /// Not even offered to it.
     NoBudget,
 }
 
 impl Refused {
-    /// Does it say that the driver is busy (C19)? One that holds back only its like does not.
+    /// True if it says that the driver is busy (C19). A skippable refusal does not.
     pub(super) fn is_busy(self) -> bool {
         self != Self::Skippable
     }
@@ -50,7 +50,7 @@ pub(super) enum Issue {
     Ended { accepted: bool },
     /// Somebody has it.
     Kept,
-    /// It is the mirror's again; the caller lists it.
+    /// It is back; the caller lists it.
     Refused(Refused),
 }
 
@@ -99,8 +99,7 @@ impl Queue {
         }
     }
 
-    /// Calls the driver. One that panics has answered an error: of this request's fate it can say
-    /// no more, and the others are to be served.
+    /// Calls the driver. A panic counts as an error of this request; the others are served.
     #[inline]
     fn queue_rq<'q>(&self, hctx: &HwQueue, issued: Issued<'q>, last: bool) -> Answer<'q> {
         let spare = issued.spare();
@@ -309,7 +308,7 @@ impl Queue {
         Issue::Refused(Refused::Busy(kind))
     }
 
-    /// Asked after DEV_RESOURCE (B3, B4): is there something that will run this queue?
+    /// True if something will run this queue, after DEV_RESOURCE (B3, B4).
     fn is_rerun_promised(&self, hctx: &HwQueue) -> bool {
         let in_flight = |tag| self.slot(self.rq(hctx.index, tag)).state.is_in_flight();
         hctx.state.has(STOPPED)
@@ -317,7 +316,7 @@ impl Queue {
             || (0..self.inner.set.queue_depth).any(in_flight)
     }
 
-    /// Offers a batch to a driver that takes several at once. Answers how many have ended.
+    /// Offers a batch to a driver that takes several requests at once. Returns how many have ended.
     /// # Context: inside an issue section of `hctx`.
     pub(super) fn offer_all(
         &self,

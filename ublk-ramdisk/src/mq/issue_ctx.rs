@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One call into the mirror: whose thread it is on, where its results go, and what it has yet to
+//! One call into the mirror: the thread it is on, where its results go, and what it has yet to
 //! count.
 //!
-//! [`super::insert`] makes one for a submitter's thread, [`super::run`] and [`super::complete`] for others;
-//! [`super::dispatch`] is handed it. The numbers that every request raises go at once into the
-//! submitter's own on a submitter's thread; others gather them here and write them once per call: a request
-//! on a submitter costs no locked addition, a run one of each at most. They are written before the
-//! requests are counted out, so whoever sees a queue empty sees them.
+//! [`super::insert`] makes one for a submitter's thread, [`super::run`] and [`super::complete`] for
+//! others. On a submitter's thread the numbers that every request raises go at once into the
+//! submitter's own. Other threads gather them here and write them once per call, before the
+//! requests are counted out: so a queue that is seen empty has been counted. A request of a
+//! submitter costs no locked addition, a run one of each at most.
 
 use super::counters::SubmitterCounters;
 use super::hctx::HwQueue;
@@ -79,7 +79,7 @@ impl<'h> IssueCtx<'h> {
         self.local.end(request, result);
     }
 
-    /// Writes down what was counted, before anything of it is counted out.
+    /// Adds what was counted to the queue's counters, before the requests are counted out.
     #[inline]
     pub(super) fn flush_counts(&mut self, hctx: &HwQueue) {
         if self.submitter.is_none() && self.accepted | self.ended | self.errors != 0 {
@@ -123,8 +123,8 @@ impl<'r> Started<'r> {
     }
 }
 
-/// An issue section that its owner leaves by hand, and a panic of the driver or the front end by
-/// itself: quiesce would wait for it for ever.
+/// An issue section. Its owner leaves it by a call; a panic of the driver or the front end leaves
+/// it by dropping this, or quiesce would wait for ever.
 pub(super) struct Section<'a> {
     queue: &'a Queue,
     hctx: &'a HwQueue,

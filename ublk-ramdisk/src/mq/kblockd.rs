@@ -4,7 +4,8 @@
 //! It carries only each hctx's run_work and each device's requeue_work and timeout_work. Its
 //! callbacks never allocate, never wait for a request to end, and take no lock that is held across
 //! an allocation; so a refused request is tried again as long as one thread of this queue can run,
-//! and its rescuer always can. Kernel counterparts: `kblockd_workqueue`, `kblockd_mod_delayed_work_on`.
+//! and its rescuer always can. Kernel counterparts: `kblockd_workqueue`,
+//! `kblockd_mod_delayed_work_on`.
 //!
 //! The models of `loom_tests` put their own work in the place of [`Works`].
 
@@ -36,7 +37,8 @@ impl Kblockd {
         Self::with_flags(runtime, Self::FLAGS)
     }
 
-    /// The same with other flags: to study what those of [`Kblockd::FLAGS`] are for.
+    /// As [`Kblockd::new`], with other flags than [`Kblockd::FLAGS`]: for studies of what those are
+    /// for.
     pub fn with_flags(runtime: &Runtime, flags: Flags) -> Result<Self, AllocError> {
         Ok(Self {
             queue: Arc::new(runtime.queue("kblockd").flags(flags).build()?),

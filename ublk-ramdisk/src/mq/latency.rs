@@ -2,18 +2,18 @@
 //! How long requests take from their arrival to the moment their result is handed out (K2).
 //!
 //! To look at the clock twice costs about as much as all else that the mirror does with a request,
-//! so by default each 16th arrival of a submitter is timed, whatever becomes of it; a batch looks once.
-//! `--latency-sample` says how many are.
-//! Kernel counterpart: the `diskstats` times, which the block layer keeps likewise from start to end.
+//! so by default each 16th arrival of a submitter is timed, whatever becomes of it; a batch looks
+//! once. `--latency-sample` says how many are. Kernel counterpart: the `diskstats` times, which the
+//! block layer keeps likewise from start to end.
 
 use super::request::Op;
 use crate::histogram::{AtomicHistogram, Histogram};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Of so many arrivals one is timed, unless somebody says otherwise.
+/// One arrival of this many is timed by default.
 pub const TIMED_OF: u32 = 16;
-/// The fewest that can be asked for: one of so many.
+/// The largest such number that can be asked for.
 pub const LEAST_TIMED_OF: u32 = 1 << 16;
 
 /// Which arrivals are timed: those whose number has none of these bits; none at all if all are set.
@@ -44,7 +44,7 @@ impl Sampling {
         }
     }
 
-    /// Is one of `count` arrivals timed, whose numbers begin with `first`?
+    /// True if one of `count` arrivals is timed, whose numbers begin with `first`.
     #[inline]
     pub(super) fn has(&self, first: u64, count: u32) -> bool {
         let mask = self.0.load(Relaxed);

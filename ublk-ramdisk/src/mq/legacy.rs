@@ -24,8 +24,8 @@ pub const QUEUE_ERROR: i32 = 2;
 
 /// A driver of the old kind.
 pub trait LegacyDriver: Send + Sync {
-    /// Answers one of the three numbers. After QUEUE_OK the request is the driver's, which has
-    /// ended it through `request` or ends it later through [`Legacy::end_request`].
+    /// Returns one of the three numbers. After QUEUE_OK the driver owns the request: it has ended
+    /// it through `request`, or ends it later through [`Legacy::end_request`].
     fn queue_rq(&self, hctx: Hctx<'_>, request: &LegacyRequest<'_>) -> i32;
 
     /// A request whose bytes were moved is about to end.
@@ -82,7 +82,7 @@ enum Held {
 }
 
 impl<D: LegacyDriver> Legacy<D> {
-    /// For a device of so many queues of that depth.
+    /// For a device with `nr_hw_queues` queues of depth `depth`.
     pub fn new(driver: D, nr_hw_queues: u16, depth: u16) -> Self {
         let slots = usize::from(nr_hw_queues) * usize::from(depth);
         Self {

@@ -3,7 +3,8 @@
 //! driver that may answer BUSY. Knows neither ublk nor memory.
 //!
 //! The journey of a request:
-//! 1. a front end's thread hands it to its [`Submitter`] (`insert`), which stands for a software queue;
+//! 1. a front end's thread hands it to its [`Submitter`] (`insert`), which stands for a software
+//!    queue;
 //! 2. alone on a quiet queue it is issued at once, else it is listed and the queue is run (`run`);
 //! 3. the driver's [`Operations::queue_rq`] accepts it, refuses it for now, or fails it (`issue`);
 //!    a refused one waits on the hardware queue's dispatch list, which kblockd runs again
@@ -15,8 +16,8 @@
 //!
 //! On the way of a lone request there are two read-modify-writes, both on the queue's word
 //! (`hctx_state`), as its own word is the issuing thread's until that lets go of it
-//! (`request_state`); no lock, no fence, no other thread, and never an allocation. What it counts it
-//! counts for itself (`issue_ctx`), and only one that is kept looks at a clock (`timeout`).
+//! (`request_state`); no lock, no fence, no other thread, and never an allocation. What it counts
+//! it counts for itself (`issue_ctx`), and only one that is kept looks at a clock (`timeout`).
 //!
 //! | kernel | here | difference |
 //! |---|---|---|
@@ -34,9 +35,9 @@
 //!
 //! # Layers
 //!
-//! The files stand in three groups. Data knows nothing of the other two: it is what queues, requests
-//! and counters are made of. Flow moves requests: each file adds methods to [`Queue`]. Edge is what
-//! drivers, front ends, tests and people see.
+//! The files stand in three groups. Data knows nothing of the other two: it is what queues,
+//! requests and counters are made of. Flow moves requests: each file adds methods to [`Queue`].
+//! Edge is what drivers, front ends, tests and people see.
 
 // Data.
 

@@ -82,7 +82,7 @@ impl Queue {
         }
     }
 
-    /// Refused, by the driver or for want of a budget: it waits for its next try from here on.
+    /// Refused, by the driver or for lack of a budget: it waits for its next try.
     pub(super) fn refused(&self, hctx: &HwQueue, rq: Rq, why: Refused, source: Source) {
         // Without a budget it has not even been started since the last time.
         let slot = self.slot(rq);
@@ -160,8 +160,8 @@ impl Queue {
         }
     }
 
-    /// Times one arrival of `arrivals`, rounded up to a power of two; 1 for each, 0 for none. Requests
-    /// on their way keep what was decided when they arrived.
+    /// Times one arrival of `arrivals`, rounded up to a power of two; 1 for each, 0 for none.
+    /// Requests on their way keep what was decided when they arrived.
     pub fn time_one_of(&self, arrivals: u32) {
         self.inner.sampling.set(arrivals);
     }
@@ -186,7 +186,7 @@ impl Queue {
         }
     }
 
-    /// The same for one of a batch, whose moment is known.
+    /// As `arrival`, for one request of a batch that arrived at `arrived`.
     #[inline]
     pub(super) fn if_timed(&self, number: u64, arrived: u64) -> u64 {
         if arrived != 0 && self.inner.sampling.has(number, 1) {

@@ -7,27 +7,27 @@
 //! # Where the bytes are moved
 //!
 //! A kernel driver finds the client's pages in the request and copies inside queue_rq. Here the
-//! pages are the kernel's, and how they can be reached depends on the front_end: with USER_COPY any
-//! thread may read and write them; else the kernel copies to or from a buffer of the tag. The driver must not know. So a transfer is a state of its own between queue_rq's OK and the
-//! end, with the bytes named by the driver and moved by the front end:
+//! pages are the kernel's, and the front end decides how to reach them: with USER_COPY any thread
+//! reads and writes them, else the kernel copies to or from a buffer of the tag. The driver must
+//! not know. So a transfer is a state of its own between queue_rq's OK and the end; the driver
+//! names the bytes, and the front end moves them:
 //!
 //! ```text
 //!   driver: queue_rq pins memory, answers OK with transfer(data)
 //!   mirror: hands the request on: LocalCompletion::transfer if the submitter's own thread issued it,
 //!           FrontEnd::transfer if a kblockd worker did
-//!   front_end: moves the bytes at once               -> Moving::done(outcome)
+//!   front end: moves the bytes at once               -> Moving::done(outcome)
 //!           or has the thread move them that can     -> Moving::keep(), later Queue::complete
 //!   mirror: complete (one compare-and-swap), the driver's complete unpins, the slot is idle again,
 //!           the result goes to the submitter's own thread or to FrontEnd::end
 //! ```
 //!
-//! The handing on happens after queue_rq has returned, not within: the driver is not entered twice
-//! on one stack, and an answer is an answer. On the thread of the submitter nothing is queued, no lock is
-//! taken and no other thread is told anything: a lone request is issued, moved and ended in one
-//! call. A worker that re-ran the queue can do the same where any thread may copy; where only the
-//! fetching thread may, it keeps the token for it and wakes it, as it has to do with the result in
-//! either case (F19, F20). A request under transfer is in flight, so it may time out: a driver that
-//! has named memory answers ResetTimer, as the copy will end.
+//! The mirror hands on after queue_rq has returned, so the driver is not entered twice on one
+//! stack. On a submitter's thread nothing is queued, no lock is taken and no other thread is told:
+//! a lone request is issued, moved and ended in one call. A worker that runs the queue again moves
+//! the bytes, too, if any thread may; else it keeps the token for the thread that can. The result
+//! is always that thread's to commit (F19, F20). A request under transfer is in flight, so it may
+//! time out: a driver that has named memory returns ResetTimer, as the copy will end.
 
 use super::queue::Queue;
 use super::request::{Request, Run};
@@ -39,10 +39,10 @@ use std::fmt;
 /// Why not now, and who owes the re-run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
-    /// Want of something that may come back by itself: the mirror re-runs the queue, at once the
+    /// Lacks something that may come back by itself: the mirror runs the queue again, at once the
     /// first time, then after 3 ms (B2).
     Resource,
-    /// Want of something the driver gives back: a request of this queue is in flight, or the
+    /// Lacks something that the driver gives back: a request of this queue is in flight, or the
     /// driver has a waker for this queue (B3). The mirror adds no timer.
     DevResource,
 }
@@ -120,13 +120,13 @@ pub trait Budget: Send + Sync {
     /// error.
     fn put(&self, hctx: Hctx<'_>, token: u32);
 
-    /// What is wanting when there is none.
+    /// The source that is counted when there is no share.
     fn source(&self) -> Source {
         Source::Slots
     }
 
-    /// Does this hctx wait to be run when there is a share again? For figures: a place in the line
-    /// may be left over from a try that has succeeded since.
+    /// True if this hctx waits for a share. For figures: a place among the waiters may be left over
+    /// from a try that has succeeded since.
     fn is_awaited_by(&self, _hctx: u16) -> bool {
         false
     }
@@ -212,9 +212,8 @@ pub trait Operations: Send + Sync {
     /// request.
     fn runs(&self, _request: &Request, _each: &mut dyn FnMut(Run)) {}
 
-    /// An earlier request of the list has been refused with [`Issued::busy_skippable`]: is this one to
-    /// be offered, which would otherwise wait behind it? A cheap answer; false if it would only be
-    /// refused again.
+    /// True if this request is offered although an earlier one of the list was refused with
+    /// [`Issued::busy_skippable`]. Must be cheap; false if it would only be refused again.
     fn overtakes(&self, _hctx: Hctx<'_>, _request: &Request) -> bool {
         true
     }
@@ -224,8 +223,8 @@ pub trait Operations: Send + Sync {
         None
     }
 
-    /// Is something other than an end going to run this hctx: a timer, a place in a line of
-    /// waiters? Asked after DEV_RESOURCE with nothing in flight (B4).
+    /// True if something other than an end will run this hctx: a timer, or a place among waiters.
+    /// Called after DEV_RESOURCE with nothing in flight (B4).
     fn has_waker(&self, _hctx: u16) -> bool {
         false
     }
@@ -244,7 +243,7 @@ pub trait Operations: Send + Sync {
     /// Once per hardware queue that was made, after the last request.
     fn exit_hctx(&self, _hctx: u16) {}
 
-    /// Does it have `queue_rqs`? Asked once, when the device is made.
+    /// True if the driver has `queue_rqs`. Called once, when the device is made.
     fn takes_lists(&self) -> bool {
         false
     }
@@ -265,14 +264,13 @@ pub trait Disk: Operations {
     /// Size of the disk in bytes, as it is now.
     fn capacity(&self) -> u64;
 
-    /// Would this request have to wait for memory that the disk does not hold yet? An answer of the
-    /// moment.
+    /// True if this request would have to wait now for memory that the disk does not hold yet.
     fn needs_memory(&self, _request: &Request) -> bool {
         false
     }
 }
 
-/// Where requests come from and results go to, from any thread's point of view.
+/// Where requests come from and results go to, from any thread.
 pub trait FrontEnd: Send + Sync {
     /// A worker has issued it: move its bytes, or keep it for the thread that can.
     fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m>;
@@ -282,8 +280,8 @@ pub trait FrontEnd: Send + Sync {
     fn end(&self, queue: u16, request: &Request, result: i32);
 }
 
-/// The same from the point of view of the thread that calls: what it can do without telling
-/// another one.
+/// Where results go within one call, for the thread that calls: it moves bytes and takes results
+/// without telling another thread.
 pub trait LocalCompletion {
     /// Move the bytes, or keep the token until they have been.
     fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m>;
@@ -292,7 +290,8 @@ pub trait LocalCompletion {
     fn end(&mut self, request: &Request, result: i32);
 }
 
-/// The [`LocalCompletion`] of a thread that has none of its own: everything goes to the [`FrontEnd`].
+/// The [`LocalCompletion`] of a thread that has none of its own: everything goes to the
+/// [`FrontEnd`].
 pub struct ViaFrontEnd<'a> {
     front_end: &'a dyn FrontEnd,
     queue: u16,

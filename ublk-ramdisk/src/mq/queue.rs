@@ -95,9 +95,8 @@ impl Queue {
         self.inner.has_budget.load(Ordering::Relaxed)
     }
 
-    /// Is a share of the driver's budget taken for each request from now on, or no more? A driver
-    /// that has a budget begins with it. Requests under way keep what they have; those that wait
-    /// for a share are run.
+    /// Switches the driver's budget on or off for later requests. A driver that has a budget begins
+    /// with it on. Requests under way keep what they have; those that wait for a share are run.
     pub fn use_budget(&self, on: bool) {
         let on = on && self.inner.driver.budget().is_some();
         self.inner.has_budget.store(on, Ordering::Relaxed);
@@ -169,7 +168,7 @@ impl Queue {
         }
     }
 
-    /// Asked wherever a token comes back.
+    /// Debug builds: panics if the token is another device's.
     #[inline]
     pub(super) fn assert_own(&self, _token: &InFlight) {
         #[cfg(debug_assertions)]

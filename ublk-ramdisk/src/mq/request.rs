@@ -22,18 +22,18 @@ pub enum Op {
     Discard,
     /// The range reads as zeros.
     WriteZeroes {
-        /// May the memory be given back?
+        /// The memory may be given back.
         unmap: bool,
     },
 }
 
 impl Op {
-    /// Does it move the client's bytes?
+    /// True if it moves the client's bytes.
     pub fn has_data(self) -> bool {
         matches!(self, Op::Read | Op::Write)
     }
 
-    /// Does it change what later reads return?
+    /// True if it changes what later reads return.
     pub fn modifies(self) -> bool {
         !matches!(self, Op::Read | Op::Flush)
     }
@@ -126,19 +126,19 @@ impl Request {
         Self { len, ..*self }
     }
 
-    /// The same, to be on stable storage when it ends (FUA). For memory that is what every write
-    /// is; it decides how the request is dispatched (C1).
+    /// Sets FUA: on stable storage when it ends. In memory every write is that; FUA decides how the
+    /// request is dispatched (C1).
     #[must_use]
     pub fn with_fua(self, fua: bool) -> Self {
         Self { fua, ..self }
     }
 
-    /// Is it to be on stable storage when it ends?
+    /// True if it must be on stable storage when it ends.
     pub fn is_fua(&self) -> bool {
         self.fua
     }
 
-    /// Does somebody wait for it (C1)?
+    /// True if somebody waits for it (C1).
     pub fn is_sync(&self) -> bool {
         self.fua || matches!(self.op, Op::Read | Op::Flush)
     }
@@ -163,7 +163,7 @@ impl Request {
         self.len
     }
 
-    /// Does it cover no byte? True for FLUSH and a DISCARD of length 0.
+    /// True if it covers no byte: a FLUSH, or a DISCARD of length 0.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -180,11 +180,12 @@ pub enum Data {
     Scattered,
 }
 
-// SAFETY: an address is a number; whoever reads or writes there, on whatever thread, answers for it.
+// SAFETY: an address is a number; whoever reads or writes there, on whatever thread, answers for
+// it.
 unsafe impl Send for Data {}
 
-/// One piece of a [`Data::Scattered`] request, to be copied before `runs` goes on: what it names may
-/// be there no longer.
+/// One piece of a [`Data::Scattered`] request, to be copied before `runs` goes on: what it names
+/// may be there no longer.
 #[derive(Clone, Copy, Debug)]
 pub enum Run {
     /// This many bytes from this address on.

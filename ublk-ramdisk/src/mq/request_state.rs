@@ -18,17 +18,17 @@
 //!
 //! `take_back` is for BUSY and requeue: next generation, TIMED_OUT cleared.
 //!
-//! * IDLE belongs to the mirror: it lies on one of its lists, or with the front_end. While nobody
+//! * IDLE belongs to the mirror: it lies on one of its lists, or with the front end. While nobody
 //!   has a reference only the owner changes the word, so it may store it.
 //! * ISSUED belongs to the thread that issues it, for as long as it is in that section: in queue_rq,
 //!   and where its bytes are moved. Nobody can look it up. If it ends there and no token was given
 //!   away, the thread has the word for itself and may store it: most requests are never IN_FLIGHT,
 //!   and pay for no compare-and-swap. A token that was given away counts as in IN_FLIGHT.
-//! * IN_FLIGHT belongs to whoever has the token with this generation. One compare-and-swap decides
+//! * IN_FLIGHT belongs to the holder of the token with this generation. One compare-and-swap decides
 //!   who takes it out of this state; everybody else, and every token of an earlier generation, is
 //!   told that it lost.
 //! * A reference can be taken only while IN_FLIGHT and delays the end, not the decision: the last
-//!   one to let go of a COMPLETE request ends it.
+//!   one to be dropped ends a COMPLETE request.
 
 use super::sync::{AtomicU64, Ordering};
 
@@ -93,13 +93,13 @@ fn next_generation(word: u64) -> u64 {
     u64::from(generation(word).0.wrapping_add(1)) << GENERATION
 }
 
-/// May a token of this generation decide?
+/// True if a token of this generation may decide.
 fn is_out(word: u64, wanted: Generation) -> bool {
     // guard: c38_decide
     word & OUT != 0 && generation(word) == wanted
 }
 
-/// May somebody look at it?
+/// True if a reference may be taken.
 fn is_in_flight(word: u64, wanted: Generation) -> bool {
     word & STATE == IN_FLIGHT && generation(word) == wanted
 }
@@ -135,8 +135,8 @@ impl RequestState {
         }
     }
 
-    /// ISSUED to IN_FLIGHT, before the section ends: the request stays with the driver or the
-    /// front_end. Whoever has its token may have completed it before.
+    /// ISSUED to IN_FLIGHT, before the section ends: the request stays with the driver or the front
+    /// end. The holder of its token may have completed it before.
     #[inline]
     pub(super) fn let_go(&self, issued: Generation) {
         let is_issued = |word: u64| word & STATE == ISSUED && generation(word) == issued;
@@ -194,7 +194,7 @@ impl RequestState {
         self.update(|word| is_out(word, wanted), step).is_some()
     }
 
-    /// COMPLETE to IDLE, by whoever ends the request; the tag may be used again after this.
+    /// COMPLETE to IDLE, by the thread that ends the request; the tag may be used again after this.
     #[inline]
     pub(super) fn retire(&self) -> Step {
         let word = self.0.load(Ordering::Relaxed);
@@ -251,12 +251,12 @@ impl RequestState {
         self.let_go(generation(self.0.load(Ordering::Acquire)));
     }
 
-    /// Does a driver or the front end own it? A hint.
+    /// True if a driver or the front end owns it. A hint.
     pub(super) fn is_in_flight(&self) -> bool {
         self.0.load(Ordering::Acquire) & OUT != 0
     }
 
-    /// Does the mirror or the front end's fetch own it? A hint.
+    /// True if the mirror or the front end's fetch owns it. A hint.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
         self.0.load(Ordering::Acquire) & STATE == IDLE

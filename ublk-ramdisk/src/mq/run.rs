@@ -43,9 +43,8 @@ impl Queue {
         }
     }
 
-    /// Asked before a run: may it, and is there anything to do (C21)? A negative answer is only
-    /// good once it has been looked for by writing: an unquiesce that came before the caller's
-    /// insertion was visible would have found nothing to run (W7).
+    /// True if a run may find something to do (C21). False only after `test_fenced`: an unquiesce
+    /// before the caller's insertion was visible has found nothing to run (W7).
     fn needs_run(&self, hctx: &HwQueue) -> bool {
         if !hctx.state.has(QUIESCED) && hctx.has_pending() {
             return true;
@@ -54,14 +53,14 @@ impl Queue {
         !hctx.state.test_fenced(QUIESCED) && hctx.has_pending()
     }
 
-    /// Asked by a run that may stay on its thread: is this one of the queue's CPUs (C22)?
+    /// True if the calling thread is on one of the queue's CPUs (C22).
     fn is_on_cpu_of(&self, hctx: &HwQueue) -> bool {
         hctx.cpus.is_empty() || hctx.cpus.contains(self.inner.works.current_cpu())
     }
 
-    /// What requests of this hardware queue were refused for, with RESOURCE, is there now: as if one
-    /// of them had ended (C30). A dispatcher that was refused before it was there and has not put
-    /// its leftovers back yet finds RESTART clear and queues a run; one that has is run (W14).
+    /// Called when what requests of this hardware queue lacked is there: as if one of them had
+    /// ended (C30). A dispatcher that was refused before and has not put its leftovers back yet
+    /// finds RESTART clear and queues a run; otherwise this run finds them (W14).
     pub fn restart_hw_queue(&self, hctx: u16) {
         let queue = self.hctx(hctx);
         // guard: w14_clear
@@ -76,7 +75,7 @@ impl Queue {
         self.queue_run(self.hctx(hctx), delay);
     }
 
-    /// Has all queues run for which no run is queued; a queued one keeps its time (W17).
+    /// Queues a run of every queue that has none queued; a queued one keeps its time (W17).
     pub fn delay_run_hw_queues(&self, delay: Duration) {
         for hctx in 0..self.inner.set.nr_hw_queues {
             // guard: w17_keep
@@ -87,8 +86,8 @@ impl Queue {
     }
 
     fn queue_run(&self, hctx: &HwQueue, delay: Duration) {
-        // Dropped only after a look by writing: a start that has cleared the bit before the look
-        // is left to the caller, one that clears it after sees what the caller has listed (W5).
+        // Dropped only after `test_fenced`: a start that clears the bit later sees what the caller
+        // has listed; one that cleared it before leaves the run to the caller (W5).
         // guard: w05_look
         if hctx.state.has(STOPPED) && hctx.state.test_fenced(STOPPED) {
             return;
@@ -136,7 +135,7 @@ impl Queue {
         self.run_exit_actions(hctx, hctx.state.end_issue());
     }
 
-    /// Does what a departure has left to do (C30).
+    /// Does what an exit has left to do (C30).
     #[inline]
     pub(super) fn run_exit_actions(&self, hctx: &HwQueue, exit: Exit) {
         if exit != Exit::default() {
@@ -185,8 +184,8 @@ impl Queue {
         }
     }
 
-    /// The thread that took requests in by this software queue is gone: its requests go to the tail
-    /// of the dispatch list, in order, and the queue is run (C27).
+    /// Moves what waits in a software queue to the tail of the dispatch list, in order, and runs
+    /// the queue: the thread that inserted through it is gone (C27).
     pub fn drain_ctx(&self, hctx: u16, ctx: u16) {
         let queue = self.hctx(hctx);
         let mut list = queue.ctxs.take(ctx);

@@ -8,9 +8,9 @@
 //!   B: join the line | fence | try once more        A: give back | fence | look at the line
 //! ```
 //!
-//! Either B's second try finds the slot, or A finds B in the line. A wakes all that wait, the oldest
-//! first: the oldest alone may have been served by its own thread since it joined, and would leave
-//! the slot and the others lying.
+//! Either B's second try finds the slot, or A finds B in the line. A wakes all that wait, the
+//! oldest first: the oldest alone may have been served by its own thread since it joined, and would
+//! leave the slot and the others lying.
 
 use super::operations::{Budget, Hctx};
 use super::queue::Queue;
@@ -55,7 +55,7 @@ impl Waiters {
 }
 
 impl DeviceSlots {
-    /// `slots` of them, for a device of so many hardware queues.
+    /// `slots` slots, for a device with `nr_hw_queues` hardware queues.
     pub fn new(slots: u32, nr_hw_queues: u16) -> Self {
         Self {
             free: AtomicU32::new(slots),
@@ -73,18 +73,18 @@ impl DeviceSlots {
         (self.free.load(Ordering::Relaxed) as i32).max(0) as u32
     }
 
-    /// Does any hctx stand in the line?
+    /// True if any hctx waits for a slot.
     pub fn is_awaited(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) != 0
     }
 
-    /// Does this hctx stand in the line?
+    /// True if this hctx waits for a slot.
     pub fn is_awaited_by(&self, hctx: u16) -> bool {
         self.is_awaited() && self.line.lock().contains(hctx)
     }
 
-    /// Adds so many, or takes them away: what is in use beyond the new number is missing from those
-    /// that come back. Runs every hctx that waits.
+    /// Adds `by` slots, or takes them away if it is negative: slots in use beyond the new number
+    /// are not given out again. Runs every hctx that waits.
     pub fn resize(&self, by: i32, queue: &Queue) {
         self.add(by, |waiter| queue.restart_hw_queue(waiter));
     }

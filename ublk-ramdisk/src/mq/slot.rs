@@ -120,7 +120,7 @@ impl Slot {
         self.deadline.store(deadline, Relaxed);
     }
 
-    /// As `set_deadline`, by somebody who does not own it: whoever does has the last word.
+    /// As `set_deadline`, by a thread that does not own the request: a deadline of its owner stays.
     pub(super) fn set_deadline_if_untimed(&self, deadline: u64) {
         let set = self
             .deadline
@@ -142,7 +142,7 @@ impl Slot {
         self.token.store(token, Relaxed);
     }
 
-    /// Leaves the outcome for whoever lets go last.
+    /// Leaves the outcome for the last one to drop a reference.
     pub(super) fn publish(&self, result: i32, via_driver: bool) {
         self.result.store(result, Relaxed);
         if via_driver {
@@ -290,7 +290,7 @@ impl RqList {
     }
 }
 
-/// Who waits for requeue_work.
+/// Requests that wait for requeue_work.
 #[derive(Debug)]
 pub(super) struct RequeueLists {
     pub(super) requests: RqList,

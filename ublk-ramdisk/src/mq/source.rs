@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What was wanting when a request was refused: the sources of BUSY (E1 to E5).
+//! What was lacking when a request was refused: the sources of BUSY (E1 to E5).
 //!
 //! A driver names one with [`super::Issued::busy_for`], a budget by [`super::Budget::source`]; the
 //! mirror counts by it and does nothing else with it: who owes the re-run is said by
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! sources {
     ($($(#[doc = $doc:literal])* $name:ident $field:ident $text:literal)*) => {
-        /// What was wanting.
+        /// What was lacking.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "lowercase")]
         pub enum Source {

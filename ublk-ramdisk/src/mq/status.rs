@@ -25,15 +25,15 @@ pub enum Status {
     Medium = 7,
     /// The data does not match its integrity metadata.
     Protection = 8,
-    /// Not now, for want of something that no end of a request gives back: the mirror re-runs the
-    /// queue. Never a final result (B6).
+    /// Not now: lacks something that no end of a request gives back. The mirror runs the queue
+    /// again. Never a final result (B6).
     Resource = 9,
     /// Out of range, write to a read-only disk, or the copy failed.
     IoErr = 10,
     /// Would have to wait, and must not. Never a final result (B6).
     Again = 12,
-    /// Not now, for want of something the driver gives back: the driver owes the re-run. Never a
-    /// final result (B6).
+    /// Not now: lacks something that the driver gives back, which owes the re-run. Never a final
+    /// result (B6).
     DevResource = 13,
     /// Too many open zones.
     ZoneOpen = 14,
@@ -89,8 +89,8 @@ impl Status {
         self.row().1
     }
 
-    /// May a client be given it as the result of a request? The block layer retries none of the
-    /// others: the application would get the errno after one try (B6).
+    /// True if a client may be given it as the result of a request. The block layer retries none of
+    /// the others: the application would get the errno after one try (B6).
     pub fn may_be_final(self) -> bool {
         !matches!(self, Self::Resource | Self::DevResource | Self::Again)
     }

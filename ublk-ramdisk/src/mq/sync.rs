@@ -78,7 +78,7 @@ impl Count {
         self.0.fetch_add(n, Relaxed);
     }
 
-    /// As `add`, by the only thread that ever does.
+    /// As `add`, for a number that only the calling thread raises.
     #[inline]
     pub(super) fn add_owned(&self, n: u64) {
         self.0.store(self.0.load(Relaxed) + n, Relaxed);

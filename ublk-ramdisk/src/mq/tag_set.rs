@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a device's queues are made from, and whether that is possible. Kernel counterpart:
-//! `struct blk_mq_tag_set` with the checks of `blk_mq_alloc_tag_set`.
+//! The shape of a device's queues, and its checks. Kernel counterpart: `struct blk_mq_tag_set` with
+//! the checks of `blk_mq_alloc_tag_set`.
 
 use super::status::Status;
 use std::io;
@@ -26,7 +26,8 @@ pub struct TagSet {
     pub timeout: Duration,
     /// Software queues of each hardware queue: threads that take requests in, 1 to 64.
     pub nr_ctxs: u16,
-    /// How soon a queue is run again after RESOURCE, from the second time on (`BLK_MQ_RESOURCE_DELAY`).
+    /// How soon a queue is run again after RESOURCE, from the second time on
+    /// (`BLK_MQ_RESOURCE_DELAY`).
     pub rerun_delay: Duration,
     /// By whose rules the queues are run.
     pub rules: Rules,
@@ -46,7 +47,8 @@ pub enum Rules {
 }
 
 impl TagSet {
-    /// So many queues of that depth, the rest as usual: 30 s timeout, one ctx, 3 ms.
+    /// `nr_hw_queues` queues of depth `queue_depth`, the rest as usual: 30 s timeout, one ctx, 3
+    /// ms.
     pub fn new(nr_hw_queues: u16, queue_depth: u16) -> Self {
         Self {
             nr_hw_queues,

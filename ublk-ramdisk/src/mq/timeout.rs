@@ -6,10 +6,10 @@
 //! `blk_add_timer`, `blk_mq_timeout_work`, `blk_abort_request`. Here the timer is the delay of
 //! timeout_work itself.
 //!
-//! A deadline is taken from a coarse clock, which may be some milliseconds behind, and rounded up to
-//! whole seconds: never early, at most two seconds late (C36). It is taken when the driver or the
-//! front end keeps the request, before the token is in their hands: one that ends where it is issued
-//! never looks at the clock.
+//! A deadline is taken from a coarse clock, which may be some milliseconds behind, and rounded up
+//! to whole seconds: never early, at most two seconds late (C36). It is taken when the driver or
+//! the front end keeps the request, before the token is in their hands: one that ends where it is
+//! issued never looks at the clock.
 
 use super::handle::RequestRef;
 use super::hctx::HwQueue;
@@ -55,8 +55,8 @@ impl Queue {
         seconds.saturating_mul(SECOND).saturating_add(nanos.into())
     }
 
-    /// When a request that is kept from now on has been out for too long. Asked often: seconds and
-    /// the rest are kept apart all along, so that rounding up needs no division.
+    /// The deadline of a request that is kept from now on. Called often: seconds and nanoseconds
+    /// are kept apart, so that rounding up needs no division.
     #[inline]
     pub(super) fn next_deadline(&self) -> u64 {
         deadline(self.inner.works.now(), self.inner.timeout_period)
@@ -94,8 +94,8 @@ impl Queue {
         self.inner.works.arm_timeout(Duration::from_nanos(delay));
     }
 
-    /// Has the timeout handler called for a request as soon as possible (C39). False if it is not
-    /// in flight.
+    /// Calls the timeout handler for a request as soon as possible (C39). False if it is not in
+    /// flight.
     pub fn abort(&self, hctx: u16, tag: u16) -> bool {
         let Some(found) = self.get(hctx, tag) else {
             return false;
@@ -120,8 +120,8 @@ impl Queue {
         for hctx in self.hctxs() {
             inside |= hctx.state.has(TIMED) && !hctx.state.untime();
         }
-        // Requests that are parked or being issued have no deadline yet; theirs is later than a full
-        // period from now.
+        // Requests that are parked or being issued have no deadline yet; theirs is later than a
+        // full period from now.
         if inside {
             self.arm_at(walk.next.unwrap_or_else(|| self.next_deadline()));
         }
@@ -157,7 +157,7 @@ impl Queue {
         walk
     }
 
-    /// While nobody issues, what is still being issued was left so by a panic of the front_end: it
+    /// While nobody issues, what is still being issued was left so by a panic of the front end: it
     /// is in flight from now on, and may be ended by its timeout.
     fn take_up_abandoned(&self) {
         for hctx in self.hctxs().iter().filter(|hctx| hctx.state.usage() > 0) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who has a request, in types.
+//! The tokens of a request: who owns it, in types.
 //!
 //! [`Issued`] is given to queue_rq and has to be given back or accepted; [`Moving`] is given to a
 //! front end and has to be finished or kept; [`InFlight`] is what a driver or a front end holds
@@ -41,8 +41,8 @@ pub(super) struct Device(pub(super) usize);
 /// What becomes of a request that a driver gives back after it has accepted it (C28, C29).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requeue {
-    /// Has the requeue list worked off after this time, as [`super::Queue::kick_requeue_list`] and
-    /// `delay_kick_requeue_list` do; without, it stays there until somebody kicks.
+    /// Runs requeue_work after this time, as [`super::Queue::kick_requeue_list`] and
+    /// `delay_kick_requeue_list` do; without, the request waits until somebody kicks.
     pub kick: Option<Duration>,
     /// The driver keeps things for it: it goes to the dispatch list, not through a ctx.
     pub prepared: bool,
@@ -56,7 +56,7 @@ pub struct Issued<'q> {
     request: &'q Request,
     token: u32,
     in_flight: InFlight,
-    /// If it is refused, does it hold back only its like?
+    /// If refused: may requests behind it still be issued?
     pub(super) skippable: bool,
     brand: Brand<'q>,
 }
@@ -66,7 +66,7 @@ pub struct Issued<'q> {
 pub(super) enum Disposition {
     End(Result<(), Status>),
     Transfer(Data),
-    /// So many bytes from its beginning, then IOERR.
+    /// This many bytes from its beginning, then IOERR.
     Part(Data, u64),
     Hold,
     Requeue(Requeue),
@@ -91,7 +91,7 @@ pub struct Deferred {
 }
 
 impl Deferred {
-    /// Is the driver's `complete` going to be called for it?
+    /// True if the driver's `complete` will be called for it.
     pub fn completes(&self) -> bool {
         !matches!(self.rest, DeferredAction::End(_))
     }
@@ -106,9 +106,9 @@ pub struct Accepted<'q> {
 }
 
 impl<'q> Accepted<'q> {
-    /// The same later: as soon as queue_rq has returned, the driver's
-    /// [`deferred`](super::Operations::deferred) is given the request, to go on with when it likes.
-    /// One that the driver keeps or has requeued stays as it is.
+    /// Puts the rest off: when queue_rq has returned, the driver's
+    /// [`deferred`](super::Operations::deferred) is given the request, to go on with later. A
+    /// request that the driver keeps or has requeued is not changed.
     pub fn defer(self) -> Self {
         let disposition = match self.disposition {
             Disposition::End(outcome) => Disposition::Defer(DeferredAction::End(outcome)),
@@ -122,8 +122,8 @@ impl<'q> Accepted<'q> {
         }
     }
 
-    /// The same for no more than so many bytes from the request's beginning; then it ends with
-    /// IOERR. Only for a transfer, and for fewer bytes than it has.
+    /// Moves only the first `bytes` bytes, then ends with IOERR. Only for a transfer, and for fewer
+    /// bytes than it has.
     pub fn cut_short(self, bytes: u64) -> Self {
         let disposition = match self.disposition {
             Disposition::Transfer(data) => Disposition::Part(data, bytes),
@@ -135,7 +135,7 @@ impl<'q> Accepted<'q> {
         }
     }
 
-    /// Does the request stay with the driver or the front end? Otherwise it is over, or the
+    /// True if the request stays with the driver or the front end. Otherwise it is over, or the
     /// mirror's again, as soon as queue_rq has returned, and the driver's `complete` is not called.
     pub fn goes_on(&self) -> bool {
         !matches!(
@@ -163,7 +163,7 @@ impl<'q> Issued<'q> {
         }
     }
 
-    /// The same again, for an answer in place of a driver that gives none.
+    /// A second token of the request, for the answer of a driver that panics.
     #[inline]
     pub(super) fn spare(&self) -> Self {
         let InFlight { rq, generation, .. } = self.in_flight;
@@ -224,14 +224,13 @@ impl<'q> Issued<'q> {
         self.busy_for(kind, Source::Driver)
     }
 
-    /// Not now, for want of this.
+    /// Not now: lacks `source`.
     pub fn busy_for(self, kind: Busy, source: Source) -> Answer<'q> {
         Answer::Busy(self, kind, source)
     }
 
-    /// Not now, with RESOURCE, for want of something that others may not need: the rest of the list
-    /// is offered all the same, as far as [`Operations::overtakes`](super::Operations::overtakes)
-    /// says (E10).
+    /// Not now, with RESOURCE: lacks something that others may not need. The rest of the list is
+    /// offered, if [`Operations::overtakes`](super::Operations::overtakes) says so (E10).
     pub fn busy_skippable(self, source: Source) -> Answer<'q> {
         let skippable = Self {
             skippable: true,
@@ -304,7 +303,7 @@ impl<'m> Moving<'m> {
         self.data
     }
 
-    /// So many bytes have been moved, by this thread and now, or none for this reason.
+    /// The bytes have been moved now, by this thread, or not for this reason.
     pub fn done(self, outcome: Result<u64, Status>) -> Moved<'m> {
         Moved {
             what: TransferResult::Done(outcome),
@@ -312,7 +311,7 @@ impl<'m> Moving<'m> {
         }
     }
 
-    /// They will be moved later, by whoever has the token.
+    /// The bytes will be moved later, by the holder of the token.
     pub fn keep(self) -> (InFlight, Moved<'m>) {
         // guard: c35_keep
         if let Some(queue) = self.untimed {

@@ -145,7 +145,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Is there anything that will still come, or go?
+    /// True if anything is still to come, or to be committed.
     fn is_needed(&self) -> bool {
         let Results {
             elements, inside, ..
@@ -199,8 +199,8 @@ impl Batch {
         }
         match -completion.result {
             libc::ENODEV => self.fetching = false,
-            // The kernel ended the multishot for want of a buffer or of room in
-            // the ring, and keeps the tags: ask again (W16).
+            // The kernel ended the multishot because it lacked a buffer or room in the ring, and
+            // keeps the tags: fetch again (W16).
             errno if errno <= 0 => self.ring.push_batch_fetch(FETCH),
             libc::ENOBUFS | libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
                 self.ring.push_batch_fetch(FETCH);

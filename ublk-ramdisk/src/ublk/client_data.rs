@@ -18,7 +18,7 @@ use crate::sys::file;
 use crate::sys::mmap::Mapping;
 
 /// One queue's buffers and its way to the client's pages. Used by every thread that serves the
-/// queue: a tag's buffer belongs to whoever has the tag.
+/// queue: a tag's buffer belongs to the holder of the tag's request.
 #[derive(Debug)]
 pub(super) struct ClientData {
     char_device: Arc<File>,

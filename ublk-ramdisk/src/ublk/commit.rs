@@ -15,7 +15,7 @@ pub(super) struct Commit {
 }
 
 impl Commit {
-    /// Room for so many, none of which is in use.
+    /// Room for `most` elements, none in use.
     pub(super) fn new(most: u16) -> Self {
         Self {
             elements: vec![BatchElem::default(); usize::from(most)].into(),
@@ -24,7 +24,7 @@ impl Commit {
         }
     }
 
-    /// Is nothing of it under way?
+    /// True if nothing of it is under way.
     pub(super) fn is_free(&self) -> bool {
         self.len == 0
     }
@@ -43,8 +43,8 @@ impl Commit {
         &self.elements[self.done..self.len]
     }
 
-    /// The driver's answer: it has taken some of them, the first ones, or none and says why. True if
-    /// there is no rest; else it is to be sent again.
+    /// Takes the driver's result: it has taken the first elements, or returns an error. True if no
+    /// rest is left; else the rest is to be sent again.
     pub(super) fn answered(&mut self, result: i32) -> Result<bool, i32> {
         match result {
             bytes if bytes > 0 => self.done += bytes as usize / size_of::<BatchElem>(),

@@ -371,7 +371,7 @@ pub fn block_path(id: u32) -> String {
     format!("/dev/ublkb{id}")
 }
 
-/// Is there a driver at all?
+/// True if there is a driver.
 pub fn driver_present() -> bool {
     Path::new(CONTROL_NODE).exists()
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ublk queues as every thread sees them: where the mirror of blk-mq has a worker of kblockd
-//! move a request's bytes, and where it leaves the result of one that ended there (F19, F20).
+//! The front end of the mirror as every thread sees it: a worker of kblockd that issues a request
+//! moves its bytes, and leaves the result with the thread of the queue (F19, F20).
 //!
 //! Any thread may copy: the bytes are reached by pread and pwrite, or lie in the tag's buffer. The
-//! result is committed by the thread of the queue, which is told through its mailbox. A worker
-//! enters no ring of a queue's thread (F22).
+//! thread of the queue commits the result; its mailbox tells it. A worker enters no ring of a
+//! queue's thread (F22).
 
 use std::sync::Arc;
 

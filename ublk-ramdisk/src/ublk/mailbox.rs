@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The way of a worker's word to a queue thread (F20): what a kblockd worker has ended is left here under its tag, and the thread is woken if
-//! it sleeps, by one write of 8 bytes per sleep.
+//! A worker's message to a queue thread (F20). A result that a kblockd worker has is left here
+//! under its tag. The thread is woken if it sleeps, by one write of 8 bytes per sleep.
 //!
 //! ```text
 //!   worker                                  queue thread
-//!   put the message under its tag            armed = true
+//!   put the message under its tag           armed = true
 //!   link the tag to the list                fence
-//!   fence                                   list empty?  yes: sleep until the bell
-//!   armed? then lower it, ring the bell                  no:  armed = false, take the list
+//!   fence                                   list empty?  yes: sleep until woken
+//!   armed? then clear it, wake the thread                no:  armed = false, take the list
 //! ```
 //!
 //! The fences pair (W13): of the worker's link and the thread's `armed` at least one is seen by the
-//! other commands, so a message never lies beside a sleeping thread. A tag has one message at most: it is
-//! linked again only after it has been taken. Who writes `armed` looks at what was there, so of those
-//! that find it raised one rings; the others' messages are linked by then and taken with its own.
+//! other side, so a message never lies beside a sleeping thread. A tag has one message at most: it
+//! is linked again only after it has been taken. Of the workers that find `armed` set one clears it
+//! and wakes; the messages of the others are linked by then and taken with its own.
 
 use std::sync::atomic::{AtomicU64 as PlainU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +25,8 @@ use std::sync::atomic::{fence, AtomicBool, AtomicU32, Ordering};
 
 /// What wakes the thread.
 pub(super) trait Waker {
-    /// It is about to sleep, or asleep. Called once per time that it armed the box.
+    /// Wakes the thread, which sleeps or is about to. Called once per time that it armed the
+    /// mailbox.
     fn wake(&self);
 }
 
@@ -39,12 +40,12 @@ pub(super) struct Mailbox<T, W> {
     /// By tag: the one linked before it, plus one.
     before: Box<[AtomicU32]>,
     messages: Box<[Mutex<Option<T>>]>,
-    /// Changed by read-modify-writes alone: each lowers what it finds, so a bell that another poster
-    /// is about to ring is never taken for one that has been heard.
+    /// Changed by read-modify-writes alone: each clears what it finds, so a wake-up that is under
+    /// way is never taken for one that has come.
     armed: AtomicBool,
     waker: W,
     posted: PlainU64,
-    rung: PlainU64,
+    woken: PlainU64,
 }
 
 /// What the box has done.
@@ -54,7 +55,7 @@ pub(super) struct Post {
     /// Letters.
     pub(super) posted: u64,
     /// Times that the thread had to be woken for one.
-    pub(super) rung: u64,
+    pub(super) woken: u64,
 }
 
 impl<T, W: Waker> Mailbox<T, W> {
@@ -67,7 +68,7 @@ impl<T, W: Waker> Mailbox<T, W> {
             armed: AtomicBool::new(false),
             waker,
             posted: PlainU64::new(0),
-            rung: PlainU64::new(0),
+            woken: PlainU64::new(0),
         }
     }
 
@@ -76,11 +77,11 @@ impl<T, W: Waker> Mailbox<T, W> {
     pub(super) fn counts(&self) -> Post {
         Post {
             posted: self.posted.load(Relaxed),
-            rung: self.rung.load(Relaxed),
+            woken: self.woken.load(Relaxed),
         }
     }
 
-    /// The bell, for the thread to listen to.
+    /// What wakes the thread, for the thread to poll.
     pub(super) fn waker(&self) -> &W {
         &self.waker
     }
@@ -109,13 +110,13 @@ impl<T, W: Waker> Mailbox<T, W> {
         // guard: w13_post
         fence(Ordering::SeqCst);
         if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::Relaxed) {
-            self.rung.fetch_add(1, Relaxed);
+            self.woken.fetch_add(1, Relaxed);
             self.waker.wake();
         }
     }
 
-    /// Asked by the thread before it sleeps: may it? If so the bell will ring for the next message;
-    /// if not there are some to take.
+    /// Called by the thread before it sleeps. True if it may: then the next message wakes it. False
+    /// if there are messages to take.
     pub(super) fn arm(&self) -> bool {
         self.armed.swap(true, Ordering::Relaxed);
         // Pairs with the fence in `post`.
@@ -131,11 +132,11 @@ impl<T, W: Waker> Mailbox<T, W> {
 
     /// The thread is awake: nobody need wake it.
     pub(super) fn disarm(&self) {
-        // Relaxed: a bell that rings for nothing costs one look at an empty box.
+        // Relaxed: a wake-up for nothing costs one look at an empty mailbox.
         self.armed.swap(false, Ordering::Relaxed);
     }
 
-    /// Hands out every message, the oldest first. Called by the thread alone.
+    /// Passes every message to `each`, the oldest first. Called by the thread alone.
     pub(super) fn take(&self, mut each: impl FnMut(u16, T)) {
         if self.newest.load(Ordering::Relaxed) == NONE {
             return;
@@ -153,7 +154,7 @@ impl<T, W: Waker> Mailbox<T, W> {
         }
     }
 
-    /// Turns the links of a taken list round; answers its oldest tag, plus one.
+    /// Reverses the links of a taken list; returns its oldest tag, plus one.
     fn reversed(&self, newest: u32) -> u32 {
         let (mut after, mut at) = (NONE, newest);
         while at != NONE {
@@ -178,27 +179,27 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     #[derive(Default)]
-    struct Rung(AtomicUsize);
+    struct Woken(AtomicUsize);
 
-    impl Waker for Rung {
+    impl Waker for Woken {
         fn wake(&self) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn rung(messages: &Mailbox<u32, Rung>) -> usize {
+    fn woken(messages: &Mailbox<u32, Woken>) -> usize {
         messages.waker().0.load(Ordering::Relaxed)
     }
 
-    fn taken(messages: &Mailbox<u32, Rung>) -> Vec<(u16, u32)> {
+    fn taken(messages: &Mailbox<u32, Woken>) -> Vec<(u16, u32)> {
         let mut found = Vec::new();
         messages.take(|tag, message| found.push((tag, message)));
         found
     }
 
     #[test]
-    fn f20_letters_come_out_in_order_and_once() {
-        let messages = Mailbox::new(4, Rung::default());
+    fn f20_messages_come_out_in_order_and_once() {
+        let messages = Mailbox::new(4, Woken::default());
         for round in 0..3 {
             for tag in [2, 0, 3] {
                 messages.post(tag, 10 * round + u32::from(tag));
@@ -207,23 +208,23 @@ mod tests {
             assert_eq!(taken(&messages), [of(2), of(0), of(3)]);
             assert_eq!(taken(&messages), []);
         }
-        assert_eq!(rung(&messages), 0, "nobody slept");
+        assert_eq!(woken(&messages), 0, "nobody slept");
     }
 
     #[test]
-    fn f20_the_bell_rings_once_per_sleep() {
-        let messages = Mailbox::new(4, Rung::default());
+    fn f20_the_thread_is_woken_once_per_sleep() {
+        let messages = Mailbox::new(4, Woken::default());
         assert!(messages.arm());
         messages.post(0, 0);
         messages.post(1, 0);
-        assert_eq!(rung(&messages), 1);
+        assert_eq!(woken(&messages), 1);
         messages.disarm();
         messages.post(2, 0);
         assert!(!messages.arm(), "there is something to take");
         messages.post(3, 0);
-        assert_eq!(rung(&messages), 1);
+        assert_eq!(woken(&messages), 1);
         let counts = messages.counts();
-        assert_eq!((counts.posted, counts.rung), (4, 1));
+        assert_eq!((counts.posted, counts.woken), (4, 1));
         assert_eq!(taken(&messages).len(), 4);
         assert!(messages.arm());
     }
@@ -231,7 +232,7 @@ mod tests {
     /// A message may be posted under a tag whose message is just being read.
     #[test]
     fn f20_a_tag_can_be_used_again_from_within() {
-        let messages = Mailbox::new(2, Rung::default());
+        let messages = Mailbox::new(2, Woken::default());
         messages.post(0, 1);
         messages.post(1, 2);
         let mut found = Vec::new();
@@ -252,7 +253,7 @@ mod loom_tests {
     use loom::sync::{Arc, Condvar, Mutex as Lock};
     use loom::thread;
 
-    /// An eventfd: rung once, it stays rung until somebody has heard it.
+    /// An eventfd: once written it stays readable until somebody waits for it.
     struct Event(Lock<bool>, Condvar);
 
     impl Event {
@@ -261,11 +262,11 @@ mod loom_tests {
         }
 
         fn wait(&self) {
-            let mut rung = self.0.lock().unwrap();
-            while !*rung {
-                rung = self.1.wait(rung).unwrap();
+            let mut woken = self.0.lock().unwrap();
+            while !*woken {
+                woken = self.1.wait(woken).unwrap();
             }
-            *rung = false;
+            *woken = false;
         }
     }
 
@@ -291,7 +292,7 @@ mod loom_tests {
 
     /// W13: a message and a thread that is about to sleep. A lost wake-up ends in a deadlock.
     #[test]
-    fn loom_w13_a_letter_never_lies_beside_a_sleeping_thread() {
+    fn loom_w13_a_message_never_lies_beside_a_sleeping_thread() {
         loom::model(|| {
             let messages = Arc::new(Mailbox::new(1, Event::new()));
             let there = messages.clone();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The commands that faces the kernel: a device's life ([`device`]), its control
+//! The side that faces the kernel: a device's life ([`device`]), its control
 //! commands ([`ctrl`]), and per queue the thread that takes requests in and
 //! commits their results (`queue`). Between the two a request is in the mirror of
 //! blk-mq ([`crate::backend`]), which calls back through `front_end`. The only part that

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who uses a disk: what must be empty before a disk is stopped without force.
 //!
-//! Asked by the server and by the commands. Where the driver has SAFE_STOP_DEV it decides itself
-//! and this only gives names; elsewhere this is all there is, and it is a snapshot: who opens the
-//! disk a moment later is not seen, nor is a process of another pid namespace.
+//! Used by the server and by the commands. Where the driver has SAFE_STOP_DEV it decides itself,
+//! and this only names the users. Elsewhere this decides, and it is a snapshot: a later open is not
+//! seen, nor is a process of another pid namespace.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;

@@ -14,7 +14,7 @@ use super::ring::{Completion, QueueRing, WATCHES};
 use crate::config::DataPath;
 use crate::mq::{LocalCompletion, Moved, Moving, Request, Submitter};
 
-/// The ring's commands: what the mirror hands back on the queue's own thread becomes commands here.
+/// Results that the mirror hands back on the queue's own thread become commands here.
 struct TagCommands {
     ring: QueueRing,
     queue: UblkQueue,

@@ -56,7 +56,7 @@ pub(super) enum QueueError {
 }
 
 impl QueueError {
-    /// Does the machine lack something (L1), or did something fail?
+    /// The exit status: does the machine lack something (L1), or did something fail?
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Buffers { .. } => Exit::Environment,
@@ -108,7 +108,7 @@ impl mailbox::Waker for Waker {
 }
 
 impl Waker {
-    /// Readable once it has been rung, and from then on: the ring is told of each write.
+    /// Readable from the first wake-up on; the ring's poll completes for each write.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -137,10 +137,10 @@ impl QueueShared {
                 source,
             }
         })?;
-        let bell = event::eventfd().map_err(|e: io::Error| QueueError::Setup("eventfd", e))?;
+        let event = event::eventfd().map_err(|e: io::Error| QueueError::Setup("eventfd", e))?;
         Ok(Self {
             data,
-            mailbox: Mailbox::new(depth, Waker(bell)),
+            mailbox: Mailbox::new(depth, Waker(event)),
             binding: Binding::default(),
         })
     }
@@ -149,16 +149,16 @@ impl QueueShared {
 impl QueueShared {
     /// How often the thread of the queue was woken for what workers had for it.
     pub(super) fn wakeups(&self) -> WakeUps {
-        let Post { posted, rung } = self.mailbox.counts();
+        let Post { posted, woken } = self.mailbox.counts();
         WakeUps {
-            sent: rung,
-            saved: posted.saturating_sub(rung),
+            sent: woken,
+            saved: posted.saturating_sub(woken),
         }
     }
 }
 
-/// A queue thread's binding to its CPUs, for those that see them come back: the kernel lets a thread
-/// whose last CPU leaves run anywhere, and does not call it back.
+/// A queue thread's binding to its CPUs, for those that see them come back: the kernel lets a
+/// thread whose last CPU leaves run anywhere, and does not call it back.
 #[derive(Debug, Default)]
 pub(super) struct Binding(Mutex<Option<(i32, Vec<usize>)>>);
 

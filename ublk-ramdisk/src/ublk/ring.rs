@@ -31,7 +31,7 @@ const FETCH_GROUP: u16 = 1;
 /// What the completion of [`QueueRing::watch_for_give_up`] carries: neither a tag
 /// nor a kind of batch command.
 const GIVE_UP: u64 = u64::MAX;
-/// The same of [`QueueRing::listen`].
+/// As [`GIVE_UP`], for [`QueueRing::poll_waker`].
 const WAKEUP: u64 = u64::MAX - 1;
 /// Completions that can be waiting beside the commands': those two.
 pub(super) const WATCHES: usize = 2;
@@ -104,13 +104,13 @@ impl Completion {
         flags: 0,
     };
 
-    /// Is the device given up?
+    /// True if another queue has failed.
     #[inline]
     pub(super) fn is_give_up(&self) -> bool {
         self.user_data == GIVE_UP
     }
 
-    /// Has another thread rung?
+    /// True if another thread has woken this one.
     #[inline]
     pub(super) fn is_wakeup(&self) -> bool {
         self.user_data == WAKEUP
@@ -240,9 +240,9 @@ impl QueueRing {
     }
 
     /// Has the loop woken by each write to `event`, with completions that
-    /// [`Completion::is_wakeup`], until one of them has no [`Completion::more`]: then
-    /// it has to be asked for again (W16). Nobody reads the event: it stays readable,
-    /// so what was rung in between is told at once.
+    /// [`Completion::is_wakeup`], until one of them has no [`Completion::more`]: then poll again
+    /// (W16). Nobody reads the event: it stays readable, so a write in between completes the next
+    /// poll at once.
     pub(super) fn poll_waker(&mut self, event: BorrowedFd<'_>) {
         let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), libc::POLLIN as u32);
         self.watch(&poll.multi(true).build().user_data(WAKEUP));
@@ -295,7 +295,7 @@ impl QueueRing {
         }
     }
 
-    /// Takes up to `into.len()` completions out of the ring; answers how many.
+    /// Takes up to `into.len()` completions out of the ring; returns how many.
     #[inline]
     pub(super) fn reap(&mut self, into: &mut [Completion]) -> usize {
         self.assert_own();
@@ -410,19 +410,19 @@ mod tests {
         }
     }
 
-    /// W16: the kernel ends the poll of the bell for want of room in the completion ring. Asked for
-    /// again, it tells what was rung meanwhile, and goes on.
+    /// W16: the kernel ends the poll of the waker because the completion ring is full. Polled
+    /// again, it tells what was written meanwhile, and goes on.
     #[test]
-    fn w16_a_bell_that_the_kernel_has_stopped_listening_to_is_listened_to_again() {
+    fn w16_a_poll_of_the_waker_that_the_kernel_has_ended_is_made_again() {
         let Some(mut ring) = ring("w16") else { return };
-        let bell = event::eventfd().expect("an eventfd");
+        let waker = event::eventfd().expect("an eventfd");
         let mut found = [Completion::NONE; 64];
         let mut ended = 0;
         for _ in 0..3 {
-            ring.poll_waker(bell.as_fd());
+            ring.poll_waker(waker.as_fd());
             // As a loop that reaps nothing: each entry lets one completion be posted.
             for _ in 0..found.len() {
-                event::signal(bell.as_fd());
+                event::signal(waker.as_fd());
                 ring.submit_and_wait(1).expect("entered");
             }
             // Its last completion comes when there is room again.
@@ -436,10 +436,10 @@ mod tests {
             assert_eq!(last, 1, "the poll ended once");
             ended += last;
             // Rung while nobody listens.
-            event::signal(bell.as_fd());
+            event::signal(waker.as_fd());
         }
         assert_eq!(ended, 3);
-        ring.poll_waker(bell.as_fd());
+        ring.poll_waker(waker.as_fd());
         ring.submit_and_wait(1).expect("told at once");
         let count = ring.reap(&mut found);
         assert!(count > 0 && found[..count].iter().all(|c| c.is_wakeup() && c.more()));
@@ -450,18 +450,18 @@ mod tests {
     #[cfg(debug_assertions)]
     fn f22_a_ring_that_another_thread_enters_says_so() {
         let Some(mut ring) = ring("f22") else { return };
-        let bell = event::eventfd().expect("an eventfd");
+        let waker = event::eventfd().expect("an eventfd");
         let ways: [fn(&mut QueueRing, BorrowedFd<'_>); 4] = [
             |ring, _| ring.submit_and_wait(0).expect("entered"),
             |ring, _| {
                 ring.reap(&mut [Completion::NONE; 1]);
             },
-            |ring, bell| ring.poll_waker(bell),
+            |ring, waker| ring.poll_waker(waker),
             |ring, _| ring.push_batch_fetch(0),
         ];
         for way in ways {
-            let (ring, bell) = (&mut ring, bell.as_fd());
-            let thread = std::thread::scope(|scope| scope.spawn(|| way(ring, bell)).join());
+            let (ring, waker) = (&mut ring, waker.as_fd());
+            let thread = std::thread::scope(|scope| scope.spawn(|| way(ring, waker)).join());
             let why = thread.expect_err("a debug build says so");
             let why = why.downcast_ref::<String>().expect("a text");
             assert!(why.contains("is another thread's"), "{why}");

@@ -81,7 +81,7 @@ pub(super) struct QueueThread {
     pub queue_shared: Arc<QueueShared>,
     pub counters: Arc<QueueCounters>,
     pub deaths: Arc<Deaths>,
-    /// Told once: the queue has fetched its tags, or why not.
+    /// Sent once: the queue has fetched its tags, or why not.
     pub ready: Sender<Result<(), Failure>>,
 }
 

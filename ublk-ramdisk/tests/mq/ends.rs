@@ -106,7 +106,7 @@ fn a09_complete_runs_once_for_transfers_and_held_requests() {
 }
 
 #[test]
-fn f20_a_transfer_kept_by_the_transport_ends_when_it_says() {
+fn f20_a_transfer_kept_by_the_front_end_ends_when_it_says() {
     let mut bed = Bed::new(1, 8);
     bed.driver.always(Transfer);
     bed.wire.keep.store(true, Ordering::SeqCst);

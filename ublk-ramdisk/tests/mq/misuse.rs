@@ -73,7 +73,7 @@ impl LocalCompletion for Panics {
 /// A front end that panics loses its thread, and what that thread had; nobody waits for the section
 /// it was in.
 #[test]
-fn c25_a_transport_that_panics_leaves_no_section_open() {
+fn c25_a_front_end_that_panics_leaves_no_section_open() {
     let mut bed = Bed::new(1, 8);
     bed.driver.always(Transfer);
     for together in [false, true] {
@@ -97,7 +97,7 @@ fn c25_a_transport_that_panics_leaves_no_section_open() {
 
 /// What it had is ended by its timeout, if the driver says so.
 #[test]
-fn c37_what_a_transport_that_panicked_had_times_out() {
+fn c37_what_a_front_end_that_panicked_had_times_out() {
     let mut bed = Bed::in_turns(1, 8);
     bed.driver.always(Transfer);
     let lane = &mut bed.lanes[0][0];

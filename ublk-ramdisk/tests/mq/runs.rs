@@ -231,7 +231,7 @@ fn c26_a_freeze_that_could_not_end_is_refused() {
 }
 
 #[test]
-fn c27_a_lost_lane_leaves_its_requests_in_order_on_the_dispatch_list() {
+fn c27_a_drained_ctx_leaves_its_requests_in_order_on_the_dispatch_list() {
     let set = TagSet {
         nr_ctxs: 2,
         ..TagSet::new(1, 8)

@@ -152,7 +152,7 @@ fn c37_the_handler_is_called_when_no_queue_rq_is_going_on() {
 
 /// The front end keeps it: that is no less in flight.
 #[test]
-fn c35_a_request_that_the_transport_keeps_times_out() {
+fn c35_a_request_that_the_front_end_keeps_times_out() {
     let mut bed = Bed::in_turns(1, 8);
     bed.driver.always(Transfer);
     bed.wire.keep.store(true, Ordering::SeqCst);

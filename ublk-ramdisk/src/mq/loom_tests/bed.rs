@@ -17,8 +17,8 @@ pub(super) struct Places {
     pub(super) holds: bool,
     /// Is a queue that is refused stopped, to be started by whoever brings places (W6)?
     pub(super) stops: bool,
-    /// Does the driver promise that an end or a waker will run the queue (B3)? Without, debug builds
-    /// take a DEV_RESOURCE that meets the last end for RESOURCE (B4).
+    /// Does the driver promise that an end or a waker will run the queue (B3)? Without, debug
+    /// builds take a DEV_RESOURCE that meets the last end for RESOURCE (B4).
     pub(super) promises: bool,
 }
 

@@ -41,8 +41,8 @@ fn loom_w18_resource_meets_the_last_end() {
     });
 }
 
-/// W14: what a request was refused for comes before its leftovers are put back, and no request is in
-/// flight whose end would tell. Guard: whoever brings it clears RESTART as an end does.
+/// W14: what a request was refused for comes before its leftovers are put back, and no request is
+/// in flight whose end would tell. Guard: whoever brings it clears RESTART as an end does.
 #[test]
 fn loom_w14_what_was_wanting_comes_before_the_leftovers_are_put_back() {
     let make = || Bed::new(1, 1, Places::new(0, Busy::Resource));
@@ -116,8 +116,8 @@ fn loom_w12_a_batch_of_ends_meets_the_dispatcher() {
     });
 }
 
-/// W2: a run that takes the software queues is refused before RESTART was ever set, and no end is to
-/// come later. Guard: RESTART found clear is an immediate re-run.
+/// W2: a run that takes the software queues is refused before RESTART was ever set, and no end is
+/// to come later. Guard: RESTART found clear is an immediate re-run.
 #[test]
 fn loom_w02_the_first_refusal_of_a_run_is_run_again() {
     explore(one_place(Busy::DevResource), |bed| {

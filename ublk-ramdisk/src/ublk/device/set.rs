@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Changing the pressure on a disk, the rules for its memory, and how many of its requests are timed,
-//! while it is used.
+//! Changing the pressure on a disk, the rules for its memory, and how many of its requests are
+//! timed, while it is used.
 
 use super::Device;
 use crate::backend;
