@@ -351,16 +351,7 @@ mod tests {
         let allowed = Arc::new(Mutex::new(CpuSet::first(2)));
         let asked = allowed.clone();
         let runtime = runtime()
-            .topology(workqueue::Topology::simulated(
-                [0, 1]
-                    .map(|cpu| workqueue::CpuPlace {
-                        cpu,
-                        core: cpu,
-                        cache: 0,
-                        node: 0,
-                    })
-                    .into(),
-            ))
+            .topology(workqueue::Topology::simulated_nodes(2, 1))
             .allowed_by(move || asked.lock().expect("nobody panics").clone());
         let store = Store::anonymous(1 << 20, false).expect("a memfd");
         let disk = Ramdisk::new(store).with_space(SpaceOptions::default());

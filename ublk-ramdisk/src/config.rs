@@ -23,14 +23,14 @@ use crate::study_options::KblockdFlags;
 use crate::units::{number, on_or_off, size, whole_seconds};
 use space::{NewMemoryOptions, SpaceConfig};
 
+pub use crate::units::MAX_SIZE;
+
 /// Largest I/O buffer of one request, in bytes.
 pub const MAX_IO_BUFFER: u64 = 32 << 20;
 /// Largest physical block size, in bytes.
 pub const MAX_PHYSICAL_BLOCK: u64 = 256 << 20;
 /// Largest device id: the ids share twenty bits of minor numbers.
 pub const MAX_ID: u64 = (1 << 20) - 1;
-/// Largest size of a device, in bytes.
-pub const MAX_SIZE: u64 = 1 << 63;
 /// Longest time until a request counts as late, in seconds.
 pub const MAX_TIMEOUT: u64 = 3600;
 /// Page size of the hugetlb store, in bytes.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use parse_size::{ByteSuffix, Config};
 use serde::{Deserialize, Serialize};
 
-use crate::config::MAX_SIZE;
+/// The largest size of a disk, in bytes.
+pub const MAX_SIZE: u64 = 1 << 63;
 
 const SIZE_FORM: &str =
     "expected a size, such as 512, 4K or 1.5G: K, M, G, T, P, E are powers of 1024, KB, MB, ... of 1000";

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::whole_number;
+use crate::units::number;
 
 /// Which blocks are bad, and how. Written `START-END[,START-END]...[:once][:partial]`, in sectors
 /// of 512 bytes, both ends bad, as null_blk counts them.
@@ -57,8 +57,7 @@ impl FromStr for BadBlocks {
 
 fn sector(text: &str) -> Result<u64, String> {
     // The first byte of a larger one has no number.
-    let sector = whole_number(text).filter(|sector| *sector < 1 << 54);
-    sector.ok_or_else(|| FORM.to_owned())
+    number(0, (1 << 54) - 1)(text).map_err(|_| FORM.to_owned())
 }
 
 impl fmt::Display for BadBlocks {

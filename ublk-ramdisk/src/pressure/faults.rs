@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::whole_number;
+use crate::units::number;
 
 /// Which calls fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ impl FromStr for FaultAttr {
         let &[interval, probability, space, times] = &parts[..] else {
             return Err(FORM.to_owned());
         };
-        let whole = |text| whole_number(text).ok_or(FORM);
+        let whole = |text| number(0, u64::MAX)(text).map_err(|_| FORM);
         let attr = Self {
             interval: whole(interval)?,
             probability: u8::try_from(whole(probability)?).map_err(|_| FORM)?,

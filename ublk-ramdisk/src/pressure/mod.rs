@@ -68,12 +68,6 @@ const SLOTS: u32 = 1 << 6;
 /// Requests have been lost on purpose.
 const LOST: u32 = 1 << 7;
 
-/// Reads a whole number of digits alone: no sign, no blanks.
-fn whole_number(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
-}
-
 /// A disk under pressure.
 #[derive(Debug)]
 pub struct Pressured<D> {

@@ -19,8 +19,8 @@ use std::time::Duration;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use serde::{Deserialize, Serialize};
 
-use super::whole_number;
 use crate::sys::event;
+use crate::units;
 
 /// The windows that the kernel takes, in microseconds.
 const WINDOW: std::ops::RangeInclusive<u64> = 500_000..=10_000_000;
@@ -66,7 +66,7 @@ impl FromStr for PsiTrigger {
         let &[kind, stall, window] = &words[..] else {
             return Err(FORM.to_owned());
         };
-        let number = |text| whole_number(text).ok_or(FORM);
+        let number = |text| units::number(0, u64::MAX)(text).map_err(|_| FORM);
         let trigger = Self {
             scope,
             full: match kind {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::Duration;
 
-use workqueue::{CpuPlace, RuntimeBuilder, Topology, VirtualClock};
+use workqueue::{RuntimeBuilder, Topology, VirtualClock};
 
 use super::buffers::{self, Buffers};
 use super::config::SimConfig;
@@ -57,17 +57,6 @@ struct Totals {
     rescued: u64,
     zero: u64,
     no_space: u64,
-}
-
-/// A made-up machine. No thread is bound to its CPUs.
-fn machine(cpus: u16) -> Topology {
-    let place = |cpu| CpuPlace {
-        cpu,
-        core: cpu,
-        cache: 0,
-        node: 0,
-    };
-    Topology::simulated((0..usize::from(cpus)).map(place).collect())
 }
 
 impl Device {
@@ -367,7 +356,7 @@ fn runtime(
             true => Err(libc::EAGAIN),
             false => Ok(()),
         })
-        .topology(machine(config.model.cpus))
+        .topology(Topology::simulated_nodes(config.model.cpus.into(), 1))
         .virtual_clock(clock.clone())
         .sample_period(Duration::ZERO)
         .cpu_accounting(false)

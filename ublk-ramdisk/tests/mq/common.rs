@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 use ublk_ramdisk::mq::*;
-use workqueue::{CpuPlace, CpuSet, Runtime, Topology, VirtualClock};
+use workqueue::{CpuSet, Runtime, Topology, VirtualClock};
 
 // The paths are needed as this file is part of another program, too.
 #[path = "../common/mod.rs"]
@@ -37,17 +37,6 @@ pub fn read(tag: u16) -> Request {
 
 pub fn write(tag: u16) -> Request {
     request(tag, Op::Write)
-}
-
-/// A made-up machine. No thread is bound to its CPUs.
-pub fn machine(cpus: usize) -> Topology {
-    let place = |cpu| CpuPlace {
-        cpu,
-        core: cpu,
-        cache: 0,
-        node: 0,
-    };
-    Topology::simulated((0..cpus).map(place).collect())
 }
 
 /// Everything a test needs. Dropped in this order.
@@ -99,7 +88,7 @@ impl Bed {
     fn under(clock: Arc<VirtualClock>, set: TagSet, driver: Driver) -> Self {
         let rt = Runtime::builder()
             .sample_period(Duration::ZERO)
-            .topology(machine(2))
+            .topology(Topology::simulated_nodes(2, 1))
             .virtual_clock(clock.clone())
             .start()
             .expect("threads can be made");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use ublk_ramdisk::mq::*;
-use workqueue::{Flags, Runtime, VirtualClock};
+use workqueue::{Flags, Runtime, Topology, VirtualClock};
 
 #[test]
 fn d01_kblockd_has_the_flags_and_the_default_limit() {
@@ -57,7 +57,7 @@ fn d07_with_no_thread_to_be_had_64_busy_queues_all_resume() {
     let refuse = fails.clone();
     let rt = Runtime::builder()
         .sample_period(Duration::ZERO)
-        .topology(machine(2))
+        .topology(Topology::simulated_nodes(2, 1))
         .virtual_clock(clock.clone())
         .on_create_worker(move |_| match refuse.load(Ordering::SeqCst) {
             true => Err(libc::EAGAIN),

@@ -20,15 +20,9 @@ pub struct OnPurpose;
 
 /// A machine of four CPUs on two nodes, with a runtime that is quick to change its mind.
 pub fn runtime(disturbance: &Disturbance) -> Runtime {
-    let place = |cpu| CpuPlace {
-        cpu,
-        core: cpu,
-        cache: cpu / 2,
-        node: cpu / 2,
-    };
     let disturbance = disturbance.clone();
     Runtime::builder()
-        .topology(Topology::simulated((0..CPUS).map(place).collect()))
+        .topology(Topology::simulated_nodes(CPUS, 2))
         .idle_timeout(Duration::from_millis(30))
         .create_cooldown(Duration::from_millis(5))
         .mayday_interval(Duration::from_millis(10))

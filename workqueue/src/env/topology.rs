@@ -146,12 +146,20 @@ impl Topology {
     /// A machine of one CPU.
     #[cfg(test)]
     pub(crate) fn one_cpu() -> Self {
-        Self::simulated(vec![CpuPlace {
-            cpu: 0,
-            core: 0,
-            cache: 0,
-            node: 0,
-        }])
+        Self::simulated_nodes(1, 1)
+    }
+
+    /// A made-up machine as [`Topology::simulated`] makes it, of `cpus` CPUs spread over `nodes` NUMA
+    /// nodes. Each CPU is a core of its own, and the CPUs of a node share a cache.
+    pub fn simulated_nodes(cpus: usize, nodes: usize) -> Self {
+        let per_node = cpus.div_ceil(nodes);
+        let place = |cpu| CpuPlace {
+            cpu,
+            core: cpu,
+            cache: cpu / per_node,
+            node: cpu / per_node,
+        };
+        Self::simulated((0..cpus).map(place).collect())
     }
 
     /// The part of the topology within `cpus`.

@@ -5,7 +5,7 @@
 
 use super::worker_state::{WorkerFlags, WorkerState};
 use super::{Pool, PoolGuard};
-use crate::env::topology::{CpuPlace, Topology};
+use crate::env::topology::Topology;
 use crate::runtime::directory::Directory;
 use crate::runtime::Runtime;
 use crate::sys::cpuset::CpuSet;
@@ -34,14 +34,8 @@ impl Dice {
 }
 
 fn runtime() -> Runtime {
-    let place = |cpu| CpuPlace {
-        cpu,
-        core: cpu,
-        cache: 0,
-        node: 0,
-    };
     let mut builder = Runtime::builder()
-        .topology(Topology::simulated((0..CPUS).map(place).collect()))
+        .topology(Topology::simulated_nodes(CPUS, 1))
         .sample_period(Duration::ZERO)
         .idle_timeout(Duration::from_millis(1))
         .mayday_initial(Duration::from_millis(1))

@@ -218,14 +218,7 @@ pub fn four_cpus_watched() -> (Runtime, Arc<VirtualClock>, Log<(i32, i32)>) {
 
 /// A simulated machine with these numbers of CPUs and nodes, each node one cache.
 pub fn machine(cpus: usize, nodes: usize) -> Topology {
-    let per_node = cpus.div_ceil(nodes);
-    let place = |cpu| CpuPlace {
-        cpu,
-        core: cpu,
-        cache: cpu / per_node,
-        node: cpu / per_node,
-    };
-    Topology::simulated((0..cpus).map(place).collect())
+    Topology::simulated_nodes(cpus, nodes)
 }
 
 /// A runtime without the sampler: in most tests a wait stands for using the CPU.
