@@ -70,7 +70,8 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
 pub struct FreshBacking<'c>(Option<&'c Path>);
 
 impl<'c> FreshBacking<'c> {
-    /// Looks for the file before the disk is made. A link is there, even if what it leads to is not.
+    /// Looks for the file before the disk is made. A link is there, even if what it leads to is
+    /// not.
     pub fn of(config: &'c DeviceConfig) -> Self {
         Self(match &config.backing {
             Backing::Tmpfs(path) if path.symlink_metadata().is_err() => Some(path),
@@ -213,8 +214,8 @@ impl Cpus {
     }
 }
 
-/// A device's mirror of blk-mq with what runs it: a workqueue runtime of its own, kblockd on it, and
-/// the request queue between the front end and the driver. Fields are dropped in this order.
+/// A device's mirror of blk-mq with what runs it: a workqueue runtime of its own, kblockd on it,
+/// and the request queue between the front end and the driver. Fields are dropped in this order.
 #[derive(Debug)]
 pub struct Mirror {
     pressure: Control,

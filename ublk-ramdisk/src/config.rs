@@ -167,7 +167,7 @@ pub struct DeviceConfig {
     /// Flags of the workqueue that tries refused requests again; for studies
     #[arg(long, value_name = "FLAGS", default_value_t, hide = true)]
     pub kblockd_flags: KblockdFlags,
-    /// Time one of N requests, for the latencies in `stats`: a power of two up to 65536; `off` for none
+    /// Time one of N requests, for the latencies in `stats`: a power of two up to 65536, or `off`
     ///
     /// A request that is timed costs two looks at the clock; those that are not are counted all the
     /// same.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Options for studies, which `add --help` does not list: they show what the usual choice is good for.
+//! Options for studies, which `add --help` does not list: they show what the usual choice is good
+//! for.
 
 use std::fmt;
 use std::str::FromStr;

@@ -22,7 +22,7 @@ pub struct SetOptions {
     /// The rules for memory.
     #[command(flatten, next_help_heading = "Memory")]
     pub memory: MemoryOptions,
-    /// Time one of N requests, for the latencies in `stats`: a power of two up to 65536; `off` for none
+    /// Time one of N requests, for the latencies in `stats`: a power of two up to 65536, or `off`
     #[arg(long, value_name = "N|off", value_parser = latency_sample, allow_hyphen_values = true,
         help_heading = "Seeing it")]
     pub latency_sample: Option<u32>,

@@ -34,16 +34,16 @@ pub enum Reclaim {
 const NO_COMPRESSION: &str =
     "compression was removed: use the kernel's zram for a compressed RAM disk";
 
-/// The rules for a disk's memory that can be changed while it lives: typed at `add`, `set` and `sim`.
-/// What is none stays as it is.
+/// The rules for a disk's memory that can be changed while it lives: typed at `add`, `set` and
+/// `sim`. What is none stays as it is.
 #[derive(Args, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemoryOptions {
     /// Memory the disk may use, its tables included; `off` for no limit
     ///
     /// A disk may be larger than its limit. A write that would need more waits, while reads,
-    /// overwrites, discards and flushes go on; see --no-space-timeout for how long. A lower limit of
-    /// a running disk takes nothing away; with a higher one, writes that wait go on.
+    /// overwrites, discards and flushes go on; see --no-space-timeout for how long. A lower limit
+    /// of a running disk takes nothing away; with a higher one, writes that wait go on.
     #[arg(long, value_name = "SIZE|off", value_parser = or_off(size), allow_hyphen_values = true)]
     pub memory_limit: Option<OrOff<u64>>,
     /// How long writes wait when there is no memory and nothing can be freed; `off` for ever

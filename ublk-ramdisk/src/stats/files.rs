@@ -192,8 +192,7 @@ mod tests {
         let (json, files) = (serde_json::to_value(&stats).expect("JSON"), stats.files());
         let of_queue = |name: &str| {
             let ours = format!("hctx2/{name}");
-            HCTX_FILES.iter().any(|file| *file == name)
-                || files.iter().any(|file| file.path == ours)
+            HCTX_FILES.contains(&name) || files.iter().any(|file| file.path == ours)
         };
         for (what, place, file) in OF_QUEUE {
             let found = json["queues"][0].pointer(place);

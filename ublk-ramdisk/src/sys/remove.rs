@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Removal of what this program made, and of nothing else.
 //!
-//! A path may have become something else since then, or never have been ours: a link, a device node,
-//! a FIFO. Each function looks at the path itself, never at what a link leads to.
+//! A path may have become something else since then, or never have been ours: a link, a device
+//! node, a FIFO. Each function looks at the path itself, never at what a link leads to.
 
 use std::fs::{self, File, FileType};
 use std::io;

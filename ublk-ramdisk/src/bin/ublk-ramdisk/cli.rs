@@ -114,7 +114,7 @@ pub struct Cli {
 pub enum Command {
     /// Make a RAM disk and leave a server behind it
     #[command(long_about = ADD_LONG, after_help = ADD_EXAMPLES)]
-    Add(AddArgs),
+    Add(Box<AddArgs>),
     /// Delete disks: stop them if they run, then free their ids
     #[command(after_help = IN_USE_HELP)]
     Del(DelArgs),
@@ -128,7 +128,7 @@ pub enum Command {
     Resize(ResizeArgs),
     /// Change the pressure on a running disk and its memory limit, or show them
     #[command(long_about = SET_LONG, after_help = SET_EXAMPLES)]
-    Set(SetArgs),
+    Set(Box<SetArgs>),
     /// Show the counters of running disks
     Stats(StatsArgs),
     /// Show running disks on the terminal, as they are now

@@ -34,8 +34,8 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// Opens a log file for appending; made readable by its owner and group alone. A FIFO must have a
-    /// reader, and lines that it has no room for are lost: the server does not wait for its log.
+    /// Opens a log file for appending; made readable by its owner and group alone. A FIFO must have
+    /// a reader, and lines that it has no room for are lost: the server does not wait for its log.
     pub fn file(path: &Path) -> io::Result<Sink> {
         let opened = OpenOptions::new()
             .append(true)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a panic comes to: one line instead of a panic text, and in a server the end of the process.
 //!
-//! A server that lost a thread or a work item would keep requests that nobody has any more, and their
-//! clients would wait for ever. The kernel takes the disk of a process that is gone away.
+//! A server that lost a thread or a work item would keep requests that nobody has any more, and
+//! their clients would wait for ever. The kernel takes the disk of a process that is gone away.
 
 use std::panic::{self, PanicHookInfo};
 use std::process;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How single values of the commands are read; each refusal names the accepted form. Those of a disk
-//! are read by `config.rs`.
+//! How single values of the commands are read; each refusal names the accepted form. Those of a
+//! disk are read by `config.rs`.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

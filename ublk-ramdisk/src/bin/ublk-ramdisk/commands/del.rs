@@ -38,7 +38,8 @@ fn ours(run_dir: &RunDir) -> Result<Vec<u32>, Failure> {
         .ids()
         .into_iter()
         .partition(|&id| run_dir.has_server(id));
-    // A server deletes its own disk. Without a server the driver is asked, and its absence reported.
+    // A server deletes its own disk. Without a server the driver is asked, and its absence
+    // reported.
     if ours.is_empty() || !others.is_empty() {
         let mut control = Control::open()?;
         for id in others {

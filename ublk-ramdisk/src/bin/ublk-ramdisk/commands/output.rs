@@ -49,8 +49,8 @@ fn say(message: &str) {
     let _ = writeln!(io::stderr(), "ublk-ramdisk: {line}");
 }
 
-/// Sets rows out in columns, the first row being the titles. Columns of figures are aligned at their
-/// right.
+/// Sets rows out in columns, the first row being the titles. Columns of figures are aligned at
+/// their right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A file that a command writes its result to, as the user named it.
 //!
-//! Only a regular file that the command itself has made is ever removed. A regular file that was there
-//! is replaced when there is something to put in. Anything else (a FIFO, a device node, a link to an
-//! open pipe) is a stream: opened once, written from begin to end, never cut and never removed.
+//! Only a regular file that the command itself has made is ever removed. A regular file that was
+//! there is replaced when there is something to put in. Anything else (a FIFO, a device node, a
+//! link to an open pipe) is a stream: opened once, written from begin to end, never cut and never
+//! removed.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -33,8 +34,8 @@ enum Origin {
 }
 
 impl OutputFile {
-    /// Opens the file and leaves a regular one as it was: a complaint comes before the work, not after
-    /// it. Waits for the reader of a FIFO.
+    /// Opens the file and leaves a regular one as it was: a complaint comes before the work, not
+    /// after it. Waits for the reader of a FIFO.
     pub fn check(path: &Path) -> Result<OutputFile, Failure> {
         let (file, origin) = open(path).map_err(|error| cannot_write(path, &error))?;
         if origin == Origin::Made {

@@ -3,8 +3,8 @@
 //!
 //! Owns /run/ublk-ramdisk (or what `UBLK_RAMDISK_RUN_DIR` names) with three files per device:
 //! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`Served`]; `N.sock`,
-//! the control socket; and a directory `N` once `debugfs --files` was asked for. The lock alone says that a server lives; the others may be left over
-//! from one that was killed.
+//! the control socket; and a directory `N` once `debugfs --files` was asked for. The lock alone
+//! says that a server lives; the others may be left over from one that was killed.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};

@@ -2,8 +2,8 @@
 //! `top`: running disks on a terminal, as they are now.
 //!
 //! A thread asks the servers, so that a server that does not answer never holds up the keyboard;
-//! [`model`] makes rates of what comes, [`draw`] and [`columns`] put them on the screen, [`screen`] gives the
-//! terminal back however this ends.
+//! [`model`] makes rates of what comes, [`draw`] and [`columns`] put them on the screen, [`screen`]
+//! gives the terminal back however this ends.
 
 mod columns;
 mod draw;
