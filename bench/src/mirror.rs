@@ -130,8 +130,8 @@ impl Bed {
             let range = block * BLOCK as u64..(block + 1) * BLOCK as u64;
             store.populate(range.clone()).expect("memory");
             let bytes = [7; BLOCK];
-            // SAFETY: the block is there and pinned, and no other thread has the store.
-            unsafe { copy(bytes.as_ptr(), store.pinned(&range).as_ptr()) };
+            // SAFETY: the block is there and pinned, and nobody else has the store.
+            unsafe { copy(bytes.as_ptr(), store.address_of(&range).as_ptr()) };
             store.unpin(range);
         }
         let ramdisk = Arc::new(Ramdisk::new(store));

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What lies below a front end, whichever it is: the store and the driver that a config asks for,
-//! and the mirror of blk-mq with what runs it.
+//! What lies below every front end: the store and the driver that a config asks for, and the mirror of
+//! blk-mq with the workqueues that run it.
 //!
-//! [`crate::ublk`] makes it when ADD_DEV has said how many queues there are (A2), in the process
-//! that serves, as threads do not survive a fork; `sim` makes it in any process. A [`Mirror`]
-//! is taken down when nobody uses its lanes any more, the request queue first, whose
-//! work is waited for (D9).
+//! [`crate::ublk`] makes it when ADD_DEV has returned the number of queues (A2). It does so in the
+//! process that serves, as threads do not survive a fork. `sim` makes it in any process. A [`Mirror`]
+//! is dropped when nobody uses its lanes any more. It drops the request queue first, and waits for
+//! that queue's work (D9).
 
 use std::fmt;
 use std::fs::File;
@@ -26,7 +26,7 @@ use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
 use crate::sys::{memory, remove};
 
-/// The stack of each thread, as small as a queue thread's: the callbacks copy and call the system.
+/// Bytes of each thread's stack, as small as a queue thread's: callbacks only copy and make system calls.
 const STACK: usize = 256 << 10;
 
 impl From<StoreError> for Failure {
@@ -45,7 +45,7 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Bytes of a device's requests.
+/// Bytes of the buffers of a device's requests.
 fn buffers(config: &DeviceConfig) -> u64 {
     u64::from(config.queues) * u64::from(config.depth) * u64::from(config.io_buffer)
 }
@@ -92,7 +92,7 @@ impl<'c> FreshBacking<'c> {
     }
 }
 
-/// What is to be there before the disk is.
+/// Reserves and allocates what the disk needs before it exists.
 fn prepare(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
     let space = &config.space;
     store.set_memory_limit(space.memory_limit);
@@ -103,19 +103,19 @@ fn prepare(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes all memory of a disk at once.
+/// Allocates all memory of a disk.
 fn preallocate(store: &Store) -> Result<(), Failure> {
     let held = store.allocated().unwrap_or(0);
     let needed = store.size().saturating_sub(held);
     if store.is_hugetlb() {
-        // Reserved by now, and no part of what is available otherwise.
+        // Huge pages are reserved by now, and are no part of the available memory.
         return store.preallocate().map_err(|error| {
             Failure::environment(format!(
                 "--preallocate: {needed} bytes of huge pages needed: {error}"
             ))
         });
     }
-    // Asked before: the kernel would rather kill somebody than refuse.
+    // Read before: the kernel calls the OOM killer before it refuses.
     let available = memory::available().unwrap_or(u64::MAX);
     let refused = |why: &dyn std::fmt::Display| {
         Failure::environment(format!(
@@ -130,8 +130,8 @@ fn preallocate(store: &Store) -> Result<(), Failure> {
         .map_err(|error| refused(&format_args!(": {error}")))
 }
 
-/// The rules for a disk's memory that come of `options`, judged as those of `config` were. They
-/// hold once [`set_memory`] is told.
+/// Returns the memory rules of a disk after `options`, checked like those of `config`. They apply once
+/// [`set_memory`] is called.
 pub fn changed_memory(
     config: &DeviceConfig,
     disk: &Ramdisk,
@@ -145,7 +145,7 @@ pub fn changed_memory(
     Ok(new)
 }
 
-/// Has a disk live by `new`: writes that wait go on, or end, as it says.
+/// Applies `new` to a disk. Writes that wait go on, or end, as it says.
 pub fn set_memory(config: &mut DeviceConfig, disk: &Ramdisk, new: SpaceConfig) {
     let old = std::mem::replace(&mut config.space, new);
     let new = &config.space;
@@ -153,17 +153,17 @@ pub fn set_memory(config: &mut DeviceConfig, disk: &Ramdisk, new: SpaceConfig) {
         disk.store().set_memory_limit(new.memory_limit);
     }
     if new.no_space_timeout != old.no_space_timeout {
-        disk.set_patience(new.options().patience);
+        disk.set_no_space_timeout(new.options().no_space_timeout);
     }
     if new.reclaim != old.reclaim {
         disk.set_reclaim(new.options().reclaim);
     }
 }
 
-/// The driver of a disk: the store's, behind the pressure it is under.
+/// The driver of a disk: the store's driver behind its pressure.
 pub type Driver = Pressured<Ramdisk>;
 
-/// Makes the driver of a disk that has so many hardware queues of this depth.
+/// Makes the driver of a disk with `nr_hw_queues` hardware queues of `queue_depth` tags.
 pub fn driver(
     config: &DeviceConfig,
     store: Store,
@@ -181,11 +181,10 @@ pub fn runtime() -> RuntimeBuilder {
     Runtime::builder().stack_size(STACK)
 }
 
-/// Told the CPUs in use.
+/// Decision the CPUs in use.
 pub type CpusHook = Box<dyn Fn(&CpuSet) + Send + Sync>;
 
-/// Hands on which CPUs are in use, from the runtime, which watches them, to the queue and to the
-/// front end.
+/// Passes the CPUs in use from the runtime, which watches them, to the queue and the front end.
 #[derive(Default)]
 struct Cpus {
     queue: OnceLock<WeakQueue>,
@@ -201,7 +200,7 @@ impl fmt::Debug for Cpus {
 }
 
 impl Cpus {
-    /// `online` is asked for when it is this one's turn.
+    /// Calls `online` with the lock held.
     fn follow(&self, online: impl FnOnce() -> CpuSet) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let online = online();
@@ -227,7 +226,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Starts everything. Nothing is left behind by a failure.
+    /// Starts everything. A failure leaves nothing behind.
     pub fn start(
         set: TagSet,
         driver: Arc<Driver>,
@@ -244,8 +243,8 @@ impl Mirror {
         )
     }
 
-    /// As [`Mirror::start`], in a runtime of the caller's settings and with other flags for
-    /// kblockd: to study what those are for. `operations` may stand in front of the driver.
+    /// Starts like [`Mirror::start`], with the caller's runtime settings and kblockd flags, for studies.
+    /// `operations` may stand in front of the driver.
     pub fn start_on(
         runtime: RuntimeBuilder,
         flags: Flags,
@@ -265,7 +264,7 @@ impl Mirror {
         let queue = RequestQueue::new(set, operations, transport, &kblockd)
             .map_err(|e| Failure::runtime(format!("the request queue cannot be made: {e}")))?;
         let _the_first = cpus.queue.set(queue.downgrade());
-        // What changed before there was a queue.
+        // For changes before there was a queue.
         cpus.follow(|| runtime.online_cpus());
         let pressure = Control::start(driver, &runtime, &queue)
             .map_err(|e| Failure::environment(format!("the workqueue of pressure: {e}")))?;
@@ -283,20 +282,20 @@ impl Mirror {
         })
     }
 
-    /// Has `hook` called with the CPUs in use, now and each time they have changed: at most a
-    /// second later, on a thread of the runtime. For the front end, which has one.
+    /// Calls `hook` with the CPUs in use: now, and at most a second after each change, on a thread of
+    /// the runtime. A front end has one hook.
     pub fn on_cpus_changed(&self, hook: CpusHook) {
         let _only_one = self.cpus.front.set(hook);
         self.cpus.follow(|| self.runtime.online_cpus());
     }
 
-    /// The way in for the thread of a queue, which has only one.
+    /// The submitter of a queue's thread. Each queue has only one.
     pub fn submitter(&self, queue: u16) -> Submitter {
-        let lane = self.queue.submitter(queue, 0);
-        lane.expect("each queue's thread is made once")
+        let submitter = self.queue.submitter(queue, 0);
+        submitter.expect("each queue's thread is made once")
     }
 
-    /// What a hardware queue has done.
+    /// Counters of a hardware queue.
     pub fn counters(&self, queue: u16) -> HctxCounters {
         self.queue.counters(queue)
     }
@@ -311,12 +310,12 @@ impl Mirror {
         &self.kblockd
     }
 
-    /// What the pressure on the driver lives by, and changes it.
+    /// The work items of the driver's pressure, which change it.
     pub fn pressure(&self) -> &Control {
         &self.pressure
     }
 
-    /// The runtime that kblockd is in: for other queues beside it (D2).
+    /// The runtime of kblockd, for other workqueues (D2).
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Backing, HUGE_PAGE};
 use crate::error::Failure;
 use crate::ramdisk::space::SpaceOptions;
-use crate::ramdisk::{Patience, DEFAULT_PATIENCE};
+use crate::ramdisk::{NoSpaceTimeout, DEFAULT_NO_SPACE_TIMEOUT};
 use crate::units::{or_off, size, whole_seconds, OrOff};
 
 /// Linux reports tasks that hang for longer than this many seconds (E26).
@@ -123,16 +123,16 @@ impl Default for SpaceConfig {
 }
 
 fn default_timeout() -> Option<u64> {
-    match DEFAULT_PATIENCE {
-        Patience::For(time) => Some(time.as_secs()),
-        Patience::Forever => None,
+    match DEFAULT_NO_SPACE_TIMEOUT {
+        NoSpaceTimeout::After(time) => Some(time.as_secs()),
+        NoSpaceTimeout::Never => None,
     }
 }
 
 /// How long writes wait, by `--no-space-timeout`.
-pub fn patience(no_space_timeout: Option<u64>) -> Patience {
-    no_space_timeout.map_or(Patience::Forever, |seconds| {
-        Patience::For(Duration::from_secs(seconds))
+pub fn timeout_of(no_space_timeout: Option<u64>) -> NoSpaceTimeout {
+    no_space_timeout.map_or(NoSpaceTimeout::Never, |seconds| {
+        NoSpaceTimeout::After(Duration::from_secs(seconds))
     })
 }
 
@@ -256,7 +256,7 @@ impl SpaceConfig {
     /// What the driver is made with.
     pub fn options(&self) -> SpaceOptions {
         SpaceOptions {
-            patience: patience(self.no_space_timeout),
+            no_space_timeout: timeout_of(self.no_space_timeout),
             reclaim: self.reclaim != Reclaim::Off,
             reclaim_every: self.reclaim_every.map(Duration::from_secs),
         }
@@ -406,7 +406,7 @@ mod tests {
         };
         assert!(forced(121).check().is_ok());
         refused(forced(u64::MAX).check(), &["a year"]);
-        assert_eq!(patience(None), Patience::Forever);
+        assert_eq!(timeout_of(None), NoSpaceTimeout::Never);
     }
 
     #[test]

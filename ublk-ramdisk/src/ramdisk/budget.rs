@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How much memory the store may use, and how much it does (E6, E7).
+//! Bytes of memory that the store uses, and their limit (E6, E7).
 //!
-//! Memory is reserved here before it is allocated, and the reservation is either committed or comes
-//! back by itself, on every way out. What is committed comes back when pages are punched.
+//! Memory is reserved here before it is allocated. What is not committed of a reservation comes back
+//! when it is dropped. What is committed comes back when pages are punched.
 //!
-//! Whoever finds too little joins those that wait:
+//! An allocator that finds too little marks that it waits:
 //!
 //! ```text
-//!   allocator: mark WAITING | fence | try once more       others: give back | fence | look for WAITING
+//!   allocator: mark WAITING | fence | try once more       others: uncharge | fence | take WAITING
 //! ```
 //!
-//! Either the second try finds what was given back, or the giver finds the mark, takes it away and
-//! wakes (W14). Raising the limit is a way of giving back.
+//! Either the second try finds what has come back, or the other thread finds the mark, clears it and
+//! wakes (W14). Raising the limit works like giving back.
 
-use super::words::{fence, AtomicBool, AtomicU64, Ordering};
+use super::sync::{fence, AtomicBool, AtomicU64, Ordering};
 
-/// The account. All numbers are bytes.
+/// Bytes used and their limit.
 #[derive(Debug)]
 pub(super) struct Budget {
     /// Committed and reserved, with what the store's own tables take.
@@ -26,7 +26,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// An account that begins with `fixed` bytes for tables, and has no limit.
+    /// Begins with `fixed` bytes used, for tables, and no limit.
     pub(super) fn new(fixed: u64) -> Self {
         Self {
             used: AtomicU64::new(fixed),
@@ -44,12 +44,12 @@ impl Budget {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Counts what is there already, limit or not.
-    pub(super) fn adopt(&self, bytes: u64) {
+    /// Counts bytes as used, even above the limit.
+    pub(super) fn charge(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Sets aside `bytes`, or nothing.
+    /// Reserves `bytes`, or nothing.
     pub(super) fn reserve(&self, bytes: u64) -> Option<Reservation<'_>> {
         let mut used = self.used.load(Ordering::Relaxed);
         loop {
@@ -71,49 +71,49 @@ impl Budget {
         }
     }
 
-    /// As `reserve`; after None the next one to give something back is told that somebody waits.
+    /// Reserves as `reserve`. If it returns None, the next `uncharge` returns true.
     pub(super) fn reserve_or_wait(&self, bytes: u64) -> Option<Reservation<'_>> {
         self.reserve(bytes).or_else(|| {
-            self.wait();
+            self.mark_waiting();
             // guard: w14_second_try
             self.reserve(bytes)
         })
     }
 
-    /// The next one to give something back is told so.
-    pub(super) fn wait(&self) {
+    /// Marks that a request waits: the next `uncharge` returns true.
+    pub(super) fn mark_waiting(&self) {
         self.waiting.store(true, Ordering::Relaxed);
-        // Pairs with the fence in `somebody_waits`, see above.
+        // Pairs with the fence in `take_waiting`, see above.
         // guard: w14_fences
         fence(Ordering::SeqCst);
     }
 
-    /// Takes back what was committed. True if somebody waits, and the caller wakes.
+    /// Counts bytes as not used any more. True if a request waits: the caller wakes.
     #[must_use]
-    pub(super) fn give_back(&self, bytes: u64) -> bool {
+    pub(super) fn uncharge(&self, bytes: u64) -> bool {
         self.used.fetch_sub(bytes, Ordering::Release);
-        self.somebody_waits()
+        self.take_waiting()
     }
 
-    /// Another limit, 0 for none; it may lie below what is used. True if it is a higher one and
-    /// somebody waits, and the caller wakes: a lower one is no reason to try again.
+    /// Sets the limit, 0 for none. It may lie below what is used. True if it is higher than before and
+    /// a request waits: the caller wakes.
     #[must_use]
     pub(super) fn set_limit(&self, limit: u64) -> bool {
         let old = self.limit.swap(limit, Ordering::Relaxed);
         let raised = old != 0 && (limit == 0 || limit > old);
-        raised && self.somebody_waits()
+        raised && self.take_waiting()
     }
 
-    fn somebody_waits(&self) -> bool {
-        // Pairs with the fence in `wait`, see above.
+    fn take_waiting(&self) -> bool {
+        // Pairs with the fence in `mark_waiting`, see above.
         // guard: w14_fences
         fence(Ordering::SeqCst);
         self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Bytes set aside. What is not committed comes back when this is dropped. That wakes nobody: only
-/// the allocator makes reservations, one at a time, and tries again by itself.
+/// Bytes reserved. What is not committed comes back when this is dropped. That wakes nobody: only the
+/// allocator makes reservations, one at a time.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Reservation<'b> {
@@ -122,7 +122,7 @@ pub(super) struct Reservation<'b> {
 }
 
 impl Reservation<'_> {
-    /// So much of it has become memory.
+    /// Counts `bytes` of it as used.
     pub(super) fn commit(&mut self, bytes: u64) {
         debug_assert!(bytes <= self.left);
         self.left -= bytes;
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn e07_what_is_not_committed_comes_back() {
+    fn e07_an_uncommitted_reservation_comes_back() {
         let budget = Budget::new(10);
         assert!(!budget.set_limit(110));
         let mut all = budget.reserve(100).unwrap();
@@ -148,7 +148,7 @@ mod tests {
         all.commit(60);
         drop(all);
         assert_eq!(budget.used(), 70);
-        assert!(!budget.give_back(60), "nobody waits");
+        assert!(!budget.uncharge(60), "nobody waits");
         assert_eq!(budget.used(), 10);
         assert!(budget.reserve(u64::MAX).is_none(), "no overflow");
     }
@@ -160,9 +160,9 @@ mod tests {
         assert!(!budget.set_limit(50));
         assert!(budget.reserve_or_wait(1).is_none());
         assert_eq!(budget.used(), 100);
-        assert!(budget.give_back(49), "the one that waits is named, once");
+        assert!(budget.uncharge(49), "a waiter is reported once");
         assert!(budget.reserve_or_wait(1).is_none());
-        assert!(budget.give_back(1) && !budget.give_back(1));
+        assert!(budget.uncharge(1) && !budget.uncharge(1));
         assert!(budget.reserve(1).is_some() && budget.reserve(2).is_none());
         assert!(budget.reserve_or_wait(2).is_none());
         assert!(budget.set_limit(0), "raising it wakes too");
@@ -171,7 +171,7 @@ mod tests {
 
     /// The leak test of E7: whatever becomes of a reservation, use returns to the same number.
     #[test]
-    fn e07_a_million_faulted_requests_leave_nothing_behind() {
+    fn e07_a_million_failed_allocations_leak_nothing() {
         let budget = Budget::new(7);
         let _ = budget.set_limit(1 << 20);
         let mut random = 1_u64;
@@ -180,7 +180,7 @@ mod tests {
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
             let bytes = (random >> 33) % (1 << 18);
             let Some(mut reserved) = budget.reserve(bytes) else {
-                let _ = budget.give_back(kept);
+                let _ = budget.uncharge(kept);
                 kept = 0;
                 continue;
             };
@@ -193,7 +193,7 @@ mod tests {
             reserved.commit(part);
             kept += part;
         }
-        let _ = budget.give_back(kept);
+        let _ = budget.uncharge(kept);
         assert_eq!(budget.used(), 7);
     }
 }
@@ -212,7 +212,7 @@ mod loom_models {
             let _ = budget.set_limit(1);
             budget.reserve(1).unwrap().commit(1);
             let other = budget.clone();
-            let giver = loom::thread::spawn(move || other.give_back(1));
+            let giver = loom::thread::spawn(move || other.uncharge(1));
             let found = budget.reserve_or_wait(1).is_some();
             let woken = giver.join().unwrap();
             assert!(found || woken, "parked for ever");

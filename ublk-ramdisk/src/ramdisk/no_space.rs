@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From BUSY to NOSPC: what becomes of requests for which there is no memory (E22 to E26).
+//! From BUSY to NOSPC: the modes of a store that has no memory for a request (E22 to E26).
 //!
 //! ```text
 //!              nothing can be freed                  no-space timeout
@@ -9,27 +9,27 @@
 //!                     memory is freed, or the limit raised
 //! ```
 //!
-//! Time comes from the caller, so that it is the runtime's clock. Kernel counterpart: dm-thin's
+//! The caller passes the time, from the clock of its runtime. Kernel counterpart: dm-thin's
 //! `no_space_timeout` and `error_if_no_space`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::words::{lock, AtomicU32, Mutex, Ordering};
+use super::sync::{lock, AtomicU32, Mutex, Ordering};
 use crate::mq::Source;
 use crate::trace::{Pressing, SourceState};
 
-/// What a write that needs memory can expect.
+/// What becomes of a write that needs memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Memory.
+    /// It gets memory.
     #[default]
     Enough,
-    /// To wait: there is none, and nothing can be freed.
+    /// It waits: there is none, and nothing can be freed.
     Exhausted,
-    /// NOSPC.
+    /// It ends with NOSPC.
     Error,
 }
 
@@ -46,23 +46,23 @@ impl Mode {
 
 /// How long requests wait when there is no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum NoSpaceTimeout {
     /// Until there is some.
-    Forever,
-    /// So long, and not at all if it is zero.
-    For(Duration),
+    Never,
+    /// This long; zero for not at all.
+    After(Duration),
 }
 
 /// dm-thin's.
-pub const DEFAULT_PATIENCE: Patience = Patience::For(Duration::from_secs(60));
+pub const DEFAULT_NO_SPACE_TIMEOUT: NoSpaceTimeout = NoSpaceTimeout::After(Duration::from_secs(60));
 
 /// What is to be done when nothing can be freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Step {
-    /// The timer runs, or there is none.
+    /// Nothing: the timer runs, or there is none.
     Wait,
-    /// Have `expire` called after so long.
+    /// Call `expire` after this time.
     Arm(Duration),
     /// Deny those that wait.
     Deny,
@@ -73,11 +73,11 @@ pub(super) enum Step {
 #[derive(Debug)]
 struct Inner {
     mode: Mode,
-    patience: Patience,
+    timeout: NoSpaceTimeout,
     /// When it was found to be exhausted, in that mode.
     since: Duration,
     deadline: Option<Duration>,
-    /// How often memory has been freed.
+    /// Number of times that memory has been freed.
     frees: u64,
 }
 
@@ -85,18 +85,18 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct NoSpace {
     inner: Mutex<Inner>,
-    /// The mode of `inner`, to be looked at without the lock.
+    /// The mode of `inner`, to be read without the lock.
     mode: AtomicU32,
-    /// Tells the mode to whoever records.
+    /// Records each change of the mode.
     pub(super) state: SourceState,
 }
 
 impl NoSpace {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new(timeout: NoSpaceTimeout) -> Self {
         Self {
             inner: Mutex::new(Inner {
                 mode: Mode::Enough,
-                patience,
+                timeout,
                 since: Duration::ZERO,
                 deadline: None,
                 frees: 0,
@@ -122,29 +122,30 @@ impl NoSpace {
         self.mode.load(Ordering::Relaxed) == mode as u32
     }
 
-    /// How often memory has been freed so far: to be asked before one tries to have some.
+    /// Number of times that memory has been freed. Read before an allocation, for `exhausted`.
     pub(super) fn frees(&self) -> u64 {
         lock(&self.inner).frees
     }
 
-    /// There is a request without memory, and nothing can be freed. `seen` is what `frees` said
-    /// before the try that failed: whoever freed some since has told so once, and will not again.
+    /// Records that a request lacks memory and nothing can be freed. `seen` is what `frees` returned
+    /// before the allocation that failed. Memory freed since then is reported only once, so it is
+    /// found by the number.
     pub(super) fn exhausted(&self, now: Duration, seen: u64) -> Step {
         let inner = &mut *lock(&self.inner);
         if inner.frees != seen {
             return Step::Again;
         }
-        match (inner.mode, inner.patience) {
+        match (inner.mode, inner.timeout) {
             (Mode::Error, _) => Step::Deny,
-            (_, Patience::For(Duration::ZERO)) => {
+            (_, NoSpaceTimeout::After(Duration::ZERO)) => {
                 self.change(inner, Mode::Error);
                 Step::Deny
             }
             (Mode::Exhausted, _) => Step::Wait,
-            (Mode::Enough, patience) => {
+            (Mode::Enough, timeout) => {
                 self.change(inner, Mode::Exhausted);
                 inner.since = now;
-                let Patience::For(time) = patience else {
+                let NoSpaceTimeout::After(time) = timeout else {
                     return Step::Wait;
                 };
                 inner.deadline = Some(now + time);
@@ -153,7 +154,7 @@ impl NoSpace {
         }
     }
 
-    /// Memory has been freed, or the limit raised. True if that changes anything.
+    /// Records that memory has been freed, or the limit raised. True if the mode changes.
     pub(super) fn freed(&self) -> bool {
         let inner = &mut *lock(&self.inner);
         inner.frees += 1;
@@ -162,35 +163,35 @@ impl NoSpace {
         changes
     }
 
-    /// The timer has come: true if those that wait are to be denied. `waiting` says whether there
-    /// are any: if not, all that had no memory are gone, and the next one gets a timer of its own.
+    /// Called by the timer. True if those that wait are to be denied. If none wait, the mode becomes
+    /// Enough: the next one gets a timer of its own.
     pub(super) fn expire(&self, now: Duration, waiting: bool) -> bool {
         let inner = &mut *lock(&self.inner);
         if inner.deadline.is_none_or(|deadline| now < deadline) {
-            return false; // that one was cancelled
+            return false; // that timer was cancelled
         }
         let mode = if waiting { Mode::Error } else { Mode::Enough };
         self.change(inner, mode);
         waiting
     }
 
-    /// Another patience. It counts for those that wait already, from when they began to; and where
-    /// requests end with NOSPC they wait again, unless it is none.
-    pub(super) fn set_patience(&self, patience: Patience, now: Duration) -> Step {
+    /// Sets the timeout. It applies to requests that wait already, from when memory ran out. Where
+    /// requests end with NOSPC they wait again, unless the timeout is zero.
+    pub(super) fn set_no_space_timeout(&self, timeout: NoSpaceTimeout, now: Duration) -> Step {
         let inner = &mut *lock(&self.inner);
-        inner.patience = patience;
-        match (inner.mode, patience) {
-            (Mode::Enough, _) | (Mode::Error, Patience::For(Duration::ZERO)) => Step::Wait,
-            (Mode::Exhausted, Patience::For(Duration::ZERO)) => {
+        inner.timeout = timeout;
+        match (inner.mode, timeout) {
+            (Mode::Enough, _) | (Mode::Error, NoSpaceTimeout::After(Duration::ZERO)) => Step::Wait,
+            (Mode::Exhausted, NoSpaceTimeout::After(Duration::ZERO)) => {
                 self.change(inner, Mode::Error);
                 Step::Deny
             }
-            (Mode::Exhausted, Patience::For(time)) => {
+            (Mode::Exhausted, NoSpaceTimeout::After(time)) => {
                 let deadline = inner.since + time;
                 inner.deadline = Some(deadline);
                 Step::Arm(deadline.saturating_sub(now))
             }
-            (Mode::Exhausted, Patience::Forever) => {
+            (Mode::Exhausted, NoSpaceTimeout::Never) => {
                 inner.deadline = None;
                 Step::Wait
             }
@@ -201,7 +202,7 @@ impl NoSpace {
         }
     }
 
-    /// The mode, and how long it is until requests are denied, if that is going to happen.
+    /// The mode, and the time until requests are denied, if a timer runs.
     pub(super) fn report(&self, now: Duration) -> (Mode, Option<Duration>) {
         let inner = lock(&self.inner);
         let left = inner.deadline.map(|deadline| deadline.saturating_sub(now));
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn e22_the_timeout_begins_when_nothing_can_be_freed_and_is_cancelled_by_a_free() {
-        let state = NoSpace::new(Patience::For(60 * S));
+        let state = NoSpace::new(NoSpaceTimeout::After(60 * S));
         assert_eq!(state.exhausted(5 * S, state.frees()), Step::Arm(60 * S));
         assert_eq!(
             state.exhausted(50 * S, state.frees()),
@@ -239,36 +240,42 @@ mod tests {
     }
 
     #[test]
-    fn e22_error_if_no_space_is_at_once_and_for_ever_is_never() {
-        let state = NoSpace::new(Patience::For(Duration::ZERO));
+    fn e22_a_zero_timeout_denies_at_once_and_none_never() {
+        let state = NoSpace::new(NoSpaceTimeout::After(Duration::ZERO));
         assert_eq!(state.exhausted(S, state.frees()), Step::Deny);
         assert_eq!(state.report(S), (Mode::Error, None));
-        let state = NoSpace::new(Patience::Forever);
+        let state = NoSpace::new(NoSpaceTimeout::Never);
         assert_eq!(state.exhausted(S, state.frees()), Step::Wait);
         assert!(!state.expire(1000 * S, true));
         assert_eq!(
-            state.set_patience(Patience::For(Duration::ZERO), S),
+            state.set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO), S),
             Step::Deny
         );
         assert!(state.is(Mode::Error));
     }
 
     #[test]
-    fn e22_another_patience_counts_from_when_memory_ran_out() {
-        let state = NoSpace::new(Patience::For(60 * S));
-        assert_eq!(state.set_patience(Patience::For(30 * S), S), Step::Wait);
+    fn e22_a_changed_timeout_counts_from_when_memory_ran_out() {
+        let state = NoSpace::new(NoSpaceTimeout::After(60 * S));
+        assert_eq!(
+            state.set_no_space_timeout(NoSpaceTimeout::After(30 * S), S),
+            Step::Wait
+        );
         assert_eq!(state.exhausted(10 * S, state.frees()), Step::Arm(30 * S));
-        let longer = state.set_patience(Patience::For(90 * S), 20 * S);
+        let longer = state.set_no_space_timeout(NoSpaceTimeout::After(90 * S), 20 * S);
         assert_eq!(longer, Step::Arm(80 * S));
         assert!(!state.expire(40 * S, true), "the timer of before");
-        assert_eq!(state.set_patience(Patience::Forever, 20 * S), Step::Wait);
+        assert_eq!(
+            state.set_no_space_timeout(NoSpaceTimeout::Never, 20 * S),
+            Step::Wait
+        );
         assert_eq!(state.report(20 * S), (Mode::Exhausted, None));
-        let over = state.set_patience(Patience::For(5 * S), 20 * S);
+        let over = state.set_no_space_timeout(NoSpaceTimeout::After(5 * S), 20 * S);
         assert_eq!(over, Step::Arm(Duration::ZERO));
         assert!(state.expire(20 * S, true) && state.is(Mode::Error));
-        let none = state.set_patience(Patience::For(Duration::ZERO), 21 * S);
+        let none = state.set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO), 21 * S);
         assert!(none == Step::Wait && state.is(Mode::Error));
-        let some = state.set_patience(Patience::For(S), 21 * S);
+        let some = state.set_no_space_timeout(NoSpaceTimeout::After(S), 21 * S);
         assert!(
             some == Step::Wait && state.is(Mode::Enough),
             "they wait again"
@@ -276,17 +283,17 @@ mod tests {
     }
 
     #[test]
-    fn e22_nobody_is_left_to_be_denied() {
-        let state = NoSpace::new(Patience::For(S));
+    fn e22_a_timer_that_finds_no_waiter_leaves_the_mode_enough() {
+        let state = NoSpace::new(NoSpaceTimeout::After(S));
         assert_eq!(state.exhausted(S, state.frees()), Step::Arm(S));
         assert!(!state.expire(2 * S, false));
         assert!(state.is(Mode::Enough));
     }
 
     #[test]
-    fn e22_memory_that_was_freed_after_the_try_is_tried_for_again() {
-        for patience in [Duration::ZERO, S] {
-            let state = NoSpace::new(Patience::For(patience));
+    fn e22_memory_freed_after_a_failed_allocation_is_tried_again() {
+        for timeout in [Duration::ZERO, S] {
+            let state = NoSpace::new(NoSpaceTimeout::After(timeout));
             let seen = state.frees();
             assert!(!state.freed(), "nobody was out of memory yet");
             assert_eq!(state.exhausted(S, seen), Step::Again);

@@ -3,26 +3,28 @@
 //!
 //! ```text
 //!   31        30         29 ............ 0
-//!   PRESENT   PUNCHING   requests using it
+//!   PRESENT   CLAIMED   requests using it
 //! ```
 //!
 //! A request pins every page of its range for as long as it may touch it (G9).
-//! Only the thread that turns `PRESENT, no pins` into `PUNCHING` in one step gives a page
+//! Only the thread that turns `PRESENT, no pins` into `CLAIMED` in one step gives a page
 //! back. So no byte is ever copied into a page on its way out: such a byte would be lost,
-//! or come back from a later partial write. Pinning a page that is being punched waits for
-//! the punch, which is one system call.
+//! or come back from a later partial write. Pinning a claimed page waits for the end of the
+//! claim, which takes one system call.
 //!
 //! The words are derived from the file's holes when it is opened and never
 //! stored (I2).
 
 use std::ops::Range;
 
-use super::words::{yield_now, AtomicU32, Ordering, Words};
+use super::sync::{yield_now, AtomicU32, Ordering};
+#[cfg(not(loom))]
+use crate::sys::mmap::Mapping;
 
 const PRESENT: u32 = 1 << 31;
-const PUNCHING: u32 = 1 << 30;
+const CLAIMED: u32 = 1 << 30;
 // Far more than a device of 4096 queues with 4096 tags each has requests.
-const PINS: u32 = PUNCHING - 1;
+const PINS: u32 = CLAIMED - 1;
 
 /// The words of all pages that the store can ever have.
 #[derive(Debug)]
@@ -43,20 +45,20 @@ impl PageStates {
         self.words.all()
     }
 
-    /// Pages that the store can ever have.
+    /// Number of pages that the store can ever have.
     pub(super) fn len(&self) -> usize {
         self.all().len()
     }
 
-    /// Pins the pages; answers how many of them are there.
+    /// Pins the pages. Returns how many of them are present.
     #[inline]
     pub(super) fn pin(&self, pages: Range<usize>) -> usize {
         let mut present = 0;
         for word in &self.all()[pages] {
-            // Acquire pairs with the Release of `punched` and `set_present`: what
+            // Acquire pairs with the Release of `mark_present` and of the end of a claim: what
             // they did to the page is done before the pinner uses it.
             let mut old = word.fetch_add(1, Ordering::Acquire);
-            while old & PUNCHING != 0 {
+            while old & CLAIMED != 0 {
                 yield_now();
                 old = word.load(Ordering::Acquire);
             }
@@ -69,93 +71,134 @@ impl PageStates {
     #[inline]
     pub(super) fn unpin(&self, pages: Range<usize>) {
         for word in &self.all()[pages] {
-            // Release pairs with the Acquire of `try_punch`: the user's accesses
-            // come before the punch.
+            // Release pairs with the Acquire of `claim`: the user's accesses
+            // come before the page is given back.
             let old = word.fetch_sub(1, Ordering::Release);
             debug_assert!(old & PINS != 0, "unpin of a page that is not pinned");
         }
     }
 
-    /// Is the page there? The caller has it pinned, or can live with an answer
-    /// of a moment ago.
+    /// True if the page is present. This may change at once, unless the caller has pinned it.
     #[inline]
     pub(super) fn is_present(&self, page: usize) -> bool {
         self.all()[page].load(Ordering::Acquire) & PRESENT != 0
     }
 
-    /// The caller has allocated the pages, which it has pinned. Answers how many were absent.
-    pub(super) fn set_present(&self, pages: Range<usize>) -> usize {
+    /// Marks pages present that the caller has pinned and allocated. Returns how many were absent.
+    pub(super) fn mark_present(&self, pages: Range<usize>) -> usize {
         let set = |word: &AtomicU32| word.fetch_or(PRESENT, Ordering::Release) & PRESENT == 0;
         self.all()[pages].iter().filter(|word| set(word)).count()
     }
 
-    /// May the caller give this page back? If so nobody can use it until
-    /// [`PageStates::punched`] or [`PageStates::spared`].
-    pub(super) fn try_punch(&self, page: usize) -> Punch {
+    /// Claims a page to give it back. Nobody can use it then until
+    /// [`PageStates::release_absent`] or [`PageStates::release_present`].
+    pub(super) fn claim(&self, page: usize) -> Claim {
         let word = &self.all()[page];
         let mut old = word.load(Ordering::Relaxed);
         loop {
-            if old & PUNCHING != 0 {
-                return Punch::Held;
+            if old & CLAIMED != 0 {
+                return Claim::Contended;
             } else if old & PRESENT == 0 {
-                return Punch::Absent;
+                return Claim::Absent;
             } else if old & PINS != 0 {
-                return Punch::InUse;
+                return Claim::InUse;
             }
-            let ours = old ^ (PRESENT | PUNCHING);
+            let ours = old ^ (PRESENT | CLAIMED);
             match word.compare_exchange(old, ours, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Punch::Ours,
+                Ok(_) => return Claim::Claimed,
                 Err(now) => old = now,
             }
         }
     }
 
-    /// May the caller give back what the file holds of these pages, though none of them is there?
-    /// If so nobody can use them until [`PageStates::punched`].
-    pub(super) fn try_punch_absent(&self, pages: Range<usize>) -> bool {
+    /// Claims pages of which none is present or used, all or nothing. Nobody can use them then until
+    /// [`PageStates::release_absent`].
+    pub(super) fn claim_absent(&self, pages: Range<usize>) -> bool {
         let words = &self.all()[pages.clone()];
         if words.iter().any(|word| word.load(Ordering::Relaxed) != 0) {
             return false;
         }
         for (count, word) in words.iter().enumerate() {
             let (claimed, other) = (Ordering::Acquire, Ordering::Relaxed);
-            if word.compare_exchange(0, PUNCHING, claimed, other).is_err() {
-                self.punched(pages.start..pages.start + count);
+            if word.compare_exchange(0, CLAIMED, claimed, other).is_err() {
+                self.release_absent(pages.start..pages.start + count);
                 return false;
             }
         }
         true
     }
 
-    /// The pages have been given back.
-    pub(super) fn punched(&self, pages: Range<usize>) {
+    /// Ends a claim: the pages have been given back.
+    pub(super) fn release_absent(&self, pages: Range<usize>) {
         for word in &self.all()[pages] {
-            word.fetch_and(!PUNCHING, Ordering::Release);
+            word.fetch_and(!CLAIMED, Ordering::Release);
         }
     }
 
-    /// The pages could not be given back and are there as before.
-    pub(super) fn spared(&self, pages: Range<usize>) {
+    /// Ends a claim: the pages are present as before.
+    pub(super) fn release_present(&self, pages: Range<usize>) {
         for word in &self.all()[pages] {
-            // PUNCHING is set and PRESENT is not: this swaps them and keeps the
-            // pins of those who wait.
-            word.fetch_xor(PUNCHING | PRESENT, Ordering::Release);
+            // Swaps CLAIMED for PRESENT, and keeps the pins of those who wait.
+            word.fetch_xor(CLAIMED | PRESENT, Ordering::Release);
         }
     }
 }
 
-/// Answer to [`PageStates::try_punch`].
+/// What has come of [`PageStates::claim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Punch {
-    /// The caller punches and says so afterwards.
-    Ours,
+pub(super) enum Claim {
+    /// The page is the caller's.
+    Claimed,
     /// A request uses the page: it can be zeroed, not given back.
     InUse,
-    /// There is no page.
+    /// The page is not present.
     Absent,
-    /// Another is about to give it back, or to leave it as it is: to be asked again.
-    Held,
+    /// Another thread has claimed it and may leave it as it is: try again.
+    Contended,
+}
+
+/// Words, zeroed and paid for as they are used.
+#[cfg(not(loom))]
+#[derive(Debug)]
+struct Words {
+    memory: Mapping,
+    count: usize,
+}
+
+#[cfg(not(loom))]
+impl Words {
+    /// `count` words of value 0.
+    fn zeroed(count: usize) -> std::io::Result<Self> {
+        let memory = Mapping::anonymous((count * size_of::<AtomicU32>()).max(1))?;
+        Ok(Self { memory, count })
+    }
+
+    /// All of them.
+    #[inline]
+    fn all(&self) -> &[AtomicU32] {
+        // SAFETY: the mapping holds `count` zeroed words, page-aligned, and is
+        // used through this function alone.
+        unsafe { std::slice::from_raw_parts(self.memory.start().as_ptr().cast(), self.count) }
+    }
+}
+
+/// Words, zeroed and paid for as they are used.
+#[cfg(loom)]
+#[derive(Debug)]
+struct Words(Box<[AtomicU32]>);
+
+#[cfg(loom)]
+impl Words {
+    /// `count` words of value 0.
+    fn zeroed(count: usize) -> std::io::Result<Self> {
+        Ok(Self((0..count).map(|_| AtomicU32::new(0)).collect()))
+    }
+
+    /// All of them.
+    fn all(&self) -> &[AtomicU32] {
+        &self.0
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -171,60 +214,60 @@ mod tests {
     }
 
     #[test]
-    fn g9_a_pinned_page_is_not_given_back() {
+    fn g09_a_pinned_page_is_not_given_back() {
         let states = PageStates::new(4).unwrap();
         assert_eq!(states.pin(0..2), 0);
-        states.set_present(0..2);
-        assert_eq!(states.try_punch(0), Punch::InUse);
+        states.mark_present(0..2);
+        assert_eq!(states.claim(0), Claim::InUse);
         states.unpin(0..2);
-        assert_eq!(states.try_punch(0), Punch::Ours);
-        states.punched(0..1);
-        assert_eq!(states.try_punch(0), Punch::Absent);
+        assert_eq!(states.claim(0), Claim::Claimed);
+        states.release_absent(0..1);
+        assert_eq!(states.claim(0), Claim::Absent);
         assert_eq!(states.pin(0..2), 1, "the other page is still there");
     }
 
     #[test]
-    fn g9_a_page_that_could_not_be_punched_is_present_again() {
+    fn g09_a_page_that_could_not_be_punched_is_present_again() {
         let states = PageStates::new(1).unwrap();
         states.pin(0..1);
-        states.set_present(0..1);
+        states.mark_present(0..1);
         states.unpin(0..1);
-        assert_eq!(states.try_punch(0), Punch::Ours);
-        states.spared(0..1);
+        assert_eq!(states.claim(0), Claim::Claimed);
+        states.release_present(0..1);
         assert!(states.is_present(0));
         assert_eq!(states.pin(0..1), 1);
     }
 
     #[test]
-    fn g9_absent_pages_are_given_back_together_or_not_at_all() {
+    fn g09_absent_pages_are_given_back_together_or_not_at_all() {
         let states = PageStates::new(4).unwrap();
-        assert!(states.try_punch_absent(0..4));
-        states.punched(0..4);
+        assert!(states.claim_absent(0..4));
+        states.release_absent(0..4);
         states.pin(2..3);
-        assert!(!states.try_punch_absent(0..4), "one is in use");
+        assert!(!states.claim_absent(0..4), "one is in use");
         assert_eq!(states.pin(0..2), 0, "the others were let go");
         states.unpin(0..3);
-        assert!(states.try_punch_absent(0..4));
-        states.punched(0..4);
+        assert!(states.claim_absent(0..4));
+        states.release_absent(0..4);
     }
 
     #[test]
-    fn g9_pinning_a_page_that_is_being_punched_waits_and_finds_a_hole() {
+    fn g09_pinning_a_page_that_is_being_punched_waits_and_finds_a_hole() {
         let states = PageStates::new(1).unwrap();
         states.pin(0..1);
-        states.set_present(0..1);
+        states.mark_present(0..1);
         states.unpin(0..1);
-        assert_eq!(states.try_punch(0), Punch::Ours);
+        assert_eq!(states.claim(0), Claim::Claimed);
         std::thread::scope(|scope| {
             let pinner = scope.spawn(|| states.pin(0..1));
             // The sign that the pinner has come: its pin.
             while states.all()[0].load(Ordering::Relaxed) & PINS == 0 {
                 std::thread::yield_now();
             }
-            states.punched(0..1);
+            states.release_absent(0..1);
             assert_eq!(pinner.join().unwrap(), 0);
         });
-        assert_eq!(states.try_punch(0), Punch::Absent);
+        assert_eq!(states.claim(0), Claim::Absent);
     }
 }
 
@@ -249,7 +292,7 @@ mod loom_models {
             let states = PageStates::new(1).unwrap();
             if present {
                 states.pin(0..1);
-                states.set_present(0..1);
+                states.mark_present(0..1);
                 states.unpin(0..1);
             }
             Arc::new(Self {
@@ -260,7 +303,7 @@ mod loom_models {
 
         fn write(&self, value: u32) {
             if self.states.pin(0..1) == 0 {
-                self.states.set_present(0..1);
+                self.states.mark_present(0..1);
             }
             // SAFETY: loom checks that nobody else has access.
             self.bytes.with_mut(|bytes| unsafe { *bytes = value });
@@ -269,11 +312,11 @@ mod loom_models {
 
         /// Answers whether the page was given back.
         fn punch(&self) -> bool {
-            let ours = self.states.try_punch(0) == Punch::Ours;
+            let ours = self.states.claim(0) == Claim::Claimed;
             if ours {
                 // SAFETY: loom checks that nobody else has access.
                 self.bytes.with_mut(|bytes| unsafe { *bytes = 0 });
-                self.states.punched(0..1);
+                self.states.release_absent(0..1);
             }
             ours
         }
@@ -292,7 +335,7 @@ mod loom_models {
     }
 
     #[test]
-    fn loom_g9_a_write_and_a_punch_never_touch_the_page_together() {
+    fn loom_g09_a_write_and_a_punch_never_touch_the_page_together() {
         loom::model(|| {
             let page = Page::new(true);
             let other = page.clone();
@@ -306,7 +349,7 @@ mod loom_models {
             // And a page that reads as zeros stays zeros when it is made again.
             if value == 0 {
                 page.states.pin(0..1);
-                page.states.set_present(0..1);
+                page.states.mark_present(0..1);
                 page.states.unpin(0..1);
                 assert_eq!(page.read(), 0);
             }
@@ -314,7 +357,7 @@ mod loom_models {
     }
 
     #[test]
-    fn loom_g9_a_read_sees_the_old_bytes_or_zeros() {
+    fn loom_g09_a_read_sees_the_old_bytes_or_zeros() {
         loom::model(|| {
             let page = Page::new(true);
             let other = page.clone();
@@ -326,15 +369,15 @@ mod loom_models {
     }
 
     #[test]
-    fn loom_g9_a_write_and_a_punch_of_absent_pages_never_meet() {
+    fn loom_g09_a_write_and_a_punch_of_absent_pages_never_meet() {
         loom::model(|| {
             let page = Page::new(false);
             let other = page.clone();
             let writer = loom::thread::spawn(move || other.write(9));
-            if page.states.try_punch_absent(0..1) {
+            if page.states.claim_absent(0..1) {
                 // SAFETY: loom checks that nobody else has access.
                 page.bytes.with_mut(|bytes| unsafe { *bytes = 0 });
-                page.states.punched(0..1);
+                page.states.release_absent(0..1);
             }
             writer.join().unwrap();
             assert_eq!(page.read(), 9, "the write is lost");
@@ -342,7 +385,7 @@ mod loom_models {
     }
 
     #[test]
-    fn loom_g9_two_punches_give_the_page_back_once() {
+    fn loom_g09_two_punches_give_the_page_back_once() {
         loom::model(|| {
             let page = Page::new(true);
             let other = page.clone();

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The work that makes memory for the disk and gives it back, on workqueues of its own (E8, D2):
-//! "store", on which nothing else runs that could hold it up, and "reclaim".
+//! The work items that make memory for the disk and give it back (E8, D2). They run on two workqueues:
+//! "store", which nothing else can delay, and "reclaim".
 //!
-//! A write that lacks memory is refused with RESOURCE and has a place among the [`Parked`]. Then:
-//! 1. `populate` takes the oldest, allocates and pins what it lacks, and has its hardware queue run;
-//! 2. where there is too little it looks for pages of zeros (`reclaim`), and tries again with what was
-//!    freed;
-//! 3. where nothing was, the store is exhausted, and [`NoSpace`] decides how long requests wait.
+//! A write that lacks memory is refused with RESOURCE and gets an entry in [`Waiters`]. Then:
+//! 1. `populate` takes the oldest entry, allocates and pins its range, and runs its hardware queue.
+//! 2. If there is too little memory, `reclaim` looks for pages of zeros. With what it frees, 1 begins
+//!    again.
+//! 3. If it frees nothing, the store is exhausted. [`NoSpace`] decides how long requests wait.
 //!
-//! Whoever frees memory meanwhile (a discard, a smaller disk, a higher limit) is told so by the
-//! budget and starts again at 1. A younger request is not given what an older one waits for. All of
-//! it happens within the reserve of a rescuer, allocates no heap memory and takes no lock across a
+//! A thread that frees memory meanwhile (by a discard, a smaller disk, a higher limit) learns from the
+//! budget that requests wait, and starts 1 again. A younger request never gets what an older one
+//! waits for. All work items can run on a rescuer, allocate no heap memory, and hold no lock during a
 //! system call.
 
 mod reclaim;
@@ -24,49 +24,49 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use workqueue::{impl_has_delayed_work, DelayedWork, VirtualClock, WorkItem};
 
-use super::held::{Held, Job};
-use super::no_space::{Mode, NoSpace, Patience, Step, DEFAULT_PATIENCE};
-use super::parked::{Parked, Taken};
+use super::disk::Ramdisk;
+use super::no_space::{Mode, NoSpace, NoSpaceTimeout, Step, DEFAULT_NO_SPACE_TIMEOUT};
+use super::pending_ring::{Pending, PendingRing};
 use super::store::{Shortage, Store};
-use super::Ramdisk;
+use super::waiters::{Taken, Waiters};
 use crate::mq::{InFlight, Queue, Request, WeakQueue};
 use crate::trace::{self, Reclaimed};
 pub use works::SpaceWorks;
 
-/// How soon the system is asked again when it had no memory: unlike the budget it does not say
-/// when it has.
+/// Time until the system is asked again after it had no memory. Unlike the budget it does not say when
+/// it has some.
 const SYSTEM_RETRY: Duration = Duration::from_millis(100);
-/// The same when nobody waits, and requests are ended with NOSPC meanwhile.
+/// The same while requests end with NOSPC, so that none waits.
 const SYSTEM_PROBE: Duration = Duration::from_secs(1);
-/// So many bytes are cleared in one run, so that other work has its turn: half a millisecond.
+/// Bytes that are cleared in one run, which takes half a millisecond: other work comes in between.
 const CLEAR_RUN: u64 = 4 << 20;
 
 /// How memory is made, limited and taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpaceOptions {
     /// How long requests wait for memory when there is none.
-    pub patience: Patience,
-    /// Are pages of zeros looked for when memory is short?
+    pub no_space_timeout: NoSpaceTimeout,
+    /// Pages of zeros are taken back when memory is short.
     pub reclaim: bool,
-    /// And how often beside that?
+    /// Period of further looks for pages of zeros; none for no such looks.
     pub reclaim_every: Option<Duration>,
 }
 
 impl Default for SpaceOptions {
     fn default() -> Self {
         Self {
-            patience: DEFAULT_PATIENCE,
+            no_space_timeout: DEFAULT_NO_SPACE_TIMEOUT,
             reclaim: true,
             reclaim_every: None,
         }
     }
 }
 
-/// What the store has and lacks (K2).
+/// Memory used, and requests that lack some (K2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SpaceStats {
-    /// Bytes used: pages of the disk, and the store's tables.
+    /// Bytes used by pages of the disk and the store's tables.
     pub used: u64,
     /// Of those, bytes of the tables.
     pub tables: u64,
@@ -78,17 +78,17 @@ pub struct SpaceStats {
     pub parked: u64,
     /// Requests that have been given memory.
     pub populated: u64,
-    /// Requests that were ended with NOSPC when their patience was over, or later.
+    /// Requests that ended with NOSPC at the end of the no-space timeout, or later.
     pub no_space: u64,
-    /// Requests that were ended with NOSPC to keep tags free (E11).
+    /// Requests that ended with NOSPC to keep tags free (E11).
     pub above_cap: u64,
-    /// What a write that needs memory can expect.
+    /// What becomes of a write that needs memory.
     pub mode: Mode,
-    /// How long it is until those that wait are ended with NOSPC.
+    /// Time until those that wait end with NOSPC.
     pub no_space_in: Option<Duration>,
 }
 
-/// What an item is for.
+/// What a work item does.
 #[derive(Clone, Copy, Debug)]
 enum Duty {
     Populate,
@@ -133,12 +133,12 @@ impl WorkItem for Item {
     }
 }
 
-/// What works for one device.
+/// The work items of one device, and what they share.
 pub(super) struct Space {
-    pub(super) parked: Parked,
+    pub(super) waiters: Waiters,
     no_space: NoSpace,
-    discards: Held,
-    clears: Held,
+    discards: PendingRing,
+    clears: PendingRing,
     options: SpaceOptions,
     queue: WeakQueue,
     store_queue: workqueue::Queue,
@@ -151,15 +151,16 @@ pub(super) struct Space {
     scan: Arc<Item>,
     clock: Option<Arc<VirtualClock>>,
     begun: Instant,
-    /// The device is being taken down: a long pass ends early.
+    /// Set when the device is taken down: a long pass ends early.
     ending: AtomicBool,
     /// Requests of a hardware queue that may wait while the store is exhausted (E11).
     cap: u32,
-    /// Where the system had no memory last, to be tried when nobody waits: start and end.
+    /// Start and end of the range for which the system had no memory last. It is tried again when no
+    /// request waits.
     failed_at: [AtomicU64; 2],
-    /// How often memory had been freed before the try to have some that failed last.
+    /// `NoSpace::frees` before the allocation that failed last.
     frees_seen: AtomicU64,
-    /// Are pages of zeros looked for?
+    /// Pages of zeros are taken back when memory is short.
     reclaims: AtomicBool,
     /// Bytes of pages of zeros given back so far.
     zeros_freed: AtomicU64,
@@ -171,14 +172,14 @@ pub(super) struct Space {
 impl std::fmt::Debug for Space {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Space")
-            .field("parked", &self.parked)
+            .field("waiters", &self.waiters)
             .field("no_space", &self.no_space)
             .finish_non_exhaustive()
     }
 }
 
 impl Space {
-    /// Now, by the runtime's clock.
+    /// Time since the start, by the runtime's clock.
     fn now(&self) -> Duration {
         match &self.clock {
             Some(clock) => clock.now(),
@@ -187,34 +188,34 @@ impl Space {
     }
 
     fn modify(queue: &workqueue::Queue, item: &Arc<Item>, delay: Duration) {
-        // What is refused now belongs to a device that is being taken down.
+        // Refused only while the device is being taken down.
         let _refused = queue.mod_delayed(delay, item.clone());
     }
 
-    /// Somebody has joined the line.
+    /// A request has begun to wait: queues the populate work.
     pub(super) fn kick(&self) {
         Self::modify(&self.store_queue, &self.populate, Duration::ZERO);
     }
 
-    /// Gives a request back whose memory is to be freed.
-    pub(super) fn take_discard(&self, token: InFlight, request: Request) {
-        self.discards.push(Job::new(token, request));
+    /// Queues a request whose memory is to be freed.
+    pub(super) fn queue_discard(&self, token: InFlight, request: Request) {
+        self.discards.push(Pending::new(token, request));
         Self::modify(&self.store_queue, &self.discard, Duration::ZERO);
     }
 
-    /// Gives a request back whose memory is there, pinned, and to be cleared.
-    pub(super) fn take_clear(&self, token: InFlight, request: Request) {
-        self.clears.push(Job::new(token, request));
+    /// Queues a request whose memory is to be cleared. It is present and pinned.
+    pub(super) fn queue_clear(&self, token: InFlight, request: Request) {
+        self.clears.push(Pending::new(token, request));
         Self::modify(&self.store_queue, &self.clear, Duration::ZERO);
     }
 
-    /// How many requests of a queue may wait now; None for all.
+    /// Requests of a hardware queue that may wait now; None for all.
     #[inline]
     pub(super) fn cap(&self) -> Option<u32> {
         self.no_space.is(Mode::Exhausted).then_some(self.cap)
     }
 
-    /// Are requests that lack memory ended at once?
+    /// True if requests that lack memory end at once.
     #[inline]
     pub(super) fn denies(&self) -> bool {
         self.no_space.is(Mode::Error)
@@ -232,9 +233,9 @@ impl Space {
         if self.denies() && !self.probe(store) {
             return self.deny_all(queue);
         }
-        while let Some(taken) = self.parked.take() {
+        while let Some(taken) = self.waiters.take_oldest() {
             if taken.range.end > store.size() {
-                self.gone(queue, &taken);
+                self.deny_taken(queue, &taken);
                 continue;
             }
             let seen = self.no_space.frees();
@@ -242,8 +243,8 @@ impl Space {
                 Ok(made) => self.grant(store, queue, &taken, made),
                 Err(shortage) => {
                     self.frees_seen.store(seen, Relaxed);
-                    self.parked.put_back(&taken);
-                    return self.short(store, queue, &taken, &shortage);
+                    self.waiters.put_back(&taken);
+                    return self.on_shortage(store, queue, &taken, &shortage);
                 }
             }
         }
@@ -251,46 +252,46 @@ impl Space {
 
     fn grant(&self, store: &Store, queue: &Queue, taken: &Taken, made: u64) {
         if made > 0 {
-            // Whatever the mode is: a pass of reclaim that has found nothing may be about to say
-            // so of the memory before this.
-            self.enough();
+            // In every mode: a pass of reclaim that found nothing may be about to report it. It looked
+            // before this memory was there.
+            self.memory_available();
         }
-        self.has_not_failed();
+        self.forget_failure();
         if taken.range.end > store.size() {
             Self::unpin_beyond_end(store, &taken.range);
-            return self.gone(queue, taken);
+            return self.deny_taken(queue, taken);
         }
         self.populated.fetch_add(1, Relaxed);
-        match self.parked.grant(taken) {
+        match self.waiters.grant(taken) {
             // guard: w14_run
             Some(hctx) => queue.restart_hw_queue(hctx),
             None => store.unpin(taken.range.clone()),
         }
     }
 
-    /// The disk became smaller while memory was made for this range, which is pinned. What was made
-    /// is this call's to give back, and nothing else.
+    /// Unpins a range for which memory was made while the disk became smaller, and gives back what of
+    /// it lies beyond the end.
     fn unpin_beyond_end(store: &Store, range: &Range<u64>) {
         store.unpin(range.clone());
         store.discard(store.size().max(range.start)..range.end);
     }
 
-    /// There was no memory for what was taken.
-    fn short(&self, store: &Store, queue: &Queue, taken: &Taken, shortage: &Shortage) {
+    /// There is no memory for a taken entry.
+    fn on_shortage(&self, store: &Store, queue: &Queue, taken: &Taken, shortage: &Shortage) {
         if let Shortage::System(error) = shortage {
             if self.no_space.is(Mode::Enough) {
                 log::warn!("no memory for the disk: {error}");
             }
-            store.wait_for_memory();
+            store.mark_waiting();
             self.failed_at[0].store(taken.range.start, Relaxed);
             self.failed_at[1].store(taken.range.end, Relaxed);
-            let patience = match self.denies() {
+            let timeout = match self.denies() {
                 true => SYSTEM_PROBE,
                 false => SYSTEM_RETRY,
             };
-            Self::modify(&self.store_queue, &self.populate, patience);
+            Self::modify(&self.store_queue, &self.populate, timeout);
         } else {
-            self.has_not_failed();
+            self.forget_failure();
         }
         if self.reclaims.load(Relaxed) && !self.denies() {
             Self::modify(&self.reclaim_queue, &self.reclaim, Duration::ZERO);
@@ -299,7 +300,7 @@ impl Space {
         }
     }
 
-    /// Nothing can be freed.
+    /// Nothing can be freed: requests wait for the no-space timeout, or end.
     fn exhausted(&self, queue: &Queue) {
         let seen = self.frees_seen.load(Relaxed);
         match self.no_space.exhausted(self.now(), seen) {
@@ -308,7 +309,7 @@ impl Space {
             Step::Wait => {}
             Step::Arm(_) => self.arm(),
         }
-        let denied = self.parked.deny_above(self.cap);
+        let denied = self.waiters.deny_above(self.cap);
         self.above_cap.fetch_add(denied, Relaxed);
         if denied > 0 {
             self.run_all(queue);
@@ -316,7 +317,7 @@ impl Space {
     }
 
     fn deny_all(&self, queue: &Queue) {
-        let denied = self.parked.deny_all();
+        let denied = self.waiters.deny_all();
         self.denied.fetch_add(denied, Relaxed);
         if denied > 0 {
             self.run_all(queue);
@@ -329,19 +330,19 @@ impl Space {
         }
     }
 
-    /// The no-space timer.
+    /// The no-space timer has expired.
     fn no_space(&self, queue: &Queue) {
-        let waiting = self.parked.waiting();
+        let waiting = self.waiters.waiting();
         if self.no_space.expire(self.now(), waiting > 0) {
             log::warn!("out of memory: {waiting} writes end with ENOSPC, and those that follow");
             self.deny_all(queue);
-            // The system may have memory again without a word.
+            // The system does not say when it has memory again.
             Self::modify(&self.store_queue, &self.populate, SYSTEM_PROBE);
         }
     }
 
-    /// Starts the no-space timer. The clock may have gone on since the time was said when it ends,
-    /// and goes on: a test moves it by much.
+    /// Starts the no-space timer. It is set again if the clock has moved meanwhile: a test moves it
+    /// far.
     fn arm(&self) {
         const HARDLY: Duration = Duration::from_millis(1);
         let left = || self.no_space.report(self.now()).1;
@@ -353,51 +354,51 @@ impl Space {
         }
     }
 
-    /// There is memory again.
-    fn enough(&self) {
+    /// There is memory again: stops the no-space timer.
+    fn memory_available(&self) {
         if self.no_space.freed() {
             let _pending = self.timer.work.cancel();
         }
     }
 
-    /// Memory was freed, or the limit raised, while somebody waited for it.
+    /// Memory was freed, or the limit raised, while a request waited.
     pub(super) fn freed(&self) {
-        self.enough();
+        self.memory_available();
         self.kick();
     }
 
-    /// It is not the system that has no memory.
-    fn has_not_failed(&self) {
+    /// Forgets for which range the system had no memory.
+    fn forget_failure(&self) {
         self.failed_at[1].store(self.failed_at[0].load(Relaxed), Relaxed);
     }
 
-    /// The disk has become smaller: what waits beyond its end ends (H8).
+    /// The disk has become smaller: ends the requests that wait beyond its end (H8).
     pub(super) fn shrunk(&self, store: &Store) {
-        if self.parked.deny_beyond(store.size()) > 0 {
+        if self.waiters.deny_beyond(store.size()) > 0 {
             self.queue.upgrade().iter().for_each(|q| self.run_all(q));
         }
     }
 
-    /// Waits until memory is not being made for what the disk was before it became smaller.
+    /// Waits for a run of the populate work that began when the disk was larger.
     /// # Context: not in a run of the store workqueue.
-    pub(super) fn settle(&self) {
-        // An error is that the device is being taken down, and then nobody makes any.
+    pub(super) fn flush_populate(&self) {
+        // An error means that the device is being taken down. No memory is made then.
         let _ended = self.populate.work.flush_queued();
     }
 
-    /// There is no such part of the disk any more.
-    fn gone(&self, queue: &Queue, taken: &Taken) {
-        if let Some(hctx) = self.parked.deny(taken) {
+    /// Denies a taken entry that lies beyond the end of the disk.
+    fn deny_taken(&self, queue: &Queue, taken: &Taken) {
+        if let Some(hctx) = self.waiters.deny(taken) {
             queue.restart_hw_queue(hctx);
         }
     }
 
-    /// Requests are ended with NOSPC because the system had no memory: has it now? Answers whether
-    /// there is.
+    /// Tries again the range for which the system had no memory, while requests end with NOSPC. True if
+    /// there is memory now.
     fn probe(&self, store: &Store) -> bool {
         let [start, end] = [0, 1].map(|n| self.failed_at[n].load(Relaxed));
         if start == end || end > store.size() {
-            return false; // it is the budget's to say
+            return false; // the budget says when there is memory
         }
         match store.populate(start..end) {
             Ok(_) => {
@@ -405,12 +406,12 @@ impl Space {
                     true => Self::unpin_beyond_end(store, &(start..end)),
                     false => store.unpin(start..end),
                 }
-                self.has_not_failed();
-                self.enough();
+                self.forget_failure();
+                self.memory_available();
                 true
             }
             Err(_) => {
-                store.wait_for_memory();
+                store.mark_waiting();
                 Self::modify(&self.store_queue, &self.populate, SYSTEM_PROBE);
                 false
             }
@@ -418,35 +419,35 @@ impl Space {
     }
 
     fn discard(&self, store: &Store, queue: &Queue) {
-        while let Some(Job { token, request, .. }) = self.discards.pop() {
-            let freed = store.discard(super::range(&request));
+        while let Some(pending) = self.discards.pop() {
+            let freed = store.discard(pending.range());
             if freed > 0 {
                 trace::reclaim(queue.label(), Reclaimed::Discarded, freed);
             }
-            queue.complete_remote(token, Ok(0));
+            queue.complete_remote(pending.token, Ok(0));
         }
     }
 
-    /// A piece of the first in the ring, which then goes to its end.
+    /// Clears a piece of the first request in the ring, which then goes to the end of the ring.
     fn clear(&self, store: &Store, queue: &Queue) {
-        let Some(mut job) = self.clears.pop() else {
+        let Some(mut pending) = self.clears.pop() else {
             return;
         };
-        store.clear_pinned(job.next(CLEAR_RUN));
-        if job.is_done() {
-            store.unpin(super::range(&job.request));
-            queue.complete_remote(job.token, Ok(0));
+        store.zero_pinned(pending.next(CLEAR_RUN));
+        if pending.is_done() {
+            store.unpin(pending.range());
+            queue.complete_remote(pending.token, Ok(0));
         } else {
-            self.clears.push(job);
+            self.clears.push(pending);
         }
         if !self.clears.is_empty() {
             Self::modify(&self.store_queue, &self.clear, Duration::ZERO);
         }
     }
 
-    /// Another patience, for those that wait now too.
-    pub(super) fn set_patience(&self, patience: Patience) {
-        match self.no_space.set_patience(patience, self.now()) {
+    /// Sets the no-space timeout, also for requests that wait already.
+    pub(super) fn set_no_space_timeout(&self, timeout: NoSpaceTimeout) {
+        match self.no_space.set_no_space_timeout(timeout, self.now()) {
             Step::Wait | Step::Again => {}
             Step::Arm(_) => self.arm(),
             Step::Deny => self.queue.upgrade().iter().for_each(|q| self.deny_all(q)),
@@ -460,7 +461,7 @@ impl Space {
             tables: store.table_bytes(),
             limit: store.memory_limit(),
             zero: self.zeros_freed.load(Relaxed),
-            parked: self.parked.waiting(),
+            parked: self.waiters.waiting(),
             populated: self.populated.load(Relaxed),
             no_space: self.denied.load(Relaxed),
             above_cap: self.above_cap.load(Relaxed),

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The memory of the disk: one contiguous shared mapping of a file that lives in
-//! memory, populated as it is written and punched as it is discarded.
+//! The memory of the disk: one contiguous shared mapping of a file that lives in memory.
 //!
-//! The mapping is made once, larger than the file (`open`), and never moved or shrunk
-//! while the disk lives (G10). Pages are allocated by `fallocate` before their
-//! address is handed out (E7, `populate`), so that a full file system is an answer and not a
-//! SIGBUS; and given back by punching holes (`discard`). How many there may be says the budget.
+//! The mapping is made once, larger than the file (`open`). It is never moved or shrunk while the
+//! disk lives (G10). Pages are allocated with `fallocate` before their address is handed out (E7,
+//! `populate`). So a full file system is an error, not a SIGBUS. Pages are given back by punching
+//! holes (`discard`). The budget limits their number.
 
 use std::fs::File;
 use std::io;
@@ -41,10 +40,10 @@ pub struct Store {
     freed: OnceLock<Freed>,
 }
 
-/// Whom to tell that there is memory again.
+/// Called when there is memory again.
 type Freed = Box<dyn Fn() + Send + Sync>;
 
-// What the store needs to know of a request's range: the pages it touches.
+/// The pages that a range of bytes touches.
 fn pages_of(range: &Range<u64>, shift: u32) -> Range<usize> {
     (range.start >> shift) as usize..((range.end + (1 << shift) - 1) >> shift) as usize
 }
@@ -56,12 +55,12 @@ impl Store {
         self.size.load(Ordering::Acquire)
     }
 
-    /// Smallest piece that can be given back, in bytes.
+    /// Bytes of a page: the smallest piece that can be given back.
     pub fn page_size(&self) -> u64 {
         1 << self.page_shift
     }
 
-    /// Bytes of memory the file holds, as the file system counts them.
+    /// Bytes of memory the file holds, as the file system counts them (`st_blocks`).
     pub fn allocated(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.blocks() * 512)
     }
@@ -74,7 +73,7 @@ impl Store {
         unsafe { self.mapping.start().add(offset as usize) }
     }
 
-    /// Pins the range for a READ. The pins end with [`Store::unpin`].
+    /// Pins the range for a READ, until [`Store::unpin`].
     #[inline]
     pub fn pin_for_read(&self, range: Range<u64>) -> Readable {
         let pages = pages_of(&range, self.page_shift);
@@ -85,8 +84,8 @@ impl Store {
         }
     }
 
-    /// Pins the range for a WRITE if all of its memory is there. The pins end with
-    /// [`Store::unpin`]; nothing is pinned otherwise, and [`Store::populate`] makes the memory.
+    /// Pins the range for a WRITE if all of it is present, until [`Store::unpin`]. Otherwise nothing
+    /// is pinned, and [`Store::populate`] makes the memory.
     #[inline]
     pub fn pin_for_write(&self, range: Range<u64>) -> Option<NonNull<u8>> {
         let pages = pages_of(&range, self.page_shift);
@@ -97,14 +96,14 @@ impl Store {
         None
     }
 
-    /// Is all of the range's memory there? An answer of a moment ago.
+    /// True if all of the range is present. This may change at once.
     pub(super) fn is_present(&self, range: &Range<u64>) -> bool {
         pages_of(range, self.page_shift).all(|page| self.states.is_present(page))
     }
 
-    /// Address of a range that [`Store::populate`] has pinned.
+    /// Address of a range that is present and pinned.
     #[inline]
-    pub fn pinned(&self, range: &Range<u64>) -> NonNull<u8> {
+    pub fn address_of(&self, range: &Range<u64>) -> NonNull<u8> {
         self.address(range.start)
     }
 
@@ -112,13 +111,13 @@ impl Store {
         (pages.start as u64) << self.page_shift..(pages.end as u64) << self.page_shift
     }
 
-    /// Ends the use of a range that was pinned.
+    /// Unpins a range.
     #[inline]
     pub fn unpin(&self, range: Range<u64>) {
         self.states.unpin(pages_of(&range, self.page_shift));
     }
 
-    /// Pieces and holes of a pinned range, in order.
+    /// Calls `each` with the pieces and holes of a pinned range, in order.
     pub fn runs(&self, range: Range<u64>, each: &mut dyn FnMut(Run)) {
         let page_of = |at: u64| (at >> self.page_shift) as usize;
         let mut at = range.start;
@@ -142,9 +141,9 @@ impl Store {
         }
     }
 
-    /// Makes a range that is present and pinned read as zeros (H4).
-    pub(super) fn clear_pinned(&self, range: Range<u64>) {
-        let (start, len) = (self.pinned(&range), (range.end - range.start) as usize);
+    /// Zeroes a range that is present, and pinned or claimed by the caller (H4).
+    pub(super) fn zero_pinned(&self, range: Range<u64>) {
+        let (start, len) = (self.address_of(&range), (range.end - range.start) as usize);
         // SAFETY: as in `zero_in_place`; the range is present and pinned.
         unsafe { libc::memset(start.as_ptr().cast(), 0, len) };
     }
@@ -161,8 +160,8 @@ impl std::fmt::Debug for Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // After a shrink the file is longer than the disk; a later server takes
-        // the size from it. Failing leaves a file with a tail of zeros.
+        // After a shrink the file is longer than the disk, and a later server takes the size from
+        // it. If this fails the file keeps a tail of zeros.
         if self
             .file
             .metadata()
@@ -178,13 +177,13 @@ impl Drop for Store {
     }
 }
 
-/// What a READ finds, all of it pinned.
+/// What a READ finds. All of its range is pinned.
 #[derive(Clone, Copy, Debug)]
 pub enum Readable {
-    /// Everything is there, from this address on.
+    /// All of it is present, from this address on.
     Memory(NonNull<u8>),
-    /// Nothing is there.
+    /// Nothing is present: it reads as zeros.
     Hole,
-    /// Some of it is there; ask [`Store::runs`].
+    /// Some of it is present: see [`Store::runs`].
     Mixed,
 }

@@ -154,7 +154,7 @@ pub(super) fn fault(block: &[u8], offset: u64, generation: u32) -> Option<String
 pub(super) fn corrupt(store: &Store, offset: u64) -> Result<(), Shortage> {
     let range = offset..offset + 1;
     store.populate(range.clone())?;
-    let address = store.pinned(&range);
+    let address = store.address_of(&range);
     // SAFETY: the byte is pinned; it is changed in one atomic step, like memory that fails.
     unsafe { AtomicU8::from_ptr(address.as_ptr()) }.fetch_xor(1, Relaxed);
     store.unpin(range);

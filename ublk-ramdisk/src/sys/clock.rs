@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The clock that every request looks at. Straight, because the look is a good part of what the
-//! mirror costs.
+//! The clock that is read for every request. Reading it is a good part of what the mirror costs.
 
-/// CLOCK_MONOTONIC_COARSE, which may be a tick behind: seconds, and nanoseconds on top.
+/// Reads CLOCK_MONOTONIC_COARSE, which may be a tick behind. Returns seconds and nanoseconds.
 #[inline]
 pub(crate) fn monotonic_coarse() -> (u64, u32) {
     let mut now = libc::timespec {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An eventfd: one thread says once that something happened, others poll for it.
+//! An eventfd: one thread signals an event, others poll for it.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// A new eventfd with nothing signalled.
+/// Makes an eventfd that is not readable yet.
 pub fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
     match unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! File operations of Linux: anonymous files, allocation, holes, and copies at
-//! a position from and to raw memory.
+//! File operations of Linux: anonymous files, allocation, holes, and copies between a file and raw
+//! memory.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -13,7 +13,7 @@ pub const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// Magic of hugetlbfs in `statfs`.
 pub const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
-/// A file in memory that no directory names.
+/// Makes a file in memory that has no name.
 pub fn memfd(name: &CStr, huge_tlb: bool) -> io::Result<File> {
     let flags = libc::MFD_CLOEXEC | if huge_tlb { libc::MFD_HUGETLB } else { 0 };
     // SAFETY: the name is a C string for the length of the call.
@@ -22,7 +22,7 @@ pub fn memfd(name: &CStr, huge_tlb: bool) -> io::Result<File> {
     Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// File system magic and block size of the file system that `file` lies on.
+/// Returns the magic number and the block size of the file system of `file`.
 pub fn file_system(file: &File) -> io::Result<(i64, u64)> {
     let mut answer = std::mem::MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the buffer is a whole statfs and zeroes are one.
@@ -33,18 +33,18 @@ pub fn file_system(file: &File) -> io::Result<(i64, u64)> {
     Ok((answer.f_type, answer.f_bsize as u64))
 }
 
-/// Takes the file's lock without waiting; `WouldBlock` if another has it.
+/// Locks the file without waiting. Fails with `WouldBlock` if another process has the lock.
 pub fn lock_exclusively(file: &File) -> io::Result<()> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
 }
 
-/// Allocates every page of `range`, leaving what is there as it is.
+/// Allocates every page of `range`. Present pages stay as they are.
 pub fn allocate(file: &File, range: Range<u64>) -> io::Result<()> {
     fallocate(file, libc::FALLOC_FL_KEEP_SIZE, range)
 }
 
-/// Gives every page of `range` back; it reads as zeros afterwards.
+/// Gives every page of `range` back. It reads as zeros afterwards.
 pub fn punch_hole(file: &File, range: Range<u64>) -> io::Result<()> {
     fallocate(
         file,
@@ -64,8 +64,7 @@ fn fallocate(file: &File, mode: i32, range: Range<u64>) -> io::Result<()> {
     }
 }
 
-/// The parts of the file that hold data, as the file system tells them. hugetlbfs does not tell: it
-/// calls all of a file data.
+/// Returns the parts of the file that hold data. On hugetlbfs that is all of the file.
 pub fn data_ranges(file: &File) -> io::Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     let mut end = 0;
@@ -88,15 +87,14 @@ fn seek(file: &File, from: u64, whence: i32) -> io::Result<Option<u64>> {
     }
 }
 
-// The two copies below are system calls by number: the C library's pread and
-// pwrite are thread cancellation points, which costs as much again as entering
-// the kernel, once per request.
+// The two copies below are system calls by number. The C library's pread and pwrite are thread
+// cancellation points, which costs as much again as entering the kernel, once per request.
 const _: () = assert!(
     cfg!(target_pointer_width = "64"),
     "an offset is one register"
 );
 
-/// Fills `len` bytes at `to` from the file, wherever they come from.
+/// Copies `len` bytes from position `at` of the file to `to`.
 ///
 /// # Safety
 /// `to` must be writable for `len` bytes for the length of the call.
@@ -113,7 +111,7 @@ pub unsafe fn read_at(file: &File, to: *mut u8, len: usize, at: u64) -> io::Resu
     })
 }
 
-/// Writes `len` bytes from `from` to the file.
+/// Copies `len` bytes from `from` to position `at` of the file.
 ///
 /// # Safety
 /// `from` must be readable for `len` bytes for the length of the call.
@@ -130,7 +128,7 @@ pub unsafe fn write_at(file: &File, from: *const u8, len: usize, at: u64) -> io:
     })
 }
 
-/// Repeats a transfer until all of `len` is done; one that moves nothing is an error.
+/// Repeats a transfer until all of `len` is done. A transfer that moves nothing is an error.
 #[inline]
 fn whole(len: usize, mut step: impl FnMut(usize) -> i64) -> io::Result<()> {
     let mut done = 0;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How much memory there is: for this machine, and for the cgroup of this process.
+//! Memory available to this machine, and to the cgroup of this process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Bytes that can be had without somebody being killed, swap included.
+/// Bytes that can be allocated before the OOM killer acts, swap included.
 pub fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| {
@@ -17,8 +17,8 @@ pub fn available() -> Option<u64> {
     Some(field("MemAvailable:")? + field("SwapFree:").unwrap_or(0))
 }
 
-/// The lowest memory.max of the cgroup of this process and those above it; none if there is no
-/// limit, or no second version of cgroups.
+/// Returns the lowest memory.max of the cgroup of this process and those above it, in bytes. None
+/// without a limit, or without cgroups of version 2.
 pub fn cgroup_max() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;

@@ -11,13 +11,13 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
     pin_thread(0, cpus)
 }
 
-/// The system's number of the calling thread, never 0.
+/// Thread ID of the calling thread, never 0.
 pub fn id() -> i32 {
     // SAFETY: no memory is involved.
     unsafe { libc::gettid() }
 }
 
-/// As [`pin`], for the thread of this number; 0 is the calling one.
+/// Lets a thread run on these CPUs alone. Thread ID 0 is the calling one.
 pub fn pin_thread(thread: i32, cpus: &[usize]) -> io::Result<()> {
     let mut mask = [0u64; 128];
     for &cpu in cpus {
@@ -36,9 +36,8 @@ pub fn pin_thread(thread: i32, cpus: &[usize]) -> io::Result<()> {
     }
 }
 
-/// Marks the calling thread as one whose memory allocations must not wait for
-/// block I/O, since it may be the one that serves it (J1). Needs
-/// CAP_SYS_RESOURCE.
+/// Marks the calling thread as an I/O flusher: its memory allocations do not wait for block I/O, which
+/// it may serve itself (J1). Needs CAP_SYS_RESOURCE.
 pub fn set_io_flusher() -> io::Result<()> {
     // SAFETY: no memory is involved.
     if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } == 0 {

@@ -19,7 +19,7 @@ use crate::backend::{Driver, Mirror};
 use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::Queue;
-use crate::ramdisk::Patience;
+use crate::ramdisk::NoSpaceTimeout;
 use crate::stats::{DeviceStats, KblockdStats, QueueCounters, QueueStats};
 
 mod bring_up;
@@ -212,7 +212,7 @@ impl Device {
         }
         self.driver
             .disk()
-            .set_patience(Patience::For(Duration::ZERO));
+            .set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO));
     }
 
     fn join(&mut self) {

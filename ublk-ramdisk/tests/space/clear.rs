@@ -43,7 +43,7 @@ fn holds(bed: &Bed, pages: std::ops::Range<u64>, byte: u8) {
 }
 
 #[test]
-fn h04_a_lot_of_memory_is_not_cleared_within_queue_rq() {
+fn h04_much_memory_is_not_cleared_within_queue_rq() {
     let mut bed = full(16 * MIB);
     let held = bed.ramdisk.store().allocated().unwrap();
     bed.insert(0, 1, KEEP, MIB, 9 * MIB);
@@ -87,7 +87,7 @@ fn h04_memory_is_cleared_a_piece_at_a_time() {
 /// The memory of one that is being cleared is in use: it is neither given back nor found to be
 /// zeros before it is done (G9).
 #[test]
-fn g09_memory_that_is_to_be_cleared_is_pinned() {
+fn g09_memory_that_is_being_cleared_is_pinned() {
     let mut bed = full(8 * MIB);
     bed.insert(0, 1, KEEP, 0, 8 * MIB);
     let store = bed.ramdisk.store();
@@ -106,7 +106,7 @@ fn g09_memory_that_is_to_be_cleared_is_pinned() {
 
 /// Memory that is not there is made first, and waited for as for a WRITE.
 #[test]
-fn h04_what_is_to_be_kept_is_made() {
+fn h04_write_zeroes_with_nounmap_makes_absent_pages() {
     let mut bed = Bed::new(1, 8, 4 * MIB, MIB, SpaceOptions::default());
     bed.client.byte.store(0x11, Ordering::SeqCst);
     bed.fill(8);

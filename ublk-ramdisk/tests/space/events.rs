@@ -9,7 +9,7 @@ use ublk_ramdisk::ramdisk::Mode;
 use ublk_ramdisk::trace::{self, Kind, Options};
 
 #[test]
-fn k03_reclaim_and_the_states_of_memory_are_told() {
+fn k03_reclaim_and_the_modes_of_memory_are_traced() {
     let recording = trace::start(Options::default()).expect("nobody else here records");
     let mut bed = Bed::new(1, 8, 64, 8, SpaceOptions::default());
     bed.client.byte.store(0, Ordering::SeqCst);

@@ -9,7 +9,7 @@ use ublk_ramdisk::ramdisk::space::SpaceOptions;
 use ublk_ramdisk::ramdisk::Mode;
 
 #[test]
-fn e02_e06_nothing_is_allocated_above_the_limit_and_a_raise_lets_it_go_on() {
+fn e02_e06_nothing_is_allocated_above_the_limit_and_writes_go_on_after_a_raise() {
     let mut bed = Bed::new(1, 8, 64, 4, SpaceOptions::default());
     bed.fill(4);
     bed.write(1, 10);
@@ -22,7 +22,7 @@ fn e02_e06_nothing_is_allocated_above_the_limit_and_a_raise_lets_it_go_on() {
 }
 
 #[test]
-fn e06_a_limit_below_use_drops_nothing_and_refuses_until_use_is_below() {
+fn e06_a_limit_below_use_frees_nothing_and_refuses_writes_until_use_is_below_it() {
     let mut bed = Bed::new(1, 8, 64, 8, SpaceOptions::default());
     bed.fill(8);
     bed.limit(4);
@@ -44,7 +44,7 @@ fn e06_a_limit_below_use_drops_nothing_and_refuses_until_use_is_below() {
 
 /// Lowering it gives nobody memory, so those that wait are not tried again and their time runs on.
 #[test]
-fn e06_only_a_higher_limit_begins_the_time_anew() {
+fn e06_only_a_higher_limit_restarts_the_no_space_timeout() {
     let mut bed = Bed::new(1, 8, 64, 8, SpaceOptions::default());
     bed.fill(8);
     bed.write(1, 20);
@@ -63,7 +63,7 @@ fn e06_only_a_higher_limit_begins_the_time_anew() {
 }
 
 #[test]
-fn e18_a_discard_is_done_when_its_memory_is_free() {
+fn e18_a_discard_ends_after_its_memory_has_been_freed() {
     let mut bed = Bed::new(1, 8, 64, 0, SpaceOptions::default());
     bed.fill(16);
     assert_eq!(bed.ended(0, Op::Discard, 4, 8), 0);
@@ -90,7 +90,7 @@ fn e19_a_full_store_of_zeros_makes_room_by_itself() {
 }
 
 #[test]
-fn e19_zeros_are_looked_for_now_and_then_if_asked_for() {
+fn e19_zeros_are_taken_back_periodically_with_reclaim_every() {
     let options = SpaceOptions {
         reclaim_every: Some(Duration::from_secs(10)),
         ..SpaceOptions::default()
@@ -127,7 +127,7 @@ fn e21_without_reclaim_zeros_stay() {
 /// A write that waits for memory beyond the new end of the disk ends, and no memory is made there
 /// that nobody could free.
 #[test]
-fn h08_e06_what_waits_beyond_the_end_of_a_smaller_disk_ends() {
+fn h08_e06_writes_that_wait_beyond_the_end_of_a_smaller_disk_end() {
     let mut bed = Bed::new(2, 32, 32, 4, SpaceOptions::default());
     assert_eq!(bed.ended(0, Op::Write, 20, 4), 4 * PAGE as i32);
     // The older one is not beyond it, and goes on waiting.

@@ -5,10 +5,10 @@ use super::common::*;
 use std::time::Duration;
 use ublk_ramdisk::mq::*;
 use ublk_ramdisk::ramdisk::space::SpaceOptions;
-use ublk_ramdisk::ramdisk::{Mode, Patience};
+use ublk_ramdisk::ramdisk::{Mode, NoSpaceTimeout};
 
 #[test]
-fn e22_e23_those_that_wait_end_with_nospc_after_the_timeout_and_service_returns_with_space() {
+fn e22_e23_waiting_writes_end_with_nospc_after_the_timeout_and_writes_work_again_with_space() {
     let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
     bed.fill(4);
     for tag in 0..10 {
@@ -45,7 +45,7 @@ fn e22_e23_those_that_wait_end_with_nospc_after_the_timeout_and_service_returns_
 }
 
 #[test]
-fn e22_a_freed_page_begins_the_time_anew() {
+fn e22_a_freed_page_restarts_the_timeout() {
     let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
     bed.fill(4);
     bed.write(0, 50);
@@ -64,7 +64,7 @@ fn e22_a_freed_page_begins_the_time_anew() {
 #[test]
 fn e22_error_if_no_space_does_not_wait() {
     let options = SpaceOptions {
-        patience: Patience::For(Duration::ZERO),
+        no_space_timeout: NoSpaceTimeout::After(Duration::ZERO),
         ..SpaceOptions::default()
     };
     let mut bed = Bed::new(1, 32, 256, 4, options);
@@ -78,9 +78,9 @@ fn e22_error_if_no_space_does_not_wait() {
 }
 
 #[test]
-fn e22_for_ever_is_for_ever_until_the_disk_is_stopped() {
+fn e22_without_a_timeout_writes_wait_until_the_disk_is_stopped() {
     let options = SpaceOptions {
-        patience: Patience::Forever,
+        no_space_timeout: NoSpaceTimeout::Never,
         ..SpaceOptions::default()
     };
     let mut bed = Bed::new(1, 32, 256, 4, options);
@@ -91,40 +91,44 @@ fn e22_for_ever_is_for_ever_until_the_disk_is_stopped() {
     bed.advance(100_000 * S);
     bed.exhausted(1);
     // What a stop does: nothing may keep the kernel from taking its requests back.
-    bed.ramdisk.set_patience(Patience::For(Duration::ZERO));
+    bed.ramdisk
+        .set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO));
     assert_eq!(bed.end_of(0, 0), NOSPC);
     bed.finish();
 }
 
 /// `set --no-space-timeout` while writes wait.
 #[test]
-fn e22_another_timeout_counts_for_those_that_wait() {
+fn e22_a_changed_timeout_applies_to_waiting_writes() {
     let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
     bed.fill(4);
     bed.write(0, 50);
     bed.exhausted(1);
     bed.advance(20 * S);
-    bed.ramdisk.set_patience(Patience::Forever);
+    bed.ramdisk.set_no_space_timeout(NoSpaceTimeout::Never);
     bed.advance(1000 * S);
     assert_eq!((bed.stats().parked, bed.stats().no_space_in), (1, None));
-    bed.ramdisk.set_patience(Patience::For(1030 * S));
+    bed.ramdisk
+        .set_no_space_timeout(NoSpaceTimeout::After(1030 * S));
     assert_eq!(bed.stats().no_space_in, Some(10 * S));
     bed.advance(9 * S);
     assert_eq!(bed.stats().parked, 1);
     bed.advance(S);
     assert_eq!(bed.end_of(0, 0), NOSPC);
     // And where writes end with NOSPC they wait again.
-    bed.ramdisk.set_patience(Patience::For(5 * S));
+    bed.ramdisk
+        .set_no_space_timeout(NoSpaceTimeout::After(5 * S));
     bed.write(1, 51);
     bed.exhausted(1);
     bed.advance(10 * S);
     assert_eq!(bed.end_of(0, 1), NOSPC);
     // Longer ago than it may last: at once.
-    bed.ramdisk.set_patience(Patience::Forever);
+    bed.ramdisk.set_no_space_timeout(NoSpaceTimeout::Never);
     bed.write(2, 52);
     bed.exhausted(1);
     bed.advance(10 * S);
-    bed.ramdisk.set_patience(Patience::For(5 * S));
+    bed.ramdisk
+        .set_no_space_timeout(NoSpaceTimeout::After(5 * S));
     assert_eq!(bed.end_of(0, 2), NOSPC);
     bed.finish();
 }

@@ -4,7 +4,7 @@
 use super::common::*;
 use ublk_ramdisk::mq::*;
 use ublk_ramdisk::ramdisk::space::SpaceOptions;
-use ublk_ramdisk::ramdisk::{Mode, Patience};
+use ublk_ramdisk::ramdisk::{Mode, NoSpaceTimeout};
 
 /// With any number of refused writes on the dispatch list, without one tick of the clock.
 #[test]
@@ -64,7 +64,7 @@ fn e10_exempt_requests_pass_when_they_arrive_together_with_what_waits() {
 #[test]
 fn e11_tags_stay_free_while_the_store_is_exhausted() {
     let options = SpaceOptions {
-        patience: Patience::Forever,
+        no_space_timeout: NoSpaceTimeout::Never,
         ..SpaceOptions::default()
     };
     let mut bed = Bed::new(1, 16, 256, 4, options);

@@ -63,7 +63,7 @@ fn w14_no_wake_up_is_missed_on_many_queues_at_once() {
 
 /// Whatever happened to the requests, use is what it was (E7).
 #[test]
-fn e07_refused_written_and_discarded_at_random_nothing_leaks() {
+fn e07_random_writes_and_discards_leak_nothing() {
     const TAGS: u16 = 32;
     let mut bed = Bed::at_once(1, TAGS, 256, 64);
     let mut random = 7_u64;

@@ -13,11 +13,11 @@ use crate::trace::{self, Reclaimed};
 const STRIDE: u64 = 64 << 20;
 
 impl Space {
-    /// Are pages of zeros looked for from now on?
+    /// Sets if pages of zeros are taken back from now on.
     pub(in crate::ramdisk) fn set_reclaim(&self, reclaim: bool) {
         self.reclaims.store(reclaim, Relaxed);
-        // Writes that wait, or are ended with NOSPC, may find what has not been looked for yet.
-        if reclaim && (self.parked.waiting() > 0 || self.denies()) {
+        // Writes that wait, or end with NOSPC, may use what is found now.
+        if reclaim && (self.waiters.waiting() > 0 || self.denies()) {
             Self::modify(&self.reclaim_queue, &self.reclaim, Duration::ZERO);
         }
     }
@@ -31,7 +31,7 @@ impl Space {
 
     /// Memory is short.
     pub(super) fn reclaim(&self, store: &Store, queue: &Queue) {
-        if self.pass(store, queue) == 0 && self.parked.waiting() > 0 {
+        if self.pass(store, queue) == 0 && self.waiters.waiting() > 0 {
             self.exhausted(queue);
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Setting a device's memory work up, and taking it down.
+//! Starts the work items of a device's memory, and stops them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use workqueue::{new_delayed_work, AllocError, Flags, OwnedQueue, Runtime};
 
 use super::{Duty, Item, Space, SpaceOptions};
 use crate::mq::Queue;
-use crate::ramdisk::held::Held;
+use crate::ramdisk::disk::Ramdisk;
 use crate::ramdisk::no_space::NoSpace;
-use crate::ramdisk::parked::Parked;
-use crate::ramdisk::Ramdisk;
+use crate::ramdisk::pending_ring::PendingRing;
+use crate::ramdisk::waiters::Waiters;
 
-/// The owner of a device's memory work. Dropping it cancels the work and waits for it; to be
-/// dropped before the request queue, when no request is left.
+/// Owns the work items of a device's memory. Dropping it cancels them and waits for them. It is dropped
+/// before the request queue, when no request is left.
 #[derive(Debug)]
 pub struct SpaceWorks {
     ramdisk: Arc<Ramdisk>,
@@ -23,8 +23,8 @@ pub struct SpaceWorks {
 }
 
 impl SpaceWorks {
-    /// Has `ramdisk` make memory for the requests of `queue`, in `runtime`. Once in the life of a
-    /// ramdisk.
+    /// Starts the work items that make memory for the requests of `queue`, in `runtime`. Called once in
+    /// the life of a disk.
     pub(in crate::ramdisk) fn start(
         ramdisk: &Arc<Ramdisk>,
         runtime: &Runtime,
@@ -45,10 +45,10 @@ impl SpaceWorks {
         };
         let (queues, depth) = (queue.tag_set().nr_hw_queues, queue.tag_set().queue_depth);
         let space = Space {
-            parked: Parked::new(queues, depth),
-            no_space: NoSpace::new(options.patience),
-            discards: Held::new(usize::from(queues) * usize::from(depth)),
-            clears: Held::new(usize::from(queues) * usize::from(depth)),
+            waiters: Waiters::new(queues, depth),
+            no_space: NoSpace::new(options.no_space_timeout),
+            discards: PendingRing::new(usize::from(queues) * usize::from(depth)),
+            clears: PendingRing::new(usize::from(queues) * usize::from(depth)),
             options,
             queue: queue.downgrade(),
             store_queue: store_queue.handle(),
@@ -72,7 +72,7 @@ impl SpaceWorks {
             above_cap: AtomicU64::new(0),
         };
         space.no_space.state.set_device(queue.label());
-        ramdisk.put_to_work(space);
+        ramdisk.set_space(space);
         Ok(Self {
             ramdisk: ramdisk.clone(),
             _queues: [store_queue, reclaim_queue],

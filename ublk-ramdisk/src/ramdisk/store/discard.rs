@@ -7,18 +7,16 @@ use std::ops::Range;
 
 use super::{pages_of, Store};
 use crate::mq::Run;
-use crate::ramdisk::page_state::Punch;
-use crate::ramdisk::words::yield_now;
+use crate::ramdisk::page_state::Claim;
+use crate::ramdisk::sync::yield_now;
 use crate::sys::file;
 
-/// Discards are punched in pieces of this many pages, so that a request that
-/// waits for one of them does not wait long.
+/// Pages that are punched with one system call at most. Requests for them wait that long.
 const PUNCH_BATCH: usize = 4096;
 
 impl Store {
-    /// Makes the range read as zeros and gives its whole pages back (H3). A page
-    /// that a request is using at this moment is zeroed in place instead. Answers the bytes given
-    /// back.
+    /// Makes the range read as zeros and gives its whole pages back (H3). A page that a request uses
+    /// is zeroed in place instead. Returns the bytes given back.
     pub fn discard(&self, range: Range<u64>) -> u64 {
         let page = self.page_size();
         let whole = range.start.next_multiple_of(page)..range.end / page * page;
@@ -45,13 +43,15 @@ impl Store {
         }
         let page = (range.start >> self.page_shift) as usize;
         while self.size() <= range.end {
-            match self.states.try_punch(page) {
-                Punch::Absent => return 0,
-                Punch::Held => yield_now(),
-                Punch::InUse => break,
-                Punch::Ours if self.size() <= range.end => return self.punch_ours(page..page + 1),
-                Punch::Ours => {
-                    self.states.spared(page..page + 1);
+            match self.states.claim(page) {
+                Claim::Absent => return 0,
+                Claim::Contended => yield_now(),
+                Claim::InUse => break,
+                Claim::Claimed if self.size() <= range.end => {
+                    return self.punch_claimed(page..page + 1)
+                }
+                Claim::Claimed => {
+                    self.states.release_present(page..page + 1);
                     break;
                 }
             }
@@ -60,56 +60,56 @@ impl Store {
         0
     }
 
-    /// Gives back those pages nobody uses, run by run, and zeroes the others.
+    /// Gives back the pages that nobody uses, run by run, and zeroes the others. Returns the bytes
+    /// given back.
     fn punch(&self, pages: Range<usize>) -> u64 {
         let (mut page, mut freed) = (pages.start, 0);
         while page < pages.end {
-            match self.states.try_punch(page) {
-                Punch::Absent => page += 1,
-                // It may be left as it is, and that is not what was asked for.
-                Punch::Held => yield_now(),
-                Punch::InUse => {
+            match self.states.claim(page) {
+                Claim::Absent => page += 1,
+                // The other thread may leave the page as it is.
+                Claim::Contended => yield_now(),
+                Claim::InUse => {
                     self.zero_in_place(self.bytes_of(page..page + 1));
                     page += 1;
                 }
-                Punch::Ours => {
+                Claim::Claimed => {
                     let start = page;
                     page += 1;
-                    while page < pages.end && self.states.try_punch(page) == Punch::Ours {
+                    while page < pages.end && self.states.claim(page) == Claim::Claimed {
                         page += 1;
                     }
-                    // The page that ended the run is looked at again: it is in
-                    // use or absent, and may be neither any more.
-                    freed += self.punch_ours(start..page);
+                    // The page that ended the run is tried again: it may have changed.
+                    freed += self.punch_claimed(start..page);
                 }
             }
         }
         freed
     }
 
-    /// Gives back pages that are claimed. Answers the bytes, 0 if the system would not have them.
-    pub(super) fn punch_ours(&self, pages: Range<usize>) -> u64 {
+    /// Gives back claimed pages. Returns their bytes, or 0 if the system refuses.
+    pub(super) fn punch_claimed(&self, pages: Range<usize>) -> u64 {
         match file::punch_hole(&self.file, self.bytes_of(pages.clone())) {
             Ok(()) => {
                 let bytes = (pages.len() as u64) << self.page_shift;
-                self.states.punched(pages.clone());
+                self.states.release_absent(pages.clone());
                 self.punch_huge_pages_around(pages);
-                self.give_back(bytes);
+                self.uncharge(bytes);
                 bytes
             }
             Err(error) => {
                 log::warn!("cannot give back {} pages: {error}", pages.len());
                 // While they are claimed: what is written afterwards stays.
-                self.clear_pinned(self.bytes_of(pages.clone()));
-                self.states.spared(pages);
+                self.zero_pinned(self.bytes_of(pages.clone()));
+                self.states.release_present(pages);
                 0
             }
         }
     }
 
-    /// The file system may have taken a huge page where a few small ones were wanted, and split it
-    /// when they were given back. What is left of it goes when none of its small pages is there
-    /// any more.
+    /// Gives back what is left of transparent huge pages at both ends of `pages`. The file system
+    /// may have made a huge page for a few small ones. It goes when none of its small pages is
+    /// present any more.
     fn punch_huge_pages_around(&self, pages: Range<usize>) {
         const SMALL_PAGES: usize = 512;
         if self.page_size() != 4096 {
@@ -121,15 +121,15 @@ impl Store {
             let all = huge * SMALL_PAGES..(huge + 1) * SMALL_PAGES;
             let whole = pages.start <= all.start && all.end <= pages.end;
             let all = all.start..all.end.min(self.states.len());
-            if !whole && self.states.try_punch_absent(all.clone()) {
-                // If it fails, memory is held that reads as zeros: as before.
+            if !whole && self.states.claim_absent(all.clone()) {
+                // If this fails the file keeps memory that reads as zeros, as before.
                 let _ = file::punch_hole(&self.file, self.bytes_of(all.clone()));
-                self.states.punched(all);
+                self.states.release_absent(all);
             }
         }
     }
 
-    /// Zeroes what is there; a hole stays one.
+    /// Zeroes what is present of a range. Holes stay.
     fn zero_in_place(&self, range: Range<u64>) {
         if range.start >= range.end {
             return;
@@ -164,7 +164,7 @@ mod tests {
         let range = at..at + 1;
         store.populate(range.clone()).expect("memory");
         // SAFETY: the page is present and pinned.
-        unsafe { store.pinned(&range).write_volatile(byte) };
+        unsafe { store.address_of(&range).write_volatile(byte) };
         store.unpin(range);
     }
 

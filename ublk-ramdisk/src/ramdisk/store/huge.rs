@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Stores in the kernel's pool of huge pages (hugetlbfs), which is as large as the system's owner
-//! has made it.
+//! Stores in the kernel's pool of huge pages (hugetlbfs), whose size the administrator sets.
 //!
-//! A page fault that finds the pool empty is a SIGBUS, so none may make a page here either: pages
-//! come of `populate` alone. The pages of a whole disk are reserved when it is made, so that no
-//! write finds too few. A page that is discarded goes back to the pool, its reservation too.
+//! A page fault that finds the pool empty is a SIGBUS, so only `populate` makes pages here too. The
+//! pages of a whole disk are reserved when it is made, so that no write finds too few. A page that
+//! is discarded goes back to the pool with its reservation.
 
 use super::{pages_of, Store, StoreError};
 use crate::sys::file;
 use crate::sys::mmap::Mapping;
 
 impl Store {
-    /// Does the memory come from the pool of huge pages?
+    /// True if the memory comes from the pool of huge pages.
     pub fn is_hugetlb(&self) -> bool {
         self.page_size() != 4096
     }
 
-    /// Reserves all pages of the disk, if they come from the pool of huge pages. If a memory limit
-    /// allows only a part of them it is not known which: then so many must be free now.
+    /// Reserves all pages of the disk, if they come from the pool of huge pages. With a memory limit
+    /// below the size it is not known which pages: then that many must be free now.
     pub fn reserve(&self) -> Result<(), StoreError> {
         if !self.is_hugetlb() {
             return Ok(());
@@ -40,7 +39,7 @@ impl Store {
         }
     }
 
-    /// The kernel says whether there are enough: only it counts without a gap.
+    /// Has the kernel reserve all pages: only its own count is exact.
     fn reserve_all(&self) -> Result<(), StoreError> {
         let size = self.size();
         Mapping::reserve(&self.file, size as usize).map_err(|source| {
@@ -53,8 +52,8 @@ impl Store {
         })
     }
 
-    /// Finds out what the file holds. The file system tells how many pages that are, not which: a
-    /// file that has none is new; one that has some gets the others, and then has all.
+    /// Finds out what the file holds. The file system tells the number of pages, not which. A file
+    /// that has some gets the others, and then has all.
     pub(super) fn adopt_huge_pages(&self) -> Result<(), StoreError> {
         let held = self
             .allocated()
@@ -62,13 +61,13 @@ impl Store {
         if held == 0 {
             return Ok(());
         }
-        // At once, or those that were made before one is missing would stay in the file.
+        // All or nothing: a failed allocation would leave pages in the file.
         self.reserve_all()?;
         let all = 0..self.size();
         file::allocate(&self.file, all.clone())
             .map_err(|source| self.cannot("allocate", source))?;
-        let found = self.states.set_present(pages_of(&all, self.page_shift));
-        self.budget.adopt((found as u64) << self.page_shift);
+        let found = self.states.mark_present(pages_of(&all, self.page_shift));
+        self.budget.charge((found as u64) << self.page_shift);
         Ok(())
     }
 
@@ -87,7 +86,8 @@ fn too_little(needed: u64, available: u64) -> StoreError {
     }
 }
 
-/// Bytes of huge pages of `page` bytes that are free and nobody's, or that the kernel may make.
+/// Bytes of huge pages that are free and not reserved, or that the kernel may make. `page` is the
+/// size of one in bytes.
 fn pool(page: u64) -> u64 {
     let number = |name| {
         let folder = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page / 1024);
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::ramdisk::store::{Readable, Shortage};
 
-    /// Needs no page in the pool.
+    /// A store, or None on a kernel without hugetlbfs. It needs no page in the pool.
     fn store(name: &str, size: u64) -> Option<Store> {
         match Store::hugetlb(size) {
             Err(StoreError::System {

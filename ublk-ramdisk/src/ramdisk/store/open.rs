@@ -13,7 +13,7 @@ use crate::ramdisk::page_state::PageStates;
 use crate::sys::file;
 use crate::sys::mmap::Mapping;
 
-/// A mapping has at least this much room to grow, where address space allows.
+/// Bytes of a mapping at least, where address space allows: room to grow.
 const ROOM_TO_GROW: u64 = 1 << 40;
 
 /// Why there is no store, or not of that size.
@@ -63,7 +63,7 @@ pub enum StoreError {
         /// Bytes of a page.
         page: u64,
     },
-    /// There is not that much memory of the wanted kind.
+    /// There is too little memory of this kind.
     #[error("{what}: {needed} bytes needed, {available} available")]
     TooLittle {
         /// Of what.
@@ -106,8 +106,7 @@ impl Store {
         Self::with_new_file(file, size, huge_pages)
     }
 
-    /// A store in huge pages of the system's default size; [`Store::reserve`] sees to it that
-    /// there are some.
+    /// A store in huge pages of the system's default size. [`Store::reserve`] reserves them.
     pub fn hugetlb(size: u64) -> Result<Self, StoreError> {
         let file = file::memfd(c"ublk-ramdisk", true).map_err(|source| StoreError::System {
             step: "create",
@@ -136,7 +135,7 @@ impl Store {
         };
         let result = Self::with_named_file(file, path, size, huge_pages, new);
         if new && result.is_err() {
-            // The file is this call's own; the error that is reported is the first.
+            // The file is this call's own. The first error is reported.
             let _ = std::fs::remove_file(path);
         }
         result
@@ -220,7 +219,7 @@ impl Store {
             states,
             page_shift,
             size: AtomicU64::new(size),
-            // A page's word is paid for when it is first looked at: counted as if all had been.
+            // A word takes memory when its page is first used. The budget counts all of them.
             budget: Budget::new((whole >> page_shift) * 4),
             freed: OnceLock::new(),
         };
@@ -229,13 +228,14 @@ impl Store {
             return Ok(store);
         }
         for range in file::data_ranges(&store.file).map_err(system("examine"))? {
-            let found = store.states.set_present(pages_of(&range, page_shift));
-            store.budget.adopt((found as u64) << page_shift);
+            let found = store.states.mark_present(pages_of(&range, page_shift));
+            store.budget.charge((found as u64) << page_shift);
         }
         Ok(store)
     }
 
-    /// Maps with room to grow, or as it is where address space is limited.
+    /// Maps with room to grow, or without it where address space is limited. Returns the mapping and
+    /// its length in bytes.
     fn map(file: &File, size: u64) -> io::Result<(Mapping, u64)> {
         if cfg!(loom) {
             // A model has a word for each page from the beginning.
@@ -282,7 +282,7 @@ mod tests {
             store.populate(range.clone()).expect("memory");
             let len = (range.end - range.start) as usize;
             // SAFETY: the range is present and pinned.
-            unsafe { store.pinned(&range).write_bytes(1, len) };
+            unsafe { store.address_of(&range).write_bytes(1, len) };
             store.unpin(range);
         }
         store.discard(12 * PAGE..15 * PAGE);

@@ -11,15 +11,13 @@ use super::{pages_of, Store};
 use crate::ramdisk::budget::Reservation;
 use crate::sys::file;
 
-/// Bytes that one system call allocates at most, so that a discard of other pages is not kept from
-/// the file system for long.
+/// Bytes that one system call allocates at most. A discard of other pages may wait for it.
 const PIECE: u64 = 16 << 20;
 
 /// Why there is no memory for a range.
 #[derive(Debug, thiserror::Error)]
 pub enum Shortage {
-    /// The budget is used up. Whoever gives memory back calls what was given to
-    /// [`Store::on_freed`].
+    /// The budget is used up. [`Store::on_freed`] says when there is memory again.
     #[error("the memory limit is reached")]
     Budget,
     /// The system has none, and does not say when it has.
@@ -28,8 +26,8 @@ pub enum Shortage {
 }
 
 impl Store {
-    /// Allocates what is missing of a range and pins all of it. Answers the bytes allocated. The
-    /// pins end with [`Store::unpin`]; nothing is pinned, allocated or reserved when this fails.
+    /// Allocates what is absent of a range, and pins all of it until [`Store::unpin`]. Returns the
+    /// bytes allocated. If this fails nothing is pinned, allocated or reserved.
     pub fn populate(&self, range: Range<u64>) -> Result<u64, Shortage> {
         let pages = pages_of(&range, self.page_shift);
         let missing = pages.len() - self.states.pin(pages.clone());
@@ -47,8 +45,8 @@ impl Store {
         result
     }
 
-    /// Allocates the absent ones of these pinned pages. They are called present when all are there:
-    /// nobody else makes absent pages present, and pinned ones are not punched.
+    /// Allocates the absent ones of these pinned pages, and marks them present when all are
+    /// allocated. Meanwhile no other thread marks pages present or claims pinned ones.
     fn allocate(
         &self,
         pages: Range<usize>,
@@ -62,7 +60,7 @@ impl Store {
                 return Err(error.into());
             }
         }
-        let made = (self.states.set_present(pages) as u64) << self.page_shift;
+        let made = (self.states.mark_present(pages) as u64) << self.page_shift;
         reserved.commit(made);
         Ok(made)
     }
@@ -79,8 +77,8 @@ impl Store {
         Ok(())
     }
 
-    /// The allocation has failed behind these pages: those that are not present hold memory that
-    /// nobody will use. That they cannot be given back either changes nothing for the disk.
+    /// Gives back what a failed allocation has made of these pages: those that are not present. If
+    /// that fails too the file keeps memory that reads as zeros.
     fn undo(&self, pages: Range<usize>) {
         let mut at = pages.start;
         while let Some(run) = self.absent_run(at..pages.end) {
@@ -89,7 +87,7 @@ impl Store {
         }
     }
 
-    /// The first absent pages of these.
+    /// The first run of absent pages among these.
     fn absent_run(&self, pages: Range<usize>) -> Option<Range<usize>> {
         let start = pages.clone().find(|&page| !self.states.is_present(page))?;
         let end = (start..pages.end).find(|&page| self.states.is_present(page));
@@ -114,38 +112,38 @@ impl Store {
         self.budget.limit()
     }
 
-    /// Bytes of the budget that the store's own tables take, whatever is written.
+    /// Bytes of the budget that the store's tables take: four for each page of the disk.
     pub fn table_bytes(&self) -> u64 {
         self.size().div_ceil(self.page_size()) * 4
     }
 
-    /// Sets the budget; 0 for none. Less than what is used takes nothing away: nothing is allocated
-    /// until use has fallen below it.
+    /// Sets the budget in bytes; 0 for none. One below what is used takes nothing away: nothing is
+    /// allocated until use has fallen below it.
     pub fn set_memory_limit(&self, bytes: u64) {
         if self.budget.set_limit(bytes) {
-            self.tell_freed();
+            self.notify_freed();
         }
     }
 
-    /// Says whom to tell, from the thread that frees, that there is memory for a range for which
-    /// there was none. Only the first to ask is told.
+    /// Sets the function that is called when there is memory again after an allocation has failed.
+    /// It runs on the thread that frees. Only the first one is kept.
     pub fn on_freed(&self, tell: impl Fn() + Send + Sync + 'static) {
         let _only_the_first = self.freed.set(Box::new(tell));
     }
 
-    /// Somebody waits though the budget is not used up.
-    pub(in crate::ramdisk) fn wait_for_memory(&self) {
-        self.budget.wait();
+    /// Marks that a request waits though the budget is not used up.
+    pub(in crate::ramdisk) fn mark_waiting(&self) {
+        self.budget.mark_waiting();
     }
 
-    /// Pages have been punched. Nothing is no reason to tell anybody.
-    pub(super) fn give_back(&self, bytes: u64) {
-        if bytes > 0 && self.budget.give_back(bytes) {
-            self.tell_freed();
+    /// Takes bytes of punched pages off the budget. None of them is no reason to notify.
+    pub(super) fn uncharge(&self, bytes: u64) {
+        if bytes > 0 && self.budget.uncharge(bytes) {
+            self.notify_freed();
         }
     }
 
-    fn tell_freed(&self) {
+    fn notify_freed(&self) {
         if let Some(tell) = self.freed.get() {
             tell();
         }

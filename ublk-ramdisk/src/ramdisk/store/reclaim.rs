@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Finding pages that hold nothing but zeros and giving them back (E19, E21).
 //!
-//! Called by the reclaim workqueue alone. A page that a request uses is passed over; while one is
-//! looked at, requests for it wait, as they do for a punch.
+//! Only the reclaim workqueue calls this. A page that a request uses is skipped. Requests for a page
+//! that is examined wait, as they do for a punch.
 
 use std::ops::Range;
 
 use super::{pages_of, Store};
-use crate::ramdisk::page_state::Punch;
+use crate::ramdisk::page_state::Claim;
 
-/// So many pages are given back with one system call at most.
+/// Pages that are given back with one system call at most.
 const RUN: usize = 512;
 
 impl Store {
-    /// Gives back the pages of `range` that hold zeros. Answers the bytes.
+    /// Gives back the pages of `range` that hold only zeros. Returns their bytes.
     pub(in crate::ramdisk) fn reclaim_zeros(&self, range: Range<u64>) -> u64 {
         let end = range.end.min(self.size());
         let pages = pages_of(&(range.start..end.max(range.start)), self.page_shift);
@@ -27,21 +27,20 @@ impl Store {
                 page += 1;
                 continue;
             }
-            freed += self.punch_ours(start..page);
+            freed += self.punch_claimed(start..page);
         }
         freed
     }
 
-    /// Claims a page if nobody uses it and it holds zeros: nobody can use it then until it has been
-    /// punched. It is claimed before it is looked at: to look at a page that is being punched would
-    /// make it again (G11).
+    /// Claims a page if nobody uses it and it holds only zeros. It is claimed before it is read: to
+    /// read a page that is being punched would allocate it again (G11).
     fn claim_zeros(&self, page: usize) -> bool {
-        if self.states.try_punch(page) != Punch::Ours {
+        if self.states.claim(page) != Claim::Claimed {
             return false;
         }
         let zeros = self.holds_zeros(page);
         if !zeros {
-            self.states.spared(page..page + 1);
+            self.states.release_present(page..page + 1);
         }
         zeros
     }
@@ -164,7 +163,7 @@ mod tests {
         store.populate(range.clone()).expect("memory");
         let len = (range.end - range.start) as usize;
         // SAFETY: the range is present and pinned, and only this thread writes to it.
-        unsafe { store.pinned(&range).write_bytes(byte, len) };
+        unsafe { store.address_of(&range).write_bytes(byte, len) };
         store.unpin(range);
     }
 

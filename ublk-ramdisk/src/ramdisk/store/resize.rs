@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{pages_of, Store, StoreError};
 
 impl Store {
-    /// Makes the store larger; the new part reads as zeros. The disk is told
-    /// afterwards (H8).
+    /// Makes the store larger. The new part reads as zeros. The kernel is told afterwards (H8).
     pub fn grow(&self, size: u64) -> Result<(), StoreError> {
         let capacity = self.mapping.len() as u64;
         if size > capacity {
@@ -30,33 +29,32 @@ impl Store {
         if self.file.metadata().map_err(system)?.len() < size {
             self.file.set_len(size).map_err(system)?;
         }
-        // A disk that was larger before may have left something there.
+        // What a larger disk left there.
         self.discard(self.size()..size);
         self.set_size(size);
         Ok(())
     }
 
-    /// Refuses requests beyond `size` from now on. Their memory is given back by
-    /// [`Store::free_tail`].
+    /// Makes the store smaller: requests beyond `size` are refused from now on. [`Store::free_tail`]
+    /// gives the memory back.
     pub fn shrink(&self, size: u64) {
         self.set_size(size);
     }
 
-    /// With it the tables grow and shrink, which the budget pays for (E6).
+    /// Sets the size, and charges the budget for what the tables grow by (E6).
     fn set_size(&self, size: u64) {
         let before = self.table_bytes();
         self.size.store(size, Ordering::Release);
         let after = self.table_bytes();
         match after.checked_sub(before) {
-            Some(more) => self.budget.adopt(more),
-            None => self.give_back(before - after),
+            Some(more) => self.budget.charge(more),
+            None => self.uncharge(before - after),
         }
     }
 
-    /// Gives back what lies between the disk's end and `old_size`. True when
-    /// all of it is; otherwise a request still uses some and the caller asks
-    /// again. The file keeps its length until the store is dropped: a request
-    /// that was checked before the shrink may still touch it.
+    /// Gives back what lies between the end of the disk and `old_size`. False if a request still
+    /// uses some of it: the caller tries again. The file keeps its length until the store is
+    /// dropped, as a request that was checked before the shrink may still touch it.
     pub fn free_tail(&self, old_size: u64) -> bool {
         let tail = self.size()..old_size;
         self.discard(tail.clone());
@@ -78,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn e06_h08_the_tables_are_paid_for_at_every_size() {
+    fn e06_h08_the_tables_are_charged_at_every_size() {
         let store = Store::anonymous(128 * PAGE, false).unwrap();
         for size in [256, 32, 48, 16, 256].map(|pages| pages * PAGE) {
             let old = store.size();

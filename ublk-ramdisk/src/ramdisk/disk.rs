@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The disk that the mirror of blk-mq drives: each request is a range of the store.
+
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
+
+use workqueue::{AllocError, Runtime};
+
+use super::no_space::NoSpaceTimeout;
+use super::space::{Space, SpaceOptions, SpaceStats, SpaceWorks};
+use super::store::{Readable, Store, StoreError};
+use super::waiters::AllocDecision;
+use crate::mq::{
+    Answer, Data, Disk, Hctx, Issued, Op, Operations, Queue, Request, Run, Source, Status,
+};
+
+/// A disk in memory.
+#[derive(Debug)]
+pub struct Ramdisk {
+    store: Store,
+    options: SpaceOptions,
+    space: OnceLock<Space>,
+}
+
+/// Bytes that are cleared within queue_rq at most, which takes a few microseconds.
+const CLEARED_INLINE: u64 = 64 << 10;
+
+/// Why a request cannot have its memory.
+#[derive(Clone, Copy, Debug)]
+enum NoMemory {
+    /// It is being made, or waited for.
+    NotYet,
+    /// There is none.
+    NoSpace,
+    /// The disk ends before it.
+    BeyondEnd,
+}
+
+impl Ramdisk {
+    /// Makes a disk of what is in `store`.
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            options: SpaceOptions::default(),
+            space: OnceLock::new(),
+        }
+    }
+
+    /// Sets how memory is made and taken back.
+    #[must_use]
+    pub fn with_space(self, options: SpaceOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The bytes behind the disk.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Starts making memory for the requests of `queue`, on workqueues in `runtime`. Until then
+    /// every write that needs some is refused. Called once in the life of a disk.
+    pub fn start(
+        self: &Arc<Self>,
+        runtime: &Runtime,
+        queue: &Queue,
+    ) -> Result<SpaceWorks, AllocError> {
+        SpaceWorks::start(self, runtime, queue, self.options)
+    }
+
+    pub(super) fn set_space(self: &Arc<Self>, space: Space) {
+        let before = self.space.set(space);
+        debug_assert!(before.is_ok(), "a disk is started once");
+        let ramdisk = Arc::downgrade(self);
+        self.store.on_freed(move || {
+            if let Some(ramdisk) = ramdisk.upgrade() {
+                ramdisk.space.get().into_iter().for_each(Space::freed);
+            }
+        });
+        self.space.get().into_iter().for_each(Space::scan_later);
+    }
+
+    #[inline]
+    pub(super) fn space(&self) -> Option<&Space> {
+        self.space.get()
+    }
+
+    /// Sets how long requests wait from now on when there is no memory.
+    pub fn set_no_space_timeout(&self, timeout: NoSpaceTimeout) {
+        self.space()
+            .into_iter()
+            .for_each(|space| space.set_no_space_timeout(timeout));
+    }
+
+    /// Sets if pages of zeros are taken back from now on when memory is short.
+    pub fn set_reclaim(&self, reclaim: bool) {
+        self.space()
+            .into_iter()
+            .for_each(|space| space.set_reclaim(reclaim));
+    }
+
+    /// Memory used, and requests that lack some.
+    pub fn space_stats(&self) -> SpaceStats {
+        self.space()
+            .map_or_else(SpaceStats::default, |space| space.stats(&self.store))
+    }
+
+    /// Makes the disk larger, as [`Store::grow`]. First waits for the populate work, which may still
+    /// make memory beyond the end for a time when the disk was larger.
+    pub fn grow(&self, size: u64) -> Result<(), StoreError> {
+        self.space().iter().for_each(|space| space.flush_populate());
+        self.store.grow(size)
+    }
+
+    /// Makes the disk smaller, as [`Store::shrink`], and ends the writes that wait for memory beyond
+    /// the new end.
+    pub fn shrink(&self, size: u64) {
+        self.store.shrink(size);
+        self.space()
+            .iter()
+            .for_each(|space| space.shrunk(&self.store));
+    }
+
+    #[inline]
+    fn serve<'q>(&self, hctx: u16, rq: Issued<'q>) -> Answer<'q> {
+        let (op, range) = (rq.request().op(), range(rq.request()));
+        match op {
+            Op::Read => Answer::Ok(rq.transfer(match self.store.pin_for_read(range) {
+                Readable::Memory(address) => Data::Contiguous(address),
+                Readable::Hole => Data::Zeros,
+                Readable::Mixed => Data::Scattered,
+            })),
+            Op::Write => match self.memory(hctx, rq.request(), &range) {
+                Ok(address) => Answer::Ok(rq.transfer(Data::Contiguous(address))),
+                Err(why) => refuse(rq, why),
+            },
+            // Every write is in the store when it is committed (C34).
+            Op::Flush => Answer::Ok(rq.end(Ok(()))),
+            Op::Discard | Op::WriteZeroes { unmap: true } => self.discard(rq),
+            Op::WriteZeroes { unmap: false } if range.is_empty() => Answer::Ok(rq.end(Ok(()))),
+            Op::WriteZeroes { unmap: false } => match self.memory(hctx, rq.request(), &range) {
+                Ok(_) => self.clear(rq, range),
+                Err(why) => refuse(rq, why),
+            },
+        }
+    }
+
+    /// Pins the range of a request and returns its address. Inlined: every write comes here.
+    #[inline(always)]
+    fn memory(
+        &self,
+        hctx: u16,
+        request: &Request,
+        range: &Range<u64>,
+    ) -> Result<NonNull<u8>, NoMemory> {
+        let Some(space) = self.space() else {
+            return self
+                .store
+                .pin_for_write(range.clone())
+                .ok_or(NoMemory::NotYet);
+        };
+        if !space.waiters.any() {
+            if let Some(address) = self.store.pin_for_write(range.clone()) {
+                return Ok(address);
+            }
+        }
+        self.memory_of_waiter(space, (hctx, request.tag()), range)
+    }
+
+    /// The same for a request that waits for memory, or has to begin to.
+    #[cold]
+    fn memory_of_waiter(
+        &self,
+        space: &Space,
+        of: (u16, u16),
+        range: &Range<u64>,
+    ) -> Result<NonNull<u8>, NoMemory> {
+        let decide = |join| {
+            let unpin = |range| self.store.unpin(range);
+            space.waiters.decide(of, range, join, space.cap(), unpin)
+        };
+        // The disk has become smaller (H8). Nobody would free memory beyond its end.
+        if range.end > self.store.size() {
+            return match decide(false) {
+                AllocDecision::Waiting if !space.waiters.remove(of) => Err(NoMemory::NotYet),
+                AllocDecision::Granted => {
+                    self.store.unpin(range.clone());
+                    Err(NoMemory::BeyondEnd)
+                }
+                _ => Err(NoMemory::BeyondEnd),
+            };
+        }
+        match decide(false) {
+            AllocDecision::Granted => return Ok(self.store.address_of(range)),
+            AllocDecision::Denied => {
+                return self
+                    .store
+                    .pin_for_write(range.clone())
+                    .ok_or(NoMemory::NoSpace)
+            }
+            // Its memory may have been made for another request (E9).
+            AllocDecision::Waiting
+                if !self.store.is_present(range) || !space.waiters.remove(of) =>
+            {
+                return Err(NoMemory::NotYet)
+            }
+            _ => {}
+        }
+        if let Some(address) = self.store.pin_for_write(range.clone()) {
+            return Ok(address);
+        }
+        if space.denies() {
+            space.count_denied();
+            return Err(NoMemory::NoSpace);
+        }
+        match decide(true) {
+            AllocDecision::AboveCap => {
+                space.count_above_cap();
+                Err(NoMemory::NoSpace)
+            }
+            _ => {
+                space.kick();
+                Err(NoMemory::NotYet)
+            }
+        }
+    }
+
+    /// Clears pinned memory: here if that is quick, else on the store workqueue.
+    fn clear<'q>(&self, rq: Issued<'q>, range: Range<u64>) -> Answer<'q> {
+        match self.space() {
+            Some(space) if range.end - range.start > CLEARED_INLINE => {
+                let request = *rq.request();
+                let (token, accepted) = rq.hold();
+                space.queue_clear(token, request);
+                Answer::Ok(accepted)
+            }
+            _ => {
+                self.store.zero_pinned(range.clone());
+                self.store.unpin(range);
+                Answer::Ok(rq.end(Ok(())))
+            }
+        }
+    }
+
+    /// Gives memory back on the store workqueue, as that takes system calls.
+    fn discard<'q>(&self, rq: Issued<'q>) -> Answer<'q> {
+        let request = *rq.request();
+        let Some(space) = self.space() else {
+            return rq.busy_skippable(Source::Memory);
+        };
+        if request.is_empty() {
+            return Answer::Ok(rq.end(Ok(())));
+        }
+        let (token, accepted) = rq.hold();
+        space.queue_discard(token, request);
+        Answer::Ok(accepted)
+    }
+}
+
+fn refuse(rq: Issued<'_>, why: NoMemory) -> Answer<'_> {
+    match why {
+        NoMemory::NotYet => rq.busy_skippable(Source::Memory),
+        // ENOMEM and EAGAIN are never committed (B6).
+        NoMemory::NoSpace => Answer::Error(rq, Status::NoSpc),
+        NoMemory::BeyondEnd => Answer::Error(rq, Status::IoErr),
+    }
+}
+
+fn range(request: &Request) -> Range<u64> {
+    request.offset()..request.offset() + request.len()
+}
+
+impl Disk for Ramdisk {
+    #[inline]
+    fn capacity(&self) -> u64 {
+        self.store.size()
+    }
+
+    fn needs_memory(&self, request: &Request) -> bool {
+        let allocates = matches!(request.op(), Op::Write | Op::WriteZeroes { unmap: false });
+        allocates && !self.store.is_present(&range(request))
+    }
+}
+
+impl Operations for Ramdisk {
+    #[inline]
+    fn queue_rq<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, _last: bool) -> Answer<'q> {
+        self.serve(hctx.index(), rq)
+    }
+
+    /// True for what needs no memory, for a write that has not been issued yet, and for one whose
+    /// memory is there by now (E9, E10).
+    fn overtakes(&self, hctx: Hctx<'_>, request: &Request) -> bool {
+        let (Op::Write | Op::WriteZeroes { unmap: false }, Some(space)) =
+            (request.op(), self.space())
+        else {
+            return true;
+        };
+        let (of, range) = ((hctx.index(), request.tag()), range(request));
+        !space.waiters.is_waiting(of, &range) || self.store.is_present(&range)
+    }
+
+    fn runs(&self, request: &Request, each: &mut dyn FnMut(Run)) {
+        self.store.runs(range(request), each);
+    }
+
+    #[inline]
+    fn complete(&self, _hctx: Hctx<'_>, request: &Request) {
+        if request.op().has_data() {
+            self.store.unpin(range(request));
+        }
+    }
+}
