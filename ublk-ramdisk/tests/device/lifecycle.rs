@@ -29,7 +29,7 @@ pub fn tests(tests: &mut Vec<Test>) {
     let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body).anywhere());
     add("l1_unknown_and_taken_ids", ids);
     add("f5_an_id_is_free_when_del_returns", same_id);
-    add("l2_fifty_cycles_leak_nothing", fifty_cycles);
+    add("l2_twenty_cycles_leak_nothing", twenty_cycles);
     add("l1_sigterm_ends_in_good_order", terminated);
     add(
         "l1_sigterm_waits_for_users_and_a_second_does_not",
@@ -213,7 +213,7 @@ fn memfds() -> usize {
         .count()
 }
 
-fn fifty_cycles() {
+fn twenty_cycles() {
     use std::os::unix::fs::FileExt;
     let mut bytes = Buffer::new(2 << 20);
     bytes.fill(1);
@@ -229,12 +229,12 @@ fn fifty_cycles() {
     cycle(0);
     let before = Traces::now();
     let (memory, files) = (shared_memory(), memfds());
-    for number in 0..50 {
+    for number in 0..20 {
         cycle(number);
     }
     before.assert_unchanged();
     assert_eq!(memfds(), files);
-    wait_for("no memory kept: less than one of the fifty disks", || {
+    wait_for("no memory kept: less than one of the twenty disks", || {
         shared_memory() < memory + 2 * MIB
     });
 }
