@@ -138,7 +138,7 @@ fn changed() {
     assert_eq!(refused_by(&disk).slots, before);
     let text = run::ublk(&["set", &name, "--slots", "2"]).well();
     assert_eq!(text, "slots 2, mbps 400, delay=1ms\n");
-    run::ublk(&["set", &name, "--slots", "0"]).refused(2, &["--slots 0"]);
+    run::ublk(&["set", &name, "--slots", "0"]).refused(2, &["--slots", "from 1"]);
     let nobody = (disk.id + 1).to_string();
     run::ublk(&["set", &nobody, "--slots", "1"]).refused(1, &[&nobody]);
     disk.end();
