@@ -600,7 +600,7 @@ fn cannot(job: &Job, disk: &Disk) -> Option<String> {
         return Some("the disk takes no discards".into());
     }
     let block: u64 = disk.says("queue/logical_block_size")?.parse().ok()?;
-    (job.bs % block != 0).then(|| format!("a block of the disk is {block} bytes"))
+    (!job.bs.is_multiple_of(block)).then(|| format!("a block of the disk is {block} bytes"))
 }
 
 /// The largest request and discard of a disk, which decide how the kernel splits requests.

@@ -94,6 +94,9 @@ pub enum StudyError {
     Lacking(String),
 }
 
+/// Runs parts of a study that are not in its table.
+type Own = fn(&Settings) -> Result<Vec<Part>, StudyError>;
+
 /// One study.
 pub struct Study {
     /// Its letter.
@@ -103,7 +106,7 @@ pub struct Study {
     /// The table, `bench/studies/NAME.toml`.
     table: &'static str,
     /// What of the part in process is not in the table.
-    own: Option<fn(&Settings) -> Result<Vec<Part>, StudyError>>,
+    own: Option<Own>,
     /// Its part on the device, or why there is none.
     pub device: Result<DevicePart, &'static str>,
 }

@@ -48,13 +48,19 @@ impl Bed {
     }
 }
 
+/// Makes experiments in the guest.
+pub type Act = fn(&Guest, &[Block]) -> Result<(), StudyError>;
+
+/// Reads what a guest left.
+pub type Read = fn(&Raw, Kind) -> Result<Part, StudyError>;
+
 /// The part of a study on the device, as far as the study's table does not say it.
 #[derive(Clone, Copy)]
 pub struct DevicePart {
     /// Makes experiments in the guest; is given the blocks of the table.
-    pub act: Option<fn(&Guest, &[Block]) -> Result<(), StudyError>>,
+    pub act: Option<Act>,
     /// Reads what the guest left.
-    pub read: Option<fn(&Raw, Kind) -> Result<Part, StudyError>>,
+    pub read: Option<Read>,
 }
 
 impl DevicePart {
@@ -65,7 +71,7 @@ impl DevicePart {
     };
 
     /// Some experiments are made by this.
-    pub const fn acts(act: fn(&Guest, &[Block]) -> Result<(), StudyError>) -> Self {
+    pub const fn acts(act: Act) -> Self {
         Self {
             act: Some(act),
             read: None,
