@@ -3,7 +3,6 @@
 //!
 //! Recording is the process's, so the tests of this file take turns.
 
-#[allow(dead_code, reason = "shared with the tests of `sim`")]
 #[path = "common/chrome_format.rs"]
 mod chrome_format;
 #[allow(dead_code, reason = "shared with the tests of the mirror")]

@@ -2,6 +2,8 @@
 //! A trace file as a viewer reads it: its rules (Chrome's trace event format) checked event by event,
 //! and the flows of requests.
 
+#![allow(dead_code)] // Each test program uses a part of it.
+
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 

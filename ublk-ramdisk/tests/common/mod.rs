@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What all tests without a kernel share: the client's side of a device, and how a test waits.
 
+#![allow(dead_code)] // Each test program uses a part of it.
+
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
