@@ -261,7 +261,7 @@ pub struct DeviceStats {
     /// What the store has and lacks.
     #[serde(default)]
     pub space: SpaceStats,
-    /// Of so many requests one is timed, 0 for none.
+    /// One request in this many is timed; 0: none.
     #[serde(default)]
     pub latency_sample: u32,
     /// Per queue.

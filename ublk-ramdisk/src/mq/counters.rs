@@ -11,7 +11,7 @@ use super::sync::Count;
 /// How many requests a run dispatched: 0, 1, 2-3, 4-7, and so on.
 pub const HISTOGRAM: usize = 14;
 
-/// What the owner of a submitter counts: nobody else writes here.
+/// What the owner of a submitter counts. It alone writes here.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct SubmitterCounters {

@@ -258,7 +258,7 @@ pub trait Operations: Send + Sync {
     }
 }
 
-/// A driver whose requests have offsets on a disk: what is asked of it apart from its requests.
+/// A driver whose requests have offsets on a disk: what it is asked beside requests.
 /// Kernel counterpart: `struct gendisk` with `get_capacity`.
 pub trait Disk: Operations {
     /// Size of the disk in bytes, as it is now.

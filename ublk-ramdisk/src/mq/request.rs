@@ -180,7 +180,7 @@ pub enum Data {
     Scattered,
 }
 
-// SAFETY: an address is a number; whoever reads or writes there, on whatever thread, answers for
+// SAFETY: an address is a number; the code that reads or writes there, on any thread, answers for
 // it.
 unsafe impl Send for Data {}
 

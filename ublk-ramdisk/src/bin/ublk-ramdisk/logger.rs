@@ -186,7 +186,7 @@ fn write_lines(lines: &Receiver<Entry>, mut writer: Writer) {
         }
         match entry.reached {
             None => writer.write(entry.line.level, entry.line.text()),
-            // Whoever waited may have lost timeout.
+            // The caller of `flush` may have stopped waiting.
             Some(reached) => drop(reached.try_send(())),
         }
     }

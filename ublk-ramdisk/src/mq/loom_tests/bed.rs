@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A device for models: a driver with so many places, and a front end that counts ends.
+//! A device for models: a driver with a number of slots, and a front end that counts ends.
 
 use crate::mq::kblockd::Kblockd;
 use crate::mq::shared_limit::DeviceSlots;

@@ -42,7 +42,7 @@ fn loom_w18_resource_meets_the_last_end() {
 }
 
 /// W14: what a request was refused for comes before its leftovers are put back, and no request is
-/// in flight whose end would tell. Guard: whoever brings it clears RESTART as an end does.
+/// in flight whose end would tell. Guard: the thread that brings it clears RESTART as an end does.
 #[test]
 fn loom_w14_what_was_wanting_comes_before_the_leftovers_are_put_back() {
     let make = || Bed::new(1, 1, Places::new(0, Busy::Resource));

@@ -74,7 +74,7 @@ fn loom_a11_who_looks_meets_a_request_that_is_issued_and_ended() {
     });
 }
 
-/// C38: whoever has been given the token may complete it before the section is left, and the tag
+/// C38: the owner of the token may complete it before the section is left, and the tag
 /// may be used again by then.
 #[test]
 fn loom_c38_complete_meets_the_end_of_the_section() {
