@@ -45,11 +45,6 @@ impl PageStates {
         self.words.all()
     }
 
-    /// Number of pages that the store can ever have.
-    pub(super) fn len(&self) -> usize {
-        self.all().len()
-    }
-
     /// Pins the pages. Returns how many of them are present.
     #[inline]
     pub(super) fn pin(&self, pages: Range<usize>) -> usize {

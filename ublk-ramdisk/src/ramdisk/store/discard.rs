@@ -120,7 +120,9 @@ impl Store {
         for huge in [first, last].into_iter().take(last - first + 1) {
             let all = huge * SMALL_PAGES..(huge + 1) * SMALL_PAGES;
             let whole = pages.start <= all.start && all.end <= pages.end;
-            let all = all.start..all.end.min(self.states.len());
+            // What lies behind the disk is not ours to give back, unless it was asked for.
+            let disk = pages_of(&(0..self.size()), self.page_shift).end;
+            let all = all.start..all.end.min(disk.max(pages.end));
             if !whole && self.states.claim_absent(all.clone()) {
                 // If this fails the file keeps memory that reads as zeros, as before.
                 let _ = file::punch_hole(&self.file, self.bytes_of(all.clone()));
@@ -193,6 +195,20 @@ mod tests {
         store.shrink(PAGE);
         store.discard(PAGE..3 * PAGE + 512);
         assert_eq!(store.allocated().unwrap(), PAGE);
+    }
+
+    /// The store's file is longer than the disk, and holds bytes there that the store did not write.
+    #[test]
+    fn h11_a_discard_of_the_whole_disk_keeps_what_lies_behind_it_in_the_file() {
+        let store = Store::anonymous(2 * MIB, false).unwrap();
+        let behind = [0xee_u8; PAGE as usize];
+        std::os::unix::fs::FileExt::write_all_at(&store.file, &behind, MIB).unwrap();
+        store.shrink(MIB);
+        write(&store, 0, 1);
+        store.discard(0..MIB);
+        let mut found = [0; PAGE as usize];
+        std::os::unix::fs::FileExt::read_exact_at(&store.file, &mut found, MIB).unwrap();
+        assert!(found == behind, "given back with the disk");
     }
 
     /// A disk grows while a discard up to its old end is under way, and is written to behind that.
