@@ -58,7 +58,7 @@
 //! impl WorkItem<1> for Driver {
 //!     type Pointer = Arc<Self>;
 //!     fn run(this: Arc<Self>) {
-//!         // The event is handled; look again soon. Whether or not the poll waits already.
+//!         // The event is handled. Look again soon, also if a poll is pending already.
 //!         let _either_way = system_percpu().mod_delayed::<_, 2>(Duration::from_millis(1), this);
 //!     }
 //! }

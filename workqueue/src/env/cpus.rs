@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which CPUs a runtime may use, knows, and uses at present.
+//! Which CPUs a runtime may use, knows, and uses at present, and where its threads are bound.
 //!
 //! A CPU is *known* once it was online: it has pools, and a place in every queue. It is *online* if
-//! the process may use it and the program has not taken it out. [`crate::runtime::cpus`] changes
-//! the sets; enqueues read them without a lock. Kernel counterparts: `cpu_possible_mask`,
-//! `cpu_online_mask`.
+//! the process may use it and the program has not taken it out. The unbound mask says which known
+//! CPUs unbound queues may use. [`crate::runtime::cpus`] changes the sets; enqueues read them
+//! without a lock. Kernel counterparts: `cpu_possible_mask`, `cpu_online_mask`,
+//! `wq_unbound_cpumask`, `wq_affn_dfl`.
 
-use super::topology::Topology;
+use super::topology::{Scope, Topology};
+use super::Env;
 use crate::sys::cpu;
 use crate::sys::cpuset::{CpuSet, MAX_CPUS};
 use crate::sys::sync::Mutex;
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::{fmt, io};
 
 /// Says which CPUs may be used.
 pub(crate) type AllowedHook = Box<dyn Fn() -> CpuSet + Send + Sync>;
@@ -139,6 +141,36 @@ pub(crate) struct Cpus {
     online: Bits, // A: written under P0
     /// What the program has left in.
     wanted: Mutex<Option<CpuSet>>,
+    /// The unbound mask by CPU number, for the enqueue path.
+    unbound: Bits, // A: written under P0
+    masks: Mutex<Masks>, // U: written under P0
+    /// The default scope: its place in `Scope::ALL`, which is in the order of the enum.
+    scope: AtomicUsize, // A: written under P0
+}
+
+/// Where threads may be put.
+#[derive(Debug)]
+struct Masks {
+    /// The mask of unbound queues as the program has set it; None for all CPUs, new ones too.
+    asked: Option<CpuSet>,
+    /// The known CPUs of it.
+    unbound: CpuSet,
+    /// The CPUs that the process is allowed at present.
+    allowed: CpuSet,
+}
+
+impl Masks {
+    fn bind(&self, tid: i32, cpus: &CpuSet) -> io::Result<()> {
+        cpu::bind_thread(tid, cpus, &self.allowed)
+    }
+
+    /// As `bind`; to all allowed CPUs if that fails.
+    fn bind_or_free(&self, tid: i32, cpus: &CpuSet) {
+        if self.bind(tid, cpus).is_err() {
+            // Fails if the thread has just ended.
+            let _ignored = self.bind(tid, &self.allowed);
+        }
+    }
 }
 
 fn bits(set: &CpuSet, end: usize) -> Bits {
@@ -149,7 +181,7 @@ fn bits(set: &CpuSet, end: usize) -> Bits {
 
 fn is_set(bits: &Bits, cpu: usize) -> bool {
     // Acquire pairs with the Release in `set`: a thread that finds a new CPU finds its place in the
-    // queues. A late enqueue goes to a CPU that has left, which works.
+    // queues. A late enqueue goes to a CPU that has left a set, which works.
     bits.get(cpu).is_some_and(|bit| bit.load(Ordering::Acquire))
 }
 
@@ -171,10 +203,10 @@ fn put(topology: &RwLock<Arc<Topology>>, new: Arc<Topology>) {
 }
 
 impl Cpus {
-    /// All CPUs that may be used are known and online at first.
-    pub(crate) fn new(machine: Machine) -> Self {
+    /// All CPUs that may be used are known, online and in the unbound mask at first.
+    pub(crate) fn new(machine: Machine, scope: Scope) -> Self {
         let (first, end) = (machine.first_cpus(), machine.end());
-        let first = first.iter().filter(|&cpu| cpu < end).collect();
+        let first: CpuSet = first.iter().filter(|&cpu| cpu < end).collect();
         let topology = Arc::new(machine.describe(&first));
         Self {
             topology: RwLock::new(topology.clone()),
@@ -182,6 +214,13 @@ impl Cpus {
             known: bits(&first, end),
             online: bits(&first, end),
             wanted: Mutex::new(None),
+            unbound: bits(&first, end),
+            masks: Mutex::new(Masks {
+                asked: None,
+                unbound: first.clone(),
+                allowed: first,
+            }),
+            scope: AtomicUsize::new(scope as usize),
             machine,
         }
     }
@@ -251,5 +290,103 @@ impl Cpus {
         new.iter().for_each(|cpu| set(&self.known, cpu, true));
         put(&self.shown, self.topology());
         new.iter().for_each(|cpu| set(&self.online, cpu, true));
+    }
+
+    /// Relaxed: readers that choose pools hold `attrs_lock`; others only show it.
+    /// # Context: `attrs_lock` held.
+    pub(crate) fn set_scope(&self, scope: Scope) {
+        self.scope.store(scope as usize, Ordering::Relaxed);
+    }
+
+    /// True if the process is now allowed other CPUs than before.
+    pub(crate) fn allows_other_than(&self, allowed: &CpuSet) -> bool {
+        self.masks.lock().allowed != *allowed
+    }
+
+    /// Binds threads within these CPUs from now on.
+    /// # Context: `attrs_lock` held.
+    pub(crate) fn allow(&self, allowed: &CpuSet) {
+        self.masks.lock().allowed = allowed.clone();
+    }
+
+    /// Computes the unbound mask for these known CPUs. Enqueues use it after `publish`.
+    /// # Context: `attrs_lock` held.
+    pub(crate) fn grow_unbound(&self, known: &CpuSet) -> CpuSet {
+        let masks = &mut *self.masks.lock();
+        masks.unbound = match &masks.asked {
+            Some(asked) => asked.and(known),
+            None => known.clone(),
+        };
+        masks.unbound.clone()
+    }
+
+    /// # Context: `attrs_lock` held.
+    pub(crate) fn publish_unbound(&self) {
+        let mask = self.masks.lock().unbound.clone();
+        (0..self.end()).for_each(|cpu| set(&self.unbound, cpu, mask.contains(cpu)));
+    }
+
+    /// Changes the unbound mask, as the program wants it.
+    /// # Context: `attrs_lock` held.
+    pub(crate) fn ask_unbound(&self, cpus: &CpuSet, known: &CpuSet) {
+        self.masks.lock().asked = Some(cpus.clone());
+        self.grow_unbound(known);
+        self.publish_unbound();
+    }
+}
+
+impl Env {
+    /// The CPUs that unbound queues may use. Takes no lock.
+    pub(crate) fn unbound_cpus(&self) -> CpuSet {
+        all_set(&self.cpus.unbound)
+    }
+
+    pub(crate) fn is_unbound_cpu(&self, cpu: usize) -> bool {
+        is_set(&self.cpus.unbound, cpu)
+    }
+
+    pub(crate) fn default_scope(&self) -> Scope {
+        Scope::ALL[self.cpus.scope.load(Ordering::Relaxed)]
+    }
+
+    /// Binds the calling thread to the unbound mask. Allocates nothing.
+    pub(crate) fn bind_current_to_unbound(&self) {
+        self.bind_to_unbound(0);
+    }
+
+    /// Binds a thread of this process to the unbound mask, or to all allowed CPUs if that fails; 0
+    /// is the calling one. A thread that has just ended is ignored.
+    pub(crate) fn bind_to_unbound(&self, tid: i32) {
+        if self.cpus.is_simulated() {
+            return;
+        }
+        // The lock keeps the mask as it is, so that the newest mask wins.
+        let masks = self.cpus.masks.lock();
+        masks.bind_or_free(tid, &masks.unbound);
+    }
+
+    /// Binds the calling thread to the allowed ones of `cpus`, or to all allowed CPUs if there is
+    /// none. Does nothing on simulated CPUs. Allocates nothing.
+    pub(crate) fn bind_current(&self, cpus: &CpuSet) {
+        if !self.cpus.is_simulated() {
+            self.cpus.masks.lock().bind_or_free(0, cpus);
+        }
+    }
+
+    /// As `bind_current`; false if none of the CPUs is allowed.
+    pub(crate) fn try_bind_current(&self, cpus: &CpuSet) -> bool {
+        self.bind_other(0, cpus)
+    }
+
+    /// Binds another thread; false if none of the CPUs is allowed. A thread that has just ended is
+    /// ignored.
+    pub(crate) fn bind_other(&self, tid: i32, cpus: &CpuSet) -> bool {
+        self.cpus.is_simulated()
+            || self
+                .cpus
+                .masks
+                .lock()
+                .bind(tid, cpus)
+                .map_or_else(|e| e.raw_os_error() == Some(libc::ESRCH), |()| true)
     }
 }

@@ -151,18 +151,7 @@ impl Monitor {
     /// done, or finds the inbox closed.
     /// # Context: the thread has ended.
     pub(crate) fn close(&self) {
-        loop {
-            let jobs = {
-                let mut inbox = self.inbox.lock();
-                let jobs = std::mem::take(&mut inbox.jobs);
-                inbox.closed = jobs.is_empty();
-                jobs
-            };
-            if jobs.is_empty() {
-                return;
-            }
-            jobs.into_iter().for_each(|job| (job.0)());
-        }
+        self.run_jobs(|inbox| inbox.closed = true);
     }
 
     /// Wakes the thread because a setting has changed.
@@ -183,14 +172,18 @@ impl Monitor {
 
     /// Runs the posted jobs; true if the thread has to end.
     pub(crate) fn work_off(&self) -> bool {
+        self.run_jobs(|inbox| inbox.stop)
+    }
+
+    /// Runs the posted jobs, and calls `then` under the lock once none is left.
+    fn run_jobs<R>(&self, then: impl FnOnce(&mut Inbox) -> R) -> R {
         loop {
-            let (jobs, stop) = {
-                let mut inbox = self.inbox.lock();
-                (std::mem::take(&mut inbox.jobs), inbox.stop)
-            };
+            let mut inbox = self.inbox.lock();
+            let jobs = std::mem::take(&mut inbox.jobs);
             if jobs.is_empty() {
-                return stop;
+                return then(&mut inbox);
             }
+            drop(inbox);
             jobs.into_iter().for_each(|job| (job.0)());
         }
     }

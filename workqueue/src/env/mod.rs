@@ -11,8 +11,6 @@ pub(crate) mod config;
 
 pub(crate) mod cpus;
 
-pub(crate) mod affinity;
-
 pub(crate) mod helpers;
 
 pub(crate) mod warnings;
@@ -24,7 +22,6 @@ use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::timer::Timers;
 use crate::sys::turn_scheduler::{Invitation, TurnScheduler};
-use affinity::Affinity;
 use config::{Config, Hooks};
 use cpus::{Cpus, Machine};
 use helpers::{Monitor, TimerEvent, Watchdog};
@@ -48,7 +45,6 @@ pub(crate) struct Env {
     pub(crate) hooks: Hooks,   // I
     pub(crate) clock: Clock,   // I
     pub(crate) cpus: Cpus,
-    pub(crate) affinity: Affinity,
     pub(crate) timers: Timers<TimerEvent>,
     pub(crate) monitor: Monitor,
     pub(crate) watchdog: Watchdog,
@@ -79,14 +75,12 @@ impl Env {
         if sink.is_some() {
             trace::add_callback();
         }
-        let cpus = Cpus::new(machine);
-        let (known, end) = (cpus.known(), cpus.end());
+        let cpus = Cpus::new(machine, config.default_scope);
         Self {
-            affinity: Affinity::new(&known, end, config.default_scope),
-            cpus,
             timers: Timers::new(&clock),
             monitor: Monitor::new(&clock, config.sample_period),
-            watchdog: Watchdog::new(config.watchdog_thresh, end),
+            watchdog: Watchdog::new(config.watchdog_thresh, cpus.end()),
+            cpus,
             warnings: Warnings::default(),
             trace_sink: sink,
             phase: AtomicU8::new(EARLY),
@@ -108,7 +102,7 @@ impl Env {
         self.phase.store(phase, Ordering::Release);
     }
 
-    /// Do the threads exist?
+    /// True while the threads exist.
     pub(crate) fn is_online(&self) -> bool {
         self.phase() == ONLINE
     }

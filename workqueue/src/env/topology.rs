@@ -195,7 +195,7 @@ impl Topology {
         &self.possible
     }
 
-    /// Is this a made-up machine?
+    /// True for a made-up machine.
     pub fn is_simulated(&self) -> bool {
         self.simulated
     }

@@ -4,9 +4,9 @@
 //! [`super::workqueue`] hands items in, [`super::work`] the barriers of those who wait. Kernel
 //! counterparts: `struct cpu_workqueue_struct`, `worker_thread`, `run_workqueue`.
 
-use super::machine::{Era, Event, MachineInner};
 use super::work::Work;
 use super::workqueue::{Kind, QueueInner};
+use super::{Era, Event, MachineInner};
 use crate::sys::cpu::{self, errno_of, spawn_quiet};
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Completion, Condvar, Mutex};
@@ -40,7 +40,7 @@ pub(super) struct ListState {
     pub(super) current: Option<Arc<Work>>,
     /// How often the list is being worked off at this moment: more than once if it flushes itself.
     run_depth: u32,
-    /// The thread is here and takes items.
+    /// The thread exists and takes items.
     pub(super) served: bool,
     /// The thread shall end once the list is empty.
     stop: bool,
@@ -50,13 +50,13 @@ pub(super) struct ListState {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct CpuWorkqueue {
-    machine: Arc<MachineInner>, // I
-    queue: Weak<QueueInner>,    // I
-    kind: Kind,                 // I
-    cpu: Option<usize>,         // I: None for the list of a singlethread queue
-    thread_name: String,        // I
-    state: Mutex<ListState>,    // the list's own lock, a leaf
-    more_work: Condvar,         // with `state`
+    pub(super) machine: Arc<MachineInner>, // I
+    queue: Weak<QueueInner>,               // I
+    kind: Kind,                            // I
+    pub(super) cpu: Option<usize>,         // I: None for the list of a singlethread queue
+    pub(super) thread_name: String,        // I
+    state: Mutex<ListState>,               // the list's own lock, a leaf
+    more_work: Condvar,                    // with `state`
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -94,23 +94,11 @@ impl CpuWorkqueue {
         self.state.lock()
     }
 
-    pub(super) fn cpu(&self) -> Option<usize> {
-        self.cpu
-    }
-
-    pub(super) fn thread_name(&self) -> &str {
-        &self.thread_name
-    }
-
-    pub(super) fn machine(&self) -> &MachineInner {
-        &self.machine
-    }
-
     /// All lists of the queue this one belongs to; none if the queue has gone.
     pub(super) fn siblings(&self) -> Vec<Arc<Self>> {
         self.queue
             .upgrade()
-            .map_or_else(Vec::new, |queue| queue.lists().to_vec())
+            .map_or_else(Vec::new, |queue| queue.lists.clone())
     }
 
     pub(super) fn is_served_by_caller(&self) -> bool {
@@ -118,7 +106,7 @@ impl CpuWorkqueue {
     }
 
     pub(super) fn wake(&self) {
-        // The lock, so that no thread is between its look and its sleep.
+        // Under the lock, so that no thread is between its last look and its sleep.
         let _st = self.lock();
         self.more_work.notify_all();
     }
@@ -149,10 +137,10 @@ impl CpuWorkqueue {
         Ok(())
     }
 
-    /// The new thread makes itself what its queue wants.
+    /// Sets the new thread's name, priority and CPU, and marks its list as served.
     fn arrive(self: &Arc<Self>) -> Result<(), i32> {
         cpu::set_current_name(&self.thread_name);
-        if self.kind.real_time {
+        if self.kind == Kind::RealTime {
             cpu::set_current_fifo(FIFO_PRIORITY).map_err(|e| errno_of(&e))?;
         } else if self.machine.era == Era::Before2_6_30
             && cpu::set_current_nice(FORMER_NICE).is_err()
@@ -189,7 +177,7 @@ impl CpuWorkqueue {
                 st = self.more_work.wait(st);
             }
             if st.list.is_empty() {
-                // In one step with the last look: what comes later goes elsewhere.
+                // Under the lock of the last look, so that no item joins a list without a thread.
                 st.served = false;
                 break;
             }
@@ -216,7 +204,7 @@ impl CpuWorkqueue {
             );
         }
         loop {
-            while self.kind.freezeable && self.machine.is_frozen() {
+            while self.kind == Kind::Freezeable && self.machine.is_frozen() {
                 st = self.more_work.wait(st);
             }
             match st.list.pop_front() {
@@ -252,7 +240,8 @@ impl CpuWorkqueue {
         let mut st = self.lock();
         let ended = std::mem::replace(&mut st.current, outer);
         drop(st);
-        // Either may be the last reference, and the closure's drop is the caller's code.
+        // Without the lock: either may be the last reference, and the closure's drop is the
+        // caller's code.
         drop((ended, work));
         self.lock()
     }
@@ -275,7 +264,7 @@ impl CpuWorkqueue {
         true
     }
 
-    /// Puts a barrier where it is wanted.
+    /// Inserts a barrier at this place of the list.
     /// # Context: the list's lock held.
     pub(super) fn insert_barrier(&self, st: &mut ListState, at: usize) -> Arc<Completion> {
         let done = Arc::new(Completion::new());
@@ -300,8 +289,8 @@ impl CpuWorkqueue {
         Some(format!("{thread}: running {running}; listed: {listed}\n"))
     }
 
-    /// Lets the thread run anywhere, empty the list and end. A caller that is that thread does not
-    /// wait for itself.
+    /// Lets the thread run on any CPU, empty its list and end, and waits for it unless the caller is
+    /// that thread.
     pub(super) fn end_thread(&self) {
         {
             let mut st = self.lock();

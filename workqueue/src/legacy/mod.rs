@@ -29,14 +29,330 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod machine;
-
 mod workqueue;
 
 mod work;
 
 mod cpu_workqueue;
 
-pub use machine::{Era, Event, Machine, MachineBuilder};
 pub use work::Work;
 pub use workqueue::Workqueue;
+
+use crate::env::topology::Topology;
+use crate::error::{AllocError, Refusal};
+use crate::sys::cpu;
+use crate::sys::cpuset::CpuSet;
+use crate::sys::sync::Mutex;
+use cpu_workqueue::served_by_caller;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use workqueue::{Kind, QueueInner};
+
+/// Which kernels the queues behave like, where the old ones differ among themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Era {
+    /// A queue that flushes itself runs its list inside the run; threads have nice -5.
+    Before2_6_30,
+    /// A queue must not flush itself; threads have nice 0.
+    #[default]
+    From2_6_30,
+}
+
+/// A moment in the life of a queue's thread, named as the kernel's trace events were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// `workqueue_creation`: a thread begins.
+    Creation {
+        /// The thread's full name.
+        thread: &'a str,
+        /// Its number, as `ps -L` shows it.
+        tid: i32,
+        /// The CPU it serves; None for the thread of a singlethread queue.
+        cpu: Option<usize>,
+    },
+    /// `workqueue_insertion`: an item joins the thread's list.
+    Insertion {
+        /// The thread's full name.
+        thread: &'a str,
+        /// The item's name.
+        work: &'static str,
+    },
+    /// `workqueue_execution`: the item's function is about to be called.
+    Execution {
+        /// The thread's full name.
+        thread: &'a str,
+        /// The item's name.
+        work: &'static str,
+    },
+    /// `workqueue_destruction`: a thread ends.
+    Destruction {
+        /// The thread's full name.
+        thread: &'a str,
+    },
+}
+
+type Sink = Box<dyn Fn(&Event<'_>) + Send + Sync>;
+type CreateHook = Box<dyn Fn(&str) -> Result<(), i32> + Send + Sync>;
+
+/// Sets up a [`Machine`].
+#[must_use = "a builder does nothing until it is built"]
+#[derive(Default)]
+pub struct MachineBuilder {
+    topology: Option<Topology>,
+    era: Era,
+    sink: Option<Sink>,
+    on_create_thread: Option<CreateHook>,
+}
+
+impl fmt::Debug for MachineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MachineBuilder")
+            .field("era", &self.era)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MachineBuilder {
+    /// Uses a topology of the caller's instead of the machine's. Made-up CPUs bind no thread.
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.topology = Some(topology);
+        self
+    }
+
+    /// Which kernels to behave like ([`Era::From2_6_30`]).
+    pub fn era(mut self, era: Era) -> Self {
+        self.era = era;
+        self
+    }
+
+    /// Follows the events. The sink may be called with a lock held: it must not call this module.
+    pub fn trace_sink(mut self, sink: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.sink = Some(Box::new(sink));
+        self
+    }
+
+    /// Called with the name of each thread before it is created; an error number makes that fail.
+    #[cfg(feature = "test-hooks")]
+    pub fn on_create_thread(
+        mut self,
+        hook: impl Fn(&str) -> Result<(), i32> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_create_thread = Some(Box::new(hook));
+        self
+    }
+
+    /// The machine, with the CPUs the process may use if none were given.
+    pub fn build(self) -> Machine {
+        cpu::watch_forks();
+        let allowed = || cpu::allowed_cpus().unwrap_or_else(|_| CpuSet::single(0));
+        let topology = self
+            .topology
+            .unwrap_or_else(|| Topology::detect(&allowed()));
+        Machine {
+            inner: Arc::new(MachineInner {
+                online: Mutex::new(topology.possible().clone()),
+                topology,
+                era: self.era,
+                sink: self.sink,
+                on_create_thread: self.on_create_thread,
+                frozen: AtomicBool::new(false),
+                queues: Mutex::default(),
+                forks: cpu::fork_generation(),
+            }),
+        }
+    }
+}
+
+/// What the queues of a machine share.
+struct MachineInner {
+    topology: Topology, // I
+    era: Era,           // I
+    sink: Option<Sink>, // I
+    on_create_thread: Option<CreateHook>,
+    /// Taken before `queues`.
+    online: Mutex<CpuSet>,
+    /// Written under `queues`.
+    frozen: AtomicBool, // A
+    queues: Mutex<Vec<Weak<QueueInner>>>,
+    forks: u32, // I: the fork generation the threads belong to
+}
+
+impl fmt::Debug for MachineInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("era", &self.era)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MachineInner {
+    fn trace(&self, event: &Event<'_>) {
+        if let Some(sink) = &self.sink {
+            sink(event);
+        }
+    }
+
+    fn before_create(&self, thread: &str) -> Result<(), i32> {
+        self.on_create_thread
+            .as_ref()
+            .map_or(Ok(()), |hook| hook(thread))
+    }
+
+    fn is_in_forked_child(&self) -> bool {
+        cpu::fork_generation() != self.forks
+    }
+
+    fn is_frozen(&self) -> bool {
+        // Relaxed: read under a list's lock, which the thaw takes after it has cleared the flag.
+        self.frozen.load(Ordering::Relaxed)
+    }
+
+    fn online(&self) -> CpuSet {
+        self.online.lock().clone()
+    }
+
+    /// The CPU for an item that asked for none: `here`, or the next one that is online.
+    fn online_near(&self, here: usize) -> Option<usize> {
+        let online = self.online.lock();
+        if online.contains(here) {
+            Some(here)
+        } else {
+            online.next_after(here)
+        }
+    }
+
+    fn queues(&self) -> Vec<Arc<QueueInner>> {
+        self.queues
+            .lock()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
+    /// Makes a queue known, in one step with the look at the CPUs it needs threads for: a CPU that
+    /// leaves or returns later finds the queue.
+    fn add(&self, queue: &Arc<QueueInner>) -> CpuSet {
+        let online = self.online.lock();
+        let mut queues = self.queues.lock();
+        queues.retain(|q| q.strong_count() > 0);
+        queues.push(Arc::downgrade(queue));
+        online.clone()
+    }
+}
+
+/// A set of CPUs with queues of the old design on them.
+#[derive(Debug)]
+pub struct Machine {
+    inner: Arc<MachineInner>,
+}
+
+impl Machine {
+    /// Begins a machine.
+    pub fn builder() -> MachineBuilder {
+        MachineBuilder::default()
+    }
+
+    /// A queue with one thread `NAME/CPU` per online CPU, bound to it.
+    ///
+    /// # Errors
+    /// If one of the threads cannot be created, all are ended again and the queue is not made.
+    pub fn create_workqueue(&self, name: &str) -> Result<Workqueue, AllocError> {
+        Workqueue::create(&self.inner, name, Kind::PerCpu)
+    }
+
+    /// A queue with one thread NAME, which is not bound. It never runs an item beside itself.
+    ///
+    /// # Errors
+    /// If the thread cannot be created.
+    pub fn create_singlethread_workqueue(&self, name: &str) -> Result<Workqueue, AllocError> {
+        Workqueue::create(&self.inner, name, Kind::Single)
+    }
+
+    /// A singlethread queue that stops between two items while the machine is frozen.
+    ///
+    /// # Errors
+    /// If the thread cannot be created.
+    pub fn create_freezeable_workqueue(&self, name: &str) -> Result<Workqueue, AllocError> {
+        Workqueue::create(&self.inner, name, Kind::Freezeable)
+    }
+
+    /// A queue as [`Machine::create_workqueue`] makes it, whose threads run at SCHED_FIFO 99.
+    ///
+    /// # Errors
+    /// [`AllocError::Spawn`] with EPERM if the process may not have that.
+    pub fn create_rt_workqueue(&self, name: &str) -> Result<Workqueue, AllocError> {
+        Workqueue::create(&self.inner, name, Kind::RealTime)
+    }
+
+    /// Freezeable queues stop before their next item, until [`Machine::thaw`]. Items can still be
+    /// queued and stay listed.
+    pub fn freeze(&self) {
+        let _queues = self.inner.queues.lock();
+        self.inner.frozen.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends a freeze.
+    pub fn thaw(&self) {
+        {
+            let _queues = self.inner.queues.lock();
+            self.inner.frozen.store(false, Ordering::Relaxed);
+        }
+        self.inner.queues().iter().for_each(|q| q.wake_threads());
+    }
+
+    /// The CPUs that are online.
+    pub fn online_cpus(&self) -> CpuSet {
+        self.inner.online()
+    }
+
+    /// A CPU leaves: the thread it has in each queue may run elsewhere, empties its list and ends.
+    /// Comes back when all of them have ended.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidCpu`] if the CPU is not online, is the last one, or if the caller is a run
+    /// on one of the threads that would have to end.
+    pub fn cpu_down(&self, cpu: usize) -> Result<(), Refusal> {
+        if served_by_caller().is_some_and(|own| own.cpu == Some(cpu)) {
+            return Err(Refusal::InvalidCpu);
+        }
+        {
+            let mut online = self.inner.online.lock();
+            if !online.contains(cpu) || online.len() == 1 {
+                return Err(Refusal::InvalidCpu);
+            }
+            online.remove(cpu);
+        }
+        self.inner
+            .queues()
+            .iter()
+            .for_each(|q| q.end_thread_of(cpu));
+        Ok(())
+    }
+
+    /// A CPU returns: each queue gets a new thread there.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidCpu`] if the machine has no such CPU, or a thread cannot be created; the
+    /// CPU stays out then.
+    pub fn cpu_up(&self, cpu: usize) -> Result<(), Refusal> {
+        if !self.inner.topology.possible().contains(cpu) {
+            return Err(Refusal::InvalidCpu);
+        }
+        loop {
+            let queues = self.inner.queues();
+            if let Some(errno) = queues.iter().find_map(|q| q.begin_thread_of(cpu).err()) {
+                let error = std::io::Error::from_raw_os_error(errno);
+                log::warn!("workqueue: legacy: CPU {cpu} stays out: {error}");
+                queues.iter().for_each(|q| q.end_thread_of(cpu));
+                return Err(Refusal::InvalidCpu);
+            }
+            let mut online = self.inner.online.lock();
+            // Another queue may have been made meanwhile.
+            if self.inner.queues().iter().all(|q| q.is_ready_on(cpu)) {
+                online.insert(cpu);
+                return Ok(());
+            }
+        }
+    }
+}

@@ -7,8 +7,8 @@
 //! and the place; `flush_cpu_workqueue`, `flush_work`, `wait_on_work`, `try_to_grab_pending`.
 
 use super::cpu_workqueue::{served_by_caller, CpuWorkqueue, Entry, ListState};
-use super::machine::Era;
 use super::workqueue::Workqueue;
+use super::Era;
 use crate::error::WaitError;
 use crate::pool::context::blocking;
 use crate::sys::sync::{Completion, Mutex};
@@ -134,17 +134,17 @@ impl Workqueue {
     /// [`WaitError::WouldDeadlock`], see above; the kernel hangs.
     pub fn flush_workqueue(&self) -> Result<(), WaitError> {
         let queue = &self.inner;
-        if queue.machine().is_in_forked_child() {
+        if queue.machine.is_in_forked_child() {
             return Err(WaitError::Destroyed);
         }
-        if queue.machine().era == Era::From2_6_30 {
-            if let Some(own) = queue.lists().iter().find(|l| l.is_served_by_caller()) {
-                let thread = own.thread_name();
+        if queue.machine.era == Era::From2_6_30 {
+            if let Some(own) = queue.lists.iter().find(|l| l.is_served_by_caller()) {
+                let thread = &own.thread_name;
                 log::warn!("workqueue: legacy: a run of {thread} flushes its own queue, which could never end");
                 return Err(WaitError::WouldDeadlock);
             }
         }
-        for list in queue.lists() {
+        for list in &queue.lists {
             if list.is_served_by_caller() {
                 list.run_workqueue();
             } else {
@@ -207,7 +207,7 @@ impl Work {
     }
 
     fn may_wait(&self, list: &CpuWorkqueue) -> Result<(), WaitError> {
-        if list.machine().is_in_forked_child() {
+        if list.machine.is_in_forked_child() {
             return Err(WaitError::Destroyed);
         }
         let serving = served_by_caller();

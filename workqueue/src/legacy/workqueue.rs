@@ -5,66 +5,47 @@
 //! counterparts: `struct workqueue_struct`, `__create_workqueue_key`, `queue_work`.
 
 use super::cpu_workqueue::{served_by_caller, CpuWorkqueue};
-use super::machine::MachineInner;
 use super::work::Work;
+use super::MachineInner;
 use crate::error::{AllocError, Refusal, WaitError};
 use crate::sys::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// What kind of queue it is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Kind {
-    single: bool,
-    pub(super) freezeable: bool,
-    pub(super) real_time: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    PerCpu,
+    /// Per CPU, with threads at SCHED_FIFO.
+    RealTime,
+    Single,
+    /// A singlethread queue that a freeze stops.
+    Freezeable,
 }
 
 impl Kind {
-    pub(super) const PER_CPU: Self = Self {
-        single: false,
-        freezeable: false,
-        real_time: false,
-    };
-    pub(super) const SINGLE: Self = Self {
-        single: true,
-        ..Self::PER_CPU
-    };
-    pub(super) const FREEZEABLE: Self = Self {
-        freezeable: true,
-        ..Self::SINGLE
-    };
-    pub(super) const REAL_TIME: Self = Self {
-        real_time: true,
-        ..Self::PER_CPU
-    };
+    fn is_single(self) -> bool {
+        matches!(self, Self::Single | Self::Freezeable)
+    }
 }
 
 /// What its threads, its machine and its owner share.
 #[derive(Debug)]
 pub(super) struct QueueInner {
-    machine: Arc<MachineInner>, // I
-    kind: Kind,                 // I
+    pub(super) machine: Arc<MachineInner>, // I
+    kind: Kind,                            // I
     /// One per possible CPU in order of their numbers, or one for a singlethread queue.
-    lists: Vec<Arc<CpuWorkqueue>>, // I
-    destroyed: AtomicBool,      // A: set once
+    pub(super) lists: Vec<Arc<CpuWorkqueue>>, // I
+    destroyed: AtomicBool,                 // A: set once
     /// Held while threads are made or ended.
     threads: Mutex<()>,
 }
 
 impl QueueInner {
-    pub(super) fn lists(&self) -> &[Arc<CpuWorkqueue>] {
-        &self.lists
-    }
-
-    pub(super) fn machine(&self) -> &MachineInner {
-        &self.machine
-    }
-
     fn list_of(&self, cpu: usize) -> Option<&Arc<CpuWorkqueue>> {
         self.lists
             .iter()
-            .find(|l| self.kind.single || l.cpu() == Some(cpu))
+            .find(|l| self.kind.is_single() || l.cpu == Some(cpu))
     }
 
     pub(super) fn is_served_by_caller(&self) -> bool {
@@ -79,21 +60,21 @@ impl QueueInner {
     fn begin_threads(self: &Arc<Self>) -> Result<(), i32> {
         let _threads = self.threads.lock();
         let online = self.machine.add(self);
-        let wanted = |l: &&Arc<CpuWorkqueue>| l.cpu().is_none_or(|c| online.contains(c));
+        let wanted = |l: &&Arc<CpuWorkqueue>| l.cpu.is_none_or(|c| online.contains(c));
         self.lists
             .iter()
             .filter(wanted)
             .try_for_each(|l| l.begin_thread())
     }
 
-    /// Does the queue need nothing for this CPU to be online?
+    /// True if the queue has all that it needs for this CPU to be online.
     pub(super) fn is_ready_on(&self, cpu: usize) -> bool {
-        self.kind.single
+        self.kind.is_single()
             || self.destroyed.load(Ordering::Relaxed)
             || self.list_of(cpu).is_some_and(|l| l.lock().served)
     }
 
-    /// A CPU returns. Singlethread queues do not care.
+    /// Makes the thread of a CPU that returns. Does nothing on a singlethread queue.
     pub(super) fn begin_thread_of(&self, cpu: usize) -> Result<(), i32> {
         let _threads = self.threads.lock();
         match self.list_of(cpu) {
@@ -102,10 +83,10 @@ impl QueueInner {
         }
     }
 
-    /// A CPU leaves. Singlethread queues do not care.
+    /// Ends the thread of a CPU that leaves. Does nothing on a singlethread queue.
     pub(super) fn end_thread_of(&self, cpu: usize) {
         let _threads = self.threads.lock();
-        if !self.kind.single {
+        if !self.kind.is_single() {
             if let Some(list) = self.list_of(cpu) {
                 list.end_thread();
             }
@@ -123,7 +104,7 @@ impl QueueInner {
     fn here(&self) -> usize {
         let topology = &self.machine.topology;
         // Threads are not bound to simulated CPUs, so the list's own CPU counts.
-        let own = topology.is_simulated().then(|| served_by_caller()?.cpu());
+        let own = topology.is_simulated().then(|| served_by_caller()?.cpu);
         own.flatten().unwrap_or_else(|| topology.current_cpu())
     }
 }
@@ -147,7 +128,11 @@ impl Workqueue {
             return Err(AllocError::Destroyed);
         }
         let possible: Vec<_> = machine.topology.possible().iter().map(Some).collect();
-        let cpus = if kind.single { vec![None] } else { possible };
+        let cpus = if kind.is_single() {
+            vec![None]
+        } else {
+            possible
+        };
         let queue = Self {
             inner: Arc::new_cyclic(|own| QueueInner {
                 machine: machine.clone(),
@@ -181,7 +166,7 @@ impl Workqueue {
         if queue.machine.is_in_forked_child() || !work.claim() {
             return false;
         }
-        // A CPU that is just leaving takes nothing any more; the next look finds another.
+        // The list of a CPU that is leaving refuses; the next look finds another CPU.
         while !queue.destroyed.load(Ordering::Relaxed) {
             let cpu = queue.machine.online_near(queue.here());
             let list = cpu.and_then(|cpu| queue.list_of(cpu));

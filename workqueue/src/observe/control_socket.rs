@@ -33,7 +33,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A client that takes longer for its request, or to read the reply, is disconnected.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The mode of the socket's file.
 const OWNER_ONLY: u32 = 0o600;
@@ -141,7 +141,7 @@ fn serve(dir: &Arc<Directory>, listener: &UnixListener) {
 }
 
 fn reply_to(dir: &Arc<Directory>, caller: &UnixStream) -> io::Result<()> {
-    let reply = match receive(caller, &Deadline::after(PATIENCE)) {
+    let reply = match receive(caller, &Deadline::after(CLIENT_TIMEOUT)) {
         Ok(_) if dir.env.is_stopped() => Reply::Error("the runtime is shut down".to_owned()),
         Ok(Request::Sample) => Reply::Sample(dir.sample()),
         Ok(Request::Snapshot) => Reply::Snapshot(Box::new(dir.snapshot())),
@@ -150,7 +150,7 @@ fn reply_to(dir: &Arc<Directory>, caller: &UnixStream) -> io::Result<()> {
         }
         Err(e) => return Err(e),
     };
-    send(caller, &reply, &Deadline::after(PATIENCE))
+    send(caller, &reply, &Deadline::after(CLIENT_TIMEOUT))
 }
 
 /// The longest message, so that one end cannot make the other read for ever.
@@ -190,8 +190,8 @@ impl<'de> Deserialize<'de> for CpuSet {
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    pub(crate) fn after(patience: Duration) -> Self {
-        Self(Instant::now() + patience)
+    pub(crate) fn after(limit: Duration) -> Self {
+        Self(Instant::now() + limit)
     }
 
     fn left(&self) -> io::Result<Duration> {

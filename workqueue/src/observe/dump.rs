@@ -381,11 +381,10 @@ pub(crate) fn queue(queue: &QueueInner) -> String {
 impl Runtime {
     /// What a queue is doing; empty if nothing.
     pub fn dump_queue(&self, queue: &Queue) -> String {
-        let mut out = String::new();
-        if !queue.inner.env.is_in_forked_child() {
-            show_queue(&mut out, &queue.inner);
+        if queue.inner.env.is_in_forked_child() {
+            return String::new();
         }
-        out
+        self::queue(&queue.inner)
     }
 
     /// What all busy queues and pools are doing.

@@ -48,7 +48,7 @@ pub struct Moment {
 
 /// Now, here.
 pub fn moment() -> Moment {
-    let time = clock_now();
+    let time = now();
     if IS_VIRTUAL.load(Ordering::Relaxed) {
         return Moment {
             time,
@@ -71,7 +71,9 @@ pub(super) fn set_clock(clock: Option<Arc<VirtualClock>>) {
     *current = clock;
 }
 
-fn clock_now() -> u64 {
+/// The clock of all records: CLOCK_MONOTONIC in nanoseconds, or the virtual clock that the
+/// recording was started on.
+pub fn now() -> u64 {
     if IS_VIRTUAL.load(Ordering::Relaxed) {
         let clock = CLOCK.lock();
         if let Some(clock) = &*clock {
@@ -93,12 +95,6 @@ pub trait Timed: Copy {
     fn order(&self) -> u32 {
         0
     }
-}
-
-/// The clock of all records: CLOCK_MONOTONIC in nanoseconds, or the virtual clock that the
-/// recording was started on.
-pub fn now() -> u64 {
-    clock_now()
 }
 
 /// The rings of one kind of record: a `static`.

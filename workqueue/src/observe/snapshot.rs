@@ -17,24 +17,23 @@ use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::wq::attrs::Flags;
 use crate::wq::queue::{QueueInner, QueueStats};
+#[cfg(feature = "control-socket")]
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// The counters of one queue; they only rise.
-#[cfg_attr(
-    feature = "control-socket",
-    derive(serde::Serialize, serde::Deserialize)
-)]
+#[cfg_attr(feature = "control-socket", derive(Serialize, Deserialize))]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueSample {
     /// The queue's name.
     pub name: String,
-    /// Is it an unbound queue? Then `cpu_intensive` and `cm_wakeup` stay 0, and `repatriated`
-    /// does otherwise.
+    /// True for an unbound queue. Its `cpu_intensive` and `cm_wakeup` stay 0; on other queues
+    /// `repatriated` does.
     pub unbound: bool,
-    /// Does it have a rescuer? `mayday` and `rescued` stay 0 otherwise.
+    /// True if it has a rescuer. Without one `mayday` and `rescued` stay 0.
     pub mem_reclaim: bool,
     /// Runs that have begun.
     pub started: u64,
@@ -55,10 +54,7 @@ pub struct QueueSample {
 }
 
 /// The counters of all queues at about one moment.
-#[cfg_attr(
-    feature = "control-socket",
-    derive(serde::Serialize, serde::Deserialize)
-)]
+#[cfg_attr(feature = "control-socket", derive(Serialize, Deserialize))]
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
     /// Seconds since 1970 when the reading began.
@@ -68,10 +64,7 @@ pub struct Sample {
 }
 
 /// How one affinity scope groups the CPUs.
-#[cfg_attr(
-    feature = "control-socket",
-    derive(serde::Serialize, serde::Deserialize)
-)]
+#[cfg_attr(feature = "control-socket", derive(Serialize, Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopeSnapshot {
     /// The scope's name.
@@ -89,10 +82,7 @@ pub struct ScopeSnapshot {
 }
 
 /// One pool.
-#[cfg_attr(
-    feature = "control-socket",
-    derive(serde::Serialize, serde::Deserialize)
-)]
+#[cfg_attr(feature = "control-socket", derive(Serialize, Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolSnapshot {
     /// The pool's number.
@@ -114,17 +104,14 @@ pub struct PoolSnapshot {
     pub cpus: Option<CpuSet>,
     /// Where the workers of an unbound pool should begin.
     pub pod_cpus: Option<CpuSet>,
-    /// Must workers stay in `pod_cpus`?
+    /// True if workers must stay in `pod_cpus`.
     pub strict: bool,
-    /// Is it a BH pool?
+    /// True for a BH pool.
     pub bh: bool,
 }
 
 /// The slots of a queue on one node.
-#[cfg_attr(
-    feature = "control-socket",
-    derive(serde::Serialize, serde::Deserialize)
-)]
+#[cfg_attr(feature = "control-socket", derive(Serialize, Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSnapshot {
     /// The node; none for the pools that span nodes.
@@ -136,10 +123,7 @@ pub struct NodeSnapshot {
 }
 
 /// One queue.
-#[cfg_attr(
-    feature = "control-socket",
-    derive(serde::Serialize, serde::Deserialize)
-)]
+#[cfg_attr(feature = "control-socket", derive(Serialize, Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSnapshot {
     /// The queue's name.
@@ -160,10 +144,7 @@ pub struct QueueSnapshot {
 }
 
 /// One rescuer.
-#[cfg_attr(
-    feature = "control-socket",
-    derive(serde::Serialize, serde::Deserialize)
-)]
+#[cfg_attr(feature = "control-socket", derive(Serialize, Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RescuerSnapshot {
     /// The name of its queue.
@@ -175,10 +156,7 @@ pub struct RescuerSnapshot {
 }
 
 /// How CPUs, pools and queues are connected.
-#[cfg_attr(
-    feature = "control-socket",
-    derive(serde::Serialize, serde::Deserialize)
-)]
+#[cfg_attr(feature = "control-socket", derive(Serialize, Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// The CPUs that unbound queues may use.

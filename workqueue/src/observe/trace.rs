@@ -9,7 +9,7 @@
 
 use super::recorder::{moment, set_clock, Own, Recorder, Recording, Timed};
 use crate::sys::clock::VirtualClock;
-use crate::sys::short_text::ShortText;
+pub use crate::sys::short_text::ShortText as Text;
 use std::collections::TryReserveError;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
@@ -63,9 +63,7 @@ impl TraceEvent<'_> {
             Self::ExecuteEnd { .. } => "workqueue_execute_end",
         }
     }
-}
 
-impl TraceEvent<'_> {
     /// The item's address and function.
     pub(crate) fn item(&self) -> (usize, &'static str) {
         match *self {
@@ -159,20 +157,10 @@ pub enum Value {
     Text(Text),
 }
 
-/// A text of at most 31 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Text(ShortText);
-
 impl Value {
     /// A text that is copied: its first 31 bytes.
     pub fn text(text: &str) -> Self {
-        Self::Text(Text(ShortText::new(text)))
-    }
-}
-
-impl Text {
-    pub(crate) fn as_str(&self) -> &str {
-        self.0.as_str()
+        Self::Text(Text::new(text))
     }
 }
 

@@ -34,7 +34,7 @@ impl Directory {
             None => allowed.clone(),
         };
         let before = self.env.online_cpus();
-        if online != before || self.env.affinity.allows_other_than(&allowed) {
+        if online != before || self.env.cpus.allows_other_than(&allowed) {
             self.change_cpus(&allowed, &online);
             let now = self.env.online_cpus();
             if let Some(hook) = self
@@ -52,7 +52,7 @@ impl Directory {
     fn change_cpus(self: &Arc<Self>, allowed: &CpuSet, online: &CpuSet) {
         let _attrs = self.attrs_lock.lock();
         let before = self.env.online_cpus();
-        self.env.affinity.allow(allowed);
+        self.env.cpus.allow(allowed);
         for cpu in before.iter().filter(|&c| !online.contains(c)) {
             self.env.cpus.set_online(cpu, false);
             self.pools_of_cpu(cpu).iter().for_each(unbind);
@@ -73,12 +73,12 @@ impl Directory {
             queues.iter().for_each(|queue| queue.add_cpus(&new));
         }
         let online = self.env.online_cpus().or(&new);
-        let unbound = self.env.affinity.grow(&known.or(&new));
+        let unbound = self.env.cpus.grow_unbound(&known.or(&new));
         for queue in &queues {
             queue.recompute_slots(&unbound, &online);
         }
         self.env.cpus.set_known(&new);
-        self.env.affinity.publish();
+        self.env.cpus.publish_unbound();
         // guard: s11_09_not_bound_again
         self.rebind_all();
         for queue in queues.iter().filter(|q| q.is_unbound()) {
@@ -147,7 +147,7 @@ impl Directory {
             // A plan that is dropped gives its pools back.
             plans.push(queue.plan(attrs, &mask).map_err(AttrError::Spawn)?);
         }
-        self.env.affinity.ask(cpus, &known);
+        self.env.cpus.ask_unbound(cpus, &known);
         for (queue, plan) in queues.iter().zip(plans) {
             queue.install(plan);
             queue.adjust_limits();
@@ -175,7 +175,7 @@ impl Directory {
 
     pub(crate) fn set_default_scope(self: &Arc<Self>, scope: Scope) {
         let _attrs = self.attrs_lock.lock();
-        self.env.affinity.set_scope(scope);
+        self.env.cpus.set_scope(scope);
         for queue in self.unbound_queues() {
             queue.recompute_slots(&self.env.unbound_cpus(), &self.env.online_cpus());
         }

@@ -46,6 +46,14 @@ pub(crate) fn current_tid() -> i32 {
     unsafe { libc::gettid() }
 }
 
+/// The outcome of a system call that returns a negative number on failure.
+fn checked(rc: libc::c_int) -> io::Result<()> {
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Binds the calling thread to `cpus`.
 pub(crate) fn bind_current(cpus: &CpuSet) -> io::Result<()> {
     bind_thread(0, cpus, cpus)
@@ -60,11 +68,7 @@ pub(crate) fn bind_thread(tid: i32, cpus: &CpuSet, within: &CpuSet) -> io::Resul
     }
     // SAFETY: the pointer and the length describe `mask`, which the kernel only reads.
     let rc = unsafe { libc::sched_setaffinity(tid, size_of_val(&mask), mask.as_ptr().cast()) };
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    checked(rc)
 }
 
 /// The CPUs the calling thread may use.
@@ -77,9 +81,7 @@ pub(crate) fn cpus_of(tid: i32) -> io::Result<CpuSet> {
     let mut mask = [0u64; MAX_CPUS / 64];
     // SAFETY: the pointer and the length describe `mask`, which the kernel fills at most.
     let rc = unsafe { libc::sched_getaffinity(tid, size_of_val(&mask), mask.as_mut_ptr().cast()) };
-    if rc < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    checked(rc)?;
     Ok((0..MAX_CPUS)
         .filter(|c| mask[c / 64] & (1u64 << (c % 64)) != 0)
         .collect())
@@ -99,11 +101,7 @@ pub(crate) fn set_current_nice(nice: i32) -> io::Result<()> {
     let tid = libc::id_t::try_from(current_tid()).unwrap_or(0);
     // SAFETY: plain numbers in, nothing written. On Linux a thread number is a valid "process".
     let rc = unsafe { libc::setpriority(libc::PRIO_PROCESS, tid, nice) };
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    checked(rc)
 }
 
 /// Gives the calling thread the real-time policy SCHED_FIFO, at a priority of 1..=99.
@@ -113,11 +111,7 @@ pub(crate) fn set_current_fifo(priority: i32) -> io::Result<()> {
     };
     // SAFETY: `param` is only read; 0 means the calling thread.
     let rc = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) };
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    checked(rc)
 }
 
 /// The nice value of the calling thread.
@@ -156,21 +150,14 @@ pub(crate) fn set_current_timer_exact() {
 
 /// CPU time the calling thread has used, in nanoseconds.
 pub(crate) fn thread_cpu_ns() -> u64 {
-    read_clock(libc::CLOCK_THREAD_CPUTIME_ID)
+    read_own_clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// CPU time another thread of this process has used; None if it has ended.
 pub(crate) fn thread_cpu_ns_of(tid: i32) -> Option<u64> {
     // The kernel's own encoding of "CPU clock of thread tid": the number inverted, above three
     // bits that say per-thread (4) and scheduler time (2).
-    let clock = (!tid << 3) | 6;
-    let mut ts = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `ts` is valid for writing; an unknown thread makes the call fail.
-    let rc = unsafe { libc::clock_gettime(clock, &mut ts) };
-    (rc == 0).then(|| to_ns(ts))
+    read_clock((!tid << 3) | 6)
 }
 
 /// How often the calling thread has gone to sleep (voluntary context switches).
@@ -187,33 +174,35 @@ pub(crate) fn voluntary_switches() -> u64 {
 
 /// CLOCK_MONOTONIC in nanoseconds.
 pub(crate) fn monotonic_ns() -> u64 {
-    read_clock(libc::CLOCK_MONOTONIC)
+    read_own_clock(libc::CLOCK_MONOTONIC)
 }
 
 /// CLOCK_MONOTONIC as of the last tick: cheap, some milliseconds behind.
 pub(crate) fn monotonic_coarse_ns() -> u64 {
-    read_clock(libc::CLOCK_MONOTONIC_COARSE)
+    read_own_clock(libc::CLOCK_MONOTONIC_COARSE)
 }
 
-fn read_clock(clock: libc::clockid_t) -> u64 {
+/// Reads one of the three clocks above, which exist on every supported kernel.
+fn read_own_clock(clock: libc::clockid_t) -> u64 {
+    // Miri knows one clock.
     let clock = if cfg!(miri) {
         libc::CLOCK_MONOTONIC
     } else {
         clock
     };
+    read_clock(clock).unwrap_or(0)
+}
+
+/// Nanoseconds on a clock; None if there is no such clock.
+fn read_clock(clock: libc::clockid_t) -> Option<u64> {
     let mut ts = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: `ts` is valid for writing; the three clocks used exist on every supported kernel.
-    unsafe { libc::clock_gettime(clock, &mut ts) };
-    to_ns(ts)
-}
-
-fn to_ns(ts: libc::timespec) -> u64 {
-    (ts.tv_sec as u64)
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(ts.tv_nsec as u64)
+    // SAFETY: `ts` is valid for writing; an unknown clock makes the call fail.
+    let rc = unsafe { libc::clock_gettime(clock, &mut ts) };
+    let seconds = (ts.tv_sec as u64).wrapping_mul(1_000_000_000);
+    (rc == 0).then(|| seconds.wrapping_add(ts.tv_nsec as u64))
 }
 
 /// While alive, all signals but the synchronous fault signals are blocked on the calling thread.

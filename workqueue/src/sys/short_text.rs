@@ -8,9 +8,9 @@ use std::fmt;
 /// How many bytes are kept.
 pub(crate) const SHORT_TEXT_LEN: usize = 31;
 
-/// See the module.
+/// A text of at most 31 bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct ShortText {
+pub struct ShortText {
     len: u8,
     bytes: [u8; SHORT_TEXT_LEN],
 }

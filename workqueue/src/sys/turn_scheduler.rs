@@ -10,9 +10,10 @@
 //! Used where the crate's own threads wait: [`super::sync::Parker`], [`super::clock`], and with
 //! [`poll_until`] where threads wait for each other.
 
+use super::sync::{Condvar, Mutex};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 /// The state of a seat's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +115,7 @@ pub(crate) fn run_outside<R>(wait: impl FnOnce() -> R) -> R {
 /// Notes that a condition of [`poll_until`] may have changed.
 pub(crate) fn note_change() {
     if let Some(seat) = current() {
-        seat.turns.lock().changed = true;
+        seat.turns.table.lock().changed = true;
     }
 }
 
@@ -129,13 +130,9 @@ impl TurnScheduler {
                 disbanded: false,
             }),
         });
-        let seat = turns.seat(&mut turns.lock(), ThreadState::Running);
+        let seat = turns.seat(&mut turns.table.lock(), ThreadState::Running);
         OWN.with(|own| *own.borrow_mut() = Some(seat));
         turns
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seat(self: &Arc<Self>, table: &mut Table, state: ThreadState) -> Seat {
@@ -151,7 +148,7 @@ impl TurnScheduler {
 
     /// A seat for a thread that is about to be made; it is ready.
     pub(crate) fn invite(self: &Arc<Self>) -> Invitation {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         let seat = self.seat(&mut table, ThreadState::Ready);
         table.ready.push_back(seat.number);
         Invitation(Some(seat))
@@ -160,14 +157,14 @@ impl TurnScheduler {
     /// Lets all others have their turns until none of them is ready.
     pub(crate) fn settle(&self) {
         if let Some(seat) = current().filter(|own| std::ptr::eq(&*own.turns, self)) {
-            seat.turns.lock().changed = true;
+            seat.turns.table.lock().changed = true;
             let _ignored = seat.wait_as(ThreadState::Conducting);
         }
     }
 
     /// Lets all threads run freely from now on.
     pub(crate) fn disband(&self) {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         table.disbanded = true;
         table.seats.iter().for_each(|place| place.turn.notify_all());
     }
@@ -202,7 +199,7 @@ impl Seat {
     }
 
     fn wait_as(&self, state: ThreadState) -> bool {
-        let mut table = self.turns.lock();
+        let mut table = self.turns.table.lock();
         if table.disbanded {
             return false;
         }
@@ -219,10 +216,7 @@ impl Seat {
 
     fn wait_for_turn(&self, mut table: MutexGuard<'_, Table>) -> bool {
         while table.seats[self.number].state != ThreadState::Running && !table.disbanded {
-            table = self
-                .turn
-                .wait(table)
-                .unwrap_or_else(PoisonError::into_inner);
+            table = self.turn.wait(table);
         }
         !table.disbanded
     }
@@ -230,7 +224,7 @@ impl Seat {
     /// Makes the seat ready; if it has the turn, its next block returns at once. False if the
     /// threads run freely: the thread has to be woken in another way.
     pub(crate) fn wake(&self) -> bool {
-        let mut table = self.turns.lock();
+        let mut table = self.turns.table.lock();
         let place = &mut table.seats[self.number];
         if place.state == ThreadState::Blocked {
             place.state = ThreadState::Ready;
@@ -242,14 +236,14 @@ impl Seat {
     }
 
     fn go_outside(&self) {
-        let mut table = self.turns.lock();
+        let mut table = self.turns.table.lock();
         table.seats[self.number].state = ThreadState::Outside;
         table.changed = true;
         table.pass();
     }
 
     fn come_back(&self) {
-        let mut table = self.turns.lock();
+        let mut table = self.turns.table.lock();
         table.seats[self.number].state = ThreadState::Ready;
         table.ready.push_back(self.number);
         if table
@@ -263,7 +257,7 @@ impl Seat {
     }
 
     fn give_up(&self) {
-        let mut table = self.turns.lock();
+        let mut table = self.turns.table.lock();
         let had_it = table.seats[self.number].state == ThreadState::Running;
         table.seats[self.number].state = ThreadState::Gone;
         table.ready.retain(|&other| other != self.number);
@@ -282,7 +276,7 @@ impl Invitation {
     /// The calling thread takes the seat, and waits for its turn.
     pub(crate) fn accept(mut self) -> Seated {
         let seat = self.0.take().expect("accepted once");
-        let table = seat.turns.lock();
+        let table = seat.turns.table.lock();
         let _ignored = seat.wait_for_turn(table);
         OWN.with(|own| *own.borrow_mut() = Some(seat.clone()));
         Seated(seat)

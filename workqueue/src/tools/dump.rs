@@ -3,8 +3,7 @@
 //!
 //! Kernel counterpart: `wq_dump`, with the same sections.
 
-use super::client::Address;
-use super::{print, table, wanted as is_wanted, Failure, AFTER_HELP};
+use super::{print, table, wanted as is_wanted, Address, Failure, AFTER_HELP};
 use crate::observe::control_socket::{Reply, Request};
 use crate::{CpuSet, NodeSnapshot, PoolSnapshot, QueueSnapshot, ScopeSnapshot, Snapshot};
 use clap::Parser;
@@ -62,7 +61,7 @@ fn as_text(snapshot: &Snapshot) -> String {
         ("Affinity scopes", scopes),
         ("Pools", pools),
         ("Queues and pools", queues(snapshot)),
-        ("Rescuers", titled(&["", "tid", "cpus"], rescuers)),
+        ("Rescuers", table(["", "tid", "cpus"], rescuers)),
         ("Nodes", nodes(&snapshot.workqueues)),
     ];
     let section = |(title, body): (&str, String)| {
@@ -70,12 +69,6 @@ fn as_text(snapshot: &Snapshot) -> String {
         format!("{title}\n{line}\n{body}")
     };
     sections.map(section).join("\n")
-}
-
-fn titled(titles: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let titles = titles.iter().map(|&t| t.to_owned()).collect();
-    let rows: Vec<_> = std::iter::once(titles).chain(rows).collect();
-    table(&rows)
 }
 
 /// `[0]=a [1]=b`
@@ -134,10 +127,7 @@ fn queues(snapshot: &Snapshot) -> String {
         row.push(id(q.dfl.as_ref()));
         row
     };
-    let rows: Vec<_> = std::iter::once(titles)
-        .chain(queues.iter().map(row))
-        .collect();
-    table(&rows)
+    table(titles, queues.iter().map(row))
 }
 
 fn nodes(queues: &[QueueSnapshot]) -> String {
@@ -154,8 +144,5 @@ fn nodes(queues: &[QueueSnapshot]) -> String {
         let cells = q.nodes.iter().map(|n| format!("{}/{}", n.nr, n.max));
         std::iter::once(q.name.clone()).chain(cells).collect()
     };
-    let rows: Vec<_> = std::iter::once(titles)
-        .chain(unbound.iter().map(row))
-        .collect();
-    table(&rows)
+    table(titles, unbound.iter().map(row))
 }

@@ -5,19 +5,21 @@
 //! text or JSON. [`run`] parses the arguments, prints an error as one line, and returns the exit
 //! status. Kernel counterparts: `tools/workqueue/wq_monitor.py` and `wq_dump.py`.
 
-mod client;
-
 pub mod dump;
 
 pub mod monitor;
 
+use crate::observe::control_socket::{receive, send, Deadline, Reply, Request};
 use clap::error::ErrorKind as ClapKind;
 use clap::Parser;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 const AFTER_HELP: &str = "\
 PATTERN is a queue's name, where * stands for any text and ? for any one character. Without one,
@@ -64,6 +66,91 @@ impl Failure {
     }
 }
 
+/// How long to wait for a reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The options that both programs have.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Address {
+    /// The control socket of the process to look at
+    #[arg(short, long, value_name = "PATH", env = "WQ_SOCKET")]
+    socket: PathBuf,
+}
+
+/// Why there was no reply.
+pub(crate) enum NoReply {
+    /// The connection failed.
+    Nobody(Failure),
+    /// The connection was lost, or the reply was wrong.
+    Lost(Failure),
+}
+
+impl From<NoReply> for Failure {
+    fn from(why: NoReply) -> Self {
+        match why {
+            NoReply::Nobody(failure) | NoReply::Lost(failure) => failure,
+        }
+    }
+}
+
+impl Address {
+    /// Sends one request and returns the reply.
+    pub(crate) fn ask(&self, request: Request) -> Result<Reply, NoReply> {
+        let stream = UnixStream::connect(&self.socket).map_err(|e| self.nobody(&e))?;
+        let deadline = Deadline::after(REPLY_TIMEOUT);
+        let reply = send(&stream, &request, &deadline).and_then(|()| receive(&stream, &deadline));
+        match reply {
+            Ok(Reply::Error(text)) => Err(self.lost(&text)),
+            Ok(reply) => Ok(reply),
+            Err(e) => Err(self.lost(&reason(&e))),
+        }
+    }
+
+    /// The reply was to another request.
+    pub(crate) fn nonsense(&self) -> Failure {
+        self.lost("it answered another question").into()
+    }
+
+    /// The process replied before and has ended.
+    pub(crate) fn ended(&self) -> Failure {
+        Failure::lost(format!(
+            "the process behind {} has ended",
+            self.socket.display()
+        ))
+    }
+
+    fn lost(&self, why: &str) -> NoReply {
+        let path = self.socket.display();
+        NoReply::Lost(Failure::lost(format!(
+            "the process behind {path} gave no answer: {why}"
+        )))
+    }
+
+    fn nobody(&self, error: &io::Error) -> NoReply {
+        let path = self.socket.display();
+        NoReply::Nobody(Failure::unreachable(match error.kind() {
+            ErrorKind::NotFound => format!("there is no socket {path}"),
+            ErrorKind::ConnectionRefused => format!("no process listens at {path}"),
+            ErrorKind::PermissionDenied => {
+                format!("no permission for {path}: only the process's own user may look")
+            }
+            _ => format!("cannot connect to {path}: {error}"),
+        }))
+    }
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            format!("nothing came within {} s", REPLY_TIMEOUT.as_secs())
+        }
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+            "it closed the connection".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// Parses the arguments, runs the body, and prints an error as one line on standard error.
 pub fn run<A: Parser>(
     program: &str,
@@ -106,9 +193,13 @@ pub(crate) fn print(text: &str) -> Result<ControlFlow<()>, Failure> {
     }
 }
 
-/// Sets rows out in columns, the first row being the titles: the first column to the left, the
-/// others to the right.
-pub(crate) fn table(rows: &[Vec<String>]) -> String {
+/// Formats rows as columns below their titles: the first column aligned left, the others right.
+pub(crate) fn table<T: ToString>(
+    titles: impl IntoIterator<Item = T>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
+    let titles = titles.into_iter().map(|title| title.to_string()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(titles).chain(rows).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -116,7 +207,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (n, (cell, width)) in row.iter().zip(&widths).enumerate() {
             line += &match n {
@@ -173,9 +264,12 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_lines_have_no_tail() {
-        let row = |cells: &[&str]| cells.iter().map(|&c| c.to_owned()).collect();
-        let rows: Vec<Vec<String>> = vec![row(&["", "total"]), row(&["events", "7"]), row(&["é"])];
-        assert_eq!(table(&rows), "        total\nevents      7\né\n");
+        let row = |cells: &[&str]| cells.iter().map(|&c| c.to_owned()).collect::<Vec<_>>();
+        let rows = [row(&["events", "7"]), row(&["é"])];
+        assert_eq!(
+            table(["", "total"], rows),
+            "        total\nevents      7\né\n"
+        );
     }
 
     #[test]

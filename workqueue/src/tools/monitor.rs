@@ -3,8 +3,7 @@
 //!
 //! Kernel counterpart: `wq_monitor`, with the same columns.
 
-use super::client::{Address, NoReply};
-use super::{print, table, wanted, Failure, AFTER_HELP};
+use super::{print, table, wanted, Address, Failure, NoReply, AFTER_HELP};
 use crate::observe::control_socket::{Reply, Request};
 use crate::{QueueSample, Sample};
 use clap::Parser;
@@ -104,9 +103,7 @@ fn as_text(sample: &Sample, patterns: &[String]) -> String {
     let titles = [
         "", "total", "infl", "CPUtime", "CPUitsv", "CMW/RPR", "mayday", "rescued",
     ];
-    let mut rows = vec![titles.map(str::to_owned).to_vec()];
-    rows.extend(chosen(sample, patterns).map(row));
-    table(&rows) + "\n"
+    table(titles, chosen(sample, patterns).map(row)) + "\n"
 }
 
 fn row(q: &QueueSample) -> Vec<String> {
