@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
-    Data, FrontEnd, Limits, LocalCompletion, Moved, Moving, Op, Request, Status, Submitter, TagSet,
+    Data, DataTransfer, FrontEnd, Limits, LocalCompletion, Op, Request, Status, Submitter, TagSet,
+    TransferAnswer,
 };
 use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::store::{Readable, Store};
@@ -70,9 +71,11 @@ struct Ends {
 }
 
 impl LocalCompletion for Ends {
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        let outcome = self.client.transfer(moving.request().op(), moving.data());
-        moving.done(outcome)
+    fn transfer<'m>(&mut self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        let outcome = self
+            .client
+            .transfer(transfer.request().op(), transfer.data());
+        transfer.done(outcome)
     }
 
     fn end(&mut self, _request: &Request, result: i32) {
@@ -84,8 +87,8 @@ impl LocalCompletion for Ends {
 struct Nobody;
 
 impl FrontEnd for Nobody {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        moving.done(Err(Status::IoErr))
+    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        transfer.done(Err(Status::IoErr))
     }
 
     fn end(&self, _queue: u16, _request: &Request, _result: i32) {}

@@ -22,8 +22,8 @@ use ublk_ramdisk::mq::legacy::{
     Legacy, LegacyDriver, LegacyRequest, QUEUE_BUSY, QUEUE_ERROR, QUEUE_OK,
 };
 use ublk_ramdisk::mq::{
-    Data, FrontEnd, Hctx, HctxCounters, Kblockd, Limits, LocalCompletion, Moved, Moving, Op,
-    Request, RequestQueue, Submitter, TagSet,
+    Data, DataTransfer, FrontEnd, Hctx, HctxCounters, Kblockd, Limits, LocalCompletion, Op,
+    Request, RequestQueue, Submitter, TagSet, TransferAnswer,
 };
 
 /// A RAM disk of the old kind in this process, and a load on it.
@@ -111,10 +111,10 @@ impl Clients {
     }
 
     /// Moves a block between the client's buffer and the disk.
-    fn copy<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let request = *moving.request();
-        let buffer = &self.0[usize::from(moving.queue())].buffers[usize::from(request.tag())];
-        if let Data::Contiguous(at) = moving.data() {
+    fn copy<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        let request = *transfer.request();
+        let buffer = &self.0[usize::from(transfer.queue())].buffers[usize::from(request.tag())];
+        if let Data::Contiguous(at) = transfer.data() {
             // SAFETY: `at` is the first word of a page of the driver, all of which live as long as
             // the driver does.
             let page = unsafe { at.cast::<[AtomicU64; BLOCK / 8]>().as_ref() };
@@ -126,13 +126,13 @@ impl Clients {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
-        moving.done(Ok(request.len()))
+        transfer.done(Ok(request.len()))
     }
 }
 
 impl FrontEnd for Clients {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        self.copy(moving)
+    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        self.copy(transfer)
     }
 
     fn end(&self, queue: u16, request: &Request, result: i32) {
@@ -150,8 +150,8 @@ struct AtHome<'a> {
 }
 
 impl LocalCompletion for AtHome<'_> {
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        self.clients.copy(moving)
+    fn transfer<'m>(&mut self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        self.clients.copy(transfer)
     }
 
     fn end(&mut self, request: &Request, result: i32) {

@@ -324,14 +324,14 @@ impl Mirror {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::mq::{Moved, Moving, Request};
+    use crate::mq::{DataTransfer, Request, TransferAnswer};
     use crate::ramdisk::space::SpaceOptions;
 
     /// Nothing is ever inserted.
     struct Nobody;
 
     impl FrontEnd for Nobody {
-        fn transfer<'m>(&self, _: Moving<'m>) -> Moved<'m> {
+        fn transfer<'m>(&self, _: DataTransfer<'m>) -> TransferAnswer<'m> {
             unreachable!("nothing to move")
         }
 

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use rng::Rng;
 use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
-    Data, Disk, FrontEnd, Limits, Moved, Moving, Op, Operations, Request, Run, Status, Submitter,
-    TagSet, ViaFrontEnd,
+    Data, DataTransfer, Disk, FrontEnd, Limits, Op, Operations, Request, Run, Status, Submitter,
+    TagSet, TransferAnswer, ViaFrontEnd,
 };
 use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::store::Store;
@@ -171,8 +171,8 @@ struct Now {
 }
 
 impl Client {
-    fn moved<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let (request, data) = (*moving.request(), moving.data());
+    fn move_bytes<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        let (request, data) = (*transfer.request(), transfer.data());
         let bytes = &mut self.now.lock().expect("no panic").bytes;
         match (request.op(), data) {
             (Op::Write, Data::Contiguous(to)) => {
@@ -182,9 +182,9 @@ impl Client {
                 unsafe { to.as_ptr().copy_from(bytes.as_ptr(), bytes.len()) };
             }
             (Op::Read, data) => *bytes = self.gather(&request, data),
-            _ => panic!("{moving:?}"),
+            _ => panic!("{transfer:?}"),
         }
-        moving.done(Ok(request.len()))
+        transfer.done(Ok(request.len()))
     }
 
     fn end(&self, result: i32) {
@@ -235,8 +235,8 @@ impl Client {
 }
 
 impl FrontEnd for Client {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        self.moved(moving)
+    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        self.move_bytes(transfer)
     }
 
     fn end(&self, _: u16, _: &Request, result: i32) {

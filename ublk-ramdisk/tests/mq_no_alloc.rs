@@ -76,9 +76,9 @@ impl Operations for Turns {
 struct Ended(AtomicUsize);
 
 impl FrontEnd for Ended {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let bytes = moving.request().len();
-        moving.done(Ok(bytes))
+    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        let bytes = transfer.request().len();
+        transfer.done(Ok(bytes))
     }
 
     fn end(&self, _: u16, _: &Request, _: i32) {

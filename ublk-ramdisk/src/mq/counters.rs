@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What each hardware queue has done (K2), and the identities that hold when it is at rest (K5).
+//! What each hardware queue has done (K2), why requests were refused (E1 to E5), how long requests
+//! took, and the identities that hold at rest (K5).
 //!
-//! Anyone reads them without a lock. The numbers that every request raises are exact at rest only:
-//! each submitter has one owner, which counts in numbers of its own without a locked addition, and
-//! they are summed up when they are read.
+//! Counters are read by any thread without a lock. Those that every request raises are exact at rest
+//! only: each submitter counts in numbers of its own, without a locked addition, and a reader adds
+//! them up. Kernel counterparts: the counters in blk-mq's debugfs, and `diskstats` for the times.
 
-use super::source::{BySource, Counts};
+use super::request::Op;
 use super::sync::Count;
+use crate::histogram::{AtomicHistogram, Histogram};
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// How many requests a run dispatched: 0, 1, 2-3, 4-7, and so on.
 pub const HISTOGRAM: usize = 14;
@@ -163,5 +167,238 @@ impl HctxCounters {
             .iter()
             .find(|(_, left, right)| left != right)
             .map(|(what, left, right)| format!("{what}: {left}, not {right}; {self:?}"))
+    }
+}
+
+macro_rules! sources {
+    ($($(#[doc = $doc:literal])* $name:ident $field:ident $text:literal)*) => {
+        /// What was lacking.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum Source {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Source {
+            /// All of them, in the order of their numbers.
+            pub const ALL: [Source; Source::COUNT] = [$(Source::$name),*];
+            /// How many there are.
+            pub const COUNT: usize = [$(stringify!($name)),*].len();
+
+            /// As it is printed, and as the field of [`BySource`] is called.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Source::$name => $text,)*
+                }
+            }
+        }
+
+        /// One number for each source.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct BySource {
+            $($(#[doc = $doc])* pub $field: u64,)*
+        }
+
+        impl BySource {
+            /// The number of one source.
+            pub const fn of(&self, source: Source) -> u64 {
+                match source {
+                    $(Source::$name => self.$field,)*
+                }
+            }
+        }
+
+        impl Counts {
+            pub(super) fn snapshot(&self) -> BySource {
+                BySource {
+                    $($field: self.0[Source::$name as usize].get(),)*
+                }
+            }
+        }
+    };
+}
+
+sources! {
+    /// E1: a device-wide limit on requests in flight, taken as a budget.
+    Slots slots "slots"
+    /// E2: the memory budget of the thin store, or memory that is being made.
+    Memory memory "memory"
+    /// E3: the machine or the cgroup is short of memory, CPU or I/O (PSI).
+    Psi psi "psi"
+    /// E4: bandwidth tokens.
+    Bandwidth bandwidth "bandwidth"
+    /// E5: refused on purpose.
+    Injection injection "injection"
+    /// The driver gave no source.
+    Driver driver "driver"
+}
+
+impl BySource {
+    /// Each number combined with another's.
+    pub(crate) fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+        Self {
+            slots: how(self.slots, other.slots),
+            memory: how(self.memory, other.memory),
+            psi: how(self.psi, other.psi),
+            bandwidth: how(self.bandwidth, other.bandwidth),
+            injection: how(self.injection, other.injection),
+            driver: how(self.driver, other.driver),
+        }
+    }
+
+    /// All of them together.
+    pub fn total(&self) -> u64 {
+        Source::ALL.iter().map(|source| self.of(*source)).sum()
+    }
+}
+
+/// The numbers as they are raised.
+#[derive(Debug, Default)]
+pub(super) struct Counts([Count; Source::COUNT]);
+
+impl Counts {
+    pub(super) fn add(&self, source: Source) {
+        self.0[source as usize].add(1);
+    }
+}
+
+/// One arrival of this many is timed by default.
+pub const TIMED_OF: u32 = 16;
+/// The largest such number that can be asked for.
+pub const LEAST_TIMED_OF: u32 = 1 << 16;
+
+/// Which arrivals are timed: those whose number has none of these bits; none at all if all are set.
+#[derive(Debug)]
+pub(super) struct Sampling(AtomicU64);
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::from(TIMED_OF - 1)))
+    }
+}
+
+impl Sampling {
+    /// Times one arrival of `arrivals`, rounded up to a power of two; 0 for none.
+    pub(super) fn set(&self, arrivals: u32) {
+        let mask = match arrivals {
+            0 => u64::MAX,
+            n => u64::from(n).next_power_of_two() - 1,
+        };
+        self.0.store(mask, Relaxed);
+    }
+
+    /// One of how many arrivals is timed; 0 if none is.
+    pub(super) fn get(&self) -> u32 {
+        match self.0.load(Relaxed) {
+            u64::MAX => 0,
+            mask => mask as u32 + 1,
+        }
+    }
+
+    /// True if one of `count` arrivals is timed, whose numbers begin with `first`.
+    #[inline]
+    pub(super) fn has(&self, first: u64, count: u32) -> bool {
+        let mask = self.0.load(Relaxed);
+        // The next multiple of mask + 1, from `first` on, is within.
+        mask != u64::MAX && first.wrapping_neg() & mask < u64::from(count)
+    }
+}
+
+/// One histogram per operation, of one hardware queue.
+#[derive(Debug, Default)]
+pub(super) struct Latencies([AtomicHistogram; 5]);
+
+/// The times of one hardware queue's requests in nanoseconds, by operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LatencyStats {
+    /// READ.
+    pub read: Histogram,
+    /// WRITE.
+    pub write: Histogram,
+    /// FLUSH.
+    pub flush: Histogram,
+    /// DISCARD.
+    pub discard: Histogram,
+    /// WRITE_ZEROES.
+    pub write_zeroes: Histogram,
+}
+
+impl LatencyStats {
+    /// Names and histograms.
+    pub fn each(&self) -> [(&'static str, &Histogram); 5] {
+        [
+            ("read", &self.read),
+            ("write", &self.write),
+            ("flush", &self.flush),
+            ("discard", &self.discard),
+            ("write-zeroes", &self.write_zeroes),
+        ]
+    }
+
+    /// What was timed since an earlier moment.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            read: self.read.since(&earlier.read),
+            write: self.write.since(&earlier.write),
+            flush: self.flush.since(&earlier.flush),
+            discard: self.discard.since(&earlier.discard),
+            write_zeroes: self.write_zeroes.since(&earlier.write_zeroes),
+        }
+    }
+
+    /// All operations together.
+    pub fn total(&self) -> Histogram {
+        let mut total = Histogram::default();
+        self.each().iter().for_each(|(_, one)| total.add(one));
+        total
+    }
+}
+
+impl Latencies {
+    pub(super) fn record(&self, op: Op, nanos: u64) {
+        let of_op = match op {
+            Op::Read => 0,
+            Op::Write => 1,
+            Op::Flush => 2,
+            Op::Discard => 3,
+            Op::WriteZeroes { .. } => 4,
+        };
+        self.0[of_op].record(nanos);
+    }
+
+    pub(super) fn snapshot(&self) -> LatencyStats {
+        let [read, write, flush, discard, write_zeroes] = &self.0;
+        LatencyStats {
+            read: read.snapshot(),
+            write: write.snapshot(),
+            flush: flush.snapshot(),
+            discard: discard.snapshot(),
+            write_zeroes: write_zeroes.snapshot(),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k02_each_source_has_a_number_under_its_name() {
+        let counts = Counts::default();
+        for (n, source) in Source::ALL.into_iter().enumerate() {
+            (0..=n).for_each(|_| counts.add(source));
+        }
+        let seen = counts.snapshot();
+        let json = serde_json::to_value(seen).expect("numbers");
+        for (n, source) in Source::ALL.into_iter().enumerate() {
+            assert_eq!(seen.of(source), n as u64 + 1);
+            assert_eq!(json[source.name()], n as u64 + 1, "{source:?}");
+            let name = serde_json::to_value(source).expect("a name");
+            assert_eq!(name, source.name());
+        }
+        assert_eq!(seen.total(), (1..=6).sum::<u64>());
     }
 }

@@ -7,13 +7,13 @@
 //! the lists by type of the CPUs have no use here; `run`, `queued` and `dispatched` are gone there
 //! by 7.2 and kept here, with the mirror's other counters.
 
+use super::counters::Source;
 use super::counters::{HctxCounters, HISTOGRAM};
 use super::hctx::HwQueue;
 use super::hctx_state::{FROZEN, INACTIVE, QUIESCED, RESTART, STOPPED};
 use super::queue::Queue;
 use super::request::Op;
 use super::slot::{Rq, PARKED, PASSTHROUGH, PREPARED};
-use super::source::Source;
 use std::fmt::{self, Write};
 
 /// Each file of a hardware queue, and what it says.

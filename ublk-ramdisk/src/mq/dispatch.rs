@@ -23,15 +23,15 @@
 //! after, the append is visible to the run that was queued. When RESTART was not marked before the
 //! try, as in a run that took the software queues, test finds it clear and queues a run that marks.
 
+use super::complete::IssueCtx;
+use super::counters::Source;
 use super::hctx::HwQueue;
 use super::hctx_state::RESTART;
 use super::issue::{Issue, Refused};
-use super::issue_ctx::IssueCtx;
 use super::operations::Busy;
 use super::queue::Queue;
 use super::request::Request;
 use super::slot::{Rq, RqList};
-use super::source::Source;
 use super::tag_set::Rules;
 use std::time::Duration;
 

@@ -4,9 +4,9 @@
 //! [`super::insert`] fills it, [`super::dispatch`] empties it, [`super::run`] decides when. Kernel
 //! counterpart: `struct blk_mq_hw_ctx`.
 
+use super::counters::Latencies;
 use super::counters::{Counters, HctxCounters, SubmitterCounters};
 use super::hctx_state::HctxState;
-use super::latency::Latencies;
 use super::slot::{Rq, RqList, Slots};
 use super::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use super::tag_set::TagSet;

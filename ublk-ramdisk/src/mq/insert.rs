@@ -6,11 +6,11 @@
 //! [`super::run`] takes over what was listed. Kernel counterparts: `blk_mq_submit_bio`,
 //! `blk_mq_dispatch_list`, `blk_execute_rq_nowait`.
 
+use super::complete::{IssueCtx, Section};
 use super::dispatch::{ListIssue, Next};
 use super::hctx::HwQueue;
 use super::hctx_state::{Entry, FROZEN};
 use super::issue::{Issue, Refused};
-use super::issue_ctx::{IssueCtx, Section};
 use super::operations::{LocalCompletion, ViaFrontEnd};
 use super::queue::Queue;
 use super::request::{Op, Request};

@@ -8,18 +8,18 @@
 //! `blk_mq_start_request`, what the callers of `queue_rq` make of its answer, and
 //! `__blk_mq_flush_list`.
 
+use super::complete::{IssueCtx, Started};
+use super::counters::Source;
 use super::hctx::HwQueue;
 use super::hctx_state::STOPPED;
-use super::issue_ctx::{IssueCtx, Started};
-use super::operations::{Answer, Busy, Offer};
+use super::operations::{Answer, Busy, RequestList};
 use super::queue::Queue;
 use super::request::{Data, Request};
 use super::request_state::{Generation, Step};
 use super::slot::{Rq, RqList, Slot, CUT, UNTIMED};
-use super::source::Source;
 use super::status::Status;
 use super::tokens::{
-    Accepted, Deferred, DeferredAction, Disposition, Issued, Moving, TransferResult,
+    Accepted, DataTransfer, Deferred, DeferredAction, Disposition, Issued, TransferResult,
 };
 use crate::trace::Kind;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -173,10 +173,10 @@ impl Queue {
                 self.ended_or_kept(ended, true)
             }
             Disposition::Transfer(data) => {
-                let moving = Moving::new(Some(self), token(), hctx.index, request, data);
-                match cx.local().transfer(moving).what {
+                let transfer = DataTransfer::new(Some(self), token(), hctx.index, request, data);
+                match cx.local().transfer(transfer).what {
                     TransferResult::Kept => {
-                        started.slot.state.let_go(started.generation);
+                        started.slot.state.mark_in_flight(started.generation);
                         Issue::Kept
                     }
                     TransferResult::Done(outcome) => {
@@ -192,7 +192,7 @@ impl Queue {
             Disposition::Defer(rest) => {
                 // guard: c35_defer
                 self.begin_timeout(started.rq);
-                started.slot.state.let_go(started.generation);
+                started.slot.state.mark_in_flight(started.generation);
                 let in_flight = token();
                 let deferred = Deferred { in_flight, rest };
                 let driver = &self.inner.driver;
@@ -200,7 +200,7 @@ impl Queue {
                 Issue::Kept
             }
             Disposition::Hold => {
-                started.slot.state.let_go(started.generation);
+                started.slot.state.mark_in_flight(started.generation);
                 Issue::Kept
             }
             Disposition::Requeue(how) => {
@@ -210,7 +210,7 @@ impl Queue {
         }
     }
 
-    /// As a transfer, of the request's first bytes alone, or later. `untimed` as in `Moving::new`.
+    /// As a transfer, of the request's first bytes alone, or later. `untimed` as in `DataTransfer::new`.
     #[cold]
     fn move_late(
         &self,
@@ -222,10 +222,10 @@ impl Queue {
     ) -> Issue {
         let part = started.request.shortened(bytes);
         let token = self.in_flight(started.rq, started.generation);
-        let moving = Moving::new(untimed, token, hctx.index, &part, data);
-        match cx.local().transfer(moving).what {
+        let transfer = DataTransfer::new(untimed, token, hctx.index, &part, data);
+        match cx.local().transfer(transfer).what {
             TransferResult::Kept => {
-                started.slot.state.let_go(started.generation);
+                started.slot.state.mark_in_flight(started.generation);
                 Issue::Kept
             }
             TransferResult::Done(outcome) => {
@@ -345,7 +345,7 @@ struct Batch<'a, 'h> {
     ended: u32,
 }
 
-impl Offer for Batch<'_, '_> {
+impl RequestList for Batch<'_, '_> {
     fn each(
         &mut self,
         take: &mut dyn for<'q> FnMut(Issued<'q>) -> Result<Accepted<'q>, Issued<'q>>,

@@ -17,7 +17,7 @@
 //! On the way of a lone request there are two read-modify-writes, both on the queue's word
 //! (`hctx_state`), as its own word is the issuing thread's until that lets go of it
 //! (`request_state`); no lock, no fence, no other thread, and never an allocation. What it counts
-//! it counts for itself (`issue_ctx`), and only one that is kept looks at a clock (`timeout`).
+//! it counts for itself (`complete`), and only one that is kept looks at a clock (`timeout`).
 //!
 //! | kernel | here | difference |
 //! |---|---|---|
@@ -57,10 +57,6 @@ mod hctx;
 
 mod counters;
 
-mod source;
-
-mod latency;
-
 mod sync;
 
 // Flow.
@@ -71,8 +67,6 @@ mod insert;
 
 mod issue;
 
-mod issue_ctx;
-
 mod dispatch;
 
 mod run;
@@ -80,8 +74,6 @@ mod run;
 mod complete;
 
 mod timeout;
-
-mod freeze;
 
 #[cfg(not(loom))]
 mod kblockd;
@@ -98,8 +90,6 @@ mod tokens;
 
 mod shared_limit;
 
-mod handle;
-
 mod observe;
 
 pub mod debugfs;
@@ -109,20 +99,21 @@ pub mod legacy;
 #[cfg(all(test, loom))]
 mod loom_tests;
 
-pub use counters::{HctxCounters, HISTOGRAM};
-pub use freeze::WouldDeadlock;
-pub use handle::{HctxSnapshot, RequestQueue, RequestRef};
+pub use counters::{
+    BySource, HctxCounters, LatencyStats, Source, HISTOGRAM, LEAST_TIMED_OF, TIMED_OF,
+};
 pub use insert::Submitter;
 pub use kblockd::Kblockd;
-pub use latency::{LatencyStats, LEAST_TIMED_OF, TIMED_OF};
+pub use observe::HctxSnapshot;
 pub use operations::{
-    Answer, Budget, Busy, Disk, FrontEnd, Hctx, LocalCompletion, Offer, Operations, TimeoutAnswer,
-    ViaFrontEnd,
+    Answer, Budget, Busy, Disk, FrontEnd, Hctx, LocalCompletion, Operations, RequestList,
+    TimeoutAnswer, ViaFrontEnd,
 };
-pub use queue::{Queue, WeakQueue};
+pub use queue::{Queue, RequestQueue, WeakQueue, WouldDeadlock};
 pub use request::{Data, Limits, Op, Request, Run};
 pub use shared_limit::DeviceSlots;
-pub use source::{BySource, Source};
 pub use status::Status;
 pub use tag_set::{Rules, TagSet, TagSetError};
-pub use tokens::{Accepted, Deferred, InFlight, Issued, Moved, Moving, Requeue};
+pub use tokens::{
+    Accepted, DataTransfer, Deferred, InFlight, Issued, RequestRef, Requeue, TransferAnswer,
+};

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the mirror reports of each request: events to [`crate::trace`], and how long it took.
+//! What the mirror reports: of each request events to [`crate::trace`] and how long it took, and of
+//! each hardware queue what it looks like at one moment.
 //!
 //! While nobody records, an event costs one relaxed load. Kernel counterparts: the calls of
 //! `trace_block_rq_insert` and its siblings in blk-mq, and `blk_account_io_done`.
 
+use super::counters::{LatencyStats, Source};
 use super::hctx::HwQueue;
+use super::hctx_state::{FROZEN, INACTIVE, QUIESCED, RESTART, STOPPED};
 use super::issue::Refused;
-use super::latency::LatencyStats;
 use super::operations::Busy;
 use super::queue::Queue;
 use super::slot::{Rq, Slot, PARKED};
-use super::source::Source;
 use crate::trace::event::{self, Event, Kind};
 use crate::trace::{is_on, of_hctx, record};
 use std::time::Duration;
@@ -217,4 +218,96 @@ impl Queue {
         let nanos = self.moment().saturating_sub(arrived);
         hctx.latency.record(op, nanos);
     }
+}
+
+impl Queue {
+    /// What a hardware queue looks like now.
+    pub fn snapshot(&self, hctx: u16) -> HctxSnapshot {
+        let (queue, slots) = (self.hctx(hctx), &self.inner.slots);
+        let tags = |list: Vec<Rq>| list.iter().map(|&rq| self.tag_of(queue, rq)).collect();
+        let slot = |tag| self.slot(self.rq(hctx, tag));
+        let in_flight =
+            || (0..self.inner.set.queue_depth).filter(|&tag| slot(tag).state.is_in_flight());
+        let holds = |&tag: &u16| slot(tag).token() != 0;
+        // Both go on while they are read, and more may be tried again than were refused then.
+        let unparked = queue.counters.unparked.get();
+        let parked = queue.counters.parked.get().saturating_sub(unparked);
+        HctxSnapshot {
+            stopped: queue.state.has(STOPPED),
+            restart: queue.state.has(RESTART),
+            inactive: queue.state.has(INACTIVE),
+            quiesced: queue.state.has(QUIESCED),
+            frozen: queue.state.has(FROZEN),
+            dispatch: tags(queue.dispatch_list(slots, self.inner.set.queue_depth.into())),
+            ctx_map: queue.ctxs.map(),
+            ctx_lens: queue.ctxs.lens(),
+            busy: in_flight().collect(),
+            usage: queue.state.usage(),
+            dispatch_busy: queue.dispatch_busy(),
+            run_pending: self.inner.works.run_is_pending(hctx),
+            parked,
+            slots_held: in_flight().filter(holds).count() as u64,
+            slot_awaited: self
+                .inner
+                .driver
+                .budget()
+                .is_some_and(|budget| budget.is_awaited_by(hctx)),
+        }
+    }
+
+    /// What is wrong with the figures of a device at rest, if anything: every arrival has ended
+    /// once, every refusal was tried again, nothing is parked or in use (K5).
+    pub fn fault_at_rest(&self) -> Option<String> {
+        for hctx in 0..self.inner.set.nr_hw_queues {
+            let now = self.snapshot(hctx);
+            if now.usage != 0
+                || !now.dispatch.is_empty()
+                || now.ctx_map != 0
+                || !now.busy.is_empty()
+            {
+                return Some(format!("hctx {hctx} is not at rest: {now:?}"));
+            }
+            if let Some(fault) = self.counters(hctx).fault_at_rest() {
+                return Some(format!("hctx {hctx}: {fault}"));
+            }
+        }
+        let parked = self.inner.requeue.lock().len();
+        (parked != 0).then(|| format!("{parked} requests on the requeue lists"))
+    }
+}
+
+/// A hardware queue at one moment, under the names of the kernel's debugfs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct HctxSnapshot {
+    /// Runs are dropped.
+    pub stopped: bool,
+    /// The next end runs the queue.
+    pub restart: bool,
+    /// None of its CPUs is online.
+    pub inactive: bool,
+    /// Nothing is issued.
+    pub quiesced: bool,
+    /// Nothing is taken in.
+    pub frozen: bool,
+    /// Tags on the dispatch list, in order.
+    pub dispatch: Vec<u16>,
+    /// Which software queues have requests.
+    pub ctx_map: u64,
+    /// How many each has.
+    pub ctx_lens: Vec<u32>,
+    /// Tags that the driver or the front end has.
+    pub busy: Vec<u16>,
+    /// Requests taken in and not ended.
+    pub usage: u64,
+    /// How busy the driver has lately been, 0 to 9.
+    pub dispatch_busy: u32,
+    /// True if a run is queued, now or for later.
+    pub run_pending: bool,
+    /// Requests that were refused and wait for their next try.
+    pub parked: u64,
+    /// Requests that hold a slot, which is a share of the driver's budget (E1).
+    pub slots_held: u64,
+    /// True if it waits to be run when a slot comes back.
+    pub slot_awaited: bool,
 }

@@ -16,8 +16,8 @@
 //!   driver: queue_rq pins memory, answers OK with transfer(data)
 //!   mirror: hands the request on: LocalCompletion::transfer if the submitter's own thread issued it,
 //!           FrontEnd::transfer if a kblockd worker did
-//!   front end: moves the bytes at once               -> Moving::done(outcome)
-//!           or has the thread move them that can     -> Moving::keep(), later Queue::complete
+//!   front end: moves the bytes at once               -> DataTransfer::done(outcome)
+//!           or has the thread move them that can     -> DataTransfer::keep(), later Queue::complete
 //!   mirror: complete (one compare-and-swap), the driver's complete unpins, the slot is idle again,
 //!           the result goes to the submitter's own thread or to FrontEnd::end
 //! ```
@@ -29,11 +29,11 @@
 //! is always that thread's to commit (F19, F20). A request under transfer is in flight, so it may
 //! time out: a driver that has named memory returns ResetTimer, as the copy will end.
 
+use super::counters::Source;
 use super::queue::Queue;
 use super::request::{Request, Run};
-use super::source::Source;
 use super::status::Status;
-use super::tokens::{Accepted, Deferred, Issued, Moved, Moving};
+use super::tokens::{Accepted, DataTransfer, Deferred, Issued, TransferAnswer};
 use std::fmt;
 
 /// Why not now, and who owes the re-run.
@@ -101,7 +101,7 @@ impl<'a> Hctx<'a> {
 }
 
 /// Several requests offered at once; see [`Operations::queue_rqs`].
-pub trait Offer {
+pub trait RequestList {
     /// Offers each in order. What is not accepted comes back and stays in the list.
     fn each(
         &mut self,
@@ -250,7 +250,7 @@ pub trait Operations: Send + Sync {
 
     /// Takes what it likes of a batch that arrived together; the rest goes through queue_rq one by
     /// one. Called only if it `takes_lists` and has no budget.
-    fn queue_rqs(&self, _hctx: Hctx<'_>, _list: &mut dyn Offer) {}
+    fn queue_rqs(&self, _hctx: Hctx<'_>, _list: &mut dyn RequestList) {}
 
     /// One line about a request in flight. Allocates nothing and takes no lock that queue_rq takes.
     fn show_request(&self, _request: &Request, _out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -273,7 +273,7 @@ pub trait Disk: Operations {
 /// Where requests come from and results go to, from any thread.
 pub trait FrontEnd: Send + Sync {
     /// A worker has issued it: move its bytes, or keep it for the thread that can.
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m>;
+    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m>;
 
     /// A request has ended on a thread that is not the submitter's. `result` is bytes, 0, or minus
     /// errno. Its tag may be inserted again from now on.
@@ -284,7 +284,7 @@ pub trait FrontEnd: Send + Sync {
 /// without telling another thread.
 pub trait LocalCompletion {
     /// Move the bytes, or keep the token until they have been.
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m>;
+    fn transfer<'m>(&mut self, transfer: DataTransfer<'m>) -> TransferAnswer<'m>;
 
     /// A request of the hctx the call was about has ended within the call.
     fn end(&mut self, request: &Request, result: i32);
@@ -305,8 +305,8 @@ impl<'a> ViaFrontEnd<'a> {
 }
 
 impl LocalCompletion for ViaFrontEnd<'_> {
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        self.front_end.transfer(moving)
+    fn transfer<'m>(&mut self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        self.front_end.transfer(transfer)
     }
 
     fn end(&mut self, request: &Request, result: i32) {

@@ -9,7 +9,7 @@
 //! The mirror's counterpart of `rq->state` and `rq->ref` (A7, A11, C38).
 //!
 //! ```text
-//!             start           let_go                complete               retire
+//!             start           mark_in_flight                complete               retire
 //!     IDLE ----------> ISSUED -------> IN_FLIGHT ---------> COMPLETE ----------> IDLE, next
 //!      ^                 |                 |                   ^                 generation
 //!      +--- take_back ---+-----------------+                   |
@@ -138,7 +138,7 @@ impl RequestState {
     /// ISSUED to IN_FLIGHT, before the section ends: the request stays with the driver or the front
     /// end. The holder of its token may have completed it before.
     #[inline]
-    pub(super) fn let_go(&self, issued: Generation) {
+    pub(super) fn mark_in_flight(&self, issued: Generation) {
         let is_issued = |word: u64| word & STATE == ISSUED && generation(word) == issued;
         let _completed_before = self.update(is_issued, |word| word & !STATE | IN_FLIGHT);
     }
@@ -248,7 +248,7 @@ impl RequestState {
     /// The thread that issued it has left the section by a panic, and will not come back.
     /// # Context: nobody is in a section.
     pub(super) fn abandoned(&self) {
-        self.let_go(generation(self.0.load(Ordering::Acquire)));
+        self.mark_in_flight(generation(self.0.load(Ordering::Acquire)));
     }
 
     /// True if a driver or the front end owns it. A hint.

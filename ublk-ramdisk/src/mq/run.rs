@@ -5,9 +5,9 @@
 //! [`super::dispatch`] does the work. Kernel counterparts: `blk_mq_run_hw_queue`,
 //! `blk_mq_delay_run_hw_queue`, `blk_mq_stop_hw_queue`, `blk_mq_start_hw_queue`.
 
+use super::complete::{IssueCtx, Section};
 use super::hctx::HwQueue;
 use super::hctx_state::{Exit, INACTIVE, QUIESCED, RESTART, STOPPED};
-use super::issue_ctx::{IssueCtx, Section};
 use super::queue::Queue;
 use crate::trace::Kind;
 use std::time::Duration;

@@ -11,12 +11,12 @@
 //! the front end keeps the request, before the token is in their hands: one that ends where it is
 //! issued never looks at the clock.
 
-use super::handle::RequestRef;
 use super::hctx::HwQueue;
 use super::hctx_state::TIMED;
 use super::operations::TimeoutAnswer;
 use super::queue::Queue;
 use super::slot::{Rq, UNTIMED};
+use super::tokens::RequestRef;
 use std::time::Duration;
 
 const SECOND: u64 = 1_000_000_000;

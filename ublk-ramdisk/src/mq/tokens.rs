@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tokens of a request: who owns it, in types.
 //!
-//! [`Issued`] is given to queue_rq and has to be given back or accepted; [`Moving`] is given to a
+//! [`Issued`] is given to queue_rq and has to be given back or accepted; [`DataTransfer`] is given to a
 //! front end and has to be finished or kept; [`InFlight`] is what a driver or a front end holds
 //! between the two. Each is moved, never copied, and only the mirror makes one. `Issued` and
-//! `Moving` carry a lifetime of their own call, and so do the answers made from them: an answer
+//! `DataTransfer` carry a lifetime of their own call, and so do the answers made from them: an answer
 //! for one request cannot be given for another. Kernel counterpart: Rust-for-Linux tells these
 //! states apart by the reference count of one `ARef<Request>`.
 
+use super::counters::Source;
 use super::operations::{Answer, Busy};
 use super::queue::Queue;
 use super::request::Data;
 use super::request::Request;
-use super::request_state::Generation;
+use super::request_state::{Generation, Put};
 use super::slot::Rq;
-use super::source::Source;
 use super::status::Status;
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -243,7 +244,7 @@ impl<'q> Issued<'q> {
 /// A request whose bytes a front end is to move.
 #[derive(Debug)]
 #[must_use = "the transport finishes it or keeps it"]
-pub struct Moving<'m> {
+pub struct DataTransfer<'m> {
     /// Where its timeout has yet to begin.
     untimed: Option<&'m Queue>,
     request: &'m Request,
@@ -263,12 +264,12 @@ pub(super) enum TransferResult {
 /// Proof that a front end has dealt with a request.
 #[derive(Debug)]
 #[must_use = "it is the transport's answer"]
-pub struct Moved<'m> {
+pub struct TransferAnswer<'m> {
     pub(super) what: TransferResult,
     brand: Brand<'m>,
 }
 
-impl<'m> Moving<'m> {
+impl<'m> DataTransfer<'m> {
     /// `untimed`: its queue, if it is only just being issued.
     #[inline]
     pub(super) fn new(
@@ -304,23 +305,93 @@ impl<'m> Moving<'m> {
     }
 
     /// The bytes have been moved now, by this thread, or not for this reason.
-    pub fn done(self, outcome: Result<u64, Status>) -> Moved<'m> {
-        Moved {
+    pub fn done(self, outcome: Result<u64, Status>) -> TransferAnswer<'m> {
+        TransferAnswer {
             what: TransferResult::Done(outcome),
             brand: PhantomData,
         }
     }
 
     /// The bytes will be moved later, by the holder of the token.
-    pub fn keep(self) -> (InFlight, Moved<'m>) {
+    pub fn keep(self) -> (InFlight, TransferAnswer<'m>) {
         // guard: c35_keep
         if let Some(queue) = self.untimed {
             queue.begin_timeout(self.in_flight.rq);
         }
-        let moved = Moved {
+        let answer = TransferAnswer {
             what: TransferResult::Kept,
             brand: PhantomData,
         };
-        (self.in_flight, moved)
+        (self.in_flight, answer)
+    }
+}
+
+/// A reference to a request in flight; see [`Queue::get`].
+#[derive(Debug)]
+pub struct RequestRef {
+    queue: Queue,
+    pub(super) in_flight: InFlight,
+}
+
+impl RequestRef {
+    /// Its hardware queue.
+    pub fn hctx(&self) -> u16 {
+        self.queue.hctx_of(self.in_flight.rq).index
+    }
+
+    /// What is asked for.
+    pub fn request(&self) -> super::Request {
+        let rq = self.in_flight.rq;
+        let tag = self.queue.tag_of(self.queue.hctx_of(rq), rq);
+        self.queue.slot(rq).request(tag)
+    }
+
+    /// Completes it with an error, unless somebody else is quicker. True if it was this call.
+    pub fn complete(&self, status: super::Status) -> bool {
+        let InFlight { rq, generation, .. } = self.in_flight;
+        let token = self.queue.in_flight(rq, generation);
+        self.queue.complete_remote(token, Err(status))
+    }
+}
+
+impl Drop for RequestRef {
+    fn drop(&mut self) {
+        if self.queue.slot(self.in_flight.rq).state.put() == Put::End {
+            self.queue.end_published(self.in_flight.rq);
+        }
+    }
+}
+
+impl fmt::Display for RequestRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let request = self.request();
+        write!(
+            f,
+            "hctx {} tag {} {:?} ",
+            self.hctx(),
+            request.tag(),
+            request.op()
+        )?;
+        self.queue.inner.driver.show_request(&request, f)
+    }
+}
+
+impl Queue {
+    /// Looks up a request that a driver or front end has (A11). It is not ended, and its tag not
+    /// used again, as long as the reference is kept. One that is only just being issued is not
+    /// found.
+    pub fn get(&self, hctx: u16, tag: u16) -> Option<RequestRef> {
+        if hctx >= self.inner.set.nr_hw_queues || tag >= self.inner.set.queue_depth {
+            return None;
+        }
+        self.get_rq(self.rq(hctx, tag))
+    }
+
+    pub(super) fn get_rq(&self, rq: Rq) -> Option<RequestRef> {
+        let generation = self.slot(rq).state.get()?;
+        Some(RequestRef {
+            queue: self.clone(),
+            in_flight: self.in_flight(rq, generation),
+        })
     }
 }

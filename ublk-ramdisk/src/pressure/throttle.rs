@@ -195,8 +195,8 @@ impl Throttle {
 mod tests {
     use super::*;
     use crate::mq::{
-        Answer, FrontEnd, Hctx, Issued, Kblockd, Moved, Moving, Operations, Request, RequestQueue,
-        TagSet,
+        Answer, DataTransfer, FrontEnd, Hctx, Issued, Kblockd, Operations, Request, RequestQueue,
+        TagSet, TransferAnswer,
     };
     use workqueue::{Runtime, VirtualClock};
 
@@ -210,7 +210,7 @@ mod tests {
     }
 
     impl FrontEnd for Nobody {
-        fn transfer<'m>(&self, _: Moving<'m>) -> Moved<'m> {
+        fn transfer<'m>(&self, _: DataTransfer<'m>) -> TransferAnswer<'m> {
             unreachable!("nothing to move")
         }
 

@@ -12,7 +12,9 @@ use super::buffers::Buffers;
 use super::config::SimConfig;
 use super::parse::Service;
 use super::random::Random;
-use crate::mq::{Data, FrontEnd, InFlight, Moved, Moving, Operations, Queue, Request, ViaFrontEnd};
+use crate::mq::{
+    Data, DataTransfer, FrontEnd, InFlight, Operations, Queue, Request, TransferAnswer, ViaFrontEnd,
+};
 
 /// A request that has ended, for its job.
 #[derive(Clone, Copy, Debug)]
@@ -156,13 +158,13 @@ fn take_due(client: &Mutex<Client>, now: u64) -> Option<Served> {
 }
 
 impl FrontEnd for SimFrontEnd {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let (hctx, request, data) = (moving.queue(), *moving.request(), moving.data());
+    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        let (hctx, request, data) = (transfer.queue(), *transfer.request(), transfer.data());
         if self.service == Service::Fixed(Duration::ZERO) {
             let outcome = self.buffers.copy(&*self.driver, hctx, &request, data);
-            return moving.done(outcome);
+            return transfer.done(outcome);
         }
-        let (token, moved) = moving.keep();
+        let (token, answer) = transfer.keep();
         let mut client = self.client(hctx, request.tag());
         let served = Served {
             token,
@@ -171,7 +173,7 @@ impl FrontEnd for SimFrontEnd {
             data,
         };
         client.serve(self.now(), self.service, served);
-        moved
+        answer
     }
 
     fn end(&self, queue: u16, request: &Request, result: i32) {

@@ -11,7 +11,7 @@ use super::abi::{self, BatchElem};
 use super::commit::{element, Commit};
 use super::queue::{insert, QueueError, QueueShared, UblkQueue};
 use super::ring::{Completion, FetchBuffers, QueueRing, ELEMENT, WATCHES};
-use crate::mq::{LocalCompletion, Moved, Moving, Request, Submitter};
+use crate::mq::{DataTransfer, LocalCompletion, Request, Submitter, TransferAnswer};
 
 const FETCH: u64 = 1 << 32;
 const COMMIT: u64 = 2 << 32;
@@ -41,8 +41,8 @@ impl Results {
 
 impl LocalCompletion for Results {
     #[inline]
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        self.queue.transfer(moving)
+    fn transfer<'m>(&mut self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        self.queue.transfer(transfer)
     }
 
     #[inline]

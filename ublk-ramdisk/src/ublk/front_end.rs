@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::queue::QueueShared;
 use crate::config::DataPath;
-use crate::mq::{Disk, FrontEnd, Moved, Moving, Request};
+use crate::mq::{DataTransfer, Disk, FrontEnd, Request, TransferAnswer};
 
 /// All queues of a device.
 pub(super) struct UblkFrontEnd {
@@ -26,10 +26,10 @@ impl UblkFrontEnd {
 }
 
 impl FrontEnd for UblkFrontEnd {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let queue_shared = self.of(moving.queue());
-        let (request, data) = (*moving.request(), moving.data());
-        moving.done(
+    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        let queue_shared = self.of(transfer.queue());
+        let (request, data) = (*transfer.request(), transfer.data());
+        transfer.done(
             queue_shared
                 .data
                 .copy(&*self.disk, self.path, &request, data),

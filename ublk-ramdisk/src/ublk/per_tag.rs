@@ -12,7 +12,7 @@ use super::abi::{self, IO_COMMIT_AND_FETCH, IO_FETCH};
 use super::queue::{insert, QueueError, QueueShared, UblkQueue};
 use super::ring::{Completion, QueueRing, WATCHES};
 use crate::config::DataPath;
-use crate::mq::{LocalCompletion, Moved, Moving, Request, Submitter};
+use crate::mq::{DataTransfer, LocalCompletion, Request, Submitter, TransferAnswer};
 
 /// Results that the mirror hands back on the queue's own thread become commands here.
 struct TagCommands {
@@ -138,8 +138,8 @@ impl PerTag {
 
 impl LocalCompletion for TagCommands {
     #[inline]
-    fn transfer<'m>(&mut self, moving: Moving<'m>) -> Moved<'m> {
-        self.queue.transfer(moving)
+    fn transfer<'m>(&mut self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        self.queue.transfer(transfer)
     }
 
     #[inline]

@@ -22,7 +22,9 @@ use super::client_data::ClientData;
 use super::mailbox::{self, Mailbox, Post};
 use crate::config::DataPath;
 use crate::error::{Exit, Failure};
-use crate::mq::{Disk, Limits, LocalCompletion, Moved, Moving, Op, Request, Status, Submitter};
+use crate::mq::{
+    DataTransfer, Disk, Limits, LocalCompletion, Op, Request, Status, Submitter, TransferAnswer,
+};
 use crate::stats::{QueueCounters, WakeUps};
 use crate::sys::{event, thread as sys_thread};
 
@@ -244,14 +246,14 @@ impl UblkQueue {
 
     /// Moves a request's bytes on the calling thread.
     #[inline]
-    pub(super) fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
+    pub(super) fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
         let Self {
             shared,
             queue_shared,
             ..
         } = self;
-        let (request, data) = (*moving.request(), moving.data());
-        moving.done(
+        let (request, data) = (*transfer.request(), transfer.data());
+        transfer.done(
             queue_shared
                 .data
                 .copy(&*shared.disk, shared.path, &request, data),

@@ -46,19 +46,19 @@ impl Wire {
 }
 
 impl FrontEnd for Wire {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        let request = *moving.request();
+    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        let request = *transfer.request();
         if self.keep.load(Ordering::SeqCst) {
-            let (token, moved) = moving.keep();
+            let (token, answer) = transfer.keep();
             self.kept.lock().unwrap().push((request.tag(), token));
-            return moved;
+            return answer;
         }
-        if let (Op::Write, Data::Contiguous(to)) = (request.op(), moving.data()) {
+        if let (Op::Write, Data::Contiguous(to)) = (request.op(), transfer.data()) {
             let byte = self.byte.load(Ordering::SeqCst);
             // SAFETY: the driver has pinned the request's range for the transfer.
             unsafe { to.as_ptr().write_bytes(byte, request.len() as usize) };
         }
-        moving.done(Ok(request.len()))
+        transfer.done(Ok(request.len()))
     }
 
     fn end(&self, queue: u16, request: &Request, result: i32) {

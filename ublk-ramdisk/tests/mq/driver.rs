@@ -229,7 +229,7 @@ impl Operations for Driver {
         true
     }
 
-    fn queue_rqs(&self, _: Hctx<'_>, list: &mut dyn Offer) {
+    fn queue_rqs(&self, _: Hctx<'_>, list: &mut dyn RequestList) {
         if self.takes_batches.load(Ordering::SeqCst) > 0 {
             list.each(&mut |rq| {
                 let mut left = self.takes_batches.load(Ordering::SeqCst);

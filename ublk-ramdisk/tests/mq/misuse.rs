@@ -63,7 +63,7 @@ fn c25_a_driver_that_panics_loses_its_request_alone() {
 struct Panics;
 
 impl LocalCompletion for Panics {
-    fn transfer<'m>(&mut self, _: Moving<'m>) -> Moved<'m> {
+    fn transfer<'m>(&mut self, _: DataTransfer<'m>) -> TransferAnswer<'m> {
         panic!("this test's transport panics");
     }
 

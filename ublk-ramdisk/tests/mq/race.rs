@@ -49,8 +49,8 @@ impl Results {
 }
 
 impl FrontEnd for Results {
-    fn transfer<'m>(&self, moving: Moving<'m>) -> Moved<'m> {
-        moving.done(Ok(0))
+    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
+        transfer.done(Ok(0))
     }
 
     fn end(&self, _: u16, request: &Request, result: i32) {
