@@ -7,8 +7,8 @@
 //! counterparts: `blk_mq_complete_request`, `blk_mq_end_request`, `blk_mq_end_request_batch`,
 //! `blk_mq_requeue_request`, `blk_mq_kick_requeue_list`, `blk_mq_requeue_work`.
 //!
-//! Requests that are given back wait on lists of the device, not of a hardware queue, until
-//! somebody kicks; requeue_work then puts them where the next run finds them.
+//! Requests that are given back wait on lists of the device, not of a hardware queue. After a kick
+//! requeue_work puts them where the next run finds them.
 //!
 //! The order within an end: the driver's complete, the slot becomes idle, the result is handed
 //! out, the request is counted out. The tag may come back at once after the result has left, so
@@ -201,8 +201,8 @@ impl Queue {
         debug_assert!(false, "a request of hctx {} took a wrong step", hctx.index);
     }
 
-    /// Gives a request back that a driver or a front end has. It stays in the line until somebody
-    /// kicks. False if it was completed before.
+    /// Puts a request that a driver or a front end has on the requeue list, where it waits for a kick.
+    /// False if it was completed before.
     pub fn requeue(&self, token: InFlight, how: Requeue) -> bool {
         self.assert_own(&token);
         let (hctx, slot) = (self.hctx_of(token.rq), self.slot(token.rq));
@@ -265,7 +265,11 @@ impl Queue {
     }
 }
 
-/// See the file's header.
+/// One call into the mirror: the thread it is on, where its results go, and what it has counted.
+///
+/// A submitter's thread counts at once in the submitter's own numbers. Another thread counts here and
+/// adds that to the queue's counters once, before the requests leave the queue: so the counters of an
+/// empty queue are complete.
 pub(super) struct IssueCtx<'h> {
     local: &'h mut dyn LocalCompletion,
     /// The numbers of the submitter whose thread this is.
@@ -276,7 +280,7 @@ pub(super) struct IssueCtx<'h> {
 }
 
 impl<'h> IssueCtx<'h> {
-    /// On any thread.
+    /// Makes one for a thread that is no submitter's.
     #[inline]
     pub(super) fn new(local: &'h mut dyn LocalCompletion) -> Self {
         Self {
@@ -288,7 +292,7 @@ impl<'h> IssueCtx<'h> {
         }
     }
 
-    /// On the thread that owns the submitter with these numbers.
+    /// Makes one for the thread of the submitter with these counters.
     #[inline]
     pub(super) fn of_submitter(
         local: &'h mut dyn LocalCompletion,
@@ -358,8 +362,8 @@ pub(super) struct Started<'r> {
 }
 
 impl<'r> Started<'r> {
-    /// One that was kept. If its token turns out to have lost, `request` may be another one's, and
-    /// nobody looks at it.
+    /// A request that was kept. If its token has lost, `request` may be that of a later use of the tag,
+    /// and is not used.
     pub(super) fn again(queue: &'r Queue, token: &InFlight, request: &'r Request) -> Self {
         Self {
             rq: token.rq,
@@ -370,8 +374,8 @@ impl<'r> Started<'r> {
     }
 }
 
-/// An issue section. Its owner leaves it by a call; a panic of the driver or the front end leaves
-/// it by dropping this, or quiesce would wait for ever.
+/// An issue section. Its owner leaves it by a call. A panic of the driver or the front end leaves it
+/// by dropping this; otherwise quiesce would wait for ever.
 pub(super) struct Section<'a> {
     queue: &'a Queue,
     hctx: &'a HwQueue,

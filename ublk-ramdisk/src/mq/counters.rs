@@ -27,7 +27,7 @@ pub(super) struct SubmitterCounters {
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident)*) => {
-        /// The numbers of one hardware queue as they are raised.
+        /// The counters of one hardware queue as they are raised.
         #[derive(Debug, Default)]
         pub(super) struct Counters {
             $(pub(super) $name: Count,)*
@@ -35,13 +35,13 @@ macro_rules! counters {
             pub(super) dispatched: [Count; HISTOGRAM],
         }
 
-        /// The numbers of one hardware queue as they were at one moment.
+        /// The counters of one hardware queue at one moment.
         #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub struct HctxCounters {
             /// Requests that arrived and were taken in.
             pub inserted: u64,
             $($(#[doc = $doc])* pub $name: u64,)*
-            /// Refusals, by what was wanting: the sum of `refused_resource`,
+            /// Refusals, by what was lacking: the sum of `refused_resource`,
             /// `refused_dev_resource` and `no_budget`.
             pub refused_by: BySource,
             /// Runs by the number of requests they dispatched: 0, 1, 2-3, 4-7, ...
@@ -128,7 +128,7 @@ counters! {
 }
 
 impl Counters {
-    /// Adds what a call counted that ran on no submitter's thread.
+    /// Adds what a call has counted on a thread that is no submitter's.
     pub(super) fn add_ends(&self, accepted: u32, ended: u32, errors: u32) {
         self.accepted.add(accepted.into());
         self.ended.add(ended.into());
@@ -142,12 +142,12 @@ impl Counters {
 }
 
 impl HctxCounters {
-    /// How often a request was not taken, for now.
+    /// Returns how often a request was refused, with or without a call of queue_rq.
     pub fn refused(&self) -> u64 {
         self.refused_resource + self.refused_dev_resource + self.no_budget
     }
 
-    /// What is wrong with the numbers of a queue at rest, if anything (K5).
+    /// Returns the first identity that the counters of a queue at rest break, if any (K5).
     pub fn fault_at_rest(&self) -> Option<String> {
         let identities = [
             ("inserted", self.inserted, self.ended + self.errors),
@@ -172,7 +172,9 @@ impl HctxCounters {
 
 macro_rules! sources {
     ($($(#[doc = $doc:literal])* $name:ident $field:ident $text:literal)*) => {
-        /// What was lacking.
+        /// What was lacking when a request was refused. A driver names one with
+        /// [`super::Issued::busy_for`], a budget with [`super::Budget::source`]. It is only counted;
+        /// [`super::Busy`] alone says what runs the queue again. The kernel's drivers give no reason.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "lowercase")]
         pub enum Source {
@@ -265,7 +267,7 @@ impl Counts {
 
 /// One arrival of this many is timed by default.
 pub const TIMED_OF: u32 = 16;
-/// The largest such number that can be asked for.
+/// One arrival of at most this many can be timed.
 pub const LEAST_TIMED_OF: u32 = 1 << 16;
 
 /// Which arrivals are timed: those whose number has none of these bits; none at all if all are set.
@@ -305,7 +307,11 @@ impl Sampling {
     }
 }
 
-/// One histogram per operation, of one hardware queue.
+/// Histograms of one hardware queue, one per operation (K2).
+///
+/// Reading the clock twice costs about as much as the rest of the mirror's work on a request. So by
+/// default each 16th arrival of a submitter is timed, from its arrival until its result is handed
+/// out; a batch reads the clock once. `--latency-sample` sets how many are timed.
 #[derive(Debug, Default)]
 pub(super) struct Latencies([AtomicHistogram; 5]);
 

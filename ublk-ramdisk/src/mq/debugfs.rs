@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The mirror's state as the files that the kernel's debugfs has for a request queue (K1, K2).
 //!
-//! Made when they are read; no request pays for them. A lock is held for one walk over one list and
-//! for nothing else: what the tags on it stand for is read afterwards and may have moved on. Kernel
+//! They are made when they are read; no request pays for them. A lock is held only for the walk over
+//! one list. The requests on it are read afterwards and may have moved on by then. Kernel
 //! counterpart: `block/blk-mq-debugfs.c`. Of its files `pm_only`, `sched_tags`, `zone_wplugs` and
 //! the lists by type of the CPUs have no use here; `run`, `queued` and `dispatched` are gone there
 //! by 7.2 and kept here, with the mirror's other counters.
@@ -46,7 +46,7 @@ pub const HCTX_FILES: &[&str] = &[
     "queued",
     // Answers: OK.
     "accepted",
-    // Answers: BUSY, by what was wanting.
+    // Answers: BUSY, by what was lacking.
     "refused",
     // Requests the driver gave back after it had accepted them.
     "requeued",
@@ -57,8 +57,7 @@ pub const HCTX_FILES: &[&str] = &[
     // Requests that had to wait for another try: now, in all, and those of them that were tried
     // again.
     "parked",
-    // Slots: how many of its requests hold one, whether it stands in the line for one, and how
-    // often there was none.
+    // Slots: how many of its requests hold one, 1 if it waits for one, and how often there was none.
     "budget",
     // Calls of the driver's timeout.
     "timeouts",
@@ -273,7 +272,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// What the driver has to say about a request it has.
+/// The driver's description of a request that it has.
 struct OfDriver<'a>(&'a Queue, &'a super::Request);
 
 impl fmt::Display for OfDriver<'_> {

@@ -42,7 +42,7 @@ const BUDGET_DELAY: Duration = Duration::from_millis(3);
 /// The next request to issue.
 pub(super) struct Next<'r> {
     pub(super) rq: Rq,
-    /// What is asked for, if that need not be looked up.
+    /// The request, if the caller has it at hand.
     pub(super) request: Option<&'r Request>,
     pub(super) last: bool,
     /// True if its budget has been taken.
@@ -165,8 +165,7 @@ impl Queue {
             let (Some(why), Some(rq)) = (done.refused, left) else {
                 break;
             };
-            // After a skippable refusal the mirror owes a re-run, whatever the next one is refused
-            // for.
+            // The first refusal counts: after a skippable one the mirror owes a re-run.
             all.refused = all.refused.or(Some(why));
             if why == Refused::Skippable {
                 waiting.push_back(slots, rq);
@@ -277,7 +276,7 @@ impl Queue {
                 Ok(token) => token,
                 Err(source) => {
                     self.trace_tag_wait(hctx, source);
-                    return false; // whoever gives a share back runs this queue (C12)
+                    return false; // the thread that gives a share back runs this queue (C12)
                 }
             };
             let Some((rq, next)) = hctx.ctxs.take_one(&self.inner.slots, hctx.dispatch_from())

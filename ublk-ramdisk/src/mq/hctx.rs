@@ -89,7 +89,7 @@ impl HwQueue {
         self.with_dispatch(|dispatch| dispatch.append(slots, list));
     }
 
-    /// Puts a list in front of the dispatch list.
+    /// Puts a list before the first request of the dispatch list.
     pub(super) fn dispatch_prepend(&self, slots: &Slots, mut list: RqList) {
         self.with_dispatch(|dispatch| {
             list.append(slots, dispatch);
@@ -156,8 +156,8 @@ impl HwQueue {
     }
 }
 
-/// The software queues of one hardware queue: requests received but not yet dispatched, a FIFO per
-/// submitter by which they came. Kernel counterparts: `struct blk_mq_ctx`, `hctx->ctx_map`. Unlike
+/// The software queues of one hardware queue: for each submitter a FIFO of requests that were
+/// received but not yet dispatched. Kernel counterparts: `struct blk_mq_ctx`, `hctx->ctx_map`. Unlike
 /// the kernel's they belong to one hctx from the start.
 ///
 /// A bit of the map is set and cleared only under the lock of its ctx, and is set at every unlock
@@ -228,8 +228,8 @@ impl Ctxs {
         all
     }
 
-    /// Takes the first request of the first ctx that has one, looking round from `from` (C6). Says
-    /// which ctx is next.
+    /// Takes the first request of the first ctx that has one, round robin from `from` on (C6). Also
+    /// returns the ctx that is next.
     pub(super) fn take_one(&self, slots: &Slots, from: u16) -> Option<(Rq, u16)> {
         let count = self.lists.len() as u16;
         for ctx in (from..count).chain(0..from) {
@@ -243,7 +243,7 @@ impl Ctxs {
         None
     }
 
-    /// What waits in one of them, for figures: at most `room` requests.
+    /// Returns what waits in one of them, for figures: at most `room` requests.
     pub(super) fn list(&self, slots: &Slots, ctx: u16, room: usize) -> Vec<Rq> {
         let mut list = Vec::with_capacity(room);
         self.lists[usize::from(ctx)]

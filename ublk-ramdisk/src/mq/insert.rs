@@ -18,7 +18,7 @@ use super::slot::{Rq, RqList, AT_HEAD, PASSTHROUGH};
 use crate::trace::Kind;
 use std::sync::atomic::Ordering;
 
-/// The way in to one hardware queue through one software queue. Has one owner, and that owner
+/// Inserts requests into one hardware queue through one software queue. It has one owner, which
 /// inserts from one thread at a time.
 #[derive(Debug)]
 pub struct Submitter {
@@ -43,7 +43,7 @@ impl Submitter {
         &self.queue
     }
 
-    /// A request has arrived alone (C1). Ends that happen within the call go to `completion`.
+    /// Inserts a lone request (C1). Results of requests that end within the call go to `local`.
     #[inline]
     pub fn insert(&mut self, request: &Request, local: &mut dyn LocalCompletion) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
@@ -77,7 +77,7 @@ impl Submitter {
         }
     }
 
-    /// Several requests have arrived together, in this order (C3).
+    /// Inserts requests that have arrived together, in this order (C3).
     pub fn insert_batch(&mut self, requests: &[Request], local: &mut dyn LocalCompletion) {
         let (queue, hctx) = (&self.queue, self.queue.hctx(self.hctx));
         let Ok(count) = u32::try_from(requests.len()) else {
@@ -122,8 +122,8 @@ impl Submitter {
         }
     }
 
-    /// A control request of the project's own (C4): goes past the software queues, so that it can
-    /// overtake requests that are stuck BUSY.
+    /// Inserts a control request of the project's own (C4). It skips the software queues, so that it
+    /// can overtake requests that are refused again and again.
     pub fn insert_passthrough(
         &mut self,
         request: &Request,
@@ -161,8 +161,8 @@ fn may_issue_directly(queue: &Queue, hctx: &HwQueue, request: &Request) -> bool 
 }
 
 impl Queue {
-    /// The way in for the one thread that takes requests of `hctx` in through `ctx`. None if there
-    /// is no such ctx, or somebody has its submitter.
+    /// Returns the submitter of `ctx` of `hctx`. None if there is no such ctx, or if its submitter has
+    /// an owner already.
     pub fn submitter(&self, hctx: u16, ctx: u16) -> Option<Submitter> {
         let set = &self.inner.set;
         if hctx >= set.nr_hw_queues || ctx >= set.nr_ctxs {
@@ -274,7 +274,7 @@ impl Queue {
         self.batch_issued(hctx, section, issued, left, cx);
     }
 
-    /// A batch has been issued as far as it went; `left` is what was not, the refused one first.
+    /// A batch has been issued up to the first refusal. `left` begins with the refused request.
     #[inline]
     fn batch_issued(
         &self,
@@ -327,7 +327,7 @@ impl Queue {
         self.slot(rq).request(self.tag_of(hctx, rq)).op() == Op::Flush
     }
 
-    /// The queue is frozen: the arrival waits outside, uncounted (C26).
+    /// Keeps an arrival at a frozen queue. It is not counted as inside (C26).
     #[cold]
     fn wait_for_thaw(&self, hctx: &HwQueue, rq: Rq) {
         hctx.frozen_arrivals.lock().push_back(&self.inner.slots, rq);
@@ -339,7 +339,7 @@ impl Queue {
         }
     }
 
-    /// The queue has thawed: those that wait outside come in.
+    /// Admits the arrivals that have waited for the end of a freeze.
     pub(super) fn admit_thawed(&self, hctx: &HwQueue) {
         let mut waiting = hctx.frozen_arrivals.lock().take();
         while let Some(rq) = waiting.pop_front(&self.inner.slots) {
@@ -366,7 +366,7 @@ impl Queue {
         self.run_with(hctx, false, cx);
     }
 
-    /// Where the results of a call go that is on no submitter's thread.
+    /// The completion of a call on a thread that is no submitter's.
     pub(super) fn via_front_end(&self, hctx: &HwQueue) -> ViaFrontEnd<'_> {
         ViaFrontEnd::new(&*self.inner.front_end, hctx.index)
     }

@@ -48,9 +48,9 @@ impl Refused {
 pub(super) enum Issue {
     /// It has ended; the caller counts it out. `accepted` unless queue_rq answered an error.
     Ended { accepted: bool },
-    /// Somebody has it.
+    /// The driver, the front end or the requeue list has it.
     Kept,
-    /// It is back; the caller lists it.
+    /// It is the mirror's again; the caller lists it.
     Refused(Refused),
 }
 
@@ -126,7 +126,7 @@ impl Queue {
         self.ended_or_kept(ended, false)
     }
 
-    /// IDLE to ISSUED. Its clock has yet to start: most requests end before that (C35).
+    /// IDLE to ISSUED. Its timeout does not begin yet: most requests end before that (C35).
     #[inline]
     pub(super) fn start(&self, hctx: &HwQueue, rq: Rq, slot: &Slot) -> Option<Generation> {
         slot.set_deadline(UNTIMED);
@@ -244,7 +244,7 @@ impl Queue {
         }
     }
 
-    /// Goes on with a request that was put off, on the calling thread, which is no submitter's.
+    /// Carries out the deferred disposition of a request, on a thread that is no submitter's.
     pub fn proceed(&self, deferred: Deferred) {
         let Deferred { in_flight, rest } = deferred;
         self.assert_own(&in_flight);
@@ -277,7 +277,7 @@ impl Queue {
         }
     }
 
-    /// The driver has refused it: it is the mirror's again, unless its timeout was quicker.
+    /// The driver has refused it: it is the mirror's again, unless its timeout has ended it before.
     fn busy(
         &self,
         hctx: &HwQueue,

@@ -3,7 +3,7 @@
 //!
 //! It carries only each hctx's run_work and each device's requeue_work and timeout_work. Its
 //! callbacks never allocate, never wait for a request to end, and take no lock that is held across
-//! an allocation; so a refused request is tried again as long as one thread of this queue can run,
+//! an allocation. So a refused request is tried again as long as one thread of this queue can run,
 //! and its rescuer always can. Kernel counterparts: `kblockd_workqueue`,
 //! `kblockd_mod_delayed_work_on`.
 //!
@@ -18,7 +18,7 @@ use workqueue::{
     Runtime, VirtualClock, WorkItem,
 };
 
-/// The workqueue and the time it lives by. Cheap to clone; the queue ends with the last clone.
+/// The workqueue and its clock. Cheap to clone; the queue ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct Kblockd {
     queue: Arc<OwnedQueue>,
@@ -27,7 +27,7 @@ pub struct Kblockd {
 }
 
 impl Kblockd {
-    /// What kblockd is (D1).
+    /// The flags of the kernel's kblockd (D1).
     pub const FLAGS: Flags = Flags::MEM_RECLAIM
         .union(Flags::HIGHPRI)
         .union(Flags::PERCPU);
@@ -80,10 +80,10 @@ enum Duty {
 /// What the kernel's jiffies are at HZ=1000.
 const TICK: Duration = Duration::from_millis(1);
 
-/// A run's delay from `now` on, in nanoseconds, on the machine's clock: the runs of all queues come
-/// due at whole milliseconds, so that one wake-up of the timers' thread is for all of them, and a
-/// queue that is refused again and again keeps to its period however long a try takes. At most a
-/// tenth shorter, 0.3 ms; less than a millisecond longer.
+/// Returns the delay from `now`, in nanoseconds, of a run that is put off by `delay`. It ends at a
+/// whole millisecond of the machine's clock, so one wake-up of the timer thread serves all queues, and
+/// a queue that is refused again and again keeps its period however long a try takes. It is at most a
+/// tenth or 0.3 ms shorter than `delay`, and less than 1 ms longer.
 fn in_step(now: u64, delay: Duration) -> Duration {
     let sooner = delay / 10;
     let earliest = delay - sooner.min(TICK * 3 / 10);
@@ -158,7 +158,7 @@ impl Works {
                 return;
             }
         }
-        // What is refused now belongs to a device that is being taken down.
+        // Refused only for a device that is being taken down.
         // guard: w09_mod
         let _refused = queue.mod_delayed(delay, item.clone());
     }

@@ -168,7 +168,7 @@ impl<D: LegacyDriver> Operations for Legacy<D> {
             QUEUE_BUSY => rq.busy(Busy::Resource),
             QUEUE_ERROR => Answer::Error(rq, Status::IoErr),
             other => {
-                log::error!("queue_rq answered {other}, which means nothing: taken for an error");
+                log::error!("queue_rq answered {other}, which is no answer: taken for an error");
                 Answer::Error(rq, Status::IoErr)
             }
         }

@@ -14,10 +14,10 @@
 //! 5. it is completed and its result handed out, once (`complete`), or given back and tried again
 //!    (`complete`), or found to be late (`timeout`).
 //!
-//! On the way of a lone request there are two read-modify-writes, both on the queue's word
-//! (`hctx_state`), as its own word is the issuing thread's until that lets go of it
-//! (`request_state`); no lock, no fence, no other thread, and never an allocation. What it counts
-//! it counts for itself (`complete`), and only one that is kept looks at a clock (`timeout`).
+//! A lone request costs two read-modify-writes, both of the queue's word (`hctx_state`): its own word
+//! belongs to the issuing thread until that marks it in flight (`request_state`). There is no lock, no
+//! fence, no other thread, and never an allocation. Its submitter has counters of its own
+//! (`complete`), and only a request that is kept reads a clock (`timeout`).
 //!
 //! | kernel | here | difference |
 //! |---|---|---|
@@ -30,7 +30,7 @@
 //! | `struct request_queue` | [`RequestQueue`], [`Queue`] | |
 //! | `struct blk_mq_hw_ctx` | `hctx` | RESTART, STOPPED, the usage counter and the SRCU section are one word |
 //! | `struct blk_mq_ctx` | `hctx`, [`Submitter`] | one per inserting thread, not per CPU |
-//! | `dispatch_wait`, `sbitmap` waiters | [`DeviceSlots`] | wakes all that wait, the oldest first |
+//! | `dispatch_wait`, `sbitmap` waiters | [`DeviceSlots`] | wakes all queues that wait, the oldest first |
 //! | timeout timer and work | `timeout` | the timer is the delay of the work |
 //!
 //! # Layers

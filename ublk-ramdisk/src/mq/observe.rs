@@ -17,7 +17,7 @@ use crate::trace::{is_on, of_hctx, record};
 use std::time::Duration;
 
 impl Queue {
-    /// What tells this device's events from another's in a trace.
+    /// The number of this device in traces.
     pub fn label(&self) -> u32 {
         self.inner.label
     }
@@ -144,7 +144,7 @@ impl Queue {
         }
     }
 
-    /// A run: here, or on kblockd after so long.
+    /// A run: on this thread, or on kblockd after this delay.
     #[inline]
     pub(super) fn trace_run(&self, hctx: &HwQueue, delay: Option<Duration>) {
         if is_on() {
@@ -177,7 +177,7 @@ impl Queue {
         self.hctx(hctx).latency.snapshot()
     }
 
-    /// When these have arrived: now, or 0 if none of them is timed.
+    /// Returns the arrival time of `count` requests, numbered from `first`; 0 if none is timed.
     #[inline]
     pub(super) fn arrival(&self, first: u64, count: u32) -> u64 {
         if self.inner.sampling.has(first, count) {
@@ -221,7 +221,7 @@ impl Queue {
 }
 
 impl Queue {
-    /// What a hardware queue looks like now.
+    /// Returns the state of a hardware queue at this moment.
     pub fn snapshot(&self, hctx: u16) -> HctxSnapshot {
         let (queue, slots) = (self.hctx(hctx), &self.inner.slots);
         let tags = |list: Vec<Rq>| list.iter().map(|&rq| self.tag_of(queue, rq)).collect();
@@ -255,8 +255,8 @@ impl Queue {
         }
     }
 
-    /// What is wrong with the figures of a device at rest, if anything: every arrival has ended
-    /// once, every refusal was tried again, nothing is parked or in use (K5).
+    /// Returns what is wrong with the counters of a device at rest, if anything. Every arrival must
+    /// have ended once, every refusal must have been tried again, and nothing may wait (K5).
     pub fn fault_at_rest(&self) -> Option<String> {
         for hctx in 0..self.inner.set.nr_hw_queues {
             let now = self.snapshot(hctx);

@@ -59,7 +59,7 @@ pub enum Answer<'q> {
     Error(Issued<'q>, Status),
 }
 
-/// What a driver says of a request it has had for too long.
+/// A driver's answer about a request that it has had for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum TimeoutAnswer {
@@ -272,7 +272,7 @@ pub trait Disk: Operations {
 
 /// Where requests come from and results go to, from any thread.
 pub trait FrontEnd: Send + Sync {
-    /// A worker has issued it: move its bytes, or keep it for the thread that can.
+    /// Moves the bytes of a request that a worker has issued, or keeps it for the thread that can.
     fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m>;
 
     /// A request has ended on a thread that is not the submitter's. `result` is bytes, 0, or minus
@@ -283,7 +283,7 @@ pub trait FrontEnd: Send + Sync {
 /// Where results go within one call, for the thread that calls: it moves bytes and takes results
 /// without telling another thread.
 pub trait LocalCompletion {
-    /// Move the bytes, or keep the token until they have been.
+    /// Moves the bytes of a request, or keeps the token until they have been moved.
     fn transfer<'m>(&mut self, transfer: DataTransfer<'m>) -> TransferAnswer<'m>;
 
     /// A request of the hctx the call was about has ended within the call.

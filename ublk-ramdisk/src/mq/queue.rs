@@ -45,7 +45,7 @@ pub(super) struct Inner {
     pub(super) submitters: Box<[AtomicBool]>, // A: by hctx and ctx, has it an owner?
 }
 
-/// How often quiesce and freeze have been asked for and not undone.
+/// How many quiesces and freezes have not been undone.
 #[derive(Debug, Default)]
 pub(super) struct FreezeDepths {
     pub(super) quiesce: u32,
@@ -59,7 +59,7 @@ pub struct Queue {
     pub(super) inner: Arc<Inner>,
 }
 
-/// A [`Queue`] that does not keep the device's queue from ending: for what the driver itself holds.
+/// A [`Queue`] that does not keep the device's queue alive, to be held by the driver itself.
 #[derive(Clone)]
 pub struct WeakQueue(Weak<Inner>);
 
@@ -70,7 +70,7 @@ impl fmt::Debug for WeakQueue {
 }
 
 impl WeakQueue {
-    /// The queue, if it has not ended.
+    /// Returns the queue, if it has not been taken down.
     pub fn upgrade(&self) -> Option<Queue> {
         self.0.upgrade().map(|inner| Queue { inner })
     }
@@ -85,12 +85,12 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// One of its hardware queues, as its driver sees it.
+    /// Returns one of its hardware queues, as the driver sees it.
     pub fn hw_queue(&self, hctx: u16) -> Hctx<'_> {
         self.view(self.hctx(hctx))
     }
 
-    /// A handle that does not keep the queue from ending.
+    /// Returns a handle that does not keep the queue alive.
     pub fn downgrade(&self) -> WeakQueue {
         WeakQueue(Arc::downgrade(&self.inner))
     }
@@ -134,7 +134,7 @@ impl Queue {
         Rq(u32::from(hctx) * u32::from(depth) + u32::from(tag))
     }
 
-    /// What is asked for by a request that is the caller's.
+    /// Returns the request in a slot that the caller owns.
     #[inline]
     pub(super) fn request_of(&self, hctx: &HwQueue, rq: Rq) -> Request {
         self.slot(rq).request(self.tag_of(hctx, rq))
@@ -157,12 +157,12 @@ impl Queue {
         }
     }
 
-    /// What a hardware queue has done.
+    /// Returns what a hardware queue has done so far.
     pub fn counters(&self, hctx: u16) -> HctxCounters {
         self.hctx(hctx).counters()
     }
 
-    /// The token of a request that somebody gets.
+    /// Makes the token of a request.
     #[inline]
     pub(super) fn in_flight(&self, rq: Rq, generation: Generation) -> InFlight {
         InFlight {
@@ -312,8 +312,9 @@ impl Queue {
         self.run_hw_queues(true);
     }
 
-    /// Takes no arrival in any more, and returns when every request has ended, also those that wait
-    /// on any list. Arrivals wait outside. Refused if something waits that may not run.
+    /// Admits no arrival any more, and returns when every request has ended, also those that wait on
+    /// any list. Arrivals wait until the last [`Queue::unfreeze`]. Fails if a request waits on a queue
+    /// that may not run.
     pub fn freeze(&self) -> Result<(), WouldDeadlock> {
         {
             let mut depths = self.inner.depths.lock();
@@ -344,7 +345,7 @@ impl Queue {
         stuck.map(|hctx| hctx.index)
     }
 
-    /// Undoes one [`Queue::freeze`]; the last one lets in who waits outside.
+    /// Undoes one [`Queue::freeze`]; the last one admits the arrivals that have waited.
     pub fn unfreeze(&self) {
         {
             let mut depths = self.inner.depths.lock();

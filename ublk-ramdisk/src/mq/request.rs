@@ -3,8 +3,8 @@
 //!
 //! [`Request::check`] is the only way to make one, so a request's bounds are never looked at again.
 //! Kernel counterparts: `struct request` after `blk_mq_start_request`, and for [`Data`] its `bio`.
-//! There a driver is given the client's pages and copies; here it names its own memory, and who
-//! carried the request copies.
+//! There a driver is given the client's pages and copies. Here it names its own memory, and the front
+//! end copies.
 
 use super::status::Status;
 use std::ptr::NonNull;
@@ -180,8 +180,7 @@ pub enum Data {
     Scattered,
 }
 
-// SAFETY: an address is a number; the code that reads or writes there, on any thread, answers for
-// it.
+// SAFETY: an address is a number. The code that reads or writes there keeps the rules, on any thread.
 unsafe impl Send for Data {}
 
 /// One piece of a [`Data::Scattered`] request, to be copied before `runs` goes on: what it names

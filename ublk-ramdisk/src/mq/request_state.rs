@@ -9,11 +9,11 @@
 //! The mirror's counterpart of `rq->state` and `rq->ref` (A7, A11, C38).
 //!
 //! ```text
-//!             start           mark_in_flight                complete               retire
-//!     IDLE ----------> ISSUED -------> IN_FLIGHT ---------> COMPLETE ----------> IDLE, next
-//!      ^                 |                 |                   ^                 generation
-//!      +--- take_back ---+-----------------+                   |
-//!                        +-------- complete, finish -----------+
+//!            start        mark_in_flight            complete             retire
+//!     IDLE ---------> ISSUED ---------> IN_FLIGHT ---------> COMPLETE ---------> IDLE, next
+//!      ^                |                   |                    ^               generation
+//!      +-- take_back ---+-------------------+                    |
+//!                       +---------- complete, finish ------------+
 //! ```
 //!
 //! `take_back` is for BUSY and requeue: next generation, TIMED_OUT cleared.
@@ -54,7 +54,7 @@ pub(super) struct Generation(u32);
 pub(super) enum Completed {
     /// The caller, now.
     End,
-    /// The last one to let go of it: the caller leaves the outcome in the slot, then calls
+    /// The holder of the last reference: the caller stores the outcome in the slot, then calls
     /// [`RequestState::put`].
     Publish,
     /// Somebody else has completed it, or taken it back, before.
@@ -99,6 +99,10 @@ fn is_out(word: u64, wanted: Generation) -> bool {
     word & OUT != 0 && generation(word) == wanted
 }
 
+fn is_issued(word: u64) -> bool {
+    word & STATE == ISSUED
+}
+
 /// True if a reference may be taken.
 fn is_in_flight(word: u64, wanted: Generation) -> bool {
     word & STATE == IN_FLIGHT && generation(word) == wanted
@@ -118,13 +122,13 @@ impl RequestState {
                 return Step::Wrong;
             }
             let started = (word & !TIMED_OUT) | ISSUED;
-            // Release pairs with the Acquire in `may_expire`: who finds it issued does not find the
-            // deadline of an earlier use.
+            // Release pairs with the Acquire in `may_expire`: a thread that finds it issued does not
+            // find the deadline of an earlier use.
             if word & REFS == 0 {
                 self.0.store(started, Ordering::Release);
                 return Step::Taken(generation(word));
             }
-            // Somebody who looked at an earlier use is about to let go.
+            // A thread still holds a reference to an earlier use of the tag.
             match self
                 .0
                 .compare_exchange(word, started, Ordering::Release, Ordering::Relaxed)
@@ -139,11 +143,12 @@ impl RequestState {
     /// end. The holder of its token may have completed it before.
     #[inline]
     pub(super) fn mark_in_flight(&self, issued: Generation) {
-        let is_issued = |word: u64| word & STATE == ISSUED && generation(word) == issued;
-        let _completed_before = self.update(is_issued, |word| word & !STATE | IN_FLIGHT);
+        let is_its = |word| is_issued(word) && generation(word) == issued;
+        let _completed_before = self.update(is_its, |word| word & !STATE | IN_FLIGHT);
     }
 
-    /// Changes the word while `holds` says so of it; None if it does not, or no longer.
+    /// Changes the word in one step, if `holds` is true for it. Returns the word as it was before, or
+    /// None if `holds` is false for it.
     #[inline]
     fn update(&self, holds: impl Fn(u64) -> bool, change: impl Fn(u64) -> u64) -> Option<u64> {
         let mut word = self.0.load(Ordering::Relaxed);
@@ -173,7 +178,7 @@ impl RequestState {
         self.complete(issued)
     }
 
-    /// To COMPLETE. Exactly one of all callers for one generation does not lose (C38).
+    /// To COMPLETE. Of all callers for one generation exactly one wins (C38).
     pub(super) fn complete(&self, wanted: Generation) -> Completed {
         let step = |word: u64| {
             // guard: a11_last
@@ -213,9 +218,9 @@ impl RequestState {
         self.update(in_flight, |word| word + REF).map(generation)
     }
 
-    /// Lets go of a reference.
+    /// Drops a reference.
     pub(super) fn put(&self) -> Put {
-        // Acquire and Release: the one that ends sees the outcome and what the others did.
+        // Acquire and Release: the thread that ends it sees the outcome and what the others did.
         let before = self.0.fetch_sub(REF, Ordering::AcqRel);
         debug_assert!(before & REFS != 0, "a reference that was never taken");
         if before & (STATE | REFS) == COMPLETE | REF {
@@ -245,10 +250,12 @@ impl RequestState {
         word & OUT != 0 && word & TIMED_OUT == 0
     }
 
-    /// The thread that issued it has left the section by a panic, and will not come back.
-    /// # Context: nobody is in a section.
-    pub(super) fn abandoned(&self) {
-        self.mark_in_flight(generation(self.0.load(Ordering::Acquire)));
+    /// ISSUED to IN_FLIGHT of a request whose issuing thread has left the section by a panic, and will
+    /// not come back. True if it is such a request.
+    /// # Context: no thread is in a section.
+    pub(super) fn recover_abandoned(&self) -> bool {
+        self.update(is_issued, |word| word & !STATE | IN_FLIGHT)
+            .is_some()
     }
 
     /// True if a driver or the front end owns it. A hint.

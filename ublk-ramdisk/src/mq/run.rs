@@ -29,7 +29,7 @@ impl Queue {
         }
     }
 
-    /// As [`Queue::run_hw_queue`]; what ends within goes where `call` says.
+    /// As [`Queue::run_hw_queue`]; results go to `cx`.
     pub(super) fn run_with(&self, hctx: &HwQueue, is_async: bool, cx: &mut IssueCtx<'_>) {
         if !self.needs_run(hctx) {
             return;
@@ -43,8 +43,8 @@ impl Queue {
         }
     }
 
-    /// True if a run may find something to do (C21). False only after `test_fenced`: an unquiesce
-    /// before the caller's insertion was visible has found nothing to run (W7).
+    /// True if a run may find something to do (C21). It returns false only after `test_fenced`: an
+    /// unquiesce that came before the caller's insertion was visible has run nothing (W7).
     fn needs_run(&self, hctx: &HwQueue) -> bool {
         if !hctx.state.has(QUIESCED) && hctx.has_pending() {
             return true;
@@ -58,9 +58,9 @@ impl Queue {
         hctx.cpus.is_empty() || hctx.cpus.contains(self.inner.works.current_cpu())
     }
 
-    /// Called when what requests of this hardware queue lacked is there: as if one of them had
-    /// ended (C30). A dispatcher that was refused before and has not put its leftovers back yet
-    /// finds RESTART clear and queues a run; otherwise this run finds them (W14).
+    /// Clears RESTART and runs the hardware queue, as the end of a request does (C30). Called when
+    /// what its requests lacked is there. A dispatcher that has not put its leftovers back yet finds
+    /// RESTART clear and queues a run; otherwise this run finds them (W14).
     pub fn restart_hw_queue(&self, hctx: u16) {
         let queue = self.hctx(hctx);
         // guard: w14_clear
@@ -135,7 +135,7 @@ impl Queue {
         self.run_exit_actions(hctx, hctx.state.end_issue());
     }
 
-    /// Does what an exit has left to do (C30).
+    /// Wakes and runs what an exit asks for (C30).
     #[inline]
     pub(super) fn run_exit_actions(&self, hctx: &HwQueue, exit: Exit) {
         if exit != Exit::default() {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Device-wide slots: a limit over all hardware queues, with a line of those that wait (W4).
+//! Device-wide slots: a limit over all hardware queues, with a list of the queues that wait (W4).
 //!
 //! A driver owns one and names it in [`Operations::budget`](super::Operations::budget). RESTART
 //! cannot help here: it is per hctx, and the slot that hctx B wants is given back by hctx A (C30).
 //!
 //! ```text
-//!   B: join the line | fence | try once more        A: give back | fence | look at the line
+//!   B: list itself | fence | try once more          A: give back | fence | look at the list
 //! ```
 //!
-//! Either B's second try finds the slot, or A finds B in the line. A wakes all that wait, the
-//! oldest first: the oldest alone may have been served by its own thread since it joined, and would
-//! leave the slot and the others lying.
+//! Either B's second try finds the slot, or A finds B on the list. A wakes all that wait, the oldest
+//! first. The oldest alone would not do: its own thread may have served it since, so that it would
+//! take no slot and wake nobody.
 
 use super::operations::{Budget, Hctx};
 use super::queue::Queue;
@@ -20,35 +20,35 @@ use super::sync::{fence, AtomicU32, Mutex, Ordering};
 #[derive(Debug)]
 pub struct DeviceSlots {
     free: AtomicU32,    // A: below 0 after some were taken away
-    waiting: AtomicU32, // A: length of the line, written under its lock
-    line: Mutex<Waiters>,
+    waiting: AtomicU32, // A: length of the list, written under its lock
+    waiters: Mutex<Waiters>,
 }
 
-/// Hardware queues in the order they came, each once at most, so that it never grows.
+/// Hardware queues that wait, the oldest first. Each is listed once at most, so the list never grows.
 #[derive(Debug)]
 struct Waiters {
-    line: Box<[u16]>,
+    hctxs: Box<[u16]>,
     first: usize,
     len: usize,
 }
 
 impl Waiters {
     fn contains(&self, hctx: u16) -> bool {
-        (0..self.len).any(|n| self.line[(self.first + n) % self.line.len()] == hctx)
+        (0..self.len).any(|n| self.hctxs[(self.first + n) % self.hctxs.len()] == hctx)
     }
 
     fn push(&mut self, hctx: u16) {
         if !self.contains(hctx) {
-            let at = (self.first + self.len) % self.line.len();
-            self.line[at] = hctx;
+            let at = (self.first + self.len) % self.hctxs.len();
+            self.hctxs[at] = hctx;
             self.len += 1;
         }
     }
 
     fn pop(&mut self) -> Option<u16> {
         let left = self.len.checked_sub(1)?;
-        let oldest = self.line[self.first];
-        self.first = (self.first + 1) % self.line.len();
+        let oldest = self.hctxs[self.first];
+        self.first = (self.first + 1) % self.hctxs.len();
         self.len = left;
         Some(oldest)
     }
@@ -60,8 +60,8 @@ impl DeviceSlots {
         Self {
             free: AtomicU32::new(slots),
             waiting: AtomicU32::new(0),
-            line: Mutex::new(Waiters {
-                line: vec![0; usize::from(nr_hw_queues)].into(),
+            waiters: Mutex::new(Waiters {
+                hctxs: vec![0; usize::from(nr_hw_queues)].into(),
                 first: 0,
                 len: 0,
             }),
@@ -80,7 +80,7 @@ impl DeviceSlots {
 
     /// True if this hctx waits for a slot.
     pub fn is_awaited_by(&self, hctx: u16) -> bool {
-        self.is_awaited() && self.line.lock().contains(hctx)
+        self.is_awaited() && self.waiters.lock().contains(hctx)
     }
 
     /// Adds `by` slots, or takes them away if it is negative: slots in use beyond the new number
@@ -89,25 +89,25 @@ impl DeviceSlots {
         self.add(by, |waiter| queue.restart_hw_queue(waiter));
     }
 
-    /// Takes one, or joins the line for `hctx`.
+    /// Takes one, or lists `hctx` as waiting. True if one was taken.
     pub fn take(&self, hctx: u16) -> bool {
         if self.try_take() {
             return true;
         }
         {
-            let mut line = self.line.lock();
-            line.push(hctx);
-            self.waiting.store(line.len as u32, Ordering::Relaxed);
+            let mut waiters = self.waiters.lock();
+            waiters.push(hctx);
+            self.waiting.store(waiters.len as u32, Ordering::Relaxed);
         }
         // Pairs with the fence in `give_back`, see above.
         // guard: w04_fences
         fence(Ordering::SeqCst);
-        // A place in the line that is not needed any more costs one run without effect.
+        // A queue that is listed without need is run once without effect.
         // guard: w04_second_try
         self.try_take()
     }
 
-    /// Gives one back and has every hctx run that waits.
+    /// Gives one back, and runs every hctx that waits.
     pub fn release(&self, hctx: Hctx<'_>) {
         // guard: w04_restart
         self.give_back(|waiter| hctx.queue().restart_hw_queue(waiter));
@@ -128,19 +128,19 @@ impl DeviceSlots {
         // Pairs with the fence in `take`, see above.
         // guard: w04_fences
         fence(Ordering::SeqCst);
-        // Those that join again meanwhile belong to the next one given back.
+        // Queues that begin to wait again meanwhile are woken by the next slot given back.
         for _ in 0..self.waiting.load(Ordering::Relaxed) {
-            match self.leave_line() {
+            match self.pop_waiter() {
                 Some(oldest) => wake(oldest),
                 None => break,
             }
         }
     }
 
-    fn leave_line(&self) -> Option<u16> {
-        let mut line = self.line.lock();
-        let oldest = line.pop();
-        self.waiting.store(line.len as u32, Ordering::Relaxed);
+    fn pop_waiter(&self) -> Option<u16> {
+        let mut waiters = self.waiters.lock();
+        let oldest = waiters.pop();
+        self.waiting.store(waiters.len as u32, Ordering::Relaxed);
         oldest
     }
 
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn w04_whoever_has_waited_longest_is_next_and_stands_in_the_line_once() {
+    fn w04_the_queue_that_has_waited_longest_is_first_and_is_listed_once() {
         let slots = DeviceSlots::new(1, 3);
         let back = || {
             let mut woken = Vec::new();

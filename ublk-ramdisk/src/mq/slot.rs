@@ -29,6 +29,8 @@ pub(super) const AT_HEAD: u32 = 1 << 11;
 pub(super) const PARKED: u32 = 1 << 13;
 /// Not all of its bytes are moved: it ends with IOERR.
 pub(super) const CUT: u32 = 1 << 14;
+/// A panic has ended the section in which it was issued: nobody may have its token.
+pub(super) const ABANDONED: u32 = 1 << 15;
 /// The outcome in the slot goes through the driver's `complete`.
 const VIA_DRIVER: u32 = 1 << 12;
 
@@ -70,7 +72,7 @@ impl Slot {
         }
     }
 
-    /// Keeps what has arrived.
+    /// Stores a request that has arrived.
     #[inline]
     pub(super) fn fill(&self, request: &Request, ctx: u16, flags: u32, arrived: u64) {
         let fua = if request.is_fua() { FUA } else { 0 };
@@ -81,7 +83,7 @@ impl Slot {
         self.arrived.store(arrived, Relaxed);
     }
 
-    /// What has arrived under `tag`.
+    /// Returns the stored request.
     #[inline]
     pub(super) fn request(&self, tag: u16) -> Request {
         let kind = self.kind.load(Relaxed);
@@ -142,7 +144,7 @@ impl Slot {
         self.token.store(token, Relaxed);
     }
 
-    /// Leaves the outcome for the last one to drop a reference.
+    /// Stores the outcome for the thread that drops the last reference.
     pub(super) fn publish(&self, result: i32, via_driver: bool) {
         self.result.store(result, Relaxed);
         if via_driver {
@@ -152,7 +154,7 @@ impl Slot {
         }
     }
 
-    /// The outcome that was left: the result, and does the driver's `complete` run?
+    /// Returns the stored result, and true if the driver's `complete` is to be called.
     pub(super) fn published(&self) -> (i32, bool) {
         (self.result.load(Relaxed), self.has(VIA_DRIVER))
     }

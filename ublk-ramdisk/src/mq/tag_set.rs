@@ -29,14 +29,14 @@ pub struct TagSet {
     /// How soon a queue is run again after RESOURCE, from the second time on
     /// (`BLK_MQ_RESOURCE_DELAY`).
     pub rerun_delay: Duration,
-    /// By whose rules the queues are run.
+    /// Which kernel's rules the queues follow.
     pub rules: Rules,
     /// By hardware queue, the CPUs whose requests it gets. An empty set, or none at all, stands for
     /// any CPU.
     pub cpus: Vec<CpuSet>,
 }
 
-/// By whose rules a hardware queue is run.
+/// Which kernel's rules a hardware queue follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rules {
     /// Those of 7.2: C1 to C20.
@@ -47,8 +47,8 @@ pub enum Rules {
 }
 
 impl TagSet {
-    /// `nr_hw_queues` queues of depth `queue_depth`, the rest as usual: 30 s timeout, one ctx, 3
-    /// ms.
+    /// Makes a set of `nr_hw_queues` queues of `queue_depth` tags, with a timeout of 30 s, one ctx and
+    /// a rerun delay of 3 ms.
     pub fn new(nr_hw_queues: u16, queue_depth: u16) -> Self {
         Self {
             nr_hw_queues,
@@ -62,7 +62,7 @@ impl TagSet {
         }
     }
 
-    /// Can queues be made from it (A1)?
+    /// Returns the first reason why no queues can be made from it (A1).
     pub fn check(&self) -> Result<(), TagSetError> {
         if self.nr_hw_queues == 0 {
             return Err(TagSetError::NoQueues);
@@ -108,7 +108,7 @@ pub enum TagSetError {
     Init {
         /// Which.
         hctx: u16,
-        /// What it said.
+        /// Its error.
         status: Status,
     },
 }

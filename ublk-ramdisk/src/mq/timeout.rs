@@ -15,7 +15,8 @@ use super::hctx::HwQueue;
 use super::hctx_state::TIMED;
 use super::operations::TimeoutAnswer;
 use super::queue::Queue;
-use super::slot::{Rq, UNTIMED};
+use super::slot::{Rq, ABANDONED, UNTIMED};
+use super::status::Status;
 use super::tokens::RequestRef;
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ const SECOND: u64 = 1_000_000_000;
 /// How far the coarse clock may be behind: a tick of a kernel with HZ=100, and one more.
 const COARSE: u64 = 20_000_000;
 
-/// What is added to a start: the period, and how far the clock may be behind.
-/// Seconds, and nanoseconds on top.
+/// Returns what is added to the time at which a timeout begins: the period, and how far the clock may
+/// be behind. In seconds and nanoseconds.
 pub(super) fn timeout_period(period: Duration) -> (u64, u32) {
     let timeout_period = period.saturating_add(Duration::from_nanos(COARSE));
     (timeout_period.as_secs(), timeout_period.subsec_nanos())
@@ -62,14 +63,14 @@ impl Queue {
         deadline(self.inner.works.now(), self.inner.timeout_period)
     }
 
-    /// The caller issues the request and is about to give its token away: the clock starts (C35).
+    /// Begins the timeout of a request whose token is about to be given away (C35).
     #[inline]
     pub(super) fn begin_timeout(&self, rq: Rq) {
         self.slot(rq).set_deadline(self.next_deadline());
     }
 
-    /// A panic has ended an issue section of this hardware queue: what it has left as it was is
-    /// timed from now on. What others are issuing gets a deadline of its own when it is kept.
+    /// A panic has ended an issue section of this hardware queue: the requests it has left in flight
+    /// get a deadline. A request that another thread is issuing gets a new one when it is kept.
     #[cold]
     pub(super) fn time_abandoned(&self, hctx: &HwQueue) {
         for tag in 0..self.inner.set.queue_depth {
@@ -80,7 +81,7 @@ impl Queue {
         }
     }
 
-    /// A request has entered a queue that the timer does not look after.
+    /// A request has entered a queue that the timer does not cover.
     #[cold]
     pub(super) fn arm_timeout(&self, hctx: &HwQueue) {
         if hctx.state.set(TIMED) {
@@ -94,8 +95,8 @@ impl Queue {
         self.inner.works.arm_timeout(Duration::from_nanos(delay));
     }
 
-    /// Calls the timeout handler for a request as soon as possible (C39). False if it is not in
-    /// flight.
+    /// Has the timeout handler called for a request as soon as possible (C39). False if it is not in
+    /// flight. Kernel counterpart: `blk_abort_request`.
     pub fn abort(&self, hctx: u16, tag: u16) -> bool {
         let Some(found) = self.get(hctx, tag) else {
             return false;
@@ -112,7 +113,7 @@ impl Queue {
             // A request that is expired may still be on its way into the driver, or out of it with
             // BUSY: the handler is called when all queue_rq that were going on have returned.
             self.quiesce();
-            self.take_up_abandoned();
+            self.recover_abandoned();
             self.unquiesce();
             walk = self.walk(|hctx, rq| self.expire(hctx, rq));
         }
@@ -157,16 +158,21 @@ impl Queue {
         walk
     }
 
-    /// While nobody issues, what is still being issued was left so by a panic of the front end: it
-    /// is in flight from now on, and may be ended by its timeout.
-    fn take_up_abandoned(&self) {
+    /// No thread is in a section, so a request that is still ISSUED was left so by a panic of the front
+    /// end. It counts as in flight from now on, and its timeout may end it.
+    fn recover_abandoned(&self) {
         for hctx in self.hctxs().iter().filter(|hctx| hctx.state.usage() > 0) {
             let slots = (0..self.inner.set.queue_depth).map(|tag| self.rq(hctx.index, tag));
-            slots.for_each(|rq| self.slot(rq).state.abandoned());
+            for slot in slots.map(|rq| self.slot(rq)) {
+                if slot.state.recover_abandoned() {
+                    slot.set(ABANDONED);
+                }
+            }
         }
     }
 
-    /// Calls the driver's handler for a request whose time is up, once.
+    /// Calls the driver's handler for a request whose time is up, once. A request that a panic has left
+    /// behind is ended instead: a driver that waits for its completion would wait for ever.
     fn expire(&self, hctx: &HwQueue, rq: Rq) {
         let Some(expired) = self.get_rq(rq) else {
             return;
@@ -177,6 +183,10 @@ impl Queue {
             return;
         }
         hctx.counters.timeouts.add(1);
+        if slot.has(ABANDONED) {
+            expired.complete(Status::Timeout);
+            return;
+        }
         match self.ask_driver(hctx, &expired) {
             TimeoutAnswer::Done => {}
             TimeoutAnswer::ResetTimer => {

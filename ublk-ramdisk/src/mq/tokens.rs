@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tokens of a request: who owns it, in types.
 //!
-//! [`Issued`] is given to queue_rq and has to be given back or accepted; [`DataTransfer`] is given to a
-//! front end and has to be finished or kept; [`InFlight`] is what a driver or a front end holds
+//! [`Issued`] is given to queue_rq and has to be given back or accepted; [`DataTransfer`] is given to
+//! a front end and has to be finished or kept; [`InFlight`] is what a driver or a front end holds
 //! between the two. Each is moved, never copied, and only the mirror makes one. `Issued` and
 //! `DataTransfer` carry a lifetime of their own call, and so do the answers made from them: an answer
-//! for one request cannot be given for another. Kernel counterpart: Rust-for-Linux tells these
-//! states apart by the reference count of one `ARef<Request>`.
+//! for one request cannot be given for another. [`RequestRef`] only looks at a request in flight.
+//! Kernel counterparts: Rust-for-Linux's `ARef<Request>` with its reference count;
+//! `blk_mq_tag_to_rq`.
 
 use super::counters::Source;
 use super::operations::{Answer, Busy};
@@ -39,11 +40,11 @@ pub struct InFlight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Device(pub(super) usize);
 
-/// What becomes of a request that a driver gives back after it has accepted it (C28, C29).
+/// How a request is requeued that a driver has accepted and gives back (C28, C29).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requeue {
-    /// Runs requeue_work after this time, as [`super::Queue::kick_requeue_list`] and
-    /// `delay_kick_requeue_list` do; without, the request waits until somebody kicks.
+    /// Runs requeue_work after this time, as [`super::Queue::delay_kick_requeue_list`] does. With none
+    /// the request waits for the next kick.
     pub kick: Option<Duration>,
     /// The driver keeps things for it: it goes to the dispatch list, not through a ctx.
     pub prepared: bool,
@@ -57,7 +58,7 @@ pub struct Issued<'q> {
     request: &'q Request,
     token: u32,
     in_flight: InFlight,
-    /// If refused: may requests behind it still be issued?
+    /// If this one is refused, may requests behind it still be issued?
     pub(super) skippable: bool,
     brand: Brand<'q>,
 }
@@ -136,8 +137,8 @@ impl<'q> Accepted<'q> {
         }
     }
 
-    /// True if the request stays with the driver or the front end. Otherwise it is over, or the
-    /// mirror's again, as soon as queue_rq has returned, and the driver's `complete` is not called.
+    /// True if the request stays with the driver or the front end. Otherwise it ends or is requeued as
+    /// soon as queue_rq has returned, and the driver's `complete` is not called.
     pub fn goes_on(&self) -> bool {
         !matches!(
             self.disposition,
@@ -243,9 +244,9 @@ impl<'q> Issued<'q> {
 
 /// A request whose bytes a front end is to move.
 #[derive(Debug)]
-#[must_use = "the transport finishes it or keeps it"]
+#[must_use = "the front end finishes it or keeps it"]
 pub struct DataTransfer<'m> {
-    /// Where its timeout has yet to begin.
+    /// The queue, if the request's timeout has not begun yet.
     untimed: Option<&'m Queue>,
     request: &'m Request,
     queue: u16,
@@ -263,14 +264,14 @@ pub(super) enum TransferResult {
 
 /// Proof that a front end has dealt with a request.
 #[derive(Debug)]
-#[must_use = "it is the transport's answer"]
+#[must_use = "it is the front end's answer"]
 pub struct TransferAnswer<'m> {
     pub(super) what: TransferResult,
     brand: Brand<'m>,
 }
 
 impl<'m> DataTransfer<'m> {
-    /// `untimed`: its queue, if it is only just being issued.
+    /// `untimed` is the queue of a request whose timeout has not begun yet.
     #[inline]
     pub(super) fn new(
         untimed: Option<&'m Queue>,
@@ -304,7 +305,7 @@ impl<'m> DataTransfer<'m> {
         self.data
     }
 
-    /// The bytes have been moved now, by this thread, or not for this reason.
+    /// Finishes the transfer: this many bytes have been moved, or none for this reason.
     pub fn done(self, outcome: Result<u64, Status>) -> TransferAnswer<'m> {
         TransferAnswer {
             what: TransferResult::Done(outcome),
@@ -312,7 +313,7 @@ impl<'m> DataTransfer<'m> {
         }
     }
 
-    /// The bytes will be moved later, by the holder of the token.
+    /// Keeps the request: the holder of the token moves the bytes later, and completes it.
     pub fn keep(self) -> (InFlight, TransferAnswer<'m>) {
         // guard: c35_keep
         if let Some(queue) = self.untimed {

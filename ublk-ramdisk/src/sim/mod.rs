@@ -4,7 +4,7 @@
 //!
 //! The way of a request:
 //! 1. a `job` chooses it (`workload`) and fills its buffer (`buffers`);
-//! 2. it goes into the mirror by the job's lane, as from a queue thread;
+//! 2. it goes into the mirror by the job's submitter, as from a queue thread;
 //! 3. the `front_end` moves its bytes between buffer and store, when its service time is over;
 //! 4. its end comes back to the job, which checks what was read and keeps the [`figures`].
 //!

@@ -151,3 +151,34 @@ fn check(result: i32) -> io::Result<i32> {
         value => Ok(value),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f13_a_transfer_in_parts_goes_on_where_the_last_part_ended() {
+        let mut parts = [3, 4, 1].into_iter();
+        let mut begun = Vec::new();
+        let result = whole(8, |done| {
+            begun.push(done);
+            parts.next().expect("no step after the last byte")
+        });
+        assert_eq!((result.ok(), begun), (Some(()), vec![0, 3, 7]));
+    }
+
+    #[test]
+    fn f13_a_part_that_moves_nothing_or_fails_ends_the_transfer() {
+        let mut parts = [3, 0].into_iter();
+        let error = whole(8, |_| parts.next().expect("two steps")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        // The real calls: the second part lies behind the end of the file.
+        let file = memfd(c"parts", false).unwrap();
+        file.set_len(4).unwrap();
+        let mut bytes = [1_u8; 8];
+        // SAFETY: the buffer is that long.
+        let error = unsafe { read_at(&file, bytes.as_mut_ptr(), 8, 0) }.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(bytes, [0, 0, 0, 0, 1, 1, 1, 1]);
+    }
+}
