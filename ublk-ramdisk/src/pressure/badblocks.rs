@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,15 +74,13 @@ impl fmt::Display for BadBlocks {
     }
 }
 
-/// What becomes of a request whose range may have bad blocks.
+/// A bad range that a request touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bad {
-    /// It has none.
-    None,
-    /// Only the bytes before the first bad block are transferred. Their number.
-    Before(u64),
-    /// It fails without a transfer.
-    All,
+pub(super) struct Hit {
+    range: (u64, u64),
+    /// Bytes before the first bad block that are transferred, a multiple of 4 KiB. With 0 the request
+    /// fails without a transfer.
+    pub(super) before: u64,
 }
 
 /// The ranges in force.
@@ -91,32 +89,45 @@ pub(super) struct Ranges(Mutex<Option<BadBlocks>>);
 
 impl Ranges {
     pub(super) fn set(&self, bad: Option<BadBlocks>) {
-        let mut ranges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranges = self.lock();
         let former = std::mem::replace(&mut *ranges, bad);
         drop(ranges);
         // Freed outside the lock, which queue_rq takes.
         drop(former);
     }
 
-    /// Checks the range of a READ or WRITE.
-    pub(super) fn check(&self, offset: u64, len: u64) -> Bad {
-        let mut bad = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(bad) = bad.as_mut() else {
-            return Bad::None;
-        };
+    fn lock(&self) -> MutexGuard<'_, Option<BadBlocks>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the first bad range that a READ or WRITE touches. Nothing is repaired: the request may
+    /// still be refused. [`Ranges::meet`] follows when it is not.
+    pub(super) fn find(&self, offset: u64, len: u64) -> Option<Hit> {
+        let bad = self.lock();
+        let bad = bad.as_ref()?;
         let (first, last) = (offset >> 9, (offset + len - 1) >> 9);
         let hits = |&(from, to): &(u64, u64)| from <= last && to >= first;
-        let Some(at) = bad.ranges.iter().copied().filter(hits).min() else {
-            return Bad::None;
-        };
-        if bad.once {
-            bad.ranges.retain(|range| *range != at);
-        }
-        match bad.partial {
+        let range = bad.ranges.iter().copied().filter(hits).min()?;
+        let before = match bad.partial {
             // Whole logical blocks. The largest have 4 KiB.
-            true => Bad::Before(((at.0.max(first) << 9) - (first << 9)) & !4095),
-            false => Bad::All,
+            true => ((range.0.max(first) << 9) - (first << 9)) & !4095,
+            false => 0,
+        };
+        Some(Hit { range, before })
+    }
+
+    /// A request meets the bad range, which repairs it if ranges are bad once. False if it has been
+    /// repaired since it was found.
+    pub(super) fn meet(&self, hit: Hit) -> bool {
+        let mut bad = self.lock();
+        let Some(bad) = bad.as_mut() else {
+            return false;
+        };
+        let found = bad.ranges.contains(&hit.range);
+        if bad.once {
+            bad.ranges.retain(|range| *range != hit.range);
         }
+        found
     }
 }
 
@@ -130,32 +141,42 @@ mod tests {
         ranges
     }
 
+    /// Bytes that are transferred before a bad block; None if the request touches none.
+    fn before(bad: &Ranges, offset: u64, len: u64) -> Option<u64> {
+        bad.find(offset, len).map(|hit| hit.before)
+    }
+
     #[test]
     fn e17_a_request_that_touches_a_bad_block_fails() {
         let bad = ranges("8-15+100-100");
-        assert_eq!(bad.check(0, 4096), Bad::None);
+        assert_eq!(before(&bad, 0, 4096), None);
         for sector in [8, 15, 100] {
-            assert_eq!(bad.check(sector << 9, 512), Bad::All, "{sector}");
+            assert_eq!(before(&bad, sector << 9, 512), Some(0), "{sector}");
         }
-        assert_eq!(bad.check(0, 4097), Bad::All);
-        assert_eq!(bad.check(16 << 9, 84 << 9), Bad::None);
+        assert_eq!(before(&bad, 0, 4097), Some(0));
+        assert_eq!(before(&bad, 16 << 9, 84 << 9), None);
     }
 
     #[test]
     fn e17_partial_transfers_what_lies_before_the_first_bad_block() {
         let bad = ranges("8-15:partial");
-        assert_eq!(bad.check(0, 8192), Bad::Before(4096));
-        assert_eq!(bad.check(4096, 4096), Bad::Before(0));
-        assert_eq!(bad.check(10 << 9, 4096), Bad::Before(0));
+        assert_eq!(before(&bad, 0, 8192), Some(4096));
+        assert_eq!(before(&bad, 4096, 4096), Some(0));
+        assert_eq!(before(&bad, 10 << 9, 4096), Some(0));
     }
 
     #[test]
-    fn e17_once_repairs_at_the_first_hit() {
+    fn e17_once_repairs_when_a_request_meets_the_range_and_not_when_it_is_found() {
         let bad = ranges("8-15+20-21:once");
-        assert_eq!(bad.check(0, 32 << 9), Bad::All, "the first range");
-        assert_eq!(bad.check(0, 16 << 9), Bad::None);
-        assert_eq!(bad.check(0, 32 << 9), Bad::All, "the second");
-        assert_eq!(bad.check(0, 32 << 9), Bad::None);
+        let first = bad.find(0, 32 << 9).expect("the first range");
+        assert_eq!(bad.find(0, 32 << 9), Some(first), "nothing has met it");
+        assert!(bad.meet(first) && !bad.meet(first));
+        assert_eq!(before(&bad, 0, 16 << 9), None);
+        let second = bad.find(0, 32 << 9).expect("the second");
+        assert!(bad.meet(second) && before(&bad, 0, 32 << 9).is_none());
+        let stays = ranges("8-15");
+        let hit = stays.find(8 << 9, 512).expect("bad");
+        assert!(stays.meet(hit) && stays.meet(hit), "bad without end");
     }
 
     #[test]

@@ -45,7 +45,7 @@ use crate::mq::{
 };
 use crate::trace::SourceState;
 pub use badblocks::BadBlocks;
-use badblocks::{Bad, Ranges};
+use badblocks::Ranges;
 pub use control::Control;
 use delay::DelayLine;
 pub use faults::FaultAttr;
@@ -267,12 +267,16 @@ impl<D: Disk> Pressured<D> {
                 }
             }
         }
-        let mut whole = None;
+        let mut cut = None;
         if active & BADBLOCKS != 0 && request.op().has_data() {
-            match self.bad.check(request.offset(), request.len()) {
-                Bad::None => {}
-                Bad::Before(bytes) if bytes > 0 => whole = Some(bytes),
-                Bad::Before(_) | Bad::All => return Answer::Error(rq, Status::IoErr),
+            while let Some(hit) = self.bad.find(request.offset(), request.len()) {
+                if hit.before > 0 {
+                    cut = Some(hit);
+                    break;
+                }
+                if self.bad.meet(hit) {
+                    return Answer::Error(rq, Status::IoErr);
+                }
             }
         }
         if active & TIMEOUT != 0 && self.timeouts.should_fail() {
@@ -302,9 +306,10 @@ impl<D: Disk> Pressured<D> {
                 self.refund(metered, &request);
                 answer
             }
-            Answer::Ok(accepted) => Answer::Ok(match whole {
-                Some(bytes) => accepted.cut_short(bytes),
-                None => accepted,
+            // A try that was refused leaves the bad range as it was: this one meets it.
+            Answer::Ok(accepted) => Answer::Ok(match cut {
+                Some(hit) if self.bad.meet(hit) => accepted.cut_short(hit.before),
+                _ => accepted,
             }),
             Answer::Error(..) => answer,
         }

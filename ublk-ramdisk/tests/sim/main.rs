@@ -188,6 +188,24 @@ fn e01_slots_can_be_changed_while_requests_are_in_flight() {
     assert!(number(&found, "/refused_by/slots") > 0);
 }
 
+/// A range that is bad once is met by the try that is accepted, not by one that is refused.
+#[test]
+fn e17_a_range_that_is_bad_once_is_met_after_a_refused_try() {
+    for pressure in [
+        "",
+        "--mbps 1",
+        "--slots 1",
+        "--memory-limit 512K --error-if-no-space",
+    ] {
+        let found = run(&format!(
+            "--size 1M --rw write --bs 64K --ops 8 {pressure} \
+             --inject badblocks=192-199:once:partial"
+        ));
+        assert_eq!(number(&found, "/errors/IOERR"), 1, "{pressure}");
+        assert_eq!(number(&found, "/total/write/errors"), 1, "{pressure}");
+    }
+}
+
 #[test]
 fn e15_mbps_is_met_on_the_virtual_clock() {
     let found = run("--iodepth 8 --bs 64K --duration 10s --service-time 10us --mbps 100");
