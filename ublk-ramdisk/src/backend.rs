@@ -4,12 +4,10 @@
 //!
 //! [`crate::ublk`] makes it when ADD_DEV has returned the number of queues (A2). It does so in the
 //! process that serves, as threads do not survive a fork. `sim` makes it in any process. A [`Mirror`]
-//! is dropped when nobody uses its lanes any more. It drops the request queue first, and waits for
+//! is dropped when nobody uses its submitters any more. It drops the request queue first, and waits for
 //! that queue's work (D9).
 
 use std::fmt;
-use std::fs::File;
-use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
@@ -24,7 +22,7 @@ use crate::pressure::{Control, Pressured};
 use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
-use crate::sys::{memory, remove};
+use crate::sys::memory;
 
 /// Bytes of each thread's stack, as small as a queue thread's: callbacks only copy and make system calls.
 const STACK: usize = 256 << 10;
@@ -53,47 +51,30 @@ fn buffers(config: &DeviceConfig) -> u64 {
 /// Opens the memory of a disk, within its limit.
 pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
     let space = &config.space;
-    space.fits(config.size, buffers(config), memory::cgroup_max())?;
-    let fresh = FreshBacking::of(config);
+    space.fits(
+        config.size,
+        &config.backing,
+        buffers(config),
+        memory::cgroup_max(),
+    )?;
     let store = match &config.backing {
         Backing::Memfd => Store::anonymous(config.size, config.huge_pages())?,
         Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages())?,
         Backing::Hugetlb => Store::hugetlb(config.size)?,
     };
-    let prepared = prepare(&store, config).map(|()| store);
-    // The store has let go of its lock by now.
-    prepared.inspect_err(|_| fresh.remove())
+    prepare(&store, config)?;
+    Ok(store)
 }
 
-/// The backing file that a disk is going to make, if it makes one.
-#[derive(Debug)]
-pub struct FreshBacking<'c>(Option<&'c Path>);
-
-impl<'c> FreshBacking<'c> {
-    /// Looks for the file before the disk is made. A link is there, even if what it leads to is
-    /// not.
-    pub fn of(config: &'c DeviceConfig) -> Self {
-        Self(match &config.backing {
-            Backing::Tmpfs(path) if path.symlink_metadata().is_err() => Some(path),
-            _ => None,
-        })
-    }
-
-    /// Removes what was made, because there is no disk. Another server may have taken the file
-    /// meanwhile: then it stays.
-    pub fn remove(&self) {
-        let Some((path, file)) = self.0.and_then(|path| Some((path, File::open(path).ok()?)))
-        else {
-            return;
-        };
-        if file.try_lock().is_ok() {
-            let _ = remove::this_file(path, &file);
-        }
-    }
+/// Judges a new size of a disk as `add` would. Nothing is changed.
+pub fn check_resize(config: &DeviceConfig, size: u64) -> Result<(), Failure> {
+    let (space, backing) = (&config.space, &config.backing);
+    space.check_size(size, backing)?;
+    space.fits(size, backing, buffers(config), memory::cgroup_max())
 }
 
-/// Reserves and allocates what the disk needs before it exists.
-fn prepare(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
+/// Reserves and allocates what a new or larger disk needs before clients may use it.
+pub fn prepare(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
     let space = &config.space;
     store.set_memory_limit(space.memory_limit);
     store.reserve()?;
@@ -140,7 +121,7 @@ pub fn changed_memory(
     let size = disk.store().size();
     let new = options.applied_to(&config.space, size, &config.backing)?;
     if new.memory_limit != config.space.memory_limit {
-        new.fits(size, buffers(config), memory::cgroup_max())?;
+        new.fits(size, &config.backing, buffers(config), memory::cgroup_max())?;
     }
     Ok(new)
 }
@@ -181,7 +162,7 @@ pub fn runtime() -> RuntimeBuilder {
     Runtime::builder().stack_size(STACK)
 }
 
-/// Decision the CPUs in use.
+/// Called with the CPUs in use.
 pub type CpusHook = Box<dyn Fn(&CpuSet) + Send + Sync>;
 
 /// Passes the CPUs in use from the runtime, which watches them, to the queue and the front end.

@@ -145,21 +145,18 @@ fn tables_and_page(size: u64, backing: &Backing) -> (u64, u64) {
     (size.div_ceil(page) * 4, page)
 }
 
-/// Checks the limit of a disk of this size: 0 for none. A limit above the size becomes the size and
-/// the tables.
-pub fn check_limit(limit: u64, size: u64, backing: &Backing) -> Result<u64, Failure> {
+/// Checks that a disk of this size can live with a limit in bytes, 0 for none. A limit above the size
+/// stays as it is: it counts once the disk is larger (H8).
+pub fn check_limit(limit: u64, size: u64, backing: &Backing) -> Result<(), Failure> {
     let (tables, page) = tables_and_page(size, backing);
-    if limit == 0 {
-        return Ok(0);
-    }
-    if limit < tables + page {
+    if limit != 0 && limit < tables + page {
         return Err(Failure::usage(format!(
             "--memory-limit {limit} is too little for a disk of {size} bytes: its tables take \
              {tables} bytes and a page {page}; give {} or more",
             tables + page
         )));
     }
-    Ok(if limit >= size { size + tables } else { limit })
+    Ok(())
 }
 
 fn contradicts_preallocate(option: &str) -> Failure {
@@ -210,11 +207,8 @@ impl MemoryOptions {
             new.reclaim = reclaim;
         }
         if let Some(limit) = self.memory_limit {
-            new.memory_limit = check_limit(limit.value().unwrap_or(0), size, backing)?;
-            if config.preallocate && new.memory_limit != 0 && new.memory_limit < size {
-                let option = format!("--memory-limit {}", new.memory_limit);
-                return Err(contradicts_preallocate(&option));
-            }
+            new.memory_limit = limit.value().unwrap_or(0);
+            new.check_size(size, backing)?;
         }
         match self.no_space_timeout {
             _ if self.error_if_no_space => new.no_space_timeout = Some(0),
@@ -253,6 +247,18 @@ impl SpaceConfig {
         asked.rules.applied_to(&new, size, backing)
     }
 
+    /// Judges a size of the disk by the limit: at `add`, when the limit is set, and at `resize`.
+    pub fn check_size(&self, size: u64, backing: &Backing) -> Result<(), Failure> {
+        let limit = self.memory_limit;
+        check_limit(limit, size, backing)?;
+        if self.preallocate && limit != 0 && limit < size {
+            return Err(contradicts_preallocate(&format!(
+                "--memory-limit {limit}, less than the size of {size} bytes,"
+            )));
+        }
+        Ok(())
+    }
+
     /// What the driver is made with.
     pub fn options(&self) -> SpaceOptions {
         SpaceOptions {
@@ -265,11 +271,21 @@ impl SpaceConfig {
     /// Checks that the disk's limit and the server's own memory fit into the cgroup (E14): else the
     /// server would be killed before a write is refused. A disk with neither limit nor
     /// --preallocate is not checked. `buffers`: bytes of the requests' buffers.
-    pub fn fits(&self, size: u64, buffers: u64, memory_max: Option<u64>) -> Result<(), Failure> {
+    pub fn fits(
+        &self,
+        size: u64,
+        backing: &Backing,
+        buffers: u64,
+        memory_max: Option<u64>,
+    ) -> Result<(), Failure> {
         let (option, budget) = match self.memory_limit {
             _ if self.preallocate => ("--preallocate", size),
             0 => return Ok(()),
-            limit => ("--memory-limit", limit),
+            // No disk uses more than all of its pages and tables.
+            limit => {
+                let (tables, _) = tables_and_page(size, backing);
+                ("--memory-limit", limit.min(size.saturating_add(tables)))
+            }
         };
         let needed = budget.saturating_add(buffers).saturating_add(SERVER);
         match memory_max {
@@ -346,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn l1_a_limit_is_at_least_a_page_and_at_most_the_disk() {
+    fn l1_h08_a_limit_is_at_least_a_page_and_stays_as_it_was_typed() {
         let least = GIB / 1024 + 4096;
         for bytes in [1, 4096, least - 1] {
             let parts = ["--memory-limit", &bytes.to_string(), &least.to_string()];
@@ -354,14 +370,23 @@ mod tests {
         }
         let checked = |bytes| check(&new(limit(bytes))).unwrap().memory_limit;
         assert_eq!((checked(least), checked(0)), (least, 0));
-        assert_eq!(
-            checked(5 * GIB),
-            GIB + GIB / 1024,
-            "all of it, and the tables"
-        );
-        let huge = check_limit(GIB / 2, GIB, &Backing::Hugetlb).unwrap();
-        assert_eq!(huge, GIB / 2);
+        assert_eq!(checked(5 * GIB), 5 * GIB, "it counts at every size");
+        assert!(check_limit(GIB / 2, GIB, &Backing::Hugetlb).is_ok());
         assert!(check_limit(HUGE_PAGE, GIB, &Backing::Hugetlb).is_err());
+        // At another size, as `resize` asks.
+        let limited = check(&new(limit(GIB / 16))).unwrap();
+        assert!(limited.check_size(32 * GIB, &Backing::Memfd).is_ok());
+        let tables = (512 * GIB / 1024).to_string();
+        let parts = [&(GIB / 16).to_string()[..], &tables];
+        refused(limited.check_size(512 * GIB, &Backing::Memfd), &parts);
+        let all = check(&preallocated(limit(2 * GIB))).unwrap();
+        assert!(all.check_size(2 * GIB, &Backing::Memfd).is_ok());
+        let parts = [
+            "--preallocate",
+            &(2 * GIB).to_string(),
+            &(3 * GIB).to_string(),
+        ];
+        refused(all.check_size(3 * GIB, &Backing::Memfd), &parts);
     }
 
     #[test]
@@ -434,26 +459,31 @@ mod tests {
 
     #[test]
     fn e14_a_budget_above_the_cgroup_is_refused_with_both_numbers() {
+        let fits = |config: &SpaceConfig, buffers, memory_max| {
+            config.fits(4 * GIB, &Backing::Memfd, buffers, memory_max)
+        };
         let config = SpaceConfig {
             memory_limit: GIB,
             ..SpaceConfig::default()
         };
-        assert!(config.fits(4 * GIB, 0, None).is_ok());
-        assert!(config.fits(4 * GIB, 0, Some(2 * GIB)).is_ok());
-        let failure = config.fits(4 * GIB, 64 << 20, Some(GIB)).unwrap_err();
+        assert!(fits(&config, 0, None).is_ok());
+        assert!(fits(&config, 0, Some(2 * GIB)).is_ok());
+        let failure = fits(&config, 64 << 20, Some(GIB)).unwrap_err();
         assert_eq!(failure.exit, Exit::Environment);
         for part in ["--memory-limit", "memory.max", &GIB.to_string()] {
             assert!(failure.message.contains(part), "{part}: {failure}");
         }
+        let ample = SpaceConfig {
+            memory_limit: 64 * GIB,
+            ..SpaceConfig::default()
+        };
+        assert!(fits(&ample, 0, Some(5 * GIB)).is_ok(), "never uses so much");
         let thin = SpaceConfig::default();
-        assert!(
-            thin.fits(4 * GIB, 0, Some(GIB)).is_ok(),
-            "nothing is promised"
-        );
+        assert!(fits(&thin, 0, Some(GIB)).is_ok(), "nothing is promised");
         let all = SpaceConfig {
             preallocate: true,
             ..thin
         };
-        assert!(all.fits(4 * GIB, 0, Some(GIB)).is_err());
+        assert!(fits(&all, 0, Some(GIB)).is_err());
     }
 }

@@ -113,12 +113,14 @@ impl Ramdisk {
     }
 
     /// Makes the disk smaller, as [`Store::shrink`], and ends the writes that wait for memory beyond
-    /// the new end.
+    /// the new end. When this returns no memory is made there any more.
     pub fn shrink(&self, size: u64) {
         self.store.shrink(size);
-        self.space()
-            .iter()
-            .for_each(|space| space.shrunk(&self.store));
+        if let Some(space) = self.space() {
+            space.shrunk(&self.store);
+            // A run of the populate work that began later reads the new size.
+            space.flush_populate();
+        }
     }
 
     #[inline]

@@ -10,14 +10,17 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use super::budget::Budget;
 use super::page_state::PageStates;
+use super::sync::{lock, Mutex};
 use crate::mq::Run;
 use crate::sys::mmap::Mapping;
+use crate::sys::remove;
 
 mod discard;
 mod huge;
@@ -38,6 +41,8 @@ pub struct Store {
     size: AtomicU64,
     budget: Budget,
     freed: OnceLock<Freed>,
+    /// Name of a file that was made for this store, until there is a disk in it.
+    made: Mutex<Option<PathBuf>>,
 }
 
 /// Called when there is memory again.
@@ -53,6 +58,11 @@ impl Store {
     #[inline]
     pub fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
+    }
+
+    /// Keeps the file that was made for this store when the store is dropped.
+    pub fn keep_file(&self) {
+        lock(&self.made).take();
     }
 
     /// Bytes of a page: the smallest piece that can be given back.
@@ -160,19 +170,12 @@ impl std::fmt::Debug for Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // After a shrink the file is longer than the disk, and a later server takes the size from
-        // it. If this fails the file keeps a tail of zeros.
-        if self
-            .file
-            .metadata()
-            .is_ok_and(|meta| meta.len() > self.size())
-        {
-            if let Err(error) = self.file.set_len(self.size()) {
-                log::warn!(
-                    "cannot cut the backing file to {} bytes: {error}",
-                    self.size()
-                );
-            }
+        // After a shrink during which a request has kept memory beyond the end.
+        self.cut_file();
+        let made = lock(&self.made).take();
+        if let Some(path) = made {
+            // There was no disk in it. The lock is held until this is over.
+            let _ = remove::this_file(&path, &self.file);
         }
     }
 }
@@ -186,4 +189,29 @@ pub enum Readable {
     Hole,
     /// Some of it is present: see [`Store::runs`].
     Mixed,
+}
+
+#[cfg(all(test, not(loom)))]
+mod testing {
+    use super::*;
+
+    /// Fills a range, whose memory is made if it is absent.
+    pub(super) fn fill(store: &Store, range: Range<u64>, byte: u8) {
+        store.populate(range.clone()).expect("memory");
+        let len = (range.end - range.start) as usize;
+        // SAFETY: the range is present and pinned, and only this thread writes to it.
+        unsafe { store.address_of(&range).write_bytes(byte, len) };
+        store.unpin(range);
+    }
+
+    /// Reads one byte; 0 where there is a hole.
+    pub(super) fn byte_at(store: &Store, at: u64) -> u8 {
+        let byte = match store.pin_for_read(at..at + 1) {
+            // SAFETY: the page is present and pinned.
+            Readable::Memory(from) => unsafe { from.read_volatile() },
+            _ => 0,
+        };
+        store.unpin(at..at + 1);
+        byte
+    }
 }

@@ -15,7 +15,7 @@ use super::features::Features;
 use super::openers::openers;
 use super::queue::QueueShared;
 use super::thread::{Deaths, Served};
-use crate::backend::{Driver, Mirror};
+use crate::backend::{self, Driver, Mirror};
 use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::Queue;
@@ -148,6 +148,9 @@ impl Device {
                 )));
             }
         }
+        if size > old {
+            backend::check_resize(&self.config, size)?;
+        }
         // On a device that is not LIVE this command crashes older kernels.
         let state = self.control.device_info(id)?.device_state();
         if state != abi::DeviceState::Live {
@@ -155,21 +158,42 @@ impl Device {
                 "device {id} is {state}, not LIVE"
             )));
         }
-        let store = self.driver.disk().store();
         if size > old {
-            self.driver.disk().grow(size)?;
-            if let Err(error) = self.control.update_size(id, size >> 9) {
-                store.shrink(old);
-                return Err(error.into());
-            }
-        } else if size < old {
+            return self.grow(size, old);
+        }
+        if size < old {
+            self.driver.disk().store().check_shrink(size)?;
             self.control.update_size(id, size >> 9)?;
-            self.driver.disk().shrink(size);
-            if !(0..SHRINK_TRIES).any(|_| store.free_tail(old) || pause()) {
-                log::warn!("requests beyond the new end keep some of the old memory");
-            }
+            self.cut_to(size, old);
         }
         Ok(())
+    }
+
+    /// Makes the store larger, with all its memory if the disk is preallocated, and then the disk. A
+    /// failure changes nothing.
+    fn grow(&mut self, size: u64, old: u64) -> Result<(), Failure> {
+        let disk = self.driver.disk();
+        disk.grow(size)?;
+        let grown = backend::prepare(disk.store(), &self.config).and_then(|()| {
+            let told = self.control.update_size(self.info.dev_id, size >> 9);
+            told.map_err(Failure::from)
+        });
+        grown.inspect_err(|_| self.cut_to(old, size))
+    }
+
+    /// Makes the store `size` bytes long and gives back what it has up to `old`.
+    fn cut_to(&self, size: u64, old: u64) {
+        let disk = self.driver.disk();
+        disk.shrink(size);
+        if !(0..SHRINK_TRIES).any(|_| disk.store().free_tail(old) || pause()) {
+            log::warn!("requests beyond the new end keep some of the old memory");
+        }
+    }
+
+    /// Keeps the backing file when this server has ended. Until then a file that it has made is
+    /// removed with the store.
+    pub fn keep_backing(&self) {
+        self.driver.disk().store().keep_file();
     }
 
     /// Takes the disk away: its dirty data is written first, and the queue

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use crate::disk::{try_add, Disk, MIB};
 use crate::ioctl::{self, Buffer};
-use crate::machine::{self, tmpfs_path};
+use crate::machine::{self, tmpfs_path, Traces};
 use crate::rng::Rng;
 use crate::run::{tool, ublk};
 use crate::runner::{Outcome, Skip, Test};
@@ -17,6 +17,9 @@ pub fn tests(tests: &mut Vec<Test>) {
     let mut add = |name: &str, body: fn() -> Outcome| tests.push(Test::skippable(name, body));
     add("i1_a_tmpfs_file_keeps_its_contents", tmpfs_keeps);
     add("i11_a_second_server_of_a_file_is_refused", tmpfs_locked);
+    if machine::offers("UPDATE_SIZE") {
+        add("h8_i1_a_smaller_size_survives_a_kill", smaller_and_killed);
+    }
     add("l1_a_bad_backing_file_is_refused", tmpfs_bad);
     add("l1_too_few_huge_pages_names_both_numbers", hugetlb_too_few);
     add("g1_huge_pages_hold_a_disk", hugetlb);
@@ -54,6 +57,32 @@ fn tmpfs_keeps() -> Outcome {
     assert_eq!(disk.allocated(), MIB, "G11 for holes found at the start");
     disk.end();
     fs::remove_file(&file).expect("removed");
+    Ok(())
+}
+
+/// The server is killed after the disk has become smaller: the next one finds the new size.
+fn smaller_and_killed() -> Outcome {
+    let file = tmpfs_path("smaller");
+    let backing = format!("tmpfs:{file}");
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "16M", "--backing", &backing]);
+    let bytes = Buffer::new(MIB as usize);
+    let client = disk.open_direct();
+    client.write_all_at(&bytes, 12 * MIB).expect("write");
+    drop(client);
+    ublk(&["resize", &disk.name(), "8M"]).well();
+    assert_eq!(fs::metadata(&file).expect("the file").len(), 8 * MIB);
+    ioctl::signal(disk.pid, libc::SIGKILL);
+    machine::wait_for("the end of the server", || {
+        !machine::servers().contains(&disk.pid)
+    });
+    ublk(&["del", "--force", &disk.name()]).well();
+    disk.has_ended();
+    let disk = Disk::add(&["--backing", &backing]);
+    assert_eq!(disk.stats().size, 8 * MIB, "the new size");
+    disk.end();
+    fs::remove_file(&file).expect("removed");
+    before.assert_unchanged();
     Ok(())
 }
 

@@ -32,6 +32,11 @@ pub fn tests(tests: &mut Vec<Test>) {
         add("h8_shrink_only_when_closed_or_forced", shrink);
         add("h8_bad_sizes_are_refused", bad_sizes);
         add("h8_resizing_leaks_nothing", resize_often);
+        add(
+            "h8_the_memory_limit_counts_at_every_size",
+            limit_at_every_size,
+        );
+        add("h8_a_preallocated_disk_stays_so", preallocated_grows);
     } else {
         add("h8_resize_is_refused_by_bit", no_resize);
     }
@@ -215,6 +220,44 @@ fn resize_often() {
     machine::wait_for("descriptors and threads as before", || {
         (held("fd"), held("task")) == before
     });
+    disk.end();
+}
+
+/// What was typed at `add` counts after a resize, and a size that it does not fit is refused as `add`
+/// refuses it.
+fn limit_at_every_size() {
+    let disk = Disk::add(&[
+        "--size",
+        "8M",
+        "--memory-limit",
+        "64M",
+        "--no-space-timeout",
+        "1",
+    ]);
+    let asked = ["resize", &disk.name(), "512G"];
+    run::ublk(&asked).refused(2, &["--memory-limit", "67108864", "536870912"]);
+    assert_eq!(disk.stats().size, 8 * MIB, "nothing is changed");
+    assert_eq!(disk.sysfs_number("size"), 8 * MIB / 512);
+    run::ublk(&["resize", &disk.name(), "32M"]).well();
+    let file = disk.open_direct();
+    let bytes = Buffer::new(MIB as usize);
+    for at in (0..32 * MIB).step_by(MIB as usize) {
+        file.write_all_at(&bytes, at).expect("within the limit");
+    }
+    assert_eq!(disk.allocated(), 32 * MIB);
+    drop(file);
+    disk.end();
+}
+
+fn preallocated_grows() {
+    let disk = Disk::add(&["--size", "8M", "--preallocate"]);
+    run::ublk(&["resize", &disk.name(), "24M"]).well();
+    assert_eq!(disk.allocated(), 24 * MIB);
+    let name = disk.name();
+    let too_much = run::ublk(&["resize", &name, "900G"]);
+    too_much.refused(3, &["--preallocate", "available"]);
+    let now = disk.stats();
+    assert_eq!((now.size, now.allocated), (24 * MIB, 24 * MIB));
     disk.end();
 }
 

@@ -156,30 +156,10 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use super::*;
-    use crate::ramdisk::store::Readable;
+    use crate::ramdisk::store::testing::{byte_at, fill};
 
     const PAGE: u64 = 4096;
     const MIB: u64 = 1 << 20;
-
-    /// Writes one byte to where memory is, or is made.
-    fn write(store: &Store, at: u64, byte: u8) {
-        let range = at..at + 1;
-        store.populate(range.clone()).expect("memory");
-        // SAFETY: the page is present and pinned.
-        unsafe { store.address_of(&range).write_volatile(byte) };
-        store.unpin(range);
-    }
-
-    fn read(store: &Store, at: u64) -> u8 {
-        let range = at..at + 1;
-        let byte = match store.pin_for_read(range.clone()) {
-            // SAFETY: the page is present and pinned.
-            Readable::Memory(from) => unsafe { from.read_volatile() },
-            _ => 0,
-        };
-        store.unpin(range);
-        byte
-    }
 
     #[test]
     fn e18_a_discard_up_to_the_end_gives_back_the_page_that_the_end_lies_in() {
@@ -204,7 +184,7 @@ mod tests {
         let behind = [0xee_u8; PAGE as usize];
         std::os::unix::fs::FileExt::write_all_at(&store.file, &behind, MIB).unwrap();
         store.shrink(MIB);
-        write(&store, 0, 1);
+        fill(&store, 0..1, 1);
         store.discard(0..MIB);
         let mut found = [0; PAGE as usize];
         std::os::unix::fs::FileExt::read_exact_at(&store.file, &mut found, MIB).unwrap();
@@ -232,10 +212,10 @@ mod tests {
                     std::hint::spin_loop();
                 }
                 store.grow(OLD + MIB).unwrap();
-                write(&store, OLD, 0xa5);
+                fill(&store, OLD..OLD + 1, 0xa5);
                 overlapped += u32::from(!done.load(Ordering::Acquire));
             });
-            assert_eq!(read(&store, OLD), 0xa5, "the write is lost");
+            assert_eq!(byte_at(&store, OLD), 0xa5, "the write is lost");
         }
     }
 
@@ -270,13 +250,13 @@ mod tests {
                 while store.states.is_present(PAGES as usize - 1) {
                     std::hint::spin_loop();
                 }
-                write(&store, AT, 1);
+                fill(&store, AT..AT + 1, 1);
                 let seen = passes.load(Ordering::Relaxed);
                 while passes.load(Ordering::Relaxed) == seen {
                     std::thread::yield_now();
                 }
-                let kept = read(&store, AT) == 1;
-                write(&store, AT, 0);
+                let kept = byte_at(&store, AT) == 1;
+                fill(&store, AT..AT + 1, 0);
                 kept
             });
             stop.store(true, Ordering::Relaxed);

@@ -10,8 +10,9 @@ use std::sync::OnceLock;
 use super::{pages_of, Store};
 use crate::ramdisk::budget::Budget;
 use crate::ramdisk::page_state::PageStates;
-use crate::sys::file;
+use crate::ramdisk::sync::{lock, Mutex};
 use crate::sys::mmap::Mapping;
+use crate::sys::{file, remove};
 
 /// Bytes of a mapping at least, where address space allows: room to grow.
 const ROOM_TO_GROW: u64 = 1 << 40;
@@ -117,8 +118,8 @@ impl Store {
     }
 
     /// A store in a file on a tmpfs or hugetlbfs. An existing file keeps its
-    /// contents; `size` 0 takes the size it has. A file that this call made is
-    /// removed again if the call fails.
+    /// contents; `size` 0 takes the size it has. A file that this call makes is
+    /// removed when the store is dropped, or not made, until [`Store::keep_file`].
     pub fn in_file(path: &Path, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
         let open = |source| StoreError::Open {
             path: path.to_owned(),
@@ -133,12 +134,17 @@ impl Store {
             }
             Err(e) => return Err(open(e)),
         };
-        let result = Self::with_named_file(file, path, size, huge_pages, new);
-        if new && result.is_err() {
-            // The file is this call's own. The first error is reported.
-            let _ = std::fs::remove_file(path);
+        if !new {
+            return Self::with_named_file(file, path, size, huge_pages, new);
         }
-        result
+        let held = file.try_clone().map_err(open)?;
+        let store = Self::with_named_file(file, path, size, huge_pages, new);
+        match &store {
+            Ok(store) => *lock(&store.made) = Some(path.to_owned()),
+            // The first error is reported.
+            Err(_) => drop(remove::this_file(path, &held)),
+        }
+        store
     }
 
     fn with_named_file(
@@ -222,6 +228,7 @@ impl Store {
             // A word takes memory when its page is first used. The budget counts all of them.
             budget: Budget::new((whole >> page_shift) * 4),
             freed: OnceLock::new(),
+            made: Mutex::new(None),
         };
         if store.is_hugetlb() {
             store.adopt_huge_pages()?;
@@ -255,6 +262,7 @@ impl Store {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::ramdisk::store::testing::fill;
 
     /// VmFlags of the mapping that an address lies in.
     fn flags(at: *const u8) -> String {
@@ -279,11 +287,7 @@ mod tests {
         const PAGE: u64 = 4096;
         let store = Store::anonymous(64 * PAGE, false).expect("a memfd");
         for range in [PAGE..2 * PAGE, 9 * PAGE..20 * PAGE] {
-            store.populate(range.clone()).expect("memory");
-            let len = (range.end - range.start) as usize;
-            // SAFETY: the range is present and pinned.
-            unsafe { store.address_of(&range).write_bytes(1, len) };
-            store.unpin(range);
+            fill(&store, range, 1);
         }
         store.discard(12 * PAGE..15 * PAGE);
         let file = store.file.try_clone().expect("a descriptor");

@@ -62,7 +62,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::ramdisk::store::Readable;
+    use crate::ramdisk::store::testing::{byte_at, fill};
 
     const PAGE: u64 = 4096;
 
@@ -72,10 +72,8 @@ mod tests {
         store.preallocate().unwrap();
         let marked = [3, 700, 701, 2047];
         for page in marked {
-            let at = store.pin_for_write(page * PAGE..page * PAGE + PAGE);
-            // SAFETY: the page is present and pinned.
-            unsafe { at.unwrap().as_ptr().add(4095).write(1) };
-            store.unpin(page * PAGE..page * PAGE + PAGE);
+            let last = page * PAGE + PAGE - 1;
+            fill(&store, last..last + 1, 1);
         }
         // Somebody uses a page of zeros: it stays (E21).
         assert!(store.pin_for_write(9 * PAGE..10 * PAGE).is_some());
@@ -85,9 +83,7 @@ mod tests {
         store.unpin(9 * PAGE..10 * PAGE);
         assert_eq!(store.reclaim_zeros(0..u64::MAX), PAGE);
         for page in marked {
-            let at = store.pin_for_write(page * PAGE..page * PAGE + PAGE);
-            // SAFETY: the page is present and pinned.
-            assert_eq!(unsafe { at.unwrap().as_ptr().add(4095).read() }, 1);
+            assert_eq!(byte_at(&store, page * PAGE + PAGE - 1), 1);
         }
     }
 
@@ -131,7 +127,7 @@ mod tests {
                         held[1] = 7;
                     }
                 }
-                let found = halves.map(|half| byte(&store, half.start + page));
+                let found = halves.map(|half| byte_at(&store, half.start + page));
                 assert_eq!(found, *held, "round {round} of {thread}");
             }
         };
@@ -157,24 +153,5 @@ mod tests {
             (store.used(), store.allocated().unwrap()),
             (store.table_bytes(), 0)
         );
-    }
-
-    fn fill(store: &Store, range: Range<u64>, byte: u8) {
-        store.populate(range.clone()).expect("memory");
-        let len = (range.end - range.start) as usize;
-        // SAFETY: the range is present and pinned, and only this thread writes to it.
-        unsafe { store.address_of(&range).write_bytes(byte, len) };
-        store.unpin(range);
-    }
-
-    fn byte(store: &Store, at: u64) -> u8 {
-        let range = at..at + 1;
-        let byte = match store.pin_for_read(range.clone()) {
-            // SAFETY: the page is present and pinned.
-            Readable::Memory(from) => unsafe { from.read_volatile() },
-            _ => 0,
-        };
-        store.unpin(range);
-        byte
     }
 }

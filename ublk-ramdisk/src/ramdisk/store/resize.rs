@@ -15,12 +15,7 @@ impl Store {
                 capacity,
             });
         }
-        if !size.is_multiple_of(self.page_size()) && self.page_size() != 4096 {
-            return Err(StoreError::PartialPage {
-                size,
-                page: self.page_size(),
-            });
-        }
+        self.check_shrink(size)?;
         let system = |source| StoreError::System {
             step: "grow to",
             size,
@@ -32,6 +27,15 @@ impl Store {
         // What a larger disk left there.
         self.discard(self.size()..size);
         self.set_size(size);
+        Ok(())
+    }
+
+    /// Fails if the size is not whole huge pages of a store that is made of them.
+    pub fn check_shrink(&self, size: u64) -> Result<(), StoreError> {
+        let page = self.page_size();
+        if self.is_hugetlb() && !size.is_multiple_of(page) {
+            return Err(StoreError::PartialPage { size, page });
+        }
         Ok(())
     }
 
@@ -52,14 +56,33 @@ impl Store {
         }
     }
 
-    /// Gives back what lies between the end of the disk and `old_size`. False if a request still
-    /// uses some of it: the caller tries again. The file keeps its length until the store is
-    /// dropped, as a request that was checked before the shrink may still touch it.
+    /// Gives back what lies between the end of the disk and `old_size`, and cuts the file to the
+    /// disk's size, which a later server takes from it. False if a request still uses some of it: the
+    /// caller tries again.
+    ///
+    /// A request that was checked before the shrink touches pages that are present, and no others. So
+    /// the file is cut when none is present there. The caller sees to it that no memory is made beyond
+    /// the end any more.
     pub fn free_tail(&self, old_size: u64) -> bool {
         let tail = self.size()..old_size;
         self.discard(tail.clone());
         let whole = tail.start.next_multiple_of(self.page_size())..tail.end;
-        pages_of(&whole, self.page_shift).all(|page| !self.states.is_present(page))
+        let freed = pages_of(&whole, self.page_shift).all(|page| !self.states.is_present(page));
+        if freed {
+            self.cut_file();
+        }
+        freed
+    }
+
+    /// Cuts the file to the disk's size, if it is longer. A failure leaves it a tail of zeros.
+    pub(super) fn cut_file(&self) {
+        let size = self.size();
+        let is_longer = self.file.metadata().is_ok_and(|meta| meta.len() > size);
+        if is_longer {
+            if let Err(error) = self.file.set_len(size) {
+                log::warn!("cannot cut the backing file to {size} bytes: {error}");
+            }
+        }
     }
 }
 
@@ -87,6 +110,8 @@ mod tests {
                 assert!(store.free_tail(old));
             }
             assert_eq!(store.used(), store.table_bytes(), "{old} to {size}");
+            let length = store.file.metadata().unwrap().len();
+            assert_eq!(length, size, "a later server takes the size from it");
             written(&store, 0..PAGE);
             assert_eq!(store.used(), store.table_bytes() + PAGE);
             store.discard(0..PAGE);

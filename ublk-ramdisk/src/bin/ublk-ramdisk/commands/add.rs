@@ -28,7 +28,7 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     if let Some(OrOff::To(limit)) = args.memory.rules.memory_limit {
         if limit > config.size {
             output::warn(&format!(
-                "--memory-limit {} is more than the disk has: the limit is its size, {}",
+                "--memory-limit {} is more than the {} of the disk: it limits a larger disk only",
                 Size(limit),
                 Size(config.size)
             ));

@@ -21,7 +21,6 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use ublk_ramdisk::backend::FreshBacking;
 use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::DeviceConfig;
 use ublk_ramdisk::error::{Exit, Failure};
@@ -82,15 +81,16 @@ impl Prepared {
             Some(id) => Some(run_dir.lock(id, NAMED_ID_TIMEOUT)?),
             None => None,
         };
-        let fresh = FreshBacking::of(config);
-        let device = Device::create(config).inspect_err(|_| fresh.remove())?;
+        let device = Device::create(config)?;
         match Front::open(self, &device, named, config, run_dir) {
-            Ok(front) => Ok(Server { device, front }),
+            Ok(front) => {
+                device.keep_backing();
+                Ok(Server { device, front })
+            }
             Err(failure) => {
                 if let Err(second) = device.delete() {
                     error!("cleaning up: {second}");
                 }
-                fresh.remove();
                 Err(failure)
             }
         }
