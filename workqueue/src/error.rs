@@ -207,4 +207,7 @@ pub enum StartError {
     /// The runtime runs already, or has been shut down.
     #[error("the runtime has been started before")]
     AlreadyStarted,
+    /// The runtime belongs to the process that this one was forked from.
+    #[error("the runtime is the parent process's")]
+    Destroyed,
 }

@@ -3,6 +3,7 @@
 
 mod common;
 use common::*;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
@@ -156,6 +157,63 @@ fn s11_04_a_queue_dropped_in_a_run_takes_what_its_runs_enqueue() {
             });
             assert_eq!(chain.runs(), 50);
         }
+    });
+}
+
+/// Called as the thread that keeps it ends.
+#[derive(Default)]
+struct AtThreadEnd(Option<Box<dyn FnOnce()>>);
+
+impl Drop for AtThreadEnd {
+    fn drop(&mut self) {
+        if let Some(f) = self.0.take() {
+            f();
+        }
+    }
+}
+
+thread_local! {
+    static AT_END: RefCell<AtThreadEnd> = RefCell::default();
+}
+
+/// Calls of all kinds.
+fn use_the_crate(rt: &Runtime, q: &Queue, item: &Arc<Call>) {
+    q.enqueue(item.clone()).unwrap();
+    item.work.flush().unwrap();
+    item.work.cancel_sync().unwrap();
+    q.flush().unwrap();
+    q.drain().unwrap();
+    assert_eq!(rt.work_on_cpu(0, || blocking(|| 7)), Ok(7));
+    trace::emit(trace::Phase::Instant, "test", "unheard", &[]);
+    drop((reclaim_scope(), current()));
+    let old = legacy::Machine::builder().topology(machine(1, 1)).build();
+    let old_queue = old.create_workqueue("old").unwrap();
+    assert!(old_queue.queue_work(&legacy::Work::new("item", |_| ())));
+    old_queue.flush_workqueue().unwrap();
+}
+
+#[test]
+fn s14_04_a_thread_local_value_may_use_the_crate_as_its_thread_ends() {
+    does_not_hang("the end of the thread", || {
+        let item = Call::noop();
+        let seen = item.clone();
+        let user = std::thread::spawn(move || {
+            // The first use of a thread-local value: the crate's own are dropped before this one.
+            AT_END.with_borrow_mut(|at_end| at_end.0 = None);
+            let rt = runtime(2);
+            let flags = PERCPU | Flags::MEM_RECLAIM;
+            let q = rt.queue("q").flags(flags).build().unwrap();
+            use_the_crate(&rt, &q, &item);
+            let at_end = move || {
+                use_the_crate(&rt, &q, &item);
+                VirtualClock::in_turns().settle();
+                drop(q);
+                rt.shutdown().unwrap();
+            };
+            AT_END.with_borrow_mut(|place| place.0 = Some(Box::new(at_end)));
+        });
+        user.join().unwrap();
+        assert_eq!(seen.runs(), 2);
     });
 }
 

@@ -106,3 +106,20 @@ fn no_other_thread_runs_while_the_conductor_does() {
     }
     assert!(clock.next_due().is_some(), "the monitor looks at the CPUs");
 }
+
+#[test]
+fn s14_04_the_threads_run_freely_once_their_conductor_has_ended() {
+    let conductor = std::thread::spawn(|| {
+        let clock = VirtualClock::in_turns();
+        let rt = quiet().topology(machine(1, 1)).virtual_clock(clock);
+        let rt = rt.start().unwrap();
+        let q = rt.queue("q").flags(PERCPU).build().unwrap();
+        (rt, q)
+    });
+    let (rt, q) = conductor.join().unwrap();
+    let item = Call::noop();
+    q.enqueue(item.clone()).unwrap();
+    until("the item has run", || item.runs() == 1);
+    drop(q);
+    rt.shutdown().unwrap();
+}

@@ -254,8 +254,21 @@ impl Cpus {
         get(&self.topology)
     }
 
+    /// The topology of the known CPUs.
     pub(crate) fn shown_topology(&self) -> Arc<Topology> {
         get(&self.shown)
+    }
+
+    /// Holds all locks of the set, as a thread may do when another one forks.
+    #[cfg(test)]
+    pub(crate) fn hold_locks(&self) -> impl Sized + '_ {
+        let topologies = (self.topology.write(), self.shown.write());
+        (topologies, self.wanted.lock(), self.masks.lock())
+    }
+
+    /// As `shown_topology`, made anew instead of read under a lock.
+    pub(crate) fn describe_known(&self) -> Topology {
+        self.machine.describe(&self.known())
     }
 
     /// The CPUs that may be used at present; None if that is not known.

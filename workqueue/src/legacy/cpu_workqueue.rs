@@ -65,9 +65,10 @@ thread_local! {
     static SERVES: RefCell<Option<Arc<CpuWorkqueue>>> = const { RefCell::new(None) };
 }
 
-/// The list the caller is the thread of; None on all other threads.
+/// The list the caller is the thread of; None on all other threads, and in the child of a fork.
 pub(super) fn served_by_caller() -> Option<Arc<CpuWorkqueue>> {
-    SERVES.try_with(|s| s.borrow().clone()).ok().flatten()
+    let own = SERVES.try_with(|s| s.borrow().clone()).ok().flatten();
+    own.filter(|list| !list.machine.is_in_forked_child())
 }
 
 impl CpuWorkqueue {

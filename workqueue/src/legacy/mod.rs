@@ -288,12 +288,18 @@ impl Machine {
     /// Freezeable queues stop before their next item, until [`Machine::thaw`]. Items can still be
     /// queued and stay listed.
     pub fn freeze(&self) {
+        if self.inner.is_in_forked_child() {
+            return;
+        }
         let _queues = self.inner.queues.lock();
         self.inner.frozen.store(true, Ordering::Relaxed);
     }
 
     /// Ends a freeze.
     pub fn thaw(&self) {
+        if self.inner.is_in_forked_child() {
+            return;
+        }
         {
             let _queues = self.inner.queues.lock();
             self.inner.frozen.store(false, Ordering::Relaxed);
@@ -301,8 +307,11 @@ impl Machine {
         self.inner.queues().iter().for_each(|q| q.wake_threads());
     }
 
-    /// The CPUs that are online.
+    /// The CPUs that are online; none in the child of a fork.
     pub fn online_cpus(&self) -> CpuSet {
+        if self.inner.is_in_forked_child() {
+            return CpuSet::new();
+        }
         self.inner.online()
     }
 
@@ -311,8 +320,11 @@ impl Machine {
     ///
     /// # Errors
     /// [`Refusal::InvalidCpu`] if the CPU is not online, is the last one, or if the caller is a run
-    /// on one of the threads that would have to end.
+    /// on one of the threads that would have to end. [`Refusal::Destroyed`] in the child of a fork.
     pub fn cpu_down(&self, cpu: usize) -> Result<(), Refusal> {
+        if self.inner.is_in_forked_child() {
+            return Err(Refusal::Destroyed);
+        }
         if served_by_caller().is_some_and(|own| own.cpu == Some(cpu)) {
             return Err(Refusal::InvalidCpu);
         }
@@ -334,8 +346,11 @@ impl Machine {
     ///
     /// # Errors
     /// [`Refusal::InvalidCpu`] if the machine has no such CPU, or a thread cannot be created; the
-    /// CPU stays out then.
+    /// CPU stays out then. [`Refusal::Destroyed`] in the child of a fork.
     pub fn cpu_up(&self, cpu: usize) -> Result<(), Refusal> {
+        if self.inner.is_in_forked_child() {
+            return Err(Refusal::Destroyed);
+        }
         if !self.inner.topology.possible().contains(cpu) {
             return Err(Refusal::InvalidCpu);
         }
@@ -354,5 +369,39 @@ impl Machine {
                 return Ok(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::WaitError;
+
+    #[test]
+    fn s01_13_no_call_of_a_forked_child_waits_for_a_lock_of_the_old_design() {
+        let machine = Machine::builder().topology(Topology::one_cpu()).build();
+        let queue = machine.create_workqueue("old").unwrap();
+        let work = Work::new("item", |_| ());
+        assert!(queue.queue_work(&work) && work.flush_work().is_ok());
+        let _machine = (machine.inner.online.lock(), machine.inner.queues.lock());
+        let _list = queue.inner.lists[0].lock();
+        let _item = work.hold_lock();
+        assert!(cpu::is_true_in_child(|| {
+            machine.freeze();
+            machine.thaw();
+            let own = Work::new("of the child", |_| ());
+            machine.online_cpus().is_empty()
+                && machine.cpu_down(0) == Err(Refusal::Destroyed)
+                && machine.cpu_up(0) == Err(Refusal::Destroyed)
+                && machine.create_workqueue("new").is_err()
+                && work.flush_work() == Err(WaitError::Destroyed)
+                && work.cancel_work_sync() == Err(WaitError::Destroyed)
+                && own.cancel_work_sync() == Ok(false)
+                && [&own, &work].iter().all(|w| !queue.queue_work(w))
+                && queue.queue_work_on(0, &own) == Err(Refusal::Destroyed)
+                && queue.flush_workqueue() == Err(WaitError::Destroyed)
+                && queue.dump().is_empty()
+                && queue.destroy_workqueue() == Err(WaitError::Destroyed)
+        }));
     }
 }

@@ -11,6 +11,7 @@ use super::workqueue::Workqueue;
 use super::Era;
 use crate::error::WaitError;
 use crate::pool::context::blocking;
+use crate::sys::cpu;
 use crate::sys::sync::{Completion, Mutex};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ pub struct Work {
     pending: AtomicBool, // A
     /// The list it was put on last. Changed by the owner of PENDING.
     home: Mutex<Option<Arc<CpuWorkqueue>>>,
+    forks: u32, // I: the fork generation of the process that made it
 }
 
 impl fmt::Debug for Work {
@@ -48,6 +50,7 @@ impl Work {
             function: Box::new(function),
             pending: AtomicBool::new(false),
             home: Mutex::new(None),
+            forks: cpu::fork_generation(),
         })
     }
 
@@ -59,6 +62,16 @@ impl Work {
     /// True if the item waits for a run.
     pub fn is_pending(&self) -> bool {
         self.pending.load(Ordering::Acquire)
+    }
+
+    #[cfg(test)]
+    pub(super) fn hold_lock(&self) -> impl Sized + '_ {
+        self.home.lock()
+    }
+
+    /// True in the child of a fork, where a thread of the parent may hold the item's lock for ever.
+    pub(super) fn is_of_parent(&self) -> bool {
+        cpu::fork_generation() != self.forks
     }
 
     /// Takes the PENDING mark; false if it is taken.
@@ -164,10 +177,13 @@ impl Work {
     /// # Errors
     /// [`WaitError::WouldDeadlock`] in the item's own run; the kernel hangs.
     pub fn flush_work(&self) -> Result<bool, WaitError> {
+        if self.is_of_parent() {
+            return Err(WaitError::Destroyed);
+        }
         let Some(list) = self.home() else {
             return Ok(false);
         };
-        self.may_wait(&list)?;
+        self.may_wait()?;
         let done = {
             let mut st = list.lock();
             if let Some(place) = st.place_of(self) {
@@ -188,9 +204,10 @@ impl Work {
     /// # Errors
     /// [`WaitError::WouldDeadlock`] in the item's own run; the kernel hangs.
     pub fn cancel_work_sync(&self) -> Result<bool, WaitError> {
-        if let Some(list) = self.home() {
-            self.may_wait(&list)?;
+        if self.is_of_parent() {
+            return Err(WaitError::Destroyed);
         }
+        self.may_wait()?;
         let was_pending = loop {
             if self.claim() {
                 break false;
@@ -206,10 +223,8 @@ impl Work {
         Ok(was_pending)
     }
 
-    fn may_wait(&self, list: &CpuWorkqueue) -> Result<(), WaitError> {
-        if list.machine.is_in_forked_child() {
-            return Err(WaitError::Destroyed);
-        }
+    /// An error if the caller is the item's own run.
+    fn may_wait(&self) -> Result<(), WaitError> {
         let serving = served_by_caller();
         if serving.is_some_and(|own| own.lock().is_running(self)) {
             return Err(WaitError::WouldDeadlock);

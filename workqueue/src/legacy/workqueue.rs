@@ -163,7 +163,7 @@ impl Workqueue {
     /// the queue is a singlethread one.
     pub fn queue_work(&self, work: &Arc<Work>) -> bool {
         let queue = &self.inner;
-        if queue.machine.is_in_forked_child() || !work.claim() {
+        if queue.machine.is_in_forked_child() || work.is_of_parent() || !work.claim() {
             return false;
         }
         // The list of a CPU that is leaving refuses; the next look finds another CPU.
@@ -187,7 +187,8 @@ impl Workqueue {
     /// been destroyed.
     pub fn queue_work_on(&self, cpu: usize, work: &Arc<Work>) -> Result<bool, Refusal> {
         let queue = &self.inner;
-        if queue.machine.is_in_forked_child() || queue.destroyed.load(Ordering::Relaxed) {
+        let forked = queue.machine.is_in_forked_child() || work.is_of_parent();
+        if forked || queue.destroyed.load(Ordering::Relaxed) {
             return Err(Refusal::Destroyed);
         }
         if !queue.machine.online().contains(cpu) {

@@ -66,6 +66,9 @@ pub fn moment() -> Moment {
 }
 
 pub(super) fn set_clock(clock: Option<Arc<VirtualClock>>) {
+    if is_forked_child() {
+        return;
+    }
     let mut current = CLOCK.lock();
     IS_VIRTUAL.store(clock.is_some(), Ordering::Relaxed);
     *current = clock;
@@ -74,7 +77,7 @@ pub(super) fn set_clock(clock: Option<Arc<VirtualClock>>) {
 /// The clock of all records: CLOCK_MONOTONIC in nanoseconds, or the virtual clock that the
 /// recording was started on.
 pub fn now() -> u64 {
-    if IS_VIRTUAL.load(Ordering::Relaxed) {
+    if IS_VIRTUAL.load(Ordering::Relaxed) && !is_forked_child() {
         let clock = CLOCK.lock();
         if let Some(clock) = &*clock {
             return u64::try_from(clock.now().as_nanos()).unwrap_or(u64::MAX);
@@ -194,6 +197,7 @@ impl<R: Timed> Recorder<R> {
         if is_forked_child() {
             return Ok(());
         }
+        cpu::watch_forks();
         // Before new memory is asked for.
         drop(self.drain(false));
         let threads = fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
@@ -394,6 +398,20 @@ mod tests {
         RECORDER.record(&OWN, At(1));
         let seen = RECORDER.drain(false);
         assert_eq!((times(&seen), seen.lost), (vec![], 1));
+    }
+
+    #[test]
+    fn s01_13_a_forked_child_does_not_wait_for_the_clock_of_records() {
+        cpu::watch_forks();
+        let held = CLOCK.lock();
+        IS_VIRTUAL.store(true, Ordering::Relaxed);
+        let returned = cpu::is_true_in_child(|| {
+            set_clock(Some(VirtualClock::new()));
+            moment().time > 0
+        });
+        IS_VIRTUAL.store(false, Ordering::Relaxed);
+        drop(held);
+        assert!(returned);
     }
 
     #[test]

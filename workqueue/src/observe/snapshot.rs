@@ -174,7 +174,9 @@ pub struct Snapshot {
 impl QueueInner {
     pub(crate) fn stats(&self) -> QueueStats {
         // The queue's lock keeps a pwq from being released between the two readings.
-        let state = self.state.lock();
+        let Some(state) = self.readable() else {
+            return QueueStats::default();
+        };
         let mut sum = state.past;
         for pwq in &state.pwqs {
             sum.add(&pwq.pool.lock().pwqs.get(pwq.number).stats);

@@ -199,7 +199,9 @@ fn enter() {
     let outermost = with(|c| {
         c.run.as_ref()?;
         c.blocking += 1;
-        (c.blocking == 1 && !c.rescuer).then(|| (c.pool.clone(), c.slot))
+        // In the child of a fork nobody waits behind the run.
+        (c.blocking == 1 && !c.rescuer && !c.pool.env.is_in_forked_child())
+            .then(|| (c.pool.clone(), c.slot))
     });
     let Some((pool, slot)) = outermost.flatten() else {
         return;
@@ -219,7 +221,8 @@ fn leave() {
         // A section may outlive the run it began in; that run has been corrected at its end.
         c.blocking = c.blocking.checked_sub(1)?;
         // guard: s05_15_nested_sections
-        (c.blocking == 0 && !c.rescuer).then(|| (c.pool.clone(), c.slot))
+        (c.blocking == 0 && !c.rescuer && !c.pool.env.is_in_forked_child())
+            .then(|| (c.pool.clone(), c.slot))
     });
     if let Some((pool, slot)) = outermost.flatten() {
         let mut st = pool.lock();

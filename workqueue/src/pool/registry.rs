@@ -159,6 +159,7 @@ pub(crate) fn key_for(
 #[cfg(test)]
 mod fork_tests {
     use crate::pool::registry;
+    use crate::sys::cpu;
     use crate::Runtime;
     use std::sync::mpsc;
     use std::time::{Duration, Instant};
@@ -186,23 +187,7 @@ mod fork_tests {
         while is_held.try_recv().is_err() {
             std::thread::yield_now();
         }
-        // SAFETY: the child reads the table and then leaves by _exit; one that hangs is ended.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: as above.
-            unsafe {
-                libc::alarm(60);
-                libc::_exit(if registry::lookup(pool).is_some() {
-                    0
-                } else {
-                    1
-                });
-            }
-        }
-        let mut status = 0;
-        // SAFETY: `status` is valid for writing; the child is ours.
-        let waited = unsafe { libc::waitpid(child, &mut status, 0) };
-        assert_eq!((waited, status), (child, 0));
+        assert!(cpu::is_true_in_child(|| registry::lookup(pool).is_some()));
         holder.join().unwrap();
         drop(rt);
     }

@@ -241,8 +241,10 @@ impl Runtime {
     /// Sets the CPUs in use to those of `cpus` that the process may use; None for all it may use.
     /// Items queued for a CPU that leaves run elsewhere.
     pub fn set_online_cpus(&self, cpus: Option<CpuSet>) {
-        self.inner.env.cpus.set_wanted(cpus);
-        self.refresh_cpus();
+        if !self.inner.env.is_in_forked_child() {
+            self.inner.env.cpus.set_wanted(cpus);
+            self.refresh_cpus();
+        }
     }
 
     /// Checks now if the process's CPUs have changed, instead of at the next poll. Also takes CPUs

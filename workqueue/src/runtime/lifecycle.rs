@@ -26,6 +26,9 @@ impl Runtime {
     /// those made are ended again and the runtime stays early.
     pub fn start(&self) -> Result<(), StartError> {
         let (dir, env) = (&self.inner, &self.inner.env);
+        if env.is_in_forked_child() {
+            return Err(StartError::Destroyed);
+        }
         let is_early = || env.phase() == EARLY;
         if !is_early() {
             return Err(StartError::AlreadyStarted);

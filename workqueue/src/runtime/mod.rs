@@ -82,7 +82,11 @@ impl Runtime {
 
     /// The topology of the CPUs that this runtime has met so far.
     pub fn topology(&self) -> Arc<Topology> {
-        self.inner.env.cpus.shown_topology()
+        let env = &self.inner.env;
+        if env.is_in_forked_child() {
+            return Arc::new(env.cpus.describe_known());
+        }
+        env.cpus.shown_topology()
     }
 
     /// The virtual clock, if the runtime uses one.
@@ -108,6 +112,10 @@ impl Queue {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        if self.inner.env.is_in_forked_child() {
+            // The threads are the parent's.
+            return;
+        }
         if let Err(e) = self.end() {
             log::warn!("workqueue: the runtime is left running: {e}");
         }

@@ -8,7 +8,7 @@
 use super::cpu;
 use super::sync::{Condvar, Mutex};
 use super::turn_scheduler::{self, Seat, TurnScheduler};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
 /// The clock of a runtime.
@@ -26,7 +26,7 @@ impl Clock {
     pub(crate) fn now(&self) -> u64 {
         match self {
             Self::Real => cpu::monotonic_ns(),
-            Self::Virtual(v) => v.state.lock().now,
+            Self::Virtual(v) => v.now_ns(),
         }
     }
 
@@ -34,7 +34,7 @@ impl Clock {
     pub(crate) fn coarse(&self) -> u64 {
         match self {
             Self::Real => cpu::monotonic_coarse_ns(),
-            Self::Virtual(v) => v.state.lock().now,
+            Self::Virtual(v) => v.now_ns(),
         }
     }
 
@@ -42,7 +42,7 @@ impl Clock {
     pub(crate) fn turns(&self) -> Option<&Arc<TurnScheduler>> {
         match self {
             Self::Real => None,
-            Self::Virtual(v) => v.turns.as_ref(),
+            Self::Virtual(v) => v.turns.as_ref().filter(|t| t.is_of_this_process()),
         }
     }
 }
@@ -87,12 +87,16 @@ pub(crate) fn after(now: u64, d: Duration) -> u64 {
 /// ```
 ///
 /// Items then may wait only for this clock, and must not take a lock that a thread without the turn
-/// holds. All threads run freely again from the runtime's shutdown on.
-#[derive(Debug, Default)]
+/// holds. All threads run freely again from the runtime's shutdown on, or from the end of the
+/// conductor's thread.
+///
+/// In the child of a fork the parent's clock shows 0, and nothing waits for it.
+#[derive(Debug)]
 pub struct VirtualClock {
     state: Mutex<VirtualState>,
     changed: Condvar,
     turns: Option<Arc<TurnScheduler>>, // I
+    forks: u32,                        // I: the fork generation of those who wait
 }
 
 #[derive(Debug, Default)]
@@ -123,15 +127,31 @@ impl VirtualState {
 impl VirtualClock {
     /// A clock that shows 0.
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Self::make(|| None)
     }
 
     /// A clock that shows 0 and whose threads take turns; the calling thread conducts.
     pub fn in_turns() -> Arc<Self> {
+        Self::make(|| Some(TurnScheduler::new()))
+    }
+
+    fn make(turns: impl FnOnce() -> Option<Arc<TurnScheduler>>) -> Arc<Self> {
+        cpu::watch_forks();
         Arc::new(Self {
-            turns: Some(TurnScheduler::new()),
-            ..Self::default()
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            turns: turns(),
+            forks: cpu::fork_generation(),
         })
+    }
+
+    /// None in the child of a fork, where a thread of the parent may hold the lock for ever.
+    fn lock(&self) -> Option<MutexGuard<'_, VirtualState>> {
+        (cpu::fork_generation() == self.forks).then(|| self.state.lock())
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.lock().map_or(0, |state| state.now)
     }
 
     /// Lets all other threads have their turns until each waits for a wake-up or for this clock.
@@ -146,19 +166,21 @@ impl VirtualClock {
     /// The earliest time that a thread waits for; none if none waits. Known only on a clock from
     /// [`VirtualClock::in_turns`], after [`VirtualClock::settle`].
     pub fn next_due(&self) -> Option<Duration> {
-        let due = self.state.lock().waits.iter().map(|wait| wait.0).min();
+        let due = self.lock()?.waits.iter().map(|wait| wait.0).min();
         due.map(Duration::from_nanos)
     }
 
     /// The time since the clock was made.
     pub fn now(&self) -> Duration {
-        Duration::from_nanos(self.state.lock().now)
+        Duration::from_nanos(self.now_ns())
     }
 
     /// Moves the time on and wakes the threads that waited for it.
     pub fn advance(&self, d: Duration) {
         let watchers = {
-            let mut state = self.state.lock();
+            let Some(mut state) = self.lock() else {
+                return;
+            };
             let now = after(state.now, d);
             state.now = now;
             let mut due: Vec<_> = state.waits.extract_if(.., |wait| wait.0 <= now).collect();
@@ -182,7 +204,9 @@ impl VirtualClock {
     /// Sleeps until the clock has moved on by `d`. Declares nothing to the pool; see
     /// [`crate::blocking`].
     pub fn sleep(&self, d: Duration) {
-        let mut state = self.state.lock();
+        let Some(mut state) = self.lock() else {
+            return;
+        };
         let due = after(state.now, d);
         if due == state.now {
             return;
@@ -209,14 +233,18 @@ impl VirtualClock {
 
     /// Waits until exactly `n` threads are inside [`VirtualClock::sleep`].
     pub fn wait_for_sleepers(&self, n: usize) {
-        let mut state = self.state.lock();
+        let Some(mut state) = self.lock() else {
+            return;
+        };
         while state.sleepers.len() != n {
             state = self.changed.wait(state);
         }
     }
 
     fn watch(&self, who: &Arc<Notify>) {
-        self.state.lock().watchers.push(Arc::downgrade(who));
+        if let Some(mut state) = self.lock() {
+            state.watchers.push(Arc::downgrade(who));
+        }
     }
 }
 
@@ -263,7 +291,7 @@ impl Notify {
     pub(crate) fn wait_until(&self, deadline: Option<u64>) {
         while !std::mem::take(&mut *self.called.lock()) {
             if let Clock::Virtual(v) = &self.clock {
-                if deadline.is_some_and(|deadline| v.state.lock().now >= deadline) {
+                if deadline.is_some_and(|deadline| v.now_ns() >= deadline) {
                     return;
                 }
                 if self.wait_in_turn(v, deadline) {
@@ -299,5 +327,25 @@ impl Notify {
             .into_iter()
             .for_each(|number| clock.state.lock().forget(number));
         in_turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s01_13_nothing_waits_for_the_clock_of_the_parent() {
+        let clock = VirtualClock::in_turns();
+        clock.advance(Duration::from_secs(1));
+        let _held = clock.state.lock();
+        let _table = clock.turns.as_ref().map(|turns| turns.hold_lock());
+        assert!(cpu::is_true_in_child(|| {
+            clock.advance(Duration::from_secs(1));
+            clock.sleep(Duration::from_secs(1));
+            clock.wait_for_sleepers(7);
+            clock.settle();
+            clock.now().is_zero() && clock.next_due().is_none()
+        }));
     }
 }

@@ -319,3 +319,21 @@ impl Drop for AbortOnUnwind {
         }
     }
 }
+
+/// Calls `f` in the child of a fork, which is ended if it hangs. False unless `f` returned true.
+#[cfg(test)]
+pub(crate) fn is_true_in_child(f: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child calls `f` and leaves by _exit, without running anything of the parent's.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as above; the alarm ends a child that hangs.
+        unsafe { libc::alarm(60) };
+        let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
+        // SAFETY: as above.
+        unsafe { libc::_exit(i32::from(!held)) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is valid for writing; the child is ours.
+    let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+    (waited, status) == (child, 0)
+}

@@ -10,6 +10,7 @@
 //! Used where the crate's own threads wait: [`super::sync::Parker`], [`super::clock`], and with
 //! [`poll_until`] where threads wait for each other.
 
+use super::cpu;
 use super::sync::{Condvar, Mutex};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -67,6 +68,7 @@ struct Table {
 #[derive(Debug)]
 pub(crate) struct TurnScheduler {
     table: Mutex<Table>,
+    forks: u32, // I: the fork generation of its threads
 }
 
 /// A thread's place.
@@ -77,13 +79,36 @@ pub(crate) struct Seat {
     turn: Arc<Condvar>,
 }
 
-thread_local! {
-    static OWN: RefCell<Option<Seat>> = const { RefCell::new(None) };
+/// The number of the conductor's seat.
+const CONDUCTOR: usize = 0;
+
+/// The seat of a thread, dropped as the thread ends.
+#[derive(Debug)]
+struct OwnSeat(RefCell<Option<Seat>>);
+
+impl Drop for OwnSeat {
+    fn drop(&mut self) {
+        let conducts = |seat: &Seat| seat.number == CONDUCTOR && seat.turns.is_of_this_process();
+        if let Some(seat) = self.0.take().filter(conducts) {
+            // Without a conductor the others would wait for their turns for ever.
+            seat.turns.disband();
+        }
+    }
 }
 
-/// The calling thread's seat, if it has one.
+thread_local! {
+    static OWN: OwnSeat = const { OwnSeat(RefCell::new(None)) };
+}
+
+/// The calling thread's seat, if it has one. None while its thread-local values are dropped.
 pub(crate) fn current() -> Option<Seat> {
-    OWN.with(|own| own.borrow().clone())
+    let own = OWN.try_with(|own| own.0.borrow().clone()).ok().flatten();
+    own.filter(|seat| seat.turns.is_of_this_process())
+}
+
+/// Gives the calling thread a seat, or none. False while its thread-local values are dropped.
+fn set_current(seat: Option<Seat>) -> bool {
+    OWN.try_with(|own| own.0.replace(seat)).is_ok()
 }
 
 /// Lets others have their turn until `is_true`. False if the thread has no seat: the caller then
@@ -129,10 +154,23 @@ impl TurnScheduler {
                 changed: false,
                 disbanded: false,
             }),
+            forks: cpu::fork_generation(),
         });
         let seat = turns.seat(&mut turns.table.lock(), ThreadState::Running);
-        OWN.with(|own| *own.borrow_mut() = Some(seat));
+        if !set_current(Some(seat)) {
+            turns.disband();
+        }
         turns
+    }
+
+    #[cfg(test)]
+    pub(super) fn hold_lock(&self) -> impl Sized + '_ {
+        self.table.lock()
+    }
+
+    /// False in the child of a fork, which has none of the threads.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        cpu::fork_generation() == self.forks
     }
 
     fn seat(self: &Arc<Self>, table: &mut Table, state: ThreadState) -> Seat {
@@ -183,7 +221,8 @@ impl Table {
             }
         }
         let next = self.ready.pop_front();
-        let conductor = || (self.seats[0].state == ThreadState::Conducting).then_some(0);
+        let conductor =
+            || (self.seats[CONDUCTOR].state == ThreadState::Conducting).then_some(CONDUCTOR);
         if let Some(next) = next.or_else(conductor) {
             self.seats[next].state = ThreadState::Running;
             self.seats[next].turn.notify_all();
@@ -278,7 +317,7 @@ impl Invitation {
         let seat = self.0.take().expect("accepted once");
         let table = seat.turns.table.lock();
         let _ignored = seat.wait_for_turn(table);
-        OWN.with(|own| *own.borrow_mut() = Some(seat.clone()));
+        let _ignored = set_current(Some(seat.clone()));
         Seated(seat)
     }
 }
@@ -297,7 +336,7 @@ pub(crate) struct Seated(Seat);
 
 impl Drop for Seated {
     fn drop(&mut self) {
-        OWN.with(|own| *own.borrow_mut() = None);
+        let _ignored = set_current(None);
         self.0.give_up();
     }
 }

@@ -121,16 +121,24 @@ impl QueueInner {
 }
 
 impl Runtime {
-    /// Activates no further item of FREEZABLE queues; running ones go on.
+    /// Activates no further item of FREEZABLE queues; running ones go on. Does nothing in the child
+    /// of a fork.
     pub fn freeze_begin(&self) {
+        if self.inner.env.is_in_forked_child() {
+            return;
+        }
         if self.inner.frozen.load(Ordering::Relaxed) {
             log::warn!("workqueue: freeze_begin while the queues are frozen already");
         }
         self.set_frozen(true);
     }
 
-    /// True if a FREEZABLE queue still runs items from before the freeze.
+    /// True if a FREEZABLE queue still runs items from before the freeze; false in the child of a
+    /// fork.
     pub fn freeze_busy(&self) -> bool {
+        if self.inner.env.is_in_forked_child() {
+            return false;
+        }
         if !self.inner.frozen.load(Ordering::Relaxed) {
             log::warn!("workqueue: freeze_busy outside a freeze");
         }
@@ -145,7 +153,8 @@ impl Runtime {
 
     /// Ends a freeze: items held back by it become active in their order.
     pub fn thaw(&self) {
-        if self.inner.frozen.load(Ordering::Relaxed) {
+        let frozen = self.inner.frozen.load(Ordering::Relaxed);
+        if frozen && !self.inner.env.is_in_forked_child() {
             self.set_frozen(false);
         }
     }

@@ -83,11 +83,11 @@ impl Queue {
         if !self.inner.is_unbound() {
             return Err(EnqueueError::new(Refusal::NotUnbound, work));
         }
-        enqueue::enqueue(
-            &self.inner,
-            enqueue::cpu_of_node(&self.inner.env, node),
-            work,
-        )
+        if let Err(refusal) = enqueue::check(&self.inner, None) {
+            return Err(EnqueueError::new(refusal, work));
+        }
+        let cpu = enqueue::cpu_of_node(&self.inner.env, node);
+        enqueue::enqueue(&self.inner, cpu, work)
     }
 
     /// Enqueues an item once the time has passed. Pending meanwhile.
@@ -184,9 +184,10 @@ impl Queue {
         self.inner.drain_from_outside()
     }
 
-    /// The limit of active items, as set; `usize::MAX` on a BH queue, which has none.
+    /// The limit of active items, as set; `usize::MAX` on a BH queue, which has none. 0 in the
+    /// child of a fork.
     pub fn max_active(&self) -> usize {
-        self.inner.state.lock().saved_max
+        self.inner.readable().map_or(0, |state| state.saved_max)
     }
 
     /// Sets how many items may be active at once, per CPU or, on unbound queues, in all.
@@ -204,9 +205,10 @@ impl Queue {
         self.inner.congested(cpu)
     }
 
-    /// The attributes as they were set.
+    /// The attributes as they were set; the default ones in the child of a fork.
     pub fn attrs(&self) -> Attrs {
-        self.inner.state.lock().attrs.clone()
+        let state = self.inner.readable();
+        state.map_or_else(Attrs::new, |state| state.attrs.clone())
     }
 
     /// Changes the attributes of an unbound queue. On an error nothing changes. Items queued
@@ -215,7 +217,7 @@ impl Queue {
         self.inner.apply_attrs(attrs)
     }
 
-    /// The queue's counters.
+    /// The queue's counters; all 0 in the child of a fork.
     pub fn stats(&self) -> QueueStats {
         self.inner.stats()
     }
@@ -279,5 +281,76 @@ impl<F: FnOnce() + Send + 'static> WorkItem for ClosureWork<F> {
 
     fn run(this: Pin<Box<Self>>) {
         (Pin::into_inner(this).f)();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::StartError;
+    use crate::sys::cpu;
+    use crate::{blocking, current, set_worker_desc, worker_desc, Runtime, Topology};
+    use std::sync::mpsc;
+
+    /// In a forked child, inside a run: every call returns, and says that there is nothing.
+    fn all_return(rt: &Runtime, early: &Runtime, q: &Queue, unbound: &Queue) -> bool {
+        rt.freeze_begin();
+        let frozen = rt.freeze_busy();
+        rt.thaw();
+        rt.set_online_cpus(None);
+        rt.refresh_cpus();
+        set_worker_desc("unseen");
+        let item = Box::pin(ClosureWork {
+            work: Work::new(""),
+            f: || (),
+        });
+        let refused = unbound.enqueue_node(0, item).map_err(|e| e.reason());
+        !frozen
+            && blocking(|| worker_desc().is_none() && current().is_some())
+            && q.stats() == QueueStats::default()
+            && q.attrs() == Attrs::new()
+            && q.max_active() == 0
+            && q.set_max_active(3) == Err(AttrError::Destroyed)
+            && unbound.set_min_active(3) == Err(AttrError::Destroyed)
+            && unbound.apply_attrs(Attrs::new()) == Err(AttrError::Destroyed)
+            && !q.congested(0)
+            && refused == Err(Refusal::Destroyed)
+            && rt.topology().possible() == &rt.online_cpus()
+            && rt.unbound_cpumask() == rt.online_cpus()
+            && rt.default_scope().name() == "cache_shard"
+            && rt.system_bh().flush() == Err(WaitError::Destroyed)
+            && early.start() == Err(StartError::Destroyed)
+    }
+
+    #[test]
+    fn s01_13_what_another_thread_had_locked_holds_no_call_of_a_forked_child_up() {
+        let one_cpu = || Runtime::builder().topology(Topology::one_cpu());
+        let rt = Arc::new(one_cpu().start().unwrap());
+        let early = Arc::new(one_cpu().build_early());
+        let flags = Flags::PERCPU | Flags::FREEZABLE;
+        let q = rt.queue("q").flags(flags).build().unwrap();
+        let unbound = rt.queue("u").flags(Flags::UNBOUND).build().unwrap();
+        let pool = q.inner.pwqs()[0].pool.clone();
+        let ((hold, held), (told, verdict)) = (mpsc::channel(), mpsc::channel());
+        let (own, other, at_start) = (q.handle(), unbound.handle(), (rt.clone(), early.clone()));
+        let run = move || {
+            held.recv().unwrap();
+            let calls = || all_return(&at_start.0, &at_start.1, &own, &other);
+            told.send(cpu::is_true_in_child(calls)).unwrap();
+        };
+        q.try_spawn(run).map_err(|e| e.reason()).unwrap();
+        {
+            let _attrs = (rt.inner.attrs_lock.lock(), early.inner.attrs_lock.lock());
+            let _queues = (q.inner.state.lock(), unbound.inner.state.lock());
+            let _cpus = rt.inner.env.cpus.hold_locks();
+            let begun = || pool.lock().workers.iter().any(|(_, w)| w.current.is_some());
+            while !begun() {
+                std::thread::yield_now();
+            }
+            let _pool = pool.lock();
+            hold.send(()).unwrap();
+            assert!(verdict.recv().unwrap(), "a call hangs or does not refuse");
+        }
+        q.flush().unwrap();
     }
 }

@@ -17,7 +17,7 @@ use crate::sys::sync::{Completion, Mutex, Parker};
 use crate::work::state::COLORS;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, mem};
@@ -183,6 +183,12 @@ impl QueueInner {
             .map(|(_, slot)| slot.write().unwrap_or_else(PoisonError::into_inner))
             .collect();
         slots.iter_mut().for_each(|s| **s = Some(pwq.clone()));
+    }
+
+    /// What the queue's lock guards; None in the child of a fork, where a thread of the parent may
+    /// hold it for ever.
+    pub(crate) fn readable(&self) -> Option<MutexGuard<'_, QueueState>> {
+        (!self.env.is_in_forked_child()).then(|| self.state.lock())
     }
 
     pub(crate) fn pwqs(&self) -> Vec<Arc<Pwq>> {
