@@ -166,7 +166,7 @@ pub enum AttrError {
     #[error("CPU mask {0} has none of the machine's CPUs")]
     EmptyMask(String),
     /// The queue is not an unbound one.
-    #[error("attributes can be changed on unbound queues only")]
+    #[error("only unbound queues have attributes")]
     NotUnbound,
     /// The entry of the control registry can only be read.
     #[error("{0} of this queue can only be read")]
@@ -207,6 +207,9 @@ pub enum StartError {
     /// The runtime runs already, or has been shut down.
     #[error("the runtime has been started before")]
     AlreadyStarted,
+    /// The made-up machine cannot be used.
+    #[error("the topology cannot be used: {0}")]
+    Topology(String),
     /// The runtime belongs to the process that this one was forked from.
     #[error("the runtime is the parent process's")]
     Destroyed,

@@ -227,3 +227,67 @@ fn s04_17_an_unused_pool_goes_and_its_items_stay_usable() {
     }
     assert_eq!(item.runs(), 9);
 }
+
+#[test]
+fn s04_12_s04_13_the_builder_refuses_attributes_as_apply_attrs_does() {
+    let rt = runtime(2);
+    let with = |flags, attrs: &Attrs| rt.queue("q").flags(flags).attrs(attrs.clone()).build();
+    let nowhere = Attrs {
+        cpumask: Some(CpuSet::single(7)),
+        ..Attrs::new()
+    };
+    let too_nice = Attrs {
+        nice: 20,
+        ..Attrs::new()
+    };
+    for (flags, attrs) in [
+        (PERCPU, Attrs::new()),
+        (Flags::BH, Attrs::new()),
+        (Flags::empty(), Attrs::new()),
+        (UNBOUND, nowhere),
+        (UNBOUND, too_nice),
+    ] {
+        let q = rt.queue("q").flags(flags).build().unwrap();
+        let name = "q".to_owned();
+        let source = q.apply_attrs(attrs.clone()).unwrap_err();
+        let refused = with(flags, &attrs).map(|q| q.attrs());
+        assert_eq!(refused, Err(AllocError::Attrs { name, source }));
+    }
+    assert!(with(UNBOUND, &Attrs::new()).is_ok());
+}
+
+#[test]
+fn s04_10_a_machine_that_cannot_be_used_is_refused_at_the_start() {
+    let place = |cpu, node| CpuPlace {
+        cpu,
+        core: 0,
+        cache: 0,
+        node,
+    };
+    let huge = 1 << 40;
+    for (topology, why) in [
+        (Topology::simulated(vec![]), "no CPU"),
+        (machine(0, 1), "no CPU"),
+        (machine(huge, 0), "CPU 8192 on node 0"),
+        (
+            Topology::simulated(vec![place(0, 0), place(huge, 0)]),
+            "CPU 1099511627776",
+        ),
+        (
+            Topology::simulated(vec![place(0, usize::MAX)]),
+            "node 18446744073709551615",
+        ),
+    ] {
+        let old = legacy::Machine::builder()
+            .topology(topology.clone())
+            .build();
+        let made = old.create_workqueue("old").is_ok();
+        assert_eq!(made, !topology.possible().is_empty());
+        let rt = Runtime::builder().topology(topology).build_early();
+        let refused = rt.start().unwrap_err();
+        assert!(matches!(refused, StartError::Topology(_)));
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    let rt = quiet().topology(machine(2, 0)).start().unwrap();
+    assert_eq!(rt.topology().nr_nodes(), 1);
+}

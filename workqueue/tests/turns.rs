@@ -123,3 +123,40 @@ fn s14_04_the_threads_run_freely_once_their_conductor_has_ended() {
     drop(q);
     rt.shutdown().unwrap();
 }
+
+#[test]
+fn s07_02_s11_09_periods_of_zero_mean_never() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (clock, fails) = (VirtualClock::in_turns(), Arc::new(AtomicBool::new(false)));
+        let rt = quiet()
+            .topology(machine(1, 1))
+            .virtual_clock(clock.clone())
+            .on_create_worker(fails_while(&fails))
+            .cpu_poll(Duration::ZERO)
+            .mayday_interval(Duration::ZERO)
+            .watchdog_thresh(Duration::ZERO)
+            .start()
+            .unwrap();
+        clock.settle();
+        let due_at_rest = clock.next_due();
+        let flags = PERCPU | Flags::MEM_RECLAIM;
+        let q = rt.queue("q").flags(flags).build().unwrap();
+        fails.store(true, Ordering::SeqCst);
+        for _ in 0..2 {
+            let clock = clock.clone();
+            q.try_spawn(move || blocking(|| clock.sleep(100 * MS)))
+                .map_err(|e| e.reason())
+                .unwrap();
+        }
+        pass_time(&clock, 50 * MS);
+        done.send((due_at_rest, q.stats().mayday, q.stats().rescued))
+            .unwrap();
+        fails.store(false, Ordering::SeqCst);
+        pass_time(&clock, 2000 * MS);
+        drop(q);
+    });
+    // A thread that never waits keeps the others from their turns.
+    let seen = ended.recv_timeout(HUNG).expect("no thread runs in a loop");
+    assert_eq!(seen, (None, 1, 1));
+}

@@ -23,6 +23,8 @@ pub(crate) type AllowedHook = Box<dyn Fn() -> CpuSet + Send + Sync>;
 pub(crate) struct Machine {
     /// The caller's description; None to read sysfs.
     given: Option<Topology>, // I
+    /// Why the caller's description is not used. One made-up CPU stands for it.
+    fault: Option<String>, // I
     /// Only these are ever used.
     bound: Option<CpuSet>, // I
     allowed_by: Option<AllowedHook>, // I
@@ -49,8 +51,13 @@ impl Machine {
         bound: Option<CpuSet>,
         allowed_by: Option<AllowedHook>,
     ) -> Self {
+        let fault = given.as_ref().and_then(Topology::fault);
         let mut own = Self {
-            given,
+            given: match fault {
+                Some(_) => Some(Topology::simulated_nodes(1, 1)),
+                None => given,
+            },
+            fault,
             bound: None,
             allowed_by,
             end: MAX_CPUS,
@@ -223,6 +230,11 @@ impl Cpus {
             scope: AtomicUsize::new(scope as usize),
             machine,
         }
+    }
+
+    /// Why the machine that the program has made up is not used.
+    pub(crate) fn fault(&self) -> Option<&String> {
+        self.machine.fault.as_ref()
     }
 
     pub(crate) fn is_known(&self, cpu: usize) -> bool {

@@ -121,9 +121,10 @@ impl Monitor {
         self.watching.store(true, Ordering::SeqCst);
     }
 
-    /// Sleeps until something is posted or changed, at most until `deadline`.
+    /// Sleeps until something is posted or changed, at most until `deadline`; `u64::MAX` is never.
     pub(crate) fn sleep_until(&self, deadline: u64) {
-        self.wake.wait_until(Some(deadline));
+        self.wake
+            .wait_until(Some(deadline).filter(|&at| at < u64::MAX));
     }
 
     pub(crate) fn post(&self, job: Job) {

@@ -7,7 +7,7 @@
 
 use crate::error::AttrError;
 use crate::sys::cpu;
-use crate::sys::cpuset::CpuSet;
+use crate::sys::cpuset::{CpuSet, MAX_CPUS};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
@@ -101,6 +101,8 @@ pub struct Topology {
     /// The nodes of the whole machine, also those without a CPU here.
     nr_nodes: usize,
     simulated: bool,
+    /// The first place that cannot be used.
+    bad_place: Option<CpuPlace>,
 }
 
 /// One group of CPUs.
@@ -139,6 +141,9 @@ impl Topology {
 
     /// A made-up machine, for tests and simulations. Threads are not bound to CPUs then, and a
     /// caller that is no worker counts as running on CPU `sched_getcpu() % number of CPUs`.
+    ///
+    /// A runtime does not start on a machine without CPUs, or with a CPU or node above 8191: see
+    /// [`crate::StartError::Topology`].
     pub fn simulated(places: Vec<CpuPlace>) -> Self {
         Self::build(places, 1, true)
     }
@@ -150,16 +155,17 @@ impl Topology {
     }
 
     /// A made-up machine as [`Topology::simulated`] makes it, of `cpus` CPUs spread over `nodes` NUMA
-    /// nodes. Each CPU is a core of its own, and the CPUs of a node share a cache.
+    /// nodes, at least one. Each CPU is a core of its own, and the CPUs of a node share a cache.
     pub fn simulated_nodes(cpus: usize, nodes: usize) -> Self {
-        let per_node = cpus.div_ceil(nodes);
+        let per_node = cpus.div_ceil(nodes.max(1));
         let place = |cpu| CpuPlace {
             cpu,
             core: cpu,
             cache: cpu / per_node,
             node: cpu / per_node,
         };
-        Self::simulated((0..cpus).map(place).collect())
+        // One CPU too many is enough to be refused.
+        Self::simulated((0..cpus.min(MAX_CPUS + 1)).map(place).collect())
     }
 
     /// The part of the topology within `cpus`.
@@ -177,7 +183,10 @@ impl Topology {
         Self::build(places.collect(), nr_nodes, self.simulated)
     }
 
-    fn build(places: Vec<CpuPlace>, nr_nodes: usize, simulated: bool) -> Self {
+    fn build(mut places: Vec<CpuPlace>, nr_nodes: usize, simulated: bool) -> Self {
+        let is_bad = |p: &CpuPlace| p.cpu >= MAX_CPUS || p.node >= MAX_CPUS;
+        let bad_place = places.iter().copied().find(is_bad);
+        places.retain(|place| !is_bad(place));
         let places: BTreeMap<usize, CpuPlace> = places.into_iter().map(|p| (p.cpu, p)).collect();
         let highest = places.values().map(|p| p.node + 1).max();
         let shards = shard_map(&places);
@@ -187,6 +196,7 @@ impl Topology {
             shards,
             nr_nodes: highest.unwrap_or(1).max(nr_nodes),
             simulated,
+            bad_place,
         }
     }
 
@@ -198,6 +208,16 @@ impl Topology {
     /// True for a made-up machine.
     pub fn is_simulated(&self) -> bool {
         self.simulated
+    }
+
+    /// Why a runtime cannot use this machine.
+    pub(crate) fn fault(&self) -> Option<String> {
+        if let Some(CpuPlace { cpu, node, .. }) = self.bad_place {
+            return Some(format!(
+                "CPU {cpu} on node {node}: both must be below {MAX_CPUS}"
+            ));
+        }
+        self.places.is_empty().then(|| "it has no CPU".to_owned())
     }
 
     /// The pods of a scope, in the order of their lowest CPU.

@@ -7,7 +7,7 @@
 use super::cpu_workqueue::{served_by_caller, CpuWorkqueue};
 use super::work::Work;
 use super::MachineInner;
-use crate::error::{AllocError, Refusal, WaitError};
+use crate::error::{AllocError, AttrError, Refusal, WaitError};
 use crate::sys::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -128,6 +128,12 @@ impl Workqueue {
             return Err(AllocError::Destroyed);
         }
         let possible: Vec<_> = machine.topology.possible().iter().map(Some).collect();
+        if possible.is_empty() {
+            return Err(AllocError::Attrs {
+                name: name.to_owned(),
+                source: AttrError::EmptyMask(String::new()),
+            });
+        }
         let cpus = if kind.is_single() {
             vec![None]
         } else {

@@ -139,7 +139,10 @@ pub(crate) fn mayday_expired(pool: &Arc<Pool>) {
     }
     // Under the lock: a manager that ends its loop now finds the timer armed, or knows that it will
     // not be.
-    arm_mayday(pool, pool.env.config.mayday_interval);
+    let interval = pool.env.config.mayday_interval;
+    if !interval.is_zero() {
+        arm_mayday(pool, interval);
+    }
 }
 
 /// Arms the timer for the moment when the longest-idle worker has been idle for long enough.

@@ -82,7 +82,7 @@ impl RuntimeBuilder {
         self
     }
 
-    /// How often rescuers are called after that (100 ms).
+    /// How often rescuers are called after that (100 ms); zero for never.
     pub fn mayday_interval(mut self, d: Duration) -> Self {
         self.config.mayday_interval = d;
         self
@@ -94,7 +94,7 @@ impl RuntimeBuilder {
         self
     }
 
-    /// How often to check if the process's CPUs have changed (1 s).
+    /// How often to check if the process's CPUs have changed (1 s); zero for never.
     pub fn cpu_poll(mut self, d: Duration) -> Self {
         self.config.cpu_poll = d;
         self

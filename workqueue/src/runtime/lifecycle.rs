@@ -29,6 +29,9 @@ impl Runtime {
         if env.is_in_forked_child() {
             return Err(StartError::Destroyed);
         }
+        if let Some(why) = env.cpus.fault() {
+            return Err(StartError::Topology(why.clone()));
+        }
         let is_early = || env.phase() == EARLY;
         if !is_early() {
             return Err(StartError::AlreadyStarted);
@@ -165,7 +168,12 @@ fn monitor(dir: &Arc<Directory>) {
         let now = env.clock.now();
         if now >= next_look {
             dir.update_cpus();
-            next_look = after(now, env.config.cpu_poll);
+            let poll = env.config.cpu_poll;
+            next_look = if poll.is_zero() {
+                u64::MAX
+            } else {
+                after(now, poll)
+            };
         }
         let mut next = next_look.min(watchdog::look(dir, now));
         let period = env.config.sample_period;

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-/// A set of CPUs by number.
+/// A set of CPUs by number. It holds numbers below 8192; others are never in it.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct CpuSet {
     // No trailing zero word, so that equal sets are equal values.
@@ -21,7 +21,7 @@ impl CpuSet {
 
     /// The CPUs `0..n`.
     pub fn first(n: usize) -> Self {
-        (0..n).collect()
+        (0..n.min(MAX_CPUS)).collect()
     }
 
     /// The set of one CPU.
@@ -29,8 +29,11 @@ impl CpuSet {
         std::iter::once(cpu).collect()
     }
 
-    /// Adds a CPU; true if it was not in the set.
+    /// Adds a CPU; false if it was in the set, or if its number is 8192 or higher.
     pub fn insert(&mut self, cpu: usize) -> bool {
+        if cpu >= MAX_CPUS {
+            return false;
+        }
         let (word, bit) = (cpu / 64, 1u64 << (cpu % 64));
         if word >= self.words.len() {
             self.words.resize(word + 1, 0);
@@ -276,5 +279,7 @@ mod tests {
         let mut c = CpuSet::single(70);
         assert!(c.remove(70) && !c.remove(70) && c.is_empty());
         assert_eq!(c, CpuSet::new());
+        assert!(!c.insert(1 << 40) && CpuSet::single(usize::MAX).is_empty());
+        assert_eq!(CpuSet::first(1 << 40).len(), MAX_CPUS);
     }
 }

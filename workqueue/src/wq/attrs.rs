@@ -92,15 +92,19 @@ impl Attrs {
             .unwrap_or_else(|| unbound.clone())
     }
 
-    pub(crate) fn check(&self) -> Result<(), AttrError> {
-        if (-20..=19).contains(&self.nice) {
-            return Ok(());
+    /// Tests the values, of which `known` are the machine's CPUs.
+    pub(crate) fn check(&self, known: &CpuSet) -> Result<(), AttrError> {
+        if !(-20..=19).contains(&self.nice) {
+            return Err(AttrError::Invalid {
+                attribute: "nice",
+                value: self.nice.to_string(),
+                allowed: "a nice value is in -20..=19",
+            });
         }
-        Err(AttrError::Invalid {
-            attribute: "nice",
-            value: self.nice.to_string(),
-            allowed: "a nice value is in -20..=19",
-        })
+        match &self.cpumask {
+            Some(mask) if !mask.intersects(known) => Err(AttrError::EmptyMask(mask.to_list())),
+            _ => Ok(()),
+        }
     }
 }
 

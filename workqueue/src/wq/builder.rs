@@ -6,7 +6,7 @@
 use super::attrs::{Attrs, Flags};
 use super::queue::{Counters, FlushCountdown, FlushState, QueueInner, QueueState, Rescuer};
 use super::OwnedQueue;
-use crate::error::AllocError;
+use crate::error::{AllocError, AttrError};
 use crate::pwq::{NodeActive, PwqStats};
 use crate::runtime::directory::Directory;
 use crate::sys::short_text::{self, ShortText, SHORT_TEXT_LEN};
@@ -31,7 +31,7 @@ pub struct QueueBuilder {
     ordered: bool,
     system: bool,
     legacy: bool,
-    attrs: Attrs,
+    attrs: Option<Attrs>,
 }
 
 impl QueueBuilder {
@@ -44,7 +44,7 @@ impl QueueBuilder {
             ordered: false,
             system: false,
             legacy: false,
-            attrs: Attrs::new(),
+            attrs: None,
         }
     }
 
@@ -60,9 +60,10 @@ impl QueueBuilder {
         self
     }
 
-    /// The attributes an unbound queue begins with.
+    /// The attributes an unbound queue begins with. Refused as [`crate::Queue::apply_attrs`] refuses
+    /// them.
     pub fn attrs(mut self, attrs: Attrs) -> Self {
-        self.attrs = attrs;
+        self.attrs = Some(attrs);
         self
     }
 
@@ -93,11 +94,12 @@ impl QueueBuilder {
         } else {
             checked_max_active(&name, self.max_active, self.ordered)
         };
-        let mut attrs = self.attrs;
-        attrs.check().map_err(|source| AllocError::Attrs {
-            name: name.clone(),
-            source,
-        })?;
+        let mut attrs = self
+            .checked_attrs(flags)
+            .map_err(|source| AllocError::Attrs {
+                name: name.clone(),
+                source,
+            })?;
         if flags.contains(Flags::HIGHPRI) {
             attrs.nice = -20;
         }
@@ -169,6 +171,17 @@ impl QueueBuilder {
         inner.adjust_limits();
         dir.add_queue(&inner);
         Ok(OwnedQueue::new(inner))
+    }
+
+    fn checked_attrs(&self, flags: Flags) -> Result<Attrs, AttrError> {
+        let Some(attrs) = &self.attrs else {
+            return Ok(Attrs::new());
+        };
+        if !flags.contains(Flags::UNBOUND) {
+            return Err(AttrError::NotUnbound);
+        }
+        attrs.check(&self.dir.env.cpus.known())?;
+        Ok(attrs.clone())
     }
 
     fn checked_flags(&self, name: &str) -> Result<Flags, AllocError> {

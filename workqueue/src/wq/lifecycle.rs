@@ -109,12 +109,7 @@ impl QueueInner {
         }
         let former = self.state.lock().attrs.clone();
         let attrs = change(former);
-        attrs.check()?;
-        if let Some(mask) = &attrs.cpumask {
-            if !mask.intersects(&self.env.cpus.known()) {
-                return Err(AttrError::EmptyMask(mask.to_list()));
-            }
-        }
+        attrs.check(&self.env.cpus.known())?;
         self.install_attrs(attrs).map_err(AttrError::Spawn)?;
         self.adjust_limits();
         Ok(())
