@@ -141,7 +141,7 @@ fn serve(dir: &Arc<Directory>, listener: &UnixListener) {
 }
 
 fn reply_to(dir: &Arc<Directory>, caller: &UnixStream) -> io::Result<()> {
-    let reply = match receive(caller, &Deadline::after(CLIENT_TIMEOUT)) {
+    let reply = match receive(caller, &mut WaitBudget::of(CLIENT_TIMEOUT)) {
         Ok(_) if dir.env.is_stopped() => Reply::Error("the runtime is shut down".to_owned()),
         Ok(Request::Sample) => Reply::Sample(dir.sample()),
         Ok(Request::Snapshot) => Reply::Snapshot(Box::new(dir.snapshot())),
@@ -150,7 +150,7 @@ fn reply_to(dir: &Arc<Directory>, caller: &UnixStream) -> io::Result<()> {
         }
         Err(e) => return Err(e),
     };
-    send(caller, &reply, &Deadline::after(CLIENT_TIMEOUT))
+    send(caller, &reply, &mut WaitBudget::of(CLIENT_TIMEOUT))
 }
 
 /// The longest message, so that one end cannot make the other read for ever.
@@ -186,20 +186,24 @@ impl<'de> Deserialize<'de> for CpuSet {
     }
 }
 
-/// The time limit of a whole message, however many pieces it comes in.
-pub(crate) struct Deadline(Instant);
+/// How long the other end may still be waited for in a message, however many pieces it comes in.
+/// Only waits count: this process may be stopped between two of them.
+pub(crate) struct WaitBudget(Duration);
 
-impl Deadline {
-    pub(crate) fn after(limit: Duration) -> Self {
-        Self(Instant::now() + limit)
+impl WaitBudget {
+    pub(crate) fn of(limit: Duration) -> Self {
+        Self(limit)
     }
 
-    fn left(&self) -> io::Result<Duration> {
-        let left = self.0.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+    /// Calls `wait` with the time that is left, and takes off what it took.
+    fn spend<R>(&mut self, wait: impl FnOnce(Duration) -> io::Result<R>) -> io::Result<R> {
+        if self.0.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
-        Ok(left)
+        let begun = Instant::now();
+        let outcome = wait(self.0);
+        self.0 = self.0.saturating_sub(begun.elapsed());
+        outcome
     }
 }
 
@@ -207,14 +211,17 @@ impl Deadline {
 pub(crate) fn send(
     mut stream: &UnixStream,
     message: &impl Serialize,
-    deadline: &Deadline,
+    budget: &mut WaitBudget,
 ) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     let mut rest = &line[..];
     while !rest.is_empty() {
-        stream.set_write_timeout(Some(deadline.left()?))?;
-        match stream.write(rest) {
+        let written = budget.spend(|left| {
+            stream.set_write_timeout(Some(left))?;
+            stream.write(rest)
+        });
+        match written {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(n) => rest = &rest[n..],
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -227,15 +234,18 @@ pub(crate) fn send(
 /// Receives a message. A line that is none is an error of kind `InvalidData`.
 pub(crate) fn receive<T: DeserializeOwned>(
     mut stream: &UnixStream,
-    deadline: &Deadline,
+    budget: &mut WaitBudget,
 ) -> io::Result<T> {
     let (mut line, mut piece) = (Vec::new(), [0; 4096]);
     while !line.contains(&b'\n') {
         if line.len() > LONGEST_LINE {
             return Err(ErrorKind::InvalidData.into());
         }
-        stream.set_read_timeout(Some(deadline.left()?))?;
-        match stream.read(&mut piece) {
+        let read = budget.spend(|left| {
+            stream.set_read_timeout(Some(left))?;
+            stream.read(&mut piece)
+        });
+        match read {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(n) => line.extend_from_slice(&piece[..n]),
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -243,4 +253,27 @@ pub(crate) fn receive<T: DeserializeOwned>(
         }
     }
     serde_json::from_slice(&line).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_there_is_read_however_late() {
+        let (client, server) = UnixStream::pair().unwrap();
+        let limit = Duration::from_millis(1);
+        let (mut to, mut from) = (WaitBudget::of(CLIENT_TIMEOUT), WaitBudget::of(limit));
+        send(&client, &Request::Sample, &mut to).unwrap();
+        // As after a stop of the process.
+        std::thread::sleep(limit * 2);
+        assert_eq!(
+            receive::<Request>(&server, &mut from).unwrap(),
+            Request::Sample
+        );
+        // Nothing more comes: the budget is used up, and not by one wait for each call.
+        assert!(receive::<Request>(&server, &mut from).is_err());
+        let used_up = receive::<Request>(&server, &mut from).unwrap_err();
+        assert_eq!(used_up.kind(), ErrorKind::TimedOut);
+    }
 }

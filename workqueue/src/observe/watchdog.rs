@@ -7,16 +7,20 @@
 //! `show_cpu_pool_hogs`.
 
 use super::dump::{self, RunView};
-use crate::env::helpers::Watchdog;
+use crate::env::helpers::{Gaps, Watchdog};
+use crate::env::Env;
 use crate::pool::{sampler, Pool};
 use crate::runtime::directory::Directory;
 use crate::runtime::Runtime;
-use crate::sys::clock::after;
+use crate::sys::clock::{after, Clock};
 use crate::sys::cpu;
 use std::fs;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The monitor sleeps no shorter between two checks.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
 
 /// A pool that makes no progress.
 struct Stall {
@@ -29,31 +33,46 @@ struct Stall {
 /// # Context: the monitor thread, no lock held.
 pub(crate) fn look(dir: &Arc<Directory>, now: u64) -> u64 {
     let watchdog = &dir.env.watchdog;
-    let thresh = {
+    let (thresh, gaps) = {
         let mut state = watchdog.state.lock();
         if state.thresh.is_zero() {
             return u64::MAX;
         }
         let due = after(state.last_look, state.thresh);
         if now < due {
-            return due;
+            return next_wakeup(&dir.env, now, due, state.thresh);
         }
         state.last_look = now;
-        state.thresh
+        (state.thresh, state.gaps.clone())
     };
     let stalls: Vec<Stall> = dir
         .all_pools()
         .into_iter()
-        .filter_map(|pool| stalled(watchdog, pool, now, thresh))
+        .filter_map(|pool| stalled(watchdog, pool, now, thresh, &gaps))
         .collect();
     if !stalls.is_empty() {
         report(dir, &stalls);
         abort_if_asked(dir, &stalls);
     }
-    after(now, thresh)
+    next_wakeup(&dir.env, now, after(now, thresh), thresh)
 }
 
-fn stalled(watchdog: &Watchdog, pool: Arc<Pool>, now: u64, thresh: Duration) -> Option<Stall> {
+/// When the monitor wakes for a check that is due at `due`. Some times before it, because a gap is
+/// seen only if the process does not run when the monitor is to wake.
+fn next_wakeup(env: &Env, now: u64, due: u64, thresh: Duration) -> u64 {
+    match env.clock {
+        Clock::Real => due.min(after(now, (thresh / 10).max(SHORTEST_SLEEP))),
+        Clock::Virtual(_) => due,
+    }
+}
+
+fn stalled(
+    watchdog: &Watchdog,
+    pool: Arc<Pool>,
+    now: u64,
+    thresh: Duration,
+    gaps: &Gaps,
+) -> Option<Stall> {
     let touched = usize::try_from(pool.cpu())
         .ok()
         .and_then(|cpu| watchdog.touched.get(cpu))
@@ -61,12 +80,13 @@ fn stalled(watchdog: &Watchdog, pool: Arc<Pool>, now: u64, thresh: Duration) -> 
         .load(Ordering::Relaxed);
     let st = pool.lock();
     let progress = st.last_progress;
-    let late = !st.worklist.is_empty() && now > after(progress.max(touched), thresh);
+    let counted = gaps.running(progress.max(touched), now);
+    let late = !st.worklist.is_empty() && counted > after(0, thresh);
     let flags = dump::pool_flags(&pool, &st);
     drop(st);
     late.then(|| Stall {
         flags,
-        stuck: now - progress,
+        stuck: gaps.running(progress, now),
         pool,
     })
 }
@@ -164,5 +184,43 @@ impl Runtime {
             touched.store(now, Ordering::Relaxed);
             watchdog.touched_any.store(now, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::topology::Topology;
+    use crate::Flags;
+    use std::sync::mpsc;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn s12_03_time_in_which_the_process_did_not_run_counts_for_no_stall() {
+        let rt = Runtime::builder().topology(Topology::one_cpu());
+        let rt = rt.sample_period(Duration::ZERO).start().unwrap();
+        let q = rt.queue("q").flags(Flags::PERCPU).build().unwrap();
+        let (open, opened) = mpsc::channel::<()>();
+        let ((begin, begun), dir) = (mpsc::channel(), &rt.inner);
+        let run = move || {
+            begin.send(()).unwrap();
+            let _ended = opened.recv();
+        };
+        q.try_spawn(run).map_err(|e| e.reason()).unwrap();
+        begun.recv().unwrap();
+        q.try_spawn(|| ()).unwrap();
+        let now = dir.env.clock.now();
+        let stalls_at = |seconds| {
+            look(dir, now + seconds * SECOND);
+            dir.env.watchdog.state.lock().stalls
+        };
+        // The monitor sleeps for a second, and wakes 99 seconds late.
+        let gap = (now + SECOND, now + 100 * SECOND);
+        dir.env.watchdog.state.lock().gaps.note(gap.0, gap.1);
+        assert_eq!(stalls_at(100), 0);
+        assert_eq!(stalls_at(200), 1);
+        drop(open);
+        q.flush().unwrap();
     }
 }

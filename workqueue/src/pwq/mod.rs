@@ -134,22 +134,19 @@ impl PwqState {
 #[derive(Debug, Default)]
 pub(crate) struct PwqTable {
     slots: Vec<Option<PwqState>>,
+    /// The numbers that were given back.
+    free: Vec<u32>,
 }
 
 impl PwqTable {
-    /// Stores a pwq under the lowest free number; `make` gets the number.
+    /// Stores a pwq under a free number; `make` gets the number.
     pub(crate) fn insert(&mut self, make: impl FnOnce(u32) -> PwqState) -> u32 {
-        let at = self
-            .slots
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.slots.len());
-        let number = u32::try_from(at).expect("fewer pwqs than memory could hold");
-        let pwq = make(number);
-        if at == self.slots.len() {
-            self.slots.push(Some(pwq));
-        } else {
-            self.slots[at] = Some(pwq);
+        let next = || u32::try_from(self.slots.len()).expect("fewer pwqs than memory could hold");
+        let number = self.free.pop().unwrap_or_else(next);
+        let pwq = Some(make(number));
+        match self.slots.get_mut(number as usize) {
+            Some(slot) => *slot = pwq,
+            None => self.slots.push(pwq),
         }
         number
     }
@@ -167,6 +164,7 @@ impl PwqTable {
     }
 
     pub(crate) fn remove(&mut self, number: u32) -> PwqState {
+        self.free.push(number);
         self.slots[number as usize]
             .take()
             .expect("a pwq leaves the table once")

@@ -8,10 +8,11 @@
 use crate::env::Env;
 use crate::pool::{Pool, PoolKey};
 use crate::sys::sync::{Condvar, Mutex};
+use crate::wq::attrs::Flags;
 use crate::wq::queue::QueueInner;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -47,10 +48,20 @@ pub(crate) struct Directory {
     /// The unbound pools, each with the number of pwqs that use it.
     pub(crate) unbound: Mutex<HashMap<PoolKey, (Arc<Pool>, usize)>>, // P
     pub(crate) percpu: Mutex<Vec<(usize, CpuPools)>>,
-    queues: Mutex<Vec<Arc<QueueInner>>>,
+    queues: Mutex<Queues>,
+    made_queues: AtomicU64, // A
     queue_gone: Condvar,
     /// The timer thread and the monitor.
     pub(crate) helpers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The queues, found without a search.
+#[derive(Debug, Default)]
+struct Queues {
+    /// In the order in which they were made.
+    by_number: BTreeMap<u64, Arc<QueueInner>>,
+    /// Those of the control registry.
+    by_name: HashMap<String, Arc<QueueInner>>,
 }
 
 impl fmt::Debug for Directory {
@@ -72,6 +83,7 @@ impl Directory {
             unbound: Mutex::default(),
             percpu: Mutex::default(),
             queues: Mutex::default(),
+            made_queues: AtomicU64::new(0),
             queue_gone: Condvar::new(),
             helpers: Mutex::default(),
         }
@@ -99,25 +111,43 @@ impl Directory {
         pools
     }
 
+    /// A number for a queue that is being made.
+    pub(crate) fn next_queue_number(&self) -> u64 {
+        self.made_queues.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(crate) fn add_queue(&self, queue: &Arc<QueueInner>) {
-        self.queues.lock().push(queue.clone());
+        let mut queues = self.queues.lock();
+        queues.by_number.insert(queue.number, queue.clone());
+        if queue.flags.contains(Flags::SYSFS) {
+            queues.by_name.insert(queue.name.clone(), queue.clone());
+        }
     }
 
     pub(crate) fn remove_queue(&self, queue: &QueueInner) {
-        self.queues
-            .lock()
-            .retain(|q| !std::ptr::eq(Arc::as_ptr(q), queue));
+        let mut queues = self.queues.lock();
+        queues.by_number.remove(&queue.number);
+        // Another queue may have taken over the name.
+        let named = queues.by_name.get(&queue.name);
+        if named.is_some_and(|named| named.number == queue.number) {
+            queues.by_name.remove(&queue.name);
+        }
         self.queue_gone.notify_all();
     }
 
     pub(crate) fn queues(&self) -> Vec<Arc<QueueInner>> {
-        self.queues.lock().clone()
+        self.queues.lock().by_number.values().cloned().collect()
+    }
+
+    /// The queue of the control registry with this name, which may be about to go.
+    pub(crate) fn queue_named(&self, name: &str) -> Option<Arc<QueueInner>> {
+        self.queues.lock().by_name.get(name).cloned()
     }
 
     /// Waits until the last queue is gone.
     pub(crate) fn wait_for_queues(&self) {
         let mut queues = self.queues.lock();
-        while !queues.is_empty() {
+        while !queues.by_number.is_empty() {
             queues = self.queue_gone.wait(queues);
         }
     }

@@ -182,6 +182,7 @@ fn monitor(dir: &Arc<Directory>) {
             next = next.min(after(env.clock.now(), period));
         }
         env.monitor.sleep_until(next);
+        env.note_wakeup(next);
     }
 }
 

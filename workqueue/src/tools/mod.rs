@@ -9,7 +9,7 @@ pub mod dump;
 
 pub mod monitor;
 
-use crate::observe::control_socket::{receive, send, Deadline, Reply, Request};
+use crate::observe::control_socket::{receive, send, Reply, Request, WaitBudget};
 use clap::error::ErrorKind as ClapKind;
 use clap::Parser;
 use std::ffi::OsString;
@@ -97,8 +97,8 @@ impl Address {
     /// Sends one request and returns the reply.
     pub(crate) fn ask(&self, request: Request) -> Result<Reply, NoReply> {
         let stream = UnixStream::connect(&self.socket).map_err(|e| self.nobody(&e))?;
-        let deadline = Deadline::after(REPLY_TIMEOUT);
-        let reply = send(&stream, &request, &deadline).and_then(|()| receive(&stream, &deadline));
+        let budget = &mut WaitBudget::of(REPLY_TIMEOUT);
+        let reply = send(&stream, &request, budget).and_then(|()| receive(&stream, budget));
         match reply {
             Ok(Reply::Error(text)) => Err(self.lost(&text)),
             Ok(reply) => Ok(reply),

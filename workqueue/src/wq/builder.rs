@@ -111,6 +111,7 @@ impl QueueBuilder {
             0
         };
         let inner = Arc::new(QueueInner {
+            number: dir.next_queue_number(),
             flags,
             ordered: self.ordered,
             system: self.system,

@@ -66,8 +66,7 @@ impl Runtime {
 impl Directory {
     /// The queue that is listed under a name.
     pub(crate) fn registered(&self, name: &str) -> Option<Arc<QueueInner>> {
-        let listed = |q: &Arc<QueueInner>| q.is_registered() && q.name == name;
-        self.queues().into_iter().find(listed)
+        self.queue_named(name).filter(|queue| queue.is_registered())
     }
 }
 

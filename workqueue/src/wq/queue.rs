@@ -36,6 +36,7 @@ type Slot = RwLock<Option<Arc<Pwq>>>; // S
 /// A queue, as the crate keeps it.
 pub(crate) struct QueueInner {
     pub(crate) name: String, // I
+    pub(crate) number: u64,  // I: in the order in which the queues of a runtime were made
     /// The name as the default description of a worker's run.
     pub(crate) desc: ShortText, // I
     pub(crate) flags: Flags, // I
