@@ -4,6 +4,7 @@
 //! One type per kind of call, each variant a fact. Refusals of an item carry the item's pointer
 //! back. Kernel counterpart: a `false`, a NULL or a warning in the log.
 
+use crate::wq::attrs::Flags;
 use std::fmt;
 use thiserror::Error;
 
@@ -83,12 +84,12 @@ impl<W> std::error::Error for EnqueueError<W> {}
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AllocError {
     /// The flags contradict each other or are not known.
-    #[error("flags {flags:#x} of queue {name}: {why}")]
+    #[error("flags {flags} of queue {name}: {why}")]
     BadFlags {
         /// The queue's name.
         name: String,
         /// The flags as given.
-        flags: u32,
+        flags: Flags,
         /// What is wrong with them.
         why: &'static str,
     },
@@ -169,7 +170,7 @@ pub enum AttrError {
     #[error("only unbound queues have attributes")]
     NotUnbound,
     /// The entry of the control registry can only be read.
-    #[error("{0} of this queue can only be read")]
+    #[error("{0} can only be read")]
     ReadOnly(&'static str),
     /// The control registry has no queue or entry of this name.
     #[error("the control registry has nothing named {0}")]

@@ -132,9 +132,13 @@ fn s08_10_congested_tells_each_cpus_share() {
     let rt = runtime(2);
     let q = rt.queue("q").flags(PERCPU).max_active(1).build().unwrap();
     assert!(!q.congested(0) && !q.congested(1) && !q.congested(7));
-    let gate = Gate::new();
-    let g = gate.clone();
-    q.enqueue_on(1, Call::new(move |_| g.pass())).unwrap();
+    let (gate, here) = (Gate::new(), Log::new());
+    let (g, log, own) = (gate.clone(), here.clone(), q.handle());
+    let runs = Call::new(move |_| {
+        g.pass();
+        log.add(own.congested(None));
+    });
+    q.enqueue_on(1, runs).unwrap();
     gate.wait_for(1);
     assert!(!q.congested(1), "one item runs, none is held back");
     let held = Call::noop();
@@ -142,8 +146,10 @@ fn s08_10_congested_tells_each_cpus_share() {
     assert!(q.congested(1) && !q.congested(0));
     assert!(held.work.cancel().is_some());
     assert!(!q.congested(1));
+    q.enqueue_on(1, held).unwrap();
     gate.open();
     q.flush().unwrap();
+    assert_eq!(here.all(), [true], "of the CPU that the caller is on");
 }
 
 /// A runtime of `cpus` CPUs on a virtual clock.

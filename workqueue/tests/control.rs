@@ -239,12 +239,33 @@ fn s04_18_entries_of_the_runtime() {
     let control = rt.control();
     assert_eq!(
         control.runtime_entries(),
-        ["cpumask", "default_affinity_scope", "watchdog_thresh"]
+        [
+            "cpumask",
+            "cpumask_requested",
+            "cpumask_isolated",
+            "default_affinity_scope",
+            "cpu_intensive_thresh_us",
+            "watchdog_thresh"
+        ]
     );
+    // A made-up machine isolates nothing.
+    assert_eq!(control.read_runtime("cpumask_isolated").unwrap(), "0");
+    assert_eq!(control.read_runtime("cpumask_requested").unwrap(), "f");
+    for read_only in ["cpumask_requested", "cpumask_isolated"] {
+        let refused = control.write_runtime(read_only, "1");
+        assert_eq!(refused, Err(AttrError::ReadOnly(read_only)));
+    }
+    let thresh = "cpu_intensive_thresh_us";
+    assert_eq!(control.read_runtime(thresh).unwrap(), "10000");
+    control.write_runtime(thresh, "0").unwrap();
+    assert!(rt.cpu_intensive_thresh().is_zero());
+    assert_eq!(invalid(control.write_runtime(thresh, "1ms")), thresh);
     no_entry(control.read_runtime("nice"), "nice");
     no_entry(control.write_runtime("nice", "1"), "nice");
     assert_eq!(control.read_runtime("cpumask").unwrap(), "f");
-    control.write_runtime("cpumask", "3").unwrap();
+    control.write_runtime("cpumask", "13").unwrap();
+    // CPU 4 is not there yet.
+    assert_eq!(control.read_runtime("cpumask_requested").unwrap(), "13");
     assert_eq!(rt.unbound_cpumask().to_list(), "0-1");
     assert_eq!(invalid(control.write_runtime("cpumask", "all")), "cpumask");
     assert_eq!(

@@ -7,17 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use workqueue::*;
 
-/// CPU time the calling thread has used.
-fn cpu_time() -> Duration {
-    let mut ts = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `ts` is valid for writing.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut ts) };
-    Duration::new(ts.tv_sec as u64, ts.tv_nsec as u32)
-}
-
 /// Uses the CPU for long enough that the coarse clock moves on by several ticks on any kernel.
 fn burn() {
     let begun = cpu_time();
@@ -104,4 +93,30 @@ fn s05_13_without_a_threshold_no_run_is_cpu_intensive() {
     let long = Call::new(|_| burn());
     (0..3).for_each(|_| run(&q, &long));
     assert_eq!(q.stats().cpu_intensive, 0);
+}
+
+#[test]
+fn s05_13_a_new_threshold_applies_at_once() {
+    let rt = unsampled().start().unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    rt.set_cpu_intensive_thresh(Duration::from_secs(3600));
+    let (rt, counted) = (Arc::new(rt), Log::new());
+    let (setter, log, own) = (rt.clone(), counted.clone(), q.handle());
+    // Each run sets the threshold that it is judged by itself.
+    let long = Call::new(move |item| {
+        log.add(own.stats().cpu_intensive);
+        burn();
+        let far = item.runs() <= 3;
+        let thresh = Duration::from_millis(if far { 3_600_000 } else { 5 });
+        setter.set_cpu_intensive_thresh(thresh);
+    });
+    (0..3).for_each(|_| run(&q, &long));
+    until("a run is counted", || {
+        run(&q, &long);
+        q.stats().cpu_intensive >= 1
+    });
+    assert_eq!(counted.all()[..4], [0; 4]);
+    drop(long);
+    drop(q);
+    Arc::into_inner(rt).unwrap().shutdown().unwrap();
 }

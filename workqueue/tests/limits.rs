@@ -169,10 +169,12 @@ fn s08_07_raising_activates_at_once_and_lowering_stops_nothing() {
         gate.open();
         q.flush().unwrap();
         assert_eq!(q.stats().completed, 10);
-        q.set_max_active(0).unwrap();
-        assert_eq!(q.max_active(), 1);
-        q.set_max_active(1 << 20).unwrap();
-        assert_eq!(q.max_active(), 2048);
+        for (asked, limit) in [(0, 1024), (1, 1), (1 << 20, 2048)] {
+            q.set_max_active(asked).unwrap();
+            let made = rt.queue("m").flags(flags).max_active(asked);
+            let made = made.build().unwrap().max_active();
+            assert_eq!((q.max_active(), made), (limit, limit));
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod common;
 use common::*;
 use std::sync::Arc;
+use std::time::Duration;
 use workqueue::*;
 
 fn bad_flags(made: Result<OwnedQueue, AllocError>) -> bool {
@@ -19,7 +20,12 @@ fn s03_01_neither_percpu_nor_unbound_is_percpu() {
 #[test]
 fn s03_02_to_s03_06_bad_flags_are_refused() {
     let rt = runtime(1);
-    assert!(bad_flags(rt.queue("q").flags(PERCPU | UNBOUND).build()));
+    let both = rt.queue("q").flags(PERCPU | UNBOUND).build();
+    let text = both.map(|q| q.attrs()).unwrap_err().to_string();
+    assert!(
+        text.starts_with("flags UNBOUND | PERCPU of queue q: "),
+        "{text}"
+    );
     assert!(bad_flags(
         rt.queue("q")
             .flags(Flags::from_bits_retain(1 << 20))
@@ -91,6 +97,28 @@ fn s03_08_names_and_limits_are_checked() {
         rt.queue("same").build().unwrap(),
     );
     assert_eq!(a.name(), b.name());
+}
+
+#[test]
+fn s01_01_the_cost_of_a_queue_does_not_grow_with_their_number() {
+    let rt = runtime(1);
+    let make = |n| -> Vec<_> {
+        let queue = |_| rt.queue("q").flags(PERCPU).build().unwrap();
+        (0..n).map(queue).collect()
+    };
+    // CPU time of this thread, the least of some: what else runs here changes little.
+    let cost = || -> Duration {
+        let once = |_| {
+            let begun = cpu_time();
+            drop(make(200));
+            cpu_time() - begun
+        };
+        (0..5).map(once).min().unwrap()
+    };
+    let among_few = cost();
+    let _many = make(20_000);
+    let among_many = cost();
+    assert!(among_many < among_few * 4, "{among_few:?}, {among_many:?}");
 }
 
 fn threads_named(prefix: &str) -> Vec<String> {

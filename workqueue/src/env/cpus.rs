@@ -41,6 +41,15 @@ impl fmt::Debug for Machine {
     }
 }
 
+/// The CPUs that are not isolated, or all if none is left.
+fn without(cpus: &CpuSet, isolated: &CpuSet) -> CpuSet {
+    let left: CpuSet = cpus.iter().filter(|&cpu| !isolated.contains(cpu)).collect();
+    if left.is_empty() {
+        return cpus.clone();
+    }
+    left
+}
+
 fn end_of(cpus: &CpuSet) -> usize {
     cpus.iter().last().map_or(0, |highest| highest + 1)
 }
@@ -122,6 +131,18 @@ impl Machine {
         })
     }
 
+    /// The CPUs that the system keeps from its scheduler's balancing.
+    fn isolated(&self) -> CpuSet {
+        match &self.given {
+            Some(topology) if topology.is_simulated() => CpuSet::new(),
+            _ => cpu::isolated_cpus().unwrap_or_default(),
+        }
+    }
+
+    fn not_isolated(&self, cpus: &CpuSet) -> CpuSet {
+        without(cpus, &self.isolated())
+    }
+
     /// The topology of these CPUs.
     pub(crate) fn describe(&self, cpus: &CpuSet) -> Topology {
         match &self.given {
@@ -158,7 +179,8 @@ pub(crate) struct Cpus {
 /// Where threads may be put.
 #[derive(Debug)]
 struct Masks {
-    /// The mask of unbound queues as the program has set it; None for all CPUs, new ones too.
+    /// The mask of unbound queues as the program has set it; None for all CPUs that the system does
+    /// not isolate, new ones too.
     asked: Option<CpuSet>,
     /// The known CPUs of it.
     unbound: CpuSet,
@@ -210,21 +232,23 @@ fn put(topology: &RwLock<Arc<Topology>>, new: Arc<Topology>) {
 }
 
 impl Cpus {
-    /// All CPUs that may be used are known, online and in the unbound mask at first.
+    /// All CPUs that may be used are known and online at first, and in the unbound mask unless the
+    /// system isolates them.
     pub(crate) fn new(machine: Machine, scope: Scope) -> Self {
         let (first, end) = (machine.first_cpus(), machine.end());
         let first: CpuSet = first.iter().filter(|&cpu| cpu < end).collect();
         let topology = Arc::new(machine.describe(&first));
+        let unbound = machine.not_isolated(&first);
         Self {
             topology: RwLock::new(topology.clone()),
             shown: RwLock::new(topology),
             known: bits(&first, end),
             online: bits(&first, end),
             wanted: Mutex::new(None),
-            unbound: bits(&first, end),
+            unbound: bits(&unbound, end),
             masks: Mutex::new(Masks {
                 asked: None,
-                unbound: first.clone(),
+                unbound,
                 allowed: first,
             }),
             scope: AtomicUsize::new(scope as usize),
@@ -340,7 +364,7 @@ impl Cpus {
         let masks = &mut *self.masks.lock();
         masks.unbound = match &masks.asked {
             Some(asked) => asked.and(known),
-            None => known.clone(),
+            None => self.machine.not_isolated(known),
         };
         masks.unbound.clone()
     }
@@ -361,6 +385,17 @@ impl Cpus {
 }
 
 impl Env {
+    /// The CPUs that unbound queues are to use, as asked for; a CPU of it may not be known yet.
+    pub(crate) fn requested_unbound_cpus(&self) -> CpuSet {
+        let asked = self.cpus.masks.lock().asked.clone();
+        asked.unwrap_or_else(|| self.cpus.machine.not_isolated(&self.cpus.known()))
+    }
+
+    /// The known CPUs that the system isolates.
+    pub(crate) fn isolated_cpus(&self) -> CpuSet {
+        self.cpus.machine.isolated().and(&self.cpus.known())
+    }
+
     /// The CPUs that unbound queues may use. Takes no lock.
     pub(crate) fn unbound_cpus(&self) -> CpuSet {
         all_set(&self.cpus.unbound)
@@ -413,5 +448,19 @@ impl Env {
                 .lock()
                 .bind(tid, cpus)
                 .map_or_else(|e| e.raw_os_error() == Some(libc::ESRCH), |()| true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s04_16_isolated_cpus_are_left_out_unless_there_are_no_others() {
+        let cpus = CpuSet::first(4);
+        for (isolated, left) in [("", "0-3"), ("2-3", "0-1"), ("0-9", "0-3")] {
+            let isolated = CpuSet::parse_list(isolated).unwrap();
+            assert_eq!(without(&cpus, &isolated).to_list(), left);
+        }
     }
 }

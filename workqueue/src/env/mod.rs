@@ -17,7 +17,7 @@ pub(crate) mod warnings;
 
 use crate::error::{AttrError, WaitError};
 use crate::observe::trace::{self, Sink, TraceEvent};
-use crate::sys::clock::Clock;
+use crate::sys::clock::{after, Clock};
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::timer::Timers;
@@ -25,9 +25,10 @@ use crate::sys::turn_scheduler::{Invitation, TurnScheduler};
 use config::{Config, Hooks};
 use cpus::{Cpus, Machine};
 use helpers::{Monitor, TimerEvent, Watchdog};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicU8, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::{fmt, io};
 use topology::Topology;
 use warnings::Warnings;
@@ -53,6 +54,9 @@ pub(crate) struct Env {
     phase: AtomicU8,          // A: written under P0
     forks: u32,               // I: the fork generation the threads belong to
     next_cpu: AtomicUsize,    // A
+    /// How much CPU time a run may use, in nanoseconds; 0 for no limit. Relaxed everywhere: a run
+    /// that is judged by the former value is one that ends just now.
+    cpu_intensive_thresh: AtomicU64, // A
 }
 
 impl fmt::Debug for Env {
@@ -86,6 +90,7 @@ impl Env {
             phase: AtomicU8::new(EARLY),
             forks: cpu::fork_generation(),
             next_cpu: AtomicUsize::new(0),
+            cpu_intensive_thresh: AtomicU64::new(after(0, config.cpu_intensive_thresh)),
             config,
             hooks,
             clock,
@@ -151,6 +156,22 @@ impl Env {
     /// True if an event would go to a callback or a record.
     pub(crate) fn is_traced(&self) -> bool {
         trace::anyone_listens() && (self.trace_sink.is_some() || trace::is_on())
+    }
+
+    /// How much CPU time a run may use before others may begin beside it; zero for no limit.
+    pub(crate) fn cpu_intensive_thresh(&self) -> Duration {
+        Duration::from_nanos(self.cpu_intensive_thresh.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_cpu_intensive_thresh(&self, thresh: Duration) {
+        self.cpu_intensive_thresh
+            .store(after(0, thresh), Ordering::Relaxed);
+    }
+
+    /// True if a run has used more CPU time than it may.
+    pub(crate) fn is_cpu_intensive(&self, used: Duration) -> bool {
+        let thresh = self.cpu_intensive_thresh();
+        !thresh.is_zero() && used >= thresh
     }
 
     /// The CPUs in use at present.

@@ -76,7 +76,7 @@ impl Env {
         }
         let number = self.warnings.cpu_intensive.count(function);
         if let Some(number) = number.filter(|&n| is_worth_a_warning(n, from)) {
-            let limit = self.config.cpu_intensive_thresh;
+            let limit = self.cpu_intensive_thresh();
             log::warn!(
                 "workqueue: {function} has used the CPU for more than {limit:?} {number} times; an unbound queue would suit it better"
             );

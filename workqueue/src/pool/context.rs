@@ -133,7 +133,7 @@ fn with_own_state<R>(f: impl FnOnce(&mut WorkerState) -> R) -> Option<R> {
 ///
 /// ```
 /// let runtime = workqueue::Runtime::builder().start()?;
-/// let queue = runtime.system_percpu();
+/// let queue = runtime.queue("readers").flags(workqueue::Flags::PERCPU).build()?;
 /// queue.try_spawn(|| {
 ///     let text = workqueue::blocking(|| std::fs::read_to_string("/proc/version"));
 ///     assert!(text.is_ok());

@@ -267,7 +267,7 @@ impl Batch {
         self.owed_to = (!barrier).then_some(number);
         self.meter
             .item_ended(env)
-            .is_some_and(|used| self.watch.is_cpu_intensive(used))
+            .is_some_and(|used| self.watch.is_cpu_intensive(env, used))
     }
 
     /// Keeps the pwq for the next item.
@@ -347,7 +347,6 @@ impl CpuMeter {
 /// Finds runs of one worker that used the CPU for too long, as they end.
 #[derive(Debug)]
 struct CpuIntensiveWatch {
-    limit: Duration,
     /// How often the thread had gone to sleep at the last look; None if this is off.
     switches: Option<u64>,
 }
@@ -355,10 +354,9 @@ struct CpuIntensiveWatch {
 impl CpuIntensiveWatch {
     /// Begins to watch the calling thread, if `wanted`.
     pub(super) fn start(env: &Env, wanted: bool) -> Self {
-        let limit = env.config.cpu_intensive_thresh;
-        let wanted = wanted && env.config.cpu_accounting && !limit.is_zero();
+        let limited = !env.cpu_intensive_thresh().is_zero();
+        let wanted = wanted && env.config.cpu_accounting && limited;
         Self {
-            limit,
             switches: wanted.then(cpu::voluntary_switches),
         }
     }
@@ -366,12 +364,12 @@ impl CpuIntensiveWatch {
     /// True if a run that used this much CPU time used too much and never slept. Tested only for
     /// runs during which the clock ticked, so short ones cost nothing. A sleep between the previous
     /// tick and the run's beginning counts as the run's.
-    pub(super) fn is_cpu_intensive(&mut self, used: Duration) -> bool {
+    pub(super) fn is_cpu_intensive(&mut self, env: &Env, used: Duration) -> bool {
         let Some(before) = self.switches.as_mut() else {
             return false;
         };
         let now = cpu::voluntary_switches();
-        std::mem::replace(before, now) == now && used >= self.limit
+        std::mem::replace(before, now) == now && env.is_cpu_intensive(used)
     }
 }
 

@@ -211,10 +211,10 @@ fn mark(st: &mut PoolState, pool: &Pool, p: &Probe) -> Option<&'static str> {
     match finding {
         Finding::Running => {
             let from = *worker.sample.burn_from.get_or_insert(now);
-            let (was_counted, limit) = (worker.counted(), pool.env.config.cpu_intensive_thresh);
+            let was_counted = worker.counted();
             st.update(p.slot, |w| w.observed_asleep = false);
-            let burnt = now.saturating_sub(from);
-            if was_counted && !limit.is_zero() && u128::from(burnt) >= limit.as_nanos() {
+            let burnt = Duration::from_nanos(now.saturating_sub(from));
+            if was_counted && pool.env.is_cpu_intensive(burnt) {
                 st.set_flags(p.slot, WorkerFlags::CPU_INTENSIVE);
                 st.pwqs.get_mut(current.pwq).stats.cpu_intensive += 1;
                 return Some(current.function);

@@ -108,7 +108,8 @@ impl RuntimeBuilder {
     }
 
     /// How much CPU time a run may use before items behind it may start (10 ms); zero for no limit.
-    /// Found by sampling, or at the end of a run behind which nothing waited.
+    /// Found by sampling, or at the end of a run behind which nothing waited. See
+    /// [`Runtime::set_cpu_intensive_thresh`].
     pub fn cpu_intensive_thresh(mut self, d: Duration) -> Self {
         self.config.cpu_intensive_thresh = d;
         self
@@ -240,5 +241,18 @@ impl RuntimeBuilder {
         let runtime = self.build_early();
         runtime.start()?;
         Ok(runtime)
+    }
+}
+
+impl Runtime {
+    /// How much CPU time a run may use before items behind it may start; zero for no limit.
+    pub fn cpu_intensive_thresh(&self) -> Duration {
+        self.inner.env.cpu_intensive_thresh()
+    }
+
+    /// Changes that time, also for runs that have begun. Without a limit before, the ends of runs
+    /// are looked at from each worker's next batch on.
+    pub fn set_cpu_intensive_thresh(&self, thresh: Duration) {
+        self.inner.env.set_cpu_intensive_thresh(thresh);
     }
 }

@@ -89,7 +89,16 @@ pub(crate) fn cpus_of(tid: i32) -> io::Result<CpuSet> {
 
 /// The CPUs that the machine has or could be given while it runs; None if it does not tell.
 pub(crate) fn possible_cpus() -> Option<CpuSet> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok()?;
+    listed_cpus("possible")
+}
+
+/// The CPUs that the system's load balancing leaves alone (`isolcpus=`); None if it does not tell.
+pub(crate) fn isolated_cpus() -> Option<CpuSet> {
+    listed_cpus("isolated")
+}
+
+fn listed_cpus(file: &str) -> Option<CpuSet> {
+    let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/{file}")).ok()?;
     CpuSet::parse_list(&text)
 }
 

@@ -292,7 +292,7 @@ where
 /// the program is compiled. The item may also live in a box, which the queue then owns alone:
 ///
 /// ```
-/// use workqueue::{impl_has_work, new_work, Runtime, Work, WorkItem};
+/// use workqueue::{impl_has_work, new_work, Flags, Runtime, Work, WorkItem};
 /// use std::{pin::Pin, sync::Arc};
 ///
 /// struct Disk { read: Work<Disk, 1>, write: Work<Disk, 2> }
@@ -314,7 +314,7 @@ where
 /// }
 ///
 /// let runtime = Runtime::builder().start()?;
-/// let queue = runtime.system_dfl();
+/// let queue = runtime.queue("letters").flags(Flags::UNBOUND).build()?;
 /// let disk = Arc::new(Disk { read: new_work!(), write: new_work!() });
 /// queue.enqueue::<_, 1>(disk.clone())?;
 /// queue.enqueue::<_, 2>(disk.clone())?;       // both may be queued at once

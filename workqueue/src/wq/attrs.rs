@@ -9,6 +9,7 @@ use crate::env::topology::Scope;
 use crate::error::AttrError;
 use crate::sys::cpuset::CpuSet;
 use bitflags::bitflags;
+use std::fmt;
 
 bitflags! {
     /// A set of queue flags. Combine with `|`.
@@ -32,6 +33,13 @@ bitflags! {
         const POWER_EFFICIENT = 1 << 7;
         /// Bound to the CPU where an item is queued or requested.
         const PERCPU = 1 << 8;
+    }
+}
+
+/// The names, as in `UNBOUND | HIGHPRI`; unknown bits as a number.
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        bitflags::parser::to_writer(self, f)
     }
 }
 

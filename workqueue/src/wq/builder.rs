@@ -91,8 +91,10 @@ impl QueueBuilder {
         let flags = self.checked_flags(&name)?;
         let max_active = if flags.contains(Flags::BH) {
             usize::MAX
+        } else if self.ordered {
+            1
         } else {
-            checked_max_active(&name, self.max_active, self.ordered)
+            checked_max_active(&name, self.max_active)
         };
         let mut attrs = self
             .checked_attrs(flags)
@@ -188,7 +190,7 @@ impl QueueBuilder {
     fn checked_flags(&self, name: &str) -> Result<Flags, AllocError> {
         let bad = |why| AllocError::BadFlags {
             name: name.to_owned(),
-            flags: self.flags.bits(),
+            flags: self.flags,
             why,
         };
         let mut flags = self.flags;
@@ -225,9 +227,9 @@ fn checked_name(name: &str) -> Result<String, AllocError> {
     Ok(kept.to_owned())
 }
 
-fn checked_max_active(name: &str, wanted: usize, ordered: bool) -> usize {
+/// The limit that a program gets for what it asks for.
+pub(crate) fn checked_max_active(name: &str, wanted: usize) -> usize {
     match wanted {
-        _ if ordered => 1,
         0 => DFL_ACTIVE,
         n if n > MAX_ACTIVE => {
             log::warn!("workqueue: max_active {n} of queue {name} is over {MAX_ACTIVE}; clamped");

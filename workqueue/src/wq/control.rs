@@ -14,6 +14,9 @@
 //! | `affinity_scope` | unbound queues | read, write: a scope's name or `default` |
 //! | `affinity_strict` | unbound queues | read, write: `0`, or another number for yes |
 //! | `cpumask` | the runtime | read, write: what unbound queues may use |
+//! | `cpumask_requested` | the runtime | read: the same as it was asked for |
+//! | `cpumask_isolated` | the runtime | read: the CPUs that the system isolates |
+//! | `cpu_intensive_thresh_us` | the runtime | read, write: microseconds, 0 for no limit |
 //! | `default_affinity_scope` | the runtime | read, write: a scope's name |
 //! | `watchdog_thresh` | the runtime | read, write: seconds, 0 for never |
 
@@ -34,7 +37,14 @@ const OF_EVERY_QUEUE: &[&str] = &["per_cpu", "max_active"];
 /// Further entries of unbound queues.
 const OF_UNBOUND: &[&str] = &["nice", "cpumask", "affinity_scope", "affinity_strict"];
 /// Entries of the runtime.
-const OF_RUNTIME: &[&str] = &["cpumask", "default_affinity_scope", "watchdog_thresh"];
+const OF_RUNTIME: &[&str] = &[
+    "cpumask",
+    "cpumask_requested",
+    "cpumask_isolated",
+    "default_affinity_scope",
+    "cpu_intensive_thresh_us",
+    "watchdog_thresh",
+];
 
 /// The control registry of a runtime. Values are text without a line end; space around a written
 /// value is ignored.
@@ -191,31 +201,40 @@ impl Control {
         if self.dir.env.is_in_forked_child() {
             return Err(AttrError::Destroyed);
         }
+        let env = &self.dir.env;
         Ok(match entry {
-            "cpumask" => format!("{:x}", self.dir.env.unbound_cpus()),
-            "default_affinity_scope" => self.dir.env.default_scope().to_string(),
-            _ => self.dir.env.watchdog.thresh().as_secs().to_string(),
+            "cpumask" => format!("{:x}", env.unbound_cpus()),
+            "cpumask_requested" => format!("{:x}", env.requested_unbound_cpus()),
+            "cpumask_isolated" => format!("{:x}", env.isolated_cpus()),
+            "default_affinity_scope" => env.default_scope().to_string(),
+            "cpu_intensive_thresh_us" => env.cpu_intensive_thresh().as_micros().to_string(),
+            _ => env.watchdog.thresh().as_secs().to_string(),
         })
     }
 
     /// Changes an entry of the runtime.
     ///
     /// # Errors
-    /// [`AttrError::NoEntry`], [`AttrError::Invalid`], and what
+    /// [`AttrError::NoEntry`], [`AttrError::ReadOnly`], [`AttrError::Invalid`], and what
     /// [`Runtime::set_unbound_cpumask`] refuses. Nothing changes then.
     pub fn write_runtime(&self, entry: &str, value: &str) -> Result<(), AttrError> {
         known(entry, OF_RUNTIME)?;
         self.dir.env.require_alive()?;
-        let text = value.trim();
+        let (text, env) = (value.trim(), &self.dir.env);
         match entry {
             "cpumask" => self.dir.set_unbound_cpus(&parse_mask(text)?)?,
+            "cpumask_requested" => return Err(AttrError::ReadOnly("cpumask_requested")),
+            "cpumask_isolated" => return Err(AttrError::ReadOnly("cpumask_isolated")),
             "default_affinity_scope" => self.dir.set_default_scope(text.parse()?),
+            "cpu_intensive_thresh_us" => {
+                let allowed = "whole microseconds, 0 for no limit";
+                let micros = parse("cpu_intensive_thresh_us", text, allowed)?;
+                env.set_cpu_intensive_thresh(Duration::from_micros(micros));
+            }
             _ => {
                 let allowed = "whole seconds, 0 for never";
                 let seconds = parse("watchdog_thresh", text, allowed)?;
-                self.dir
-                    .env
-                    .set_watchdog_thresh(Duration::from_secs(seconds));
+                env.set_watchdog_thresh(Duration::from_secs(seconds));
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! `wq_update_node_max_active`, `freeze_workqueues_begin` and its siblings.
 
 use super::attrs::Flags;
-use super::builder::MAX_ACTIVE;
+use super::builder::checked_max_active;
 use super::queue::{QueueInner, DESTROYED};
 use crate::error::AttrError;
 use crate::pwq;
@@ -17,8 +17,9 @@ impl QueueInner {
         if self.ordered || self.flags.contains(Flags::BH) {
             return Err(AttrError::NotAdjustable);
         }
+        let wanted = checked_max_active(&self.name, max_active);
         self.change_limits(|max, min| {
-            *max = max_active.clamp(1, MAX_ACTIVE);
+            *max = wanted;
             if self.is_unbound() {
                 *min = (*min).min(*max);
             }
@@ -105,8 +106,12 @@ impl QueueInner {
         spanning.set_max(max);
     }
 
-    pub(crate) fn congested(&self, cpu: usize) -> bool {
-        if self.env.is_in_forked_child() || !self.has_cpu(cpu) {
+    pub(crate) fn congested(&self, cpu: Option<usize>) -> bool {
+        if self.env.is_in_forked_child() {
+            return false;
+        }
+        let cpu = cpu.unwrap_or_else(|| self.env.this_cpu());
+        if !self.has_cpu(cpu) {
             return false;
         }
         let slot = self.slot(cpu);

@@ -190,7 +190,8 @@ impl Queue {
         self.inner.readable().map_or(0, |state| state.saved_max)
     }
 
-    /// Sets how many items may be active at once, per CPU or, on unbound queues, in all.
+    /// Sets how many items may be active at once, per CPU or, on unbound queues, in all; 0 for 1024.
+    /// Above 2048 it is clamped with a warning.
     pub fn set_max_active(&self, max_active: usize) -> Result<(), AttrError> {
         self.inner.set_max_active(max_active)
     }
@@ -200,9 +201,9 @@ impl Queue {
         self.inner.set_min_active(min_active)
     }
 
-    /// True if the CPU's pwq holds items back. A hint.
-    pub fn congested(&self, cpu: usize) -> bool {
-        self.inner.congested(cpu)
+    /// True if the pwq of a CPU, with None of the caller's CPU, holds items back. A hint.
+    pub fn congested(&self, cpu: impl Into<Option<usize>>) -> bool {
+        self.inner.congested(cpu.into())
     }
 
     /// The attributes as they were set; the default ones in the child of a fork.
