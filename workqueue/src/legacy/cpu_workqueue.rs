@@ -22,7 +22,7 @@ const FIFO_PRIORITY: i32 = 99;
 const FORMER_NICE: i32 = -5;
 /// Nested runs of one list deeper than this are warned about.
 const RECURSION_LIMIT: u32 = 3;
-const STACK_SIZE: usize = 2 << 20;
+pub(super) const STACK_SIZE: usize = 2 << 20;
 
 /// What waits on a list.
 #[derive(Debug)]
@@ -100,6 +100,10 @@ impl CpuWorkqueue {
         self.queue
             .upgrade()
             .map_or_else(Vec::new, |queue| queue.lists.clone())
+    }
+
+    pub(super) fn is_of(&self, queue: &Arc<QueueInner>) -> bool {
+        self.queue.as_ptr() == Arc::as_ptr(queue)
     }
 
     pub(super) fn is_served_by_caller(&self) -> bool {

@@ -13,8 +13,10 @@
 //! | `struct workqueue_struct` | [`Workqueue`] | dropping it destroys the queue |
 //! | `struct work_struct` | [`Work`], in an `Arc` | calls a closure; a listed item is kept alive |
 //! | `struct cpu_workqueue_struct` | internal | its list holds pointers, not links |
-//! | `queue_work`, `queue_work_on`, `flush_workqueue` | methods of [`Workqueue`] | [`Workqueue::queue_work_on`] refuses a CPU that is offline |
-//! | `flush_work`, `cancel_work_sync` | methods of [`Work`] | an item that waits for itself gets an error instead of hanging |
+//! | `queue_work`, `queue_delayed_work`, their `_on`, `flush_workqueue` | methods of [`Workqueue`] | [`Workqueue::queue_work_on`] refuses a CPU that is offline |
+//! | `flush_work`, `cancel_work_sync`, `cancel_delayed_work` | methods of [`Work`] | an item that waits for itself gets an error instead of hanging |
+//! | `struct delayed_work`, `cancel_delayed_work_sync` | [`Work`], [`Work::cancel_work_sync`] | each item has a timer |
+//! | `schedule_work`, `schedule_delayed_work`, `flush_scheduled_work`, `schedule_on_each_cpu`, `work_on_cpu` | methods of [`Machine`] | `events` is made at the first use |
 //! | `trace_workqueue_creation` and its three siblings | [`Event`] | |
 //!
 //! ```
@@ -24,6 +26,8 @@
 //! let queue = machine.create_workqueue("old")?;    // as many threads as there are CPUs
 //! let item = Work::new("hello", |_| println!("hello from a thread of my own"));
 //! assert!(queue.queue_work(&item));
+//! machine.schedule_work(&Work::new("shared", |_| println!("hello from events/N")))?;
+//! machine.flush_scheduled_work()?;
 //! queue.flush_workqueue()?;
 //! queue.destroy_workqueue()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -35,6 +39,8 @@ mod work;
 
 mod cpu_workqueue;
 
+mod keventd;
+
 pub use work::Work;
 pub use workqueue::Workqueue;
 
@@ -44,9 +50,10 @@ use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
 use cpu_workqueue::served_by_caller;
+use keventd::MachineTimers;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use workqueue::{Kind, QueueInner};
 
 /// Which kernels the queues behave like, where the old ones differ among themselves.
@@ -159,7 +166,9 @@ impl MachineBuilder {
                 frozen: AtomicBool::new(false),
                 queues: Mutex::default(),
                 forks: cpu::fork_generation(),
+                timers: MachineTimers::default(),
             }),
+            keventd: OnceLock::new(),
         }
     }
 }
@@ -176,6 +185,7 @@ struct MachineInner {
     frozen: AtomicBool, // A
     queues: Mutex<Vec<Weak<QueueInner>>>,
     forks: u32, // I: the fork generation the threads belong to
+    timers: MachineTimers,
 }
 
 impl fmt::Debug for MachineInner {
@@ -245,6 +255,7 @@ impl MachineInner {
 #[derive(Debug)]
 pub struct Machine {
     inner: Arc<MachineInner>,
+    keventd: OnceLock<Workqueue>,
 }
 
 impl Machine {

@@ -7,15 +7,17 @@
 //! and the place; `flush_cpu_workqueue`, `flush_work`, `wait_on_work`, `try_to_grab_pending`.
 
 use super::cpu_workqueue::{served_by_caller, CpuWorkqueue, Entry, ListState};
+use super::keventd::Armed;
 use super::workqueue::Workqueue;
 use super::Era;
 use crate::error::WaitError;
 use crate::pool::context::blocking;
 use crate::sys::cpu;
 use crate::sys::sync::{Completion, Mutex};
+use crate::sys::timer::{TimerIndex, Timers};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 type Function = Box<dyn Fn(&Arc<Work>) + Send + Sync>;
 
@@ -27,6 +29,9 @@ pub struct Work {
     pending: AtomicBool, // A
     /// The list it was put on last. Changed by the owner of PENDING.
     home: Mutex<Option<Arc<CpuWorkqueue>>>,
+    pub(super) timer: TimerIndex,
+    /// The timers in which it was armed last. Changed by the owner of PENDING.
+    pub(super) armed_in: Mutex<Option<Weak<Timers<Armed>>>>,
     forks: u32, // I: the fork generation of the process that made it
 }
 
@@ -50,6 +55,8 @@ impl Work {
             function: Box::new(function),
             pending: AtomicBool::new(false),
             home: Mutex::new(None),
+            timer: TimerIndex::new(),
+            armed_in: Mutex::default(),
             forks: cpu::fork_generation(),
         })
     }
@@ -198,7 +205,7 @@ impl Work {
         Ok(true)
     }
 
-    /// Takes the item off its list and waits for its runs on all CPUs of the queue it was on last;
+    /// Takes the item off its timer or list and waits for its runs on all CPUs of the queue it was on last;
     /// true if it was pending. Until that is done the item cannot be queued.
     ///
     /// # Errors
@@ -212,7 +219,7 @@ impl Work {
             if self.claim() {
                 break false;
             }
-            if self.take_off() {
+            if self.disarm() || self.take_off() {
                 break true;
             }
             // It is about to be listed or about to run, or another canceller has it.

@@ -100,6 +100,23 @@ impl QueueInner {
         self.lists.iter().for_each(|l| l.end_thread());
     }
 
+    /// Lists an item on a CPU, by default the caller's, or else on the next one that is online.
+    /// False if the queue has been destroyed.
+    /// # Context: PENDING held.
+    #[must_use]
+    pub(super) fn insert_near(&self, cpu: Option<usize>, work: &Arc<Work>) -> bool {
+        // The list of a CPU that is leaving refuses; the next look finds another CPU.
+        while !self.destroyed.load(Ordering::Relaxed) {
+            let near = self.machine.online_near(cpu.unwrap_or_else(|| self.here()));
+            let list = near.and_then(|cpu| self.list_of(cpu));
+            if list.is_some_and(|l| l.insert(work)) {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
+    }
+
     /// The CPU a caller counts as being on.
     fn here(&self) -> usize {
         let topology = &self.machine.topology;
@@ -172,17 +189,11 @@ impl Workqueue {
         if queue.machine.is_in_forked_child() || work.is_of_parent() || !work.claim() {
             return false;
         }
-        // The list of a CPU that is leaving refuses; the next look finds another CPU.
-        while !queue.destroyed.load(Ordering::Relaxed) {
-            let cpu = queue.machine.online_near(queue.here());
-            let list = cpu.and_then(|cpu| queue.list_of(cpu));
-            if list.is_some_and(|l| l.insert(work)) {
-                return true;
-            }
-            std::thread::yield_now();
+        let listed = queue.insert_near(None, work);
+        if !listed {
+            work.release();
         }
-        work.release();
-        false
+        listed
     }
 
     /// Queues an item on a CPU. Ok(false) if it is pending already. On a singlethread queue the

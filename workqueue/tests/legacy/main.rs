@@ -6,6 +6,8 @@ mod common;
 
 mod comparison;
 
+mod keventd;
+
 mod lists;
 
 mod waiting;
