@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::{mpsc, Arc, OnceLock};
 use std::time::Duration;
 use workqueue::*;
 
@@ -215,6 +215,39 @@ fn s14_04_a_thread_local_value_may_use_the_crate_as_its_thread_ends() {
         user.join().unwrap();
         assert_eq!(seen.runs(), 2);
     });
+}
+
+static AT_EXIT: OnceLock<(Runtime, OwnedQueue, Arc<Call>)> = OnceLock::new();
+
+extern "C" fn use_the_crate_at_exit() {
+    let (rt, q, item) = AT_EXIT.get().unwrap();
+    use_the_crate(rt, q, item);
+    // SAFETY: ends the process; what is left to be done at its end is the harness's.
+    unsafe { libc::_exit(i32::from(item.runs() != 2)) };
+}
+
+#[test]
+fn s14_04_an_atexit_handler_may_use_the_crate() {
+    // SAFETY: the child uses a runtime of its own, and ends by exit or its alarm.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as above.
+        unsafe { libc::alarm(HUNG.as_secs() as u32) };
+        let rt = runtime(1);
+        let q = rt.queue("q").flags(PERCPU).build().unwrap();
+        let (rt, q, item) = AT_EXIT.get_or_init(|| (rt, q, Call::noop()));
+        use_the_crate(rt, q, item);
+        // SAFETY: the handler is a plain function; exit drops this thread's thread-local values
+        // before it calls the handler.
+        unsafe {
+            libc::atexit(use_the_crate_at_exit);
+            libc::exit(7);
+        }
+    }
+    let mut status = 0;
+    // SAFETY: `status` is valid for writing; the child is ours.
+    let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!((waited, status), (child, 0));
 }
 
 #[test]

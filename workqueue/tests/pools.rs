@@ -254,6 +254,12 @@ fn s04_12_s04_13_the_builder_refuses_attributes_as_apply_attrs_does() {
         assert_eq!(refused, Err(AllocError::Attrs { name, source }));
     }
     assert!(with(UNBOUND, &Attrs::new()).is_ok());
+    let nice = Attrs {
+        nice: 5,
+        ..Attrs::new()
+    };
+    let ordered = rt.queue("o").ordered().attrs(nice.clone()).build().unwrap();
+    assert_eq!((ordered.max_active(), ordered.attrs()), (1, nice));
 }
 
 #[test]

@@ -114,14 +114,21 @@ fn s14_04_the_threads_run_freely_once_their_conductor_has_ended() {
         let rt = quiet().topology(machine(1, 1)).virtual_clock(clock);
         let rt = rt.start().unwrap();
         let q = rt.queue("q").flags(PERCPU).build().unwrap();
+        q.enqueue(Call::noop()).unwrap();
         (rt, q)
     });
     let (rt, q) = conductor.join().unwrap();
-    let item = Call::noop();
-    q.enqueue(item.clone()).unwrap();
-    until("the item has run", || item.runs() == 1);
-    drop(q);
-    rt.shutdown().unwrap();
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        q.flush().unwrap();
+        drop(q);
+        done.send(rt.shutdown()).unwrap();
+    });
+    assert_eq!(
+        ended.recv_timeout(HUNG),
+        Ok(Ok(())),
+        "no thread has its turn"
+    );
 }
 
 #[test]

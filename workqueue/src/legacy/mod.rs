@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The workqueue design of Linux 2.6.35 and before, for comparison with the rest of this crate.
 //!
-//! One thread per CPU and queue, each with a list of its own, which it works off strictly in order
-//! and one item at a time. Nothing here is shared with the other design but locks and thread
+//! One thread per CPU and queue, each with a list of its own. It runs the items of its list in
+//! order, one at a time. Nothing here is shared with the other design but locks and thread
 //! matters, and nothing else in the crate uses it. It is here to be measured and to show why it
 //! was replaced; its limits are kept on purpose and documented where they are.
 //!
@@ -330,8 +330,8 @@ impl Machine {
     /// Comes back when all of them have ended.
     ///
     /// # Errors
-    /// [`Refusal::InvalidCpu`] if the CPU is not online, is the last one, or if the caller is a run
-    /// on one of the threads that would have to end. [`Refusal::Destroyed`] in the child of a fork.
+    /// [`Refusal::InvalidCpu`] if the CPU is not online or the last one, or if the caller runs on a
+    /// thread that would have to end. [`Refusal::Destroyed`] in the child of a fork.
     pub fn cpu_down(&self, cpu: usize) -> Result<(), Refusal> {
         if self.inner.is_in_forked_child() {
             return Err(Refusal::Destroyed);

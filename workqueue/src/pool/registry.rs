@@ -9,19 +9,24 @@ use crate::env::Env;
 use crate::runtime::directory::Directory;
 use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
+use crate::sys::sync::Mutex;
 use crate::wq::attrs::Attrs;
 use std::cell::RefCell;
-use std::sync::{Arc, Once, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, MutexGuard, Once, PoisonError, RwLock, RwLockWriteGuard};
 
 /// All pools of the process by number. Numbers of removed pools are used again. An item that still
 /// names one finds a pool without that item, or none.
 static POOLS: RwLock<Vec<Option<Arc<Pool>>>> = RwLock::new(Vec::new());
 
+/// Held while the process's runtime is made.
+static MAKING: Mutex<()> = Mutex::new(());
+
 type Table = RwLockWriteGuard<'static, Vec<Option<Arc<Pool>>>>;
 
 thread_local! {
-    /// The table, held by the thread that forks: in the child no other thread exists to release it.
-    static FORKING: RefCell<Option<Table>> = const { RefCell::new(None) };
+    /// What the thread that forks holds: in the child no other thread exists to release it.
+    static FORKING: RefCell<Option<(MutexGuard<'static, ()>, Table)>> =
+        const { RefCell::new(None) };
 }
 
 /// Locks the table to change it. Held for a short time only, as forks wait for it.
@@ -31,11 +36,23 @@ pub(crate) fn lock_table() -> Table {
 
 extern "C" fn before_fork() {
     // A thread that is being torn down forks without the lock.
-    let _ignored = FORKING.try_with(|table| *table.borrow_mut() = Some(lock_table()));
+    let _ignored = FORKING.try_with(|held| held.replace(Some((MAKING.lock(), lock_table()))));
 }
 
 extern "C" fn after_fork() {
-    let _ignored = FORKING.try_with(|table| *table.borrow_mut() = None);
+    let _ignored = FORKING.try_with(|held| drop(held.take()));
+}
+
+fn watch_forks() {
+    static WATCH_FORKS: Once = Once::new();
+    WATCH_FORKS.call_once(|| cpu::around_forks(before_fork, after_fork));
+}
+
+/// Calls `make`, for which forks wait: what a child finds half made would stay so.
+pub(crate) fn while_forks_wait<R>(make: impl FnOnce() -> R) -> R {
+    watch_forks();
+    let _making = MAKING.lock();
+    make()
 }
 
 /// The pool of this number.
@@ -49,8 +66,7 @@ pub(crate) fn lookup(id: u32) -> Option<Arc<Pool>> {
 
 /// Makes a pool under the lowest free number.
 pub(crate) fn create(kind: PoolKind, nice: i32, env: &Arc<Env>) -> Arc<Pool> {
-    static WATCH_FORKS: Once = Once::new();
-    WATCH_FORKS.call_once(|| cpu::around_forks(before_fork, after_fork));
+    watch_forks();
     let mut pools = lock_table();
     let at = pools
         .iter()
@@ -165,29 +181,34 @@ mod fork_tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn s01_13_a_child_finds_the_table_of_pools_free() {
+    fn s01_13_a_child_finds_nothing_half_made() {
         let rt = Runtime::builder().build_early();
         let pool = rt.inner.percpu_pools()[0].id;
         let me = std::fs::read_link("/proc/thread-self").unwrap();
         let stat = std::path::Path::new("/proc").join(me).join("stat");
         let (held, is_held) = mpsc::channel();
         let holder = std::thread::spawn(move || {
-            let table = registry::lock_table();
-            held.send(()).unwrap();
-            // Until the thread that forks sleeps: for the table, or else for its child.
-            let begun = Instant::now();
-            while begun.elapsed() < Duration::from_secs(60)
-                && !std::fs::read_to_string(&stat)
-                    .is_ok_and(|s| s.rsplit_once(')').is_some_and(|s| s.1.starts_with(" S")))
-            {
-                std::thread::yield_now();
-            }
-            drop(table);
+            let forks_wait = || {
+                let table = registry::lock_table();
+                held.send(()).unwrap();
+                // Until the thread that forks sleeps: for the table, or else for its child.
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_secs(60)
+                    && !std::fs::read_to_string(&stat)
+                        .is_ok_and(|s| s.rsplit_once(')').is_some_and(|s| s.1.starts_with(" S")))
+                {
+                    std::thread::yield_now();
+                }
+                drop(table);
+            };
+            registry::while_forks_wait(forks_wait);
         });
         while is_held.try_recv().is_err() {
             std::thread::yield_now();
         }
-        assert!(cpu::is_true_in_child(|| registry::lookup(pool).is_some()));
+        assert!(cpu::is_true_in_child(|| {
+            registry::while_forks_wait(|| registry::lookup(pool).is_some())
+        }));
         holder.join().unwrap();
         drop(rt);
     }

@@ -16,6 +16,7 @@ pub(crate) mod cpus;
 use crate::env::topology::Topology;
 use crate::env::Env;
 use crate::error::AllocError;
+use crate::pool::registry;
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::wq::attrs::Flags;
 use crate::wq::builder::QueueBuilder;
@@ -47,10 +48,13 @@ impl Runtime {
     /// If its first threads cannot be created.
     pub fn global() -> &'static Self {
         static GLOBAL: OnceLock<Runtime> = OnceLock::new();
-        GLOBAL.get_or_init(|| match Self::builder().start() {
+        let make = || match Self::builder().start() {
             Ok(runtime) => runtime,
             Err(e) => panic!("the process's workqueue runtime cannot start: {e}"),
-        })
+        };
+        GLOBAL
+            .get()
+            .unwrap_or_else(|| registry::while_forks_wait(|| GLOBAL.get_or_init(make)))
     }
 
     /// The first phase.

@@ -186,8 +186,8 @@ impl VirtualClock {
             let mut due: Vec<_> = state.waits.extract_if(.., |wait| wait.0 <= now).collect();
             due.sort_by_key(|&(due, number, _)| (due, number));
             let disbanded = !due.iter().all(|(.., seat)| seat.wake());
-            // Threads that are due leave the count here, not when they run, so that a test that
-            // waits for the next sleepers does not count them again.
+            // Threads that are due leave the count here, not when they run. So a test that waits
+            // for the next sleepers does not count them again.
             state.sleepers.retain(|&t| t > now);
             state.watchers.retain(|w| w.strong_count() > 0);
             match &self.turns {

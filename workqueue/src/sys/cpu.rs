@@ -335,8 +335,14 @@ pub(crate) fn is_true_in_child(f: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child calls `f` and leaves by _exit, without running anything of the parent's.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        // SAFETY: as above; the alarm ends a child that hangs.
-        unsafe { libc::alarm(60) };
+        // SAFETY: as above; the alarm ends a child that hangs, on a worker's thread too.
+        unsafe {
+            let mut alarm = std::mem::zeroed();
+            libc::sigemptyset(&mut alarm);
+            libc::sigaddset(&mut alarm, libc::SIGALRM);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &alarm, std::ptr::null_mut());
+            libc::alarm(60);
+        }
         let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
         // SAFETY: as above.
         unsafe { libc::_exit(i32::from(!held)) };

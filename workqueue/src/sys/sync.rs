@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The one place that chooses between `std` and `loom`.
 //!
-//! [`modelled`] holds what the lock-free protocols are made of (the state word, the budget of a
-//! node, the inbox of a pool, the parker of a worker); under `--cfg loom` these types come from
+//! [`modelled`] holds what the lock-free protocols are made of: the state word, the budget of a
+//! node, the inbox of a pool, the parker of a worker. Under `--cfg loom` these types come from
 //! loom, so that the models inside the crate run the very code that ships. Everything else uses the
 //! plain lock below, which spins briefly and then sleeps on a futex: the holder of a lock can be
 //! preempted in user space, hence no pure spinlock anywhere.
@@ -176,8 +176,10 @@ impl Parker {
             .compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire)
             .map_or_else(|found| found != TOLD, |_| true)
         {
-            let in_turn = self.seat.get().is_some_and(Seat::block);
-            if !in_turn {
+            // When the threads begin to run freely, a waker may have made the seat ready, which does
+            // not unpark; it has left the token before.
+            let told = |seat: &Seat| seat.block() || self.token.load(Acquire) == TOLD;
+            if !self.seat.get().is_some_and(told) {
                 modelled::park();
             }
         }

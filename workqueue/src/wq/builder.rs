@@ -67,7 +67,8 @@ impl QueueBuilder {
         self
     }
 
-    pub(crate) fn ordered(mut self) -> Self {
+    /// Makes it an ordered queue: one item at a time, in the order of their enqueueing.
+    pub fn ordered(mut self) -> Self {
         self.ordered = true;
         self
     }
