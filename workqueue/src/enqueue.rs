@@ -16,13 +16,24 @@ use crate::error::{EnqueueError, Refusal};
 use crate::observe::trace::TraceEvent;
 use crate::pool::{context, registry, Pool, PoolGuard};
 use crate::pwq::Pwq;
-use crate::work::pointer::{claim, claim_for, offer_claimed, RawWorkItem};
+use crate::work::pointer::{self, claim, claim_for, offer, RawWorkItem};
 use crate::work::raw::Item;
+use crate::work::state::WorkState;
 use crate::wq::queue::{QueueInner, DESTROYED, DESTROYING, DRAINING};
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 
 /// A queue in one of these modes takes no items, except from its own runs while it drains.
 const CLOSED: u32 = DRAINING | DESTROYING | DESTROYED;
+
+/// A queue that lets an item in. The slot of a CPU is held until the item is listed, in an inbox or
+/// on its timer. A flush, drain or end of the queue waits for that, so it misses no item that is
+/// pending and in no place.
+pub(crate) struct Entry<'a> {
+    pub(crate) queue: &'a Arc<QueueInner>,
+    /// The CPU asked for.
+    pub(crate) cpu: Option<usize>,
+    slot: RwLockReadGuard<'a, Option<Arc<Pwq>>>,
+}
 
 /// Claims and enqueues a caller's item.
 pub(crate) fn enqueue<W, const ID: u64>(
@@ -33,126 +44,182 @@ pub(crate) fn enqueue<W, const ID: u64>(
 where
     W: RawWorkItem<ID>,
 {
-    if let Err(refusal) = check(queue, cpu) {
-        return Err(EnqueueError::new(refusal, work));
+    enqueue_if(queue, cpu, work, |_| Ok(())).map_err(|e| refuse(e.reason(), e.into_inner()))
+}
+
+/// As [`enqueue`], if `allowed` lets the item be claimed. It is called only if the queue takes the
+/// item.
+pub(crate) fn enqueue_if<W, const ID: u64>(
+    queue: &Arc<QueueInner>,
+    cpu: Option<usize>,
+    work: W,
+    allowed: impl FnOnce(&WorkState) -> Result<(), Refusal>,
+) -> Result<(), EnqueueError<W>>
+where
+    W: RawWorkItem<ID>,
+{
+    // Before the claim: a refusal changes nothing, also not for a moment in which another caller is
+    // told that the item is pending.
+    let entry = match enter_open(queue, cpu, None) {
+        Ok(entry) => entry,
+        Err(refusal) => return Err(EnqueueError::new(refusal, work)),
+    };
+    let pwq = entry.pwq();
+    let claim_it = |state: &WorkState| {
+        allowed(state)?;
+        if may_use_inbox(queue, &pwq.pool) {
+            claim_for(state, pwq.pool.id)
+        } else {
+            claim(state).map(|()| false)
+        }
+    };
+    offer(work, claim_it, |item, for_inbox| {
+        if for_inbox {
+            push_to_inbox(pwq, cpu, item);
+        } else {
+            entry.place(item);
+        }
+    })
+}
+
+/// The error of an item that is not taken. What a closed queue refuses may be pending or disabled,
+/// which comes first.
+pub(crate) fn refuse<W, const ID: u64>(refusal: Refusal, work: W) -> EnqueueError<W>
+where
+    W: RawWorkItem<ID>,
+{
+    if !matches!(refusal, Refusal::Draining | Refusal::Destroyed) {
+        return EnqueueError::new(refusal, work);
     }
-    // Held until the item is in its pool or its inbox: a drain sets the mode, then waits for the
-    // enqueues that did not see it.
-    let slot = queue.slot(cpu.unwrap_or_else(|| pick_cpu(queue, queue.env.this_cpu())));
-    let pwq = slot.as_ref();
-    offer_claimed(
-        work,
-        |state| match pwq.filter(|pwq| may_use_inbox(queue, &pwq.pool)) {
-            Some(pwq) => claim_for(state, pwq.pool.id),
-            None => claim(state).map(|()| false),
-        },
-        |item, for_inbox| match pwq {
-            None => Err((Refusal::Destroyed, item)),
-            Some(pwq) if for_inbox => push_to_inbox(pwq, cpu, item),
-            Some(pwq) => place_by(queue, pwq, cpu, item),
-        },
-    )
+    let (seen, work) = pointer::with_raw(work, |raw| {
+        // SAFETY: alive during the call.
+        unsafe { raw.as_ref() }.state.read_as_claim()
+    });
+    let refusal = match (seen.pending(), seen.depth()) {
+        (true, _) => Refusal::AlreadyPending,
+        (false, 0) => refusal,
+        (false, _) => Refusal::Disabled,
+    };
+    EnqueueError::new(refusal, work)
+}
+
+/// Enters a queue that has a pwq for the item, also if it drains. Without a requested CPU the item
+/// goes near `here`, by default the caller's CPU.
+/// # Context: no lock of the crate held.
+pub(crate) fn enter(
+    queue: &Arc<QueueInner>,
+    cpu: Option<usize>,
+    here: Option<usize>,
+) -> Result<Entry<'_>, Refusal> {
+    if queue.env.is_in_forked_child() {
+        return Err(Refusal::Destroyed);
+    }
+    if cpu.is_some_and(|cpu| !queue.has_cpu(cpu)) {
+        return Err(Refusal::InvalidCpu);
+    }
+    let near = || pick_cpu(queue, here.unwrap_or_else(|| queue.env.this_cpu()));
+    let slot = queue.slot(cpu.unwrap_or_else(near));
+    match *slot {
+        None => Err(Refusal::Destroyed),
+        Some(_) => Ok(Entry { queue, cpu, slot }),
+    }
+}
+
+/// As [`enter`], for an item that goes to its pool at once.
+fn enter_open(
+    queue: &Arc<QueueInner>,
+    cpu: Option<usize>,
+    here: Option<usize>,
+) -> Result<Entry<'_>, Refusal> {
+    let entry = enter(queue, cpu, here)?;
+    entry.require_open()?;
+    Ok(entry)
+}
+
+/// Puts a claimed item on the requested CPU, or else near `here`. It comes back if the queue takes
+/// none.
+/// # Context: no lock of the crate held.
+pub(crate) fn place(
+    queue: &Arc<QueueInner>,
+    cpu: Option<usize>,
+    here: Option<usize>,
+    item: Item,
+) -> Result<(), (Refusal, Item)> {
+    match enter_open(queue, cpu, here) {
+        Ok(entry) => {
+            entry.place(item);
+            Ok(())
+        }
+        Err(refusal) => Err((refusal, item)),
+    }
+}
+
+impl Entry<'_> {
+    /// Tests if the queue takes an item at once: a closed one takes only those of its own runs.
+    pub(crate) fn require_open(&self) -> Result<(), Refusal> {
+        // With the slot held: a drain sets the mode, then waits for the slots. So it waits for this
+        // item, or this reading finds the mode.
+        // guard: s10_08_drain_open
+        if self.queue.is_mode(CLOSED) && !context::in_run_of(self.queue) {
+            return Err(if self.queue.is_mode(DESTROYING | DESTROYED) {
+                Refusal::Destroyed
+            } else {
+                Refusal::Draining
+            });
+        }
+        Ok(())
+    }
+
+    fn pwq(&self) -> &Arc<Pwq> {
+        self.slot
+            .as_ref()
+            .expect("tested when the queue was entered")
+    }
+
+    /// Puts a claimed item into the pool of the slot's pwq, or into the one where it runs for this
+    /// queue.
+    pub(crate) fn place(&self, item: Item) {
+        let (queue, pwq) = (self.queue, self.pwq());
+        // If the item runs for this queue elsewhere, it must go there, or it could run twice at
+        // once. An ordered queue has one installed pwq, which keeps the order.
+        let last = item
+            .snapshot()
+            .pool()
+            .filter(|&id| id != pwq.pool.id && !queue.ordered);
+        if let Some(pool) = last.and_then(registry::lookup) {
+            let st = pool.lock();
+            if let Some((_, current)) = st.executing(item.identity()) {
+                let running_for = st.pwqs.get(current.pwq).pwq.clone();
+                // guard: s02_07_stickiness
+                if Arc::ptr_eq(&running_for.queue, queue) {
+                    return insert(st, &running_for, self.cpu, item);
+                }
+            }
+        }
+        insert(pwq.pool.lock(), pwq, self.cpu, item);
+    }
 }
 
 /// True if an item may go to the pool's inbox. Tested before the claim.
 /// # Context: the slot of its CPU held.
 fn may_use_inbox(queue: &QueueInner, pool: &Pool) -> bool {
-    pool.inbox.0.is_owned() && !queue.is_mode(CLOSED) && !queue.env.is_traced()
+    pool.inbox.0.is_owned() && !queue.env.is_traced()
 }
 
 /// Pushes an item that was claimed for this pool to its inbox. Counts it in under the lock if the
 /// inbox is not owned any more.
 /// # Context: the slot held.
-fn push_to_inbox(
-    pwq: &Arc<Pwq>,
-    requested: Option<usize>,
-    item: Item,
-) -> Result<(), (Refusal, Item)> {
-    let pool = &pwq.pool;
+fn push_to_inbox(pwq: &Arc<Pwq>, requested: Option<usize>, item: Item) {
     item.set_pwq(pwq.number);
-    match pool.inbox.0.push_if_owned(item) {
-        Ok(()) => Ok(()),
-        Err(item) => insert(pool, pool.lock(), pwq, requested, item),
+    if let Err(item) = pwq.pool.inbox.0.push_if_owned(item) {
+        insert(pwq.pool.lock(), pwq, requested, item);
     }
-}
-
-/// Tests if this queue can take an item for this CPU at all. Called before the claim.
-pub(crate) fn check(queue: &QueueInner, cpu: Option<usize>) -> Result<(), Refusal> {
-    if queue.env.is_in_forked_child() {
-        return Err(Refusal::Destroyed);
-    }
-    match cpu {
-        Some(cpu) if !queue.has_cpu(cpu) => Err(Refusal::InvalidCpu),
-        _ => Ok(()),
-    }
-}
-
-/// Puts a claimed item on the requested CPU, or else near `here`, by default the caller's CPU. The
-/// caller has called `check`.
-/// # Context: no lock of the crate held.
-pub(crate) fn place(
-    queue: &Arc<QueueInner>,
-    requested: Option<usize>,
-    here: Option<usize>,
-    item: Item,
-) -> Result<(), (Refusal, Item)> {
-    let cpu =
-        requested.unwrap_or_else(|| pick_cpu(queue, here.unwrap_or_else(|| queue.env.this_cpu())));
-    let slot = queue.slot(cpu);
-    match slot.as_ref() {
-        None => Err((Refusal::Destroyed, item)),
-        Some(pwq) => place_by(queue, pwq, requested, item),
-    }
-}
-
-/// Puts a claimed item into the pool of `pwq`, or into the one where it runs for this queue.
-/// # Context: the slot of the pwq held, no other lock of the crate.
-fn place_by(
-    queue: &Arc<QueueInner>,
-    pwq: &Arc<Pwq>,
-    requested: Option<usize>,
-    item: Item,
-) -> Result<(), (Refusal, Item)> {
-    // If the item runs for this queue elsewhere, it must go there, or it could run twice at once.
-    // An ordered queue has one installed pwq, which keeps the order.
-    let last = item
-        .snapshot()
-        .pool()
-        .filter(|&id| id != pwq.pool.id && !queue.ordered);
-    if let Some(pool) = last.and_then(registry::lookup) {
-        let st = pool.lock();
-        if let Some((_, current)) = st.executing(item.identity()) {
-            let running_for = st.pwqs.get(current.pwq).pwq.clone();
-            // guard: s02_07_stickiness
-            if Arc::ptr_eq(&running_for.queue, queue) {
-                return insert(&pool, st, &running_for, requested, item);
-            }
-        }
-    }
-    insert(&pwq.pool, pwq.pool.lock(), pwq, requested, item)
 }
 
 /// Counts the item in and lists it, active or not.
-/// # Context: the lock of the pwq's pool held; released inside.
-fn insert(
-    pool: &Pool,
-    mut st: PoolGuard<'_>,
-    pwq: &Arc<Pwq>,
-    requested: Option<usize>,
-    item: Item,
-) -> Result<(), (Refusal, Item)> {
-    let queue = &pwq.queue;
-    // Under the lock: a drain sets the mode first and then visits each pool. So it finds this item,
-    // or this reading finds the mode.
-    // guard: s10_08_drain_open
-    if queue.is_mode(CLOSED) && !context::in_run_of(queue) {
-        let refusal = if queue.is_mode(DESTROYING | DESTROYED) {
-            Refusal::Destroyed
-        } else {
-            Refusal::Draining
-        };
-        return Err((refusal, item));
-    }
+/// # Context: the slot held, and the lock of the pwq's pool; that is released inside.
+fn insert(mut st: PoolGuard<'_>, pwq: &Arc<Pwq>, requested: Option<usize>, item: Item) {
+    let (pool, queue) = (st.pool(), &pwq.queue);
     let env = &pool.env;
     let (work, function) = (item.identity().address, item.function());
     env.trace(|| TraceEvent::Queue {
@@ -164,7 +231,7 @@ fn insert(
     });
     item.set_pwq(pwq.number);
     if !st.count_in(pwq.number, item, pool.id, || env.clock.coarse()) {
-        return Ok(());
+        return;
     }
     env.trace(|| TraceEvent::Activate { work, function });
     let wake = st.kick();
@@ -174,7 +241,6 @@ fn insert(
     if starving {
         env.monitor.watch_runs();
     }
-    Ok(())
 }
 
 /// The CPU for an item without a requested one: `here`, if it may be used.

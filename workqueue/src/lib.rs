@@ -34,7 +34,7 @@
 //! | P0 | `Directory::attrs_lock`: the choice of pools, limits and freezing |
 //! | P | the table of unbound pools |
 //! | W | the lock of a queue (`QueueInner::state`) |
-//! | S | the slot of a CPU in a queue: held for reading by an enqueue until it is done |
+//! | S | the slot of a CPU in a queue: held for reading from before an item is claimed until it is listed |
 //! | L | the lock of a pool (`Pool::lock`): everything in `PoolState` |
 //! | N | the waiting pwqs of a node (`NrActive`) |
 //! | M | the mayday list of a rescuer |
@@ -54,12 +54,12 @@
 //! | P0, W, S | pwqs are installed |
 //! | W, L | a queue visits its pools |
 //! | S, L | an item is enqueued |
+//! | S, D, T | a delayed item is armed, or moved to another time |
 //! | L, N | an item takes a slot of its node |
 //! | L, M | a rescuer is called |
 //! | L, T | a timer of the pool is armed or disarmed |
 //! | L, U | a worker is bound |
 //! | L, V | an event is recorded |
-//! | D, T | a delayed item is disarmed |
 //! | W, Q | a flush ends and posts a job |
 //! | P0, R, U | the unbound mask changes |
 //!
@@ -73,6 +73,9 @@
 //! `work/raw.rs`, `work/pointer.rs`, `work/mod.rs` (from pointer to item and back),
 //! `work/delayed.rs`, `wait/item.rs` (items with more behind the core), and where listed items are
 //! moved: `pool/run.rs`, `pool/rescuer.rs`, `wq/lifecycle.rs`.
+//!
+//! What lies behind an item's core is reached by a cast of the raw pointer that the item was made
+//! from. A reference to the core is good for the core alone, also after a cast.
 
 mod error;
 

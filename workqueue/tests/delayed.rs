@@ -272,3 +272,111 @@ fn s09_10_equal_expiry_runs_in_arming_order() {
     until("all have run", || log.all().len() == items.len());
     assert_eq!(log.all(), (0..50).collect::<Vec<_>>());
 }
+
+#[test]
+fn s09_08_s10_06_a_flush_waits_for_an_item_that_has_just_left_its_timer() {
+    let (clock, rt) = virtual_runtime(2);
+    let q = rt.queue("q").flags(UNBOUND).build().unwrap();
+    let round = std::sync::Barrier::new(2);
+    let early = std::thread::scope(|s| {
+        s.spawn(|| {
+            for _ in 0..3000 {
+                round.wait();
+                clock.advance(MS);
+                round.wait();
+            }
+        });
+        let mut early = 0;
+        for _ in 0..3000 {
+            // Never queued before: nothing but PENDING says that a run is owed.
+            let item = Later::noop();
+            q.enqueue_delayed(MS, item.clone()).unwrap();
+            round.wait();
+            item.work.flush().unwrap();
+            early += usize::from(item.runs() == 0);
+            round.wait();
+            until("it has run", || item.runs() == 1);
+        }
+        early
+    });
+    assert_eq!(early, 0);
+}
+
+/// A queue that drains until the gate is opened, with the thread that drains it.
+fn draining(rt: &Runtime) -> (OwnedQueue, Arc<Gate>, std::thread::JoinHandle<()>) {
+    let q = rt.queue("draining").flags(UNBOUND).build().unwrap();
+    let gate = stand(&q, None);
+    let handle = q.handle();
+    let drainer = std::thread::spawn(move || handle.drain().unwrap());
+    until("it drains", || {
+        q.enqueue(Call::noop()).err().map(|e| e.reason()) == Some(Refusal::Draining)
+    });
+    (q, gate, drainer)
+}
+
+#[test]
+fn s02_03_s09_04_a_refused_mod_delayed_leaves_the_item_where_it_was() {
+    let (clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gone = rt.queue("gone").flags(PERCPU).build().unwrap();
+    let destroyed = gone.handle();
+    gone.destroy().unwrap();
+    let (draining, gate, drainer) = draining(&rt);
+    let refused = |item: &Arc<Later>| {
+        let reason = |q: &Queue, delay| q.mod_delayed(delay, item.clone()).unwrap_err().reason();
+        assert_eq!(reason(&destroyed, MS), Refusal::Destroyed);
+        assert_eq!(reason(&destroyed, Duration::ZERO), Refusal::Destroyed);
+        assert_eq!(reason(&draining, Duration::ZERO), Refusal::Draining);
+        assert!(item.work.is_pending());
+    };
+    let armed = Later::noop();
+    q.enqueue_delayed(MS * 5, armed.clone()).unwrap();
+    refused(&armed);
+    let front = stand(&q, 0);
+    let queued = Later::noop();
+    q.enqueue_delayed(Duration::ZERO, queued.clone()).unwrap();
+    refused(&queued);
+    front.open();
+    q.flush().unwrap();
+    assert_eq!((armed.runs(), queued.runs()), (0, 1));
+    clock.advance(MS * 5);
+    until("the armed one has run", || armed.runs() == 1);
+    gate.open();
+    drainer.join().unwrap();
+}
+
+#[test]
+fn s10_13_a_refused_flush_leaves_the_timer_armed() {
+    let (clock, rt) = virtual_runtime(1);
+    // Not started yet.
+    let early = quiet().topology(machine(1, 1)).build_early();
+    let q = early.queue("q").flags(PERCPU).build().unwrap();
+    let item = Later::noop();
+    q.enqueue_delayed(MS, item.clone()).unwrap();
+    assert_eq!(item.work.flush(), Err(WaitError::NotOnline));
+    assert_eq!(item.work.flush_queued(), Ok(false), "it is armed still");
+    assert!(item.work.cancel().is_some());
+    // From its own run, and from another run of its ordered queue.
+    let ordered = rt.ordered("o", Flags::default()).unwrap();
+    let handle = ordered.handle();
+    let results = Log::new();
+    let (log, q) = (results.clone(), handle.clone());
+    let own = Later::new(move |me| {
+        if me.runs() == 1 {
+            q.enqueue_delayed(MS, me.clone()).unwrap();
+            log.add(me.work.flush());
+        }
+    });
+    ordered
+        .enqueue_delayed(Duration::ZERO, own.clone())
+        .unwrap();
+    ordered.flush().unwrap();
+    let (log, other) = (results.clone(), own.clone());
+    let run = Call::new(move |_| log.add(other.work.flush()));
+    ordered.enqueue(run).unwrap();
+    ordered.flush().unwrap();
+    assert_eq!(results.all(), [Err(WaitError::WouldDeadlock); 2]);
+    assert_eq!(own.runs(), 1);
+    clock.advance(MS);
+    until("its time has come", || own.runs() == 2);
+}

@@ -345,3 +345,62 @@ fn s05_17_a_run_may_wait_for_another_of_its_cpu() {
     assert_eq!((second.runs(), q.stats().panicked), (1, 0));
     assert!(q.stats().cm_wakeup >= 1);
 }
+
+/// Waits without a sleep, for two threads that have to be there at the same moment.
+fn spin_until(condition: impl Fn() -> bool) {
+    for looks in 1.. {
+        if condition() {
+            return;
+        }
+        if looks % 1024 == 0 {
+            std::thread::yield_now();
+        }
+        std::hint::spin_loop();
+    }
+}
+
+/// One thread enqueues an item, another one sees it pending and waits with `wait`. Returns how
+/// often that wait was over before the run.
+fn early_returns(fresh: bool, wait: impl Fn(&Queue, &Call) -> Result<(), WaitError>) -> usize {
+    const ROUNDS: usize = 2000;
+    let rt = runtime(2);
+    let q = rt.queue("q").flags(UNBOUND).build().unwrap();
+    let reused = Call::noop();
+    let items: Vec<_> = (0..ROUNDS)
+        .map(|_| if fresh { Call::noop() } else { reused.clone() })
+        .collect();
+    let round = AtomicUsize::new(0);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            for (n, item) in items.iter().enumerate() {
+                spin_until(|| round.load(Ordering::Acquire) > n);
+                q.enqueue(item.clone()).unwrap();
+            }
+        });
+        let mut early = 0;
+        for (n, item) in items.iter().enumerate() {
+            let before = item.runs();
+            round.store(n + 1, Ordering::Release);
+            spin_until(|| item.work.is_pending() || item.runs() > before);
+            wait(&q, item).unwrap();
+            early += usize::from(item.runs() == before);
+            until("the run", || item.runs() > before);
+            q.flush().unwrap();
+        }
+        early
+    })
+}
+
+#[test]
+fn s10_06_a_flush_waits_for_an_item_that_is_claimed_and_not_listed_yet() {
+    let flush = |_: &Queue, item: &Call| item.work.flush().map(drop);
+    assert_eq!(early_returns(true, flush), 0, "an item never queued before");
+    assert_eq!(early_returns(false, flush), 0, "an item queued before");
+}
+
+#[test]
+fn s10_01_a_queue_flush_waits_for_an_item_that_is_claimed_and_not_listed_yet() {
+    let flush = |q: &Queue, _: &Call| q.flush();
+    assert_eq!(early_returns(true, flush), 0, "an item never queued before");
+    assert_eq!(early_returns(false, flush), 0, "an item queued before");
+}

@@ -4,7 +4,7 @@
 mod common;
 use common::*;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use workqueue::*;
@@ -208,4 +208,50 @@ fn s02_12_s02_14_runs_see_what_came_before_and_waiters_what_they_did() {
         assert_eq!(cells[1].load(relaxed), round + 1);
     }
     assert_eq!(cells[2].load(relaxed), item.runs());
+}
+
+#[test]
+fn s02_02_s02_03_a_refused_enqueue_never_makes_the_item_seem_pending() {
+    let rt = runtime(2);
+    let q = rt.queue("q").flags(UNBOUND).build().unwrap();
+    // One queue is gone, another one drains.
+    let gone = rt.queue("gone").flags(UNBOUND).build().unwrap();
+    let destroyed = gone.handle();
+    gone.destroy().unwrap();
+    let closing = rt.queue("closing").flags(UNBOUND).build().unwrap();
+    let gate = stand(&closing, None);
+    let item = Call::noop();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| closing.drain().unwrap());
+        until("it drains", || closing.enqueue(Call::noop()).is_err());
+        s.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _refused = destroyed.enqueue(item.clone());
+                let _refused = closing.enqueue(item.clone());
+            }
+        });
+        let refused = (0..3000).filter(|_| {
+            let refused = q.enqueue(item.clone()).is_err();
+            q.flush().unwrap();
+            refused
+        });
+        let refused = refused.count();
+        stop.store(true, Ordering::Relaxed);
+        gate.open();
+        assert_eq!(refused, 0, "told of a run that no one owes");
+    });
+}
+
+#[test]
+fn s02_03_s02_19_a_queue_that_is_gone_lowers_no_disable_depth() {
+    let rt = runtime(1);
+    let gone = rt.queue("gone").flags(PERCPU).build().unwrap();
+    let destroyed = gone.handle();
+    gone.destroy().unwrap();
+    let item = Call::noop();
+    assert!(item.work.disable().unwrap().is_none());
+    let refused = destroyed.enable_and_enqueue(item.clone()).unwrap_err();
+    assert_eq!(refused.reason(), Refusal::Destroyed);
+    assert_eq!(item.work.enable(), Ok(true), "the depth is what it was");
 }

@@ -3,7 +3,7 @@
 //! learns that it must take the lock. No item lies there for ever.
 
 use crate::work::list::Inbox;
-use crate::work::pointer::offer;
+use crate::work::pointer::{claim, offer};
 use crate::{Work, WorkItem};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
@@ -63,12 +63,11 @@ fn probe(model: &Arc<Model>, number: usize) -> StdArc<Probe> {
 fn queue(probe: StdArc<Probe>) {
     probe.event.store(probe.number, Ordering::Relaxed);
     let model = probe.model.clone();
-    let placed = offer(probe, |item| {
+    let placed = offer(probe, claim, |item, ()| {
         if let Err(item) = model.inbox.push_if_owned(item) {
             model.lock().push(item.identity().address);
             item.run();
         }
-        Ok(())
     });
     assert!(placed.is_ok());
 }

@@ -10,7 +10,7 @@ use crate::pool::worker_state::{Current, WorkerFlags, WorkerState, WorkerThread}
 use crate::pool::PoolState;
 use crate::sys::sync::Parker;
 use crate::work::list::Inbox;
-use crate::work::pointer::offer;
+use crate::work::pointer::{claim, offer};
 use crate::work::raw::Item;
 use crate::{Refusal, Work, WorkItem};
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -109,7 +109,7 @@ impl Bed {
 
     /// As `enqueue::push_to_inbox` and `enqueue::insert`.
     fn queue(&self, probe: StdArc<Probe>) -> Result<(), Refusal> {
-        let placed = offer(probe, |item| {
+        let placed = offer(probe, claim, |item, ()| {
             if let Err(item) = self.inbox.push_if_owned(item) {
                 let mut st = self.lock();
                 list(&mut st, item);
@@ -117,7 +117,6 @@ impl Bed {
                 drop(st);
                 wake.perform();
             }
-            Ok(())
         });
         placed.map_err(|e| e.reason())
     }

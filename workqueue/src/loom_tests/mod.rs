@@ -7,6 +7,8 @@ mod nr_active;
 
 mod cancel;
 
+mod find;
+
 mod flush;
 
 mod inbox;

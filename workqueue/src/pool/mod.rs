@@ -184,6 +184,12 @@ pub(crate) struct PoolGuard<'a> {
     state: MutexGuard<'a, PoolState>,
 }
 
+impl<'a> PoolGuard<'a> {
+    pub(crate) fn pool(&self) -> &'a Pool {
+        self.pool
+    }
+}
+
 impl Deref for PoolGuard<'_> {
     type Target = PoolState;
 

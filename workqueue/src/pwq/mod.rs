@@ -240,6 +240,15 @@ pub(crate) struct Followup {
 }
 
 impl Followup {
+    pub(crate) fn none() -> Self {
+        Self {
+            wake: Wake::Nobody,
+            serve: None,
+            flushed: None,
+            retired: None,
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.wake.needs_no_call()
             && self.serve.is_none()
@@ -267,12 +276,7 @@ impl Followup {
 /// Counts an item out that has run or was taken back. `counted`: it held a slot.
 /// # Context: the pool's lock held.
 pub(crate) fn retire(st: &mut PoolState, number: u32, color: u8, counted: bool) -> Followup {
-    let mut followup = Followup {
-        wake: Wake::Nobody,
-        serve: None,
-        flushed: None,
-        retired: None,
-    };
+    let mut followup = Followup::none();
     let p = st.pwqs.get_mut(number);
     if counted {
         p.nr_active -= 1;

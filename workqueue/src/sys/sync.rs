@@ -19,12 +19,27 @@ pub(crate) mod modelled {
     pub(crate) use super::Mutex;
     pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub(crate) use std::thread::{current, park, Thread};
+    use std::time::Duration;
+
+    /// Waits before look number `tries` at what another thread is about to change. It sleeps after
+    /// some tries: that thread may be preempted, and a real-time thread never yields to it.
+    pub(crate) fn back_off(tries: u32) {
+        match tries {
+            0..64 => std::hint::spin_loop(),
+            64..72 => std::thread::yield_now(),
+            _ => std::thread::sleep(Duration::from_micros(50)),
+        }
+    }
 }
 
 #[cfg(loom)]
 pub(crate) mod modelled {
     pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub(crate) use loom::thread::{current, park, Thread};
+
+    pub(crate) fn back_off(_tries: u32) {
+        loom::thread::yield_now();
+    }
 
     /// The interface of the crate's own lock.
     #[derive(Debug)]

@@ -42,6 +42,10 @@ impl QueueInner {
             );
         }
         flush_dependency::before_flush(self);
+        // An item that is claimed and not listed yet counts as enqueued: another caller may have
+        // been told that it is pending.
+        // guard: s10_01_claimed_items
+        self.wait_for_enqueues();
         self.flush();
         Ok(())
     }

@@ -6,18 +6,20 @@
 //! max_active. Kernel counterparts: `struct wq_barrier`, `insert_wq_barrier`,
 //! `try_to_grab_pending`, `__cancel_work_sync`, `disable_work`.
 
+use super::find::{find, look, NoPool, Place, Places};
 use super::flush_dependency;
 use crate::error::{DisableOverflow, WaitError};
 use crate::pool::context::{self, blocking};
 use crate::pool::worker_state::Current;
-use crate::pool::{registry, Pool, PoolState};
+use crate::pool::{registry, PoolGuard, PoolState};
 use crate::pwq::{self, Followup};
 use crate::sys::sync::Completion;
-use crate::work::delayed::{Disarmed, TimerNode};
+use crate::work::delayed::{self, Target, TimerNode};
 use crate::work::list::{self, ItemList};
 use crate::work::pointer::WorkItem;
 use crate::work::raw::{Item, RawWork, Returned, VTable};
 use crate::work::Work;
+use crate::wq::queue::QueueInner;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -63,20 +65,21 @@ impl Barrier {
 }
 
 /// Counts a barrier in, in its target's color.
-fn count_in(st: &mut PoolState, pool: &Pool, pwq: u32, color: u8, barrier: &Item) {
+fn count_in(st: &mut PoolGuard<'_>, pwq: u32, color: u8, barrier: &Item) {
+    let pool = st.pool().id;
     let p = st.pwqs.get_mut(pwq);
     p.refs += 1;
     p.nr_in_flight[usize::from(color)] += 1;
     barrier.set_pwq(pwq);
-    barrier.state.set_queued(pool.id, color, true);
+    barrier.state.set_queued(pool, color, true);
 }
 
 /// Puts a barrier behind a queued item.
-/// # Context: the pool's lock held, QUEUED set and naming this pool.
-fn behind_queued(st: &mut PoolState, pool: &Pool, work: &RawWork) -> Arc<Barrier> {
+/// # Context: QUEUED set and naming this pool.
+fn behind_queued(st: &mut PoolGuard<'_>, work: &RawWork) -> Arc<Barrier> {
     let (item, barrier) = Barrier::new();
     let target = work.snapshot();
-    count_in(st, pool, work.pwq(), target.color(), &item);
+    count_in(st, work.pwq(), target.color(), &item);
     if target.linked() {
         item.state.link();
     }
@@ -87,69 +90,104 @@ fn behind_queued(st: &mut PoolState, pool: &Pool, work: &RawWork) -> Arc<Barrier
 }
 
 /// Puts a barrier directly behind a run, ahead of everything else its worker has.
-/// # Context: the pool's lock held.
-fn behind_run(st: &mut PoolState, pool: &Pool, slot: usize, current: Current) -> Arc<Barrier> {
+fn behind_run(st: &mut PoolGuard<'_>, (slot, current): (usize, Current)) -> Arc<Barrier> {
     let (item, barrier) = Barrier::new();
-    count_in(st, pool, current.pwq, current.color, &item);
+    count_in(st, current.pwq, current.color, &item);
     st.workers.get_mut(slot).scheduled.push_front(item);
     barrier
 }
 
-/// Waits for the queued instance of an item, or else for its current run; true if there was one.
-pub(crate) fn flush_item(work: &RawWork) -> Result<bool, WaitError> {
-    if context::in_run_of_item(work.identity()) {
-        return Err(WaitError::WouldDeadlock);
-    }
-    loop {
-        let Some(pool) = work.snapshot().pool().and_then(registry::lookup) else {
-            return Ok(false);
-        };
+/// The places of one item; see [`find`].
+struct PlacesOf<'a> {
+    work: &'a RawWork,
+    timer: Option<&'a TimerNode>,
+}
+
+impl Places for PlacesOf<'_> {
+    type Pool<'p> = PoolGuard<'p>;
+    type Run = (usize, Current);
+
+    fn lock<R>(&self, pool: u32, then: impl FnOnce(PoolGuard<'_>) -> R) -> Result<R, NoPool> {
+        let pool = registry::lookup(pool).ok_or(NoPool::Gone)?;
         if pool.env.is_in_forked_child() {
-            return Err(WaitError::Destroyed);
+            return Err(NoPool::Forked);
         }
-        let mut st = pool.lock();
-        let now = work.snapshot();
-        if now.pool() != Some(pool.id) {
-            continue;
-        }
-        let queue_of = |st: &PoolState, pwq| st.pwqs.get(pwq).pwq.queue.clone();
-        let (barrier, queue) = if now.queued() {
-            pool.env.require_online()?;
-            let queue = queue_of(&st, work.pwq());
-            if queue.ordered && context::in_run_of(&queue) {
-                return Err(WaitError::WouldDeadlock);
-            }
-            (behind_queued(&mut st, &pool, work), queue)
-        } else if let Some((slot, current)) = st.executing(work.identity()) {
-            let queue = queue_of(&st, current.pwq);
-            (behind_run(&mut st, &pool, slot, current), queue)
-        } else {
-            return Ok(false);
-        };
-        drop(st);
-        flush_dependency::before_item_flush(&queue, work);
-        barrier.wait();
-        return Ok(true);
+        Ok(then(pool.lock()))
+    }
+
+    fn run_in(&self, pool: &PoolGuard<'_>) -> Option<Self::Run> {
+        pool.executing(self.work.identity())
+    }
+
+    fn is_armed(&self) -> bool {
+        self.timer.is_some_and(TimerNode::is_armed)
     }
 }
 
-/// Waits for the current run of an item that cannot be queued meanwhile. An error if the item was
-/// last on a runtime of this process's parent.
-/// # Context: not in that run.
-pub(crate) fn wait_for_run(work: &RawWork) -> Result<(), WaitError> {
-    let Some(pool) = work.snapshot().pool().and_then(registry::lookup) else {
-        return Ok(());
-    };
-    if pool.env.is_in_forked_child() {
-        return Err(WaitError::Destroyed);
+/// What the flush of an item does next.
+enum Step {
+    Return(bool),
+    Wait(Arc<Barrier>, Arc<QueueInner>),
+    Expire(Item, Target),
+}
+
+/// Waits for the pending instance of an item, or else for its current run; true if there was one.
+/// An armed timer expires at once if it is given as `expire`, and is let alone otherwise.
+pub(crate) fn flush_item(
+    work: &RawWork,
+    timer: Option<&TimerNode>,
+    mut expire: bool,
+) -> Result<bool, WaitError> {
+    if context::in_run_of_item(work.identity()) {
+        return Err(WaitError::WouldDeadlock);
     }
-    let mut st = pool.lock();
-    let Some((slot, current)) = st.executing(work.identity()) else {
-        return Ok(());
-    };
-    let barrier = behind_run(&mut st, &pool, slot, current);
-    drop(st);
-    barrier.wait();
+    let mut waited = false;
+    loop {
+        let queue_of = |st: &PoolState, pwq| st.pwqs.get(pwq).pwq.queue.clone();
+        let step = find(
+            &work.state,
+            &PlacesOf { work, timer },
+            |place| match place {
+                Place::Idle(was_pending) => Some(Ok(Step::Return(was_pending))),
+                Place::Forked => Some(Err(WaitError::Destroyed)),
+                Place::Armed if expire => match timer?.disarm_if(may_wait_for) {
+                    Err(e) => Some(Err(e)),
+                    Ok(taken) => taken.map(|(item, target)| Ok(Step::Expire(item, target))),
+                },
+                Place::Armed => Some(Ok(Step::Return(false))),
+                Place::Queued(mut st) => {
+                    let queue = queue_of(&st, work.pwq());
+                    let allowed = may_wait_for(&queue);
+                    Some(allowed.map(|()| Step::Wait(behind_queued(&mut st, work), queue)))
+                }
+                Place::Running(mut st, run) => {
+                    let queue = queue_of(&st, run.1.pwq);
+                    Some(Ok(Step::Wait(behind_run(&mut st, run), queue)))
+                }
+            },
+        )?;
+        match step {
+            Step::Return(was_pending) => return Ok(waited || was_pending),
+            Step::Wait(barrier, queue) => {
+                flush_dependency::before_item_flush(&queue, work);
+                barrier.wait();
+                return Ok(true);
+            }
+            // Once: an item that arms itself again is not waited for.
+            Step::Expire(item, target) => {
+                expire = false;
+                waited = delayed::deliver(target, item);
+            }
+        }
+    }
+}
+
+/// Tests if the caller may wait for an item that is queued on `queue` or is to go there.
+fn may_wait_for(queue: &Arc<QueueInner>) -> Result<(), WaitError> {
+    queue.env.require_online()?;
+    if queue.ordered && context::in_run_of(queue) {
+        return Err(WaitError::WouldDeadlock);
+    }
     Ok(())
 }
 
@@ -159,49 +197,48 @@ pub(crate) fn wait_for_run(work: &RawWork) -> Result<(), WaitError> {
 pub(crate) enum Grab {
     /// It was not pending.
     Idle,
-    /// The caller owns it and PENDING: it gives both back, or queues the item again.
-    Got(Item),
+    /// The caller owns it and PENDING: it gives both back, or queues the item again. The duty is
+    /// performed without a lock of the crate.
+    Got(Item, Followup),
     /// It belongs to a runtime of this process's parent.
     Forked,
 }
 
-/// Takes an item off its timer or its list. Spins while the item is between claim and list.
+/// Takes an item off its timer or its list. Waits while the item is in no place.
 /// # Context: no lock of the crate held.
-pub(crate) fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
-    let mut tries = 0u32;
-    loop {
-        match timer.map_or(Disarmed::Idle, TimerNode::disarm) {
-            Disarmed::Idle => {}
-            Disarmed::Armed(item, _target) => return Grab::Got(item),
-            Disarmed::Forked => return Grab::Forked,
+fn grab(work: &RawWork, timer: Option<&TimerNode>) -> Grab {
+    find(&work.state, &PlacesOf { work, timer }, |place| {
+        grab_at(work, timer, place)
+    })
+}
+
+/// As [`grab`], with one look; None if the item is in no place.
+/// # Context: no lock behind S held.
+pub(crate) fn try_grab(work: &RawWork, timer: &TimerNode) -> Option<Grab> {
+    let timer = Some(timer);
+    look(
+        &work.state,
+        &PlacesOf { work, timer },
+        false,
+        &mut |place| grab_at(work, timer, place),
+    )
+}
+
+fn grab_at(
+    work: &RawWork,
+    timer: Option<&TimerNode>,
+    place: Place<PoolGuard<'_>, (usize, Current)>,
+) -> Option<Grab> {
+    match place {
+        Place::Idle(_) | Place::Running(..) => Some(Grab::Idle),
+        Place::Forked => Some(Grab::Forked),
+        Place::Armed => {
+            let (item, _target) = timer?.disarm()?;
+            Some(Grab::Got(item, Followup::none()))
         }
-        let seen = work.snapshot();
-        if !seen.pending() {
-            return Grab::Idle;
-        }
-        if seen.with_pool() {
-            let Some(pool) = seen.pool().and_then(registry::lookup) else {
-                continue;
-            };
-            if pool.env.is_in_forked_child() {
-                return Grab::Forked;
-            }
-            let mut st = pool.lock();
-            let now = work.snapshot();
-            if now.queued() && now.pool() == Some(pool.id) {
-                let (item, followup) = take_off(&mut st, work);
-                drop(st);
-                followup.perform();
-                return Grab::Got(item);
-            }
-        }
-        // Another thread is about to list it, or has grabbed it. That takes a few instructions,
-        // unless that thread is preempted.
-        tries += 1;
-        if tries.is_multiple_of(64) {
-            std::thread::yield_now();
-        } else {
-            std::hint::spin_loop();
+        Place::Queued(mut st) => {
+            let (item, followup) = take_off(&mut st, work);
+            Some(Grab::Got(item, followup))
         }
     }
 }
@@ -238,9 +275,12 @@ fn take_off(st: &mut PoolState, work: &RawWork) -> (Item, Followup) {
 pub(crate) fn cancel(work: &RawWork, timer: Option<&TimerNode>) -> Option<Returned> {
     match grab(work, timer) {
         Grab::Idle | Grab::Forked => None,
-        // At once: the caller may go on to wait, and until the end a claim would fail with
-        // AlreadyPending.
-        Grab::Got(item) => Some(item.end()),
+        Grab::Got(item, followup) => {
+            // First: until the end a claim fails with AlreadyPending.
+            let back = item.end();
+            followup.perform();
+            Some(back)
+        }
     }
 }
 
@@ -273,17 +313,25 @@ pub(crate) fn disable_sync(
         return Err(WaitError::WouldDeadlock);
     }
     work.state.disable().ok_or(WaitError::DisableOverflow)?;
-    let item = match grab(work, timer) {
-        Grab::Idle => None,
-        Grab::Got(item) => Some(item.end()),
-        Grab::Forked => return Err(undo_disable(work, WaitError::Destroyed)),
-    };
-    // Disabled: no further run can begin.
-    match wait_for_run(work) {
+    let item = cancel(work, timer);
+    // Disabled: the item is not pending any more, and no further run can begin.
+    let barrier = find(
+        &work.state,
+        &PlacesOf { work, timer },
+        |place| match place {
+            Place::Idle(_) => Some(Ok(None)),
+            Place::Running(mut st, run) => Some(Ok(Some(behind_run(&mut st, run)))),
+            Place::Forked => Some(Err(WaitError::Destroyed)),
+            Place::Armed | Place::Queued(_) => None,
+        },
+    );
+    match barrier {
+        Ok(barrier) => barrier.iter().for_each(|b| b.wait()),
         // An item that was pending here does not run elsewhere.
-        Err(e) if item.is_none() => Err(undo_disable(work, e)),
-        _ => Ok(item),
+        Err(e) if item.is_none() => return Err(undo_disable(work, e)),
+        Err(_) => {}
     }
+    Ok(item)
 }
 
 /// Lowers the disable depth again after an error.
@@ -325,7 +373,7 @@ impl<T, const ID: u64> Work<T, ID> {
     /// Waits for the queued instance of the item, or else for its present run. False if there was
     /// neither. Does not wait for an instance queued after the call.
     pub fn flush(&self) -> Result<bool, WaitError> {
-        flush_item(self.raw())
+        flush_item(self.raw(), None, false)
     }
 }
 

@@ -4,22 +4,24 @@
 //! While the timer is armed, the timer heap owns the item; [`TimerNode`] says which queue it goes
 //! to. Kernel counterparts: `struct delayed_work`, `queue_delayed_work_on`, `mod_delayed_work_on`.
 //!
-//! The owner of PENDING arms the timer. A canceller may find PENDING set, the timer not armed and
-//! the item not queued: another thread is between two steps. It looks again.
+//! The owner of PENDING arms the timer.
 
-use super::pointer::{self, offer, RawDelayedWorkItem, WorkItem};
+use super::pointer::{self, claim, offer, RawDelayedWorkItem, WorkItem};
 use super::raw::{Item, RawTimed, RawWork, TimedItem};
 use super::Work;
-use crate::enqueue;
+use crate::enqueue::{self, Entry};
 use crate::env::helpers::TimerEvent;
 use crate::error::{DisableOverflow, EnableUnderflow, EnqueueError, Refusal, WaitError};
 use crate::sys::clock::after;
+use crate::sys::sync::modelled::back_off;
 use crate::sys::sync::Mutex;
 use crate::sys::timer::TimerIndex;
 use crate::wait::item::{self, flush_item, Busy, Grab};
-use crate::wq::queue::{QueueInner, DESTROYED};
+use crate::wq::queue::QueueInner;
+use std::convert::Infallible;
 use std::fmt;
 use std::mem::offset_of;
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,18 +34,6 @@ pub(crate) struct Target {
     cpu: Option<usize>,
     /// The CPU the timer was armed on.
     armed_on: usize,
-}
-
-/// The result of stopping a timer.
-#[derive(Debug)]
-#[must_use]
-pub(crate) enum Disarmed {
-    /// It is not armed.
-    Idle,
-    /// The item and where it was to go.
-    Armed(Item, Target),
-    /// It was armed before the fork that made this process; nothing expires it here.
-    Forked,
 }
 
 /// The timer half of a delayed item.
@@ -62,25 +52,32 @@ impl TimerNode {
         }
     }
 
-    /// Takes the item off its timer.
-    pub(crate) fn disarm(&self) -> Disarmed {
+    /// A hint, unless the caller keeps others from arming.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.place.is_armed()
+    }
+
+    /// Takes the item off its timer; None if it is not armed.
+    pub(crate) fn disarm(&self) -> Option<(Item, Target)> {
+        let Ok(taken) = self.disarm_if(|_| Ok::<_, Infallible>(()));
+        taken
+    }
+
+    /// As [`TimerNode::disarm`], unless `allowed` refuses the queue that the item is to go to.
+    pub(crate) fn disarm_if<E>(
+        &self,
+        allowed: impl FnOnce(&Arc<QueueInner>) -> Result<(), E>,
+    ) -> Result<Option<(Item, Target)>, E> {
+        // While it is held, the target belongs to the heap that the timer is in.
         let mut target = self.target.lock();
-        let Some(env) = target.as_ref().map(|t| t.queue.env.clone()) else {
-            return Disarmed::Idle;
+        let Some(queue) = target.as_ref().map(|t| t.queue.clone()) else {
+            return Ok(None);
         };
-        if env.is_in_forked_child() {
-            return Disarmed::Forked;
-        }
-        // The target names the heap the place belongs to, and stays as it is while we hold it.
-        match (env.timers.disarm(&self.place), target.take()) {
-            (Some(TimerEvent::Item(armed)), Some(target)) => {
-                Disarmed::Armed(armed.into_item(), target)
-            }
-            (_, left) => {
-                *target = left;
-                Disarmed::Idle
-            }
-        }
+        allowed(&queue)?;
+        let Some(TimerEvent::Item(armed)) = queue.env.timers.disarm(&self.place) else {
+            return Ok(None);
+        };
+        Ok(target.take().map(|target| (armed.into_item(), target)))
     }
 }
 
@@ -97,11 +94,18 @@ const _: () = assert!(offset_of!(RawDelayed, timer) == offset_of!(RawTimed, plac
 const _: () = assert!(offset_of!(TimerNode, place) == 0);
 const _: () = assert!(size_of::<RawDelayed>() == size_of::<DelayedWork<()>>());
 
+/// The timer of an item.
+/// # Safety
+/// `raw` is good for a whole DelayedWork, which outlives the result.
+unsafe fn timer_of<'a>(raw: NonNull<RawWork>) -> &'a TimerNode {
+    // SAFETY: a DelayedWork is laid out as a RawDelayed; the rest is the caller's word.
+    unsafe { &raw.cast::<RawDelayed>().as_ref().timer }
+}
+
 /// Where the item of a timer goes.
-fn target_of(timed: &Item) -> &Mutex<Option<Target>> {
-    let raw: *const RawWork = &**timed;
-    // SAFETY: only items that begin a DelayedWork get a timer, see `start`.
-    unsafe { &(*raw.cast::<RawDelayed>()).timer.target }
+fn target_of(timed: &TimedItem) -> &Mutex<Option<Target>> {
+    // SAFETY: the item begins a DelayedWork and is alive, see `TimedItem::new`.
+    unsafe { &timer_of(timed.as_ptr()).target }
 }
 
 /// Claims an item and arms its timer.
@@ -114,45 +118,47 @@ pub(crate) fn enqueue<W, const ID: u64>(
 where
     W: RawDelayedWorkItem<ID>,
 {
-    if let Err(refusal) = enqueue::check(queue, cpu) {
-        return Err(EnqueueError::new(refusal, work));
+    match admit(queue, cpu, delay) {
+        // SAFETY: the pointer type says that the item begins a DelayedWork.
+        Ok(entry) => offer(work, claim, |item, ()| unsafe {
+            start(&entry, delay, item)
+        }),
+        Err(refusal) => Err(enqueue::refuse(refusal, work)),
     }
-    // SAFETY: the pointer type says that the item begins a DelayedWork.
-    offer(work, |item| unsafe { start(queue, cpu, delay, item) })
+}
+
+/// Lets in an item that is to be queued after `delay`: a queue that drains takes none at once.
+fn admit(
+    queue: &Arc<QueueInner>,
+    cpu: Option<usize>,
+    delay: Duration,
+) -> Result<Entry<'_>, Refusal> {
+    let entry = enqueue::enter(queue, cpu, None)?;
+    if delay.is_zero() {
+        entry.require_open()?;
+    }
+    Ok(entry)
 }
 
 /// Queues a claimed item now, or arms its timer.
 /// # Safety
 /// The item begins a DelayedWork.
-unsafe fn start(
-    queue: &Arc<QueueInner>,
-    cpu: Option<usize>,
-    delay: Duration,
-    item: Item,
-) -> Result<(), (Refusal, Item)> {
+unsafe fn start(entry: &Entry<'_>, delay: Duration, item: Item) {
     if delay.is_zero() {
-        return enqueue::place(queue, cpu, None, item);
+        return entry.place(item);
     }
-    if queue.is_mode(DESTROYED) {
-        return Err((Refusal::Destroyed, item));
-    }
-    let env = &queue.env;
-    let target = Target {
-        queue: queue.clone(),
-        cpu,
-        armed_on: env.this_cpu(),
-    };
-    *target_of(&item).lock() = Some(target);
     // SAFETY: a DelayedWork begins with a RawTimed.
-    let armed = TimerEvent::Item(unsafe { TimedItem::new(item) });
-    match env.timers.arm(after(env.clock.now(), delay), armed) {
-        Err(TimerEvent::Item(armed)) => {
-            let item = armed.into_item();
-            *target_of(&item).lock() = None;
-            Err((Refusal::Destroyed, item))
-        }
-        _ => Ok(()),
-    }
+    let armed = unsafe { TimedItem::new(item) };
+    let env = &entry.queue.env;
+    *target_of(&armed).lock() = Some(Target {
+        queue: entry.queue.clone(),
+        cpu: entry.cpu,
+        armed_on: env.this_cpu(),
+    });
+    let due = after(env.clock.now(), delay);
+    // The timers are closed after the queue has given up its slots, one of which is held here.
+    let armed = env.timers.arm(due, TimerEvent::Item(armed));
+    debug_assert!(armed.is_ok(), "a queue with a pwq has timers");
 }
 
 /// What [`crate::Queue::mod_delayed`] found.
@@ -184,76 +190,89 @@ pub(crate) fn modify<W, const ID: u64>(
 where
     W: RawDelayedWorkItem<ID>,
 {
-    if let Err(refusal) = enqueue::check(queue, cpu) {
-        return Err(EnqueueError::new(refusal, work));
-    }
     let mut work = work;
-    loop {
+    for looks in 0.. {
+        // Before the item is taken off: a refusal leaves it where it is.
+        let entry = match admit(queue, cpu, delay) {
+            Ok(entry) => entry,
+            Err(refusal) => return Err(EnqueueError::new(refusal, work)),
+        };
+        // SAFETY: the pointer type says that the item begins a DelayedWork.
+        match offer(work, claim, |item, ()| unsafe {
+            start(&entry, delay, item)
+        }) {
+            Ok(()) => return Ok(Modified::WasIdle),
+            Err(e) if e.reason() == Refusal::AlreadyPending => work = e.into_inner(),
+            Err(e) => return Err(e),
+        }
         let (found, back) = pointer::with_raw(work, |raw| {
-            if raw.snapshot().depth() > 0 {
-                return None;
+            // SAFETY: the pointer that is held here keeps the item alive, and its type says that
+            // the item begins a DelayedWork.
+            let (work, timer) = unsafe { (raw.as_ref(), timer_of(raw)) };
+            match work.snapshot().depth() {
+                0 => Ok(item::try_grab(work, timer)),
+                _ => Err(Refusal::Disabled),
             }
-            // SAFETY: the pointer type says that the item begins a DelayedWork; it is alive.
-            let delayed = unsafe { &*std::ptr::from_ref(raw).cast::<RawDelayed>() };
-            Some(item::grab(raw, Some(&delayed.timer)))
         });
         work = back;
         match found {
-            None => return Err(EnqueueError::new(Refusal::Disabled, work)),
-            // SAFETY: the same item, of the same pointer type.
-            Some(Grab::Got(item)) => match unsafe { start(queue, cpu, delay, item) } {
-                Ok(()) => return Ok(Modified::WasPending(work)),
-                Err((refusal, item)) => {
-                    drop(item);
-                    return Err(EnqueueError::new(refusal, work));
-                }
-            },
+            Err(refusal) => return Err(EnqueueError::new(refusal, work)),
+            Ok(Some(Grab::Got(item, followup))) => {
+                // SAFETY: the same item, of the same pointer type.
+                unsafe { start(&entry, delay, item) };
+                drop(entry);
+                followup.perform();
+                return Ok(Modified::WasPending(work));
+            }
             // Pending in the parent of this process, for ever here.
-            Some(Grab::Forked) => return Err(EnqueueError::new(Refusal::Destroyed, work)),
-            Some(Grab::Idle) => match enqueue(queue, cpu, delay, work) {
-                Ok(()) => return Ok(Modified::WasIdle),
-                Err(e) if e.reason() == Refusal::AlreadyPending => work = e.into_inner(),
-                Err(e) => return Err(e),
-            },
+            Ok(Some(Grab::Forked)) => return Err(EnqueueError::new(Refusal::Destroyed, work)),
+            Ok(Some(Grab::Idle)) => {}
+            Ok(None) => {
+                // Another thread has the item, and may wait for the slot in turn.
+                drop(entry);
+                back_off(looks);
+            }
         }
     }
+    unreachable!("the loop ends by returning")
 }
 
 /// Queues an item whose timer has expired. Runs on the timer thread.
 pub(crate) fn expired(armed: TimedItem) {
-    let item = armed.into_item();
-    let target = target_of(&item).lock().take();
+    let target = target_of(&armed).lock().take();
     let target = target.expect("whoever arms sets the target first");
-    deliver(target, item);
+    deliver(target, armed.into_item());
 }
 
 /// Drops an item whose timer was still armed when the runtime ended.
 pub(crate) fn abandoned(armed: TimedItem) {
-    let item = armed.into_item();
-    if let Some(target) = target_of(&item).lock().take() {
+    if let Some(target) = target_of(&armed).lock().take() {
         target
             .queue
             .counters
             .refused_timer
             .fetch_add(1, Ordering::Relaxed);
     }
-    drop(item);
+    drop(armed);
 }
 
-fn deliver(target: Target, item: Item) {
-    if let Err((refusal, item)) =
-        enqueue::place(&target.queue, target.cpu, Some(target.armed_on), item)
-    {
-        let queue = &target.queue;
-        log::warn!(
-            "workqueue: delayed {} not queued on {}: {refusal}",
-            item.function(),
-            queue.name
-        );
-        // guard: s09_09_expiry_uncounted
-        queue.counters.refused_timer.fetch_add(1, Ordering::Relaxed);
-        drop(item);
-    }
+/// Queues an item now whose timer was to do it later. False if it is refused and dropped.
+/// # Context: no lock of the crate held.
+pub(crate) fn deliver(target: Target, item: Item) -> bool {
+    let placed = enqueue::place(&target.queue, target.cpu, Some(target.armed_on), item);
+    let Err((refusal, item)) = placed else {
+        return true;
+    };
+    let queue = &target.queue;
+    log::warn!(
+        "workqueue: delayed {} not queued on {}: {refusal}",
+        item.function(),
+        queue.name
+    );
+    // guard: s09_09_expiry_uncounted
+    queue.counters.refused_timer.fetch_add(1, Ordering::Relaxed);
+    drop(item);
+    false
 }
 
 /// A work field with a timer. See [`crate::impl_has_delayed_work!`].
@@ -287,19 +306,14 @@ impl<T, const ID: u64> DelayedWork<T, ID> {
     /// Queues the item now if its timer is armed, then waits as [`Work::flush`] does. Kernel
     /// counterpart: `flush_delayed_work`.
     pub fn flush(&self) -> Result<bool, WaitError> {
-        match self.timer.disarm() {
-            Disarmed::Idle => {}
-            Disarmed::Armed(item, target) => deliver(target, item),
-            Disarmed::Forked => return Err(WaitError::Destroyed),
-        }
-        flush_item(self.work.raw())
+        flush_item(self.work.raw(), Some(&self.timer), true)
     }
 
     /// Waits as [`Work::flush`] does and leaves the timer alone: an item that only waits for its
     /// timer is not waited for; returns false unless it is running. Errors as there. Kernel
     /// counterpart: `flush_work` on the `work` of a `struct delayed_work`.
     pub fn flush_queued(&self) -> Result<bool, WaitError> {
-        flush_item(self.work.raw())
+        flush_item(self.work.raw(), Some(&self.timer), false)
     }
 
     /// Lowers the disable depth; true if the item can be queued again.

@@ -376,7 +376,7 @@ impl Drop for ItemList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::pointer::offer;
+    use crate::work::pointer::{claim, offer};
     use crate::{Work, WorkItem};
     use std::cell::Cell;
     use std::sync::Arc;
@@ -406,10 +406,7 @@ mod tests {
             work: crate::new_work!("probe"),
         });
         let address = probe.work.raw().identity().address;
-        let taken = offer(probe, |item| {
-            list.push_back(item);
-            Ok(())
-        });
+        let taken = offer(probe, claim, |item, ()| list.push_back(item));
         assert!(taken.is_ok());
         address
     }

@@ -174,61 +174,43 @@ pub(crate) unsafe fn release<P: RawWorkItem<ID>, const ID: u64>(raw: NonNull<Raw
     drop(unsafe { P::from_raw_work(raw) });
 }
 
-/// Calls `look` with the core of an item and returns the pointer.
-pub(crate) fn with_raw<W, R, const ID: u64>(work: W, look: impl FnOnce(&RawWork) -> R) -> (R, W)
+/// Calls `look` with the core of an item and returns the pointer. The core is alive during the
+/// call and good for all that the pointer is good for.
+pub(crate) fn with_raw<W, R, const ID: u64>(
+    work: W,
+    look: impl FnOnce(NonNull<RawWork>) -> R,
+) -> (R, W)
 where
     W: RawWorkItem<ID>,
 {
     let raw = work.into_raw_work();
-    // SAFETY: the pointer we own keeps the item alive.
-    let seen = look(unsafe { raw.as_ref() });
+    let seen = look(raw);
     // SAFETY: taken just now and not taken back yet.
     (seen, unsafe { W::from_raw_work(raw) })
 }
 
-/// Claims the item and hands it to `place`. On any refusal the pointer comes back.
-pub(crate) fn offer<W, const ID: u64>(
-    work: W,
-    place: impl FnOnce(Item) -> Result<(), (Refusal, Item)>,
-) -> Result<(), EnqueueError<W>>
-where
-    W: RawWorkItem<ID>,
-{
-    offer_claimed(work, claim, |item, ()| place(item))
-}
-
-/// As [`offer`], with the caller's way to claim; `place` gets its outcome.
-pub(crate) fn offer_claimed<W, C, const ID: u64>(
+/// Claims an item and hands it on to `place`, with the outcome of `claim`. The pointer of an item
+/// that cannot be claimed comes back.
+pub(crate) fn offer<W, C, const ID: u64>(
     work: W,
     claim: impl FnOnce(&WorkState) -> Result<C, Refusal>,
-    place: impl FnOnce(Item, C) -> Result<(), (Refusal, Item)>,
+    place: impl FnOnce(Item, C),
 ) -> Result<(), EnqueueError<W>>
 where
     W: RawWorkItem<ID>,
 {
     let raw = work.into_raw_work();
     // SAFETY: the pointer we own keeps the item alive.
-    let refusal = match claim(unsafe { &raw.as_ref().state }) {
+    match claim(unsafe { &raw.as_ref().state }) {
         Ok(claimed) => {
             // SAFETY: `raw` comes from the pointer type the item was made for, and the claim is
             // ours.
-            let item = unsafe { Item::from_raw(raw) };
-            match place(item, claimed) {
-                Ok(()) => return Ok(()),
-                Err((refusal, item)) => {
-                    let back = item.end().into_raw();
-                    debug_assert_eq!(
-                        back, raw,
-                        "the item that comes back is the one that was offered"
-                    );
-                    refusal
-                }
-            }
+            place(unsafe { Item::from_raw(raw) }, claimed);
+            Ok(())
         }
-        Err(refusal) => refusal,
-    };
-    // SAFETY: taken at the top, and no item stands for it any more.
-    Err(EnqueueError::new(refusal, unsafe { W::from_raw_work(raw) }))
+        // SAFETY: taken just now, and no item stands for it.
+        Err(refusal) => Err(EnqueueError::new(refusal, unsafe { W::from_raw_work(raw) })),
+    }
 }
 
 /// Claims an item, wherever it will go.

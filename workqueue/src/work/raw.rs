@@ -202,10 +202,15 @@ impl TimedItem {
         Self(item)
     }
 
+    /// The item's address, good for all that the pointer was good for from which it was made.
+    pub(crate) fn as_ptr(&self) -> NonNull<RawWork> {
+        self.0 .0
+    }
+
     /// The item's place in the timer heap.
     pub(crate) fn place(&self) -> &TimerIndex {
         // SAFETY: the item is alive and begins a RawTimed, as `new` requires.
-        unsafe { &self.0 .0.cast::<RawTimed>().as_ref().place }
+        unsafe { &self.as_ptr().cast::<RawTimed>().as_ref().place }
     }
 
     pub(crate) fn into_item(self) -> Item {

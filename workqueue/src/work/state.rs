@@ -2,10 +2,10 @@
 //! The state word of an item: who may queue it, whether it waits, where it last was.
 //!
 //! ```text
-//!   63            32 31            16 15 9    8     7    4    3       2        1         0
-//!  +----------------+----------------+----+-------+--------+--------+--------+----------+---------+
-//!  | pool number + 1| disable depth  |  0 | INBOX | color | LINKED | QUEUED | INACTIVE | PENDING |
-//!  +----------------+----------------+----+-------+--------+--------+--------+----------+---------+
+//!   63            32 31            16 15  9   8     7    4    3       2        1         0
+//!  +----------------+----------------+-----+-------+-------+--------+--------+----------+---------+
+//!  | pool number + 1| disable depth  |forks| INBOX | color | LINKED | QUEUED | INACTIVE | PENDING |
+//!  +----------------+----------------+-----+-------+-------+--------+--------+----------+---------+
 //! ```
 //!
 //! * PENDING: a run is owed. Taken by [`WorkState::claim`]; the caller that gets `Ours` owns the
@@ -17,6 +17,8 @@
 //! * INACTIVE: held back by max_active (or a barrier, which never takes a slot). Pool lock.
 //! * LINKED: the next entry of the list is a barrier that must move with this one. Pool lock.
 //! * color: the flush generation the item counts for. Pool lock.
+//! * forks: how many forks had made the process that took PENDING, by which a child tells items of
+//!   its parent.
 //! * depth: how many `disable` calls are open. Changed at any time, under no lock.
 //! * pool: where the item is, or was last. Stays when the item has run.
 //!
@@ -25,6 +27,7 @@
 //! holds a pwq pointer or a pool number in turn; here the word always names the pool, and the pwq
 //! is a number beside it.
 
+use crate::sys::cpu;
 use crate::sys::sync::modelled::{AtomicU64, Ordering};
 
 const PENDING: u64 = 1 << 0;
@@ -34,10 +37,17 @@ const LINKED: u64 = 1 << 3;
 const INBOX: u64 = 1 << 8;
 const COLOR_SHIFT: u32 = 4;
 const COLOR_MASK: u64 = 0xf << COLOR_SHIFT;
+const FORKS_SHIFT: u32 = 9;
+const FORKS_MASK: u64 = 0x7f << FORKS_SHIFT;
 const DEPTH_SHIFT: u32 = 16;
 const DEPTH_MASK: u64 = 0xffff << DEPTH_SHIFT;
 const POOL_SHIFT: u32 = 32;
 const POOL_MASK: u64 = 0xffff_ffff << POOL_SHIFT;
+
+/// The number of forks that made this process, as the word keeps it.
+fn forks() -> u64 {
+    u64::from(cpu::fork_generation()) << FORKS_SHIFT & FORKS_MASK
+}
 
 /// How many flush generations the word can tell apart.
 pub(crate) const COLORS: u8 = 16;
@@ -58,6 +68,11 @@ impl Snapshot {
     /// True if the item can be found through the lock of the pool named in the word.
     pub(crate) fn with_pool(self) -> bool {
         self.0 & (QUEUED | INBOX) != 0
+    }
+
+    /// True if the item was pending already when a fork made this process. Nobody runs it here.
+    pub(crate) fn is_pending_in_parent(self) -> bool {
+        self.pending() && self.0 & FORKS_MASK != forks()
     }
 
     pub(crate) fn inactive(self) -> bool {
@@ -132,7 +147,7 @@ impl WorkState {
         let before = self.rmw(|v| {
             // guard: s02_18_claim_disabled
             if v & (PENDING | DEPTH_MASK) == 0 {
-                v | PENDING
+                v | forks() | PENDING
             } else {
                 v
             }
@@ -154,7 +169,7 @@ impl WorkState {
         let fits = |v: u64| v & POOL_MASK == 0 || v & POOL_MASK == place;
         let before = self.rmw(|v| {
             if v & (PENDING | DEPTH_MASK) == 0 && fits(v) {
-                place | INBOX | PENDING
+                place | forks() | INBOX | PENDING
             } else {
                 v
             }
@@ -170,7 +185,12 @@ impl WorkState {
         }
     }
 
-    /// Gives PENDING back without a run: refused or cancelled.
+    /// Reads the word for a caller that is refused by a queue, in the order of a claim.
+    pub(crate) fn read_as_claim(&self) -> Snapshot {
+        self.rmw(|v| v)
+    }
+
+    /// Gives PENDING back without a run: cancelled, or refused when its timer expired.
     pub(crate) fn release(&self) {
         self.rmw(|v| v & (POOL_MASK | DEPTH_MASK));
     }
@@ -180,7 +200,7 @@ impl WorkState {
     pub(crate) fn set_queued(&self, pool: u32, color: u8, inactive: bool) {
         let place = (u64::from(pool) + 1) << POOL_SHIFT | u64::from(color) << COLOR_SHIFT;
         let held_back = if inactive { INACTIVE } else { 0 };
-        self.rmw(|v| v & DEPTH_MASK | place | held_back | QUEUED | PENDING);
+        self.rmw(|v| v & (DEPTH_MASK | FORKS_MASK) | place | held_back | QUEUED | PENDING);
     }
 
     /// The owner of PENDING has taken the item off its list.

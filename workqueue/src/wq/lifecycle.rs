@@ -417,8 +417,41 @@ fn take_any(pwq: &Pwq) -> Option<Item> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ClosureWork;
     use super::*;
-    use crate::Runtime;
+    use crate::env::topology::Topology;
+    use crate::work::pointer::{claim, offer};
+    use crate::{enqueue, new_work, Runtime};
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn s10_01_a_flush_waits_for_an_item_that_is_claimed_and_not_listed() {
+        let rt = Runtime::builder().topology(Topology::one_cpu());
+        let rt = rt.start().expect("threads can be made");
+        let q = rt.queue("q").flags(Flags::PERCPU).build().unwrap();
+        let ran = Arc::new(AtomicBool::new(false));
+        let (own, run) = (q.handle(), ran.clone());
+        let item = Box::pin(ClosureWork {
+            work: new_work!(),
+            f: move || run.store(true, Ordering::SeqCst),
+        });
+        let entry = enqueue::enter(&q.inner, None, None).unwrap();
+        let placed = offer(item, claim, |item, ()| {
+            let flusher = std::thread::spawn(move || {
+                own.flush().unwrap();
+                ran.load(Ordering::SeqCst)
+            });
+            // The sign of a thread that waits for the slots: it keeps further readers out.
+            let waits = || q.inner.slots.iter().any(|slot| slot.try_read().is_err());
+            while !flusher.is_finished() && !waits() {
+                std::thread::yield_now();
+            }
+            entry.place(item);
+            drop(entry);
+            assert!(flusher.join().unwrap(), "the flush was over before the run");
+        });
+        assert!(placed.is_ok());
+    }
 
     #[test]
     fn s11_02_a_queue_that_is_busy_after_the_drain_is_kept() {

@@ -23,7 +23,7 @@ use crate::enqueue;
 use crate::error::{AttrError, EnqueueError, Refusal, WaitError};
 use crate::impl_has_work;
 use crate::work::delayed::{self, Modified};
-use crate::work::pointer::{self, RawDelayedWorkItem, RawWorkItem, WorkItem};
+use crate::work::pointer::{RawDelayedWorkItem, RawWorkItem, WorkItem};
 use crate::work::Work;
 use attrs::{Attrs, Flags};
 use queue::{QueueInner, QueueStats};
@@ -83,8 +83,8 @@ impl Queue {
         if !self.inner.is_unbound() {
             return Err(EnqueueError::new(Refusal::NotUnbound, work));
         }
-        if let Err(refusal) = enqueue::check(&self.inner, None) {
-            return Err(EnqueueError::new(refusal, work));
+        if self.inner.env.is_in_forked_child() {
+            return Err(EnqueueError::new(Refusal::Destroyed, work));
         }
         let cpu = enqueue::cpu_of_node(&self.inner.env, node);
         enqueue::enqueue(&self.inner, cpu, work)
@@ -146,12 +146,11 @@ impl Queue {
     where
         W: RawWorkItem<ID> + Send + 'static,
     {
-        let (enabled, work) = pointer::with_raw(work, |raw| raw.state.enable());
-        match enabled {
-            None => Err(EnqueueError::new(Refusal::EnableUnderflow, work)),
-            Some(false) => Err(EnqueueError::new(Refusal::Disabled, work)),
-            Some(true) => self.enqueue(work),
-        }
+        enqueue::enqueue_if(&self.inner, None, work, |state| match state.enable() {
+            None => Err(Refusal::EnableUnderflow),
+            Some(false) => Err(Refusal::Disabled),
+            Some(true) => Ok(()),
+        })
     }
 
     /// Runs a closure as an item of its own.
