@@ -12,6 +12,16 @@
 //! [`wq`] is the workqueue's part, which needs no script to be measured; [`mirror`] what the mirror
 //! of blk-mq costs in process. `unsafe` is only in [`wq::memory`] and [`mirror`].
 
+pub mod files;
+
+pub mod stats;
+
+pub mod table;
+
+pub mod process;
+
+pub mod kernel;
+
 pub mod matrix;
 
 pub mod contender;
@@ -25,10 +35,6 @@ pub mod fio;
 pub mod check;
 
 pub mod run;
-
-pub mod table;
-
-pub mod pressed;
 
 pub mod report;
 

@@ -106,9 +106,10 @@ pub struct Bed {
 }
 
 /// Which of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Way {
     /// The store's own functions.
+    #[value(name = "store")]
     Direct,
     /// Submitter, mirror, driver, store.
     Mirror,

@@ -6,48 +6,14 @@
 //! lines of tab-separated fields. Here that becomes one compact file,
 //! `samples.json`, from which every table can be made again.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
-
 use crate::check::{self, CrossCheck};
+use crate::files::{at, pairs, read, read_if_there, read_json, write_json, FileError, Pair};
 use crate::fio::{self, FioError, Sample};
 use crate::matrix::Job;
-
-/// Why a folder is not a run.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A file or folder could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A sample could not be read.
-    #[error("{path}: {source}", path = path.display())]
-    Sample {
-        /// The file with the sample.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: FioError,
-    },
-    /// `samples.json` is not as this program writes it.
-    #[error("{path}: {source}", path = path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
-}
-
-/// A name and a value.
-pub type Pair = (String, String);
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// All that is kept of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -76,16 +42,14 @@ pub struct Run {
 
 impl Run {
     /// Reads the folder of a run, from fio's own files if they are there.
-    pub fn load(folder: &Path) -> Result<Self, RunError> {
-        let kept = folder.join("samples.json");
-        if folder.join("raw").is_dir() {
-            return Self::collect(folder);
+    pub fn load(folder: &Path) -> Result<Self, FileError> {
+        match folder.join("raw").is_dir() {
+            true => Self::collect(folder),
+            false => read_json(&folder.join("samples.json")),
         }
-        let text = read(&kept)?;
-        serde_json::from_str(&text).map_err(|source| RunError::Json { path: kept, source })
     }
 
-    fn collect(folder: &Path) -> Result<Self, RunError> {
+    fn collect(folder: &Path) -> Result<Self, FileError> {
         let mut run = Self {
             setting: pairs(&folder.join("setting"))?,
             devices: pairs(&folder.join("devices"))?,
@@ -111,7 +75,7 @@ impl Run {
     }
 
     /// Takes one sample in; one that fio failed at is named instead.
-    fn take(&mut self, contender: &str, job: &str, round: &Entry) -> Result<(), RunError> {
+    fn take(&mut self, contender: &str, job: &str, round: &Entry) -> Result<(), FileError> {
         let mut sample = match fio::parse(&read(&round.path)?) {
             Ok(sample) => sample,
             Err(why @ FioError::Failed { .. }) => {
@@ -119,19 +83,14 @@ impl Run {
                 self.failed.push((contender.to_owned(), why));
                 return Ok(());
             }
-            Err(source) => {
-                let path = round.path.clone();
-                return Err(RunError::Sample { path, source });
-            }
+            Err(why) => return Err(at(&round.path)(why)),
         };
-        let counters = round.path.with_extension("counters");
-        let counters = counters.is_file().then(|| read(&counters)).transpose()?;
+        let counters = read_if_there(&round.path.with_extension("counters"))?;
         if contender.contains('+') {
             sample.refused = counters.as_deref().and_then(check::refused);
         }
         if let Some(counters) = counters.filter(|text| check::is_to_be_compared(text)) {
-            let trace = round.path.with_extension("trace");
-            let trace = trace.is_file().then(|| read(&trace)).transpose()?;
+            let trace = read_if_there(&round.path.with_extension("trace"))?;
             let checks = self.cross_check.get_or_insert_default();
             let place = format!("{contender}, {job}, round {}", round.stem());
             match (check::counted(&counters, trace.as_deref()), job_of(job)) {
@@ -149,38 +108,8 @@ impl Run {
     }
 
     /// Writes `samples.json`, a line per series of samples.
-    pub fn keep(&self, folder: &Path) -> Result<(), RunError> {
-        let path = folder.join("samples.json");
-        let json = |source| RunError::Json {
-            path: path.clone(),
-            source,
-        };
-        let mut text = "{\n".to_owned();
-        for (name, pairs) in [
-            ("setting", &self.setting),
-            ("devices", &self.devices),
-            ("setup", &self.setup),
-            ("absent", &self.absent),
-            ("unfit", &self.unfit),
-            ("failed", &self.failed),
-        ] {
-            let pairs = serde_json::to_string(pairs).map_err(json)?;
-            text += &format!("{name:?}: {pairs},\n");
-        }
-        let checks = serde_json::to_string(&self.cross_check).map_err(json)?;
-        text += &format!("\"cross_check\": {checks},\n\"samples\": {{\n");
-        let mut contenders = Vec::new();
-        for (contender, jobs) in &self.samples {
-            let mut lines = Vec::new();
-            for (job, samples) in jobs {
-                let samples = serde_json::to_string(samples).map_err(json)?;
-                lines.push(format!("  {job:?}: {samples}"));
-            }
-            contenders.push(format!("{contender:?}: {{\n{}\n}}", lines.join(",\n")));
-        }
-        text += &contenders.join(",\n");
-        text += "\n}}\n";
-        fs::write(&path, text).map_err(|source| RunError::Io { path, source })
+    pub fn keep(&self, folder: &Path) -> Result<(), FileError> {
+        write_json(&folder.join("samples.json"), self)
     }
 
     /// Did everything that was asked for come about, with the same figures from
@@ -224,13 +153,6 @@ fn job_of(name: &str) -> Option<Job> {
     name.parse().ok()
 }
 
-fn read(path: &Path) -> Result<String, RunError> {
-    fs::read_to_string(path).map_err(|source| RunError::Io {
-        path: path.to_owned(),
-        source,
-    })
-}
-
 /// What lies in a folder.
 struct Entry {
     name: String,
@@ -246,14 +168,10 @@ impl Entry {
     }
 }
 
-fn entries(folder: &Path) -> Result<Vec<Entry>, RunError> {
-    let fault = |source| RunError::Io {
-        path: folder.to_owned(),
-        source,
-    };
+fn entries(folder: &Path) -> Result<Vec<Entry>, FileError> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(fault)? {
-        let path = entry.map_err(fault)?.path();
+    for entry in fs::read_dir(folder).map_err(at(folder))? {
+        let path = entry.map_err(at(folder))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let name = name.into_owned();
         found.push(Entry { name, path });
@@ -262,21 +180,10 @@ fn entries(folder: &Path) -> Result<Vec<Entry>, RunError> {
     Ok(found)
 }
 
-/// Lines of two fields with a tab between; none if there is no such file.
-pub fn pairs(path: &Path) -> Result<Vec<Pair>, RunError> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let text = read(path)?;
-    let lines = text.lines().filter_map(|line| line.split_once('\t'));
-    Ok(lines
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Scratch;
 
     #[test]
     fn what_is_kept_can_be_read_again() {
@@ -298,12 +205,9 @@ mod tests {
             jobs.insert("read".into(), vec![sample.clone(), sample.clone()]);
             jobs.insert("write".into(), vec![sample.clone()]);
         }
-        let folder = std::env::temp_dir().join(format!("bench-run-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        run.keep(&folder).unwrap();
-        let again = Run::load(&folder);
-        fs::remove_dir_all(&folder).unwrap();
-        let again = again.unwrap();
+        let folder = Scratch::new("bench-run").unwrap();
+        run.keep(&folder.0).unwrap();
+        let again = Run::load(&folder.0).unwrap();
         assert_eq!(again.samples, run.samples);
         assert_eq!(again.setting, run.setting);
         assert_eq!(again.iops("libublk", "read"), [31346.5, 31346.5]);
@@ -319,8 +223,8 @@ mod tests {
 
     #[test]
     fn a_folder_of_raw_samples_becomes_a_run() {
-        let folder = std::env::temp_dir().join(format!("bench-raw-{}", std::process::id()));
-        let raw = folder.join("raw");
+        let folder = Scratch::new("bench-raw").unwrap();
+        let raw = folder.0.join("raw");
         let mix = include_str!("../tests/fio/trimmix.json");
         let none = ["0"; 17].join(" ");
         let counters = format!(
@@ -341,10 +245,8 @@ mod tests {
             raw.join("loop/cross-check/1.counters"),
             &counters.replace("1426", "1427"),
         );
-        write(folder.join("setting"), "kernel\t7.2\n");
-        let run = Run::load(&folder);
-        fs::remove_dir_all(&folder).unwrap();
-        let run = run.unwrap();
+        write(folder.0.join("setting"), "kernel\t7.2\n");
+        let run = Run::load(&folder.0).unwrap();
         assert_eq!(run.jobs(), ["trimmix-4k-qd32"], "the cross-check is none");
         assert_eq!(run.iops("loop", "trimmix-4k-qd32").len(), 3);
         assert_eq!(run.failed[0].0, "batch+psi=0.5");

@@ -33,7 +33,7 @@ fn refused(command: &mut Command) -> String {
 fn bad_input_is_refused_in_one_line_that_names_it() {
     for (words, named) in [
         ("--rw=randread,scan", "scan"),
-        ("--rw=", "empty"),
+        ("--rw=", "--rw"),
         ("--bs=3k,5", "'5'"),
         ("--bs=2m", "2m"),
         ("--iodepth=0", "0"),

@@ -10,14 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use bench::contender;
-use bench::matrix::axes::{self, Axes};
-use bench::matrix::{self, BadMatrix, Job};
-use bench::plan::{Plan, PlanError};
+use bench::files::{Failure, Pair};
+use bench::plan::options::Options;
+use bench::plan::{Plan, Step};
 use bench::progress::Progress;
-use bench::runner::process::Stop;
-use bench::runner::{self, Programs, RunEnd};
-use bench::{report, run::Run, run::RunError};
+use bench::report;
+use bench::run::Run;
+use bench::runner::{self, Programs};
 use clap::{Args, Parser, Subcommand};
 
 /// The plan and the tables of a run of scripts/bench-device.
@@ -30,7 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Write plan, job files and the list of missing samples into a folder
-    Plan(Box<PlanArgs>),
+    Plan(Box<Options>),
     /// Make the disks, take the samples that are missing, take the disks away; as root, in a guest or not
     Run(RunArgs),
     /// Print the tables of a run; exit status 1 if samples failed or counters differ
@@ -61,272 +60,20 @@ struct RunArgs {
     lacking: String,
 }
 
-#[derive(Args)]
-struct PlanArgs {
-    /// Folder of the run; without it the plan is only described.
-    #[arg(long)]
-    out: Option<PathBuf>,
-    /// Go on with the run in the folder: what is not given is as it was.
-    #[arg(long, requires = "out")]
-    resume: bool,
-    #[arg(long)]
-    bed: Option<String>,
-    #[arg(long)]
-    kernel: Option<String>,
-    #[arg(long, default_value = "unknown")]
-    commit: String,
-    #[arg(long)]
-    repeat: Option<String>,
-    #[arg(long)]
-    size: Option<String>,
-    #[arg(long)]
-    queues: Option<String>,
-    #[arg(long)]
-    scale: Option<String>,
-    #[arg(long)]
-    cross_check: Option<String>,
-    #[arg(long)]
-    contenders: Option<String>,
-    #[arg(long)]
-    only: Option<String>,
-    #[arg(long)]
-    preset: Option<String>,
-    #[arg(long)]
-    rw: Option<String>,
-    #[arg(long)]
-    bs: Option<String>,
-    #[arg(long)]
-    iodepth: Option<String>,
-    #[arg(long)]
-    numjobs: Option<String>,
-    #[arg(long)]
-    direct: Option<String>,
-    #[arg(long)]
-    verify: Option<String>,
-    #[arg(long)]
-    latency_target: Option<String>,
-}
-
-/// Why the program ends early.
-enum Failure {
-    /// What was asked for makes no sense.
-    Usage(String),
-    /// Something went wrong on the way.
-    Runtime(String),
-}
-
-impl From<BadMatrix> for Failure {
-    fn from(error: BadMatrix) -> Self {
-        Failure::Usage(error.to_string())
-    }
-}
-
-impl From<PlanError> for Failure {
-    fn from(error: PlanError) -> Self {
-        match error {
-            PlanError::Io { .. } => Failure::Runtime(error.to_string()),
-            _ => Failure::Usage(error.to_string()),
+fn plan(options: &Options) -> Result<ExitCode, Failure> {
+    match &options.out {
+        None => print!("{}", options.plan(None)?.describe()),
+        Some(folder) if options.resume => {
+            let begun = Plan::load(folder)?;
+            options.plan(Some(&begun))?.same_as(&begun, folder)?;
+            begun.keep(folder)?;
+        }
+        Some(folder) => {
+            let plan = options.plan(None)?;
+            refuse_old(folder)?;
+            plan.keep(folder)?;
         }
     }
-}
-
-impl From<RunError> for Failure {
-    fn from(error: RunError) -> Self {
-        Failure::Runtime(error.to_string())
-    }
-}
-
-/// The items of a list, one by one.
-fn items<T>(words: &str, item: impl Fn(&str) -> Result<T, BadMatrix>) -> Result<Vec<T>, BadMatrix> {
-    let list: Vec<T> = words
-        .split(',')
-        .filter(|word| !word.is_empty())
-        .map(item)
-        .collect::<Result<_, _>>()?;
-    match list.is_empty() {
-        true => Err(BadMatrix(format!("'{words}': an empty list"))),
-        false => Ok(list),
-    }
-}
-
-fn switch(name: &str) -> impl Fn(&str) -> Result<bool, BadMatrix> + '_ {
-    move |word| match word {
-        "on" | "1" | "yes" => Ok(true),
-        "off" | "0" | "no" => Ok(false),
-        _ => Err(BadMatrix(format!("{name} '{word}': neither on nor off"))),
-    }
-}
-
-fn number(name: &str, word: &str, least: u64, most: u64) -> Result<u64, BadMatrix> {
-    match word.parse() {
-        Ok(count) if (least..=most).contains(&count) => Ok(count),
-        _ => Err(BadMatrix(format!(
-            "{name} '{word}': not a count from {least} to {most}"
-        ))),
-    }
-}
-
-impl PlanArgs {
-    /// The jobs that are asked for, if any are.
-    fn jobs(&self) -> Result<Option<Vec<Job>>, BadMatrix> {
-        let axes = [
-            &self.rw,
-            &self.bs,
-            &self.iodepth,
-            &self.numjobs,
-            &self.direct,
-            &self.verify,
-            &self.latency_target,
-        ];
-        let by_axes = axes.iter().any(|axis| axis.is_some());
-        let mut jobs = match (&self.preset, by_axes) {
-            (Some(_), true) => {
-                return Err(BadMatrix(
-                    "either a preset or the axes of a matrix, not both".to_owned(),
-                ))
-            }
-            (Some(name), false) => axes::preset(name)?,
-            (None, true) => self.axes()?.expand(),
-            (None, false) if self.only.is_none() => return Ok(None),
-            (None, false) => Vec::new(),
-        };
-        if jobs.is_empty() && by_axes {
-            return Err(BadMatrix(
-                "the matrix has no combination that means anything (reads cannot be verified, \
-                 buffered ones have no latency target, discards are direct)"
-                    .to_owned(),
-            ));
-        }
-        if let Some(only) = &self.only {
-            let only = items(only, str::parse::<Job>)?;
-            if self.preset.is_none() && !by_axes {
-                jobs = only;
-            } else {
-                jobs.retain(|job| only.contains(job));
-                if jobs.is_empty() {
-                    return Err(BadMatrix("none of these jobs is in the matrix".to_owned()));
-                }
-            }
-        }
-        Ok(Some(jobs))
-    }
-
-    fn axes(&self) -> Result<Axes, BadMatrix> {
-        fn set<T>(
-            axis: &mut Vec<T>,
-            words: &Option<String>,
-            item: impl Fn(&str) -> Result<T, BadMatrix>,
-        ) -> Result<(), BadMatrix> {
-            if let Some(words) = words {
-                *axis = items(words, item)?;
-            }
-            Ok(())
-        }
-        let mut axes = Axes::default();
-        set(&mut axes.rw, &self.rw, str::parse)?;
-        set(&mut axes.bs, &self.bs, matrix::size)?;
-        set(&mut axes.iodepth, &self.iodepth, matrix::iodepth)?;
-        set(&mut axes.numjobs, &self.numjobs, matrix::numjobs)?;
-        set(&mut axes.direct, &self.direct, switch("direct"))?;
-        set(&mut axes.verify, &self.verify, switch("verify"))?;
-        set(
-            &mut axes.latency_us,
-            &self.latency_target,
-            |word| match word {
-                "off" => Ok(None),
-                word => matrix::latency(word).map(Some),
-            },
-        )?;
-        Ok(axes)
-    }
-
-    /// The run that is asked for; what is not said is as in `usual`.
-    fn plan(&self, usual: &Plan) -> Result<Plan, BadMatrix> {
-        let count = |name: &str, word: &Option<String>, usual: u64, most: u64| match word {
-            Some(word) => number(name, word, 1, most),
-            None => Ok(usual),
-        };
-        let contenders = match &self.contenders {
-            Some(words) => contender::list(words)?,
-            None => usual.contenders.clone(),
-        };
-        let size = count("size", &self.size, usual.mib, 1 << 20)?;
-        if size < 16 {
-            return Err(BadMatrix(format!("size '{size}': at least 16 MiB")));
-        }
-        let jobs = match self.jobs()? {
-            Some(jobs) => jobs,
-            None => usual.jobs.clone(),
-        };
-        // Each has a part of its own, of whole MiB.
-        if let Some(job) = jobs.iter().find(|job| u64::from(job.numjobs) > size) {
-            return Err(BadMatrix(format!(
-                "numjobs '{}': at most one for each MiB of the disk, which has {size}",
-                job.numjobs
-            )));
-        }
-        Ok(Plan {
-            bed: self.bed.clone().unwrap_or(usual.bed.clone()),
-            kernel: self.kernel.clone().unwrap_or(usual.kernel.clone()),
-            commit: self.commit.clone(),
-            rounds: count("repeat", &self.repeat, usual.rounds.into(), 99)? as u32,
-            mib: size,
-            queues: count("queues", &self.queues, usual.queues.into(), 64)? as u32,
-            depth: usual.depth,
-            scale: count("scale", &self.scale, usual.scale, 10_000)?,
-            cross_check: match &self.cross_check {
-                Some(word) => switch("cross-check")(word)?,
-                None => usual.cross_check,
-            },
-            contenders,
-            jobs,
-        })
-    }
-}
-
-/// What a run is when nothing is said, by its bed.
-fn usual(bed: Option<&str>) -> Result<Plan, BadMatrix> {
-    let bed = bed.unwrap_or("icount");
-    let (rounds, scale) = match bed {
-        "icount" => (2, 1),
-        "vm" => (3, 4),
-        "host" => (3, 40),
-        _ => {
-            return Err(BadMatrix(format!(
-                "bed '{bed}': must be icount, vm or host"
-            )))
-        }
-    };
-    Ok(Plan {
-        bed: bed.to_owned(),
-        kernel: "newest".to_owned(),
-        commit: String::new(),
-        rounds,
-        mib: 256,
-        queues: 1,
-        depth: 128,
-        scale,
-        cross_check: true,
-        contenders: contender::everybody(),
-        jobs: axes::preset("default")?,
-    })
-}
-
-fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let Some(folder) = args.out.as_deref().filter(|_| args.resume) else {
-        let plan = args.plan(&usual(args.bed.as_deref())?)?;
-        match &args.out {
-            Some(folder) => {
-                refuse_old(folder)?;
-                plan.keep(folder)?;
-            }
-            None => print!("{}", plan.describe()),
-        }
-        return Ok(ExitCode::SUCCESS);
-    };
-    let begun = Plan::load(folder)?;
-    args.plan(&begun)?.same_as(&begun, folder)?;
-    begun.keep(folder)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -339,12 +86,14 @@ fn take(args: &RunArgs) -> Result<ExitCode, Failure> {
         example: or_why(&args.example),
         rublk: or_why(&args.rublk),
     };
-    match runner::take(&args.folder, &plan, &programs) {
-        Ok(true) => Ok(ExitCode::SUCCESS),
-        Ok(false) => Ok(ExitCode::FAILURE),
-        Err(RunEnd::Stopped(Stop(signal))) => Ok(ExitCode::from(128 + signal as u8)),
-        Err(RunEnd::Another(why)) => Err(Failure::Usage(why)),
-        Err(RunEnd::Failed(why)) => Err(Failure::Runtime(why)),
+    runner::take(&args.folder, &plan, &programs).map(status)
+}
+
+/// A run that is not sound is a failure.
+fn status(sound: bool) -> ExitCode {
+    match sound {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 
@@ -366,11 +115,10 @@ fn tables(folder: &Path) -> Result<ExitCode, Failure> {
     // What a contender could not take part in is not waited for.
     let mut missing = 0;
     if let (true, Ok(plan)) = (raw, Plan::load(folder)) {
-        let absent = |step: &bench::plan::Step| {
-            let out = |(name, _): &(String, String)| *name == step.contender;
+        let absent = |step: &Step| {
+            let out = |(name, _): &Pair| *name == step.contender;
             let job = format!("{}:", step.job);
-            let unfit =
-                |(name, why): &(String, String)| *name == step.contender && why.starts_with(&job);
+            let unfit = |(name, why): &Pair| *name == step.contender && why.starts_with(&job);
             run.absent.iter().any(out) || run.unfit.iter().any(unfit)
         };
         let steps = plan.missing(folder);
@@ -388,10 +136,7 @@ fn tables(folder: &Path) -> Result<ExitCode, Failure> {
         run.keep(folder)?;
     }
     print!("{}", report::report(&run));
-    Ok(match run.is_sound() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    Ok(status(run.is_sound()))
 }
 
 /// Nobody must lose a line because the terminal has gone.
@@ -433,20 +178,18 @@ fn main() -> ExitCode {
         }
     };
     let done = match &cli.command {
-        Command::Plan(args) => plan(args),
+        Command::Plan(options) => plan(options),
         Command::Run(args) => take(args),
         Command::Report { folder } => tables(folder),
         Command::Progress => Ok(progress()),
     };
-    match done {
-        Ok(code) => code,
-        Err(Failure::Usage(text)) => {
-            eprintln!("bench_device: {text}");
-            ExitCode::from(2)
-        }
-        Err(Failure::Runtime(text)) => {
-            eprintln!("bench_device: {text}");
-            ExitCode::FAILURE
-        }
-    }
+    let (status, why) = match done {
+        Ok(code) => return code,
+        // Who has sent it knows why.
+        Err(Failure::Stopped(signal)) => return ExitCode::from(128 + signal as u8),
+        Err(Failure::Usage(why)) => (2, why),
+        Err(Failure::Runtime(why)) => (1, why),
+    };
+    eprintln!("bench_device: {why}");
+    ExitCode::from(status)
 }

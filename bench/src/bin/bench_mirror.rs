@@ -6,8 +6,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use bench::files::{pairs, FileError};
 use bench::mirror::{thread_time, Bed, Way};
-use bench::run::{self, RunError};
+use bench::stats::quantiles;
 use bench::wq::kept::Kept;
 use clap::{Parser, ValueEnum};
 use ublk_ramdisk::mq::Op;
@@ -32,16 +33,10 @@ struct Args {
     count: Option<usize>,
     /// The way for --count.
     #[arg(long, value_enum, default_value = "mirror")]
-    way: WayArg,
+    way: Way,
     /// The operation for --count.
     #[arg(long, value_enum, default_value = "read")]
     op: OpArg,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum WayArg {
-    Store,
-    Mirror,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -73,24 +68,18 @@ fn warm(blocks: u64, op: Op) -> Bed {
     bed
 }
 
-fn quartiles(samples: &[f64]) -> [f64; 3] {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    [1, 2, 3].map(|q| sorted[(sorted.len() - 1) * q / 4])
-}
-
 fn print_case(case: &str, found: &[Vec<f64>; 3]) {
     let text = found.each_ref().map(|samples| {
-        let [low, median, high] = quartiles(samples);
+        let [low, median, high] = quantiles(samples, [0.25, 0.5, 0.75]);
         format!("{median:.1} ({low:.1}-{high:.1})")
     });
     println!("{case:<16} {:>22} {:>22} {:>22}", text[0], text[1], text[2]);
 }
 
-fn measure(args: &Args) -> Result<(), RunError> {
+fn measure(args: &Args) -> Result<(), FileError> {
     let mut kept = Kept::default();
     if let Some(folder) = &args.folder {
-        kept.setting = run::pairs(&folder.join("setting"))?;
+        kept.setting = pairs(&folder.join("setting"))?;
     }
     println!("ns of CPU time per 4 KiB request, one thread: median (quartiles)");
     println!(
@@ -132,15 +121,11 @@ fn measure(args: &Args) -> Result<(), RunError> {
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(requests) = args.count {
-        let way = match args.way {
-            WayArg::Store => Way::Direct,
-            WayArg::Mirror => Way::Mirror,
-        };
         let op = match args.op {
             OpArg::Read => Op::Read,
             OpArg::Write => Op::Write,
         };
-        Bed::new(64).run(way, op, requests);
+        Bed::new(64).run(args.way, op, requests);
         return ExitCode::SUCCESS;
     }
     if args.rounds == 0 {

@@ -5,8 +5,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bench::run::{self, RunError};
-use bench::wq::contender::{self, legacy, ours, Contender};
+use bench::files::{pairs, FileError};
+use bench::wq::contender::ours::{LEGACY, PERCPU};
+use bench::wq::contender::{self, Contender};
 use bench::wq::throughput::{Bodies, Shape};
 use bench::wq::wake::Probe;
 use bench::wq::{delayed, designs, kept::Kept, memory, tables};
@@ -33,9 +34,9 @@ struct Args {
 }
 
 /// Contenders in turn, a round at a time; each round begins with another one.
-fn rounds(args: &Args, all: &[Box<dyn Contender>], mut turn: impl FnMut(&dyn Contender, bool)) {
-    let mut all: Vec<&dyn Contender> = all.iter().map(AsRef::as_ref).collect();
-    all.retain(|contender| contender.name().contains(&args.contender));
+fn rounds(args: &Args, all: &[Contender], mut turn: impl FnMut(&Contender, bool)) {
+    let wanted = |contender: &&Contender| contender.name.contains(&args.contender);
+    let all: Vec<&Contender> = all.iter().filter(wanted).collect();
     // The first round warms up.
     for round in 0..=args.rounds {
         for n in 0..all.len() {
@@ -44,9 +45,9 @@ fn rounds(args: &Args, all: &[Box<dyn Contender>], mut turn: impl FnMut(&dyn Con
     }
 }
 
-fn measure(args: &Args) -> Result<Kept, RunError> {
+fn measure(args: &Args) -> Result<Kept, FileError> {
     let mut kept = Kept {
-        setting: run::pairs(&args.folder.join("setting"))?,
+        setting: pairs(&args.folder.join("setting"))?,
         ..Kept::default()
     };
     let wanted = |case: &str| case.contains(&args.only);
@@ -63,7 +64,7 @@ fn measure(args: &Args) -> Result<Kept, RunError> {
             rounds(args, &all, |contender, counts| {
                 let sample = bodies.sample(shape, contender);
                 if counts {
-                    kept.add(case, contender.name(), sample);
+                    kept.add(case, contender.name, sample);
                 }
             });
         }
@@ -74,8 +75,8 @@ fn measure(args: &Args) -> Result<Kept, RunError> {
         rounds(args, &all, |contender, counts| {
             let [p50, p99] = probe.sample(contender);
             if counts {
-                kept.add(tables::WAKE_50, contender.name(), p50);
-                kept.add(tables::WAKE_99, contender.name(), p99);
+                kept.add(tables::WAKE_50, contender.name, p50);
+                kept.add(tables::WAKE_99, contender.name, p99);
             }
         });
     }
@@ -102,24 +103,24 @@ fn measure_delayed(args: &Args, runtime: &Runtime, kept: &mut Kept) {
         let sparse = delayed::sample(runtime, delayed::Shape::sparse());
         let control = delayed::control(delayed::Shape::sparse());
         for (case, n) in [(tables::LATE_50, 0), (tables::LATE, 1)] {
-            kept.add(case, ours::PERCPU, sparse.late_ms[n]);
+            kept.add(case, PERCPU, sparse.late_ms[n]);
             kept.add(case, tables::CONTROL, control[n]);
         }
         let million = delayed::sample(runtime, delayed::Shape::million());
-        kept.add(tables::ARM, ours::PERCPU, million.arm_ns);
-        kept.add(tables::LATE_MILLION, ours::PERCPU, million.late_ms[1]);
-        kept.add(tables::EARLY, ours::PERCPU, sparse.early + million.early);
+        kept.add(tables::ARM, PERCPU, million.arm_ns);
+        kept.add(tables::LATE_MILLION, PERCPU, million.late_ms[1]);
+        kept.add(tables::EARLY, PERCPU, sparse.early + million.early);
     }
 }
 
 fn measure_designs(args: &Args, runtime: &Runtime, kept: &mut Kept) {
     eprintln!("bench_workqueue: the old design");
     for _ in 0..args.rounds {
-        kept.add(tables::THREADS, ours::PERCPU, designs::threads_of_ours());
-        kept.add(tables::THREADS, legacy::NAME, designs::threads_of_legacy());
+        kept.add(tables::THREADS, PERCPU, designs::threads_of_ours());
+        kept.add(tables::THREADS, LEGACY, designs::threads_of_legacy());
         let starts = [
-            (ours::PERCPU, designs::starts_of_ours(runtime)),
-            (legacy::NAME, designs::starts_of_legacy()),
+            (PERCPU, designs::starts_of_ours(runtime)),
+            (LEGACY, designs::starts_of_legacy()),
         ];
         for (name, [w1, w2]) in starts {
             kept.add(tables::START_1, name, w1);

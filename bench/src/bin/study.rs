@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Runs the studies and writes their report. `scripts/study` builds it, adds the setting, and boots the guests.
 
+use bench::files::{pairs, write, Pair};
 use bench::page::{self, html};
-use bench::run::{self, Pair};
 use bench::study::device::act::Guest;
 use bench::study::device::raw::Raw;
 use bench::study::device::Bed;
@@ -98,7 +98,7 @@ fn run_all(args: &Args, setting: &[Pair]) -> Result<(), Error> {
                 };
                 let guests = args.raw(study).join("setting");
                 if guests.exists() {
-                    setting.extend(run::pairs(&guests)?);
+                    setting.extend(pairs(&guests)?);
                 }
                 setting.push(("bed".into(), bed.name().into()));
                 found
@@ -124,10 +124,6 @@ fn run_all(args: &Args, setting: &[Pair]) -> Result<(), Error> {
         kept.keep(&args.folder, args.bed)?;
     }
     Ok(())
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Error> {
-    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()).into())
 }
 
 fn report(folder: &Path) -> Result<(), Error> {
@@ -208,7 +204,7 @@ fn work(args: &Args) -> Result<(), Error> {
         return Ok(());
     }
     if !args.report {
-        let setting = run::pairs(&args.folder.join("setting"))?;
+        let setting = pairs(&args.folder.join("setting"))?;
         run_all(args, &setting)?;
     }
     report(&args.folder)

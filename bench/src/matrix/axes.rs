@@ -1,71 +1,81 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lists of jobs: the product of the axes' values, or a preset.
 
-use super::{bad, BadMatrix, Job, Rw};
+use super::{bad, iodepth, latency, numjobs, size, BadMatrix, Job, Rw};
+use clap::{Args, Parser};
 
-/// The values of each axis.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The values of each axis, as options. An axis without values has its usual ones.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Axes {
-    /// Patterns.
+    /// Patterns; usually random reads and random writes.
+    #[arg(long, value_delimiter = ',')]
     pub rw: Vec<Rw>,
-    /// Block sizes.
+    /// Block sizes in bytes; usually 4 KiB.
+    #[arg(long, value_delimiter = ',', value_parser = size)]
     pub bs: Vec<u64>,
-    /// Requests in flight.
+    /// Requests in flight; usually 32.
+    #[arg(long, value_delimiter = ',', value_parser = iodepth)]
     pub iodepth: Vec<u32>,
-    /// Jobs side by side.
+    /// Jobs side by side; usually one.
+    #[arg(long, value_delimiter = ',', value_parser = numjobs)]
     pub numjobs: Vec<u32>,
-    /// Past the page cache or not.
+    /// Past the page cache or not; usually past it.
+    #[arg(long, value_delimiter = ',', value_parser = switch)]
     pub direct: Vec<bool>,
-    /// With checksums or not.
+    /// With checksums or not; usually without.
+    #[arg(long, value_delimiter = ',', value_parser = switch)]
     pub verify: Vec<bool>,
-    /// Latency targets.
+    /// Latency targets in microseconds; usually none.
+    #[arg(long = "latency-target", value_delimiter = ',', value_parser = target)]
     pub latency_us: Vec<Option<u32>>,
 }
 
-/// The values of the axes that are not named.
-impl Default for Axes {
-    fn default() -> Self {
-        Self {
-            rw: vec![Rw::RandRead, Rw::RandWrite],
-            bs: vec![4096],
-            iodepth: vec![32],
-            numjobs: vec![1],
-            direct: vec![true],
-            verify: vec![false],
-            latency_us: vec![None],
-        }
+/// Reads `on` or `off`.
+pub fn switch(word: &str) -> Result<bool, BadMatrix> {
+    match word {
+        "on" | "1" | "yes" => Ok(true),
+        "off" | "0" | "no" => Ok(false),
+        _ => bad(format!("'{word}' is neither on nor off")),
+    }
+}
+
+fn target(word: &str) -> Result<Option<u32>, BadMatrix> {
+    match word {
+        "off" => Ok(None),
+        word => latency(word).map(Some),
     }
 }
 
 impl Axes {
     /// Every combination that means something, each once, the patterns outermost.
     pub fn expand(&self) -> Vec<Job> {
-        let mut jobs = Vec::new();
-        for &rw in &self.rw {
-            for &bs in &self.bs {
-                for &iodepth in &self.iodepth {
-                    for &numjobs in &self.numjobs {
-                        for &direct in &self.direct {
-                            for &verify in &self.verify {
-                                for &latency_us in &self.latency_us {
-                                    jobs.extend(possible(&Job {
-                                        rw,
-                                        bs,
-                                        iodepth,
-                                        numjobs,
-                                        direct,
-                                        verify,
-                                        latency_us,
-                                    }));
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        once(jobs)
+        let jobs = vec![Job::new(Rw::RandRead, 4096, 32)];
+        let usual = [Rw::RandRead, Rw::RandWrite];
+        let jobs = vary(jobs, &self.rw, &usual, |job, rw| job.rw = rw);
+        let jobs = vary(jobs, &self.bs, &[4096], |job, bs| job.bs = bs);
+        let jobs = vary(jobs, &self.iodepth, &[32], |job, n| job.iodepth = n);
+        let jobs = vary(jobs, &self.numjobs, &[1], |job, n| job.numjobs = n);
+        let jobs = vary(jobs, &self.direct, &[true], |job, on| job.direct = on);
+        let jobs = vary(jobs, &self.verify, &[false], |job, on| job.verify = on);
+        let jobs = vary(jobs, &self.latency_us, &[None], |job, us| {
+            job.latency_us = us;
+        });
+        once(jobs.iter().filter_map(possible).collect())
     }
+}
+
+/// Makes of each job one for each value of an axis.
+fn vary<T: Copy>(jobs: Vec<Job>, values: &[T], usual: &[T], set: fn(&mut Job, T)) -> Vec<Job> {
+    let values = if values.is_empty() { usual } else { values };
+    let mut all = Vec::new();
+    for job in jobs {
+        for &value in values {
+            let mut job = job.clone();
+            set(&mut job, value);
+            all.push(job);
+        }
+    }
+    all
 }
 
 /// The job as it can be run, or none. Through the page cache a job waits for each request.
@@ -93,112 +103,65 @@ fn once(jobs: Vec<Job>) -> Vec<Job> {
     kept
 }
 
-/// The presets, and what each is for.
-pub const PRESETS: [(&str, &str); 8] = [
-    ("default", "the six jobs that the targets are about"),
-    ("sizes", "512 B to 1 MiB, random and sequential"),
-    ("depths", "4 KiB with 1 to 128 in flight"),
-    ("jobs", "1 to 8 jobs side by side"),
-    ("buffered", "through the page cache"),
-    ("verify", "written, then read back against checksums"),
-    ("latency", "the depth that keeps a latency target"),
-    ("full", "all of these, and discards"),
+/// The presets: name, and command lines whose jobs they have. `full` has those of all others, too.
+pub const PRESETS: [(&str, &[&str]); 8] = [
+    // The jobs that have targets.
+    (
+        "default",
+        &[
+            "--iodepth=32",
+            "--iodepth=1",
+            "--rw=read,write --bs=128k --iodepth=8",
+        ],
+    ),
+    (
+        "sizes",
+        &[
+            "--rw=randread,randwrite,randrw --bs=512,1k,2k,4k,8k,16k,32k,64k,128k,256k,512k,1m",
+            "--rw=read,write,rw --iodepth=8 --bs=512,1k,2k,4k,8k,16k,32k,64k,128k,256k,512k,1m",
+        ],
+    ),
+    (
+        "depths",
+        &["--rw=randread,randwrite,randrw --iodepth=1,2,4,8,16,32,64,128"],
+    ),
+    ("jobs", &["--numjobs=1,2,4,8 --iodepth=1,16"]),
+    (
+        "buffered",
+        &["--rw=read,write,randread,randwrite --bs=4k,128k --direct=off"],
+    ),
+    (
+        "verify",
+        &["--rw=write,randwrite,randrw --bs=512,4k,64k,1m --iodepth=16 --verify=on"],
+    ),
+    ("latency", &["--iodepth=128 --latency-target=200us,1ms,5ms"]),
+    (
+        "full",
+        &["--rw=trim,randtrim,trimwrite,randtrimwrite,trimmix --bs=4k,64k --iodepth=16"],
+    ),
 ];
 
-fn powers(from: u32, to: u32) -> Vec<u32> {
-    (0..=to.ilog2())
-        .map(|power| 1 << power)
-        .filter(|&value| value >= from)
-        .collect()
+/// A line of a preset.
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct Line {
+    #[command(flatten)]
+    axes: Axes,
 }
 
 /// The jobs of a preset.
 pub fn preset(name: &str) -> Result<Vec<Job>, BadMatrix> {
-    let all_sizes: Vec<u64> = (9..=20).map(|power| 1 << power).collect();
-    let usual = &Axes::default();
-    let lists = match name {
-        "default" => return Ok(default_jobs()),
-        "sizes" => vec![
-            Axes {
-                rw: vec![Rw::RandRead, Rw::RandWrite, Rw::RandMixed],
-                bs: all_sizes.clone(),
-                ..usual.clone()
-            },
-            Axes {
-                rw: vec![Rw::Read, Rw::Write, Rw::Mixed],
-                bs: all_sizes,
-                iodepth: vec![8],
-                ..usual.clone()
-            },
-        ],
-        "depths" => vec![Axes {
-            rw: vec![Rw::RandRead, Rw::RandWrite, Rw::RandMixed],
-            iodepth: powers(1, 128),
-            ..usual.clone()
-        }],
-        "jobs" => vec![Axes {
-            numjobs: powers(1, 8),
-            iodepth: vec![1, 16],
-            ..usual.clone()
-        }],
-        "buffered" => vec![Axes {
-            rw: vec![Rw::Read, Rw::Write, Rw::RandRead, Rw::RandWrite],
-            bs: vec![4096, 128 << 10],
-            direct: vec![false],
-            ..usual.clone()
-        }],
-        "verify" => vec![Axes {
-            rw: vec![Rw::Write, Rw::RandWrite, Rw::RandMixed],
-            bs: vec![512, 4096, 64 << 10, 1 << 20],
-            iodepth: vec![16],
-            verify: vec![true],
-            ..usual.clone()
-        }],
-        "latency" => vec![Axes {
-            iodepth: vec![128],
-            latency_us: vec![Some(200), Some(1000), Some(5000)],
-            ..usual.clone()
-        }],
-        "full" => {
-            let mut jobs = Vec::new();
-            for (name, _) in PRESETS.iter().filter(|(name, _)| *name != "full") {
-                jobs.extend(preset(name)?);
-            }
-            jobs.extend(trims(usual).expand());
-            return Ok(once(jobs));
-        }
-        _ => {
-            let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-            return bad(format!("preset '{name}': none of {}", names.join(" ")));
-        }
-    };
-    Ok(once(lists.iter().flat_map(Axes::expand).collect()))
-}
-
-fn trims(usual: &Axes) -> Axes {
-    Axes {
-        rw: vec![
-            Rw::Trim,
-            Rw::RandTrim,
-            Rw::TrimWrite,
-            Rw::RandTrimWrite,
-            Rw::TrimMix,
-        ],
-        bs: vec![4096, 64 << 10],
-        iodepth: vec![16],
-        ..usual.clone()
+    let names = PRESETS.map(|preset| preset.0);
+    if !names.contains(&name) {
+        return bad(format!("preset '{name}': none of {}", names.join(" ")));
     }
-}
-
-fn default_jobs() -> Vec<Job> {
-    vec![
-        Job::new(Rw::RandRead, 4096, 32),
-        Job::new(Rw::RandWrite, 4096, 32),
-        Job::new(Rw::RandRead, 4096, 1),
-        Job::new(Rw::RandWrite, 4096, 1),
-        Job::new(Rw::Read, 128 << 10, 8),
-        Job::new(Rw::Write, 128 << 10, 8),
-    ]
+    let wanted = PRESETS.iter().filter(|p| p.0 == name || name == "full");
+    let lines = wanted.flat_map(|preset| preset.1);
+    let jobs = lines.flat_map(|line| {
+        let line = Line::try_parse_from(line.split(' '));
+        line.expect("a preset is a command line").axes.expand()
+    });
+    Ok(once(jobs.collect()))
 }
 
 #[cfg(test)]
@@ -280,7 +243,7 @@ mod tests {
         for bs in (9..=20).map(|power| 1u64 << power) {
             assert!(jobs.iter().any(|job| job.bs == bs), "{bs}");
         }
-        for depth in powers(1, 128) {
+        for depth in (0..=7).map(|power| 1 << power) {
             assert!(jobs.iter().any(|job| job.iodepth == depth), "{depth}");
         }
         assert!(jobs.iter().any(|job| job.numjobs > 1));

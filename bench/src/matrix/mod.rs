@@ -4,6 +4,7 @@
 //!
 //! [`axes`] makes lists of jobs, [`job_file`] what fio reads.
 
+use crate::files::Failure;
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,6 +16,12 @@ pub mod job_file;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadMatrix(pub String);
+
+impl From<BadMatrix> for Failure {
+    fn from(error: BadMatrix) -> Self {
+        Self::Usage(error.0)
+    }
+}
 
 pub(crate) fn bad<T>(text: impl Into<String>) -> Result<T, BadMatrix> {
     Err(BadMatrix(text.into()))

@@ -3,7 +3,8 @@
 
 use super::canvas::{svg, Canvas, Point, Scale, INK, LETTER, MUTED, SERIES};
 use super::frame::Frame;
-use crate::study::outcome::{sorted, Axis, Plot, Samples, Series};
+use crate::stats::sorted;
+use crate::study::outcome::{Axis, Plot, Samples, Series};
 use plotters::style::text_anchor::{HPos, VPos};
 use plotters::style::RGBColor;
 

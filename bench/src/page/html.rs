@@ -6,10 +6,11 @@
 use super::{curves, draw, HALF, NARROW};
 use crate::study::headline::Picture;
 use crate::study::kept::{Kept, Score};
-use crate::study::outcome::{show, Figure, Kind, Table};
+use crate::study::outcome::{show, Figure, Kind};
 use crate::study::prediction::Verdict;
 use crate::study::text::Plan;
 use crate::study::ALL;
+use crate::table::Table;
 use minijinja::{context, Environment, HtmlEscape, Value};
 use serde::Serialize;
 

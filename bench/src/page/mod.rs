@@ -60,7 +60,8 @@ pub fn alone(figure: &Figure) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::study::outcome::{Axis, Table};
+    use crate::study::outcome::Axis;
+    use crate::table::Table;
 
     #[test]
     fn a_picture_of_its_own_has_title_text_dark_colors_and_no_ground() {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The disks of the contenders: how each is made, and taken away when its value is dropped.
 
-use super::process::{apart, run, Server, Undo};
 use super::Programs;
 use crate::contender::Contender;
+use crate::files::write;
+use crate::kernel::{load_module, null_blk};
 use crate::plan::Plan;
+use crate::process::{apart, run, Server, Undo};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
@@ -66,10 +68,7 @@ impl Disk {
         if Path::new("/run/udev").is_dir() {
             if let Ok(file) = File::open(&self.node) {
                 if file.lock().is_ok() {
-                    self.undo.push(move || {
-                        drop(file);
-                        Ok(())
-                    });
+                    self.undo.hold(file);
                 }
             }
         }
@@ -158,7 +157,7 @@ impl Maker<'_> {
         });
         let node = node.ok_or_else(|| last_line(&err))?;
         let mut undo = Undo::default();
-        undo.server(server);
+        undo.hold(server);
         Ok(Disk::new(
             node.trim(),
             format!("libublk_ramdisk {words}"),
@@ -199,7 +198,7 @@ impl Maker<'_> {
         let mut server = Server::start(command.stdout(stdout).stderr(stderr))?;
         let node = server.until(|| ublk_nodes().difference(&before).next().cloned());
         let node = node.ok_or_else(|| format!("rublk {words} ended: {}", last_line(&log)))?;
-        undo.server(server);
+        undo.hold(server);
         let id = node.trim_start_matches("/dev/ublkb").to_owned();
         undo.push(move || {
             // Its own end may have done so.
@@ -264,7 +263,7 @@ impl Maker<'_> {
         let id = fs::read_to_string(control.join("hot_add")).map_err(|e| e.to_string())?;
         let id = id.trim().to_owned();
         let number = id.clone();
-        undo.push(move || write(&control.join("hot_remove"), &number));
+        undo.push(move || Ok(write(&control.join("hot_remove"), &number)?));
         let sysfs = format!("/sys/block/zram{id}");
         let size = format!("{}M", self.plan.mib);
         let taken = write(&Path::new(&sysfs).join("disksize"), &size);
@@ -292,7 +291,7 @@ impl Maker<'_> {
         let there = server.until(|| socket.exists().then_some(()));
         there.ok_or_else(|| format!("nbdkit ended: {}", last_line(&log)))?;
         let mut undo = Undo::default();
-        undo.server(server);
+        undo.hold(server);
         let connections = queues.to_string();
         let mut client = Command::new("nbd-client");
         client
@@ -323,29 +322,8 @@ impl Maker<'_> {
     }
 
     fn null_blk(&self, more: &[String]) -> Result<Disk, String> {
-        let config = Path::new("/sys/kernel/config");
-        let mut undo = Undo::default();
-        if run(Command::new("mountpoint").arg("-q").arg(config)).is_err() {
-            let _built_in = run(Command::new("modprobe").arg("configfs"));
-            run(Command::new("mount")
-                .args(["-t", "configfs", "configfs"])
-                .arg(config))?;
-            let mut umount = Command::new("umount");
-            umount.arg(config);
-            undo.command(umount);
-        }
-        if !Path::new("/sys/module/null_blk").is_dir() {
-            load_module(&["null_blk", "nr_devices=0"], &mut undo)?;
-        }
         let throttled = if more.is_empty() { "" } else { "throttled" };
         let name = format!("bench{}{throttled}", std::process::id());
-        let folder = config.join("nullb").join(&name);
-        fs::create_dir(&folder).map_err(|e| format!("null_blk: {e}"))?;
-        let own = folder.clone();
-        undo.push(move || {
-            let _off = write(&own.join("power"), "0");
-            fs::remove_dir(&own).map_err(|e| format!("{}: {e}", own.display()))
-        });
         let Plan {
             mib, queues, depth, ..
         } = self.plan;
@@ -354,34 +332,9 @@ impl Maker<'_> {
              hw_queue_depth={depth} irqmode=0"
         );
         let settings = [vec![settings], more.to_vec()].concat().join(" ");
-        for setting in settings.split(' ').chain(["power=1"]) {
-            let (file, value) = setting.split_once('=').unwrap_or((setting, ""));
-            let taken = write(&folder.join(file), value);
-            taken.map_err(|_| format!("null_blk does not take {setting}"))?;
-        }
-        // Older kernels name the disk by its index, newer ones by its folder.
-        let index = fs::read_to_string(folder.join("index")).unwrap_or_default();
-        let node = Path::new("/dev").join(&name);
-        let node = match node.exists() {
-            true => node,
-            false => format!("/dev/nullb{}", index.trim()).into(),
-        };
+        let (node, undo) = null_blk(&name, &settings)?;
         Ok(Disk::new(node, format!("null_blk {settings}"), undo))
     }
-}
-
-/// Loads a module, which is unloaded again.
-fn load_module(words: &[&str], undo: &mut Undo) -> Result<(), String> {
-    run(Command::new("modprobe").args(words))?;
-    let mut unload = Command::new("rmmod");
-    unload.arg(words[0]);
-    undo.command(unload);
-    Ok(())
-}
-
-/// Writes into a file of the kernel's.
-pub fn write(path: &Path, text: &str) -> Result<(), String> {
-    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn ublk_nodes() -> BTreeSet<String> {

@@ -11,15 +11,20 @@ pub mod disks;
 
 pub mod pressure;
 
-pub mod process;
+mod load;
+
+mod setting;
 
 use crate::contender::Contender;
+use crate::files::{at, write, Failure, FileError, Scratch};
+use crate::kernel::{Former, Group, Trace};
 use crate::matrix::Job;
 use crate::plan::{Plan, Step};
-use crate::run::{pairs, CROSS_CHECK};
-use disks::{write, Disk, Maker};
-use pressure::{press, Beside, Group};
-use process::{apart, run, Outcome, Stop, Waiter};
+use crate::process::{run, Waiter};
+use crate::run::CROSS_CHECK;
+use disks::{Disk, Maker};
+use load::{FioJobs, Load};
+use pressure::press;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
@@ -39,83 +44,9 @@ pub struct Programs {
     pub rublk: Result<PathBuf, String>,
 }
 
-/// Why a run ends early.
-#[derive(Debug)]
-pub enum RunEnd {
-    /// A signal asked for it.
-    Stopped(Stop),
-    /// The folder was begun on another machine.
-    Another(String),
-    /// Something went wrong on the way.
-    Failed(String),
-}
-
-impl From<Stop> for RunEnd {
-    fn from(stop: Stop) -> Self {
-        Self::Stopped(stop)
-    }
-}
-
-impl From<String> for RunEnd {
-    fn from(why: String) -> Self {
-        Self::Failed(why)
-    }
-}
-
 /// Prints a line about the progress of the run.
 pub fn note(text: &str) {
     eprintln!("bench-device: {text}");
-}
-
-/// The loads that are not of the plan, as files for fio.
-pub struct FioJobs {
-    folder: PathBuf,
-    size: String,
-}
-
-const JOBS: [(&str, &str); 4] = [
-    (
-        "bench-fill.fio",
-        include_str!("../../../scripts/fio/bench-fill.fio"),
-    ),
-    (
-        "bench-holes.fio",
-        include_str!("../../../scripts/fio/bench-holes.fio"),
-    ),
-    (
-        "bench-discards.fio",
-        include_str!("../../../scripts/fio/bench-discards.fio"),
-    ),
-    (
-        "cross-check.fio",
-        include_str!("../../../scripts/fio/cross-check.fio"),
-    ),
-];
-
-impl FioJobs {
-    fn new(folder: &Path, mib: u64) -> Result<Self, String> {
-        for (name, text) in JOBS {
-            write(&folder.join(name), text)?;
-        }
-        Ok(Self {
-            folder: folder.to_owned(),
-            size: format!("{mib}m"),
-        })
-    }
-
-    fn on(&self, disk: &Disk) -> Command {
-        let mut fio = apart("fio");
-        fio.env("DISK", &disk.node).env("SIZE", &self.size);
-        fio
-    }
-
-    /// fio with one of these loads; its output is not kept.
-    pub fn fio(&self, name: &str, disk: &Disk) -> Command {
-        let mut fio = self.on(disk);
-        fio.arg(format!("--output={}", self.folder.join("out").display()));
-        fio.arg(self.folder.join(name));
-        fio
-    }
 }
 
 /// A contender with its disk.
@@ -136,41 +67,6 @@ impl Drop for Seats<'_> {
     }
 }
 
-/// A folder that is gone after the run.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self, String> {
-        let path = std::env::temp_dir().join(format!("bench-device-{}.run", std::process::id()));
-        fs::create_dir_all(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left behind is in the folder for that.
-        let _best_effort = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A file of the kernel's that has its former value again after the run.
-struct Former(PathBuf, String);
-
-impl Former {
-    fn set(path: &str, value: &str) -> Option<Self> {
-        let former = fs::read_to_string(path).ok()?;
-        write(Path::new(path), value).ok()?;
-        Some(Self(path.into(), former))
-    }
-}
-
-impl Drop for Former {
-    fn drop(&mut self) {
-        let _as_it_is = write(&self.0, &self.1);
-    }
-}
-
 /// A run in its folder.
 struct Runner<'a> {
     folder: &'a Path,
@@ -183,8 +79,8 @@ struct Runner<'a> {
 }
 
 /// Takes what is missing of a run. False if samples failed.
-pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, RunEnd> {
-    let scratch = Scratch::new()?;
+pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Failure> {
+    let scratch = Scratch::new("bench-device")?;
     let mut runner = Runner {
         folder,
         plan,
@@ -199,10 +95,11 @@ pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Run
         .then(|| run(Command::new("modprobe").arg("ublk_drv")));
     // The scheduler would group by session: at one request at a time that alone costs a twentieth.
     let own = plan.contenders.iter().any(|who| who.node.is_none());
-    let _autogroup = own.then(|| Former::set("/proc/sys/kernel/sched_autogroup_enabled", "0"));
+    let _autogroup =
+        own.then(|| Former::set(Path::new("/proc/sys/kernel/sched_autogroup_enabled"), "0"));
     let mut seats = runner.seats()?;
     if seats.0.is_empty() {
-        return Err(RunEnd::Failed("no contender takes part".into()));
+        return Err(Failure::Runtime("no contender takes part".into()));
     }
     for seat in &mut seats.0 {
         note(&format!("filling {}", seat.name));
@@ -222,54 +119,27 @@ pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Run
 
 impl<'a> Runner<'a> {
     /// Adds a line to a file of the folder.
-    fn add(&self, file: &str, name: &str, text: &str) -> Result<(), String> {
+    fn add(&self, file: &str, name: &str, text: &str) -> Result<(), FileError> {
         let path = self.folder.join(file);
         let opened = File::options().create(true).append(true).open(&path);
         let written = opened.and_then(|mut file| writeln!(file, "{name}\t{text}"));
-        written.map_err(|e| format!("{}: {e}", path.display()))
+        written.map_err(at(&path))
     }
 
-    fn absent(&self, name: &str, why: &str) -> Result<(), String> {
+    fn absent(&self, name: &str, why: &str) -> Result<(), FileError> {
         note(&format!("{name} does not take part: {why}"));
         self.add("absent", name, why)
     }
 
-    fn fail(&mut self, name: &str, job: &str, round: u32, why: &str) -> Result<(), String> {
-        note(&format!("{name}, {job}, round {round}: {why}"));
+    fn fail(&mut self, name: &str, load: &Load<'_>, why: &str) -> Result<(), FileError> {
+        let why = format!("{}, round {}: {why}", load.job, load.round);
+        note(&format!("{name}, {why}"));
         self.failed = true;
-        self.add("failed", name, &format!("{job}, round {round}: {why}"))
-    }
-
-    /// Writes what runs where. Samples of two machines are not put into one run.
-    fn keep_setting(&self) -> Result<(), RunEnd> {
-        let path = self.folder.join("setting");
-        let was = pairs(&path).map_err(|e| e.to_string())?;
-        let now = setting(self.programs)?;
-        for name in ["kernel", "cpu", "cpus", "fio"] {
-            let of = |pairs: &[(String, String)]| {
-                let found = pairs.iter().find(|pair| pair.0 == name);
-                found.map(|pair| pair.1.clone()).unwrap_or_default()
-            };
-            let (was, now) = (of(&was), of(&now));
-            if path.exists() && was != now {
-                return Err(RunEnd::Another(format!(
-                    "the run was begun with {name} {was}, here it is {now}; name another folder with --out"
-                )));
-            }
-        }
-        let lines: String = now
-            .iter()
-            .map(|(name, value)| format!("{name}\t{value}\n"))
-            .collect();
-        write(&path, &lines)?;
-        for file in ["devices", "setup", "absent", "unfit", "failed"] {
-            write(&self.folder.join(file), "")?;
-        }
-        fs::create_dir_all(self.folder.join("raw")).map_err(|e| RunEnd::Failed(e.to_string()))
+        self.add("failed", name, &why)
     }
 
     /// Makes all disks.
-    fn seats(&self) -> Result<Seats<'a>, RunEnd> {
+    fn seats(&self) -> Result<Seats<'a>, Failure> {
         let maker = Maker {
             plan: self.plan,
             programs: self.programs,
@@ -306,45 +176,12 @@ impl<'a> Runner<'a> {
         Ok(seats)
     }
 
-    /// Switches off what would measure the block layer's cleverness, and notes what the device says of its queue.
-    fn settle(&self, name: &str, disk: &mut Disk) -> Result<(), String> {
-        // Some have none to choose from.
-        let _as_it_is = fs::write(disk.sysfs("queue/scheduler"), "none");
-        let queues = fs::read_dir(disk.sysfs("mq"))
-            .map_or(0, |entries| entries.flatten().filter(is_folder).count());
-        let tags = disk.number("mq/0/nr_tags");
-        let mut facts = format!("{} queues={queues} tags={tags}", disk.node.display());
-        for file in [
-            "scheduler",
-            "nr_requests",
-            "max_sectors_kb",
-            "nomerges",
-            "write_cache",
-            "logical_block_size",
-            "discard_max_bytes",
-        ] {
-            if let Some(value) = disk.says(&format!("queue/{file}")) {
-                facts += &format!(" {file}={value}");
-            }
-        }
-        self.add("devices", name, &facts)?;
-        // In sectors of 512 bytes.
-        let mib = disk.number("size") >> 11;
-        if disk.says("size").is_some() && mib != self.plan.mib {
-            disk.how += &format!(
-                "; of its {mib} MiB only the first {} take part",
-                self.plan.mib
-            );
-        }
-        self.add("setup", name, &disk.how)
-    }
-
     /// Every block of the disk is there before the first sample.
-    fn fill(&mut self, seat: &mut Seat<'_>) -> Result<(), RunEnd> {
+    fn fill(&mut self, seat: &mut Seat<'_>) -> Result<(), Failure> {
         let load = Load {
             job: "fill",
             round: 1,
-            arguments: vec![self.jobs.folder.join("bench-fill.fio").into()],
+            arguments: vec![self.jobs.path("bench-fill.fio").into()],
             // By the clock of the bed; no pressure slows it.
             patience: Duration::from_secs(60 + self.plan.mib / 8),
             compare: false,
@@ -359,7 +196,7 @@ impl<'a> Runner<'a> {
         &mut self,
         seats: &mut Seats<'_>,
         group: &mut Option<Group>,
-    ) -> Result<(), RunEnd> {
+    ) -> Result<(), Failure> {
         for seat in seats
             .0
             .iter_mut()
@@ -395,7 +232,7 @@ impl<'a> Runner<'a> {
     }
 
     /// A load that is there to be counted, by the tracepoints too.
-    fn count(&mut self, seat: &mut Seat<'_>, group: Option<&Group>) -> Result<(), RunEnd> {
+    fn count(&mut self, seat: &mut Seat<'_>, group: Option<&Group>) -> Result<(), Failure> {
         let mut arguments: Vec<std::ffi::OsString> =
             vec!["--section=random".into(), "--section=sequential".into()];
         if seat
@@ -405,7 +242,7 @@ impl<'a> Runner<'a> {
         {
             arguments.push("--section=discards".into());
         }
-        arguments.push(self.jobs.folder.join("cross-check.fio").into());
+        arguments.push(self.jobs.path("cross-check.fio").into());
         let load = Load {
             job: CROSS_CHECK,
             round: 1,
@@ -414,17 +251,17 @@ impl<'a> Runner<'a> {
             compare: true,
             writes: true,
         };
-        let trace = Trace::watch(&seat.disk);
+        let trace = watch(&seat.disk);
         self.measure(seat, &load, group)?;
         let place = self.folder.join("raw").join(&seat.name).join(CROSS_CHECK);
         if let (Some(trace), true) = (trace, place.join("1.json").exists()) {
-            write(&place.join("1.trace"), &trace.read())?;
+            write(&place.join("1.trace"), &trace.read()?)?;
         }
         Ok(())
     }
 
     /// All samples that are missing, each step said before it is taken.
-    fn measure_all(&mut self, seats: &mut Seats<'_>, group: Option<&Group>) -> Result<(), RunEnd> {
+    fn measure_all(&mut self, seats: &mut Seats<'_>, group: Option<&Group>) -> Result<(), Failure> {
         let steps = self.plan.missing(self.folder);
         let here = |seats: &Seats<'_>, step: &Step| {
             seats
@@ -469,129 +306,6 @@ impl<'a> Runner<'a> {
         eprintln!("@step {sum} {sum} done");
         Ok(())
     }
-
-    /// One sample, whole or not at all.
-    fn measure(
-        &mut self,
-        seat: &mut Seat<'_>,
-        load: &Load<'_>,
-        group: Option<&Group>,
-    ) -> Result<(), RunEnd> {
-        self.waiter.look()?;
-        if !seat.disk.is_there() {
-            seat.out = true;
-            let why = format!(
-                "{} is not a block device (any more)",
-                seat.disk.node.display()
-            );
-            return Ok(self.fail(&seat.name, load.job, load.round, &why)?);
-        }
-        let place = self.folder.join("raw").join(&seat.name).join(load.job);
-        fs::create_dir_all(&place).map_err(|e| RunEnd::Failed(e.to_string()))?;
-        let file = |end: &str| place.join(format!("{}.{end}", load.round));
-        for end in ["part", "json", "counters", "trace"] {
-            // Most often there is none.
-            let _gone = fs::remove_file(file(end));
-        }
-        let kind = seat.disk.pressed.clone().unwrap_or_default();
-        let ours = &self.programs.ours;
-        let psi = group.filter(|_| kind == "psi");
-        let mut beside = match psi {
-            Some(group) => Beside::short(ours, &seat.disk, &self.jobs, group, load.writes)?,
-            None => Beside::default(),
-        };
-        let counted = load.compare || !kind.is_empty();
-        let mut counters = String::new();
-        if counted {
-            counters += &largest(&seat.disk);
-            counters += &self.snapshot("before", seat, load.compare);
-        }
-        if kind == "memory" && load.writes {
-            counters += "others.discard\tyes\n";
-            beside = Beside::discards(&seat.disk, &self.jobs)?;
-        }
-        let errors = self.scratch.join("fio");
-        let log = File::create(&errors).map_err(|e| RunEnd::Failed(e.to_string()))?;
-        let mut fio = self.jobs.on(&seat.disk);
-        fio.arg("--output-format=json");
-        fio.arg(format!("--output={}", file("part").display()));
-        fio.args(&load.arguments)
-            .stdout(std::process::Stdio::null())
-            .stderr(log);
-        let child = fio.spawn().map_err(|e| format!("fio: {e}"))?;
-        let outcome = self.waiter.wait(child, load.patience)?;
-        drop(beside);
-        let why = match outcome {
-            Outcome::Ended(status) if status.success() => None,
-            Outcome::Ended(status) => {
-                let status = status
-                    .code()
-                    .map_or_else(|| status.to_string(), |code| format!("status {code}"));
-                let said =
-                    [errors, file("part")].map(|path| fs::read_to_string(path).unwrap_or_default());
-                let said = said.concat();
-                let word = said
-                    .lines()
-                    .find(|line| line.starts_with("fio: "))
-                    .unwrap_or_default();
-                Some(format!(
-                    "fio ended with {status}: {}",
-                    word.replace('\t', " ")
-                ))
-            }
-            Outcome::Late => {
-                seat.out = true;
-                let seconds = load.patience.as_secs();
-                Some(format!(
-                    "fio has not ended after {seconds} s; no more of this disk"
-                ))
-            }
-        };
-        if let Some(why) = why {
-            let _no_sample = fs::remove_file(file("part"));
-            return Ok(self.fail(&seat.name, load.job, load.round, &why)?);
-        }
-        if counted && !counters.is_empty() {
-            counters += &self.snapshot("after", seat, load.compare);
-            write(&file("counters"), &counters)?;
-        }
-        // Last: the sample is there when it has its name.
-        fs::rename(file("part"), file("json")).map_err(|e| RunEnd::Failed(e.to_string()))
-    }
-
-    /// What kernel and server have counted. Of those under pressure the server's refusals are wanted in any case.
-    fn snapshot(&self, when: &str, seat: &Seat<'_>, compare: bool) -> String {
-        let Some(stat) = seat.disk.says("stat") else {
-            return String::new();
-        };
-        let mut text = String::new();
-        if compare {
-            text += &format!("kernel.{when}\t{stat}\n");
-        }
-        if seat.who.is_ours() {
-            let stats = run(apart(&self.programs.ours)
-                .args(["stats", "--json"])
-                .arg(&seat.disk.node));
-            let stats = stats.unwrap_or_default().replace('\n', "");
-            text += &format!("ours.{when}\t{stats}\n");
-        }
-        text
-    }
-}
-
-/// What fio is to do, once.
-struct Load<'a> {
-    job: &'a str,
-    round: u32,
-    arguments: Vec<std::ffi::OsString>,
-    patience: Duration,
-    /// Are the counts of kernel and server kept?
-    compare: bool,
-    writes: bool,
-}
-
-fn is_folder(entry: &fs::DirEntry) -> bool {
-    entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
 /// Why a disk cannot do a job, if so.
@@ -603,81 +317,18 @@ fn cannot(job: &Job, disk: &Disk) -> Option<String> {
     (!job.bs.is_multiple_of(block)).then(|| format!("a block of the disk is {block} bytes"))
 }
 
-/// The largest request and discard of a disk, which decide how the kernel splits requests.
-fn largest(disk: &Disk) -> String {
-    let kb = disk.number("queue/max_sectors_kb");
-    if kb == 0 {
-        return String::new();
+/// Begins to record the ended requests of a disk. None for a disk without queues, which has no requests that could be
+/// traced, or where there are no trace points.
+fn watch(disk: &Disk) -> Option<Trace> {
+    if !disk.sysfs("mq").is_dir() {
+        return None;
     }
-    let kb = kb.min(disk.number("queue/max_segments") * 4);
-    let discard = disk.number("queue/discard_max_bytes");
-    format!("most_bytes\t{}\nmost_discard\t{discard}\n", kb << 10)
-}
-
-/// The tracepoint of ended requests, for one disk, until it is dropped.
-struct Trace(PathBuf);
-
-impl Trace {
-    /// None for a disk without queues, which has no requests that could be traced, or where there are no tracepoints.
-    fn watch(disk: &Disk) -> Option<Self> {
-        let tracing = Path::new("/sys/kernel/tracing");
-        if !disk.sysfs("mq").is_dir() || !tracing.join("instances").is_dir() {
-            return None;
-        }
-        let numbers = disk.says("dev")?;
-        let (major, minor) = numbers.split_once(':')?;
-        let device = major.parse::<u64>().ok()? << 20 | minor.parse::<u64>().ok()?;
-        // The names of threads are not needed: for them the kernel would change the scheduler's code while other CPUs are
-        // in it, which an emulated CPU does not always survive. An instance begins with the options of the whole.
-        let names = tracing.join("options/record-cmd");
-        let _former = Former::set(&names.to_string_lossy(), "0");
-        let folder = tracing.join(format!("instances/bench{}", std::process::id()));
-        fs::create_dir(&folder).ok()?;
-        let trace = Self(folder);
-        let event = trace.0.join("events/block/block_rq_complete");
-        let set = write(&trace.0.join("buffer_size_kb"), "8192")
-            .and_then(|()| write(&event.join("filter"), &format!("dev == {device}")))
-            .and_then(|()| write(&event.join("enable"), "1"));
-        set.ok().map(|()| trace)
-    }
-
-    fn read(&self) -> String {
-        fs::read_to_string(self.0.join("trace")).unwrap_or_default()
-    }
-}
-
-impl Drop for Trace {
-    fn drop(&mut self) {
-        let _gone = fs::remove_dir(&self.0);
-    }
-}
-
-/// What runs where.
-fn setting(programs: &Programs) -> Result<Vec<(String, String)>, String> {
-    let line = |path: &str, name: &str| {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let found = text.lines().find_map(|line| line.strip_prefix(name));
-        found
-            .map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
-            .unwrap_or_default()
-    };
-    let version =
-        |program: &Path| run(apart(program).arg("--version")).map(|text| text.trim().to_owned());
-    let rublk = programs
-        .rublk
-        .as_ref()
-        .map_or_else(|_| Ok(String::new()), |path| version(path))?;
-    let cpus = std::thread::available_parallelism().map_err(|e| e.to_string())?;
-    let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-    let pairs = [
-        ("kernel", line("/proc/sys/kernel/osrelease", "")),
-        ("cpu", line("/proc/cpuinfo", "model name")),
-        ("cpus", cpus.to_string()),
-        ("memory", line("/proc/meminfo", "MemTotal:")),
-        ("clock source", line(clock, "")),
-        ("fio", version(Path::new("fio"))?),
-        ("ours", version(&programs.ours)?),
-        ("rublk", rublk),
-    ];
-    Ok(pairs.map(|(name, value)| (name.to_owned(), value)).into())
+    let numbers = disk.says("dev")?;
+    let (major, minor) = numbers.split_once(':')?;
+    let device = major.parse::<u64>().ok()? << 20 | minor.parse::<u64>().ok()?;
+    let trace = Trace::new(&format!("bench{}", std::process::id())).ok()?;
+    trace.size(8192).ok()?;
+    let filter = format!("dev == {device}");
+    trace.event("block/block_rq_complete", &filter).ok()?;
+    Some(trace)
 }

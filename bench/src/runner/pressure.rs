@@ -5,45 +5,27 @@
 //! a trickle of discards frees what the waiting writes then get. For `psi`, a few pages are discarded before each job, so
 //! that some writes need memory, and beside it a process is held up for lack of memory.
 
-use super::disks::{write, Disk};
-use super::process::{apart, run, Server};
-use super::{note, FioJobs};
+use super::disks::Disk;
+use super::load::FioJobs;
+use super::note;
+use crate::files::write;
+use crate::kernel::{Group, CGROUPS};
+use crate::process::{apart, run, Server};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-const CGROUPS: &str = "/sys/fs/cgroup";
-
-/// A control group whose memory can be made short; its processes are set free when it is dropped.
-pub struct Group(PathBuf);
-
-impl Group {
-    fn new() -> Result<Self, String> {
-        let root = Path::new(CGROUPS);
-        let controllers =
-            fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
-        if !controllers.contains("memory") {
-            return Err(format!(
-                "no cgroup2 with memory at {CGROUPS}, to make memory short in"
-            ));
-        }
-        let path = root.join(format!("bench-device-{}", std::process::id()));
-        fs::create_dir(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(Self(path))
+/// Makes the group in which memory can be made short.
+fn short_of_memory() -> Result<Group, String> {
+    let controllers = Path::new(CGROUPS).join("cgroup.subtree_control");
+    let controllers = fs::read_to_string(controllers).unwrap_or_default();
+    if !controllers.contains("memory") {
+        return Err(format!(
+            "no cgroup2 with memory at {CGROUPS}, to make memory short in"
+        ));
     }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let inside = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
-        for pid in inside.lines() {
-            let _ended = write(&Path::new(CGROUPS).join("cgroup.procs"), pid);
-        }
-        if let Err(error) = fs::remove_dir(&self.0) {
-            note(&format!("could not undo: {}: {error}", self.0.display()));
-        }
-    }
+    Ok(Group::new(&format!("bench-device-{}", std::process::id()))?)
 }
 
 /// Puts a disk under pressure.
@@ -57,7 +39,7 @@ pub fn press(
 ) -> Result<(), String> {
     if kind == "psi" {
         if group.is_none() {
-            *group = Some(Group::new()?);
+            *group = Some(short_of_memory()?);
         }
         // A trigger that listens to the group of the server has the server in it.
         if let (Some(group), true) = (
@@ -68,7 +50,7 @@ pub fn press(
             let listed: serde_json::Value =
                 serde_json::from_str(&listed).map_err(|e| e.to_string())?;
             let pid = listed[0]["pid"].as_u64().ok_or("list names no pid")?;
-            write(&group.0.join("cgroup.procs"), &pid.to_string())?;
+            group.take(pid)?;
         }
     }
     let set = run(apart(ours).arg("set").arg(&disk.node).args(options));

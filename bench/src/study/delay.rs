@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Study b on the device: a write that waits for memory.
 
-use super::device::act::{Fio, Group, Guest};
+use super::device::act::{Counted, Fio, Guest};
 use super::table::Block;
 use super::StudyError;
-use serde_json::json;
 use std::thread;
 use std::time::Duration;
 
@@ -22,8 +21,7 @@ pub fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
         let bytes = |name: &str| space[name].as_u64().unwrap_or(0);
         let left = bytes("limit").saturating_sub(bytes("used")) / 4096;
         fill(format!("--bs=4k --offset=4m --size={}k", 4 * left))?;
-        let group = Group::around("memory", &[&disk])?;
-        let before = (disk.stats()?, group.cpu()?);
+        let counted = Counted::new("memory", &disk)?;
         let write = "--name=b --rw=write --offset=8m --size=4k --number_ios=1";
         let mut fio = Fio::start(&disk.path, write)?;
         // Not before it waits: while fio is loaded, a guest's clock may leap further than that.
@@ -33,13 +31,6 @@ pub fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
         })?;
         thread::sleep(Duration::from_secs(2));
         disk.set("--memory-limit off")?;
-        let fio = fio.end()?;
-        let after = (disk.stats()?, group.cpu()?);
-        Ok(json!({
-            "fio": fio,
-            "before": before.0,
-            "after": after.0,
-            "cpu_us": after.1 - before.1,
-        }))
+        counted.with(&fio.end()?)
     })
 }

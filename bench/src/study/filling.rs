@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Study g: a disk with less memory than it has blocks, filled, exhausted, and brought back; in the simulation and on the
 //! real driver.
+//!
+//! Both give samples of the disk's state ([`Moment`]). From them come the times at which the state changed ([`Phases`]),
+//! the measures, and a picture with one panel for each quantity ([`PANELS`]).
 
 use super::device::act::{Fio, Guest};
 use super::device::raw::Raw;
 use super::device::DevicePart;
-use super::outcome::{fill, show, Axis, Figure, Kind, Measure, Part, Plot, Series, Table};
+use super::draft::{Draft, Drawn};
+use super::outcome::{show, Axis, Kind, Part, Plot, Series};
 use super::sim::{self, Said};
-use super::table::Block;
+use super::table::{Block, StudyFile};
 use super::{Settings, StudyError};
+use crate::table::Table;
 use serde_json::{json, Value};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,12 +23,12 @@ const LIMIT: f64 = 16.0 * MIB;
 const LOAD: &str =
     "--size 32M --memory-limit 16M --no-space-timeout 5 --rw write --bs 64K --rate 40 --zeros 25 \
                     --iodepth 16 --service-time 1ms --duration 30s --verify --sample 10ms";
-/// The script: seconds, event, and its name in the picture.
-const EVENTS: [(f64, &str, &str); 4] = [
-    (17.0, "discard 0,8388608", "8 MiB discarded"),
-    (21.0, "psi on", "PSI: memory is short"),
-    (21.6, "psi off", ""),
-    (27.0, "set memory-limit=off", "limit taken away"),
+/// The script of the simulation: seconds and event.
+const EVENTS: [(f64, &str); 4] = [
+    (17.0, "discard 0,8388608"),
+    (21.0, "psi on"),
+    (21.6, "psi off"),
+    (27.0, "set memory-limit=off"),
 ];
 /// Samples that become one point of the picture.
 const POINT: usize = 25;
@@ -67,7 +72,7 @@ fn mode(name: &str) -> f64 {
 fn moments(said: &Said) -> Vec<Moment> {
     let samples = said.json["samples"].as_array();
     let samples = samples.map_or(&[][..], Vec::as_slice).iter();
-    let number = |sample: &serde_json::Value, name: &str| sample[name].as_f64().unwrap_or(f64::NAN);
+    let number = |sample: &Value, name: &str| sample[name].as_f64().unwrap_or(f64::NAN);
     samples
         .map(|sample| Moment {
             at: number(sample, "t_ns") / 1e9,
@@ -87,122 +92,140 @@ fn first(moments: &[Moment], from: f64, is: impl Fn(&Moment) -> bool) -> f64 {
     found.map_or(f64::NAN, |m| m.at)
 }
 
-/// The panels of the timeline; each point is made of this many samples.
-fn panels(moments: &[Moment], point: usize) -> Vec<(Axis, Series)> {
-    let points: Vec<&[Moment]> = moments.chunks(point.max(1)).collect();
-    let begins = |n: usize| match n {
-        0 => 0.0,
-        n => points[n - 1].last().map_or(0.0, |m| m.at),
-    };
-    let course = |name: &str, of: &dyn Fn(&[Moment], f64) -> f64| {
-        let series = points.iter().enumerate().filter_map(|(n, some)| {
-            let last = some.last()?;
-            Some((last.at, of(some, last.at - begins(n))))
-        });
-        Series {
-            name: name.into(),
-            points: series.collect(),
-        }
-    };
-    let last = |some: &[Moment]| some[some.len() - 1];
-    let panel = |label: &str, series| (Axis::linear(label), series);
-    vec![
-        panel(
-            "memory used and allowed, MiB",
-            course("memory used, MiB", &|some, _| last(some).used / MIB),
-        ),
-        panel(
-            "zeros given back, MiB in all",
-            sums(course("zeros given back, MiB", &|some, _| {
-                some.iter().map(|m| m.zero).sum::<f64>() / MIB
-            })),
-        ),
-        panel("a write gets", course("mode", &|some, _| last(some).mode)),
-        panel(
-            "requests that wait",
-            course("requests that wait", &|some, _| last(some).parked),
-        ),
-        panel(
-            "writes ended well per second",
-            course("writes ended well per second", &|some, time| {
-                some.iter().map(Moment::well).sum::<f64>() / time
-            }),
-        ),
-        panel(
-            "writes ended with NOSPC, in all",
-            sums(course("NOSPC", &|some, _| {
-                some.iter().map(|m| m.no_space).sum()
-            })),
-        ),
-    ]
-}
-
-/// The panel that shows a state, with the names of the states.
-fn bands() -> Vec<(usize, Vec<String>)> {
-    vec![(2, ["memory", "a wait", "NOSPC"].map(str::to_owned).into())]
-}
-
-/// The same, added up.
-fn sums(mut series: Series) -> Series {
-    let mut sum = 0.0;
-    for point in &mut series.points {
-        sum += point.1;
-        point.1 = sum;
-    }
-    series
-}
-
-/// What happened when, as marks and as a table, with the limit until it was raised, in one picture.
-fn figure(
-    [id, title, alt]: [&str; 3],
-    moments: &[Moment],
-    point: usize,
+/// When the state of the disk changed, in seconds from the first write; not a number for what did not happen.
+struct Phases {
+    /// The limit is reached, and pages of zeros are given back.
+    zeros: f64,
+    /// There are none left: writes wait.
+    exhausted: f64,
+    /// They have waited for as long as they may, and fail.
+    failed: f64,
+    /// A part of the disk is discarded.
+    discarded: f64,
+    /// Writes are accepted again.
+    back: f64,
+    /// That memory is used up, too.
+    again: f64,
+    /// The limit is taken away.
     raised: f64,
-    happened: &[(f64, &str)],
-) -> Figure {
-    let mut marks: Vec<(f64, String)> = happened
-        .iter()
-        .map(|&(at, what)| (at, what.into()))
-        .collect();
-    marks.retain(|(at, what)| at.is_finite() && !what.is_empty());
-    marks.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut table = Table::new(&["when, s", "what"]);
-    for (at, what) in &marks {
-        table.row([format!("{at:.2}"), what.clone()]);
+    /// Writes are accepted without a limit.
+    up: f64,
+}
+
+impl Phases {
+    /// Finds them. A disk accepts writes again when one ends well in a mode that is `usable`.
+    fn of(moments: &[Moment], discarded: f64, raised: f64, usable: fn(f64) -> bool) -> Self {
+        let back = first(moments, discarded, |m| m.well() > 0.0 && usable(m.mode));
+        Self {
+            zeros: first(moments, 0.0, |m| m.zero > 0.0),
+            exhausted: first(moments, 0.0, |m| m.mode == 1.0),
+            failed: first(moments, 0.0, |m| m.no_space > 0.0),
+            discarded,
+            back,
+            again: first(moments, back, |m| m.mode == 1.0),
+            raised,
+            up: first(moments, raised, |m| m.well() > 0.0 && m.mode == 0.0),
+        }
     }
-    let limit = Series {
-        name: "limit, MiB".into(),
-        points: vec![(0.0, LIMIT / MIB), (raised, LIMIT / MIB)],
-    };
-    Figure {
-        id: id.into(),
-        title: title.into(),
-        alt: format!(
-            "{alt}: memory used and its limit, zeros given back, what a write can expect, requests that wait, writes per \
-             second, and writes ended with NOSPC."
-        ),
-        plot: Plot::Stack {
+
+    /// Draws what happened when, as marks and as a table. Each point of a panel is made of `point` samples.
+    fn draw(
+        &self,
+        draft: &mut Draft,
+        id: &str,
+        moments: &[Moment],
+        point: usize,
+        more: &[(f64, &str)],
+    ) -> Result<(), StudyError> {
+        let own = [
+            (self.zeros, "limit reached: zeros given back"),
+            (self.exhausted, "exhausted: writes wait"),
+            (self.failed, "patience over: NOSPC"),
+            (self.discarded, "8 MiB discarded"),
+            (self.again, "full again: writes wait"),
+            (self.raised, "limit taken away"),
+        ];
+        let marks = own.iter().chain(more).filter(|mark| mark.0.is_finite());
+        let mut marks: Vec<(f64, String)> = marks.map(|&(at, what)| (at, what.into())).collect();
+        marks.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut table = Table::default();
+        for (at, what) in &marks {
+            table.row(format!("{at:.2}"), [what.clone()]);
+        }
+        let limit = Series {
+            name: "limit, MiB".into(),
+            points: vec![(0.0, LIMIT / MIB), (self.raised, LIMIT / MIB)],
+        };
+        let states = ["memory", "a wait", "NOSPC"].map(str::to_owned);
+        let plot = Plot::Stack {
             x: Axis::linear("time, s"),
             panels: panels(moments, point),
             levels: vec![(0, limit)],
-            bands: bands(),
+            bands: vec![(2, states.into())],
             marks,
-        },
-        table,
+        };
+        draft.figure(id, Drawn::Plot(plot), table)
     }
 }
 
+/// The panels of the picture: the label of the axis, and the name of the course.
+const PANELS: [[&str; 2]; 6] = [
+    ["memory used and allowed, MiB", "memory used, MiB"],
+    ["zeros given back, MiB in all", "zeros given back, MiB"],
+    ["a write gets", "mode"],
+    ["requests that wait", "requests that wait"],
+    [
+        "writes ended well per second",
+        "writes ended well per second",
+    ],
+    ["writes ended with NOSPC, in all", "NOSPC"],
+];
+/// Those that show the sum of all points so far.
+const SUMS: [usize; 2] = [1, 5];
+
+/// What each panel shows of the samples of one point, which took this many seconds.
+fn shown(some: &[Moment], seconds: f64) -> [f64; 6] {
+    let last = some[some.len() - 1];
+    let sum = |of: fn(&Moment) -> f64| some.iter().map(of).sum::<f64>();
+    [
+        last.used / MIB,
+        sum(|m| m.zero) / MIB,
+        last.mode,
+        last.parked,
+        sum(Moment::well) / seconds,
+        sum(|m| m.no_space),
+    ]
+}
+
+fn panels(moments: &[Moment], point: usize) -> Vec<(Axis, Series)> {
+    let empty = |[label, name]: [&str; 2]| {
+        let name = name.to_owned();
+        let points = Vec::new();
+        (Axis::linear(label), Series { name, points })
+    };
+    let mut panels = PANELS.map(empty);
+    let (mut before, mut sums) = (0.0, [0.0; 6]);
+    for some in moments.chunks(point.max(1)) {
+        let at = some[some.len() - 1].at;
+        for (n, value) in shown(some, at - before).into_iter().enumerate() {
+            sums[n] += value;
+            let value = if SUMS.contains(&n) { sums[n] } else { value };
+            panels[n].1.points.push((at, value));
+        }
+        before = at;
+    }
+    panels.into()
+}
+
 /// Runs it.
-pub fn run(_settings: &Settings) -> Result<Vec<Part>, StudyError> {
-    let script = EVENTS
-        .iter()
-        .map(|(at, event, _)| format!(" --at '{}ms:{event}'", at * 1000.0));
-    let script: String = script.collect();
+pub fn run(_settings: &Settings, file: &StudyFile) -> Result<Vec<Part>, StudyError> {
+    let event = |(at, event): &(f64, &str)| format!(" --at '{}ms:{event}'", at * 1000.0);
+    let script: String = EVENTS.iter().map(event).collect();
     let said = sim::run(&format!("{LOAD} --psi 'some 150000 1000000'{script}"))?;
     if let Some(error) = said.error {
         return Err(StudyError::Refused(format!("ublk-ramdisk sim: {error}")));
     }
-    Ok(vec![part(&said, &moments(&said))])
+    Ok(vec![part(file, &said, &moments(&said))?])
 }
 
 /// The longest stretch of samples from a time on, in which requests wait.
@@ -216,104 +239,66 @@ fn longest_wait(moments: &[Moment], from: f64, to: f64) -> f64 {
         .fold(0.0, f64::max)
 }
 
-fn part(said: &Said, moments: &[Moment]) -> Part {
-    let [discard, psi, _, raised] = EVENTS.map(|e| e.0);
-    let zeros = first(moments, 0.0, |m| m.zero > 0.0);
-    let exhausted = first(moments, 0.0, |m| m.mode == 1.0);
-    let failed = first(moments, 0.0, |m| m.no_space > 0.0);
-    let back = first(moments, discard, |m| m.well() > 0.0 && m.mode != 2.0);
-    let again = first(moments, back, |m| m.mode == 1.0);
-    let up = first(moments, raised, |m| m.well() > 0.0 && m.mode == 0.0);
+fn part(file: &StudyFile, said: &Said, moments: &[Moment]) -> Result<Part, StudyError> {
+    let mut draft = Draft::new(file, "virtual-time", Kind::Deterministic)?;
+    let [discarded, psi, _, raised] = EVENTS.map(|e| e.0);
+    let phases = Phases::of(moments, discarded, raised, |mode| mode != 2.0);
+    let exhausted = phases.exhausted;
     let until = |to: f64, of: fn(&Moment) -> f64| moments.iter().filter(move |m| m.at < to).map(of);
     let most = |to: f64, of: fn(&Moment) -> f64| until(to, of).fold(0.0, f64::max);
     let sum = |to: f64, of: fn(&Moment) -> f64| until(to, of).fold(0.0, |sum, value| sum + value);
     let errors = said.json["errors"].as_object().into_iter().flatten();
-    let others = errors
-        .filter(|(name, _)| *name != "NOSPC")
-        .filter_map(|(_, n)| n.as_f64());
-    let measures = [
-        (
-            "most memory used, of the limit",
-            most(raised, |m| m.used) / LIMIT,
-            "",
-        ),
-        ("first zeros given back", zeros, "s"),
-        (
-            "zeros given back before it is exhausted",
-            sum(exhausted + 1e-6, |m| m.zero) / MIB,
-            "MiB",
-        ),
+    let others = errors.filter(|(name, _)| *name != "NOSPC");
+    let others = others.filter_map(|(_, n)| n.as_f64());
+    let others = others.fold(0.0, |sum, n| sum + n);
+    let most_used = most(raised, |m| m.used) / LIMIT;
+    let given = sum(exhausted + 1e-6, |m| m.zero) / MIB;
+    let too_early = sum(exhausted + 4.9, |m| m.no_space);
+    let used = moments.last().map_or(f64::NAN, |m| m.used) / LIMIT;
+    for (name, value, unit) in [
+        ("most memory used, of the limit", most_used, ""),
+        ("first zeros given back", phases.zeros, "s"),
+        ("zeros given back before it is exhausted", given, "MiB"),
         ("exhausted for the first time", exhausted, "s"),
         (
             "writes wait, from exhausted to the first NOSPC",
-            failed - exhausted,
+            phases.failed - exhausted,
             "s",
         ),
         ("most requests that wait", most(31.0, |m| m.parked), ""),
         (
             "writes ended with NOSPC while waiting was allowed",
-            sum(exhausted + 4.9, |m| m.no_space),
+            too_early,
             "",
         ),
         (
             "from NOSPC to accepted writes after the discard",
-            back - discard,
+            phases.back - discarded,
             "s",
         ),
-        (
-            "requests that failed, but not with NOSPC",
-            others.fold(0.0, |sum, n| sum + n),
-            "",
-        ),
+        ("requests that failed, but not with NOSPC", others, ""),
         (
             "PSI: longest wait",
             longest_wait(moments, psi, psi + 2.0),
             "s",
         ),
         ("refused by PSI", said.at("refused_by.psi"), ""),
-        ("from the raised limit to accepted writes", up - raised, "s"),
-        ("blocks that read back wrong", said.at("verify.failed"), ""),
         (
-            "memory used at the end, of the limit",
-            moments.last().map_or(f64::NAN, |m| m.used) / LIMIT,
-            "",
+            "from the raised limit to accepted writes",
+            phases.up - raised,
+            "s",
         ),
-    ];
-    let measures = measures.map(|(name, value, unit)| Measure::new(name, value, unit));
-    let mut happened = vec![
-        (zeros, "limit reached: zeros given back"),
-        (exhausted, "exhausted: writes wait"),
-        (failed, "patience over: NOSPC"),
-        (again, "full again: writes wait"),
-    ];
-    happened.extend(EVENTS.map(|(at, _, name)| (at, name)));
-    let figure = figure(
-        [
-            "filling",
-            "A disk of 32 MiB with 16 MiB of memory: full, waiting, failing, and back",
-            "Timeline of thirty seconds",
-        ],
-        moments,
-        POINT,
-        raised,
-        &happened,
-    );
-    Part {
-        kind: Kind::Deterministic,
-        finding: fill(
-            "Filled at 2.5 MiB/s, a fourth of it zeros, a disk that may use half its size reaches the limit after \
-             {first zeros given back} s and lives on zeros ({zeros given back before it is exhausted} MiB) until \
-             {exhausted for the first time} s; then writes wait {writes wait, from exhausted to the first NOSPC} s and fail. \
-             {from NOSPC to accepted writes after the discard} s after a discard of 8 MiB they are accepted again, without \
-             a word to the disk.",
-            &measures,
-        ),
-        measures: measures.into(),
-        figures: vec![figure],
+        ("blocks that read back wrong", said.at("verify.failed"), ""),
+        ("memory used at the end, of the limit", used, ""),
+    ] {
+        draft.measure(name, value, unit);
     }
+    let psi = [(psi, "PSI: memory is short")];
+    phases.draw(&mut draft, "filling", moments, POINT, &psi)?;
+    Ok(draft.part())
 }
 
-/// Seconds from the first write.
+/// When the script on the device discards, takes the limit away, and ends: seconds from the first write.
 const DISCARD: u64 = 17;
 const RAISED: u64 = 24;
 const END: u64 = 28;
@@ -398,7 +383,8 @@ fn soon(seconds: f64) -> String {
     }
 }
 
-fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
+fn read(raw: &Raw, file: &StudyFile, kind: Kind) -> Result<Part, StudyError> {
+    let mut draft = Draft::new(file, "device", kind)?;
     let found = raw.get("filling")?;
     let samples = found.0["samples"].as_array();
     let moments = steps(samples.map_or(&[][..], Vec::as_slice));
@@ -409,70 +395,36 @@ fn read(raw: &Raw, kind: Kind) -> Result<Part, StudyError> {
         at.map_or(f64::NAN, |ns| ns / 1e9)
     };
     let [discarded, raised] = ["discard", "raise"].map(step);
-    let zeros = first(&moments, 0.0, |m| m.zero > 0.0);
-    let exhausted = first(&moments, 0.0, |m| m.mode == 1.0);
-    let failed = first(&moments, 0.0, |m| m.no_space > 0.0);
-    let back = first(&moments, discarded, |m| m.well() > 0.0 && m.mode == 0.0);
-    let again = first(&moments, back, |m| m.mode == 1.0);
-    let up = first(&moments, raised, |m| m.well() > 0.0 && m.mode == 0.0);
-    let most = moments
-        .iter()
-        .filter(|m| m.at < raised)
-        .map(|m| m.used)
-        .fold(0.0, f64::max);
+    let phases = Phases::of(&moments, discarded, raised, |mode| mode == 0.0);
+    let limited = moments.iter().filter(|m| m.at < raised);
+    let most = limited.map(|m| m.used).fold(0.0, f64::max);
     let errors: f64 = found.jobs().iter().map(|job| job.errors()).sum();
     let given: f64 = moments.iter().map(|m| m.zero).sum::<f64>() / MIB;
     let no_space: f64 = moments.iter().map(|m| m.no_space).sum();
-    let measures = [
+    let patience = phases.failed - phases.exhausted;
+    let (freed, up) = (phases.back - discarded, phases.up - raised);
+    for (name, value, unit) in [
         ("most memory used, of the limit", most / LIMIT, ""),
-        ("first zeros given back", zeros, "s"),
-        ("exhausted for the first time", exhausted, "s"),
+        ("first zeros given back", phases.zeros, "s"),
+        ("exhausted for the first time", phases.exhausted, "s"),
         (
             "writes wait, from exhausted to the first NOSPC",
-            failed - exhausted,
+            patience,
             "s",
         ),
-        ("from the discard to accepted writes", back - discarded, "s"),
-        ("from the raised limit to accepted writes", up - raised, "s"),
+        ("from the discard to accepted writes", freed, "s"),
+        ("from the raised limit to accepted writes", up, "s"),
         (
             "failed writes, fio's count over ours",
             errors / no_space,
             "",
         ),
         ("zeros given back", given, "MiB"),
-    ];
-    let measures =
-        measures.map(|(name, value, unit)| Measure::new(format!("device: {name}"), value, unit));
-    let figure = figure(
-        [
-            "device-filling",
-            "Real driver: a disk of 32 MiB with 16 MiB of memory, filled by fio",
-            "Timeline of the disk on the device",
-        ],
-        &moments,
-        1,
-        raised,
-        &[
-            (zeros, "limit reached: zeros given back"),
-            (exhausted, "exhausted: writes wait"),
-            (failed, "patience over: NOSPC"),
-            (discarded, "8 MiB discarded"),
-            (again, "full again: writes wait"),
-            (raised, "limit taken away"),
-        ],
-    );
-    Ok(Part {
-        kind,
-        finding: format!(
-            "On the real driver: the limit after {} s, exhausted after {} s, NOSPC {} s later; after the discard of 8 MiB \
-             writes are accepted {}, and so they are when the limit is gone: {}.",
-            show(zeros),
-            show(exhausted),
-            show(failed - exhausted),
-            soon(back - discarded),
-            soon(up - raised),
-        ),
-        measures: measures.into(),
-        figures: vec![figure],
-    })
+    ] {
+        draft.measure(format!("device: {name}"), value, unit);
+    }
+    phases.draw(&mut draft, "device-filling", &moments, 1, &[])?;
+    draft.word("freed", &soon(freed));
+    draft.word("up", &soon(up));
+    Ok(draft.part())
 }

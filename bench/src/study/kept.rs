@@ -6,10 +6,9 @@ use super::outcome::{Figure, Part, Plot};
 use super::prediction::{Prediction, Verdict};
 use super::text::Plan;
 use super::{Study, ALL};
-use crate::run::{Pair, RunError};
+use crate::files::{at, read_json, write_whole, FileError, Pair};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The result of one study with the setting it was found in.
@@ -42,41 +41,27 @@ fn path(folder: &Path, id: &str, bed: Bed) -> PathBuf {
     })
 }
 
-fn write(path: PathBuf, text: &str) -> Result<(), RunError> {
-    // By way of another name, so that an interrupted run leaves no half file.
-    let part = path.with_extension("part");
-    let done = fs::write(&part, text).and_then(|()| fs::rename(&part, &path));
-    done.map_err(|source| RunError::Io { path, source })
-}
-
 impl Kept {
     /// Reads the result of a study on one bed, if there is one.
-    pub fn load(folder: &Path, id: &str, bed: Bed) -> Result<Option<Self>, RunError> {
+    pub fn load(folder: &Path, id: &str, bed: Bed) -> Result<Option<Self>, FileError> {
         let path = path(folder, id, bed);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(RunError::Io { path, source }),
-        };
-        let kept = serde_json::from_str(&text);
-        kept.map(Some)
-            .map_err(|source| RunError::Json { path, source })
+        match path.exists() {
+            true => read_json(&path).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Writes it.
-    pub fn keep(&self, folder: &Path, bed: Bed) -> Result<(), RunError> {
+    pub fn keep(&self, folder: &Path, bed: Bed) -> Result<(), FileError> {
         let path = path(folder, &self.id, bed);
-        let text = serde_json::to_string(self).map_err(|source| RunError::Json {
-            path: path.clone(),
-            source,
-        })?;
-        write(path, &(text + "\n"))
+        let text = serde_json::to_string(self).map_err(at(&path))?;
+        write_whole(&path, &(text + "\n"))
     }
 }
 
 /// Everything there is of a run, in the order of the report: of each study, what was found on all beds together, and
 /// what was not run.
-pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, RunError> {
+pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, FileError> {
     let mut all = Vec::new();
     for study in &ALL {
         let mut whole: Option<Kept> = None;
@@ -165,7 +150,7 @@ impl Kept {
 }
 
 /// Predictions and how they came out, one object per line, as `predictions.json`.
-pub fn keep_predictions(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), RunError> {
+pub fn keep_predictions(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), FileError> {
     let mut lines = Vec::new();
     for (plan, kept) in all {
         for prediction in &plan.predictions {
@@ -185,14 +170,12 @@ pub fn keep_predictions(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), RunE
             lines.push(line.to_string());
         }
     }
-    write(
-        folder.join("predictions.json"),
-        &format!("[\n{}\n]\n", lines.join(",\n")),
-    )
+    let text = format!("[\n{}\n]\n", lines.join(",\n"));
+    write_whole(&folder.join("predictions.json"), &text)
 }
 
 /// All samples of all figures as `samples.csv`: study, figure, series, x, y.
-pub fn keep_csv(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), RunError> {
+pub fn keep_csv(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), FileError> {
     let mut text = String::from("study,figure,series,x,y\n");
     for (_, kept) in all {
         for figure in kept.parts.iter().flat_map(|p| &p.figures) {
@@ -202,7 +185,7 @@ pub fn keep_csv(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), RunError> {
             }
         }
     }
-    write(folder.join("samples.csv"), &text)
+    write_whole(&folder.join("samples.csv"), &text)
 }
 
 /// The samples of a figure. A timeline gives the beginning and end of each span, a set of samples their number and
@@ -259,6 +242,7 @@ fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Scratch;
     use crate::study::outcome::Kind;
 
     fn kept(id: &str, kind: Kind, absent: Option<&str>) -> Kept {
@@ -284,18 +268,15 @@ mod tests {
 
     #[test]
     fn the_beds_of_a_study_come_together_and_what_was_not_run_is_named() {
-        let folder = std::env::temp_dir().join(format!("study-kept-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let keep = |kept: Kept, bed| kept.keep(&folder, bed).unwrap();
+        let folder = Scratch::new("study-kept").unwrap();
+        let keep = |kept: Kept, bed| kept.keep(&folder.0, bed).unwrap();
         keep(kept("a", Kind::Deterministic, None), Bed::InProcess);
         keep(kept("a", Kind::Counted, None), Bed::Icount);
         keep(kept("c", Kind::Deterministic, None), Bed::InProcess);
         keep(kept("d", Kind::Measured, None), Bed::InProcess);
         keep(kept("d", Kind::Counted, Some("no guest")), Bed::Icount);
         keep(kept("e", Kind::Measured, None), Bed::InProcess);
-        let all = load_all(&folder);
-        fs::remove_dir_all(&folder).unwrap();
-        let all = all.unwrap();
+        let all = load_all(&folder.0).unwrap();
         let of = |id: &str| &all.iter().find(|(study, _)| study.id == id).unwrap().1;
         assert_eq!((of("a").parts.len(), of("a").not_run.len()), (2, 0));
         assert_eq!(of("a").beds, ["in-process", "icount"]);

@@ -20,6 +20,8 @@ pub mod reading;
 
 pub mod table;
 
+pub mod draft;
+
 pub mod sim;
 
 pub mod hogs;
@@ -40,6 +42,7 @@ pub mod kept;
 
 pub mod headline;
 
+use crate::files::FileError;
 use device::act::Guest;
 use device::raw::Raw;
 use device::{Bed, DevicePart};
@@ -89,13 +92,16 @@ pub enum StudyError {
     /// An item was not taken.
     #[error("an item was refused: {0}")]
     Refused(String),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A program or file that the study needs is missing.
     #[error("{0}")]
     Lacking(String),
 }
 
-/// Runs parts of a study that are not in its table.
-type Own = fn(&Settings) -> Result<Vec<Part>, StudyError>;
+/// Runs parts of a study that are code; their texts are in the study's table.
+type Own = fn(&Settings, &StudyFile) -> Result<Vec<Part>, StudyError>;
 
 /// One study.
 pub struct Study {
@@ -170,11 +176,12 @@ impl Study {
     /// Runs the parts in process.
     pub fn run(&self, settings: &Settings) -> Result<Vec<Part>, StudyError> {
         let mut parts = Vec::new();
-        if let Some(spec) = self.table()?.process {
+        let file = self.table()?;
+        if let Some(spec) = &file.process {
             parts.push(spec.part(Kind::Deterministic, settings, sim::read)?);
         }
         if let Some(own) = self.own {
-            parts.extend(own(settings)?);
+            parts.extend(own(settings, &file)?);
         }
         Ok(parts)
     }
@@ -198,7 +205,7 @@ impl Study {
             read: Some(read), ..
         }) = self.device
         {
-            return read(raw, bed.kind());
+            return read(raw, &self.table()?, bed.kind());
         }
         let Some(spec) = self.table()?.device else {
             return Err(StudyError::Lacking(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a study found: measures to decide predictions by, and figures with all their samples.
 
+use crate::table::Table;
 use serde::{Deserialize, Serialize};
 
 /// How far a part's figures repeat.
@@ -159,6 +160,14 @@ impl Axis {
             log: true,
         }
     }
+
+    /// An axis as a study's table has it: its label, and `log` if it goes by decades.
+    pub fn of_words(words: &[String]) -> Self {
+        Self {
+            label: words.first().cloned().unwrap_or_default(),
+            log: words.get(1).is_some_and(|word| word == "log"),
+        }
+    }
 }
 
 /// A named series of points.
@@ -168,6 +177,18 @@ pub struct Series {
     pub name: String,
     /// x and y.
     pub points: Vec<(f64, f64)>,
+}
+
+/// Adds a point to the series of this name, which is made if there is none.
+pub fn add_point(all: &mut Vec<Series>, name: impl Into<String>, point: (f64, f64)) {
+    let name = name.into();
+    match all.iter_mut().find(|series| series.name == name) {
+        Some(series) => series.points.push(point),
+        None => all.push(Series {
+            name,
+            points: vec![point],
+        }),
+    }
 }
 
 /// A named set of samples.
@@ -271,46 +292,6 @@ pub enum Plot {
     },
 }
 
-/// Figures in rows; the first column names.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Table {
-    /// The head of each column.
-    pub head: Vec<String>,
-    /// The rows.
-    pub rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table with this head.
-    pub fn new(head: &[&str]) -> Self {
-        Self {
-            head: head.iter().map(|&h| h.to_owned()).collect(),
-            rows: Vec::new(),
-        }
-    }
-
-    /// Adds a row.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
-    }
-}
-
-/// The value below which the share `q` (0 to 1) of the sorted values lies; the nearest one there is.
-pub fn quantile(sorted: &[f64], q: f64) -> f64 {
-    if sorted.is_empty() {
-        return f64::NAN;
-    }
-    let rank = (q * sorted.len() as f64).ceil() as usize;
-    sorted[rank.clamp(1, sorted.len()) - 1]
-}
-
-/// In rising order.
-pub fn sorted(values: &[f64]) -> Vec<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted
-}
-
 /// A figure for a table: three significant digits, no exponent.
 pub fn show(value: f64) -> String {
     if !value.is_finite() {
@@ -332,15 +313,6 @@ pub fn show(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_values_that_occur() {
-        let values = sorted(&[3.0, 1.0, 2.0, 4.0]);
-        assert_eq!(quantile(&values, 0.5), 2.0);
-        assert_eq!(quantile(&values, 0.99), 4.0);
-        assert_eq!(quantile(&values, 0.0), 1.0);
-        assert!(quantile(&[], 0.5).is_nan());
-    }
 
     #[test]
     fn a_measure_of_what_did_not_happen_is_kept_as_such() {

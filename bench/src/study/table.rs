@@ -4,11 +4,15 @@
 //! Texts of a table may name the words of a case. `{0}` is the first one; of a word `NAME|VALUE|MORE`, `{0}` is the name,
 //! `{0+}` the value, and `{0++}` what is more. `{n}` is the number of requests, which is smaller in a quick run.
 
+use super::draft::Texts;
 use super::headline::Headline;
-use super::outcome::{fill, show, Axis, Figure, Kind, Measure, Part, Plot, Samples, Series, Table};
+use super::outcome::{add_point, fill, show, Axis, Figure, Kind, Measure};
+use super::outcome::{Part, Plot, Samples, Series};
 use super::reading::Reading;
 use super::{Settings, StudyError};
+use crate::table::Table;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// The file of a study.
 #[derive(Debug, Deserialize)]
@@ -20,6 +24,9 @@ pub struct StudyFile {
     pub process: Option<Spec>,
     /// The part on the device.
     pub device: Option<Spec>,
+    /// The texts of the parts that are code, by name.
+    #[serde(default)]
+    pub own: BTreeMap<String, Texts>,
 }
 
 /// Cases that differ in one or more words, and what is measured of each.
@@ -301,15 +308,11 @@ impl Picture {
         if let Some((n, name)) = &self.shares {
             return shares(&blocks[*n], name);
         }
-        let axis = |words: &[String]| Axis {
-            label: words.first().cloned().unwrap_or_default(),
-            log: words.get(1).is_some_and(|word| word == "log"),
-        };
         let curves = self.curves.iter();
         let series = curves.flat_map(|(n, name, x, y)| series(&blocks[*n], name, x, y));
         Plot::Lines {
-            x: axis(&self.x),
-            y: axis(&self.y),
+            x: Axis::of_words(&self.x),
+            y: Axis::of_words(&self.y),
             series: series.collect(),
             dots: false,
         }
@@ -339,15 +342,8 @@ impl Picture {
 fn series(cases: &[Case], name: &str, x: &str, y: &str) -> Vec<Series> {
     let mut all: Vec<Series> = Vec::new();
     for case in cases {
-        let name = case.named(name);
         let point = (case.quantity(x), case.quantity(y));
-        match all.iter_mut().find(|series| series.name == name) {
-            Some(series) => series.points.push(point),
-            None => all.push(Series {
-                name,
-                points: vec![point],
-            }),
-        }
+        add_point(&mut all, case.named(name), point);
     }
     for series in &mut all {
         series.points.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Delayed work: what arming a timer costs, and how late it fires. Ours alone.
 
-use super::quantiles::Times;
+use super::nanoseconds_since;
+use crate::stats::quantiles;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -76,12 +77,9 @@ impl WorkItem for Later {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        this.ran.store(since(this.origin), Ordering::Release);
+        this.ran
+            .store(nanoseconds_since(this.origin), Ordering::Release);
     }
-}
-
-fn since(origin: Instant) -> u64 {
-    u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// One sample.
@@ -101,7 +99,7 @@ pub fn sample(runtime: &Runtime, shape: Shape) -> Outcome {
     let arm_ns = arm(&queue, shape, &items);
     thread::sleep(shape.after + shape.within);
     let mut early = 0;
-    let mut late = Times::default();
+    let mut late = Vec::new();
     for (n, item) in (0..).zip(&items) {
         while item.ran.load(Ordering::Acquire) == NOT_YET {
             thread::sleep(Duration::from_millis(1));
@@ -111,14 +109,14 @@ pub fn sample(runtime: &Runtime, shape: Shape) -> Outcome {
         let ran = item.ran.load(Ordering::Relaxed);
         // The time before the arming is a lower limit, so a start before it is certainly early.
         match ran.checked_sub(armed + delay) {
-            Some(ns) => late.add(ns),
+            Some(ns) => late.push(ns as f64 / 1e6),
             None => early += 1,
         }
     }
     Outcome {
         arm_ns,
         early: f64::from(early),
-        late_ms: late.p50_p99(Duration::from_millis(1)),
+        late_ms: quantiles(&late, [0.5, 0.99]),
     }
 }
 
@@ -128,27 +126,25 @@ pub fn control(shape: Shape) -> [f64; 2] {
     let mut dues: Vec<Duration> = (0..shape.timers).map(|n| shape.delay(n)).collect();
     dues.sort();
     let origin = Instant::now();
-    let mut late = Times::default();
-    for due in dues {
+    let late = dues.into_iter().map(|due| {
         thread::sleep(due.saturating_sub(origin.elapsed()));
-        let over = origin.elapsed().saturating_sub(due);
-        late.add(u64::try_from(over.as_nanos()).unwrap_or(u64::MAX));
-    }
-    late.p50_p99(Duration::from_millis(1))
+        origin.elapsed().saturating_sub(due).as_secs_f64() * 1e3
+    });
+    quantiles(&late.collect::<Vec<_>>(), [0.5, 0.99])
 }
 
 /// Arms all; what reading the clock for each costs is measured and taken off.
 fn arm(queue: &Queue, shape: Shape, items: &[Arc<Later>]) -> f64 {
     let begun = Instant::now();
     for (n, item) in (0..).zip(items) {
-        let _first = item.armed.set(since(item.origin));
+        let _first = item.armed.set(nanoseconds_since(item.origin));
         let armed = queue.enqueue_delayed(shape.delay(n), item.clone());
         assert!(armed.is_ok(), "the queue takes items");
     }
     let all = begun.elapsed();
     let begun = Instant::now();
     for item in items {
-        std::hint::black_box(since(item.origin));
+        std::hint::black_box(nanoseconds_since(item.origin));
     }
     let clocks = begun.elapsed();
     all.saturating_sub(clocks).as_nanos() as f64 / items.len() as f64

@@ -5,13 +5,14 @@
 //! 10 and burns 5; w1 and w2 burn 5 and sleep 10. To the millisecond, on a virtual clock, they are
 //! in the crate's tests; here they are timed for real.
 
+use crate::study::job::Job;
 use std::fs;
 use std::hint;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use workqueue::legacy::{self, Machine};
-use workqueue::{blocking, impl_has_work, Flags, Runtime, Work, WorkItem};
+use workqueue::{blocking, Flags, Runtime};
 
 const STEP: Duration = Duration::from_millis(5);
 const NAMES: [&str; 3] = ["w0", "w1", "w2"];
@@ -77,24 +78,6 @@ fn after_the_first(starts: &Starts) -> [f64; 2] {
     [w1, w2].map(|start| start.duration_since(w0).as_secs_f64() * 1e3)
 }
 
-struct Item {
-    work: Work<Item>,
-    number: usize,
-    starts: Starts,
-}
-
-impl_has_work! {
-    impl HasWork<Self> for Item { self.work }
-}
-
-impl WorkItem for Item {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        body(&this.starts, this.number);
-    }
-}
-
 /// The three items on one of our per-CPU queues.
 pub fn starts_of_ours(runtime: &Runtime) -> [f64; 2] {
     let queue = runtime.queue("bench").flags(Flags::PERCPU).build();
@@ -102,12 +85,9 @@ pub fn starts_of_ours(runtime: &Runtime) -> [f64; 2] {
     let cpu = runtime.online_cpus().lowest().unwrap_or(0);
     let starts = Starts::default();
     for (number, name) in NAMES.into_iter().enumerate() {
-        let item = Item {
-            work: Work::new(name),
-            number,
-            starts: starts.clone(),
-        };
-        let queued = queue.enqueue_on(cpu, Arc::new(item));
+        let own = starts.clone();
+        let item = Job::new(name, move || body(&own, number));
+        let queued = queue.enqueue_on(cpu, item);
         assert!(queued.is_ok(), "the queue takes items");
     }
     queue.flush().expect("not called from a run");

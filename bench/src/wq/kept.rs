@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is kept of a run: the setting and every sample.
 
-use crate::run::{Pair, RunError};
+use crate::files::{read_json, write_json, FileError, Pair};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 /// The samples of a contender, in the order of the rounds.
@@ -37,41 +36,20 @@ impl Kept {
     }
 
     /// Reads `samples.json`.
-    pub fn load(folder: &Path) -> Result<Self, RunError> {
-        let path = folder.join("samples.json");
-        let text = fs::read_to_string(&path).map_err(|source| RunError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        serde_json::from_str(&text).map_err(|source| RunError::Json { path, source })
+    pub fn load(folder: &Path) -> Result<Self, FileError> {
+        read_json(&folder.join("samples.json"))
     }
 
     /// Writes it, a line per series.
-    pub fn keep(&self, folder: &Path) -> Result<(), RunError> {
-        let path = folder.join("samples.json");
-        let json = |source| RunError::Json {
-            path: path.clone(),
-            source,
-        };
-        let mut cases = Vec::new();
-        for (case, series) in &self.samples {
-            let mut lines = Vec::new();
-            for (contender, samples) in series {
-                let samples = serde_json::to_string(samples).map_err(json)?;
-                lines.push(format!("  {contender:?}: {samples}"));
-            }
-            cases.push(format!("{case:?}: {{\n{}\n}}", lines.join(",\n")));
-        }
-        let setting = serde_json::to_string(&self.setting).map_err(json)?;
-        let cases = cases.join(",\n");
-        let text = format!("{{\n\"setting\": {setting},\n\"samples\": {{\n{cases}\n}}}}\n");
-        fs::write(&path, text).map_err(|source| RunError::Io { path, source })
+    pub fn keep(&self, folder: &Path) -> Result<(), FileError> {
+        write_json(&folder.join("samples.json"), self)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Scratch;
 
     #[test]
     fn what_is_kept_can_be_read_again() {
@@ -83,12 +61,11 @@ mod tests {
             kept.add("spawn", "ours", sample);
             kept.add("wake", "theirs", sample);
         }
-        let folder = std::env::temp_dir().join(format!("bench-kept-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        kept.keep(&folder).unwrap();
-        let again = Kept::load(&folder);
-        fs::remove_dir_all(&folder).unwrap();
-        let again = again.unwrap();
+        let folder = Scratch::new("bench-kept").unwrap();
+        kept.keep(&folder.0).unwrap();
+        let text = std::fs::read_to_string(folder.0.join("samples.json")).unwrap();
+        assert_eq!(text.matches('\n').count(), 11, "a line per series: {text}");
+        let again = Kept::load(&folder.0).unwrap();
         assert_eq!(again.samples, kept.samples);
         assert_eq!(again.setting, kept.setting);
         assert_eq!(again.series("spawn", "ours"), [1.0, 2.5, 3.125]);

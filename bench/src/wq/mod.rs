@@ -9,8 +9,6 @@ pub mod contender;
 
 pub mod countdown;
 
-pub mod quantiles;
-
 pub mod throughput;
 
 pub mod wake;
@@ -24,3 +22,10 @@ pub mod memory;
 pub mod kept;
 
 pub mod tables;
+
+use std::time::Instant;
+
+/// The clock of all cases: nanoseconds since an instant that the case has chosen.
+fn nanoseconds_since(origin: Instant) -> u64 {
+    u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}

@@ -3,9 +3,11 @@
 //!
 //! They judge, but a slow figure is not a failure: the reader decides.
 
-use super::contender::{legacy, rayon, OURS, RIVALS};
+use super::contender::ours::{LEGACY, OURS};
+use super::contender::rivals::{RAYON, RIVALS};
 use super::kept::Kept;
-use crate::table::{median, spread, Table};
+use crate::stats::{median, spread};
+use crate::table::Table;
 use std::fmt::Write;
 
 /// What a case is held against.
@@ -87,7 +89,7 @@ const CASES: [Case; 13] = [
     case(SPAWN_4, "ns per item", Against::Best, 0.5),
     case(WAKE_50, "us", Against::Best, 1.0),
     case(WAKE_99, "us", Against::Best, 1.0),
-    case(BLOCKED, "ns per item", Against::One(rayon::NAME), 0.2),
+    case(BLOCKED, "ns per item", Against::One(RAYON), 0.2),
     case(ARM, "ns per timer", Against::Limit(300.0), 1.0),
     case(EARLY, "timers", Against::Limit(0.0), 1.0),
     case(LATE_50, "ms", Against::One(CONTROL), f64::INFINITY),
@@ -95,9 +97,9 @@ const CASES: [Case; 13] = [
     // No target.
     case(LATE_MILLION, "ms", Against::Limit(f64::INFINITY), 1.0),
     // What the design is for.
-    case(THREADS, "", Against::One(legacy::NAME), f64::INFINITY),
-    case(START_1, "ms", Against::One(legacy::NAME), f64::INFINITY),
-    case(START_2, "ms", Against::One(legacy::NAME), f64::INFINITY),
+    case(THREADS, "", Against::One(LEGACY), f64::INFINITY),
+    case(START_1, "ms", Against::One(LEGACY), f64::INFINITY),
+    case(START_2, "ms", Against::One(LEGACY), f64::INFINITY),
 ];
 
 /// Everything that there is to say about a run.
@@ -111,10 +113,10 @@ pub fn tables(kept: &Kept) -> String {
         print(kept, case, &mut out);
     }
     if let Some(bytes) = kept.samples.get(BYTES) {
-        let mut table = Table::new(BYTES, &["each"]);
+        let mut table = Table::new(&[BYTES, "each"]);
         for (what, samples) in bytes {
             let cell = median(samples).map(|bytes| format!("{bytes:.1}"));
-            table.row(what, std::iter::once(cell));
+            table.row_with_gaps(what, [cell]);
         }
         table.print(&mut out);
     }
@@ -148,8 +150,8 @@ fn print(kept: &Kept, case: &Case, out: &mut String) {
         no_target if no_target.is_infinite() => "no target".to_owned(),
         at_most => format!("at most {at_most}"),
     };
-    let mut table = Table::new(&title, &["median", "spread %", &against, &target]);
-    let all = OURS.into_iter().chain([legacy::NAME]);
+    let mut table = Table::new(&[&*title, "median", "spread %", &against, &target]);
+    let all = OURS.into_iter().chain([LEGACY]);
     for name in all.chain(RIVALS).chain([CONTROL]) {
         let series = kept.series(case.key, name);
         let Some(own) = median(series) else {
@@ -169,7 +171,7 @@ fn print(kept: &Kept, case: &Case, out: &mut String) {
             ratio.map(|ratio| format!("{ratio:.2}")),
             verdict.map(str::to_owned),
         ];
-        table.row(name, cells.into_iter());
+        table.row_with_gaps(name, cells);
     }
     table.print(out);
 }

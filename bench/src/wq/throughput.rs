@@ -68,7 +68,7 @@ impl Bodies {
     }
 
     /// One sample: nanoseconds per item.
-    pub fn sample(&self, shape: Shape, contender: &dyn Contender) -> f64 {
+    pub fn sample(&self, shape: Shape, contender: &Contender) -> f64 {
         let begin = Barrier::new(shape.producers + 1);
         let begun = thread::scope(|scope| {
             for (done, body) in &self.0 {
@@ -78,7 +78,7 @@ impl Bodies {
                     begin.wait();
                     for _ in 0..shape.bursts {
                         done.expect(shape.burst);
-                        load.submit();
+                        load();
                         done.wait();
                     }
                 });

@@ -3,7 +3,8 @@
 
 use super::contender::{Body, Contender};
 use super::countdown::Countdown;
-use super::quantiles::Times;
+use super::nanoseconds_since;
+use crate::stats::quantiles;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ impl Default for Probe {
         let started: &'static AtomicU64 = Box::leak(Box::default());
         let done: &'static Countdown = Box::leak(Box::default());
         let body = Box::leak(Box::new(move |_| {
-            started.store(since(origin), Ordering::Relaxed);
+            started.store(nanoseconds_since(origin), Ordering::Relaxed);
             done.one();
         }));
         Self {
@@ -41,26 +42,22 @@ impl Default for Probe {
     }
 }
 
-fn since(origin: Instant) -> u64 {
-    u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
 impl Probe {
     /// One sample: p50 and p99 in microseconds.
-    pub fn sample(&self, contender: &dyn Contender) -> [f64; 2] {
+    pub fn sample(&self, contender: &Contender) -> [f64; 2] {
         let mut load = contender.load(1, self.body);
-        let mut latencies = Times::default();
-        for _ in 0..TIMES {
+        let latency = |_| {
             thread::sleep(PAUSE);
             self.done.expect(1);
-            let submitted = since(self.origin);
-            load.submit();
+            let submitted = nanoseconds_since(self.origin);
+            load();
             self.done.wait();
             let started = self.started.load(Ordering::Relaxed);
             // Both from one clock, so a start before its submission is a fault of this program.
             let latency = started.checked_sub(submitted);
-            latencies.add(latency.expect("an item starts after it was submitted"));
-        }
-        latencies.p50_p99(Duration::from_micros(1))
+            latency.expect("an item starts after it was submitted") as f64 / 1e3
+        };
+        let latencies: Vec<f64> = (0..TIMES).map(latency).collect();
+        quantiles(&latencies, [0.5, 0.99])
     }
 }

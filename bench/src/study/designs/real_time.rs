@@ -2,11 +2,13 @@
 //! The throughput with one item of ten asleep, on this machine's clock, with the sleep declared and with the sleep found
 //! out by the sampler.
 
+use crate::stats::quantiles;
+use crate::study::draft::{Draft, Drawn};
 use crate::study::job::{Body, Job};
-use crate::study::outcome::{
-    quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Samples, Table,
-};
+use crate::study::outcome::{show, Kind, Part, Samples};
+use crate::study::table::StudyFile;
 use crate::study::{Settings, StudyError};
+use crate::table::Table;
 use std::fmt::Display;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -58,7 +60,7 @@ fn round(
 }
 
 /// The contenders in turn, a round at a time.
-pub fn part(settings: &Settings) -> Result<Part, StudyError> {
+pub fn part(settings: &Settings, file: &StudyFile) -> Result<Part, StudyError> {
     let runtime = Runtime::builder().start()?;
     let cpu = runtime.online_cpus().lowest().unwrap_or(0);
     let percpu = runtime.queue("percpu").flags(Flags::PERCPU).build()?;
@@ -91,60 +93,22 @@ pub fn part(settings: &Settings) -> Result<Part, StudyError> {
         }
     }
     old.destroy_workqueue()?;
-    Ok(describe(samples.into()))
+    let mut draft = Draft::new(file, "real-time", Kind::Measured)?;
+    describe(&mut draft, samples.into())?;
+    Ok(draft.part())
 }
 
-fn describe(samples: Vec<Samples>) -> Part {
-    let mut table = Table::new(&[
-        "queue",
-        "median, µs per item",
-        "fastest",
-        "slowest",
-        "of 2.6.35's",
-    ]);
-    let median = |set: &Samples| quantile(&sorted(&set.values), 0.5);
-    let old = samples.last().map_or(f64::NAN, median);
-    let mut measures = Vec::new();
+/// Compares all with the last one, which is the old design.
+fn describe(draft: &mut Draft, samples: Vec<Samples>) -> Result<(), StudyError> {
+    let mut table = Table::default();
+    let found = |set: &Samples| quantiles(&set.values, [0.5, 0.0, 1.0]);
+    let old = samples.last().map_or(f64::NAN, |set| found(set)[0]);
     for set in &samples {
-        let order = sorted(&set.values);
-        let share = median(set) / old;
-        table.row(
-            [set.name.clone()]
-                .into_iter()
-                .chain([median(set), order[0], order[order.len() - 1], share].map(show)),
-        );
-        measures.push(Measure::new(
-            format!("time per item, {}", set.name),
-            median(set),
-            "us",
-        ));
-        measures.push(Measure::new(
-            format!("share of 2.6.35's time, {}", set.name),
-            share,
-            "",
-        ));
+        let [median, fastest, slowest] = found(set);
+        let (name, share) = (&set.name, median / old);
+        table.row(name, [median, fastest, slowest, share].map(show));
+        draft.measure(format!("time per item, {name}"), median, "us");
+        draft.measure(format!("share of 2.6.35's time, {name}"), share, "");
     }
-    let finding = format!(
-        "On this machine an item of 50 µs, one in ten of which sleeps 2 ms, takes {} µs on one CPU with the sleep \
-         declared, {} µs with the sleep found out, {} µs in the old design.",
-        show(median(&samples[0])),
-        show(median(&samples[1])),
-        show(old),
-    );
-    let figure = Figure {
-        id: "real".into(),
-        title: "The same on this machine's clock: the rules hold if the sleep is declared, and if it is found out".into(),
-        alt: "Time per item by percentile of the rounds, for today's queues and the one of 2.6.35.".into(),
-        plot: Plot::Percentiles {
-            value: Axis::log("time per item, µs"),
-            sets: samples,
-        },
-        table,
-    };
-    Part {
-        kind: Kind::Measured,
-        finding,
-        measures,
-        figures: vec![figure],
-    }
+    draft.figure("real", Drawn::Percentiles(samples), table)
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What follows from the rules alone: one CPU, virtual time.
 
+use crate::study::draft::{Draft, Drawn};
 use crate::study::job::Body;
-use crate::study::outcome::{
-    fill, show, Axis, Figure, Kind, Measure, Part, Plot, Row, Series, Span, Table,
-};
+use crate::study::outcome::{add_point, show, Kind, Part, Row, Span};
 use crate::study::stage::{machine, Stage};
+use crate::study::table::StudyFile;
 use crate::study::StudyError;
+use crate::table::Table;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -154,15 +155,9 @@ fn rows(names: &[&str], spans: &Spans) -> Vec<Row> {
     rows.collect()
 }
 
-fn starts(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
-    let mut table = Table::new(&[
-        "queue",
-        "w0 starts, ms",
-        "w1 starts, ms",
-        "w2 starts, ms",
-        "all done, ms",
-    ]);
-    let mut all = Vec::new();
+/// The kernel documentation's three items under four queues.
+fn starts(draft: &mut Draft) -> Result<(), StudyError> {
+    let (mut table, mut all) = (Table::default(), Vec::new());
     for (name, design) in [
         ("today", Design::Today(0)),
         ("today, max_active 2", Design::Today(2)),
@@ -172,35 +167,15 @@ fn starts(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
         let mut rows = three_items(design)?;
         let start = |row: &Row| row.spans.first().map_or(f64::NAN, |s| s.from);
         for row in &rows[1..] {
-            measures.push(Measure::new(
-                format!("{}: {} starts", name, row.name),
-                start(row),
-                "ms",
-            ));
+            draft.measure(format!("{name}: {} starts", row.name), start(row), "ms");
         }
-        let end = rows
-            .iter()
-            .flat_map(|r| &r.spans)
-            .map(|s| s.to)
-            .fold(0.0, f64::max);
-        let cells = rows.iter().map(start).chain([end]).map(show);
-        table.row([name.to_owned()].into_iter().chain(cells));
+        let ends = rows.iter().flat_map(|r| &r.spans).map(|s| s.to);
+        let end = ends.fold(0.0, f64::max);
+        table.row(name, rows.iter().map(start).chain([end]).map(show));
         rows[0].group = Some(name.into());
         all.append(&mut rows);
     }
-    Ok(Figure {
-        id: "starts".into(),
-        title: "A sleeping item lets the next one start; in the old design it holds up the queue".into(),
-        alt: "Timelines of three items on one CPU under four queues. Today w1 starts at 5 and w2 at 10 ms; in the \
-              design of 2.6.35 they start at 20 and 35 ms."
-            .into(),
-        plot: Plot::Timeline {
-            x: Axis::linear("time, ms"),
-            kinds: vec!["uses the CPU".into(), "sleeps".into()],
-            rows: all,
-        },
-        table,
-    })
+    draft.figure("starts", Drawn::Timeline(all), table)
 }
 
 const ITEMS: usize = 200;
@@ -220,60 +195,23 @@ fn one_in_ten(design: Design, sleep: u64) -> Result<Course, StudyError> {
     play(design, (0..ITEMS).map(act).collect())
 }
 
-fn throughput(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
-    let mut table = Table::new(&[
-        "sleep of 1 item in 10, ms",
-        "today, items/s",
-        "2.6.35, items/s",
-        "ratio",
-        "today's workers",
-    ]);
-    let names = ["today", "2.6.35"];
-    let mut series = names.map(|name| Series {
-        name: name.into(),
-        points: Vec::new(),
-    });
+/// Items per second against the length of the sleep.
+fn throughput(draft: &mut Draft) -> Result<(), StudyError> {
+    let (mut table, mut series) = (Table::default(), Vec::new());
     for sleep in SLEEPS {
+        let slept = (sleep as f64 - 0.25).max(0.0);
         let today = one_in_ten(Design::Today(0), sleep)?;
         let old = one_in_ten(Design::Old, sleep)?;
         let rates = [&today, &old].map(|c| ITEMS as f64 / c.ms * 1e3);
-        for (series, rate) in series.iter_mut().zip(rates) {
-            series.points.push(((sleep as f64 - 0.25).max(0.0), rate));
+        for (name, rate) in ["today", "2.6.35"].into_iter().zip(rates) {
+            add_point(&mut series, name, (slept, rate));
         }
-        let ratio = rates[0] / rates[1];
-        measures.push(Measure::new(
-            format!("throughput ratio, sleep {sleep} ms"),
-            ratio,
-            "",
-        ));
-        measures.push(Measure::new(
-            format!("workers, sleep {sleep} ms"),
-            today.workers as f64,
-            "",
-        ));
-        let workers = today.workers.to_string();
-        table.row([
-            show((sleep as f64 - 0.25).max(0.0)),
-            show(rates[0]),
-            show(rates[1]),
-            show(ratio),
-            workers,
-        ]);
+        let (ratio, workers) = (rates[0] / rates[1], today.workers as f64);
+        draft.measure(format!("throughput ratio, sleep {sleep} ms"), ratio, "");
+        draft.measure(format!("workers, sleep {sleep} ms"), workers, "");
+        table.row(show(slept), [rates[0], rates[1], ratio, workers].map(show));
     }
-    Ok(Figure {
-        id: "throughput".into(),
-        title: "When one item in ten sleeps, the old design's throughput falls with the sleep".into(),
-        alt: "Items per second against the length of the sleep, one CPU, 1 ms of work per item. Today's design stays \
-              near 1000 until the last sleep outlasts the work; that of 2.6.35 falls to 167."
-            .into(),
-        plot: Plot::Lines {
-            x: Axis::linear("sleep of every tenth item, ms"),
-            y: Axis::linear("items per second"),
-            series: series.into(),
-            dots: false,
-        },
-        table,
-    })
+    draft.figure("throughput", Drawn::Curves(series), table)
 }
 
 const CPUS: usize = 4;
@@ -308,47 +246,34 @@ fn of_old(queues: usize) -> Result<usize, StudyError> {
     Ok(count)
 }
 
-fn thread_counts(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
-    let mut series = ["today", "today, MEM_RECLAIM", "2.6.35"].map(|name| Series {
-        name: name.into(),
-        points: Vec::new(),
-    });
-    let mut table = Table::new(&["queues", "today", "today, MEM_RECLAIM", "2.6.35"]);
+/// Threads at rest against the number of queues.
+fn thread_counts(draft: &mut Draft) -> Result<(), StudyError> {
+    let (mut table, mut series) = (Table::default(), Vec::new());
     for queues in QUEUES {
         let found = [
-            at_rest(queues, Flags::PERCPU)?,
-            at_rest(queues, Flags::PERCPU | Flags::MEM_RECLAIM)?,
-            of_old(queues)?,
+            ("today", at_rest(queues, Flags::PERCPU)?),
+            (
+                "today, MEM_RECLAIM",
+                at_rest(queues, Flags::PERCPU | Flags::MEM_RECLAIM)?,
+            ),
+            ("2.6.35", of_old(queues)?),
         ];
-        for (series, count) in series.iter_mut().zip(found) {
-            series.points.push((queues as f64, count as f64));
-            let name = format!("threads of {queues} queues, {}", series.name);
-            measures.push(Measure::new(name, count as f64, ""));
+        for (name, count) in found {
+            let count = count as f64;
+            add_point(&mut series, name, (queues as f64, count));
+            draft.measure(format!("threads of {queues} queues, {name}"), count, "");
         }
-        let cells = [queues].into_iter().chain(found);
-        table.row(cells.map(|n| n.to_string()));
+        let cells = found.map(|(_, count)| count.to_string());
+        table.row(queues.to_string(), cells);
     }
-    Ok(Figure {
-        id: "threads".into(),
-        title: "Queues cost no threads today; each cost one per CPU".into(),
-        alt: "Threads at rest against the number of queues on a machine of four CPUs. Today the number is constant, \
-              with MEM_RECLAIM it rises by one per queue, in 2.6.35 by four per queue, to 400 for 100 queues."
-            .into(),
-        plot: Plot::Lines {
-            x: Axis::log("queues"),
-            y: Axis::log("threads"),
-            series: series.into(),
-            dots: false,
-        },
-        table,
-    })
+    draft.figure("threads", Drawn::Curves(series), table)
 }
 
 /// How long the first item waits before it gives up, in milliseconds: only that ends the deadlock.
 const SHOWN: f64 = 20.0;
 
 /// Two items of one queue and CPU, the first waits until the second has run: what each did until the first gave up.
-fn first_waits_for_second(design: Design) -> Result<Vec<Vec<Span>>, StudyError> {
+fn first_waits_for_second(design: Design) -> Result<Vec<Row>, StudyError> {
     let spans: Spans = Arc::new(Mutex::new(vec![Vec::new(); 2]));
     let open = Arc::new(AtomicBool::new(false));
     let act = |n: usize| -> Act {
@@ -368,75 +293,37 @@ fn first_waits_for_second(design: Design) -> Result<Vec<Vec<Span>>, StudyError> 
         })
     };
     play(design, vec![act(0), act(1)])?;
-    let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut rows = rows(&["first", "second"], &spans);
     // What came after the first gave up is not shown.
-    spans[1].retain(|span| span.from < SHOWN);
-    Ok(spans)
+    rows[1].spans.retain(|span| span.from < SHOWN);
+    Ok(rows)
 }
 
-fn deadlock(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
-    let mut table = Table::new(&[
-        "queue",
-        "first waits, ms",
-        "second starts, ms",
-        "first ends, ms",
-    ]);
-    let mut rows = Vec::new();
+/// A deadlock of the old design that today's does not have.
+fn deadlock(draft: &mut Draft) -> Result<(), StudyError> {
+    let (mut table, mut all) = (Table::default(), Vec::new());
     for (name, design) in [("today", Design::Today(0)), ("2.6.35", Design::Old)] {
-        let spans = first_waits_for_second(design)?;
-        let runs = !spans[1].is_empty();
-        measures.push(Measure::new(
-            format!("{name}: second item runs"),
-            f64::from(u8::from(runs)),
-            "",
-        ));
+        let mut rows = first_waits_for_second(design)?;
+        let runs = !rows[1].spans.is_empty();
+        let measure = format!("{name}: second item runs");
+        draft.measure(measure, f64::from(u8::from(runs)), "");
         let never = || "never".to_owned();
-        let second = spans[1].first().map_or_else(never, |s| show(s.from));
-        let end = if runs {
-            spans[0].last().map_or_else(never, |s| show(s.to))
-        } else {
-            never()
-        };
-        table.row([name.to_owned(), "from 5 on".to_owned(), second, end]);
-        for (n, spans) in spans.into_iter().enumerate() {
-            rows.push(Row {
-                name: ["first", "second"][n].into(),
-                group: (n == 0).then(|| name.to_owned()),
-                spans,
-            });
-        }
+        let second = rows[1].spans.first().map(|s| show(s.from));
+        let end = rows[0].spans.last().filter(|_| runs).map(|s| show(s.to));
+        let cells = [second, end].map(|cell| cell.unwrap_or_else(never));
+        table.row(name, ["from 5 on".to_owned()].into_iter().chain(cells));
+        rows[0].group = Some(name.into());
+        all.append(&mut rows);
     }
-    Ok(Figure {
-        id: "deadlock".into(),
-        title: "The first item waits for the second: in the old design for ever".into(),
-        alt: "Timelines of two items of one queue and CPU. Today the second one starts when the first begins to wait, at \
-              5 ms, and both end at 10 ms. In the design of 2.6.35 the first waits without end and the second never \
-              starts."
-            .into(),
-        plot: Plot::Timeline {
-            x: Axis::linear("time, ms"),
-            kinds: vec!["uses the CPU".into(), "waits".into()],
-            rows,
-        },
-        table,
-    })
+    draft.figure("deadlock", Drawn::Timeline(all), table)
 }
 
 /// All of it.
-pub fn part() -> Result<Part, StudyError> {
-    let mut measures = Vec::new();
-    let m = &mut measures;
-    let figures = vec![starts(m)?, throughput(m)?, thread_counts(m)?, deadlock(m)?];
-    let finding = fill(
-        "With one item in ten asleep for 50 ms, today's workqueue does {throughput ratio, sleep 50 ms} times the work of \
-         2.6.35's on one CPU; 100 queues on 4 CPUs need {threads of 100 queues, today} threads instead of \
-         {threads of 100 queues, 2.6.35}.",
-        &measures,
-    );
-    Ok(Part {
-        kind: Kind::Deterministic,
-        finding,
-        measures,
-        figures,
-    })
+pub fn part(file: &StudyFile) -> Result<Part, StudyError> {
+    let mut draft = Draft::new(file, "virtual-time", Kind::Deterministic)?;
+    starts(&mut draft)?;
+    throughput(&mut draft)?;
+    thread_counts(&mut draft)?;
+    deadlock(&mut draft)?;
+    Ok(draft.part())
 }

@@ -2,6 +2,9 @@
 //! The guest's side of an experiment: disks, control groups, fio. Whatever is made here goes with its value, and with
 //! the guest in any case.
 
+use crate::files::{lines_of, read, write, write_whole};
+use crate::kernel::{null_blk, Group};
+use crate::process::{run, Undo};
 use crate::study::table::Block;
 use crate::study::StudyError;
 use serde_json::{json, Value};
@@ -12,7 +15,6 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-const CGROUPS: &str = "/sys/fs/cgroup";
 /// The time between two looks at a state that is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -22,28 +24,13 @@ pub(crate) fn failed(what: impl std::fmt::Display) -> StudyError {
 
 /// Runs a command that must end well, and gives its output.
 fn output(command: &mut Command) -> Result<String, StudyError> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let ran = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| failed(format!("{name}: {e}")))?;
-    if !ran.status.success() {
-        let words: Vec<_> = command.get_args().map(|w| w.to_string_lossy()).collect();
-        let said = String::from_utf8_lossy(&ran.stderr);
-        let last = said.lines().last().unwrap_or("no word why");
-        return Err(failed(format!("{name} {}: {last}", words.join(" "))));
-    }
-    Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
-}
-
-pub(crate) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), StudyError> {
-    let path = path.as_ref();
-    fs::write(path, text).map_err(|e| failed(format!("{}: {e}", path.display())))
-}
-
-pub(crate) fn read(path: impl AsRef<Path>) -> Result<String, StudyError> {
-    let path = path.as_ref();
-    fs::read_to_string(path).map_err(|e| failed(format!("{}: {e}", path.display())))
+    let ran = run(command);
+    ran.map_err(|why| {
+        let words = command.get_args().map(|word| word.to_string_lossy());
+        let words: Vec<_> = words.collect();
+        let name = command.get_program().to_string_lossy();
+        failed(format!("{name} {}: {why}", words.join(" ")))
+    })
 }
 
 /// Where experiments are made and kept.
@@ -68,15 +55,14 @@ impl Guest {
 
     fn keep_setting(&self) -> Result<(), StudyError> {
         let fio = output(Command::new("fio").arg("--version"))?;
-        let kernel = read("/proc/sys/kernel/osrelease")?;
+        let kernel = read(Path::new("/proc/sys/kernel/osrelease"))?;
         let cpus = std::thread::available_parallelism().map_err(failed)?;
         let pairs = [
             ("guest's kernel", kernel.trim().to_owned()),
             ("guest's cpus", cpus.to_string()),
             ("guest's fio", fio.trim().to_owned()),
         ];
-        let lines: String = pairs.iter().map(|(n, v)| format!("{n}\t{v}\n")).collect();
-        write(self.folder.join("setting"), &lines)
+        Ok(write(&self.folder.join("setting"), &lines_of(pairs))?)
     }
 
     fn ours(&self, words: &[&str]) -> Result<String, StudyError> {
@@ -95,10 +81,7 @@ impl Guest {
         }
         eprintln!("study: {name}");
         let made = make()?;
-        // By way of another name: what has its name is whole.
-        let part = path.with_extension("part");
-        write(&part, &(made.to_string() + "\n"))?;
-        fs::rename(&part, &path).map_err(failed)
+        Ok(write_whole(&path, &(made.to_string() + "\n"))?)
     }
 
     /// The same of all cases of a block: a load on a disk of ours, or on `null_blk MIB MBPS`.
@@ -108,8 +91,8 @@ impl Guest {
             self.experiment(&name, || match options.strip_prefix("null_blk ") {
                 None => load(&self.disk(&options)?, &job),
                 Some(limits) => {
-                    let disk = NullBlk::new(limits)?;
-                    Ok(json!({ "fio": Fio::start(&disk.path, &job)?.end()? }))
+                    let (node, _undo) = limited_null_blk(limits)?;
+                    Ok(json!({ "fio": Fio::start(&node, &job)?.end()? }))
                 }
             })?;
         }
@@ -136,6 +119,20 @@ impl Guest {
         let _as_it_is = fs::write(scheduler, "none");
         Ok(disk)
     }
+}
+
+/// Makes the kernel's null_blk of a size in MiB that passes some MiB per second, the two with a space between.
+fn limited_null_blk(limits: &str) -> Result<(PathBuf, Undo), StudyError> {
+    let (mib, mbps) = limits.split_once(' ').unwrap_or((limits, "0"));
+    let settings = format!(
+        "size={mib} memory_backed=1 blocksize=512 queue_mode=2 submit_queues=1 hw_queue_depth=128 \
+         irqmode=0 mbps={mbps}"
+    );
+    let (node, undo) = null_blk("study", &settings).map_err(failed)?;
+    let name = node.file_name().unwrap_or_default();
+    let scheduler = Path::new("/sys/block").join(name).join("queue/scheduler");
+    let _as_it_is = fs::write(scheduler, "none");
+    Ok((node, undo))
 }
 
 /// A disk of ours; deleted with the value.
@@ -177,7 +174,7 @@ impl Disk<'_> {
     /// be unable to answer.
     pub fn writes_begun(&self) -> Result<u64, StudyError> {
         let number = |file: &str, place: usize| -> Result<u64, StudyError> {
-            let text = read(self.sysfs(file))?;
+            let text = read(&self.sysfs(file))?;
             let found = text.split_whitespace().nth(place);
             let found = found.and_then(|n| n.parse().ok());
             found.ok_or_else(|| failed(format!("{file} of {} says {text}", self.name())))
@@ -202,7 +199,7 @@ impl Disk<'_> {
     pub fn favor_queue_threads(&self) -> Result<(), StudyError> {
         let tasks = format!("/proc/{}/task", self.pid);
         for task in fs::read_dir(tasks).map_err(failed)?.flatten() {
-            if read(task.path().join("comm"))?.starts_with("ublkq") {
+            if read(&task.path().join("comm"))?.starts_with("ublkq") {
                 let tid = task.file_name().to_string_lossy().into_owned();
                 output(Command::new("renice").args(["-n", "-20", "-p", &tid]))?;
             }
@@ -218,111 +215,13 @@ impl Drop for Disk<'_> {
     }
 }
 
-/// The kernel's null_blk with a limit of bandwidth; gone with the value.
-struct NullBlk {
-    folder: PathBuf,
-    /// Its node.
-    path: PathBuf,
-}
-
-impl NullBlk {
-    /// Its size in MiB, and how many MiB per second it passes, with a space between.
-    fn new(limits: &str) -> Result<Self, StudyError> {
-        let (mib, mbps) = limits.split_once(' ').unwrap_or((limits, "0"));
-        let config = Path::new("/sys/kernel/config");
-        if !config.join("nullb").exists() {
-            let _built_in = output(Command::new("modprobe").arg("configfs"));
-            if fs::read_dir(config).map_err(failed)?.next().is_none() {
-                let mut mount = Command::new("mount");
-                output(mount.args(["-t", "configfs", "configfs", "/sys/kernel/config"]))?;
-            }
-            output(Command::new("modprobe").args(["null_blk", "nr_devices=0"]))?;
-        }
-        let folder = config.join("nullb/study");
-        fs::create_dir(&folder).map_err(|e| failed(format!("null_blk: {e}")))?;
-        let mut disk = Self {
-            folder,
-            path: PathBuf::new(),
-        };
-        for (name, value) in [
-            ("size", mib),
-            ("memory_backed", "1"),
-            ("blocksize", "512"),
-            ("queue_mode", "2"),
-            ("submit_queues", "1"),
-            ("hw_queue_depth", "128"),
-            ("irqmode", "0"),
-            ("mbps", mbps),
-            ("power", "1"),
-        ] {
-            write(disk.folder.join(name), value)?;
-        }
-        // Older kernels name the disk by its index, newer ones by its folder.
-        let index = read(disk.folder.join("index"))?;
-        let nodes = [
-            "/dev/study".to_owned(),
-            format!("/dev/nullb{}", index.trim()),
-        ];
-        let node = nodes.iter().find(|node| Path::new(node).exists());
-        disk.path = node.ok_or_else(|| failed("null_blk made no node"))?.into();
-        let name = disk.path.file_name().unwrap_or_default().to_owned();
-        let scheduler = Path::new("/sys/block").join(name).join("queue/scheduler");
-        let _as_it_is = fs::write(scheduler, "none");
-        Ok(disk)
+/// Puts the servers of these disks into a control group.
+pub fn around(name: &str, disks: &[&Disk<'_>]) -> Result<Group, StudyError> {
+    let group = Group::new(&format!("study-{name}"))?;
+    for disk in disks {
+        group.take(disk.pid)?;
     }
-}
-
-impl Drop for NullBlk {
-    fn drop(&mut self) {
-        let _off = fs::write(self.folder.join("power"), "0");
-        let _gone = fs::remove_dir(&self.folder);
-    }
-}
-
-/// A control group; gone with the value, and its processes set free.
-pub struct Group(PathBuf);
-
-impl Group {
-    /// Around these disks' servers.
-    pub fn around(name: &str, disks: &[&Disk<'_>]) -> Result<Self, StudyError> {
-        let group = Self(Path::new(CGROUPS).join(format!("study-{name}")));
-        fs::create_dir_all(&group.0).map_err(failed)?;
-        for disk in disks {
-            write(group.0.join("cgroup.procs"), &disk.pid.to_string())?;
-        }
-        Ok(group)
-    }
-
-    /// Sets a limit.
-    pub fn limit(&self, file: &str, to: &str) -> Result<(), StudyError> {
-        write(self.0.join(file), to)
-    }
-
-    /// A number out of a file of lines `NAME NUMBER`.
-    pub fn number(&self, file: &str, name: &str) -> Result<u64, StudyError> {
-        let text = read(self.0.join(file))?;
-        let found = text.lines().find_map(|line| line.strip_prefix(name));
-        let found = found.and_then(|n| n.trim().parse().ok());
-        found.ok_or_else(|| failed(format!("{file} has no {name}")))
-    }
-
-    /// CPU time of its processes so far, in microseconds, dead threads' too.
-    pub fn cpu(&self) -> Result<u64, StudyError> {
-        self.number("cpu.stat", "usage_usec ")
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for file in ["pids.max", "memory.max"] {
-            let _free = fs::write(self.0.join(file), "max");
-        }
-        let inside = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
-        for pid in inside.lines() {
-            let _free = fs::write(Path::new(CGROUPS).join("cgroup.procs"), pid);
-        }
-        let _gone = fs::remove_dir(&self.0);
-    }
+    Ok(group)
 }
 
 /// fio, begun on block devices.
@@ -424,15 +323,39 @@ pub fn load(disk: &Disk<'_>, options: &str) -> Result<Value, StudyError> {
 
 /// The same, fio having this rank.
 pub fn load_as(rank: Rank, disk: &Disk<'_>, options: &str) -> Result<Value, StudyError> {
-    let group = Group::around("load", &[disk])?;
-    let before = (disk.stats()?, group.cpu()?);
+    let counted = Counted::new("load", disk)?;
     let filename = format!("--filename={} {options}", disk.path.display());
     let fio = Fio::begin(&[&disk.path], &filename, rank)?.end()?;
-    let after = (disk.stats()?, group.cpu()?);
-    Ok(json!({
-        "fio": fio,
-        "before": before.0,
-        "after": after.0,
-        "cpu_us": after.1 - before.1,
-    }))
+    counted.with(&fio)
+}
+
+/// A control group around the server of a disk, and what the server had counted when the group was made.
+pub struct Counted<'d> {
+    disk: &'d Disk<'d>,
+    group: Group,
+    before: (Value, u64),
+}
+
+impl<'d> Counted<'d> {
+    /// Counts from now on, in a group of this name.
+    pub fn new(name: &str, disk: &'d Disk<'d>) -> Result<Self, StudyError> {
+        let group = around(name, &[disk])?;
+        let before = (disk.stats()?, group.cpu().map_err(failed)?);
+        Ok(Self {
+            disk,
+            group,
+            before,
+        })
+    }
+
+    /// Returns what is kept of an experiment: fio's word, the counts before and after, and the CPU time between.
+    pub fn with(self, fio: &Value) -> Result<Value, StudyError> {
+        let after = (self.disk.stats()?, self.group.cpu().map_err(failed)?);
+        Ok(json!({
+            "fio": fio,
+            "before": self.before.0,
+            "after": after.0,
+            "cpu_us": after.1 - self.before.1,
+        }))
+    }
 }

@@ -12,7 +12,7 @@ pub mod threads;
 pub mod raw;
 
 use super::outcome::{Kind, Part};
-use super::table::Block;
+use super::table::{Block, StudyFile};
 use super::StudyError;
 use act::Guest;
 use raw::Raw;
@@ -51,8 +51,8 @@ impl Bed {
 /// Makes experiments in the guest.
 pub type Act = fn(&Guest, &[Block]) -> Result<(), StudyError>;
 
-/// Reads what a guest left.
-pub type Read = fn(&Raw, Kind) -> Result<Part, StudyError>;
+/// Reads what a guest left; the texts of the part are in the study's table.
+pub type Read = fn(&Raw, &StudyFile, Kind) -> Result<Part, StudyError>;
 
 /// The part of a study on the device, as far as the study's table does not say it.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was kept of the experiments in a guest.
 
-use crate::study::outcome::quantile;
+use crate::stats::quantile;
 use crate::study::reading::{add_up, thin, Reading, QUANTILES};
 use crate::study::StudyError;
 use serde_json::Value;

@@ -1,46 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Threads that could not be made, from the kernel's trace points: it alone knows of all of them, and why.
 
-use super::act::{failed, read, write};
+use crate::kernel::Trace;
 use crate::study::StudyError;
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 
-const TRACING: &str = "/sys/kernel/tracing";
 /// By what threads are made.
 const CALLS: [&str; 2] = ["clone", "clone3"];
 
 /// Counts them, in the whole guest, until it is dropped.
-pub struct NotMade(PathBuf);
+pub struct NotMade(Trace);
 
 impl NotMade {
-    /// From now on.
+    /// Counts from now on.
     pub fn watch() -> Result<Self, StudyError> {
-        // The names of threads are not needed: for them the kernel would change the scheduler's code
-        // while other CPUs are in it, which an emulated CPU does not always survive. An instance begins
-        // with the options of the whole.
-        let _ = fs::write(PathBuf::from(TRACING).join("options/record-cmd"), "0");
-        let folder = PathBuf::from(TRACING).join("instances/study");
-        fs::create_dir_all(&folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
-        let new = Self(folder);
+        let trace = Trace::new("study")?;
         for call in CALLS {
-            let event = new.0.join(format!("events/syscalls/sys_exit_{call}"));
-            write(event.join("filter"), "ret < 0")?;
-            write(event.join("enable"), "1")?;
+            trace.event(&format!("syscalls/sys_exit_{call}"), "ret < 0")?;
         }
-        Ok(new)
+        Ok(Self(trace))
     }
 
     /// How many so far, by the number of the error.
     pub fn by_error(&self) -> Result<BTreeMap<i64, u64>, StudyError> {
-        Ok(count(&read(self.0.join("trace"))?))
-    }
-}
-
-impl Drop for NotMade {
-    fn drop(&mut self) {
-        let _gone = fs::remove_dir(&self.0);
+        Ok(count(&self.0.read()?))
     }
 }
 

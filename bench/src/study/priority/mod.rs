@@ -3,12 +3,14 @@
 
 pub mod device;
 
+use crate::stats::quantiles;
+use crate::study::draft::{Draft, Drawn};
 use crate::study::hogs::{self, Hogs};
 use crate::study::job::Job;
-use crate::study::outcome::{
-    fill, quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Samples, Table,
-};
+use crate::study::outcome::{show, Kind, Part, Samples};
+use crate::study::table::StudyFile;
 use crate::study::{Settings, StudyError};
+use crate::table::Table;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use workqueue::{CpuSet, Flags, OwnedQueue, Runtime};
@@ -68,49 +70,26 @@ fn setting(cpus: &CpuSet, hogs: usize, rounds: usize) -> Result<Vec<Samples>, St
 }
 
 /// Runs what is measured.
-pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
+pub fn run(settings: &Settings, file: &StudyFile) -> Result<Vec<Part>, StudyError> {
     match settings.measure {
-        true => Ok(vec![measured(settings)?]),
+        true => Ok(vec![measured(settings, file)?]),
         false => Ok(Vec::new()),
     }
 }
 
-fn measured(settings: &Settings) -> Result<Part, StudyError> {
+fn measured(settings: &Settings, file: &StudyFile) -> Result<Part, StudyError> {
+    let mut draft = Draft::new(file, "real-time", Kind::Measured)?;
     let topology = hogs::allowed();
-    let cpus = topology.possible();
-    let mut measures: Vec<Measure> = Vec::new();
-    let mut figures = Vec::new();
-    for (key, beside, id, title) in [
-        (
-            "idle",
-            0,
-            "idle",
-            "On an idle machine neither priority nor binding matters",
-        ),
-        (
-            "hogs",
-            HOGS,
-            "hogs",
-            "Beside four CPU hogs per CPU: from queueing to start",
-        ),
-    ] {
-        let sets = setting(cpus, beside, settings.scaled(400, 40))?;
-        let mut table = Table::new(&["queue", "median, ms", "90 %, ms", "99 %, ms", "longest, ms"]);
-        let found: Vec<[f64; 4]> = sets
-            .iter()
-            .map(|set| {
-                let order = sorted(&set.values);
-                [0.5, 0.9, 0.99, 1.0].map(|q| quantile(&order, q))
-            })
-            .collect();
+    for (key, beside) in [("idle", 0), ("hogs", HOGS)] {
+        let sets = setting(topology.possible(), beside, settings.scaled(400, 40))?;
+        let found = sets.iter();
+        let found = found.map(|set| quantiles(&set.values, [0.5, 0.9, 0.99, 1.0]));
+        let found: Vec<[f64; 4]> = found.collect();
+        let mut table = Table::default();
         for (name, found) in NAMES.iter().zip(&found) {
-            table.row([(*name).to_owned()].into_iter().chain(found.map(show)));
-            measures.push(Measure::new(
-                format!("{key}: {name}, median"),
-                found[0],
-                "ms",
-            ));
-            measures.push(Measure::new(format!("{key}: {name}, p99"), found[2], "ms"));
+            table.row(*name, found.map(show));
+            draft.measure(format!("{key}: {name}, median"), found[0], "ms");
+            draft.measure(format!("{key}: {name}, p99"), found[2], "ms");
         }
         let ratio = |a: usize, b: usize, q: usize| found[a][q] / found[b][q];
         for (name, value) in [
@@ -118,28 +97,9 @@ fn measured(settings: &Settings) -> Result<Part, StudyError> {
             ("HIGHPRI gain, bound, p99", ratio(0, 1, 2)),
             ("unbound over bound, normal, median", ratio(2, 0, 0)),
         ] {
-            measures.push(Measure::new(format!("{key}: {name}"), value, ""));
+            draft.measure(format!("{key}: {name}"), value, "");
         }
-        figures.push(Figure {
-            id: id.into(),
-            title: title.into(),
-            alt: format!("Time from queueing to start by percentile for four kinds of queue, {beside} CPU hogs per CPU."),
-            plot: Plot::Percentiles {
-                value: Axis::log("from queueing to start, ms"),
-                sets,
-            },
-            table,
-        });
+        draft.figure(key, Drawn::Percentiles(sets), table)?;
     }
-    let finding = fill(
-        "Beside 4 CPU hogs per CPU an item of a bound queue starts after {hogs: bound, median} ms (median; 99 %: \
-         {hogs: bound, p99} ms), with HIGHPRI after {hogs: bound HIGHPRI, median} ms ({hogs: bound HIGHPRI, p99} ms).",
-        &measures,
-    );
-    Ok(Part {
-        kind: Kind::Measured,
-        finding,
-        measures,
-        figures,
-    })
+    Ok(draft.part())
 }

@@ -2,11 +2,13 @@
 //! Study d on the device: what the first writes to fresh disks wait for while the kernel's limits refuse
 //! every thread.
 
-use crate::study::device::act::{write, Disk, Fio, Group, Guest};
+use crate::files::write;
+use crate::study::device::act::{around, Disk, Fio, Guest};
 use crate::study::device::threads::NotMade;
 use crate::study::table::Block;
 use crate::study::StudyError;
 use serde_json::{json, Value};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -47,16 +49,16 @@ fn first_writes(
     let disks: Vec<Disk<'_>> = (0..DISKS)
         .map(|_| guest.disk(options))
         .collect::<Result<_, _>>()?;
-    let group = Group::around("rescuer", &disks.iter().collect::<Vec<_>>())?;
+    let group = around("rescuer", &disks.iter().collect::<Vec<_>>())?;
     let started = |disks: &[Disk<'_>]| -> Result<Vec<Value>, StudyError> {
         disks.iter().map(Disk::stats).collect()
     };
     let before = started(&disks)?;
     let not_made = NotMade::watch()?;
     // The kernel prints a page each time it finds no process to kill, and a console is slow.
-    write("/proc/sys/kernel/printk", "1")?;
+    write(Path::new("/proc/sys/kernel/printk"), "1")?;
     if let Some((file, value, _)) = limit {
-        group.limit(file, value)?;
+        group.set(file, value)?;
     }
     // One write on each CPU to each disk, all begun together.
     let jobs: String = disks
@@ -81,7 +83,7 @@ fn first_writes(
         if fio.wait(|| Ok(disks.iter().map(begun).sum::<u64>() >= all))? {
             thread::sleep(Duration::from_secs(OUTAGE));
         }
-        group.limit(file, "max")?;
+        group.set(file, "max")?;
     }
     let fio = fio.end()?;
     let not_made = not_made.by_error()?;

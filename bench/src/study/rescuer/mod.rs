@@ -11,13 +11,14 @@ mod real_time;
 mod virtual_time;
 
 use super::outcome::Part;
+use super::table::StudyFile;
 use super::{Settings, StudyError};
 
 /// Runs both parts.
-pub fn run(settings: &Settings) -> Result<Vec<Part>, StudyError> {
-    let mut parts = vec![virtual_time::part()?];
+pub fn run(settings: &Settings, file: &StudyFile) -> Result<Vec<Part>, StudyError> {
+    let mut parts = vec![virtual_time::part(file)?];
     if settings.measure {
-        parts.push(real_time::part(settings)?);
+        parts.push(real_time::part(settings, file)?);
     }
     Ok(parts)
 }

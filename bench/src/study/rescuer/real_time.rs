@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From the call for help to the first rescued run, on this machine's clock.
 
+use crate::stats::quantiles;
+use crate::study::draft::{Draft, Drawn};
 use crate::study::hogs::{self, Hogs};
 use crate::study::job::Job;
-use crate::study::outcome::{
-    quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Samples, Table,
-};
+use crate::study::outcome::{show, Kind, Part, Samples};
+use crate::study::table::StudyFile;
 use crate::study::{Settings, StudyError};
+use crate::table::Table;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -61,19 +63,12 @@ fn trial(cpu: usize) -> Result<f64, StudyError> {
 }
 
 /// All of it.
-pub fn part(settings: &Settings) -> Result<Part, StudyError> {
+pub fn part(settings: &Settings, file: &StudyFile) -> Result<Part, StudyError> {
+    let mut draft = Draft::new(file, "real-time", Kind::Measured)?;
     let cpus = hogs::allowed();
     let cpus = cpus.possible().clone();
     let cpu = cpus.lowest().unwrap_or(0);
-    let mut table = Table::new(&[
-        "beside it",
-        "median, ms",
-        "90 %, ms",
-        "99 %, ms",
-        "longest, ms",
-        "trials",
-    ]);
-    let (mut sets, mut measures) = (Vec::new(), Vec::new());
+    let (mut table, mut sets) = (Table::default(), Vec::new());
     for (name, key, beside) in [
         ("the machine as it is", "mayday to first run", 0),
         ("two CPU hogs per CPU", "mayday to first run, CPU hogs", 2),
@@ -81,44 +76,16 @@ pub fn part(settings: &Settings) -> Result<Part, StudyError> {
         let _hogs = Hogs::start(&cpus, beside)?;
         let trials = (0..settings.scaled(200, 20)).map(|_| trial(cpu));
         let values = trials.collect::<Result<Vec<_>, _>>()?;
-        let order = sorted(&values);
-        let found = [0.5, 0.9, 0.99, 1.0].map(|q| quantile(&order, q));
-        let cells = found
-            .map(show)
-            .into_iter()
-            .chain([values.len().to_string()]);
-        table.row([name.to_owned()].into_iter().chain(cells));
-        measures.push(Measure::new(format!("{key}, median"), found[0], "ms"));
-        measures.push(Measure::new(format!("{key}, longest"), found[3], "ms"));
+        let found = quantiles(&values, [0.5, 0.9, 0.99, 1.0]);
+        let count = values.len().to_string();
+        table.row(name, found.map(show).into_iter().chain([count]));
+        draft.measure(format!("{key}, median"), found[0], "ms");
+        draft.measure(format!("{key}, longest"), found[3], "ms");
         sets.push(Samples {
             name: name.into(),
             values,
         });
     }
-    let finding = format!(
-        "From the call for help to the first rescued run it takes {} ms (median), with two CPU hogs per CPU {} ms; the \
-         longest were {} and {} ms.",
-        show(measures[0].value),
-        show(measures[2].value),
-        show(measures[1].value),
-        show(measures[3].value),
-    );
-    let figure = Figure {
-        id: "mayday".into(),
-        title: "From the call for help to the first rescued run".into(),
-        alt: "Time from the moment the mayday timer is due to the start of the rescued item, by percentile, with and \
-              without CPU-bound threads beside it."
-            .into(),
-        plot: Plot::Percentiles {
-            value: Axis::log("from mayday to run, ms"),
-            sets,
-        },
-        table,
-    };
-    Ok(Part {
-        kind: Kind::Measured,
-        finding,
-        measures,
-        figures: vec![figure],
-    })
+    draft.figure("mayday", Drawn::Percentiles(sets), table)?;
+    Ok(draft.part())
 }

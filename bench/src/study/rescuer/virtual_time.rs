@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An outage of worker creation, millisecond by millisecond.
 
+use crate::stats::quantiles;
+use crate::study::draft::{Draft, Drawn};
 use crate::study::job::Job;
-use crate::study::outcome::{
-    fill, quantile, show, sorted, Axis, Figure, Kind, Measure, Part, Plot, Row, Series, Span, Table,
-};
+use crate::study::outcome::{show, Kind, Part, Row, Series, Span};
 use crate::study::stage::{machine, Stage};
+use crate::study::table::StudyFile;
 use crate::study::StudyError;
+use crate::table::Table;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +18,9 @@ const MS: Duration = Duration::from_millis(1);
 const OUTAGE_MS: u64 = 2500;
 const SHOWN_MS: u64 = 3200;
 const EVERY_MS: u64 = 7;
+/// The queues, in measures and in the picture.
 const NAMES: [&str; 2] = ["MEM_RECLAIM", "without"];
+const CURVES: [&str; 2] = ["with MEM_RECLAIM", "without MEM_RECLAIM"];
 
 /// A runtime on the stage whose worker creation fails on request.
 fn failing(stage: &Stage, cpus: usize, fails: &Arc<AtomicBool>) -> Result<Runtime, StudyError> {
@@ -47,7 +51,8 @@ fn arrive(stage: &Stage, queue: &Queue, log: &Log) -> Result<(), StudyError> {
     queued.map_err(|e| StudyError::Refused(e.to_string()))
 }
 
-fn outage(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
+/// An outage of 2.5 s, in which both queues get an item every few milliseconds.
+fn outage(draft: &mut Draft) -> Result<(), StudyError> {
     let (stage, fails) = (Stage::in_turns(), Arc::new(AtomicBool::new(false)));
     let runtime = failing(&stage, 1, &fails)?;
     let queue = |name, flags| runtime.queue(name).flags(Flags::PERCPU | flags).build();
@@ -82,63 +87,32 @@ fn outage(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
     runtime.shutdown()?;
     let logs = logs.map(|log| log.lock().unwrap_or_else(PoisonError::into_inner).clone());
     let lost = 2 * arrived - logs.iter().map(Vec::len).sum::<usize>();
-    measures.push(Measure::new("items lost", lost as f64, ""));
+    draft.measure("items lost", lost as f64, "");
     let rescued = logs[0].iter().filter(|l| l.2).count() as f64 / logs[0].len() as f64;
-    measures.push(Measure::new(
-        "MEM_RECLAIM: share run by the rescuer",
-        rescued,
-        "",
-    ));
-    let mut table = Table::new(&[
-        "queue",
-        "first start, ms",
-        "wait, median, ms",
-        "longest, ms",
-        "items",
-    ]);
-    let mut series = Vec::new();
-    for (name, log) in NAMES.iter().zip(&logs) {
-        let waits = sorted(&log.iter().map(|l| l.1 - l.0).collect::<Vec<_>>());
+    draft.measure("MEM_RECLAIM: share run by the rescuer", rescued, "");
+    let (mut table, mut series) = (Table::default(), Vec::new());
+    for ((name, curve), log) in NAMES.into_iter().zip(CURVES).zip(&logs) {
+        let waits: Vec<f64> = log.iter().map(|l| l.1 - l.0).collect();
         let first = log.iter().map(|l| l.1).fold(f64::INFINITY, f64::min);
-        let (median, longest) = (quantile(&waits, 0.5), quantile(&waits, 1.0));
-        for (what, value) in [
-            ("first start", first),
-            ("median wait", median),
-            ("longest wait", longest),
-        ] {
-            measures.push(Measure::new(format!("{name}: {what}"), value, "ms"));
-        }
-        let cells = [first, median, longest, log.len() as f64].map(show);
-        table.row([(*name).to_owned()].into_iter().chain(cells));
+        let [median, longest] = quantiles(&waits, [0.5, 1.0]);
+        draft.measure(format!("{name}: first start"), first, "ms");
+        draft.measure(format!("{name}: median wait"), median, "ms");
+        draft.measure(format!("{name}: longest wait"), longest, "ms");
+        table.row(name, [first, median, longest, log.len() as f64].map(show));
         let mut points: Vec<_> = log.iter().map(|l| (l.0, l.1 - l.0)).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         series.push(Series {
-            name: match *name {
-                "without" => "without MEM_RECLAIM".into(),
-                name => format!("with {name}"),
-            },
+            name: curve.into(),
             points,
         });
     }
-    Ok(Figure {
-        id: "outage".into(),
-        title: "With a rescuer an item waits at most 100 ms, without one until creation works again".into(),
-        alt: "Wait of each item against its arrival during an outage of 2.5 s. With MEM_RECLAIM the waits form a saw of \
-              100 ms; without it they fall in one line from 3000 to 500 ms."
-            .into(),
-        plot: Plot::Lines {
-            x: Axis::linear("arrival, ms after creation began to fail"),
-            y: Axis::log("wait until start, ms"),
-            series,
-            dots: true,
-        },
-        table,
-    })
+    draft.figure("outage", Drawn::Dots(series), table)
 }
 
 const SHARE: usize = 64;
 
-fn turns(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
+/// Two CPUs whose items only the rescuer can run.
+fn turns(draft: &mut Draft) -> Result<(), StudyError> {
     let (stage, fails) = (Stage::in_turns(), Arc::new(AtomicBool::new(false)));
     let runtime = failing(&stage, 2, &fails)?;
     let flags = Flags::PERCPU | Flags::MEM_RECLAIM;
@@ -183,55 +157,31 @@ fn turns(measures: &mut Vec<Measure>) -> Result<Figure, StudyError> {
             None => turns.push((cpu, 1, from, to)),
         }
     }
-    let mut table = Table::new(&["turn", "CPU", "items", "from, ms", "to, ms"]);
+    let mut table = Table::default();
     let mut rows = [0, 1].map(|cpu| Row {
         name: format!("CPU {cpu}"),
         group: None,
         spans: Vec::new(),
     });
     for (n, &(cpu, items, from, to)) in turns.iter().enumerate() {
-        let cells = [n + 1, cpu, items].map(|n| n.to_string());
-        table.row(cells.into_iter().chain([from, to].map(show)));
+        let cells = [cpu, items].map(|n| n.to_string());
+        let cells = cells.into_iter().chain([from, to].map(show));
+        table.row((n + 1).to_string(), cells);
         rows[cpu].spans.push(Span { from, to, kind: 0 });
     }
     // In its last turn the rescuer has no other CPU to serve.
     let contested = turns.len().saturating_sub(1);
     let longest = turns[..contested].iter().map(|t| t.1).max().unwrap_or(0);
-    measures.push(Measure::new(
-        "longest turn of the rescuer",
-        longest as f64,
-        "",
-    ));
+    draft.measure("longest turn of the rescuer", longest as f64, "");
     let done = log.iter().map(|l| l.2).fold(0.0, f64::max);
-    measures.push(Measure::new("both shares done", done, "ms"));
-    Ok(Figure {
-        id: "turns".into(),
-        title: "One rescuer serves both CPUs in turns of 17 items".into(),
-        alt: "Timeline of a rescuer that alternates between the items of two CPUs, 17 items of a millisecond at a time."
-            .into(),
-        plot: Plot::Timeline {
-            x: Axis::linear("time since creation began to fail, ms"),
-            kinds: vec!["the rescuer runs items of this CPU".into()],
-            rows: rows.into(),
-        },
-        table,
-    })
+    draft.measure("both shares done", done, "ms");
+    draft.figure("turns", Drawn::Timeline(rows.into()), table)
 }
 
 /// All of it.
-pub fn part() -> Result<Part, StudyError> {
-    let mut measures = Vec::new();
-    let figures = vec![outage(&mut measures)?, turns(&mut measures)?];
-    let finding = fill(
-        "While no worker can be made, a queue with MEM_RECLAIM starts its first item after {MEM_RECLAIM: first start} ms and \
-         any later one within {MEM_RECLAIM: longest wait} ms (median {MEM_RECLAIM: median wait} ms), because the rescuer is \
-         called every 100 ms. Without it the first starts after {without: first start} ms.",
-        &measures,
-    );
-    Ok(Part {
-        kind: Kind::Deterministic,
-        finding,
-        measures,
-        figures,
-    })
+pub fn part(file: &StudyFile) -> Result<Part, StudyError> {
+    let mut draft = Draft::new(file, "virtual-time", Kind::Deterministic)?;
+    outage(&mut draft)?;
+    turns(&mut draft)?;
+    Ok(draft.part())
 }

@@ -1,90 +1,70 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The contenders, one file each, and the trait that they implement.
+//! What is compared: something that runs items on threads of its own. Ours are made in [`ours`], the others in
+//! [`rivals`].
 //!
-//! To be kind to the rivals, what an item does is borrowed for ever: their closures are two words
-//! and share no reference count.
-
-pub mod channel;
-
-pub mod legacy;
+//! Both ways in which such a thing is used are here, the same for all: closures that are made anew for each submission
+//! ([`Contender::spawning`]), and items that are made once and submitted again and again ([`Contender::reusing`]).
+//!
+//! What an item does is borrowed for ever. This is to be kind to the rivals: their closures are two words and share no
+//! reference count.
 
 pub mod ours;
 
-pub mod rayon;
-
-pub mod threadpool;
-
-pub mod tokio;
+pub mod rivals;
 
 /// What an item does; it gets the item's number.
 pub type Body = &'static (dyn Fn(usize) + Sync);
 
+/// The items of one producer. A call submits each once; those submitted by the call before must have run.
+pub type Load = Box<dyn FnMut() + Send>;
+
 /// Something that runs items on threads of its own.
-pub trait Contender: Sync {
+pub struct Contender {
     /// The name in the tables.
-    fn name(&self) -> &'static str;
+    pub name: &'static str,
+    load: Box<dyn Fn(usize, Body) -> Load>,
+}
 
+impl Contender {
     /// Prepares what one producer will submit again and again: `items` items of this body.
-    fn load(&self, items: usize, body: Body) -> Box<dyn Load>;
-}
+    pub fn load(&self, items: usize, body: Body) -> Load {
+        (self.load)(items, body)
+    }
 
-/// The items of one producer.
-pub trait Load: Send {
-    /// Submits each item once. Those submitted before have run.
-    fn submit(&mut self);
-}
+    /// A contender that is handed a closure for each item, each time.
+    fn spawning(name: &'static str, spawn: impl Fn(Body, usize) + Clone + Send + 'static) -> Self {
+        let load = move |items, body| -> Load {
+            let spawn = spawn.clone();
+            Box::new(move || (0..items).for_each(|number| spawn(body, number)))
+        };
+        Self {
+            name,
+            load: Box::new(load),
+        }
+    }
 
-/// A contender whose items are closures made anew for each submission.
-struct Closures<F> {
-    items: usize,
-    body: Body,
-    spawn: F,
-}
-
-impl<F: FnMut(Body, usize) + Send> Load for Closures<F> {
-    fn submit(&mut self) {
-        for number in 0..self.items {
-            (self.spawn)(self.body, number);
+    /// A contender whose items are made once, by `make`.
+    fn reusing<T: Send + 'static>(
+        name: &'static str,
+        make: impl Fn(Body, usize) -> T + 'static,
+        submit: impl Fn(&T) + Clone + Send + 'static,
+    ) -> Self {
+        let load = move |items, body| -> Load {
+            let submit = submit.clone();
+            let items: Vec<T> = (0..items).map(|number| make(body, number)).collect();
+            Box::new(move || items.iter().for_each(&submit))
+        };
+        Self {
+            name,
+            load: Box::new(load),
         }
     }
 }
 
-fn closures(
-    items: usize,
-    body: Body,
-    spawn: impl FnMut(Body, usize) + Send + 'static,
-) -> Box<dyn Load> {
-    Box::new(Closures { items, body, spawn })
-}
-
-/// Whom our queues are compared with.
-pub const RIVALS: [&str; 6] = [
-    rayon::NAME,
-    tokio::SPAWN,
-    tokio::BLOCKING,
-    threadpool::NAME,
-    channel::BOXED,
-    channel::SHARED,
-];
-
-/// Ours, in the order of the tables.
-pub const OURS: [&str; 4] = [
-    ours::PERCPU,
-    ours::UNBOUND,
-    ours::PERCPU_SPAWN,
-    ours::UNBOUND_SPAWN,
-];
-
-/// All contenders, each with this number of threads; ours have theirs per CPU and make more when items
-/// wait.
-pub fn all(threads: usize, runtime: &workqueue::Runtime) -> Vec<Box<dyn Contender>> {
+/// All contenders. The rivals have this number of threads; ours have theirs per CPU, and make more when items wait.
+pub fn all(threads: usize, runtime: &workqueue::Runtime) -> Vec<Contender> {
     let mut all = ours::all(runtime);
-    all.push(Box::<legacy::Legacy>::default());
-    all.push(Box::new(rayon::Rayon::new(threads)));
-    all.push(Box::new(tokio::Tokio::new(threads, tokio::SPAWN)));
-    all.push(Box::new(tokio::Tokio::new(threads, tokio::BLOCKING)));
-    all.push(Box::new(threadpool::Pool::new(threads)));
-    all.push(Box::new(channel::Boxed::new(threads)));
-    all.push(Box::new(channel::Shared::new(threads)));
+    all.push(ours::legacy());
+    all.extend(rivals::all(threads));
     all
 }

@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Our queues, per CPU and unbound: with reused items, as the crate is meant to be used, and with
-//! `try_spawn`, which makes an item of each closure. All settings are the defaults, but for
-//! max_active, which is at its maximum so that no case meets it.
+//! Our queues, per CPU and unbound: with reused items, as the crate is meant to be used, and with `try_spawn`, which
+//! makes an item of each closure. And what they took the place of.
+//!
+//! All settings are the defaults, but for max_active, which is at its maximum so that no case meets it.
 
-use super::{closures, Body, Contender, Load};
+use super::{Body, Contender};
 use std::sync::Arc;
-use workqueue::{impl_has_work, new_work, Flags, OwnedQueue, Queue, Runtime, Work, WorkItem};
+use workqueue::legacy::{self, Machine};
+use workqueue::{impl_has_work, new_work, Flags, Runtime, Work, WorkItem};
 
-/// The name in the tables.
+/// Reused items on a per-CPU queue.
 pub const PERCPU: &str = "PERCPU";
+const UNBOUND: &str = "UNBOUND";
+const PERCPU_SPAWN: &str = "PERCPU try_spawn";
+const UNBOUND_SPAWN: &str = "UNBOUND try_spawn";
 
-/// The name in the tables.
-pub const UNBOUND: &str = "UNBOUND";
+/// Ours, in the order of the tables.
+pub const OURS: [&str; 4] = [PERCPU, UNBOUND, PERCPU_SPAWN, UNBOUND_SPAWN];
 
-/// The name in the tables.
-pub const PERCPU_SPAWN: &str = "PERCPU try_spawn";
-
-/// The name in the tables.
-pub const UNBOUND_SPAWN: &str = "UNBOUND try_spawn";
+/// The workqueue of 2.6.35 and before: a thread per CPU and queue. It is neither ours nor a rival.
+pub const LEGACY: &str = "legacy";
 
 struct Item {
     work: Work<Item>,
@@ -37,69 +39,47 @@ impl WorkItem for Item {
     }
 }
 
-/// See the module.
-pub struct Ours {
-    name: &'static str,
-    spawn: bool,
-    queue: OwnedQueue,
-}
-
-/// Ours on one runtime.
-pub fn all(runtime: &Runtime) -> Vec<Box<dyn Contender>> {
-    let ours = [
-        (PERCPU, Flags::PERCPU, false),
-        (UNBOUND, Flags::UNBOUND, false),
-        (PERCPU_SPAWN, Flags::PERCPU, true),
-        (UNBOUND_SPAWN, Flags::UNBOUND, true),
-    ];
-    let contender = |(name, flags, spawn)| {
+/// Makes ours on one runtime.
+pub fn all(runtime: &Runtime) -> Vec<Contender> {
+    let queue = |flags| {
         let queue = runtime.queue("bench").flags(flags).max_active(2048).build();
-        Box::new(Ours {
-            name,
-            spawn,
-            queue: queue.expect("a queue can be made"),
-        }) as Box<dyn Contender>
+        Arc::new(queue.expect("a queue can be made"))
     };
-    ours.into_iter().map(contender).collect()
-}
-
-impl Contender for Ours {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn load(&self, items: usize, body: Body) -> Box<dyn Load> {
-        let queue = self.queue.handle();
-        if self.spawn {
-            return closures(items, body, move |body, n| {
-                let spawned = queue.try_spawn(move || body(n));
-                assert!(spawned.is_ok(), "the queue takes items");
-            });
-        }
-        let item = |number| {
+    let reusing = |name, flags| {
+        let queue = queue(flags);
+        let item = |body, number| {
             Arc::new(Item {
                 work: new_work!("bench"),
                 body,
                 number,
             })
         };
-        Box::new(Reused {
-            queue,
-            items: (0..items).map(item).collect(),
-        })
-    }
-}
-
-struct Reused {
-    queue: Queue,
-    items: Vec<Arc<Item>>,
-}
-
-impl Load for Reused {
-    fn submit(&mut self) {
-        for item in &self.items {
-            let queued = self.queue.enqueue(item.clone());
+        Contender::reusing(name, item, move |item: &Arc<Item>| {
+            let queued = queue.enqueue(item.clone());
             assert!(queued.is_ok(), "the item has run");
-        }
-    }
+        })
+    };
+    let spawning = |name, flags| {
+        let queue = queue(flags);
+        Contender::spawning(name, move |body, n| {
+            let spawned = queue.try_spawn(move || body(n));
+            assert!(spawned.is_ok(), "the queue takes items");
+        })
+    };
+    vec![
+        reusing(PERCPU, Flags::PERCPU),
+        reusing(UNBOUND, Flags::UNBOUND),
+        spawning(PERCPU_SPAWN, Flags::PERCPU),
+        spawning(UNBOUND_SPAWN, Flags::UNBOUND),
+    ]
+}
+
+/// Makes a queue of the old design.
+pub fn legacy() -> Contender {
+    let queue = Machine::builder().build().create_workqueue("bench");
+    let queue = Arc::new(queue.expect("threads can be made"));
+    let item = |body: Body, number| legacy::Work::new("bench", move |_| body(number));
+    Contender::reusing(LEGACY, item, move |item| {
+        assert!(queue.queue_work(item), "the item has run");
+    })
 }

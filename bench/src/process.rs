@@ -4,6 +4,7 @@
 //! Children are in process groups of their own: the terminal's Ctrl-C reaches this program alone, which takes down what
 //! it has begun in the right order.
 
+use crate::files::Failure;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -21,10 +22,6 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// The signal that has asked this program to end, or 0.
 static STOP: AtomicI32 = AtomicI32::new(0);
-
-/// The run is to end because of this signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stop(pub i32);
 
 enum Event {
     Signal(i32),
@@ -64,7 +61,7 @@ impl Waiter {
 
     /// Waits until a child has ended, no longer than `patience`. A child that is to end sooner gets SIGTERM, then
     /// SIGKILL. One that hangs in the kernel is waited for no further.
-    pub fn wait(&self, mut child: Child, patience: Duration) -> Result<Outcome, Stop> {
+    pub fn wait(&self, mut child: Child, patience: Duration) -> Result<Outcome, Failure> {
         let pid = child.id();
         let sender = self.sender.clone();
         thread::spawn(move || sender.send(Event::Ended(pid, child.wait())));
@@ -85,7 +82,7 @@ impl Waiter {
         }
     }
 
-    fn ended(&self, pid: u32, patience: Duration) -> Result<Option<ExitStatus>, Stop> {
+    fn ended(&self, pid: u32, patience: Duration) -> Result<Option<ExitStatus>, Failure> {
         let until = Instant::now() + patience;
         loop {
             match self
@@ -94,17 +91,17 @@ impl Waiter {
             {
                 Ok(Event::Ended(ended, Ok(status))) if ended == pid => return Ok(Some(status)),
                 Ok(Event::Ended(..)) => {}
-                Ok(Event::Signal(signal)) => return Err(Stop(signal)),
+                Ok(Event::Signal(signal)) => return Err(Failure::Stopped(signal)),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Ok(None),
             }
         }
     }
 
     /// Has a signal come meanwhile?
-    pub fn look(&self) -> Result<(), Stop> {
+    pub fn look(&self) -> Result<(), Failure> {
         match STOP.load(Ordering::SeqCst) {
             0 => Ok(()),
-            signal => Err(Stop(signal)),
+            signal => Err(Failure::Stopped(signal)),
         }
     }
 }
@@ -202,12 +199,17 @@ impl Undo {
         self.push(move || run(&mut command).map(drop));
     }
 
-    /// Ends a server, in its turn.
-    pub fn server(&mut self, server: Server) {
+    /// Keeps a value until it is dropped in its turn: a server that ends then, a file that is closed.
+    pub fn hold(&mut self, value: impl Sized + 'static) {
         self.push(move || {
-            drop(server);
+            drop(value);
             Ok(())
         });
+    }
+
+    /// Takes over what another one has to undo. It is undone before what is here already.
+    pub fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
     }
 }
 
@@ -215,7 +217,7 @@ impl Drop for Undo {
     fn drop(&mut self) {
         while let Some(step) = self.0.pop() {
             if let Err(why) = step() {
-                super::note(&format!("could not undo: {why}"));
+                eprintln!("could not undo: {why}");
             }
         }
     }

@@ -4,53 +4,15 @@
 //!
 //! `plan` in the folder of a run holds lines of a name and a value with a tab between.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+pub mod options;
 
 use crate::contender::{self, Contender};
+use crate::files::{at, lines_of, pairs, write, Failure, FileError};
 use crate::matrix::job_file::{amount, cost, job_file, Extent};
-use crate::matrix::{BadMatrix, Job};
-
-/// Why there is no plan.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    /// A word of the matrix, or a line of the file.
-    #[error(transparent)]
-    Matrix(#[from] BadMatrix),
-    /// A file or folder could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The folder has no run in it, or no whole plan.
-    #[error("{path}: {why}", path = path.display())]
-    NoPlan {
-        /// The file.
-        path: PathBuf,
-        /// What is missing or wrong.
-        why: String,
-    },
-    /// What is asked for now is not what the folder was begun with.
-    #[error(
-        "{folder} was begun with {name} {was}, not {now}; name another folder with --out",
-        folder = folder.display()
-    )]
-    Another {
-        /// The folder of the run.
-        folder: PathBuf,
-        /// What differs.
-        name: &'static str,
-        /// What it was.
-        was: String,
-        /// What it is to be now.
-        now: String,
-    },
-}
+use crate::matrix::Job;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// A run as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,84 +86,62 @@ impl Plan {
     }
 
     /// Reads the plan of a folder.
-    pub fn load(folder: &Path) -> Result<Self, PlanError> {
+    pub fn load(folder: &Path) -> Result<Self, Failure> {
         let path = folder.join("plan");
-        let none = |why: &str| PlanError::NoPlan {
-            path: path.clone(),
-            why: why.to_owned(),
-        };
-        let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => none("not there: the folder holds no run to go on with"),
-            _ => PlanError::Io {
-                path: path.clone(),
-                source,
-            },
-        })?;
+        let none = |why: &str| Failure::Usage(format!("{}: {why}", path.display()));
+        if !path.exists() {
+            return Err(none("not there: the folder holds no run to go on with"));
+        }
+        let pairs = pairs(&path)?;
         let value = |name: &str| {
-            text.lines()
-                .filter_map(|line| line.split_once('\t'))
-                .find_map(|(found, value)| (found == name).then(|| value.to_owned()))
-                .ok_or_else(|| none(&format!("it does not say '{name}'")))
+            let found = pairs.iter().find(|pair| pair.0 == name);
+            let found = found.map(|pair| pair.1.as_str());
+            found.ok_or_else(|| none(&format!("it does not say '{name}'")))
         };
         let number = |name: &str| {
-            value(name)?
-                .parse::<u64>()
-                .map_err(|_| none(&format!("'{name}' is no number")))
+            let number = value(name)?.parse::<u64>();
+            number.map_err(|_| none(&format!("'{name}' is no number")))
         };
         let small = |name: &str| {
             u32::try_from(number(name)?).map_err(|_| none(&format!("'{name}' is too large")))
         };
-        let jobs = value("jobs")?;
-        let jobs = jobs.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        let jobs = value("jobs")?.split(' ').map(str::parse);
         Ok(Self {
-            bed: value("bed")?,
-            kernel: value("kernel")?,
-            commit: value("commit")?,
+            bed: value("bed")?.to_owned(),
+            kernel: value("kernel")?.to_owned(),
+            commit: value("commit")?.to_owned(),
             rounds: small("rounds")?,
             mib: number("size")?,
             queues: small("queues")?,
             depth: small("depth")?,
             scale: number("scale")?,
             cross_check: value("cross-check")? == "on",
-            contenders: contender::list(&value("contenders")?)?,
-            jobs,
+            contenders: contender::list(value("contenders")?)?,
+            jobs: jobs.collect::<Result<_, _>>()?,
         })
     }
 
     /// Writes the plan into its folder, and the job files beside it.
-    pub fn keep(&self, folder: &Path) -> Result<(), PlanError> {
+    pub fn keep(&self, folder: &Path) -> Result<(), FileError> {
         let jobs = folder.join("jobs");
-        fs::create_dir_all(&jobs).map_err(|source| PlanError::Io {
-            path: jobs.clone(),
-            source,
-        })?;
+        fs::create_dir_all(&jobs).map_err(at(&jobs))?;
         for job in &self.jobs {
-            write(
-                jobs.join(format!("{job}.fio")),
-                &job_file(job, self.extent()),
-            )?;
+            let path = jobs.join(format!("{job}.fio"));
+            write(&path, &job_file(job, self.extent()))?;
         }
-        let lines: Vec<String> = self
-            .lines()
-            .iter()
-            .map(|(name, value)| format!("{name}\t{value}\n"))
-            .collect();
-        write(folder.join("plan"), &lines.concat())
+        write(&folder.join("plan"), &lines_of(self.lines()))
     }
 
     /// Is this the run that the folder was begun with?
-    pub fn same_as(&self, begun: &Plan, folder: &Path) -> Result<(), PlanError> {
-        for ((name, now), (_, was)) in self.lines().into_iter().zip(begun.lines()) {
-            if now != was {
-                return Err(PlanError::Another {
-                    folder: folder.to_owned(),
-                    name,
-                    was,
-                    now,
-                });
-            }
-        }
-        Ok(())
+    pub fn same_as(&self, begun: &Plan, folder: &Path) -> Result<(), Failure> {
+        let mut both = self.lines().into_iter().zip(begun.lines());
+        let Some(((name, now), (_, was))) = both.find(|(now, was)| now != was) else {
+            return Ok(());
+        };
+        Err(Failure::Usage(format!(
+            "{} was begun with {name} {was}, not {now}; name another folder with --out",
+            folder.display()
+        )))
     }
 
     /// Every sample of the run: round by round, job by job, the contenders in
@@ -270,13 +210,10 @@ pub fn sample_path(folder: &Path, step: &Step) -> PathBuf {
         .join(format!("{}.json", step.round))
 }
 
-fn write(path: PathBuf, text: &str) -> Result<(), PlanError> {
-    fs::write(&path, text).map_err(|source| PlanError::Io { path, source })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Scratch;
     use crate::matrix::axes;
 
     fn plan() -> Plan {
@@ -295,26 +232,9 @@ mod tests {
         }
     }
 
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let name = format!("bench-plan-{name}-{}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
     #[test]
     fn what_is_kept_is_read_again_with_a_file_per_job() {
-        let folder = Folder::new("kept");
+        let folder = Scratch::new("bench-plan-kept").unwrap();
         plan().keep(&folder.0).unwrap();
         let again = Plan::load(&folder.0).unwrap();
         assert_eq!(again, plan());
@@ -346,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_run_goes_on_with_what_is_missing() {
-        let folder = Folder::new("missing");
+        let folder = Scratch::new("bench-plan-missing").unwrap();
         let plan = plan();
         plan.keep(&folder.0).unwrap();
         assert_eq!(plan.missing(&folder.0).len(), 36);
@@ -389,36 +309,24 @@ mod tests {
 
     #[test]
     fn a_folder_without_a_whole_plan_is_refused() {
-        let folder = Folder::new("broken");
-        assert!(matches!(
-            Plan::load(&folder.0),
-            Err(PlanError::NoPlan { .. })
-        ));
+        let folder = Scratch::new("bench-plan-broken").unwrap();
+        assert!(matches!(Plan::load(&folder.0), Err(Failure::Usage(_))));
         plan().keep(&folder.0).unwrap();
         let path = folder.0.join("plan");
         let whole = fs::read_to_string(&path).unwrap();
+        let others = |name: &str| -> String {
+            let own = format!("{name}\t");
+            let lines = whole.lines().filter(|line| !line.starts_with(&own));
+            lines.map(|line| format!("{line}\n")).collect()
+        };
         for (name, _) in plan().lines() {
-            let lines: Vec<&str> = whole
-                .lines()
-                .filter(|line| !line.starts_with(&format!("{name}\t")))
-                .collect();
-            fs::write(&path, lines.join("\n")).unwrap();
+            fs::write(&path, others(name)).unwrap();
             let complaint = Plan::load(&folder.0).unwrap_err().to_string();
             assert!(complaint.contains(name), "{complaint}");
         }
         for bad in ["rounds\tmany", "jobs\tscan-4k-qd1", "contenders\tnobody"] {
             let name = bad.split('\t').next().unwrap();
-            let lines: Vec<&str> = whole
-                .lines()
-                .map(|line| {
-                    if line.starts_with(&format!("{name}\t")) {
-                        bad
-                    } else {
-                        line
-                    }
-                })
-                .collect();
-            fs::write(&path, lines.join("\n")).unwrap();
+            fs::write(&path, others(name) + bad).unwrap();
             assert!(Plan::load(&folder.0).is_err(), "{bad}");
         }
     }

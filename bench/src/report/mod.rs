@@ -3,13 +3,18 @@
 //!
 //! A report judges, but a slow figure is not a failure: the reader decides.
 
+mod pressed;
+
+mod rows;
+
 use std::fmt::Write;
 
 use crate::contender::{self, OURS};
 use crate::fio::Sample;
-use crate::pressed;
 use crate::run::Run;
-use crate::table::{median, rows, spread, Row, Table};
+use crate::stats::{median, spread};
+use crate::table::Table;
+use rows::{rows, Row};
 
 /// The rivals of the targets: the RAM disk that comes with libublk as its example, and
 /// the quickest that we could write on the same crate.
@@ -45,12 +50,10 @@ pub fn report(run: &Run) -> String {
     out.push('\n');
     let rows = rows(run);
     let table = |title: &str, cell: &dyn Fn(&str, &str) -> Option<String>, out: &mut String| {
-        let mut table = Table::new(title, &columns);
+        let mut table = Table::new([title].iter().chain(&columns));
         for row in &rows {
-            table.row(
-                &row.title,
-                columns.iter().map(|column| cell(column, &row.name)),
-            );
+            let cells = columns.iter().map(|column| cell(column, &row.name));
+            table.row_with_gaps(&row.title, cells);
         }
         table.print(out);
     };
@@ -146,9 +149,9 @@ fn unequal(run: &Run) -> Vec<String> {
 fn ratios(run: &Run, rival: &str, rows: &[Row], columns: &[&str], out: &mut String) {
     let mut ours: Vec<&str> = columns.to_vec();
     ours.retain(|column| OURS.contains(column));
-    let mut header = ours.clone();
-    header.extend(["best", "target", "best path"]);
-    let mut table = Table::new(&format!("times {rival}"), &header);
+    let title = format!("times {rival}");
+    let ends = ["best", "target", "best path"];
+    let mut table = Table::new([title.as_str()].iter().chain(&ours).chain(&ends));
     // Which paths reach every target of the run.
     let mut complete = ours.clone();
     for row in rows {
@@ -176,7 +179,7 @@ fn ratios(run: &Run, rival: &str, rows: &[Row], columns: &[&str], out: &mut Stri
             row.target.map(|target| format!("{target}")),
             best.map(|(_, path)| path.to_owned()),
         ];
-        table.row(&row.title, cells.chain(ends));
+        table.row_with_gaps(&row.title, cells.chain(ends));
     }
     table.print(out);
     if rows.iter().all(|row| row.target.is_none()) {

@@ -6,10 +6,12 @@ use std::fmt::Write;
 
 use ublk_ramdisk::mq::{BySource, Source};
 
+use super::rows::Row;
 use crate::contender::{Contender, OURS};
 use crate::fio::Sample;
 use crate::run::Run;
-use crate::table::{median, Row, Table};
+use crate::stats::median;
+use crate::table::Table;
 
 /// The columns that are `base` under some pressure.
 fn of_base<'a>(base: &str, columns: &[&'a str]) -> Vec<&'a str> {
@@ -89,14 +91,15 @@ pub(crate) fn tables(run: &Run, rows: &[Row], columns: &[&str], out: &mut String
             continue;
         }
         if run.samples.contains_key(base) {
-            let mut table = Table::new(&format!("times {base} at ease"), &pressed);
+            let title = format!("times {base} at ease");
+            let mut table = Table::new([title.as_str()].iter().chain(&pressed));
             for row in rows {
                 let ratio = |column: &&str| {
                     let ratio =
                         median(&run.iops(column, &row.name))? / median(&run.iops(base, &row.name))?;
                     Some(format!("{ratio:.3}"))
                 };
-                table.row(&row.title, pressed.iter().map(ratio));
+                table.row_with_gaps(&row.title, pressed.iter().map(ratio));
             }
             table.print(out);
         }
@@ -109,7 +112,8 @@ fn counts(run: &Run, rows: &[Row], pressed: &[&str], out: &mut String) {
     let mut asked = pressed.to_vec();
     asked.retain(|column| refused(run, column).is_some());
     if !asked.is_empty() {
-        let mut table = Table::new("tries its source refused, medians", &asked);
+        let title = "tries its source refused, medians";
+        let mut table = Table::new([title].iter().chain(&asked));
         for row in rows {
             let count = |column: &&str| {
                 let source = source(column)?;
@@ -118,7 +122,7 @@ fn counts(run: &Run, rows: &[Row], pressed: &[&str], out: &mut String) {
                 let counts: Vec<f64> = by.map(|by| by.of(source) as f64).collect();
                 median(&counts).map(|count| format!("{count:.0}"))
             };
-            table.row(&row.title, asked.iter().map(count));
+            table.row_with_gaps(&row.title, asked.iter().map(count));
         }
         table.print(out);
     }

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One load of fio on one disk, and what is kept of it: a sample, whole or not at all.
+//!
+//! fio writes its output under another name, which becomes `ROUND.json` as the last step. So a run that is ended in the
+//! middle has no half sample, and goes on with this one.
+
+use super::disks::Disk;
+use super::pressure::Beside;
+use super::{Runner, Seat};
+use crate::files::{at, write, Failure, FileError};
+use crate::kernel::Group;
+use crate::process::{apart, run, Outcome};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// The loads that are not of the plan, as files for fio.
+pub struct FioJobs {
+    folder: PathBuf,
+    size: String,
+}
+
+const JOBS: [(&str, &str); 4] = [
+    (
+        "bench-fill.fio",
+        include_str!("../../../scripts/fio/bench-fill.fio"),
+    ),
+    (
+        "bench-holes.fio",
+        include_str!("../../../scripts/fio/bench-holes.fio"),
+    ),
+    (
+        "bench-discards.fio",
+        include_str!("../../../scripts/fio/bench-discards.fio"),
+    ),
+    (
+        "cross-check.fio",
+        include_str!("../../../scripts/fio/cross-check.fio"),
+    ),
+];
+
+impl FioJobs {
+    /// Writes the job files into a folder, for disks of this size.
+    pub fn new(folder: &Path, mib: u64) -> Result<Self, FileError> {
+        for (name, text) in JOBS {
+            write(&folder.join(name), text)?;
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            size: format!("{mib}m"),
+        })
+    }
+
+    fn on(&self, disk: &Disk) -> Command {
+        let mut fio = apart("fio");
+        fio.env("DISK", &disk.node).env("SIZE", &self.size);
+        fio
+    }
+
+    /// The path of one of these loads.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// fio with one of these loads; its output is not kept.
+    pub fn fio(&self, name: &str, disk: &Disk) -> Command {
+        let mut fio = self.on(disk);
+        fio.arg(format!("--output={}", self.folder.join("out").display()));
+        fio.arg(self.path(name));
+        fio
+    }
+}
+
+/// What fio is to do, once.
+pub(super) struct Load<'a> {
+    /// The folder of its samples below the contender's.
+    pub(super) job: &'a str,
+    /// From 1.
+    pub(super) round: u32,
+    /// What fio gets beside the format and the file of its output.
+    pub(super) arguments: Vec<OsString>,
+    /// fio is ended after this time, and its disk is given up.
+    pub(super) patience: Duration,
+    /// Are the counts of kernel and server kept?
+    pub(super) compare: bool,
+    /// Does it write? Some sources of pressure need more beside such a load.
+    pub(super) writes: bool,
+}
+
+impl Runner<'_> {
+    /// One sample, whole or not at all.
+    pub(super) fn measure(
+        &mut self,
+        seat: &mut Seat<'_>,
+        load: &Load<'_>,
+        group: Option<&Group>,
+    ) -> Result<(), Failure> {
+        self.waiter.look()?;
+        if !seat.disk.is_there() {
+            seat.out = true;
+            let node = seat.disk.node.display();
+            let why = format!("{node} is not a block device (any more)");
+            return Ok(self.fail(&seat.name, load, &why)?);
+        }
+        let place = self.folder.join("raw").join(&seat.name).join(load.job);
+        fs::create_dir_all(&place).map_err(at(&place))?;
+        let file = |end: &str| place.join(format!("{}.{end}", load.round));
+        for end in ["part", "json", "counters", "trace"] {
+            // Most often there is none.
+            let _gone = fs::remove_file(file(end));
+        }
+        let kind = seat.disk.pressed.clone().unwrap_or_default();
+        let ours = &self.programs.ours;
+        let psi = group.filter(|_| kind == "psi");
+        let mut beside = match psi {
+            Some(group) => Beside::short(ours, &seat.disk, &self.jobs, group, load.writes)?,
+            None => Beside::default(),
+        };
+        let counted = load.compare || !kind.is_empty();
+        let mut counters = String::new();
+        if counted {
+            counters += &largest(&seat.disk);
+            counters += &self.snapshot("before", seat, load.compare);
+        }
+        if kind == "memory" && load.writes {
+            counters += "others.discard\tyes\n";
+            beside = Beside::discards(&seat.disk, &self.jobs)?;
+        }
+        let errors = self.scratch.join("fio");
+        let log = File::create(&errors).map_err(at(&errors))?;
+        let mut fio = self.jobs.on(&seat.disk);
+        fio.arg("--output-format=json");
+        fio.arg(format!("--output={}", file("part").display()));
+        fio.args(&load.arguments).stdout(Stdio::null()).stderr(log);
+        let child = fio.spawn().map_err(|e| format!("fio: {e}"))?;
+        let outcome = self.waiter.wait(child, load.patience)?;
+        drop(beside);
+        let why = match outcome {
+            Outcome::Ended(status) if status.success() => None,
+            Outcome::Ended(status) => Some(why_failed(status, &[errors, file("part")])),
+            Outcome::Late => {
+                seat.out = true;
+                let seconds = load.patience.as_secs();
+                Some(format!(
+                    "fio has not ended after {seconds} s; no more of this disk"
+                ))
+            }
+        };
+        if let Some(why) = why {
+            let _no_sample = fs::remove_file(file("part"));
+            return Ok(self.fail(&seat.name, load, &why)?);
+        }
+        if counted && !counters.is_empty() {
+            counters += &self.snapshot("after", seat, load.compare);
+            write(&file("counters"), &counters)?;
+        }
+        // Last: the sample is there when it has its name.
+        let whole = file("json");
+        Ok(fs::rename(file("part"), &whole).map_err(at(&whole))?)
+    }
+
+    /// What kernel and server have counted. Of those under pressure the server's refusals are wanted in any case.
+    fn snapshot(&self, when: &str, seat: &Seat<'_>, compare: bool) -> String {
+        let Some(stat) = seat.disk.says("stat") else {
+            return String::new();
+        };
+        let mut text = String::new();
+        if compare {
+            text += &format!("kernel.{when}\t{stat}\n");
+        }
+        if seat.who.is_ours() {
+            let stats = run(apart(&self.programs.ours)
+                .args(["stats", "--json"])
+                .arg(&seat.disk.node));
+            let stats = stats.unwrap_or_default().replace('\n', "");
+            text += &format!("ours.{when}\t{stats}\n");
+        }
+        text
+    }
+}
+
+/// Why fio failed: its status, and the first of its own lines about it in these files.
+fn why_failed(status: ExitStatus, files: &[PathBuf]) -> String {
+    let code = status.code().map(|code| format!("status {code}"));
+    let code = code.unwrap_or_else(|| status.to_string());
+    let said = files
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap_or_default());
+    let said: String = said.collect();
+    let word = said.lines().find(|line| line.starts_with("fio: "));
+    let word = word.unwrap_or_default().replace('\t', " ");
+    format!("fio ended with {code}: {word}")
+}
+
+/// The largest request and discard of a disk, which decide how the kernel splits requests.
+fn largest(disk: &Disk) -> String {
+    let kb = disk.number("queue/max_sectors_kb");
+    if kb == 0 {
+        return String::new();
+    }
+    let kb = kb.min(disk.number("queue/max_segments") * 4);
+    let discard = disk.number("queue/discard_max_bytes");
+    format!("most_bytes\t{}\nmost_discard\t{discard}\n", kb << 10)
+}
