@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use ublk_ramdisk::mq::BySource;
 
 use crate::fio::{Done, Sample};
@@ -59,53 +60,20 @@ pub fn kernel_counts(line: &str) -> Option<Counts> {
     Some([kind(0)?, kind(4)?, kind(11)?, flush])
 }
 
-#[derive(Deserialize)]
-struct OurDevice {
-    queues: Vec<OurQueue>,
-}
-
-#[derive(Deserialize)]
-struct OurQueue {
-    errors: u64,
-    read: OurCount,
-    write: OurCount,
-    flush: OurCount,
-    discard: OurCount,
-    write_zeroes: OurCount,
-    #[serde(default)]
-    hctx: OurHctx,
-}
-
-#[derive(Default, Deserialize)]
-struct OurHctx {
-    refused_by: BySource,
-}
-
-#[derive(Deserialize)]
-struct OurCount {
-    requests: u64,
-    bytes: u64,
-}
-
-fn one_device(json: &str) -> Option<OurDevice> {
-    let mut devices: Vec<OurDevice> = serde_json::from_str(json).ok()?;
-    match devices.len() {
-        1 => devices.pop(),
-        _ => None,
-    }
+/// The hardware queues of the one disk that `ublk-ramdisk stats --json` was asked for.
+fn our_queues(json: &str) -> Option<Vec<Value>> {
+    let [disk] = serde_json::from_str::<[Value; 1]>(json).ok()?;
+    disk["queues"].as_array().cloned()
 }
 
 fn our_refusals(json: &str) -> Option<BySource> {
-    let mut all = BySource::default();
-    for OurHctx { refused_by: by } in one_device(json)?.queues.into_iter().map(|q| q.hctx) {
-        all.slots += by.slots;
-        all.memory += by.memory;
-        all.psi += by.psi;
-        all.bandwidth += by.bandwidth;
-        all.injection += by.injection;
-        all.driver += by.driver;
-    }
-    Some(all)
+    let queues = our_queues(json)?;
+    let by = queues.iter().map(|queue| &queue["hctx"]["refused_by"]);
+    // A server that counts none has no such field.
+    let by = by.map(|by| BySource::deserialize(by).unwrap_or_default());
+    Some(by.fold(BySource::default(), |all, by| {
+        all.with(&by, &u64::saturating_add)
+    }))
 }
 
 /// Reads from the file beside a sample what our server refused meanwhile. None if the server's counts are not there.
@@ -115,14 +83,7 @@ pub fn refused(text: &str) -> Option<BySource> {
         our_refusals(lines.find(|(found, _)| *found == name)?.1)
     };
     let (before, after) = (of("ours.before")?, of("ours.after")?);
-    Some(BySource {
-        slots: after.slots - before.slots,
-        memory: after.memory - before.memory,
-        psi: after.psi - before.psi,
-        bandwidth: after.bandwidth - before.bandwidth,
-        injection: after.injection - before.injection,
-        driver: after.driver - before.driver,
-    })
+    Some(after.with(&before, &u64::saturating_sub))
 }
 
 /// True if the file beside a sample has the kernel's counts, to compare with the others.
@@ -133,20 +94,18 @@ pub fn is_to_be_compared(text: &str) -> bool {
 /// Reads `ublk-ramdisk stats --json` of one disk: its counts, and how many
 /// requests ended with an error. WRITE_ZEROES count as writes, as in the kernel.
 pub fn our_counts(json: &str) -> Option<(Counts, u64)> {
-    let device = one_device(json)?;
-    let mut counts = Counts::default();
-    let mut errors = 0;
-    for queue in &device.queues {
-        errors += queue.errors;
-        for (at, of) in [
-            (0, &queue.read),
-            (1, &queue.write),
-            (1, &queue.write_zeroes),
-            (2, &queue.discard),
-            (3, &queue.flush),
+    let (mut counts, mut errors) = (Counts::default(), 0);
+    for queue in our_queues(json)? {
+        errors += queue["errors"].as_u64()?;
+        for (at, kind) in [
+            (0, "read"),
+            (1, "write"),
+            (1, "write_zeroes"),
+            (2, "discard"),
+            (3, "flush"),
         ] {
-            counts[at].ios += of.requests;
-            counts[at].bytes += of.bytes;
+            counts[at].ios += queue[kind]["requests"].as_u64()?;
+            counts[at].bytes += queue[kind]["bytes"].as_u64()?;
         }
     }
     counts[3].bytes = 0;
@@ -161,15 +120,12 @@ pub fn trace_counts(text: &str) -> Counts {
         let Some((_, event)) = line.split_once("block_rq_complete: ") else {
             continue;
         };
-        let words: Vec<&str> = event.split_whitespace().collect();
-        let (Some(kind), Some(plus)) = (words.get(1), words.iter().position(|word| *word == "+"))
-        else {
+        let Some((before, after)) = event.split_once(" + ") else {
             continue;
         };
-        let sectors: u64 = words
-            .get(plus + 1)
-            .and_then(|word| word.parse().ok())
-            .unwrap_or(0);
+        let kind = before.split_whitespace().nth(1).unwrap_or_default();
+        let sectors = after.split_whitespace().next().map(str::parse);
+        let sectors: u64 = sectors.and_then(Result::ok).unwrap_or(0);
         // A flush of its own is `FF` or `F`; before another letter F is a flag.
         let at = match kind.trim_start_matches('F').chars().next() {
             Some('R') => 0,
@@ -286,84 +242,74 @@ impl CrossCheck {
         by: &Counted,
     ) {
         self.samples += 1;
-        self.fio_and_kernel(place, contender, job, sample, by);
+        let ways = [sample.read, sample.write, sample.trim];
+        // Through the page cache the kernel reads ahead and writes in its own time. An old sample has no counts.
+        if job.is_direct() && ways != [None; 3] {
+            for (at, way) in ways.map(Option::unwrap_or_default).iter().enumerate() {
+                self.fio_and_kernel(place, contender, job, at, way, by);
+            }
+        }
         self.servers(place, by);
     }
 
+    /// fio against the kernel's counters, for the kind of request at this place of [`KINDS`].
     fn fio_and_kernel(
         &mut self,
         place: &str,
         contender: &str,
         job: &Job,
-        sample: &Sample,
+        at: usize,
+        fio: &Done,
         by: &Counted,
     ) {
-        // Through the page cache the kernel reads ahead and writes in its own time.
-        if !job.is_direct() || (sample.read, sample.write, sample.trim) == (None, None, None) {
+        let (kind, kernel) = (KINDS[at], by.kernel[at]);
+        // Where our server counts, the kernel does too.
+        if fio.ios > 0 && !by.kernel_counts[at] && by.ours.is_none() {
+            let name = format!("{contender} ({kind})");
+            if !self.uncounted.contains(&name) {
+                self.uncounted.push(name);
+            }
             return;
         }
-        let ways = [sample.read, sample.write, sample.trim].map(Option::unwrap_or_default);
-        for (at, Done { ios, bytes, .. }) in ways.into_iter().enumerate() {
-            let (kind, kernel) = (KINDS[at], by.kernel[at]);
-            // Where our server counts, the kernel does too.
-            if ios > 0 && !by.kernel_counts[at] && by.ours.is_none() {
-                let name = format!("{contender} ({kind})");
-                if !self.uncounted.contains(&name) {
-                    self.uncounted.push(name);
-                }
-                continue;
-            }
-            let what = |unit: &str| format!("{place}, {kind} {unit}");
-            // While it seeks the depth fio begins to count anew at each step.
-            let not_alone = at == 2 && by.others_discard || job.latency_us.is_some();
-            self.pair(
-                &what("bytes"),
-                ("the kernel", kernel.bytes),
-                ("fio", bytes),
-                not_alone,
-            );
-            let most = if at == 2 {
-                by.most_discard
-            } else {
-                by.most_bytes
-            };
-            // Discards beside another pattern have their own size.
-            let whole = match at {
-                2 => job.bs.max(64 << 10) <= most,
-                _ => job.bs <= most,
-            };
-            let requests = kernel.ios + kernel.merged;
-            self.pair(
-                &what("requests"),
-                ("the kernel", requests),
-                ("fio", ios),
-                !whole || not_alone,
-            );
+        let is_discard = at == 2;
+        // While it seeks the depth fio begins to count anew at each step.
+        let not_alone = is_discard && by.others_discard || job.latency_us.is_some();
+        // Discards beside another pattern have their own size.
+        let whole = match is_discard {
+            true => job.bs.max(64 << 10) <= by.most_discard,
+            false => job.bs <= by.most_bytes,
+        };
+        let requests = kernel.ios + kernel.merged;
+        for (unit, kernel, fio, at_least) in [
+            ("bytes", kernel.bytes, fio.bytes, not_alone),
+            ("requests", requests, fio.ios, !whole || not_alone),
+        ] {
+            let what = format!("{place}, {kind} {unit}");
+            self.pair(&what, ("the kernel", kernel), ("fio", fio), at_least);
         }
     }
 
     /// Our server and the tracepoints against the kernel's counters.
-    pub fn servers(&mut self, place: &str, by: &Counted) {
+    fn servers(&mut self, place: &str, by: &Counted) {
         let witnesses = [
             ("our server", by.ours.map(|(counts, _)| counts)),
             ("the tracepoint", by.trace),
         ];
         for (name, counts) in witnesses {
-            let Some(counts) = counts else { continue };
-            for ((kind, count), kernel) in KINDS.iter().zip(counts).zip(by.kernel) {
-                let what = |unit: &str| format!("{place}, {kind} {unit}");
-                let of = |n| ("the kernel", n);
-                self.pair(&what("requests"), (name, count.ios), of(kernel.ios), false);
-                self.pair(&what("bytes"), (name, count.bytes), of(kernel.bytes), false);
+            for (at, count) in counts.iter().flatten().enumerate() {
+                let (kind, kernel) = (KINDS[at], by.kernel[at]);
+                for (unit, counted, kernel) in [
+                    ("requests", count.ios, kernel.ios),
+                    ("bytes", count.bytes, kernel.bytes),
+                ] {
+                    let what = format!("{place}, {kind} {unit}");
+                    self.pair(&what, (name, counted), ("the kernel", kernel), false);
+                }
             }
         }
         if let Some((_, errors)) = by.ours {
-            self.pair(
-                &format!("{place}, errors"),
-                ("our server", errors),
-                ("fio", 0),
-                false,
-            );
+            let what = format!("{place}, errors");
+            self.pair(&what, ("our server", errors), ("fio", 0), false);
         }
     }
 

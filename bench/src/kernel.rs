@@ -15,9 +15,7 @@ const TRACING: &str = "/sys/kernel/tracing";
 /// Loads a module; words after its name are parameters. It is unloaded again.
 pub fn load_module(words: &[&str], undo: &mut Undo) -> Result<(), String> {
     run(Command::new("modprobe").args(words))?;
-    let mut unload = Command::new("rmmod");
-    unload.arg(words[0]);
-    undo.command(unload);
+    undo.command("rmmod", [words[0]]);
     Ok(())
 }
 
@@ -29,9 +27,7 @@ pub fn null_blk(name: &str, settings: &str) -> Result<(PathBuf, Undo), String> {
         let _built_in = run(Command::new("modprobe").arg("configfs"));
         let mut mount = Command::new("mount");
         run(mount.args(["-t", "configfs", "configfs"]).arg(config))?;
-        let mut umount = Command::new("umount");
-        umount.arg(config);
-        undo.command(umount);
+        undo.command("umount", [config]);
     }
     if !Path::new("/sys/module/null_blk").is_dir() {
         load_module(&["null_blk", "nr_devices=0"], &mut undo)?;

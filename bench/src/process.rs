@@ -9,6 +9,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -112,7 +113,7 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// A command whose children the terminal's Ctrl-C does not reach.
-pub fn apart(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub fn apart(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.process_group(0).stdin(Stdio::null());
     command
@@ -195,7 +196,13 @@ impl Undo {
     }
 
     /// Adds a command.
-    pub fn command(&mut self, mut command: Command) {
+    pub fn command<A: AsRef<OsStr>>(
+        &mut self,
+        program: impl AsRef<OsStr>,
+        words: impl IntoIterator<Item = A>,
+    ) {
+        let mut command = apart(program);
+        command.args(words);
         self.push(move || run(&mut command).map(drop));
     }
 

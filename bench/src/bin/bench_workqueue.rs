@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bench::files::{pairs, FileError};
-use bench::wq::contender::ours::{LEGACY, PERCPU};
+use bench::wq::contender::ours::PERCPU;
 use bench::wq::contender::{self, Contender};
 use bench::wq::throughput::{Bodies, Shape};
 use bench::wq::wake::Probe;
-use bench::wq::{delayed, designs, kept::Kept, memory, tables};
+use bench::wq::{delayed, kept::Kept, memory, tables};
 use clap::Parser;
 use workqueue::Runtime;
 
@@ -83,9 +83,6 @@ fn measure(args: &Args) -> Result<Kept, FileError> {
     if wanted(tables::ARM) || wanted(tables::LATE) {
         measure_delayed(args, &runtime, &mut kept);
     }
-    if wanted(tables::THREADS) || wanted(tables::START_1) || wanted(tables::START_2) {
-        measure_designs(args, &runtime, &mut kept);
-    }
     if wanted(tables::BYTES) {
         measure_bytes(&runtime, &mut kept);
     }
@@ -110,22 +107,6 @@ fn measure_delayed(args: &Args, runtime: &Runtime, kept: &mut Kept) {
         kept.add(tables::ARM, PERCPU, million.arm_ns);
         kept.add(tables::LATE_MILLION, PERCPU, million.late_ms[1]);
         kept.add(tables::EARLY, PERCPU, sparse.early + million.early);
-    }
-}
-
-fn measure_designs(args: &Args, runtime: &Runtime, kept: &mut Kept) {
-    eprintln!("bench_workqueue: the old design");
-    for _ in 0..args.rounds {
-        kept.add(tables::THREADS, PERCPU, designs::threads_of_ours());
-        kept.add(tables::THREADS, LEGACY, designs::threads_of_legacy());
-        let starts = [
-            (PERCPU, designs::starts_of_ours(runtime)),
-            (LEGACY, designs::starts_of_legacy()),
-        ];
-        for (name, [w1, w2]) in starts {
-            kept.add(tables::START_1, name, w1);
-            kept.add(tables::START_2, name, w2);
-        }
     }
 }
 

@@ -168,58 +168,29 @@ pub fn preset(name: &str) -> Result<Vec<Job>, BadMatrix> {
 mod tests {
     use super::*;
 
-    fn names(jobs: &[Job]) -> Vec<String> {
-        jobs.iter().map(Job::to_string).collect()
+    fn names(jobs: &[Job]) -> String {
+        let names: Vec<String> = jobs.iter().map(Job::to_string).collect();
+        names.join(" ")
     }
 
     #[test]
-    fn the_product_of_the_axes_in_their_order() {
-        let axes = Axes {
-            rw: vec![Rw::Read, Rw::Write],
-            bs: vec![512, 4096],
-            iodepth: vec![1, 8],
-            ..Axes::default()
-        };
-        assert_eq!(
-            names(&axes.expand()),
-            [
-                "read-512-qd1",
-                "read-512-qd8",
-                "read-4k-qd1",
-                "read-4k-qd8",
-                "write-512-qd1",
-                "write-512-qd8",
-                "write-4k-qd1",
-                "write-4k-qd8"
-            ]
-        );
-    }
-
-    #[test]
-    fn what_comes_to_the_same_is_there_once_and_what_means_nothing_is_not() {
-        let axes = Axes {
-            rw: vec![Rw::RandRead, Rw::RandWrite, Rw::Trim],
-            iodepth: vec![1, 32],
-            direct: vec![true, false],
-            verify: vec![false, true],
-            ..Axes::default()
-        };
-        assert_eq!(
-            names(&axes.expand()),
-            [
-                "randread-4k-qd1",
-                "randread-4k-qd1-buffered",
-                "randread-4k-qd32",
-                "randwrite-4k-qd1",
-                "randwrite-4k-qd1-verify",
-                "randwrite-4k-qd1-buffered",
-                "randwrite-4k-qd1-buffered-verify",
-                "randwrite-4k-qd32",
-                "randwrite-4k-qd32-verify",
-                "trim-4k-qd1",
-                "trim-4k-qd32"
-            ]
-        );
+    fn the_product_has_the_order_of_the_axes_and_each_job_that_means_something_once() {
+        for (line, expected) in [
+            (
+                "--rw=read,write --bs=512,4096 --iodepth=1,8",
+                "read-512-qd1 read-512-qd8 read-4k-qd1 read-4k-qd8 \
+                 write-512-qd1 write-512-qd8 write-4k-qd1 write-4k-qd8",
+            ),
+            (
+                "--rw=randread,randwrite,trim --iodepth=1,32 --direct=on,off --verify=off,on",
+                "randread-4k-qd1 randread-4k-qd1-buffered randread-4k-qd32 randwrite-4k-qd1 \
+                 randwrite-4k-qd1-verify randwrite-4k-qd1-buffered randwrite-4k-qd1-buffered-verify \
+                 randwrite-4k-qd32 randwrite-4k-qd32-verify trim-4k-qd1 trim-4k-qd32",
+            ),
+        ] {
+            let line = Line::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(names(&line.axes.expand()), expected);
+        }
     }
 
     #[test]
@@ -237,7 +208,7 @@ mod tests {
     #[test]
     fn the_full_preset_covers_every_axis() {
         let jobs = preset("full").unwrap();
-        for rw in Rw::ALL {
+        for rw in Rw::all() {
             assert!(jobs.iter().any(|job| job.rw == rw), "{}", rw.name());
         }
         for bs in (9..=20).map(|power| 1u64 << power) {
@@ -257,14 +228,8 @@ mod tests {
     fn the_default_jobs_are_those_of_the_kept_runs() {
         assert_eq!(
             names(&preset("default").unwrap()),
-            [
-                "randread-4k-qd32",
-                "randwrite-4k-qd32",
-                "randread-4k-qd1",
-                "randwrite-4k-qd1",
-                "read-128k-qd8",
-                "write-128k-qd8"
-            ]
+            "randread-4k-qd32 randwrite-4k-qd32 randread-4k-qd1 randwrite-4k-qd1 \
+             read-128k-qd8 write-128k-qd8"
         );
     }
 }

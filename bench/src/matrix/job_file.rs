@@ -115,16 +115,6 @@ mod tests {
 
     const USUAL: Extent = Extent { mib: 256, scale: 1 };
 
-    fn file(name: &str) -> String {
-        job_file(&name.parse().unwrap(), USUAL)
-    }
-
-    fn has(text: &str, lines: &[&str]) {
-        for line in lines {
-            assert!(text.lines().any(|found| found == *line), "{line}: {text}");
-        }
-    }
-
     #[test]
     fn the_amounts_of_the_default_jobs_are_those_of_the_kept_runs() {
         for (name, mib) in [
@@ -138,76 +128,62 @@ mod tests {
         }
     }
 
+    /// Lines that a job's file has, and words that it does not have.
     #[test]
-    fn a_plain_job() {
-        let text = file("randread-4k-qd32");
-        has(
-            &text,
-            &[
-                "filename=${DISK}",
-                "allow_file_create=0",
-                "ioengine=libaio",
-                "direct=1",
-                "rw=randread",
-                "bs=4096",
-                "iodepth=32",
-                "size=268435456",
-                "io_size=100663296",
-            ],
-        );
-        assert!(!text.contains("verify") && !text.contains("numjobs"));
-    }
-
-    #[test]
-    fn jobs_side_by_side_share_the_amount_and_have_a_part_each() {
-        let text = file("randwrite-4k-qd8-j3-verify");
-        has(
-            &text,
-            &[
-                "numjobs=3",
-                "offset_increment=89128960",
-                "size=33554432",
-                "verify=crc32c",
-            ],
-        );
-        assert!(!text.contains("io_size"), "{text}");
-    }
-
-    #[test]
-    fn a_buffered_write_reaches_the_disk_before_it_ends() {
-        has(
-            &file("write-4k-qd1-buffered"),
-            &["ioengine=psync", "direct=0", "end_fsync=1"],
-        );
-        assert!(!file("read-4k-qd1-buffered").contains("fsync"));
-    }
-
-    #[test]
-    fn a_depth_is_sought_by_the_clock() {
-        has(
-            &file("randread-4k-qd128-lat200us"),
-            &[
-                "latency_target=200us",
-                "latency_percentile=99",
-                "iodepth=128",
-            ],
-        );
-    }
-
-    #[test]
-    fn discards_run_beside_reads_and_writes() {
-        let text = file("trimmix-4k-qd16");
-        has(
-            &text,
-            &["rw=randrw", "rwmixread=70", "[discards]", "rw=randtrim"],
-        );
-        has(&file("randtrim-64k-qd16"), &["rw=randtrim", "bs=65536"]);
-    }
-
-    #[test]
-    fn a_small_disk_still_has_whole_blocks() {
-        let job: Job = "write-1m-qd1-j64".parse().unwrap();
-        let text = job_file(&job, Extent { mib: 64, scale: 1 });
-        has(&text, &["offset_increment=1048576", "size=1048576"]);
+    fn a_job_becomes_the_lines_that_fio_reads() {
+        for (name, mib, lines, not) in [
+            (
+                "randread-4k-qd32",
+                256,
+                "filename=${DISK} allow_file_create=0 ioengine=libaio direct=1 rw=randread bs=4096 \
+                 iodepth=32 size=268435456 io_size=100663296",
+                "verify numjobs",
+            ),
+            // Jobs side by side share the amount, and have a part each.
+            (
+                "randwrite-4k-qd8-j3-verify",
+                256,
+                "numjobs=3 offset_increment=89128960 size=33554432 verify=crc32c",
+                "io_size",
+            ),
+            // A buffered write reaches the disk before it ends.
+            (
+                "write-4k-qd1-buffered",
+                256,
+                "ioengine=psync direct=0 end_fsync=1",
+                "verify",
+            ),
+            ("read-4k-qd1-buffered", 256, "ioengine=psync", "fsync"),
+            // A depth is sought by the clock.
+            (
+                "randread-4k-qd128-lat200us",
+                256,
+                "latency_target=200us latency_percentile=99 iodepth=128",
+                "verify",
+            ),
+            // Discards run beside reads and writes.
+            (
+                "trimmix-4k-qd16",
+                256,
+                "rw=randrw rwmixread=70 [discards] rw=randtrim",
+                "verify",
+            ),
+            ("randtrim-64k-qd16", 256, "rw=randtrim bs=65536", "discards]"),
+            // A small disk still has whole blocks.
+            (
+                "write-1m-qd1-j64",
+                64,
+                "offset_increment=1048576 size=1048576",
+                "verify",
+            ),
+        ] {
+            let text = job_file(&name.parse().unwrap(), Extent { mib, scale: 1 });
+            for line in lines.split(' ') {
+                assert!(text.lines().any(|found| found == line), "{line}: {text}");
+            }
+            for word in not.split(' ') {
+                assert!(!text.contains(word), "{word}: {text}");
+            }
+        }
     }
 }

@@ -54,37 +54,40 @@ pub enum Rw {
     TrimMix,
 }
 
+/// Each pattern, as fio spells it (`trimmix` is ours) and as people say it, in the order of the tables.
+const PATTERNS: [(Rw, &str, &str); 11] = [
+    (Rw::RandRead, "randread", "random read"),
+    (Rw::RandWrite, "randwrite", "random write"),
+    (Rw::RandMixed, "randrw", "random read and write"),
+    (Rw::Read, "read", "read"),
+    (Rw::Write, "write", "write"),
+    (Rw::Mixed, "rw", "read and write"),
+    (Rw::Trim, "trim", "discard"),
+    (Rw::RandTrim, "randtrim", "random discard"),
+    (Rw::TrimWrite, "trimwrite", "discard, then write"),
+    (
+        Rw::RandTrimWrite,
+        "randtrimwrite",
+        "random discard, then write",
+    ),
+    (Rw::TrimMix, "trimmix", "random read, write, discard"),
+];
+
 impl Rw {
     /// All of them, in the order of the tables.
-    pub const ALL: [Rw; 11] = [
-        Rw::RandRead,
-        Rw::RandWrite,
-        Rw::RandMixed,
-        Rw::Read,
-        Rw::Write,
-        Rw::Mixed,
-        Rw::Trim,
-        Rw::RandTrim,
-        Rw::TrimWrite,
-        Rw::RandTrimWrite,
-        Rw::TrimMix,
-    ];
+    pub fn all() -> impl Iterator<Item = Rw> {
+        PATTERNS.iter().map(|pattern| pattern.0)
+    }
+
+    fn texts(self) -> (&'static str, &'static str) {
+        let found = PATTERNS.iter().find(|pattern| pattern.0 == self);
+        let (_, name, title) = found.expect("every pattern is in the list");
+        (name, title)
+    }
 
     /// As fio spells it; `trimmix` is ours.
     pub fn name(self) -> &'static str {
-        match self {
-            Rw::Read => "read",
-            Rw::Write => "write",
-            Rw::RandRead => "randread",
-            Rw::RandWrite => "randwrite",
-            Rw::Mixed => "rw",
-            Rw::RandMixed => "randrw",
-            Rw::Trim => "trim",
-            Rw::RandTrim => "randtrim",
-            Rw::TrimWrite => "trimwrite",
-            Rw::RandTrimWrite => "randtrimwrite",
-            Rw::TrimMix => "trimmix",
-        }
+        self.texts().0
     }
 
     /// Does it need a disk that takes discards?
@@ -104,22 +107,6 @@ impl Rw {
     pub fn verifiable(self) -> bool {
         matches!(self, Rw::Write | Rw::RandWrite | Rw::Mixed | Rw::RandMixed)
     }
-
-    fn title(self) -> &'static str {
-        match self {
-            Rw::Read => "read",
-            Rw::Write => "write",
-            Rw::RandRead => "random read",
-            Rw::RandWrite => "random write",
-            Rw::Mixed => "read and write",
-            Rw::RandMixed => "random read and write",
-            Rw::Trim => "discard",
-            Rw::RandTrim => "random discard",
-            Rw::TrimWrite => "discard, then write",
-            Rw::RandTrimWrite => "random discard, then write",
-            Rw::TrimMix => "random read, write, discard",
-        }
-    }
 }
 
 impl FromStr for Rw {
@@ -127,12 +114,12 @@ impl FromStr for Rw {
 
     fn from_str(word: &str) -> Result<Self, BadMatrix> {
         let word = if word == "readwrite" { "rw" } else { word };
-        match Rw::ALL.into_iter().find(|rw| rw.name() == word) {
-            Some(rw) => Ok(rw),
-            None => bad(format!(
-                "rw '{word}': none of {}",
-                Rw::ALL.map(Rw::name).join(" ")
-            )),
+        match PATTERNS.iter().find(|pattern| pattern.1 == word) {
+            Some(pattern) => Ok(pattern.0),
+            None => {
+                let names = PATTERNS.map(|pattern| pattern.1).join(" ");
+                bad(format!("rw '{word}': none of {names}"))
+            }
         }
     }
 }
@@ -191,7 +178,7 @@ impl Job {
             bs if bs.is_multiple_of(1024) => format!("{} KiB", bs >> 10),
             bs => format!("{bs} B"),
         };
-        let mut text = format!("{size} {}", self.rw.title());
+        let mut text = format!("{size} {}", self.rw.texts().1);
         match (self.direct, self.latency_us) {
             (true, None) => text += &format!(", QD {}", self.iodepth),
             (true, Some(us)) => text += &format!(", p99 {us} us, QD <= {}", self.iodepth),

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rectangles: timelines and heat maps.
 
-use super::canvas::{svg, Scale, GRID, INK, LETTER, MUTED, SERIES};
+use super::canvas::{svg, Scale, BEGINS, BELOW, ENDS, GRID, INK, LETTER, MIDDLE, MUTED, SERIES};
 use super::frame::Frame;
 use crate::study::outcome::{show, Axis, Row};
-use plotters::style::text_anchor::{HPos, VPos};
 use plotters::style::RGBColor;
 
 /// Draws a timeline: what each row did when.
@@ -34,10 +33,10 @@ pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String 
         let mut y = top + 4;
         for row in rows {
             if let Some(group) = &row.group {
-                canvas.text((6, y + 14), group, HPos::Left, VPos::Center, INK);
+                canvas.text((6, y + 14), group, BEGINS, INK);
                 y += 26;
             }
-            canvas.text((16, y + 11), &row.name, HPos::Left, VPos::Center, MUTED);
+            canvas.text((16, y + 11), &row.name, BEGINS, MUTED);
             canvas.line(&[(frame.left, y + 11), (frame.right, y + 11)], GRID, 1);
             for span in &row.spans {
                 let (from, to) = (xs.at(span.from), xs.at(span.to).max(xs.at(span.from) + 1));
@@ -50,16 +49,10 @@ pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String 
                 let text = format!("from {}", show(first.from));
                 let end = xs.at(last.to) + 6;
                 if end + text.chars().count() as i32 * LETTER < width {
-                    canvas.text((end, y + 11), &text, HPos::Left, VPos::Center, INK);
+                    canvas.text((end, y + 11), &text, BEGINS, INK);
                 }
             } else {
-                canvas.text(
-                    (frame.left + 6, y + 11),
-                    "never",
-                    HPos::Left,
-                    VPos::Center,
-                    INK,
-                );
+                canvas.text((frame.left + 6, y + 11), "never", BEGINS, INK);
             }
             y += 24;
         }
@@ -70,14 +63,14 @@ pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String 
 pub fn bars(width: i32, value: &Axis, bars: &[(String, f64)]) -> String {
     let height = 22 + 36 * bars.len() as i32;
     svg(width as u32, height as u32, |canvas| {
-        canvas.text((2, 8), &value.label, HPos::Left, VPos::Center, MUTED);
+        canvas.text((2, 8), &value.label, BEGINS, MUTED);
         // Room for the longest figure.
         let right = width - 8 - 7 * LETTER;
         let all = bars.iter().map(|bar| bar.1);
         let scale = Scale::over(all, value.log, 2, right);
         for (n, (name, value)) in bars.iter().enumerate() {
             let y = 22 + 36 * n as i32;
-            canvas.text((2, y + 8), name, HPos::Left, VPos::Center, INK);
+            canvas.text((2, y + 8), name, BEGINS, INK);
             let end = if value.is_finite() {
                 scale.at(*value).max(4)
             } else {
@@ -85,7 +78,7 @@ pub fn bars(width: i32, value: &Axis, bars: &[(String, f64)]) -> String {
             };
             canvas.bar((2, y + 17), (end, y + 30), SERIES[0]);
             let at = (end + 6, y + 24);
-            canvas.text(at, &show(*value), HPos::Left, VPos::Center, INK);
+            canvas.text(at, &show(*value), BEGINS, INK);
         }
     })
 }
@@ -125,8 +118,7 @@ pub fn heat(
         canvas.text(
             (frame.left, 12),
             &format!("color: {}", value.label),
-            HPos::Left,
-            VPos::Center,
+            BEGINS,
             MUTED,
         );
         let usable = values.iter().flatten().copied().filter(|v| v.is_finite());
@@ -149,32 +141,19 @@ pub fn heat(
                     back,
                 );
                 let middle = ((column(c) + column(c + 1)) / 2, (row(r) + row(r + 1)) / 2);
-                canvas.text(middle, &show(cell), HPos::Center, VPos::Center, text);
+                canvas.text(middle, &show(cell), MIDDLE, text);
             }
             let middle = (row(r) + row(r + 1)) / 2;
-            canvas.text(
-                (frame.left - 6, middle),
-                &rows[r],
-                HPos::Right,
-                VPos::Center,
-                INK,
-            );
+            canvas.text((frame.left - 6, middle), &rows[r], ENDS, INK);
         }
         for (c, name) in columns.iter().enumerate() {
             let middle = (column(c) + column(c + 1)) / 2;
-            canvas.text(
-                (middle, frame.bottom + 6),
-                name,
-                HPos::Center,
-                VPos::Top,
-                INK,
-            );
+            canvas.text((middle, frame.bottom + 6), name, BELOW, INK);
         }
         canvas.text(
             ((frame.left + frame.right) / 2, frame.bottom + 26),
             &x.label,
-            HPos::Center,
-            VPos::Top,
+            BELOW,
             INK,
         );
         canvas.text_upwards((10, (frame.top + frame.bottom) / 2), &y.label);

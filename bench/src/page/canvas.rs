@@ -50,8 +50,19 @@ pub const TEXT: u32 = 16;
 /// About the width of a letter of that size.
 pub const LETTER: i32 = 8;
 
-/// A point in pixels.
+/// A point in pixels, from the upper left corner.
 pub type Point = (i32, i32);
+
+/// How a text stands to its point.
+pub type Anchor = (HPos, VPos);
+/// It begins there.
+pub const BEGINS: Anchor = (HPos::Left, VPos::Center);
+/// It ends there.
+pub const ENDS: Anchor = (HPos::Right, VPos::Center);
+/// Its middle is there.
+pub const MIDDLE: Anchor = (HPos::Center, VPos::Center);
+/// It hangs from there.
+pub const BELOW: Anchor = (HPos::Center, VPos::Top);
 
 /// A picture being drawn. Drawing on a string cannot fail.
 pub struct Canvas<'a> {
@@ -87,10 +98,10 @@ impl Canvas<'_> {
         let _to_a_string = self.area.draw(&Rectangle::new([from, to], color.filled()));
     }
 
-    /// Text beside a point.
-    pub fn text(&self, at: Point, text: &str, h: HPos, v: VPos, color: RGBColor) {
+    /// Text that stands to a point as the anchor says.
+    pub fn text(&self, at: Point, text: &str, anchor: Anchor, color: RGBColor) {
         let style = ("sans-serif", TEXT).into_font().color(&color);
-        let style = style.pos(Pos::new(h, v));
+        let style = style.pos(Pos::new(anchor.0, anchor.1));
         let _to_a_string = self.area.draw(&Text::new(text.to_owned(), at, style));
     }
 
@@ -142,7 +153,7 @@ impl Canvas<'_> {
             } else {
                 self.mark((x + 6, y), n, 4);
             }
-            self.text((x + 20, y), name, HPos::Left, VPos::Center, INK);
+            self.text((x + 20, y), name, BEGINS, INK);
             x += need;
         }
         y + 16

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Curves: percentiles, lines and dots, and several courses over one time.
 
-use super::canvas::{svg, Canvas, Point, Scale, INK, LETTER, MUTED, SERIES};
+use super::canvas::{svg, Canvas, Point, Scale, BEGINS, ENDS, INK, LETTER, MUTED, SERIES};
 use super::frame::Frame;
 use crate::stats::sorted;
 use crate::study::outcome::{Axis, Plot, Samples, Series};
-use plotters::style::text_anchor::{HPos, VPos};
 use plotters::style::RGBColor;
 
 /// How far right a percentile stands: each further nine takes as much room as the one before.
@@ -108,7 +107,7 @@ pub fn band_key(canvas: &Canvas<'_>, at: Point, states: &[String]) {
     let (mut x, y) = at;
     for (state, name) in states.iter().enumerate() {
         canvas.bar((x, y - 6), (x + 12, y + 6), state_color(state));
-        canvas.text((x + 17, y), name, HPos::Left, VPos::Center, INK);
+        canvas.text((x + 17, y), name, BEGINS, INK);
         x += 17 + (name.chars().count() as i32 + 2) * LETTER;
     }
 }
@@ -143,7 +142,7 @@ pub fn stack(width: i32, plot: &Plot) -> String {
                 bottom: above + high(n) - 6,
             };
             let at = (left, above + 10);
-            canvas.text(at, &axis.label, HPos::Left, VPos::Center, INK);
+            canvas.text(at, &axis.label, BEGINS, INK);
             if let Some(states) = states(n) {
                 let beside = left + (axis.label.chars().count() as i32 + 2) * LETTER;
                 band_key(canvas, (beside, above + 10), states);
@@ -194,12 +193,10 @@ fn draw_marks(
     for (n, (moment, text)) in marks.iter().enumerate() {
         let (x, y) = (xs.at(*moment), 8 + 17 * n as i32);
         canvas.line(&[(x, y), (x, bottom)], MUTED, 1);
-        let to_left = x > (edges.0 + edges.1) / 2;
-        let (at, h) = if to_left {
-            (x - 5, HPos::Right)
-        } else {
-            (x + 5, HPos::Left)
+        let (at, anchor) = match x > (edges.0 + edges.1) / 2 {
+            true => (x - 5, ENDS),
+            false => (x + 5, BEGINS),
         };
-        canvas.text((at, y), text, h, VPos::Center, MUTED);
+        canvas.text((at, y), text, anchor, MUTED);
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Axes with grid, numbers and names; the curves' own names at their ends or in a key.
 
-use super::canvas::{number, spread, Canvas, Point, Scale, GRID, INK, LETTER, MUTED, SERIES};
+use super::canvas::{
+    number, spread, Canvas, Point, Scale, BEGINS, BELOW, ENDS, GRID, INK, LETTER, MUTED, SERIES,
+};
 use crate::study::outcome::Axis;
-use plotters::style::text_anchor::{HPos, VPos};
 use std::collections::HashSet;
 
 /// How wide a picture must be for names beside the curves.
@@ -48,13 +49,7 @@ impl Frame {
         for tick in scale.ticks(room) {
             let y = scale.at(tick);
             canvas.line(&[(self.left, y), (self.right, y)], GRID, 1);
-            canvas.text(
-                (self.left - 6, y),
-                &number(tick),
-                HPos::Right,
-                VPos::Center,
-                INK,
-            );
+            canvas.text((self.left - 6, y), &number(tick), ENDS, INK);
         }
         canvas.text_upwards((9, (self.top + self.bottom) / 2), &axis.label);
     }
@@ -66,7 +61,7 @@ impl Frame {
             canvas.line(&[(*x, self.top), (*x, self.bottom)], GRID, 1);
             let half = text.chars().count() as i32 * LETTER / 2 + 2;
             if x - half >= free {
-                canvas.text((*x, self.bottom + 6), text, HPos::Center, VPos::Top, INK);
+                canvas.text((*x, self.bottom + 6), text, BELOW, INK);
                 free = x + half;
             }
         }
@@ -76,13 +71,7 @@ impl Frame {
             1,
         );
         let middle = (self.left + self.right) / 2;
-        canvas.text(
-            (middle, self.bottom + 24),
-            label,
-            HPos::Center,
-            VPos::Top,
-            INK,
-        );
+        canvas.text((middle, self.bottom + 24), label, BELOW, INK);
     }
 
     /// The numbers of a scale with their places.
@@ -134,13 +123,7 @@ impl Frame {
             for (n, name) in names.iter().enumerate() {
                 let color = SERIES[n % SERIES.len()];
                 canvas.mark((self.right + 10, places[n]), n, 3);
-                canvas.text(
-                    (self.right + 18, places[n]),
-                    name,
-                    HPos::Left,
-                    VPos::Center,
-                    color,
-                );
+                canvas.text((self.right + 18, places[n]), name, BEGINS, color);
             }
         }
     }

@@ -6,76 +6,14 @@
 use super::{curves, draw, HALF, NARROW};
 use crate::study::headline::Picture;
 use crate::study::kept::{Kept, Score};
-use crate::study::outcome::{show, Figure, Kind};
-use crate::study::prediction::Verdict;
+use crate::study::outcome::{show, Figure, Kind, Part};
+use crate::study::prediction::{Prediction, Verdict};
 use crate::study::text::Plan;
 use crate::study::ALL;
-use crate::table::Table;
 use minijinja::{context, Environment, HtmlEscape, Value};
-use serde::Serialize;
 
 /// The width of the small picture beside a finding.
 const SMALL: i32 = 270;
-
-/// A figure of the page.
-#[derive(Serialize)]
-struct Shown<'a> {
-    id: String,
-    title: &'a str,
-    alt: &'a str,
-    place: &'static str,
-    wide: String,
-    narrow: String,
-    table: &'a Table,
-}
-
-impl<'a> Shown<'a> {
-    fn new(study: &str, kind: Kind, figure: &'a Figure) -> Self {
-        Self {
-            id: format!("{study}-{}", figure.id),
-            title: &figure.title,
-            alt: &figure.alt,
-            place: kind.place(),
-            wide: draw(&figure.plot, HALF),
-            narrow: draw(&figure.plot, NARROW),
-            table: &figure.table,
-        }
-    }
-}
-
-/// A part of a study: its key figure with the finding, and the others.
-#[derive(Serialize)]
-struct Part<'a> {
-    finding: &'a str,
-    worth: &'static str,
-    key: Vec<Shown<'a>>,
-    more: Vec<Shown<'a>>,
-}
-
-/// A prediction and what was found.
-#[derive(Serialize)]
-struct Row<'a> {
-    measure: &'a str,
-    predicted: String,
-    class: &'static str,
-    found: String,
-    why: &'a str,
-}
-
-/// A study of the page.
-#[derive(Serialize)]
-struct Study<'a> {
-    id: &'a str,
-    plan: &'a Plan,
-    kept: &'a Kept,
-    sentence: String,
-    picture: String,
-    class: &'static str,
-    score: String,
-    parts: Vec<Part<'a>>,
-    rows: Vec<Row<'a>>,
-    command: String,
-}
 
 impl Score {
     fn words(self) -> (&'static str, String) {
@@ -100,30 +38,61 @@ impl Score {
     }
 }
 
-fn row<'a>(plan: &'a Plan, kept: &Kept) -> Vec<Row<'a>> {
-    let rows = plan.predictions.iter().map(|prediction| {
-        let (class, found) = match kept.verdict(prediction) {
-            Verdict::Holds(value) => ("good", show(value)),
-            Verdict::Contradicted(value) => ("bad", show(value)),
-            Verdict::NotRun => ("muted", "not run".into()),
-        };
-        Row {
-            measure: &prediction.measure,
-            predicted: prediction.to_string(),
-            class,
-            found,
-            why: &prediction.why,
-        }
-    });
-    rows.collect()
+/// A figure, drawn for both widths of a screen.
+fn figure(study: &str, kind: Kind, figure: &Figure) -> Value {
+    context! {
+        id => format!("{study}-{}", figure.id),
+        title => figure.title,
+        alt => figure.alt,
+        place => kind.place(),
+        wide => draw(&figure.plot, HALF),
+        narrow => draw(&figure.plot, NARROW),
+        table => figure.table,
+    }
 }
 
-fn study<'a>(plan: &'a Plan, kept: &'a Kept) -> Study<'a> {
+/// A part of a study: the figure that is shown with the finding, and those that are folded away.
+fn part(study: &str, part: &Part, key: &[String]) -> Value {
+    let at = part.figures.iter().position(|f| key.contains(&f.id));
+    let at = at.unwrap_or(0);
+    let all = part.figures.iter().enumerate();
+    let (shown, folded): (Vec<_>, Vec<_>) = all.partition(|(n, _)| *n == at);
+    let drawn = |figures: Vec<(usize, &Figure)>| -> Vec<Value> {
+        let figures = figures.into_iter();
+        figures
+            .map(|(_, one)| figure(study, part.kind, one))
+            .collect()
+    };
+    context! {
+        finding => part.finding,
+        worth => part.kind.worth(),
+        key => drawn(shown),
+        more => drawn(folded),
+    }
+}
+
+/// A prediction, and what was found.
+fn row(prediction: &Prediction, verdict: Verdict) -> Value {
+    let (class, found) = match verdict {
+        Verdict::Holds(value) => ("good", show(value)),
+        Verdict::Contradicted(value) => ("bad", show(value)),
+        Verdict::NotRun => ("muted", "not run".into()),
+    };
+    context! {
+        measure => prediction.measure,
+        predicted => prediction.to_string(),
+        class,
+        found,
+        why => prediction.why,
+    }
+}
+
+/// A study, as the template shows it.
+fn study(plan: &Plan, kept: &Kept) -> Value {
     // Every table can be read: a test holds that.
     let study = ALL.iter().find(|study| study.id == kept.id);
-    let headline = study
-        .and_then(|study| study.table().ok())
-        .map(|table| table.headline);
+    let table = study.and_then(|study| study.table().ok());
+    let headline = table.map(|table| table.headline);
     let key = headline.as_ref().map_or(&[][..], |headline| &headline.key);
     let shown = headline.as_ref().and_then(|headline| headline.show(kept));
     let (sentence, picture) = match shown {
@@ -133,35 +102,26 @@ fn study<'a>(plan: &'a Plan, kept: &'a Kept) -> Study<'a> {
         }
         None => (String::new(), String::new()),
     };
-    let parts = kept.parts.iter().map(|part| {
-        let all = || part.figures.iter();
-        let at = all().position(|f| key.contains(&f.id)).unwrap_or(0);
-        let figure = |n: usize| Shown::new(&kept.id, part.kind, &part.figures[n]);
-        let others = (0..part.figures.len()).filter(|&n| n != at);
-        Part {
-            finding: &part.finding,
-            worth: part.kind.worth(),
-            key: all().nth(at).map(|_| figure(at)).into_iter().collect(),
-            more: others.map(figure).collect(),
-        }
-    });
+    let parts = kept.parts.iter().map(|one| part(&kept.id, one, key));
+    let rows = plan.predictions.iter();
+    let rows = rows.map(|prediction| row(prediction, kept.verdict(prediction)));
     let (class, score) = kept.score(plan).words();
     let quick = if kept.quick { " --quick" } else { "" };
     let beds = match kept.beds.is_empty() {
         true => String::new(),
         false => format!(" --bed {}", kept.beds.join(",")),
     };
-    Study {
-        id: &kept.id,
+    context! {
+        id => kept.id,
         plan,
         kept,
         sentence,
         picture,
         class,
         score,
-        parts: parts.collect(),
-        rows: row(plan, kept),
-        command: format!("scripts/study --only {}{quick}{beds}", kept.id),
+        parts => parts.collect::<Vec<_>>(),
+        rows => rows.collect::<Vec<_>>(),
+        command => format!("scripts/study --only {}{quick}{beds}", kept.id),
     }
 }
 
@@ -184,7 +144,7 @@ fn prose(text: &str) -> Value {
 
 /// The page. An error is a fault of the template.
 pub fn page(all: &[(Plan, &Kept)]) -> Result<String, minijinja::Error> {
-    let studies: Vec<Study<'_>> = all.iter().map(|(plan, kept)| study(plan, kept)).collect();
+    let studies: Vec<Value> = all.iter().map(|(plan, kept)| study(plan, kept)).collect();
     let mut total = Score::default();
     for (plan, kept) in all {
         total.add(kept.score(plan));

@@ -27,16 +27,8 @@ fn samples<'a>(run: &'a Run, column: &str) -> impl Iterator<Item = &'a Sample> {
 
 /// Tries refused in all samples, by source; none if the server was not asked.
 fn refused(run: &Run, column: &str) -> Option<BySource> {
-    let by: Vec<BySource> = samples(run, column).filter_map(|s| s.refused).collect();
-    let sum = |of: fn(&BySource) -> u64| by.iter().map(of).sum();
-    (!by.is_empty()).then(|| BySource {
-        slots: sum(|by| by.slots),
-        memory: sum(|by| by.memory),
-        psi: sum(|by| by.psi),
-        bandwidth: sum(|by| by.bandwidth),
-        injection: sum(|by| by.injection),
-        driver: sum(|by| by.driver),
-    })
+    let by = samples(run, column).filter_map(|sample| sample.refused);
+    by.reduce(|all, by| all.with(&by, &u64::saturating_add))
 }
 
 /// The source that presses on a column of ours.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// The largest request of each disk, in KiB.
 const IO_BUFFER_KIB: u32 = 512;
@@ -117,9 +117,7 @@ impl Maker<'_> {
         let mut add = apart(&self.programs.ours);
         let node = run(add.args(words.split(' ')))?.trim().to_owned();
         let mut undo = Undo::default();
-        let mut del = apart(&self.programs.ours);
-        del.args(["del", "--force", &node]);
-        undo.command(del);
+        undo.command(&self.programs.ours, ["del", "--force", &node]);
         Ok(Disk::new(node, format!("ublk-ramdisk {words}"), undo))
     }
 
@@ -131,12 +129,20 @@ impl Maker<'_> {
         }
     }
 
-    fn log(&self, name: &str) -> Result<(PathBuf, Stdio, Stdio), String> {
-        let path = self.scratch.join(name);
-        let open = || File::options().create(true).append(true).open(&path);
-        let pair = open().and_then(|one| Ok((one, open()?)));
-        let (out, err) = pair.map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok((path, out.into(), err.into()))
+    /// Starts a server whose output and errors go to files of that name in the scratch folder.
+    fn serve(
+        &self,
+        name: &str,
+        command: &mut Command,
+    ) -> Result<(Server, PathBuf, PathBuf), String> {
+        let open = |end: &str| {
+            let path = self.scratch.join(format!("{name}.{end}"));
+            let file = File::create(&path).map_err(|e| format!("{}: {e}", path.display()));
+            file.map(|file| (path, file))
+        };
+        let ((out, stdout), (err, stderr)) = (open("out")?, open("err")?);
+        let server = Server::start(command.stdout(stdout).stderr(stderr))?;
+        Ok((server, out, err))
     }
 
     fn libublk(&self, handler: &str) -> Result<Disk, String> {
@@ -145,24 +151,18 @@ impl Maker<'_> {
         let buffer = IO_BUFFER_KIB << 10;
         let words =
             format!("--size-mib {mib} --depth {depth} --io-buffer {buffer} --handler {handler}");
-        let (out, stdout, _) = self.log(&format!("libublk-{handler}"))?;
-        let (err, _, stderr) = self.log(&format!("libublk-{handler}-err"))?;
         let mut command = apart(&self.programs.libublk);
-        let mut server =
-            Server::start(command.args(words.split(' ')).stdout(stdout).stderr(stderr))?;
+        command.args(words.split(' '));
+        let (mut server, out, err) = self.serve(&format!("libublk-{handler}"), &mut command)?;
         let node = server.until(|| {
-            fs::read_to_string(&out)
-                .ok()
-                .filter(|text| text.ends_with('\n'))
+            let text = fs::read_to_string(&out).ok();
+            text.filter(|text| text.ends_with('\n'))
         });
         let node = node.ok_or_else(|| last_line(&err))?;
         let mut undo = Undo::default();
         undo.hold(server);
-        Ok(Disk::new(
-            node.trim(),
-            format!("libublk_ramdisk {words}"),
-            undo,
-        ))
+        let how = format!("libublk_ramdisk {words}");
+        Ok(Disk::new(node.trim(), how, undo))
     }
 
     fn example(&self) -> Result<Disk, String> {
@@ -175,9 +175,7 @@ impl Maker<'_> {
         fs::create_dir_all("/run/ublksrvd").map_err(|e| e.to_string())?;
         run(apart(&program).args(["add", ID, &mib]))?;
         let mut undo = Undo::default();
-        let mut del = apart(&program);
-        del.args(["del", ID]);
-        undo.command(del);
+        undo.command(&program, ["del", ID]);
         let how = format!("ramdisk add {ID} {mib} (the example of libublk; depth 128 is its own)");
         Ok(Disk::new(format!("/dev/ublkb{ID}"), how, undo))
     }
@@ -187,17 +185,15 @@ impl Maker<'_> {
         let Plan { queues, depth, .. } = self.plan;
         let target = target.join(" ");
         let words = format!("add {target} -q {queues} -d {depth} -b {IO_BUFFER_KIB}KiB");
-        let (log, stdout, stderr) = self.log(&format!(
-            "rublk-{}",
-            target.split(' ').next().unwrap_or_default()
-        ))?;
         // It says nothing that a program could read: the new node is the answer.
         let before = ublk_nodes();
         let mut command = apart(&program);
         command.args(words.split(' ')).arg("--foreground");
-        let mut server = Server::start(command.stdout(stdout).stderr(stderr))?;
+        let kind = target.split(' ').next().unwrap_or_default();
+        let name = format!("rublk-{kind}");
+        let (mut server, _, err) = self.serve(&name, &mut command)?;
         let node = server.until(|| ublk_nodes().difference(&before).next().cloned());
-        let node = node.ok_or_else(|| format!("rublk {words} ended: {}", last_line(&log)))?;
+        let node = node.ok_or_else(|| format!("rublk {words} ended: {}", last_line(&err)))?;
         undo.hold(server);
         let id = node.trim_start_matches("/dev/ublkb").to_owned();
         undo.push(move || {
@@ -217,9 +213,7 @@ impl Maker<'_> {
         run(Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, &source])
             .arg(&place))?;
-        let mut umount = Command::new("umount");
-        umount.arg(&place);
-        undo.command(umount);
+        undo.command("umount", [&place]);
         let path = place.join("disk");
         let file = File::create(&path).and_then(|file| file.set_len(self.plan.mib << 20));
         file.map_err(|e| e.to_string())?;
@@ -244,9 +238,7 @@ impl Maker<'_> {
             .args(["--show", "--find"])
             .arg(&file))?;
         let node = node.trim().to_owned();
-        let mut detach = Command::new("losetup");
-        detach.args(["--detach", &node]);
-        undo.command(detach);
+        undo.command("losetup", ["--detach", &node]);
         Ok(Disk::new(
             node,
             "losetup on a file of a tmpfs, buffered",
@@ -283,13 +275,12 @@ impl Maker<'_> {
         run(Command::new("modprobe").args(["nbd", "max_part=0"]))?;
         let Plan { mib, queues, .. } = self.plan;
         let socket = self.scratch.join("nbd");
-        let (log, stdout, stderr) = self.log("nbdkit")?;
         let mut command = apart("nbdkit");
         command.args(["--foreground", "--unix"]).arg(&socket);
         command.args(["memory", &format!("{mib}M")]);
-        let mut server = Server::start(command.stdout(stdout).stderr(stderr))?;
+        let (mut server, _, err) = self.serve("nbdkit", &mut command)?;
         let there = server.until(|| socket.exists().then_some(()));
-        there.ok_or_else(|| format!("nbdkit ended: {}", last_line(&log)))?;
+        there.ok_or_else(|| format!("nbdkit ended: {}", last_line(&err)))?;
         let mut undo = Undo::default();
         undo.hold(server);
         let connections = queues.to_string();
@@ -299,9 +290,7 @@ impl Maker<'_> {
             .arg(&socket)
             .args([NODE, "-connections", &connections]);
         run(&mut client).map_err(|why| format!("nbd-client: {why}"))?;
-        let mut end = Command::new("nbd-client");
-        end.args(["-d", NODE]);
-        undo.command(end);
+        undo.command("nbd-client", ["-d", NODE]);
         let how = format!(
             "nbdkit memory {mib}M, nbd-client over a Unix socket with -connections {queues}"
         );

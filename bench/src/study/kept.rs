@@ -191,52 +191,49 @@ pub fn keep_csv(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), FileError> {
 /// The samples of a figure. A timeline gives the beginning and end of each span, a set of samples their number and
 /// value, a heat map the numbers of column and value under the name of the row.
 fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
+    let mut rows = Vec::new();
+    let mut add = |name: &str, x: f64, y: f64| rows.push((name.to_owned(), x, y));
+    let mut numbered = |name: &str, values: &[f64]| {
+        let values = values.iter().enumerate();
+        values.for_each(|(n, &value)| add(name, n as f64, value));
+    };
     match &figure.plot {
         Plot::Percentiles { sets, .. } => {
-            let rows = sets.iter().flat_map(|set| {
-                let values = set.values.iter().enumerate();
-                values.map(|(n, &value)| (set.name.clone(), n as f64, value))
-            });
-            rows.collect()
+            sets.iter().for_each(|set| numbered(&set.name, &set.values));
         }
-        Plot::Lines { series, .. } => {
-            let rows = series.iter();
-            let rows = rows.flat_map(|s| s.points.iter().map(|&(x, y)| (s.name.clone(), x, y)));
-            rows.collect()
-        }
-        Plot::Stack { panels, levels, .. } => {
-            let rows = panels.iter().map(|(_, series)| series);
-            let rows = rows.chain(levels.iter().map(|(_, series)| series));
-            let rows = rows.flat_map(|s| s.points.iter().map(|&(x, y)| (s.name.clone(), x, y)));
-            rows.collect()
-        }
-        Plot::Timeline { kinds, rows, .. } => {
-            let mut group = String::new();
-            let mut out = Vec::new();
-            for row in rows {
-                if let Some(name) = &row.group {
-                    group.clone_from(name);
-                }
-                for span in &row.spans {
-                    let kind = kinds.get(span.kind).map_or("", String::as_str);
-                    out.push((format!("{group}: {} {kind}", row.name), span.from, span.to));
-                }
-            }
-            out
+        Plot::Heat { rows, values, .. } => {
+            let rows = rows.iter().zip(values);
+            rows.for_each(|(row, values)| numbered(row, values));
         }
         Plot::Bars { bars, .. } => {
             let bars = bars.iter().enumerate();
-            bars.map(|(n, (name, value))| (name.clone(), n as f64, *value))
-                .collect()
+            bars.for_each(|(n, (name, value))| add(name, n as f64, *value));
         }
-        Plot::Heat { rows, values, .. } => {
-            let cells = rows.iter().zip(values).flat_map(|(row, values)| {
-                let values = values.iter().enumerate();
-                values.map(|(n, &value)| (row.clone(), n as f64, value))
-            });
-            cells.collect()
+        Plot::Lines { series, .. } => {
+            let points = series
+                .iter()
+                .flat_map(|s| s.points.iter().map(|p| (&s.name, p)));
+            points.for_each(|(name, &(x, y))| add(name, x, y));
+        }
+        Plot::Stack { panels, levels, .. } => {
+            let series = panels.iter().map(|panel| &panel.1);
+            let series = series.chain(levels.iter().map(|level| &level.1));
+            let points = series.flat_map(|s| s.points.iter().map(|p| (&s.name, p)));
+            points.for_each(|(name, &(x, y))| add(name, x, y));
+        }
+        Plot::Timeline { kinds, rows, .. } => {
+            let mut group = "";
+            for row in rows {
+                group = row.group.as_deref().unwrap_or(group);
+                for span in &row.spans {
+                    let kind = kinds.get(span.kind).map_or("", String::as_str);
+                    let name = format!("{group}: {} {kind}", row.name);
+                    add(&name, span.from, span.to);
+                }
+            }
         }
     }
+    rows
 }
 
 #[cfg(test)]

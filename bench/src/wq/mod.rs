@@ -2,7 +2,7 @@
 //! The workqueue beside its rivals: contenders, cases, tables.
 //!
 //! A [`contender`] takes items; the cases hand them to all contenders in turn ([`throughput`],
-//! [`wake`]), to ours alone ([`delayed`], [`memory`]) or to ours and its predecessor ([`designs`]); their samples make a [`kept`] run, and
+//! [`wake`]) or to ours alone ([`delayed`], [`memory`]); their samples make a [`kept`] run, and
 //! that a [`tables`]. `src/bin/bench_workqueue.rs` drives it.
 
 pub mod contender;
@@ -14,8 +14,6 @@ pub mod throughput;
 pub mod wake;
 
 pub mod delayed;
-
-pub mod designs;
 
 pub mod memory;
 

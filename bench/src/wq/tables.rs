@@ -63,15 +63,6 @@ pub const CONTROL: &str = "a sleeping thread";
 /// Lateness of a million timers in eight seconds.
 pub const LATE_MILLION: &str = "lateness p99, a million timers in 8 s";
 
-/// Threads, see [`super::designs`].
-pub const THREADS: &str = "threads of a runtime and ten per-CPU queues";
-
-/// The second of the documentation's three items.
-pub const START_1: &str = "start of w1 after w0";
-
-/// The third.
-pub const START_2: &str = "start of w2 after w0";
-
 /// Bytes, see [`super::memory`].
 pub const BYTES: &str = "bytes";
 
@@ -84,7 +75,7 @@ const fn case(key: &'static str, unit: &'static str, against: Against, at_most: 
     }
 }
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 10] = [
     case(SPAWN_1, "ns per item", Against::Best, 0.5),
     case(SPAWN_4, "ns per item", Against::Best, 0.5),
     case(WAKE_50, "us", Against::Best, 1.0),
@@ -96,10 +87,6 @@ const CASES: [Case; 13] = [
     case(LATE, "ms", Against::Limit(0.2), 1.0),
     // No target.
     case(LATE_MILLION, "ms", Against::Limit(f64::INFINITY), 1.0),
-    // What the design is for.
-    case(THREADS, "", Against::One(LEGACY), f64::INFINITY),
-    case(START_1, "ms", Against::One(LEGACY), f64::INFINITY),
-    case(START_2, "ms", Against::One(LEGACY), f64::INFINITY),
 ];
 
 /// Everything that there is to say about a run.

@@ -238,7 +238,7 @@ sources! {
 
 impl BySource {
     /// Each number combined with another's.
-    pub(crate) fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+    pub fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
         Self {
             slots: how(self.slots, other.slots),
             memory: how(self.memory, other.memory),
