@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Are the numbers right? What fio says it did, what the kernel counted
-//! on the disk (`/sys/block/DISK/stat`, which is what iostat shows, and the block
-//! tracepoints), and what our server counted are compared.
+//! Are the numbers right? Three parties count the same requests, and their figures are compared:
+//! fio, the kernel (`/sys/block/DISK/stat`, which is what iostat shows, and the block trace
+//! points), and our server.
 //!
-//! The part that runs fio leaves a file of tab-separated lines beside each sample.
 //! What must be equal:
 //!
 //! - bytes of each direction, fio's and the kernel's, past the page cache;
-//! - requests, fio's and the kernel's with what it merged, where a block is not
-//!   larger than the disk's largest request (else the kernel splits it: at least);
+//! - requests, fio's and the kernel's with what it merged, where a block is not larger than the
+//!   disk's largest request. Else the kernel splits it, and must have at least as many;
 //! - requests and bytes of each kind, the kernel's and our server's, always.
 //!
-//! Under a memory limit pages are discarded beside the job: of discards the kernel then
-//! counts at least fio's. What our server refused meanwhile is read here too.
+//! Where something else is at work the kernel must have at least fio's figure: under a memory limit
+//! pages are discarded beside the job, and while it seeks a depth fio begins to count anew.
+//!
+//! [`crate::runner`] leaves a file of lines `NAME VALUE` beside each sample, with a tab between.
+//! What our server refused meanwhile stands there too, and is read here.
 
 use std::collections::BTreeMap;
 
@@ -66,6 +68,7 @@ fn our_queues(json: &str) -> Option<Vec<Value>> {
     disk["queues"].as_array().cloned()
 }
 
+/// Tries that our server has refused so far, by cause, over all queues.
 fn our_refusals(json: &str) -> Option<BySource> {
     let queues = our_queues(json)?;
     let by = queues.iter().map(|queue| &queue["hctx"]["refused_by"]);
@@ -144,6 +147,7 @@ pub fn trace_counts(text: &str) -> Counts {
     counts
 }
 
+/// What was counted between two readings. The counters of the kernel may wrap around.
 fn minus(after: Counts, before: Counts) -> Counts {
     let mut by = after;
     for (count, before) in by.iter_mut().zip(before) {
@@ -217,6 +221,8 @@ pub struct CrossCheck {
 }
 
 impl CrossCheck {
+    /// Compares two figures, each with the one who counted it. `at_least` says that the left one
+    /// may be larger.
     fn pair(&mut self, what: &str, left: (&str, u64), right: (&str, u64), at_least: bool) {
         self.compared += 1;
         let fits = match at_least {

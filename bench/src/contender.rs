@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The contenders, by name: our data paths, ours under a source of pressure,
-//! the rivals, and disks that are there already.
+//! The contenders, by name: our data paths, ours under a source of pressure, the rivals, and disks
+//! that are there already.
+//!
+//! A name says how its disk is made: `batch`, `batch+slots=8`, `null_blk+mbps=64`, `NAME:/dev/sdx`.
+//! It is the name of the column in the tables and of the folder of samples.
+//! [`crate::runner::disks`] makes the disk that belongs to a name; dropping the disk takes it away.
 
 use std::fmt;
 use std::str::FromStr;
@@ -47,6 +51,7 @@ pub const PRESSURES: [Pressure; 5] = [
     pressure("requeue", "10,100,0,-1", Source::Injection),
 ];
 
+/// A row of [`PRESSURES`].
 const fn pressure(kind: &'static str, usual: &'static str, source: Source) -> Pressure {
     Pressure {
         kind,
@@ -55,6 +60,7 @@ const fn pressure(kind: &'static str, usual: &'static str, source: Source) -> Pr
     }
 }
 
+/// The names of all sources of pressure.
 fn kinds() -> [&'static str; 5] {
     PRESSURES.map(|pressure| pressure.kind)
 }
@@ -238,6 +244,8 @@ impl FromStr for Contender {
     }
 }
 
+/// Reads what follows the `+` of a contender: a source, and a value or its usual one. A value
+/// becomes a part of commands and of file names, so it has letters, digits and a few signs only.
 fn pressure_of(word: &str, text: &str) -> Result<(String, String), BadMatrix> {
     let (kind, value) = match text.split_once('=') {
         Some((kind, value)) => (kind, Some(value)),
@@ -314,6 +322,7 @@ pub fn list(words: &str) -> Result<Vec<Contender>, BadMatrix> {
     Ok(once)
 }
 
+/// True for a word that is the rest of a value with commas. No contender begins with a digit.
 fn continues(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_digit() || c == '-')
 }

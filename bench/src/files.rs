@@ -96,6 +96,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> 
 struct Lines(usize);
 
 impl Lines {
+    /// Objects within so many others get a line for each member.
     const MOST: usize = 3;
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One sample from fio's JSON: the figures of one job on one device.
 //!
-//! fio reports reads, writes and discards apart. The figure of a mixed job is
-//! all of its requests; that of a verified one is its writes, because its reads
-//! are the verification.
+//! fio reports reads, writes and discards apart. The figure of a mixed job is all of its requests.
+//! The figure of a verified job is its writes, because its reads are the verification.
+//!
+//! A job with an error, or one that moved nothing, is no sample: its rate would look like a fast
+//! disk.
 
 use std::collections::BTreeMap;
 
@@ -151,11 +153,14 @@ pub fn parse(text: &str) -> Result<Sample, FioError> {
     Ok(sample)
 }
 
+/// What is read of fio's output. It has far more.
 #[derive(Deserialize)]
 struct Output {
     jobs: Vec<Job>,
 }
 
+/// One of fio's jobs. With `group_reporting`, which every job file has, it stands for all that run
+/// side by side.
 #[derive(Deserialize)]
 struct Job {
     error: i64,
@@ -173,11 +178,13 @@ struct Job {
     latency_depth: u32,
 }
 
+/// What the job file said, as fio repeats it.
 #[derive(Default, Deserialize)]
 struct Options {
     verify: Option<String>,
 }
 
+/// One direction of a job: reads, writes or discards.
 #[derive(Default, Deserialize)]
 struct Way {
     iops: f64,
@@ -189,6 +196,7 @@ struct Way {
 }
 
 impl Way {
+    /// What is kept of a direction, unless nothing moved in it.
     fn done(&self) -> Option<Done> {
         (self.total_ios > 0).then_some(Done {
             ios: self.total_ios,
@@ -198,6 +206,7 @@ impl Way {
     }
 }
 
+/// Times from submission to completion, in nanoseconds.
 #[derive(Default, Deserialize)]
 struct Latency {
     mean: f64,

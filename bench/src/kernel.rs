@@ -10,6 +10,7 @@ use std::process::Command;
 
 /// Where the control groups of version 2 are.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
+/// Where the trace points are.
 const TRACING: &str = "/sys/kernel/tracing";
 
 /// Loads a module; words after its name are parameters. It is unloaded again.

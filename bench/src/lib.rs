@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the benchmark programs share.
+//! The benchmarks and the studies of the project. Each is a program in `src/bin/`, started by a
+//! script of the same name.
 //!
-//! `scripts/bench-device` wants a [`matrix`] of jobs and a list of [`contender`]s,
-//! which make a [`plan`]; [`runner`] makes the disks and runs fio ([`progress`] says how far it is), which leaves
-//! a folder; that folder becomes a [`run::Run`] (its samples read by [`fio`], its
-//! counters held against each other by [`check`]), and the run a [`report`] of [`table`]s, with what
-//! [`pressed`] has to say of pressure.
+//! | script | journey |
+//! |---|---|
+//! | `scripts/bench-device` | [`plan`] (what is asked for) -> [`runner`] (disks and fio, leaves files) -> [`run`] (the files as samples) -> [`report`] (the samples as tables) |
+//! | `scripts/study` | [`study::table`] (cases and measures of a study) -> [`study::sim`] or [`study::device`] (makes a case) -> [`study::outcome`] (measures and figures) -> [`study::kept`] (their files) -> [`page`] (the report) |
+//! | `scripts/bench-workqueue` | [`wq::contender`] (what is compared) -> [`wq::throughput`], [`wq::wake`], [`wq::delayed`], [`wq::memory`] (the cases) -> [`wq::kept`] (the samples) -> [`wq::tables`] |
+//! | `scripts/bench-mirror` | [`mirror`]: both ways to one store |
 //!
-//! [`study`] holds the studies, which `scripts/study` runs, and [`page`] their report.
+//! What they share: [`stats`] (medians, quantiles), [`table`] (one table, as text and in the
+//! report), [`files`] (files and errors that name them), [`process`] (children that end with their
+//! owner), [`kernel`] (what is made in the kernel and taken away again).
 //!
-//! [`wq`] is the workqueue's part, which needs no script to be measured; [`mirror`] what the mirror
-//! of blk-mq costs in process. `unsafe` is only in [`wq::memory`] and [`mirror`].
+//! A figure is only worth something beside another one of the same run. So every run takes all
+//! contenders in turns, keeps each sample and not only the median, and keeps the setting: machine,
+//! kernel, commit, versions.
+//!
+//! `unsafe` is only in [`wq::memory`] and [`mirror`].
 
 pub mod files;
 

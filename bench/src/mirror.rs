@@ -2,8 +2,8 @@
 //! What the mirror of blk-mq costs: 4 KiB requests on one thread, straight at the store and through
 //! the mirror and the driver in front of it.
 //!
-//! Both ways pin, copy and unpin the same pages; the copy is the client's, so that what differs is
-//! the dispatch alone. The random places are drawn beforehand, and both ways get the same.
+//! Both ways pin, copy and unpin the same pages. The copy is the client's, so that what differs is
+//! the dispatch alone. The random offsets are drawn beforehand, and both ways get the same.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ pub fn thread_time() -> Duration {
 /// One client's memory: on a page of its own, as a server's buffers are.
 struct Client(Box<Page>);
 
+/// A block at an address that is a multiple of its size.
 #[repr(align(4096))]
 struct Page([u8; BLOCK]);
 
@@ -65,12 +66,12 @@ impl Client {
 }
 
 /// The end of the line: what the queue's own thread is told.
-struct Ends {
+struct Completions {
     client: Client,
     bytes: u64,
 }
 
-impl LocalCompletion for Ends {
+impl LocalCompletion for Completions {
     fn transfer<'m>(&mut self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
         let outcome = self
             .client
@@ -97,10 +98,10 @@ impl FrontEnd for Nobody {
 /// Both ways to one store.
 pub struct Bed {
     /// Blocks to visit, in order, again and again.
-    places: Vec<u64>,
+    offsets: Vec<u64>,
     limits: Limits,
-    ends: Ends,
-    lane: Submitter,
+    completions: Completions,
+    submitter: Submitter,
     ramdisk: Arc<Ramdisk>,
     _mirror: Mirror,
 }
@@ -143,7 +144,7 @@ impl Bed {
         let pressed = Pressured::new(ramdisk.clone(), Settings::default(), 1, DEPTH);
         let mirror = Mirror::start(set, Arc::new(pressed), Arc::new(Nobody)).expect("threads");
         let mut random = 0x2545_f491_4f6c_dd1d_u64;
-        let places = (0..4096)
+        let offsets = (0..4096)
             .map(|_| {
                 random ^= random << 13;
                 random ^= random >> 7;
@@ -152,18 +153,18 @@ impl Bed {
             })
             .collect();
         Self {
-            places,
+            offsets,
             limits: Limits {
                 size,
                 block_size: 512,
                 max_data: 512 << 10,
                 read_only: false,
             },
-            ends: Ends {
+            completions: Completions {
                 client: Client(Box::new(Page([7; BLOCK]))),
                 bytes: 0,
             },
-            lane: mirror.submitter(0),
+            submitter: mirror.submitter(0),
             ramdisk,
             _mirror: mirror,
         }
@@ -171,16 +172,17 @@ impl Bed {
 
     /// Does this number of requests. Returns the bytes moved.
     pub fn run(&mut self, way: Way, op: Op, requests: usize) -> u64 {
-        self.ends.bytes = 0;
+        self.completions.bytes = 0;
         match way {
             Way::Direct => self.direct(op, requests),
             Way::Mirror => self.through_mirror(op, requests),
         }
-        self.ends.bytes
+        self.completions.bytes
     }
 
+    /// Straight at the store: check, pin, copy, unpin.
     fn direct(&mut self, op: Op, requests: usize) {
-        for (n, &at) in self.places.iter().cycle().take(requests).enumerate() {
+        for (n, &at) in self.offsets.iter().cycle().take(requests).enumerate() {
             // Checked as a front end does, also without a mirror behind it.
             let request = check(&self.limits, n, op, at);
             let range = request.offset()..request.offset() + request.len();
@@ -192,20 +194,25 @@ impl Bed {
                 },
                 _ => store.pin_for_write(range.clone()).expect("it is there"),
             };
-            let moved = self.ends.client.transfer(op, Data::Contiguous(address));
+            let moved = self
+                .completions
+                .client
+                .transfer(op, Data::Contiguous(address));
             store.unpin(range);
-            self.ends.bytes += moved.expect("a block was pinned");
+            self.completions.bytes += moved.expect("a block was pinned");
         }
     }
 
+    /// As a queue thread does: check, insert, and all that follows from it.
     fn through_mirror(&mut self, op: Op, requests: usize) {
-        for (n, &at) in self.places.iter().cycle().take(requests).enumerate() {
+        for (n, &at) in self.offsets.iter().cycle().take(requests).enumerate() {
             let request = check(&self.limits, n, op, at);
-            self.lane.insert(&request, &mut self.ends);
+            self.submitter.insert(&request, &mut self.completions);
         }
     }
 }
 
+/// Makes the n-th request, as a front end makes it of what its client asks for.
 fn check(limits: &Limits, n: usize, op: Op, at: u64) -> Request {
     let tag = (n % usize::from(DEPTH)) as u16;
     let sectors = (BLOCK / 512) as u32;

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Children that end with their owner, and waits that a signal ends.
 //!
-//! Children are in process groups of their own: the terminal's Ctrl-C reaches this program alone, which takes down what
-//! it has begun in the right order.
+//! Children are in process groups of their own: the terminal's Ctrl-C reaches this program alone,
+//! which takes down what it has begun in the right order. A disk that is taken away before its fio
+//! has ended would leave both hanging.
+//!
+//! [`run`] is for commands that end by themselves, [`Server`] for those that serve until they are
+//! dropped, [`Waiter`] for the one that is measured.
 
 use crate::files::Failure;
 use nix::sys::signal::{kill, Signal};
@@ -24,6 +28,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The signal that has asked this program to end, or 0.
 static STOP: AtomicI32 = AtomicI32::new(0);
 
+/// What a wait is for.
 enum Event {
     Signal(i32),
     Ended(u32, io::Result<ExitStatus>),
@@ -60,13 +65,13 @@ impl Waiter {
         Ok(Self { events, sender })
     }
 
-    /// Waits until a child has ended, no longer than `patience`. A child that is to end sooner gets SIGTERM, then
+    /// Waits until a child has ended, no longer than `timeout`. A child that is to end sooner gets SIGTERM, then
     /// SIGKILL. One that hangs in the kernel is waited for no further.
-    pub fn wait(&self, mut child: Child, patience: Duration) -> Result<Outcome, Failure> {
+    pub fn wait(&self, mut child: Child, timeout: Duration) -> Result<Outcome, Failure> {
         let pid = child.id();
         let sender = self.sender.clone();
         thread::spawn(move || sender.send(Event::Ended(pid, child.wait())));
-        match self.ended(pid, patience) {
+        match self.ended(pid, timeout) {
             Ok(Some(status)) => Ok(Outcome::Ended(status)),
             Ok(None) => {
                 signal(pid, Signal::SIGKILL);
@@ -83,8 +88,9 @@ impl Waiter {
         }
     }
 
-    fn ended(&self, pid: u32, patience: Duration) -> Result<Option<ExitStatus>, Failure> {
-        let until = Instant::now() + patience;
+    /// Waits for the end of one child. The ends of others, which were given up before, pass by.
+    fn ended(&self, pid: u32, timeout: Duration) -> Result<Option<ExitStatus>, Failure> {
+        let until = Instant::now() + timeout;
         loop {
             match self
                 .events
@@ -107,6 +113,7 @@ impl Waiter {
     }
 }
 
+/// Sends a signal to a child.
 fn signal(pid: u32, signal: Signal) {
     // It may have ended.
     let _gone = kill(Pid::from_raw(pid as i32), signal);
@@ -162,6 +169,7 @@ impl Server {
         }
     }
 
+    /// True if the child has ended within this time.
     fn ends_within(&mut self, time: Duration) -> bool {
         let until = Instant::now() + time;
         while Instant::now() < until {

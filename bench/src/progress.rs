@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How far a run is and how long it will still take, by this machine's clock. An
-//! instruction-counting guest has another one.
+//! How far a run is and how long it will still take, by this machine's clock.
 //!
-//! The part that runs fio says `@step DONE ALL LABEL` before each sample, in
-//! shares of the whole.
+//! fio runs in a guest whose clock counts instructions, and says nothing about the time that its
+//! user waits. So the part in the guest writes `@step DONE ALL LABEL` before each sample, in shares
+//! of the expected cost ([`crate::matrix::job_file::cost`]). The part outside turns that into per
+//! cent and minutes, and passes all other lines.
 
 use std::time::Duration;
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A run: every sample of every contender, with the setting they were taken in.
+//! A run of the device benchmark: every sample of every contender, with the setting they were taken
+//! in.
 //!
-//! `scripts/bench-device` leaves fio's own JSON under `raw/CONTENDER/JOB/ROUND`,
-//! beside each what kernel and server counted meanwhile, and what ran where as
-//! lines of tab-separated fields. Here that becomes one compact file,
-//! `samples.json`, from which every table can be made again.
+//! [`crate::runner`] leaves fio's own JSON under `raw/CONTENDER/JOB/ROUND.json`, beside each what
+//! kernel and server counted meanwhile, and what ran where as lines of a name and a value. Here
+//! that becomes one compact file, `samples.json`, from which every table can be made again. The
+//! folder `raw` is large and is not committed.
 
 use crate::check::{self, CrossCheck};
 use crate::files::{at, pairs, read, read_if_there, read_json, write_json, FileError, Pair};
@@ -49,6 +50,7 @@ impl Run {
         }
     }
 
+    /// Makes a run of the files that [`crate::runner`] has left.
     fn collect(folder: &Path) -> Result<Self, FileError> {
         let mut run = Self {
             setting: pairs(&folder.join("setting"))?,
@@ -168,6 +170,7 @@ impl Entry {
     }
 }
 
+/// What lies in a folder, by name.
 fn entries(folder: &Path) -> Result<Vec<Entry>, FileError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(at(folder))? {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What `scripts/bench-device` runs: turns a matrix into a plan and job files, makes the disks and takes the samples,
-//! says how long that will take, and prints the tables of a run.
+//! What `scripts/bench-device` runs, in this order: `plan` writes down what is to be measured,
+//! `run` makes the disks and takes the samples (in a guest or not), `progress` tells how far that
+//! is, and `report` prints the tables.
 //!
-//! `report` reads fio's own files where the folder still has them and then writes
-//! `samples.json`; a kept run that has only `samples.json` is read from that.
+//! `report` reads fio's own files where the folder still has them, and then writes `samples.json`.
+//! A kept run that has only `samples.json` is read from that.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ struct Cli {
     command: Command,
 }
 
+/// The steps of a run.
 #[derive(Subcommand)]
 enum Command {
     /// Write plan, job files and the list of missing samples into a folder
@@ -42,6 +44,7 @@ enum Command {
     Progress,
 }
 
+/// The folder and the programs of the contenders.
 #[derive(Args)]
 struct RunArgs {
     /// Folder of the run.
@@ -60,6 +63,7 @@ struct RunArgs {
     lacking: String,
 }
 
+/// Writes or describes the plan, or sees that a run that goes on is still the same.
 fn plan(options: &Options) -> Result<ExitCode, Failure> {
     match &options.out {
         None => print!("{}", options.plan(None)?.describe()),
@@ -77,6 +81,7 @@ fn plan(options: &Options) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Takes the samples that are missing.
 fn take(args: &RunArgs) -> Result<ExitCode, Failure> {
     let plan = Plan::load(&args.folder)?;
     let or_why = |path: &Option<PathBuf>| path.clone().ok_or_else(|| args.lacking.clone());
@@ -97,6 +102,7 @@ fn status(sound: bool) -> ExitCode {
     }
 }
 
+/// A new run does not begin where another one is.
 fn refuse_old(folder: &Path) -> Result<(), Failure> {
     for name in ["plan", "raw", "samples.json"] {
         if folder.join(name).exists() {
@@ -109,6 +115,7 @@ fn refuse_old(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints the tables of a run, and keeps its samples.
 fn tables(folder: &Path) -> Result<ExitCode, Failure> {
     let mut run = Run::load(folder)?;
     let raw = folder.join("raw").is_dir();

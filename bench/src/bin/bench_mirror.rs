@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the mirror of blk-mq costs per request, in process: two ways to one store take turns.
+//!
 //! `scripts/bench-mirror` builds it, has valgrind count the instructions of both ways, adds the
-//! setting and keeps what it leaves.
+//! setting and keeps what it leaves. Time is that of the thread on its CPU, so that what others do
+//! meanwhile counts only by the caches it takes.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,12 +41,14 @@ struct Args {
     op: OpArg,
 }
 
+/// The operations that are counted.
 #[derive(Clone, Copy, ValueEnum)]
 enum OpArg {
     Read,
     Write,
 }
 
+/// Name, operation and blocks. 256 KiB stay in the caches, 64 MiB do not.
 const CASES: [(&str, Op, u64); 4] = [
     ("read, 256 KiB", Op::Read, 64),
     ("write, 256 KiB", Op::Write, 64),
@@ -68,6 +72,7 @@ fn warm(blocks: u64, op: Op) -> Bed {
     bed
 }
 
+/// Prints store, mirror and difference: medians with quartiles.
 fn print_case(case: &str, found: &[Vec<f64>; 3]) {
     let text = found.each_ref().map(|samples| {
         let [low, median, high] = quantiles(samples, [0.25, 0.5, 0.75]);
@@ -76,6 +81,7 @@ fn print_case(case: &str, found: &[Vec<f64>; 3]) {
     println!("{case:<16} {:>22} {:>22} {:>22}", text[0], text[1], text[2]);
 }
 
+/// All cases, both ways in turns.
 fn measure(args: &Args) -> Result<(), FileError> {
     let mut kept = Kept::default();
     if let Some(folder) = &args.folder {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measures the workqueue beside its rivals, all taking turns, or prints the tables of a kept run.
-//! `scripts/bench-workqueue` builds it, adds the setting, and keeps what it leaves.
+//! Measures the workqueue beside its rivals, all taking turns in one process, or prints the tables
+//! of a kept run. `scripts/bench-workqueue` builds it, adds the setting, and keeps what it leaves.
+//!
+//! The first round of each case warms up and is not kept: it makes threads and touches memory for
+//! the first time.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +48,7 @@ fn rounds(args: &Args, all: &[Contender], mut turn: impl FnMut(&Contender, bool)
     }
 }
 
+/// All cases that are wanted.
 fn measure(args: &Args) -> Result<Kept, FileError> {
     let mut kept = Kept {
         setting: pairs(&args.folder.join("setting"))?,
@@ -94,6 +98,7 @@ fn measure(args: &Args) -> Result<Kept, FileError> {
     Ok(kept)
 }
 
+/// Timers, fewer rounds of them: a sample takes twelve seconds.
 fn measure_delayed(args: &Args, runtime: &Runtime, kept: &mut Kept) {
     eprintln!("bench_workqueue: delayed work");
     for _ in 0..args.rounds.div_ceil(3) {
@@ -110,6 +115,7 @@ fn measure_delayed(args: &Args, runtime: &Runtime, kept: &mut Kept) {
     }
 }
 
+/// Bytes, once: they are the same in every round.
 fn measure_bytes(runtime: &Runtime, kept: &mut Kept) {
     eprintln!("bench_workqueue: bytes");
     let bytes = memory::measure(runtime);

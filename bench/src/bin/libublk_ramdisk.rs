@@ -39,6 +39,7 @@ struct Args {
     handler: Handler,
 }
 
+/// The two styles.
 #[derive(Clone, Copy, ValueEnum)]
 enum Handler {
     Sync,
@@ -71,6 +72,7 @@ fn carry_out(queue: &UblkQueue, tag: u16, buffer: &mut [u8], disk: &mut [u8]) ->
     length as i32
 }
 
+/// Memory that is there before the first request.
 fn zeroed(size: usize) -> IoBuf<u8> {
     let mut memory = IoBuf::new(size);
     memory.zero_buf();
@@ -145,6 +147,7 @@ fn serve_async(queue_id: u16, device: &UblkDev, size: usize) -> Result<(), UblkE
     )))
 }
 
+/// Makes the disk, serves it until a signal comes, and takes it away.
 fn run(args: &Args) -> Result<(), UblkError> {
     // Before libublk starts its threads.
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(UblkError::IOError)?;

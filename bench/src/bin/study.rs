@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs the studies and writes their report. `scripts/study` builds it, adds the setting, and boots the guests.
+//! Runs the studies and writes their report. `scripts/study` builds it, adds the setting, and boots
+//! the guests.
+//!
+//! A study whose result is in the folder is not run again, so that the same command goes on after
+//! Ctrl-C. On the device a study has two halves: `--act`, in the guest, makes the experiments and
+//! leaves what they gave in `raw`; without it, outside, that is read.
 
 use bench::files::{pairs, write, Pair};
 use bench::page::{self, html};
@@ -46,14 +51,17 @@ struct Args {
     ours: Option<PathBuf>,
 }
 
+/// All errors are said to the user in one line.
 type Error = Box<dyn std::error::Error>;
 
 impl Args {
+    /// The studies that are asked for.
     fn chosen(&self) -> impl Iterator<Item = &'static Study> + '_ {
         let wanted = |id: &str| self.only.is_empty() || self.only.iter().any(|only| only == id);
         ALL.iter().filter(move |study| wanted(study.id))
     }
 
+    /// True if the folder has a result of the study on the bed.
     fn is_there(&self, study: &Study) -> Result<bool, Error> {
         let kept = Kept::load(&self.folder, study.id, self.bed)?;
         Ok(kept.is_some_and(|kept| kept.absent.is_none()))
@@ -76,6 +84,7 @@ fn read(args: &Args, study: &Study) -> Option<Result<Vec<Part>, StudyError>> {
     Some(study.read(&Raw(folder), args.bed).map(|part| vec![part]))
 }
 
+/// Runs the studies that have no result, or reads what a guest has left of them.
 fn run_all(args: &Args, setting: &[Pair]) -> Result<(), Error> {
     let settings = Settings {
         quick: args.quick,
@@ -126,6 +135,7 @@ fn run_all(args: &Args, setting: &[Pair]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Writes the report and all that is made of the results, and prints the findings.
 fn report(folder: &Path) -> Result<(), Error> {
     let all = kept::load_all(folder)?;
     if all.is_empty() {
@@ -187,6 +197,7 @@ fn act(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
+/// Does the one thing that is asked for.
 fn work(args: &Args) -> Result<(), Error> {
     if let Some(id) = args.only.iter().find(|id| ALL.iter().all(|s| s.id != **id)) {
         let ids: Vec<&str> = ALL.iter().map(|s| s.id).collect();

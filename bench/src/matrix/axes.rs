@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lists of jobs: the product of the axes' values, or a preset.
+//!
+//! A preset is written as the command lines whose jobs it has, so that there is one way to say what
+//! is measured.
 
 use super::{bad, iodepth, latency, numjobs, size, BadMatrix, Job, Rw};
 use clap::{Args, Parser};
@@ -39,6 +42,7 @@ pub fn switch(word: &str) -> Result<bool, BadMatrix> {
     }
 }
 
+/// Reads a latency target, or `off`.
 fn target(word: &str) -> Result<Option<u32>, BadMatrix> {
     match word {
         "off" => Ok(None),
@@ -93,6 +97,7 @@ pub fn possible(job: &Job) -> Option<Job> {
     (!wrong).then_some(job)
 }
 
+/// Leaves out what was there before.
 fn once(jobs: Vec<Job>) -> Vec<Job> {
     let mut kept: Vec<Job> = Vec::new();
     for job in jobs {

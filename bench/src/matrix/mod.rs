@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What fio does: one [`Job`] is one point of the matrix. Its name says all of it, so
-//! that a job can be made from its name.
+//! What fio does: one [`Job`] is one point of the matrix of patterns, sizes, depths and so on.
+//!
+//! A job's name says all of it, and a job can be made from its name. So a kept run needs no list of
+//! what its jobs were, and `--only` takes the names that the tables show.
 //!
 //! [`axes`] makes lists of jobs, [`job_file`] what fio reads.
 
@@ -23,6 +25,7 @@ impl From<BadMatrix> for Failure {
     }
 }
 
+/// Refuses a word.
 pub(crate) fn bad<T>(text: impl Into<String>) -> Result<T, BadMatrix> {
     Err(BadMatrix(text.into()))
 }
@@ -79,6 +82,7 @@ impl Rw {
         PATTERNS.iter().map(|pattern| pattern.0)
     }
 
+    /// The name and the title.
     fn texts(self) -> (&'static str, &'static str) {
         let found = PATTERNS.iter().find(|pattern| pattern.0 == self);
         let (_, name, title) = found.expect("every pattern is in the list");
@@ -251,6 +255,7 @@ impl FromStr for Job {
     }
 }
 
+/// A block size as it is typed.
 fn size_name(bytes: u64) -> String {
     match bytes {
         bytes if bytes.is_multiple_of(1 << 20) => format!("{}m", bytes >> 20),
@@ -278,6 +283,7 @@ pub fn size(word: &str) -> Result<u64, BadMatrix> {
     }
 }
 
+/// A number from 1 to `most`.
 fn count(what: &str, word: &str, most: u32) -> Result<u32, BadMatrix> {
     match word.parse() {
         Ok(count) if (1..=most).contains(&count) => Ok(count),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rectangles: timelines and heat maps.
+//! Rectangles: timelines, bars and heat maps. Each row of them is as high as a line of text, so the
+//! height follows from the number of rows.
 
 use super::canvas::{svg, Scale, BEGINS, BELOW, ENDS, GRID, INK, LETTER, MIDDLE, MUTED, SERIES};
 use super::frame::Frame;

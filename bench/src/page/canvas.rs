@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What all kinds of picture are drawn with: an SVG of a given width, colors, scales, axes.
 //!
-//! Colors are those of Okabe and Ito, which people with the usual kinds of color blindness can tell apart, darkened
-//! where they would not show on white. [`dark_rules`] replaces each on a dark screen.
+//! Colors are those of Okabe and Ito, which people with the usual kinds of color blindness can tell
+//! apart, darkened where they would not show on white. [`dark_rules`] replaces each on a dark
+//! screen. No meaning is in the color alone: curves differ by their marks, too.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -271,6 +272,7 @@ fn even_step(range: f64) -> f64 {
         .unwrap_or(&rough)
 }
 
+/// The next larger of 1, 2 and 5 times a power of ten.
 fn next_step(step: f64) -> f64 {
     *steps(step)
         .iter()
@@ -293,6 +295,7 @@ pub fn number(value: f64) -> String {
     plain(value)
 }
 
+/// A number without zeros at its end.
 fn plain(value: f64) -> String {
     let text = format!("{value:.6}");
     let text = text.trim_end_matches('0').trim_end_matches('.');

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Curves: percentiles, lines and dots, and several courses over one time.
+//!
+//! Percentiles are drawn as HDR plots do: each further nine takes as much room as the one before,
+//! because a tail is what a refusal makes.
 
 use super::canvas::{svg, Canvas, Point, Scale, BEGINS, ENDS, INK, LETTER, MUTED, SERIES};
 use super::frame::Frame;
@@ -183,6 +186,8 @@ pub fn states(width: i32, x: &Axis, states: &[String], points: &[(f64, f64)]) ->
     })
 }
 
+/// Draws moments of note as lines through all panels. Their texts stand above each other on top, on
+/// the side where there is room.
 fn draw_marks(
     canvas: &Canvas<'_>,
     xs: &Scale,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The page: the findings, then each study with its figures, its verdicts and what was written before it ran.
+//! The page: the findings, then each study with its figures, its verdicts and what was written
+//! before it ran.
 //!
-//! `report.html` is the template; here is what it is filled with.
+//! `report.html` is the template and has all words of the page itself; here is what it is filled
+//! with.
 
 use super::{curves, draw, HALF, NARROW};
 use crate::study::headline::Picture;
@@ -16,6 +18,7 @@ use minijinja::{context, Environment, HtmlEscape, Value};
 const SMALL: i32 = 270;
 
 impl Score {
+    /// The class of the style sheet, and the words beside a study.
     fn words(self) -> (&'static str, String) {
         let Self {
             held,

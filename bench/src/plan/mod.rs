@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a run is to be, written down before it begins, and what of it is still
-//! to do: a run that was interrupted goes on from there.
+//! What a run is to be, written down before it begins, and what of it is still to do: a run that
+//! was interrupted goes on from there.
 //!
-//! `plan` in the folder of a run holds lines of a name and a value with a tab between.
+//! `plan` in the folder of a run holds lines of a name and a value with a tab between, which
+//! `scripts/bench-device` reads, too. A run only goes on with the plan and the commit that it was
+//! begun with: samples of two programs would stand in one series.
 
 pub mod options;
 
@@ -54,12 +56,14 @@ pub struct Step {
     pub cost: u64,
 }
 
+/// Names with a space between, as the file of the plan has them.
 fn joined<T: ToString>(items: &[T]) -> String {
     let words: Vec<String> = items.iter().map(T::to_string).collect();
     words.join(" ")
 }
 
 impl Plan {
+    /// What the job files depend on.
     fn extent(&self) -> Extent {
         Extent {
             mib: self.mib,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tables of a run: medians, spreads, and our data paths as multiples of the rivals.
 //!
-//! A report judges, but a slow figure is not a failure: the reader decides.
+//! A report judges, but a slow figure is not a failure: the reader decides. What makes a figure
+//! doubtful stands above the tables: who was absent, what failed, whose queue differs from the
+//! others', and who was never under the pressure that its name promises.
 
 mod pressed;
 

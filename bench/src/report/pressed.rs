@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tables of contenders under pressure: their figures beside the same disk's without
-//! it, how often their source has refused, and which of them were never refused.
+//! The tables of contenders under pressure: their figures beside the same disk's without it, how
+//! often their source has refused, and which of them were never refused.
+//!
+//! The last is what makes the others worth reading. A limit that a load never reaches gives the
+//! figures of a disk at ease.
 
 use std::fmt::Write;
 
@@ -46,6 +49,7 @@ fn limit(column: &str) -> Option<f64> {
     value.parse().ok()
 }
 
+/// The highest rate in all samples, in MiB per second.
 fn fastest(run: &Run, column: &str) -> f64 {
     let rates = samples(run, column).map(Sample::mib_per_second);
     rates.fold(0.0, f64::max)

@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The disks of the contenders: how each is made, and taken away when its value is dropped.
+//! The disks of the contenders: how each is made. Each is taken away when its value is dropped.
+//!
+//! One function per contender returns a [`Disk`]. What must be undone is put into its [`Undo`] as
+//! soon as it is done, so that a disk that is made by halves goes, too. The error is the reason why
+//! there is none: the others are measured without it, and the report names it.
+//!
+//! All disks have the same size, number of queues, depth and largest request, as far as they can be
+//! told. Where one cannot, the report says so.
 
 use super::Programs;
 use crate::contender::Contender;
@@ -28,6 +35,7 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// A disk that is there, and how it is taken away.
     fn new(node: impl Into<PathBuf>, how: impl Into<String>, undo: Undo) -> Self {
         Self {
             node: node.into(),
@@ -107,6 +115,7 @@ impl Maker<'_> {
         }
     }
 
+    /// Our disk on one of its data paths. `add` prints the node when it can be opened.
     fn ours(&self, path: &str) -> Result<Disk, String> {
         let Plan {
             mib, queues, depth, ..
@@ -145,6 +154,8 @@ impl Maker<'_> {
         Ok((server, out, err))
     }
 
+    /// Our RAM disk on the libublk crate. It prints the node when the disk is ready, and takes it
+    /// away on SIGTERM.
     fn libublk(&self, handler: &str) -> Result<Disk, String> {
         self.one_queue()?;
         let Plan { mib, depth, .. } = self.plan;
@@ -165,6 +176,7 @@ impl Maker<'_> {
         Ok(Disk::new(node.trim(), how, undo))
     }
 
+    /// The RAM disk that comes with the libublk crate as its example.
     fn example(&self) -> Result<Disk, String> {
         // Chosen here: it takes an id and prints a description, not a path.
         const ID: &str = "190";
@@ -180,6 +192,7 @@ impl Maker<'_> {
         Ok(Disk::new(format!("/dev/ublkb{ID}"), how, undo))
     }
 
+    /// A target of rublk. Its server stays in the foreground, so that it can be ended.
     fn rublk(&self, target: &[&str], mut undo: Undo) -> Result<Disk, String> {
         let program = self.programs.rublk.clone()?;
         let Plan { queues, depth, .. } = self.plan;
@@ -220,6 +233,7 @@ impl Maker<'_> {
         Ok(path)
     }
 
+    /// rublk on a file of a tmpfs: as much memory as a RAM disk, behind one more layer.
     fn rublk_loop(&self) -> Result<Disk, String> {
         let mut undo = Undo::default();
         let file = self.tmpfs_file("rublk", &mut undo)?;
@@ -230,6 +244,7 @@ impl Maker<'_> {
         Ok(disk)
     }
 
+    /// The kernel's loop device on the same.
     fn kernel_loop(&self) -> Result<Disk, String> {
         let mut undo = Undo::default();
         let file = self.tmpfs_file("loop", &mut undo)?;
@@ -246,6 +261,8 @@ impl Maker<'_> {
         ))
     }
 
+    /// A compressed RAM disk of the kernel. What fio writes is random, so little is gained by
+    /// compressing it.
     fn zram(&self) -> Result<Disk, String> {
         let control = Path::new("/sys/class/zram-control");
         let mut undo = Undo::default();
@@ -297,6 +314,8 @@ impl Maker<'_> {
         Ok(Disk::new(NODE, how, undo))
     }
 
+    /// The kernel's plain RAM disk. Its size is a parameter of the module, so it must not be loaded
+    /// before.
     fn brd(&self) -> Result<Disk, String> {
         if Path::new("/sys/module/brd").exists() {
             return Err(
@@ -310,6 +329,8 @@ impl Maker<'_> {
         Ok(Disk::new("/dev/ram0", format!("brd rd_nr=1 {size}"), undo))
     }
 
+    /// The kernel's null_blk with memory behind it. `more` are settings such as a limit of
+    /// bandwidth.
     fn null_blk(&self, more: &[String]) -> Result<Disk, String> {
         let throttled = if more.is_empty() { "" } else { "throttled" };
         let name = format!("bench{}{throttled}", std::process::id());
@@ -326,6 +347,7 @@ impl Maker<'_> {
     }
 }
 
+/// The nodes of all ublk disks that there are.
 fn ublk_nodes() -> BTreeSet<String> {
     let names = fs::read_dir("/dev").into_iter().flatten().flatten();
     let paths = names.map(|entry| entry.path().to_string_lossy().into_owned());
@@ -334,6 +356,7 @@ fn ublk_nodes() -> BTreeSet<String> {
         .collect()
 }
 
+/// The last line of a log: most programs say there why they have ended.
 fn last_line(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.trim()

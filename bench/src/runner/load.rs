@@ -5,8 +5,8 @@
 //! middle has no half sample, and goes on with this one.
 
 use super::disks::Disk;
-use super::pressure::Beside;
-use super::{Runner, Seat};
+use super::pressure::SideLoad;
+use super::{Participant, Runner};
 use crate::files::{at, write, Failure, FileError};
 use crate::kernel::Group;
 use crate::process::{apart, run, Outcome};
@@ -22,6 +22,8 @@ pub struct FioJobs {
     size: String,
 }
 
+/// The files, as they are in `scripts/fio`. The program has them inside, because a guest has no
+/// source tree.
 const JOBS: [(&str, &str); 4] = [
     (
         "bench-fill.fio",
@@ -53,6 +55,7 @@ impl FioJobs {
         })
     }
 
+    /// fio with the disk in its environment, where the job files look for it.
     fn on(&self, disk: &Disk) -> Command {
         let mut fio = apart("fio");
         fio.env("DISK", &disk.node).env("SIZE", &self.size);
@@ -82,7 +85,7 @@ pub(super) struct Load<'a> {
     /// What fio gets beside the format and the file of its output.
     pub(super) arguments: Vec<OsString>,
     /// fio is ended after this time, and its disk is given up.
-    pub(super) patience: Duration,
+    pub(super) timeout: Duration,
     /// Are the counts of kernel and server kept?
     pub(super) compare: bool,
     /// Does it write? Some sources of pressure need more beside such a load.
@@ -93,56 +96,62 @@ impl Runner<'_> {
     /// One sample, whole or not at all.
     pub(super) fn measure(
         &mut self,
-        seat: &mut Seat<'_>,
+        participant: &mut Participant<'_>,
         load: &Load<'_>,
         group: Option<&Group>,
     ) -> Result<(), Failure> {
         self.waiter.look()?;
-        if !seat.disk.is_there() {
-            seat.out = true;
-            let node = seat.disk.node.display();
+        if !participant.disk.is_there() {
+            participant.given_up = true;
+            let node = participant.disk.node.display();
             let why = format!("{node} is not a block device (any more)");
-            return Ok(self.fail(&seat.name, load, &why)?);
+            return Ok(self.fail(&participant.name, load, &why)?);
         }
-        let place = self.folder.join("raw").join(&seat.name).join(load.job);
+        let place = self
+            .folder
+            .join("raw")
+            .join(&participant.name)
+            .join(load.job);
         fs::create_dir_all(&place).map_err(at(&place))?;
         let file = |end: &str| place.join(format!("{}.{end}", load.round));
         for end in ["part", "json", "counters", "trace"] {
             // Most often there is none.
             let _gone = fs::remove_file(file(end));
         }
-        let kind = seat.disk.pressed.clone().unwrap_or_default();
+        let kind = participant.disk.pressed.clone().unwrap_or_default();
         let ours = &self.programs.ours;
         let psi = group.filter(|_| kind == "psi");
-        let mut beside = match psi {
-            Some(group) => Beside::short(ours, &seat.disk, &self.jobs, group, load.writes)?,
-            None => Beside::default(),
+        let mut side_load = match psi {
+            Some(group) => {
+                SideLoad::short(ours, &participant.disk, &self.jobs, group, load.writes)?
+            }
+            None => SideLoad::default(),
         };
         let counted = load.compare || !kind.is_empty();
         let mut counters = String::new();
         if counted {
-            counters += &largest(&seat.disk);
-            counters += &self.snapshot("before", seat, load.compare);
+            counters += &largest(&participant.disk);
+            counters += &self.snapshot("before", participant, load.compare);
         }
         if kind == "memory" && load.writes {
             counters += "others.discard\tyes\n";
-            beside = Beside::discards(&seat.disk, &self.jobs)?;
+            side_load = SideLoad::discards(&participant.disk, &self.jobs)?;
         }
         let errors = self.scratch.join("fio");
         let log = File::create(&errors).map_err(at(&errors))?;
-        let mut fio = self.jobs.on(&seat.disk);
+        let mut fio = self.jobs.on(&participant.disk);
         fio.arg("--output-format=json");
         fio.arg(format!("--output={}", file("part").display()));
         fio.args(&load.arguments).stdout(Stdio::null()).stderr(log);
         let child = fio.spawn().map_err(|e| format!("fio: {e}"))?;
-        let outcome = self.waiter.wait(child, load.patience)?;
-        drop(beside);
+        let outcome = self.waiter.wait(child, load.timeout)?;
+        drop(side_load);
         let why = match outcome {
             Outcome::Ended(status) if status.success() => None,
             Outcome::Ended(status) => Some(why_failed(status, &[errors, file("part")])),
             Outcome::Late => {
-                seat.out = true;
-                let seconds = load.patience.as_secs();
+                participant.given_up = true;
+                let seconds = load.timeout.as_secs();
                 Some(format!(
                     "fio has not ended after {seconds} s; no more of this disk"
                 ))
@@ -150,10 +159,10 @@ impl Runner<'_> {
         };
         if let Some(why) = why {
             let _no_sample = fs::remove_file(file("part"));
-            return Ok(self.fail(&seat.name, load, &why)?);
+            return Ok(self.fail(&participant.name, load, &why)?);
         }
         if counted && !counters.is_empty() {
-            counters += &self.snapshot("after", seat, load.compare);
+            counters += &self.snapshot("after", participant, load.compare);
             write(&file("counters"), &counters)?;
         }
         // Last: the sample is there when it has its name.
@@ -162,18 +171,18 @@ impl Runner<'_> {
     }
 
     /// What kernel and server have counted. Of those under pressure the server's refusals are wanted in any case.
-    fn snapshot(&self, when: &str, seat: &Seat<'_>, compare: bool) -> String {
-        let Some(stat) = seat.disk.says("stat") else {
+    fn snapshot(&self, when: &str, participant: &Participant<'_>, compare: bool) -> String {
+        let Some(stat) = participant.disk.says("stat") else {
             return String::new();
         };
         let mut text = String::new();
         if compare {
             text += &format!("kernel.{when}\t{stat}\n");
         }
-        if seat.who.is_ours() {
+        if participant.who.is_ours() {
             let stats = run(apart(&self.programs.ours)
                 .args(["stats", "--json"])
-                .arg(&seat.disk.node));
+                .arg(&participant.disk.node));
             let stats = stats.unwrap_or_default().replace('\n', "");
             text += &format!("ours.{when}\t{stats}\n");
         }

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The part of a run that needs the disks: makes one per contender, fills each, takes the samples that are missing, and
-//! takes the disks away. Runs as root, in a guest or not.
+//! The part of a run that needs the disks: makes one per contender, fills each, takes the samples
+//! that are missing, and takes the disks away. Runs as root, in a guest or not.
 //!
-//! The folder of the run has the plan. It gets `raw/CONTENDER/JOB/ROUND.json` as fio wrote it and `ROUND.counters` beside
-//! it (what kernel and server counted before and after), `setting` (what ran where), `devices` (each disk's queue),
-//! `setup` (how it was made), `absent` (contenders that could not be had), `unfit` (jobs that a disk cannot do) and
-//! `failed` (samples that could not be taken), each with the reason.
+//! All contenders have their disk at the same time, and take turns at each job. So what changes in
+//! the course of a run, such as the load of the machine, meets all of them.
+//!
+//! | file of the run | what is in it | written by |
+//! |---|---|---|
+//! | `plan` | what is to be measured | [`crate::plan`], before |
+//! | `raw/CONTENDER/JOB/ROUND.json` | a sample as fio wrote it | [`load`] |
+//! | `ROUND.counters`, `ROUND.trace` beside it | what kernel and server counted before and after, and what the trace points said | [`load`] |
+//! | `setting` | what ran where | [`setting`] |
+//! | `devices`, `setup` | each disk's queue, and how it was made | [`setting`] |
+//! | `absent` | contenders that could not be had, with the reason | here |
+//! | `unfit` | jobs that a disk cannot do, with the reason | here |
+//! | `failed` | samples that could not be taken, with the reason | here |
 
 pub mod disks;
 
@@ -50,18 +59,18 @@ pub fn note(text: &str) {
 }
 
 /// A contender with its disk.
-struct Seat<'a> {
+struct Participant<'a> {
     who: &'a Contender,
     name: String,
     disk: Disk,
     /// Something has happened to the disk; it stays until the end, and nothing is measured on it.
-    out: bool,
+    given_up: bool,
 }
 
-/// The seats; the disk that was made last is taken away first.
-struct Seats<'a>(Vec<Seat<'a>>);
+/// The participants; the disk that was made last is taken away first.
+struct Participants<'a>(Vec<Participant<'a>>);
 
-impl Drop for Seats<'_> {
+impl Drop for Participants<'_> {
     fn drop(&mut self) {
         while self.0.pop().is_some() {}
     }
@@ -97,23 +106,27 @@ pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Fai
     let own = plan.contenders.iter().any(|who| who.node.is_none());
     let _autogroup =
         own.then(|| Former::set(Path::new("/proc/sys/kernel/sched_autogroup_enabled"), "0"));
-    let mut seats = runner.seats()?;
-    if seats.0.is_empty() {
+    let mut participants = runner.participants()?;
+    if participants.0.is_empty() {
         return Err(Failure::Runtime("no contender takes part".into()));
     }
-    for seat in &mut seats.0 {
-        note(&format!("filling {}", seat.name));
-        runner.fill(seat)?;
+    for participant in &mut participants.0 {
+        note(&format!("filling {}", participant.name));
+        runner.fill(participant)?;
     }
     let mut group = None;
-    runner.press_all(&mut seats, &mut group)?;
+    runner.press_all(&mut participants, &mut group)?;
     if plan.cross_check {
-        for seat in seats.0.iter_mut().filter(|seat| !seat.out) {
-            note(&format!("counting on {}", seat.name));
-            runner.count(seat, group.as_ref())?;
+        for participant in participants
+            .0
+            .iter_mut()
+            .filter(|participant| !participant.given_up)
+        {
+            note(&format!("counting on {}", participant.name));
+            runner.count(participant, group.as_ref())?;
         }
     }
-    runner.measure_all(&mut seats, group.as_ref())?;
+    runner.measure_all(&mut participants, group.as_ref())?;
     Ok(!runner.failed)
 }
 
@@ -126,11 +139,13 @@ impl<'a> Runner<'a> {
         written.map_err(at(&path))
     }
 
+    /// Notes that a contender could not be had.
     fn absent(&self, name: &str, why: &str) -> Result<(), FileError> {
         note(&format!("{name} does not take part: {why}"));
         self.add("absent", name, why)
     }
 
+    /// Notes that a sample could not be taken. The run goes on, and fails at its end.
     fn fail(&mut self, name: &str, load: &Load<'_>, why: &str) -> Result<(), FileError> {
         let why = format!("{}, round {}: {why}", load.job, load.round);
         note(&format!("{name}, {why}"));
@@ -139,13 +154,13 @@ impl<'a> Runner<'a> {
     }
 
     /// Makes all disks.
-    fn seats(&self) -> Result<Seats<'a>, Failure> {
+    fn participants(&self) -> Result<Participants<'a>, Failure> {
         let maker = Maker {
             plan: self.plan,
             programs: self.programs,
             scratch: self.scratch,
         };
-        let mut seats = Seats(Vec::new());
+        let mut participants = Participants(Vec::new());
         for who in &self.plan.contenders {
             let name = who.name();
             let made = maker.make(who);
@@ -162,63 +177,72 @@ impl<'a> Runner<'a> {
                     self.settle(&name, &mut disk)?;
                     note(&format!("{name} is {}", disk.node.display()));
                     disk.keep_udev_away();
-                    let out = false;
-                    seats.0.push(Seat {
+                    let given_up = false;
+                    participants.0.push(Participant {
                         who,
                         name,
                         disk,
-                        out,
+                        given_up,
                     });
                 }
                 Err(why) => self.absent(&name, &why)?,
             }
         }
-        Ok(seats)
+        Ok(participants)
     }
 
     /// Every block of the disk is there before the first sample.
-    fn fill(&mut self, seat: &mut Seat<'_>) -> Result<(), Failure> {
+    fn fill(&mut self, participant: &mut Participant<'_>) -> Result<(), Failure> {
         let load = Load {
             job: "fill",
             round: 1,
             arguments: vec![self.jobs.path("bench-fill.fio").into()],
             // By the clock of the bed; no pressure slows it.
-            patience: Duration::from_secs(60 + self.plan.mib / 8),
+            timeout: Duration::from_secs(60 + self.plan.mib / 8),
             compare: false,
             writes: true,
         };
-        let taken = self.measure(seat, &load, None);
-        let _no_sample = fs::remove_dir_all(self.folder.join("raw").join(&seat.name).join("fill"));
+        let taken = self.measure(participant, &load, None);
+        let _no_sample =
+            fs::remove_dir_all(self.folder.join("raw").join(&participant.name).join("fill"));
         taken
     }
 
+    /// Puts the disks under the pressure that their names say.
     fn press_all(
         &mut self,
-        seats: &mut Seats<'_>,
+        participants: &mut Participants<'_>,
         group: &mut Option<Group>,
     ) -> Result<(), Failure> {
-        for seat in seats
+        for participant in participants
             .0
             .iter_mut()
-            .filter(|seat| !seat.out && seat.who.is_ours())
+            .filter(|participant| !participant.given_up && participant.who.is_ours())
         {
-            let Some((kind, _)) = &seat.who.pressure else {
+            let Some((kind, _)) = &participant.who.pressure else {
                 continue;
             };
-            let options = seat.who.options();
-            let free = seat.who.to_be_freed(self.plan.mib << 20);
-            match press(&self.programs.ours, &seat.disk, kind, &options, free, group) {
+            let options = participant.who.options();
+            let free = participant.who.to_be_freed(self.plan.mib << 20);
+            match press(
+                &self.programs.ours,
+                &participant.disk,
+                kind,
+                &options,
+                free,
+                group,
+            ) {
                 Ok(()) => {
-                    seat.disk.pressed = Some(kind.clone());
+                    participant.disk.pressed = Some(kind.clone());
                     self.add(
                         "setup",
-                        &seat.name,
+                        &participant.name,
                         &format!("after the fill: set {}", options.join(" ")),
                     )?;
                 }
                 Err(why) => {
-                    self.absent(&seat.name, &why)?;
-                    seat.out = true;
+                    self.absent(&participant.name, &why)?;
+                    participant.given_up = true;
                 }
             }
             self.waiter.look()?;
@@ -226,16 +250,21 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    fn patience(&self) -> Duration {
+    /// How long a load may take before its disk is given up.
+    fn timeout(&self) -> Duration {
         // A sample moves some hundred MiB for each step of the scale; a disk that takes longer hangs.
         Duration::from_secs(900 * self.plan.scale)
     }
 
     /// A load that is there to be counted, by the tracepoints too.
-    fn count(&mut self, seat: &mut Seat<'_>, group: Option<&Group>) -> Result<(), Failure> {
+    fn count(
+        &mut self,
+        participant: &mut Participant<'_>,
+        group: Option<&Group>,
+    ) -> Result<(), Failure> {
         let mut arguments: Vec<std::ffi::OsString> =
             vec!["--section=random".into(), "--section=sequential".into()];
-        if seat
+        if participant
             .disk
             .says("queue/discard_max_bytes")
             .is_none_or(|most| most != "0")
@@ -247,13 +276,17 @@ impl<'a> Runner<'a> {
             job: CROSS_CHECK,
             round: 1,
             arguments,
-            patience: self.patience(),
+            timeout: self.timeout(),
             compare: true,
             writes: true,
         };
-        let trace = watch(&seat.disk);
-        self.measure(seat, &load, group)?;
-        let place = self.folder.join("raw").join(&seat.name).join(CROSS_CHECK);
+        let trace = watch(&participant.disk);
+        self.measure(participant, &load, group)?;
+        let place = self
+            .folder
+            .join("raw")
+            .join(&participant.name)
+            .join(CROSS_CHECK);
         if let (Some(trace), true) = (trace, place.join("1.json").exists()) {
             write(&place.join("1.trace"), &trace.read()?)?;
         }
@@ -261,35 +294,43 @@ impl<'a> Runner<'a> {
     }
 
     /// All samples that are missing, each step said before it is taken.
-    fn measure_all(&mut self, seats: &mut Seats<'_>, group: Option<&Group>) -> Result<(), Failure> {
+    fn measure_all(
+        &mut self,
+        participants: &mut Participants<'_>,
+        group: Option<&Group>,
+    ) -> Result<(), Failure> {
         let steps = self.plan.missing(self.folder);
-        let here = |seats: &Seats<'_>, step: &Step| {
-            seats
+        let here = |participants: &Participants<'_>, step: &Step| {
+            participants
                 .0
                 .iter()
-                .any(|seat| seat.name == step.contender && !seat.out)
+                .any(|participant| participant.name == step.contender && !participant.given_up)
         };
         let sum: u64 = steps
             .iter()
-            .filter(|step| here(seats, step))
+            .filter(|step| here(participants, step))
             .map(|step| step.cost)
             .sum();
         let (mut done, mut told) = (0, BTreeSet::new());
         for step in &steps {
-            let mut present = seats.0.iter_mut().filter(|seat| !seat.out);
-            let Some(seat) = present.find(|seat| seat.name == step.contender) else {
+            let mut present = participants
+                .0
+                .iter_mut()
+                .filter(|participant| !participant.given_up);
+            let Some(participant) = present.find(|participant| participant.name == step.contender)
+            else {
                 continue;
             };
             let job = step.job.to_string();
             eprintln!(
                 "@step {done} {sum} round {}: {job} on {}",
-                step.round, seat.name
+                step.round, participant.name
             );
             done += step.cost;
-            let why = seat.who.unfit(&step.job, self.plan.depth);
-            if let Some(why) = why.or_else(|| cannot(&step.job, &seat.disk)) {
-                if told.insert((seat.name.clone(), job.clone())) {
-                    self.add("unfit", &seat.name, &format!("{job}: {why}"))?;
+            let why = participant.who.unfit(&step.job, self.plan.depth);
+            if let Some(why) = why.or_else(|| cannot(&step.job, &participant.disk)) {
+                if told.insert((participant.name.clone(), job.clone())) {
+                    self.add("unfit", &participant.name, &format!("{job}: {why}"))?;
                 }
                 continue;
             }
@@ -297,11 +338,11 @@ impl<'a> Runner<'a> {
                 job: &job,
                 round: step.round,
                 arguments: vec![self.folder.join(format!("jobs/{job}.fio")).into()],
-                patience: self.patience(),
+                timeout: self.timeout(),
                 compare: self.plan.cross_check,
                 writes: step.job.rw.writes(),
             };
-            self.measure(seat, &load, group)?;
+            self.measure(participant, &load, group)?;
         }
         eprintln!("@step {sum} {sum} done");
         Ok(())

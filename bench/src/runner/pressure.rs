@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pressure on a disk of ours. It begins after the fill, which is no measurement and would only take longer.
+//! Pressure on a disk of ours. It begins after the fill, which is no measurement and would only
+//! take longer.
 //!
-//! What the sources need beside the disk: for `memory`, use is below the limit before the first job, and beside each job
-//! a trickle of discards frees what the waiting writes then get. For `psi`, a few pages are discarded before each job, so
-//! that some writes need memory, and beside it a process is held up for lack of memory.
+//! What the sources need beside the disk:
+//!
+//! - `memory`: use is below the limit before the first job. Beside each job that writes, a trickle
+//!   of discards frees the pages that waiting writes then get.
+//! - `psi`: a few pages are discarded before each job that writes, so that some writes need memory.
+//!   Beside each job a process in a control group of its own is held up for lack of memory.
 
 use super::disks::Disk;
 use super::load::FioJobs;
@@ -66,12 +70,12 @@ pub fn press(
 
 /// What goes on beside a job, until it is dropped.
 #[derive(Default)]
-pub struct Beside {
+pub struct SideLoad {
     discards: Option<Server>,
     hog: Option<(Server, PathBuf)>,
 }
 
-impl Beside {
+impl SideLoad {
     /// What `memory` needs.
     pub fn discards(disk: &Disk, jobs: &FioJobs) -> Result<Self, String> {
         let mut fio = jobs.fio("bench-discards.fio", disk);
@@ -123,7 +127,7 @@ impl Beside {
     }
 }
 
-impl Drop for Beside {
+impl Drop for SideLoad {
     fn drop(&mut self) {
         drop(self.discards.take());
         if let Some((hog, high)) = self.hog.take() {

@@ -71,6 +71,7 @@ impl Runner<'_> {
     }
 }
 
+/// The hardware queues of a disk are folders.
 fn is_folder(entry: &fs::DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }

@@ -128,6 +128,7 @@ impl Draft {
     }
 }
 
+/// A fault of the table.
 fn no_text(name: &str) -> StudyError {
     StudyError::Lacking(format!("the study's table has no text for '{name}'"))
 }

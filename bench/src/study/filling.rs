@@ -18,8 +18,11 @@ use serde_json::{json, Value};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Bytes.
 const MIB: f64 = 1024.0 * 1024.0;
+/// Bytes that the disk may use: half of its size.
 const LIMIT: f64 = 16.0 * MIB;
+/// The load of the simulation. A fourth of the writes are zeros, which the store can give back.
 const LOAD: &str =
     "--size 32M --memory-limit 16M --no-space-timeout 5 --rw write --bs 64K --rate 40 --zeros 25 \
                     --iodepth 16 --service-time 1ms --duration 30s --verify --sample 10ms";
@@ -69,6 +72,7 @@ fn mode(name: &str) -> f64 {
     }
 }
 
+/// The samples that the simulator has printed.
 fn moments(said: &Said) -> Vec<Moment> {
     let samples = said.json["samples"].as_array();
     let samples = samples.map_or(&[][..], Vec::as_slice).iter();
@@ -197,6 +201,7 @@ fn shown(some: &[Moment], seconds: f64) -> [f64; 6] {
     ]
 }
 
+/// The courses of all panels. A point is made of this many samples.
 fn panels(moments: &[Moment], point: usize) -> Vec<(Axis, Series)> {
     let empty = |[label, name]: [&str; 2]| {
         let name = name.to_owned();
@@ -239,6 +244,7 @@ fn longest_wait(moments: &[Moment], from: f64, to: f64) -> f64 {
         .fold(0.0, f64::max)
 }
 
+/// The part in virtual time.
 fn part(file: &StudyFile, said: &Said, moments: &[Moment]) -> Result<Part, StudyError> {
     let mut draft = Draft::new(file, "virtual-time", Kind::Deterministic)?;
     let [discarded, psi, _, raised] = EVENTS.map(|e| e.0);
@@ -302,6 +308,7 @@ fn part(file: &StudyFile, said: &Said, moments: &[Moment]) -> Result<Part, Study
 const DISCARD: u64 = 17;
 const RAISED: u64 = 24;
 const END: u64 = 28;
+/// The time from one sample to the next on the device.
 const EVERY: Duration = Duration::from_millis(250);
 /// Three parts of data and one of zeros, each on a part of the disk of its own, so that no write takes the place of
 /// another. That a write fails is not always a reason for fio to go on: ENOSPC has to be named.
@@ -316,6 +323,7 @@ pub const DEVICE: DevicePart = DevicePart {
     read: Some(read),
 };
 
+/// Fills the disk with fio, and samples it by `stats`, in the guest.
 fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
     guest.experiment("filling", || {
         let disk = guest.disk("--size 32M --memory-limit 16M --no-space-timeout 5")?;
@@ -383,6 +391,7 @@ fn soon(seconds: f64) -> String {
     }
 }
 
+/// The part on the device, from what the guest has left.
 fn read(raw: &Raw, file: &StudyFile, kind: Kind) -> Result<Part, StudyError> {
     let mut draft = Draft::new(file, "device", kind)?;
     let found = raw.get("filling")?;

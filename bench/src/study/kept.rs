@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is kept of a run of studies: a file of JSON per study, and all samples as one CSV.
+//! What is kept of a run of studies: a file of JSON per study and bed, all predictions with their
+//! verdicts, and all samples as one CSV.
+//!
+//! The report is made from these files and can be made again at any time, with the texts of today.
 
 use super::device::Bed;
 use super::outcome::{Figure, Part, Plot};

@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The studies: experiments that show what a rule of the workqueue or of the mirror is worth.
 //!
-//! A study is a plan with predictions, written before the run ([`text`], [`prediction`]), and a table of cases, measures and
-//! pictures ([`table`], [`reading`]); both are files in `bench/studies/`. [`sim`] makes the cases in virtual time, [`device`]
-//! those on the real driver. What needs real threads or a script has a module of its own; [`stage`] is where its virtual
-//! time passes. The result ([`outcome`]) is kept as JSON ([`kept`]), of which [`crate::page`] makes the report.
+//! A study is two files in `bench/studies/`: a plan with predictions, written before the run
+//! ([`text`], [`prediction`]), and a table of cases, measures and pictures ([`table`], whose
+//! quantities are in [`reading`]). The same table reader serves two instruments: [`sim`], which
+//! makes cases in virtual time, and [`device`], which makes them on the real driver.
+//!
+//! What needs real threads or a script has a module of its own, whose texts are in the table all
+//! the same ([`draft`]). [`stage`] is where its virtual time passes, [`job`] an item that calls a
+//! closure, [`hogs`] threads that use up the CPUs.
+//!
+//! What a study found ([`outcome`]) is kept as JSON ([`kept`]), of which [`crate::page`] makes the
+//! report.
 
 pub mod text;
 

@@ -68,6 +68,7 @@ pub struct Measure {
     pub unit: String,
 }
 
+/// Reads what JSON has for a number that is none.
 fn number_or_none<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }

@@ -42,6 +42,7 @@ pub enum Verdict {
 }
 
 impl Relation {
+    /// True if a value is in the relation.
     fn holds(self, value: f64) -> bool {
         match self {
             Self::Equal(a) => (value - a).abs() <= 1e-9 * a.abs().max(1.0),

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What one load gave, in the same terms for the simulator and for the real driver.
+//!
+//! A study's table names quantities (`iops`, `tries`, `p99`). This file says what each of them is,
+//! in [`Reading::quantity`].
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -42,6 +45,7 @@ impl Reading {
         self.counters.get(name).copied().unwrap_or(0.0)
     }
 
+    /// Several counters together.
     fn sum(&self, names: &[&str]) -> f64 {
         names.iter().map(|name| self.counter(name)).sum()
     }
@@ -61,6 +65,7 @@ impl Reading {
         self.calls() + self.counter("no_budget")
     }
 
+    /// Runs of the hardware queues, whoever has made them.
     fn runs(&self) -> f64 {
         self.sum(&["run_sync", "run_async", "run_delayed"])
     }
@@ -70,6 +75,7 @@ impl Reading {
         self.full * self.words.first().unwrap_or(&f64::NAN) / 32.0
     }
 
+    /// Requests whose latency is known.
     fn samples(&self) -> f64 {
         self.buckets.iter().map(|b| b.1).sum::<u64>() as f64
     }
@@ -142,11 +148,13 @@ impl Reading {
     }
 }
 
+/// Values as multiples of their mean.
 fn of_mean(values: &[f64]) -> Vec<f64> {
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
     values.iter().map(|value| value / mean).collect()
 }
 
+/// The smallest value.
 fn least(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `ublk-ramdisk sim` as an instrument: runs it and reads what it says.
 //!
-//! The program is the one beside this one, or that which UBLK_RAMDISK names. It lives by a virtual clock there, and the
-//! same command line gives the same figures to the byte.
+//! The program is the one beside this one, or that which UBLK_RAMDISK names. It lives by a virtual
+//! clock, and the same command line gives the same figures to the byte. That it is a program and
+//! not a call keeps the study to what a user can do, too: each case is a command line.
 
 use super::reading::{add_up, Reading};
 use super::StudyError;
@@ -11,6 +12,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
+/// The simulator.
 fn program() -> Result<PathBuf, StudyError> {
     if let Some(named) = env::var_os("UBLK_RAMDISK") {
         return Ok(named.into());
@@ -73,6 +75,7 @@ impl Said {
         value.as_f64().unwrap_or(f64::NAN)
     }
 
+    /// A list by its place; empty if it is not there.
     fn list(&self, place: &str) -> &[Value] {
         let found = place
             .split('.')

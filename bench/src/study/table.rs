@@ -119,6 +119,7 @@ struct Case {
 }
 
 impl Case {
+    /// A text with the words of this case.
     fn named(&self, text: &str) -> String {
         fill_words(text, &self.words)
     }
@@ -129,6 +130,7 @@ impl Case {
     }
 }
 
+/// Puts the words of a case into a text, as the module says.
 fn fill_words(text: &str, words: &[String]) -> String {
     let mut out = text.to_owned();
     for (n, word) in words.iter().enumerate() {
@@ -155,6 +157,8 @@ impl Block {
         })
     }
 
+    /// How a case is made: the arguments of `sim`, or the name of an experiment, which is also that
+    /// of a file.
     fn making(&self, words: &[String], settings: &Settings) -> String {
         let n = settings.scaled(self.n[0], self.n[1]).to_string();
         match fill_words(&self.make, words).replace("{n}", &n) {
@@ -175,6 +179,7 @@ impl Block {
         ]
     }
 
+    /// The rows of the cases, with these columns.
     fn table(&self, cases: &[Case], columns: &[usize]) -> Table {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let columns = if columns.is_empty() { &all } else { columns };
@@ -212,6 +217,7 @@ impl Found {
         found.map_or_else(number, |found| found.1)
     }
 
+    /// Takes in what a case gave.
     fn take(&mut self, block: &Block, case: &Case) {
         for column in &block.columns {
             let value = case.quantity(&column[1]);
@@ -281,6 +287,7 @@ impl Spec {
         })
     }
 
+    /// Draws a picture of the cases.
     fn figure(&self, picture: &Picture, blocks: &[Vec<Case>]) -> Figure {
         let tables = picture
             .rows
@@ -301,6 +308,7 @@ impl Spec {
 }
 
 impl Picture {
+    /// What a picture draws.
     fn plot(&self, blocks: &[Vec<Case>]) -> Plot {
         if let Some((n, name, most)) = &self.percentiles {
             return self.percentiles(&blocks[*n], name, *most);
@@ -318,6 +326,7 @@ impl Picture {
         }
     }
 
+    /// Latencies by percentile, a curve for each case.
     fn percentiles(&self, cases: &[Case], name: &str, most: usize) -> Plot {
         let named = self
             .of
@@ -339,6 +348,7 @@ impl Picture {
     }
 }
 
+/// A point for each case; those of the same name are one curve.
 fn series(cases: &[Case], name: &str, x: &str, y: &str) -> Vec<Series> {
     let mut all: Vec<Series> = Vec::new();
     for case in cases {
@@ -351,6 +361,7 @@ fn series(cases: &[Case], name: &str, x: &str, y: &str) -> Vec<Series> {
     all
 }
 
+/// A row for each case, with what each job got of the mean.
 fn shares(cases: &[Case], name: &str) -> Plot {
     let jobs = cases.first().map_or(0, |case| case.reading.jobs.len());
     Plot::Heat {

@@ -81,6 +81,7 @@ fn section(text: &str, name: &str) -> Option<String> {
     (!body.is_empty()).then_some(body)
 }
 
+/// Reads a row of the table of predictions.
 fn prediction(row: &str) -> Result<Prediction, PlanError> {
     let wrong = |what: &str| PlanError::Prediction {
         row: row.into(),

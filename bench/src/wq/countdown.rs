@@ -33,6 +33,7 @@ impl Countdown {
         }
     }
 
+    /// The thread that waits.
     fn producer(&self) -> MutexGuard<'_, Option<Thread>> {
         self.producer.lock().expect("no panic under this lock")
     }

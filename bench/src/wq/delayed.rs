@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Delayed work: what arming a timer costs, and how late it fires. Ours alone.
+//! Delayed work: what arming a timer costs, and how late it fires. Ours alone, as no rival has
+//! timers.
+//!
+//! An item notes when it starts. How late that is depends on the machine first, so a control is
+//! measured in the same run: a thread that does nothing but sleep until the same times.
 
 use super::nanoseconds_since;
 use crate::stats::quantiles;
@@ -60,8 +64,10 @@ impl Shape {
     }
 }
 
+/// The start of an item that has not run.
 const NOT_YET: u64 = u64::MAX;
 
+/// An item that notes when it was armed and when it ran, in nanoseconds since `origin`.
 struct Later {
     work: DelayedWork<Later>,
     origin: Instant,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Bytes: of an idle queue, of a queued item, of the work fields. From the C library's own count of
-//! what is allocated.
+//! Bytes: of an idle queue, of a queued item, of the work fields.
+//!
+//! They are what the C library's own count of allocated memory rises by, over a thousand queues or
+//! items, so that what is allocated once for all of them hardly shows.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ pub struct Bytes {
     pub delayed_work: f64,
 }
 
+/// An item that runs until the gate is open, so that those behind it stay queued.
 struct Waiting {
     work: Work<Waiting>,
     open: Arc<AtomicBool>,
@@ -45,6 +48,7 @@ impl WorkItem for Waiting {
     }
 }
 
+/// Bytes that are allocated now, in small and in large pieces.
 fn allocated() -> f64 {
     // SAFETY: takes nothing and returns plain numbers.
     let info = unsafe { libc::mallinfo2() };
@@ -74,6 +78,7 @@ pub fn measure(runtime: &Runtime) -> Bytes {
     }
 }
 
+/// Bytes that queueing one item takes. The items are made before.
 fn queued_item(runtime: &Runtime) -> f64 {
     let queue = runtime.queue("full").flags(Flags::PERCPU).max_active(1);
     let queue = queue.build().expect("a queue can be made");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The workqueue beside its rivals: contenders, cases, tables.
+//! The workqueue beside its rivals, in one process.
 //!
-//! A [`contender`] takes items; the cases hand them to all contenders in turn ([`throughput`],
-//! [`wake`]) or to ours alone ([`delayed`], [`memory`]); their samples make a [`kept`] run, and
-//! that a [`tables`]. `src/bin/bench_workqueue.rs` drives it.
+//! A [`contender`] takes items. The cases hand items to all contenders in turn ([`throughput`],
+//! [`wake`]) or to ours alone ([`delayed`], [`memory`]). Their samples make a [`kept`] run, and
+//! that the [`tables`]. `src/bin/bench_workqueue.rs` drives it.
 
 pub mod contender;
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tables of a run: medians with their spread, and ours against the best rival.
 //!
-//! They judge, but a slow figure is not a failure: the reader decides.
+//! They judge by the target that each case has, but a slow figure is not a failure: the reader
+//! decides.
 
 use super::contender::ours::{LEGACY, OURS};
 use super::contender::rivals::{RAYON, RIVALS};
@@ -66,6 +67,7 @@ pub const LATE_MILLION: &str = "lateness p99, a million timers in 8 s";
 /// Bytes, see [`super::memory`].
 pub const BYTES: &str = "bytes";
 
+/// A row of [`CASES`].
 const fn case(key: &'static str, unit: &'static str, against: Against, at_most: f64) -> Case {
     Case {
         key,
@@ -75,6 +77,7 @@ const fn case(key: &'static str, unit: &'static str, against: Against, at_most: 
     }
 }
 
+/// In the order of the tables.
 const CASES: [Case; 10] = [
     case(SPAWN_1, "ns per item", Against::Best, 0.5),
     case(SPAWN_4, "ns per item", Against::Best, 0.5),
@@ -123,6 +126,7 @@ fn rival(kept: &Kept, case: &Case) -> Option<(&'static str, f64)> {
     }
 }
 
+/// Prints the table of one case: each contender with its median, spread and ratio.
 fn print(kept: &Kept, case: &Case, out: &mut String) {
     let rival = rival(kept, case);
     let against = match rival {

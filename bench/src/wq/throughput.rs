@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Enqueue to completed: the time per item when producers submit bursts and wait for each.
 //!
-//! Producers are threads of no contender. A sample is the wall time from the start of all
-//! producers to the end of the last, divided by the items.
+//! Producers are threads of no contender. A sample is the wall time from the start of all producers
+//! to the end of the last, divided by the items. A burst is many items, so that the cost of waking
+//! the producer at its end is spread over them.
 
 use super::contender::{Body, Contender};
 use super::countdown::Countdown;

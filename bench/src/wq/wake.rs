@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Wake-up latency: from the submission of one item, with all threads asleep, to its start.
+//!
+//! A pause before each submission is longer than any contender looks out for work before it sleeps.
+//! Without it some would be measured awake and some asleep.
 
 use super::contender::{Body, Contender};
 use super::countdown::Countdown;

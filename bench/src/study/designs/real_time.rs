@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The throughput with one item of ten asleep, on this machine's clock, with the sleep declared and with the sleep found
-//! out by the sampler.
+//! The throughput with one item of ten asleep, on this machine's clock: today's queues with the
+//! sleep declared and with the sleep found out by the sampler, and the old design.
+//!
+//! All share one CPU. A round gives each queue the same batch, so that a busy moment of the machine
+//! meets all of them.
 
 use crate::stats::quantiles;
 use crate::study::draft::{Draft, Drawn};
@@ -15,9 +18,13 @@ use std::time::{Duration, Instant};
 use workqueue::legacy::{self, Machine};
 use workqueue::{blocking, CpuSet, Flags, Queue, Runtime, Topology};
 
+/// What each item uses of the CPU.
 const BURN: Duration = Duration::from_micros(50);
+/// What one item in ten sleeps.
 const SLEEP: Duration = Duration::from_millis(2);
+/// Items of a batch.
 const ITEMS: usize = 200;
+/// The queues, in the order of a round.
 const NAMES: [&str; 4] = [
     "today, sleep declared",
     "today, sleep found out",
@@ -25,6 +32,7 @@ const NAMES: [&str; 4] = [
     "2.6.35",
 ];
 
+/// Uses the CPU.
 fn burn() {
     let end = Instant::now() + BURN;
     while Instant::now() < end {

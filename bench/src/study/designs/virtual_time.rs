@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What follows from the rules alone: one CPU, virtual time.
+//! What follows from the rules alone, on one CPU in virtual time: today's workqueue beside that of
+//! 2.6.35.
+//!
+//! Items spend virtual time on a [`Stage`]. Today's workers take turns on it. The old design has
+//! one thread per queue and CPU, so its items simply follow each other.
 
 use crate::study::draft::{Draft, Drawn};
 use crate::study::job::Body;
@@ -16,7 +20,9 @@ use workqueue::legacy::{self, Machine};
 use workqueue::{blocking, Flags, Runtime};
 
 const MS: Duration = Duration::from_millis(1);
+/// What the items of the kernel's documentation burn at a time.
 const STEP: Duration = Duration::from_millis(5);
+/// Those items.
 const NAMES: [&str; 3] = ["w0", "w1", "w2"];
 /// Kinds of a timeline's spans.
 const BUSY: usize = 0;
@@ -41,6 +47,7 @@ struct Course {
     workers: usize,
 }
 
+/// Threads of this process.
 fn threads() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
@@ -145,6 +152,7 @@ fn timed(stage: &Stage, spans: &Spans, item: usize, kind: usize, work: impl FnOn
     spans.lock().unwrap_or_else(PoisonError::into_inner)[item].push(Span { from, to, kind });
 }
 
+/// A row of a timeline for each item.
 fn rows(names: &[&str], spans: &Spans) -> Vec<Row> {
     let spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
     let rows = names.iter().zip(spans.iter()).map(|(name, spans)| Row {
@@ -178,6 +186,7 @@ fn starts(draft: &mut Draft) -> Result<(), StudyError> {
     draft.figure("starts", Drawn::Timeline(all), table)
 }
 
+/// Items of a batch.
 const ITEMS: usize = 200;
 /// In milliseconds. Each is made a quarter shorter, so that no item wakes at the moment another one ends.
 const SLEEPS: [u64; 7] = [0, 1, 2, 5, 10, 20, 50];
@@ -214,7 +223,9 @@ fn throughput(draft: &mut Draft) -> Result<(), StudyError> {
     draft.figure("throughput", Drawn::Curves(series), table)
 }
 
+/// Of the machine on which threads are counted.
 const CPUS: usize = 4;
+/// Numbers of queues on it.
 const QUEUES: [usize; 5] = [1, 3, 10, 30, 100];
 
 /// Threads of a runtime of today with idle queues.

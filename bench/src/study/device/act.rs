@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's side of an experiment: disks, control groups, fio. Whatever is made here goes with its value, and with
-//! the guest in any case.
+//! The guest's side of an experiment: disks, control groups, fio. What is made here goes with its
+//! value, and with the guest in any case.
+//!
+//! An experiment leaves one file of JSON. It is written when all of it is done, so an experiment
+//! that was interrupted is made again.
 
 use crate::files::{lines_of, read, write, write_whole};
 use crate::kernel::{null_blk, Group};
@@ -18,6 +21,7 @@ use std::time::Duration;
 /// The time between two looks at a state that is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// Something went wrong in the guest.
 pub(crate) fn failed(what: impl std::fmt::Display) -> StudyError {
     StudyError::Refused(what.to_string())
 }
@@ -53,6 +57,7 @@ impl Guest {
         Ok(guest)
     }
 
+    /// Writes what runs in the guest.
     fn keep_setting(&self) -> Result<(), StudyError> {
         let fio = output(Command::new("fio").arg("--version"))?;
         let kernel = read(Path::new("/proc/sys/kernel/osrelease"))?;
@@ -65,6 +70,7 @@ impl Guest {
         Ok(write(&self.folder.join("setting"), &lines_of(pairs))?)
     }
 
+    /// Runs `ublk-ramdisk`.
     fn ours(&self, words: &[&str]) -> Result<String, StudyError> {
         output(Command::new(&self.ours).args(words))
     }
@@ -145,10 +151,12 @@ pub struct Disk<'g> {
 }
 
 impl Disk<'_> {
+    /// The node, as commands take it.
     fn name(&self) -> String {
         self.path.to_string_lossy().into_owned()
     }
 
+    /// A file of its folder in sysfs.
     fn sysfs(&self, file: &str) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default();
         Path::new("/sys/block").join(name).join(file)
@@ -251,6 +259,7 @@ impl Fio {
         Self::begin(&paths, options, Rank::Normal)
     }
 
+    /// Starts fio on disks that are there.
     fn begin(paths: &[&Path], options: &str, rank: Rank) -> Result<Self, StudyError> {
         for path in paths {
             // Where there is none fio would make a file and measure that.

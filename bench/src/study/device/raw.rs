@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What was kept of the experiments in a guest.
+//! What was kept of the experiments in a guest: reads the JSON of fio, of the server and of the
+//! kernel as a [`Reading`], in the same terms as a case of the simulator.
 
 use crate::stats::quantile;
 use crate::study::reading::{add_up, thin, Reading, QUANTILES};
@@ -102,6 +103,7 @@ impl Experiment {
 /// One of fio's jobs.
 pub struct Job<'e>(&'e Value);
 
+/// The directions that fio reports.
 const WAYS: [&str; 3] = ["read", "write", "trim"];
 
 impl Job<'_> {
@@ -110,6 +112,7 @@ impl Job<'_> {
         self.0["jobname"].as_str().unwrap_or_default()
     }
 
+    /// A figure, of all directions together.
     fn number(&self, name: &str) -> f64 {
         let each = WAYS.map(|way| self.0[way][name].as_f64().unwrap_or(0.0));
         each.iter().sum()
@@ -151,6 +154,7 @@ impl Job<'_> {
     }
 }
 
+/// A histogram of fio as milliseconds and how often they came.
 fn buckets(of: &Value) -> Vec<(f64, u64)> {
     let bins = of["bins"].as_object().into_iter().flatten();
     let bins = bins.filter_map(|(ns, n)| Some((ns.parse::<f64>().ok()? / 1e6, n.as_u64()?)));

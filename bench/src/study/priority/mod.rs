@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Study e: from queueing to start, with and without HIGHPRI, bound and unbound, beside CPU hogs.
+//! Study e: from queueing to start, with and without HIGHPRI, bound and unbound, on an idle machine
+//! and beside CPU hogs.
+//!
+//! Queues and CPUs are probed in turns, one item at a time with a pause between, so that an item
+//! never waits for another one of the study.
 
 pub mod device;
 
@@ -15,8 +19,11 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use workqueue::{CpuSet, Flags, OwnedQueue, Runtime};
 
+/// The queues, in measures.
 const NAMES: [&str; 4] = ["bound", "bound HIGHPRI", "unbound", "unbound HIGHPRI"];
+/// Before each probe, so that the pool is idle.
 const PAUSE: Duration = Duration::from_millis(2);
+/// Threads per CPU that use it up.
 const HOGS: usize = 4;
 
 /// Milliseconds from the call to the item's first statement.
@@ -36,6 +43,7 @@ fn probe(queue: &OwnedQueue, cpu: usize) -> Result<f64, StudyError> {
     Ok(at.duration_since(called).as_secs_f64() * 1e3)
 }
 
+/// Probes all queues in turns beside this many hogs per CPU.
 fn setting(cpus: &CpuSet, hogs: usize, rounds: usize) -> Result<Vec<Samples>, StudyError> {
     let _hogs = Hogs::start(cpus, hogs)?;
     let runtime = Runtime::builder().start()?;
@@ -77,6 +85,7 @@ pub fn run(settings: &Settings, file: &StudyFile) -> Result<Vec<Part>, StudyErro
     }
 }
 
+/// Both settings, with what HIGHPRI gains.
 fn measured(settings: &Settings, file: &StudyFile) -> Result<Part, StudyError> {
     let mut draft = Draft::new(file, "real-time", Kind::Measured)?;
     let topology = hogs::allowed();

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 /// Disks at once, each with a queue per CPU, so that each has a pool that has made no second worker yet.
 const DISKS: usize = 6;
+/// Of the guest; each disk has a queue for each.
 const CPUS: usize = 2;
 /// How long the limit holds that would hold for ever, in seconds from when all writes are there.
 const OUTAGE: u64 = 2;
@@ -40,6 +41,7 @@ pub fn act(guest: &Guest, blocks: &[Block]) -> Result<(), StudyError> {
     Ok(())
 }
 
+/// One experiment: the first writes to fresh disks under a limit of the kernel.
 fn first_writes(
     guest: &Guest,
     options: &str,

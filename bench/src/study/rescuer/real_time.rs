@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From the call for help to the first rescued run, on this machine's clock.
+//!
+//! Each trial has a runtime of its own whose worker creation fails from a moment on. The time is
+//! counted from when the mayday timer is due, so that the 10 ms that it waits by rule are not part
+//! of it.
 
 use crate::stats::quantiles;
 use crate::study::draft::{Draft, Drawn};
@@ -14,6 +18,7 @@ use std::sync::{mpsc, Arc, OnceLock};
 use std::time::{Duration, Instant};
 use workqueue::{is_rescuer, CpuSet, Flags, Runtime, Topology};
 
+/// The time from the first failed creation to the call for help.
 const INITIAL: Duration = Duration::from_millis(10);
 /// How long an item may take before the study gives up. Nothing is timed by it.
 const HUNG: Duration = Duration::from_secs(60);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An outage of worker creation, millisecond by millisecond.
+//! An outage of worker creation, millisecond by millisecond, on the virtual clock: how long items
+//! wait with and without a rescuer, and how one rescuer shares its time between two CPUs.
 
 use crate::stats::quantiles;
 use crate::study::draft::{Draft, Drawn};
@@ -15,8 +16,12 @@ use std::time::Duration;
 use workqueue::{blocking, is_rescuer, Flags, OwnedQueue, Queue, Runtime};
 
 const MS: Duration = Duration::from_millis(1);
+/// How long no worker can be made.
 const OUTAGE_MS: u64 = 2500;
+/// How long the clock goes on.
 const SHOWN_MS: u64 = 3200;
+/// The time from one item to the next: no divisor of the rescuer's 100 ms, so that items arrive at
+/// all its phases.
 const EVERY_MS: u64 = 7;
 /// The queues, in measures and in the picture.
 const NAMES: [&str; 2] = ["MEM_RECLAIM", "without"];
@@ -41,6 +46,7 @@ fn failing(stage: &Stage, cpus: usize, fails: &Arc<AtomicBool>) -> Result<Runtim
 /// When an item arrived and started, and if it ran in the rescuer.
 type Log = Arc<Mutex<Vec<(f64, f64, bool)>>>;
 
+/// Queues an item that notes when it starts, and in which kind of worker.
 fn arrive(stage: &Stage, queue: &Queue, log: &Log) -> Result<(), StudyError> {
     let (own, log, arrived) = (stage.clone(), log.clone(), stage.now());
     let item = Job::new("item", move || {
@@ -109,6 +115,7 @@ fn outage(draft: &mut Draft) -> Result<(), StudyError> {
     draft.figure("outage", Drawn::Dots(series), table)
 }
 
+/// Items for each of two CPUs.
 const SHARE: usize = 64;
 
 /// Two CPUs whose items only the rescuer can run.

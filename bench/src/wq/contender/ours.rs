@@ -11,8 +11,11 @@ use workqueue::{impl_has_work, new_work, Flags, Runtime, Work, WorkItem};
 
 /// Reused items on a per-CPU queue.
 pub const PERCPU: &str = "PERCPU";
+/// Reused items on an unbound queue.
 const UNBOUND: &str = "UNBOUND";
+/// Closures on a per-CPU queue.
 const PERCPU_SPAWN: &str = "PERCPU try_spawn";
+/// Closures on an unbound queue.
 const UNBOUND_SPAWN: &str = "UNBOUND try_spawn";
 
 /// Ours, in the order of the tables.
@@ -21,6 +24,7 @@ pub const OURS: [&str; 4] = [PERCPU, UNBOUND, PERCPU_SPAWN, UNBOUND_SPAWN];
 /// The workqueue of 2.6.35 and before: a thread per CPU and queue. It is neither ours nor a rival.
 pub const LEGACY: &str = "legacy";
 
+/// An item that is made once. Queueing it allocates nothing.
 struct Item {
     work: Work<Item>,
     body: Body,

@@ -15,6 +15,7 @@ pub const RAYON: &str = "rayon::spawn";
 const TOKIO: &str = "tokio::spawn";
 /// A closure for tokio's threads that may block.
 const TOKIO_BLOCKING: &str = "tokio::spawn_blocking";
+/// The crate `threadpool`.
 const THREADPOOL: &str = "threadpool";
 /// A boxed closure for each item, which is how such a pool is mostly written.
 const BOXED: &str = "channel, boxed";
