@@ -114,7 +114,7 @@ pub fn parse(text: &str) -> Result<Sample, FioError> {
     let [job] = output.jobs.as_slice() else {
         return Err(FioError::Jobs(output.jobs.len()));
     };
-    let all = [&job.read, &job.write, &job.trim];
+    let all = job.ways();
     let counted: Vec<&Way> = if job.options.verify.is_some() {
         vec![&job.write]
     } else {
@@ -159,23 +159,68 @@ struct Output {
     jobs: Vec<Job>,
 }
 
-/// One of fio's jobs. With `group_reporting`, which every job file has, it stands for all that run
-/// side by side.
-#[derive(Deserialize)]
-struct Job {
+/// One of fio's jobs. With `group_reporting`, which every job file has, it stands for all that run side by side.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Job {
+    /// Its name.
+    #[serde(rename = "jobname")]
+    pub name: String,
     error: i64,
+    /// Of a job that goes on after an error.
+    total_err: f64,
     read: Way,
     write: Way,
-    #[serde(default)]
     trim: Way,
+    sync: Flushes,
     usr_cpu: f64,
     sys_cpu: f64,
-    #[serde(rename = "job options", default)]
+    #[serde(rename = "job options")]
     options: Options,
-    #[serde(default)]
     latency_target: u64,
-    #[serde(default)]
     latency_depth: u32,
+}
+
+impl Job {
+    fn ways(&self) -> [&Way; 3] {
+        [&self.read, &self.write, &self.trim]
+    }
+
+    fn sum(&self, of: impl Fn(&Way) -> f64) -> f64 {
+        self.ways().into_iter().map(of).sum()
+    }
+
+    /// Requests that ended.
+    pub fn ios(&self) -> f64 {
+        self.sum(|way| way.total_ios as f64)
+    }
+
+    /// Requests per second.
+    pub fn iops(&self) -> f64 {
+        self.sum(|way| way.iops)
+    }
+
+    /// Bytes per second.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.sum(|way| way.bw_bytes)
+    }
+
+    /// Requests that failed: all of a job that goes on after that, else the one that ended it.
+    pub fn errors(&self) -> f64 {
+        let ended_by = f64::from(u8::from(self.error != 0));
+        self.total_err.max(ended_by)
+    }
+
+    /// Completion times in milliseconds, with how many requests took so long. Only the format `json+` has them.
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
+        let ways = self.ways().into_iter();
+        ways.flat_map(|way| way.clat_ns.buckets()).collect()
+    }
+
+    /// The same of its flushes.
+    pub fn flushes(&self) -> Vec<(f64, u64)> {
+        self.sync.lat_ns.buckets()
+    }
 }
 
 /// What the job file said, as fio repeats it.
@@ -186,11 +231,12 @@ struct Options {
 
 /// One direction of a job: reads, writes or discards.
 #[derive(Default, Deserialize)]
+#[serde(default)]
 struct Way {
     iops: f64,
     total_ios: u64,
-    #[serde(default)]
     io_bytes: u64,
+    bw_bytes: f64,
     runtime: u64,
     clat_ns: Latency,
 }
@@ -206,13 +252,29 @@ impl Way {
     }
 }
 
-/// Times from submission to completion, in nanoseconds.
 #[derive(Default, Deserialize)]
+#[serde(default)]
+struct Flushes {
+    lat_ns: Latency,
+}
+
+/// Times in nanoseconds. fio writes percentiles and times as the names of members.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Latency {
     mean: f64,
-    // Absent for the direction that the job does not have.
-    #[serde(default)]
     percentile: BTreeMap<String, f64>,
+    bins: BTreeMap<String, u64>,
+}
+
+impl Latency {
+    fn buckets(&self) -> Vec<(f64, u64)> {
+        let bins = self.bins.iter();
+        let bins = bins.filter_map(|(ns, n)| Some((ns.parse::<f64>().ok()? / 1e6, *n)));
+        let mut bins: Vec<(f64, u64)> = bins.collect();
+        bins.sort_by(|a, b| a.0.total_cmp(&b.0));
+        bins
+    }
 }
 
 #[cfg(test)]

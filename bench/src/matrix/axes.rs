@@ -6,6 +6,7 @@
 
 use super::{bad, iodepth, latency, numjobs, size, BadMatrix, Job, Rw};
 use clap::{Args, Parser};
+use ublk_ramdisk::units::on_or_off;
 
 /// The values of each axis, as options. An axis without values has its usual ones.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -23,23 +24,14 @@ pub struct Axes {
     #[arg(long, value_delimiter = ',', value_parser = numjobs)]
     pub numjobs: Vec<u32>,
     /// Past the page cache or not; usually past it.
-    #[arg(long, value_delimiter = ',', value_parser = switch)]
+    #[arg(long, value_delimiter = ',', value_parser = on_or_off)]
     pub direct: Vec<bool>,
     /// With checksums or not; usually without.
-    #[arg(long, value_delimiter = ',', value_parser = switch)]
+    #[arg(long, value_delimiter = ',', value_parser = on_or_off)]
     pub verify: Vec<bool>,
     /// Latency targets in microseconds; usually none.
     #[arg(long = "latency-target", value_delimiter = ',', value_parser = target)]
     pub latency_us: Vec<Option<u32>>,
-}
-
-/// Reads `on` or `off`.
-pub fn switch(word: &str) -> Result<bool, BadMatrix> {
-    match word {
-        "on" | "1" | "yes" => Ok(true),
-        "off" | "0" | "no" => Ok(false),
-        _ => bad(format!("'{word}' is neither on nor off")),
-    }
 }
 
 /// Reads a latency target, or `off`.

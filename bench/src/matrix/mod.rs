@@ -9,6 +9,7 @@
 use crate::files::Failure;
 use std::fmt;
 use std::str::FromStr;
+use ublk_ramdisk::units;
 
 pub mod axes;
 
@@ -266,17 +267,8 @@ fn size_name(bytes: u64) -> String {
 
 /// A block size, from 512 bytes to 1 MiB.
 pub fn size(word: &str) -> Result<u64, BadMatrix> {
-    let lower = word.to_ascii_lowercase();
-    let (digits, unit) = match lower.trim_end_matches(['k', 'm']) {
-        digits if lower.ends_with('k') => (digits, 1 << 10),
-        digits if lower.ends_with('m') => (digits, 1 << 20),
-        digits => (digits, 1),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
-    match bytes {
-        Some(bytes) if (512..=MOST_BYTES).contains(&bytes) && bytes.is_multiple_of(512) => {
-            Ok(bytes)
-        }
+    match units::size(word) {
+        Ok(bytes) if (512..=MOST_BYTES).contains(&bytes) && bytes.is_multiple_of(512) => Ok(bytes),
         _ => bad(format!(
             "bs '{word}': not a multiple of 512 from 512 to 1m, such as 4k"
         )),
@@ -303,15 +295,11 @@ pub fn numjobs(word: &str) -> Result<u32, BadMatrix> {
 
 /// A latency target, in microseconds.
 pub fn latency(word: &str) -> Result<u32, BadMatrix> {
-    let text = || format!("latency target '{word}': not a time such as 200us or 5ms");
-    let time = match (word.strip_suffix("us"), word.strip_suffix("ms")) {
-        (Some(digits), _) => digits.parse().ok(),
-        (_, Some(digits)) => digits.parse::<u32>().ok().and_then(|n| n.checked_mul(1000)),
-        _ => None,
-    };
-    match time {
-        Some(us) if (1..=10_000_000).contains(&us) => Ok(us),
-        _ => bad(text()),
+    match units::time(word).map(|time| time.as_micros()) {
+        Ok(us @ 1..=10_000_000) => Ok(us as u32),
+        _ => bad(format!(
+            "latency target '{word}': not a time such as 200us or 5ms"
+        )),
     }
 }
 

@@ -4,10 +4,11 @@
 
 use super::Plan;
 use crate::contender::{self, Contender};
-use crate::matrix::axes::{self, switch, Axes};
+use crate::matrix::axes::{self, Axes};
 use crate::matrix::{bad, BadMatrix, Job};
 use clap::{value_parser, Args};
 use std::path::PathBuf;
+use ublk_ramdisk::units::on_or_off;
 
 /// See the module. `scripts/bench-device --help` explains each option.
 #[derive(Args)]
@@ -33,7 +34,7 @@ pub struct Options {
     queues: Option<u32>,
     #[arg(long, value_parser = value_parser!(u64).range(1..=10_000))]
     scale: Option<u64>,
-    #[arg(long, value_parser = switch)]
+    #[arg(long, value_parser = on_or_off)]
     cross_check: Option<bool>,
     // The whole path keeps clap from reading a list of lists.
     #[arg(long, value_parser = contender::list)]

@@ -203,7 +203,7 @@ impl Study {
             act(guest, &blocks)?;
         }
         // What was made already is not made again.
-        blocks.iter().try_for_each(|block| guest.block(block))
+        guest.loads(&blocks)
     }
 
     /// Reads what a guest left.

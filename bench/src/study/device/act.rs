@@ -90,19 +90,33 @@ impl Guest {
         Ok(write_whole(&path, &(made.to_string() + "\n"))?)
     }
 
-    /// The same of all cases of a block: a load on a disk of ours, or on `null_blk MIB MBPS`.
-    pub fn block(&self, block: &Block) -> Result<(), StudyError> {
-        for words in block.cases() {
-            let [name, options, job] = block.on_device(&words);
-            self.experiment(&name, || match options.strip_prefix("null_blk ") {
-                None => load(&self.disk(&options)?, &job),
-                Some(limits) => {
-                    let (node, _undo) = limited_null_blk(limits)?;
-                    Ok(json!({ "fio": Fio::start(&node, &job)?.end()? }))
-                }
-            })?;
+    /// The same for each case of these blocks. `make` is given the words of the case, the options of the disk, and those
+    /// of fio.
+    pub fn each(
+        &self,
+        blocks: &[Block],
+        make: impl Fn(&[String], &str, &str) -> Result<Value, StudyError>,
+    ) -> Result<(), StudyError> {
+        for block in blocks {
+            for words in block.cases() {
+                let [name, options, job] = block.on_device(&words);
+                self.experiment(&name, || make(&words, &options, &job))?;
+            }
         }
         Ok(())
+    }
+
+    /// What a block is without code of its own: a load on a disk of ours, or on `null_blk MIB MBPS`.
+    pub fn loads(&self, blocks: &[Block]) -> Result<(), StudyError> {
+        self.each(blocks, |_, options, job| {
+            match options.strip_prefix("null_blk ") {
+                None => load(&self.disk(options)?, job),
+                Some(limits) => {
+                    let (node, _undo) = limited_null_blk(limits)?;
+                    Ok(json!({ "fio": Fio::start(&node, job)?.end()? }))
+                }
+            }
+        })
     }
 
     /// Makes a disk, with the options of `add` separated by spaces.

@@ -2,9 +2,11 @@
 //! What was kept of the experiments in a guest: reads the JSON of fio, of the server and of the
 //! kernel as a [`Reading`], in the same terms as a case of the simulator.
 
+use crate::fio::Job;
 use crate::stats::quantile;
 use crate::study::reading::{add_up, thin, Reading, QUANTILES};
 use crate::study::StudyError;
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,9 +45,8 @@ pub struct Experiment(pub Value);
 
 impl Experiment {
     /// fio's jobs, in its order.
-    pub fn jobs(&self) -> Vec<Job<'_>> {
-        let jobs = self.0["fio"]["jobs"].as_array();
-        jobs.into_iter().flatten().map(Job).collect()
+    pub fn jobs(&self) -> Vec<Job> {
+        Vec::deserialize(&self.0["fio"]["jobs"]).unwrap_or_default()
     }
 
     /// How much the counters of the mirror's hardware queues have risen, and what else was counted.
@@ -71,24 +72,18 @@ impl Experiment {
     /// The same in the terms of all beds: of all jobs, or of those of a name; their requests, or their flushes.
     fn reading(&self, name: &str, flushes: bool) -> Reading {
         let mut jobs = self.jobs();
-        jobs.retain(|job| name.is_empty() || job.name() == name);
+        jobs.retain(|job| name.is_empty() || job.name == name);
         // What failed has no time worth knowing.
         let well = jobs.iter().filter(|job| job.errors() == 0.0);
-        let buckets = well.flat_map(|job| {
-            if flushes {
-                job.flushes()
-            } else {
-                job.buckets()
-            }
-        });
+        let buckets = well.flat_map(if flushes { Job::flushes } else { Job::buckets });
         let mut buckets: Vec<(f64, u64)> = buckets.collect();
         buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
         let times = thin(&buckets, usize::MAX);
-        let sum = |of: &dyn Fn(&Job<'_>) -> f64| jobs.iter().map(of).sum();
+        let sum = |of: fn(&Job) -> f64| jobs.iter().map(of).sum();
         Reading {
-            iops: sum(&|job| job.iops()),
-            ios: sum(&|job| job.ios()),
-            bytes: sum(&|job| job.bytes_per_second()),
+            iops: sum(Job::iops),
+            ios: sum(Job::ios),
+            bytes: sum(Job::bytes_per_second),
             counters: self.counters(),
             quantiles: QUANTILES.map(|q| quantile(&times, q)),
             buckets,
@@ -98,69 +93,6 @@ impl Experiment {
             ..Reading::default()
         }
     }
-}
-
-/// One of fio's jobs.
-pub struct Job<'e>(&'e Value);
-
-/// The directions that fio reports.
-const WAYS: [&str; 3] = ["read", "write", "trim"];
-
-impl Job<'_> {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        self.0["jobname"].as_str().unwrap_or_default()
-    }
-
-    /// A figure, of all directions together.
-    fn number(&self, name: &str) -> f64 {
-        let each = WAYS.map(|way| self.0[way][name].as_f64().unwrap_or(0.0));
-        each.iter().sum()
-    }
-
-    /// Requests that ended.
-    pub fn ios(&self) -> f64 {
-        self.number("total_ios")
-    }
-
-    /// Requests per second.
-    pub fn iops(&self) -> f64 {
-        self.number("iops")
-    }
-
-    /// Bytes per second.
-    pub fn bytes_per_second(&self) -> f64 {
-        self.number("bw_bytes")
-    }
-
-    /// Requests that failed: all of a job that goes on after that, else the one that ended it.
-    pub fn errors(&self) -> f64 {
-        let ended_by = f64::from(u8::from(
-            self.0["error"].as_i64().is_some_and(|errno| errno != 0),
-        ));
-        self.0["total_err"].as_f64().unwrap_or(0.0).max(ended_by)
-    }
-
-    /// Completion times in milliseconds with how many took so long.
-    pub fn buckets(&self) -> Vec<(f64, u64)> {
-        WAYS.iter()
-            .flat_map(|way| buckets(&self.0[way]["clat_ns"]))
-            .collect()
-    }
-
-    /// The same of its flushes.
-    pub fn flushes(&self) -> Vec<(f64, u64)> {
-        buckets(&self.0["sync"]["lat_ns"])
-    }
-}
-
-/// A histogram of fio as milliseconds and how often they came.
-fn buckets(of: &Value) -> Vec<(f64, u64)> {
-    let bins = of["bins"].as_object().into_iter().flatten();
-    let bins = bins.filter_map(|(ns, n)| Some((ns.parse::<f64>().ok()? / 1e6, n.as_u64()?)));
-    let mut bins: Vec<(f64, u64)> = bins.collect();
-    bins.sort_by(|a, b| a.0.total_cmp(&b.0));
-    bins
 }
 
 #[cfg(test)]
@@ -193,7 +125,7 @@ mod tests {
             (4.0, 2.0, 50.0)
         );
         assert_eq!(read.latencies(100), [2.0; 4]);
-        let ended = json!({"jobname": "j", "error": 5});
-        assert_eq!(Job(&ended).errors(), 1.0);
+        let ended = Job::deserialize(json!({"jobname": "j", "error": 5})).unwrap();
+        assert_eq!(ended.errors(), 1.0);
     }
 }

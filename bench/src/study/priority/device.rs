@@ -8,19 +8,12 @@ use crate::study::StudyError;
 
 /// Makes the experiments. Client and queue threads have the highest priority, so that what hogs delay is kblockd.
 pub fn act(guest: &Guest, blocks: &[Block]) -> Result<(), StudyError> {
-    for block in blocks {
-        for words in block.cases() {
-            let [name, options, job] = block.on_device(&words);
-            guest.experiment(&name, || {
-                let disk = guest.disk(&options)?;
-                disk.favor_queue_threads()?;
-                let each = words[0]
-                    .strip_prefix("hogs|")
-                    .and_then(|each| each.parse().ok());
-                let _hogs = Hogs::start(allowed().possible(), each.unwrap_or(0))?;
-                load_as(Rank::First, &disk, &job)
-            })?;
-        }
-    }
-    Ok(())
+    guest.each(blocks, |words, options, job| {
+        let disk = guest.disk(options)?;
+        disk.favor_queue_threads()?;
+        let each = words[0].strip_prefix("hogs|");
+        let each = each.and_then(|each| each.parse().ok());
+        let _hogs = Hogs::start(allowed().possible(), each.unwrap_or(0))?;
+        load_as(Rank::First, &disk, job)
+    })
 }

@@ -31,14 +31,10 @@ fn limit(setting: &str) -> Option<(&'static str, &'static str, bool)> {
 
 /// Makes the experiments.
 pub fn act(guest: &Guest, blocks: &[Block]) -> Result<(), StudyError> {
-    for block in blocks {
-        for words in block.cases() {
-            let [name, options, job] = block.on_device(&words);
-            let limit = words[0].split('|').next().and_then(limit);
-            guest.experiment(&name, || first_writes(guest, &options, &job, limit))?;
-        }
-    }
-    Ok(())
+    guest.each(blocks, |words, options, job| {
+        let limit = words[0].split('|').next().and_then(limit);
+        first_writes(guest, options, job, limit)
+    })
 }
 
 /// One experiment: the first writes to fresh disks under a limit of the kernel.
