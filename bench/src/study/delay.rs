@@ -2,8 +2,8 @@
 //! Study b on the device: a write that waits for memory.
 
 use super::device::act::{Counted, Fio, Guest};
+use super::settings::StudyError;
 use super::table::Block;
-use super::StudyError;
 use std::thread;
 use std::time::Duration;
 

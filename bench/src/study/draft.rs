@@ -5,8 +5,8 @@
 //! columns) stands in the study's table under `[own.NAME]`, beside the texts of the parts that need no code.
 
 use super::outcome::{fill, Axis, Figure, Kind, Measure, Part, Plot, Row, Samples, Series};
+use super::settings::StudyError;
 use super::table::StudyFile;
-use super::StudyError;
 use crate::table::Table;
 use serde::Deserialize;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Threads that do nothing but use a CPU.
 
-use crate::study::StudyError;
+use crate::study::settings::StudyError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use workqueue::{CpuSet, Flags, OwnedQueue, Runtime, Topology};

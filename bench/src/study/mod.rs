@@ -13,6 +13,8 @@
 //! What a study found ([`outcome`]) is kept as JSON ([`kept`]), of which [`crate::page`] makes the
 //! report.
 
+pub mod settings;
+
 pub mod text;
 
 pub mod prediction;
@@ -49,63 +51,13 @@ pub mod kept;
 
 pub mod headline;
 
-use crate::files::FileError;
 use device::act::Guest;
 use device::raw::Raw;
 use device::{Bed, DevicePart};
 use outcome::{Kind, Part};
+use settings::{Settings, StudyError};
 use table::StudyFile;
 use text::{Plan, PlanError};
-use workqueue::{AllocError, StartError, WaitError};
-
-/// How to run.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Less of everything that is measured.
-    pub quick: bool,
-    /// Also what depends on the machine; else the parts in virtual time alone.
-    pub measure: bool,
-}
-
-impl Settings {
-    /// In a guest all is measured, and nothing quick.
-    pub const GUEST: Self = Self {
-        quick: false,
-        measure: true,
-    };
-
-    /// How much of something to do.
-    pub fn scaled(&self, full: usize, quick: usize) -> usize {
-        if self.quick {
-            quick
-        } else {
-            full
-        }
-    }
-}
-
-/// Why a study has no result.
-#[derive(Debug, thiserror::Error)]
-pub enum StudyError {
-    /// A queue could not be made.
-    #[error(transparent)]
-    Alloc(#[from] AllocError),
-    /// A runtime could not be started.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// A queue could not be ended.
-    #[error(transparent)]
-    Wait(#[from] WaitError),
-    /// An item was not taken.
-    #[error("an item was refused: {0}")]
-    Refused(String),
-    /// A file could not be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A program or file that the study needs is missing.
-    #[error("{0}")]
-    Lacking(String),
-}
 
 /// Runs parts of a study that are code; their texts are in the study's table.
 type Own = fn(&Settings, &StudyFile) -> Result<Vec<Part>, StudyError>;

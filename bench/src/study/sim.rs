@@ -6,7 +6,7 @@
 //! not a call keeps the study to what a user can do, too: each case is a command line.
 
 use super::reading::{add_up, Reading};
-use super::StudyError;
+use super::settings::StudyError;
 use serde_json::Value;
 use std::env;
 use std::path::PathBuf;

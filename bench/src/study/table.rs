@@ -9,7 +9,7 @@ use super::headline::Headline;
 use super::outcome::{add_point, fill, show, Axis, Figure, Kind, Measure};
 use super::outcome::{Part, Plot, Samples, Series};
 use super::reading::Reading;
-use super::{Settings, StudyError};
+use super::settings::{Settings, StudyError};
 use crate::table::Table;
 use serde::Deserialize;
 use std::collections::BTreeMap;

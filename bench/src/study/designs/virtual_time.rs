@@ -8,9 +8,9 @@
 use crate::study::draft::{Draft, Drawn};
 use crate::study::job::Body;
 use crate::study::outcome::{add_point, show, Kind, Part, Row, Span};
+use crate::study::settings::StudyError;
 use crate::study::stage::{machine, Stage};
 use crate::study::table::StudyFile;
-use crate::study::StudyError;
 use crate::table::Table;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

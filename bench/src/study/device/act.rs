@@ -8,8 +8,8 @@
 use crate::files::{lines_of, read, write, write_whole};
 use crate::kernel::{null_blk, Group};
 use crate::process::{run, Undo};
+use crate::study::settings::StudyError;
 use crate::study::table::Block;
-use crate::study::StudyError;
 use serde_json::{json, Value};
 use std::fs;
 use std::os::unix::fs::FileTypeExt;

@@ -12,8 +12,8 @@ pub mod threads;
 pub mod raw;
 
 use super::outcome::{Kind, Part};
+use super::settings::StudyError;
 use super::table::{Block, StudyFile};
-use super::StudyError;
 use act::Guest;
 use raw::Raw;
 

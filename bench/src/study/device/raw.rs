@@ -5,7 +5,7 @@
 use crate::fio::Job;
 use crate::stats::quantile;
 use crate::study::reading::{add_up, thin, Reading, QUANTILES};
-use crate::study::StudyError;
+use crate::study::settings::StudyError;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //! Threads that could not be made, from the kernel's trace points: it alone knows of all of them, and why.
 
 use crate::kernel::Trace;
-use crate::study::StudyError;
+use crate::study::settings::StudyError;
 use std::collections::BTreeMap;
 
 /// By what threads are made.

@@ -3,8 +3,8 @@
 
 use crate::study::device::act::{load_as, Guest, Rank};
 use crate::study::hogs::{allowed, Hogs};
+use crate::study::settings::StudyError;
 use crate::study::table::Block;
-use crate::study::StudyError;
 
 /// Makes the experiments. Client and queue threads have the highest priority, so that what hogs delay is kblockd.
 pub fn act(guest: &Guest, blocks: &[Block]) -> Result<(), StudyError> {

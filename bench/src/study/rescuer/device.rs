@@ -5,8 +5,8 @@
 use crate::files::write;
 use crate::study::device::act::{around, Disk, Fio, Guest};
 use crate::study::device::threads::NotMade;
+use crate::study::settings::StudyError;
 use crate::study::table::Block;
-use crate::study::StudyError;
 use serde_json::{json, Value};
 use std::path::Path;
 use std::thread;

@@ -11,8 +11,8 @@ mod real_time;
 mod virtual_time;
 
 use super::outcome::Part;
+use super::settings::{Settings, StudyError};
 use super::table::StudyFile;
-use super::{Settings, StudyError};
 
 /// Runs both parts.
 pub fn run(settings: &Settings, file: &StudyFile) -> Result<Vec<Part>, StudyError> {
