@@ -67,10 +67,14 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
 }
 
 /// Judges a new size of a disk as `add` would. Nothing is changed.
-pub fn check_resize(config: &DeviceConfig, size: u64) -> Result<(), Failure> {
+pub fn check_resize(config: &DeviceConfig, store: &Store, size: u64) -> Result<(), Failure> {
     let (space, backing) = (&config.space, &config.backing);
     space.check_size(size, backing)?;
-    space.fits(size, backing, buffers(config), memory::cgroup_max())
+    space.fits(size, backing, buffers(config), memory::cgroup_max())?;
+    match space.preallocate && !store.is_hugetlb() {
+        true => has_memory_for(store, size).map(drop),
+        false => Ok(()),
+    }
 }
 
 /// Reserves and allocates what a new or larger disk needs before clients may use it.
@@ -96,19 +100,25 @@ fn preallocate(store: &Store) -> Result<(), Failure> {
             ))
         });
     }
-    // Read before: the kernel calls the OOM killer before it refuses.
-    let available = memory::available().unwrap_or(u64::MAX);
-    let refused = |why: &dyn std::fmt::Display| {
+    let available = has_memory_for(store, store.size())?;
+    store.preallocate().map_err(|error| {
         Failure::environment(format!(
-            "--preallocate: {needed} bytes needed, {available} available{why}"
+            "--preallocate: {needed} bytes needed, {available} available: {error}"
         ))
-    };
+    })
+}
+
+/// Checks that the machine has memory for all of a disk of this size, before any is asked for: the
+/// kernel calls the OOM killer before it refuses. Returns the available bytes.
+fn has_memory_for(store: &Store, size: u64) -> Result<u64, Failure> {
+    let needed = size.saturating_sub(store.allocated().unwrap_or(0));
+    let available = memory::available().unwrap_or(u64::MAX);
     if needed > available {
-        return Err(refused(&""));
+        return Err(Failure::environment(format!(
+            "--preallocate: {needed} bytes needed, {available} available"
+        )));
     }
-    store
-        .preallocate()
-        .map_err(|error| refused(&format_args!(": {error}")))
+    Ok(available)
 }
 
 /// Returns the memory rules of a disk after `options`, checked like those of `config`. They apply once

@@ -268,6 +268,15 @@ pub trait Disk: Operations {
     fn needs_memory(&self, _request: &Request) -> bool {
         false
     }
+
+    /// True if memory that the driver has named may be lost before its `complete`, because others can
+    /// cut the file that it belongs to. A copy then goes through the kernel, which reports the loss.
+    fn can_be_cut(&self) -> bool {
+        false
+    }
+
+    /// A copy to or from memory that the driver has named has failed. Called by the front end.
+    fn copy_failed(&self) {}
 }
 
 /// Where requests come from and results go to, from any thread.

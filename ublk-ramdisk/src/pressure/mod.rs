@@ -346,6 +346,14 @@ impl<D: Disk> Disk for Pressured<D> {
     fn needs_memory(&self, request: &Request) -> bool {
         self.disk.needs_memory(request)
     }
+
+    fn can_be_cut(&self) -> bool {
+        self.disk.can_be_cut()
+    }
+
+    fn copy_failed(&self) {
+        self.disk.copy_failed();
+    }
 }
 
 impl<D: Disk> Operations for Pressured<D> {

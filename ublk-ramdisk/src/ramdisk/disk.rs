@@ -21,6 +21,16 @@ pub struct Ramdisk {
     store: Store,
     options: SpaceOptions,
     space: OnceLock<Space>,
+    is_removed: OnceLock<RemovalCheck>,
+}
+
+/// Returns true once the disk is being removed.
+struct RemovalCheck(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for RemovalCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RemovalCheck")
+    }
 }
 
 /// Bytes that are cleared within queue_rq at most, which takes a few microseconds.
@@ -44,7 +54,26 @@ impl Ramdisk {
             store,
             options: SpaceOptions::default(),
             space: OnceLock::new(),
+            is_removed: OnceLock::new(),
         }
+    }
+
+    /// Sets a check that returns true once somebody removes the disk. While requests wait for memory
+    /// it is called twice a second, and ends them when it returns true: a removal waits for them
+    /// (E22). Only the first one is kept.
+    pub fn on_removal(&self, is_removed: impl Fn() -> bool + Send + Sync + 'static) {
+        let check = RemovalCheck(Box::new(is_removed));
+        let _only_the_first = self.is_removed.set(check);
+    }
+
+    /// True if a removal can be noticed.
+    pub(super) fn notices_removal(&self) -> bool {
+        self.is_removed.get().is_some()
+    }
+
+    /// True if somebody removes the disk.
+    pub(super) fn is_removed(&self) -> bool {
+        self.is_removed.get().is_some_and(|check| (check.0)())
     }
 
     /// Sets how memory is made and taken back.
@@ -237,9 +266,9 @@ impl Ramdisk {
                 Answer::Ok(accepted)
             }
             _ => {
-                self.store.zero_pinned(range.clone());
+                let zeroed = self.store.zero_pinned(range.clone());
                 self.store.unpin(range);
-                Answer::Ok(rq.end(Ok(())))
+                Answer::Ok(rq.end(zeroed.map_err(|_| Status::IoErr)))
             }
         }
     }
@@ -276,6 +305,14 @@ impl Disk for Ramdisk {
     #[inline]
     fn capacity(&self) -> u64 {
         self.store.size()
+    }
+
+    fn can_be_cut(&self) -> bool {
+        self.store.can_be_cut()
+    }
+
+    fn copy_failed(&self) {
+        self.store.report_cut();
     }
 
     fn needs_memory(&self, request: &Request) -> bool {

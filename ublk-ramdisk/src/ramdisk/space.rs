@@ -29,7 +29,7 @@ use super::no_space::{Mode, NoSpace, NoSpaceTimeout, Step, DEFAULT_NO_SPACE_TIME
 use super::pending_ring::{Pending, PendingRing};
 use super::store::{Shortage, Store};
 use super::waiters::{Taken, Waiters};
-use crate::mq::{InFlight, Queue, Request, WeakQueue};
+use crate::mq::{InFlight, Queue, Request, Status, WeakQueue};
 use crate::trace::{self, Reclaimed};
 pub use works::SpaceWorks;
 
@@ -38,6 +38,8 @@ pub use works::SpaceWorks;
 const SYSTEM_RETRY: Duration = Duration::from_millis(100);
 /// The same while requests end with NOSPC, so that none waits.
 const SYSTEM_PROBE: Duration = Duration::from_secs(1);
+/// How often it is looked for a removal of the disk while requests wait for memory.
+const REMOVAL_LOOK: Duration = Duration::from_millis(500);
 /// Bytes that are cleared in one run, which takes half a millisecond: other work comes in between.
 const CLEAR_RUN: u64 = 4 << 20;
 
@@ -126,7 +128,7 @@ impl WorkItem for Item {
             Duty::Populate => space.populate(store, &queue),
             Duty::Discard => space.discard(store, &queue),
             Duty::Clear => space.clear(store, &queue),
-            Duty::NoSpace => space.no_space(&queue),
+            Duty::NoSpace => space.no_space(&ramdisk, &queue),
             Duty::Reclaim => space.reclaim(store, &queue),
             Duty::Scan => space.scan(store, &queue),
         }
@@ -153,6 +155,8 @@ pub(super) struct Space {
     begun: Instant,
     /// Set when the device is taken down: a long pass ends early.
     ending: AtomicBool,
+    /// How often it is looked for a removal; none if that cannot be noticed.
+    removal_look: Option<Duration>,
     /// Requests of a hardware queue that may wait while the store is exhausted (E11).
     cap: u32,
     /// Start and end of the range for which the system had no memory last. It is tried again when no
@@ -306,8 +310,9 @@ impl Space {
         match self.no_space.exhausted(self.now(), seen) {
             Step::Again => return self.kick(),
             Step::Deny => return self.deny_all(queue),
-            Step::Wait => {}
-            Step::Arm(_) => self.arm(),
+            // The timer may have none to end, but a removal to notice.
+            Step::Wait if self.timer.work.is_pending() => {}
+            Step::Wait | Step::Arm(_) => self.arm(),
         }
         let denied = self.waiters.deny_above(self.cap);
         self.above_cap.fetch_add(denied, Relaxed);
@@ -330,22 +335,34 @@ impl Space {
         }
     }
 
-    /// The no-space timer has expired.
-    fn no_space(&self, queue: &Queue) {
+    /// The no-space timer has expired, or it is time to look for a removal.
+    fn no_space(&self, ramdisk: &Ramdisk, queue: &Queue) {
         let waiting = self.waiters.waiting();
+        if waiting > 0 && ramdisk.is_removed() {
+            log::warn!("the disk is being removed: {waiting} writes that wait for memory end");
+            return self.set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO));
+        }
         if self.no_space.expire(self.now(), waiting > 0) {
             log::warn!("out of memory: {waiting} writes end with ENOSPC, and those that follow");
             self.deny_all(queue);
             // The system does not say when it has memory again.
             Self::modify(&self.store_queue, &self.populate, SYSTEM_PROBE);
+        } else {
+            self.arm();
         }
     }
 
-    /// Starts the no-space timer. It is set again if the clock has moved meanwhile: a test moves it
-    /// far.
+    /// Starts the no-space timer, which also looks for a removal. It is set again if the clock has
+    /// moved meanwhile: a test moves it far.
     fn arm(&self) {
         const HARDLY: Duration = Duration::from_millis(1);
-        let left = || self.no_space.report(self.now()).1;
+        let left = || {
+            let (mode, timeout) = self.no_space.report(self.now());
+            let look = (mode == Mode::Exhausted)
+                .then_some(self.removal_look)
+                .flatten();
+            timeout.into_iter().chain(look).min()
+        };
         while let Some(time) = left() {
             Self::modify(&self.store_queue, &self.timer, time);
             if left().is_none_or(|now| time.abs_diff(now) < HARDLY) {
@@ -433,10 +450,10 @@ impl Space {
         let Some(mut pending) = self.clears.pop() else {
             return;
         };
-        store.zero_pinned(pending.next(CLEAR_RUN));
-        if pending.is_done() {
+        let zeroed = store.zero_pinned(pending.next(CLEAR_RUN));
+        if zeroed.is_err() || pending.is_done() {
             store.unpin(pending.range());
-            queue.complete_remote(pending.token, Ok(0));
+            queue.complete_remote(pending.token, zeroed.map(|()| 0).map_err(|_| Status::IoErr));
         } else {
             self.clears.push(pending);
         }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use super::budget::Budget;
@@ -20,7 +20,7 @@ use super::page_state::PageStates;
 use super::sync::{lock, Mutex};
 use crate::mq::Run;
 use crate::sys::mmap::Mapping;
-use crate::sys::remove;
+use crate::sys::{file, remove};
 
 mod discard;
 mod huge;
@@ -41,6 +41,10 @@ pub struct Store {
     size: AtomicU64,
     budget: Budget,
     freed: OnceLock<Freed>,
+    /// The file has a name, by which others can cut it.
+    is_named: bool,
+    /// It has been logged that the file was cut.
+    told_cut: AtomicBool,
     /// Name of a file that was made for this store, until there is a disk in it.
     made: Mutex<Option<PathBuf>>,
 }
@@ -151,11 +155,46 @@ impl Store {
         }
     }
 
-    /// Zeroes a range that is present, and pinned or claimed by the caller (H4).
-    pub(super) fn zero_pinned(&self, range: Range<u64>) {
+    /// True if others can cut the file short, because it has a name. The pages that it loses are
+    /// touched through the kernel only, which fails instead of ending the process (G16).
+    pub fn can_be_cut(&self) -> bool {
+        self.is_named
+    }
+
+    /// Logs once that the file has been cut short, if it has.
+    pub fn report_cut(&self) {
+        let (size, held) = (
+            self.size(),
+            self.file.metadata().map_or(0, |meta| meta.len()),
+        );
+        if held < size && !self.told_cut.swap(true, Ordering::Relaxed) {
+            log::error!(
+                "the backing file has been cut to {held} of {size} bytes: requests behind that end \
+                 with EIO"
+            );
+        }
+    }
+
+    /// Zeroes a range that is present, and pinned or claimed by the caller (H4). Fails if the file has
+    /// lost some of it.
+    pub(super) fn zero_pinned(&self, range: Range<u64>) -> io::Result<()> {
         let (start, len) = (self.address_of(&range), (range.end - range.start) as usize);
-        // SAFETY: as in `zero_in_place`; the range is present and pinned.
-        unsafe { libc::memset(start.as_ptr().cast(), 0, len) };
+        if !self.can_be_cut() {
+            // SAFETY: the range is pinned and within the mapping. It is shared memory that other
+            // requests may be writing through the kernel or through libc at the same time, so the
+            // bytes are not touched as Rust values.
+            unsafe { libc::memset(start.as_ptr().cast(), 0, len) };
+            return Ok(());
+        }
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        for at in (0..len).step_by(ZEROS.len()) {
+            let part = ZEROS.len().min(len - at);
+            // SAFETY: as above, and `ZEROS` is at least as long as the part.
+            let zeroed =
+                unsafe { file::copy_checked(ZEROS.as_ptr(), start.as_ptr().add(at), part) };
+            zeroed.inspect_err(|_| self.report_cut())?;
+        }
+        Ok(())
     }
 }
 

@@ -128,6 +128,44 @@ pub unsafe fn write_at(file: &File, from: *const u8, len: usize, at: u64) -> io:
     })
 }
 
+/// Copies `len` bytes within this process through the kernel. A page of a file that has been cut
+/// short is an error, where a plain copy would end the process with SIGBUS.
+///
+/// # Safety
+/// `from` must be readable and `to` writable for `len` bytes for the length of the call, apart from
+/// pages that a file has lost.
+pub unsafe fn copy_checked(from: *const u8, to: *mut u8, len: usize) -> io::Result<()> {
+    let part = |at: *const u8, done: usize| libc::iovec {
+        // SAFETY: `done` stays within `len`.
+        iov_base: unsafe { at.add(done) }.cast_mut().cast(),
+        iov_len: len - done,
+    };
+    whole(len, |done| {
+        let (from, to) = (part(from, done), part(to, done));
+        // SAFETY: as promised by the caller; the vectors live for the length of the call.
+        let moved = unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, &from, 1, 0) };
+        moved as i64
+    })
+}
+
+/// Returns false if a node of a block device has no device any more: it is being removed, or is gone.
+/// The kernel takes the name away before it waits for requests (`bdev_unhash` in `del_gendisk`). The
+/// device is not opened.
+pub fn has_block_device(node: &CStr) -> bool {
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // Only a block device that exists has an alignment for direct I/O.
+    let mask = libc::STATX_DIOALIGN;
+    // SAFETY: the name is a C string, and the buffer is a whole statx and zeroes are one.
+    let found = unsafe {
+        let result = libc::statx(libc::AT_FDCWD, node.as_ptr(), 0, mask, found.as_mut_ptr());
+        if result != 0 {
+            return false;
+        }
+        found.assume_init()
+    };
+    found.stx_mask & mask != 0
+}
+
 /// Repeats a transfer until all of `len` is done. A transfer that moves nothing is an error.
 #[inline]
 fn whole(len: usize, mut step: impl FnMut(usize) -> i64) -> io::Result<()> {
@@ -165,6 +203,29 @@ mod tests {
             parts.next().expect("no step after the last byte")
         });
         assert_eq!((result.ok(), begun), (Some(()), vec![0, 3, 7]));
+    }
+
+    /// A file that is cut short under its mapping.
+    #[test]
+    fn g16_a_checked_copy_of_lost_pages_is_an_error_in_both_directions() {
+        let file = memfd(c"cut", false).unwrap();
+        file.set_len(8192).unwrap();
+        let mapping = super::super::mmap::Mapping::shared(&file, 8192).unwrap();
+        file.set_len(4096).unwrap();
+        let (mapped, mut bytes) = (mapping.start().as_ptr(), [7_u8; 8192]);
+        let buffer = bytes.as_mut_ptr();
+        // SAFETY: the buffer is as long as the mapping.
+        let [there, lost, back] = unsafe {
+            [
+                copy_checked(buffer, mapped, 4096),
+                copy_checked(buffer, mapped, 8192),
+                copy_checked(mapped, buffer, 8192),
+            ]
+        };
+        assert!(there.is_ok());
+        for error in [lost.unwrap_err(), back.unwrap_err()] {
+            assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+        }
     }
 
     #[test]

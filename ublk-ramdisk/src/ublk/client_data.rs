@@ -71,12 +71,18 @@ impl ClientData {
         request: &Request,
         data: Data,
     ) -> Result<u64, Status> {
-        if path == DataPath::Buffer {
-            self.copy_in_buffer(driver, request, data)?;
+        let copied = if path == DataPath::Buffer {
+            self.copy_in_buffer(driver, request, data)
         } else {
-            self.user_copy(driver, request, data)?;
+            self.user_copy(driver, request, data)
+        };
+        match copied {
+            Ok(()) => Ok(request.len()),
+            Err(status) => {
+                driver.copy_failed();
+                Err(status)
+            }
         }
-        Ok(request.len())
     }
 
     /// Between the store and the buffer of the tag.
@@ -88,11 +94,10 @@ impl ClientData {
     ) -> Result<(), Status> {
         match (request.op(), data) {
             (Op::Read, _) => self.gather(driver, request, data),
-            (Op::Write, Data::Contiguous(to)) => self.scatter(request, to),
+            (Op::Write, Data::Contiguous(to)) => self.scatter(driver, request, to),
             // Only READ may have holes, and only READ and WRITE have data.
-            _ => return Err(Status::IoErr),
+            _ => Err(Status::IoErr),
         }
-        Ok(())
     }
 
     /// USER_COPY: between the store and the client's pages.
@@ -103,7 +108,7 @@ impl ClientData {
             (Op::Read, Data::Contiguous(from)) => self.copy_out(request, from),
             (Op::Read, Data::Zeros) => self.copy_out(request, self.zeros()),
             (Op::Read, Data::Scattered) => {
-                self.gather(driver, request, data);
+                self.gather(driver, request, data)?;
                 self.copy_out(request, self.buffer(request.tag()))
             }
             _ => Err(Status::IoErr),
@@ -111,7 +116,8 @@ impl ClientData {
     }
 
     /// Puts a READ's bytes into the buffer of its tag.
-    fn gather(&self, driver: &dyn Disk, request: &Request, data: Data) {
+    fn gather(&self, driver: &dyn Disk, request: &Request, data: Data) -> Result<(), Status> {
+        let (mut result, checked) = (Ok(()), driver.can_be_cut());
         let mut to = self.buffer(request.tag());
         let mut left = request.len() as usize;
         assert!(left <= self.buffer_len);
@@ -128,7 +134,7 @@ impl ClientData {
             unsafe {
                 match run {
                     Run::Memory(from, _) => {
-                        libc::memcpy(to.as_ptr().cast(), from.as_ptr().cast(), len);
+                        result = result.and(copy(checked, from, to, len));
                     }
                     Run::Zeros(_) => {
                         libc::memset(to.as_ptr().cast(), 0, len);
@@ -143,21 +149,17 @@ impl ClientData {
             Data::Zeros => put(Run::Zeros(request.len() as usize)),
             Data::Scattered => driver.runs(request, &mut put),
         }
+        result
     }
 
     /// Puts the bytes of a WRITE, which the driver has copied into the buffer of
     /// its tag, to where they belong.
-    fn scatter(&self, request: &Request, to: NonNull<u8>) {
+    fn scatter(&self, driver: &dyn Disk, request: &Request, to: NonNull<u8>) -> Result<(), Status> {
         let len = request.len() as usize;
         assert!(len <= self.buffer_len);
+        let from = self.buffer(request.tag());
         // SAFETY: the buffer is the tag's own; `to` is pinned for the request.
-        unsafe {
-            libc::memcpy(
-                to.as_ptr().cast(),
-                self.buffer(request.tag()).as_ptr().cast(),
-                len,
-            );
-        }
+        unsafe { copy(driver.can_be_cut(), from, to, len) }
     }
 
     /// Copies a READ's bytes from `from` into the client's pages (USER_COPY).
@@ -180,4 +182,25 @@ impl ClientData {
         let copied = unsafe { file::read_at(&self.char_device, to.as_ptr(), len, position) };
         copied.map_err(|_| Status::IoErr)
     }
+}
+
+/// Copies between the store and a buffer. `checked`: memory of the store may have been lost, which
+/// fails the copy.
+///
+/// # Safety
+/// Both are `len` bytes long, apart from what the store has lost.
+unsafe fn copy(
+    checked: bool,
+    from: NonNull<u8>,
+    to: NonNull<u8>,
+    len: usize,
+) -> Result<(), Status> {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if checked {
+            return file::copy_checked(from.as_ptr(), to.as_ptr(), len).map_err(|_| Status::IoErr);
+        }
+        libc::memcpy(to.as_ptr().cast(), from.as_ptr().cast(), len);
+    }
+    Ok(())
 }

@@ -149,7 +149,7 @@ impl Device {
             }
         }
         if size > old {
-            backend::check_resize(&self.config, size)?;
+            backend::check_resize(&self.config, self.driver.disk().store(), size)?;
         }
         // On a device that is not LIVE this command crashes older kernels.
         let state = self.control.device_info(id)?.device_state();

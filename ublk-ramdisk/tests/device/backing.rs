@@ -28,6 +28,8 @@ pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         let name = format!("b1_a_full_tmpfs_is_enospc_on_{path}");
         tests.push(Test::new(name, move || tmpfs_full(path)));
+        let name = format!("g16_a_backing_file_cut_short_on_{path}");
+        tests.push(Test::new(name, move || cut_short(path)));
     }
 }
 
@@ -311,6 +313,46 @@ impl Drop for Mount {
     fn drop(&mut self) {
         tool(&["umount", &self.0]);
     }
+}
+
+/// Somebody cuts the file of a disk in use: requests for what is lost fail, and the rest works.
+fn cut_short(path: &str) {
+    let file = tmpfs_path("cut");
+    let backing = format!("tmpfs:{file}");
+    let words = ["--backing", &backing, "--reclaim-every", "1"];
+    let disk = Disk::on(path, "none", "8M", &words);
+    let client = disk.open_direct();
+    let mut bytes = Buffer::new(MIB as usize);
+    Rng::of_run(5).fill(&mut bytes);
+    for at in (0..8 * MIB).step_by(MIB as usize) {
+        client.write_all_at(&bytes, at).expect("write");
+    }
+    let other = fs::File::options()
+        .write(true)
+        .open(&file)
+        .expect("it has a name");
+    other.set_len(4 * MIB).expect("cut");
+    let mut found = Buffer::new(MIB as usize);
+    for result in [
+        client.read_exact_at(&mut found, 6 * MIB),
+        client.write_all_at(&bytes, 6 * MIB),
+    ] {
+        let error = result.expect_err("these pages are lost");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{path}: {error}");
+    }
+    client.read_exact_at(&mut found, MIB).expect("what is left");
+    assert!(*found == *bytes, "{path}");
+    // The sign that a pass over the whole disk looks for zeros, and has survived it.
+    client
+        .write_all_at(&Buffer::new(65536), MIB)
+        .expect("zeros");
+    machine::wait_for("a pass", || disk.stats().space.zero > 0);
+    let log = machine::server_logs();
+    let told = log.matches("has been cut to 4194304 of 8388608").count();
+    assert_eq!(told, 1, "{path}: {log}");
+    drop((client, other));
+    assert!(disk.end_after_errors() >= 2, "{path}");
+    fs::remove_file(&file).expect("removed");
 }
 
 fn tmpfs_full(path: &str) {

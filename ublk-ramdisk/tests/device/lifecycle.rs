@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Child;
 
 use ublk_ramdisk::stats::DeviceStats;
+use ublk_ramdisk::ublk::ctrl::Control;
 
 use crate::disk::{try_add, Disk, MIB};
 use crate::ioctl::{self, Buffer};
@@ -38,6 +39,14 @@ pub fn tests(tests: &mut Vec<Test>) {
     add(
         "f4_a_disk_that_is_taken_away_holds_nothing_back",
         nothing_held_back,
+    );
+    add(
+        "e22_f4_a_stranger_removes_a_disk_that_waits_for_memory",
+        removed_by_a_stranger,
+    );
+    add(
+        "e22_a_queue_frozen_from_outside_goes_on_with_memory",
+        frozen_from_outside,
     );
     add("l1_a_server_in_the_foreground_ends_with_sigint", foreground);
     add("f1_stop_keeps_the_id", stop_keeps_id);
@@ -168,6 +177,58 @@ fn killed(path: &str) {
     assert_eq!(again.id, disk.id);
     disk.has_ended();
     again.end();
+}
+
+/// A disk whose writes wait for memory for ever.
+fn out_of_memory() -> Disk {
+    let limit = ["--memory-limit", "4M", "--no-space-timeout", "0"];
+    Disk::add(&[&["--size", "32M"][..], &limit].concat())
+}
+
+/// Writes until a write fails, or to the end of the disk.
+fn fill(file: &fs::File) -> std::io::Result<()> {
+    let bytes = Buffer::new(MIB as usize);
+    (0..32).try_for_each(|n| file.write_all_at(&bytes, n * MIB))
+}
+
+/// Another program stops the disk, which waits for the writes. They end, and so does the server.
+fn removed_by_a_stranger() {
+    let before = Traces::now();
+    let disk = out_of_memory();
+    let file = disk.open_direct();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || fill(&file));
+        wait_for("writes that wait", || disk.stats().space.parked > 0);
+        let mut stranger = Control::open().expect("the driver");
+        stranger.stop(disk.id).expect("it is stopped");
+        assert!(writer.join().expect("no panic").is_err(), "it has ended");
+    });
+    wait_for("the end of its server", || {
+        !machine::servers().contains(&disk.pid)
+    });
+    disk.has_ended();
+    before.assert_unchanged();
+}
+
+/// A change of the scheduler freezes the queue, so that no DISCARD can bring memory. A higher limit
+/// does.
+fn frozen_from_outside() {
+    let disk = out_of_memory();
+    let file = disk.open_direct();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || fill(&file));
+        wait_for("writes that wait", || disk.stats().space.parked > 0);
+        let scheduler = scope.spawn(|| disk.set_elevator("mq-deadline"));
+        wait_for("a freeze", || {
+            let tasks = machine::tasks(std::process::id());
+            let mut stacks = tasks.iter().map(|task| machine::read(task.join("stack")));
+            stacks.any(|stack| stack.contains("freeze_queue_wait"))
+        });
+        ublk(&["set", &disk.name(), "--memory-limit", "off"]).well();
+        writer.join().expect("no panic").expect("there is memory");
+        scheduler.join().expect("it is set");
+    });
+    disk.end();
 }
 
 fn ids() {

@@ -2,7 +2,7 @@
 //! A thin disk without a kernel: the real driver and store behind the mirror, on a clock that the
 //! test moves. Queues are not run again after 3 ms.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,14 +45,43 @@ impl Bed {
         Self::on(VirtualClock::new(), (queues, depth), pages, limit, options)
     }
 
+    /// As [`Bed::new`], for a disk that counts as being removed once the flag is set.
+    pub fn removable(
+        queues: u16,
+        depth: u16,
+        pages: u64,
+        limit: u64,
+        options: SpaceOptions,
+    ) -> (Self, Arc<AtomicBool>) {
+        let ramdisk = Self::ramdisk(pages, options);
+        let removed = Arc::new(AtomicBool::new(false));
+        let flag = removed.clone();
+        ramdisk.on_removal(move || flag.load(Ordering::SeqCst));
+        let clock = VirtualClock::in_turns();
+        (Self::of(ramdisk, clock, (queues, depth), limit), removed)
+    }
+
     pub fn on(
         clock: Arc<VirtualClock>,
-        (queues, depth): (u16, u16),
+        shape: (u16, u16),
         pages: u64,
         limit: u64,
         options: SpaceOptions,
     ) -> Self {
+        Self::of(Self::ramdisk(pages, options), clock, shape, limit)
+    }
+
+    fn ramdisk(pages: u64, options: SpaceOptions) -> Ramdisk {
         let store = Store::anonymous(pages * PAGE, false).expect("a memfd");
+        Ramdisk::new(store).with_space(options)
+    }
+
+    fn of(
+        ramdisk: Ramdisk,
+        clock: Arc<VirtualClock>,
+        (queues, depth): (u16, u16),
+        limit: u64,
+    ) -> Self {
         let runtime = backend::runtime()
             .sample_period(Duration::ZERO)
             .virtual_clock(clock.clone());
@@ -61,7 +90,7 @@ impl Bed {
             timeout: Duration::from_secs(1 << 20),
             ..TagSet::new(queues, depth)
         };
-        let ramdisk = Arc::new(Ramdisk::new(store).with_space(options));
+        let ramdisk = Arc::new(ramdisk);
         let client = Arc::new(Wire::default());
         client.byte.store(0xa5, Ordering::SeqCst);
         let pressure = Settings::default();

@@ -2,6 +2,7 @@
 //! From BUSY to NOSPC and back (E22 to E24).
 
 use super::common::*;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use ublk_ramdisk::mq::*;
 use ublk_ramdisk::ramdisk::space::SpaceOptions;
@@ -95,6 +96,33 @@ fn e22_without_a_timeout_writes_wait_until_the_disk_is_stopped() {
         .set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO));
     assert_eq!(bed.end_of(0, 0), NOSPC);
     bed.finish();
+}
+
+/// A removal of the disk, which waits for the writes, ends them within a second.
+#[test]
+fn e22_writes_that_wait_for_memory_end_when_the_disk_is_removed() {
+    for timeout in [NoSpaceTimeout::Never, NoSpaceTimeout::After(60 * S)] {
+        let options = SpaceOptions {
+            no_space_timeout: timeout,
+            ..SpaceOptions::default()
+        };
+        let (mut bed, removed) = Bed::removable(1, 32, 256, 4, options);
+        bed.fill(4);
+        bed.write(0, 50);
+        bed.exhausted(1);
+        bed.advance(30 * S);
+        bed.write(1, 51);
+        bed.exhausted(2);
+        removed.store(true, Ordering::SeqCst);
+        bed.advance(S);
+        assert_eq!([0, 1].map(|tag| bed.end_of(0, tag)), [NOSPC; 2]);
+        assert_eq!(
+            bed.ended(2, Op::Write, 52, 1),
+            NOSPC,
+            "and so does the next"
+        );
+        bed.finish();
+    }
 }
 
 /// `set --no-space-timeout` while writes wait.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use workqueue::{new_delayed_work, AllocError, Flags, OwnedQueue, Runtime};
 
-use super::{Duty, Item, Space, SpaceOptions};
+use super::{Duty, Item, Space, SpaceOptions, REMOVAL_LOOK};
 use crate::mq::Queue;
 use crate::ramdisk::disk::Ramdisk;
 use crate::ramdisk::no_space::NoSpace;
@@ -62,6 +62,7 @@ impl SpaceWorks {
             clock: runtime.virtual_clock().cloned(),
             begun: Instant::now(),
             ending: AtomicBool::new(false),
+            removal_look: ramdisk.notices_removal().then_some(REMOVAL_LOOK),
             cap: u32::from(depth - (depth / 8).max(1)),
             failed_at: Default::default(),
             frees_seen: AtomicU64::new(0),

@@ -100,7 +100,7 @@ impl Store {
             Err(error) => {
                 log::warn!("cannot give back {} pages: {error}", pages.len());
                 // While they are claimed: what is written afterwards stays.
-                self.zero_pinned(self.bytes_of(pages.clone()));
+                let _lost = self.zero_pinned(self.bytes_of(pages.clone()));
                 self.states.release_present(pages);
                 0
             }
@@ -137,14 +137,17 @@ impl Store {
             return;
         }
         self.states.pin(pages_of(&range, self.page_shift));
+        let mut at = range.start;
         self.runs(range.clone(), &mut |run| {
-            if let Run::Memory(address, len) = run {
-                // SAFETY: the run lies within the mapping and is pinned. It is
-                // shared memory that other requests may be writing through the
-                // kernel or through libc at the same time, so the bytes are not
-                // touched as Rust values.
-                unsafe { libc::memset(address.as_ptr().cast(), 0, len) };
+            let (is_present, len) = match run {
+                Run::Memory(_, len) => (true, len as u64),
+                Run::Zeros(len) => (false, len as u64),
+            };
+            if is_present {
+                // What the file has lost does not hold the old bytes either.
+                let _lost = self.zero_pinned(at..at + len);
             }
+            at += len;
         });
         self.unpin(range);
     }

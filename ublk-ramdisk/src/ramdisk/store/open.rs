@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::OnceLock;
 
 use super::{pages_of, Store};
@@ -173,8 +173,12 @@ impl Store {
             }
             Err(e) => return Err(open(e)),
         }
+        let named = |mut store: Self| {
+            store.is_named = true;
+            store
+        };
         if new {
-            return Self::with_new_file(file, size, huge_pages);
+            return Self::with_new_file(file, size, huge_pages).map(named);
         }
         let actual = file.metadata().map_err(open)?.len();
         if size != 0 && size != actual {
@@ -184,7 +188,7 @@ impl Store {
                 asked: size,
             });
         }
-        Self::with_file(file, actual, huge_pages)
+        Self::with_file(file, actual, huge_pages).map(named)
     }
 
     pub(super) fn with_new_file(
@@ -228,6 +232,8 @@ impl Store {
             // A word takes memory when its page is first used. The budget counts all of them.
             budget: Budget::new((whole >> page_shift) * 4),
             freed: OnceLock::new(),
+            is_named: false,
+            told_cut: AtomicBool::new(false),
             made: Mutex::new(None),
         };
         if store.is_hugetlb() {
@@ -262,7 +268,7 @@ impl Store {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::ramdisk::store::testing::fill;
+    use crate::ramdisk::store::testing::{byte_at, fill};
 
     /// VmFlags of the mapping that an address lies in.
     fn flags(at: *const u8) -> String {
@@ -298,6 +304,25 @@ mod tests {
             .collect();
         assert_eq!(found, [1, 9, 10, 11, 15, 16, 17, 18, 19]);
         assert_eq!(store.used(), store.table_bytes() + 9 * PAGE);
+    }
+
+    /// What is left of a file that was cut short can be used, and nothing touches the rest.
+    #[test]
+    fn g16_a_file_that_is_cut_short_does_not_end_the_server() {
+        const PAGE: u64 = 4096;
+        let path = PathBuf::from(format!("/dev/shm/ublk-cut-{}", std::process::id()));
+        let store = Store::in_file(&path, 64 * PAGE, false).expect("a tmpfs");
+        store.preallocate().expect("memory");
+        let other = OpenOptions::new().write(true).open(&path).expect("a name");
+        other.set_len(32 * PAGE).expect("cut");
+        assert!(store.zero_pinned(0..32 * PAGE).is_ok());
+        assert!(store.zero_pinned(30 * PAGE..40 * PAGE).is_err());
+        fill(&store, 3 * PAGE..4 * PAGE, 1);
+        assert_eq!(store.reclaim_zeros(0..u64::MAX), 31 * PAGE, "what is left");
+        store.discard(40 * PAGE + 512..41 * PAGE);
+        assert_eq!(byte_at(&store, 3 * PAGE), 1);
+        drop(store);
+        assert!(!path.exists(), "there was no disk in it");
     }
 
     #[test]

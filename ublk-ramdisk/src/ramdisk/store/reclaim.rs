@@ -5,6 +5,7 @@
 //! that is examined wait, as they do for a punch.
 
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use super::{pages_of, Store};
 use crate::ramdisk::page_state::Claim;
@@ -47,8 +48,13 @@ impl Store {
 
     fn holds_zeros(&self, page: usize) -> bool {
         static ZEROS: [u8; 4096] = [0; 4096];
-        let bytes = self.bytes_of(page..page + 1);
-        bytes.step_by(ZEROS.len()).all(|at| {
+        let mut bytes = self.bytes_of(page..page + 1).step_by(ZEROS.len());
+        if self.can_be_cut() {
+            let mut copy = [0; ZEROS.len()];
+            // A page that cannot be read may be lost: it is no page of zeros.
+            return bytes.all(|at| self.file.read_exact_at(&mut copy, at).is_ok() && copy == ZEROS);
+        }
+        bytes.all(|at| {
             let (left, right) = (self.address(at).as_ptr(), ZEROS.as_ptr());
             // SAFETY: the page is there and claimed, so nobody writes to it; it is a multiple of
             // 4096 bytes long and within the mapping.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bringing a disk up: add, set up, start (F1, F3).
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -15,6 +16,7 @@ use crate::config::DeviceConfig;
 use crate::error::Failure;
 use crate::mq::TagSet;
 use crate::stats::QueueCounters;
+use crate::sys::file;
 use crate::ublk::abi;
 use crate::ublk::ctrl::{block_path, char_path, Control};
 use crate::ublk::features::Features;
@@ -43,6 +45,10 @@ impl Device {
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
         let driver = backend::driver(config, store, info.nr_hw_queues, info.queue_depth);
+        let node = CString::new(block_path(info.dev_id)).expect("no NUL");
+        driver
+            .disk()
+            .on_removal(move || !file::has_block_device(&node));
         // From here on dropping the device deletes it.
         let mut device = Device {
             control,
