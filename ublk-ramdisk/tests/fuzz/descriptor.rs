@@ -1,20 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! H11: random descriptors, through the code that a queue thread runs on them and the mirror of
-//! blk-mq, onto a small disk. What is wrong is refused with its status, what is right does what a
-//! model says, and no byte behind the end of the disk changes. Needs no driver.
-//!
-//! `FUZZ_INPUTS` sets how many (default 200000), `UBLK_TEST_SEED` which.
-
-#[path = "device/rng.rs"]
-mod rng;
+//! Descriptors, through the code that a queue thread runs on them and the mirror of blk-mq, onto a
+//! small disk. What is wrong is refused with its status, what is right does what a model says, and
+//! no byte behind the end of the disk changes (H11). Needs no driver.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rng::Rng;
 use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
     Data, DataTransfer, Disk, FrontEnd, Limits, Op, Operations, Request, Run, Status, Submitter,
@@ -25,47 +20,32 @@ use ublk_ramdisk::ramdisk::store::Store;
 use ublk_ramdisk::ramdisk::Ramdisk;
 use ublk_ramdisk::ublk::operation;
 
-const INPUTS: u64 = 200_000;
-/// How long the test waits for a sign before it is called hung.
+use super::rng::Rng;
+
+/// How long the fuzzer waits for a sign before it calls the disk hung.
 const HUNG: Duration = Duration::from_secs(60);
 const DISK: usize = 1 << 20;
 const GUARD: usize = 1 << 20;
 const MAX_DATA: u32 = 64 << 10;
-/// The whole file is compared after so many inputs.
-const EPOCH: u64 = 20_000;
 const GUARD_BYTE: u8 = 0xee;
 
-#[test]
-fn h11_no_descriptor_touches_what_is_not_its_own() {
-    let inputs = match std::env::var("FUZZ_INPUTS") {
-        Ok(text) => text.parse().expect("FUZZ_INPUTS is a whole number"),
-        Err(_) => INPUTS,
-    };
-    println!("{inputs} inputs, seed {}", Rng::seed_of_run());
-    let mut bench = Bench::new();
-    let mut rng = Rng::of_run(11);
-    let mut accepted = 0;
-    for number in 1..=inputs {
-        let descriptor = Descriptor::random(&mut rng);
-        accepted += u64::from(bench.serve(&descriptor, &mut rng, number));
-        if number % EPOCH == 0 {
-            bench.compare_file(number);
-        }
-    }
-    bench.compare_file(inputs);
-    // The last end is told a moment before it is counted.
-    let begun = Instant::now();
-    while let Some(fault) = bench.mirror.queue().fault_at_rest() {
-        assert!(begun.elapsed() < HUNG, "{fault}");
-        std::thread::yield_now();
-    }
-    // Both kinds have been met, or the descriptors were not worth much.
-    assert!(accepted > inputs / 10 && accepted < inputs * 9 / 10);
+/// Serves the descriptors that `bytes` are read as, on a disk that is empty, and compares what is
+/// in the file then. Returns how many were accepted.
+pub fn serve_all(bench: &mut Bench, bytes: &[u8]) -> usize {
+    bench.clear();
+    let descriptors = bytes.chunks_exact(Descriptor::LEN).map(Descriptor::read);
+    let mut rng = Rng::of(bytes.len() as u64);
+    let accepted = (1..)
+        .zip(descriptors)
+        .filter(|(number, descriptor)| bench.serve(descriptor, &mut rng, *number));
+    let accepted = accepted.count();
+    bench.compare_file(0);
+    accepted
 }
 
 /// What the driver could write into a descriptor, and the disk it is for.
 #[derive(Debug)]
-struct Descriptor {
+pub struct Descriptor {
     op_flags: u32,
     nr_sectors: u32,
     start_sector: u64,
@@ -74,7 +54,22 @@ struct Descriptor {
 }
 
 impl Descriptor {
-    fn random(rng: &mut Rng) -> Descriptor {
+    /// Bytes that one is read from.
+    const LEN: usize = 17;
+
+    fn read(bytes: &[u8]) -> Descriptor {
+        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+        Descriptor {
+            op_flags: word(0),
+            nr_sectors: word(4),
+            start_sector: u64::from(word(8)) | u64::from(word(12)) << 32,
+            block_size: if bytes[16] & 1 == 0 { 512 } else { 4096 },
+            read_only: bytes[16] & 2 != 0,
+        }
+    }
+
+    /// One of which about half are accepted.
+    pub fn random(rng: &mut Rng) -> Descriptor {
         let sectors = DISK as u64 / 512;
         let op = match rng.within(0..10) {
             0..=7 => [0, 0, 1, 1, 2, 3, 5, 5][rng.within(0..8) as usize],
@@ -245,7 +240,7 @@ impl FrontEnd for Client {
 }
 
 /// A disk behind its mirror, the file behind it, which is longer, and what should be in it.
-struct Bench {
+pub struct Bench {
     lane: Submitter,
     mirror: Mirror,
     client: Arc<Client>,
@@ -261,8 +256,11 @@ impl Drop for Bench {
 }
 
 impl Bench {
-    fn new() -> Bench {
-        let path = PathBuf::from(format!("/dev/shm/ublk-fuzz-{}", std::process::id()));
+    /// A disk that is empty.
+    pub fn new() -> Bench {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let path = PathBuf::from(format!("/dev/shm/ublk-fuzz-{process}-{number}"));
         let whole = (DISK + GUARD) as u64;
         let store = Store::in_file(&path, whole, true).expect("a store on a tmpfs");
         let file = File::options().read(true).write(true).open(&path);
@@ -295,8 +293,20 @@ impl Bench {
         }
     }
 
-    /// Serves one descriptor as a queue thread does; answers whether it was accepted.
-    fn serve(&mut self, descriptor: &Descriptor, rng: &mut Rng, number: u64) -> bool {
+    /// Discards the whole disk.
+    fn clear(&mut self) {
+        let all = Descriptor {
+            op_flags: 3,
+            nr_sectors: DISK as u32 / 512,
+            start_sector: 0,
+            block_size: 512,
+            read_only: false,
+        };
+        assert!(self.serve(&all, &mut Rng::of(0), 0), "the disk is cleared");
+    }
+
+    /// Serves one descriptor as a queue thread does. Returns true if it was accepted.
+    pub fn serve(&mut self, descriptor: &Descriptor, rng: &mut Rng, number: u64) -> bool {
         let op = operation(descriptor.op_flags);
         assert_eq!(op, meaning(descriptor.op_flags), "{number}: {descriptor:?}");
         let limits = Limits {
@@ -364,11 +374,23 @@ impl Bench {
     }
 
     /// The file holds what the model says, and the guard behind it.
-    fn compare_file(&self, number: u64) {
+    pub fn compare_file(&self, number: u64) {
         let mut found = vec![0; DISK + GUARD];
         self.file.read_exact_at(&mut found, 0).expect("read");
         assert!(found[..DISK] == self.model, "after {number} inputs");
-        let touched = found[DISK..].iter().position(|&byte| byte != GUARD_BYTE);
-        assert_eq!(touched, None, "behind the disk after {number} inputs");
+        assert!(
+            found[DISK..] == [GUARD_BYTE; GUARD],
+            "behind the disk after {number} inputs"
+        );
+    }
+
+    /// Waits until the mirror holds nothing any more. The last end is told a moment before it is
+    /// counted.
+    pub fn rest(&self) {
+        let begun = Instant::now();
+        while let Some(fault) = self.mirror.queue().fault_at_rest() {
+            assert!(begun.elapsed() < HUNG, "{fault}");
+            std::thread::yield_now();
+        }
     }
 }
