@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The studies in virtual time repeat to the last byte, and their report is what a browser shows.
 //!
-//! `scripts/test report` names the folder of a run that also has what is measured (`STUDY_RUN`) and where to leave the
-//! screenshots (`STUDY_SHOTS`).
+//! `scripts/test report` names the folder of a run that also has what is measured (`STUDY_RUN`), which is shown instead,
+//! and where to leave the screenshots (`STUDY_SHOTS`).
 
 use bench::page;
 use bench::study::device::raw::Raw;
@@ -45,9 +45,10 @@ fn study(id: &str) -> &'static Study {
     ALL.iter().find(|study| study.id == id).unwrap()
 }
 
-fn run(arguments: &[&str], folder: &Path) -> std::process::Output {
+fn study_command(arguments: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_study"));
-    command.args(arguments).arg(folder).output().unwrap()
+    command.args(arguments).arg(folder);
+    command
 }
 
 fn results(folder: &Path) -> Vec<(String, String)> {
@@ -67,9 +68,18 @@ fn results(folder: &Path) -> Vec<(String, String)> {
 
 #[test]
 fn studies_in_virtual_time_repeat_byte_for_byte_and_show_in_a_browser() {
+    if let Some(run) = std::env::var_os("STUDY_RUN").map(PathBuf::from) {
+        return shown_in_a_browser(&run.join("report.html"));
+    }
     let (first, second) = (Scratch::new("first"), Scratch::new("second"));
-    for folder in [&first, &second] {
-        let ran = run(&["--deterministic", "--quick"], &folder.0);
+    // Both at once: neither sees the time.
+    let running = [&first, &second].map(|folder| {
+        let mut command = study_command(&["--deterministic", "--quick"], &folder.0);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    });
+    for child in running {
+        let ran = child.wait_with_output().unwrap();
         assert!(
             ran.status.success(),
             "{}",
@@ -98,14 +108,15 @@ fn studies_in_virtual_time_repeat_byte_for_byte_and_show_in_a_browser() {
         fs::read_to_string(&page).unwrap(),
         fs::read_to_string(second.0.join("report.html")).unwrap()
     );
-    let run = std::env::var_os("STUDY_RUN").map(PathBuf::from);
-    shown_in_a_browser(&run.map_or(page, |run| run.join("report.html")));
+    shown_in_a_browser(&page);
 }
 
 #[test]
 fn an_unknown_study_is_an_error_that_names_the_known_ones() {
     let scratch = Scratch::new("unknown");
-    let ran = run(&["--only", "f,zz"], &scratch.0);
+    let ran = study_command(&["--only", "f,zz"], &scratch.0)
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&ran.stderr).into_owned();
     assert!(
         !ran.status.success() && text.contains("zz") && text.contains("there is: "),
