@@ -14,7 +14,9 @@ use crate::run::{tool, ublk};
 use crate::runner::{Outcome, Skip, Test};
 
 pub fn tests(tests: &mut Vec<Test>) {
-    let mut add = |name: &str, body: fn() -> Outcome| tests.push(Test::skippable(name, body));
+    let mut add = |name: &str, body: fn() -> Outcome| {
+        tests.push(Test::skippable(name, body).anywhere());
+    };
     add("i1_a_tmpfs_file_keeps_its_contents", tmpfs_keeps);
     add("i11_a_second_server_of_a_file_is_refused", tmpfs_locked);
     if machine::offers("UPDATE_SIZE") {
@@ -22,14 +24,16 @@ pub fn tests(tests: &mut Vec<Test>) {
     }
     add("l1_a_bad_backing_file_is_refused", tmpfs_bad);
     add("l1_too_few_huge_pages_names_both_numbers", hugetlb_too_few);
-    add("g1_huge_pages_hold_a_disk", hugetlb);
     add("e08_g1_huge_pages_that_run_out_are_enospc", hugetlb_limited);
     add("g1_a_file_of_huge_pages_keeps_its_contents", hugetlb_file);
+    tests.push(Test::skippable("g1_huge_pages_hold_a_disk", hugetlb));
     for path in machine::data_paths() {
         let name = format!("b1_a_full_tmpfs_is_enospc_on_{path}");
-        tests.push(Test::new(name, move || tmpfs_full(path)));
+        let test = Test::new(name, move || tmpfs_full(path));
+        tests.push(test.on_path(path));
         let name = format!("g16_a_backing_file_cut_short_on_{path}");
-        tests.push(Test::new(name, move || cut_short(path)));
+        let test = Test::new(name, move || cut_short(path));
+        tests.push(test.on_path(path));
     }
 }
 

@@ -21,7 +21,8 @@ pub fn tests(tests: &mut Vec<Test>) {
     let paths = machine::data_paths();
     for &path in &paths {
         let name = format!("k05_all_who_count_agree_on_{path}");
-        tests.push(Test::skippable(name, move || all_agree(path, &[])));
+        let test = Test::skippable(name, move || all_agree(path, &[]));
+        tests.push(test.on_path_and_kernel(path));
     }
     // What is refused is tried again above the paths: one of them shows it.
     if let Some(path) = paths.into_iter().next_back() {

@@ -28,7 +28,8 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("l1_the_log_goes_to_syslog", syslog);
     for path in machine::data_paths() {
         let name = format!("l1_a_queue_thread_that_fails_ends_the_server_on_{path}");
-        tests.push(Test::skippable(name, move || dead_queue(path, &[])));
+        let test = Test::skippable(name, move || dead_queue(path, &[]));
+        tests.push(test.on_path(path));
     }
     let refused = &["--inject", "requeue=2,100,0,-1"];
     tests.push(Test::skippable(

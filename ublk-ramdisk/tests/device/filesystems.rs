@@ -102,19 +102,11 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
-/// A copy of this project's source, without what builds and history leave: what is compared must
-/// not change meanwhile.
+/// A copy of this program's source, made once: what is compared must not change meanwhile.
 fn sources() -> PathBuf {
     let copy = machine::scratch().join("source");
-    let _ = fs::remove_dir_all(&copy);
-    fs::create_dir(&copy).expect("made");
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it");
-    for entry in fs::read_dir(project).expect("readable").flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if !name.starts_with("target") && !name.starts_with(".git") {
-            tool(&["cp", "-r", text(&entry.path()), text(&copy)]).well();
-        }
+    if !copy.exists() {
+        tool(&["cp", "-r", env!("CARGO_MANIFEST_DIR"), text(&copy)]).well();
     }
     copy
 }

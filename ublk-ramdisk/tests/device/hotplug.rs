@@ -20,9 +20,11 @@ const TIMES: usize = 3;
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         let name = format!("c23_c27_a_cpu_leaves_and_returns_on_{path}_refused");
-        tests.push(Test::skippable(name, move || leaves_and_returns(path)));
+        let test = Test::skippable(name, move || leaves_and_returns(path));
+        tests.push(test.on_path_and_kernel(path));
         let name = format!("c27_a_cpu_that_leaves_waits_for_what_a_worker_ends_on_{path}");
-        tests.push(Test::skippable(name, move || waits_for_a_worker(path)));
+        let test = Test::skippable(name, move || waits_for_a_worker(path));
+        tests.push(test.on_path_and_kernel(path));
     }
 }
 

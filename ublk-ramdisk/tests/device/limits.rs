@@ -20,13 +20,15 @@ pub fn tests(tests: &mut Vec<Test>) {
     for (text, bytes) in [("4K", 4 << 10), ("512K", 512 << 10), ("32M", 32 << 20)] {
         for path in machine::data_paths() {
             let name = format!("h1_an_io_buffer_of_{text}_on_{path}");
-            tests.push(Test::new(name, move || io_buffer(path, text, bytes)));
+            let test = Test::new(name, move || io_buffer(path, text, bytes));
+            tests.push(test.on_path(path));
         }
     }
     for depth in ["1", "4096"] {
         for path in machine::data_paths() {
             let name = format!("a2_depth_{depth}_on_{path}");
-            tests.push(Test::new(name, move || queue_depth(path, depth)));
+            let test = Test::new(name, move || queue_depth(path, depth));
+            tests.push(test.on_path(path));
         }
     }
     tests.push(Test::new("a2_more_queues_than_cpus_are_clamped", clamped));

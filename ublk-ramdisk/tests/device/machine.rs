@@ -133,12 +133,16 @@ pub fn data_paths() -> Vec<&'static str> {
 /// The elevators that every path is tested under (H12).
 pub const ELEVATORS: [&str; 2] = ["none", "mq-deadline"];
 
-/// Every data path of this kernel under every elevator.
-pub fn paths_and_elevators() -> Vec<(&'static str, &'static str)> {
-    data_paths()
-        .into_iter()
-        .flat_map(|path| ELEVATORS.map(|elevator| (path, elevator)))
-        .collect()
+/// Every data path of this kernel under every elevator, and one queue or two: each path and each
+/// elevator meets both.
+pub fn paths_and_elevators() -> Vec<(&'static str, &'static str, &'static str)> {
+    let mut all = Vec::new();
+    for (number, path) in data_paths().into_iter().enumerate() {
+        for (turn, elevator) in ELEVATORS.into_iter().enumerate() {
+            all.push((path, elevator, ["1", "2"][(number + turn) % 2]));
+        }
+    }
+    all
 }
 
 /// Waits for a sign; fails loudly when it does not come.

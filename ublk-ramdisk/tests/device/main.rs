@@ -6,10 +6,11 @@
 //! harness is a few lines of its own ([`runner`]), because what there is to test depends on the
 //! kernel: every data path it offers, and the documented refusal of those it does not.
 //!
-//! Environment: `UBLK_TEST_SEED` fixes the seed of everything random, `UBLK_TEST_OPS` the number of
-//! random operations against the model, `UBLK_TEST_IOS` of the requests whose system calls are
-//! counted, `UBLK_TEST_SECONDS` how long each test that has fio verify under pressure goes on; `CI`
-//! turns a skipped test into a failure.
+//! Environment: `UBLK_TEST_QUICK=1` takes smaller numbers and pairs instead of all combinations
+//! ([`runner::is_quick`]), `UBLK_TEST_SEED` fixes the seed of everything random, `UBLK_TEST_OPS` the
+//! number of random operations against the model, `UBLK_TEST_IOS` of the requests whose system calls
+//! are counted, `UBLK_TEST_SECONDS` how long each test that has fio verify under pressure goes on;
+//! `CI` turns a skipped test into a failure.
 
 mod backing;
 

@@ -14,7 +14,8 @@ use crate::runner::{Outcome, Skip, Test};
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         let mut add = |name: &str, body: fn(&str)| {
-            tests.push(Test::new(format!("{name}_on_{path}"), move || body(path)));
+            let test = Test::new(format!("{name}_on_{path}"), move || body(path));
+            tests.push(test.on_path(path));
         };
         add("g11_reading_an_empty_disk_allocates_nothing", read_empty);
         add("g11_reads_across_data_and_holes_are_exact", read_mixed);

@@ -13,34 +13,33 @@ use crate::ioctl::{self, Buffer};
 use crate::machine;
 use crate::rng::Rng;
 use crate::run;
-use crate::runner::Test;
+use crate::runner::{number, Test};
 
 const THREADS: u64 = 3;
 const LARGEST: u64 = MIB;
 const SIZES: [u64; 4] = [24 * MIB, 40 * MIB, 33 * MIB - 512, 48 * MIB];
-const TOTAL: u64 = 200_000;
+/// Operations of a quick run and of a whole one.
+const QUICK: u64 = 40_000;
+const WHOLE: u64 = 200_000;
 
 pub fn tests(tests: &mut Vec<Test>) {
     let combinations = machine::paths_and_elevators();
-    let total = match std::env::var("UBLK_TEST_OPS") {
-        Ok(text) => text.parse().expect("UBLK_TEST_OPS is a whole number"),
-        Err(_) => TOTAL,
-    };
+    let total = number("UBLK_TEST_OPS", QUICK, WHOLE);
     let each = u64::div_ceil(total, combinations.len() as u64);
-    for (stream, (path, elevator)) in (0..).zip(combinations) {
-        let name = format!("g15_random_operations_match_a_model_on_{path}_{elevator}");
-        tests.push(Test::new(name, move || {
-            matches_model(path, elevator, stream, each);
-        }));
+    for (stream, (path, elevator, queues)) in (0..).zip(combinations) {
+        let name = format!("g15_random_operations_match_a_model_on_{path}_{elevator}_{queues}q");
+        let test = Test::new(name, move || {
+            matches_model(path, elevator, queues, stream, each);
+        });
+        tests.push(test.on_path_and_kernel(path));
     }
     for path in machine::data_paths() {
         let name = format!("g15_overlapping_operations_mix_only_their_own_bytes_on_{path}");
-        tests.push(Test::new(name, move || overlap(path)));
+        tests.push(Test::new(name, move || overlap(path)).on_path(path));
     }
 }
 
-fn matches_model(path: &str, elevator: &str, stream: u64, operations: u64) {
-    let queues = if stream.is_multiple_of(2) { "1" } else { "2" };
+fn matches_model(path: &str, elevator: &str, queues: &str, stream: u64, operations: u64) {
     let size = SIZES[0].to_string();
     let disk = Disk::on(path, elevator, &size, &["--queues", queues]);
     let resizable = machine::offers("UPDATE_SIZE");

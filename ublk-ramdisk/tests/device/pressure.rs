@@ -48,7 +48,8 @@ const ALL: Case = (
 pub fn tests(tests: &mut Vec<Test>) {
     let mut verify = |path: &'static str, (name, words, refuses): Case| {
         let name = format!("{name}_fio_verifies_on_{path}");
-        tests.push(Test::new(name, move || verifies(path, words, refuses)));
+        let test = Test::new(name, move || verifies(path, words, refuses));
+        tests.push(test.on_path(path));
     };
     // What refuses stands in front of the data paths: each source alone on one of them, all
     // sources on each.
@@ -59,9 +60,10 @@ pub fn tests(tests: &mut Vec<Test>) {
     for path in &paths {
         verify(path, ALL);
     }
-    let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body));
+    let lost = Test::new("e16_a_lost_request_ends_with_etimedout", lost);
+    tests.push(lost);
+    let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body).anywhere());
     add("e01_set_changes_a_disk_that_is_used", changed);
-    add("e16_a_lost_request_ends_with_etimedout", lost);
     add(
         "e16_a_queue_that_cannot_be_set_up_leaves_no_disk",
         not_set_up,

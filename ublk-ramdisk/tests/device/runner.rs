@@ -54,12 +54,42 @@ impl Test {
         }
     }
 
+    /// The same of a test that tells of the kernel too: each kernel has it on its best path.
+    pub fn on_path_and_kernel(self, path: &str) -> Test {
+        match machine::data_paths().last() {
+            Some(&best) if best == path => self,
+            _ => self.anywhere(),
+        }
+    }
+
     /// A test that runs wherever there is a driver.
     pub fn new(name: impl Into<String>, body: impl FnOnce() + 'static) -> Test {
         Test::skippable(name, move || {
             body();
             Ok(())
         })
+    }
+}
+
+/// Takes UBLK_TEST_QUICK less time, for CI on a small machine? Then
+///
+/// - fio verifies each data path under each elevator, and each of both on one queue and on two, but
+///   not all three together (`verify`);
+/// - each fault is injected on one data path, the one by chance on all (`verify`);
+/// - in the background each kind of call fails first and last, not each time (`faults`);
+/// - what is counted is counted of fewer operations (`model`, `syscalls`).
+pub fn is_quick() -> bool {
+    std::env::var("UBLK_TEST_QUICK").is_ok_and(|quick| quick == "1")
+}
+
+/// A number from the environment, or of two: that of a quick run, and that of a whole one.
+pub fn number(variable: &str, quick: u64, whole: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable} is a whole number")),
+        Err(_) if is_quick() => quick,
+        Err(_) => whole,
     }
 }
 

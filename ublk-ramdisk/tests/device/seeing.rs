@@ -19,7 +19,7 @@ use crate::run::{self, PROGRAM};
 use crate::runner::Test;
 
 pub fn tests(tests: &mut Vec<Test>) {
-    let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body));
+    let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body).anywhere());
     add(
         "k03_a_request_is_followed_through_busy_to_its_commit",
         followed,

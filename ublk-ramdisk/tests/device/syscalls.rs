@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! J3: no thread on a request's way asks the system for more than that way needs. What is asked for,
-//! and of which file, strace shows of a few thousand requests; that nothing else ever comes, the
+//! and of which file, strace shows of a few hundred requests; that nothing else ever comes, the
 //! kernel's own count of a million, which costs next to nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use crate::disk::{Disk, MIB};
 use crate::ioctl::Buffer;
 use crate::machine::{self, new_tracer, read, wait_for};
 use crate::run::{self, command};
-use crate::runner::{Outcome, Skip, Test};
+use crate::runner::{number, Outcome, Skip, Test};
 
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
@@ -24,11 +24,11 @@ pub fn tests(tests: &mut Vec<Test>) {
     }
 }
 
-/// Requests under strace.
-const TRACED: u64 = 2000;
+/// Requests under strace, which shows what is called; how often the kernel counts.
+const TRACED: u64 = 500;
 /// Requests that the kernel counts the calls of, unless UBLK_TEST_IOS says otherwise.
 const COUNTED: u64 = 20_000;
-/// The same where some of them wait.
+/// The same in a quick run, and where some of them wait.
 const COUNTED_REFUSED: u64 = 4000;
 
 /// How often a kind of thread made a call, of a file where that is known.
@@ -130,11 +130,12 @@ fn fio(disk: &Disk, ios: u64) {
 /// there.
 fn system_calls(path: &str, refused: &str) -> Outcome {
     run::need(&["strace", "fio"])?;
-    let ios = match std::env::var("UBLK_TEST_IOS") {
-        Ok(ios) => ios.parse().expect("UBLK_TEST_IOS is a number"),
-        Err(_) if refused == "0" => COUNTED,
-        Err(_) => COUNTED_REFUSED,
+    let whole = if refused == "0" {
+        COUNTED
+    } else {
+        COUNTED_REFUSED
     };
+    let ios = number("UBLK_TEST_IOS", COUNTED_REFUSED, whole);
     let inject = format!("requeue=1,{refused},0,-1");
     // The device's timer is armed with the first request and then as seldom as can be.
     let words = ["--timeout", "3600", "--inject", &inject];
