@@ -24,6 +24,44 @@ pub struct Disk {
     ended: bool,
 }
 
+/// The figures of all disks.
+#[track_caller]
+pub fn all_stats() -> Vec<DeviceStats> {
+    let text = run::ublk(&["stats", "--json"]).well();
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// At rest nothing is in flight and nothing was lost, neither by the queues nor by the mirror (K5);
+/// answers how many requests ended with an error.
+#[track_caller]
+fn assert_at_rest(stats: impl Fn() -> Vec<DeviceStats>) -> u64 {
+    let mut queues: Vec<QueueStats> = Vec::new();
+    wait_for("inserted = ended + errors", || {
+        queues = stats().into_iter().flat_map(|disk| disk.queues).collect();
+        queues.iter().all(|q| {
+            q.inserted == q.ended + q.errors && q.hctx.inserted == q.hctx.ended + q.hctx.errors
+        })
+    });
+    for queue in &queues {
+        assert_eq!(queue.hctx.fault_at_rest(), None, "{queue:?}");
+        // What failed its check is not in the mirror.
+        assert!(queue.hctx.inserted <= queue.inserted, "{queue:?}");
+        assert_eq!(queue.hctx.ended, queue.ended, "{queue:?}");
+    }
+    queues.iter().map(|queue| queue.errors).sum()
+}
+
+/// Deletes these disks, which are all there are, at rest; every request must have ended well.
+#[track_caller]
+pub fn end_all(mut disks: Vec<Disk>) {
+    assert_eq!(assert_at_rest(all_stats), 0, "requests ended with an error");
+    disks.iter_mut().for_each(|disk| disk.ended = true);
+    run::ublk(&["del", "--all"]).well();
+    for disk in disks {
+        assert!(fs::metadata(&disk.path).is_err(), "{} is gone", disk.path);
+    }
+}
+
 /// `add` with these words, a log of its own and JSON, whatever comes of it.
 pub fn try_add(words: &[&str]) -> Said {
     let log = machine::log_path();
@@ -147,28 +185,10 @@ impl Disk {
         sum
     }
 
-    /// At rest nothing is in flight and nothing was lost, neither by the queues nor by the mirror
-    /// (K5); answers how many requests ended with an error.
+    /// Checks that it is at rest; answers how many requests ended with an error.
     #[track_caller]
     pub fn assert_at_rest(&self) -> u64 {
-        let mut last = None;
-        wait_for("inserted = ended + errors", || {
-            let stats = self.stats();
-            let whole = |q: &QueueStats| {
-                q.inserted == q.ended + q.errors && q.hctx.inserted == q.hctx.ended + q.hctx.errors
-            };
-            let rests = stats.queues.iter().all(whole);
-            last = Some(stats);
-            rests
-        });
-        let queues = last.expect("waited for").queues;
-        for queue in &queues {
-            assert_eq!(queue.hctx.fault_at_rest(), None, "{queue:?}");
-            // What failed its check is not in the mirror.
-            assert!(queue.hctx.inserted <= queue.inserted, "{queue:?}");
-            assert_eq!(queue.hctx.ended, queue.ended, "{queue:?}");
-        }
-        queues.iter().map(|queue| queue.errors).sum()
+        assert_at_rest(|| vec![self.stats()])
     }
 
     /// Deletes it at rest; every request must have ended well.

@@ -14,7 +14,7 @@ use crate::disk::{try_add, Disk, MIB};
 use crate::ioctl::{self, Buffer};
 use crate::machine::{self, wait_for, Traces};
 use crate::run::{self, ublk};
-use crate::runner::Test;
+use crate::runner::{is_quick, Test};
 use crate::verify::fio_command;
 
 pub fn tests(tests: &mut Vec<Test>) {
@@ -29,7 +29,7 @@ pub fn tests(tests: &mut Vec<Test>) {
     }
     let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body).anywhere());
     add("l1_unknown_and_taken_ids", ids);
-    add("f5_l2_twenty_cycles_of_one_id_leak_nothing", twenty_cycles);
+    add("f5_l2_cycles_of_one_id_leak_nothing", cycles);
     add("l1_sigterm_ends_in_good_order", terminated);
     add(
         "l1_sigterm_waits_for_users_and_a_second_does_not",
@@ -265,7 +265,7 @@ fn memfds() -> usize {
         .count()
 }
 
-fn twenty_cycles() {
+fn cycles() {
     let mut bytes = Buffer::new(2 << 20);
     bytes.fill(1);
     let cycle = |number: usize| {
@@ -282,12 +282,13 @@ fn twenty_cycles() {
     cycle(0);
     let before = Traces::now();
     let (memory, files) = (shared_memory(), memfds());
-    for number in 0..20 {
+    let times = if is_quick() { 6 } else { 20 };
+    for number in 0..times {
         cycle(number);
     }
     before.assert_unchanged();
     assert_eq!(memfds(), files);
-    wait_for("no memory kept: less than one of the twenty disks", || {
+    wait_for("no memory kept: less than one of these disks", || {
         shared_memory() < memory + 2 * MIB
     });
 }

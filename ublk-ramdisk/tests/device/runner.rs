@@ -77,7 +77,7 @@ impl Test {
 ///   not all three together (`verify`);
 /// - each fault is injected on one data path, the one by chance on all (`verify`);
 /// - in the background each kind of call fails first and last, not each time (`faults`);
-/// - what is counted is counted of fewer operations (`model`, `syscalls`).
+/// - what is counted is counted of fewer operations (`model`, `syscalls`, `lifecycle`).
 pub fn is_quick() -> bool {
     std::env::var("UBLK_TEST_QUICK").is_ok_and(|quick| quick == "1")
 }
