@@ -294,7 +294,11 @@ impl Contender {
     }
 }
 
-/// A list of them, in the order that the columns will have: a name once.
+/// Reads a list of contenders, separated by commas or spaces, into the order that the columns will
+/// have. A name that is there twice is taken once.
+///
+/// Fails with one line on a name that is none, on a value that the disk would not take, and on an
+/// empty list.
 pub fn list(words: &str) -> Result<Vec<Contender>, BadMatrix> {
     let mut list: Vec<Contender> = Vec::new();
     for word in words.split([',', ' ']).filter(|word| !word.is_empty()) {

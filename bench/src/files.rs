@@ -51,12 +51,12 @@ pub fn at<E: Display>(path: &Path) -> impl Fn(E) -> FileError + '_ {
     move |why| FileError(format!("{}: {why}", path.display()))
 }
 
-/// Reads a text.
+/// Reads a text. Fails if the file is not there, cannot be read, or is no UTF-8.
 pub fn read(path: &Path) -> Result<String, FileError> {
     fs::read_to_string(path).map_err(at(path))
 }
 
-/// Reads a text, or `None` where there is no such file.
+/// Reads a text, or `None` where there is no such file. Fails if there is one that cannot be read.
 pub fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -65,19 +65,21 @@ pub fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
     }
 }
 
-/// Writes a text in place. For files of the kernel, which must not be replaced.
+/// Writes a text in place. For files of the kernel, which must not be replaced. Fails if the kernel
+/// refuses the value.
 pub fn write(path: &Path, text: &str) -> Result<(), FileError> {
     fs::write(path, text).map_err(at(path))
 }
 
-/// Writes a text by way of another name, so that an interrupted run leaves no half file.
+/// Writes a text by way of another name, so that an interrupted run leaves no half file. Fails if
+/// the folder cannot be written to.
 pub fn write_whole(path: &Path, text: &str) -> Result<(), FileError> {
     let part = path.with_extension("part");
     let done = fs::write(&part, text).and_then(|()| fs::rename(&part, path));
     done.map_err(at(path))
 }
 
-/// Reads JSON.
+/// Reads JSON. Fails if the file is not there, or is not what is expected of it.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
     serde_json::from_str(&read(path)?).map_err(at(path))
 }

@@ -106,7 +106,8 @@ impl Sample {
     }
 }
 
-/// Reads what `fio --output-format=json` wrote.
+/// Reads what `fio --output-format=json` wrote. Fails if it is not fio's, if it has more or less
+/// than one job, and if that job failed or moved nothing.
 pub fn parse(text: &str) -> Result<Sample, FioError> {
     // fio may print a warning before the JSON.
     let start = text.find('{').unwrap_or(0);

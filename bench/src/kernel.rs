@@ -13,14 +13,17 @@ pub const CGROUPS: &str = "/sys/fs/cgroup";
 /// Where the trace points are.
 const TRACING: &str = "/sys/kernel/tracing";
 
-/// Loads a module; words after its name are parameters. It is unloaded again.
+/// Loads a module; words after its name are parameters. It is unloaded again. Fails with what
+/// modprobe says.
 pub fn load_module(words: &[&str], undo: &mut Undo) -> Result<(), String> {
     run(Command::new("modprobe").args(words))?;
     undo.command("rmmod", [words[0]]);
     Ok(())
 }
 
-/// Makes a null_blk disk with settings such as `size=64 mbps=20`. Returns its node, and how all of it is taken away.
+/// Makes a null_blk disk with settings such as `size=64 mbps=20`. Returns its node, and how all of
+/// it is taken away. Fails with what the kernel does not take. What was made until then is taken
+/// away again.
 pub fn null_blk(name: &str, settings: &str) -> Result<(PathBuf, Undo), String> {
     let config = Path::new("/sys/kernel/config");
     let mut undo = Undo::default();
@@ -65,17 +68,18 @@ impl Group {
         Ok(Self(path))
     }
 
-    /// Moves a process into the group.
+    /// Moves a process into the group. Fails if there is no such process.
     pub fn take(&self, pid: u64) -> Result<(), FileError> {
         self.set("cgroup.procs", &pid.to_string())
     }
 
-    /// Writes one of its files, such as a limit.
+    /// Writes one of its files, such as a limit. Fails if the group has no such file: a controller
+    /// may not be enabled.
     pub fn set(&self, file: &str, value: &str) -> Result<(), FileError> {
         write(&self.0.join(file), value)
     }
 
-    /// Reads a number out of a file of lines `NAME NUMBER`.
+    /// Reads a number out of a file of lines `NAME NUMBER`. Fails if there is no such line.
     pub fn number(&self, file: &str, name: &str) -> Result<u64, String> {
         let text = read(&self.0.join(file))?;
         let found = text.lines().find_map(|line| line.strip_prefix(name));
@@ -126,7 +130,8 @@ impl Trace {
         write(&self.0.join("buffer_size_kb"), &kib.to_string())
     }
 
-    /// Records a trace point such as `block/block_rq_complete` where the filter is true.
+    /// Records a trace point such as `block/block_rq_complete` where the filter is true. Fails if
+    /// the kernel has no such trace point.
     pub fn event(&self, name: &str, filter: &str) -> Result<(), FileError> {
         let event = self.0.join("events").join(name);
         write(&event.join("filter"), filter)?;

@@ -127,7 +127,8 @@ impl Way {
 }
 
 impl Bed {
-    /// A store of `blocks`, all of them there.
+    /// A store of `blocks`, all of them there. Fails by a panic if there is no memory or no thread
+    /// for it.
     pub fn new(blocks: u64) -> Self {
         let size = blocks * BLOCK as u64;
         let store = Store::anonymous(size, false).expect("memory for a store");
@@ -170,7 +171,8 @@ impl Bed {
         }
     }
 
-    /// Does this number of requests. Returns the bytes moved.
+    /// Does this number of requests. Returns the bytes moved. The blocks are the same ones in the
+    /// same order, whichever way is taken.
     pub fn run(&mut self, way: Way, op: Op, requests: usize) -> u64 {
         self.completions.bytes = 0;
         match way {

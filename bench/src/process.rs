@@ -49,7 +49,7 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Takes the signals from now on.
+    /// Takes SIGINT, SIGTERM and SIGHUP from now on. Fails if they cannot be taken.
     pub fn new() -> io::Result<Self> {
         let (sender, events) = mpsc::channel();
         let own = sender.clone();
@@ -65,8 +65,9 @@ impl Waiter {
         Ok(Self { events, sender })
     }
 
-    /// Waits until a child has ended, no longer than `timeout`. A child that is to end sooner gets SIGTERM, then
-    /// SIGKILL. One that hangs in the kernel is waited for no further.
+    /// Waits until a child has ended, no longer than `timeout`. A child that is to end sooner gets
+    /// SIGTERM, then SIGKILL. One that hangs in the kernel is waited for no further. Fails if a
+    /// signal has asked this program to end. The child has ended then, too.
     pub fn wait(&self, mut child: Child, timeout: Duration) -> Result<Outcome, Failure> {
         let pid = child.id();
         let sender = self.sender.clone();
@@ -104,7 +105,7 @@ impl Waiter {
         }
     }
 
-    /// Has a signal come meanwhile?
+    /// Fails if a signal has come meanwhile. Called where a step of its own has no wait.
     pub fn look(&self) -> Result<(), Failure> {
         match STOP.load(Ordering::SeqCst) {
             0 => Ok(()),
@@ -126,7 +127,8 @@ pub fn apart(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Runs a command to its end; the error is its last line.
+/// Runs a command to its end and returns its output. The error is the last line that it printed,
+/// without tabs, so that it fits into a file of names and values.
 pub fn run(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let ran = command.stdin(Stdio::null()).output();
@@ -146,7 +148,7 @@ pub fn run(command: &mut Command) -> Result<String, String> {
 pub struct Server(Child);
 
 impl Server {
-    /// Starts it.
+    /// Starts it. Fails if there is no such program.
     pub fn start(command: &mut Command) -> Result<Self, String> {
         let name = command.get_program().to_string_lossy().into_owned();
         command

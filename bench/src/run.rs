@@ -42,7 +42,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Reads the folder of a run, from fio's own files if they are there.
+    /// Reads the folder of a run, from fio's own files if they are there. Fails if a file cannot be
+    /// read. A sample that fio failed at is no such failure: it is listed in `failed`.
     pub fn load(folder: &Path) -> Result<Self, FileError> {
         match folder.join("raw").is_dir() {
             true => Self::collect(folder),

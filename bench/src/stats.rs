@@ -4,7 +4,8 @@
 //! A series has from two samples (rounds in a guest) to a million (timers). Sorting a copy is quick enough for all of
 //! them, and gives values that occurred. A histogram would round them.
 
-/// Returns the values in rising order. NaN comes last.
+/// Returns the values in rising order. NaN comes last. It is the order in which quantiles are read
+/// off.
 pub fn sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -146,7 +146,7 @@ struct Line {
     axes: Axes,
 }
 
-/// The jobs of a preset.
+/// The jobs of a preset. Fails with the names of all presets if there is none of that name.
 pub fn preset(name: &str) -> Result<Vec<Job>, BadMatrix> {
     let names = PRESETS.map(|preset| preset.0);
     if !names.contains(&name) {

@@ -42,8 +42,9 @@ pub fn cost(job: &Job, extent: Extent) -> u64 {
     300_000 + bytes / job.bs * 30 + bytes / 400
 }
 
-/// The job file. fio is to have `DISK` in its environment; it never makes a file
-/// where there is no disk.
+/// The job file. fio is to have `DISK` in its environment; it never makes a file where there is no
+/// disk. Every job has a part of the disk of its own, so that two of them never write the same
+/// block.
 pub fn job_file(job: &Job, extent: Extent) -> String {
     let mut text = format!("; {}. Made by scripts/bench-device.\n", job.title());
     let mut line = |line: &str| {

@@ -227,7 +227,8 @@ impl Scale {
         self.from + (share * f64::from(self.to - self.from)).round() as i32
     }
 
-    /// Values that get a number at the axis, about `most` of them.
+    /// Values that get a number at the axis, about `most` of them. They are round numbers: steps of
+    /// 1, 2 or 5 times a power of ten, or fewer of them where there is no room.
     pub fn ticks(&self, most: usize) -> Vec<f64> {
         if !self.log {
             let mut step = even_step(self.high - self.low);

@@ -81,7 +81,9 @@ impl Frame {
         ticks.iter().map(|&t| (scale.at(t), number(t))).collect()
     }
 
-    /// Draws curves, each with a mark here and there, and their names at their ends where there is room.
+    /// Draws curves, each with a mark here and there, and their names at their ends where there is
+    /// room. A mark at each point would hide the curve; a few tell the curves apart without their
+    /// colors.
     pub fn curves(&self, canvas: &Canvas<'_>, curves: &[Vec<Point>], names: &[&str], dots: bool) {
         for (n, points) in curves.iter().enumerate() {
             let color = SERIES[n % SERIES.len()];

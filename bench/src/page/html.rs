@@ -145,7 +145,8 @@ fn prose(text: &str) -> Value {
     Value::from_safe_string(out)
 }
 
-/// The page. An error is a fault of the template.
+/// The page. An error is a fault of the template. All figures and texts are inside: nothing is
+/// fetched.
 pub fn page(all: &[(Plan, &Kept)]) -> Result<String, minijinja::Error> {
     let studies: Vec<Value> = all.iter().map(|(plan, kept)| study(plan, kept)).collect();
     let mut total = Score::default();

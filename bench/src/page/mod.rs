@@ -44,7 +44,8 @@ pub fn draw(plot: &Plot, width: i32) -> String {
     }
 }
 
-/// A picture that stands alone: with title, description and the colors of a dark screen.
+/// A picture that stands alone: with title, description and the colors of a dark screen. Such a
+/// file is committed with a run and shown by the documents.
 pub fn alone(figure: &Figure) -> String {
     let picture = draw(&figure.plot, WIDE);
     let (title, text) = (HtmlEscape(&figure.title), HtmlEscape(&figure.alt));

@@ -89,7 +89,8 @@ impl Plan {
         ]
     }
 
-    /// Reads the plan of a folder.
+    /// Reads the plan of a folder. Fails as bad usage if there is none, or if a line is missing or
+    /// makes no sense.
     pub fn load(folder: &Path) -> Result<Self, Failure> {
         let path = folder.join("plan");
         let none = |why: &str| Failure::Usage(format!("{}: {why}", path.display()));
@@ -136,7 +137,7 @@ impl Plan {
         write(&folder.join("plan"), &lines_of(self.lines()))
     }
 
-    /// Is this the run that the folder was begun with?
+    /// Is this the run that the folder was begun with? Fails with the first line that differs.
     pub fn same_as(&self, begun: &Plan, folder: &Path) -> Result<(), Failure> {
         let mut both = self.lines().into_iter().zip(begun.lines());
         let Some(((name, now), (_, was))) = both.find(|(now, was)| now != was) else {

@@ -76,7 +76,8 @@ impl Options {
         }
     }
 
-    /// Makes the plan that is asked for; what is not said is as in `before`, or as usual on the bed.
+    /// Makes the plan that is asked for; what is not said is as in `before`, or as usual on the
+    /// bed. Fails with one line if the options contradict each other or leave nothing to do.
     pub fn plan(&self, before: Option<&Plan>) -> Result<Plan, BadMatrix> {
         let usual = before.cloned().unwrap_or_else(|| self.usual());
         let mib = self.size.unwrap_or(usual.mib);

@@ -22,7 +22,7 @@ use rows::{rows, Row};
 /// the quickest that we could write on the same crate.
 pub const RIVALS: [&str; 2] = ["libublk-example", "libublk"];
 
-/// The whole summary of a run.
+/// The whole summary of a run. The tables come after all that makes them doubtful.
 pub fn report(run: &Run) -> String {
     let mut out = String::new();
     for (name, value) in run.setting.iter() {

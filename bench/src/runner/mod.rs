@@ -87,7 +87,10 @@ struct Runner<'a> {
     failed: bool,
 }
 
-/// Takes what is missing of a run. False if samples failed.
+/// Takes what is missing of a run. False if samples failed. Fails if no contender takes part, if
+/// the run was begun elsewhere, if its folder cannot be written to, and on a signal. One contender
+/// without a disk, or one sample that fails, is no failure of the run: it is noted and the others
+/// go on.
 pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Failure> {
     let scratch = Scratch::new("bench-device")?;
     let mut runner = Runner {

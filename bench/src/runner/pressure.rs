@@ -32,7 +32,9 @@ fn short_of_memory() -> Result<Group, String> {
     Ok(Group::new(&format!("bench-device-{}", std::process::id()))?)
 }
 
-/// Puts a disk under pressure.
+/// Puts a disk under pressure. `free` is the number of bytes that are discarded afterwards. `group`
+/// is made for the first disk that needs it, and is shared. Fails with what the disk or the machine
+/// refuses; the contender is then absent.
 pub fn press(
     ours: &Path,
     disk: &Disk,
@@ -76,7 +78,8 @@ pub struct SideLoad {
 }
 
 impl SideLoad {
-    /// What `memory` needs.
+    /// What `memory` needs: a trickle of discards that frees pages for the writes that wait. Fails
+    /// if fio cannot be started.
     pub fn discards(disk: &Disk, jobs: &FioJobs) -> Result<Self, String> {
         let mut fio = jobs.fio("bench-discards.fio", disk);
         fio.stdout(Stdio::null()).stderr(Stdio::null());
@@ -86,7 +89,10 @@ impl SideLoad {
         })
     }
 
-    /// What `psi` needs, before a job that writes or one that does not.
+    /// What `psi` needs, before a job that writes or one that does not. Waits for up to a minute
+    /// until the server itself says that memory is short, because the kernel's average takes its
+    /// time. If it never does, the job is measured all the same, and the report names the disk as
+    /// not pressed.
     pub fn short(
         ours: &Path,
         disk: &Disk,

@@ -12,7 +12,8 @@ use std::fs;
 use std::path::Path;
 
 impl Runner<'_> {
-    /// Writes what runs where. Samples of two machines are not put into one run.
+    /// Writes what runs where. Samples of two machines are not put into one run. Fails if the run
+    /// was begun with another kernel, CPU, number of CPUs or fio.
     pub(super) fn keep_setting(&self) -> Result<(), Failure> {
         let path = self.folder.join("setting");
         let was = pairs(&path)?;

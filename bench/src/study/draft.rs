@@ -62,7 +62,8 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Begins the part whose texts stand under `[own.NAME]` in the table of the study.
+    /// Begins the part whose texts stand under `[own.NAME]` in the table of the study. Fails if
+    /// there are none.
     pub fn new(file: &StudyFile, name: &str, kind: Kind) -> Result<Self, StudyError> {
         let texts = file.own.get(name).cloned();
         Ok(Self {
@@ -78,7 +79,8 @@ impl Draft {
         self.measures.push(Measure::new(name, value, unit));
     }
 
-    /// Adds a picture and the rows of the table below it.
+    /// Adds a picture and the rows of the table below it. Fails if the table of the study has no
+    /// text for the picture.
     pub fn figure(&mut self, id: &str, drawn: Drawn, rows: Table) -> Result<(), StudyError> {
         let mut captions = self.texts.pictures.iter();
         let caption = captions.find(|caption| caption.id == id);

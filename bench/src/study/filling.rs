@@ -222,7 +222,8 @@ fn panels(moments: &[Moment], point: usize) -> Vec<(Axis, Series)> {
     panels.into()
 }
 
-/// Runs it.
+/// Runs the part in process: one run of the simulator, which a script of events disturbs. Fails if
+/// the simulator does.
 pub fn run(_settings: &Settings, file: &StudyFile) -> Result<Vec<Part>, StudyError> {
     let event = |(at, event): &(f64, &str)| format!(" --at '{}ms:{event}'", at * 1000.0);
     let script: String = EVENTS.iter().map(event).collect();

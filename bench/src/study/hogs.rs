@@ -14,7 +14,8 @@ pub struct Hogs {
 }
 
 impl Hogs {
-    /// Starts them; comes back when all run.
+    /// Starts this many on each CPU, and returns when all of them run. Fails if no thread can be
+    /// made.
     pub fn start(cpus: &CpuSet, each: usize) -> Result<Self, StudyError> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut hogs = Self {

@@ -45,7 +45,8 @@ fn path(folder: &Path, id: &str, bed: Bed) -> PathBuf {
 }
 
 impl Kept {
-    /// Reads the result of a study on one bed, if there is one.
+    /// Reads the result of a study on one bed, if there is one. Fails if there is one that cannot
+    /// be read.
     pub fn load(folder: &Path, id: &str, bed: Bed) -> Result<Option<Self>, FileError> {
         let path = path(folder, id, bed);
         match path.exists() {
@@ -54,7 +55,7 @@ impl Kept {
         }
     }
 
-    /// Writes it.
+    /// Writes it. Fails if the folder cannot be written to.
     pub fn keep(&self, folder: &Path, bed: Bed) -> Result<(), FileError> {
         let path = path(folder, &self.id, bed);
         let text = serde_json::to_string(self).map_err(at(&path))?;

@@ -121,18 +121,20 @@ pub static ALL: [Study; 8] = [
 ];
 
 impl Study {
-    /// What was written before.
+    /// What was written before the run. An error is a fault of the file, which a test finds.
     pub fn plan(&self) -> Result<Plan, PlanError> {
         Plan::parse(self.plan)
     }
 
-    /// What is measured, as far as it is a table.
+    /// What is measured, and the texts of what is measured by code. An error is a fault of the
+    /// file, which a test finds.
     pub fn table(&self) -> Result<StudyFile, StudyError> {
         toml::from_str(self.table)
             .map_err(|e| StudyError::Lacking(format!("the table of study {}: {e}", self.id)))
     }
 
-    /// Runs the parts in process.
+    /// Runs the parts in process: that of the table, then those of its own code. Fails if a program
+    /// or thread is lacking, or if a run comes to no end.
     pub fn run(&self, settings: &Settings) -> Result<Vec<Part>, StudyError> {
         let mut parts = Vec::new();
         let file = self.table()?;
@@ -145,7 +147,8 @@ impl Study {
         Ok(parts)
     }
 
-    /// Makes the experiments of the part on the device, in a guest.
+    /// Makes the experiments of the part on the device, in a guest. Fails with the first experiment
+    /// that does. Those before it are kept.
     pub fn act(&self, guest: &Guest) -> Result<(), StudyError> {
         let blocks = self
             .table()?
@@ -158,7 +161,8 @@ impl Study {
         guest.loads(&blocks)
     }
 
-    /// Reads what a guest left.
+    /// Makes the part on the device of what a guest has left. Fails with the name of an experiment
+    /// that is missing.
     pub fn read(&self, raw: &Raw, bed: Bed) -> Result<Part, StudyError> {
         if let Ok(DevicePart {
             read: Some(read), ..

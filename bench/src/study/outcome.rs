@@ -84,7 +84,8 @@ impl Measure {
     }
 }
 
-/// Puts measures into a sentence: `{NAME}` becomes the value, `{NAME|%}` the value in per cent.
+/// Puts measures into a sentence: `{NAME}` becomes the value, `{NAME|%}` the value in per cent. So
+/// a finding never says another figure than the one that was measured.
 pub fn fill(sentence: &str, measures: &[Measure]) -> String {
     let mut out = String::new();
     for (n, piece) in sentence.split(['{', '}']).enumerate() {
@@ -107,7 +108,8 @@ pub fn value(measures: &[Measure], name: &str) -> f64 {
     found.map_or(f64::NAN, |m| m.value)
 }
 
-/// To six significant digits.
+/// To six significant digits. More would differ from one machine to the next in the last place, and
+/// nobody reads them.
 pub fn round(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;

@@ -69,7 +69,7 @@ impl fmt::Display for Prediction {
 }
 
 impl Prediction {
-    /// Reads `= 5 ms`, `<= 3`, `>= 2 %` or `1 .. 4 us`.
+    /// Reads `= 5 ms`, `<= 3`, `>= 2 %` or `1 .. 4 us`. Fails with what is wrong with the row.
     pub fn parse(measure: &str, relation: &str, why: &str) -> Result<Self, String> {
         let wrong = || {
             format!("'{relation}' is none of '= A', '<= A', '>= A', 'A .. B', each with an optional unit")

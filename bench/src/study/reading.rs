@@ -171,6 +171,8 @@ pub fn add_up<'v>(objects: impl IntoIterator<Item = &'v Value>) -> BTreeMap<Stri
 }
 
 /// Values in rising order with how often each came, as at most this many values. The largest stays.
+/// So the shape of the curve stays, and with it the longest latency, which is what one looks for
+/// first.
 pub fn thin(buckets: &[(f64, u64)], most: usize) -> Vec<f64> {
     let count: u64 = buckets.iter().map(|b| b.1).sum();
     let every = count.div_ceil(most.max(1) as u64).max(1);

@@ -39,6 +39,8 @@ pub struct Said {
 }
 
 /// Runs it with these arguments, separated by spaces; an event of `--at` may have one in quotes.
+/// Fails if the program is not there or refuses the arguments. A run that ends with an error is a
+/// result.
 pub fn run(arguments: &str) -> Result<Said, StudyError> {
     let mut words = vec!["sim".to_owned(), "--json".to_owned()];
     for (n, piece) in arguments.split('\'').enumerate() {

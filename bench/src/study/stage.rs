@@ -66,7 +66,8 @@ impl Stage {
         }
     }
 
-    /// Moves the clock in equal steps, and calls `at` after each, while all threads wait.
+    /// Moves the clock in equal steps, and calls `at` after each, while all threads wait. Fails
+    /// with the first error of `at`.
     pub fn tick<E>(
         &self,
         step: Duration,

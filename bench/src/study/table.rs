@@ -233,8 +233,9 @@ impl Found {
 }
 
 impl Spec {
-    /// Makes or reads all cases, and describes what they gave. `read` is given the arguments of `sim`, or the name of an
-    /// experiment.
+    /// Makes or reads all cases, and describes what they gave. `read` is given the arguments of
+    /// `sim`, or the name of an experiment. Fails if a case does, or comes to no end where that is
+    /// not expected.
     pub fn part(
         &self,
         kind: Kind,

@@ -88,7 +88,7 @@ impl WorkItem for Later {
     }
 }
 
-/// One sample.
+/// One sample. It waits until the last timer is due, which takes as long as the shape says.
 pub fn sample(runtime: &Runtime, shape: Shape) -> Outcome {
     let queue = runtime.queue("delayed").flags(Flags::PERCPU).build();
     let queue = queue.expect("a queue can be made");

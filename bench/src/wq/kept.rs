@@ -35,7 +35,7 @@ impl Kept {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// Reads `samples.json`.
+    /// Reads `samples.json`. Fails if the folder has none.
     pub fn load(folder: &Path) -> Result<Self, FileError> {
         read_json(&folder.join("samples.json"))
     }

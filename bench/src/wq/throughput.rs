@@ -68,7 +68,8 @@ impl Bodies {
         Self((0..shape.producers).map(body).collect())
     }
 
-    /// One sample: nanoseconds per item.
+    /// One sample: nanoseconds per item. All producers begin together, when the last of them is
+    /// there.
     pub fn sample(&self, shape: Shape, contender: &Contender) -> f64 {
         let begin = Barrier::new(shape.producers + 1);
         let begun = thread::scope(|scope| {

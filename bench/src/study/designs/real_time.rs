@@ -67,7 +67,8 @@ fn round(
     Ok(began.elapsed().as_secs_f64() * 1e6 / ITEMS as f64)
 }
 
-/// The contenders in turn, a round at a time.
+/// Measures all queues, a round at a time; the first round warms up. Fails if a queue cannot be
+/// made or does not take an item.
 pub fn part(settings: &Settings, file: &StudyFile) -> Result<Part, StudyError> {
     let runtime = Runtime::builder().start()?;
     let cpu = runtime.online_cpus().lowest().unwrap_or(0);

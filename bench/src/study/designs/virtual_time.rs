@@ -329,7 +329,7 @@ fn deadlock(draft: &mut Draft) -> Result<(), StudyError> {
     draft.figure("deadlock", Drawn::Timeline(all), table)
 }
 
-/// All of it.
+/// Makes the four figures, each with its measures. Fails if a runtime cannot be started.
 pub fn part(file: &StudyFile) -> Result<Part, StudyError> {
     let mut draft = Draft::new(file, "virtual-time", Kind::Deterministic)?;
     starts(&mut draft)?;

@@ -44,7 +44,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// With this `ublk-ramdisk`, kept in this folder.
+    /// Experiments with this `ublk-ramdisk`, kept in this folder. Fails if there is no ublk driver.
     pub fn new(ours: PathBuf, folder: PathBuf) -> Result<Self, StudyError> {
         if !Path::new("/dev/ublk-control").exists() {
             return Err(StudyError::Lacking(
@@ -75,7 +75,8 @@ impl Guest {
         output(Command::new(&self.ours).args(words))
     }
 
-    /// Makes an experiment and keeps what it gives, unless it is there already.
+    /// Makes an experiment and keeps what it gives, unless it is there already. Fails if it could
+    /// not be made; then nothing is kept of it.
     pub fn experiment(
         &self,
         name: &str,
@@ -176,7 +177,7 @@ impl Disk<'_> {
         Path::new("/sys/block").join(name).join(file)
     }
 
-    /// `ublk-ramdisk stats --json`.
+    /// What `ublk-ramdisk stats --json` says. Fails if the server does not answer.
     pub fn stats(&self) -> Result<Value, StudyError> {
         let text = self.guest.ours(&["stats", "--json", &self.name()])?;
         // A list, of the disks asked for.
@@ -184,7 +185,7 @@ impl Disk<'_> {
         Ok(stats)
     }
 
-    /// `ublk-ramdisk set`, with options separated by spaces.
+    /// `ublk-ramdisk set`, with options separated by spaces. Fails if the disk does not take them.
     pub fn set(&self, options: &str) -> Result<(), StudyError> {
         let name = self.name();
         let mut words = vec!["set", &name];
@@ -259,8 +260,8 @@ pub enum Rank {
 }
 
 impl Fio {
-    /// Starts it with these options, separated by spaces. What all have: no page cache, libaio, blocks of 4 KiB,
-    /// distributions in full.
+    /// Starts it with these options, separated by spaces. What all have: no page cache, libaio,
+    /// blocks of 4 KiB, distributions in full. Fails if the path is no block device.
     pub fn start(path: &Path, options: &str) -> Result<Self, StudyError> {
         let filename = format!("--filename={} {options}", path.display());
         Self::begin(&[path], &filename, Rank::Normal)
@@ -325,7 +326,8 @@ impl Fio {
         }
     }
 
-    /// Its word, when it has ended. That some requests failed is part of it.
+    /// Waits until it has ended, and returns what it printed as JSON. Requests that failed are part
+    /// of that; a fio that printed none is an error.
     pub fn end(self) -> Result<Value, StudyError> {
         let ran = self.0.wait_with_output().map_err(failed)?;
         let text = String::from_utf8_lossy(&ran.stdout).into_owned();

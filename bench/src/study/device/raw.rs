@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub struct Raw(pub PathBuf);
 
 impl Raw {
-    /// One experiment.
+    /// One experiment. Fails with a hint if it was not made.
     pub fn get(&self, name: &str) -> Result<Experiment, StudyError> {
         let path = self.0.join(format!("{name}.json"));
         let text = fs::read_to_string(path).map_err(|_| {

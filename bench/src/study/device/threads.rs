@@ -12,7 +12,7 @@ const CALLS: [&str; 2] = ["clone", "clone3"];
 pub struct NotMade(Trace);
 
 impl NotMade {
-    /// Counts from now on.
+    /// Counts from now on. Fails if the kernel has no trace points of system calls.
     pub fn watch() -> Result<Self, StudyError> {
         let trace = Trace::new("study")?;
         for call in CALLS {

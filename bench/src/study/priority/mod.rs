@@ -77,7 +77,7 @@ fn setting(cpus: &CpuSet, hogs: usize, rounds: usize) -> Result<Vec<Samples>, St
     Ok(sets)
 }
 
-/// Runs what is measured.
+/// Runs the part that is measured with threads, unless only virtual time is asked for.
 pub fn run(settings: &Settings, file: &StudyFile) -> Result<Vec<Part>, StudyError> {
     match settings.measure {
         true => Ok(vec![measured(settings, file)?]),

@@ -29,7 +29,7 @@ fn limit(setting: &str) -> Option<(&'static str, &'static str, bool)> {
     }
 }
 
-/// Makes the experiments.
+/// Makes the experiments: one for each setting of the table, in the guest.
 pub fn act(guest: &Guest, blocks: &[Block]) -> Result<(), StudyError> {
     guest.each(blocks, |words, options, job| {
         let limit = words[0].split('|').next().and_then(limit);

@@ -14,7 +14,7 @@ use super::outcome::Part;
 use super::settings::{Settings, StudyError};
 use super::table::StudyFile;
 
-/// Runs both parts.
+/// Runs the part in virtual time and, if asked for, the one on this machine's clock.
 pub fn run(settings: &Settings, file: &StudyFile) -> Result<Vec<Part>, StudyError> {
     let mut parts = vec![virtual_time::part(file)?];
     if settings.measure {

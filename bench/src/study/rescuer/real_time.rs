@@ -67,7 +67,8 @@ fn trial(cpu: usize) -> Result<f64, StudyError> {
     }
 }
 
-/// All of it.
+/// Makes the trials on the machine as it is, then beside CPU hogs. Fails if an item never starts,
+/// or not in the rescuer.
 pub fn part(settings: &Settings, file: &StudyFile) -> Result<Part, StudyError> {
     let mut draft = Draft::new(file, "real-time", Kind::Measured)?;
     let cpus = hogs::allowed();

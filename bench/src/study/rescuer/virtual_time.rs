@@ -185,7 +185,7 @@ fn turns(draft: &mut Draft) -> Result<(), StudyError> {
     draft.figure("turns", Drawn::Timeline(rows.into()), table)
 }
 
-/// All of it.
+/// Makes both figures, each with its measures. Fails if a runtime cannot be started.
 pub fn part(file: &StudyFile) -> Result<Part, StudyError> {
     let mut draft = Draft::new(file, "virtual-time", Kind::Deterministic)?;
     outage(&mut draft)?;
