@@ -40,115 +40,60 @@ impl Features {
     }
 }
 
-/// Every feature known to this program, lowest bit first.
-pub const FEATURES: &[Feature] = &[
-    feature(
-        0,
-        "SUPPORT_ZERO_COPY",
-        "6.15",
-        "request pages as a fixed buffer; not used: the data must land in the store once",
-    ),
-    feature(
-        1,
-        "URING_CMD_COMP_IN_TASK",
-        "6.0",
-        "nothing; always on in new kernels",
-    ),
-    feature(
-        2,
-        "NEED_GET_DATA",
-        "6.0",
-        "the server names late where a WRITE's data goes; not used",
-    ),
-    feature(
-        3,
-        "USER_RECOVERY",
-        "6.1",
-        "the disk survives its server; not used yet",
-    ),
-    feature(
-        4,
-        "USER_RECOVERY_REISSUE",
-        "6.1",
-        "in-flight I/O survives too; not used yet",
-    ),
-    feature(
-        5,
-        "UNPRIVILEGED_DEV",
-        "6.3",
-        "devices without root; not used yet",
-    ),
-    feature(
-        6,
-        "CMD_IOCTL_ENCODE",
-        "6.4",
-        "the command form this program speaks",
-    ),
-    feature(
-        7,
-        "USER_COPY",
-        "6.5",
-        "data path user-copy: one copy by any thread, scattered",
-    ),
-    feature(8, "ZONED", "6.6", "zoned disks; not used"),
-    feature(
-        9,
-        "USER_RECOVERY_FAIL_IO",
-        "6.13",
-        "errors instead of hangs while the server is gone; not used yet",
-    ),
-    feature(10, "UPDATE_SIZE", "6.16", "resize while the disk is used"),
-    feature(
-        11,
-        "AUTO_BUF_REG",
-        "6.16",
-        "as SUPPORT_ZERO_COPY with fewer commands; not used",
-    ),
-    feature(
-        12,
-        "QUIESCE",
-        "6.16",
-        "clean hand-over to a new server; not used yet",
-    ),
-    feature(
-        13,
-        "PER_IO_DAEMON",
-        "6.16",
-        "tags of one queue spread over threads; not used",
-    ),
-    feature(
-        14,
-        "BUF_REG_OFF_DAEMON",
-        "6.17",
-        "buffer registration by other threads; not used",
-    ),
-    feature(
-        15,
-        "BATCH_IO",
-        "7.0",
-        "data path batch: many requests per command",
-    ),
-    feature(16, "INTEGRITY", "7.0", "metadata per block; not used"),
-    feature(
-        17,
-        "SAFE_STOP_DEV",
-        "7.0",
-        "stop only what nobody has opened, without a race",
-    ),
-    feature(18, "NO_AUTO_PART_SCAN", "7.0", "--no-partition-scan"),
-    feature(
-        19,
-        "SHMEM_ZC",
-        "7.1",
-        "no kernel copy for cooperating clients; not used",
-    ),
-];
+/// By bit from 0 on: the kernel's name, the first kernel with it, and what it gives.
+const TABLE: &str = "\
+SUPPORT_ZERO_COPY       6.15  request pages as a fixed buffer; not used: the data must be kept
+URING_CMD_COMP_IN_TASK  6.0   nothing; always on in new kernels
+NEED_GET_DATA           6.0   the server names late where a WRITE's data goes; not used
+USER_RECOVERY           6.1   the disk survives its server; not used yet
+USER_RECOVERY_REISSUE   6.1   in-flight I/O survives too; not used yet
+UNPRIVILEGED_DEV        6.3   devices without root; not used yet
+CMD_IOCTL_ENCODE        6.4   the command form this program speaks
+USER_COPY               6.5   data path user-copy: one copy by any thread, scattered
+ZONED                   6.6   zoned disks; not used
+USER_RECOVERY_FAIL_IO   6.13  errors instead of hangs while the server is gone; not used yet
+UPDATE_SIZE             6.16  resize while the disk is used
+AUTO_BUF_REG            6.16  as SUPPORT_ZERO_COPY with fewer commands; not used
+QUIESCE                 6.16  clean hand-over to a new server; not used yet
+PER_IO_DAEMON           6.16  tags of one queue spread over threads; not used
+BUF_REG_OFF_DAEMON      6.17  buffer registration by other threads; not used
+BATCH_IO                7.0   data path batch: many requests per command
+INTEGRITY               7.0   metadata per block; not used
+SAFE_STOP_DEV           7.0   stop only what nobody has opened, without a race
+NO_AUTO_PART_SCAN       7.0   --no-partition-scan
+SHMEM_ZC                7.1   no kernel copy for cooperating clients; not used";
 
-const fn feature(bit: u8, name: &'static str, since: &'static str, gives: &'static str) -> Feature {
-    Feature {
-        bit,
-        name,
-        since,
-        gives,
+/// Every feature known to this program, lowest bit first.
+pub fn features() -> impl Iterator<Item = Feature> {
+    TABLE.lines().zip(0..).filter_map(|(line, bit)| {
+        let (name, rest) = line.split_once(' ')?;
+        let (since, gives) = rest.trim_start().split_once(' ')?;
+        Some(Feature {
+            bit,
+            name,
+            since,
+            gives: gives.trim_start(),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bit_that_is_used_has_its_name_in_the_table() {
+        assert_eq!(features().count(), TABLE.lines().count());
+        for (name, bits) in [
+            ("CMD_IOCTL_ENCODE", Features::CMD_IOCTL_ENCODE),
+            ("USER_COPY", Features::USER_COPY),
+            ("UPDATE_SIZE", Features::UPDATE_SIZE),
+            ("BATCH_IO", Features::BATCH_IO),
+            ("SAFE_STOP_DEV", Features::SAFE_STOP_DEV),
+            ("NO_AUTO_PART_SCAN", Features::NO_AUTO_PART_SCAN),
+        ] {
+            let found = features().find(|feature| feature.name == name);
+            assert_eq!(found.map(|feature| 1 << feature.bit), Some(bits), "{name}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! features its driver is asked for.
 
 use super::abi::{self, DeviceInfo, ParamBasic, ParamDiscard, Params};
-use super::features::Features;
+use super::features::{features, Features};
 use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 
@@ -50,8 +50,7 @@ pub fn needed_features(path: DataPath) -> u64 {
 pub(super) fn path_missing(path: DataPath, offered: Features) -> Failure {
     let missing = needed_features(path) & !offered.0;
     let bit = missing.trailing_zeros() as u8;
-    let (name, since) = super::features::FEATURES
-        .iter()
+    let (name, since) = features()
         .find(|feature| feature.bit == bit)
         .map_or(("?", "?"), |feature| (feature.name, feature.since));
     Failure::environment(format!(

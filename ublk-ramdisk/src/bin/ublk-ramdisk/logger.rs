@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TrySendError};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -216,7 +216,7 @@ impl Writer {
             Sink::File(file) => {
                 let line = format!(
                     "{} ublk-ramdisk[{}]: {}{text}\n",
-                    utc_now(),
+                    humantime::format_rfc3339_seconds(SystemTime::now()),
                     self.pid,
                     prefix(level)
                 );
@@ -276,38 +276,6 @@ fn prefix(level: Level) -> &'static str {
     }
 }
 
-/// The time as in 2026-11-21T09:05:00Z.
-fn utc_now() -> String {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    utc(now)
-}
-
-fn utc(seconds: u64) -> String {
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Years counted from 1 March 0000, so that the leap day is the last day of a year.
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        of_day / 3600,
-        of_day / 60 % 60,
-        of_day % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -345,19 +313,22 @@ mod tests {
     }
 
     #[test]
+    fn l1_a_log_file_is_made_for_its_owner_and_group() {
+        use std::os::unix::fs::MetadataExt;
+        let path = std::env::temp_dir().join(format!("ublk-log-mode-{}", std::process::id()));
+        assert!(Sink::file(&path).is_ok());
+        let mode = std::fs::metadata(&path).expect("made").mode();
+        std::fs::remove_file(&path).expect("ours");
+        assert_eq!(mode & 0o137, 0, "{mode:o}");
+    }
+
+    #[test]
     fn l1_a_fifo_without_a_reader_is_no_log() {
         let fifo = std::env::temp_dir().join(format!("ublk-log-fifo-{}", std::process::id()));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
         let refused = Sink::file(&fifo).map(|_| ()).expect_err("no reader");
         assert!(refused.to_string().contains("nobody reads"), "{refused}");
         std::fs::remove_file(&fifo).expect("still there");
-    }
-
-    #[test]
-    fn dates_are_right() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(utc(1_795_251_900), "2026-11-21T09:05:00Z");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::ctrl::Control;
-use ublk_ramdisk::ublk::features::{Features, FEATURES};
+use ublk_ramdisk::ublk::features::{features, Features};
 
 use super::output;
 use crate::cli::FormatArgs;
@@ -31,14 +31,14 @@ pub fn run(args: &FormatArgs) -> Result<Exit, Failure> {
 }
 
 fn rows(offered: Features) -> Vec<Row> {
-    let known = FEATURES.iter().map(|feature| Row {
+    let known = features().map(|feature| Row {
         bit: feature.bit,
         name: feature.name,
         offered: offered.has(1 << feature.bit),
         since: feature.since,
         gives: feature.gives,
     });
-    let named: u64 = FEATURES.iter().map(|feature| 1 << feature.bit).sum();
+    let named: u64 = features().map(|feature| 1 << feature.bit).sum();
     let unknown = (0..64).filter(|bit| (offered.0 & !named) >> bit & 1 == 1);
     known
         .chain(unknown.map(|bit| Row {
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn every_bit_of_the_kernel_is_shown() {
         let rows = rows(Features(1 << 7 | 1 << 63));
-        assert_eq!(rows.len(), FEATURES.len() + 1);
+        assert_eq!(rows.len(), features().count() + 1);
         let offered: Vec<_> = rows
             .iter()
             .filter(|row| row.offered)
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn the_text_has_a_line_per_feature() {
         let text = as_text(Features(0));
-        assert_eq!(text.lines().count(), FEATURES.len() + 1);
+        assert_eq!(text.lines().count(), features().count() + 1);
         assert!(text.contains("BATCH_IO"));
     }
 }

@@ -6,7 +6,7 @@ use ublk_ramdisk::config::DataPath;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control, CtrlError};
-use ublk_ramdisk::ublk::features::FEATURES;
+use ublk_ramdisk::ublk::features::features;
 use ublk_ramdisk::units::Size;
 
 use super::{machine, output};
@@ -41,7 +41,7 @@ struct Row {
 pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
     let columns = columns(args)?;
     let mut control = Control::open()?;
-    let run_dir = RunDir::of_this_machine();
+    let run_dir = RunDir::of_this_machine()?;
     let all = args.ids.is_empty();
     let ids = if all {
         machine::ids()
@@ -104,8 +104,7 @@ fn server(info: &DeviceInfo) -> Option<i32> {
 }
 
 fn flag_names(flags: u64) -> Vec<&'static str> {
-    FEATURES
-        .iter()
+    features()
         .filter(|feature| flags >> feature.bit & 1 == 1)
         .map(|feature| feature.name)
         .collect()
