@@ -2,64 +2,58 @@
 //! File operations of Linux: anonymous files, allocation, holes, and copies between a file and raw
 //! memory.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{self, FallocateFlags};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::statfs;
+use nix::unistd::{lseek64, Whence};
+
+/// Flags of an open that neither follows a link nor waits for the other end of a FIFO.
+pub const NO_STREAM: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 /// Magic of tmpfs in `statfs`.
-pub const TMPFS_MAGIC: i64 = 0x0102_1994;
+pub const TMPFS_MAGIC: i64 = statfs::TMPFS_MAGIC.0;
 /// Magic of hugetlbfs in `statfs`.
-pub const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+pub const HUGETLBFS_MAGIC: i64 = statfs::HUGETLBFS_MAGIC.0;
 
-/// Makes a file in memory that has no name.
+/// Makes a file in memory that has no name. `huge_tlb`: of explicit huge pages.
 pub fn memfd(name: &CStr, huge_tlb: bool) -> io::Result<File> {
-    let flags = libc::MFD_CLOEXEC | if huge_tlb { libc::MFD_HUGETLB } else { 0 };
-    // SAFETY: the name is a C string for the length of the call.
-    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
-    // SAFETY: the descriptor is new and nobody else's.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    let mut flags = MFdFlags::MFD_CLOEXEC;
+    flags.set(MFdFlags::MFD_HUGETLB, huge_tlb);
+    Ok(memfd_create(name, flags)?.into())
 }
 
 /// Returns the magic number and the block size of the file system of `file`.
 pub fn file_system(file: &File) -> io::Result<(i64, u64)> {
-    let mut answer = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: the buffer is a whole statfs and zeroes are one.
-    let answer = unsafe {
-        check(libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()))?;
-        answer.assume_init()
-    };
-    Ok((answer.f_type, answer.f_bsize as u64))
-}
-
-/// Locks the file without waiting. Fails with `WouldBlock` if another process has the lock.
-pub fn lock_exclusively(file: &File) -> io::Result<()> {
-    // SAFETY: no memory is involved.
-    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
+    let found = statfs::fstatfs(file)?;
+    Ok((found.filesystem_type().0, found.block_size() as u64))
 }
 
 /// Allocates every page of `range`. Present pages stay as they are.
 pub fn allocate(file: &File, range: Range<u64>) -> io::Result<()> {
-    fallocate(file, libc::FALLOC_FL_KEEP_SIZE, range)
+    fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, range)
 }
 
 /// Gives every page of `range` back. It reads as zeros afterwards.
 pub fn punch_hole(file: &File, range: Range<u64>) -> io::Result<()> {
-    fallocate(
-        file,
-        libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
-        range,
-    )
+    let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    fallocate(file, mode, range)
 }
 
-fn fallocate(file: &File, mode: i32, range: Range<u64>) -> io::Result<()> {
+fn fallocate(file: &File, mode: FallocateFlags, range: Range<u64>) -> io::Result<()> {
     let (offset, len) = (range.start as i64, (range.end - range.start) as i64);
     loop {
-        // SAFETY: no memory is involved.
-        match check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) }) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            result => return result.map(drop),
+        match fcntl::fallocate(file, mode, offset, len) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result?),
         }
     }
 }
@@ -68,23 +62,77 @@ fn fallocate(file: &File, mode: i32, range: Range<u64>) -> io::Result<()> {
 pub fn data_ranges(file: &File) -> io::Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     let mut end = 0;
-    while let Some(start) = seek(file, end, libc::SEEK_DATA)? {
-        end = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(start);
+    while let Some(start) = seek(file, end, Whence::SeekData)? {
+        end = seek(file, start, Whence::SeekHole)?.unwrap_or(start);
         ranges.push(start..end);
     }
     Ok(ranges)
 }
 
-fn seek(file: &File, from: u64, whence: i32) -> io::Result<Option<u64>> {
-    // SAFETY: no memory is involved.
-    let at = unsafe { libc::lseek(file.as_raw_fd(), from as i64, whence) };
-    if at >= 0 {
-        return Ok(Some(at as u64));
+/// None behind the last data of the file.
+fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
+    match lseek64(file, from as i64, whence) {
+        Ok(at) => Ok(Some(at as u64)),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    match io::Error::last_os_error() {
-        e if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-        e => Err(e),
-    }
+}
+
+/// Returns the numbers of a block device's node, major and minor; none of anything else. Links are
+/// followed. Never waits for a file server: what its client remembers is taken.
+pub fn block_device_number(path: &Path) -> Option<(u32, u32)> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: the path is a C string, the buffer a whole statx, and zeroes are one.
+    let found = unsafe {
+        let buffer = found.as_mut_ptr();
+        let wanted = libc::STATX_TYPE;
+        match libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, wanted, buffer) {
+            0 => found.assume_init(),
+            _ => return None,
+        }
+    };
+    let is_block = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFBLK;
+    is_block.then_some((found.stx_rdev_major, found.stx_rdev_minor))
+}
+
+/// Opens a file of this user alone, or makes it with mode 0600. True if it was made.
+///
+/// # Errors
+/// A link, and a file that somebody else owns, can open or has another name for: who can open it can
+/// read it, and hold its lock.
+pub fn open_private(path: &Path) -> io::Result<(File, bool)> {
+    let mut options = File::options();
+    options
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(NO_STREAM);
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok((options.create_new(true).open(path)?, true));
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            return Err(io::Error::other("it is a link; name the file itself"));
+        }
+        Err(error) => return Err(error),
+    };
+    let found = file.metadata()?;
+    let (mode, owner) = (found.mode() & 0o777, found.uid());
+    let trouble = if !found.is_file() {
+        "it is not a regular file".to_owned()
+    } else if owner != nix::unistd::geteuid().as_raw() {
+        format!("it belongs to another user ({owner}); change its owner, or name another file")
+    } else if mode & 0o077 != 0 {
+        format!("others may open it (mode {mode:o}); take that away with `chmod 600`")
+    } else if found.nlink() > 1 {
+        format!("it has {} names; remove the others", found.nlink())
+    } else {
+        return Ok((file, false));
+    };
+    Err(io::Error::other(trouble))
 }
 
 // The two copies below are system calls by number. The C library's pread and pwrite are thread
@@ -183,10 +231,71 @@ fn whole(len: usize, mut step: impl FnMut(usize) -> i64) -> io::Result<()> {
     Ok(())
 }
 
-fn check(result: i32) -> io::Result<i32> {
-    match result {
-        -1 => Err(io::Error::last_os_error()),
-        value => Ok(value),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{chown, symlink, PermissionsExt};
+    use std::path::PathBuf;
+
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new() -> Place {
+            let path = std::env::temp_dir().join(format!("ublk-private-{}", std::process::id()));
+            fs::create_dir_all(&path).expect("a folder");
+            Place(path)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn i11_a_file_that_others_can_open_is_refused() {
+        let place = Place::new();
+        let path = place.0.join("disk");
+        let (file, made) = open_private(&path).expect("made");
+        assert!(made);
+        assert_eq!(file.metadata().expect("open").mode() & 0o777, 0o600);
+        assert!(!open_private(&path).expect("found").1);
+        let refused = |path: &Path, why: &str| {
+            let error = open_private(path).expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        for mode in [0o640, 0o606, 0o620] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("ours");
+            refused(&path, &format!("mode {mode:o}"));
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("ours");
+        let (link, second) = (place.0.join("link"), place.0.join("second"));
+        symlink(&path, &link).expect("a link");
+        refused(&link, "it is a link");
+        fs::hard_link(&path, &second).expect("a second name");
+        refused(&path, "2 names");
+        fs::remove_file(&second).expect("ours");
+        // Only root can give a file away.
+        if chown(&path, Some(65534), None).is_ok() {
+            refused(&path, "another user (65534)");
+        }
+        refused(Path::new("/dev/null"), "not a regular file");
+    }
+
+    #[test]
+    fn a_transfer_is_repeated_until_it_is_whole() {
+        let mut parts = vec![3, 4, 1];
+        let mut seen = Vec::new();
+        let step = |done| {
+            seen.push(done);
+            parts.pop().unwrap_or(0)
+        };
+        whole(8, step).expect("all of it");
+        assert_eq!(seen, [0, 1, 5]);
+        let end = whole(8, |done| i64::from(done == 0)).expect_err("nothing more comes");
+        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
     }
 }
 

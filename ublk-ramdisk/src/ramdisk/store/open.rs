@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Making a store: in anonymous memory, in huge pages, or in a file that keeps its contents.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -125,15 +125,7 @@ impl Store {
             path: path.to_owned(),
             source,
         };
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        let (file, new) = match options.open(path) {
-            Ok(file) => (file, false),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                (options.create_new(true).open(path).map_err(open)?, true)
-            }
-            Err(e) => return Err(open(e)),
-        };
+        let (file, new) = file::open_private(path).map_err(open)?;
         if !new {
             return Self::with_named_file(file, path, size, huge_pages, new);
         }
@@ -164,14 +156,14 @@ impl Store {
                 path: path.to_owned(),
             });
         }
-        match file::lock_exclusively(&file) {
+        match file.try_lock() {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            Err(TryLockError::WouldBlock) => {
                 return Err(StoreError::Locked {
                     path: path.to_owned(),
                 })
             }
-            Err(e) => return Err(open(e)),
+            Err(TryLockError::Error(e)) => return Err(open(e)),
         }
         let named = |mut store: Self| {
             store.is_named = true;
@@ -313,7 +305,7 @@ mod tests {
         let path = PathBuf::from(format!("/dev/shm/ublk-cut-{}", std::process::id()));
         let store = Store::in_file(&path, 64 * PAGE, false).expect("a tmpfs");
         store.preallocate().expect("memory");
-        let other = OpenOptions::new().write(true).open(&path).expect("a name");
+        let other = File::options().write(true).open(&path).expect("a name");
         other.set_len(32 * PAGE).expect("cut");
         assert!(store.zero_pinned(0..32 * PAGE).is_ok());
         assert!(store.zero_pinned(30 * PAGE..40 * PAGE).is_err());

@@ -36,7 +36,7 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     }
     // Without driver, permission or io_uring nothing is forked, locked or logged.
     drop(Control::open()?);
-    let run_dir = RunDir::of_this_machine();
+    let run_dir = RunDir::of_this_machine()?;
     if args.foreground {
         return serve_here(args, &config, &run_dir);
     }
@@ -81,7 +81,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn length(path: &Path) -> Result<Option<u64>, Failure> {
-    match fs::metadata(path) {
+    match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(found.len())),
         Ok(_) => Err(Failure::usage(format!(
             "--backing tmpfs:{}: this is not a regular file",
