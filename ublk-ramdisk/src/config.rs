@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, FromArgMatches};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
@@ -152,7 +152,8 @@ pub struct DeviceConfig {
     ///
     /// memfd: anonymous memory. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
     /// not exist (and then --size is needed), else opened with its contents; it is kept when the
-    /// disk is deleted. hugetlb: 2 MiB pages from the kernel's pool (vm.nr_hugepages), all
+    /// disk is deleted. Nobody else may be able to open it: it must be yours, with mode 0600, and
+    /// neither a link nor a file with several names. hugetlb: 2 MiB pages from the kernel's pool (vm.nr_hugepages), all
     /// reserved at once unless --memory-limit allows fewer, and made as they are written; the size
     /// must be a multiple of 2M.
     #[arg(long, value_name = "KIND", default_value = "memfd")]
@@ -185,27 +186,12 @@ pub struct DeviceConfig {
 impl Default for DeviceConfig {
     /// The defaults of the command line, with no size.
     fn default() -> Self {
-        DeviceConfig {
-            id: None,
-            size: 0,
-            queues: 1,
-            depth: 128,
-            block_size: 512,
-            physical_block_size: 4096,
-            io_buffer: 512 << 10,
-            read_only: false,
-            rotational: false,
-            volatile_cache: false,
-            partition_scan: true,
-            data_path: None,
-            backing: Backing::Memfd,
-            thp: None,
-            timeout: 30,
-            kblockd_flags: KblockdFlags::default(),
-            latency_sample: TIMED_OF,
-            pressure: Settings::default(),
-            space: SpaceConfig::default(),
-        }
+        let command =
+            DeviceConfig::augment_args(clap::Command::new("defaults").no_binary_name(true));
+        let no_words: [&str; 0] = [];
+        let parsed = command.try_get_matches_from(no_words);
+        let parsed = parsed.and_then(|defaults| DeviceConfig::from_arg_matches(&defaults));
+        parsed.expect("every option has a default, or may be left out")
     }
 }
 
@@ -363,7 +349,7 @@ pub fn check_bytes(option: &str, bytes: u64, block_size: u64) -> Result<u64, Fai
     }
     if bytes > MAX_SIZE {
         return Err(Failure::usage(format!(
-            "{option} {bytes} is larger than 2^63 bytes (8 EiB)"
+            "{option} {bytes} is 2^63 bytes (8 EiB) or more: no file holds so much"
         )));
     }
     if !bytes.is_multiple_of(block_size) {

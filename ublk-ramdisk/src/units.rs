@@ -9,8 +9,8 @@ use std::time::Duration;
 use parse_size::{ByteSuffix, Config};
 use serde::{Deserialize, Serialize};
 
-/// The largest size of a disk, in bytes.
-pub const MAX_SIZE: u64 = 1 << 63;
+/// The largest size of a disk, in bytes: no file has 2^63 or more.
+pub const MAX_SIZE: u64 = (1 << 63) - 512;
 
 const SIZE_FORM: &str =
     "expected a size, such as 512, 4K or 1.5G: K, M, G, T, P, E are powers of 1024, KB, MB, ... of 1000";
@@ -31,9 +31,7 @@ pub fn size(text: &str) -> Result<u64, String> {
     let read = config.with_byte_suffix(ByteSuffix::Allow).parse_size(text);
     match read {
         Ok(bytes) if bytes <= MAX_SIZE => Ok(bytes),
-        Ok(_) | Err(parse_size::Error::PosOverflow) => {
-            Err("larger than 2^63 bytes (8E)".to_owned())
-        }
+        Ok(_) | Err(parse_size::Error::PosOverflow) => Err("2^63 bytes (8E) or more".to_owned()),
         Err(_) => Err(SIZE_FORM.to_owned()),
     }
 }
@@ -190,8 +188,7 @@ mod tests {
             ("2GiB", 2 << 30),
             ("1T", 1 << 40),
             ("1p", 1 << 50),
-            ("8E", 1 << 63),
-            ("9223372036854775808", 1 << 63),
+            ("9223372036854775296", (1 << 63) - 512),
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
             assert_eq!(size(&Size(bytes).to_string()), Ok(bytes), "{text}");
@@ -203,9 +200,9 @@ mod tests {
             assert!(why.contains("1.5G"), "{text}: {why}");
         }
         for text in [
-            "9E",
-            "8388609T",
-            "9223372036854775809",
+            "8E",
+            "8388608T",
+            "9223372036854775807",
             "99999999999999999999",
         ] {
             let why = size(text).expect_err(text);

@@ -83,12 +83,20 @@ impl From<CtrlError> for Failure {
                 _ => Failure::environment(error.to_string()),
             };
         };
+        let device = match id {
+            -1 => "a new device".to_owned(),
+            id => format!("device {id}"),
+        };
         match (*command, *errno) {
             ("ADD_DEV", libc::EEXIST) => Failure::in_use(format!(
                 "device id {id} is in use: choose another --id, or leave it out"
             )),
+            ("ADD_DEV", libc::EINVAL) => Failure::runtime(
+                "the driver takes no device with these --queues, --depth and --io-buffer: leave \
+                 them out",
+            ),
             ("START_DEV", libc::EEXIST) => {
-                Failure::in_use(format!("device {id} is already started"))
+                Failure::in_use(format!("{device} is already started"))
             }
             ("ADD_DEV", libc::EACCES) => Failure::environment(
                 "the limit of unprivileged ublk devices is reached: raise \
@@ -101,13 +109,17 @@ impl From<CtrlError> for Failure {
                 "{command} is not supported by this kernel's ublk driver: see `ublk-ramdisk features`"
             )),
             ("TRY_STOP_DEV", libc::EBUSY) => Failure::in_use(format!(
-                "device {id} is in use: close /dev/ublkb{id} first, or use --force"
+                "{device} is in use: close /dev/ublkb{id} first, or use --force"
             )),
-            (_, libc::ENODEV) => Failure::runtime(format!(
+            (_, libc::ENODEV | libc::ENOENT) => Failure::runtime(format!(
                 "there is no ublk device {id}: see `ublk-ramdisk list`"
             )),
+            (_, libc::EINVAL) => Failure::runtime(format!(
+                "the driver does not carry out {command} for {device} in its present state: see \
+                 `ublk-ramdisk list {id}`"
+            )),
             (_, libc::ENOMEM) => {
-                Failure::environment(format!("{command} for device {id}: the kernel is out of memory"))
+                Failure::environment(format!("{command} for {device}: the kernel is out of memory"))
             }
             _ => Failure::runtime(error.to_string()),
         }
@@ -169,7 +181,7 @@ impl Control {
     /// made of them (A2, F8). Id `u32::MAX` lets the driver choose.
     pub fn add(&mut self, info: &mut DeviceInfo) -> Result<(), CtrlError> {
         let command = with_buffer(info.dev_id, &raw mut *info as u64, size_of::<DeviceInfo>());
-        self.send("ADD_DEV", abi::CMD_ADD_DEV, command).map(drop)
+        self.send("ADD_DEV", abi::CMD_ADD_DEV, command)
     }
 
     /// Sets all parameters; refused once the device is started.
@@ -177,7 +189,6 @@ impl Control {
         params.len = size_of::<Params>() as u32;
         let command = with_buffer(id, &raw mut *params as u64, size_of::<Params>());
         self.send("SET_PARAMS", abi::CMD_SET_PARAMS, command)
-            .map(drop)
     }
 
     /// The parameters in force.
@@ -195,7 +206,8 @@ impl Control {
     /// also works for a device of another user (F8, table).
     pub fn device_info(&mut self, id: u32) -> Result<DeviceInfo, CtrlError> {
         match self.device_info_by_path(id) {
-            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {}
+            // ENOENT: /dev/ublkcN is not there, the device may be.
+            Err(error) if matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::ENOENT)) => {}
             other => return other,
         }
         let mut info = DeviceInfo::default();
@@ -241,32 +253,27 @@ impl Control {
             abi::CMD_START_DEV,
             with_data(id, u64::from(pid)),
         )
-        .map(drop)
     }
 
     /// Takes the disk away after its dirty data went through the server (F4).
     pub fn stop(&mut self, id: u32) -> Result<(), CtrlError> {
         self.send("STOP_DEV", abi::CMD_STOP_DEV, with_data(id, 0))
-            .map(drop)
     }
 
     /// As [`Control::stop`], but EBUSY while somebody has the disk open.
     /// Needs [`Features::SAFE_STOP_DEV`].
     pub fn try_stop(&mut self, id: u32) -> Result<(), CtrlError> {
         self.send("TRY_STOP_DEV", abi::CMD_TRY_STOP_DEV, with_data(id, 0))
-            .map(drop)
     }
 
     /// Frees the id; waits until it is free.
     pub fn delete(&mut self, id: u32) -> Result<(), CtrlError> {
         self.send("DEL_DEV", abi::CMD_DEL_DEV, with_data(id, 0))
-            .map(drop)
     }
 
     /// Frees the id without waiting for the last user of /dev/ublkcN (F5).
     pub fn delete_async(&mut self, id: u32) -> Result<(), CtrlError> {
         self.send("DEL_DEV_ASYNC", abi::CMD_DEL_DEV_ASYNC, with_data(id, 0))
-            .map(drop)
     }
 
     /// Frees the id, and waits for `patience` at most until it is free: a user
@@ -292,11 +299,10 @@ impl Control {
     /// checks nothing: the device must be LIVE (H8).
     pub fn update_size(&mut self, id: u32, sectors: u64) -> Result<(), CtrlError> {
         self.send("UPDATE_SIZE", abi::CMD_UPDATE_SIZE, with_data(id, sectors))
-            .map(drop)
     }
 
-    /// Sends one command and waits for its answer.
-    fn send(&mut self, name: &'static str, op: u32, command: CtrlCmd) -> Result<i32, CtrlError> {
+    /// Sends one command and waits until the driver has carried it out or refused it.
+    fn send(&mut self, name: &'static str, op: u32, command: CtrlCmd) -> Result<(), CtrlError> {
         if self.stale {
             self.ring = new_ring()?;
             self.stale = false;
@@ -330,7 +336,7 @@ impl Control {
                     id => i64::from(id),
                 };
                 return match answer.result() {
-                    result if result >= 0 => Ok(result),
+                    0.. => Ok(()),
                     result => Err(CtrlError::Refused {
                         command: name,
                         id,

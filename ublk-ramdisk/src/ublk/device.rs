@@ -10,9 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::abi::{self, DeviceInfo};
-use super::ctrl::{block_path, Control, CtrlError};
+use super::ctrl::{Control, CtrlError};
 use super::features::Features;
-use super::openers::openers;
+use super::openers::{refuse_users, stop_unused};
 use super::queue::QueueShared;
 use super::thread::{Deaths, Served};
 use crate::backend::{self, Driver, Mirror};
@@ -139,14 +139,7 @@ impl Device {
             )));
         }
         if size < old && !force {
-            let users = openers(id);
-            if !users.is_empty() {
-                return Err(Failure::in_use(format!(
-                    "{} is not shrunk, it is in use: {}; end that use first, or give --force",
-                    block_path(id),
-                    users.join(", ")
-                )));
-            }
+            refuse_users(id, "shrunk")?;
         }
         if size > old {
             backend::check_resize(&self.config, self.driver.disk().store(), size)?;
@@ -203,40 +196,17 @@ impl Device {
         if force {
             self.let_go();
             self.control.stop(id)?;
-        } else if Features(self.info.flags).has(Features::SAFE_STOP_DEV) {
-            match self.control.try_stop(id) {
-                // There is no disk any more: what is left is to end the fetches.
-                Err(error) if error.errno() == Some(libc::ENODEV) => {
-                    self.let_go();
-                    self.control.stop(id)?;
-                }
-                other => other?,
-            }
         } else {
-            let users = openers(id);
-            if !users.is_empty() {
-                return Err(Failure::in_use(format!(
-                    "{} is not stopped, it is in use: {}; end that use first, or give --force",
-                    block_path(id),
-                    users.join(", ")
-                )));
-            }
-            self.let_go();
-            self.control.stop(id)?;
+            let is_safe = Features(self.info.flags).has(Features::SAFE_STOP_DEV);
+            let let_go = || let_go(self.mirror.as_ref(), &self.driver);
+            stop_unused(&mut self.control, id, is_safe, let_go)?;
         }
         self.join();
         Ok(())
     }
 
-    /// The disk is going to be stopped, which waits for every request: from now on none waits for
-    /// memory, and none is refused or held back on purpose.
     fn let_go(&self) {
-        if let Some(mirror) = &self.mirror {
-            mirror.pressure().let_all_pass(&self.driver);
-        }
-        self.driver
-            .disk()
-            .set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO));
+        let_go(self.mirror.as_ref(), &self.driver);
     }
 
     fn join(&mut self) {
@@ -298,6 +268,17 @@ impl Drop for Device {
             }
         }
     }
+}
+
+/// The disk is going to be stopped, which waits for every request: from now on none waits for memory,
+/// and none is refused or held back on purpose.
+fn let_go(mirror: Option<&Mirror>, driver: &Arc<Driver>) {
+    if let Some(mirror) = mirror {
+        mirror.pressure().let_all_pass(driver);
+    }
+    driver
+        .disk()
+        .set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO));
 }
 
 /// Lets requests in flight come to their end; always false, for use in a search.

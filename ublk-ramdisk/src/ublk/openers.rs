@@ -1,19 +1,144 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who uses a disk: what must be empty before a disk is stopped without force.
+//! Who uses a disk: what must be empty before a disk is stopped or shrunk without force.
 //!
-//! Used by the server and by the commands. Where the driver has SAFE_STOP_DEV it decides itself,
-//! and this only names the users. Elsewhere this decides, and it is a snapshot: a later open is not
-//! seen, nor is a process of another pid namespace.
+//! Used by the server and by the commands. Users are named from /proc and /sys. The kernel refuses
+//! an exclusive open of a disk that a file system, swap or another driver holds, whoever that is.
+//! Where the driver has SAFE_STOP_DEV (7.0) it decides itself whether a disk may be stopped. Elsewhere
+//! the following is missed: a use that begins after the look, a process of another pid namespace, a
+//! descriptor on its way through a socket, a file registered with io_uring whose descriptor is
+//! closed, and a driver that opens the disk without holding it (nvmet).
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::ctrl::{block_path, Control};
+use crate::error::{Exit, Failure};
+use crate::sys::file::block_device_number;
+
+/// udev opens a new disk for a moment; that is not worth a refusal.
+const BRIEF_USE: Duration = Duration::from_secs(1);
+/// How often a brief use is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// An open of a disk is under way. If it never returns, no second one is begun.
+static OPENING: AtomicBool = AtomicBool::new(false);
+/// How long an open of a disk may take: it waits for a partition scan, which waits for the server.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Names every user of /dev/ublkbN and its partitions, such as `mounted at /mnt` or
 /// `opened by fio (pid 12)`. Empty means that none was found.
 pub fn openers(id: u32) -> Vec<String> {
     Disk::find(id).map_or_else(Vec::new, |disk| disk.users(Path::new("/proc")))
+}
+
+/// Stops a disk that nobody uses (STOP_DEV or TRY_STOP_DEV). `is_safe`: the driver has
+/// SAFE_STOP_DEV. `let_go` is called when the disk is going to be stopped in any case.
+///
+/// # Errors
+/// Status 4 with the names of the users, and what the driver refuses.
+pub fn stop_unused(
+    control: &mut Control,
+    id: u32,
+    is_safe: bool,
+    let_go: impl FnOnce(),
+) -> Result<(), Failure> {
+    // The driver has the last word where it can, but only this can name the user.
+    refuse(id, "stopped", openers(id))?;
+    let mut _claimed = Vec::new();
+    if is_safe {
+        match control.try_stop(id) {
+            // There is no disk any more: what is left is to end the fetches.
+            Err(error) if error.errno() == Some(libc::ENODEV) => {}
+            other => return Ok(other?),
+        }
+    } else {
+        // Held until the disk is stopped: nobody can mount it meanwhile.
+        _claimed = claim(id, "stopped")?;
+    }
+    let_go();
+    Ok(control.stop(id)?)
+}
+
+/// Refuses with status 4 if anybody is found who uses the disk. `what` is not done to it: "shrunk".
+pub fn refuse_users(id: u32, what: &str) -> Result<(), Failure> {
+    refuse(id, what, openers(id))?;
+    claim(id, what).map(drop)
+}
+
+/// Calls `stop` again while it fails with status 4, for a second: a brief use is waited for.
+pub fn past_brief_use(mut stop: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
+    let deadline = Instant::now() + BRIEF_USE;
+    loop {
+        match stop() {
+            Err(failure) if failure.exit == Exit::InUse && Instant::now() < deadline => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn refuse(id: u32, what: &str, users: Vec<String>) -> Result<(), Failure> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::in_use(format!(
+        "{} is not {what}, it is in use: {}; end that use first, or give --force",
+        block_path(id),
+        users.join(", ")
+    )))
+}
+
+/// Opens the disk and its partitions exclusively, which fails while anybody else holds one of them.
+/// A disk that is gone has nothing to open.
+fn claim(id: u32, what: &str) -> Result<Vec<File>, Failure> {
+    let names = Disk::find(id).map_or_else(Vec::new, |disk| disk.names);
+    let (opened, result) = mpsc::channel();
+    let open_all = move || {
+        let files = names.iter().map(|name| open_exclusively(name));
+        // The receiver may have given up.
+        let _ = opened.send(files.collect::<Vec<_>>());
+    };
+    let is_first = !OPENING.swap(true, Ordering::Relaxed);
+    let thread = std::thread::Builder::new().name("claim".to_owned());
+    if is_first && thread.spawn(open_all).is_err() {
+        // No thread can be made: what /proc has told must do.
+        OPENING.store(false, Ordering::Relaxed);
+        return Ok(Vec::new());
+    }
+    let Ok(files) = result.recv_timeout(OPEN_TIMEOUT) else {
+        let waits = "an open of it waits, as a scan for partitions does".to_owned();
+        refuse(id, what, vec![waits])?;
+        return Ok(Vec::new());
+    };
+    OPENING.store(false, Ordering::Relaxed);
+    let mut claimed = Vec::new();
+    for file in files {
+        match file {
+            Ok(file) => claimed.push(file),
+            Err((name, error)) if error.raw_os_error() == Some(libc::EBUSY) => {
+                let user = format!("{name} is held, by a mount, swap or another driver");
+                refuse(id, what, vec![user])?;
+            }
+            // Gone meanwhile, or its node is not there: then nothing can be told.
+            Err(_) => {}
+        }
+    }
+    Ok(claimed)
+}
+
+fn open_exclusively(name: &str) -> Result<File, (String, io::Error)> {
+    let mut options = File::options();
+    options
+        .read(true)
+        .custom_flags(libc::O_EXCL | libc::O_NONBLOCK);
+    let opened = options.open(Path::new("/dev").join(name));
+    opened.map_err(|error| (name.to_owned(), error))
 }
 
 /// The disk and its partitions, as sysfs shows them.
@@ -129,30 +254,17 @@ impl Disk {
         ours.then_some(place)
     }
 
+    /// By a descriptor, or by a mapping whose descriptor may be closed.
     fn is_open_in(&self, process: &Path) -> bool {
-        fs::read_dir(process.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            // Only nodes are looked at: a stat of any open file could wait for a dead server.
-            .filter(|fd| {
-                fs::read_link(fd.path()).is_ok_and(|target| {
-                    target.starts_with("/dev") || target.to_string_lossy().contains("ublkb")
-                })
-            })
-            .any(|fd| self.is_node(&fd.path()))
+        ["fd", "map_files"].iter().any(|folder| {
+            let mut files = fs::read_dir(process.join(folder)).into_iter().flatten();
+            files.any(|file| file.is_ok_and(|file| self.is_node(&file.path())))
+        })
     }
 
     fn is_node(&self, path: &Path) -> bool {
-        fs::metadata(path).is_ok_and(|node| {
-            let number = node.rdev();
-            node.file_type().is_block_device()
-                && self.numbers.contains(&format!(
-                    "{}:{}",
-                    libc::major(number),
-                    libc::minor(number)
-                ))
-        })
+        block_device_number(path)
+            .is_some_and(|(major, minor)| self.numbers.contains(&format!("{major}:{minor}")))
     }
 }
 

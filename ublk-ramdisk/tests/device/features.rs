@@ -37,6 +37,9 @@ pub fn tests(tests: &mut Vec<Test>) {
             limit_at_every_size,
         );
         add("h8_a_preallocated_disk_stays_so", preallocated_grows);
+            "h8_a_discard_beside_a_resize_takes_nothing_new",
+            discard_beside_resize,
+        );
     } else {
         add("h8_resize_is_refused_by_bit", no_resize);
     }
@@ -189,6 +192,29 @@ fn shrink() {
         drop(file);
         disk.end();
     }
+}
+
+/// What is acknowledged behind the old end survives discards up to it that are under way.
+fn discard_beside_resize() {
+    // Not whole pages: the last one is zeroed in part by a discard, and given back by none.
+    let size = 16 * MIB + 512;
+    let disk = Disk::add(&["--size", &size.to_string(), "--queues", "2"]);
+    let (file, other) = (disk.open_direct(), disk.open_direct());
+    let (mut bytes, mut found) = (Buffer::new(512), Buffer::new(512));
+    for round in 0..6 {
+        let end = size + round * 512;
+        Rng::of_run(round).fill(&mut bytes);
+        std::thread::scope(|scope| {
+            scope.spawn(|| ioctl::discard(&file, 8 * MIB..end).expect("discard"));
+            let larger = (end + 512).to_string();
+            run::ublk(&["resize", &disk.name(), &larger]).well();
+            other.write_all_at(&bytes, end).expect("behind the old end");
+        });
+        other.read_exact_at(&mut found, end).expect("read");
+        assert!(*found == *bytes, "round {round}");
+    }
+    drop((file, other));
+    disk.end();
 }
 
 fn bad_sizes() {

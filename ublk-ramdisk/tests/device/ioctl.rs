@@ -97,6 +97,28 @@ pub fn run_on(cpus: &[usize]) -> Vec<usize> {
     before
 }
 
+/// The first bytes of a file, mapped to be read.
+pub struct Mapped(*mut libc::c_void, usize);
+
+impl Mapped {
+    /// The file may be closed afterwards.
+    pub fn new(file: &File, len: usize) -> Mapped {
+        let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED);
+        let null = std::ptr::null_mut();
+        // SAFETY: a new mapping, where the kernel chooses.
+        let at = unsafe { libc::mmap(null, len, protection, flags, file.as_raw_fd(), 0) };
+        assert_ne!(at, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        Mapped(at, len)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and nothing refers to it.
+        unsafe { libc::munmap(self.0, self.1) };
+    }
+}
+
 /// Bytes at an address that is a multiple of a page, plus a shift.
 pub struct Buffer {
     bytes: Vec<u8>,

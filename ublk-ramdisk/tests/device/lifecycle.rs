@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::process::Child;
 
 use ublk_ramdisk::stats::DeviceStats;
@@ -48,6 +50,11 @@ pub fn tests(tests: &mut Vec<Test>) {
         frozen_from_outside,
     );
     add("l1_a_server_in_the_foreground_ends_with_sigint", foreground);
+    add(
+        "l1_clients_who_send_or_read_nothing_hold_up_nobody",
+        slow_clients,
+    );
+    add("l1_three_dels_at_once_delete_once", three_dels);
     add("f1_stop_keeps_the_id", stop_keeps_id);
     add("l1_list_and_stats_show_every_disk", listed);
     add("l1_del_all_takes_every_disk", del_all);
@@ -321,6 +328,44 @@ fn terminated_twice() {
     assert!(is_gone(&disk));
     drop(user);
     disk.has_ended();
+}
+
+/// Whoever connects and says nothing, a part, or does not read what he asked for.
+fn slow_clients() {
+    let disk = Disk::add(&["--size", "8M"]);
+    let socket = machine::run_dir().join(format!("{}.sock", disk.id));
+    let connect = || UnixStream::connect(&socket).expect("a server");
+    let mut clients: Vec<_> = (0..80).map(|_| connect()).collect();
+    for client in &mut clients[..40] {
+        client.write_all(b"{").expect("sent");
+    }
+    // Every place is taken by now, and comes back.
+    disk.stats();
+    let mut deaf = connect();
+    deaf.write_all(b"{\"op\":\"stats\"}\n").expect("sent");
+    ioctl::signal(disk.pid, libc::SIGTERM);
+    wait_for("the server's end", || gone(disk.pid));
+    assert!(is_gone(&disk));
+    drop((clients, deaf));
+    disk.has_ended();
+}
+
+fn three_dels() {
+    for _ in 0..2 {
+        let disk = Disk::add(&["--size", "8M"]);
+        let name = disk.name();
+        let del = || ublk(&["del", &name]);
+        let all = std::thread::scope(|scope| {
+            let dels = [0; 3].map(|_| scope.spawn(del));
+            dels.map(|one| one.join().expect("no panic"))
+        });
+        assert!(all.iter().any(|said| said.status == Some(0)), "{all:?}");
+        for said in all.iter().filter(|said| said.status != Some(0)) {
+            said.refused(1, &["there is no ublk device"]);
+        }
+        assert!(is_gone(&disk));
+        disk.has_ended();
+    }
 }
 
 fn foreground() {

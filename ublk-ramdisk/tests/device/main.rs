@@ -60,6 +60,8 @@ mod syscalls;
 
 mod tools;
 
+mod users;
+
 mod verify;
 
 use std::process::ExitCode;
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
     features::tests(&mut tests);
     memory::tests(&mut tests);
     tools::tests(&mut tests);
+    users::tests(&mut tests);
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);
     environment::tests(&mut tests);

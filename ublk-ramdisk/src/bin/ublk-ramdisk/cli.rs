@@ -62,8 +62,10 @@ Environment:
 const IN_USE_HELP: &str = "\
 A disk that is opened, mounted, used as swap or held by another block driver is refused with
 status 4, unless --force is given: then its users get I/O errors. Where the kernel has the
-SAFE_STOP_DEV feature (7.0) the kernel itself decides; before that the users are looked for in
-/proc and /sys, and someone who opens the disk in that moment is missed.";
+SAFE_STOP_DEV feature (7.0) the kernel itself decides. Before that the users are looked for in
+/proc and /sys, and an exclusive open of the disk is tried. Nothing tells then of: who opens it in
+that moment, another pid namespace, a descriptor in flight in a socket, a file registered with
+io_uring whose descriptor is closed, and a driver that does not hold what it opens (nvmet).";
 
 const STOP_LONG: &str = "\
 Stop a disk but keep its id.
@@ -75,8 +77,9 @@ const RESIZE_LONG: &str = "\
 Change the size of a running disk.
 
 Growing is safe while the disk is in use; the file system on it has its own command to follow.
-Shrinking cuts off the end, and is refused with status 4 while the disk is opened, unless --force
-is given. Needs a kernel with UPDATE_SIZE (6.16).";
+Shrinking cuts off the end, and is refused with status 4 while the disk is used, unless --force is
+given. Users are looked for in /proc and /sys, and an exclusive open of the disk is tried: `del
+--help` says what is not found so. Needs a kernel with UPDATE_SIZE (6.16).";
 
 const SET_LONG: &str = "\
 Change the pressure on a running disk, the rules for its memory and how many requests are timed, or

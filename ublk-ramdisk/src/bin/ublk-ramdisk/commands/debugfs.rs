@@ -15,7 +15,7 @@ use crate::server::run_dir::RunDir;
 
 /// Prints the files, or where they have been written.
 pub fn run(args: &DebugfsArgs) -> Result<Exit, Failure> {
-    let run_dir = RunDir::of_this_machine();
+    let run_dir = RunDir::of_this_machine()?;
     let wanted = match &args.path {
         Some(DebugfsPath::State(verb)) => {
             let request = Request::WriteState { verb: *verb };
@@ -33,7 +33,6 @@ pub fn run(args: &DebugfsArgs) -> Result<Exit, Failure> {
             output::print(&format!("{place}\n"))?;
             return Ok(Exit::Done);
         }
-        Reply::Failed(failure) => return Err(failure),
         _ => return Err(machine::another_question()),
     };
     let files: Vec<_> = files

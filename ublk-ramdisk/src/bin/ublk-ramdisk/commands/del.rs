@@ -14,7 +14,7 @@ use crate::server::run_dir::RunDir;
 
 /// Deletes every device asked for; each failure gets a line, the last one the exit status.
 pub fn run(args: &DelArgs) -> Result<Exit, Failure> {
-    let run_dir = RunDir::of_this_machine();
+    let run_dir = RunDir::of_this_machine()?;
     let ids = if args.all {
         ours(&run_dir)?
     } else {

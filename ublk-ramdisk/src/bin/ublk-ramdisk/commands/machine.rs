@@ -4,24 +4,21 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::ublk::abi::DeviceState;
-use ublk_ramdisk::ublk::ctrl::{block_path, Control};
+use ublk_ramdisk::ublk::ctrl::Control;
 use ublk_ramdisk::ublk::features::Features;
-use ublk_ramdisk::ublk::openers::openers;
+use ublk_ramdisk::ublk::openers::{past_brief_use, stop_unused};
 
 use super::output;
 use crate::server::control_socket::ask;
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
-/// udev opens a disk for a moment; that is not worth a refusal.
-const BRIEF_USE: Duration = Duration::from_secs(1);
 /// A server that was just killed lets go of its device in a moment.
 const ID_TIMEOUT: Duration = Duration::from_secs(2);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The ids of all ublk devices, from their nodes, lowest first.
 pub fn ids() -> Vec<u32> {
@@ -39,7 +36,8 @@ fn ids_in(places: &[&Path]) -> Vec<u32> {
     ids.into_iter().collect()
 }
 
-/// Asks the server of a device; none if it has no server of this program.
+/// Asks the server of a device. None if it has no server of this program, or one that ended before
+/// it replied. A refusal by the server is a failure.
 pub fn ask_server(run_dir: &RunDir, id: u32, request: Request) -> Option<Result<Reply, Failure>> {
     if run_dir.has_server(id) {
         ask(&run_dir.socket(id), request)
@@ -52,7 +50,6 @@ pub fn ask_server(run_dir: &RunDir, id: u32, request: Request) -> Option<Result<
 pub fn done(reply: Reply) -> Result<(), Failure> {
     match reply {
         Reply::Done => Ok(()),
-        Reply::Failed(failure) => Err(failure),
         _ => Err(another_question()),
     }
 }
@@ -104,37 +101,9 @@ pub fn stop_by_kernel(control: &mut Control, id: u32, force: bool) -> Result<(),
     if force {
         return Ok(control.stop(id)?);
     }
-    let deadline = Instant::now() + BRIEF_USE;
-    loop {
-        match stop_if_unused(control, id) {
-            Err(failure) if failure.exit == Exit::InUse && Instant::now() < deadline => {
-                std::thread::sleep(LOOK_AGAIN);
-            }
-            other => return other,
-        }
-    }
-}
-
-fn stop_if_unused(control: &mut Control, id: u32) -> Result<(), Failure> {
-    let users = openers(id);
-    if !users.is_empty() {
-        return Err(Failure::in_use(format!(
-            "{} is not stopped, it is in use: {}; end that use first, or give --force",
-            block_path(id),
-            users.join(", ")
-        )));
-    }
-    let safe = control
-        .features()
-        .is_ok_and(|features| features.has(Features::SAFE_STOP_DEV));
-    if !safe {
-        return Ok(control.stop(id)?);
-    }
-    match control.try_stop(id) {
-        // There is no disk: that is what was asked for.
-        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
-        other => Ok(other?),
-    }
+    let features = control.features();
+    let is_safe = features.is_ok_and(|features| features.has(Features::SAFE_STOP_DEV));
+    past_brief_use(|| stop_unused(control, id, is_safe, || {}))
 }
 
 /// Frees the id of a stopped device, of this program or another.

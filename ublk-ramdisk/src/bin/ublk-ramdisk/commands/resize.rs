@@ -17,7 +17,7 @@ pub fn run(args: &ResizeArgs) -> Result<Exit, Failure> {
         bytes: args.size,
         force: args.force,
     };
-    let answer = machine::ask_of(&RunDir::of_this_machine(), args.id, request)?;
+    let answer = machine::ask_of(&RunDir::of_this_machine()?, args.id, request)?;
     machine::done(answer)?;
     Ok(Exit::Done)
 }

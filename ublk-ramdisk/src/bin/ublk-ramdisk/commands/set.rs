@@ -25,9 +25,8 @@ pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
         ));
     }
     let request = Request::Set(Box::new(options.clone()));
-    let in_force = match machine::ask_of(&RunDir::of_this_machine(), args.id, request)? {
+    let in_force = match machine::ask_of(&RunDir::of_this_machine()?, args.id, request)? {
         Reply::InForce(in_force) => in_force,
-        Reply::Failed(failure) => return Err(failure),
         _ => return Err(machine::another_question()),
     };
     if args.json {

@@ -16,7 +16,7 @@ use crate::server::run_dir::RunDir;
 
 /// Shows the counters of one disk, or of all that are served by this program.
 pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
-    let run_dir = RunDir::of_this_machine();
+    let run_dir = RunDir::of_this_machine()?;
     let selection = Selection::new(args.all, &args.columns)?;
     if let Some(period) = args.watch.watch {
         return watch(&run_dir, args.id, period, &selection);
@@ -75,7 +75,6 @@ pub fn ask_all(run_dir: &RunDir, id: Option<u32>) -> Result<Asked, Failure> {
 fn counters(reply: Reply) -> Result<DeviceStats, Failure> {
     match reply {
         Reply::Stats(stats) => Ok(*stats),
-        Reply::Failed(failure) => Err(failure),
         _ => Err(machine::another_question()),
     }
 }

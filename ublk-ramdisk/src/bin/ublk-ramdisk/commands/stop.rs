@@ -11,7 +11,7 @@ use crate::server::run_dir::RunDir;
 
 /// Stops the device. One that is stopped already is no error.
 pub fn run(args: &StopArgs) -> Result<Exit, Failure> {
-    let run_dir = RunDir::of_this_machine();
+    let run_dir = RunDir::of_this_machine()?;
     let force = args.force;
     match machine::ask_server(&run_dir, args.id, Request::Stop { force }) {
         Some(answer) => machine::done(answer?)?,

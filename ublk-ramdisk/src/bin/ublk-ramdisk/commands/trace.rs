@@ -27,7 +27,7 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
         records: args.records,
         text: args.text,
     };
-    let run_dir = RunDir::of_this_machine();
+    let run_dir = RunDir::of_this_machine()?;
     let answer = run_dir
         .has_server(args.id)
         .then(|| ask_for_more(&run_dir.socket(args.id), request))
@@ -36,7 +36,6 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
         None => return Err(machine::unserved(args.id)),
         Some(answer) => match answer? {
             (Reply::Done, trace) => trace,
-            (Reply::Failed(failure), _) => return Err(failure),
             _ => return Err(machine::another_question()),
         },
     };

@@ -1,29 +1,36 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The control socket: how commands talk to a server.
 //!
-//! Owns both ends. A connection carries one request line and one reply line. After a request that
-//! ends the server the connection stays open until the process is gone, so the command that asked
-//! knows when it may say "done".
+//! Owns both ends. A connection carries one request line and one reply line. A thread reads the
+//! requests of all callers, so that a caller who sends nothing holds up nobody: each has a few
+//! seconds for its whole request. After a request that ends the server the connection stays open
+//! until the process is gone, so the command that asked knows when it may say "done".
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use log::warn;
 use ublk_ramdisk::error::Failure;
 
 use super::protocol::{Reply, Request};
+use super::signals::wait_readable;
 
-/// No request is longer: a stray client cannot make a server read for ever.
-const LONGEST_REQUEST: u64 = 1 << 20;
-/// No reply is longer; one may have a line for each request of each queue.
+/// Most bytes of a request. One may name many bad blocks.
+const LONGEST_REQUEST: usize = 1 << 20;
+/// Most bytes of a reply; one may have a line for each request of each queue.
 const LONGEST_REPLY: u64 = 1 << 30;
-/// A local peer that sends nothing for this long is broken.
+/// Callers whose requests are read at the same time. More wait to be accepted.
+const MOST_CALLERS: usize = 64;
+/// Time for a whole request, and for a whole reply: both ends are on this machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// STOP_DEV writes dirty data back first, which may take long.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Pause after a connection could not be accepted, as without a free descriptor.
+const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// The server's end.
 pub struct Listener(UnixListener);
@@ -37,26 +44,114 @@ impl Listener {
         Ok(Listener(listener))
     }
 
-    /// Takes the next caller and its request, if one is there. A caller that makes no sense is
-    /// told so and dropped.
-    pub fn take(&self) -> Option<(Caller, Request)> {
-        let (stream, _) = self.0.accept().ok()?;
-        let caller = Caller(stream);
-        match caller.read() {
-            Ok(request) => Some((caller, request)),
+    /// Starts the thread that reads requests and passes each whole one to `each`, until that
+    /// returns false. A caller that makes no sense is told so and dropped.
+    pub fn start(
+        self,
+        each: impl FnMut(Caller, Request) -> bool + Send + 'static,
+    ) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name("control".to_owned());
+        thread.spawn(move || self.read_all(each)).map(drop)
+    }
+
+    fn read_all(self, mut each: impl FnMut(Caller, Request) -> bool) {
+        let mut callers: Vec<Incoming> = Vec::new();
+        loop {
+            if let Err(error) = self.wait(&callers) {
+                warn!("waiting for commands: {error}");
+                std::thread::sleep(BACK_OFF);
+            }
+            for mut caller in std::mem::take(&mut callers) {
+                match caller.read() {
+                    Ok(None) => callers.push(caller),
+                    Ok(Some(request)) => {
+                        if !each(Caller(caller.stream), request) {
+                            return;
+                        }
+                    }
+                    Err(error) => Caller(caller.stream).refuse(&error),
+                }
+            }
+            if callers.len() < MOST_CALLERS {
+                callers.extend(self.accept());
+            }
+        }
+    }
+
+    /// Waits until a caller has sent something, there is a new one, or the time of one is over.
+    fn wait(&self, callers: &[Incoming]) -> io::Result<()> {
+        let mut files: Vec<_> = callers.iter().map(|caller| caller.stream.as_fd()).collect();
+        if callers.len() < MOST_CALLERS {
+            files.push(self.0.as_fd());
+        }
+        let first = callers.iter().map(|caller| caller.deadline).min();
+        let left = first.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // A part of a millisecond is a whole one, or the wait would end before the deadline.
+        wait_readable(&files, left.map(|left| left.as_millis() as u16 + 1)).map(drop)
+    }
+
+    fn accept(&self) -> Option<Incoming> {
+        match self
+            .0
+            .accept()
+            .and_then(|(stream, _)| Incoming::new(stream))
+        {
+            Ok(caller) => Some(caller),
             Err(error) => {
-                caller.answer(&Reply::Failed(Failure::runtime(format!(
-                    "the server does not understand the request: {error}"
-                ))));
+                // The caller may have gone; without a free descriptor it is still there, and the
+                // next look finds it at once.
+                if error.kind() != ErrorKind::WouldBlock {
+                    warn!("a command is not heard: {error}");
+                    std::thread::sleep(BACK_OFF);
+                }
                 None
             }
         }
     }
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+/// A caller whose request has not come yet, or not all of it.
+struct Incoming {
+    stream: UnixStream,
+    line: Vec<u8>,
+    deadline: Instant,
+}
+
+impl Incoming {
+    fn new(stream: UnixStream) -> io::Result<Incoming> {
+        stream.set_nonblocking(true)?;
+        Ok(Incoming {
+            stream,
+            line: Vec::new(),
+            deadline: Instant::now() + TIMEOUT,
+        })
+    }
+
+    /// Takes what is there. None while the line is not whole.
+    fn read(&mut self) -> io::Result<Option<Request>> {
+        let mut part = [0; 4096];
+        // Before the time is looked at: the process may have been stopped meanwhile.
+        loop {
+            let count = match self.stream.read(&mut part) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+            self.line.extend_from_slice(&part[..count]);
+            if part[..count].contains(&b'\n') {
+                return Ok(Some(serde_json::from_slice(&self.line)?));
+            }
+            if self.line.len() > LONGEST_REQUEST {
+                let why = format!("it is longer than {LONGEST_REQUEST} bytes");
+                return Err(io::Error::other(why));
+            }
+        }
+        if Instant::now() < self.deadline {
+            return Ok(None);
+        }
+        let why = format!("it was not whole within {} s", TIMEOUT.as_secs());
+        Err(io::Error::other(why))
     }
 }
 
@@ -64,16 +159,16 @@ impl AsFd for Listener {
 pub struct Caller(UnixStream);
 
 impl Caller {
-    fn read(&self) -> io::Result<Request> {
-        self.0.set_nonblocking(false)?;
-        self.0.set_read_timeout(Some(TIMEOUT))?;
-        self.0.set_write_timeout(Some(TIMEOUT))?;
-        read_line(&mut BufReader::new(&self.0), LONGEST_REQUEST)
+    fn refuse(&self, error: &io::Error) {
+        self.answer(&Reply::Failed(Failure::runtime(format!(
+            "the server does not understand the request: {error}"
+        ))));
     }
 
-    /// Sends the reply. A caller that is gone does not matter to the server.
+    /// Sends the reply. A caller that is gone, or does not read, does not matter to the server.
     pub fn answer(&self, reply: &Reply) {
-        let _ = write_line(&self.0, reply);
+        let sent = self.0.set_nonblocking(false);
+        let _ = sent.and_then(|()| write_line(&self.0, reply));
     }
 
     /// The connection itself, for what is more than a reply.
@@ -82,7 +177,8 @@ impl Caller {
     }
 }
 
-/// Asks the server behind `path`. None means that no server listens there.
+/// Asks the server behind `path`. None means that no server listens there, or that it ended
+/// before it replied.
 pub fn ask(path: &Path, request: Request) -> Option<Result<Reply, Failure>> {
     Some(ask_for_more(path, request)?.map(|(reply, _)| reply))
 }
@@ -94,7 +190,7 @@ pub type More = BufReader<UnixStream>;
 pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, More), Failure>> {
     let stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             return Some(Err(Failure::environment(format!(
                 "the server's socket {} may not be used: {error}; run as the user who added the \
                  device",
@@ -103,20 +199,37 @@ pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, More
         }
         Err(_) => return None,
     };
-    Some(converse(stream, request).map_err(|error| {
-        Failure::runtime(format!(
+    match converse(stream, request) {
+        Ok((Reply::Failed(failure), _)) => Some(Err(failure)),
+        Ok(answer) => Some(Ok(answer)),
+        Err(error) if has_ended(&error) => None,
+        Err(error) => Some(Err(Failure::runtime(format!(
             "the server behind {} did not answer: {error}",
             path.display()
-        ))
-    }))
+        )))),
+    }
+}
+
+/// Did the other end go away?
+fn has_ended(error: &io::Error) -> bool {
+    let kinds = [
+        ErrorKind::UnexpectedEof,
+        ErrorKind::ConnectionReset,
+        ErrorKind::BrokenPipe,
+    ];
+    kinds.contains(&error.kind())
 }
 
 fn converse(stream: UnixStream, request: Request) -> io::Result<(Reply, More)> {
-    stream.set_write_timeout(Some(TIMEOUT))?;
     stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
     write_line(&stream, &request)?;
     let mut more = BufReader::new(stream);
-    let reply = read_line(&mut more, LONGEST_REPLY)?;
+    let mut line = String::new();
+    (&mut more).take(LONGEST_REPLY).read_line(&mut line)?;
+    if line.is_empty() {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let reply = serde_json::from_str(&line)?;
     if matches!(request, Request::Stop { .. } | Request::Delete { .. })
         && matches!(reply, Reply::Done)
     {
@@ -127,58 +240,126 @@ fn converse(stream: UnixStream, request: Request) -> io::Result<(Reply, More)> {
     Ok((reply, more))
 }
 
+/// Sends a line within [`TIMEOUT`], however slowly the other end reads.
 fn write_line(mut stream: &UnixStream, message: &impl serde::Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    stream.write_all(&line)
-}
-
-/// Takes a line and nothing that is behind it.
-fn read_line<T: serde::de::DeserializeOwned>(
-    from: &mut impl BufRead,
-    longest: u64,
-) -> io::Result<T> {
-    let mut line = String::new();
-    from.take(longest).read_line(&mut line)?;
-    if line.is_empty() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+    let deadline = Instant::now() + TIMEOUT;
+    let mut sent = 0;
+    while sent < line.len() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_write_timeout(Some(left))?;
+        // In parts: the kernel waits so long for each packet that it makes of a write.
+        let end = line.len().min(sent + (16 << 10));
+        sent += stream.write(&line[sent..end])?;
     }
-    Ok(serde_json::from_str(&line)?)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
+    use std::sync::mpsc::{channel, Receiver};
 
-    fn answered(stream: &UnixStream) -> Failure {
-        match read_line(&mut BufReader::new(stream), LONGEST_REPLY) {
-            Ok(Reply::Failed(failure)) => failure,
+    /// A server's end that passes on what it hears.
+    struct Heard {
+        path: PathBuf,
+        requests: Receiver<(Caller, Request)>,
+    }
+
+    impl Heard {
+        fn at(name: &str) -> Heard {
+            let path = std::env::temp_dir().join(format!("ublk-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_file(&path);
+            let listener = Listener::bind(&path).expect("bound");
+            let (sender, requests) = channel();
+            let each = move |caller, request| sender.send((caller, request)).is_ok();
+            listener.start(each).expect("a thread");
+            Heard { path, requests }
+        }
+
+        fn connect(&self) -> UnixStream {
+            UnixStream::connect(&self.path).expect("connected")
+        }
+    }
+
+    impl Drop for Heard {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    fn refusal(stream: &UnixStream) -> String {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("a line");
+        match serde_json::from_str(&line) {
+            Ok(Reply::Failed(failure)) => failure.message,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_request_is_answered_and_nonsense_is_too() {
-        let path = std::env::temp_dir().join(format!("ublk-socket-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        assert!(ask(&path, Request::Stats).is_none(), "nobody listens yet");
-        let listener = Listener::bind(&path).expect("bound");
-        assert!(listener.take().is_none(), "nobody called yet");
+    fn l1_a_request_is_answered_and_nonsense_is_too() {
+        let nowhere = Path::new("/nonexistent/socket");
+        assert!(ask(nowhere, Request::Stats).is_none(), "nobody listens");
+        let server = Heard::at("socket");
+        let mode = std::fs::metadata(&server.path).expect("a socket").mode();
+        assert_eq!(mode & 0o777, 0o600, "others may not talk to the server");
 
-        let nonsense = UnixStream::connect(&path).expect("connected");
-        (&nonsense)
-            .write_all(b"{\"op\":\"dance\"}\n")
-            .expect("sent");
-        assert!(listener.take().is_none());
-        assert!(answered(&nonsense).message.contains("does not understand"));
+        let long = vec![b'x'; LONGEST_REQUEST + 1];
+        for (sent, why) in [
+            (&b"{\"op\":\"dance\"}\n"[..], "dance"),
+            (&long, "longer than"),
+        ] {
+            let nonsense = server.connect();
+            (&nonsense).write_all(sent).expect("sent");
+            let refused = refusal(&nonsense);
+            assert!(refused.contains("does not understand"), "{refused}");
+            assert!(refused.contains(why), "{refused}");
+        }
 
-        let call = UnixStream::connect(&path).expect("connected");
-        write_line(&call, &Request::Stop { force: true }).expect("sent");
-        let (caller, request) = listener.take().expect("a request");
+        let path = server.path.clone();
+        let asked = std::thread::spawn(move || ask(&path, Request::Stop { force: true }));
+        let (caller, request) = server.requests.recv().expect("a request");
         assert_eq!(request, Request::Stop { force: true });
         caller.answer(&Reply::Failed(Failure::in_use("busy")));
-        assert_eq!(answered(&call).message, "busy");
-        std::fs::remove_file(&path).expect("removed");
+        let answer = asked.join().expect("no panic").expect("a server");
+        assert_eq!(answer.expect_err("refused").message, "busy");
+    }
+
+    #[test]
+    fn l1_callers_who_send_no_whole_request_hold_up_nobody() {
+        let server = Heard::at("slow");
+        let silent: Vec<_> = (0..3).map(|_| server.connect()).collect();
+        (&silent[1]).write_all(b"{").expect("sent");
+        let quick = server.connect();
+        write_line(&quick, &Request::Stats).expect("sent");
+        let (_, request) = server.requests.recv().expect("a request");
+        assert_eq!(request, Request::Stats);
+        // One goes on in time, one ends, and the others are told at the end of their time.
+        (&silent[1])
+            .write_all(b"\"op\":\"stats\"}\n")
+            .expect("sent");
+        let (_, request) = server.requests.recv().expect("a request");
+        assert_eq!(request, Request::Stats);
+        silent[2].shutdown(std::net::Shutdown::Write).expect("open");
+        assert!(refusal(&silent[2]).contains("end of file"));
+        assert!(refusal(&silent[0]).contains("not whole within 5 s"));
+    }
+
+    #[test]
+    fn l1_a_server_that_ends_before_it_replies_is_no_server() {
+        let server = Heard::at("ended");
+        let path = server.path.clone();
+        let asked = std::thread::spawn(move || ask(&path, Request::Delete { force: false }));
+        let (caller, _) = server.requests.recv().expect("a request");
+        drop(caller);
+        assert!(asked.join().expect("no panic").is_none());
     }
 
     #[test]

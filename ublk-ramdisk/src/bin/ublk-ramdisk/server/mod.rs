@@ -17,8 +17,9 @@ mod watch;
 pub use process::{page_size, survive_file_size_limit};
 
 use std::io;
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::Arc;
+use std::time::Duration;
 
 use log::{error, info, warn};
 use ublk_ramdisk::config::set::{InForce, SetOptions};
@@ -27,7 +28,7 @@ use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::sys::thread::set_io_flusher;
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path};
 use ublk_ramdisk::ublk::device::Device;
-use ublk_ramdisk::ublk::openers::openers;
+use ublk_ramdisk::ublk::openers::past_brief_use;
 
 use crate::logger::{self, Sink};
 use crate::panics;
@@ -35,18 +36,15 @@ use control_socket::{Caller, Listener};
 use protocol::{Reply, Request, Served};
 use run_dir::{DeviceLock, RunDir};
 use signals::EndSignals;
-use watch::Watch;
+use watch::Orders;
 
 /// How long a named id may still be held by a server that is just ending, or by a command that
 /// looks at the lock.
 const NAMED_ID_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long an id that the kernel has given out may still be locked: its former server is ending.
 const FREE_ID_TIMEOUT: Duration = Duration::from_secs(5);
-/// udev opens a new disk for a moment; that is not worth a refusal.
-const BRIEF_USE: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// After a signal, how often the users of the disk are looked for.
-const LOOK_AGAIN_MILLIS: u16 = 250;
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A process that is ready to serve: signals caught, log open, safe to do block I/O for others.
 pub struct Prepared {
@@ -97,11 +95,19 @@ impl Prepared {
     }
 }
 
+/// What wakes the main thread.
+enum Event {
+    /// A command asks for something.
+    Asked(Caller, Request),
+    /// There is a new order.
+    Ordered,
+}
+
 /// What a server shows of itself: lock, socket, state file, and who watches for its end.
 struct Front {
     lock: DeviceLock,
-    listener: Listener,
-    watch: Watch,
+    events: Receiver<Event>,
+    orders: Arc<Orders>,
     served: Served,
     told_waiting: bool,
 }
@@ -124,8 +130,14 @@ impl Front {
         let listener = Listener::bind(&socket).map_err(|error| {
             Failure::environment(format!("cannot listen at {}: {error}", socket.display()))
         })?;
+        let (sender, events) = mpsc::channel();
         let death = device.death_fd().try_clone_to_owned().map_err(failed)?;
-        let watch = Watch::start(prepared.signals, death).map_err(failed)?;
+        let orders = Orders::follow(prepared.signals, death, {
+            let sender = sender.clone();
+            move || sender.send(Event::Ordered).is_ok()
+        });
+        let asked = move |caller, request| sender.send(Event::Asked(caller, request)).is_ok();
+        listener.start(asked).map_err(failed)?;
         let served = Served {
             id,
             path: block_path(id),
@@ -144,8 +156,8 @@ impl Front {
         );
         Ok(Front {
             lock,
-            listener,
-            watch,
+            events,
+            orders: orders.map_err(failed)?,
             served,
             told_waiting: false,
         })
@@ -206,19 +218,12 @@ impl Server {
     }
 
     fn step(&mut self) -> Step {
-        let waiting = self.front.watch.orders().terminate();
-        let files = [self.front.listener.as_fd(), self.front.watch.as_fd()];
-        let ready = match signals::wait_readable(&files, waiting.then_some(LOOK_AGAIN_MILLIS)) {
-            Ok(ready) => ready,
-            Err(error) => {
-                error!("waiting for commands: {error}");
-                return Ending::delete(Exit::Failure);
-            }
+        let event = match self.front.orders.terminate() {
+            true => self.front.events.recv_timeout(LOOK_AGAIN).ok(),
+            // Fails if both senders are gone: what they have left is an order.
+            false => self.front.events.recv().ok(),
         };
-        if ready[1] {
-            self.front.watch.take_wake_ups();
-        }
-        let orders = self.front.watch.orders();
+        let orders = &self.front.orders;
         if orders.died() {
             let why = self.device.death_error();
             error!(
@@ -240,17 +245,15 @@ impl Server {
                 return step;
             }
         }
-        if ready[0] {
-            if let Some((caller, request)) = self.front.listener.take() {
-                return self.handle(caller, request);
-            }
+        match event {
+            Some(Event::Asked(caller, request)) => self.handle(caller, request),
+            Some(Event::Ordered) | None => Step::Serve,
         }
-        Step::Serve
     }
 
     /// After the first signal: stops the disk once it is not in use. None means that it still is.
     fn stop_when_unused(&mut self) -> Option<Step> {
-        match self.stop_once() {
+        match self.device.stop(false) {
             Ok(()) => Some(Ending::delete(Exit::Done)),
             Err(failure) if failure.exit == Exit::InUse => {
                 if !self.front.told_waiting {
@@ -285,7 +288,9 @@ impl Server {
                 return Step::Serve;
             }
             Request::Resize { bytes, force } => self.resize(bytes, force),
-            Request::Stop { force } | Request::Delete { force } => self.stop(force),
+            Request::Stop { force } | Request::Delete { force } => {
+                past_brief_use(|| self.device.stop(force))
+            }
         };
         match (done, &request) {
             (Ok(()), Request::Stop { .. } | Request::Delete { .. }) => Step::End(Ending {
@@ -313,33 +318,11 @@ impl Server {
     }
 
     fn resize(&mut self, bytes: u64, force: bool) -> Result<(), Failure> {
+        past_brief_use(|| self.device.resize(bytes, force))?;
         let served = &mut self.front.served;
-        self.device.resize(bytes, force)?;
         info!("{}: {} bytes, before {}", served.path, bytes, served.size);
         served.size = self.device.size();
         self.front.lock.write_state(&self.front.served)
-    }
-
-    /// Stops the disk, or says who has it open. A use that passes within a second is waited for.
-    fn stop(&mut self, force: bool) -> Result<(), Failure> {
-        if force {
-            return self.device.stop(true);
-        }
-        let deadline = Instant::now() + BRIEF_USE;
-        loop {
-            match self.stop_once() {
-                Err(failure) if failure.exit == Exit::InUse && Instant::now() < deadline => {
-                    std::thread::sleep(LOOK_AGAIN);
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// The kernel has the last word where it can (SAFE_STOP_DEV), but only we can name the user.
-    fn stop_once(&mut self) -> Result<(), Failure> {
-        refuse_users(self.front.served.id)?;
-        self.device.stop(false)
     }
 
     /// Ends everything in this order: disk, id, files, answer.
@@ -371,16 +354,4 @@ impl Server {
         }
         exit
     }
-}
-
-fn refuse_users(id: u32) -> Result<(), Failure> {
-    let users = openers(id);
-    if users.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::in_use(format!(
-        "{} is not stopped, it is in use: {}; end that use first, or give --force",
-        block_path(id),
-        users.join(", ")
-    )))
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
+use ublk_ramdisk::sys::file::NO_STREAM;
 use ublk_ramdisk::sys::remove;
 
 use super::protocol::Served;
@@ -21,8 +22,6 @@ use super::protocol::Served;
 /// Names another run directory.
 pub const RUN_DIR_VARIABLE: &str = "UBLK_RAMDISK_RUN_DIR";
 const DEFAULT_RUN_DIR: &str = "/run/ublk-ramdisk";
-/// Do not follow a link, and do not wait for the other end of a FIFO.
-const NO_STREAM: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// The directory; it need not exist.
 #[derive(Debug, Clone)]
@@ -30,11 +29,37 @@ pub struct RunDir(PathBuf);
 
 impl RunDir {
     /// The directory of this machine, or the one the environment names.
-    pub fn of_this_machine() -> RunDir {
+    ///
+    /// # Errors
+    /// Status 3 if somebody else than root and this user could write in it: what it says of the
+    /// servers would be his.
+    pub fn of_this_machine() -> Result<RunDir, Failure> {
         let named = std::env::var_os(RUN_DIR_VARIABLE).filter(|value| !value.is_empty());
         let path = named.map_or_else(|| PathBuf::from(DEFAULT_RUN_DIR), PathBuf::from);
         // A server changes its directory, so a relative name is fixed now.
-        RunDir(std::path::absolute(&path).unwrap_or(path))
+        let dir = RunDir(std::path::absolute(&path).unwrap_or(path));
+        dir.check_owner().map_err(|error| dir.unusable(&error))?;
+        Ok(dir)
+    }
+
+    /// A directory that is not there is nobody's.
+    fn check_owner(&self) -> io::Result<()> {
+        let found = match fs::symlink_metadata(&self.0) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let (owner, mode) = (found.uid(), found.mode() & 0o777);
+        let trouble = if !found.is_dir() {
+            "it is not a directory".to_owned()
+        } else if ![0, nix::unistd::geteuid().as_raw()].contains(&owner) {
+            format!("it belongs to another user ({owner})")
+        } else if mode & 0o022 != 0 {
+            format!("others may write in it (mode {mode:o})")
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::other(trouble))
     }
 
     /// Where the control socket of device `id` is.
@@ -82,7 +107,7 @@ impl RunDir {
 
     fn unusable(&self, error: &io::Error) -> Failure {
         Failure::environment(format!(
-            "cannot keep state in {}: {error}; run as root, or name another directory in \
+            "the run directory {} cannot be used: {error}; run as root, or name another one in \
              {RUN_DIR_VARIABLE}",
             self.0.display()
         ))
@@ -96,11 +121,13 @@ impl RunDir {
                 .recursive(true)
                 .mode(0o755)
                 .create(&self.0)?;
+            // Made meanwhile, perhaps by somebody else.
+            self.check_owner()?;
             let file = match File::options()
                 .write(true)
                 .create(true)
                 .truncate(false)
-                .mode(0o644)
+                .mode(0o600)
                 .custom_flags(NO_STREAM)
                 .open(&path)
             {
@@ -125,10 +152,11 @@ impl RunDir {
     pub fn has_server(&self, id: u32) -> bool {
         let mut options = File::options();
         options.read(true).custom_flags(NO_STREAM);
-        let Ok(file) = options.open(self.lock_path(id)) else {
-            return false;
-        };
-        matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
+        match options.open(self.lock_path(id)) {
+            Ok(file) => matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)),
+            // Another user's: who asks its server is told so.
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        }
     }
 
     /// The device as its server last described it, be the server alive or not.
@@ -273,6 +301,7 @@ impl Drop for DeviceLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
     use ublk_ramdisk::config::DataPath;
     use ublk_ramdisk::error::Exit;
 
@@ -317,6 +346,34 @@ mod tests {
         drop(held);
         assert!(!scratch.0.has_server(5));
         scratch.0.lock(5, Duration::ZERO).expect("free again");
+    }
+
+    #[test]
+    fn i11_nobody_else_can_hold_the_lock_or_owns_the_directory() {
+        let scratch = Scratch::new("modes");
+        let held = scratch.0.lock(5, Duration::ZERO).expect("free");
+        let mode = |path: &Path| fs::metadata(path).expect("there").mode() & 0o777;
+        assert_eq!(mode(&scratch.0.lock_path(5)), 0o600);
+        let place = &scratch.0 .0;
+        let refused = |why: &str| {
+            let failure = scratch.0.lock(6, Duration::ZERO).expect_err(why);
+            assert_eq!(failure.exit, Exit::Environment);
+            assert!(failure.message.contains(why), "{failure}");
+        };
+        let set_mode = |mode| fs::set_permissions(place, fs::Permissions::from_mode(mode)).unwrap();
+        for mode in [0o775, 0o757] {
+            set_mode(mode);
+            refused("others may write in it");
+        }
+        set_mode(0o755);
+        if std::os::unix::fs::chown(place, Some(65534), None).is_ok() {
+            refused("belongs to another user (65534)");
+            std::os::unix::fs::chown(place, Some(0), None).unwrap();
+        }
+        drop(held);
+        std::os::unix::fs::symlink("/run", place).expect("a link");
+        refused("not a directory");
+        fs::remove_file(place).expect("the link");
     }
 
     #[test]

@@ -31,7 +31,7 @@ type Answer = (Instant, Result<Asked, Failure>);
 
 /// Shows the disks until a key, a signal or an error ends it.
 pub fn run(args: &TopArgs) -> Result<Exit, Failure> {
-    let run_dir = RunDir::of_this_machine();
+    let run_dir = RunDir::of_this_machine()?;
     let id = args.id.or(args.disk);
     // What is wrong from the start is said in a line, not on a screen.
     Screen::can_be_had()?;
