@@ -33,35 +33,28 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Exit status 1.
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { exit, message }
+    }
+
+    /// Exit status 1: it was tried, and failed.
     pub fn runtime(message: impl Into<String>) -> Self {
-        Self {
-            exit: Exit::Failure,
-            message: message.into(),
-        }
+        Self::new(Exit::Failure, message)
     }
 
-    /// Exit status 2.
+    /// Exit status 2: nothing was tried, as what was asked for cannot be.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self {
-            exit: Exit::Usage,
-            message: message.into(),
-        }
+        Self::new(Exit::Usage, message)
     }
 
-    /// Exit status 3.
+    /// Exit status 3: a module, a permission, memory or a feature of the kernel is missing.
     pub fn environment(message: impl Into<String>) -> Self {
-        Self {
-            exit: Exit::Environment,
-            message: message.into(),
-        }
+        Self::new(Exit::Environment, message)
     }
 
-    /// Exit status 4.
+    /// Exit status 4: the disk, its id or its file is in use.
     pub fn in_use(message: impl Into<String>) -> Self {
-        Self {
-            exit: Exit::InUse,
-            message: message.into(),
-        }
+        Self::new(Exit::InUse, message)
     }
 }

@@ -245,7 +245,7 @@ impl KblockdStats {
 }
 
 /// A device's figures.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceStats {
     /// N of /dev/ublkbN.
     pub id: u32,
@@ -352,15 +352,12 @@ mod tests {
                 id: 1,
                 size: 2,
                 allocated: requests,
-                data_path: "buffer".to_owned(),
-                pressure: PressureStats::default(),
-                space: SpaceStats::default(),
-                latency_sample: 16,
                 queues: vec![queue],
                 kblockd: KblockdStats {
                     rescued: requests / 2,
                     ..KblockdStats::default()
                 },
+                ..DeviceStats::default()
             }
         };
         let rates = stats(1100, 5).per_second(&stats(100, 9), 2.0);

@@ -167,15 +167,8 @@ mod tests {
         queue.wakeups.sent = 5;
         queue.wakeups.saved = 6;
         let mut stats = DeviceStats {
-            id: 0,
-            size: 0,
-            allocated: 0,
-            data_path: String::new(),
-            pressure: Default::default(),
-            space: Default::default(),
-            latency_sample: 16,
             queues: vec![queue],
-            kblockd: Default::default(),
+            ..DeviceStats::default()
         };
         stats.space.used = 4096;
         stats.space.no_space_in = Some(Duration::from_millis(1500));

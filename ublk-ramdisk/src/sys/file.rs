@@ -285,25 +285,6 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_is_repeated_until_it_is_whole() {
-        let mut parts = vec![3, 4, 1];
-        let mut seen = Vec::new();
-        let step = |done| {
-            seen.push(done);
-            parts.pop().unwrap_or(0)
-        };
-        whole(8, step).expect("all of it");
-        assert_eq!(seen, [0, 1, 5]);
-        let end = whole(8, |done| i64::from(done == 0)).expect_err("nothing more comes");
-        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
     fn f13_a_transfer_in_parts_goes_on_where_the_last_part_ended() {
         let mut parts = [3, 4, 1].into_iter();
         let mut begun = Vec::new();

@@ -25,7 +25,7 @@ use crate::sys::file::block_device_number;
 const BRIEF_USE: Duration = Duration::from_secs(1);
 /// How often a brief use is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// An open of a disk is under way. If it never returns, no second one is begun.
+/// An open of a disk is under way. As long as it has not returned, no second one is begun.
 static OPENING: AtomicBool = AtomicBool::new(false);
 /// How long an open of a disk may take: it waits for a partition scan, which waits for the server.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -101,22 +101,27 @@ fn claim(id: u32, what: &str) -> Result<Vec<File>, Failure> {
     let (opened, result) = mpsc::channel();
     let open_all = move || {
         let files = names.iter().map(|name| open_exclusively(name));
+        let files: Vec<_> = files.collect();
+        OPENING.store(false, Ordering::Relaxed);
         // The receiver may have given up.
-        let _ = opened.send(files.collect::<Vec<_>>());
+        let _ = opened.send(files);
     };
-    let is_first = !OPENING.swap(true, Ordering::Relaxed);
+    let waits = || vec!["an open of it waits, as a scan for partitions does".to_owned()];
+    if OPENING.swap(true, Ordering::Relaxed) {
+        refuse(id, what, waits())?;
+    }
     let thread = std::thread::Builder::new().name("claim".to_owned());
-    if is_first && thread.spawn(open_all).is_err() {
+    let Ok(thread) = thread.spawn(open_all) else {
         // No thread can be made: what /proc has told must do.
         OPENING.store(false, Ordering::Relaxed);
         return Ok(Vec::new());
-    }
+    };
     let Ok(files) = result.recv_timeout(OPEN_TIMEOUT) else {
-        let waits = "an open of it waits, as a scan for partitions does".to_owned();
-        refuse(id, what, vec![waits])?;
+        refuse(id, what, waits())?;
         return Ok(Vec::new());
     };
-    OPENING.store(false, Ordering::Relaxed);
+    // It has nothing more to do.
+    let _ = thread.join();
     let mut claimed = Vec::new();
     for file in files {
         match file {

@@ -39,6 +39,7 @@ pub(super) const WATCHES: usize = 2;
 /// A submission entry with a command of 16 bytes, as the kernel lays it out.
 /// The io-uring crate has no builder for the multishot form.
 #[repr(C)]
+#[derive(Default)]
 struct CmdSqe {
     opcode: u8,
     flags: u8,
@@ -63,18 +64,11 @@ impl CmdSqe {
         Self {
             opcode: OP_URING_CMD,
             flags: SQE_FIXED_FILE,
-            ioprio: 0,
-            fd: 0,
             cmd_op,
-            pad: 0,
-            addr: 0,
-            len: 0,
-            uring_cmd_flags: 0,
             user_data,
-            buf_group: 0,
-            personality: 0,
-            file_index: 0,
             cmd,
+            // File 0 of the ring is /dev/ublkcN.
+            ..Self::default()
         }
     }
 }

@@ -37,6 +37,7 @@ pub fn tests(tests: &mut Vec<Test>) {
             limit_at_every_size,
         );
         add("h8_a_preallocated_disk_stays_so", preallocated_grows);
+        add(
             "h8_a_discard_beside_a_resize_takes_nothing_new",
             discard_beside_resize,
         );

@@ -97,6 +97,14 @@ Examples:
   ublk-ramdisk set 0 --latency-sample 1              time every request
   ublk-ramdisk set 0                                 what is in force";
 
+const LIST_EXAMPLE: &str = "\
+Example:
+  ublk-ramdisk list -o DISK,SIZE,PID";
+
+const STATS_EXAMPLE: &str = "\
+Example:
+  ublk-ramdisk stats 0 -o BUSY,PARKED,P99     a row for each hardware queue";
+
 const COMPLETIONS_EXAMPLE: &str = "\
 Example:
   ublk-ramdisk completions bash > /etc/bash_completion.d/ublk-ramdisk";
@@ -122,6 +130,7 @@ pub enum Command {
     #[command(after_help = IN_USE_HELP)]
     Del(DelArgs),
     /// List every ublk device of this machine
+    #[command(after_help = LIST_EXAMPLE)]
     List(ListArgs),
     /// Stop a disk but keep its id
     #[command(long_about = STOP_LONG, after_help = IN_USE_HELP)]
@@ -133,6 +142,7 @@ pub enum Command {
     #[command(long_about = SET_LONG, after_help = SET_EXAMPLES)]
     Set(Box<SetArgs>),
     /// Show the counters of running disks
+    #[command(after_help = STATS_EXAMPLE)]
     Stats(StatsArgs),
     /// Show running disks on the terminal, as they are now
     #[command(long_about = TOP_LONG)]
@@ -183,13 +193,20 @@ pub struct ListArgs {
     /// Only these: N, ublkbN or /dev/ublkbN [default: all]
     #[arg(value_name = "ID", value_parser = device_id)]
     pub ids: Vec<u32>,
-    /// Print an array of objects
+    #[command(flatten)]
+    pub table: TableArgs,
+}
+
+/// What of a table is printed, and how: `list` and `stats`.
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// Print an array of objects, always complete
     #[arg(long)]
     pub json: bool,
-    /// Show every column
+    /// Show everything
     #[arg(long, conflicts_with_all = ["json", "columns"])]
     pub all: bool,
-    /// Show these columns, such as DISK,SIZE,PID
+    /// Show these columns alone
     #[arg(
         short = 'o',
         long,
@@ -244,21 +261,8 @@ pub struct StatsArgs {
     /// Only this disk: N, ublkbN or /dev/ublkbN [default: every disk served by ublk-ramdisk]
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: Option<u32>,
-    /// Print an array of objects, always complete
-    #[arg(long, conflicts_with = "watch")]
-    pub json: bool,
-    /// Show everything, also what is zero
-    #[arg(long, conflicts_with_all = ["json", "columns"])]
-    pub all: bool,
-    /// Show these columns alone, with a row for each hardware queue, such as BUSY,PARKED,P99
-    #[arg(
-        short = 'o',
-        long,
-        value_name = "COLS",
-        value_delimiter = ',',
-        conflicts_with = "json"
-    )]
-    pub columns: Vec<String>,
+    #[command(flatten)]
+    pub table: TableArgs,
     /// Again and again
     #[command(flatten)]
     pub watch: WatchArgs,
@@ -396,18 +400,6 @@ mod tests {
                 assert!(argument.get_help().is_some(), "{named:?}");
             }
         }
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_config() {
-        let asked = added("ublk-ramdisk add --size 1G");
-        assert_eq!(
-            asked,
-            DeviceConfig {
-                size: 1 << 30,
-                ..DeviceConfig::default()
-            }
-        );
     }
 
     #[test]

@@ -145,6 +145,6 @@ pub struct DebugfsArgs {
 pub struct WatchArgs {
     /// Redraw at this interval, with rates per second, until Ctrl-C [default: 1s]
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s",
-        value_parser = interval, allow_hyphen_values = true)]
+        value_parser = interval, allow_hyphen_values = true, conflicts_with = "json")]
     pub watch: Option<Duration>,
 }

@@ -143,9 +143,5 @@ fn serve_behind(log: &LogTarget, config: &DeviceConfig, run_dir: &RunDir, ready:
 }
 
 fn announce(args: &AddArgs, served: &Served) -> Result<(), Failure> {
-    if args.json {
-        output::print_json(served)
-    } else {
-        output::print(&format!("{}\n", served.path))
-    }
+    output::show(args.json, served, |served| format!("{}\n", served.path)).map(drop)
 }

@@ -25,12 +25,7 @@ pub fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
     } else {
         wanted(&args.words)?
     };
-    if args.json {
-        output::print_json(&found)?;
-    } else {
-        output::print(&as_text(&found))?;
-    }
-    Ok(Exit::Done)
+    output::show(args.json, &found, |found| as_text(found))
 }
 
 /// A paragraph is `**term (other name)**: meaning`; the title and the introduction are none.

@@ -22,12 +22,7 @@ struct Row {
 /// Shows the features.
 pub fn run(args: &FormatArgs) -> Result<Exit, Failure> {
     let offered = Control::open()?.features()?;
-    if args.json {
-        output::print_json(&rows(offered))?;
-    } else {
-        output::print(&as_text(offered))?;
-    }
-    Ok(Exit::Done)
+    output::show(args.json, &rows(offered), |rows| as_text(rows))
 }
 
 fn rows(offered: Features) -> Vec<Row> {
@@ -51,10 +46,10 @@ fn rows(offered: Features) -> Vec<Row> {
         .collect()
 }
 
-fn as_text(offered: Features) -> String {
+fn as_text(rows: &[Row]) -> String {
     let titles = ["BIT", "FEATURE", "HERE", "SINCE", "WHAT A RAM DISK GETS"];
     let mut cells = vec![titles.map(str::to_owned).to_vec()];
-    cells.extend(rows(offered).into_iter().map(|row| {
+    cells.extend(rows.iter().map(|row| {
         vec![
             row.bit.to_string(),
             row.name.to_owned(),
@@ -84,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_text_has_a_line_per_feature() {
-        let text = as_text(Features(0));
+        let text = as_text(&rows(Features(0)));
         assert_eq!(text.lines().count(), features().count() + 1);
         assert!(text.contains("BATCH_IO"));
     }

@@ -10,7 +10,7 @@ use ublk_ramdisk::ublk::features::features;
 use ublk_ramdisk::units::Size;
 
 use super::{machine, output};
-use crate::cli::ListArgs;
+use crate::cli::{ListArgs, TableArgs};
 use crate::server::run_dir::RunDir;
 
 /// One device, as `--json` shows it.
@@ -39,7 +39,7 @@ struct Row {
 /// Lists the devices. A device that was named and does not exist is an error; one that vanishes
 /// while all are listed is not.
 pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
-    let columns = columns(args)?;
+    let columns = columns(&args.table)?;
     let mut control = Control::open()?;
     let run_dir = RunDir::of_this_machine()?;
     let all = args.ids.is_empty();
@@ -56,12 +56,10 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
             Err(error) => return Err(error.into()),
         }
     }
-    if args.json {
-        output::print_json(&rows)?;
-    } else if !rows.is_empty() {
-        output::print(&as_text(&rows, &columns))?;
-    }
-    Ok(Exit::Done)
+    output::show(args.table.json, &rows, |rows| match rows[..] {
+        [] => String::new(),
+        _ => as_text(rows, &columns),
+    })
 }
 
 fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlError> {
@@ -110,31 +108,34 @@ fn flag_names(flags: u64) -> Vec<&'static str> {
         .collect()
 }
 
-/// A column of the table: its name, if it is shown without being asked for, and what it says.
-type Column = (&'static str, bool, fn(&Row) -> Option<String>);
+type Column = output::Column<Row>;
+
+const fn column(name: &'static str, usual: bool, cell: fn(&Row) -> Option<String>) -> Column {
+    Column { name, usual, cell }
+}
 
 const COLUMNS: [Column; 12] = [
-    ("DISK", true, |row| Some(row.path.clone())),
-    ("STATE", true, |row| Some(row.state.clone())),
-    ("SIZE", true, |row| {
-        row.size.map(|size| Size(size).to_string())
-    }),
-    ("QUEUES", true, |row| Some(row.queues.to_string())),
-    ("DEPTH", true, |row| Some(row.depth.to_string())),
-    ("DATA-PATH", true, |row| {
+    column("DISK", true, |row| Some(row.path.clone())),
+    column("STATE", true, |row| Some(row.state.clone())),
+    column("SIZE", true, |row| row.size.map(size)),
+    column("QUEUES", true, |row| Some(row.queues.to_string())),
+    column("DEPTH", true, |row| Some(row.depth.to_string())),
+    column("DATA-PATH", true, |row| {
         row.data_path.map(|path| path.to_string())
     }),
-    ("PID", true, |row| row.pid.map(|pid| pid.to_string())),
-    ("BACKING", true, |row| row.backing.clone()),
-    ("SERVER", false, server_name),
-    ("READ-ONLY", false, |row| {
+    column("PID", true, |row| row.pid.map(|pid| pid.to_string())),
+    column("BACKING", true, |row| row.backing.clone()),
+    column("SERVER", false, server_name),
+    column("READ-ONLY", false, |row| {
         Some(if row.read_only { "yes" } else { "no" }.to_owned())
     }),
-    ("IO-BUFFER", false, |row| {
-        Some(Size(row.io_buffer.into()).to_string())
-    }),
-    ("FLAGS", false, |row| Some(row.flags.join(","))),
+    column("IO-BUFFER", false, |row| Some(size(row.io_buffer.into()))),
+    column("FLAGS", false, |row| Some(row.flags.join(","))),
 ];
+
+fn size(bytes: u64) -> String {
+    Size(bytes).to_string()
+}
 
 fn server_name(row: &Row) -> Option<String> {
     match (&row.command, row.ours) {
@@ -145,36 +146,24 @@ fn server_name(row: &Row) -> Option<String> {
 }
 
 /// The columns that are named, in that order, or the usual ones, or all.
-fn columns(args: &ListArgs) -> Result<Vec<Column>, Failure> {
-    if args.columns.is_empty() {
-        let shown = COLUMNS
-            .into_iter()
-            .filter(|(_, usual, _)| args.all || *usual);
-        return Ok(shown.collect());
+fn columns(args: &TableArgs) -> Result<Vec<&'static Column>, Failure> {
+    const ALL: &[Column] = &COLUMNS;
+    let all: Vec<_> = ALL.iter().collect();
+    if !args.columns.is_empty() {
+        return output::named_columns(&all, &args.columns);
     }
-    let find = |name: &String| {
-        let mut columns = COLUMNS.into_iter();
-        let found = columns.find(|(column, ..)| column.eq_ignore_ascii_case(name));
-        found.ok_or_else(|| {
-            Failure::usage(format!(
-                "-o {name}: there is no such column; give some of {}",
-                COLUMNS.map(|(column, ..)| column).join(",")
-            ))
-        })
-    };
-    args.columns.iter().map(find).collect()
+    let is_shown = |column: &&Column| args.all || column.usual;
+    Ok(all.into_iter().filter(is_shown).collect())
 }
 
-fn as_text(rows: &[Row], columns: &[Column]) -> String {
-    let titles = columns
-        .iter()
-        .map(|(name, ..)| (*name).to_owned())
-        .collect();
-    let cells = rows.iter().map(|row| {
-        let of = |(_, _, of): &Column| of(row).unwrap_or_else(|| "-".to_owned());
-        columns.iter().map(of).collect()
-    });
-    output::table(&[titles].into_iter().chain(cells).collect::<Vec<_>>())
+fn as_text(rows: &[Row], columns: &[&Column]) -> String {
+    let titles = columns.iter().map(|column| column.name.to_owned());
+    let mut cells = vec![titles.collect()];
+    cells.extend(rows.iter().map(|row| {
+        let cell = |column: &&Column| (column.cell)(row).unwrap_or_else(|| "-".to_owned());
+        columns.iter().map(cell).collect()
+    }));
+    output::table(&cells)
 }
 
 #[cfg(test)]
@@ -206,13 +195,12 @@ mod tests {
             command: Some("ublk-ramdisk".to_owned()),
             ours: true,
         };
-        let args = |all, columns: &[&str]| ListArgs {
-            ids: Vec::new(),
+        let args = |all, columns: &[&str]| TableArgs {
             json: false,
             all,
             columns: columns.iter().map(|name| (*name).to_owned()).collect(),
         };
-        let text = |args: &ListArgs| {
+        let text = |args: &TableArgs| {
             let columns = columns(args).expect("known");
             as_text(std::slice::from_ref(&row), &columns)
         };

@@ -39,11 +39,14 @@ fn ids_in(places: &[&Path]) -> Vec<u32> {
 /// Asks the server of a device. None if it has no server of this program, or one that ended before
 /// it replied. A refusal by the server is a failure.
 pub fn ask_server(run_dir: &RunDir, id: u32, request: Request) -> Option<Result<Reply, Failure>> {
-    if run_dir.has_server(id) {
-        ask(&run_dir.socket(id), request)
-    } else {
-        None
+    if !run_dir.has_server(id) {
+        return None;
     }
+    let answer = ask(&run_dir.socket(id), request)?;
+    if answer.is_err() && !run_dir.has_server(id) {
+        return None;
+    }
+    Some(answer)
 }
 
 /// Reads "it was done" out of an answer.

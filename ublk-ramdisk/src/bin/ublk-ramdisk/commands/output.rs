@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, Write};
 
 use serde::Serialize;
-use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::error::{Exit, Failure};
 
 /// Prints text to standard output.
 pub fn print(text: &str) -> Result<(), Failure> {
@@ -33,6 +33,19 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
+/// Prints a value as JSON if that is asked for, else as its text.
+pub fn show<T: Serialize>(
+    json: bool,
+    value: &T,
+    text: impl Fn(&T) -> String,
+) -> Result<Exit, Failure> {
+    match json {
+        true => print_json(value)?,
+        false => print(&text(value))?,
+    }
+    Ok(Exit::Done)
+}
+
 /// Says on standard error why a command, or a part of it, failed.
 pub fn complain(failure: &Failure) {
     say(&failure.message);
@@ -47,6 +60,37 @@ fn say(message: &str) {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
     // If standard error is closed, there is no place left to report to.
     let _ = writeln!(io::stderr(), "ublk-ramdisk: {line}");
+}
+
+/// A column of a table whose rows are of `T`.
+#[derive(Debug)]
+pub struct Column<T> {
+    /// The title, and the name for `-o`.
+    pub name: &'static str,
+    /// It is shown without being asked for.
+    pub usual: bool,
+    /// What it says of a row; none where that is not known.
+    pub cell: fn(&T) -> Option<String>,
+}
+
+/// The columns of these names, in that order; capitals do not matter.
+pub fn named_columns<'c, T>(
+    all: &[&'c Column<T>],
+    names: &[String],
+) -> Result<Vec<&'c Column<T>>, Failure> {
+    let find = |name: &String| {
+        let found = all
+            .iter()
+            .find(|column| column.name.eq_ignore_ascii_case(name));
+        found.copied().ok_or_else(|| {
+            let names: Vec<_> = all.iter().map(|column| column.name).collect();
+            Failure::usage(format!(
+                "-o {name}: there is no such column; give some of {}",
+                names.join(",")
+            ))
+        })
+    };
+    names.iter().map(find).collect()
 }
 
 /// Sets rows out in columns, the first row being the titles. Columns of figures are aligned at
@@ -115,14 +159,20 @@ pub fn rounded_size(bytes: u64) -> String {
     }
 }
 
-/// A size as people say it: exact, with the largest binary unit that divides it.
-pub fn human_size(bytes: u64) -> String {
-    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes != 0 && bytes.trailing_zeros() >= shift {
-            return format!("{} {unit}", bytes >> shift);
-        }
-    }
-    format!("{bytes} B")
+/// A time with three digits.
+pub fn human_time(nanos: u64) -> String {
+    let (value, unit) = match nanos {
+        0..1_000 => return format!("{nanos}ns"),
+        1_000..1_000_000 => (nanos as f64 / 1e3, "us"),
+        1_000_000..1_000_000_000 => (nanos as f64 / 1e6, "ms"),
+        _ => (nanos as f64 / 1e9, "s"),
+    };
+    let digits = match value {
+        0.0..9.995 => 2,
+        9.995..99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$}{unit}")
 }
 
 #[cfg(test)]
@@ -130,12 +180,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_exact() {
-        assert_eq!(human_size(0), "0 B");
-        assert_eq!(human_size(1 << 30), "1 GiB");
-        assert_eq!(human_size(3 << 29), "1536 MiB");
-        assert_eq!(human_size(1 << 44), "16 TiB");
-        assert_eq!(human_size(1538), "1538 B");
+    fn times_have_three_digits() {
+        let times = [0, 999, 1000, 12_345, 999_999, 3_000_000, 61_000_000_000];
+        let shown = times.map(human_time);
+        let expected = [
+            "0ns", "999ns", "1.00us", "12.3us", "1000us", "3.00ms", "61.0s",
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]

@@ -29,10 +29,5 @@ pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
         Reply::InForce(in_force) => in_force,
         _ => return Err(machine::another_question()),
     };
-    if args.json {
-        output::print_json(&in_force)?;
-    } else {
-        output::print(&format!("{in_force}\n"))?;
-    }
-    Ok(Exit::Done)
+    output::show(args.json, &in_force, |in_force| format!("{in_force}\n"))
 }

@@ -10,6 +10,7 @@ use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::sim;
 use ublk_ramdisk::sim::figures::{Figures, Kind, Load};
 use ublk_ramdisk::trace::Trace;
+use ublk_ramdisk::units::Size;
 
 use super::output_file::{OutputFile, Writing};
 use super::{add, output};
@@ -167,15 +168,15 @@ fn write_text(figures: &Figures, out: &mut String) -> std::fmt::Result {
     if space.limit > 0 || space.zero > 0 || space.no_space + space.above_cap > 0 {
         let limit = match space.limit {
             0 => "no limit".to_owned(),
-            limit => format!("of {}", output::human_size(limit)),
+            limit => format!("of {}", Size(limit)),
         };
         writeln!(
             out,
             "memory      {} {limit}, {} given memory, {} without, {} zeros taken back",
-            output::human_size(space.used),
+            Size(space.used),
             space.populated,
             space.no_space + space.above_cap,
-            output::human_size(space.zero),
+            Size(space.zero),
         )?;
     }
     let kblockd = &figures.kblockd;
@@ -273,7 +274,7 @@ fn write_time_line(figures: &Figures, out: &mut String) -> std::fmt::Result {
             sample.kblockd_runs,
             sample.rescued,
             memory(
-                &output::human_size(sample.used),
+                &Size(sample.used).to_string(),
                 &sample.no_space.to_string(),
                 sample.mode.name()
             )

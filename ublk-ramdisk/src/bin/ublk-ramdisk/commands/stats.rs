@@ -17,18 +17,14 @@ use crate::server::run_dir::RunDir;
 /// Shows the counters of one disk, or of all that are served by this program.
 pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine()?;
-    let selection = Selection::new(args.all, &args.columns)?;
+    let selection = Selection::new(args.table.all, &args.table.columns)?;
     if let Some(period) = args.watch.watch {
         return watch(&run_dir, args.id, period, &selection);
     }
     let Asked { disks, mut silent } = ask_all(&run_dir, args.id)?;
     // Of the only one asked there is nothing to show but what is wrong.
     if args.id.is_none() || silent.is_empty() {
-        if args.json {
-            output::print_json(&disks)?;
-        } else {
-            output::print(&texts(&disks, &selection))?;
-        }
+        output::show(args.table.json, &disks, |disks| texts(disks, &selection))?;
     }
     let last = silent.pop();
     silent.iter().for_each(warn_of);
@@ -44,17 +40,19 @@ fn texts(all: &[DeviceStats], selection: &Selection) -> String {
     text.join("\n")
 }
 
-/// What those say who were asked.
+/// The figures of the disks that were asked.
 #[derive(Debug, Default)]
 pub struct Asked {
-    /// The figures of those that answered, lowest id first.
+    /// Of those that answered, lowest id first.
     pub disks: Vec<DeviceStats>,
-    /// Whose server is there but did not answer well, and what was wrong.
+    /// The others whose server is alive: their ids, and why there are no figures.
     pub silent: Vec<(u32, Failure)>,
 }
 
-/// The figures of one disk, which must be there, or of all there are. A server that ends meanwhile
-/// is no error, unless it is the only one asked; one that is there and gives no answer is named.
+/// Asks one disk for its figures, or all that this program serves.
+///
+/// # Errors
+/// The one disk that was named has no server. A server that ends while all are asked is left out.
 pub fn ask_all(run_dir: &RunDir, id: Option<u32>) -> Result<Asked, Failure> {
     let mut asked = Asked::default();
     for each in id.map_or_else(|| run_dir.ids(), |id| vec![id]) {
@@ -79,8 +77,11 @@ fn counters(reply: Reply) -> Result<DeviceStats, Failure> {
     }
 }
 
-/// The figures there are. Of several disks one that is silent is named when it begins to be so;
-/// the only one must answer.
+/// Returns the figures there are. Warns of each disk that has begun to be silent since the last call;
+/// `silent` keeps their ids.
+///
+/// # Errors
+/// The only disk that was asked is silent.
 fn heard(
     asked: Asked,
     id: Option<u32>,

@@ -14,7 +14,7 @@ use ublk_ramdisk::stats::{DeviceStats, KblockdStats, OpStats, QueueStats};
 use ublk_ramdisk::ublk::ctrl::block_path;
 use ublk_ramdisk::units::Size;
 
-use super::output::{self, rounded_size};
+use super::output::{self, human_time, rounded_size};
 
 /// What of the figures is printed.
 #[derive(Debug, Default)]
@@ -22,41 +22,24 @@ pub struct Selection {
     /// Everything, also what is zero.
     pub all: bool,
     /// These columns, in one table with a row for each hardware queue; none means the usual tables.
-    pub columns: Vec<&'static Column>,
+    pub columns: Vec<&'static output::Column<QueueStats>>,
 }
 
 impl Selection {
     /// Finds columns by name; capitals do not matter.
     pub fn new(all: bool, names: &[String]) -> Result<Selection, Failure> {
-        let find = |name: &String| {
-            let mut columns = TABLES.iter().flat_map(|table| table.iter());
-            let found = columns.find(|column| column.name.eq_ignore_ascii_case(name));
-            found.ok_or_else(|| {
-                let names = TABLES.iter().flat_map(|table| table.iter());
-                let names: Vec<_> = names.map(|column| column.name).collect();
-                Failure::usage(format!(
-                    "-o {name}: there is no such column; give some of {}",
-                    names.join(",")
-                ))
-            })
-        };
-        let columns = names.iter().map(find).collect::<Result<_, _>>()?;
+        let columns: Vec<_> = TABLES.iter().flat_map(|table| table.iter()).collect();
+        let columns = output::named_columns(&columns, names)?;
         Ok(Selection { all, columns })
     }
 }
 
 /// A figure of a hardware queue.
-#[derive(Debug)]
-pub struct Column {
-    name: &'static str,
-    /// Is it shown without being asked for?
-    usual: bool,
-    cell: fn(&QueueStats) -> String,
-}
+type Column = output::Column<QueueStats>;
 
 macro_rules! columns {
     ($($name:literal $usual:literal $cell:expr;)*) => {
-        &[$(Column { name: $name, usual: $usual, cell: $cell },)*]
+        &[$(Column { name: $name, usual: $usual, cell: |queue| Some($cell(queue)) },)*]
     };
 }
 
@@ -66,58 +49,59 @@ const TABLES: [&[Column]; 4] = [NOW, DONE, BUSY, TOTAL];
 /// The hardware queue as it is now.
 const NOW: &[Column] = columns! {
     "STATE" true state;
-    "ACTIVE" true |q| q.now.usage.to_string();
-    "IN-FLIGHT" true |q| q.now.busy.len().to_string();
-    "DISPATCH" true |q| q.now.dispatch.len().to_string();
-    "CTX" true |q| q.now.ctx_lens.iter().sum::<u32>().to_string();
-    "PARKED" true |q| q.now.parked.to_string();
-    "SLOTS" true |q| q.now.slots_held.to_string();
-    "DISPATCH-BUSY" true |q| q.now.dispatch_busy.to_string();
+    "ACTIVE" true |q: &QueueStats| q.now.usage.to_string();
+    "IN-FLIGHT" true |q: &QueueStats| q.now.busy.len().to_string();
+    "DISPATCH" true |q: &QueueStats| q.now.dispatch.len().to_string();
+    "CTX" true |q: &QueueStats| q.now.ctx_lens.iter().sum::<u32>().to_string();
+    "PARKED" true |q: &QueueStats| q.now.parked.to_string();
+    "SLOTS" true |q: &QueueStats| q.now.slots_held.to_string();
+    "DISPATCH-BUSY" true |q: &QueueStats| q.now.dispatch_busy.to_string();
 };
 
 /// What it has done.
 const DONE: &[Column] = columns! {
-    "INSERTED" true |q| q.hctx.inserted.to_string();
-    "ACCEPTED" true |q| q.hctx.accepted.to_string();
-    "BUSY" true |q| q.hctx.refused_by.total().to_string();
-    "REQUEUED" true |q| q.hctx.requeued.to_string();
-    "ERRORS" true |q| q.errors.to_string();
-    "TIMEOUTS" true |q| q.hctx.timeouts.to_string();
-    "RUNS" true |q| (q.hctx.run_sync + q.hctx.run_async + q.hctx.run_delayed).to_string();
-    "RESTARTS" true |q| q.hctx.restarted.to_string();
-    "QUEUED" false |q| q.hctx.queued.to_string();
-    "RUN-SYNC" false |q| q.hctx.run_sync.to_string();
-    "RUN-ASYNC" false |q| q.hctx.run_async.to_string();
-    "RUN-DELAYED" false |q| q.hctx.run_delayed.to_string();
-    "WAKEUPS" false |q| q.wakeups.sent.to_string();
-    "WAKEUPS-SAVED" false |q| q.wakeups.saved.to_string();
-    "REAPS" false |q| q.reaps.to_string();
+    "INSERTED" true |q: &QueueStats| q.hctx.inserted.to_string();
+    "ACCEPTED" true |q: &QueueStats| q.hctx.accepted.to_string();
+    "BUSY" true |q: &QueueStats| q.hctx.refused_by.total().to_string();
+    "REQUEUED" true |q: &QueueStats| q.hctx.requeued.to_string();
+    "ERRORS" true |q: &QueueStats| q.errors.to_string();
+    "TIMEOUTS" true |q: &QueueStats| q.hctx.timeouts.to_string();
+    "RUNS" true |q: &QueueStats| (q.hctx.run_sync + q.hctx.run_async + q.hctx.run_delayed).to_string();
+    "RESTARTS" true |q: &QueueStats| q.hctx.restarted.to_string();
+    "QUEUED" false |q: &QueueStats| q.hctx.queued.to_string();
+    "RUN-SYNC" false |q: &QueueStats| q.hctx.run_sync.to_string();
+    "RUN-ASYNC" false |q: &QueueStats| q.hctx.run_async.to_string();
+    "RUN-DELAYED" false |q: &QueueStats| q.hctx.run_delayed.to_string();
+    "WAKEUPS" false |q: &QueueStats| q.wakeups.sent.to_string();
+    "WAKEUPS-SAVED" false |q: &QueueStats| q.wakeups.saved.to_string();
+    "REAPS" false |q: &QueueStats| q.reaps.to_string();
 };
 
 /// Why the driver was BUSY.
 const BUSY: &[Column] = columns! {
-    "BUSY-SLOTS" true |q| q.hctx.refused_by.of(Source::Slots).to_string();
-    "BUSY-MEMORY" true |q| q.hctx.refused_by.of(Source::Memory).to_string();
-    "BUSY-PSI" true |q| q.hctx.refused_by.of(Source::Psi).to_string();
-    "BUSY-BANDWIDTH" true |q| q.hctx.refused_by.of(Source::Bandwidth).to_string();
-    "BUSY-INJECTION" true |q| q.hctx.refused_by.of(Source::Injection).to_string();
-    "BUSY-DRIVER" true |q| q.hctx.refused_by.of(Source::Driver).to_string();
+    "BUSY-SLOTS" true |q: &QueueStats| q.hctx.refused_by.of(Source::Slots).to_string();
+    "BUSY-MEMORY" true |q: &QueueStats| q.hctx.refused_by.of(Source::Memory).to_string();
+    "BUSY-PSI" true |q: &QueueStats| q.hctx.refused_by.of(Source::Psi).to_string();
+    "BUSY-BANDWIDTH" true |q: &QueueStats| q.hctx.refused_by.of(Source::Bandwidth).to_string();
+    "BUSY-INJECTION" true |q: &QueueStats| q.hctx.refused_by.of(Source::Injection).to_string();
+    "BUSY-DRIVER" true |q: &QueueStats| q.hctx.refused_by.of(Source::Driver).to_string();
 };
 
 /// All operations together, for `-o`; the usual table has a row for each.
 const TOTAL: &[Column] = columns! {
-    "READS" false |q| q.read.requests.to_string();
-    "WRITES" false |q| q.write.requests.to_string();
-    "READ-BYTES" false |q| rounded_size(q.read.bytes);
-    "WRITE-BYTES" false |q| rounded_size(q.write.bytes);
-    "P50" false |q| percentile(&q.latency.total(), 500);
-    "P90" false |q| percentile(&q.latency.total(), 900);
-    "P99" false |q| percentile(&q.latency.total(), 990);
-    "P99.9" false |q| percentile(&q.latency.total(), 999);
-    "MAX" false |q| q.latency.total().max().map_or("-".to_owned(), human_time);
+    "READS" false |q: &QueueStats| q.read.requests.to_string();
+    "WRITES" false |q: &QueueStats| q.write.requests.to_string();
+    "READ-BYTES" false |q: &QueueStats| rounded_size(q.read.bytes);
+    "WRITE-BYTES" false |q: &QueueStats| rounded_size(q.write.bytes);
+    "P50" false |q: &QueueStats| percentile(&q.latency.total(), 500);
+    "P90" false |q: &QueueStats| percentile(&q.latency.total(), 900);
+    "P99" false |q: &QueueStats| percentile(&q.latency.total(), 990);
+    "P99.9" false |q: &QueueStats| percentile(&q.latency.total(), 999);
+    "MAX" false |q: &QueueStats| q.latency.total().max().map_or("-".to_owned(), human_time);
 };
 
-/// Everything about one disk, as far as it is selected.
+/// Prints one disk: a line of its size and data path, its pressure and memory, the tables, and
+/// kblockd. With selected columns only their table.
 pub fn as_text(stats: &DeviceStats, selection: &Selection) -> String {
     let path = block_path(stats.id);
     if !selection.columns.is_empty() {
@@ -153,12 +137,17 @@ fn is_zero(cell: &str) -> bool {
 /// Columns of a terminal.
 const WIDTH: usize = 80;
 
-/// A row for each hardware queue. Queues and columns that have only zeros are left out, unless all
-/// is wanted; nothing comes of a table without rows. Columns that do not fit make another table.
+/// Makes a table with a row for each hardware queue, or several below each other if the columns do not
+/// fit into one. Unless `all` is set, queues and columns that have only zeros are left out. None if no
+/// row is left.
 fn table(stats: &DeviceStats, columns: &[&Column], all: bool) -> Option<String> {
-    let row = |queue: &QueueStats| columns.iter().map(|c| (c.cell)(queue)).collect();
-    let mut rows: Vec<(u16, Vec<String>)> =
-        stats.queues.iter().map(|q| (q.queue, row(q))).collect();
+    let cell = |queue: &QueueStats, column: &Column| (column.cell)(queue).unwrap_or_default();
+    let row = |queue: &QueueStats| columns.iter().map(|column| cell(queue, column)).collect();
+    let mut rows: Vec<(u16, Vec<String>)> = stats
+        .queues
+        .iter()
+        .map(|q: &QueueStats| (q.queue, row(q)))
+        .collect();
     rows.retain(|(_, cells)| all || !cells.iter().all(|cell| is_zero(cell)));
     if rows.is_empty() {
         return None;
@@ -260,7 +249,7 @@ fn percentile(times: &Histogram, permille: u64) -> String {
     time.map_or("-".to_owned(), human_time)
 }
 
-/// What the disk has of memory, and what it lacks.
+/// Memory used and its limit; if it is short, for how long writes wait, and how many have failed.
 fn space_line(space: &SpaceStats, all: bool) -> String {
     let mut words = vec![format!("{} used", rounded_size(space.used))];
     words.push(match space.limit {
@@ -289,7 +278,7 @@ fn space_line(space: &SpaceStats, all: bool) -> String {
     format!("memory: {}", words.join(", "))
 }
 
-/// The bits of a hardware queue in few words.
+/// The state of a hardware queue: the names of the bits that are set, with `+` between them, or `-`.
 pub fn state(queue: &QueueStats) -> String {
     let now = &queue.now;
     let bits = [
@@ -316,35 +305,9 @@ fn kblockd_line(kblockd: &KblockdStats) -> String {
     )
 }
 
-/// A time with three digits.
-pub fn human_time(nanos: u64) -> String {
-    let (value, unit) = match nanos {
-        0..1_000 => return format!("{nanos}ns"),
-        1_000..1_000_000 => (nanos as f64 / 1e3, "us"),
-        1_000_000..1_000_000_000 => (nanos as f64 / 1e6, "ms"),
-        _ => (nanos as f64 / 1e9, "s"),
-    };
-    let digits = match value {
-        0.0..9.995 => 2,
-        9.995..99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$}{unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_have_three_digits() {
-        let times = [0, 999, 1000, 12_345, 999_999, 3_000_000, 61_000_000_000];
-        let shown = times.map(human_time);
-        let expected = [
-            "0ns", "999ns", "1.00us", "12.3us", "1000us", "3.00ms", "61.0s",
-        ];
-        assert_eq!(shown, expected);
-    }
 
     #[test]
     fn a_column_that_there_is_not_is_named_with_those_that_are() {

@@ -19,7 +19,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes kept of the beginning and of the end, to tell a whole trace from a part.
 const ENDS: usize = 256;
 
-/// Records, and writes what comes.
+/// Has the server record for a while, then copies what it sends to the file or to standard output.
 pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
     let file = args.output.as_deref().map(OutputFile::check).transpose()?;
     let request = Request::Trace {
@@ -49,7 +49,8 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
     }
 }
 
-/// The beginning and the end of a trace that was copied.
+/// The beginning and the end of a trace that was copied: they tell if the server has sent all of it,
+/// and how many events it has lost. The connection ends in the same way if the server ends early.
 struct Copied {
     head: Vec<u8>,
     tail: Vec<u8>,
@@ -93,7 +94,8 @@ impl Copied {
             && last_line.is_some_and(|line| line.starts_with(b"# "))
     }
 
-    /// Events that were overwritten, as the trace says.
+    /// Events that were overwritten: the number in the head of a file for Perfetto, or in the last
+    /// line of a text.
     fn lost(&self) -> u64 {
         let head = String::from_utf8_lossy(&self.head);
         let tail = String::from_utf8_lossy(&self.tail);

@@ -270,43 +270,30 @@ impl Server {
     }
 
     fn handle(&mut self, caller: Caller, request: Request) -> Step {
-        let done = match request {
-            Request::Stats => {
-                caller.answer(&Reply::Stats(Box::new(self.device.stats())));
-                return Step::Serve;
-            }
-            Request::Set(ref options) => {
-                caller.answer(&match self.set(options) {
-                    Ok(in_force) => Reply::InForce(Box::new(in_force)),
-                    Err(failure) => Reply::Failed(failure),
-                });
-                return Step::Serve;
+        let result = match request {
+            Request::Stats => Ok(Reply::Stats(Box::new(self.device.stats()))),
+            Request::Set(options) => self.set(&options).map(|set| Reply::InForce(Box::new(set))),
+            Request::Resize { bytes, force } => self.resize(bytes, force).map(|()| Reply::Done),
+            Request::Stop { force } | Request::Delete { force } => {
+                match past_brief_use(|| self.device.stop(force)) {
+                    Ok(()) => {
+                        return Step::End(Ending {
+                            delete: matches!(request, Request::Delete { .. }),
+                            exit: Exit::Done,
+                            caller: Some(caller),
+                        })
+                    }
+                    Err(failure) => Err(failure),
+                }
             }
             Request::Trace { .. } | Request::Debugfs { .. } | Request::WriteState { .. } => {
                 let (served, lock) = (&self.front.served, &self.front.lock);
                 observe::answer(caller, request, served, lock, &self.device);
                 return Step::Serve;
             }
-            Request::Resize { bytes, force } => self.resize(bytes, force),
-            Request::Stop { force } | Request::Delete { force } => {
-                past_brief_use(|| self.device.stop(force))
-            }
         };
-        match (done, &request) {
-            (Ok(()), Request::Stop { .. } | Request::Delete { .. }) => Step::End(Ending {
-                delete: matches!(request, Request::Delete { .. }),
-                exit: Exit::Done,
-                caller: Some(caller),
-            }),
-            (Ok(()), _) => {
-                caller.answer(&Reply::Done);
-                Step::Serve
-            }
-            (Err(failure), _) => {
-                caller.answer(&Reply::Failed(failure));
-                Step::Serve
-            }
-        }
+        caller.answer(&result.unwrap_or_else(Reply::Failed));
+        Step::Serve
     }
 
     fn set(&mut self, options: &SetOptions) -> Result<InForce, Failure> {

@@ -10,10 +10,8 @@ use ublk_ramdisk::ublk::features::Features;
 /// Where the driver's code is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Module {
-    /// Loaded, or part of the kernel.
+    /// Loaded, or part of the kernel image.
     Running,
-    /// Part of the kernel image, by the list that came with it.
-    BuiltIn,
     /// A module that could be loaded.
     Loadable,
     /// Neither; `configured` is what the kernel's configuration file says, where there is one.
@@ -53,9 +51,7 @@ pub struct Facts {
     pub ring: Result<(), String>,
     /// Bytes of memory available.
     pub memory: u64,
-    /// RLIMIT_MEMLOCK in bytes; none is unlimited.
-    pub memlock: Option<u64>,
-    /// Free bytes of /dev/shm, where it is a tmpfs.
+    /// True if /dev/shm is a tmpfs.
     pub shm: bool,
     /// 2 MiB pages of the kernel's pool that are free and not reserved.
     pub huge_pages: u64,
@@ -85,7 +81,6 @@ impl Facts {
                 .map(drop)
                 .map_err(|error| error.to_string()),
             memory: memory(&read("/proc/meminfo")),
-            memlock: memlock(&read("/proc/self/limits")),
             shm: is_tmpfs(&read("/proc/self/mounts"), "/dev/shm"),
             huge_pages: huge_pages("free").saturating_sub(huge_pages("resv")),
             release,
@@ -117,15 +112,12 @@ fn access() -> Access {
 }
 
 fn module(root: &Path, release: &str) -> Module {
-    if root.join("sys/module/ublk_drv").exists() {
-        return Module::Running;
-    }
     let lists = root.join("lib/modules").join(release);
     let lists_it = |list: &str| {
         fs::read_to_string(lists.join(list)).is_ok_and(|text| text.contains("/ublk_drv.ko"))
     };
-    if lists_it("modules.builtin") {
-        return Module::BuiltIn;
+    if root.join("sys/module/ublk_drv").exists() || lists_it("modules.builtin") {
+        return Module::Running;
     }
     if lists_it("modules.dep") {
         return Module::Loadable;
@@ -153,10 +145,6 @@ fn memory(meminfo: &str) -> u64 {
         .map_or(0, |kib| kib << 10)
 }
 
-fn memlock(limits: &str) -> Option<u64> {
-    field(limits, "Max locked memory")?.parse().ok()
-}
-
 fn is_tmpfs(mounts: &str, place: &str) -> bool {
     mounts
         .lines()
@@ -174,10 +162,6 @@ mod tests {
         assert_eq!(hex_field(status, "CapEff:"), 0x1ff_ffff_ffff);
         assert_eq!(field(status, "Seccomp:"), Some("2"));
         assert_eq!(memory("MemTotal: 9 kB\nMemAvailable:   1024 kB\n"), 1 << 20);
-        let limits = "Max locked memory         8388608              8388608              bytes\n";
-        assert_eq!(memlock(limits), Some(8 << 20));
-        let limits = "Max locked memory         unlimited            unlimited            bytes\n";
-        assert_eq!(memlock(limits), None);
         assert!(is_tmpfs("tmpfs /dev/shm tmpfs rw 0 0\n", "/dev/shm"));
         assert!(!is_tmpfs("tmpfs /dev tmpfs rw 0 0\n", "/dev/shm"));
     }
@@ -207,7 +191,8 @@ mod tests {
             "kernel/drivers/block/ublk_drv.ko\n",
         )
         .expect("written");
-        assert_eq!(module(&root, "6.1.0"), Module::BuiltIn);
+        assert_eq!(module(&root, "6.1.0"), Module::Running);
+        fs::remove_file(lists.join("modules.builtin")).expect("removed");
         fs::create_dir_all(root.join("sys/module/ublk_drv")).expect("made");
         assert_eq!(module(&root, "6.1.0"), Module::Running);
         fs::remove_dir_all(&root).expect("removed");

@@ -15,7 +15,7 @@ use ublk_ramdisk::ublk::ctrl::CtrlError;
 use ublk_ramdisk::ublk::features::Features;
 use ublk_ramdisk::ublk::params::choose_path;
 
-use super::output::{self, human_size};
+use super::output;
 use crate::cli::FormatArgs;
 use facts::{Access, Facts, Module, CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
 
@@ -53,11 +53,7 @@ struct Report {
 /// Examines the machine: status 0 if it can serve a RAM disk, 3 if not.
 pub fn run(args: &FormatArgs) -> Result<Exit, Failure> {
     let report = judge(&Facts::gather());
-    if args.json {
-        output::print_json(&report)?;
-    } else {
-        output::print(&as_text(&report))?;
-    }
+    output::show(args.json, &report, as_text)?;
     Ok(if report.able {
         Exit::Done
     } else {
@@ -65,6 +61,7 @@ pub fn run(args: &FormatArgs) -> Result<Exit, Failure> {
     })
 }
 
+/// Judges the facts, in the order in which they should be put right.
 fn judge(facts: &Facts) -> Report {
     let checks = vec![
         kernel(facts),
@@ -94,21 +91,23 @@ fn ok(name: &'static str, finding: impl Into<String>) -> Check {
     }
 }
 
-fn bad(
-    name: &'static str,
-    grade: Grade,
-    finding: impl Into<String>,
-    advice: impl Into<String>,
-) -> Check {
+fn warning(name: &'static str, finding: impl Into<String>, advice: &str) -> Check {
     Check {
-        name,
-        grade,
-        finding: finding.into(),
-        advice: Some(advice.into()),
+        grade: Grade::Warning,
+        advice: Some(advice.to_owned()),
+        ..ok(name, finding)
     }
 }
 
-/// Reports speak of 6.18.4 itself and of one vendor's 6.17; neither can be tried without risk.
+fn missing(name: &'static str, finding: impl Into<String>, advice: &str) -> Check {
+    Check {
+        grade: Grade::Missing,
+        ..warning(name, finding, advice)
+    }
+}
+
+/// Warns of kernels that are reported to crash in ADD_DEV (F17): 6.18.4 itself, and one vendor's
+/// builds of 6.17, which have a name behind the version. Neither can be tried without risk.
 fn kernel(facts: &Facts) -> Check {
     let (version, vendor) = match facts.release.split_once('-') {
         Some((version, vendor)) => (version, vendor),
@@ -116,9 +115,8 @@ fn kernel(facts: &Facts) -> Check {
     };
     let suspect = version == "6.18.4" || (version.starts_with("6.17.") && !vendor.is_empty());
     if suspect {
-        return bad(
+        return warning(
             "kernel",
-            Grade::Warning,
             format!(
                 "{}: there are reports of a kernel crash when a ublk device is added",
                 facts.release
@@ -135,28 +133,19 @@ fn driver(facts: &Facts) -> Check {
     }
     let name = "driver";
     match facts.module {
-        Module::Running => bad(
+        Module::Running => missing(
             name,
-            Grade::Missing,
-            "ublk_drv is loaded, but /dev/ublk-control is not there",
-            "give this container or chroot the node, or look why udev did not make it",
-        ),
-        Module::BuiltIn => bad(
-            name,
-            Grade::Missing,
             "ublk_drv is part of this kernel, but /dev/ublk-control is not there",
             "give this container or chroot the node, or look why udev did not make it",
         ),
-        Module::Loadable => bad(
+        Module::Loadable => missing(
             name,
-            Grade::Missing,
             "the module ublk_drv is installed and not loaded",
             "run `modprobe ublk_drv`; to load it at every start, put `ublk_drv` into \
              /etc/modules-load.d/ublk.conf",
         ),
-        Module::Absent { configured } => bad(
+        Module::Absent { configured } => missing(
             name,
-            Grade::Missing,
             match configured {
                 Some(false) => {
                     "this kernel was built without ublk (CONFIG_BLK_DEV_UBLK is not set)"
@@ -174,27 +163,23 @@ fn driver(facts: &Facts) -> Check {
 fn permission(facts: &Facts) -> Check {
     let name = "permission";
     match &facts.access {
-        Access::Refused(CtrlError::Open(error)) => bad(
+        Access::Refused(CtrlError::Open(error)) => missing(
             name,
-            Grade::Missing,
             format!("/dev/ublk-control cannot be opened: {error}"),
             "run as root, or let a udev rule give your group access",
         ),
-        Access::Refused(CtrlError::Refused { errno, .. }) if *errno == libc::EPERM => bad(
+        Access::Refused(CtrlError::Refused { errno, .. }) if *errno == libc::EPERM => missing(
             name,
-            Grade::Missing,
             "the driver refuses this process",
             "run as root, or with CAP_SYS_ADMIN",
         ),
-        Access::Refused(error @ CtrlError::Refused { .. }) => bad(
+        Access::Refused(error @ CtrlError::Refused { .. }) => missing(
             name,
-            Grade::Missing,
             format!("the driver does not say what it can do ({error}); it is too old"),
             "use Linux 6.5 or newer",
         ),
-        _ if !facts.has(CAP_SYS_ADMIN) => bad(
+        _ if !facts.has(CAP_SYS_ADMIN) => missing(
             name,
-            Grade::Missing,
             "this process lacks CAP_SYS_ADMIN, which adding a device needs",
             "run as root, or start the container with CAP_SYS_ADMIN",
         ),
@@ -219,15 +204,11 @@ fn io_uring(facts: &Facts) -> Check {
         }
         _ => "use a kernel with CONFIG_IO_URING",
     };
-    bad(
-        name,
-        Grade::Missing,
-        format!("it cannot be used: {error}"),
-        advice,
-    )
+    missing(name, format!("it cannot be used: {error}"), advice)
 }
 
-/// What `auto` takes for a device of the default depth.
+/// The data path that `--data-path auto` takes for a device of the default depth; none if the driver
+/// cannot be asked.
 fn automatic(facts: &Facts) -> Option<DataPath> {
     let depth = DeviceConfig::default().depth;
     match &facts.access {
@@ -244,18 +225,16 @@ fn data_path(facts: &Facts) -> Check {
             if features.has(Features::UPDATE_SIZE) {
                 ok(name, format!("{finding}; disks can be resized"))
             } else {
-                bad(
+                warning(
                     name,
-                    Grade::Warning,
                     format!("{finding}; disks cannot be resized on this kernel"),
                     "for `resize`, use Linux 6.16 or newer",
                 )
             }
         }
         // Said already, with its reason, by the checks before.
-        _ => bad(
+        _ => warning(
             name,
-            Grade::Warning,
             "not known while the driver cannot be asked",
             "follow the advice above, then ask again",
         ),
@@ -264,23 +243,15 @@ fn data_path(facts: &Facts) -> Check {
 
 fn memory(facts: &Facts) -> Check {
     let name = "memory";
-    let locked = facts.memlock.map_or_else(
-        || "without limit".to_owned(),
-        |bytes| format!("up to {}", human_size(bytes)),
-    );
     let shm = if facts.shm {
         "/dev/shm is a tmpfs"
     } else {
         "/dev/shm is no tmpfs (only --backing tmpfs:PATH may need one)"
     };
-    let finding = format!(
-        "{} MiB available; {shm}; memory can be locked {locked}",
-        facts.memory >> 20
-    );
+    let finding = format!("{} MiB available; {shm}", facts.memory >> 20);
     if facts.memory < 64 << 20 {
-        return bad(
+        return warning(
             name,
-            Grade::Warning,
             finding,
             "free some memory: a disk takes as much as is written to it",
         );
@@ -300,10 +271,8 @@ fn huge_pages(facts: &Facts) -> Check {
         );
     }
     Check {
-        name,
-        grade: Grade::Ok,
-        finding: "none free; only --backing hugetlb needs them".to_owned(),
         advice: Some("for a disk of 1G: `sysctl vm.nr_hugepages=512`".to_owned()),
+        ..ok(name, "none free; only --backing hugetlb needs them")
     }
 }
 
@@ -312,9 +281,8 @@ fn reclaim(facts: &Facts) -> Check {
     if facts.has(CAP_SYS_RESOURCE) {
         return ok(name, "the server can protect itself (CAP_SYS_RESOURCE)");
     }
-    bad(
+    warning(
         name,
-        Grade::Warning,
         "without CAP_SYS_RESOURCE the server may hang or be killed when memory runs out",
         "run as root, or start the container with CAP_SYS_RESOURCE",
     )
@@ -357,7 +325,6 @@ mod tests {
             io_uring_disabled: Some(0),
             ring: Ok(()),
             memory: 8 << 30,
-            memlock: None,
             shm: true,
             huge_pages: 0,
         }

@@ -38,7 +38,8 @@ pub const QUEUE_COLUMNS: [Column; 11] = [
     ("P99", 7, 8),
 ];
 
-/// The places of the columns for which there is room.
+/// The places of the columns for which there is room in `width` characters, from left to right. The
+/// columns are tried in the order of their importance; each takes a space beside its own width.
 fn fitting(columns: &[Column], width: u16) -> Vec<usize> {
     let mut places: Vec<usize> = (0..columns.len()).collect();
     places.sort_by_key(|&place| columns[place].2);
@@ -54,7 +55,8 @@ fn fitting(columns: &[Column], width: u16) -> Vec<usize> {
     places
 }
 
-/// Draws what fits of a table.
+/// Draws what fits of a table: a bold line of names, and a line for each row, whose cells are in the
+/// order of `columns`.
 pub fn draw_table(
     frame: &mut Frame<'_>,
     area: Rect,

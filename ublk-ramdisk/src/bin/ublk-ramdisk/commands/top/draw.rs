@@ -13,8 +13,8 @@ use ublk_ramdisk::stats::{DeviceStats, KblockdStats, PoolStats, QueueStats};
 
 use super::columns::{draw_table, DISK_COLUMNS, QUEUE_COLUMNS};
 use super::model::Model;
-use crate::commands::output::human_size;
-use crate::commands::stats_text::{human_time, state};
+use crate::commands::output::{human_time, rounded_size};
+use crate::commands::stats_text::state;
 
 /// Most disks shown at once.
 const DISKS: u16 = 4;
@@ -95,10 +95,8 @@ fn disk_row(disk: &DeviceStats) -> Vec<String> {
     let bytes = sum(&|queue| queue.read.bytes + queue.write.bytes);
     vec![
         format!("ublkb{}", disk.id),
-        Some(human_size(disk.size))
-            .filter(|text| text.len() <= 9)
-            .unwrap_or_else(|| short_size(disk.size)),
-        short_size(disk.allocated),
+        rounded_size(disk.size),
+        rounded_size(disk.allocated),
         disk.data_path.clone(),
         short(sum(&|queue| queue.read.requests)),
         short(sum(&|queue| queue.write.requests)),
@@ -258,20 +256,6 @@ fn short(n: u64) -> String {
     }
 }
 
-/// A size in at most eight characters, rounded.
-fn short_size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < units.len() {
-        (value, unit) = (value / 1024.0, unit + 1);
-    }
-    match unit {
-        0 => format!("{bytes} B"),
-        unit => format!("{value:.1} {}", units[unit]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,9 +285,6 @@ mod tests {
             size: 1 << 30,
             allocated: 300 << 20,
             data_path: "user-copy".to_owned(),
-            pressure: Default::default(),
-            space: Default::default(),
-            latency_sample: 16,
             queues: (0..queues).map(queue).collect(),
             kblockd: KblockdStats {
                 completed: requests,
@@ -316,6 +297,7 @@ mod tests {
                 }],
                 ..KblockdStats::default()
             },
+            ..DeviceStats::default()
         }
     }
 
@@ -361,7 +343,7 @@ mod tests {
         for part in [
             "2 disks",
             "ublkb1",
-            "300.0 MiB",
+            "300M",
             "user-copy",
             "8000", // writes per second of all queues
             "restart",
@@ -442,8 +424,11 @@ mod tests {
         ] {
             assert!(told.contains(part), "{part} in\n{told}");
         }
-        assert_eq!(model.silence(later + Duration::from_secs(2)), None);
-        let silence = model.silence(later + Duration::from_secs(9));
+        let mut silence = |seconds| model.silence(later + Duration::from_secs(seconds));
+        assert!((0..=3).all(|second| silence(second).is_none()));
+        // It is stopped for an hour, which counts as one look.
+        assert_eq!(silence(3600), Some(4));
+        let silence = (3601..=3605).filter_map(silence).last();
         assert_eq!(silence, Some(9));
         let told = picture_after(&model, 80, 24, silence);
         assert!(told.contains("NO ANSWER for 9 s"), "{told}");

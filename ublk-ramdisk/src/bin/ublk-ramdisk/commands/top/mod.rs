@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `top`: running disks on a terminal, as they are now.
 //!
-//! A thread asks the servers, so that a server that does not answer never holds up the keyboard;
-//! [`model`] makes rates of what comes, [`draw`] and [`columns`] put them on the screen, [`screen`]
+//! A thread asks the servers, so that a server that does not answer never holds up the keyboard.
+//! [`model`] makes rates of what comes. [`draw`] and [`columns`] put them on the screen. [`screen`]
 //! gives the terminal back however this ends.
 
 mod columns;
@@ -23,7 +23,7 @@ use crate::server::signals::EndSignals;
 use model::Model;
 use screen::Screen;
 
-/// How long a signal or an answer may lie before it is looked at.
+/// How long the keyboard is waited for before signals and answers are looked at again.
 const TICK: Duration = Duration::from_millis(100);
 
 /// What the servers said, and when.

@@ -9,11 +9,15 @@ use ublk_ramdisk::stats::DeviceStats;
 use super::Answer;
 use crate::commands::stats::Asked;
 
-/// So much longer than the interval may an answer take before it is said to be missing.
+/// An answer that takes longer than the interval and this time is said to be missing.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest time between two looks that counts as silence. `top` looks ten times a second: if it
+/// did not, it was stopped itself (Ctrl-Z), and no server is to blame.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
-/// See the file.
+/// What is shown, and how it was chosen with the keys.
 pub struct Model {
+    /// Time between two pictures.
     pub interval: Duration,
     /// The disks as they are, lowest id first.
     pub disks: Vec<DeviceStats>,
@@ -25,10 +29,15 @@ pub struct Model {
     pub scrolled: usize,
     /// What is wrong with those that do not answer; their figures stay as they were.
     pub trouble: Option<String>,
+    /// When the last answer came.
     taken: Option<Instant>,
+    /// When [`Model::silence`] was called last, and how long there has been no answer by then.
+    looked: Instant,
+    silent: Duration,
 }
 
 impl Model {
+    /// Knows nothing yet.
     pub fn new(interval: Duration) -> Model {
         Model {
             interval,
@@ -38,10 +47,15 @@ impl Model {
             scrolled: 0,
             trouble: None,
             taken: None,
+            looked: Instant::now(),
+            silent: Duration::ZERO,
         }
     }
 
-    /// What the servers have said.
+    /// Takes what the servers have said at a moment, and makes rates of it and what they said before.
+    ///
+    /// # Errors
+    /// The one disk that was named is gone.
     pub fn take(&mut self, (when, answer): Answer) -> Result<(), Failure> {
         let Asked { mut disks, silent } = answer?;
         let kept = |disk: &&DeviceStats| silent.iter().any(|(id, _)| *id == disk.id);
@@ -63,32 +77,38 @@ impl Model {
         self.chosen = place.unwrap_or(0);
         self.disks = disks;
         self.taken = Some(when);
+        (self.looked, self.silent) = (when, Duration::ZERO);
         Ok(())
     }
 
     /// Seconds without an answer, if that is longer than it should be.
-    pub fn silence(&self, now: Instant) -> Option<u64> {
-        let silence = now.duration_since(self.taken?);
-        (silence > self.interval + PATIENCE).then_some(silence.as_secs())
+    pub fn silence(&mut self, now: Instant) -> Option<u64> {
+        self.silent += now.duration_since(self.looked).min(LONGEST_LOOK);
+        self.looked = now;
+        (self.silent > self.interval + PATIENCE).then_some(self.silent.as_secs())
     }
 
+    /// Looks at the next disk, if there is one.
     pub fn choose_next(&mut self) {
         if self.chosen + 1 < self.disks.len() {
             (self.chosen, self.scrolled) = (self.chosen + 1, 0);
         }
     }
 
+    /// Looks at the disk before, if there is one.
     pub fn choose_previous(&mut self) {
         if self.chosen > 0 {
             (self.chosen, self.scrolled) = (self.chosen - 1, 0);
         }
     }
 
+    /// Shows hardware queues further down.
     pub fn scroll_down(&mut self) {
         let queues = self.disks.get(self.chosen).map_or(0, |d| d.queues.len());
         self.scrolled = (self.scrolled + 4).min(queues.saturating_sub(1));
     }
 
+    /// Shows hardware queues further up.
     pub fn scroll_up(&mut self) {
         self.scrolled = self.scrolled.saturating_sub(4);
     }

@@ -16,7 +16,10 @@ use ublk_ramdisk::error::Failure;
 pub struct Screen(Terminal<CrosstermBackend<Stdout>>);
 
 impl Screen {
-    /// Is there a terminal, and one on which text can be placed?
+    /// Checks that standard input and output are a terminal on which text can be placed.
+    ///
+    /// # Errors
+    /// Status 2, and what to use instead.
     pub fn can_be_had() -> Result<(), Failure> {
         if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
             return Err(Failure::usage(
@@ -34,7 +37,8 @@ impl Screen {
         Ok(())
     }
 
-    /// Takes the terminal over.
+    /// Takes the terminal over: raw mode, so that keys come one by one, and its other screen, so that
+    /// what was there before comes back.
     pub fn open() -> Result<Screen, Failure> {
         let failed = |error: io::Error| Failure::runtime(format!("the terminal: {error}"));
         enable_raw_mode().map_err(failed)?;
@@ -46,7 +50,7 @@ impl Screen {
         })
     }
 
-    /// Draws what has changed.
+    /// Draws the next picture. Only what differs from the last one is sent to the terminal.
     pub fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         self.0.draw(draw).map(|_| ())
     }
@@ -58,7 +62,7 @@ impl Drop for Screen {
     }
 }
 
-/// As much of it as can be: the terminal itself may be gone.
+/// Gives the terminal back. Errors do not matter: the terminal itself may be gone.
 fn restore() {
     let _ = execute!(io::stdout(), LeaveAlternateScreen, cursor::Show);
     let _ = disable_raw_mode();
