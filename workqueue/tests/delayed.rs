@@ -380,3 +380,46 @@ fn s10_13_a_refused_flush_leaves_the_timer_armed() {
     clock.advance(MS);
     until("its time has come", || own.runs() == 2);
 }
+
+#[test]
+fn s09_09_the_drop_of_a_refused_item_may_wait_and_panic() {
+    struct Unkind {
+        work: DelayedWork<Unkind>,
+        gate: Arc<Gate>,
+    }
+    impl_has_delayed_work! {
+        impl HasDelayedWork<Self> for Unkind { self.work }
+    }
+    impl WorkItem for Unkind {
+        type Pointer = Arc<Self>;
+        fn run(_: Arc<Self>) {}
+    }
+    impl Drop for Unkind {
+        fn drop(&mut self) {
+            blocking(|| self.gate.pass());
+            panic!("on purpose");
+        }
+    }
+    let (clock, rt) = virtual_runtime(1);
+    let gone = rt.queue("gone").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let item = Unkind {
+        work: new_delayed_work!(),
+        gate: gate.clone(),
+    };
+    gone.enqueue_delayed(MS, Arc::new(item)).unwrap();
+    let handle = gone.handle();
+    gone.destroy().unwrap();
+    clock.advance(MS);
+    gate.wait_for(1);
+    // Timers go on meanwhile.
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let other = Later::noop();
+    q.enqueue_delayed(MS, other.clone()).unwrap();
+    clock.advance(MS);
+    until("the next timer has expired", || other.runs() == 1);
+    gate.open();
+    rt.system_percpu().flush().unwrap();
+    assert_eq!(handle.stats().refused_timer, 1);
+    assert_eq!(rt.system_percpu().stats().panicked, 1);
+}

@@ -353,3 +353,124 @@ fn s14_02_pointers_come_back_exactly_once_on_every_path() {
         assert_eq!((Arc::strong_count(&a), Arc::strong_count(&b)), (1, 1));
     }
 }
+
+#[test]
+fn s11_05_s11_06_the_end_of_a_frozen_runtime_thaws_it() {
+    type End = fn(Runtime);
+    let ends: [End; 2] = [|rt| rt.shutdown().unwrap(), drop];
+    for end in ends {
+        let rt = runtime(1);
+        let q = rt.queue("q").flags(PERCPU | Flags::FREEZABLE);
+        let q = q.build().unwrap();
+        rt.freeze_begin();
+        let item = Call::noop();
+        q.enqueue(item.clone()).unwrap();
+        let (told, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            end(rt);
+            told.send(()).unwrap();
+        });
+        assert_eq!(ended.recv_timeout(HUNG), Ok(()));
+        assert_eq!(item.runs(), 1);
+    }
+}
+
+/// A runtime that is about to be owned by an item, and a sign of its end: it lets go of its hooks.
+fn watched(builder: RuntimeBuilder) -> (Arc<Runtime>, Arc<()>) {
+    let sign = Arc::new(());
+    let held = sign.clone();
+    let builder = builder.on_panic(move |_| assert_eq!(*held, ()));
+    (Arc::new(builder.start().unwrap()), sign)
+}
+
+#[test]
+fn s11_05_a_runtime_whose_last_owner_goes_in_its_run_ends() {
+    for flags in [PERCPU, UNBOUND, PERCPU | Flags::MEM_RECLAIM] {
+        let (rt, sign) = watched(quiet().topology(machine(2, 1)));
+        let q = rt.queue("q").flags(flags).build().unwrap();
+        let later = Later::noop();
+        q.enqueue_delayed(HUNG, later.clone()).unwrap();
+        let (gate, ran) = (Gate::new(), Call::noop());
+        let (g, handle, chained) = (gate.clone(), q.handle(), ran.clone());
+        let own = rt.clone();
+        q.try_spawn(move || {
+            g.pass();
+            handle.enqueue(chained).unwrap();
+            drop(own);
+        })
+        .unwrap();
+        gate.wait_for(1);
+        drop(rt);
+        gate.open();
+        until("what is armed is dropped", || {
+            Arc::strong_count(&later) == 1
+        });
+        assert_eq!(ran.runs(), 1, "what was queued before has run");
+        assert!(!later.work.is_pending() && later.runs() == 0);
+        // The owner of the queue is left, and has nothing to do.
+        drop(q);
+        until("the runtime has ended", || Arc::strong_count(&sign) == 1);
+    }
+}
+
+#[test]
+fn s11_05_a_runtime_whose_last_owner_is_an_item_refused_at_expiry_ends() {
+    struct Owner {
+        work: DelayedWork<Owner>,
+        _rt: Arc<Runtime>,
+    }
+    impl_has_delayed_work! {
+        impl HasDelayedWork<Self> for Owner { self.work }
+    }
+    impl WorkItem for Owner {
+        type Pointer = Arc<Self>;
+        fn run(_: Arc<Self>) {}
+    }
+    let clock = VirtualClock::new();
+    let builder = quiet().topology(machine(1, 1)).virtual_clock(clock.clone());
+    let (rt, sign) = watched(builder);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let item = Arc::new(Owner {
+        work: new_delayed_work!(),
+        _rt: rt.clone(),
+    });
+    let delay = Duration::from_millis(1);
+    q.enqueue_delayed(delay, item).unwrap();
+    q.destroy().unwrap();
+    drop(rt);
+    clock.advance(delay);
+    until("the runtime has ended", || Arc::strong_count(&sign) == 1);
+}
+
+#[test]
+fn s11_05_a_drop_at_the_end_may_cancel_another_item_and_panic() {
+    struct Pair {
+        work: DelayedWork<Pair>,
+        other: Option<Arc<Pair>>,
+    }
+    impl_has_delayed_work! {
+        impl HasDelayedWork<Self> for Pair { self.work }
+    }
+    impl WorkItem for Pair {
+        type Pointer = Arc<Self>;
+        fn run(_: Arc<Self>) {}
+    }
+    impl Drop for Pair {
+        fn drop(&mut self) {
+            if let Some(other) = self.other.take() {
+                assert!(other.work.cancel().is_none(), "ended as well");
+                panic!("on purpose");
+            }
+        }
+    }
+    let rt = runtime(1);
+    let q = rt.system_percpu();
+    let pair = |other| {
+        let work = new_delayed_work!();
+        Arc::new(Pair { work, other })
+    };
+    let other = pair(None);
+    q.enqueue_delayed(HUNG, pair(Some(other.clone()))).unwrap();
+    q.enqueue_delayed(HUNG, other).unwrap();
+    assert_eq!(rt.shutdown(), Ok(()));
+}

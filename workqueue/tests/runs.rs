@@ -211,3 +211,35 @@ fn s02_22_the_description_is_cut_and_reset() {
     assert_eq!(all[3], "0123456789012345678901234567890");
     assert_eq!(all[5], "012345678901234567890123456789");
 }
+
+#[test]
+fn s02_16_hooks_and_payloads_that_panic_end_no_thread_of_the_crate() {
+    struct Unkind;
+    impl Drop for Unkind {
+        fn drop(&mut self) {
+            std::panic::panic_any(Unkinder);
+        }
+    }
+    struct Unkinder;
+    impl Drop for Unkinder {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+    let rt = quiet()
+        .topology(machine(2, 1))
+        .on_panic(|_| panic!("on purpose"))
+        .on_cpus_changed(|_| panic!("on purpose"))
+        .trace_sink(|_| panic!("on purpose"))
+        .start()
+        .unwrap();
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    q.try_spawn(|| std::panic::panic_any(Unkind)).unwrap();
+    q.flush().unwrap();
+    assert_eq!(q.stats().panicked, 1);
+    rt.set_online_cpus(Some(CpuSet::single(0)));
+    assert_eq!(rt.online_cpus().len(), 1);
+    q.try_spawn(|| ()).unwrap();
+    q.flush().unwrap();
+    assert_eq!(q.stats().completed, 2);
+}

@@ -5,6 +5,7 @@
 
 use super::topology::Scope;
 use crate::sys::cpuset::CpuSet;
+use crate::sys::user_code;
 use std::any::Any;
 use std::fmt;
 use std::time::Duration;
@@ -131,9 +132,9 @@ pub(crate) struct Hooks {
 impl Hooks {
     /// Called just before each real creation of a worker or rescuer.
     pub(crate) fn before_create(&self, attempt: &CreateAttempt) -> Result<(), i32> {
-        self.on_create_worker
-            .as_ref()
-            .map_or(Ok(()), |hook| hook(attempt))
+        self.on_create_worker.as_ref().map_or(Ok(()), |hook| {
+            user_code::call(|| hook(attempt)).unwrap_or(Err(libc::EAGAIN))
+        })
     }
 }
 

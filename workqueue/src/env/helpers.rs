@@ -60,6 +60,10 @@ impl Job {
     pub(crate) fn new(job: impl FnOnce() + Send + 'static) -> Self {
         Self(Box::new(job))
     }
+
+    pub(crate) fn run(self) {
+        (self.0)();
+    }
 }
 
 impl fmt::Debug for Job {
@@ -186,7 +190,7 @@ impl Monitor {
                 return then(&mut inbox);
             }
             drop(inbox);
-            jobs.into_iter().for_each(|job| (job.0)());
+            jobs.into_iter().for_each(Job::run);
         }
     }
 }

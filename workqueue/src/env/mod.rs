@@ -22,6 +22,7 @@ use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::timer::Timers;
 use crate::sys::turn_scheduler::{Invitation, TurnScheduler};
+use crate::sys::user_code;
 use config::{Config, Hooks};
 use cpus::{Cpus, Machine};
 use helpers::{Monitor, TimerEvent, Watchdog};
@@ -148,7 +149,7 @@ impl Env {
         }
         let event = event();
         if let Some(sink) = &self.trace_sink {
-            sink(&event);
+            let _ignored = user_code::call(|| sink(&event));
         }
         trace::record_event(&event);
     }

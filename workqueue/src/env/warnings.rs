@@ -8,6 +8,7 @@
 use super::config::PanicInfo;
 use super::Env;
 use crate::sys::sync::Mutex;
+use crate::sys::user_code::{self, log_safely};
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
 
@@ -63,7 +64,7 @@ impl Env {
 
     pub(crate) fn warn_nice_denied(&self, nice: i32) {
         if self.first_time("nice", 0) {
-            log::warn!("workqueue: no right to run threads at nice {nice}, they run at the process's; CAP_SYS_NICE or RLIMIT_NICE is needed");
+            log_safely!(warn, "workqueue: no right to run threads at nice {nice}, they run at the process's; CAP_SYS_NICE or RLIMIT_NICE is needed");
         }
     }
 
@@ -77,7 +78,8 @@ impl Env {
         let number = self.warnings.cpu_intensive.count(function);
         if let Some(number) = number.filter(|&n| is_worth_a_warning(n, from)) {
             let limit = self.cpu_intensive_thresh();
-            log::warn!(
+            log_safely!(
+warn,
                 "workqueue: {function} has used the CPU for more than {limit:?} {number} times; an unbound queue would suit it better"
             );
         }
@@ -89,21 +91,19 @@ impl Env {
         function: &'static str,
         payload: Box<dyn Any + Send>,
     ) {
-        log::error!("workqueue: {function} on {workqueue} panicked");
+        log_safely!(error, "workqueue: {function} on {workqueue} panicked");
         if self.config.abort_on_panic {
             std::process::abort();
         }
-        // A hook or a payload that panics in turn must not end the worker.
-        let _ignored = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            if let Some(hook) = &self.hooks.on_panic {
-                hook(&PanicInfo {
-                    workqueue,
-                    function,
-                    payload: &*payload,
-                });
-            }
-            drop(payload);
-        }));
+        if let Some(hook) = &self.hooks.on_panic {
+            let info = PanicInfo {
+                workqueue,
+                function,
+                payload: &*payload,
+            };
+            let _ignored = user_code::call(|| hook(&info));
+        }
+        let _ignored = user_code::call(|| drop(payload));
     }
 }
 

@@ -13,6 +13,7 @@ use super::Era;
 use crate::error::WaitError;
 use crate::pool::context::blocking;
 use crate::sys::cpu;
+use crate::sys::sync::modelled::back_off;
 use crate::sys::sync::{Completion, Mutex};
 use crate::sys::timer::{TimerIndex, Timers};
 use std::fmt;
@@ -215,6 +216,7 @@ impl Work {
             return Err(WaitError::Destroyed);
         }
         self.may_wait()?;
+        let mut looks = 0;
         let was_pending = loop {
             if self.claim() {
                 break false;
@@ -223,7 +225,8 @@ impl Work {
                 break true;
             }
             // It is about to be listed or about to run, or another canceller has it.
-            std::thread::yield_now();
+            back_off(looks);
+            looks = looks.saturating_add(1);
         };
         self.wait_on_work();
         self.release();

@@ -8,6 +8,7 @@ use super::cpu_workqueue::{served_by_caller, CpuWorkqueue};
 use super::work::Work;
 use super::MachineInner;
 use crate::error::{AllocError, AttrError, Refusal, WaitError};
+use crate::sys::sync::modelled::back_off;
 use crate::sys::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -106,13 +107,15 @@ impl QueueInner {
     #[must_use]
     pub(super) fn insert_near(&self, cpu: Option<usize>, work: &Arc<Work>) -> bool {
         // The list of a CPU that is leaving refuses; the next look finds another CPU.
+        let mut looks = 0;
         while !self.destroyed.load(Ordering::Relaxed) {
             let near = self.machine.online_near(cpu.unwrap_or_else(|| self.here()));
             let list = near.and_then(|cpu| self.list_of(cpu));
             if list.is_some_and(|l| l.insert(work)) {
                 return true;
             }
-            std::thread::yield_now();
+            back_off(looks);
+            looks = looks.saturating_add(1);
         }
         false
     }

@@ -14,6 +14,7 @@ use crate::runtime::directory::Directory;
 use crate::runtime::Runtime;
 use crate::sys::clock::{after, Clock};
 use crate::sys::cpu;
+use crate::sys::user_code::log_safely;
 use std::fs;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -109,8 +110,11 @@ fn abort_if_asked(dir: &Directory, stalls: &[Stall]) {
     } else {
         return;
     };
-    log::error!("workqueue: aborting the process, as asked for at {why}");
-    log::logger().flush();
+    log_safely!(
+        error,
+        "workqueue: aborting the process, as asked for at {why}"
+    );
+    let _ignored = crate::sys::user_code::call(|| log::logger().flush());
     std::process::abort();
 }
 
@@ -119,18 +123,19 @@ fn report(dir: &Arc<Directory>, stalls: &[Stall]) {
     for s in stalls {
         let stuck = dump::seconds(s.stuck);
         let head = dump::pool_head(&s.pool, s.flags);
-        log::error!("workqueue: stalled for {stuck}s: {head}");
+        log_safely!(error, "workqueue: stalled for {stuck}s: {head}");
     }
     let busy = dir.dump(|_| true);
-    busy.lines().for_each(|l| log::error!("workqueue: {l}"));
+    busy.lines()
+        .for_each(|l| log_safely!(error, "workqueue: {l}"));
     for s in stalls.iter().filter(|s| !s.pool.is_unbound()) {
         let runs = dump::runs(&s.pool);
         if runs.is_empty() {
-            log::error!("workqueue: pool {}: no worker is running", s.pool.id);
+            log_safely!(error, "workqueue: pool {}: no worker is running", s.pool.id);
         }
         for run in &runs {
             let held = held_by(run);
-            log::error!("workqueue: pool {}: {held}", s.pool.id);
+            log_safely!(error, "workqueue: pool {}: {held}", s.pool.id);
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{Pool, PoolGuard};
 use crate::env::config::BhBatch;
 use crate::runtime::directory::Directory;
 use crate::sys::clock::after;
+use crate::sys::user_code::log_safely;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread;
@@ -84,7 +85,10 @@ impl Directory {
         let _attrs = self.attrs_lock.lock();
         if let Err(errno) = self.want_bh_threads(highpri) {
             let error = std::io::Error::from_raw_os_error(errno);
-            log::warn!("workqueue: cannot create a BH thread: {error}; will go on trying");
+            log_safely!(
+                warn,
+                "workqueue: cannot create a BH thread: {error}; will go on trying"
+            );
         }
     }
 

@@ -12,6 +12,7 @@ use crate::env::helpers::{Job, PoolTimer, PoolTimers, TimerEvent};
 use crate::sys::clock::after;
 use crate::sys::timer::TimerIndex;
 use crate::sys::turn_scheduler;
+use crate::sys::user_code::log_safely;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +72,10 @@ fn warn_create_failed(pool: &Pool, errno: i32) {
     if pool.env.first_time("create", errno) {
         let thread = pool.worker_name(0);
         let error = io::Error::from_raw_os_error(errno);
-        log::warn!("workqueue: cannot create worker {thread}: {error}; will go on trying");
+        log_safely!(
+            warn,
+            "workqueue: cannot create worker {thread}: {error}; will go on trying"
+        );
     }
 }
 

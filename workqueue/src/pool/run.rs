@@ -21,6 +21,7 @@ use crate::env::Env;
 use crate::observe::trace::TraceEvent;
 use crate::pwq::{self, Pwq};
 use crate::sys::cpu;
+use crate::sys::user_code::log_safely;
 use crate::work::list;
 use crate::work::raw::Item;
 use crate::wq::attrs::Flags;
@@ -173,7 +174,8 @@ fn run_one<'a>(
             .counters
             .leaked_state
             .fetch_add(1, Ordering::Relaxed);
-        log::warn!(
+        log_safely!(
+            warn,
             "workqueue: {function} on {} left a blocking section open",
             pwq.queue.name
         );

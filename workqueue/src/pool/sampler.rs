@@ -9,6 +9,7 @@
 use super::worker_state::{Sample, WorkerFlags, WorkerState};
 use super::{Pool, PoolGuard, PoolState};
 use crate::sys::cpu;
+use crate::sys::user_code::log_safely;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -109,7 +110,8 @@ impl Sampler {
         let state = self.state_of(p.tid);
         if let Err(e) = &state {
             if !self.is_gone(e) && pool.env.first_time("proc", 0) {
-                log::warn!(
+                log_safely!(
+                    warn,
                     "workqueue: cannot read {}: {e}; sleep is told from CPU time alone",
                     self.tasks.display()
                 );

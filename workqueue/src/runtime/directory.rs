@@ -5,6 +5,7 @@
 //! come and go in [`super::cpus`], BH threads in [`crate::pool::bh`]. Kernel counterparts:
 //! `workqueues`, `wq_pool_mutex`, `cpu_worker_pools`, `unbound_pool_hash`.
 
+use crate::env::helpers::Job;
 use crate::env::Env;
 use crate::pool::{Pool, PoolKey};
 use crate::sys::sync::{Condvar, Mutex};
@@ -53,6 +54,10 @@ pub(crate) struct Directory {
     queue_gone: Condvar,
     /// The timer thread and the monitor.
     pub(crate) helpers: Mutex<Vec<JoinHandle<()>>>,
+    /// The monitor ends the runtime once the last queue is gone.
+    pub(crate) ends_itself: AtomicBool, // A: written and read with the lock of `queues`
+    /// What is left for the end of the runtime to run.
+    pub(crate) leftovers: Mutex<Vec<Job>>,
 }
 
 /// The queues, found without a search.
@@ -86,6 +91,8 @@ impl Directory {
             made_queues: AtomicU64::new(0),
             queue_gone: Condvar::new(),
             helpers: Mutex::default(),
+            ends_itself: AtomicBool::new(false),
+            leftovers: Mutex::default(),
         }
     }
 
@@ -133,6 +140,18 @@ impl Directory {
             queues.by_name.remove(&queue.name);
         }
         self.queue_gone.notify_all();
+        if queues.by_number.is_empty() && self.ends_itself.load(Ordering::Relaxed) {
+            self.env.monitor.stop();
+        }
+    }
+
+    /// Lets the monitor end the runtime once the last queue is gone.
+    pub(crate) fn end_with_last_queue(&self) {
+        let queues = self.queues.lock();
+        self.ends_itself.store(true, Ordering::Relaxed);
+        if queues.by_number.is_empty() {
+            self.env.monitor.stop();
+        }
     }
 
     pub(crate) fn queues(&self) -> Vec<Arc<QueueInner>> {

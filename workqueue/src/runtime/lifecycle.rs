@@ -17,8 +17,14 @@ use crate::pool::worker::{create_worker, CreateError};
 use crate::pool::{context, manager, registry, Pool};
 use crate::sys::clock::after;
 use crate::sys::cpu::{self, errno_of, AbortOnUnwind};
+use crate::sys::user_code;
 use crate::work::delayed;
+use crate::work::raw::Returned;
+use crate::wq::queue::QueueInner;
+use std::mem;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 impl Runtime {
     /// The second phase: creates the rescuers of the queues that exist, one worker for each pool
@@ -66,10 +72,10 @@ impl Runtime {
         env.timers.begin_thread();
         env.monitor.begin_thread();
         env.watchdog.begin(env.clock.now());
-        let (timer, own) = (env.clone(), dir.clone());
+        let (timer, own) = (dir.clone(), dir.clone());
         self.start_helper("wq/timer", move || {
             cpu::set_current_timer_exact();
-            timer.timers.serve(expire);
+            timer.env.timers.serve(|event| expire(&timer, event));
         })?;
         self.start_helper("wq/monitor", move || monitor(&own))?;
         Ok(())
@@ -103,21 +109,15 @@ impl Runtime {
         for pool in dir.all_pools() {
             manager::dismiss(&pool);
         }
-        self.join_helpers();
+        dir.join_helpers();
     }
 
-    pub(super) fn join_helpers(&self) {
-        let (dir, env) = (&self.inner, &self.inner.env);
-        env.timers.end_thread();
-        env.monitor.stop();
-        let helpers = std::mem::take(&mut *dir.helpers.lock());
-        for handle in helpers {
-            // A panic of a helper ends the process, so the result says nothing.
-            let _ignored = handle.join();
-        }
-    }
-
-    /// Drains and destroys all queues and joins all threads. Items armed on a timer are dropped.
+    /// Thaws, drains and destroys all queues, then joins all threads. Items armed on a timer are
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`WaitError::WouldDeadlock`] on a thread of the runtime: the monitor then ends it as soon as
+    /// the run is over.
     pub fn shutdown(self) -> Result<(), WaitError> {
         self.end()
     }
@@ -127,16 +127,13 @@ impl Runtime {
         if env.is_in_forked_child() {
             return Err(WaitError::Destroyed);
         }
-        if context::with(|c| Arc::ptr_eq(&c.pool.env, env)) == Some(true) {
+        if dir.is_own_thread() {
             return Err(WaitError::WouldDeadlock);
         }
         if env.is_stopped() {
             return Ok(());
         }
-        // Threads are waited for by joining them from here on.
-        if let Some(turns) = env.clock.turns() {
-            turns.disband();
-        }
+        self.prepare_end();
         for queue in dir.queues() {
             match queue.destroy() {
                 // Destroyed: its owner destroys it at this moment and needs the threads until then.
@@ -145,19 +142,72 @@ impl Runtime {
             }
         }
         dir.wait_for_queues();
+        dir.finish();
+        Ok(())
+    }
+
+    /// As `end`, on a thread of the runtime: nothing waits here. The queues end one by one, then
+    /// the monitor.
+    pub(super) fn end_by_monitor(&self) {
+        self.prepare_end();
+        let queues = self.inner.queues();
+        queues.iter().for_each(QueueInner::destroy_by_monitor);
+        self.inner.end_with_last_queue();
+    }
+
+    fn prepare_end(&self) {
+        // Threads are waited for by joining them from here on.
+        if let Some(turns) = self.inner.env.clock.turns() {
+            turns.disband();
+        }
+        // Nobody is left to thaw the queues, and their items have to run.
+        self.thaw();
+    }
+}
+
+impl Directory {
+    fn is_own_thread(&self) -> bool {
+        let this = thread::current().id();
+        let helper = |h: &JoinHandle<()>| h.thread().id() == this;
+        context::with(|c| Arc::ptr_eq(&c.pool.env, &self.env)) == Some(true)
+            || self.helpers.lock().iter().any(helper)
+    }
+
+    /// Ends the helper threads and waits for them, unless the caller is one.
+    pub(super) fn join_helpers(&self) {
+        self.env.timers.end_thread();
+        self.env.monitor.stop();
+        let helpers = mem::take(&mut *self.helpers.lock());
+        let this = thread::current().id();
+        for handle in helpers.into_iter().filter(|h| h.thread().id() != this) {
+            // A panic of a helper ends the process, so the result says nothing.
+            let _ignored = handle.join();
+        }
+    }
+
+    /// The end, once all queues are gone: joins the threads.
+    fn finish(&self) {
+        let env = &self.env;
         env.set_phase(STOPPED);
         self.join_helpers();
-        // Armed timers end like those that expire on a destroyed queue.
-        env.timers.close().into_iter().for_each(expire_stopped);
+        // Armed timers end like those that expire on a destroyed queue. All of them before the
+        // first pointer is dropped: its drop may cancel another item.
+        let armed: Vec<_> = env.timers.close().into_iter().filter_map(ended).collect();
         env.monitor.close();
-        let percpu = std::mem::take(&mut *dir.percpu.lock());
+        let percpu = mem::take(&mut *self.percpu.lock());
         for (_, pools) in percpu {
             for pool in pools.all() {
                 manager::stop(&pool);
                 registry::forget(&pool);
             }
         }
-        Ok(())
+        let left = mem::take(&mut *self.leftovers.lock());
+        for job in left {
+            let _ignored = user_code::call(|| job.run());
+        }
+        for item in armed {
+            let _ignored = user_code::call(|| drop(item));
+        }
     }
 }
 
@@ -184,20 +234,28 @@ fn monitor(dir: &Arc<Directory>) {
         env.monitor.sleep_until(next);
         env.note_wakeup(next);
     }
+    if dir.ends_itself.load(Ordering::Relaxed) {
+        dir.finish();
+    }
 }
 
 /// Handles an expired timer, on the timer thread.
-fn expire(event: TimerEvent) {
+fn expire(dir: &Directory, event: TimerEvent) {
     match event {
-        TimerEvent::Item(item) => delayed::expired(item),
+        TimerEvent::Item(item) => {
+            if let Err(refused) = delayed::expired(item) {
+                dir.run_on_worker(move || refused.report());
+            }
+        }
         TimerEvent::Pool(pool, timer) => pool.expired(timer),
     }
 }
 
-/// Handles a timer that was still armed when the runtime ended.
-fn expire_stopped(event: TimerEvent) {
-    if let TimerEvent::Item(item) = event {
-        delayed::abandoned(item);
+/// The pointer of an item whose timer was still armed when the runtime ended.
+fn ended(event: TimerEvent) -> Option<Returned> {
+    match event {
+        TimerEvent::Item(item) => Some(delayed::abandoned(item)),
+        TimerEvent::Pool(..) => None,
     }
 }
 
@@ -206,7 +264,6 @@ mod tests {
     use super::*;
     use crate::env::topology::Topology;
     use std::sync::mpsc;
-    use std::thread;
     use std::time::{Duration, Instant};
 
     #[test]
@@ -245,7 +302,7 @@ mod tests {
         let rt = rt.start().expect("threads can be made");
         // The moment between the end of the monitor and that of the runtime: a thread that looked a
         // moment ago still finds the runtime.
-        rt.join_helpers();
+        rt.inner.join_helpers();
         rt.inner.env.monitor.close();
         rt.refresh_cpus();
         rt.shutdown().expect("nothing keeps it");

@@ -15,7 +15,7 @@ pub(crate) mod cpus;
 
 use crate::env::topology::Topology;
 use crate::env::Env;
-use crate::error::AllocError;
+use crate::error::{AllocError, WaitError};
 use crate::pool::registry;
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::wq::attrs::Flags;
@@ -29,7 +29,8 @@ use std::sync::{Arc, OnceLock};
 /// All global state of a set of workqueues. Programs use [`Runtime::global`]; tests, and programs
 /// with several independent sets, make their own.
 ///
-/// Dropping it is [`Runtime::shutdown`].
+/// Dropping it is [`Runtime::shutdown`]. Dropped in one of its own runs, it ends by itself as soon
+/// as the run is over.
 #[derive(Debug)]
 pub struct Runtime {
     pub(crate) inner: Arc<Directory>,
@@ -120,8 +121,10 @@ impl Drop for Runtime {
             // The threads are the parent's.
             return;
         }
-        if let Err(e) = self.end() {
-            log::warn!("workqueue: the runtime is left running: {e}");
+        match self.end() {
+            Ok(()) => {}
+            Err(WaitError::WouldDeadlock) => self.end_by_monitor(),
+            Err(e) => log::warn!("workqueue: the runtime is left running: {e}"),
         }
     }
 }

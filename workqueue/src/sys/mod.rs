@@ -11,6 +11,8 @@ pub(crate) mod short_text;
 
 pub(crate) mod turn_scheduler;
 
+pub(crate) mod user_code;
+
 pub(crate) mod clock;
 
 pub(crate) mod timer;

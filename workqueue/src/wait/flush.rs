@@ -22,6 +22,7 @@ use crate::error::WaitError;
 use crate::pool::context::{self, blocking};
 use crate::pwq::Pwq;
 use crate::sys::sync::Completion;
+use crate::sys::user_code::log_safely;
 use crate::wq::queue::{FlushWaiter, QueueInner, QueueState, DESTROYED, DRAINING};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ impl QueueInner {
     pub(crate) fn flush_from_outside(&self) -> Result<(), WaitError> {
         self.may_wait()?;
         if self.system && self.env.first_time("flush of a system queue", 0) {
-            log::warn!(
+            log_safely!(
+                warn,
                 "workqueue: flush of system queue {} waits for items of everybody",
                 self.name
             );
@@ -183,7 +185,8 @@ impl QueueInner {
     /// Warns now and then that the queue is not empty after this many flushes of a drain.
     pub(crate) fn warn_of_long_drain(&self, flushes: u32) {
         if is_worth_a_warning(flushes) {
-            log::warn!(
+            log_safely!(
+                warn,
                 "workqueue: {} is not empty after {flushes} flushes of a drain",
                 self.name
             );

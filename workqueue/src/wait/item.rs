@@ -14,7 +14,7 @@ use crate::pool::worker_state::Current;
 use crate::pool::{registry, PoolGuard, PoolState};
 use crate::pwq::{self, Followup};
 use crate::sys::sync::Completion;
-use crate::work::delayed::{self, Target, TimerNode};
+use crate::work::delayed::{self, Refused, Target, TimerNode};
 use crate::work::list::{self, ItemList};
 use crate::work::pointer::WorkItem;
 use crate::work::raw::{Item, RawWork, Returned, VTable};
@@ -176,7 +176,8 @@ pub(crate) fn flush_item(
             // Once: an item that arms itself again is not waited for.
             Step::Expire(item, target) => {
                 expire = false;
-                waited = delayed::deliver(target, item);
+                let delivered = delayed::deliver(target, item);
+                waited = delivered.map_err(Refused::report).is_ok();
             }
         }
     }

@@ -7,7 +7,7 @@
 //! The owner of PENDING arms the timer.
 
 use super::pointer::{self, claim, offer, RawDelayedWorkItem, WorkItem};
-use super::raw::{Item, RawTimed, RawWork, TimedItem};
+use super::raw::{Item, RawTimed, RawWork, Returned, TimedItem};
 use super::Work;
 use crate::enqueue::{self, Entry};
 use crate::env::helpers::TimerEvent;
@@ -16,6 +16,7 @@ use crate::sys::clock::after;
 use crate::sys::sync::modelled::back_off;
 use crate::sys::sync::Mutex;
 use crate::sys::timer::TimerIndex;
+use crate::sys::user_code::log_safely;
 use crate::wait::item::{self, flush_item, Busy, Grab};
 use crate::wq::queue::QueueInner;
 use std::convert::Infallible;
@@ -238,14 +239,14 @@ where
 }
 
 /// Queues an item whose timer has expired. Runs on the timer thread.
-pub(crate) fn expired(armed: TimedItem) {
+pub(crate) fn expired(armed: TimedItem) -> Result<(), Refused> {
     let target = target_of(&armed).lock().take();
     let target = target.expect("whoever arms sets the target first");
-    deliver(target, armed.into_item());
+    deliver(target, armed.into_item())
 }
 
-/// Drops an item whose timer was still armed when the runtime ended.
-pub(crate) fn abandoned(armed: TimedItem) {
+/// Ends an item whose timer was still armed when the runtime ended. The caller drops its pointer.
+pub(crate) fn abandoned(armed: TimedItem) -> Returned {
     if let Some(target) = target_of(&armed).lock().take() {
         target
             .queue
@@ -253,26 +254,47 @@ pub(crate) fn abandoned(armed: TimedItem) {
             .refused_timer
             .fetch_add(1, Ordering::Relaxed);
     }
-    drop(armed);
+    armed.into_item().end()
 }
 
-/// Queues an item now whose timer was to do it later. False if it is refused and dropped.
+/// An item that was refused when its timer expired. It is not pending any more.
+#[must_use]
+pub(crate) struct Refused {
+    queue: Arc<QueueInner>,
+    refusal: Refusal,
+    item: Returned,
+}
+
+impl Refused {
+    /// Warns, and drops the item's pointer. Both may call code of the program, which may wait.
+    /// # Context: not on a helper thread.
+    pub(crate) fn report(self) {
+        log_safely!(
+            warn,
+            "workqueue: delayed {} not queued on {}: {}",
+            self.item.function(),
+            self.queue.name,
+            self.refusal
+        );
+        drop(self.item);
+    }
+}
+
+/// Queues an item now whose timer was to do it later.
 /// # Context: no lock of the crate held.
-pub(crate) fn deliver(target: Target, item: Item) -> bool {
-    let placed = enqueue::place(&target.queue, target.cpu, Some(target.armed_on), item);
-    let Err((refusal, item)) = placed else {
-        return true;
-    };
-    let queue = &target.queue;
-    log::warn!(
-        "workqueue: delayed {} not queued on {}: {refusal}",
-        item.function(),
-        queue.name
-    );
-    // guard: s09_09_expiry_uncounted
-    queue.counters.refused_timer.fetch_add(1, Ordering::Relaxed);
-    drop(item);
-    false
+pub(crate) fn deliver(target: Target, item: Item) -> Result<(), Refused> {
+    let queue = target.queue;
+    let placed = enqueue::place(&queue, target.cpu, Some(target.armed_on), item);
+    placed.map_err(|(refusal, item)| {
+        // guard: s09_09_expiry_uncounted
+        queue.counters.refused_timer.fetch_add(1, Ordering::Relaxed);
+        let item = item.end();
+        Refused {
+            queue,
+            refusal,
+            item,
+        }
+    })
 }
 
 /// A work field with a timer. See [`crate::impl_has_delayed_work!`].

@@ -114,6 +114,11 @@ impl Returned {
     pub(crate) fn into_raw(self) -> NonNull<RawWork> {
         ManuallyDrop::new(self).0
     }
+
+    pub(crate) fn function(&self) -> &'static str {
+        // SAFETY: the pointer this token stands for keeps the item alive.
+        unsafe { self.0.as_ref() }.function()
+    }
 }
 
 impl Drop for Returned {

@@ -14,6 +14,7 @@ use crate::pool::{context, registry, Pool, PoolKind, PoolState};
 use crate::pwq::{self, NodeActive, Pwq};
 use crate::runtime::directory::Directory;
 use crate::sys::cpuset::CpuSet;
+use crate::sys::user_code::{self, log_safely};
 use crate::work::list;
 use crate::work::raw::Item;
 use std::sync::atomic::Ordering;
@@ -207,7 +208,8 @@ impl QueueInner {
                 }
                 Err(errno) => {
                     let error = std::io::Error::from_raw_os_error(errno);
-                    log::warn!(
+                    log_safely!(
+                        warn,
                         "workqueue: {}: CPU {cpu} is served by the default pool: {error}",
                         self.name
                     );
@@ -304,7 +306,8 @@ impl QueueInner {
         let _attrs = self.dir.attrs_lock.lock();
         let busy = self.state.lock().pwqs.iter().any(has_work);
         if busy {
-            log::error!(
+            log_safely!(
+                error,
                 "workqueue: {} is still busy after it was drained; it is kept\n{}",
                 self.name,
                 dump::queue(self)
@@ -338,15 +341,19 @@ impl QueueInner {
             return;
         }
         if context::in_run_of(self) {
-            if self.begin_destroy().is_ok() {
-                let queue = self.clone();
-                let job = Job::new(move || queue.destroy_without_waiting(0));
-                self.env.monitor.post(job);
-            }
-            return;
+            return self.destroy_by_monitor();
         }
         if let Err(e) = self.destroy() {
-            log::debug!("workqueue: {} dropped: {e}", self.name);
+            log_safely!(debug, "workqueue: {} dropped: {e}", self.name);
+        }
+    }
+
+    /// Lets the monitor destroy the queue, unless somebody does so already.
+    pub(crate) fn destroy_by_monitor(self: &Arc<Self>) {
+        if self.begin_destroy().is_ok() {
+            let queue = self.clone();
+            let job = Job::new(move || queue.destroy_without_waiting(0));
+            self.env.monitor.post(job);
         }
     }
 
@@ -363,7 +370,7 @@ impl QueueInner {
             return;
         }
         if let Err(e) = self.finish_destroy() {
-            log::warn!("workqueue: {}: {e}", self.name);
+            log_safely!(warn, "workqueue: {}: {e}", self.name);
         }
     }
 
@@ -371,7 +378,7 @@ impl QueueInner {
     fn discard(&self) {
         for pwq in self.pwqs() {
             while let Some(item) = take_any(&pwq) {
-                drop(item);
+                let _ignored = user_code::call(|| drop(item));
             }
         }
     }

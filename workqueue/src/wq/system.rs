@@ -8,6 +8,7 @@
 use super::attrs::Flags;
 use super::builder::QueueBuilder;
 use super::{OwnedQueue, Queue};
+use crate::env::helpers::Job;
 use crate::error::{EnqueueError, Refusal, WaitError};
 use crate::pool::context::blocking;
 use crate::runtime::directory::Directory;
@@ -64,6 +65,21 @@ impl SystemQueues {
             dfl_long: queue("events_dfl_long", Flags::UNBOUND, UNBOUND_MAX_ACTIVE),
             bh: queue("events_bh", Flags::BH, 0),
             bh_highpri: queue("events_bh_highpri", Flags::BH | Flags::HIGHPRI, 0),
+        }
+    }
+}
+
+impl Directory {
+    /// Runs code of the program away from the timer thread, on a worker of `events`; if that takes
+    /// no items any more, when the runtime ends.
+    pub(crate) fn run_on_worker(&self, code: impl FnOnce() + Send + 'static) {
+        let mut queues = self.queues().into_iter();
+        let refused = match queues.find(|q| q.system && q.name == "events") {
+            Some(inner) => Queue { inner }.try_spawn(code).err(),
+            None => Some(EnqueueError::new(Refusal::Destroyed, code)),
+        };
+        if let Some(refused) = refused {
+            self.leftovers.lock().push(Job::new(refused.into_inner()));
         }
     }
 }
