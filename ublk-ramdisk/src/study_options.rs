@@ -14,6 +14,7 @@ use workqueue::Flags;
 #[serde(try_from = "String", into = "String")]
 pub struct KblockdFlags(Flags);
 
+/// The flags that make a difference to kblockd, and their names.
 const NAMES: [(&str, Flags); 5] = [
     ("mem_reclaim", Flags::MEM_RECLAIM),
     ("highpri", Flags::HIGHPRI),

@@ -47,7 +47,8 @@ pub(crate) const IO_PREP_BATCH: u32 = io_command(0x25);
 pub(crate) const IO_COMMIT_BATCH: u32 = io_command(0x26);
 pub(crate) const IO_FETCH_BATCH: u32 = io_command(0x27);
 
-/// CQE result of a fetch: a request stands in the tag's descriptor.
+/// Result of a fetch that brings a request: its descriptor is in the tag's place. A fetch that the
+/// driver ends brings -ENODEV instead.
 pub(crate) const IO_RES_OK: i32 = 0;
 
 /// Largest queue depth that the driver takes.
@@ -168,7 +169,8 @@ pub(crate) const OP_WRITE_ZEROES: u8 = 5;
 pub(crate) const IO_F_NOUNMAP: u32 = 1 << 15;
 pub(crate) const IO_F_FUA: u32 = 1 << 13;
 
-/// One request as the driver describes it; `struct ublksrv_io_desc`.
+/// One request as the driver describes it: operation and flags in one word, then where it begins and
+/// how long it is, in sectors of 512 bytes; `struct ublksrv_io_desc`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IoDesc {
@@ -178,7 +180,8 @@ pub struct IoDesc {
     pub(crate) addr: u64,
 }
 
-/// Command of the per-tag paths; `struct ublksrv_io_cmd`.
+/// Command of the per-tag paths: the result of the tag's last request, and where the driver finds the
+/// tag's buffer, or 0; `struct ublksrv_io_cmd`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct IoCmd {
@@ -188,7 +191,8 @@ pub(crate) struct IoCmd {
     pub addr: u64,
 }
 
-/// Command of the batch path; `struct ublk_batch_io`.
+/// Command of the batch path: how many elements there are, and how long each is. Where they are is in
+/// the submission entry; `struct ublk_batch_io`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct BatchIo {
@@ -200,7 +204,7 @@ pub(crate) struct BatchIo {
     pub reserved2: u64,
 }
 
-/// One tag of a batch command; `struct ublk_elem_header`.
+/// One tag of a batch command, with the result of its last request; `struct ublk_elem_header`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct BatchElem {
@@ -218,7 +222,8 @@ pub(crate) const ATTR_ROTATIONAL: u32 = 1 << 1;
 pub(crate) const ATTR_VOLATILE_CACHE: u32 = 1 << 2;
 pub(crate) const ATTR_FUA: u32 = 1 << 3;
 
-/// `struct ublk_param_basic`.
+/// Size, blocks and kind of the disk. Lengths are in sectors of 512 bytes, block sizes are powers of
+/// two; `struct ublk_param_basic`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ParamBasic {
@@ -233,6 +238,7 @@ pub struct ParamBasic {
     pub(crate) virt_boundary_mask: u64,
 }
 
+/// What DISCARD and WRITE_ZEROES may cover: the unit in bytes, the most in sectors of 512 bytes;
 /// `struct ublk_param_discard`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -245,7 +251,8 @@ pub(crate) struct ParamDiscard {
     pub reserved0: u16,
 }
 
-/// `struct ublk_param_segment`.
+/// Limits of the pieces of a request's memory. This server sets none, but the kernel's struct has
+/// them; `struct ublk_param_segment`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ParamSegment {

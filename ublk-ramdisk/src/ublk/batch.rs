@@ -23,7 +23,7 @@ const COMMITS: usize = 8;
 /// Buffers for tags, a power of two; each holds all tags of the queue.
 const FETCH_BUFFERS: u16 = 8;
 
-/// What comes back from the mirror on the queue's own thread.
+/// Takes what the mirror hands back on the queue's own thread, until it is put into a COMMIT.
 struct Results {
     queue: UblkQueue,
     /// Those that are in no COMMIT yet.
@@ -53,7 +53,8 @@ impl LocalCompletion for Results {
     }
 }
 
-/// The loop's state.
+/// The loop's state. Fields are dropped in this order: the ring goes before the memory that its
+/// commands name.
 pub(super) struct Batch {
     ring: QueueRing,
     submitter: Submitter,
@@ -170,7 +171,7 @@ impl Batch {
         }
     }
 
-    /// What has ended on other threads.
+    /// Takes the results that workers of kblockd have left for this queue.
     #[inline]
     fn read_messages(&mut self) {
         let results = &mut self.results;
@@ -185,7 +186,8 @@ impl Batch {
             .count()
     }
 
-    /// Some tags have arrived, or the fetch has ended.
+    /// Some tags have arrived, or the fetch has ended: with -ENODEV because the disk goes away, else
+    /// for a reason that passes, and then it is begun again.
     fn fetched(&mut self, completion: Completion) -> Result<(), QueueError> {
         if let Some(buffer) = completion.buffer() {
             let tags = usize::try_from(completion.result).unwrap_or(0) / size_of::<u16>();

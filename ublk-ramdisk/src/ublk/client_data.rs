@@ -62,7 +62,11 @@ impl ClientData {
         self.zeros.start()
     }
 
-    /// Moves a request's bytes on the calling thread. Returns how many.
+    /// Moves a request's bytes between the client and the store, on the calling thread. Returns how
+    /// many.
+    ///
+    /// # Errors
+    /// IOERR if the kernel does not move them, as it does not when the disk is being taken away.
     #[inline]
     pub(super) fn copy(
         &self,

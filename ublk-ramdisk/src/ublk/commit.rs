@@ -29,7 +29,10 @@ impl Commit {
         self.len == 0
     }
 
-    /// Takes results up, no more than there is room for.
+    /// Takes results up.
+    ///
+    /// # Panics
+    /// There are more than there is room for: each tag has one result at most.
     pub(super) fn fill(&mut self, results: impl Iterator<Item = BatchElem>) {
         debug_assert!(self.is_free());
         for element in results {
@@ -38,7 +41,7 @@ impl Commit {
         }
     }
 
-    /// What the driver has not taken yet.
+    /// The elements that the driver has not taken yet.
     pub(super) fn rest(&self) -> &[BatchElem] {
         &self.elements[self.done..self.len]
     }
@@ -60,7 +63,7 @@ impl Commit {
     }
 }
 
-/// One result, as the driver takes it.
+/// The element that commits the result of a tag.
 #[inline]
 pub(super) fn element(tag: u16, result: i32) -> BatchElem {
     BatchElem {

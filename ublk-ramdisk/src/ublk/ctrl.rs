@@ -126,7 +126,8 @@ impl From<CtrlError> for Failure {
     }
 }
 
-/// Checked access to `/dev/ublk-control`.
+/// Access to `/dev/ublk-control`: each method sends one control command of the driver's, and returns
+/// when the driver has carried it out or refused it.
 pub struct Control {
     ring: CtrlRing,
     node: OwnedFd,
@@ -255,7 +256,8 @@ impl Control {
         )
     }
 
-    /// Takes the disk away after its dirty data went through the server (F4).
+    /// Takes the disk away (STOP_DEV): returns when its dirty data has gone through the server, and all
+    /// requests have ended (F4).
     pub fn stop(&mut self, id: u32) -> Result<(), CtrlError> {
         self.send("STOP_DEV", abi::CMD_STOP_DEV, with_data(id, 0))
     }
@@ -266,7 +268,7 @@ impl Control {
         self.send("TRY_STOP_DEV", abi::CMD_TRY_STOP_DEV, with_data(id, 0))
     }
 
-    /// Frees the id; waits until it is free.
+    /// Frees the id (DEL_DEV); waits until nobody has /dev/ublkcN open, and so the id is free.
     pub fn delete(&mut self, id: u32) -> Result<(), CtrlError> {
         self.send("DEL_DEV", abi::CMD_DEL_DEV, with_data(id, 0))
     }
@@ -380,4 +382,70 @@ pub fn block_path(id: u32) -> String {
 /// True if there is a driver.
 pub fn driver_present() -> bool {
     Path::new(CONTROL_NODE).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    #[test]
+    fn l1_what_the_driver_refuses_is_a_line_that_says_what_to_do() {
+        for (command, id, errno, exit, part) in [
+            (
+                "GET_DEV_INFO2",
+                3,
+                libc::ENOENT,
+                Exit::Failure,
+                "there is no ublk device 3",
+            ),
+            (
+                "DEL_DEV",
+                3,
+                libc::ENODEV,
+                Exit::Failure,
+                "there is no ublk device 3",
+            ),
+            (
+                "UPDATE_SIZE",
+                3,
+                libc::EINVAL,
+                Exit::Failure,
+                "`ublk-ramdisk list 3`",
+            ),
+            (
+                "ADD_DEV",
+                -1,
+                libc::EINVAL,
+                Exit::Failure,
+                "--queues, --depth",
+            ),
+            (
+                "ADD_DEV",
+                -1,
+                libc::ENOMEM,
+                Exit::Environment,
+                "a new device",
+            ),
+            (
+                "ADD_DEV",
+                3,
+                libc::EEXIST,
+                Exit::InUse,
+                "device id 3 is in use",
+            ),
+            (
+                "STOP_DEV",
+                3,
+                libc::EPERM,
+                Exit::Environment,
+                "CAP_SYS_ADMIN",
+            ),
+        ] {
+            let failure = Failure::from(CtrlError::Refused { command, id, errno });
+            assert_eq!(failure.exit, exit, "{failure}");
+            assert!(failure.message.contains(part), "{failure}");
+            assert!(!failure.message.contains("os error"), "{failure}");
+        }
+    }
 }

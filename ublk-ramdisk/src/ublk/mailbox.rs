@@ -32,7 +32,8 @@ pub(super) trait Waker {
 
 const NONE: u32 = 0;
 
-/// The box of one queue.
+/// The mailbox of one queue: a list of tags that many threads link to and one takes, and a place for
+/// a message under each tag.
 #[derive(Debug)]
 pub(super) struct Mailbox<T, W> {
     /// The last tag that was linked, plus one.
@@ -48,18 +49,18 @@ pub(super) struct Mailbox<T, W> {
     woken: PlainU64,
 }
 
-/// What the box has done.
+/// How often messages were left, and how often the thread had to be woken for one.
 #[cfg(not(loom))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Post {
-    /// Letters.
+    /// Messages.
     pub(super) posted: u64,
     /// Times that the thread had to be woken for one.
     pub(super) woken: u64,
 }
 
 impl<T, W: Waker> Mailbox<T, W> {
-    /// An empty box for tags below `depth`.
+    /// An empty mailbox for tags below `depth`.
     pub(super) fn new(depth: u16, waker: W) -> Self {
         Self {
             newest: AtomicU32::new(NONE),
@@ -72,7 +73,7 @@ impl<T, W: Waker> Mailbox<T, W> {
         }
     }
 
-    /// What it has done so far.
+    /// Its counts so far; a message and its wake-up may be counted one after the other.
     #[cfg(not(loom))]
     pub(super) fn counts(&self) -> Post {
         Post {

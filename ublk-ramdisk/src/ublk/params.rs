@@ -37,7 +37,7 @@ pub fn choose_path(
     }
 }
 
-/// Feature bits without which `path` does not work.
+/// The feature bits without which `path` does not work; 0 for a path that every driver has.
 pub fn needed_features(path: DataPath) -> u64 {
     match path {
         DataPath::Batch => Features::BATCH_IO | Features::USER_COPY,
@@ -59,7 +59,8 @@ pub(super) fn path_missing(path: DataPath, offered: Features) -> Failure {
     ))
 }
 
-/// The wishes for ADD_DEV.
+/// What ADD_DEV is asked for: the features of the path, and those that are of use on every path as
+/// far as they are offered. What is granted may be less (A2, F8).
 pub(super) fn wanted_info(config: &DeviceConfig, path: DataPath, offered: Features) -> DeviceInfo {
     let always = Features::CMD_IOCTL_ENCODE | Features::UPDATE_SIZE | Features::SAFE_STOP_DEV;
     let mut flags = needed_features(path) | always & offered.0;

@@ -14,13 +14,14 @@ use super::ring::{Completion, QueueRing, WATCHES};
 use crate::config::DataPath;
 use crate::mq::{DataTransfer, LocalCompletion, Request, Submitter, TransferAnswer};
 
-/// Results that the mirror hands back on the queue's own thread become commands here.
+/// Turns the results that the mirror hands back on the queue's own thread into COMMIT_AND_FETCH
+/// commands, which bring the next request of the tag.
 struct TagCommands {
     ring: QueueRing,
     queue: UblkQueue,
 }
 
-/// The loop's state.
+/// The loop's state. It ends when the driver has taken back every tag with -ENODEV.
 pub(super) struct PerTag {
     commands: TagCommands,
     submitter: Submitter,

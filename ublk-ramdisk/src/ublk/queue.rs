@@ -116,7 +116,8 @@ impl Waker {
     }
 }
 
-/// What all threads share of one queue.
+/// What all threads share of one queue: its thread, the workers of kblockd that serve its refused
+/// requests, and those that ask for figures.
 #[derive(Debug)]
 pub(super) struct QueueShared {
     pub(super) data: ClientData,
@@ -125,7 +126,10 @@ pub(super) struct QueueShared {
 }
 
 impl QueueShared {
-    /// Memory for every tag, and the box.
+    /// Makes the buffer of every tag and the mailbox.
+    ///
+    /// # Errors
+    /// Too little address space or memory, or no descriptor left.
     pub(super) fn new(
         char_device: Arc<File>,
         queue: u16,
@@ -211,8 +215,8 @@ impl UblkQueue {
         }
     }
 
-    /// Checks what stands under `tag`. What is wrong with it is the result to
-    /// commit: it never enters the mirror.
+    /// Counts a request that has arrived under `tag`, and checks its descriptor. An error is the result
+    /// to commit: such a request never enters the mirror.
     #[inline]
     pub(super) fn arrive(&self, tag: u16, descriptor: IoDesc) -> Result<Request, i32> {
         self.counters.insert();
@@ -260,7 +264,7 @@ impl UblkQueue {
         )
     }
 
-    /// Counts the end of what was taken in.
+    /// Counts a request that has ended, with its result as the driver gets it.
     #[inline]
     pub(super) fn ended(&self, request: &Request, result: i32) {
         self.counters.ended(request, result);

@@ -19,7 +19,8 @@ use crate::mq::Submitter;
 use crate::stats::QueueCounters;
 use crate::sys::{event, thread as sys_thread};
 
-/// Says that a queue thread has ended, for whatever reason.
+/// Tells the main thread, and the other queues, that a queue thread has ended, and keeps why the first
+/// failed.
 #[derive(Debug)]
 pub(super) struct Deaths {
     event: OwnedFd,
@@ -164,7 +165,7 @@ impl QueueThread {
     }
 }
 
-/// A queue's loop with its ring.
+/// A queue's loop with its ring, by data path.
 pub(super) enum Served {
     PerTag(PerTag),
     Batch(Batch),

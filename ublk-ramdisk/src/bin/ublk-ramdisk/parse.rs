@@ -20,13 +20,13 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
-/// Reads how long a trace is recorded.
+/// Reads how long a trace is recorded: 1 ms to 10 minutes, as the records of all of it are kept.
 pub fn trace_time(text: &str) -> Result<Duration, String> {
     let range = Duration::from_millis(1)..=Duration::from_secs(600);
     within(time(text)?, range, "1ms to 10m")
 }
 
-/// Reads how often something is redrawn.
+/// Reads how often something is redrawn: 100 ms to an hour. A plain number counts seconds.
 pub fn interval(text: &str) -> Result<Duration, String> {
     let range = Duration::from_millis(100)..=Duration::from_secs(3600);
     within(seconds(text)?, range, "100ms to 1h")

@@ -57,7 +57,7 @@ pub enum Request {
     /// What happens to the requests for so long. After the answer comes the trace itself, and the
     /// connection ends with it. If the client goes away before, the recording ends.
     Trace {
-        /// How long.
+        /// How long, in milliseconds.
         millis: u32,
         /// Events that each thread keeps.
         records: u32,
@@ -71,7 +71,7 @@ pub enum Request {
     },
     /// Does by hand what the block layer does by itself.
     WriteState {
-        /// What.
+        /// What is done.
         verb: StateVerb,
     },
     /// Another size.

@@ -82,6 +82,9 @@ impl RunDir {
 
     /// Takes the lock of device `id` for as long as the result lives. A server that is just
     /// ending is waited for, `timeout` long.
+    ///
+    /// # Errors
+    /// Status 4 if another server has it, 3 if the directory cannot be used.
     pub fn lock(&self, id: u32, timeout: Duration) -> Result<DeviceLock, Failure> {
         let deadline = Instant::now() + timeout;
         loop {
