@@ -6,7 +6,7 @@
 //! cargo run -p workqueue --example one_item
 //! ```
 //!
-//! `scripts/journeys` runs it under callgrind.
+//! `scripts/journeys` counts what runs for each.
 
 use std::error::Error;
 use std::io::{stdin, BufRead};
