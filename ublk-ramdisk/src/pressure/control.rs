@@ -130,6 +130,7 @@ impl Control {
         Ok(())
     }
 
+    /// Locks the monitor. Held only to put it in or take it out.
     fn lock_monitor(&self) -> std::sync::MutexGuard<'_, Option<Monitor>> {
         self.monitor.lock().unwrap_or_else(PoisonError::into_inner)
     }

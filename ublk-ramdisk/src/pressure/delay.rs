@@ -27,6 +27,7 @@ struct Delayed {
 }
 
 impl Delayed {
+    /// What requests are ordered by: when the delay is over, then the number of arrival.
     fn key(&self) -> (u64, u64) {
         (self.due, self.number)
     }
@@ -84,6 +85,7 @@ impl WorkItem for DelayLine {
 }
 
 impl DelayLine {
+    /// Makes one with room for all `requests` of the device.
     pub(super) fn new(requests: usize, slots: Arc<Slots>) -> Self {
         Self {
             slots,
@@ -172,6 +174,7 @@ impl DelayLine {
         requests.heap.pop().map(|Reverse(next)| next)
     }
 
+    /// Has a request go on. One that ends without the disk's `complete` gives its slot back here.
     fn proceed(&self, hctx: Hctx<'_>, tag: u16, deferred: Deferred) {
         if deferred.completes() {
             return hctx.queue().proceed(deferred);

@@ -122,6 +122,7 @@ impl<D: Disk> Pressured<D> {
         self.lock_settings().clone()
     }
 
+    /// Locks the settings. The lock is not held across a call of the mirror or the disk.
     fn lock_settings(&self) -> std::sync::MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,14 +221,18 @@ impl<D: Disk> Pressured<D> {
         }
     }
 
+    /// The sources whose begin and end of refusing are recorded in a trace.
     fn source_states(&self) -> [&SourceState; 3] {
         [&self.slots.state, &self.throttle.state, &self.psi.state]
     }
 
+    /// The place of a request in the tables that have one for each tag of the device.
     fn index(&self, hctx: u16, tag: u16) -> usize {
         usize::from(hctx) * usize::from(self.depth) + usize::from(tag)
     }
 
+    /// queue_rq with at least one source in force; `active` are their bits. It gives the slot of a
+    /// request back that does not stay with the disk.
     #[cold]
     #[inline(never)]
     fn queue_rq_under_pressure<'q>(
@@ -252,6 +257,7 @@ impl<D: Disk> Pressured<D> {
         answer
     }
 
+    /// Takes a request past the sources in their order, up to the first that does not let it pass.
     fn decide<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool, active: u32) -> Answer<'q> {
         let request = *rq.request();
         let (queue, tag) = (hctx.index(), request.tag());
@@ -315,12 +321,14 @@ impl<D: Disk> Pressured<D> {
         }
     }
 
+    /// Gives back the tokens of a request that moves no bytes now.
     fn refund(&self, metered: bool, request: &Request) {
         if metered {
             self.throttle.refund(request.len());
         }
     }
 
+    /// Gives a request's slot back, if it holds one, and runs the queues that wait for slots.
     fn give_slot_back(&self, hctx: Hctx<'_>, tag: u16) {
         if hctx.take_token(tag) != 0 {
             self.slots.release(hctx);

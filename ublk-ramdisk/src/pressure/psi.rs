@@ -20,6 +20,7 @@ pub(super) struct Psi {
 }
 
 impl Psi {
+    /// Makes one for a device with this many requests.
     pub(super) fn new(requests: usize) -> Self {
         Self {
             state: SourceState::new(Source::Psi),
@@ -27,6 +28,7 @@ impl Psi {
         }
     }
 
+    /// Pressure begins or ends.
     pub(super) fn set_pressure(&self, on: bool) {
         match on {
             true => self.state.begin_refusing(),

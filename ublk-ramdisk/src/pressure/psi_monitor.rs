@@ -103,6 +103,7 @@ impl PsiTrigger {
         format!("{kind} {} {}", self.stall_us, self.window_us)
     }
 
+    /// The pressure file. Fails if the server is in no control group of version 2.
     fn path(&self) -> io::Result<PathBuf> {
         match self.scope {
             PsiScope::Host => Ok("/proc/pressure/memory".into()),
@@ -161,6 +162,7 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
+    /// Sets the trigger and starts the thread. The kernel keeps the trigger as long as the file is open.
     pub(super) fn start(trigger: &PsiTrigger, tell: Tell) -> Result<Self, PsiError> {
         let failed = |error| PsiError::new(trigger, error);
         let path = trigger.path().map_err(failed)?;
@@ -202,6 +204,8 @@ impl Drop for Monitor {
     }
 }
 
+/// The thread: polls the file until `end` is signaled. Pressure counts as over when no event has come
+/// for as long as `window`.
 fn listen(file: &File, end: &OwnedFd, window: Duration, mut tell: Tell) {
     let quiet = PollTimeout::try_from(window).unwrap_or(PollTimeout::MAX);
     let mut pressed = false;

@@ -137,6 +137,7 @@ impl Throttle {
         }
     }
 
+    /// Starts the ticks, unless they run. The first one comes after a whole tick.
     #[cold]
     fn arm(self: &Arc<Self>) {
         let Some(context) = self.context.get() else {
@@ -148,6 +149,7 @@ impl Throttle {
         }
     }
 
+    /// Queues the next tick for `ns` nanoseconds from now.
     fn wait(self: &Arc<Self>, context: &TimerContext, ns: u64) {
         // Refused only when it has been ended.
         let _ended = context
@@ -155,6 +157,8 @@ impl Throttle {
             .enqueue_delayed(Duration::from_nanos(ns), self.clone());
     }
 
+    /// Fills the balance, and starts the hardware queues if a request may pass. Ends the ticks when the
+    /// balance is full and nothing was taken since the last one.
     fn tick(self: &Arc<Self>) {
         let Some(context) = self.context.get() else {
             return;

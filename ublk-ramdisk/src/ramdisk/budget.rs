@@ -35,11 +35,12 @@ impl Budget {
         }
     }
 
+    /// Bytes used now, reservations included.
     pub(super) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// 0 for none.
+    /// The limit in bytes; 0 for none.
     pub(super) fn limit(&self) -> u64 {
         self.limit.load(Ordering::Relaxed)
     }

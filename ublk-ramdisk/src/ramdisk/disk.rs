@@ -97,6 +97,7 @@ impl Ramdisk {
         SpaceWorks::start(self, runtime, queue, self.options)
     }
 
+    /// Begins to make memory, and has the store tell when it has some again.
     pub(super) fn set_space(self: &Arc<Self>, space: Space) {
         let before = self.space.set(space);
         debug_assert!(before.is_ok(), "a disk is started once");
@@ -152,6 +153,7 @@ impl Ramdisk {
         }
     }
 
+    /// Serves one request. Makes no system call (J3).
     #[inline]
     fn serve<'q>(&self, hctx: u16, rq: Issued<'q>) -> Answer<'q> {
         let (op, range) = (rq.request().op(), range(rq.request()));
@@ -288,6 +290,7 @@ impl Ramdisk {
     }
 }
 
+/// The answer for a request without memory.
 fn refuse(rq: Issued<'_>, why: NoMemory) -> Answer<'_> {
     match why {
         NoMemory::NotYet => rq.busy_skippable(Source::Memory),
@@ -297,6 +300,7 @@ fn refuse(rq: Issued<'_>, why: NoMemory) -> Answer<'_> {
     }
 }
 
+/// The bytes of the disk that a request covers.
 fn range(request: &Request) -> Range<u64> {
     request.offset()..request.offset() + request.len()
 }

@@ -92,6 +92,7 @@ pub(super) struct NoSpace {
 }
 
 impl NoSpace {
+    /// Begins with memory enough.
     pub(super) fn new(timeout: NoSpaceTimeout) -> Self {
         Self {
             inner: Mutex::new(Inner {
@@ -106,6 +107,7 @@ impl NoSpace {
         }
     }
 
+    /// Changes the mode, ends a running timeout, and records the change.
     fn change(&self, inner: &mut Inner, mode: Mode) {
         inner.mode = mode;
         inner.deadline = None;
@@ -117,6 +119,7 @@ impl NoSpace {
         });
     }
 
+    /// True if this is the mode now. Read without the lock.
     #[inline]
     pub(super) fn is(&self, mode: Mode) -> bool {
         self.mode.load(Ordering::Relaxed) == mode as u32

@@ -22,6 +22,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// A request of which nothing is done yet.
     pub(super) fn new(token: InFlight, request: Request) -> Self {
         Self {
             token,
@@ -44,6 +45,7 @@ impl Pending {
         start..end
     }
 
+    /// True if all of its bytes are done.
     pub(super) fn is_done(&self) -> bool {
         self.done == self.request.len()
     }
@@ -66,6 +68,7 @@ impl PendingRing {
         }))
     }
 
+    /// Puts a request behind the others.
     pub(super) fn push(&self, pending: Pending) {
         let ring = &mut *lock(&self.0);
         let at = (ring.first + ring.len) % ring.requests.len();
@@ -74,6 +77,7 @@ impl PendingRing {
         ring.len += 1;
     }
 
+    /// Takes the oldest request.
     pub(super) fn pop(&self) -> Option<Pending> {
         let ring = &mut *lock(&self.0);
         ring.len = ring.len.checked_sub(1)?;

@@ -191,6 +191,7 @@ impl Space {
         }
     }
 
+    /// Queues an item, or gives it a new delay if it is queued.
     fn modify(queue: &workqueue::Queue, item: &Arc<Item>, delay: Duration) {
         // Refused only while the device is being taken down.
         let _refused = queue.mod_delayed(delay, item.clone());
@@ -225,14 +226,18 @@ impl Space {
         self.no_space.is(Mode::Error)
     }
 
+    /// Counts a write that ended with NOSPC at once.
     pub(super) fn count_denied(&self) {
         self.denied.fetch_add(1, Relaxed);
     }
 
+    /// Counts a write that ended with NOSPC because too many wait.
     pub(super) fn count_above_cap(&self) {
         self.above_cap.fetch_add(1, Relaxed);
     }
 
+    /// Makes memory for the requests that wait, the oldest first, until there is none left or none to
+    /// be had.
     fn populate(&self, store: &Store, queue: &Queue) {
         if self.denies() && !self.probe(store) {
             return self.deny_all(queue);
@@ -254,6 +259,8 @@ impl Space {
         }
     }
 
+    /// Gives a taken entry its memory, which is pinned, and runs its hardware queue. `made`: bytes that
+    /// were allocated for it.
     fn grant(&self, store: &Store, queue: &Queue, taken: &Taken, made: u64) {
         if made > 0 {
             // In every mode: a pass of reclaim that found nothing may be about to report it. It looked
@@ -321,6 +328,7 @@ impl Space {
         }
     }
 
+    /// Ends all requests that wait, and runs their hardware queues.
     fn deny_all(&self, queue: &Queue) {
         let denied = self.waiters.deny_all();
         self.denied.fetch_add(denied, Relaxed);
@@ -329,6 +337,7 @@ impl Space {
         }
     }
 
+    /// Runs every hardware queue, as the end of a request does.
     fn run_all(&self, queue: &Queue) {
         for hctx in 0..queue.tag_set().nr_hw_queues {
             queue.restart_hw_queue(hctx);
@@ -435,6 +444,7 @@ impl Space {
         }
     }
 
+    /// Carries out all discards that wait, in order. Each ends when its memory is free (E18).
     fn discard(&self, store: &Store, queue: &Queue) {
         while let Some(pending) = self.discards.pop() {
             let freed = store.discard(pending.range());
@@ -471,6 +481,7 @@ impl Space {
         }
     }
 
+    /// Returns the figures as they are now.
     pub(super) fn stats(&self, store: &Store) -> SpaceStats {
         let (mode, no_space_in) = self.no_space.report(self.now());
         SpaceStats {

@@ -121,6 +121,7 @@ impl Store {
         self.address(range.start)
     }
 
+    /// The bytes of whole pages.
     fn bytes_of(&self, pages: Range<usize>) -> Range<u64> {
         (pages.start as u64) << self.page_shift..(pages.end as u64) << self.page_shift
     }

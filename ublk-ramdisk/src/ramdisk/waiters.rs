@@ -25,7 +25,7 @@ use super::sync::{lock, AtomicU32, Mutex, Ordering};
 
 const NIL: u32 = u32::MAX;
 
-/// Where a request is on its way to memory.
+/// Where a request is on its way to memory; see the diagram above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Free,
@@ -91,6 +91,7 @@ struct List {
 }
 
 impl List {
+    /// Takes an entry out of the list. Its links are left as they were.
     fn unlink(&mut self, at: u32) {
         let Entry { prev, next, .. } = self.entries[at as usize];
         match prev {
@@ -103,6 +104,7 @@ impl List {
         }
     }
 
+    /// Puts an entry at the end of the list, or at its beginning.
     fn link(&mut self, at: u32, in_front: bool) {
         let (prev, next) = match in_front {
             true => (NIL, self.first),
@@ -143,10 +145,12 @@ impl Waiters {
         }
     }
 
+    /// The number of a tag's entry.
     fn at(&self, hctx: u16, tag: u16) -> u32 {
         u32::from(hctx) * self.depth + u32::from(tag)
     }
 
+    /// The hardware queue of an entry.
     fn hctx(&self, at: u32) -> usize {
         (at / self.depth) as usize
     }
@@ -290,6 +294,7 @@ impl Waiters {
         list.link(taken.entry, true);
     }
 
+    /// Moves a taken entry on. None if its request is gone.
     fn finish(&self, taken: &Taken, to: State) -> Option<u16> {
         let list = &mut *lock(&self.list);
         let hctx = self.hctx(taken.entry);

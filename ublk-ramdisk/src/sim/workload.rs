@@ -23,6 +23,7 @@ enum Discarding {
     UntilEnded,
 }
 
+/// What is known of a block of the region.
 #[derive(Clone, Copy, Debug, Default)]
 struct Block {
     generation: u32,
@@ -55,6 +56,7 @@ pub(super) struct Region {
 }
 
 impl Region {
+    /// The region of this job: an equal part of the disk, in whole blocks.
     pub(super) fn new(config: &SimConfig, job: u16) -> Self {
         let blocks = config.device.size / config.load.bs / u64::from(config.load.jobs);
         Self {
@@ -66,6 +68,7 @@ impl Region {
         }
     }
 
+    /// The first byte of a block on the disk.
     pub(super) fn offset(&self, block: usize) -> u64 {
         self.start + block as u64 * self.load.bs
     }
@@ -115,6 +118,7 @@ impl Region {
         found.map(|_| self.access(Op::Read, block))
     }
 
+    /// Makes a request for a block, which is in flight from now on.
     fn access(&mut self, op: Op, block: usize) -> Access {
         let at = &mut self.blocks[block];
         at.in_flight = true;
@@ -134,6 +138,7 @@ impl Region {
         }
     }
 
+    /// A random block that no request in flight touches. None if 64 draws found none.
     fn free_block(&self, random: &mut Random) -> Option<usize> {
         let draw = || random.below(self.blocks.len() as u64) as usize;
         std::iter::repeat_with(draw)
