@@ -8,7 +8,7 @@ use super::disks::Disk;
 use super::pressure::SideLoad;
 use super::{Participant, Runner};
 use crate::files::{at, write, Failure, FileError};
-use crate::kernel::Group;
+use crate::kernel::{Group, Trace};
 use crate::process::{apart, run, Outcome};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -88,6 +88,8 @@ pub(super) struct Load<'a> {
     pub(super) timeout: Duration,
     /// Are the counts of kernel and server kept?
     pub(super) compare: bool,
+    /// Is each ended request recorded, too?
+    pub(super) trace: bool,
     /// Does it write? Some sources of pressure need more beside such a load.
     pub(super) writes: bool,
 }
@@ -133,6 +135,8 @@ impl Runner<'_> {
             counters += &largest(&participant.disk);
             counters += &self.snapshot("before", participant, load.compare);
         }
+        // From the same moment on as the counters: what has made memory short before has discarded, too.
+        let trace = load.trace.then(|| watch(&participant.disk)).flatten();
         if kind == "memory" && load.writes {
             counters += "others.discard\tyes\n";
             side_load = SideLoad::discards(&participant.disk, &self.jobs)?;
@@ -164,6 +168,9 @@ impl Runner<'_> {
         if counted && !counters.is_empty() {
             counters += &self.snapshot("after", participant, load.compare);
             write(&file("counters"), &counters)?;
+        }
+        if let Some(trace) = trace {
+            write(&file("trace"), &trace.read()?)?;
         }
         // Last: the sample is there when it has its name.
         let whole = file("json");
@@ -212,4 +219,20 @@ fn largest(disk: &Disk) -> String {
     let kb = kb.min(disk.number("queue/max_segments") * 4);
     let discard = disk.number("queue/discard_max_bytes");
     format!("most_bytes\t{}\nmost_discard\t{discard}\n", kb << 10)
+}
+
+/// Begins to record the ended requests of a disk. None for a disk without queues, which has no requests that could be
+/// traced, or where there are no trace points.
+fn watch(disk: &Disk) -> Option<Trace> {
+    if !disk.sysfs("mq").is_dir() {
+        return None;
+    }
+    let numbers = disk.says("dev")?;
+    let (major, minor) = numbers.split_once(':')?;
+    let device = major.parse::<u64>().ok()? << 20 | minor.parse::<u64>().ok()?;
+    let trace = Trace::new(&format!("bench{}", std::process::id())).ok()?;
+    trace.size(8192).ok()?;
+    let filter = format!("dev == {device}");
+    trace.event("block/block_rq_complete", &filter).ok()?;
+    Some(trace)
 }

@@ -25,8 +25,8 @@ mod load;
 mod setting;
 
 use crate::contender::Contender;
-use crate::files::{at, write, Failure, FileError, Scratch};
-use crate::kernel::{Former, Group, Trace};
+use crate::files::{at, Failure, FileError, Scratch};
+use crate::kernel::{Former, Group};
 use crate::matrix::Job;
 use crate::plan::{Plan, Step};
 use crate::process::{run, Waiter};
@@ -203,6 +203,7 @@ impl<'a> Runner<'a> {
             // By the clock of the bed; no pressure slows it.
             timeout: Duration::from_secs(60 + self.plan.mib / 8),
             compare: false,
+            trace: false,
             writes: true,
         };
         let taken = self.measure(participant, &load, None);
@@ -281,19 +282,10 @@ impl<'a> Runner<'a> {
             arguments,
             timeout: self.timeout(),
             compare: true,
+            trace: true,
             writes: true,
         };
-        let trace = watch(&participant.disk);
-        self.measure(participant, &load, group)?;
-        let place = self
-            .folder
-            .join("raw")
-            .join(&participant.name)
-            .join(CROSS_CHECK);
-        if let (Some(trace), true) = (trace, place.join("1.json").exists()) {
-            write(&place.join("1.trace"), &trace.read()?)?;
-        }
-        Ok(())
+        self.measure(participant, &load, group)
     }
 
     /// All samples that are missing, each step said before it is taken.
@@ -343,6 +335,7 @@ impl<'a> Runner<'a> {
                 arguments: vec![self.folder.join(format!("jobs/{job}.fio")).into()],
                 timeout: self.timeout(),
                 compare: self.plan.cross_check,
+                trace: false,
                 writes: step.job.rw.writes(),
             };
             self.measure(participant, &load, group)?;
@@ -359,20 +352,4 @@ fn cannot(job: &Job, disk: &Disk) -> Option<String> {
     }
     let block: u64 = disk.says("queue/logical_block_size")?.parse().ok()?;
     (!job.bs.is_multiple_of(block)).then(|| format!("a block of the disk is {block} bytes"))
-}
-
-/// Begins to record the ended requests of a disk. None for a disk without queues, which has no requests that could be
-/// traced, or where there are no trace points.
-fn watch(disk: &Disk) -> Option<Trace> {
-    if !disk.sysfs("mq").is_dir() {
-        return None;
-    }
-    let numbers = disk.says("dev")?;
-    let (major, minor) = numbers.split_once(':')?;
-    let device = major.parse::<u64>().ok()? << 20 | minor.parse::<u64>().ok()?;
-    let trace = Trace::new(&format!("bench{}", std::process::id())).ok()?;
-    trace.size(8192).ok()?;
-    let filter = format!("dev == {device}");
-    trace.event("block/block_rq_complete", &filter).ok()?;
-    Some(trace)
 }
