@@ -197,7 +197,7 @@ impl Bed {
 
 /// CPU sets of queues that do not hold the caller's CPU.
 pub fn elsewhere(queues: u16) -> Vec<CpuSet> {
-    vec![CpuSet::single(100_000); usize::from(queues)]
+    vec![CpuSet::single(8000); usize::from(queues)]
 }
 
 /// A call of queue_rq on the first hardware queue.
