@@ -43,6 +43,8 @@ pub struct Count {
 pub type Counts = [Count; 4];
 
 /// Reads `/sys/block/DISK/stat`.
+/// Four numbers for each of read, write and discard (requests, merges, sectors, milliseconds), with
+/// the two of the queue after the writes, then two for flushes. None if there are fewer.
 pub fn kernel_counts(line: &str) -> Option<Counts> {
     let fields: Vec<u64> = line
         .split_whitespace()
@@ -287,8 +289,10 @@ impl CrossCheck {
             true => job.bs.max(64 << 10) <= by.most_discard,
             false => job.bs <= by.most_bytes,
         };
+        // A merged request ends as a part of another, but fio has counted it.
         let requests = kernel.ios + kernel.merged;
         for (unit, kernel, fio, at_least) in [
+            // A split or merged request has the same bytes, so they are equal even where requests are not.
             ("bytes", kernel.bytes, fio.bytes, not_alone),
             ("requests", requests, fio.ios, !whole || not_alone),
         ] {
@@ -299,6 +303,7 @@ impl CrossCheck {
 
     /// Our server and the tracepoints against the kernel's counters.
     fn servers(&mut self, place: &str, by: &Counted) {
+        // Both see the requests as the block layer made them, so no merge or split stands between.
         let witnesses = [
             ("our server", by.ours.map(|(counts, _)| counts)),
             ("the tracepoint", by.trace),

@@ -16,9 +16,14 @@ use ublk_ramdisk::units::size as size_of;
 use crate::matrix::{bad, BadMatrix, Job};
 
 /// Our data paths.
+/// `buffer`: the driver copies to a buffer of the tag, and the server copies on: two copies per byte.
+/// `user-copy`: the server moves the data with pread and pwrite on `/dev/ublkcN`: one copy.
+/// `batch`: the same copy, and one io_uring command fetches or commits many requests (BATCH_IO).
 pub const OURS: [&str; 3] = ["buffer", "user-copy", "batch"];
 
 /// The rivals, in the order of the columns.
+/// The first five are ublk servers too, the others block drivers of the kernel.
+/// `rublk-loop` and `loop` keep their data in a file of a tmpfs.
 pub const RIVALS: [&str; 10] = [
     "libublk-example",
     "libublk",
@@ -37,12 +42,17 @@ pub struct Pressure {
     /// Its name behind the `+`.
     pub kind: &'static str,
     /// The value if none is named.
+    /// A name leaves it out, so that the column of the usual run stays short.
     pub usual: &'static str,
     /// The source that its refusals are counted under.
     pub source: Source,
 }
 
 /// All of them, in the order of the columns.
+/// `slots`: requests that the driver holds at once. `mbps`: MiB per second, as null_blk counts them.
+/// `psi`: kind, stall and window of a pressure stall trigger, in microseconds.
+/// `memory`: bytes that the store may use, below the size of the disk.
+/// `requeue`: interval, probability, space and times of the kernel's fault injection (-1: no end).
 pub const PRESSURES: [Pressure; 5] = [
     pressure("slots", "8", Source::Slots),
     pressure("mbps", "64", Source::Bandwidth),
@@ -61,6 +71,7 @@ const fn pressure(kind: &'static str, usual: &'static str, source: Source) -> Pr
 }
 
 /// The names of all sources of pressure.
+/// Messages list them, so that a new row of the table needs no new text.
 fn kinds() -> [&'static str; 5] {
     PRESSURES.map(|pressure| pressure.kind)
 }
@@ -70,6 +81,7 @@ fn kinds() -> [&'static str; 5] {
 const SERVICE: &str = "1ms";
 
 /// The largest request of each disk, in bytes.
+/// The same as in [`crate::runner::disks`], which gives it to every server that takes one.
 const IO_BUFFER: u64 = 512 << 10;
 
 /// One contender.
@@ -80,6 +92,7 @@ pub struct Contender {
     /// Source of pressure and value.
     pub pressure: Option<(String, String)>,
     /// The node of a disk that is there already.
+    /// Its own data is overwritten: the fill comes before the first sample on this disk, too.
     pub node: Option<String>,
 }
 
@@ -121,6 +134,7 @@ impl Contender {
             Some((kind, value)) if kind == "memory" => size_of(value).unwrap_or(size),
             _ => size,
         };
+        // A limit above the size presses on nothing, and nothing has to be freed for it.
         // Whole MiB, as the jobs use them.
         size.saturating_sub(limit).next_multiple_of(1 << 20)
     }
@@ -133,10 +147,13 @@ impl Contender {
         if !limited || !job.rw.writes() {
             return None;
         }
+        // The discards beside the job hit blocks that it has written, which then read back as zeros.
         if job.verify {
             return Some("pages are discarded beside it, so what it wrote is not there".to_owned());
         }
+        // Each queue keeps an eighth of its tags free of parked writes, one at least.
         let most = depth - (depth / 8).max(1);
+        // The kernel splits a block that is larger than the largest request.
         let requests = job.bs.div_ceil(IO_BUFFER) as u32;
         match job.iodepth * job.numjobs * requests {
             _ if !job.direct => Some(format!(
@@ -155,6 +172,7 @@ impl Contender {
         let Some((kind, value)) = &self.pressure else {
             return Ok(());
         };
+        // Here and not in the guest: a wrong value would show only after a boot and a fill.
         let count = |text: &str| match text.parse::<u32>() {
             Ok(1..) => Ok(()),
             _ => Err("not a whole number from 1".to_owned()),
@@ -175,6 +193,7 @@ impl Contender {
                 Err(why) => Err(why),
             },
             _ => match format!("requeue={value}").parse::<Injection>() {
+                // `off` parses, too.
                 Ok(Injection::Requeue(Some(_))) => Ok(()),
                 Ok(_) => Err("that is no pressure".to_owned()),
                 Err(why) => Err(why),
@@ -197,7 +216,9 @@ impl FromStr for Contender {
     type Err = BadMatrix;
 
     fn from_str(word: &str) -> Result<Self, BadMatrix> {
+        // A trigger such as `psi=cgroup:some-...` has a colon too, but no path behind it.
         if let Some((name, node)) = word.split_once(':').filter(|_| word.contains(":/")) {
+            // The name becomes a folder below `raw`: no slash, and nothing that leads out of it.
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if name.is_empty() || !name.chars().all(plain) || name.starts_with('.') {
                 return bad(format!("contender '{word}': not like NAME:/dev/sdx"));
@@ -333,6 +354,7 @@ fn continues(word: &str) -> bool {
 
 /// Where the column stands: ours, ours under pressure, rivals, then the others.
 fn column(contender: &Contender) -> (usize, usize, String) {
+    // Compared from left to right: group, place in the group, name.
     let place = |names: &[&str]| names.iter().position(|name| *name == contender.base);
     match (&contender.node, &contender.pressure) {
         (Some(_), _) => (3, 0, contender.base.clone()),
@@ -346,6 +368,7 @@ fn column(contender: &Contender) -> (usize, usize, String) {
 
 /// All contenders, each source of pressure on the quickest data path, and null_blk under a
 /// limit of bandwidth.
+/// What a run measures if no list is given. A program that is lacking makes its contender absent.
 pub fn everybody() -> Vec<Contender> {
     let plain = OURS.iter().chain(&RIVALS).map(|name| (*name).to_owned());
     let pressed = kinds().map(|kind| format!("batch+{kind}"));

@@ -85,6 +85,7 @@ impl Sample {
         let found = self
             .percentiles
             .iter()
+            // fio writes 99.000000, and the digits that the parser makes of it need not be exact.
             .find(|(of, _)| (of - per_cent).abs() < 1e-6);
         found.map(|(_, us)| *us)
     }
@@ -92,6 +93,7 @@ impl Sample {
     /// MiB per second, all directions together. For a job that verifies, of its writes: reading
     /// back is not part of its time.
     pub fn mib_per_second(&self) -> f64 {
+        // Only a verified sample counts its writes alone, so only there the two numbers are equal.
         let bytes = match self.write {
             Some(write) if write.ios == self.ios => write.bytes,
             _ => self.bytes(),
@@ -116,6 +118,7 @@ pub fn parse(text: &str) -> Result<Sample, FioError> {
         return Err(FioError::Jobs(output.jobs.len()));
     };
     let all = job.ways();
+    // fio repeats the options of the job, and that is the only sign of a verification.
     let counted: Vec<&Way> = if job.options.verify.is_some() {
         vec![&job.write]
     } else {
@@ -123,6 +126,7 @@ pub fn parse(text: &str) -> Result<Sample, FioError> {
     };
     let ios: u64 = counted.iter().map(|way| way.total_ios).sum();
     let iops: f64 = counted.iter().map(|way| way.iops).sum();
+    // One latency for a sample: percentiles of two directions cannot be added.
     let main = counted.iter().max_by_key(|way| way.total_ios);
     let Some(main) = main.filter(|_| job.error == 0 && ios > 0 && iops > 0.0) else {
         return Err(FioError::Failed {
@@ -140,6 +144,7 @@ pub fn parse(text: &str) -> Result<Sample, FioError> {
     let mut sample = Sample {
         iops,
         ios,
+        // The directions of a mixed job run at the same time, so their times are not added.
         runtime_ms: counted.iter().map(|way| way.runtime).max().unwrap_or(0),
         mean_us: main.clat_ns.mean / 1000.0,
         fio_cpu: [job.usr_cpu, job.sys_cpu],
@@ -147,9 +152,11 @@ pub fn parse(text: &str) -> Result<Sample, FioError> {
         write: job.write.done(),
         trim: job.trim.done(),
         percentiles,
+        // fio prints a depth for every job. Only one with a target has looked for it.
         latency_depth: (job.latency_target > 0).then_some(job.latency_depth),
         ..Sample::default()
     };
+    // 99 is in fio's own list of percentiles (`percentile_list`), which no job file changes.
     sample.p99_us = sample.percentile(99.0).unwrap_or(0.0);
     Ok(sample)
 }
@@ -173,11 +180,14 @@ pub struct Job {
     read: Way,
     write: Way,
     trim: Way,
+    /// What fsync and fdatasync took, which fio keeps apart from the I/O of the job.
     sync: Flushes,
+    /// Per cent of one CPU.
     usr_cpu: f64,
     sys_cpu: f64,
     #[serde(rename = "job options")]
     options: Options,
+    /// 0 without a target.
     latency_target: u64,
     latency_depth: u32,
 }
@@ -187,6 +197,7 @@ impl Job {
         [&self.read, &self.write, &self.trim]
     }
 
+    /// All directions together.
     fn sum(&self, of: impl Fn(&Way) -> f64) -> f64 {
         self.ways().into_iter().map(of).sum()
     }
@@ -237,8 +248,11 @@ struct Way {
     iops: f64,
     total_ios: u64,
     io_bytes: u64,
+    /// Bytes per second; fio's `bw` is in KiB per second and rounded.
     bw_bytes: f64,
+    /// Milliseconds in which this direction had requests.
     runtime: u64,
+    /// Completion latency: without the time that fio takes to submit.
     clat_ns: Latency,
 }
 
@@ -256,6 +270,7 @@ impl Way {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Flushes {
+    /// Total latency; fio keeps no other of a flush.
     lat_ns: Latency,
 }
 
@@ -264,11 +279,14 @@ struct Flushes {
 #[serde(default)]
 struct Latency {
     mean: f64,
+    /// Per cent, as text, and nanoseconds.
     percentile: BTreeMap<String, f64>,
+    /// Nanoseconds, as text, and requests. A bin is a bucket of fio's histogram, named by its middle.
     bins: BTreeMap<String, u64>,
 }
 
 impl Latency {
+    /// The bins as numbers in rising order, which their names as text do not have. Milliseconds.
     fn buckets(&self) -> Vec<(f64, u64)> {
         let bins = self.bins.iter();
         let bins = bins.filter_map(|(ns, n)| Some((ns.parse::<f64>().ok()? / 1e6, *n)));

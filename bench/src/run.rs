@@ -63,11 +63,13 @@ impl Run {
             cross_check: None,
             samples: BTreeMap::new(),
         };
+        // What only the host knows, such as the command, the commit and the version of QEMU.
         run.setting.extend(pairs(&folder.join("setting.host"))?);
         for contender in entries(&folder.join("raw"))? {
             for job in entries(&contender.path)? {
                 let mut rounds = entries(&job.path)?;
                 rounds.retain(|round| round.path.extension().is_some_and(|end| end == "json"));
+                // By number: as text, round 10 would stand before round 2.
                 rounds.sort_by_key(|round| round.stem().parse::<u32>().unwrap_or(u32::MAX));
                 for round in &rounds {
                     run.take(&contender.name, &job.name, round)?;
@@ -79,6 +81,7 @@ impl Run {
 
     /// Takes one sample in; one that fio failed at is named instead.
     fn take(&mut self, contender: &str, job: &str, round: &Entry) -> Result<(), FileError> {
+        // A run of many hours is not lost by one sample that failed.
         let mut sample = match fio::parse(&read(&round.path)?) {
             Ok(sample) => sample,
             Err(why @ FioError::Failed { .. }) => {
@@ -89,9 +92,11 @@ impl Run {
             Err(why) => return Err(at(&round.path)(why)),
         };
         let counters = read_if_there(&round.path.with_extension("counters"))?;
+        // Only under pressure; a disk at ease has no column of refusals.
         if contender.contains('+') {
             sample.refused = counters.as_deref().and_then(check::refused);
         }
+        // A file may have the server's counts alone, for the refusals.
         if let Some(counters) = counters.filter(|text| check::is_to_be_compared(text)) {
             let trace = read_if_there(&round.path.with_extension("trace"))?;
             let checks = self.cross_check.get_or_insert_default();
@@ -99,6 +104,7 @@ impl Run {
             match (check::counted(&counters, trace.as_deref()), job_of(job)) {
                 (Ok(by), Some(job)) => checks.sample(&place, contender, &job, &sample, &by),
                 (Err(why), _) => checks.differences.push(format!("{place}: {why}")),
+                // A job of an older version: what it should have counted is not known.
                 (Ok(_), None) => {}
             }
         }
@@ -111,6 +117,7 @@ impl Run {
     }
 
     /// Writes `samples.json`, a line per series of samples.
+    /// A line each keeps the difference small when a run is committed again.
     pub fn keep(&self, folder: &Path) -> Result<(), FileError> {
         write_json(&folder.join("samples.json"), self)
     }
@@ -150,6 +157,7 @@ pub const CROSS_CHECK: &str = "cross-check";
 /// within one request.
 fn job_of(name: &str) -> Option<Job> {
     let name = match name {
+        // A pattern of all three directions, so that none of them is left out of the comparison.
         CROSS_CHECK => "trimmix-64k-qd16",
         name => name,
     };
@@ -172,6 +180,7 @@ impl Entry {
 }
 
 /// What lies in a folder, by name.
+/// The order of a directory differs between file systems; that of a report must not.
 fn entries(folder: &Path) -> Result<Vec<Entry>, FileError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(at(folder))? {
@@ -218,6 +227,7 @@ mod tests {
         assert!(again.iops("libublk", "trim").is_empty());
     }
 
+    // After tests/fio/trimmix.json: reads, writes, discards and flushes as `/sys/block/DISK/stat` has them.
     const STAT: &str = "1426 0 11408 1 622 0 4976 6 0 8 2 64 0 8192 4 0 0";
 
     fn write(path: PathBuf, text: &str) {

@@ -5,20 +5,24 @@ use super::*;
 
 // A loop disk after tests/fio/trimmix.json, as it was.
 const STAT: &str = "    1426        0    11408      140      622        0     4976       60        0        8      205       64        0     8192        4        0        0";
+// A disk that was never used, or one on which the kernel counts nothing.
 const NONE: &str = "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
 
+// The sample that belongs to STAT.
 fn mix() -> (Job, Sample) {
     let text = include_str!("../../tests/fio/trimmix.json");
     let sample = crate::fio::parse(text).unwrap();
     ("trimmix-4k-qd32".parse().unwrap(), sample)
 }
 
+// What the runner leaves beside a sample, with `more` lines.
 fn file(more: &str) -> String {
     format!(
         "kernel.before\t{NONE}\nkernel.after\t{STAT}\nmost_bytes\t524288\nmost_discard\t4294966784\n{more}"
     )
 }
 
+// Reads, writes, write zeroes and discards as `ublk-ramdisk stats --json` says them.
 fn ours(counts: [u64; 4], errors: u64) -> String {
     let [reads, writes, zeroes, discards] = counts;
     let count = |n: u64, of: u64| format!(r#"{{"requests":{n},"bytes":{}}}"#, n * of);
@@ -32,6 +36,7 @@ fn ours(counts: [u64; 4], errors: u64) -> String {
     )
 }
 
+// The same load as STAT, as the tracepoint says it, with this number of reads.
 fn trace(reads: usize) -> String {
     let line = |kind: &str, sectors: u32, count: usize| {
         format!("fio-7 [0] 1.2: block_rq_complete: 7,0 {kind} () 8 + {sectors} none,0,0 [0]\n")

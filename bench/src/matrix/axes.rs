@@ -44,7 +44,9 @@ fn target(word: &str) -> Result<Option<u32>, BadMatrix> {
 
 impl Axes {
     /// Every combination that means something, each once, the patterns outermost.
+    /// Combinations without a meaning are left out without a word: a product is bound to have some.
     pub fn expand(&self) -> Vec<Job> {
+        // Every field of this one is replaced; an axis that is not given has one or two usual values.
         let jobs = vec![Job::new(Rw::RandRead, 4096, 32)];
         let usual = [Rw::RandRead, Rw::RandWrite];
         let jobs = vary(jobs, &self.rw, &usual, |job, rw| job.rw = rw);
@@ -56,11 +58,13 @@ impl Axes {
         let jobs = vary(jobs, &self.latency_us, &[None], |job, us| {
             job.latency_us = us;
         });
+        // Buffered jobs of all depths have become the same job.
         once(jobs.iter().filter_map(possible).collect())
     }
 }
 
 /// Makes of each job one for each value of an axis.
+/// The earlier axis stays the outer loop.
 fn vary<T: Copy>(jobs: Vec<Job>, values: &[T], usual: &[T], set: fn(&mut Job, T)) -> Vec<Job> {
     let values = if values.is_empty() { usual } else { values };
     let mut all = Vec::new();
@@ -79,6 +83,7 @@ fn vary<T: Copy>(jobs: Vec<Job>, values: &[T], usual: &[T], set: fn(&mut Job, T)
 /// writes. A discard is never buffered.
 pub fn possible(job: &Job) -> Option<Job> {
     let mut job = job.clone();
+    // psync has one request in flight, whatever the depth says.
     if !job.direct {
         job.iodepth = 1;
     }
@@ -101,6 +106,7 @@ fn once(jobs: Vec<Job>) -> Vec<Job> {
 }
 
 /// The presets: name, and command lines whose jobs they have. `full` has those of all others, too.
+/// An axis that a line leaves out has its usual values (see [`Axes`]).
 pub const PRESETS: [(&str, &[&str]); 8] = [
     // The jobs that have targets.
     (
@@ -112,6 +118,7 @@ pub const PRESETS: [(&str, &[&str]); 8] = [
         ],
     ),
     (
+        // Every power of two that a request can have, random and sequential.
         "sizes",
         &[
             "--rw=randread,randwrite,randrw --bs=512,1k,2k,4k,8k,16k,32k,64k,128k,256k,512k,1m",
@@ -119,20 +126,26 @@ pub const PRESETS: [(&str, &[&str]); 8] = [
         ],
     ),
     (
+        // From one request to as many as a queue has tags.
         "depths",
         &["--rw=randread,randwrite,randrw --iodepth=1,2,4,8,16,32,64,128"],
     ),
+    // Several threads on one hardware queue: what its locks and its single server thread cost.
     ("jobs", &["--numjobs=1,2,4,8 --iodepth=1,16"]),
     (
+        // The page cache merges and reads ahead, so the disk sees other requests than fio made.
         "buffered",
         &["--rw=read,write,randread,randwrite --bs=4k,128k --direct=off"],
     ),
     (
+        // Blocks smaller than a page and larger than a request: what is split must come back whole.
         "verify",
         &["--rw=write,randwrite,randrw --bs=512,4k,64k,1m --iodepth=16 --verify=on"],
     ),
+    // fio lowers the depth until the target holds.
     ("latency", &["--iodepth=128 --latency-target=200us,1ms,5ms"]),
     (
+        // Discards stand here alone: brd and some real disks take none.
         "full",
         &["--rw=trim,randtrim,trimwrite,randtrimwrite,trimmix --bs=4k,64k --iodepth=16"],
     ),

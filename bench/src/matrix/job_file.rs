@@ -22,7 +22,9 @@ pub struct Extent {
 /// millisecond of fio's clock is then a fifth of a per cent of the sample.
 pub fn amount(job: &Job, extent: Extent) -> u64 {
     let alone = job.iodepth * job.numjobs == 1 && job.direct;
+    // One request at a time is slower by far; a third of the requests takes about as long.
     let requests: u64 = if alone { 8192 } else { 24576 };
+    // 192 MiB of large blocks are enough: the bytes, not the requests, take the time there.
     let bytes = (requests * job.bs).min(192 << 20) * extent.scale;
     if job.verify {
         // Every byte once, or the second write of a block would hide the first.
@@ -39,6 +41,7 @@ pub fn cost(job: &Job, extent: Extent) -> u64 {
     if job.verify {
         bytes *= 2;
     }
+    // Start of fio, 30 us for each request, 400 MB per second.
     300_000 + bytes / job.bs * 30 + bytes / 400
 }
 
@@ -62,6 +65,7 @@ pub fn job_file(job: &Job, extent: Extent) -> String {
     });
     let numjobs = u64::from(job.numjobs);
     let part = (extent.mib << 20) / numjobs / MOST_ALIGN * MOST_ALIGN;
+    // `io_size` and `size` are of each job, the amount of all together.
     let each = (amount(job, extent) / numjobs / job.bs).max(1) * job.bs;
     line("");
     line(&format!("[{job}]"));
@@ -79,6 +83,7 @@ pub fn job_file(job: &Job, extent: Extent) -> String {
         line(&format!("numjobs={numjobs}\noffset_increment={part}"));
     }
     if job.verify {
+        // Without `io_size`: fio then writes every block once, and reads back each.
         line(&format!("size={}", each.min(part)));
         line("verify=crc32c\nverify_fatal=1\nverify_state_save=0");
     } else {
@@ -89,16 +94,19 @@ pub fn job_file(job: &Job, extent: Extent) -> String {
             // It ends when it has found the depth; the amount only bounds it.
             line(&format!("io_size={}", each * 8));
             line(&format!("latency_target={us}us"));
+            // Each depth is tried for this long before fio judges it.
             line("latency_window=50ms\nlatency_percentile=99");
         }
         None if !job.verify => line(&format!("io_size={each}")),
         None => {}
     }
     if !job.is_direct() && job.rw.writes() {
+        // Else the sample would end with the data in the page cache.
         line("end_fsync=1");
     }
     if job.rw == Rw::TrimMix {
         line("");
+        // Of the whole disk, not of a part, and about a quarter of the bytes of the other job.
         line("[discards]");
         line("rw=randtrim\nbs=64k\niodepth=1");
         line(&format!("size={}m", extent.mib));

@@ -74,6 +74,7 @@ const PATTERNS: [(Rw, &str, &str); 11] = [
         "randtrimwrite",
         "random discard, then write",
     ),
+    // fio has no such `rw`: the job file has a second job that discards.
     (Rw::TrimMix, "trimmix", "random read, write, discard"),
 ];
 
@@ -109,6 +110,7 @@ impl Rw {
     }
 
     /// Does it write, and only where it says, so that it can be verified?
+    /// A pattern with discards is none: what it discards must not read back as it was written.
     pub fn verifiable(self) -> bool {
         matches!(self, Rw::Write | Rw::RandWrite | Rw::Mixed | Rw::RandMixed)
     }
@@ -118,6 +120,7 @@ impl FromStr for Rw {
     type Err = BadMatrix;
 
     fn from_str(word: &str) -> Result<Self, BadMatrix> {
+        // fio takes both spellings. Names and tables have one.
         let word = if word == "readwrite" { "rw" } else { word };
         match PATTERNS.iter().find(|pattern| pattern.1 == word) {
             Some(pattern) => Ok(pattern.0),
@@ -132,6 +135,7 @@ impl FromStr for Rw {
 /// The largest block, in bytes.
 pub const MOST_BYTES: u64 = 1 << 20;
 /// The most requests that a job keeps in flight.
+/// The tags of each hardware queue: more would wait in fio or in the block layer.
 pub const MOST_IN_FLIGHT: u32 = 128;
 /// The most jobs that do the same side by side.
 pub const MOST_JOBS: u32 = 64;
@@ -157,7 +161,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Reads a name that has all of its words; what is left out has its default.
+    /// A job past the page cache, alone, neither verified nor with a latency target.
     pub fn new(rw: Rw, bs: u64, iodepth: u32) -> Self {
         Self {
             rw,
@@ -249,6 +253,7 @@ impl FromStr for Job {
                 return bad(format!("job '{name}': '{word}' means nothing"));
             }
         }
+        // A name is taken as it is or not at all: another job under this name would mislead a reader.
         match axes::possible(&job) {
             Some(same) if same == job => Ok(job),
             _ => bad(format!("job '{name}': there is no such combination")),

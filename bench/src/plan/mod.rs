@@ -34,6 +34,7 @@ pub struct Plan {
     /// Depth of each hardware queue.
     pub depth: u32,
     /// How many times the usual amount a sample is.
+    /// 1 suits a guest that counts instructions. A faster bed needs more, or fio's clock is too coarse.
     pub scale: u64,
     /// Are the counters of kernel and server compared with fio's?
     pub cross_check: bool,
@@ -73,12 +74,14 @@ impl Plan {
 
     /// The plan as names and values, in the order of the file.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
+        // The words that the options take, too.
         let switch = |on| if on { "on" } else { "off" }.to_owned();
         vec![
             ("bed", self.bed.clone()),
             ("kernel", self.kernel.clone()),
             ("commit", self.commit.clone()),
             ("rounds", self.rounds.to_string()),
+            // MiB, as the option takes it.
             ("size", format!("{}", self.mib)),
             ("queues", self.queues.to_string()),
             ("depth", self.depth.to_string()),
@@ -91,6 +94,7 @@ impl Plan {
 
     /// Reads the plan of a folder. Fails as bad usage if there is none, or if a line is missing or
     /// makes no sense.
+    /// A run begun by an older version fails here, too: its missing lines have no default.
     pub fn load(folder: &Path) -> Result<Self, Failure> {
         let path = folder.join("plan");
         let none = |why: &str| Failure::Usage(format!("{}: {why}", path.display()));
@@ -127,6 +131,7 @@ impl Plan {
     }
 
     /// Writes the plan into its folder, and the job files beside it.
+    /// The job files come first: a folder with a plan has all of them.
     pub fn keep(&self, folder: &Path) -> Result<(), FileError> {
         let jobs = folder.join("jobs");
         fs::create_dir_all(&jobs).map_err(at(&jobs))?;
@@ -140,6 +145,7 @@ impl Plan {
     /// Is this the run that the folder was begun with? Fails with the first line that differs.
     pub fn same_as(&self, begun: &Plan, folder: &Path) -> Result<(), Failure> {
         let mut both = self.lines().into_iter().zip(begun.lines());
+        // Compared as text: a new line of the plan is compared without a change here.
         let Some(((name, now), (_, was))) = both.find(|(now, was)| now != was) else {
             return Ok(());
         };
@@ -151,6 +157,7 @@ impl Plan {
 
     /// Every sample of the run: round by round, job by job, the contenders in
     /// turn, and each time another one first.
+    /// Contenders in turn meet the same state of the machine; the first one, whose caches are cold, changes.
     pub fn steps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         for round in 1..=self.rounds {
@@ -171,6 +178,7 @@ impl Plan {
     }
 
     /// The samples that the folder does not have yet.
+    /// A sample has its name only when it is whole, so the file's existence is enough.
     pub fn missing(&self, folder: &Path) -> Vec<Step> {
         let mut steps = self.steps();
         steps.retain(|step| !sample_path(folder, step).is_file());
@@ -181,6 +189,7 @@ impl Plan {
     pub fn describe(&self) -> String {
         let mut text = String::new();
         for (name, value) in self.lines() {
+            // The jobs follow one by one, with their titles.
             if name != "jobs" {
                 text += &format!("{name:<14}{value}\n");
             }
@@ -221,6 +230,7 @@ mod tests {
     use crate::files::Scratch;
     use crate::matrix::axes;
 
+    // A value with commas is among the contenders: a list has to keep it in one piece.
     fn plan() -> Plan {
         Plan {
             bed: "icount".into(),
@@ -252,6 +262,7 @@ mod tests {
     #[test]
     fn every_contender_does_every_job_in_every_round_and_another_begins_each_time() {
         let steps = plan().steps();
+        // Rounds, jobs of the preset, contenders.
         assert_eq!(steps.len(), 2 * 6 * 3);
         let distinct: BTreeSet<String> = steps
             .iter()
@@ -329,6 +340,7 @@ mod tests {
             let complaint = Plan::load(&folder.0).unwrap_err().to_string();
             assert!(complaint.contains(name), "{complaint}");
         }
+        // A line that is there but makes no sense.
         for bad in ["rounds\tmany", "jobs\tscan-4k-qd1", "contenders\tnobody"] {
             let name = bad.split('\t').next().unwrap();
             fs::write(&path, others(name) + bad).unwrap();

@@ -23,6 +23,7 @@ pub struct Options {
     bed: Option<String>,
     #[arg(long)]
     kernel: Option<String>,
+    // Never taken from the run before: a run must not go on with another commit.
     #[arg(long, default_value = "unknown")]
     commit: String,
     #[arg(long, value_parser = value_parser!(u32).range(1..=99))]
@@ -32,6 +33,7 @@ pub struct Options {
     size: Option<u64>,
     #[arg(long, value_parser = value_parser!(u32).range(1..=64))]
     queues: Option<u32>,
+    // Multiples of the usual amount of a sample.
     #[arg(long, value_parser = value_parser!(u64).range(1..=10_000))]
     scale: Option<u64>,
     #[arg(long, value_parser = on_or_off)]
@@ -50,6 +52,7 @@ pub struct Options {
 impl Options {
     /// The jobs that are asked for: a preset, or the product of the axes, or `--only` alone. `None` if nothing is said.
     fn jobs(&self) -> Result<Option<Vec<Job>>, BadMatrix> {
+        // An axis that is given, with its usual value too, asks for a matrix.
         let by_axes = self.axes != Axes::default();
         let all = match &self.preset {
             Some(_) if by_axes => {
@@ -58,6 +61,7 @@ impl Options {
             Some(jobs) => Some(jobs.clone()),
             None => by_axes.then(|| self.axes.expand()),
         };
+        // `--only` alone is a list of jobs. Beside a matrix it picks some of it.
         let Some(mut jobs) = all else {
             return Ok((!self.only.is_empty()).then(|| self.only.clone()));
         };
@@ -96,6 +100,7 @@ impl Options {
             rounds: self.repeat.unwrap_or(usual.rounds),
             mib,
             queues: self.queues.unwrap_or(usual.queues),
+            // No option: libublk's example has 128 and cannot be told another depth.
             depth: usual.depth,
             scale: self.scale.unwrap_or(usual.scale),
             cross_check: self.cross_check.unwrap_or(usual.cross_check),

@@ -20,9 +20,11 @@ use rows::{rows, Row};
 
 /// The rivals of the targets: the RAM disk that comes with libublk as its example, and
 /// the quickest that we could write on the same crate.
+/// The targets are multiples of their IOPS, job by job (see `rows`).
 pub const RIVALS: [&str; 2] = ["libublk-example", "libublk"];
 
 /// The whole summary of a run. The tables come after all that makes them doubtful.
+/// A column is a contender and a row a job, in the same order in every table.
 pub fn report(run: &Run) -> String {
     let mut out = String::new();
     for (name, value) in run.setting.iter() {
@@ -51,6 +53,7 @@ pub fn report(run: &Run) -> String {
     }
     out.push('\n');
     let rows = rows(run);
+    // All tables of a run differ in nothing but their title and how a cell is made.
     let table = |title: &str, cell: &dyn Fn(&str, &str) -> Option<String>, out: &mut String| {
         let mut table = Table::new([title].iter().chain(&columns));
         for row in &rows {
@@ -65,6 +68,7 @@ pub fn report(run: &Run) -> String {
         &|column, job| median(&run.iops(column, job)).map(|iops| format!("{iops:.0}")),
         &mut out,
     );
+    // One round has no spread.
     let rounds = run.samples.values().flat_map(|jobs| jobs.values());
     let rounds = rounds.map(Vec::len).max().unwrap_or(0);
     if rounds > 1 {
@@ -88,11 +92,13 @@ pub fn report(run: &Run) -> String {
     let depth = |column: &str, job: &str| {
         let of = |sample: &Sample| sample.latency_depth.map_or(f64::NAN, f64::from);
         let depths = run.series(column, job, of);
+        // A round without a depth makes the median meaningless, so the cell stays empty.
         let kept = depths.iter().all(|depth| depth.is_finite());
         median(&depths)
             .filter(|_| kept)
             .map(|depth| format!("{depth:.0}"))
     };
+    // Most runs have no job with a latency target, and then no such table.
     if rows.iter().any(|row| {
         columns
             .iter()
@@ -129,13 +135,16 @@ fn unequal(run: &Run) -> Vec<String> {
     let mut texts = Vec::new();
     for (contender, line) in &run.devices {
         for (name, what) in [("queues", "hardware queues"), ("tags", "tags per queue")] {
+            // A kept run of an older version may lack one of them.
             let (Some(is), Some(asked)) = (noted(line, name), asked(name)) else {
                 continue;
             };
             match is {
+                // brd, zram and others take bios without a request queue, which saves them a good deal of work.
                 "0" if name == "queues" => {
                     texts.push(format!("{contender} has no {what} of its own"));
                 }
+                // No queues, so no tags either: said already.
                 "0" => {}
                 is if is != asked => {
                     texts.push(format!("{contender} has {is} {what}, not {asked}"))
@@ -152,11 +161,13 @@ fn ratios(run: &Run, rival: &str, rows: &[Row], columns: &[&str], out: &mut Stri
     let mut ours: Vec<&str> = columns.to_vec();
     ours.retain(|column| OURS.contains(column));
     let title = format!("times {rival}");
+    // The best path and the target stand last, at the edge of a wide table.
     let ends = ["best", "target", "best path"];
     let mut table = Table::new([title.as_str()].iter().chain(&ours).chain(&ends));
     // Which paths reach every target of the run.
     let mut complete = ours.clone();
     for row in rows {
+        // Of medians, not a median of ratios: rounds of two contenders are no pairs.
         let ratio = |path: &str| {
             Some(median(&run.iops(path, &row.name))? / median(&run.iops(rival, &row.name))?)
         };
@@ -168,6 +179,7 @@ fn ratios(run: &Run, rival: &str, rows: &[Row], columns: &[&str], out: &mut Stri
             Some(_) => format!("{ratio:.3} not met"),
             None => format!("{ratio:.3}"),
         };
+        // A job that was not measured on a path is not met there.
         if let Some(target) = row.target {
             complete.retain(|path| ratio(path).is_some_and(|ratio| ratio >= target));
         }
@@ -203,6 +215,7 @@ mod tests {
 
     const RIVAL: &str = RIVALS[1];
 
+    // Only the rate matters to these tests; a sample needs some requests and time to be one.
     fn sample(iops: f64) -> Sample {
         Sample {
             iops,

@@ -29,12 +29,14 @@ fn samples<'a>(run: &'a Run, column: &str) -> impl Iterator<Item = &'a Sample> {
 }
 
 /// Tries refused in all samples, by source; none if the server was not asked.
+/// Differences of the server's `refused_by` counters, taken before and after each sample.
 fn refused(run: &Run, column: &str) -> Option<BySource> {
     let by = samples(run, column).filter_map(|sample| sample.refused);
     by.reduce(|all, by| all.with(&by, &u64::saturating_add))
 }
 
 /// The source that presses on a column of ours.
+/// None for a rival and for a column of ours at ease.
 fn source(column: &str) -> Option<Source> {
     let contender: Contender = column.parse().ok()?;
     Some(contender.pressure_of_ours()?.source)
@@ -60,6 +62,7 @@ pub(crate) fn never(run: &Run, columns: &[&str]) -> Vec<String> {
     let mut texts = Vec::new();
     for column in columns {
         if let (Some(source), Some(by)) = (source(column), refused(run, column)) {
+            // Other sources may have refused, such as memory beside psi: they are not what the name says.
             if by.of(source) == 0 {
                 texts.push(format!(
                     "{column}: {} has refused nothing in any job; these figures are of a disk at ease",
@@ -69,6 +72,7 @@ pub(crate) fn never(run: &Run, columns: &[&str]) -> Vec<String> {
         }
         if let Some(limit) = limit(column) {
             let rate = fastest(run, column);
+            // A tenth for what a job needs to begin and end. At the limit the rate is steady.
             if rate < 0.9 * limit {
                 texts.push(format!(
                     "{column}: no job came near the {limit} MiB/s, the fastest moved {rate:.1}"
@@ -81,11 +85,13 @@ pub(crate) fn never(run: &Run, columns: &[&str]) -> Vec<String> {
 
 /// The tables.
 pub(crate) fn tables(run: &Run, rows: &[Row], columns: &[&str], out: &mut String) {
+    // Each beside its own disk at ease: ratios to another data path would mix two effects.
     for base in OURS.into_iter().chain(["null_blk"]) {
         let pressed = of_base(base, columns);
         if pressed.is_empty() {
             continue;
         }
+        // A run may have the pressed disk alone. The counts are of use even so.
         if run.samples.contains_key(base) {
             let title = format!("times {base} at ease");
             let mut table = Table::new([title.as_str()].iter().chain(&pressed));
@@ -111,6 +117,7 @@ fn counts(run: &Run, rows: &[Row], pressed: &[&str], out: &mut String) {
         let title = "tries its source refused, medians";
         let mut table = Table::new([title].iter().chain(&asked));
         for row in rows {
+            // A try, not a request: one request may be refused many times.
             let count = |column: &&str| {
                 let source = source(column)?;
                 let jobs = run.samples.get(*column)?;
@@ -129,6 +136,7 @@ fn counts(run: &Run, rows: &[Row], pressed: &[&str], out: &mut String) {
         let texts: Vec<String> = sources
             .map(|source| format!("{} {}", source.name(), by.of(*source)))
             .collect();
+        // The number of requests beside it tells if the refusals were many.
         let done: u64 = samples(run, column).map(|sample| sample.ios).sum();
         let _ = writeln!(
             lines,
@@ -178,11 +186,13 @@ mod tests {
                 ..Sample::default()
             };
             let jobs = run.samples.entry((*contender).into()).or_default();
+            // Two rounds, so that a median and a sum of the counts differ.
             jobs.insert(JOB.into(), vec![sample.clone(), sample]);
         }
         run
     }
 
+    // Through JSON: the type has a field for each source, and a test names one.
     fn by(source: &str, count: u64) -> Option<BySource> {
         serde_json::from_value(serde_json::json!({ source: count })).ok()
     }

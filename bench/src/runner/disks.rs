@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The largest request of each disk, in KiB.
+/// The largest difference between two disks would be this one: it decides how the kernel splits requests.
 const IO_BUFFER_KIB: u32 = 512;
 
 /// A contender's disk. Dropping it takes it away.
@@ -28,6 +29,7 @@ pub struct Disk {
     /// Its node.
     pub node: PathBuf,
     /// How it was made.
+    /// The command or the settings, as the line `set up` of the report shows them.
     pub how: String,
     /// The source of pressure that it is under.
     pub pressed: Option<String>,
@@ -75,6 +77,7 @@ impl Disk {
     pub fn keep_udev_away(&mut self) {
         if Path::new("/run/udev").is_dir() {
             if let Ok(file) = File::open(&self.node) {
+                // udev leaves alone a disk whose node somebody else has locked (flock).
                 if file.lock().is_ok() {
                     self.undo.hold(file);
                 }
@@ -131,6 +134,7 @@ impl Maker<'_> {
     }
 
     /// Some serve one queue only: they are absent where more were asked for.
+    /// libublk's example and our disk on that crate start one queue thread, whatever the device has.
     fn one_queue(&self) -> Result<(), String> {
         match self.plan.queues {
             1 => Ok(()),
@@ -219,8 +223,10 @@ impl Maker<'_> {
 
     /// A file of the disks' size on a tmpfs of its own.
     fn tmpfs_file(&self, name: &str, undo: &mut Undo) -> Result<PathBuf, String> {
+        // Of its own: /tmp may lie on a disk, and a tmpfs that others fill has no room.
         let place = self.scratch.join(format!("{name}-tmpfs"));
         fs::create_dir(&place).map_err(|e| e.to_string())?;
+        // A little more than the file, for what the file system itself needs.
         let size = format!("size={}M", self.plan.mib + 16);
         let source = format!("bench-{name}");
         run(Command::new("mount")
@@ -266,6 +272,7 @@ impl Maker<'_> {
     fn zram(&self) -> Result<Disk, String> {
         let control = Path::new("/sys/class/zram-control");
         let mut undo = Undo::default();
+        // Without a disk of its own (`num_devices`): hot_add then makes one, and only that is taken away.
         if !control.is_dir() {
             load_module(&["zram", "num_devices=0"], &mut undo)?;
         }
@@ -277,6 +284,7 @@ impl Maker<'_> {
         let size = format!("{}M", self.plan.mib);
         let taken = write(&Path::new(&sysfs).join("disksize"), &size);
         taken.map_err(|_| format!("zram does not take a size of {size}"))?;
+        // The file lists all, the one in use in brackets.
         let algorithms = fs::read_to_string(format!("{sysfs}/comp_algorithm")).unwrap_or_default();
         let chosen = algorithms.split(['[', ']']).nth(1).unwrap_or("unknown");
         Ok(Disk::new(
@@ -289,6 +297,7 @@ impl Maker<'_> {
     /// A server on a Unix socket, and the kernel's client with one connection per queue.
     fn nbd(&self) -> Result<Disk, String> {
         const NODE: &str = "/dev/nbd0";
+        // No partitions: the kernel would read the disk for a table each time a client connects.
         run(Command::new("modprobe").args(["nbd", "max_part=0"]))?;
         let Plan { mib, queues, .. } = self.plan;
         let socket = self.scratch.join("nbd");
@@ -296,6 +305,7 @@ impl Maker<'_> {
         command.args(["--foreground", "--unix"]).arg(&socket);
         command.args(["memory", &format!("{mib}M")]);
         let (mut server, _, err) = self.serve("nbdkit", &mut command)?;
+        // nbdkit makes the socket when it can serve.
         let there = server.until(|| socket.exists().then_some(()));
         there.ok_or_else(|| format!("nbdkit ended: {}", last_line(&err)))?;
         let mut undo = Undo::default();
@@ -324,6 +334,7 @@ impl Maker<'_> {
             );
         }
         let mut undo = Undo::default();
+        // KiB.
         let size = format!("rd_size={}", self.plan.mib << 10);
         load_module(&["brd", "rd_nr=1", &size], &mut undo)?;
         Ok(Disk::new("/dev/ram0", format!("brd rd_nr=1 {size}"), undo))
@@ -332,11 +343,13 @@ impl Maker<'_> {
     /// The kernel's null_blk with memory behind it. `more` are settings such as a limit of
     /// bandwidth.
     fn null_blk(&self, more: &[String]) -> Result<Disk, String> {
+        // A run may have both, and the name is that of the folder in configfs.
         let throttled = if more.is_empty() { "" } else { "throttled" };
         let name = format!("bench{}{throttled}", std::process::id());
         let Plan {
             mib, queues, depth, ..
         } = self.plan;
+        // queue_mode=2: blk-mq. irqmode=0: a request ends in the thread that submits it, without a timer.
         let settings = format!(
             "size={mib} memory_backed=1 discard=1 blocksize=512 queue_mode=2 submit_queues={queues} \
              hw_queue_depth={depth} irqmode=0"

@@ -19,6 +19,7 @@ use std::time::Duration;
 /// The loads that are not of the plan, as files for fio.
 pub struct FioJobs {
     folder: PathBuf,
+    /// What is measured of the disk, in fio's spelling. A disk that was there may be larger.
     size: String,
 }
 
@@ -56,6 +57,7 @@ impl FioJobs {
     }
 
     /// fio with the disk in its environment, where the job files look for it.
+    /// In a process group of its own: Ctrl-C must not end fio before its sample is given up.
     fn on(&self, disk: &Disk) -> Command {
         let mut fio = apart("fio");
         fio.env("DISK", &disk.node).env("SIZE", &self.size);
@@ -116,10 +118,12 @@ impl Runner<'_> {
             .join(load.job);
         fs::create_dir_all(&place).map_err(at(&place))?;
         let file = |end: &str| place.join(format!("{}.{end}", load.round));
+        // Counters of an earlier try must not stand beside the sample of this one.
         for end in ["part", "json", "counters", "trace"] {
             // Most often there is none.
             let _gone = fs::remove_file(file(end));
         }
+        // Set after the fill, so the fill itself runs at ease.
         let kind = participant.disk.pressed.clone().unwrap_or_default();
         let ours = &self.programs.ours;
         let psi = group.filter(|_| kind == "psi");
@@ -129,6 +133,7 @@ impl Runner<'_> {
             }
             None => SideLoad::default(),
         };
+        // Under pressure the refusals are needed even without a cross-check.
         let counted = load.compare || !kind.is_empty();
         let mut counters = String::new();
         if counted {
@@ -137,6 +142,8 @@ impl Runner<'_> {
         }
         // From the same moment on as the counters: what has made memory short before has discarded, too.
         let trace = load.trace.then(|| watch(&participant.disk)).flatten();
+        // After the first counters and ended before the last: kernel and server are read one after the other,
+        // and a discard between the two would be a difference.
         if kind == "memory" && load.writes {
             counters += "others.discard\tyes\n";
             side_load = SideLoad::discards(&participant.disk, &self.jobs)?;
@@ -149,6 +156,7 @@ impl Runner<'_> {
         fio.args(&load.arguments).stdout(Stdio::null()).stderr(log);
         let child = fio.spawn().map_err(|e| format!("fio: {e}"))?;
         let outcome = self.waiter.wait(child, load.timeout)?;
+        // No discards from here on (see above).
         drop(side_load);
         let why = match outcome {
             Outcome::Ended(status) if status.success() => None,
@@ -169,6 +177,7 @@ impl Runner<'_> {
             counters += &self.snapshot("after", participant, load.compare);
             write(&file("counters"), &counters)?;
         }
+        // Written only now: in a guest the file lies on the host, and writing it takes time.
         if let Some(trace) = trace {
             write(&file("trace"), &trace.read()?)?;
         }
@@ -178,6 +187,7 @@ impl Runner<'_> {
     }
 
     /// What kernel and server have counted. Of those under pressure the server's refusals are wanted in any case.
+    /// Lines of `NAME.before` or `NAME.after`, a tab, and the words of the kernel or the JSON of the server.
     fn snapshot(&self, when: &str, participant: &Participant<'_>, compare: bool) -> String {
         let Some(stat) = participant.disk.says("stat") else {
             return String::new();
@@ -216,6 +226,7 @@ fn largest(disk: &Disk) -> String {
     if kb == 0 {
         return String::new();
     }
+    // A request of scattered pages needs a segment for each, and a page has 4 KiB.
     let kb = kb.min(disk.number("queue/max_segments") * 4);
     let discard = disk.number("queue/discard_max_bytes");
     format!("most_bytes\t{}\nmost_discard\t{discard}\n", kb << 10)
@@ -229,10 +240,13 @@ fn watch(disk: &Disk) -> Option<Trace> {
     }
     let numbers = disk.says("dev")?;
     let (major, minor) = numbers.split_once(':')?;
+    // A filter compares the kernel's `dev_t`, whose minor number has 20 bits.
     let device = major.parse::<u64>().ok()? << 20 | minor.parse::<u64>().ok()?;
     let trace = Trace::new(&format!("bench{}", std::process::id())).ok()?;
+    // KiB per CPU: room for each request of the load. A full buffer overwrites its oldest lines.
     trace.size(8192).ok()?;
     let filter = format!("dev == {device}");
+    // At the end and not at issue: the counters in `stat` count requests when they end.
     trace.event("block/block_rq_complete", &filter).ok()?;
     Some(trace)
 }

@@ -72,6 +72,7 @@ struct Participants<'a>(Vec<Participant<'a>>);
 
 impl Drop for Participants<'_> {
     fn drop(&mut self) {
+        // A vector drops its first element first. A module must go after all disks that it serves.
         while self.0.pop().is_some() {}
     }
 }
@@ -83,7 +84,9 @@ struct Runner<'a> {
     programs: &'a Programs,
     waiter: Waiter,
     jobs: FioJobs,
+    /// Logs, sockets and files of a tmpfs; it goes with the run.
     scratch: &'a Path,
+    /// A sample could not be taken: the run ends with exit status 1.
     failed: bool,
 }
 
@@ -102,6 +105,7 @@ pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Fai
         scratch: &scratch.0,
         failed: false,
     };
+    // Before any disk is made: a run that was begun elsewhere ends here.
     runner.keep_setting()?;
     let _driver = (!Path::new("/dev/ublk-control").exists())
         .then(|| run(Command::new("modprobe").arg("ublk_drv")));
@@ -119,6 +123,7 @@ pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Fai
     }
     let mut group = None;
     runner.press_all(&mut participants, &mut group)?;
+    // Once per disk and before the samples: a disk that loses requests is found early.
     if plan.cross_check {
         for participant in participants
             .0
@@ -207,6 +212,7 @@ impl<'a> Runner<'a> {
             writes: true,
         };
         let taken = self.measure(participant, &load, None);
+        // A sample of the fill would be reported as a job.
         let _no_sample =
             fs::remove_dir_all(self.folder.join("raw").join(&participant.name).join("fill"));
         taken
@@ -294,6 +300,7 @@ impl<'a> Runner<'a> {
         participants: &mut Participants<'_>,
         group: Option<&Group>,
     ) -> Result<(), Failure> {
+        // A step costs what its job does, so the time that remains is not a count of steps.
         let steps = self.plan.missing(self.folder);
         let here = |participants: &Participants<'_>, step: &Step| {
             participants
@@ -324,6 +331,7 @@ impl<'a> Runner<'a> {
             done += step.cost;
             let why = participant.who.unfit(&step.job, self.plan.depth);
             if let Some(why) = why.or_else(|| cannot(&step.job, &participant.disk)) {
+                // Once per job, and not in every round.
                 if told.insert((participant.name.clone(), job.clone())) {
                     self.add("unfit", &participant.name, &format!("{job}: {why}"))?;
                 }
@@ -340,6 +348,7 @@ impl<'a> Runner<'a> {
             };
             self.measure(participant, &load, group)?;
         }
+        // `bench_device progress` reads these lines on the host, also through a guest's console.
         eprintln!("@step {sum} {sum} done");
         Ok(())
     }

@@ -105,9 +105,11 @@ impl SideLoad {
         }
         let current = fs::read_to_string(group.0.join("memory.current")).unwrap_or_default();
         let current: u64 = current.trim().parse().unwrap_or(0);
+        // Above `memory.high` the kernel slows a process down, but does not kill it as above `memory.max`.
         let high = group.0.join("memory.high");
         write(&high, &(current + (4 << 20)).to_string())?;
         // Wants far more than the group may use without being held up.
+        // The shell moves itself into the group before it becomes dd, so all of dd's memory is counted there.
         let script = "echo $$ >\"$0/cgroup.procs\" && exec dd if=/dev/zero of=/dev/null bs=256M";
         let mut hog = apart("sh");
         hog.args(["-c", script]).arg(&group.0);

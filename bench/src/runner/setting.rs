@@ -18,6 +18,7 @@ impl Runner<'_> {
         let path = self.folder.join("setting");
         let was = pairs(&path)?;
         let now = setting(self.programs)?;
+        // What figures depend on most. Memory and clock source are noted, but may differ.
         for name in ["kernel", "cpu", "cpus", "fio"] {
             let of = |pairs: &[Pair]| {
                 let found = pairs.iter().find(|pair| pair.0 == name);
@@ -31,6 +32,7 @@ impl Runner<'_> {
             }
         }
         write(&path, &lines_of(now))?;
+        // Emptied, not appended to: a run that goes on makes its disks anew and says all of it again.
         for file in ["devices", "setup", "absent", "unfit", "failed"] {
             write(&self.folder.join(file), "")?;
         }
@@ -38,12 +40,14 @@ impl Runner<'_> {
         Ok(fs::create_dir_all(&raw).map_err(at(&raw))?)
     }
 
-    /// Switches off what would measure the block layer's cleverness, and notes what the device says of its queue.
+    /// Switches off the I/O scheduler, whose sorting and merging would be measured instead of the disk, and
+    /// notes what the device says of its queue.
     pub(super) fn settle(&self, name: &str, disk: &mut Disk) -> Result<(), FileError> {
         // Some have none to choose from.
         let _as_it_is = fs::write(disk.sysfs("queue/scheduler"), "none");
         let queues = fs::read_dir(disk.sysfs("mq"))
             .map_or(0, |entries| entries.flatten().filter(is_folder).count());
+        // The driver's tags per hardware queue. `nr_requests` depends on the scheduler, too.
         let tags = disk.number("mq/0/nr_tags");
         let mut facts = format!("{} queues={queues} tags={tags}", disk.node.display());
         for file in [
@@ -93,6 +97,7 @@ fn setting(programs: &Programs) -> Result<Vec<Pair>, String> {
         .as_ref()
         .map_or_else(|_| Ok(String::new()), |path| version(path))?;
     let cpus = std::thread::available_parallelism().map_err(|e| e.to_string())?;
+    // Where the TSC is not trusted, each reading of the time asks a slow device.
     let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     let pairs = [
         ("kernel", line("/proc/sys/kernel/osrelease", "")),
