@@ -105,6 +105,7 @@ impl Draft {
             title: caption.title.clone(),
             alt: caption.alt.clone(),
             plot,
+            // The heads are text and stand in the study's table; the code gives the rows.
             table: Table {
                 head: caption.head.clone(),
                 rows: rows.rows,

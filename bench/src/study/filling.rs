@@ -23,10 +23,13 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// Bytes that the disk may use: half of its size.
 const LIMIT: f64 = 16.0 * MIB;
 /// The load of the simulation. A fourth of the writes are zeros, which the store can give back.
+/// 40 requests of 64 KiB are 2.5 MiB per second, and reach the limit after 6.4 s. The zeros that are then given
+/// back put off its exhaustion to about 8.5 s.
 const LOAD: &str =
     "--size 32M --memory-limit 16M --no-space-timeout 5 --rw write --bs 64K --rate 40 --zeros 25 \
                     --iodepth 16 --service-time 1ms --duration 30s --verify --sample 10ms";
 /// The script of the simulation: seconds and event.
+/// Seconds lie between two events, so that what follows from one has come to rest before the next.
 const EVENTS: [(f64, &str); 4] = [
     (17.0, "discard 0,8388608"),
     (21.0, "psi on"),
@@ -34,6 +37,7 @@ const EVENTS: [(f64, &str); 4] = [
     (27.0, "set memory-limit=off"),
 ];
 /// Samples that become one point of the picture.
+/// A sample is 10 ms, so a point of a rate is the mean of a quarter of a second.
 const POINT: usize = 25;
 
 /// One sample of the time line.
@@ -90,7 +94,7 @@ fn moments(said: &Said) -> Vec<Moment> {
         .collect()
 }
 
-/// The first moment from a time on that is as asked.
+/// The time in seconds of the first sample from `from` on for which `is` is true; NaN if there is none.
 fn first(moments: &[Moment], from: f64, is: impl Fn(&Moment) -> bool) -> f64 {
     let found = moments.iter().find(|m| m.at >= from && is(m));
     found.map_or(f64::NAN, |m| m.at)
@@ -119,6 +123,7 @@ struct Phases {
 impl Phases {
     /// Finds them. A disk accepts writes again when one ends well in a mode that is `usable`.
     fn of(moments: &[Moment], discarded: f64, raised: f64, usable: fn(f64) -> bool) -> Self {
+        // The mode alone says only what the next write would get.
         let back = first(moments, discarded, |m| m.well() > 0.0 && usable(m.mode));
         Self {
             zeros: first(moments, 0.0, |m| m.zero > 0.0),
@@ -149,6 +154,7 @@ impl Phases {
             (self.again, "full again: writes wait"),
             (self.raised, "limit taken away"),
         ];
+        // What did not happen is not a number, and has no mark.
         let marks = own.iter().chain(more).filter(|mark| mark.0.is_finite());
         let mut marks: Vec<(f64, String)> = marks.map(|&(at, what)| (at, what.into())).collect();
         marks.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -156,6 +162,7 @@ impl Phases {
         for (at, what) in &marks {
             table.row(format!("{at:.2}"), [what.clone()]);
         }
+        // A line from the first write to the moment at which the limit is taken away.
         let limit = Series {
             name: "limit, MiB".into(),
             points: vec![(0.0, LIMIT / MIB), (self.raised, LIMIT / MIB)],
@@ -185,10 +192,12 @@ const PANELS: [[&str; 2]; 6] = [
     ["writes ended with NOSPC, in all", "NOSPC"],
 ];
 /// Those that show the sum of all points so far.
+/// Zeros and failed writes come in bursts, which a rate would show as a comb.
 const SUMS: [usize; 2] = [1, 5];
 
 /// What each panel shows of the samples of one point, which took this many seconds.
 fn shown(some: &[Moment], seconds: f64) -> [f64; 6] {
+    // Of a state (used, mode, parked) the last sample, of a count the sum.
     let last = some[some.len() - 1];
     let sum = |of: fn(&Moment) -> f64| some.iter().map(of).sum::<f64>();
     [
@@ -238,6 +247,7 @@ pub fn run(_settings: &Settings, file: &StudyFile) -> Result<Vec<Part>, StudyErr
 fn longest_wait(moments: &[Moment], from: f64, to: f64) -> f64 {
     let within = moments.iter().filter(|m| (from..to).contains(&m.at));
     let within: Vec<&Moment> = within.collect();
+    // Stretches in which requests wait and stretches in which none does, in turn.
     let waits = within.chunk_by(|a, b| (a.parked > 0.0) == (b.parked > 0.0));
     let waits = waits.filter(|chunk| chunk[0].parked > 0.0);
     waits
@@ -255,11 +265,14 @@ fn part(file: &StudyFile, said: &Said, moments: &[Moment]) -> Result<Part, Study
     let most = |to: f64, of: fn(&Moment) -> f64| until(to, of).fold(0.0, f64::max);
     let sum = |to: f64, of: fn(&Moment) -> f64| until(to, of).fold(0.0, |sum, value| sum + value);
     let errors = said.json["errors"].as_object().into_iter().flatten();
+    // NOSPC is what the study is about. Any other error would be a fault.
     let others = errors.filter(|(name, _)| *name != "NOSPC");
     let others = others.filter_map(|(_, n)| n.as_f64());
     let others = others.fold(0.0, |sum, n| sum + n);
     let most_used = most(raised, |m| m.used) / LIMIT;
+    // The sample at which it is exhausted counts, hence the microsecond.
     let given = sum(exhausted + 1e-6, |m| m.zero) / MIB;
+    // Waiting is allowed for 5 s (`--no-space-timeout 5`), less a margin for the age of the first write.
     let too_early = sum(exhausted + 4.9, |m| m.no_space);
     let used = moments.last().map_or(f64::NAN, |m| m.used) / LIMIT;
     for (name, value, unit) in [
@@ -310,6 +323,7 @@ const DISCARD: u64 = 17;
 const RAISED: u64 = 24;
 const END: u64 = 28;
 /// The time from one sample to the next on the device.
+/// Each sample starts `ublk-ramdisk stats`, which takes CPU time from fio in a small guest.
 const EVERY: Duration = Duration::from_millis(250);
 /// Three parts of data and one of zeros, each on a part of the disk of its own, so that no write takes the place of
 /// another. That a write fails is not always a reason for fio to go on: ENOSPC has to be named.
@@ -328,6 +342,7 @@ pub const DEVICE: DevicePart = DevicePart {
 fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
     guest.experiment("filling", || {
         let disk = guest.disk("--size 32M --memory-limit 16M --no-space-timeout 5")?;
+        // Loading a program in a guest takes long enough to shift the discard.
         disk.ready_to_discard()?;
         let mut fio = Fio::start(&disk.path, JOBS)?;
         // Until fio is there a guest's clock may have leapt by seconds.
@@ -350,6 +365,7 @@ fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
                 steps.push(json!({ "t_ns": began.elapsed().as_nanos() as u64, "step": step }));
             }
             let at = began.elapsed();
+            // The counters are sums; `steps` makes differences of them outside.
             samples.push(json!({ "t_ns": at.as_nanos() as u64, "stats": disk.stats()? }));
             thread::sleep(EVERY.saturating_sub(began.elapsed() - at));
         }
@@ -367,12 +383,14 @@ fn steps(samples: &[Value]) -> Vec<Moment> {
             .sum()
     };
     let space = |stats: &Value, name: &str| stats["space"][name].as_f64().unwrap_or(f64::NAN);
+    // Writes that end for lack of memory: their time is over, or too many wait already.
     let no_space = |stats: &Value| space(stats, "no_space") + space(stats, "above_cap");
     let moments = samples.windows(2).map(|two| {
         let [old, new] = [&two[0]["stats"], &two[1]["stats"]];
         let failed = no_space(new) - no_space(old);
         Moment {
             at: two[1]["t_ns"].as_f64().unwrap_or(f64::NAN) / 1e9,
+            // The server counts a request only when it ends well.
             ended: ended(new) - ended(old) + failed,
             no_space: failed,
             parked: space(new, "parked"),

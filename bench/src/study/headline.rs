@@ -26,6 +26,7 @@ pub struct Headline {
     pub key: Vec<String>,
 }
 
+/// The usual scale: measures are shown as they are.
 fn one() -> f64 {
     1.0
 }
@@ -49,6 +50,7 @@ impl Headline {
                 let bars = self.bars.iter();
                 let bars = bars.map(|[name, of]| (name.clone(), value(&measures, of) * self.scale));
                 let bars: Vec<_> = bars.collect();
+                // Without a single value there is nothing to show. One that is missing shows as a dash.
                 bars.iter().find(|bar| bar.1.is_finite())?;
                 let value = Axis::linear(&self.label);
                 Picture::Plot(Plot::Bars { value, bars })

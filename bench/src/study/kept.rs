@@ -37,6 +37,7 @@ pub struct Kept {
 }
 
 /// The file of a study's result on one bed.
+/// A file per bed: the guest's half is made by another command, perhaps days later.
 fn path(folder: &Path, id: &str, bed: Bed) -> PathBuf {
     folder.join(match bed {
         Bed::InProcess => format!("study-{id}.json"),
@@ -68,12 +69,14 @@ impl Kept {
 pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, FileError> {
     let mut all = Vec::new();
     for study in &ALL {
+        // In this order, so that a study's first part is the one in process.
         let mut whole: Option<Kept> = None;
         for bed in [Bed::InProcess, Bed::Icount, Bed::Vm] {
             let Some(mut kept) = Kept::load(folder, study.id, bed)? else {
                 continue;
             };
             let place = format!("{}: ", bed.name());
+            // Of the first bed it stays in `absent`.
             if let (Some(why), Some(_)) = (&kept.absent, &whole) {
                 kept.not_run.push(format!("{place}{why}"));
             }
@@ -92,6 +95,7 @@ pub fn load_all(folder: &Path) -> Result<Vec<(&'static Study, Kept)>, FileError>
                 .push("on the real driver: not asked for (scripts/study --bed icount)".into()),
             Ok(_) => {}
         }
+        // In process is the usual, and the command that repeats the study needs no bed.
         if !on_device {
             kept.beds.clear();
         }
@@ -184,6 +188,7 @@ pub fn keep_csv(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), FileError> {
     for (_, kept) in all {
         for figure in kept.parts.iter().flat_map(|p| &p.figures) {
             for (series, x, y) in rows(figure) {
+                // A quote is doubled in a quoted field of CSV (RFC 4180).
                 let series = series.replace('"', "\"\"");
                 let _never_fails = writeln!(text, "{},{},\"{series}\",{x},{y}", kept.id, figure.id);
             }
@@ -197,6 +202,7 @@ pub fn keep_csv(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), FileError> {
 fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
     let mut rows = Vec::new();
     let mut add = |name: &str, x: f64, y: f64| rows.push((name.to_owned(), x, y));
+    // Without an x of their own: their place is the x.
     let mut numbered = |name: &str, values: &[f64]| {
         let values = values.iter().enumerate();
         values.for_each(|(n, &value)| add(name, n as f64, value));
@@ -227,6 +233,7 @@ fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
         }
         Plot::Timeline { kinds, rows, .. } => {
             let mut group = "";
+            // Only the first row of a group has its name.
             for row in rows {
                 group = row.group.as_deref().unwrap_or(group);
                 for span in &row.spans {

@@ -52,7 +52,7 @@ pub struct Part {
     pub finding: String,
     /// What predictions are decided by.
     pub measures: Vec<Measure>,
-    /// What is to be seen.
+    /// Its pictures, in the order of the report.
     pub figures: Vec<Figure>,
 }
 
@@ -89,6 +89,7 @@ impl Measure {
 pub fn fill(sentence: &str, measures: &[Measure]) -> String {
     let mut out = String::new();
     for (n, piece) in sentence.split(['{', '}']).enumerate() {
+        // Every second piece was between braces.
         if n.is_multiple_of(2) {
             out.push_str(piece);
             continue;
@@ -114,6 +115,7 @@ pub fn round(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;
     }
+    // Digits after the point; below zero for numbers of more than six digits.
     let digits = 5 - value.abs().log10().floor() as i32;
     let scale = 10f64.powi(digits.abs());
     if digits >= 0 {
@@ -301,6 +303,7 @@ pub fn show(value: f64) -> String {
         return "–".into();
     }
     let size = value.abs();
+    // A count stays a count: 12 and not 12.0.
     if value == value.trunc() && size < 1e6 {
         return format!("{value}");
     }

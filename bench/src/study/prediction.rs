@@ -43,8 +43,10 @@ pub enum Verdict {
 
 impl Relation {
     /// True if a value is in the relation.
+    /// Never for a value that is not a number.
     fn holds(self, value: f64) -> bool {
         match self {
+            // A billionth: measures are rounded to six digits, so any real difference is larger.
             Self::Equal(a) => (value - a).abs() <= 1e-9 * a.abs().max(1.0),
             Self::AtMost(a) => value <= a,
             Self::AtLeast(a) => value >= a,
@@ -83,6 +85,7 @@ impl Prediction {
             [a, "..", b, ref unit @ ..] => (Relation::Between(number(a)?, number(b)?), unit),
             _ => return Err(wrong()),
         };
+        // A prediction without a reason would be a guess, and a unit of two words a typing mistake.
         if measure.is_empty() || why.is_empty() || unit.len() > 1 {
             return Err(
                 "a measure, a relation with at most one word of unit, and a reason are needed"
@@ -101,6 +104,7 @@ impl Prediction {
     pub fn decide<'a>(&self, measures: impl IntoIterator<Item = &'a Measure>) -> Verdict {
         let found = measures
             .into_iter()
+            // A measure in another unit is not converted: it does not decide, and the report shows "not run".
             .find(|m| m.name == self.measure && m.unit == self.unit);
         match found.map(|m| m.value) {
             None => Verdict::NotRun,

@@ -114,12 +114,15 @@ impl Reading {
             }
             "calls" => self.calls() / self.ios,
             "tries" => self.tries() / self.ios,
+            // Requests that ended, so the driver has accepted each: a refused call ends none.
             "accepted_percent" => 100.0 * self.ios / self.calls(),
             "runs" => self.runs() / self.ios,
             "calls_and_runs" => (self.calls() + self.runs()) / self.ios,
+            // The share of tries that came to nothing, in per cent.
             "busy" => 100.0 * (self.tries() - self.counter("accepted")) / self.tries(),
             "cpu" => self.cpu_us / self.ios,
             "refused" => self.sum(&["refused_resource", "refused_dev_resource"]),
+            // Refusals per second of all waits longer than 1 ms, which is what a request takes by itself.
             "refused_while_waiting" => {
                 let refused = self.sum(&["refused_resource", "refused_dev_resource"]);
                 refused / (self.waited(1.0) / 1000.0)

@@ -43,6 +43,7 @@ pub struct Said {
 /// result.
 pub fn run(arguments: &str) -> Result<Said, StudyError> {
     let mut words = vec!["sim".to_owned(), "--json".to_owned()];
+    // Every second piece was between quotes, and is one argument.
     for (n, piece) in arguments.split('\'').enumerate() {
         match n % 2 {
             0 => words.extend(piece.split_whitespace().map(str::to_owned)),
@@ -53,6 +54,7 @@ pub fn run(arguments: &str) -> Result<Said, StudyError> {
     let ran = ran.map_err(|e| StudyError::Lacking(format!("ublk-ramdisk sim: {e}")))?;
     let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
     let last = stderr.lines().last().unwrap_or_default().to_owned();
+    // Status 2 is bad usage: a fault of the study's table and no result.
     if ran.status.code() == Some(2) {
         return Err(StudyError::Lacking(format!(
             "ublk-ramdisk sim {arguments}: {last}"
@@ -69,6 +71,7 @@ impl Said {
     pub fn at(&self, place: &str) -> f64 {
         let mut value = &self.json;
         for name in place.split('.') {
+            // A number is a place in a list.
             value = match name.parse::<usize>() {
                 Ok(n) => &value[n],
                 Err(_) => &value[name],
@@ -92,6 +95,7 @@ impl Said {
             kinds.filter_map(|kind| of[kind]["ops"].as_f64()).sum()
         };
         let buckets = self.list("total.latency.buckets").iter();
+        // Nanoseconds to milliseconds.
         let buckets = buckets.map(|b| {
             (
                 b[0].as_f64().unwrap_or(0.0) / 1e6,
@@ -111,6 +115,7 @@ impl Said {
                 .iter()
                 .filter_map(|job| job["iops"].as_f64())
                 .collect(),
+            // Such as a hardware queue that nobody runs again: the simulator gives up after `--patience`.
             stands: self.error.is_some(),
             ..Reading::default()
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use workqueue::{CpuPlace, Topology, VirtualClock};
 
 /// A machine whose CPUs share all there is to share.
+/// One node, one cache: an unbound queue has a single pool.
 pub fn machine(cpus: usize) -> Topology {
     let place = |cpu| CpuPlace {
         cpu,
@@ -21,6 +22,7 @@ pub fn machine(cpus: usize) -> Topology {
 pub struct Stage {
     /// To be given to a runtime.
     pub clock: Arc<VirtualClock>,
+    /// No other thread waits for the clock, so spending time moves it.
     alone: bool,
 }
 
@@ -58,6 +60,7 @@ impl Stage {
     pub fn play(&self, done: impl Fn() -> bool) {
         self.clock.settle();
         while !done() {
+            // Nobody waits for a time and it is not done: a deadlock, at which the clock stops.
             let Some(due) = self.clock.next_due() else {
                 return;
             };

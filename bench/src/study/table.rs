@@ -136,6 +136,7 @@ fn fill_words(text: &str, words: &[String]) -> String {
     for (n, word) in words.iter().enumerate() {
         let mut pieces = word.split('|');
         let mut piece = pieces.next().unwrap_or_default();
+        // A word with fewer pieces repeats its last one.
         for place in ["", "+", "++"] {
             out = out.replace(&format!("{{{n}{place}}}"), piece);
             piece = pieces.next().unwrap_or(piece);
@@ -159,6 +160,7 @@ impl Block {
 
     /// How a case is made: the arguments of `sim`, or the name of an experiment, which is also that
     /// of a file.
+    /// Spaces and commas become hyphens in the name of an experiment, never in arguments of `sim`.
     fn making(&self, words: &[String], settings: &Settings) -> String {
         let n = settings.scaled(self.n[0], self.n[1]).to_string();
         match fill_words(&self.make, words).replace("{n}", &n) {
@@ -171,6 +173,7 @@ impl Block {
     pub fn on_device(&self, words: &[String]) -> [String; 3] {
         let settings = Settings::GUEST;
         let name = self.making(words, &settings);
+        // Behind the colon are the jobs of fio that are read, of the same experiment.
         let name = name.split(':').next().unwrap_or_default().to_owned();
         [
             name,
@@ -248,11 +251,14 @@ impl Spec {
             for words in block.cases() {
                 let made = block.making(&words, settings);
                 let mut reading = read(&made)?;
+                // Most cases must end: a figure of a load that hangs would be that of its beginning.
                 if reading.stands && !block.may_stand {
                     return Err(StudyError::Refused(format!("{made}: it came to no end")));
                 }
+                // The first case of the first block is the load at ease, so a table begins with it.
                 reading.full = *full.get_or_insert(reading.iops);
                 let names = words.iter().filter_map(|word| word.split('|').next());
+                // A word that is no number is NaN: a curve over it has no points.
                 reading.words = names.map(|name| name.parse().unwrap_or(f64::NAN)).collect();
                 let key = fill_words(&block.key, &words);
                 let case = Case {
@@ -271,6 +277,7 @@ impl Spec {
             found.measures.push(Measure::new(&ratio[0], value, unit));
         }
         for [name, head] in &self.sums {
+            // With the comma: no other head that begins with the same words.
             let head = format!("{head}, ");
             let of_head = found.all.iter().filter(|value| value.0.starts_with(&head));
             let sum = of_head.map(|value| value.1).sum();
@@ -290,6 +297,7 @@ impl Spec {
 
     /// Draws a picture of the cases.
     fn figure(&self, picture: &Picture, blocks: &[Vec<Case>]) -> Figure {
+        // Blocks of one picture have the same heads; the first one gives them.
         let tables = picture
             .rows
             .iter()
@@ -356,6 +364,7 @@ fn series(cases: &[Case], name: &str, x: &str, y: &str) -> Vec<Series> {
         let point = (case.quantity(x), case.quantity(y));
         add_point(&mut all, case.named(name), point);
     }
+    // A case list goes in the order of its words, a curve from left to right.
     for series in &mut all {
         series.points.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
@@ -364,6 +373,7 @@ fn series(cases: &[Case], name: &str, x: &str, y: &str) -> Vec<Series> {
 
 /// A row for each case, with what each job got of the mean.
 fn shares(cases: &[Case], name: &str) -> Plot {
+    // All cases of a block have the same jobs.
     let jobs = cases.first().map_or(0, |case| case.reading.jobs.len());
     Plot::Heat {
         x: Axis::linear("job"),

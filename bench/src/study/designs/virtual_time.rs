@@ -113,6 +113,7 @@ fn play(design: Design, acts: Vec<Act>) -> Result<Course, StudyError> {
     runtime.start()?;
     stage.play(|| ended.load(Ordering::SeqCst) == all);
     let pools = runtime.snapshot().map_or_else(Vec::new, |s| s.pools);
+    // Of the normal pool of CPU 0; the items are not of high priority.
     let own = pools.iter().filter(|p| p.cpu == Some(0) && p.nice == 0);
     let course = Course {
         ms: stage.now(),
@@ -226,6 +227,7 @@ fn throughput(draft: &mut Draft) -> Result<(), StudyError> {
 /// Of the machine on which threads are counted.
 const CPUS: usize = 4;
 /// Numbers of queues on it.
+/// Evenly spread on a logarithmic axis.
 const QUEUES: [usize; 5] = [1, 3, 10, 30, 100];
 
 /// Threads of a runtime of today with idle queues.
@@ -238,6 +240,7 @@ fn at_rest(queues: usize, flags: Flags) -> Result<usize, StudyError> {
         .start()?;
     let made = (0..queues).map(|n| runtime.queue(&format!("q{n}")).flags(flags).build());
     let made = made.collect::<Result<Vec<_>, _>>()?;
+    // Threads that are made on demand exist when all threads wait.
     stage.clock.settle();
     let count = threads() - before;
     drop(made);
@@ -291,6 +294,7 @@ fn first_waits_for_second(design: Design) -> Result<Vec<Row>, StudyError> {
         let (spans, open) = (spans.clone(), open.clone());
         Box::new(move |stage| {
             timed(stage, &spans, n, BUSY, || stage.spend(STEP));
+            // Looks every 10 us of virtual time, and gives up after SHOWN.
             let waits = || !open.load(Ordering::SeqCst) && stage.now() < SHOWN;
             let look = || {
                 while waits() {
@@ -320,6 +324,7 @@ fn deadlock(draft: &mut Draft) -> Result<(), StudyError> {
         draft.measure(measure, f64::from(u8::from(runs)), "");
         let never = || "never".to_owned();
         let second = rows[1].spans.first().map(|s| show(s.from));
+        // The first item ends by itself only if the second one has run.
         let end = rows[0].spans.last().filter(|_| runs).map(|s| show(s.to));
         let cells = [second, end].map(|cell| cell.unwrap_or_else(never));
         table.row(name, ["from 5 on".to_owned()].into_iter().chain(cells));

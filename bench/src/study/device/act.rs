@@ -21,12 +21,13 @@ use std::time::Duration;
 /// The time between two looks at a state that is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Something went wrong in the guest.
+/// The error of an experiment. It ends the study in this guest; the next study is made.
 pub(crate) fn failed(what: impl std::fmt::Display) -> StudyError {
     StudyError::Refused(what.to_string())
 }
 
 /// Runs a command that must end well, and gives its output.
+/// The error names the whole command, as nobody watches the guest.
 fn output(command: &mut Command) -> Result<String, StudyError> {
     let ran = run(command);
     ran.map_err(|why| {
@@ -39,7 +40,9 @@ fn output(command: &mut Command) -> Result<String, StudyError> {
 
 /// Where experiments are made and kept.
 pub struct Guest {
+    /// The program `ublk-ramdisk`.
     ours: PathBuf,
+    /// `FOLDER/raw/LETTER-BED`, one file for each experiment.
     folder: PathBuf,
 }
 
@@ -57,7 +60,7 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Writes what runs in the guest.
+    /// Writes what runs in the guest: the host's kernel and fio, which the report names too, are others.
     fn keep_setting(&self) -> Result<(), StudyError> {
         let fio = output(Command::new("fio").arg("--version"))?;
         let kernel = read(Path::new("/proc/sys/kernel/osrelease"))?;
@@ -145,6 +148,7 @@ impl Guest {
 /// Makes the kernel's null_blk of a size in MiB that passes some MiB per second, the two with a space between.
 fn limited_null_blk(limits: &str) -> Result<(PathBuf, Undo), StudyError> {
     let (mib, mbps) = limits.split_once(' ').unwrap_or((limits, "0"));
+    // One queue of 128 tags like ours; irqmode=0 ends a request in the thread that submits it.
     let settings = format!(
         "size={mib} memory_backed=1 blocksize=512 queue_mode=2 submit_queues=1 hw_queue_depth=128 \
          irqmode=0 mbps={mbps}"
@@ -202,10 +206,11 @@ impl Disk<'_> {
             let found = found.and_then(|n| n.parse().ok());
             found.ok_or_else(|| failed(format!("{file} of {} says {text}", self.name())))
         };
+        // Writes that have ended are the fifth number of `stat`; `inflight` has reads, then writes.
         Ok(number("stat", 4)? + number("inflight", 1)?)
     }
 
-    /// Has the program that discards loaded, so that a discard comes when it is to.
+    /// Runs blkdiscard once without an effect. The program is then in memory, and a discard comes on time.
     pub fn ready_to_discard(&self) -> Result<(), StudyError> {
         output(Command::new("blkdiscard").arg("--version")).map(drop)
     }
@@ -285,12 +290,14 @@ impl Fio {
         }
         let mut command = match rank {
             Rank::Normal => Command::new("fio"),
+            // By the program `nice`, which has to be started as root.
             Rank::First => {
                 let mut nice = Command::new("nice");
                 nice.args(["-n", "-20", "fio"]);
                 nice
             }
         };
+        // json+ has each bucket of the latencies, from which any percentile can be read.
         command.args(["--output-format=json+", "--allow_file_create=0"]);
         command.args(["--ioengine=libaio", "--direct=1", "--bs=4k"]);
         command.args(options.split_whitespace());
@@ -314,7 +321,7 @@ impl Fio {
         Ok(true)
     }
 
-    /// The same where nothing can be found out without it.
+    /// The same as an error if fio ends before: the experiment has no result then.
     pub fn until(
         &mut self,
         what: &str,
@@ -358,6 +365,7 @@ pub fn load_as(rank: Rank, disk: &Disk<'_>, options: &str) -> Result<Value, Stud
 pub struct Counted<'d> {
     disk: &'d Disk<'d>,
     group: Group,
+    /// `stats --json`, and CPU time in microseconds.
     before: (Value, u64),
 }
 

@@ -51,6 +51,7 @@ impl Experiment {
 
     /// How much the counters of the mirror's hardware queues have risen, and what else was counted.
     fn counters(&self) -> BTreeMap<String, f64> {
+        // `before` and `after` are one object, or a list where an experiment has several disks.
         let sum = |when: &str| {
             let queues = self.0[when]["queues"].as_array().into_iter().flatten();
             add_up(queues.map(|queue| &queue["hctx"]))
@@ -77,6 +78,7 @@ impl Experiment {
         let well = jobs.iter().filter(|job| job.errors() == 0.0);
         let buckets = well.flat_map(if flushes { Job::flushes } else { Job::buckets });
         let mut buckets: Vec<(f64, u64)> = buckets.collect();
+        // The directions and jobs come one after the other, and `thin` needs all of them in order.
         buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
         let times = thin(&buckets, usize::MAX);
         let sum = |of: fn(&Job) -> f64| jobs.iter().map(of).sum();

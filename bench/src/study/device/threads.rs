@@ -15,6 +15,7 @@ impl NotMade {
     /// Counts from now on. Fails if the kernel has no trace points of system calls.
     pub fn watch() -> Result<Self, StudyError> {
         let trace = Trace::new("study")?;
+        // A return below zero is an error number of the kernel.
         for call in CALLS {
             trace.event(&format!("syscalls/sys_exit_{call}"), "ret < 0")?;
         }
@@ -22,6 +23,7 @@ impl NotMade {
     }
 
     /// How many so far, by the number of the error.
+    /// 11 is EAGAIN (`pids.max`), 12 is ENOMEM (`memory.max`).
     pub fn by_error(&self) -> Result<BTreeMap<i64, u64>, StudyError> {
         Ok(count(&self.0.read()?))
     }

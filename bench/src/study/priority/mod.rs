@@ -24,6 +24,7 @@ const NAMES: [&str; 4] = ["bound", "bound HIGHPRI", "unbound", "unbound HIGHPRI"
 /// Before each probe, so that the pool is idle.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Threads per CPU that use it up.
+/// A worker beside them that has nice 0 gets a fifth of its CPU. Nice -20 (HIGHPRI) weighs 86 times as much.
 const HOGS: usize = 4;
 
 /// Milliseconds from the call to the item's first statement.
@@ -33,6 +34,7 @@ fn probe(queue: &OwnedQueue, cpu: usize) -> Result<f64, StudyError> {
         // The receiver waits for it.
         let _received = started.send(Instant::now());
     });
+    // Before the call: what queueing itself takes is a part of the latency.
     let called = Instant::now();
     queue
         .enqueue_on(cpu, item)
@@ -66,6 +68,7 @@ fn setting(cpus: &CpuSet, hogs: usize, rounds: usize) -> Result<Vec<Samples>, St
     // The first rounds warm up.
     for round in 0..rounds + 5 {
         for n in 0..queues.len() {
+            // Another queue begins each round, so none is always probed after the same one.
             let n = (n + round) % queues.len();
             std::thread::sleep(PAUSE);
             let took = probe(&queues[n], all[round % all.len()])?;
@@ -100,6 +103,7 @@ fn measured(settings: &Settings, file: &StudyFile) -> Result<Part, StudyError> {
             draft.measure(format!("{key}: {name}, median"), found[0], "ms");
             draft.measure(format!("{key}: {name}, p99"), found[2], "ms");
         }
+        // Places in NAMES, and which of the four quantiles.
         let ratio = |a: usize, b: usize, q: usize| found[a][q] / found[b][q];
         for (name, value) in [
             ("HIGHPRI gain, bound, median", ratio(0, 1, 0)),

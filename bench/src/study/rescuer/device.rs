@@ -20,6 +20,8 @@ const CPUS: usize = 2;
 const OUTAGE: u64 = 2;
 
 /// The limit of a setting, if it has one: the file, its value, and is it lifted after a while?
+/// Beyond `pids.max` clone fails with EAGAIN. Beyond `memory.max` some clones fail with ENOMEM, and other
+/// threads wait at a page fault: a server of root spares itself from the OOM killer.
 fn limit(setting: &str) -> Option<(&'static str, &'static str, bool)> {
     match setting {
         "pids.max, MEM_RECLAIM" => Some(("pids.max", "1", false)),
@@ -52,6 +54,7 @@ fn first_writes(
         disks.iter().map(Disk::stats).collect()
     };
     let before = started(&disks)?;
+    // After the disks are made: their own threads are none of it.
     let not_made = NotMade::watch()?;
     // The kernel prints a page each time it finds no process to kill, and a console is slow.
     write(Path::new("/proc/sys/kernel/printk"), "1")?;
@@ -97,6 +100,7 @@ fn first_writes(
         "after": after,
         "threads_not_made": not_made.values().sum::<u64>(),
         "by_error": not_made,
+        // The kernel's names: how often `max` was hit, no memory was found (`oom`), a process was killed.
         "memory_max": number("memory.events", "max "),
         "nobody_to_kill": number("memory.events", "oom "),
         "oom_kills": number("memory.events", "oom_kill "),

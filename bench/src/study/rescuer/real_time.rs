@@ -54,6 +54,7 @@ fn trial(cpu: usize) -> Result<f64, StudyError> {
         .enqueue_on(cpu, item)
         .map_err(|e| StudyError::Refused(e.to_string()))?;
     let told = start.recv_timeout(HUNG);
+    // Before an error is returned: the runtime ends only if it can make workers.
     fails.store(false, Ordering::SeqCst);
     let (at, rescued) = told.map_err(|_| StudyError::Refused("the item never started".into()))?;
     let due = armed.get().map(|armed| *armed + INITIAL);
@@ -73,6 +74,7 @@ pub fn part(settings: &Settings, file: &StudyFile) -> Result<Part, StudyError> {
     let mut draft = Draft::new(file, "real-time", Kind::Measured)?;
     let cpus = hogs::allowed();
     let cpus = cpus.possible().clone();
+    // One CPU for all trials: what differs between trials is the moment alone.
     let cpu = cpus.lowest().unwrap_or(0);
     let (mut table, mut sets) = (Table::default(), Vec::new());
     for (name, key, beside) in [

@@ -17,8 +17,10 @@ use workqueue::{blocking, is_rescuer, Flags, OwnedQueue, Queue, Runtime};
 
 const MS: Duration = Duration::from_millis(1);
 /// How long no worker can be made.
+/// A manager tries again after each second (CREATE_COOLDOWN), so it finds the end of the outage at 3000 ms.
 const OUTAGE_MS: u64 = 2500;
 /// How long the clock goes on.
+/// Past that try, so that the items that have waited for it are in the picture.
 const SHOWN_MS: u64 = 3200;
 /// The time from one item to the next: no divisor of the rescuer's 100 ms, so that items arrive at
 /// all its phases.
@@ -75,6 +77,7 @@ fn outage(draft: &mut Draft) -> Result<(), StudyError> {
         let mut both = queues.iter().zip(&logs);
         both.try_for_each(|(queue, log)| arrive(&stage, queue, log))
     };
+    // The first items call for a worker, so the mayday timer of the pool is armed at moment 0.
     both()?;
     let mut ms = 0;
     stage.tick(MS, MS * SHOWN_MS as u32, || {
@@ -92,6 +95,7 @@ fn outage(draft: &mut Draft) -> Result<(), StudyError> {
     }
     runtime.shutdown()?;
     let logs = logs.map(|log| log.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    // Every item that arrived must have noted its start.
     let lost = 2 * arrived - logs.iter().map(Vec::len).sum::<usize>();
     draft.measure("items lost", lost as f64, "");
     let rescued = logs[0].iter().filter(|l| l.2).count() as f64 / logs[0].len() as f64;
@@ -116,6 +120,7 @@ fn outage(draft: &mut Draft) -> Result<(), StudyError> {
 }
 
 /// Items for each of two CPUs.
+/// Milliseconds of work, too: more than the rescuer does for one CPU while another one waits.
 const SHARE: usize = 64;
 
 /// Two CPUs whose items only the rescuer can run.
@@ -147,6 +152,7 @@ fn turns(draft: &mut Draft) -> Result<(), StudyError> {
     stage.tick(MS / 2, MS * 160, || {
         half_ms += 1;
         match half_ms {
+            // 1.5 ms later than those of CPU 0, which therefore calls for the rescuer first.
             3 => share(1),
             _ => Ok(()),
         }
@@ -157,6 +163,7 @@ fn turns(draft: &mut Draft) -> Result<(), StudyError> {
     queue.destroy()?;
     runtime.shutdown()?;
     let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    // CPU, items, beginning and end: a turn lasts as long as the rescuer stays on one CPU.
     let mut turns: Vec<(usize, usize, f64, f64)> = Vec::new();
     for &(cpu, from, to) in log.iter() {
         match turns.last_mut().filter(|turn| turn.0 == cpu) {
