@@ -144,7 +144,7 @@ pub use runtime::builder::RuntimeBuilder;
 pub use runtime::Runtime;
 pub use sys::clock::VirtualClock;
 pub use sys::cpuset::CpuSet;
-pub use wait::flush_dependency::{reclaim_scope, ReclaimScope};
+pub use wait::flush::{reclaim_scope, ReclaimScope};
 pub use wait::item::Busy;
 pub use work::delayed::{DelayedWork, Modified};
 pub use work::pointer::{

@@ -4,7 +4,7 @@
 //! The search, the state word and the inbox are the crate's own. The pools and the timer are the
 //! model's, with loom's locks; a run is over as soon as it has begun.
 
-use crate::wait::find::{find, NoPool, Place, Places};
+use crate::wait::{find, NoPool, Place, Places};
 use crate::work::list::Inbox;
 use crate::work::pointer::{claim, claim_for, offer};
 use crate::work::raw::Item;

@@ -3,20 +3,12 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p workqueue --lib loom_tests`
 
-mod nr_active;
-
-mod cancel;
-
 mod find;
 
-mod flush;
+mod queue;
 
 mod inbox;
 
-mod kick;
+mod wake;
 
-mod mayday;
-
-mod parker;
-
-mod pending;
+mod state;

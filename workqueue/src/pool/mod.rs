@@ -16,8 +16,6 @@ pub(crate) mod worker_state;
 
 pub(crate) mod workers;
 
-mod prealloc;
-
 pub(crate) mod context;
 
 pub(crate) mod run;
@@ -25,8 +23,6 @@ pub(crate) mod run;
 pub(crate) mod worker;
 
 pub(crate) mod manager;
-
-pub(crate) mod bh;
 
 pub(crate) mod rescuer;
 
@@ -46,11 +42,10 @@ use crate::sys::timer::TimerIndex;
 use crate::sys::turn_scheduler;
 use crate::work::list::{Inbox, ItemList, Marks};
 use crate::work::raw::{Identity, Item};
-use prealloc::Prealloc;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, MutexGuard};
-use worker_state::{Current, Wake, WorkerFlags, WorkerState};
+use worker_state::{Current, Prealloc, Wake, WorkerFlags, WorkerState};
 use workers::Workers;
 
 /// What makes two queues share an unbound pool.

@@ -2,7 +2,7 @@
 //! All queues and pools of a runtime, and the lock under which queues are matched with pools.
 //!
 //! The functions on it are where they belong: unbound pools in [`crate::pool::registry`], CPUs that
-//! come and go in [`super::cpus`], BH threads in [`crate::pool::bh`]. Kernel counterparts:
+//! come and go in [`super::cpus`], BH threads in [`crate::pool::worker`]. Kernel counterparts:
 //! `workqueues`, `wq_pool_mutex`, `cpu_worker_pools`, `unbound_pool_hash`.
 
 use crate::env::helpers::Job;

@@ -15,15 +15,22 @@
 //!
 //! With 16 colors, 15 generations can be told apart, since new items need one too. All steps but
 //! the report are under the queue's lock.
+//!
+//! Before it begins, a wait that can deadlock under some conditions is warned of, once for each pair
+//! of queue and function; the wait follows in any case. Waits that certainly never end are refused
+//! with `WouldDeadlock`. Kernel counterpart: `check_flush_dependency`.
 
-use super::flush_dependency;
 use crate::env::helpers::Job;
 use crate::error::WaitError;
 use crate::pool::context::{self, blocking};
 use crate::pwq::Pwq;
 use crate::sys::sync::Completion;
 use crate::sys::user_code::log_safely;
+use crate::work::raw::RawWork;
+use crate::wq::attrs::Flags;
 use crate::wq::queue::{FlushWaiter, QueueInner, QueueState, DESTROYED, DRAINING};
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -43,7 +50,7 @@ impl QueueInner {
                 self.name
             );
         }
-        flush_dependency::before_flush(self);
+        before_flush(self);
         // An item that is claimed and not listed yet counts as enqueued: another caller may have
         // been told that it is pending.
         // guard: s10_01_claimed_items
@@ -55,7 +62,7 @@ impl QueueInner {
     /// The drain that callers reach, with its checks and warnings.
     pub(crate) fn drain_from_outside(&self) -> Result<(), WaitError> {
         self.may_wait()?;
-        flush_dependency::before_flush(self);
+        before_flush(self);
         self.drain();
         Ok(())
     }
@@ -209,6 +216,105 @@ impl QueueInner {
         };
         look().is_some_and(|begun| look() == Some(begun))
     }
+}
+
+thread_local! {
+    /// The number of open `ReclaimScope`s on this thread.
+    static RECLAIMING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// While it lives, the thread counts as one that frees memory. It must not wait for a queue without
+/// MEM_RECLAIM, which may itself wait for memory. See [`reclaim_scope`].
+#[derive(Debug)]
+#[must_use = "the scope ends when this is dropped"]
+pub struct ReclaimScope {
+    // Belongs to the thread that made it.
+    _here: PhantomData<*const ()>,
+}
+
+/// Begins a scope in which the calling thread frees memory. Flushing a queue without MEM_RECLAIM in
+/// it logs a warning. Scopes may nest. Kernel counterpart: the PF_MEMALLOC mark of a task.
+///
+/// ```
+/// let _scope = workqueue::reclaim_scope();
+/// ```
+pub fn reclaim_scope() -> ReclaimScope {
+    RECLAIMING.set(RECLAIMING.get() + 1);
+    ReclaimScope { _here: PhantomData }
+}
+
+impl Drop for ReclaimScope {
+    fn drop(&mut self) {
+        RECLAIMING.set(RECLAIMING.get() - 1);
+    }
+}
+
+/// The run, or thread, that is about to wait.
+struct Waiter {
+    queue: Option<Arc<QueueInner>>,
+    function: &'static str,
+}
+
+fn waiter() -> Waiter {
+    context::with_run(|_, run| Waiter {
+        queue: Some(run.pwq.queue.clone()),
+        function: run.function,
+    })
+    .unwrap_or(Waiter {
+        queue: None,
+        function: "a thread",
+    })
+}
+
+/// True if others may wait for memory that this run or thread frees.
+fn is_reclaiming(waiter: &Waiter) -> bool {
+    let reclaim_run = |q: &Arc<QueueInner>| q.flags.contains(Flags::MEM_RECLAIM) && !q.legacy;
+    RECLAIMING.get() > 0 || waiter.queue.as_ref().is_some_and(reclaim_run)
+}
+
+/// True if a run of the queue may have to wait for another run to end.
+fn is_serial(queue: &QueueInner) -> bool {
+    queue.has_rescuer() || queue.state.lock().saved_max == 1
+}
+
+/// Warns if a thread that frees memory waits for a queue without a rescuer.
+fn warn_of_reclaim(target: &QueueInner, waiter: &Waiter) {
+    if target.flags.contains(Flags::MEM_RECLAIM) || !is_reclaiming(waiter) {
+        return;
+    }
+    if target.env.first_wait_warning(&target.name, waiter.function) {
+        let from = waiter.queue.as_ref().map_or("", |q| q.name.as_str());
+        log::warn!(
+            "workqueue: {} {from} makes memory free and waits for {}, which is not MEM_RECLAIM",
+            waiter.function,
+            target.name
+        );
+    }
+}
+
+/// Called before a flush or drain of a whole queue.
+/// # Context: no lock of the crate held.
+fn before_flush(target: &QueueInner) {
+    warn_of_reclaim(target, &waiter());
+}
+
+/// Called before a flush of an item that is on `target`, or runs for it.
+/// # Context: no lock of the crate held.
+pub(super) fn before_item_flush(target: &QueueInner, work: &RawWork) {
+    let function = work.function();
+    let waiter = waiter();
+    let within = waiter
+        .queue
+        .as_ref()
+        .is_some_and(|q| std::ptr::eq(Arc::as_ptr(q), target));
+    if within && is_serial(target) && target.env.first_wait_warning(&target.name, waiter.function) {
+        log::warn!(
+            "workqueue: {} waits for {function} of the same queue {}, which may have one context for both",
+            waiter.function,
+            target.name
+        );
+    }
+    warn_of_reclaim(target, &waiter);
 }
 
 #[cfg(test)]

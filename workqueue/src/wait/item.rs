@@ -6,8 +6,7 @@
 //! max_active. Kernel counterparts: `struct wq_barrier`, `insert_wq_barrier`,
 //! `try_to_grab_pending`, `__cancel_work_sync`, `disable_work`.
 
-use super::find::{find, look, NoPool, Place, Places};
-use super::flush_dependency;
+use super::{find, flush, look, NoPool, Place, Places};
 use crate::error::{DisableOverflow, WaitError};
 use crate::pool::context::{self, blocking};
 use crate::pool::worker_state::Current;
@@ -169,7 +168,7 @@ pub(crate) fn flush_item(
         match step {
             Step::Return(was_pending) => return Ok(waited || was_pending),
             Step::Wait(barrier, queue) => {
-                flush_dependency::before_item_flush(&queue, work);
+                flush::before_item_flush(&queue, work);
                 barrier.wait();
                 return Ok(true);
             }

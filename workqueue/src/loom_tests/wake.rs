@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Kick and idle: no item waits beside a sleeping worker, none runs beside itself.
+//! Threads that sleep and those that wake them.
 //!
-//! The pool's state, its workers, the inbox and the parkers are the crate's own; the lock is
-//! loom's. What `Pool::lock`, `PoolGuard::drop`, `enqueue` and the worker's loop do with them is
-//! done here in the same steps.
+//! * Kick and idle: no item waits beside a sleeping worker, none runs beside itself. The pool's
+//!   state, its workers, the inbox and the parkers are the crate's own; the lock is loom's. What
+//!   `Pool::lock`, `PoolGuard::drop`, `enqueue` and the worker's loop do with them is done here in
+//!   the same steps.
+//! * The parker: no wake-up is lost, and what a waker did before is seen after.
+//! * Mayday: a rescuer hears every call, also one that comes just before it is told to end. The
+//!   parker is the crate's own; the steps are those of `Rescuer::list`, `wake` and `stop`, and of the
+//!   loop in `rescuer::run_rescuer`.
 
 use crate::pool::run::take_first;
 use crate::pool::worker_state::{Current, WorkerFlags, WorkerState, WorkerThread};
@@ -223,5 +228,94 @@ fn s02_03_s02_08_an_item_queued_in_its_run_goes_to_that_worker() {
         worker.join().unwrap();
         assert_eq!(bed.ran.load(Ordering::Relaxed), accepted);
         assert_eq!(StdArc::strong_count(&item), 1);
+    });
+}
+
+/// Parks until `wakers` threads have been heard of, each of which says so before it wakes.
+fn wakers_are_heard(wakers: usize) {
+    loom::model(move || {
+        let shared = Arc::new((Parker::new(), AtomicUsize::new(0)));
+        shared.0.adopt_current();
+        let threads: Vec<_> = (0..wakers)
+            .map(|_| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    shared.1.fetch_add(1, Ordering::Relaxed);
+                    shared.0.unpark();
+                })
+            })
+            .collect();
+        while shared.1.load(Ordering::Relaxed) < wakers {
+            // A lost wake-up is a thread that sleeps for ever, which loom reports.
+            shared.0.park();
+        }
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+#[test]
+fn s05_02_a_wake_up_is_not_lost() {
+    wakers_are_heard(1);
+}
+
+#[test]
+fn s05_02_of_two_wake_ups_neither_is_lost() {
+    wakers_are_heard(2);
+}
+
+struct Rescuer {
+    calls: Mutex<usize>,
+    parker: Parker,
+    stop: AtomicBool,
+    answered: AtomicUsize,
+}
+
+impl Rescuer {
+    fn call(&self) {
+        *self.calls.lock().unwrap() += 1;
+        self.parker.unpark();
+    }
+
+    fn run_rescuer(&self) {
+        self.parker.adopt_current();
+        loop {
+            // Before the look at the list: calls from before the end are seen by that look.
+            let stop = self.stop.load(Ordering::Acquire);
+            loop {
+                let mut calls = self.calls.lock().unwrap();
+                if *calls == 0 {
+                    break;
+                }
+                *calls -= 1;
+                drop(calls);
+                self.answered.fetch_add(1, Ordering::Relaxed);
+            }
+            if stop {
+                return;
+            }
+            self.parker.park();
+        }
+    }
+}
+
+#[test]
+fn s07_03_s07_13_every_call_is_answered_before_the_end() {
+    loom::model(|| {
+        let rescuer = Arc::new(Rescuer {
+            calls: Mutex::new(0),
+            parker: Parker::new(),
+            stop: AtomicBool::new(false),
+            answered: AtomicUsize::new(0),
+        });
+        let own = rescuer.clone();
+        let live = thread::spawn(move || own.run_rescuer());
+        rescuer.call();
+        let own = rescuer.clone();
+        let other = thread::spawn(move || own.call());
+        other.join().unwrap();
+        rescuer.stop.store(true, Ordering::Release);
+        rescuer.parker.unpark();
+        live.join().unwrap();
+        assert_eq!(rescuer.answered.load(Ordering::Relaxed), 2);
     });
 }
