@@ -65,7 +65,7 @@ impl Client {
     }
 }
 
-/// The end of the line: what the queue's own thread is told.
+/// What a queue thread does at the end of a request, with a client in memory in the kernel's place.
 struct Completions {
     client: Client,
     bytes: u64,
@@ -95,7 +95,7 @@ impl FrontEnd for Nobody {
     fn end(&self, _queue: u16, _request: &Request, _result: i32) {}
 }
 
-/// Both ways to one store.
+/// One store and both ways to it.
 pub struct Bed {
     /// Blocks to visit, in order, again and again.
     offsets: Vec<u64>,
@@ -145,6 +145,7 @@ impl Bed {
         let pressed = Pressured::new(ramdisk.clone(), Settings::default(), 1, DEPTH);
         let mirror = Mirror::start(set, Arc::new(pressed), Arc::new(Nobody)).expect("threads");
         let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        // xorshift with a fixed seed: every run visits the same blocks.
         let offsets = (0..4096)
             .map(|_| {
                 random ^= random << 13;

@@ -24,10 +24,12 @@ impl Progress {
         let done: u64 = words.next()?.parse().ok()?;
         let all: u64 = words.next()?.parse().ok()?;
         let label = words.next().unwrap_or_default();
+        // From the first sample on: the boot of the guest and the fill have another pace.
         let (began, before) = *self.first.get_or_insert((now, done));
         let per_cent = (done * 100).checked_div(all).unwrap_or(100);
         let mut text = format!("{per_cent:3} % {label}");
         let (taken, by) = (now.saturating_sub(began), done.saturating_sub(before));
+        // Nothing is known of the pace before the first sample has ended.
         if by > 0 {
             let rest = taken.as_secs_f64() * all.saturating_sub(done) as f64 / by as f64;
             text += &format!(", about {} left", in_words(rest));

@@ -70,6 +70,7 @@ fn plan(options: &Options) -> Result<ExitCode, Failure> {
         Some(folder) if options.resume => {
             let begun = Plan::load(folder)?;
             options.plan(Some(&begun))?.same_as(&begun, folder)?;
+            // As it was begun: the job files may be those of an older version.
             begun.keep(folder)?;
         }
         Some(folder) => {
@@ -151,6 +152,7 @@ fn progress() -> ExitCode {
     let began = Instant::now();
     let terminal = io::stderr().is_terminal();
     let mut progress = Progress::default();
+    // Bytes and not text: a program in the guest may print anything.
     for line in io::stdin().lock().split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).into_owned();
         let text = match progress.line(&line, began.elapsed()) {

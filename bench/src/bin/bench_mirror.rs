@@ -113,6 +113,7 @@ fn measure(args: &Args) -> Result<(), FileError> {
             }
             found[0].push(of[0]);
             found[1].push(of[1]);
+            // Of each round, before the median: what slows both ways down in a round cancels out.
             found[2].push(of[1] - of[0]);
         }
         print_case(case, &found);

@@ -57,6 +57,7 @@ fn measure(args: &Args) -> Result<Kept, FileError> {
     let wanted = |case: &str| case.contains(&args.only);
     let runtime = Runtime::builder().start().expect("threads can be made");
     let all = contender::all(runtime.online_cpus().len(), &runtime);
+    // The names are those of the tables, so `--only` takes what a reader sees.
     for (case, shape) in [
         (tables::SPAWN_1, Shape::trivial(1)),
         (tables::SPAWN_4, Shape::trivial(4)),

@@ -52,10 +52,12 @@ fn carry_out(queue: &UblkQueue, tag: u16, buffer: &mut [u8], disk: &mut [u8]) ->
     let request = queue.get_iod(tag);
     let length = (request.nr_sectors as usize) << 9;
     let start = (request.start_sector as usize) << 9;
+    // The lower eight bits are the operation, the others flags such as FUA.
     let op = request.op_flags & 0xff;
     if op == sys::UBLK_IO_OP_FLUSH {
         return 0;
     }
+    // Never with a kernel that splits as it was told, but a rival should not panic either.
     let (Some(part), Some(buffer)) = (
         start
             .checked_add(length)
@@ -73,6 +75,7 @@ fn carry_out(queue: &UblkQueue, tag: u16, buffer: &mut [u8], disk: &mut [u8]) ->
 }
 
 /// Memory that is there before the first request.
+/// A page fault at the first touch would be counted as a part of a request.
 fn zeroed(size: usize) -> IoBuf<u8> {
     let mut memory = IoBuf::new(size);
     memory.zero_buf();
@@ -115,6 +118,7 @@ async fn serve_tag(
             queue,
             tag,
             buffer.as_mut_slice(),
+            // All tasks are of one thread, and none holds the disk while it waits.
             disk.borrow_mut().as_mut_slice(),
         );
         queue
@@ -154,6 +158,7 @@ fn run(args: &Args) -> Result<(), UblkError> {
     let (size, handler) = ((args.size_mib << 20) as usize, args.handler);
     let control = UblkCtrlBuilder::default()
         .name("libublk_ramdisk")
+        // One memory, one thread: more queues would need a lock, which the crate leaves to its user.
         .nr_queues(1)
         .depth(args.depth)
         .io_buf_bytes(args.io_buffer)

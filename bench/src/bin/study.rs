@@ -79,6 +79,7 @@ impl Args {
 fn read(args: &Args, study: &Study) -> Option<Result<Vec<Part>, StudyError>> {
     study.device.as_ref().ok()?;
     let folder = args.raw(study);
+    // The guest's own word: a study that failed there has no whole set of experiments.
     if let Ok(why) = fs::read_to_string(folder.join("failed")) {
         return Some(Err(StudyError::Lacking(why.trim().into())));
     }
@@ -116,6 +117,7 @@ fn run_all(args: &Args, setting: &[Pair]) -> Result<(), Error> {
         };
         let (parts, absent) = match found {
             Ok(parts) => (parts, None),
+            // Kept as absent, and tried again by the next run. Any other error ends the run.
             Err(StudyError::Lacking(why)) => {
                 eprintln!("study: {}: not run: {why}", study.id);
                 (Vec::new(), Some(why))

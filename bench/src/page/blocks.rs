@@ -11,6 +11,7 @@ use plotters::style::RGBColor;
 pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String {
     let groups = rows.iter().filter(|r| r.group.is_some()).count() as i32;
     let names: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    // Pixels: key, axis, each row, each heading of a group.
     let height = 40 + 42 + 24 * rows.len() as i32 + 26 * groups;
     svg(width as u32, height as u32, |canvas| {
         let top = canvas.key(width, &names, true);
@@ -40,6 +41,7 @@ pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String 
             canvas.text((16, y + 11), &row.name, BEGINS, MUTED);
             canvas.line(&[(frame.left, y + 11), (frame.right, y + 11)], GRID, 1);
             for span in &row.spans {
+                // One pixel at least: a short span must not vanish.
                 let (from, to) = (xs.at(span.from), xs.at(span.to).max(xs.at(span.from) + 1));
                 // What is not the first kind is thinner, so that black and white will do.
                 let slim = if span.kind == 0 { 3 } else { 7 };
@@ -47,6 +49,7 @@ pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String 
                 canvas.bar((from, y + slim), (to, y + 22 - slim), color);
             }
             if let (Some(first), Some(last)) = (row.spans.first(), row.spans.last()) {
+                // The start is what the timelines of the studies are about. It is left out where it would not fit.
                 let text = format!("from {}", show(first.from));
                 let end = xs.at(last.to) + 6;
                 if end + text.chars().count() as i32 * LETTER < width {
@@ -72,6 +75,7 @@ pub fn bars(width: i32, value: &Axis, bars: &[(String, f64)]) -> String {
         for (n, (name, value)) in bars.iter().enumerate() {
             let y = 22 + 36 * n as i32;
             canvas.text((2, y + 8), name, BEGINS, INK);
+            // A bar of 2 pixels for a small value, none for one that was not measured.
             let end = if value.is_finite() {
                 scale.at(*value).max(4)
             } else {
@@ -86,6 +90,7 @@ pub fn bars(width: i32, value: &Axis, bars: &[(String, f64)]) -> String {
 
 /// From light to dark; the cells' numbers stay readable on it.
 fn shade(share: f64) -> (RGBColor, RGBColor) {
+    // Share 0 is nearly white, share 1 a dark blue; each color channel in proportion.
     let mix =
         |from: u8, to: u8| (f64::from(from) + (f64::from(to) - f64::from(from)) * share) as u8;
     let back = RGBColor(mix(0xee, 0x08), mix(0xf4, 0x40), mix(0xfa, 0x81));
@@ -123,12 +128,14 @@ pub fn heat(
             MUTED,
         );
         let usable = values.iter().flatten().copied().filter(|v| v.is_finite());
+        // No pixels: the shade of a cell in thousandths.
         let scale = Scale::over(usable, value.log, 0, 1000);
         let (wide, high) = (
             f64::from(frame.right - frame.left) / columns.len().max(1) as f64,
             f64::from(frame.bottom - frame.top) / rows.len().max(1) as f64,
         );
         let column = |n: usize| frame.left + (wide * n as f64) as i32;
+        // From below, as on any axis that rises.
         let row = |n: usize| frame.bottom - (high * n as f64) as i32;
         for (r, cells) in values.iter().enumerate() {
             for (c, &cell) in cells.iter().enumerate() {

@@ -37,6 +37,7 @@ const DARK: [(RGBColor, &str); 9] = [
 ];
 
 /// The style sheet that makes pictures readable on a dark screen.
+/// By selectors on the colors themselves, as plotters gives its shapes no classes.
 pub fn dark_rules() -> String {
     let rules = DARK.iter().map(|(RGBColor(r, g, b), dark)| {
         let light = format!("#{r:02X}{g:02X}{b:02X}");
@@ -145,6 +146,7 @@ impl Canvas<'_> {
     pub fn key(&self, width: i32, names: &[&str], swatch: bool) -> i32 {
         let (mut x, mut y) = (8, 10);
         for (n, name) in names.iter().enumerate() {
+            // Mark, name and a gap.
             let need = 20 + name.chars().count() as i32 * LETTER + 14;
             if x > 8 && x + need > width {
                 (x, y) = (8, y + 19);
@@ -181,6 +183,7 @@ impl Scale {
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
                 (low.min(v), high.max(v))
             });
+        // No usable value: any scale will do.
         if low > high {
             (low, high) = (1.0, 10.0);
         }
@@ -198,12 +201,14 @@ impl Scale {
                 (low, high) = (low / 2.0, high * 2.0);
             }
         } else {
+            // A linear axis begins at 0: lengths can then be compared.
             if low > 0.0 {
                 low = 0.0;
             }
             if high <= low {
                 high = low + 1.0;
             }
+            // A whole number of steps, so that the axis ends at a tick. The tiny shares absorb rounding.
             let step = even_step(high - low);
             high = (high / step - 1e-9).ceil() * step;
             low = (low / step + 1e-9).floor() * step;
@@ -220,6 +225,7 @@ impl Scale {
     /// The pixel of a value.
     pub fn at(&self, value: f64) -> i32 {
         let share = if self.log {
+            // A value below the scale (0 on an axis by decades) is drawn at its edge.
             (value.max(self.low) / self.low).log10() / (self.high / self.low).log10()
         } else {
             (value - self.low) / (self.high - self.low)
@@ -240,6 +246,7 @@ impl Scale {
         }
         let decades = self.low.log10().floor() as i32..=self.high.log10().ceil() as i32;
         let inside = |v: &f64| *v >= self.low * 0.999 && *v <= self.high * 1.001;
+        // Fewer per decade until there is room; then not every decade.
         for factors in [&[1.0, 2.0, 5.0][..], &[1.0, 3.0], &[1.0]] {
             let ticks = decades
                 .clone()
@@ -308,6 +315,7 @@ pub fn spread(wanted: &[i32], apart: i32, low: i32, high: i32) -> Vec<i32> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by_key(|&n| wanted[n]);
     let mut places = wanted.to_vec();
+    // First from the lowest upwards, then from the highest back: the second pass keeps them within bounds.
     let mut next = low;
     for &n in &order {
         places[n] = places[n].max(next);

@@ -21,6 +21,7 @@ fn percentile_points(values: &[f64]) -> Vec<(f64, f64)> {
     let mut points: Vec<(f64, f64)> = Vec::new();
     for (n, &value) in order.iter().enumerate() {
         let x = nines(n as f64 / order.len() as f64);
+        // Three nines over some 500 pixels: a step of 0.004 is less than a pixel. The largest value always stays.
         if points.last().is_none_or(|last| x - last.0 > 0.004) || n + 1 == order.len() {
             points.push((x, value));
         }
@@ -40,6 +41,7 @@ pub fn percentiles(width: i32, value: &Axis, sets: &[Samples]) -> String {
             .max()
             .unwrap_or(1)
             .max(2);
+        // The last sample of the longest set: n samples show percentiles up to 1 - 1/n.
         let end = nines(1.0 - 1.0 / most as f64);
         let x =
             |n: f64| frame.left + (n / end * f64::from(frame.right - frame.left)).round() as i32;
@@ -97,6 +99,7 @@ pub fn band(canvas: &Canvas<'_>, xs: &Scale, points: &[(f64, f64)], (top, bottom
     let mut stretches = points.chunk_by(|a, b| a.1 == b.1).peekable();
     while let Some(stretch) = stretches.next() {
         let (from, state) = stretch[0];
+        // A state lasts until the sample with the next one.
         let to = stretches.peek().map_or(end, |next| next[0].0);
         if state.is_finite() {
             let color = state_color(state as usize);
@@ -130,11 +133,13 @@ pub fn stack(width: i32, plot: &Plot) -> String {
     let states = |n: usize| bands.iter().find(|band| band.0 == n).map(|band| &band.1);
     // A band needs no room for an axis.
     let high = |n: usize| states(n).map_or(118, |_| 58);
+    // A line of text for each mark, above the panels.
     let top = 8 + 17 * marks.len() as i32;
     let height = top + (0..panels.len()).map(high).sum::<i32>() + 42;
     svg(width as u32, height as u32, |canvas| {
         let (left, right) = (58, width - 14);
         let all = panels.iter().flat_map(|(_, s)| &s.points).map(|p| p.0);
+        // The marks, too: an event may lie after the last sample.
         let xs = Scale::over(all.chain(marks.iter().map(|m| m.0)), x.log, left, right);
         let mut above = top;
         for (n, (axis, series)) in panels.iter().enumerate() {

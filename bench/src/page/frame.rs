@@ -29,6 +29,7 @@ impl Frame {
     pub fn new(canvas: &Canvas<'_>, width: i32, height: i32, names: &[&str]) -> Self {
         let longest = names.iter().map(|n| n.chars().count()).max().unwrap_or(0) as i32;
         let beside = longest * LETTER + 24;
+        // Names beside the curves take up to a third of the width. Else they go into the key.
         let wide = width >= WIDE && beside <= width / 3;
         let top = match names.len() {
             0 | 1 => 8,
@@ -45,6 +46,7 @@ impl Frame {
 
     /// Draws the axis at the left with a line for each number.
     pub fn y_axis(&self, canvas: &Canvas<'_>, axis: &Axis, scale: &Scale) {
+        // 28 pixels for a line of text with a gap.
         let room = ((self.bottom - self.top) / 28).max(2) as usize;
         for tick in scale.ticks(room) {
             let y = scale.at(tick);
@@ -60,6 +62,7 @@ impl Frame {
         for (x, text) in ticks {
             canvas.line(&[(*x, self.top), (*x, self.bottom)], GRID, 1);
             let half = text.chars().count() as i32 * LETTER / 2 + 2;
+            // A number that would touch the one before is left out, its line in the grid stays.
             if x - half >= free {
                 canvas.text((*x, self.bottom + 6), text, BELOW, INK);
                 free = x + half;

@@ -27,6 +27,7 @@ impl Score {
         } = self;
         let all = held + contradicted + open;
         match (held, contradicted, open) {
+            // Neither good nor bad: there was nothing to decide by.
             (0, 0, _) => ("muted", "not decided".into()),
             (_, 0, 0) => ("good", format!("all {all} predictions hold")),
             (_, 0, _) => (
@@ -57,6 +58,7 @@ fn figure(study: &str, kind: Kind, figure: &Figure) -> Value {
 /// A part of a study: the figure that is shown with the finding, and those that are folded away.
 fn part(study: &str, part: &Part, key: &[String]) -> Value {
     let at = part.figures.iter().position(|f| key.contains(&f.id));
+    // Without a key the first figure is shown.
     let at = at.unwrap_or(0);
     let all = part.figures.iter().enumerate();
     let (shown, folded): (Vec<_>, Vec<_>) = all.partition(|(n, _)| *n == at);
@@ -137,6 +139,7 @@ fn prose(text: &str) -> Value {
             let piece = HtmlEscape(piece);
             out += &match n % 2 {
                 0 => piece.to_string(),
+                // Every second piece was between backquotes.
                 _ => format!("<code>{piece}</code>"),
             };
         }
@@ -154,6 +157,7 @@ pub fn page(all: &[(Plan, &Kept)]) -> Result<String, minijinja::Error> {
         total.add(kept.score(plan));
     }
     let mut environment = Environment::new();
+    // Everything else is escaped by the template: its name ends in .html.
     environment.add_filter("prose", |text: String| prose(&text));
     environment.add_template("report.html", include_str!("report.html"))?;
     let style = format!(

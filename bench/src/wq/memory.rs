@@ -52,6 +52,7 @@ impl WorkItem for Waiting {
 fn allocated() -> f64 {
     // SAFETY: takes nothing and returns plain numbers.
     let info = unsafe { libc::mallinfo2() };
+    // In the heap of the C library, and in maps of their own.
     (info.uordblks + info.hblkhd) as f64
 }
 
