@@ -8,6 +8,8 @@
 
 use std::mem::size_of;
 
+/// An ioctl number (`_IOC`): direction from bit 30, size of the argument from bit 16, the driver's
+/// letter `u` from bit 8, and the command. The older plain numbers may be compiled out (F6).
 const fn ioc(direction: u32, number: u32, size: usize) -> u32 {
     direction << 30 | (size as u32) << 16 | (b'u' as u32) << 8 | number
 }
@@ -27,6 +29,8 @@ const fn io_command(number: u32) -> u32 {
     ioc(3, number, size_of::<IoCmd>())
 }
 
+// Control commands, sent to /dev/ublk-control; kernel names `UBLK_U_CMD_*`. What each may answer is
+// in the table behind F8.
 pub(crate) const CMD_GET_QUEUE_AFFINITY: u32 = read_command(0x01);
 pub(crate) const CMD_GET_DEV_INFO: u32 = read_command(0x02);
 pub(crate) const CMD_ADD_DEV: u32 = write_command(0x04);
@@ -35,14 +39,18 @@ pub(crate) const CMD_START_DEV: u32 = write_command(0x06);
 pub(crate) const CMD_STOP_DEV: u32 = write_command(0x07);
 pub(crate) const CMD_SET_PARAMS: u32 = write_command(0x08);
 pub(crate) const CMD_GET_PARAMS: u32 = read_command(0x09);
+// As GET_DEV_INFO, but by the path of the node, so it also works without privilege.
 pub(crate) const CMD_GET_DEV_INFO2: u32 = read_command(0x12);
 pub(crate) const CMD_GET_FEATURES: u32 = read_command(0x13);
 pub(crate) const CMD_DEL_DEV_ASYNC: u32 = read_command(0x14);
 pub(crate) const CMD_UPDATE_SIZE: u32 = write_command(0x15);
 pub(crate) const CMD_TRY_STOP_DEV: u32 = write_command(0x17);
 
+// Commands per tag, sent to /dev/ublkcN by the thread of the queue (F9). FETCH comes once;
+// COMMIT_AND_FETCH commits a result and completes with the tag's next request.
 pub(crate) const IO_FETCH: u32 = io_command(0x20);
 pub(crate) const IO_COMMIT_AND_FETCH: u32 = io_command(0x21);
+// Commands of BATCH_IO (7.0) for many tags each (F14).
 pub(crate) const IO_PREP_BATCH: u32 = io_command(0x25);
 pub(crate) const IO_COMMIT_BATCH: u32 = io_command(0x26);
 pub(crate) const IO_FETCH_BATCH: u32 = io_command(0x27);
@@ -70,19 +78,28 @@ pub(crate) fn descriptor_offset(queue: u16) -> u64 {
 }
 
 /// File position in `/dev/ublkcN` at which USER_COPY finds the data of a request.
+///
+/// The low 25 bits count bytes of the request, which gives [`MAX_IO_BUFFER`]; 16 bits for the tag
+/// follow, then the queue. The descriptors are below the first of these positions.
 pub(crate) fn user_copy_position(queue: u16, tag: u16) -> u64 {
     0x8000_0000 + (u64::from(queue) << 41 | u64::from(tag) << 25)
 }
 
-/// One control command, carried in the second half of a 128-byte SQE.
+/// One control command, carried in the second half of a 128-byte SQE; `struct ublksrv_ctrl_cmd`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CtrlCmd {
+    /// N of /dev/ublkcN; `u32::MAX` in ADD_DEV lets the driver choose.
     pub dev_id: u32,
+    /// Always `u16::MAX` here: GET_QUEUE_AFFINITY has its queue in `data`.
     pub queue_id: u16,
+    /// Bytes at `addr`.
     pub len: u16,
+    /// Buffer in this process that the driver reads, fills, or both.
     pub addr: u64,
+    /// The one number that some commands take: a process, a queue, a size in sectors.
     pub data: u64,
+    /// GET_DEV_INFO2: bytes of the path at the start of the buffer, with its NUL.
     pub dev_path_len: u16,
     pub pad: u16,
     pub reserved: u32,
@@ -164,8 +181,8 @@ pub(crate) const OP_FLUSH: u8 = 2;
 pub(crate) const OP_DISCARD: u8 = 3;
 pub(crate) const OP_WRITE_ZEROES: u8 = 5;
 
-/// Flags of a descriptor start at this bit of `op_flags`; the values below are
-/// as they stand in the word.
+/// Flags of a descriptor, as masks of the whole word `op_flags`. Its low 8 bits are the operation,
+/// one of the `OP_*` above.
 pub(crate) const IO_F_NOUNMAP: u32 = 1 << 15;
 pub(crate) const IO_F_FUA: u32 = 1 << 13;
 
@@ -175,8 +192,10 @@ pub(crate) const IO_F_FUA: u32 = 1 << 13;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IoDesc {
     pub(crate) op_flags: u32,
+    /// The driver lowers it when a copy moved only a part (F13).
     pub(crate) nr_sectors: u32,
     pub(crate) start_sector: u64,
+    /// Not read: the server knows each tag's buffer.
     pub(crate) addr: u64,
 }
 
@@ -187,7 +206,9 @@ pub struct IoDesc {
 pub(crate) struct IoCmd {
     pub q_id: u16,
     pub tag: u16,
+    /// Bytes for READ and WRITE, 0 for others, or a negative errno (F11). FETCH passes 0.
     pub result: i32,
+    /// The tag's buffer on the path `buffer`. MUST be 0 under USER_COPY.
     pub addr: u64,
 }
 
@@ -198,7 +219,9 @@ pub(crate) struct IoCmd {
 pub(crate) struct BatchIo {
     pub q_id: u16,
     pub flags: u16,
+    /// 0 in a fetch: its tags go to provided buffers.
     pub nr_elem: u16,
+    /// Size of a [`BatchElem`], in a fetch that of a tag.
     pub elem_bytes: u8,
     pub reserved: u8,
     pub reserved2: u64,
@@ -209,14 +232,18 @@ pub(crate) struct BatchIo {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct BatchElem {
     pub tag: u16,
+    /// For registered buffers, which this server does not use.
     pub buf_index: u16,
+    /// As in [`IoCmd`]. PREP passes 0.
     pub result: i32,
 }
 
+// Bits of `Params::types`: which parts of the struct count; kernel names `UBLK_PARAM_TYPE_*`.
 pub(crate) const PARAM_BASIC: u32 = 1 << 0;
 pub(crate) const PARAM_DISCARD: u32 = 1 << 1;
 pub(crate) const PARAM_DMA_ALIGN: u32 = 1 << 4;
 
+// Bits of `ParamBasic::attrs`; kernel names `UBLK_ATTR_*`.
 pub(crate) const ATTR_READ_ONLY: u32 = 1 << 0;
 pub(crate) const ATTR_ROTATIONAL: u32 = 1 << 1;
 pub(crate) const ATTR_VOLATILE_CACHE: u32 = 1 << 2;
@@ -232,7 +259,9 @@ pub struct ParamBasic {
     pub(crate) physical_bs_shift: u8,
     pub(crate) io_opt_shift: u8,
     pub(crate) io_min_shift: u8,
+    /// Largest request.
     pub(crate) max_sectors: u32,
+    /// 0: no boundary that a request may not cross.
     pub(crate) chunk_sectors: u32,
     pub(crate) dev_sectors: u64,
     pub(crate) virt_boundary_mask: u64,
@@ -267,12 +296,16 @@ pub(crate) struct ParamSegment {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Params {
+    /// Bytes of this struct as the sender knows it.
     pub(crate) len: u32,
+    /// `PARAM_*` bits of the parts that count. The driver drops those it has no name for (F16).
     pub(crate) types: u32,
     pub(crate) basic: ParamBasic,
     pub(crate) discard: ParamDiscard,
+    /// Never sent, as `zoned` and `segment`: here only for the layout.
     pub(crate) devt: [u32; 4],
     pub(crate) zoned: [u32; 8],
+    /// A mask: 3 asks for buffers at multiples of 4 bytes.
     pub(crate) dma_align: [u32; 2],
     pub(crate) segment: ParamSegment,
 }

@@ -13,6 +13,7 @@ use super::queue::{insert, QueueError, QueueShared, UblkQueue};
 use super::ring::{Completion, FetchBuffers, QueueRing, ELEMENT, WATCHES};
 use crate::mq::{DataTransfer, LocalCompletion, Request, Submitter, TransferAnswer};
 
+// `user_data` of the commands: the kind from bit 32 on, and of a COMMIT its index below.
 const FETCH: u64 = 1 << 32;
 const COMMIT: u64 = 2 << 32;
 const PREP: u64 = 3 << 32;
@@ -25,6 +26,7 @@ const FETCH_BUFFERS: u16 = 8;
 
 /// Takes what the mirror hands back on the queue's own thread, until it is put into a COMMIT.
 struct Results {
+    /// Counts, checks, and moves bytes; never enters the ring.
     queue: UblkQueue,
     /// Those that are in no COMMIT yet.
     elements: Vec<BatchElem>,
@@ -63,8 +65,12 @@ pub(super) struct Batch {
     /// Requests that have arrived together and are not in the mirror yet.
     arrived: Vec<Request>,
     depth: u16,
+    /// Where the driver puts the numbers of tags that have a request.
     buffers: FetchBuffers,
+    /// Their elements are the driver's while a COMMIT is under way.
     commits: Vec<Commit>,
+    /// A FETCH stands in the driver, or is about to be submitted. Cleared by -ENODEV: no request
+    /// comes any more, and what is inside is still committed.
     fetching: bool,
 }
 
@@ -86,6 +92,7 @@ impl Batch {
         // SAFETY: the elements live until the completion below.
         unsafe { ring.push_batch(abi::IO_PREP_BATCH, at, depth, ELEMENT, PREP) };
         ring.submit_and_wait(1).map_err(QueueError::Ring)?;
+        // The first completion of the ring is PREP's: nothing else has been submitted.
         let mut answer = [Completion::NONE; 1];
         ring.reap(&mut answer);
         if answer[0].result != 0 {
@@ -130,6 +137,7 @@ impl Batch {
             // A COMMIT completes as soon as it is submitted: to be woken by it
             // alone would cost a second system call per wake.
             let want = usize::from(self.fetching) + self.committing();
+            // With a message waiting, submit and go on without a sleep (W13).
             let may_sleep = self.queue_shared.mailbox.arm();
             let want = if may_sleep { want.max(1) } else { 0 };
             self.ring.submit_and_wait(want).map_err(QueueError::Ring)?;
@@ -139,6 +147,8 @@ impl Batch {
             for &completion in &completions[..count] {
                 self.completed(completion)?;
             }
+            // The order makes one COMMIT of all that ended in this turn: here what workers ended,
+            // below what is issued directly.
             self.read_messages();
             insert(&mut self.submitter, &mut self.arrived, &mut self.results);
             self.commit();
@@ -179,6 +189,7 @@ impl Batch {
         self.queue_shared.mailbox.take(each);
     }
 
+    /// Commits that are under way.
     fn committing(&self) -> usize {
         self.commits
             .iter()
@@ -194,6 +205,7 @@ impl Batch {
             for index in 0..tags {
                 self.serve(self.buffers.tag(buffer, index));
             }
+            // The tags have been read; the multishot needs a free buffer to go on.
             self.buffers.give_back(buffer);
         }
         if completion.more() {
@@ -236,6 +248,7 @@ impl Batch {
         if results.is_empty() {
             return;
         }
+        // None is free: the results stay, and go with the next turn. A COMMIT that ends brings it.
         let Some(index) = self.commits.iter().position(Commit::is_free) else {
             return;
         };
@@ -243,6 +256,8 @@ impl Batch {
         self.push_commit(index);
     }
 
+    /// Sends what the driver has not taken of a COMMIT: all of it, or the rest after a partial
+    /// answer.
     fn push_commit(&mut self, index: usize) {
         let rest = self.commits[index].rest();
         let (at, count) = (rest.as_ptr() as u64, rest.len() as u16);

@@ -21,12 +21,14 @@ use crate::sys::mmap::Mapping;
 /// queue: a tag's buffer belongs to the holder of the tag's request.
 #[derive(Debug)]
 pub(super) struct ClientData {
+    /// /dev/ublkcN: under USER_COPY a file position names the pages of a request.
     char_device: Arc<File>,
     queue: u16,
     /// Zeros as long as the largest request, for holes (G11).
     zeros: Mapping,
     /// One buffer per tag: the data of the path `buffer`, and where pieces and holes are gathered.
     buffers: Mapping,
+    /// Bytes of one buffer: the largest request.
     buffer_len: usize,
 }
 
@@ -83,6 +85,7 @@ impl ClientData {
         match copied {
             Ok(()) => Ok(request.len()),
             Err(status) => {
+                // The driver may have lost the page: it looks and logs (G16).
                 driver.copy_failed();
                 Err(status)
             }
@@ -168,6 +171,7 @@ impl ClientData {
 
     /// Copies a READ's bytes from `from` into the client's pages (USER_COPY).
     #[inline]
+    /// A READ of the client is a write to /dev/ublkcN.
     fn copy_out(&self, request: &Request, from: NonNull<u8>) -> Result<(), Status> {
         let position = abi::user_copy_position(self.queue, request.tag());
         let len = request.len() as usize;

@@ -9,8 +9,11 @@ use super::abi::BatchElem;
 /// The elements of one COMMIT, in place until it has completed.
 #[derive(Debug)]
 pub(super) struct Commit {
+    /// Never moves or grows: the kernel has its address.
     elements: Box<[BatchElem]>,
+    /// Elements in use, from the first on.
     len: usize,
+    /// Those of them that the driver has taken.
     done: usize,
 }
 
@@ -48,6 +51,9 @@ impl Commit {
 
     /// Takes the driver's result: it has taken the first elements, or returns an error. True if no
     /// rest is left; else the rest is to be sent again.
+    ///
+    /// A positive `result` counts bytes of elements. An error means that none was taken (F14); it is
+    /// returned as a positive errno.
     pub(super) fn answered(&mut self, result: i32) -> Result<bool, i32> {
         match result {
             bytes if bytes > 0 => self.done += bytes as usize / size_of::<BatchElem>(),

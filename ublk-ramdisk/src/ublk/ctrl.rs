@@ -79,11 +79,13 @@ impl From<CtrlError> for Failure {
     fn from(error: CtrlError) -> Self {
         let CtrlError::Refused { command, id, errno } = &error else {
             return match &error {
+                // The other variants mean that the machine lacks something: status 3 (L1).
                 CtrlError::Ring(_) => Failure::runtime(error.to_string()),
                 _ => Failure::environment(error.to_string()),
             };
         };
         let device = match id {
+            // ADD_DEV left the choice of the id to the driver.
             -1 => "a new device".to_owned(),
             id => format!("device {id}"),
         };
@@ -98,6 +100,8 @@ impl From<CtrlError> for Failure {
             ("START_DEV", libc::EEXIST) => {
                 Failure::in_use(format!("{device} is already started"))
             }
+            // Stands before the general line on EACCES: of ADD_DEV it means the limit, not the
+            // privilege.
             ("ADD_DEV", libc::EACCES) => Failure::environment(
                 "the limit of unprivileged ublk devices is reached: raise \
                  /sys/module/ublk_drv/parameters/ublks_max or delete one",
@@ -130,11 +134,14 @@ impl From<CtrlError> for Failure {
 /// when the driver has carried it out or refused it.
 pub struct Control {
     ring: CtrlRing,
+    /// /dev/ublk-control.
     node: OwnedFd,
     /// A command that was not sent still stands in the ring.
+    /// Its buffer may be gone by now, so the next command makes a new ring.
     stale: bool,
 }
 
+/// Its SQEs have 128 bytes: one of 64 has room for 16 bytes of a command, and this driver's have 32.
 type CtrlRing = IoUring<squeue::Entry128, cqueue::Entry>;
 
 fn new_ring() -> Result<CtrlRing, CtrlError> {
@@ -148,6 +155,9 @@ fn new_ring() -> Result<CtrlRing, CtrlError> {
 
 impl Control {
     /// Opens the control node and makes the ring (F6: 128-byte SQEs).
+    ///
+    /// # Errors
+    /// There is no driver, the node may not be opened, or io_uring may not be used.
     pub fn open() -> Result<Self, CtrlError> {
         let node = OpenOptions::new()
             .read(true)
@@ -166,10 +176,14 @@ impl Control {
 
     /// What the running driver offers. A driver from before `GET_FEATURES`
     /// offers nothing that this server needs.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP from a driver of before 6.5 (F7).
     pub fn features(&mut self) -> Result<Features, CtrlError> {
         let mut word = 0u64;
         let command = CtrlCmd {
             addr: &raw mut word as u64,
+            // Any other length than these 8 bytes is refused with EINVAL.
             len: size_of_val(&word) as u16,
             queue_id: u16::MAX,
             ..CtrlCmd::default()
@@ -180,12 +194,20 @@ impl Control {
 
     /// Adds a device. `info` holds the wishes and afterwards what the driver
     /// made of them (A2, F8). Id `u32::MAX` lets the driver choose.
+    ///
+    /// # Errors
+    /// EEXIST: the id is taken. EINVAL: a count, an id or a set of flags that the driver does not
+    /// take.
     pub fn add(&mut self, info: &mut DeviceInfo) -> Result<(), CtrlError> {
         let command = with_buffer(info.dev_id, &raw mut *info as u64, size_of::<DeviceInfo>());
         self.send("ADD_DEV", abi::CMD_ADD_DEV, command)
     }
 
     /// Sets all parameters; refused once the device is started.
+    ///
+    /// # Errors
+    /// EACCES once the device is started. EINVAL: the driver forgets all parameters, also earlier
+    /// ones.
     pub fn set_params(&mut self, id: u32, params: &mut Params) -> Result<(), CtrlError> {
         params.len = size_of::<Params>() as u32;
         let command = with_buffer(id, &raw mut *params as u64, size_of::<Params>());
@@ -217,6 +239,8 @@ impl Control {
         Ok(info)
     }
 
+    /// GET_DEV_INFO2: the buffer holds the path of the node with its NUL, and behind it room for the
+    /// answer, at any alignment.
     fn device_info_by_path(&mut self, id: u32) -> Result<DeviceInfo, CtrlError> {
         let path = format!("/dev/ublkc{id}\0");
         let mut buffer = vec![0u8; path.len() + size_of::<DeviceInfo>()];
@@ -236,7 +260,10 @@ impl Control {
     }
 
     /// The CPUs whose requests arrive on `queue`.
+    /// In ascending order.
     pub fn queue_affinity(&mut self, id: u32, queue: u16) -> Result<Vec<usize>, CtrlError> {
+        // Room for 8192 CPUs: a buffer that is smaller than the kernel's CPU mask is refused with
+        // EINVAL.
         let mut mask = [0u64; 128];
         let mut command = with_buffer(id, mask.as_mut_ptr() as u64, size_of_val(&mask));
         command.data = u64::from(queue);
@@ -245,9 +272,13 @@ impl Control {
         Ok((0..mask.len() * 64).filter(set).collect())
     }
 
-    /// Makes the disk appear. Returns when every tag of every queue has been
-    /// fetched, so the daemons must be running (F3). `pid` is the process that
+    /// Makes the disk appear. Returns when every tag of every queue has been fetched, so the queue
+    /// threads must be running, and none of them may call this (F3). `pid` is the process that
     /// opened /dev/ublkcN.
+    ///
+    /// # Errors
+    /// EINVAL: no basic parameters, or a wrong `pid` (7.2 checks it, 6.12 does not). EEXIST:
+    /// started already.
     pub fn start(&mut self, id: u32, pid: u32) -> Result<(), CtrlError> {
         self.send(
             "START_DEV",
@@ -264,11 +295,15 @@ impl Control {
 
     /// As [`Control::stop`], but EBUSY while somebody has the disk open.
     /// Needs [`Features::SAFE_STOP_DEV`].
+    /// ENODEV if there is no disk.
     pub fn try_stop(&mut self, id: u32) -> Result<(), CtrlError> {
         self.send("TRY_STOP_DEV", abi::CMD_TRY_STOP_DEV, with_data(id, 0))
     }
 
     /// Frees the id (DEL_DEV); waits until nobody has /dev/ublkcN open, and so the id is free.
+    ///
+    /// # Errors
+    /// EINTR: the deletion goes on by itself.
     pub fn delete(&mut self, id: u32) -> Result<(), CtrlError> {
         self.send("DEL_DEV", abi::CMD_DEL_DEV, with_data(id, 0))
     }
@@ -282,11 +317,13 @@ impl Control {
     /// that keeps a stopped disk open keeps the id too. True means it is free.
     pub fn delete_within(&mut self, id: u32, patience: Duration) -> Result<bool, CtrlError> {
         match self.delete_async(id) {
+            // An older driver: only the command that waits without a limit is left.
             Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {
                 return self.delete(id).map(|()| true)
             }
             other => other?,
         }
+        // The driver tells nobody that an id is free. An unknown id is the sign.
         let deadline = Instant::now() + patience;
         loop {
             match self.device_info(id) {
@@ -299,6 +336,7 @@ impl Control {
 
     /// Tells the driver the new size, in sectors of 512 bytes. The driver
     /// checks nothing: the device must be LIVE (H8).
+    /// On another state it crashes kernels of before 7.0-rc4.
     pub fn update_size(&mut self, id: u32, sectors: u64) -> Result<(), CtrlError> {
         self.send("UPDATE_SIZE", abi::CMD_UPDATE_SIZE, with_data(id, sectors))
     }
@@ -324,6 +362,7 @@ impl Control {
         loop {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
+                // A signal. The command may be under way, and its buffer in use: wait on.
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
                 Err(e) if !self.ring.submission().is_empty() => {
                     self.stale = true;
@@ -350,6 +389,7 @@ impl Control {
     }
 }
 
+/// A command about the whole device `id`, with a buffer that the driver reads or fills.
 fn with_buffer(id: u32, addr: u64, len: usize) -> CtrlCmd {
     CtrlCmd {
         dev_id: id,
@@ -360,6 +400,7 @@ fn with_buffer(id: u32, addr: u64, len: usize) -> CtrlCmd {
     }
 }
 
+/// A command about the whole device `id`, with one number.
 fn with_data(id: u32, data: u64) -> CtrlCmd {
     CtrlCmd {
         dev_id: id,

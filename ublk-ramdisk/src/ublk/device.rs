@@ -34,18 +34,26 @@ const SHRINK_TRIES: u32 = 200;
 
 /// A disk that is being served by threads of this process.
 pub struct Device {
+    /// For the thread that owns the device: queue threads send no control commands (F21).
     control: Control,
+    /// As the driver reported it after START_DEV; before that, its answer to ADD_DEV.
     info: DeviceInfo,
     path: DataPath,
+    /// The RAM disk behind the sources of pressure. The queues and kblockd hold it, too.
     driver: Arc<Driver>,
     /// As it was asked for; of `space`, as it is now.
     config: DeviceConfig,
+    /// By queue; written by the queue thread, read for `stats`.
     counters: Vec<Arc<QueueCounters>>,
+    /// Where the queue threads report their ends.
     deaths: Arc<Deaths>,
+    /// By queue. Each returns its ring, which is closed once all have ended: see `join`.
     threads: Vec<JoinHandle<Option<Served>>>,
     /// From the start of the queues to their end.
     mirror: Option<Mirror>,
+    /// What queue threads share with workers. Emptied by `join`: it holds /dev/ublkcN open.
     queues: Box<[Arc<QueueShared>]>,
+    /// The id is free or left to others: dropping the device does nothing more.
     deleted: bool,
 }
 
@@ -124,6 +132,13 @@ impl Device {
 
     /// Changes the size of the disk while it is used (H8). A smaller size is
     /// refused while somebody has the disk open, unless forced.
+    ///
+    /// The order is that of H8: a store that grows does so before the driver is told, one that
+    /// shrinks after it. So no request reaches beyond the store.
+    ///
+    /// # Errors
+    /// The driver lacks UPDATE_SIZE (6.16), the size is no multiple of the block size, the disk is in
+    /// use or not LIVE, or there is too little memory.
     pub fn resize(&mut self, size: u64, force: bool) -> Result<(), Failure> {
         let (id, old) = (self.id(), self.size());
         if !Features(self.info.flags).has(Features::UPDATE_SIZE) {
@@ -144,7 +159,7 @@ impl Device {
         if size > old {
             backend::check_resize(&self.config, self.driver.disk().store(), size)?;
         }
-        // On a device that is not LIVE this command crashes older kernels.
+        // On a device that is not LIVE, UPDATE_SIZE crashes kernels of before 7.0-rc4 (H8).
         let state = self.control.device_info(id)?.device_state();
         if state != abi::DeviceState::Live {
             return Err(Failure::runtime(format!(
@@ -175,6 +190,8 @@ impl Device {
     }
 
     /// Makes the store `size` bytes long and gives back what it has up to `old`.
+    /// Requests that were checked before may still use that part: its memory is asked for again for a
+    /// second (`SHRINK_TRIES` x `NODE_POLL`), and what is still in use then is kept.
     fn cut_to(&self, size: u64, old: u64) {
         let disk = self.driver.disk();
         disk.shrink(size);
@@ -191,6 +208,9 @@ impl Device {
 
     /// Takes the disk away: its dirty data is written first, and the queue
     /// threads end. Without `force` this is refused while somebody has it open.
+    ///
+    /// # Errors
+    /// Status 4 if the disk is in use, with its users by name.
     pub fn stop(&mut self, force: bool) -> Result<(), Failure> {
         let id = self.id();
         if force {
@@ -205,10 +225,13 @@ impl Device {
         Ok(())
     }
 
+    /// See the function of this name below.
     fn let_go(&self) {
         let_go(self.mirror.as_ref(), &self.driver);
     }
 
+    /// Waits for the queue threads, then frees what holds /dev/ublkcN open, in the order of use:
+    /// rings, mirror with kblockd, buffers.
     fn join(&mut self) {
         let threads = self.threads.drain(..);
         // Panics have been caught and reported inside.
@@ -235,6 +258,7 @@ impl Device {
 
     fn remove(&mut self) -> Result<(), CtrlError> {
         let id = self.id();
+        // Set first: a failure below is reported once, and not tried again by `drop`.
         self.deleted = true;
         if self.deaths.error().is_some() {
             // The failed queue's requests end when /dev/ublkcN is closed, not by STOP_DEV.
@@ -270,8 +294,9 @@ impl Drop for Device {
     }
 }
 
-/// The disk is going to be stopped, which waits for every request: from now on none waits for memory,
-/// and none is refused or held back on purpose.
+/// Lets go of every request that the disk holds back, because STOP_DEV waits for them all (F4). All
+/// pressure and injection ends. Requests that wait for memory end with NOSPC, as every later one that
+/// needs memory and finds none (E22).
 fn let_go(mirror: Option<&Mirror>, driver: &Arc<Driver>) {
     if let Some(mirror) = mirror {
         mirror.pressure().let_all_pass(driver);

@@ -20,12 +20,14 @@ pub(super) struct UblkFrontEnd {
 }
 
 impl UblkFrontEnd {
+    /// What the thread of `queue` shares with the caller.
     fn of(&self, queue: u16) -> &QueueShared {
         &self.queues[usize::from(queue)]
     }
 }
 
 impl FrontEnd for UblkFrontEnd {
+    /// Moves the bytes on the calling worker, so that the queue thread goes on serving.
     fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
         let queue_shared = self.of(transfer.queue());
         let (request, data) = (*transfer.request(), transfer.data());
@@ -36,6 +38,7 @@ impl FrontEnd for UblkFrontEnd {
         )
     }
 
+    /// Posts the result to the queue's mailbox. Allocates nothing, waits for nothing (D6).
     fn end(&self, queue: u16, request: &Request, result: i32) {
         let mailbox = &self.of(queue).mailbox;
         mailbox.post(request.tag(), (*request, result));

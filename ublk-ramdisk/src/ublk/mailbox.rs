@@ -40,11 +40,14 @@ pub(super) struct Mailbox<T, W> {
     newest: AtomicU32,
     /// By tag: the one linked before it, plus one.
     before: Box<[AtomicU32]>,
+    /// By tag. No two threads want one lock at once: the sender fills it before it links the tag, the
+    /// queue thread empties it after that.
     messages: Box<[Mutex<Option<T>>]>,
     /// Changed by read-modify-writes alone: each clears what it finds, so a wake-up that is under
     /// way is never taken for one that has come.
     armed: AtomicBool,
     waker: W,
+    /// Counts for `stats`. They order nothing, so loom need not know them.
     posted: PlainU64,
     woken: PlainU64,
 }
@@ -88,6 +91,9 @@ impl<T, W: Waker> Mailbox<T, W> {
     }
 
     /// Leaves a message for the thread. From any thread; allocates nothing.
+    ///
+    /// # Panics
+    /// There is an unread message under `tag`: its request has ended twice.
     pub(super) fn post(&self, tag: u16, message: T) {
         let unread = self.lock(tag).replace(message);
         assert!(unread.is_none(), "two messages under tag {tag}");

@@ -48,6 +48,7 @@ pub fn stop_unused(
     let_go: impl FnOnce(),
 ) -> Result<(), Failure> {
     // The driver has the last word where it can, but only this can name the user.
+    // First because of the message: it names the users, where the driver says EBUSY only.
     refuse(id, "stopped", openers(id))?;
     let mut _claimed = Vec::new();
     if is_safe {
@@ -71,6 +72,7 @@ pub fn refuse_users(id: u32, what: &str) -> Result<(), Failure> {
 }
 
 /// Calls `stop` again while it fails with status 4, for a second: a brief use is waited for.
+/// Blocks the calling thread meanwhile.
 pub fn past_brief_use(mut stop: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
     let deadline = Instant::now() + BRIEF_USE;
     loop {
@@ -83,6 +85,7 @@ pub fn past_brief_use(mut stop: impl FnMut() -> Result<(), Failure>) -> Result<(
     }
 }
 
+/// Fails with status 4 if there are `users`, and names them.
 fn refuse(id: u32, what: &str, users: Vec<String>) -> Result<(), Failure> {
     if users.is_empty() {
         return Ok(());
@@ -98,6 +101,7 @@ fn refuse(id: u32, what: &str, users: Vec<String>) -> Result<(), Failure> {
 /// A disk that is gone has nothing to open.
 fn claim(id: u32, what: &str) -> Result<Vec<File>, Failure> {
     let names = Disk::find(id).map_or_else(Vec::new, |disk| disk.names);
+    // On a thread of its own: an open that waits for the server must not hold up the server.
     let (opened, result) = mpsc::channel();
     let open_all = move || {
         let files = names.iter().map(|name| open_exclusively(name));
@@ -107,6 +111,7 @@ fn claim(id: u32, what: &str) -> Result<Vec<File>, Failure> {
         let _ = opened.send(files);
     };
     let waits = || vec!["an open of it waits, as a scan for partitions does".to_owned()];
+    // A former thread still waits in its open: another would wait behind it.
     if OPENING.swap(true, Ordering::Relaxed) {
         refuse(id, what, waits())?;
     }
@@ -141,6 +146,7 @@ fn open_exclusively(name: &str) -> Result<File, (String, io::Error)> {
     let mut options = File::options();
     options
         .read(true)
+        // O_EXCL on a block device: refused with EBUSY while anything else holds it exclusively.
         .custom_flags(libc::O_EXCL | libc::O_NONBLOCK);
     let opened = options.open(Path::new("/dev").join(name));
     opened.map_err(|error| (name.to_owned(), error))
@@ -156,12 +162,14 @@ struct Disk {
 }
 
 impl Disk {
+    /// None if there is no such disk.
     fn find(id: u32) -> Option<Disk> {
         let name = format!("ublkb{id}");
         let sysfs = Path::new("/sys/block").join(&name);
         let mut names = vec![name.clone()];
         for entry in fs::read_dir(&sysfs).ok()?.flatten() {
             let child = entry.file_name().to_string_lossy().into_owned();
+            // Only partitions have that file; other folders beside them do not.
             if child.starts_with(&name) && entry.path().join("partition").exists() {
                 names.push(child);
             }
@@ -180,6 +188,7 @@ impl Disk {
         })
     }
 
+    /// Every user that `proc` and sysfs show, in alphabetical order, each once.
     fn users(&self, proc: &Path) -> Vec<String> {
         let mut users = BTreeSet::new();
         self.find_holders(&mut users);
@@ -191,6 +200,7 @@ impl Disk {
                 continue;
             }
             let process = entry.path();
+            // The mounts of a namespace are the same from each of its processes: read them once.
             let namespace = fs::read_link(process.join("ns/mnt")).unwrap_or_default();
             if seen_namespaces.insert(namespace) {
                 self.find_mounts(&process, &mut users);
@@ -220,6 +230,7 @@ impl Disk {
             }
         }
         for block in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            // A loop device on the disk is not among the holders.
             let backing = fs::read_to_string(block.path().join("loop/backing_file"));
             if backing.is_ok_and(|path| self.is_node(Path::new(path.trim()))) {
                 users.insert(format!("held by {}", block.file_name().to_string_lossy()));
@@ -227,6 +238,7 @@ impl Disk {
         }
     }
 
+    /// The first line of /proc/swaps is a heading, the first field of the others a path.
     fn find_swaps(&self, proc: &Path, users: &mut BTreeSet<String>) {
         let swaps = fs::read_to_string(proc.join("swaps")).unwrap_or_default();
         for line in swaps.lines().skip(1) {
@@ -248,6 +260,7 @@ impl Disk {
     /// enough: btrfs mounts have a number of their own, and name the node.
     fn mounted_at<'a>(&self, line: &'a str) -> Option<&'a str> {
         let (mount, source) = line.split_once(" - ")?;
+        // proc(5): id, parent, major:minor, root, mount point, ... - type, source, options.
         let mut fields = mount.split(' ').skip(2);
         let number = fields.next()?;
         let place = fields.nth(1)?;
@@ -267,6 +280,7 @@ impl Disk {
         })
     }
 
+    /// By number, not by name: a node may have any name and place.
     fn is_node(&self, path: &Path) -> bool {
         block_device_number(path)
             .is_some_and(|(major, minor)| self.numbers.contains(&format!("{major}:{minor}")))

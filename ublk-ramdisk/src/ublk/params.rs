@@ -16,6 +16,9 @@ const MAX_DISCARD: u32 = 64 << 20;
 const MIN_BATCH_DEPTH: u16 = 2;
 
 /// The data path for what the driver offers (G14), or the one asked for.
+///
+/// # Errors
+/// Status 2 if `depth` is too small for the path asked for, 3 if the driver lacks a feature of it.
 pub fn choose_path(
     asked: Option<DataPath>,
     depth: u16,
@@ -23,6 +26,7 @@ pub fn choose_path(
 ) -> Result<DataPath, Failure> {
     let too_shallow = |path: DataPath| path == DataPath::Batch && depth < MIN_BATCH_DEPTH;
     let possible = |path: &DataPath| offered.has(needed_features(*path)) && !too_shallow(*path);
+    // One copy before two, and of the two paths with one copy the one with fewer commands first (G1).
     let preferred = [DataPath::Batch, DataPath::UserCopy, DataPath::Buffer];
     match asked {
         Some(path) if too_shallow(path) => Err(Failure::usage(format!(
@@ -71,6 +75,7 @@ pub(super) fn wanted_info(config: &DeviceConfig, path: DataPath, offered: Featur
         nr_hw_queues: config.queues,
         queue_depth: config.depth,
         max_io_buf_bytes: config.io_buffer,
+        // `u32::MAX` lets the driver choose.
         dev_id: config.id.unwrap_or(u32::MAX),
         ublksrv_pid: -1,
         flags,
@@ -94,6 +99,7 @@ pub(super) fn params(config: &DeviceConfig, size: u64, io_buffer: u32, page: u64
         physical_bs_shift: shift(physical),
         io_opt_shift: shift(page.max(physical)),
         io_min_shift: shift(physical),
+        // A request is never longer than the buffer of its tag.
         max_sectors: io_buffer >> 9,
         chunk_sectors: 0,
         dev_sectors: size >> 9,
@@ -101,6 +107,7 @@ pub(super) fn params(config: &DeviceConfig, size: u64, io_buffer: u32, page: u64
     };
     let discard = ParamDiscard {
         discard_alignment: 0,
+        // Smaller parts are zeroed in place and give no memory back (E18).
         discard_granularity: page as u32,
         max_discard_sectors: MAX_DISCARD >> 9,
         max_write_zeroes_sectors: MAX_DISCARD >> 9,

@@ -47,6 +47,7 @@ impl PerTag {
             commands.push(IO_FETCH, tag, 0);
         }
         commands.ring.submit_and_wait(0).map_err(QueueError::Ring)?;
+        // The disk is not started, so no request can come: a completion is a refused FETCH.
         let mut refused = [Completion::NONE; 1];
         if commands.ring.reap(&mut refused) > 0 {
             let Completion {
@@ -75,6 +76,7 @@ impl PerTag {
     pub(super) fn run(&mut self) -> Result<(), QueueError> {
         let mut completions = vec![Completion::NONE; usize::from(self.depth) + WATCHES];
         while self.alive > 0 {
+            // Armed: sleep for one completion. Messages waiting: submit and go on (W13).
             let want = usize::from(self.queue_shared.mailbox.arm());
             let waited = self.commands.ring.submit_and_wait(want);
             self.queue_shared.mailbox.disarm();
@@ -84,6 +86,7 @@ impl PerTag {
             for completion in &completions[..count] {
                 self.completed(completion)?;
             }
+            // Their commands go out with those of what is issued now, in one system call.
             self.read_messages();
             insert(&mut self.submitter, &mut self.arrived, &mut self.commands);
         }
@@ -96,6 +99,7 @@ impl PerTag {
             return Err(QueueError::GivenUp);
         }
         if completion.is_wakeup() {
+            // The kernel has ended the multishot poll (W16).
             if !completion.more() {
                 self.commands
                     .ring

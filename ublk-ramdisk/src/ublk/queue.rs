@@ -31,8 +31,10 @@ use crate::sys::{event, thread as sys_thread};
 /// Why a queue thread ended without having been told to.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum QueueError {
+    /// A step before the first request failed.
     #[error("cannot set up its {0}: {1}")]
     Setup(&'static str, io::Error),
+    /// The limits of the process leave no room for a buffer per tag.
     #[error(
         "cannot map its buffers, {bytes} bytes for the {depth} requests of the queue: {source}; \
          lower --depth or --io-buffer, or raise the limits on memory (`ulimit -v`, \
@@ -43,8 +45,11 @@ pub(super) enum QueueError {
         depth: u16,
         source: io::Error,
     },
+    /// io_uring_enter failed for a reason that does not pass.
     #[error("its ring failed: {0}")]
     Ring(io::Error),
+    /// The driver refused a FETCH or COMMIT, as it does for a tag that the thread does not hold
+    /// (F10).
     #[error("{command} of tag {tag} was refused: {}", io::Error::from_raw_os_error(*errno))]
     Command {
         command: &'static str,
@@ -53,6 +58,7 @@ pub(super) enum QueueError {
     },
     #[error("it panicked")]
     Panicked,
+    /// Ended on request of a queue that failed; no failure of this one.
     #[error("another queue has failed")]
     GivenUp,
 }
@@ -83,11 +89,16 @@ impl QueueError {
 
 /// What all queues of a device share.
 pub(super) struct DeviceShared {
+    /// The driver, asked for the size at each arrival and for pages while bytes are moved.
     pub disk: Arc<dyn Disk>,
+    /// /dev/ublkcN. The driver lets it be opened once, so all queues share it (F1).
     pub char_device: Arc<File>,
     pub depth: u16,
+    /// Logical block in bytes.
     pub block_size: u32,
+    /// Largest request in bytes, as ADD_DEV returned it (A2).
     pub io_buffer: u32,
+    /// The kernel refuses writes to such a disk; the server checks again (H5).
     pub read_only: bool,
     pub path: DataPath,
     /// Readable once a queue has failed. All the others end then: a request that
@@ -120,8 +131,11 @@ impl Waker {
 /// requests, and those that ask for figures.
 #[derive(Debug)]
 pub(super) struct QueueShared {
+    /// The tags' buffers. Used by whoever moves the bytes of a request.
     pub(super) data: ClientData,
+    /// Results that workers leave for the queue thread, which alone commits (F19).
     pub(super) mailbox: Mailbox<Message, Waker>,
+    /// Used by the thread itself and by the one that watches the CPUs.
     pub(super) binding: Binding,
 }
 
@@ -154,6 +168,7 @@ impl QueueShared {
 
 impl QueueShared {
     /// How often the thread of the queue was woken for what workers had for it.
+    /// `saved` are the messages for which it was awake, or was being woken.
     pub(super) fn wakeups(&self) -> WakeUps {
         let Post { posted, woken } = self.mailbox.counts();
         WakeUps {
@@ -166,6 +181,7 @@ impl QueueShared {
 /// A queue thread's binding to its CPUs, for those that see them come back: the kernel lets a
 /// thread whose last CPU leaves run anywhere, and does not call it back.
 #[derive(Debug, Default)]
+/// The thread's id in the kernel and its CPUs; none before the thread began and after it ended.
 pub(super) struct Binding(Mutex<Option<(i32, Vec<usize>)>>);
 
 impl Binding {
@@ -180,10 +196,12 @@ impl Binding {
         *self.lock() = None;
     }
 
-    /// These CPUs are in use now.
+    /// Binds the thread again if one of its CPUs is online. Called when the online CPUs have
+    /// changed (C27).
     pub(super) fn follow(&self, online: &CpuSet) {
         if let Some((thread, cpus)) = &*self.lock() {
             if cpus.iter().any(|&cpu| online.contains(cpu)) {
+                // Under the lock, for which `end` waits: the id is still this thread's.
                 // As at its start it works from any.
                 let _bound = sys_thread::pin_thread(*thread, cpus);
             }
@@ -230,9 +248,11 @@ impl UblkQueue {
     }
 
     #[inline]
+    /// The checks of H11. The kernel has made them, but memory is not touched on its word alone.
     fn check(&self, tag: u16, descriptor: IoDesc) -> Result<Request, Status> {
         let op = operation(descriptor.op_flags).ok_or(Status::NotSupp)?;
         let limits = Limits {
+            // Asked anew for each request: a resize changes it (H8).
             size: self.shared.disk.capacity(),
             block_size: self.shared.block_size,
             max_data: self.shared.io_buffer,
@@ -289,6 +309,7 @@ pub(super) fn insert(
         [alone] => submitter.insert(alone, home),
         together => submitter.insert_batch(together, home),
     }
+    // Keeps its memory: from arrival to commit nothing is allocated (J3).
     arrived.clear();
 }
 
@@ -301,6 +322,7 @@ pub fn operation(op_flags: u32) -> Option<Op> {
         abi::OP_FLUSH => Some(Op::Flush),
         abi::OP_DISCARD => Some(Op::Discard),
         abi::OP_WRITE_ZEROES => {
+            // NOUNMAP: the range stays allocated (H4).
             let keep = op_flags & abi::IO_F_NOUNMAP != 0;
             Some(Op::WriteZeroes { unmap: !keep })
         }

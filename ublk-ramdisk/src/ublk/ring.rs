@@ -21,6 +21,7 @@ use crate::sys::mmap::Mapping;
 /// Bytes of a result in a COMMIT, and of a tag in a PREP.
 pub(super) const ELEMENT: u8 = size_of::<BatchElem>() as u8;
 
+// From include/uapi/linux/io_uring.h, where the prefixes are IORING_, IOSQE_ and IORING_.
 const OP_URING_CMD: u8 = 46;
 const SQE_FIXED_FILE: u8 = 1 << 0;
 const SQE_BUFFER_SELECT: u8 = 1 << 5;
@@ -76,17 +77,22 @@ impl CmdSqe {
 /// The ring and descriptors of one queue.
 pub(super) struct QueueRing {
     ring: IoUring,
+    /// `struct ublksrv_io_desc` by tag, mapped read-only; the driver writes them.
     descriptors: Mapping,
     queue: u16,
     depth: u16,
+    /// The thread that made the ring and alone enters it; debug builds check it (F22).
     owner: ThreadId,
 }
 
 /// A completion, as far as a queue looks at it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Completion {
+    /// A tag, a kind of batch command with its index, or one of the two watches.
     pub user_data: u64,
+    /// What the command returned: 0, a count, or a negative errno.
     pub result: i32,
+    /// IORING_CQE_F_*: see [`Completion::more`] and [`Completion::buffer`].
     pub flags: u32,
 }
 
@@ -125,6 +131,7 @@ impl QueueRing {
     /// A ring for `depth` commands on `char_device`, which becomes its file 0, and
     /// the watches.
     pub(super) fn new(char_device: &File, queue: u16, depth: u16) -> io::Result<Self> {
+        // Each tag is in one command at most.
         let entries = u32::from(depth) + WATCHES as u32;
         let entries = entries.next_power_of_two().max(16);
         let ring = Self::build(entries)?;
@@ -228,6 +235,7 @@ impl QueueRing {
 
     /// Has the loop woken once `event` can be read, with a completion that
     /// [`Completion::is_give_up`]. Submitted with whatever is submitted next.
+    /// One completion is enough: the loop ends with it.
     pub(super) fn watch_for_give_up(&mut self, event: BorrowedFd<'_>) {
         let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), libc::POLLIN as u32);
         self.watch(&poll.build().user_data(GIVE_UP));
@@ -279,6 +287,7 @@ impl QueueRing {
         self.assert_own();
         loop {
             match self.ring.submit_and_wait(want) {
+                // Also `Ok` if the kernel took only some of the entries: then the rest is submitted.
                 Ok(_) if self.ring.submission().is_empty() => return Ok(()),
                 Ok(_) => {}
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {}
@@ -322,10 +331,14 @@ fn batch_command(queue: u16, elements: u16, element: u8) -> [u64; 2] {
 
 /// Buffers that batch fetches fill with tags, in a ring shared with the kernel.
 pub(super) struct FetchBuffers {
+    /// Ring of buffers that the kernel may fill, with its tail; `struct io_uring_buf_ring`.
     entries: Mapping,
+    /// The buffers themselves, one after the other.
     tags: Mapping,
+    /// Buffers, and places of the ring.
     count: u16,
     tags_each: usize,
+    /// Place of the ring for the next buffer, not yet wrapped. The kernel's copy is in `entries`.
     tail: u16,
 }
 
@@ -355,7 +368,11 @@ impl FetchBuffers {
         Ok(buffers)
     }
 
-    /// The first `bytes` bytes of buffer `id`, as tags.
+    /// The tag at `index` of buffer `id`. Valid from the completion that named the buffer until
+    /// [`FetchBuffers::give_back`].
+    ///
+    /// # Panics
+    /// There is no such buffer or place in it.
     pub(super) fn tag(&self, id: u16, index: usize) -> u16 {
         assert!(id < self.count && index < self.tags_each);
         let first = self.tags.start().as_ptr().cast::<u16>();

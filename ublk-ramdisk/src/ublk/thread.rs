@@ -19,13 +19,19 @@ use crate::mq::Submitter;
 use crate::stats::QueueCounters;
 use crate::sys::{event, thread as sys_thread};
 
-/// Tells the main thread, and the other queues, that a queue thread has ended, and keeps why the first
-/// failed.
+/// Where queue threads report that they have ended. One per device, shared by its queue threads and
+/// the thread that owns the [`Device`](super::device::Device). Keeps why the first of them failed.
+///
+/// There are two events, because a queue that ends as it should must not end the others: `event` for
+/// every end, `give_up` for a failure.
 #[derive(Debug)]
 pub(super) struct Deaths {
+    /// Written by each queue thread at its end;
+    /// [`Device::death_fd`](super::device::Device::death_fd).
     event: OwnedFd,
     /// Tells the other queues that one has failed.
     give_up: Arc<OwnedFd>,
+    /// What the user is told. Later failures are only logged.
     first_error: Mutex<Option<String>>,
 }
 
@@ -56,9 +62,11 @@ impl Deaths {
             .clone()
     }
 
+    /// Called once by each queue thread, as its last act.
     fn report(&self, queue: u16, end: Result<(), QueueError>) {
         match end {
             Ok(()) | Err(QueueError::GivenUp) => {}
+            // Stored before the event is written: who is woken by it finds the reason.
             Err(error) => self.note_failure(format!("queue {queue}: {error}")),
         }
         event::signal(self.event.as_fd());
@@ -77,8 +85,10 @@ impl Deaths {
 /// What a queue thread needs to start.
 pub(super) struct QueueThread {
     pub queue: u16,
+    /// CPUs whose requests the queue gets; the thread is pinned to them.
     pub cpus: Vec<usize>,
     pub shared: Arc<DeviceShared>,
+    /// What the workers of kblockd use of this queue.
     pub queue_shared: Arc<QueueShared>,
     pub counters: Arc<QueueCounters>,
     pub deaths: Arc<Deaths>,
@@ -87,9 +97,9 @@ pub(super) struct QueueThread {
 }
 
 impl QueueThread {
-    /// The thread's outcome is what it served with, to be dropped once all queue
-    /// threads have ended: only then nothing of the driver's is at work in the
-    /// ring of a queue that failed with requests on its hands.
+    /// Starts the thread, which returns its loop with the ring in it. The owner drops that once all
+    /// queue threads have ended: until then the driver may still use the ring of a queue that failed
+    /// with requests in flight.
     pub(super) fn spawn(self, submitter: Submitter) -> io::Result<JoinHandle<Option<Served>>> {
         std::thread::Builder::new()
             .name(format!("ublkq{}", self.queue))
@@ -105,6 +115,7 @@ impl QueueThread {
             let _ = self.ready.send(Err(self.failure(&QueueError::Panicked)));
             Err(QueueError::Panicked)
         });
+        // Before the thread's id can be another's.
         self.queue_shared.binding.end();
         self.deaths.report(self.queue, end);
         served
@@ -143,6 +154,7 @@ impl QueueThread {
                 self.cpus
             );
         }
+        // Before the ring is made, so that its memory is taken under the flag, too (J1).
         if let Err(error) = sys_thread::set_io_flusher() {
             log::warn!(
                 "queue {}: cannot be marked as I/O flusher: {error}; under memory pressure the \

@@ -31,6 +31,10 @@ const NODE_PATIENCE: Duration = Duration::from_secs(5);
 impl Device {
     /// Brings a disk up: when this returns, /dev/ublkbN is there and takes I/O.
     /// On failure nothing is left behind.
+    ///
+    /// # Errors
+    /// A feature that the data path needs is missing, the id is taken, memory is too little, or a
+    /// step of the driver's fails.
     pub fn create(config: &DeviceConfig) -> Result<Self, Failure> {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
@@ -41,13 +45,17 @@ impl Device {
             );
         }
         let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
+        // Before ADD_DEV: the likeliest failure leaves no device to delete.
         let store = backend::open_store(config)?;
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
+        // By the counts that came back: the driver clamps queues and rounds the buffer (A2).
         let driver = backend::driver(config, store, info.nr_hw_queues, info.queue_depth);
         let node = CString::new(block_path(info.dev_id)).expect("no NUL");
         driver
             .disk()
+            // Anybody may send DEL_DEV. A removal waits for parked requests, so they must notice it
+            // (E22).
             .on_removal(move || !file::has_block_device(&node));
         // From here on dropping the device deletes it.
         let mut device = Device {
@@ -86,6 +94,7 @@ impl Device {
         Ok(())
     }
 
+    /// Sends the parameters and reads them back. Before the start: later they cannot change (F1).
     fn set_params(&mut self, config: &DeviceConfig) -> Result<(), Failure> {
         let store = self.driver.disk().store();
         let (id, page) = (self.info.dev_id, store.page_size());
@@ -117,6 +126,7 @@ impl Device {
         });
         let queues = self.make_queues(&shared)?;
         self.queues = queues.clone();
+        // The mirror's hardware queues run on the CPUs that the kernel mapped to them.
         let cpus = self.queue_cpus()?;
         let set = TagSet {
             cpus: cpus.iter().map(|of| of.iter().copied().collect()).collect(),
@@ -133,6 +143,7 @@ impl Device {
         let (driver, operations) = (&self.driver, self.driver.clone());
         let mirror = Mirror::start_on(runtime, flags, set, operations, driver, front_end)?;
         mirror.queue().time_one_of(config.latency_sample);
+        // Weak: what the runtime calls must not keep /dev/ublkcN open after the stop.
         let bound: Vec<_> = queues.iter().map(Arc::downgrade).collect();
         mirror.on_cpus_changed(Box::new(move |online| {
             let bound = bound.iter().filter_map(Weak::upgrade);
@@ -150,6 +161,7 @@ impl Device {
                 }
             }
         }
+        // Otherwise `recv` below could not tell that all threads have ended.
         drop(ready);
         // Every thread answers once. All answers are awaited, also after a
         // failure: a queue that fetched after the STOP_DEV which undoes it all
@@ -210,9 +222,12 @@ impl Device {
         })
     }
 
+    /// START_DEV: returns once the disk takes I/O and its node is there. The queue threads run by now
+    /// and serve what the kernel reads at once, such as partition tables (F3, H7).
     fn start(&mut self) -> Result<(), Failure> {
         let id = self.info.dev_id;
         if let Err(error) = self.control.start(id, std::process::id()) {
+            // The parameters are the usual cause: show what the driver has of them.
             if error.errno() == Some(libc::EINVAL) {
                 let held = self.control.params(id)?;
                 return Err(Failure::runtime(format!(
@@ -221,11 +236,13 @@ impl Device {
             }
             return Err(error.into());
         }
+        // Asked again: the state has changed, and the process that serves is known.
         self.info = self.control.device_info(id)?;
         wait_for_node(&block_path(id), is_block_device)
     }
 }
 
+/// What GET_FEATURES answers. Nothing is concluded from the version of the kernel.
 fn offered_features(control: &mut Control) -> Result<Features, Failure> {
     match control.features() {
         Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => Err(Failure::environment(
@@ -235,6 +252,7 @@ fn offered_features(control: &mut Control) -> Result<Features, Failure> {
     }
 }
 
+/// Opens /dev/ublkcN, which appears some time after ADD_DEV. A second opener gets EBUSY (F1).
 fn open_char_device(id: u32) -> Result<File, Failure> {
     let path = char_path(id);
     wait_for_node(&path, |_| true)?;
@@ -250,6 +268,7 @@ fn open_char_device(id: u32) -> Result<File, Failure> {
         })
 }
 
+/// Anything else under that name is waited past.
 fn is_block_device(meta: &std::fs::Metadata) -> bool {
     meta.file_type().is_block_device()
 }
