@@ -18,7 +18,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+/// A longer line is cut. Every entry of the queue has this much room, so none is allocated.
 const LINE_BYTES: usize = 480;
+/// Lines that may wait for the writing thread before the next is dropped (J10).
 const QUEUED_LINES: usize = 256;
 /// How long a flush waits for the log.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,9 +57,11 @@ impl Sink {
 /// A line to write, or the marker of a flush.
 struct Entry {
     line: Line,
+    /// Told when the writing thread has come to this entry; its line is not written.
     reached: Option<SyncSender<()>>,
 }
 
+/// One line in a buffer of its own, made on the stack of the thread that logs.
 struct Line {
     level: Level,
     used: usize,
@@ -97,7 +101,9 @@ impl fmt::Write for Line {
 }
 
 struct Logger {
+    /// Bounded. Queue threads only try to send, and never wait (F21).
     queue: SyncSender<Entry>,
+    /// Lines that found the queue full since the last one was written.
     dropped: AtomicU64,
 }
 
@@ -173,6 +179,7 @@ pub fn flush() {
     }
 }
 
+/// The thread `log`: the only one that waits for the sink.
 fn write_lines(lines: &Receiver<Entry>, mut writer: Writer) {
     while let Ok(entry) = lines.recv() {
         let dropped = LOGGER
@@ -194,7 +201,9 @@ fn write_lines(lines: &Receiver<Entry>, mut writer: Writer) {
 
 struct Writer {
     sink: Sink,
+    /// Connected at the first line, and again after a failure.
     syslog: Option<UnixDatagram>,
+    /// Taken after the fork of a daemon.
     pid: u32,
 }
 
@@ -253,6 +262,7 @@ impl Writer {
 fn connect_syslog() -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.connect("/dev/log")?;
+    // A log daemon that reads nothing costs lines, not the end of the server.
     socket.set_write_timeout(Some(Duration::from_secs(1)))?;
     Ok(socket)
 }

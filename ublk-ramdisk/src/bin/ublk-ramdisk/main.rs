@@ -16,6 +16,7 @@ use ublk_ramdisk::error::Exit;
 
 fn main() -> ExitCode {
     panics::report();
+    // Before the first file: SIGXFSZ would end the process without a line.
     server::survive_file_size_limit();
     // The hook has said what there is to say.
     let exit = panic::catch_unwind(run).unwrap_or(Exit::Failure);
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// Every failure ends here: one line on standard error, and its exit status (L1).
 fn run() -> Exit {
     let done = match cli::parse(std::env::args_os()) {
         Ok(cli) => commands::run(cli),

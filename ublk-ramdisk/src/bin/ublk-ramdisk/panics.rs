@@ -12,6 +12,7 @@ use ublk_ramdisk::error::Failure;
 
 use crate::{commands::output, logger};
 
+/// Set once, when the process becomes a server.
 static ENDS_THE_PROCESS: AtomicBool = AtomicBool::new(false);
 
 /// Has panics reported in one line from now on.
@@ -25,6 +26,7 @@ pub fn end_the_process() {
     ENDS_THE_PROCESS.store(true, Ordering::Relaxed);
 }
 
+/// The hook, on the thread that panics and before it unwinds.
 fn on_panic(panic: &PanicHookInfo<'_>) {
     let what = panic.payload_as_str().unwrap_or("no reason given");
     let place = panic.location().map(ToString::to_string);

@@ -54,6 +54,7 @@ impl Listener {
         thread.spawn(move || self.read_all(each)).map(drop)
     }
 
+    /// One turn: wait, read what has come, accept one caller more.
     fn read_all(self, mut each: impl FnMut(Caller, Request) -> bool) {
         let mut callers: Vec<Incoming> = Vec::new();
         loop {
@@ -90,6 +91,7 @@ impl Listener {
         wait_readable(&files, left.map(|left| left.as_millis() as u16 + 1)).map(drop)
     }
 
+    /// Takes one new caller, if there is one.
     fn accept(&self) -> Option<Incoming> {
         match self
             .0
@@ -112,8 +114,11 @@ impl Listener {
 
 /// A caller whose request has not come yet, or not all of it.
 struct Incoming {
+    /// Not blocking until its request is whole.
     stream: UnixStream,
+    /// What has come so far, up to [`LONGEST_REQUEST`].
     line: Vec<u8>,
+    /// For the whole request, however many parts it has.
     deadline: Instant,
 }
 
@@ -140,6 +145,7 @@ impl Incoming {
             };
             self.line.extend_from_slice(&part[..count]);
             if part[..count].contains(&b'\n') {
+                // Whatever follows the line makes it unreadable: a connection carries one request.
                 return Ok(Some(serde_json::from_slice(&self.line)?));
             }
             if self.line.len() > LONGEST_REQUEST {
@@ -159,6 +165,7 @@ impl Incoming {
 pub struct Caller(UnixStream);
 
 impl Caller {
+    /// Tells the caller that its request cannot be read.
     fn refuse(&self, error: &io::Error) {
         self.answer(&Reply::Failed(Failure::runtime(format!(
             "the server does not understand the request: {error}"
@@ -166,6 +173,8 @@ impl Caller {
     }
 
     /// Sends the reply. A caller that is gone, or does not read, does not matter to the server.
+    /// Most replies come from the main thread: one that reads slowly holds it up for `TIMEOUT` at
+    /// most.
     pub fn answer(&self, reply: &Reply) {
         let sent = self.0.set_nonblocking(false);
         let _ = sent.and_then(|()| write_line(&self.0, reply));
@@ -196,6 +205,7 @@ pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, More
                 path.display()
             ))))
         }
+        // No socket, or one that a dead server has left.
         Err(_) => return None,
     };
     match converse(stream, request) {
@@ -208,6 +218,8 @@ pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, More
     }
 }
 
+/// Sends the request and reads the reply. After an end that was granted it also waits for the end of
+/// the server, for [`TIMEOUT`] at most: then the lock is free and the log is written.
 fn converse(stream: UnixStream, request: Request) -> io::Result<(Reply, More)> {
     stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
     write_line(&stream, &request)?;

@@ -30,6 +30,7 @@ pub fn start(serve: impl FnOnce(ReadyPipe) -> u8) -> Result<Served, Failure> {
     let (reader, writer) = io::pipe().map_err(failed)?;
     match process::fork().map_err(failed)? {
         Side::Parent(child) => {
+            // Else the pipe would have no end when the child is gone.
             drop(writer);
             hear(reader, child)
         }
@@ -42,17 +43,20 @@ pub fn start(serve: impl FnOnce(ReadyPipe) -> u8) -> Result<Served, Failure> {
                     1
                 }
             };
+            // Not back into the caller: what follows there is the parent's.
             std::process::exit(status.into())
         }
     }
 }
 
+/// Waits for the child's one line, or for its end.
 fn hear(reader: PipeReader, child: Child) -> Result<Served, Failure> {
     let mut line = String::new();
     let heard = BufReader::new(reader).read_line(&mut line);
     match serde_json::from_str(&line) {
         Ok(Word::Ready(served)) => Ok(served),
         Ok(Word::Failed(failure)) => {
+            // Waited for, so that nothing is left of a failed `add` when it returns.
             child.end();
             Err(failure)
         }

@@ -54,10 +54,13 @@ pub struct Prepared {
 impl Prepared {
     /// Does what must be done before any thread exists, then opens the log.
     pub fn new(sink: Sink) -> io::Result<Prepared> {
+        // Before the thread of the log and before any ring is made (J1). Failures are reported
+        // further down, once there is a log.
         let flusher = set_io_flusher();
         let spared = process::spare_from_oom();
         // After that: the files of such a process in /proc are root's.
         let no_core = process::forbid_core_dumps();
+        // A log on standard error means a server in the foreground: SIGHUP ends it.
         let signals = EndSignals::catch(matches!(sink, Sink::Stderr))?;
         logger::start(sink)?;
         panics::end_the_process();
@@ -75,6 +78,8 @@ impl Prepared {
 
     /// Makes the device. A failure leaves nothing behind.
     pub fn create(self, config: &DeviceConfig, run_dir: &RunDir) -> Result<Server, Failure> {
+        // An id that was asked for is locked before ADD_DEV. One that the driver chooses is known
+        // only afterwards: `Front::open` locks it.
         let named = match config.id {
             Some(id) => Some(run_dir.lock(id, NAMED_ID_TIMEOUT)?),
             None => None,
@@ -82,6 +87,7 @@ impl Prepared {
         let device = Device::create(config)?;
         match Front::open(self, &device, named, config, run_dir) {
             Ok(front) => {
+                // Not sooner: until here a failure removes a backing file that this server has made.
                 device.keep_backing();
                 Ok(Server { device, front })
             }
@@ -105,14 +111,23 @@ enum Event {
 
 /// What a server shows of itself: lock, socket, state file, and who watches for its end.
 struct Front {
+    /// Held until the disk is gone; goes before the caller of `del` gets its reply.
     lock: DeviceLock,
+    /// From the `control` and `watch` threads.
     events: Receiver<Event>,
     orders: Arc<Orders>,
+    /// As in the state file. Only a resize changes it.
     served: Served,
+    /// The users of the disk have been named once after the first signal.
     told_waiting: bool,
 }
 
 impl Front {
+    /// Takes what is shown of the device, in this order: lock, socket, threads, state file. So who
+    /// reads the state file finds a server that listens.
+    ///
+    /// # Errors
+    /// Status 4 if another server has the id, 3 if the run directory cannot be used.
     fn open(
         prepared: Prepared,
         device: &Device,
@@ -178,8 +193,10 @@ enum Step {
 
 /// How the server ends, once the disk is stopped or given up.
 struct Ending {
+    /// Free the id, or else leave the device in state DEAD.
     delete: bool,
     exit: Exit,
+    /// The command that asked for the end, if one did.
     caller: Option<Caller>,
 }
 
@@ -217,7 +234,10 @@ impl Server {
         }
     }
 
+    /// Waits for one event and handles it. The orders of the `watch` thread come before it: a command
+    /// that has asked when the device dies sees its connection end.
     fn step(&mut self) -> Step {
+        // After the first signal the disk is tried again, so the wait has a limit.
         let event = match self.front.orders.terminate() {
             true => self.front.events.recv_timeout(LOOK_AGAIN).ok(),
             // Fails if both senders are gone: what they have left is an order.
@@ -252,6 +272,8 @@ impl Server {
     }
 
     /// After the first signal: stops the disk once it is not in use. None means that it still is.
+    ///
+    /// A failure to stop ends the server, too: its end takes the disk away.
     fn stop_when_unused(&mut self) -> Option<Step> {
         match self.device.stop(false) {
             Ok(()) => Some(Ending::delete(Exit::Done)),
@@ -269,6 +291,7 @@ impl Server {
         }
     }
 
+    /// Carries out one request on the main thread; only traces go on elsewhere.
     fn handle(&mut self, caller: Caller, request: Request) -> Step {
         let result = match request {
             Request::Stats => Ok(Reply::Stats(Box::new(self.device.stats()))),
@@ -296,6 +319,7 @@ impl Server {
         Step::Serve
     }
 
+    /// Without options it only says what is in force, and logs nothing.
     fn set(&mut self, options: &SetOptions) -> Result<InForce, Failure> {
         let in_force = self.device.set(options)?;
         if *options != SetOptions::default() {
@@ -324,6 +348,7 @@ impl Server {
             lock.keep_state();
             device.leave_stopped()
         };
+        // Before the reply: the caller may add the same id at once.
         drop(lock);
         let (reply, exit) = match result {
             Ok(()) => (Reply::Done, ending.exit),
@@ -333,6 +358,7 @@ impl Server {
             }
         };
         info!("{} is gone, the server ends", served.path);
+        // Before the reply, too: the process may be gone as soon as the caller has it.
         logger::flush();
         if let Some(caller) = ending.caller {
             caller.answer(&reply);

@@ -62,6 +62,7 @@ pub fn answer(
             }
             caller.answer(&Reply::Done);
         }
+        // The main loop passes no other.
         _ => caller.answer(&Reply::Failed(Failure::runtime("not a question"))),
     }
 }
@@ -77,11 +78,15 @@ fn all_files(device: &Device, queue: &Queue) -> Vec<DebugfsFile> {
 struct Wanted {
     millis: u32,
     text: bool,
+    /// By which the recorded events name the device: [`Queue::label`].
     label: u32,
+    /// Major and minor of /dev/ublkbN, 0 if the node cannot be looked at.
     numbers: (u32, u32),
     name: String,
 }
 
+/// Starts the recording and the thread that waits for its end. The reply comes at once: with it the
+/// client knows that requests are recorded from now on.
 fn begin_trace(
     caller: Caller,
     (millis, records, text): (u32, u32, bool),
@@ -137,6 +142,7 @@ fn follow(recording: Recording, wanted: &Wanted, stream: &UnixStream) -> io::Res
         left -= now;
     }
     let mut trace = recording.finish();
+    // Events carry a label only; the device has its numbers and its name from here.
     trace.name_device(wanted.label, wanted.numbers, &wanted.name);
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut out = BufWriter::with_capacity(1 << 16, stream);

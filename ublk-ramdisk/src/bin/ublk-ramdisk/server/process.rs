@@ -49,7 +49,9 @@ pub fn fork() -> io::Result<Side> {
 /// Lets go of the terminal, the directory and every file but `keep`; standard input, output and
 /// error lead to /dev/null from here on.
 pub fn detach(keep: BorrowedFd<'_>) -> io::Result<()> {
+    // A session of its own: no signal of the terminal reaches it.
     nix::unistd::setsid()?;
+    // Any other directory would keep its file system from being unmounted.
     std::env::set_current_dir("/")?;
     let null = OpenOptions::new()
         .read(true)
@@ -95,6 +97,9 @@ pub fn forbid_core_dumps() -> io::Result<()> {
 }
 
 /// Asks the kernel to kill this process last when memory runs out: it holds a disk.
+///
+/// # Errors
+/// The process may not lower the value (J9).
 pub fn spare_from_oom() -> io::Result<()> {
     use std::io::Write;
     File::options()

@@ -52,10 +52,11 @@ pub enum Word {
 pub enum Request {
     /// The counters.
     Stats,
-    /// What is to be changed; the answer says what is in force then.
+    /// Changes what the options name, if any. The reply says what is in force then.
     Set(Box<SetOptions>),
-    /// What happens to the requests for so long. After the answer comes the trace itself, and the
-    /// connection ends with it. If the client goes away before, the recording ends.
+    /// Records what happens to requests, for `millis`. `Done` comes when the recording begins. The
+    /// trace follows when it ends, and the connection ends with it. A client that goes away before
+    /// ends the recording, and nothing is kept.
     Trace {
         /// How long, in milliseconds.
         millis: u32,
@@ -74,19 +75,19 @@ pub enum Request {
         /// What is done.
         verb: StateVerb,
     },
-    /// Another size.
+    /// Changes the size of the disk while it is used (H8).
     Resize {
         /// New size in bytes.
         bytes: u64,
         /// Shrink even while opened.
         force: bool,
     },
-    /// Take the disk away, keep the id, end.
+    /// Take the disk away (STOP_DEV), leave the device DEAD under its id, and end.
     Stop {
         /// Even while opened.
         force: bool,
     },
-    /// Take the disk away, free the id, end.
+    /// Take the disk away (STOP_DEV), free its id (DEL_DEV), and end.
     Delete {
         /// Even while opened.
         force: bool,

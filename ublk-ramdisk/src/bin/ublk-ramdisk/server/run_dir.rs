@@ -108,6 +108,7 @@ impl RunDir {
         }
     }
 
+    /// Status 3: what is wrong with the directory and how to name another.
     fn unusable(&self, error: &io::Error) -> Failure {
         Failure::environment(format!(
             "the run directory {} cannot be used: {error}; run as root, or name another one in \
@@ -153,6 +154,7 @@ impl RunDir {
 
     /// Asked by `list` and `del`: does a server of this program live for the device?
     pub fn has_server(&self, id: u32) -> bool {
+        // The lock is shared: of two commands that look at once, none takes the other for a server.
         let mut options = File::options();
         options.read(true).custom_flags(NO_STREAM);
         match options.open(self.lock_path(id)) {
@@ -163,6 +165,7 @@ impl RunDir {
     }
 
     /// The device as its server last described it, be the server alive or not.
+    /// None if there is no such file, or another version wrote it in a way that this one cannot read.
     pub fn state(&self, id: u32) -> Option<Served> {
         let text = fs::read_to_string(self.state_path(id)).ok()?;
         serde_json::from_str(&text).ok()
@@ -193,6 +196,7 @@ impl RunDir {
     }
 
     /// As [`RunDir::try_lock`], but a directory that is not there is not made.
+    /// So a look at a device without a server leaves no directory behind.
     fn try_lock_existing(&self, id: u32) -> io::Result<Option<File>> {
         if self.0.is_dir() {
             self.try_lock(id)
@@ -218,6 +222,7 @@ impl RunDir {
     }
 }
 
+/// True if `path` still names the open file.
 fn is_same_file(file: &File, path: &Path) -> io::Result<bool> {
     let held = file.metadata()?;
     match fs::metadata(path) {
@@ -233,7 +238,9 @@ fn is_same_file(file: &File, path: &Path) -> io::Result<bool> {
 pub struct DeviceLock {
     dir: RunDir,
     id: u32,
+    /// Holds the lock. The kernel frees it with the process, however that ends.
     _file: File,
+    /// The state file was written under this lock, and goes with it.
     owns_state: bool,
 }
 
@@ -250,8 +257,10 @@ impl DeviceLock {
         let text = serde_json::to_string(served)
             .map_err(|error| Failure::runtime(format!("state of device {}: {error}", self.id)))?;
         let path = self.dir.state_path(self.id);
+        // Written under another name, then renamed over the old one.
         let draft = path.with_extension("json.new");
         let written = remove::regular_file(&draft)
+            // Follows no link: a name that exists is an error.
             .and_then(|()| File::create_new(&draft))
             .and_then(|mut file| {
                 let renamed = writeln!(file, "{text}").and_then(|()| fs::rename(&draft, &path));

@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that ask the server to end, readable instead of deadly.
 pub struct EndSignals {
+    /// Not blocking: [`EndSignals::take`] returns none if nothing has arrived.
     fd: SignalFd,
     hangup_ends: bool,
 }
@@ -34,6 +35,7 @@ impl EndSignals {
         loop {
             let info = self.fd.read_signal().ok().flatten()?;
             match Signal::try_from(info.ssi_signo as i32).ok()? {
+                // Of no meaning to a daemon; the next one may be.
                 Signal::SIGHUP if !self.hangup_ends => {}
                 signal => return Some(signal),
             }
@@ -49,6 +51,8 @@ impl AsFd for EndSignals {
 
 /// Waits until one of the files can be read or has ended, for `millis` at most, or for ever.
 /// The answer has one entry per file.
+/// An end or an error counts as readable: the next read tells which. All are false when the time is
+/// over or a signal came.
 pub fn wait_readable(files: &[BorrowedFd<'_>], millis: Option<u16>) -> io::Result<Vec<bool>> {
     let mut polled: Vec<PollFd> = files
         .iter()

@@ -16,13 +16,14 @@ use log::{error, info};
 use super::signals::{wait_readable, EndSignals};
 use crate::logger;
 
-/// After a second signal the main thread has so many times [`A_WHILE`] to end. Counted in parts, so
-/// that time in which the whole process is stopped does not count.
+/// After a second signal the main thread has this many times [`A_WHILE`] to end: ten seconds. Counted
+/// in parts, so that time in which the whole process is stopped does not count.
 const FORCED_END: u32 = 100;
 /// Milliseconds.
 const A_WHILE: u16 = 100;
 
 /// What the main thread is to do. Each flag is set once and never cleared.
+/// Relaxed: the channel behind `wake` orders a flag before the main thread's look at it.
 #[derive(Default)]
 pub struct Orders {
     terminate: AtomicBool,
@@ -49,6 +50,8 @@ impl Orders {
 
 impl Orders {
     /// Starts the thread. It calls `wake` when there is a new order, until that returns false.
+    ///
+    /// `signals` must be blocked in every thread; `death` is readable once a queue thread has ended.
     pub fn follow(
         signals: EndSignals,
         death: OwnedFd,
@@ -63,12 +66,14 @@ impl Orders {
     }
 }
 
+/// The thread: returns when the main loop is gone, or nothing can be waited for any more.
 fn watch(signals: &EndSignals, death: &OwnedFd, orders: &Orders, wake: impl Fn() -> bool) {
     let mut left = FORCED_END;
     loop {
         let all = [signals.as_fd(), death.as_fd()];
         // A dead device stays readable, so it is watched only until it died.
         let files = if orders.died() { &all[..1] } else { &all[..] };
+        // A limit only after the second signal: then the parts are counted.
         let ready = match wait_readable(files, orders.force().then_some(A_WHILE)) {
             Ok(ready) => ready,
             Err(error) => {
@@ -88,6 +93,7 @@ fn watch(signals: &EndSignals, death: &OwnedFd, orders: &Orders, wake: impl Fn()
             continue;
         }
         if ready[0] {
+            // All at once: two signals before one look are a first and a second.
             while let Some(signal) = signals.take() {
                 info!("{signal}");
                 if orders.terminate.swap(true, Ordering::Relaxed) {
