@@ -37,6 +37,7 @@ impl Counter {
 /// Requests of one kind.
 #[derive(Debug, Default)]
 pub struct OpCounters {
+    /// Those that ended well.
     requests: Counter,
     bytes: Counter,
 }
@@ -47,6 +48,7 @@ pub struct QueueCounters {
     inserted: Counter,
     ended: Counter,
     errors: Counter,
+    /// Turns of the loop that took completions.
     reaps: Counter,
     read: OpCounters,
     write: OpCounters,
@@ -215,10 +217,12 @@ impl KblockdStats {
     /// As they are now.
     pub fn of(kblockd: &Kblockd, runtime: &workqueue::Runtime) -> Self {
         let stats = kblockd.queue().stats();
+        // Without a snapshot the counts are still told, only no pools.
         let snapshot = runtime.snapshot();
         let (pools, queues) =
             snapshot.map_or((Vec::new(), Vec::new()), |s| (s.pools, s.workqueues));
         let name = kblockd.queue().name();
+        // By name: the runtime has one workqueue of it, with pools per CPU or one default pool.
         let its: Vec<u32> = queues
             .iter()
             .filter(|queue| queue.name == name)
@@ -278,6 +282,7 @@ fn rate(seconds: f64) -> impl Fn(u64, u64) -> u64 {
 }
 
 impl OpStats {
+    /// Applies `how` to each figure of both.
     fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
         Self {
             requests: how(self.requests, other.requests),
@@ -287,6 +292,7 @@ impl OpStats {
 }
 
 impl QueueStats {
+    /// Every amount goes through `how`; states are those of `self`.
     fn per_second(&self, earlier: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
         let (now, before) = (self, earlier);
         Self {
@@ -314,6 +320,9 @@ impl QueueStats {
 impl DeviceStats {
     /// What happened since an earlier moment, per second.
     #[must_use]
+    ///
+    /// Never below 0, also if the disk was made anew in between. A queue that `earlier` lacks
+    /// counts from 0.
     pub fn per_second(&self, earlier: &Self, seconds: f64) -> Self {
         let how = rate(seconds.max(1e-9));
         let none = QueueStats::default();

@@ -20,11 +20,13 @@ const TIME_FORM: &str = "expected a time, such as 5us, 10ms, 1.5s or 2m";
 pub fn size(text: &str) -> Result<u64, String> {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     let number = &text[..text.len() - unit.len()];
+    // The crate below takes more, such as signs, spaces and exponents.
     let is_unit = unit.bytes().all(|byte| byte.is_ascii_alphabetic());
     if number.is_empty() || !is_unit || unit.is_empty() && number.contains('.') {
         return Err(SIZE_FORM.to_owned());
     }
     let config = match unit.to_ascii_lowercase().strip_suffix('b') {
+        // KB is 1000; KiB says 1024 itself.
         Some(_) => Config::new().with_decimal(),
         None => Config::new().with_binary(),
     };
@@ -69,6 +71,7 @@ where
     T: TryFrom<u64>,
 {
     move |text| {
+        // Rust also reads a sign in front.
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let number = text.parse().ok().filter(|_| digits);
         number
@@ -141,6 +144,7 @@ impl fmt::Display for Size {
             (20, "M"),
             (10, "K"),
         ];
+        // The largest comes first, so the first that divides is the one.
         let fits = |(shift, _): &&(u32, &str)| self.0 != 0 && self.0.trailing_zeros() >= *shift;
         match units.iter().find(fits) {
             Some((shift, unit)) => write!(f, "{}{unit}", self.0 >> shift),

@@ -22,6 +22,7 @@ use crate::sys::mmap::Mapping;
 pub(super) struct Buffers {
     memory: Mapping,
     depth: u16,
+    /// Bytes of each: the largest request.
     len: usize,
 }
 
@@ -36,6 +37,7 @@ impl Buffers {
         })
     }
 
+    /// Buffers lie by queue, and within it by tag.
     fn address(&self, queue: u16, tag: u16) -> NonNull<u8> {
         assert!(tag < self.depth);
         let number = usize::from(queue) * usize::from(self.depth) + usize::from(tag);

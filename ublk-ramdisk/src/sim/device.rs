@@ -27,18 +27,25 @@ use crate::mq::{Limits, Op, Queue, Request, Submitter, TagSet, ViaFrontEnd};
 /// See the module. Fields are dropped in this order.
 pub(super) struct Device {
     /// By job.
+    /// Like a queue thread's: the way of each job's requests into the mirror.
     pub(super) lanes: Vec<Submitter>,
+    /// For the discards of the script, with a software queue of its own on hardware queue 0.
     script_lane: Option<Submitter>,
+    /// Load on the workers of CPU 0, beside kblockd.
     hogs: Option<Hogs>,
     mirror: Mirror,
     pub(super) front_end: Arc<SimFrontEnd>,
     pub(super) jobs: Vec<Job>,
+    /// `ramdisk`, in front of which the script can refuse requests.
     driver: Arc<SimDriver>,
+    /// The same driver as the server's.
     ramdisk: Arc<Driver>,
     call_cost: Option<Arc<CallCost>>,
+    /// While true, no worker can be created, so the rescuer must go on (D7).
     creation_fails: Arc<AtomicBool>,
     /// Is the script's last discard in flight?
     script_busy: bool,
+    /// For the discards of the script. Jobs have a copy of their own.
     limits: Limits,
     /// Its `space` is changed by the script.
     config: DeviceConfig,
@@ -74,6 +81,8 @@ impl Device {
         let front_end = SimFrontEnd::new(config, clock.clone(), driver.clone(), buffers.clone());
         let front_end = Arc::new(front_end);
         let set = TagSet {
+            // A software queue for each submitter: the disk has one per hardware queue, where only
+            // the queue thread inserts (A4).
             nr_ctxs: config.jobs_per_queue() + u16::from(config.has_script_requests()),
             timeout: Duration::from_secs(device.timeout.into()),
             rerun_delay: model.rerun_delay,
@@ -169,6 +178,7 @@ impl Device {
         });
     }
 
+    /// As `set` does on a device of the server.
     fn set(&mut self, options: &SetOptions) -> Result<(), Failure> {
         let disk = self.ramdisk.disk();
         let space = backend::changed_memory(&self.config, disk, &options.memory)?;
@@ -212,6 +222,7 @@ impl Device {
         self.script_busy
     }
 
+    /// Reads the counters, for the difference to the sample before.
     fn totals(&self) -> Totals {
         let hctxs = 0..self.queue().tag_set().nr_hw_queues;
         let stats = self.mirror.kblockd().queue().stats();
@@ -298,6 +309,7 @@ impl Device {
         let stats = self.mirror.kblockd().queue().stats();
         let mut faults = Vec::new();
         match stuck {
+            // A run that was given up has requests in flight: rest cannot be expected of it.
             Some(why) => faults.push(why),
             None => faults.extend(self.queue().fault_at_rest()),
         }
@@ -357,7 +369,9 @@ fn runtime(
             false => Ok(()),
         })
         .topology(Topology::simulated_nodes(config.model.cpus.into(), 1))
+        // Time moves only when every thread waits, so what it costs cannot depend on the machine.
         .virtual_clock(clock.clone())
+        // Nothing looks at real CPU time: two runs would differ by it.
         .sample_period(Duration::ZERO)
         .cpu_accounting(false)
 }

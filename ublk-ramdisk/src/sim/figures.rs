@@ -78,6 +78,7 @@ impl Latency {
 /// Latencies as they are recorded.
 #[derive(Clone, Debug)]
 pub(super) struct Times {
+    /// Three digits; the exact extremes and the sum are kept beside it.
     histogram: Histogram<u64>,
     min: u64,
     max: u64,
@@ -118,7 +119,9 @@ pub(super) struct Tally {
     kinds: [Kind; 4],
     times: Times,
     pub(super) errors: BTreeMap<&'static str, u64>,
+    /// READs whose content was compared.
     pub(super) checked: u64,
+    /// Those of them, and of the reads at the end, that were wrong.
     pub(super) failed: u64,
     pub(super) first_failure: Option<String>,
 }
@@ -148,6 +151,7 @@ impl Tally {
             kind.bytes += bytes;
             self.times.record(time);
         } else {
+            // An error has no latency: fast failures would improve the figures.
             kind.errors += 1;
             *self.errors.entry(status_name(result)).or_default() += 1;
         }
@@ -164,6 +168,7 @@ impl Tally {
         self.kinds.iter().map(|kind| kind.ops + kind.errors).sum()
     }
 
+    /// Adds what another job has counted.
     pub(super) fn add(&mut self, other: &Self) {
         for (kind, other) in self.kinds.iter_mut().zip(&other.kinds) {
             kind.ops += other.ops;
@@ -181,6 +186,7 @@ impl Tally {
         }
     }
 
+    /// The counts as figures of a run of `elapsed_ns` nanoseconds.
     pub(super) fn load(&self, elapsed_ns: u64) -> Load {
         let [read, write, discard, flush] = self.kinds;
         let per_second = |count: u64| match elapsed_ns {

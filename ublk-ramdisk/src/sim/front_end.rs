@@ -21,15 +21,18 @@ use crate::mq::{
 pub(super) struct End {
     pub(super) tag: u16,
     pub(super) result: i32,
+    /// Nanoseconds since the beginning.
     pub(super) at: u64,
 }
 
 /// A request that is being served. Its bytes are moved when its time is over.
 #[derive(Debug)]
 struct Served {
+    /// Stands for the request in the mirror; completing it consumes the token.
     token: InFlight,
     hctx: u16,
     request: Request,
+    /// Memory of the store, pinned until the request is completed.
     data: Data,
 }
 
@@ -39,6 +42,7 @@ struct Client {
     ends: Vec<End>,
     /// By the time when service is over, and then by arrival.
     serving: BTreeMap<(u64, u64), Served>,
+    /// Requests so far: orders those whose service ends at one time.
     arrived: u64,
     random: Random,
 }
@@ -52,6 +56,7 @@ pub(super) struct SimFrontEnd {
     iodepth: u16,
     queues: u16,
     /// By job, and last that of the script.
+    /// No two are locked at once.
     clients: Vec<Mutex<Client>>,
 }
 
@@ -104,6 +109,7 @@ impl SimFrontEnd {
     }
 
     /// Completes the requests whose service is over. True if there were any.
+    /// One client after the other, and of each in the order of its services.
     pub(super) fn complete_due(&self, queue: &Queue) -> bool {
         let now = self.now();
         let mut any = false;
@@ -151,6 +157,7 @@ impl Client {
     }
 }
 
+/// Takes the next request of a client whose service is over by `now`.
 fn take_due(client: &Mutex<Client>, now: u64) -> Option<Served> {
     let mut client = lock(client);
     let next = client.serving.first_entry()?;
@@ -160,10 +167,12 @@ fn take_due(client: &Mutex<Client>, now: u64) -> Option<Served> {
 impl FrontEnd for SimFrontEnd {
     fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
         let (hctx, request, data) = (transfer.queue(), *transfer.request(), transfer.data());
+        // No time at all: as on a RAM disk, it ends where it was issued.
         if self.service == Service::Fixed(Duration::ZERO) {
             let outcome = self.buffers.copy(&*self.driver, hctx, &request, data);
             return transfer.done(outcome);
         }
+        // The request stays in flight, and may time out, until `complete_due`.
         let (token, answer) = transfer.keep();
         let mut client = self.client(hctx, request.tag());
         let served = Served {

@@ -43,6 +43,7 @@ pub(super) struct Job {
     /// Its first tag of that queue.
     first_tag: u16,
     bs: u64,
+    /// Requests that are inserted together.
     batch: usize,
     verify: bool,
     /// False if the content of its writes does not matter.
@@ -51,14 +52,19 @@ pub(super) struct Job {
     buffers: Arc<Buffers>,
     random: Random,
     region: Region,
+    /// By own tag, from 0 on.
     flights: Vec<Option<Flight>>,
+    /// Own tags without a request.
     free: Vec<u16>,
     phase: Phase,
+    /// By the script. Requests in flight still end.
     paused: bool,
     /// Requests still to be made; none for no end.
     left: Option<u64>,
+    /// When no more requests are made.
     end: Option<u64>,
     rate: Option<Rate>,
+    /// When the next request is due, with a rate.
     next_arrival: u64,
     /// Due times of requests that found no tag, the oldest first.
     late: VecDeque<u64>,
@@ -105,6 +111,7 @@ impl Job {
             Some(Rate::Even(rate)) => 1e9 / rate,
             Some(Rate::Poisson(rate)) => self.random.exponential(1e9 / rate),
         };
+        // Never 0: arrivals at one moment would have no end.
         (ns as u64).max(1)
     }
 
@@ -114,6 +121,7 @@ impl Job {
             Event::Load(on) => {
                 self.paused = !on;
                 if on {
+                    // What was due during the pause is left out, not made up for.
                     self.next_arrival = self.next_arrival.max(now);
                 }
             }
@@ -144,6 +152,7 @@ impl Job {
     }
 
     /// When it may make requests, or has to stop, though none of its requests has ended.
+    /// None if only the end of a request can bring it on.
     pub(super) fn next_time(&self) -> Option<u64> {
         let arrival = (self.rate.is_some() && !self.paused).then_some(self.next_arrival);
         let next = arrival.into_iter().chain(self.end).min();
@@ -174,6 +183,8 @@ impl Job {
         }
     }
 
+    /// Reads back as many blocks as there are tags. Done when all blocks are read and all reads
+    /// have ended.
     fn next_checks(&mut self, now: u64, out: &mut Vec<Request>) {
         while !self.free.is_empty() {
             let Some(access) = self.region.choose_check() else {
@@ -208,6 +219,7 @@ impl Job {
             let Some(access) = self.region.choose(&mut self.random) else {
                 return;
             };
+            // A latency counts from the time the request was due, not from the time it found a tag.
             let since = self.late.pop_front().unwrap_or(now);
             if let Some(left) = &mut self.left {
                 *left -= 1;
@@ -245,6 +257,7 @@ impl Job {
 
     /// One of its requests has ended.
     pub(super) fn request_ended(&mut self, tag: u16, result: i32, at: u64) {
+        // A job has --iodepth tags of its hardware queue, from `first_tag` on.
         let own_tag = tag - self.first_tag;
         let flight = self.flights[usize::from(own_tag)].take();
         let Flight {

@@ -3,6 +3,7 @@
 
 /// SplitMix64: small, quick, and good enough to choose blocks by.
 #[derive(Clone, Debug)]
+/// The state only counts on; `scatter` makes a number of it.
 pub(super) struct Random(u64);
 
 /// Turns numbers that differ in few bits into numbers that differ in many.
@@ -27,6 +28,7 @@ impl Random {
 
     /// A number below `end`, which is not 0.
     pub(super) fn below(&mut self, end: u64) -> u64 {
+        // The high half of a product: no division, and nearly even for any `end`.
         ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
 

@@ -37,6 +37,7 @@ impl_has_work! {
 impl WorkItem for CallCost {
     type Pointer = Arc<Self>;
 
+    /// Sleeps for all that is owed, on a worker of kblockd.
     fn run(this: Arc<Self>) {
         // Not declared as a wait: the worker counts as busy.
         this.clock
@@ -71,6 +72,7 @@ impl CallCost {
             .fetch_add(self.per_call.as_nanos() as u64, Relaxed);
         let kblockd = self.kblockd.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kblockd) = &*kblockd {
+            // Already pending: then its run pays for this call, too.
             let _pending = kblockd.queue().enqueue(self.clone());
         }
     }
@@ -81,6 +83,7 @@ struct Hog {
     time: Duration,
     clock: Arc<VirtualClock>,
     stop: Arc<AtomicBool>,
+    /// Where it queues itself again. Refused once the queue is being destroyed.
     queue: Queue,
 }
 
@@ -110,6 +113,7 @@ impl Hog {
 /// All hogs, until dropped.
 pub(super) struct Hogs {
     stop: Arc<AtomicBool>,
+    /// Dropped with the hogs: waits for those that run.
     _queue: OwnedQueue,
 }
 
@@ -120,6 +124,7 @@ impl Hogs {
         clock: &Arc<VirtualClock>,
         (count, time): (u16, Duration),
     ) -> Result<Self, Failure> {
+        // Per CPU and of normal priority: kblockd is HIGHPRI (D1), so it has other workers.
         let queue = runtime.queue("hogs").flags(Flags::PERCPU).build();
         let queue = queue.map_err(|e| Failure::environment(format!("hogs cannot be made: {e}")))?;
         let stop = Arc::new(AtomicBool::new(false));

@@ -26,9 +26,12 @@ enum Discarding {
 /// What is known of a block of the region.
 #[derive(Clone, Copy, Debug, Default)]
 struct Block {
+    /// How often it has been written; 0: zeros.
     generation: u32,
     discarding: Discarding,
+    /// A request of the job touches it.
     in_flight: bool,
+    /// It was written or discarded, so the check at the end reads it.
     touched: bool,
 }
 
@@ -84,6 +87,7 @@ impl Region {
             });
         }
         // The share of those that are no FLUSHes.
+        // A per cent of all requests is a larger one of what is left.
         let share = u32::from(load.discard) * 100 / (100 - u32::from(load.flush)).max(1);
         if random.per_cent(share.min(100) as u8) {
             let block = self.free_block(random)?;
@@ -126,6 +130,7 @@ impl Region {
             Op::Read => at.generation,
             Op::Discard => 0,
             _ => match at.generation {
+                // Any number that no earlier write of this block is likely to have had.
                 UNKNOWN => self.steps as u32 % 1_000_000 + 1_000_000,
                 old => old % (UNKNOWN - 1) + 1,
             },

@@ -14,14 +14,13 @@ use crate::mq::debugfs::DebugfsFile;
 /// The file that a hardware queue has beside the mirror's: how often its thread was woken for results
 /// that workers left for it, and how often it need not be.
 pub const HCTX_FILE: &str = "wakeups";
-/// Each file of the device beside the mirror's.
-pub const DEVICE_FILES: &[&str] = &[
-    // Memory: what is used, what the limit is, what was given back, who waits for it, and how long
-    // until writes end with ENOSPC.
-    "space",    // What refuses requests now: slots, tokens and PSI, and the settings.
-    "pressure", // Runs of kblockd, what its rescuer did, and its threads by pool.
-    "kblockd",
-];
+/// Each file of the device beside the mirror's:
+///
+/// * `space`: what memory is used, the limit, what was given back, what waits for it, and how long
+///   until writes end with ENOSPC.
+/// * `pressure`: what refuses requests now (slots, tokens and PSI), and the settings.
+/// * `kblockd`: its runs, what its rescuer did, and its threads by pool.
+pub const DEVICE_FILES: &[&str] = &["space", "pressure", "kblockd"];
 
 impl DeviceStats {
     /// All of them as they are in these figures.
@@ -73,6 +72,7 @@ fn write_lines(name: &str, value: &Value, text: &mut String) {
 }
 
 /// A length of time, as serde writes one.
+/// None for any other struct.
 fn seconds(value: &Value) -> Option<String> {
     let (secs, nanos) = (value.get("secs")?.as_u64()?, value.get("nanos")?.as_u64()?);
     Some(format!("{secs}.{nanos:09}"))

@@ -2,6 +2,8 @@
 //! The clock that is read for every request. Reading it is a good part of what the mirror costs.
 
 /// Reads CLOCK_MONOTONIC_COARSE, which may be a tick behind. Returns seconds and nanoseconds.
+///
+/// A tick is the kernel's: 1 to 10 ms.
 #[inline]
 pub(crate) fn monotonic_coarse() -> (u64, u32) {
     let mut now = libc::timespec {

@@ -38,6 +38,9 @@ pub fn file_system(file: &File) -> io::Result<(i64, u64)> {
 }
 
 /// Allocates every page of `range`. Present pages stay as they are.
+///
+/// # Errors
+/// ENOSPC or ENOMEM: there is no memory. EINTR is not returned, the call is made again.
 pub fn allocate(file: &File, range: Range<u64>) -> io::Result<()> {
     fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, range)
 }
@@ -59,6 +62,7 @@ fn fallocate(file: &File, mode: FallocateFlags, range: Range<u64>) -> io::Result
 }
 
 /// Returns the parts of the file that hold data. On hugetlbfs that is all of the file.
+/// Moves the position of the file, which nothing else here uses.
 pub fn data_ranges(file: &File) -> io::Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     let mut end = 0;
@@ -112,6 +116,7 @@ pub fn open_private(path: &Path) -> io::Result<(File, bool)> {
     let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Fails if somebody else has made it meanwhile.
             return Ok((options.create_new(true).open(path)?, true));
         }
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
@@ -119,6 +124,7 @@ pub fn open_private(path: &Path) -> io::Result<(File, bool)> {
         }
         Err(error) => return Err(error),
     };
+    // Of the open file, not of the path: that may lead elsewhere by now.
     let found = file.metadata()?;
     let (mode, owner) = (found.mode() & 0o777, found.uid());
     let trouble = if !found.is_file() {
@@ -202,6 +208,7 @@ pub unsafe fn copy_checked(from: *const u8, to: *mut u8, len: usize) -> io::Resu
 pub fn has_block_device(node: &CStr) -> bool {
     let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
     // Only a block device that exists has an alignment for direct I/O.
+    // A kernel without this field says the same as one without the disk.
     let mask = libc::STATX_DIOALIGN;
     // SAFETY: the name is a C string, and the buffer is a whole statx and zeroes are one.
     let found = unsafe {

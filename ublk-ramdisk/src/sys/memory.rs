@@ -4,9 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Where cgroups of version 2 are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Bytes that can be allocated before the OOM killer acts, swap included.
+/// None if /proc does not say.
 pub fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| {
@@ -25,6 +27,7 @@ pub fn cgroup_max() -> Option<u64> {
     lowest_max(Path::new(CGROUPS), path)
 }
 
+/// `path` is relative to `root`: the kernel's path without its first slash.
 fn lowest_max(root: &Path, path: &str) -> Option<u64> {
     let own: PathBuf = root.join(path);
     own.ancestors()

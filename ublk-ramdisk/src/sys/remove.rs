@@ -42,6 +42,7 @@ pub fn this_file(path: &Path, file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// A path that is not there is of no kind: nothing is left to remove.
 fn is(path: &Path, kind: fn(&FileType) -> bool) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(found) => Ok(kind(&found.file_type())),

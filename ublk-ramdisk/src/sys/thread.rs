@@ -19,6 +19,7 @@ pub fn id() -> i32 {
 
 /// Lets a thread run on these CPUs alone. Thread ID 0 is the calling one.
 pub fn pin_thread(thread: i32, cpus: &[usize]) -> io::Result<()> {
+    // Room for 8192 CPUs, as in `Control::queue_affinity`; higher numbers are left out.
     let mut mask = [0u64; 128];
     for &cpu in cpus {
         if let Some(word) = mask.get_mut(cpu / 64) {

@@ -126,11 +126,13 @@ impl<W: Write> Drawing<'_, W> {
         self.on_thread(at, Phase::End, "tried again", &[])
     }
 
+    /// Draws on the line of a thread.
     fn on_thread(&mut self, at: Place, phase: Phase, name: &str, args: Args) -> io::Result<()> {
         let event = ChromeEvent::new(at, phase, "block", name);
         self.writer.event(&ChromeEvent { args, ..event })
     }
 
+    /// Draws on the line of a request, which `id` names.
     fn on_request(
         &mut self,
         id: u64,
@@ -146,6 +148,7 @@ impl<W: Write> Drawing<'_, W> {
         })
     }
 
+    /// Draws an end or a bend of a request's arrow, inside the bar that is open on the thread.
     fn flow(&mut self, at: Place, step: Flow, id: u64) -> io::Result<()> {
         let event = ChromeEvent::new(at, Phase::Instant, "flow", "request");
         self.writer.flow(step, id, &event)
@@ -177,6 +180,7 @@ impl<W: Write> Drawing<'_, W> {
         let Some(key) = visits::key(event) else {
             return Ok(());
         };
+        // Taken out, and put back at the end unless the request is done.
         let mut open = self.open.remove(&key);
         if event.kind == Kind::IoStart {
             if let Some(former) = open.take() {
@@ -186,6 +190,7 @@ impl<W: Write> Drawing<'_, W> {
         }
         let mut request = match open {
             Some(request) => request,
+            // All that is left of a request is its end: there is nothing to draw.
             None if matches!(event.kind, Kind::IoDone | Kind::Error) => return Ok(()),
             None => self.begin(at, event)?,
         };
@@ -208,6 +213,7 @@ impl<W: Write> Drawing<'_, W> {
         Ok(())
     }
 
+    /// Begins the bar of a request, with the arrival or the first event that is left.
     fn begin(&mut self, at: Place, event: &Event) -> io::Result<OpenRequest> {
         let device = self.trace.device(event.device);
         let device = device.map_or(String::new(), |device| format!("{} ", device.name));
@@ -227,6 +233,7 @@ impl<W: Write> Drawing<'_, W> {
         Ok(request)
     }
 
+    /// Ends the bar of the present stage and begins that of the next.
     fn enter(
         &mut self,
         request: &mut OpenRequest,
@@ -239,6 +246,7 @@ impl<W: Write> Drawing<'_, W> {
         self.on_request(request.id, at, Phase::Begin, stage, &args)
     }
 
+    /// Ends the bar of the present stage, if there is one.
     fn leave(&mut self, request: &mut OpenRequest, at: Place) -> io::Result<()> {
         match request.stage.take() {
             Some(stage) => self.on_request(request.id, at, Phase::End, stage, &[]),
@@ -257,6 +265,7 @@ impl<W: Write> Drawing<'_, W> {
         self.on_request(request.id, at, Phase::Instant, event.kind.name(), args)
     }
 
+    /// Ends all bars of a request.
     fn close(&mut self, mut request: OpenRequest, at: Place, result: Value) -> io::Result<()> {
         self.leave(&mut request, at)?;
         let args = [("result", result)];
@@ -272,6 +281,7 @@ impl<W: Write> Drawing<'_, W> {
             }
         }
         let mut left: Vec<_> = self.open.drain().collect();
+        // The map has no order; equal runs must give equal files.
         left.sort_unstable_by_key(|(key, _)| *key);
         for (_, request) in left {
             self.close(request, (tid, time), Value::Name("not seen"))?;

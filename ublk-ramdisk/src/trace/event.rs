@@ -9,6 +9,7 @@
 use crate::mq::{Op, Source};
 use workqueue::trace::Timed;
 
+/// Makes the enum and its two names from one table: variant, short form, tracepoint, meaning.
 macro_rules! kinds {
     ($($name:ident $act:literal $event:literal $text:literal)*) => {
         /// What happened.
@@ -141,22 +142,33 @@ pub(crate) const NO_HCTX: u16 = u16::MAX;
 /// One event. Kept small, as there are hundreds of thousands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// Nanoseconds of the trace's clock.
     pub(crate) time: u64,
+    /// Orders events of one time: those of a thread, and on a virtual clock those of all threads.
     pub(crate) order: u32,
+    /// First sector of the request, of 512 bytes.
     pub(crate) sector: u64,
+    /// What the kind says: see [`Event::value`].
     pub(crate) value: i64,
+    /// A [`crate::mq::Queue::label`]: numbers and name are known only at the end.
     pub(crate) device: u32,
     pub(crate) sectors: u32,
+    /// [`NO_HCTX`] if it is about the device.
     pub(crate) hctx: u16,
+    /// [`NO_TAG`] if it is about a hardware queue or the device.
     pub(crate) tag: u16,
     pub(crate) cpu: u16,
+    /// What the kind makes of it: one of the constants above, where a request was inserted, who
+    /// gave it back, what was reclaimed, or what a source does.
     pub(crate) how: u16,
     pub(crate) source: Option<Source>,
+    /// None if it is about no request.
     pub(crate) op: Option<Op>,
     pub(crate) fua: bool,
     pub(crate) kind: Kind,
 }
 
+// `trace::Options::records` counts in events of this size.
 const _: () = assert!(size_of::<Event>() <= 48);
 
 impl Timed for Event {
@@ -259,6 +271,7 @@ impl Event {
         }
     }
 
+    /// What the request was answered with, of a refusal.
     fn answer(&self) -> &'static str {
         match self.how {
             RESOURCE => "RESOURCE",

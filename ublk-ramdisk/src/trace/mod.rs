@@ -45,8 +45,10 @@ pub(crate) use source_state::SourceState;
 static ON: AtomicBool = AtomicBool::new(false);
 /// Does a [`Recording`] exist? There is one at a time.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+/// The block events of all threads. The workqueue crate has a recorder of its own for its events.
 static RECORDER: Recorder<Event> = Recorder::new();
 
+// The ring of this thread: nobody else writes to it.
 thread_local! {
     static OWN: Own<Event> = const { Own::new() };
 }
@@ -87,6 +89,9 @@ pub enum CannotRecord {
 }
 
 /// Begins to record what all threads of this process do.
+///
+/// # Errors
+/// Another recording goes on, or there is no memory for the rings.
 pub fn start(options: Options) -> Result<Recording, CannotRecord> {
     if TAKEN.swap(true, Ordering::Acquire) {
         return Err(CannotRecord::Taken);
@@ -109,6 +114,7 @@ pub fn start(options: Options) -> Result<Recording, CannotRecord> {
 /// A recording that goes on. If it is dropped, it ends and nothing is kept.
 #[derive(Debug)]
 pub struct Recording {
+    /// When it began, in nanoseconds of its clock.
     from: u64,
     is_virtual: bool,
 }
@@ -131,6 +137,7 @@ impl Recording {
         trace
     }
 
+    /// From here on nothing new is recorded; what was stays in the rings.
     fn stop(&self) {
         ON.store(false, Ordering::Relaxed);
         rings::stop();
@@ -150,10 +157,15 @@ impl Drop for Recording {
 /// What was recorded.
 #[derive(Debug)]
 pub struct Trace {
+    /// When the recording began: texts count from there.
     from: u64,
+    /// What the mirror, the store and the sources of pressure did.
     events: rings::Recording<Event>,
+    /// What the workqueues did, kblockd's among them.
     works: rings::Recording<rings::Record>,
+    /// Those that were named. Others are written under their label.
     devices: Vec<Device>,
+    /// Equal runs must give equal files: process and thread numbers are hidden.
     is_virtual: bool,
 }
 
@@ -225,6 +237,8 @@ pub(crate) fn is_on() -> bool {
 
 /// Records an event, and fills in its time, order and CPU. Called only if [`is_on`].
 #[cold]
+///
+/// Cold: nearly always there is no recording, and then the caller's path stays short.
 pub(crate) fn record(event: Event) {
     let moment = rings::moment();
     let event = Event {

@@ -33,10 +33,12 @@ impl SourceState {
     }
 
     #[inline]
+    /// True from `Began` on, also under `Enospc`.
     pub(crate) fn refuses(&self) -> bool {
         self.state.load(Relaxed) != Pressing::Ceased as u8
     }
 
+    /// Records the change, if it is one. Of two threads that change it alike one records it.
     pub(crate) fn set(&self, state: Pressing) {
         let new = state as u8;
         // Most calls change nothing: a load leaves the cache line with the other CPUs.

@@ -23,6 +23,8 @@ impl Entry<'_> {
         }
     }
 
+    /// Time, then order. Both kinds of records take it from one place, the workqueue crate's
+    /// `moment`.
     fn key(&self) -> (u64, u32) {
         match self {
             Self::Block(event) => (event.time(), event.order()),

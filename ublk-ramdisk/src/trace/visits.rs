@@ -53,7 +53,7 @@ struct Thread {
     items: Vec<(usize, Option<Queued>)>,
 }
 
-/// One request, from arrival to end.
+/// The way of one request through the threads, from arrival to end.
 #[derive(Default)]
 struct Course {
     /// Index and thread of the first event of each visit.
@@ -92,6 +92,7 @@ pub(super) fn find(timeline: &[(i32, Entry<'_>)]) -> Visits {
     finder.finish()
 }
 
+/// The address of the item that a record of the workqueue is about.
 fn address(record: &Record) -> Option<usize> {
     record.args().find_map(|(_, value)| match value {
         Value::Address(address) => Some(address),
@@ -105,6 +106,7 @@ impl Finder {
             return; // about a queue or a device: it ends no visit
         };
         if event.kind == Kind::IoStart {
+            // A new request under this tag. The end of the former may have been overwritten.
             self.open.remove(&key);
         }
         let courses = &mut self.courses;
@@ -145,10 +147,12 @@ impl Finder {
         let item = address(record);
         if record.phase() == Phase::Instant {
             if record.name() == "workqueue_queue_work" {
+                // Queueing is an instant of the thread that does it; the item runs later, elsewhere.
                 self.queued.extend(item.map(|item| (item, (at, tid))));
             }
             return;
         }
+        // An item begins or ends on this thread: no visit reaches across.
         let thread = self.threads.entry(tid).or_default();
         if let Some((_, last)) = thread.visit.take() {
             self.found.beside[last].ends = true;
@@ -168,6 +172,7 @@ impl Finder {
                 self.found.beside[last].ends = true;
             }
         }
+        // The number of a flow is that of its request, from 1 on.
         for (id, course) in (1..).zip(&self.courses) {
             let [(first, _), .., (last, _)] = course.visits[..] else {
                 continue; // one visit has no arrows
