@@ -139,9 +139,9 @@ impl Contender {
         size.saturating_sub(limit).next_multiple_of(1 << 20)
     }
 
-    /// Why a job means nothing on this contender, if so. Under a memory limit pages are
-    /// discarded beside the job, and of the writes that wait for memory a queue keeps
-    /// a limited number, so that a discard still finds a tag; the rest would fail (E11).
+    /// Why a job means nothing on this contender, if so. Under a memory limit pages are discarded beside the
+    /// job. A queue keeps a limited number of the writes that wait for memory, so that a discard still finds a
+    /// tag. More of them would fail (E11).
     pub fn unfit(&self, job: &Job, depth: u32) -> Option<String> {
         let limited = matches!(&self.pressure, Some((kind, _)) if kind == "memory");
         if !limited || !job.rw.writes() {

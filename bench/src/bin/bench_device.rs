@@ -120,7 +120,7 @@ fn refuse_old(folder: &Path) -> Result<(), Failure> {
 fn tables(folder: &Path) -> Result<ExitCode, Failure> {
     let mut run = Run::load(folder)?;
     let raw = folder.join("raw").is_dir();
-    // What a contender could not take part in is not waited for.
+    // Samples of an absent contender, or of a job that its disk cannot do, are not missing.
     let mut missing = 0;
     if let (true, Ok(plan)) = (raw, Plan::load(folder)) {
         let absent = |step: &Step| {
@@ -147,7 +147,7 @@ fn tables(folder: &Path) -> Result<ExitCode, Failure> {
     Ok(status(run.is_sound()))
 }
 
-/// Nobody must lose a line because the terminal has gone.
+/// Shows the progress and passes all other lines. Errors of the terminal are ignored: the run goes on without it.
 fn progress() -> ExitCode {
     let began = Instant::now();
     let terminal = io::stderr().is_terminal();
@@ -194,7 +194,7 @@ fn main() -> ExitCode {
     };
     let (status, why) = match done {
         Ok(code) => return code,
-        // Who has sent it knows why.
+        // As a shell reports it. No message: the sender of the signal knows why.
         Err(Failure::Stopped(signal)) => return ExitCode::from(128 + signal as u8),
         Err(Failure::Usage(why)) => (2, why),
         Err(Failure::Runtime(why)) => (1, why),

@@ -2,7 +2,7 @@
 //! Curves: percentiles, lines and dots, and several courses over one time.
 //!
 //! Percentiles are drawn as HDR plots do: each further nine takes as much room as the one before,
-//! because a tail is what a refusal makes.
+//! because refusals show in the tail.
 
 use super::canvas::{svg, Canvas, Point, Scale, BEGINS, ENDS, INK, LETTER, MUTED, SERIES};
 use super::frame::Frame;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The options that describe a run, and the plan that they make. What is not said is as usual on the bed, or, in a run
-//! that goes on, as it was.
+//! The options that describe a run, and the plan that they make. An option that is not given has the usual value of
+//! the bed or, with `--resume`, that of the run.
 
 use super::Plan;
 use crate::contender::{self, Contender};

@@ -11,8 +11,8 @@ use std::time::Duration;
 pub fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
     guest.experiment("memory", || {
         let disk = guest.disk("--size 16M --memory-limit 4M --no-space-timeout 60")?;
-        // All the memory there is, to the last page, and no write more: after one that fails all others fail at once,
-        // and the last pages stay.
+        // Fills the store to the last page, and not one write beyond. After a write that fails all others fail at
+        // once, and the last pages would stay free.
         let fill = |options: String| {
             Fio::start(&disk.path, &format!("--name=fill --rw=write {options}"))?.end()
         };
@@ -24,11 +24,12 @@ pub fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
         let counted = Counted::new("memory", &disk)?;
         let write = "--name=b --rw=write --offset=8m --size=4k --number_ios=1";
         let mut fio = Fio::start(&disk.path, write)?;
-        // Not before it waits: while fio is loaded, a guest's clock may leap further than that.
+        // Waits for the state and not for a time: while fio is loaded, a guest's clock may leap.
         fio.until("its write waited for memory", || {
             let space = &disk.stats()?["space"];
             Ok(space["mode"] == "exhausted" && space["parked"].as_u64() > Some(0))
         })?;
+        // Long enough to tell the wait from the few milliseconds of a refusal that is repeated.
         thread::sleep(Duration::from_secs(2));
         disk.set("--memory-limit off")?;
         counted.with(&fio.end()?)

@@ -326,7 +326,7 @@ const END: u64 = 28;
 /// Each sample starts `ublk-ramdisk stats`, which takes CPU time from fio in a small guest.
 const EVERY: Duration = Duration::from_millis(250);
 /// Three parts of data and one of zeros, each on a part of the disk of its own, so that no write takes the place of
-/// another. That a write fails is not always a reason for fio to go on: ENOSPC has to be named.
+/// another. After ENOSPC fio goes on only if it is named: by itself it takes EIO and EILSEQ alone as not fatal.
 const JOBS: &str =
     "--rw=write --bs=64k --iodepth=16 --continue_on_error=write --ignore_error=,ENOSPC --time_based --runtime=28 \
                     --name=data --size=24m --rate_iops=30 --refill_buffers \
@@ -345,7 +345,7 @@ fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
         // Loading a program in a guest takes long enough to shift the discard.
         disk.ready_to_discard()?;
         let mut fio = Fio::start(&disk.path, JOBS)?;
-        // Until fio is there a guest's clock may have leapt by seconds.
+        // Time counts from the first write: while fio is loaded, the guest's clock may leap by seconds.
         fio.until("its first write", || Ok(disk.writes_begun()? > 0))?;
         let began = Instant::now();
         let mut samples = Vec::new();
@@ -361,7 +361,7 @@ fn act(guest: &Guest, _blocks: &[Block]) -> Result<(), StudyError> {
                     "discard" => disk.discard(0, 8 << 20)?,
                     _ => disk.set("--memory-limit off")?,
                 }
-                // Done, not begun: what comes of it is counted from here.
+                // The time at which it is done, because the phases count from there.
                 steps.push(json!({ "t_ns": began.elapsed().as_nanos() as u64, "step": step }));
             }
             let at = began.elapsed();

@@ -65,7 +65,7 @@ impl Reading {
         self.calls() + self.counter("no_budget")
     }
 
-    /// Runs of the hardware queues, whoever has made them.
+    /// Runs of the hardware queues: on the thread that asked for one, on kblockd at once, and on kblockd later.
     fn runs(&self) -> f64 {
         self.sum(&["run_sync", "run_async", "run_delayed"])
     }

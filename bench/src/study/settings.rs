@@ -14,7 +14,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// In a guest all is measured, and nothing quick.
+    /// In a guest everything is measured, at full length.
     pub const GUEST: Self = Self {
         quick: false,
         measure: true,

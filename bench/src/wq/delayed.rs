@@ -103,6 +103,7 @@ pub fn sample(runtime: &Runtime, shape: Shape) -> Outcome {
     };
     let items: Vec<Arc<Later>> = (0..shape.timers).map(item).collect();
     let arm_ns = arm(&queue, shape, &items);
+    // Asleep, not looking: a busy thread would take a CPU from the timers and the workers.
     thread::sleep(shape.after + shape.within);
     let mut early = 0;
     let mut late = Vec::new();
@@ -130,6 +131,7 @@ pub fn sample(runtime: &Runtime, shape: Shape) -> Outcome {
 /// the other? What a timer is late beyond that is its own. Milliseconds.
 pub fn control(shape: Shape) -> [f64; 2] {
     let mut dues: Vec<Duration> = (0..shape.timers).map(|n| shape.delay(n)).collect();
+    // One thread can only sleep for one after the other.
     dues.sort();
     let origin = Instant::now();
     let late = dues.into_iter().map(|due| {

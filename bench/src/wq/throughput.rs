@@ -79,12 +79,14 @@ impl Bodies {
                 scope.spawn(move || {
                     begin.wait();
                     for _ in 0..shape.bursts {
+                        // The count is set before the first item is submitted, or an early item would be missed.
                         done.expect(shape.burst);
                         load();
                         done.wait();
                     }
                 });
             }
+            // The clock is read when all producers are let go, and again when the scope has joined the last of them.
             begin.wait();
             Instant::now()
         });

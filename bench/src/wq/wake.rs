@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Submissions in a sample.
+/// Four of them are above the 99th percentile. A sample takes a good 0.2 s.
 const TIMES: usize = 400;
 
 /// The pause before each: longer than any contender looks out for work

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's side of an experiment: disks, control groups, fio. What is made here goes with its
-//! value, and with the guest in any case.
+//! The guest's side of an experiment: disks, control groups, fio. Each value takes away what it has made
+//! when it is dropped. The guest itself is thrown away in any case.
 //!
 //! An experiment leaves one file of JSON. It is written when all of it is done, so an experiment
 //! that was interrupted is made again.
@@ -238,7 +238,7 @@ impl Disk<'_> {
 
 impl Drop for Disk<'_> {
     fn drop(&mut self) {
-        // The server may have been killed; then it is only told to the driver.
+        // If the server was killed, this tells only the driver.
         let _gone = self.guest.ours(&["del", "--force", &self.name()]);
     }
 }
@@ -306,8 +306,8 @@ impl Fio {
         child.map(Self).map_err(|e| failed(format!("fio: {e}")))
     }
 
-    /// Waits until something is so; false if fio ends before. A guest's clock may leap while fio is being loaded, so
-    /// that no time would do.
+    /// Waits until something is so; false if fio ends before. A fixed time would not do: the guest's clock may leap
+    /// while fio is being loaded.
     pub fn wait(
         &mut self,
         mut so: impl FnMut() -> Result<bool, StudyError>,

@@ -12,11 +12,11 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-/// Disks at once, each with a queue per CPU, so that each has a pool that has made no second worker yet.
+/// Fresh disks: each has a queue per CPU, and the pools of its queues have made no second worker yet.
 const DISKS: usize = 6;
 /// Of the guest; each disk has a queue for each.
 const CPUS: usize = 2;
-/// How long the limit holds that would hold for ever, in seconds from when all writes are there.
+/// How long a limit holds that nothing else ends, in seconds from the moment at which all writes are there.
 const OUTAGE: u64 = 2;
 
 /// The limit of a setting, if it has one: the file, its value, and is it lifted after a while?

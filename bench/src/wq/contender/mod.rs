@@ -34,6 +34,7 @@ impl Contender {
     /// A contender that is handed a closure for each item, each time.
     fn spawning(name: &'static str, spawn: impl Fn(Body, usize) + Clone + Send + 'static) -> Self {
         let load = move |items, body| -> Load {
+            // A copy for each producer, so that producers share nothing but what the contender itself shares.
             let spawn = spawn.clone();
             Box::new(move || (0..items).for_each(|number| spawn(body, number)))
         };
@@ -50,6 +51,7 @@ impl Contender {
         submit: impl Fn(&T) + Clone + Send + 'static,
     ) -> Self {
         let load = move |items, body| -> Load {
+            // Made here and not in the load: making an item is no part of what is measured.
             let submit = submit.clone();
             let items: Vec<T> = (0..items).map(|number| make(body, number)).collect();
             Box::new(move || items.iter().for_each(&submit))
