@@ -42,6 +42,7 @@ fn within(time: Duration, range: RangeInclusive<Duration>, form: &str) -> Result
 /// Reads a device id, as a number or inside the name of one of its nodes.
 pub fn device_id(text: &str) -> Result<u32, String> {
     let name = text.strip_prefix("/dev/").unwrap_or(text);
+    // A bare number must not have `/dev/` in front, so the fallback is the text as typed.
     let id = name
         .strip_prefix("ublkb")
         .or_else(|| name.strip_prefix("ublkc"))

@@ -40,6 +40,7 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     if args.foreground {
         return serve_here(args, &config, &run_dir);
     }
+    // The daemon changes its directory, so the path is made absolute before the fork.
     let log = match &args.log {
         LogTarget::File(path) => LogTarget::File(absolute(path)?),
         LogTarget::Syslog => LogTarget::Syslog,
@@ -55,6 +56,7 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// The options as one config, with the size that a backing file gives.
 fn checked(args: &AddArgs) -> Result<DeviceConfig, Failure> {
     let mut device = args.device.clone();
     let around = surroundings(&mut device)?;
@@ -80,6 +82,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::runtime(format!("{}: {error}", path.display())))
 }
 
+/// Length of the backing file in bytes, none if it does not exist. A link is no regular file.
 fn length(path: &Path) -> Result<Option<u64>, Failure> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(found.len())),
@@ -95,6 +98,7 @@ fn length(path: &Path) -> Result<Option<u64>, Failure> {
     }
 }
 
+/// In the daemon: `add` has not touched the file.
 fn open_log(target: &LogTarget) -> Result<Sink, Failure> {
     match target {
         LogTarget::Syslog => Ok(Sink::Syslog),
@@ -103,6 +107,7 @@ fn open_log(target: &LogTarget) -> Result<Sink, Failure> {
     }
 }
 
+/// `--foreground`: this process is the server, and its log is standard error.
 fn serve_here(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit, Failure> {
     let failed = |error| Failure::runtime(format!("cannot start the server: {error}"));
     let server = Prepared::new(Sink::Stderr)
@@ -142,6 +147,7 @@ fn serve_behind(log: &LogTarget, config: &DeviceConfig, run_dir: &RunDir, ready:
     exit as u8
 }
 
+/// Prints the path of the disk, or with `--json` all of it: the disk takes I/O by now.
 fn announce(args: &AddArgs, served: &Served) -> Result<(), Failure> {
     output::show(args.json, served, |served| format!("{}\n", served.path)).map(drop)
 }

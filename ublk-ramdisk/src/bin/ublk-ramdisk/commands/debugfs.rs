@@ -55,6 +55,7 @@ pub fn run(args: &DebugfsArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// True for the file itself and for all in a directory of that name.
 fn is_below(path: &str, wanted: &str) -> bool {
     let rest = path.strip_prefix(wanted);
     wanted.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

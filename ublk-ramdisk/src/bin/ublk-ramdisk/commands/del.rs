@@ -54,6 +54,8 @@ fn ours(run_dir: &RunDir) -> Result<Vec<u32>, Failure> {
     Ok(ours)
 }
 
+/// Through the server if there is one: it ends what waits for memory before it stops the disk, and
+/// removes its own files.
 fn delete(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
     if let Some(answer) = machine::ask_server(run_dir, id, Request::Delete { force }) {
         return machine::done(answer?);

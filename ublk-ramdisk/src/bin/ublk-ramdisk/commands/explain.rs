@@ -7,6 +7,7 @@ use ublk_ramdisk::error::{Exit, Failure};
 use super::output;
 use crate::cli::ExplainArgs;
 
+/// Part of the program, so that it also explains where no source is.
 const GLOSSARY: &str = include_str!("../../../../../doc/glossary.md");
 
 /// A term and what it means.
@@ -60,6 +61,7 @@ fn wanted(words: &[String]) -> Result<Vec<Entry>, Failure> {
     words.iter().map(entry).collect()
 }
 
+/// By its term or its other name; capitals do not matter, nor how two words are joined.
 fn find(word: &str) -> Option<Entry> {
     let plain = |text: &str| text.to_lowercase().replace(['-', '_'], " ");
     let is = |text: &str| plain(text) == plain(word);

@@ -25,6 +25,7 @@ pub fn run(args: &FormatArgs) -> Result<Exit, Failure> {
     output::show(args.json, &rows(offered), |rows| as_text(rows))
 }
 
+/// All features with a name, then the bits that are offered and have none here.
 fn rows(offered: Features) -> Vec<Row> {
     let known = features().map(|feature| Row {
         bit: feature.bit,

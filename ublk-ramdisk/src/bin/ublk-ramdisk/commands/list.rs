@@ -20,12 +20,14 @@ struct Row {
     path: String,
     char_path: String,
     state: String,
+    /// In bytes; of the disk if there is one, else as the parameters say.
     size: Option<u64>,
     read_only: bool,
     queues: u16,
     depth: u16,
     io_buffer: u32,
     data_path: Option<DataPath>,
+    /// Only a state file knows it, as the data path.
     backing: Option<String>,
     /// Kernel names of the features in force.
     flags: Vec<&'static str>,
@@ -62,6 +64,7 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
     })
 }
 
+/// One row, from the driver, sysfs and the state file.
 fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlError> {
     let info = control.device_info(id)?;
     // A device that was never given parameters has none to show.
@@ -69,6 +72,7 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
     let live_server = run_dir.has_server(id);
     let state = run_dir
         .state(id)
+        // A state file may be left over from a killed server whose id another program has taken.
         .filter(|state| live_server || is_remains(&info, state.pid));
     let pid = server(&info);
     Ok(Row {
@@ -97,6 +101,7 @@ fn is_remains(info: &DeviceInfo, pid: u32) -> bool {
         && (info.ublksrv_pid <= 0 || u32::try_from(info.ublksrv_pid) == Ok(pid))
 }
 
+/// The process that serves, of a LIVE disk. Of another one the number may be that of a former server.
 fn server(info: &DeviceInfo) -> Option<i32> {
     (info.ublksrv_pid > 0 && info.device_state() == DeviceState::Live).then_some(info.ublksrv_pid)
 }

@@ -21,6 +21,7 @@ use crate::server::run_dir::RunDir;
 const ID_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The ids of all ublk devices, from their nodes, lowest first.
+/// In sysfs and in /dev, whichever there is.
 pub fn ids() -> Vec<u32> {
     ids_in(&[Path::new("/sys/class/ublk-char"), Path::new("/dev")])
 }
@@ -43,6 +44,7 @@ pub fn ask_server(run_dir: &RunDir, id: u32, request: Request) -> Option<Result<
         return None;
     }
     let answer = ask(&run_dir.socket(id), request)?;
+    // It ended before it replied: the driver is asked as if it had never been there.
     if answer.is_err() && !run_dir.has_server(id) {
         return None;
     }
@@ -96,6 +98,9 @@ fn not_served(control: &mut Control, id: u32) -> Failure {
 }
 
 /// Stops a device without the help of its server: a foreign one, or one whose server died.
+///
+/// # Errors
+/// Status 4 if the disk is in use and `force` is not given.
 pub fn stop_by_kernel(control: &mut Control, id: u32, force: bool) -> Result<(), Failure> {
     let info = control.device_info(id)?;
     if info.device_state() == DeviceState::Dead {
@@ -104,6 +109,7 @@ pub fn stop_by_kernel(control: &mut Control, id: u32, force: bool) -> Result<(),
     if force {
         return Ok(control.stop(id)?);
     }
+    // A driver that cannot be asked is one without SAFE_STOP_DEV.
     let features = control.features();
     let is_safe = features.is_ok_and(|features| features.has(Features::SAFE_STOP_DEV));
     past_brief_use(|| stop_unused(control, id, is_safe, || {}))
@@ -127,6 +133,8 @@ pub fn delete_by_kernel(control: &mut Control, id: u32) -> Result<(), Failure> {
 }
 
 /// Asked by `list`: how large is the disk now? None where there is no disk.
+/// In bytes: sysfs counts sectors of 512 bytes, whatever the block size. After a resize it is newer
+/// than the device's parameters.
 pub fn disk_size(id: u32) -> Option<u64> {
     let sectors = fs::read_to_string(format!("/sys/class/block/ublkb{id}/size")).ok()?;
     Some(sectors.trim().parse::<u64>().ok()? << 9)

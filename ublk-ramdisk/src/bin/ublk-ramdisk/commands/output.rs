@@ -10,6 +10,9 @@ use serde::Serialize;
 use ublk_ramdisk::error::{Exit, Failure};
 
 /// Prints text to standard output.
+///
+/// # Errors
+/// Standard output cannot be written, for another reason than a reader that went away.
 pub fn print(text: &str) -> Result<(), Failure> {
     print_while_heard(text).map(|_| ())
 }
@@ -56,6 +59,7 @@ pub fn warn(message: &str) {
     say(&format!("warning: {message}"));
 }
 
+/// One line, whatever the message holds: line ends and runs of spaces become one space.
 fn say(message: &str) {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
     // If standard error is closed, there is no place left to report to.
@@ -105,6 +109,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
             .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
+    // A column is one of figures if each of its cells is, or has nothing to say.
     let is_figure = |cell: &String| cell == "-" || cell.starts_with(|c: char| c.is_ascii_digit());
     let of_figures = |column: usize| {
         let mut cells = rows.iter().skip(1).filter_map(|row| row.get(column));
@@ -121,6 +126,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
                 false => format!("{cell:<width$}"),
             })
             .collect();
+        // Without the padding of the last cell.
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -128,6 +134,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// Breaks a text into indented lines of at most `width` characters.
+/// The indent comes on top of them, and a longer word has a line of its own.
 pub fn wrapped(text: &str, width: usize, indent: &str) -> String {
     let mut lines = String::new();
     let mut line = String::new();
@@ -149,6 +156,7 @@ pub fn rounded_size(bytes: u64) -> String {
     let mut value = bytes as f64;
     let mut units = ["", "K", "M", "G", "T", "P", "E"].iter();
     let mut unit = units.next().copied().unwrap_or_default();
+    // At 1000 and not at 1024: four digits go to the next unit.
     while value >= 1000.0 {
         (value, unit) = (value / 1024.0, units.next().copied().unwrap_or("E"));
     }
@@ -167,6 +175,7 @@ pub fn human_time(nanos: u64) -> String {
         1_000_000..1_000_000_000 => (nanos as f64 / 1e6, "ms"),
         _ => (nanos as f64 / 1e9, "s"),
     };
+    // By where rounding adds a digit: 9.996 is printed as 10.0.
     let digits = match value {
         0.0..9.995 => 2,
         9.995..99.95 => 1,

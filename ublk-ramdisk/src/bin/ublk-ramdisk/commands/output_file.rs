@@ -38,6 +38,7 @@ impl OutputFile {
     /// after it. Waits for the reader of a FIFO.
     pub fn check(path: &Path) -> Result<OutputFile, Failure> {
         let (file, origin) = open(path).map_err(|error| cannot_write(path, &error))?;
+        // Made again by `begin`, if the work comes to a result.
         if origin == Origin::Made {
             let _ = remove::this_file(path, &file);
         }
@@ -79,6 +80,8 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::runtime(format!("cannot write {}: {error}", path.display()))
 }
 
+/// Opens for writing and cuts nothing. The first try makes the file, which tells one that is made
+/// from one that is found, without a race.
 fn open(path: &Path) -> io::Result<(File, Origin)> {
     let mut options = File::options();
     options.write(true).custom_flags(libc::O_NOCTTY);
@@ -110,7 +113,9 @@ fn open(path: &Path) -> io::Result<(File, Origin)> {
 #[derive(Debug)]
 pub struct Writing {
     path: PathBuf,
+    /// Dropped after `drop` below has run, and then writes the rest of its buffer.
     file: BufWriter<Sink>,
+    /// The result is whole: dropping leaves the file as it is.
     done: bool,
 }
 

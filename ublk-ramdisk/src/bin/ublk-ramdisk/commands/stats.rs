@@ -36,6 +36,7 @@ fn warn_of((id, failure): &(u32, Failure)) {
 }
 
 fn texts(all: &[DeviceStats], selection: &Selection) -> String {
+    // An empty line between two disks.
     let text: Vec<String> = all.iter().map(|disk| as_text(disk, selection)).collect();
     text.join("\n")
 }
@@ -70,6 +71,7 @@ pub fn ask_all(run_dir: &RunDir, id: Option<u32>) -> Result<Asked, Failure> {
     Ok(asked)
 }
 
+/// Reads the figures out of a reply.
 fn counters(reply: Reply) -> Result<DeviceStats, Failure> {
     match reply {
         Reply::Stats(stats) => Ok(*stats),

@@ -38,6 +38,7 @@ impl Selection {
 type Column = output::Column<QueueStats>;
 
 macro_rules! columns {
+    // Name, shown without `--all` or `-o`, and how the cell is made.
     ($($name:literal $usual:literal $cell:expr;)*) => {
         &[$(Column { name: $name, usual: $usual, cell: |queue| Some($cell(queue)) },)*]
     };
@@ -130,6 +131,7 @@ pub fn as_text(stats: &DeviceStats, selection: &Selection) -> String {
     parts.join("\n")
 }
 
+/// Also true of a cell without a figure.
 fn is_zero(cell: &str) -> bool {
     matches!(cell, "0" | "-")
 }
@@ -157,6 +159,7 @@ fn table(stats: &DeviceStats, columns: &[&Column], all: bool) -> Option<String> 
         let cells = rows.iter().map(|(_, cells)| cells[n].len());
         cells.chain([columns[n].name.len()]).max().unwrap_or(0) + 2
     };
+    // Fills one table after the other, in the order of the columns.
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut left = 0;
     for n in (0..columns.len()).filter(has_figures) {
@@ -180,6 +183,7 @@ fn table(stats: &DeviceStats, columns: &[&Column], all: bool) -> Option<String> 
     Some(tables.collect::<Vec<_>>().join("\n"))
 }
 
+/// The first line of a table by queue.
 fn titles<'n>(names: impl Iterator<Item = &'n str>) -> Vec<String> {
     let names = ["QUEUE"].into_iter().chain(names);
     names.map(str::to_owned).collect()
@@ -244,6 +248,7 @@ fn latencies(times: Option<&&Histogram>) -> Vec<String> {
     }
 }
 
+/// `-` if no request was timed.
 fn percentile(times: &Histogram, permille: u64) -> String {
     let time = times.permille(permille);
     time.map_or("-".to_owned(), human_time)
@@ -266,6 +271,7 @@ fn space_line(space: &SpaceStats, all: bool) -> String {
             "exhausted, writes end with ENOSPC in {} s",
             left.as_secs()
         )),
+        // The time is over, or it was none (E22).
         (Mode::Error, _) => words.push("exhausted, writes end with ENOSPC".to_owned()),
     }
     if all || space.parked > 0 {

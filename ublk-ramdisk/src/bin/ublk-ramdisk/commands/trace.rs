@@ -21,6 +21,7 @@ const ENDS: usize = 256;
 
 /// Has the server record for a while, then copies what it sends to the file or to standard output.
 pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
+    // Before the recording: a name that cannot be written is found out now.
     let file = args.output.as_deref().map(OutputFile::check).transpose()?;
     let request = Request::Trace {
         millis: u32::try_from(args.duration.as_millis()).unwrap_or(u32::MAX),
@@ -41,6 +42,7 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
     };
     trace
         .get_ref()
+        // Nothing comes while the server records.
         .set_read_timeout(Some(args.duration + SEND_TIMEOUT))
         .map_err(|error| Failure::runtime(format!("the server's socket: {error}")))?;
     match (file, &args.output) {
@@ -77,6 +79,7 @@ impl Copied {
             copied.head.extend_from_slice(&read[..missing]);
             copied.tail.extend_from_slice(read);
             let older = copied.tail.len().saturating_sub(ENDS);
+            // The last `ENDS` bytes stay.
             copied.tail.drain(..older);
         }
     }
@@ -86,6 +89,7 @@ impl Copied {
         if self.head.starts_with(b"{") {
             return self.tail.ends_with(b"\n]}\n");
         }
+        // Text ends with `# N events, M lost`, which no event's line begins like.
         let last_line = self.tail[..self.tail.len().saturating_sub(1)]
             .rsplit(|byte| *byte == b'\n')
             .next();
@@ -136,6 +140,7 @@ fn to_file(trace: &mut More, file: OutputFile, path: &Path) -> Result<Exit, Fail
     }
     let mut writing = file.begin()?;
     let copied = Copied::copy(trace, &mut writing).map_err(|error| writing.failed(&error))?;
+    // Before `finish`: a part of a trace is not kept.
     copied.check()?;
     writing.finish()?;
     output::print(&format!("{}: {} bytes\n", path.display(), copied.bytes))?;

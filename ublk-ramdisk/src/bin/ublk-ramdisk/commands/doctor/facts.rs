@@ -77,6 +77,7 @@ impl Facts {
                 .trim()
                 .parse()
                 .ok(),
+            // Made and dropped: nothing else tells for sure.
             ring: io_uring::IoUring::new(2)
                 .map(drop)
                 .map_err(|error| error.to_string()),
@@ -93,6 +94,7 @@ impl Facts {
     }
 }
 
+/// Empty if the file is not there: each reader below takes that for "not known".
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -104,6 +106,7 @@ fn huge_pages(which: &str) -> u64 {
     count.trim().parse().unwrap_or(0)
 }
 
+/// Asks GET_FEATURES, which changes nothing.
 fn access() -> Access {
     match Control::open().and_then(|mut control| control.features()) {
         Ok(features) => Access::Open(features),
@@ -111,6 +114,7 @@ fn access() -> Access {
     }
 }
 
+/// Looks into sysfs, then into the lists of modules of this kernel. `root` is `/`, but for tests.
 fn module(root: &Path, release: &str) -> Module {
     let lists = root.join("lib/modules").join(release);
     let lists_it = |list: &str| {
@@ -128,23 +132,27 @@ fn module(root: &Path, release: &str) -> Module {
     Module::Absent { configured }
 }
 
+/// The first word behind `name` at the beginning of a line.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()
 }
 
+/// As `field`, of a hexadecimal number; 0 if there is none.
 fn hex_field(text: &str, name: &str) -> u64 {
     field(text, name)
         .and_then(|value| u64::from_str_radix(value, 16).ok())
         .unwrap_or(0)
 }
 
+/// MemAvailable in bytes.
 fn memory(meminfo: &str) -> u64 {
     field(meminfo, "MemAvailable:")
         .and_then(|kib| kib.parse::<u64>().ok())
         .map_or(0, |kib| kib << 10)
 }
 
+/// `mounts` has a line for each mount: device, place, type.
 fn is_tmpfs(mounts: &str, place: &str) -> bool {
     mounts
         .lines()

@@ -44,6 +44,7 @@ struct Check {
 #[derive(Debug, Serialize)]
 struct Report {
     kernel: String,
+    /// No check is `Missing`.
     able: bool,
     /// What `--data-path auto` would take.
     data_path: Option<DataPath>,
@@ -82,6 +83,7 @@ fn judge(facts: &Facts) -> Report {
     }
 }
 
+/// Nothing need be changed.
 fn ok(name: &'static str, finding: impl Into<String>) -> Check {
     Check {
         name,
@@ -91,6 +93,7 @@ fn ok(name: &'static str, finding: impl Into<String>) -> Check {
     }
 }
 
+/// Works as it is; `advice` makes it better.
 fn warning(name: &'static str, finding: impl Into<String>, advice: &str) -> Check {
     Check {
         grade: Grade::Warning,
@@ -99,6 +102,7 @@ fn warning(name: &'static str, finding: impl Into<String>, advice: &str) -> Chec
     }
 }
 
+/// Does not work before `advice` is followed.
 fn missing(name: &'static str, finding: impl Into<String>, advice: &str) -> Check {
     Check {
         grade: Grade::Missing,
@@ -127,6 +131,7 @@ fn kernel(facts: &Facts) -> Check {
     ok("kernel", facts.release.clone())
 }
 
+/// Is the driver there, and if not, is it the module or the kernel that lacks?
 fn driver(facts: &Facts) -> Check {
     if facts.node {
         return ok("driver", "/dev/ublk-control is there");
@@ -160,6 +165,8 @@ fn driver(facts: &Facts) -> Check {
     }
 }
 
+/// May this process add a device? The order goes from the node to the driver to the capability, as
+/// each hides those behind it.
 fn permission(facts: &Facts) -> Check {
     let name = "permission";
     match &facts.access {
@@ -178,6 +185,7 @@ fn permission(facts: &Facts) -> Check {
             format!("the driver does not say what it can do ({error}); it is too old"),
             "use Linux 6.5 or newer",
         ),
+        // The driver has answered, but ADD_DEV also needs this.
         _ if !facts.has(CAP_SYS_ADMIN) => missing(
             name,
             "this process lacks CAP_SYS_ADMIN, which adding a device needs",
@@ -187,6 +195,7 @@ fn permission(facts: &Facts) -> Check {
     }
 }
 
+/// The sysctl and a seccomp filter may give the same errno, so the advice goes by what is in force.
 fn io_uring(facts: &Facts) -> Check {
     let name = "io_uring";
     let Err(error) = &facts.ring else {
@@ -217,6 +226,7 @@ fn automatic(facts: &Facts) -> Option<DataPath> {
     }
 }
 
+/// What `add` would take here, and if a disk can be resized.
 fn data_path(facts: &Facts) -> Check {
     let name = "data path";
     match (automatic(facts), &facts.access) {
@@ -241,6 +251,7 @@ fn data_path(facts: &Facts) -> Check {
     }
 }
 
+/// Never `Missing`: a thin disk starts with next to no memory.
 fn memory(facts: &Facts) -> Check {
     let name = "memory";
     let shm = if facts.shm {
@@ -259,6 +270,7 @@ fn memory(facts: &Facts) -> Check {
     ok(name, finding)
 }
 
+/// Never worse than ok: only one kind of backing needs them.
 fn huge_pages(facts: &Facts) -> Check {
     let name = "huge pages";
     if facts.huge_pages > 0 {
@@ -276,6 +288,7 @@ fn huge_pages(facts: &Facts) -> Check {
     }
 }
 
+/// CAP_SYS_RESOURCE is for PR_SET_IO_FLUSHER and for the lower OOM score (J1, J9).
 fn reclaim(facts: &Facts) -> Check {
     let name = "out of memory";
     if facts.has(CAP_SYS_RESOURCE) {

@@ -81,6 +81,7 @@ fn title(model: &Model, silence: Option<u64>, high: usize) -> String {
     text
 }
 
+/// The table of disks, moved so far that the chosen one is in it.
 fn draw_disks(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let above = model.chosen.saturating_sub(usize::from(DISKS) - 1);
     let rows = model.rates.iter().enumerate().skip(above).map(|(n, disk)| {
@@ -90,6 +91,7 @@ fn draw_disks(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     draw_table(frame, area, &DISK_COLUMNS, rows);
 }
 
+/// Cells in the order of [`DISK_COLUMNS`], summed up over the queues.
 fn disk_row(disk: &DeviceStats) -> Vec<String> {
     let sum = |of: &dyn Fn(&QueueStats) -> u64| disk.queues.iter().map(of).sum::<u64>();
     let bytes = sum(&|queue| queue.read.bytes + queue.write.bytes);
@@ -106,12 +108,14 @@ fn disk_row(disk: &DeviceStats) -> Vec<String> {
     ]
 }
 
+/// The hardware queues of the chosen disk, as many as fit.
 fn draw_queues(frame: &mut Frame<'_>, area: Rect, model: &Model, rates: &DeviceStats) {
     let rows = rates.queues.iter().skip(model.scrolled);
     let rows = rows.map(|queue| (queue_row(queue), Style::new()));
     draw_table(frame, area, &QUEUE_COLUMNS, rows);
 }
 
+/// Cells in the order of [`QUEUE_COLUMNS`]. What is counted is per second, states are as now.
 fn queue_row(queue: &QueueStats) -> Vec<String> {
     let now = &queue.now;
     let on_ctx: u32 = now.ctx_lens.iter().sum();
@@ -143,6 +147,7 @@ fn short_state(state: &str) -> String {
     }
 }
 
+/// Refusals by source: per second, and since the disk was started.
 fn draw_busy(frame: &mut Frame<'_>, area: Rect, now: &DeviceStats, rates: &DeviceStats) {
     let by = |disk: &DeviceStats, source: Source| -> u64 {
         let queues = disk.queues.iter();
@@ -177,6 +182,7 @@ fn draw_busy(frame: &mut Frame<'_>, area: Rect, now: &DeviceStats, rates: &Devic
     frame.render_widget(Paragraph::new(lines), area);
 }
 
+/// kblockd, its rescuer, and the latencies of the requests that were timed since the last picture.
 fn draw_kblockd(frame: &mut Frame<'_>, area: Rect, now: &DeviceStats, rates: &DeviceStats) {
     let mut latency = Histogram::default();
     rates
@@ -188,6 +194,7 @@ fn draw_kblockd(frame: &mut Frame<'_>, area: Rect, now: &DeviceStats, rates: &De
     let runs = format!(
         "{} runs/s, {:.1} % of a CPU; ",
         short(kblockd.completed),
+        // Microseconds per second, as per cent.
         kblockd.cpu_time as f64 / 1e4
     );
     let room = usize::from(area.width).saturating_sub("kblockd ".len() + runs.len());

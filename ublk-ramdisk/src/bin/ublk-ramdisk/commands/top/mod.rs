@@ -36,6 +36,7 @@ pub fn run(args: &TopArgs) -> Result<Exit, Failure> {
     // What is wrong from the start is said in a line, not on a screen.
     Screen::can_be_had()?;
     let first = (Instant::now(), Ok(ask_all(&run_dir, id)?));
+    // Before the thread is made: it inherits the blocked signals.
     let signals = EndSignals::catch(true)
         .map_err(|error| Failure::runtime(format!("cannot wait for signals: {error}")))?;
     let mut screen = Screen::open()?;
@@ -59,6 +60,7 @@ fn ask_again_and_again(run_dir: RunDir, id: Option<u32>, interval: Duration) -> 
     answers
 }
 
+/// The loop: signals, answers, a picture if anything is new, then a key.
 fn serve(
     screen: &mut Screen,
     model: &mut Model,
@@ -87,6 +89,7 @@ fn serve(
             }
         }
         let now = model.silence(Instant::now());
+        // Nothing is drawn just because time passes, but the seconds of silence count on.
         is_stale |= now != silence;
         silence = now;
         if std::mem::take(&mut is_stale) {
@@ -96,10 +99,12 @@ fn serve(
         }
         if event::poll(TICK).map_err(failed)? {
             match event::read().map_err(failed)? {
+                // Some terminals also report the release of a key.
                 Event::Key(key) if key.kind != KeyEventKind::Release => {
                     let control = key.modifiers.contains(KeyModifiers::CONTROL);
                     match key.code {
                         KeyCode::Char('q') | KeyCode::Esc => return Ok(Exit::Done),
+                        // In raw mode Ctrl-C is a key and no signal.
                         KeyCode::Char('c') if control => return Ok(Exit::Done),
                         KeyCode::Down | KeyCode::Char('j') => model.choose_next(),
                         KeyCode::Up | KeyCode::Char('k') => model.choose_previous(),

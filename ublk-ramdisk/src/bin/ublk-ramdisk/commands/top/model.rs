@@ -58,6 +58,7 @@ impl Model {
     /// The one disk that was named is gone.
     pub fn take(&mut self, (when, answer): Answer) -> Result<(), Failure> {
         let Asked { mut disks, silent } = answer?;
+        // A disk whose server lives but did not answer stays on the screen with its last figures.
         let kept = |disk: &&DeviceStats| silent.iter().any(|(id, _)| *id == disk.id);
         disks.extend(self.disks.iter().filter(kept).cloned());
         disks.sort_by_key(|disk| disk.id);
