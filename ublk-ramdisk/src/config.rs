@@ -195,6 +195,7 @@ impl Default for DeviceConfig {
     }
 }
 
+// The readers below judge one value alone. Rules between options are in `DeviceConfig::checked`.
 fn block_size(text: &str) -> Result<u32, String> {
     match size(text)? {
         bytes @ (512 | 1024 | 2048 | 4096) => Ok(bytes as u32),
@@ -211,6 +212,7 @@ fn physical_block_size(text: &str) -> Result<u32, String> {
 
 fn io_buffer(text: &str) -> Result<u32, String> {
     match size(text)? {
+        // Whole pages are checked later: the page size is a fact of the machine.
         bytes @ 1..=MAX_IO_BUFFER => Ok(bytes as u32),
         _ => Err("expected whole pages, up to 32M".to_owned()),
     }
@@ -222,6 +224,7 @@ fn data_path(text: &str) -> Result<Option<DataPath>, String> {
         "batch" => Ok(Some(DataPath::Batch)),
         "user-copy" => Ok(Some(DataPath::UserCopy)),
         "buffer" => Ok(Some(DataPath::Buffer)),
+        // Names of earlier versions: told what to use instead (L1).
         "plain" => Err("plain is called buffer".to_owned()),
         "get-data" => Err("get-data is gone, use user-copy".to_owned()),
         _ => Err("expected auto, batch, user-copy or buffer".to_owned()),
@@ -292,6 +295,7 @@ impl DeviceConfig {
         self.thp.unwrap_or(self.backing != Backing::Hugetlb)
     }
 
+    /// `page` is that of the machine, in bytes.
     fn check_blocks(&self, page: u64) -> Result<(), Failure> {
         if self.physical_block_size < self.block_size {
             return Err(Failure::usage(format!(
@@ -308,6 +312,7 @@ impl DeviceConfig {
         Ok(())
     }
 
+    /// The size in bytes: as typed, or that of a backing file, which must not be changed by the way.
     fn checked_size(&self, around: Surroundings) -> Result<u64, Failure> {
         let size = match (self.size, around.backing_length) {
             (0, Some(length)) => length,
@@ -325,6 +330,7 @@ impl DeviceConfig {
             }
             (size, _) => size,
         };
+        // A complaint names what the size came from.
         let named = match self.size {
             0 => format!("the length of {},", self.backing),
             _ => "--size".to_owned(),

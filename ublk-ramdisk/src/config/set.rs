@@ -61,6 +61,7 @@ impl fmt::Display for InForce {
     /// In one line, each as it can be typed; `none` if nothing differs from a disk without options.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
+        // Only what differs from a disk without options is worth a word.
         if self.pressure != Settings::default() {
             words.push(self.pressure.to_string());
         }

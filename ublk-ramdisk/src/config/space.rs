@@ -122,6 +122,7 @@ impl Default for SpaceConfig {
     }
 }
 
+/// In seconds; none for ever.
 fn default_timeout() -> Option<u64> {
     match DEFAULT_NO_SPACE_TIMEOUT {
         NoSpaceTimeout::After(time) => Some(time.as_secs()),
@@ -142,6 +143,7 @@ fn tables_and_page(size: u64, backing: &Backing) -> (u64, u64) {
         Backing::Hugetlb => HUGE_PAGE,
         Backing::Memfd | Backing::Tmpfs(_) => 4096,
     };
+    // Four bytes of table for each page.
     (size.div_ceil(page) * 4, page)
 }
 
@@ -206,11 +208,13 @@ impl MemoryOptions {
             }
             new.reclaim = reclaim;
         }
+        // Judged only when it is changed: what is in force has been judged.
         if let Some(limit) = self.memory_limit {
             new.memory_limit = limit.value().unwrap_or(0);
             new.check_size(size, backing)?;
         }
         match self.no_space_timeout {
+            // A 0 that is typed means for ever (E22). In the config 0 stands for --error-if-no-space.
             _ if self.error_if_no_space => new.no_space_timeout = Some(0),
             None => {}
             Some(OrOff::Off | OrOff::To(0)) => new.no_space_timeout = None,
@@ -237,6 +241,7 @@ impl SpaceConfig {
         }
         let new = Self {
             preallocate: asked.preallocate,
+            // Memory that was taken in advance is not given back by itself.
             reclaim: match asked.preallocate {
                 true => Reclaim::Off,
                 false => Reclaim::Zero,

@@ -169,6 +169,7 @@ impl SimConfig {
     fn check_load(&self) -> Result<(), Failure> {
         let (device, load) = (&self.device, &self.load);
         let (bs, block_size) = (load.bs, device.block_size);
+        // Otherwise every request would fail its check (H11).
         ensure(bs > 0 && bs.is_multiple_of(block_size.into()), || {
             format!("--bs {bs} is not a positive multiple of --block-size {block_size}")
         })?;
@@ -213,10 +214,12 @@ impl SimConfig {
     fn check_room(&self) -> Result<(), Failure> {
         let (device, load) = (&self.device, &self.load);
         let (jobs, per_queue, iodepth) = (load.jobs, self.jobs_per_queue(), load.iodepth);
+        // One software queue for each, and one for the script: their bits share a word.
         ensure(per_queue <= 63, || {
             let queues = device.queues;
             format!("--jobs {jobs} of --queues {queues}: more than 63 jobs to a queue")
         })?;
+        // The script's discards have the last tag of hardware queue 0.
         let spare = u32::from(self.has_script_requests());
         let tags = u32::from(per_queue) * u32::from(iodepth) + spare;
         ensure(tags <= device.depth.into(), || {
@@ -278,6 +281,7 @@ impl SimConfig {
     }
 }
 
+/// Status 2 with the line that `otherwise` makes, unless the rule holds.
 fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
     match holds {
         true => Ok(()),

@@ -97,11 +97,15 @@ impl Run<'_> {
     }
 
     /// Runs until all jobs are done. Returns what is stuck, if they never will be.
+    ///
+    /// One round does what is due, lets the workqueue's threads come to rest, and does what is due
+    /// then. Only if nothing is due, the clock moves to the next event.
     fn until_done(&mut self) -> Option<String> {
         let mut rounds = 0;
         loop {
             self.clock.settle();
             if self.do_what_is_due() {
+                // Counts rounds without a move of the clock.
                 rounds = MAX_ROUNDS.min(rounds) + 1;
                 let load = &self.config.load;
                 if rounds > MAX_ROUNDS && load.ops.is_none() && load.duration.is_some() {
@@ -117,6 +121,7 @@ impl Run<'_> {
             if self.next_sample.is_some_and(|at| at <= self.now()) {
                 self.sample();
             }
+            // After the sample: the last point of the time line shows the end.
             if self.is_over() {
                 return None;
             }
@@ -129,6 +134,8 @@ impl Run<'_> {
         }
     }
 
+    /// The jobs are done, and no discard of the script is in flight. Steps of the script that are
+    /// still to come do not count.
     fn is_over(&mut self) -> bool {
         self.device.jobs.iter().all(Job::is_done) && !self.device.script_is_busy()
     }
@@ -137,6 +144,7 @@ impl Run<'_> {
         self.device.script_is_busy() || self.device.in_flight() > 0
     }
 
+    /// The fault that the figures carry if nothing has happened for `patience`.
     fn what_is_stuck(&self) -> String {
         let in_flight = self.device.in_flight();
         let waits = |hctx: &u16| self.device.queue().snapshot(*hctx).usage > 0;
@@ -187,6 +195,7 @@ impl Run<'_> {
         self.next_step > first
     }
 
+    /// Takes a point of the time line and sets the time of the next.
     fn sample(&mut self) {
         let every = self.config.sample.map(|every| every.as_nanos() as u64);
         self.next_sample = every.map(|every| self.now() + every);
@@ -200,6 +209,7 @@ impl Run<'_> {
             for end in self.device.front_end.take_ends(job.number) {
                 any = true;
                 if job.is_loading() {
+                    // The check at the end is not part of the load.
                     self.load_end = end.at;
                 }
                 job.request_ended(end.tag, end.result, end.at);
@@ -253,6 +263,8 @@ impl Run<'_> {
 
     /// Moves the clock on until no worker sleeps on it: one that did when the clock is dropped would
     /// never wake, and its thread could not be joined.
+    ///
+    /// `end` is a bound, not a time that is waited for: it stops when no sleep is left.
     fn wind_up(&mut self) {
         self.device.quiet_down();
         let model = &self.config.model;

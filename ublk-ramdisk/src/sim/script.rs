@@ -72,6 +72,7 @@ fn options(text: &str) -> Result<SetOptions, String> {
         None => text.to_owned(),
     };
     // Nothing hangs in a long wait here, so it needs no --force.
+    // The parser of `ublk-ramdisk set` itself reads it, so both take the same.
     let words = ["set", "--force", &format!("--{option}")];
     let command = SetOptions::augment_args(Command::new("set"));
     let options = command
