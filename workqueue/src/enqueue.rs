@@ -13,12 +13,12 @@
 
 use crate::env::Env;
 use crate::error::{EnqueueError, Refusal};
-use crate::observe::trace::TraceEvent;
+use crate::observe::TraceEvent;
 use crate::pool::{context, registry, Pool, PoolGuard};
 use crate::pwq::Pwq;
 use crate::work::pointer::{self, claim, claim_for, offer, RawWorkItem};
-use crate::work::raw::Item;
 use crate::work::state::WorkState;
+use crate::work::Item;
 use crate::wq::queue::{QueueInner, DESTROYED, DESTROYING, DRAINING};
 use std::sync::{Arc, RwLockReadGuard};
 

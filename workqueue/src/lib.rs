@@ -70,9 +70,9 @@
 //! # Unsafe code
 //!
 //! Only in `sys/cpu.rs` and `sys/socket.rs` (system calls), `work/list.rs` (the intrusive list),
-//! `work/raw.rs`, `work/pointer.rs`, `work/mod.rs` (from pointer to item and back),
-//! `work/delayed.rs`, `wait/item.rs` (items with more behind the core), and where listed items are
-//! moved: `pool/run.rs`, `pool/rescuer.rs`, `wq/lifecycle.rs`.
+//! `work/pointer.rs`, `work/mod.rs` (from pointer to item and back), `work/delayed.rs`,
+//! `wait/item.rs` (items with more behind the core), and where listed items are moved:
+//! `pool/run.rs`, `pool/rescuer.rs`, `wq/lifecycle.rs`.
 //!
 //! What lies behind an item's core is reached by a cast of the raw pointer that the item was made
 //! from. A reference to the core is good for the core alone, also after a cast.
@@ -118,13 +118,13 @@ struct Readme;
 pub mod trace {
     pub use crate::observe::chrome::{save_chrome, write_chrome, ChromeEvent, ChromeWriter, Flow};
     pub use crate::observe::recorder::{moment, now, Moment, Own, Recorder, Recording, Timed};
-    pub use crate::observe::trace::{
+    pub use crate::observe::{
         drain, emit, is_on, start, start_on, stop, Phase, Record, Text, Value, MAX_ARGS,
     };
 }
 
-pub use env::config::{CreateAttempt, PanicInfo, PoolClass};
 pub use env::topology::{CpuPlace, Pod, Scope, Topology};
+pub use env::{CreateAttempt, PanicInfo, PoolClass};
 pub use error::{
     AllocError, AttrError, DisableOverflow, EnableUnderflow, EnqueueError, Refusal, StartError,
     WaitError,
@@ -135,7 +135,7 @@ pub use observe::snapshot::{
     NodeSnapshot, PoolSnapshot, QueueSample, QueueSnapshot, RescuerSnapshot, Sample, ScopeSnapshot,
     Snapshot,
 };
-pub use observe::trace::TraceEvent;
+pub use observe::TraceEvent;
 pub use pool::context::{
     blocking, current, is_rescuer, set_worker_desc, try_then_wait, worker_desc, BlockingGuard,
     CurrentWork,
@@ -150,8 +150,7 @@ pub use work::delayed::{DelayedWork, Modified};
 pub use work::pointer::{
     HasDelayedWork, HasWork, RawDelayedWorkItem, RawWorkItem, WorkItem, WorkItemPointer,
 };
-pub use work::raw::RawWork;
-pub use work::Work;
+pub use work::{RawWork, Work};
 pub use wq::attrs::{Attrs, Flags};
 pub use wq::builder::QueueBuilder;
 pub use wq::control::Control;

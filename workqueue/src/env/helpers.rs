@@ -4,14 +4,14 @@
 //! The timer thread expires delayed items and the two timers of each pool. The monitor does what
 //! takes long and what a worker may not do to its own pool; workers, timers and rescuers post. It
 //! never waits for an item to end: that may need a job behind the present one. The threads
-//! themselves are in [`crate::runtime::lifecycle`]. Kernel counterparts: `idle_cull_fn`,
-//! `pwq_release_workfn`, which run as items of a system queue there.
+//! themselves are in [`crate::runtime`]. Kernel counterparts: `idle_cull_fn`, `pwq_release_workfn`,
+//! which run as items of a system queue there.
 
 use super::Env;
 use crate::sys::clock::{Clock, Notify};
 use crate::sys::sync::Mutex;
 use crate::sys::timer::{Timed, TimerIndex};
-use crate::work::raw::TimedItem;
+use crate::work::TimedItem;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -3,36 +3,169 @@
 //! and the monitor's jobs. Nothing here knows a pool.
 //!
 //! Made once by [`crate::runtime`]; pools, queues and the [`crate::runtime::directory`] share it.
-//! Kernel counterparts: the global variables of `workqueue.c`.
+//! The settings and hooks are set with [`crate::RuntimeBuilder`] and read everywhere. Some things
+//! are logged once, or at growing distances: lacking rights, waits that may never end, functions
+//! that use the CPU for too long. Kernel counterparts: the global variables of `workqueue.c`,
+//! `pr_warn_once`, `wq_cpu_intensive_report`.
 
 pub(crate) mod topology;
-
-pub(crate) mod config;
 
 pub(crate) mod cpus;
 
 pub(crate) mod helpers;
 
-pub(crate) mod warnings;
-
 use crate::error::{AttrError, WaitError};
-use crate::observe::trace::{self, Sink, TraceEvent};
+use crate::observe::{self, Sink, TraceEvent};
 use crate::sys::clock::{after, Clock};
-use crate::sys::cpu;
 use crate::sys::cpuset::CpuSet;
+use crate::sys::sync::Mutex;
 use crate::sys::timer::Timers;
 use crate::sys::turn_scheduler::{Invitation, TurnScheduler};
-use crate::sys::user_code;
-use config::{Config, Hooks};
+use crate::sys::{call_user_code, cpu, log_safely};
 use cpus::{Cpus, Machine};
 use helpers::{Monitor, TimerEvent, Watchdog};
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicU8, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io};
-use topology::Topology;
-use warnings::Warnings;
+use topology::{Scope, Topology};
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) idle_timeout: Duration,
+    pub(crate) mayday_initial: Duration,
+    pub(crate) mayday_interval: Duration,
+    pub(crate) create_cooldown: Duration,
+    pub(crate) cpu_poll: Duration,
+    pub(crate) sample_period: Duration,
+    pub(crate) cpu_intensive_thresh: Duration,
+    pub(crate) cpu_intensive_warn: u64,
+    pub(crate) watchdog_thresh: Duration,
+    pub(crate) watchdog_abort_at: u32,
+    pub(crate) watchdog_abort_after: Duration,
+    pub(crate) cpu_accounting: bool,
+    pub(crate) strict_priority: bool,
+    pub(crate) power_efficient: bool,
+    pub(crate) force_rr_cpu: bool,
+    pub(crate) abort_on_panic: bool,
+    pub(crate) default_scope: Scope,
+    pub(crate) stack_size: usize,
+    pub(crate) bh_batch: BhBatch,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(300),
+            mayday_initial: Duration::from_millis(10),
+            mayday_interval: Duration::from_millis(100),
+            create_cooldown: Duration::from_secs(1),
+            cpu_poll: Duration::from_secs(1),
+            sample_period: Duration::from_millis(1),
+            cpu_intensive_thresh: Duration::from_millis(10),
+            cpu_intensive_warn: 4,
+            watchdog_thresh: Duration::from_secs(30),
+            watchdog_abort_at: 0,
+            watchdog_abort_after: Duration::ZERO,
+            cpu_accounting: true,
+            strict_priority: false,
+            power_efficient: false,
+            force_rr_cpu: false,
+            abort_on_panic: false,
+            default_scope: Scope::CacheShard,
+            stack_size: 2 << 20,
+            bh_batch: BhBatch {
+                items: 10,
+                time: Duration::from_millis(2),
+            },
+        }
+    }
+}
+
+/// What a BH thread does before it yields the CPU.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BhBatch {
+    pub(crate) items: usize,
+    pub(crate) time: Duration,
+}
+
+/// What a thread is to be created for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolClass {
+    /// A worker of a CPU's normal pool.
+    PerCpu,
+    /// A worker of a CPU's high-priority pool.
+    PerCpuHighpri,
+    /// A worker of an unbound pool.
+    Unbound,
+    /// The thread of a CPU's BH items.
+    Bh,
+    /// A queue's rescuer.
+    Rescuer,
+}
+
+/// One attempt to create a thread, as the hook sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateAttempt {
+    /// What for.
+    pub class: PoolClass,
+    /// The pool's CPU, if it has one.
+    pub cpu: Option<usize>,
+    /// 1 for the first attempt of a manager, then rising.
+    pub attempt: u32,
+}
+
+/// The argument of the panic hook.
+pub struct PanicInfo<'a> {
+    /// The queue's name.
+    pub workqueue: &'a str,
+    /// The item's function.
+    pub function: &'static str,
+    /// What the item panicked with.
+    pub payload: &'a (dyn Any + Send),
+}
+
+impl fmt::Debug for PanicInfo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PanicInfo")
+            .field("workqueue", &self.workqueue)
+            .field("function", &self.function)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) type CreateHook = Box<dyn Fn(&CreateAttempt) -> Result<(), i32> + Send + Sync>;
+
+pub(crate) type PanicHook = Box<dyn Fn(&PanicInfo<'_>) + Send + Sync>;
+
+pub(crate) type CpusHook = Box<dyn Fn(&CpuSet) + Send + Sync>;
+
+/// The hooks of one runtime.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    pub(crate) on_create_worker: Option<CreateHook>,
+    pub(crate) on_panic: Option<PanicHook>,
+    pub(crate) on_cpus_changed: Option<CpusHook>,
+}
+
+impl Hooks {
+    /// Called just before each real creation of a worker or rescuer.
+    pub(crate) fn before_create(&self, attempt: &CreateAttempt) -> Result<(), i32> {
+        self.on_create_worker.as_ref().map_or(Ok(()), |hook| {
+            call_user_code(|| hook(attempt)).unwrap_or(Err(libc::EAGAIN))
+        })
+    }
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hooks")
+    }
+}
 
 /// Queues can be made and items enqueued; nothing runs.
 pub(crate) const EARLY: u8 = 0;
@@ -78,7 +211,7 @@ impl Env {
     ) -> Self {
         cpu::watch_forks();
         if sink.is_some() {
-            trace::add_callback();
+            observe::add_callback();
         }
         let cpus = Cpus::new(machine, config.default_scope);
         Self {
@@ -144,19 +277,19 @@ impl Env {
 
     /// Hands an event to the callback and the records. Costs one relaxed load if there is neither.
     pub(crate) fn trace<'a>(&self, event: impl FnOnce() -> TraceEvent<'a>) {
-        if !trace::anyone_listens() {
+        if !observe::anyone_listens() {
             return;
         }
         let event = event();
         if let Some(sink) = &self.trace_sink {
-            let _ignored = user_code::call(|| sink(&event));
+            let _ignored = call_user_code(|| sink(&event));
         }
-        trace::record_event(&event);
+        observe::record_event(&event);
     }
 
     /// True if an event would go to a callback or a record.
     pub(crate) fn is_traced(&self) -> bool {
-        trace::anyone_listens() && (self.trace_sink.is_some() || trace::is_on())
+        observe::anyone_listens() && (self.trace_sink.is_some() || observe::is_on())
     }
 
     /// How much CPU time a run may use before others may begin beside it; zero for no limit.
@@ -223,5 +356,128 @@ impl Env {
             let _seated = invitation.map(Invitation::accept);
             body();
         })
+    }
+}
+
+/// What has been warned of.
+#[derive(Debug, Default)]
+struct Warnings {
+    once: Mutex<HashSet<(&'static str, i32)>>,
+    /// Queues and functions whose waits have been warned of.
+    waits: Mutex<HashSet<(String, &'static str)>>,
+    cpu_intensive: CpuIntensiveCounts,
+}
+
+/// Functions that are counted; further ones are not warned of.
+const TRACKED: usize = 128;
+
+/// How often each function has used the CPU for too long.
+#[derive(Debug, Default)]
+struct CpuIntensiveCounts {
+    seen: Mutex<HashMap<&'static str, u64>>,
+}
+
+/// True for violation number `from`, and then at distances that double.
+fn is_worth_a_warning(violation: u64, from: u64) -> bool {
+    violation >= from && (violation - from + 1).is_power_of_two()
+}
+
+impl CpuIntensiveCounts {
+    /// Counts a violation and returns its number; None if the table is full.
+    fn count(&self, function: &'static str) -> Option<u64> {
+        let mut seen = self.seen.lock();
+        if seen.len() >= TRACKED && !seen.contains_key(function) {
+            return None;
+        }
+        let violations = seen.entry(function).or_default();
+        *violations += 1;
+        Some(*violations)
+    }
+}
+
+impl Env {
+    /// True at the first call with these arguments.
+    pub(crate) fn first_time(&self, what: &'static str, detail: i32) -> bool {
+        self.warnings.once.lock().insert((what, detail))
+    }
+
+    /// True at the first call with this queue and function.
+    pub(crate) fn first_wait_warning(&self, queue: &str, function: &'static str) -> bool {
+        self.warnings
+            .waits
+            .lock()
+            .insert((queue.to_owned(), function))
+    }
+
+    pub(crate) fn warn_nice_denied(&self, nice: i32) {
+        if self.first_time("nice", 0) {
+            log_safely!(warn, "workqueue: no right to run threads at nice {nice}, they run at the process's; CAP_SYS_NICE or RLIMIT_NICE is needed");
+        }
+    }
+
+    /// Counts, and perhaps logs, that a run of this function has used the CPU for too long.
+    /// # Context: no lock of the crate held.
+    pub(crate) fn note_cpu_intensive(&self, function: &'static str) {
+        let from = self.config.cpu_intensive_warn;
+        if from == 0 {
+            return;
+        }
+        let number = self.warnings.cpu_intensive.count(function);
+        if let Some(number) = number.filter(|&n| is_worth_a_warning(n, from)) {
+            let limit = self.cpu_intensive_thresh();
+            log_safely!(
+warn,
+                "workqueue: {function} has used the CPU for more than {limit:?} {number} times; an unbound queue would suit it better"
+            );
+        }
+    }
+
+    pub(crate) fn item_panicked(
+        &self,
+        workqueue: &str,
+        function: &'static str,
+        payload: Box<dyn Any + Send>,
+    ) {
+        log_safely!(error, "workqueue: {function} on {workqueue} panicked");
+        if self.config.abort_on_panic {
+            std::process::abort();
+        }
+        if let Some(hook) = &self.hooks.on_panic {
+            let info = PanicInfo {
+                workqueue,
+                function,
+                payload: &*payload,
+            };
+            let _ignored = call_user_code(|| hook(&info));
+        }
+        let _ignored = call_user_code(|| drop(payload));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::OnceLock;
+
+    #[test]
+    fn s05_14_warnings_come_at_distances_that_double() {
+        let worth: Vec<u64> = (1..=40).filter(|&n| is_worth_a_warning(n, 4)).collect();
+        assert_eq!(worth, [4, 5, 7, 11, 19, 35]);
+    }
+
+    #[test]
+    fn s05_14_128_functions_are_kept_count_of() {
+        let counts = CpuIntensiveCounts::default();
+        // Functions have names for ever.
+        static NAMES: OnceLock<Vec<String>> = OnceLock::new();
+        let names = NAMES.get_or_init(|| (0..130).map(|n| format!("f{n}")).collect());
+        for name in &names[..TRACKED] {
+            assert_eq!(counts.count(name), Some(1));
+        }
+        assert_eq!(
+            (counts.count(&names[128]), counts.count(&names[129])),
+            (None, None)
+        );
+        assert_eq!(counts.count(&names[0]), Some(2));
     }
 }

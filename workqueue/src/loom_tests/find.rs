@@ -7,7 +7,7 @@
 use crate::wait::{find, NoPool, Place, Places};
 use crate::work::list::Inbox;
 use crate::work::pointer::{claim, claim_for, offer};
-use crate::work::raw::Item;
+use crate::work::Item;
 use crate::{Work, WorkItem};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex, MutexGuard};

@@ -16,7 +16,7 @@ use crate::pool::PoolState;
 use crate::sys::sync::Parker;
 use crate::work::list::Inbox;
 use crate::work::pointer::{claim, offer};
-use crate::work::raw::Item;
+use crate::work::Item;
 use crate::{Refusal, Work, WorkItem};
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex, MutexGuard};

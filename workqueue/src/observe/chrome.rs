@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writes what was recorded as a trace file for Perfetto (ui.perfetto.dev) and chrome://tracing.
 //!
-//! Takes over from [`super::trace`]. The format is the "JSON object format" of Chrome's trace
+//! Takes over from [`super::drain`]. The format is the "JSON object format" of Chrome's trace
 //! viewer: times in microseconds, one object per event, the names of threads as metadata.
 
 use super::recorder::Recording;
-use super::trace::{drain, Phase, Record, Value};
+use super::{drain, Phase, Record, Value};
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -216,7 +216,7 @@ impl<W: Write> ChromeWriter<W> {
         )
     }
 
-    /// Writes what [`super::trace::drain`] has found, with the names of the threads.
+    /// Writes what [`super::drain`] has found, with the names of the threads.
     pub fn recording(&mut self, recording: &Recording<Record>) -> io::Result<()> {
         for (tid, name) in &recording.threads {
             self.thread(*tid, name)?;

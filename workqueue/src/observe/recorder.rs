@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rings of records, one per thread, for records of any kind: the workqueue's own are in
-//! [`super::trace`], a program may keep its own beside them.
+//! Rings of records, one per thread, for records of any kind: the workqueue's own are in [`super`],
+//! a program may keep its own beside them.
 //!
 //! The start of a recording makes all rings: one for each existing thread, and some for later ones.
 //! A thread takes one at its first record, and from then on no other thread writes there; so
@@ -9,9 +9,8 @@
 //! Kernel counterpart: `struct ring_buffer_per_cpu`, which overwrites likewise.
 
 use crate::sys::clock::VirtualClock;
-use crate::sys::cpu;
-use crate::sys::short_text::ShortText;
 use crate::sys::sync::Mutex;
+use crate::sys::{cpu, ShortText};
 use std::cell::{Cell, RefCell};
 use std::collections::TryReserveError;
 use std::fs::{self, File};

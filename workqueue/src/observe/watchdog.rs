@@ -13,8 +13,7 @@ use crate::pool::{sampler, Pool};
 use crate::runtime::directory::Directory;
 use crate::runtime::Runtime;
 use crate::sys::clock::{after, Clock};
-use crate::sys::cpu;
-use crate::sys::user_code::log_safely;
+use crate::sys::{cpu, log_safely};
 use std::fs;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -114,7 +113,7 @@ fn abort_if_asked(dir: &Directory, stalls: &[Stall]) {
         error,
         "workqueue: aborting the process, as asked for at {why}"
     );
-    let _ignored = crate::sys::user_code::call(|| log::logger().flush());
+    let _ignored = crate::sys::call_user_code(|| log::logger().flush());
     std::process::abort();
 }
 

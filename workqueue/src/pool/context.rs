@@ -10,9 +10,8 @@
 use super::worker_state::{Sample, Wake, WorkerState};
 use super::{Pool, PoolKind, PoolState};
 use crate::pwq::Pwq;
-use crate::sys::cpu;
-use crate::sys::short_text::ShortText;
-use crate::work::raw::Identity;
+use crate::sys::{cpu, ShortText};
+use crate::work::Identity;
 use crate::wq::queue::QueueInner;
 use std::cell::RefCell;
 use std::marker::PhantomData;

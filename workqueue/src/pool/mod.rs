@@ -41,7 +41,7 @@ use crate::sys::sync::{Condvar, Mutex, OwnLine};
 use crate::sys::timer::TimerIndex;
 use crate::sys::turn_scheduler;
 use crate::work::list::{Inbox, ItemList, Marks};
-use crate::work::raw::{Identity, Item};
+use crate::work::{Identity, Item};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, MutexGuard};

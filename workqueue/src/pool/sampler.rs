@@ -8,8 +8,7 @@
 
 use super::worker_state::{Sample, WorkerFlags, WorkerState};
 use super::{Pool, PoolGuard, PoolState};
-use crate::sys::cpu;
-use crate::sys::user_code::log_safely;
+use crate::sys::{cpu, log_safely};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;

@@ -8,10 +8,10 @@
 //! made after a success. What the standard library allocates for a thread stays outside. Kernel
 //! counterparts: `struct worker`, `enum worker_flags`; `alloc_worker`, without that care.
 
-use crate::sys::short_text::ShortText;
 use crate::sys::sync::{Completion, Mutex, Parker};
+use crate::sys::ShortText;
 use crate::work::list::ItemList;
-use crate::work::raw::Identity;
+use crate::work::Identity;
 use bitflags::bitflags;
 use std::sync::Arc;
 use std::thread::JoinHandle;

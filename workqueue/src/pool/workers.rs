@@ -7,7 +7,7 @@
 
 use super::worker_state::{Current, Wake, WorkerFlags, WorkerState, WorkerThread};
 use crate::sys::sync::Parker;
-use crate::work::raw::Identity;
+use crate::work::Identity;
 use std::sync::Arc;
 
 const BUCKETS: usize = 64;

@@ -11,7 +11,7 @@
 pub(crate) mod nr_active;
 
 use crate::env::helpers::Job;
-use crate::observe::trace::TraceEvent;
+use crate::observe::TraceEvent;
 use crate::pool::worker_state::Wake;
 use crate::pool::{Pool, PoolState};
 use crate::work::list::ItemList;

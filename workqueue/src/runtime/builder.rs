@@ -2,16 +2,15 @@
 //! The settings of a runtime. All constants of the design can be set, so that tests need not wait.
 
 use super::Runtime;
-#[cfg(feature = "test-hooks")]
-use crate::env::config::CreateAttempt;
-#[cfg(test)]
-use crate::env::config::CreateHook;
-use crate::env::config::{BhBatch, Config, Hooks, PanicInfo};
 use crate::env::cpus::{AllowedHook, Machine};
 use crate::env::topology::{Scope, Topology};
-use crate::env::Env;
+#[cfg(feature = "test-hooks")]
+use crate::env::CreateAttempt;
+#[cfg(test)]
+use crate::env::CreateHook;
+use crate::env::{BhBatch, Config, Env, Hooks, PanicInfo};
 use crate::error::StartError;
-use crate::observe::trace::{Sink, TraceEvent};
+use crate::observe::{Sink, TraceEvent};
 use crate::sys::clock::{Clock, VirtualClock};
 use crate::sys::cpuset::CpuSet;
 use std::sync::Arc;

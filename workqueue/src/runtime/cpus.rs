@@ -17,9 +17,9 @@ use crate::pool::context::blocking;
 use crate::pool::worker::create_worker;
 use crate::pool::worker_state::WorkerFlags;
 use crate::pool::{registry, Pool, PoolKind};
+use crate::sys::call_user_code;
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Completion;
-use crate::sys::user_code;
 use crate::wq::queue::{QueueInner, DESTROYING};
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl Directory {
     /// or before that thread exists.
     pub(crate) fn update_cpus(self: &Arc<Self>) {
         self.retry_bh_threads();
-        let allowed = user_code::call(|| self.env.cpus.allowed()).flatten();
+        let allowed = call_user_code(|| self.env.cpus.allowed()).flatten();
         let allowed = allowed.unwrap_or_else(|| self.env.cpus.known());
         let online = match self.env.cpus.wanted() {
             Some(wanted) => allowed.and(&wanted),
@@ -45,7 +45,7 @@ impl Directory {
                 .as_ref()
                 .filter(|_| now != before)
             {
-                let _ignored = user_code::call(|| hook(&now));
+                let _ignored = call_user_code(|| hook(&now));
             }
         }
     }

@@ -7,16 +7,15 @@
 //! The owner of PENDING arms the timer.
 
 use super::pointer::{self, claim, offer, RawDelayedWorkItem, WorkItem};
-use super::raw::{Item, RawTimed, RawWork, Returned, TimedItem};
-use super::Work;
+use super::{Item, RawTimed, RawWork, Returned, TimedItem, Work};
 use crate::enqueue::{self, Entry};
 use crate::env::helpers::TimerEvent;
 use crate::error::{DisableOverflow, EnableUnderflow, EnqueueError, Refusal, WaitError};
 use crate::sys::clock::after;
+use crate::sys::log_safely;
 use crate::sys::sync::modelled::back_off;
 use crate::sys::sync::Mutex;
 use crate::sys::timer::TimerIndex;
-use crate::sys::user_code::log_safely;
 use crate::wait::item::{self, flush_item, Busy, Grab};
 use crate::wq::queue::QueueInner;
 use std::convert::Infallible;

@@ -5,7 +5,7 @@
 //! list; that is why the head is a link of its own with a fixed address. Kernel counterparts:
 //! `struct list_head`, and `struct llist_head` for the [`Inbox`].
 
-use super::raw::{Item, RawWork};
+use super::{Item, RawWork};
 use crate::sys::sync::modelled::{AtomicPtr, Ordering};
 use std::cell::UnsafeCell;
 use std::ptr::{self, NonNull};

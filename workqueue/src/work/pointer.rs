@@ -6,9 +6,8 @@
 //! pointer back. Counterpart: the traits of the same names in the kernel's Rust bindings; their
 //! enqueue closure is replaced by two conversions, because here a refusal gives the pointer back.
 
-use super::raw::{Item, RawWork, Returned, VTable};
 use super::state::{Claim, WorkState};
-use super::Work;
+use super::{Item, RawWork, Returned, VTable, Work};
 use crate::error::{EnqueueError, Refusal};
 use std::any::type_name;
 use std::marker::PhantomData;

@@ -9,8 +9,8 @@ use super::OwnedQueue;
 use crate::error::{AllocError, AttrError};
 use crate::pwq::{NodeActive, PwqStats};
 use crate::runtime::directory::Directory;
-use crate::sys::short_text::{self, ShortText, SHORT_TEXT_LEN};
 use crate::sys::sync::Mutex;
+use crate::sys::{cut_short, ShortText, SHORT_TEXT_LEN};
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, RwLock};
 
@@ -219,7 +219,7 @@ fn checked_name(name: &str) -> Result<String, AllocError> {
     if name.is_empty() || name.contains('\0') {
         return Err(AllocError::BadName(name.to_owned()));
     }
-    let kept = short_text::cut(name);
+    let kept = cut_short(name);
     if kept != name {
         log::warn!(
             "workqueue: queue name {name} is longer than {SHORT_TEXT_LEN} bytes; cut to {kept}"

@@ -14,9 +14,8 @@ use crate::pool::{context, registry, Pool, PoolKind, PoolState};
 use crate::pwq::{self, NodeActive, Pwq};
 use crate::runtime::directory::Directory;
 use crate::sys::cpuset::CpuSet;
-use crate::sys::user_code::{self, log_safely};
-use crate::work::list;
-use crate::work::raw::Item;
+use crate::sys::{call_user_code, log_safely};
+use crate::work::{list, Item};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -378,7 +377,7 @@ impl QueueInner {
     fn discard(&self) {
         for pwq in self.pwqs() {
             while let Some(item) = take_any(&pwq) {
-                let _ignored = user_code::call(|| drop(item));
+                let _ignored = call_user_code(|| drop(item));
             }
         }
     }

@@ -13,8 +13,6 @@ pub(crate) mod builder;
 
 pub(crate) mod lifecycle;
 
-pub(crate) mod limits;
-
 pub(crate) mod control;
 
 pub(crate) mod system;

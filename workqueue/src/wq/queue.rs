@@ -2,7 +2,7 @@
 //! What the crate keeps for a queue: its pwqs, its flushes, its limits, its rescuer.
 //!
 //! Made by [`super::builder`]. The functions on it are where they belong: pwqs in
-//! [`super::lifecycle`], limits in [`super::limits`], flushes in [`crate::wait::flush`], the
+//! [`super::lifecycle`], limits in [`super::control`], flushes in [`crate::wait::flush`], the
 //! rescuer's thread in [`crate::pool::rescuer`]. Kernel counterparts: `struct workqueue_struct`,
 //! `struct wq_flusher`, `wq->maydays`.
 
@@ -11,9 +11,8 @@ use crate::env::helpers::Job;
 use crate::env::Env;
 use crate::pwq::{NodeActive, Pwq, PwqStats};
 use crate::runtime::directory::Directory;
-use crate::sys::short_text::ShortText;
-use crate::sys::sync::modelled;
-use crate::sys::sync::{Completion, Mutex, Parker};
+use crate::sys::sync::{modelled, Completion, Mutex, Parker};
+use crate::sys::ShortText;
 use crate::work::state::COLORS;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
