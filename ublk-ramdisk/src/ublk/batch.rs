@@ -2,6 +2,17 @@
 //! The queue loop of the `batch` data path (F14): one multishot FETCH brings
 //! tags by the handful, their bytes are moved by USER_COPY, and one COMMIT takes
 //! the results of all that ended together.
+//!
+//! One turn of the loop:
+//!
+//! ```text
+//! arm the mailbox, submit what is queued, sleep if there is nothing to do
+//! each completion   FETCH: its tags are checked, to `arrived` or, if refused, to `results`
+//!                   COMMIT: its elements are free, or the rest is sent again
+//! mailbox           what workers have ended, to `results`
+//! insert            `arrived` into the mirror; what ends at once, to `results`
+//! commit            all `results` in one COMMIT, sent by the next turn
+//! ```
 
 use std::mem::size_of;
 use std::os::fd::AsFd;

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How a request's bytes get from the client's pages to the store and back,
-//! apart from what the driver itself does when it is given a store address.
+//! How a request's bytes get from the client's pages to the store and back.
+//!
+//! | data path | READ | WRITE |
+//! |---|---|---|
+//! | `buffer` | store to the tag's buffer; the driver copies on at the COMMIT | the driver has filled the tag's buffer; from there to the store |
+//! | `user-copy`, `batch` | pwrite of store memory, or of zeros, to /dev/ublkcN | pread from /dev/ublkcN into store memory |
+//!
+//! A READ of pages and holes together is gathered in the tag's buffer on every path (G11).
 //!
 //! Copies between server memory go through libc's memcpy and memset, not through
 //! Rust references: the store is shared with the kernel, and clients may have

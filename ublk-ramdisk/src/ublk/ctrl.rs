@@ -342,6 +342,9 @@ impl Control {
     }
 
     /// Sends one command and waits until the driver has carried it out or refused it.
+    ///
+    /// Never returns while the driver may still use the buffer: a command that was sent is waited for,
+    /// also past signals and errors of the ring.
     fn send(&mut self, name: &'static str, op: u32, command: CtrlCmd) -> Result<(), CtrlError> {
         if self.stale {
             self.ring = new_ring()?;

@@ -2,6 +2,14 @@
 //! A device's life as its server sees it: add, set up, start, serve, resize,
 //! stop, delete (F1). Whatever fails before the disk is there is undone (L2).
 //!
+//! 1. [`Device::create`] opens the store, sends ADD_DEV and SET_PARAMS, opens /dev/ublkcN, starts a
+//!    thread for each queue and sends START_DEV. The disk is LIVE.
+//! 2. [`Device::set`], [`Device::resize`] and [`Device::stats`] work beside the I/O.
+//! 3. [`Device::stop`] lets go of what is held back and sends STOP_DEV. The queue threads see -ENODEV
+//!    and end. Their rings, the mirror and the last hold on /dev/ublkcN go after them.
+//! 4. [`Device::delete`] does step 3 if need be, and frees the id. [`Device::leave_stopped`] leaves
+//!    the id taken. Dropping the device deletes it.
+//!
 //! All of it runs on a thread that is none of the queues' (F3, F21).
 
 use std::os::fd::BorrowedFd;

@@ -7,6 +7,15 @@
 //! the following is missed: a use that begins after the look, a process of another pid namespace, a
 //! descriptor on its way through a socket, a file registered with io_uring whose descriptor is
 //! closed, and a driver that opens the disk without holding it (nvmet).
+//!
+//! | use | found by |
+//! |---|---|
+//! | a mount | /proc/PID/mountinfo, once for each mount namespace |
+//! | swap | /proc/swaps |
+//! | device mapper, md, bcache | `holders` of the disk in sysfs |
+//! | a loop device | `loop/backing_file` of each loop device in sysfs |
+//! | an open or mapped node | /proc/PID/fd and /proc/PID/map_files |
+//! | whatever holds the disk, also where /proc does not show it | an open with O_EXCL |
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the disk tells the block layer about itself (H1, H2, H5, H6), and which
 //! features its driver is asked for.
+//!
+//! | feature | asked for | without it |
+//! |---|---|---|
+//! | USER_COPY, BATCH_IO | by the data path | the next path; status 3 if the path was named |
+//! | UPDATE_SIZE | wherever offered | `resize` is refused |
+//! | SAFE_STOP_DEV | wherever offered | users are looked for, then an exclusive open: see `openers` |
+//! | NO_AUTO_PART_SCAN | with --no-partition-scan | one warning, and the kernel scans |
 
 use super::abi::{self, DeviceInfo, ParamBasic, ParamDiscard, Params};
 use super::features::{features, Features};

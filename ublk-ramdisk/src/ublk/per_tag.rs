@@ -4,6 +4,13 @@
 //! Serves the data paths `user-copy` and `buffer`. With `user-copy` the server copies before it
 //! commits, and no command names an address. With `buffer` every command names the tag's buffer,
 //! which the driver copies a WRITE into and a READ out of (G5).
+//!
+//! The life of a tag:
+//!
+//! ```text
+//! FETCH -> completes with 0: a request -> mirror -> COMMIT_AND_FETCH -> completes with 0 -> ...
+//!       -> completes with -ENODEV: the tag is the driver's again, which ends its life here (F4)
+//! ```
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -4,6 +4,14 @@
 //!
 //! A [`QueueRing`] belongs to the thread that made it and is never entered by
 //! another (F22).
+//!
+//! A completion is told by its `user_data`:
+//!
+//! | `user_data` | completion of |
+//! |---|---|
+//! | a tag | a command per tag |
+//! | kind in the upper half, index in the lower | a batch command |
+//! | the two highest numbers | the watches: another queue has failed, the mailbox wakes this one |
 
 use std::fs::File;
 use std::io;

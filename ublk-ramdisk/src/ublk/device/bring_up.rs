@@ -196,6 +196,7 @@ impl Device {
         Ok(cpus.collect::<Result<_, _>>()?)
     }
 
+    /// Starts the thread of one queue. It answers through `ready`, once.
     fn start_queue(
         &mut self,
         queue: u16,
