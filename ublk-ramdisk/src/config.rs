@@ -5,6 +5,13 @@
 //! store would refuse is refused here, with the value and the accepted range. Pure: facts about
 //! the machine come in as [`Surroundings`]. Each group of options is one struct: read by the
 //! command line, judged here, sent to a server, and in force.
+//!
+//! | options | read as | judged by | in force as |
+//! |---|---|---|---|
+//! | of `add` and `sim` | [`DeviceConfig`] | [`DeviceConfig::checked`] | the same, with size, pressure and memory filled in |
+//! | for memory | [`space::MemoryOptions`] | [`space::SpaceConfig::check`], on a running disk `applied_to` | [`space::SpaceConfig`] |
+//! | for pressure | [`PressureOptions`] | [`check_pressure`] | [`Settings`] |
+//! | of `set` | [`set::SetOptions`] | the two above | [`set::InForce`] |
 
 pub mod set;
 pub mod space;

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Counters of the I/O path. Each queue's are written by its own thread, and read by
 //! anyone without a lock (K6).
+//!
+//! [`QueueCounters`] counts at the front end: all that arrive and all that end. The mirror counts
+//! what enters it ([`HctxCounters`]). Requests that failed their check (H11) make the difference.
+//! [`DeviceStats`] has both, with what the store, the pressure and kblockd know. It is what the server
+//! sends, and `stats`, `top` and the files of `debugfs` show.
 
 pub mod files;
 

@@ -4,6 +4,16 @@
 //!
 //! What is due at one time is done in this order: the workqueue's timers, requests whose service is
 //! over, the script, the jobs, the time line.
+//!
+//! A round:
+//!
+//! ```text
+//! settle       the workqueue's threads run until each of them waits
+//! what is due  services end, the script acts, jobs hear of ends and make requests
+//! again        as long as anything happened, at the same time
+//! sample       a point of the time line, if it is due
+//! move         the clock goes to the next event; without one the run is stuck
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;

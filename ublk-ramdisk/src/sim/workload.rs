@@ -4,6 +4,12 @@
 //!
 //! A script may discard parts of a region at any time. What a block holds then is unknown until the
 //! next write that begins after the discard has ended.
+//!
+//! | request that ended | the block holds |
+//! |---|---|
+//! | WRITE | its generation, or unknown content if it failed |
+//! | DISCARD of the job | zeros (generation 0), or unknown content if it failed |
+//! | READ | what it held: it is compared if that is known |
 
 use super::config::{Load, Rw, SimConfig};
 use super::random::Random;

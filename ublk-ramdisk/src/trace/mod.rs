@@ -7,6 +7,10 @@
 //! costs one relaxed load. The workqueue's own events are recorded beside them, on the same clock.
 //! A [`Trace`] is written as a file for Perfetto or as lines like blktrace's.
 //!
+//! `event` says what is recorded. `timeline` merges both kinds of records, `visits` finds the way of
+//! each request through the threads, `chrome` and `text` write. `source_state` keeps what refuses
+//! requests now.
+//!
 //! ```
 //! use ublk_ramdisk::trace;
 //! let recording = trace::start(trace::Options::default())?;

@@ -5,6 +5,11 @@
 //! requests of all callers, so that a caller who sends nothing holds up nobody: each has a few
 //! seconds for its whole request. After a request that ends the server the connection stays open
 //! until the process is gone, so the command that asked knows when it may say "done".
+//!
+//! ```text
+//! command   {"op":"resize","bytes":1073741824,"force":false}
+//! server    "done"
+//! ```
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::AsFd;

@@ -3,6 +3,15 @@
 //!
 //! The parent forks while it has a single thread, waits at a pipe and returns the child's message.
 //! Of a child that ends without a message the parent reports its exit status or signal.
+//!
+//! ```text
+//!   add (parent)                      server (child)
+//!   make the pipe, fork
+//!   close the end for writing         close the end for reading
+//!   wait for a line                   leave the terminal, make the disk
+//!                                     say Ready or Failed
+//!   print the path, or the failure    serve, or end
+//! ```
 
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::fd::AsFd;

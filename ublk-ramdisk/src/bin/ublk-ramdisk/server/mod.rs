@@ -4,6 +4,16 @@
 //! `commands/add.rs` hands in a config; the device itself lives in `ublk/device.rs`. The main
 //! thread owns the device and does what the control socket and the [`watch`] thread ask of it;
 //! requests of the disk never come through here.
+//!
+//! | thread | does |
+//! |---|---|
+//! | main | owns the device, carries out requests and orders one after the other |
+//! | `control` | reads the requests of all commands, passes on whole ones |
+//! | `watch` | turns signals and the end of a queue thread into orders |
+//! | `log` | writes log lines; nobody else waits for the log |
+//! | `trace` | waits for the end of a recording, and sends it |
+//!
+//! Queue threads and workers belong to the device.
 
 pub mod control_socket;
 pub mod daemon;

@@ -5,6 +5,13 @@
 //! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`Served`]; `N.sock`,
 //! the control socket; and a directory `N` once `debugfs --files` was asked for. The lock alone
 //! says that a server lives; the others may be left over from one that was killed.
+//!
+//! | lock | state file | means |
+//! |---|---|---|
+//! | held | there | the device is served |
+//! | held | - | a server begins or ends |
+//! | free | there | the device was stopped and keeps its id, or its server was killed |
+//! | free | - | no device of this program |
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};

@@ -5,6 +5,12 @@
 //! It turns each event into an order and wakes the main loop. The first signal asks for an orderly
 //! end, the second for a forced one; if the main thread cannot even do that, the process exits and
 //! the kernel takes the disk away with it.
+//!
+//! | event | order | the main loop |
+//! |---|---|---|
+//! | first signal | terminate | stops the disk as soon as nobody uses it, and deletes it |
+//! | second signal | force | deletes the disk though it is used; has ten seconds for that |
+//! | a queue thread has ended | died | deletes what is left, status 1 |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
