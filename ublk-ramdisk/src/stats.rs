@@ -280,8 +280,8 @@ pub struct DeviceStats {
     pub kblockd: KblockdStats,
 }
 
-/// Each number per second, between two moments that are `seconds` apart. What tells a state and not
-/// an amount is that of the later one; the times are of the requests in between.
+/// Makes a rate per second of two readings of a counter, `seconds` apart. States are not rates: the
+/// later reading counts. Latencies are those of the requests in between.
 fn rate(seconds: f64) -> impl Fn(u64, u64) -> u64 {
     move |now, before| (now.saturating_sub(before) as f64 / seconds).round() as u64
 }
@@ -324,10 +324,10 @@ impl QueueStats {
 
 impl DeviceStats {
     /// What happened since an earlier moment, per second.
-    #[must_use]
     ///
     /// Never below 0, also if the disk was made anew in between. A queue that `earlier` lacks
     /// counts from 0.
+    #[must_use]
     pub fn per_second(&self, earlier: &Self, seconds: f64) -> Self {
         let how = rate(seconds.max(1e-9));
         let none = QueueStats::default();

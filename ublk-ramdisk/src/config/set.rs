@@ -45,7 +45,7 @@ pub struct InForce {
 }
 
 impl InForce {
-    /// Of a disk with these.
+    /// The settings in force of a disk with these values.
     pub fn new(pressure: Settings, space: &SpaceConfig, latency_sample: u32) -> Self {
         Self {
             pressure,

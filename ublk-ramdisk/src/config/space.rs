@@ -193,7 +193,8 @@ impl MemoryOptions {
         Ok(())
     }
 
-    /// The rules that come of it for a disk of this size. Those of `config` hold until then.
+    /// The rules for a disk of this size (bytes) with these options on top of `config`, those in
+    /// force.
     pub fn applied_to(
         &self,
         config: &SpaceConfig,

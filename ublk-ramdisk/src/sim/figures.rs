@@ -315,9 +315,9 @@ pub struct Verified {
 /// All figures of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figures {
-    /// Version of this form.
+    /// Version of this JSON form.
     pub version: u32,
-    /// What the random numbers followed from.
+    /// Seed of the random numbers (`--seed`).
     pub seed: u64,
     /// From the first request to the last end, without the check at the end.
     pub elapsed_ns: u64,

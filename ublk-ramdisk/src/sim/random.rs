@@ -2,8 +2,8 @@
 //! Pseudo-random numbers, the same for the same seed on every machine.
 
 /// SplitMix64: small, quick, and good enough to choose blocks by.
-#[derive(Clone, Debug)]
 /// The state only counts on; `scatter` makes a number of it.
+#[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 
 /// Turns numbers that differ in few bits into numbers that differ in many.

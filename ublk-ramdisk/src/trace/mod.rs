@@ -240,9 +240,9 @@ pub(crate) fn is_on() -> bool {
 }
 
 /// Records an event, and fills in its time, order and CPU. Called only if [`is_on`].
-#[cold]
 ///
 /// Cold: nearly always there is no recording, and then the caller's path stays short.
+#[cold]
 pub(crate) fn record(event: Event) {
     let moment = rings::moment();
     let event = Event {

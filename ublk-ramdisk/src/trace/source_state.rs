@@ -32,8 +32,8 @@ impl SourceState {
         self.device.store(label, Relaxed);
     }
 
-    #[inline]
     /// True from `Began` on, also under `Enospc`.
+    #[inline]
     pub(crate) fn refuses(&self) -> bool {
         self.state.load(Relaxed) != Pressing::Ceased as u8
     }

@@ -176,8 +176,8 @@ impl ClientData {
     }
 
     /// Copies a READ's bytes from `from` into the client's pages (USER_COPY).
-    #[inline]
     /// A READ of the client is a write to /dev/ublkcN.
+    #[inline]
     fn copy_out(&self, request: &Request, from: NonNull<u8>) -> Result<(), Status> {
         let position = abi::user_copy_position(self.queue, request.tag());
         let len = request.len() as usize;

@@ -32,7 +32,7 @@ impl Commit {
         self.len == 0
     }
 
-    /// Takes results up.
+    /// Puts results in, to be sent.
     ///
     /// # Panics
     /// There are more than there is room for: each tag has one result at most.

@@ -192,8 +192,8 @@ impl Control {
         Ok(Features(word))
     }
 
-    /// Adds a device. `info` holds the wishes and afterwards what the driver
-    /// made of them (A2, F8). Id `u32::MAX` lets the driver choose.
+    /// Adds a device. `info` is what is asked for, and afterwards what the driver granted (A2, F8).
+    /// Id `u32::MAX` lets the driver choose.
     ///
     /// # Errors
     /// EEXIST: the id is taken. EINVAL: a count, an id or a set of flags that the driver does not

@@ -49,7 +49,7 @@ pub struct Device {
     path: DataPath,
     /// The RAM disk behind the sources of pressure. The queues and kblockd hold it, too.
     driver: Arc<Driver>,
-    /// As it was asked for; of `space`, as it is now.
+    /// As it was asked for when the device was made. Only `space` is kept up to date.
     config: DeviceConfig,
     /// By queue; written by the queue thread, read for `stats`.
     counters: Vec<Arc<QueueCounters>>,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The features a ublk driver can offer, by bit, and what each is worth to a
-//! RAM disk. Which are there is always asked of the driver (`GET_FEATURES`),
-//! never concluded from a version number; the versions here are for messages.
+//! The features a ublk driver can offer, by bit, and what each gives a RAM disk. The driver is always
+//! asked which it has (`GET_FEATURES`): nothing is concluded from a version number. The versions here
+//! are for messages.
 
 /// A set of feature bits, as `GET_FEATURES` and `ADD_DEV` return it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

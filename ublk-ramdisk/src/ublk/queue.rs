@@ -78,7 +78,7 @@ impl QueueError {
         }
     }
 
-    /// What the user is told when it keeps a device from being made.
+    /// The failure of a device that cannot be made because of this.
     pub(super) fn failure(&self, queue: u16) -> Failure {
         Failure {
             exit: self.exit(),
@@ -178,10 +178,10 @@ impl QueueShared {
     }
 }
 
-/// A queue thread's binding to its CPUs, for those that see them come back: the kernel lets a
-/// thread whose last CPU leaves run anywhere, and does not call it back.
-#[derive(Debug, Default)]
+/// The CPUs that a queue thread is bound to. The kernel lets a thread run anywhere once its last CPU
+/// is offline, and does not bind it again: [`Binding::follow`] does.
 /// The thread's id in the kernel and its CPUs; none before the thread began and after it ended.
+#[derive(Debug, Default)]
 pub(super) struct Binding(Mutex<Option<(i32, Vec<usize>)>>);
 
 impl Binding {
@@ -247,8 +247,8 @@ impl UblkQueue {
         }
     }
 
-    #[inline]
     /// The checks of H11. The kernel has made them, but memory is not touched on its word alone.
+    #[inline]
     fn check(&self, tag: u16, descriptor: IoDesc) -> Result<Request, Status> {
         let op = operation(descriptor.op_flags).ok_or(Status::NotSupp)?;
         let limits = Limits {

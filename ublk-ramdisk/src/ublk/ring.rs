@@ -156,8 +156,8 @@ impl QueueRing {
         })
     }
 
-    /// Completions are run by this thread when it asks for them, where the
-    /// kernel has that (6.1); else as the kernel likes.
+    /// With DEFER_TASKRUN (6.1) the kernel's part of a completion runs when this thread asks for
+    /// completions. An older kernel refuses that with EINVAL, and gets COOP_TASKRUN.
     fn build(entries: u32) -> io::Result<IoUring> {
         let completions = entries * 2;
         let mut builder = IoUring::builder();

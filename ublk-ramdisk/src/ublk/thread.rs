@@ -133,7 +133,7 @@ impl QueueThread {
                 }
             }
             Err(error) => {
-                // The creator says it; said twice it would be two failures.
+                // The creator reports it. Reported here, too, it would look like two failures.
                 let _ = self.ready.send(Err(self.failure(&error)));
                 Ok(())
             }

@@ -72,9 +72,9 @@ pub fn ask_of(run_dir: &RunDir, id: u32, request: Request) -> Result<Reply, Fail
     }
 }
 
-/// Why a device cannot be asked. The driver itself is asked only now: what a living server does
-/// alone must not need a ring, which cannot be had while a CPU that leaves waits for requests
-/// (C27).
+/// Why a device cannot be asked. Opens the control ring only now: no ring can be made while a CPU
+/// that goes offline waits for requests (C27), and what a live server does alone must work then,
+/// too.
 pub fn unserved(id: u32) -> Failure {
     match Control::open() {
         Ok(mut control) => not_served(&mut control, id),

@@ -11,7 +11,8 @@ use crate::server::run_dir::RunDir;
 
 /// Resizes the device.
 pub fn run(args: &ResizeArgs) -> Result<Exit, Failure> {
-    // What no block size allows is bad usage whatever the device; the server knows its own.
+    // 512 is the smallest block size: what it does not allow is bad usage for every device. The
+    // server checks against the block size of its own.
     check_bytes("SIZE", args.size, 512)?;
     let request = Request::Resize {
         bytes: args.size,

@@ -11,10 +11,10 @@ use crate::cli::SetArgs;
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
-/// Changes what the device lives by.
+/// Changes the settings of a running disk, and prints those in force.
 pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
     let options = &args.options;
-    // What no disk can have is bad usage whichever it is.
+    // What is wrong for every disk is bad usage, and no server is asked.
     options.memory.check()?;
     check_pressure(&options.pressure.applied_to(&Settings::default()))?;
     let init = |injection: &Injection| matches!(injection, Injection::InitHctx(_));

@@ -22,7 +22,7 @@ pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
         return watch(&run_dir, args.id, period, &selection);
     }
     let Asked { disks, mut silent } = ask_all(&run_dir, args.id)?;
-    // Of the only one asked there is nothing to show but what is wrong.
+    // If the only disk asked is silent, there is nothing to show but the failure.
     if args.id.is_none() || silent.is_empty() {
         output::show(args.table.json, &disks, |disks| texts(disks, &selection))?;
     }

@@ -92,7 +92,7 @@ impl Listener {
         }
         let first = callers.iter().map(|caller| caller.deadline).min();
         let left = first.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // A part of a millisecond is a whole one, or the wait would end before the deadline.
+        // Rounded up, or the wait would end before the deadline.
         wait_readable(&files, left.map(|left| left.as_millis() as u16 + 1)).map(drop)
     }
 

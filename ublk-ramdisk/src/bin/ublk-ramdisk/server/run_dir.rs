@@ -38,8 +38,8 @@ impl RunDir {
     /// The directory of this machine, or the one the environment names.
     ///
     /// # Errors
-    /// Status 3 if somebody else than root and this user could write in it: what it says of the
-    /// servers would be his.
+    /// Status 3 if somebody else than root and this user could write in it, and so forge what it says
+    /// of the servers.
     pub fn of_this_machine() -> Result<RunDir, Failure> {
         let named = std::env::var_os(RUN_DIR_VARIABLE).filter(|value| !value.is_empty());
         let path = named.map_or_else(|| PathBuf::from(DEFAULT_RUN_DIR), PathBuf::from);
@@ -49,7 +49,7 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// A directory that is not there is nobody's.
+    /// Checks who can write in the directory. One that does not exist passes: `try_lock` makes it.
     fn check_owner(&self) -> io::Result<()> {
         let found = match fs::symlink_metadata(&self.0) {
             Ok(found) => found,
@@ -171,7 +171,7 @@ impl RunDir {
         }
     }
 
-    /// The device as its server last described it, be the server alive or not.
+    /// The device as its server last described it. The server need not live.
     /// None if there is no such file, or another version wrote it in a way that this one cannot read.
     pub fn state(&self, id: u32) -> Option<Served> {
         let text = fs::read_to_string(self.state_path(id)).ok()?;
