@@ -2,6 +2,7 @@
 //! Pseudo-random numbers, the same for the same seed on every machine.
 
 /// SplitMix64: small, quick, and good enough to choose blocks by.
+///
 /// The state only counts on; `scatter` makes a number of it.
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);

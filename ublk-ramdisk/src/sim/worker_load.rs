@@ -124,7 +124,7 @@ impl Hogs {
         clock: &Arc<VirtualClock>,
         (count, time): (u16, Duration),
     ) -> Result<Self, Failure> {
-        // Per CPU and of normal priority: kblockd is HIGHPRI (D1), so it has other workers.
+        // Per CPU and of normal priority. By default kblockd is HIGHPRI (D1) and has other workers.
         let queue = runtime.queue("hogs").flags(Flags::PERCPU).build();
         let queue = queue.map_err(|e| Failure::environment(format!("hogs cannot be made: {e}")))?;
         let stop = Arc::new(AtomicBool::new(false));

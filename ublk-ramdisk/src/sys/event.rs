@@ -13,7 +13,7 @@ pub fn eventfd() -> io::Result<OwnedFd> {
 }
 
 /// Makes the eventfd readable. It cannot fail before 2^64 - 1 signals.
-/// Wakes every poll of it. Needs no memory, so it also works from the workers of kblockd (D6).
+/// Wakes every poll of it. Allocates nothing here, so workers of kblockd may call it (D6).
 pub fn signal(event: BorrowedFd<'_>) {
     let _written = nix::unistd::write(event, &1u64.to_ne_bytes());
 }

@@ -259,7 +259,7 @@ impl Batch {
         if results.is_empty() {
             return;
         }
-        // None is free: the results stay, and go with the next turn. A COMMIT that ends brings it.
+        // None is free: the results stay until the turn in which a COMMIT has ended.
         let Some(index) = self.commits.iter().position(Commit::is_free) else {
             return;
         };

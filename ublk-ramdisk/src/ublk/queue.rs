@@ -180,7 +180,8 @@ impl QueueShared {
 
 /// The CPUs that a queue thread is bound to. The kernel lets a thread run anywhere once its last CPU
 /// is offline, and does not bind it again: [`Binding::follow`] does.
-/// The thread's id in the kernel and its CPUs; none before the thread began and after it ended.
+///
+/// Holds the thread's id in the kernel and its CPUs; none before the thread began and after it ended.
 #[derive(Debug, Default)]
 pub(super) struct Binding(Mutex<Option<(i32, Vec<usize>)>>);
 

@@ -179,7 +179,7 @@ pub fn flush() {
     }
 }
 
-/// The thread `log`: the only one that waits for the sink.
+/// The thread `log`: no other writes to the sink.
 fn write_lines(lines: &Receiver<Entry>, mut writer: Writer) {
     while let Ok(entry) = lines.recv() {
         let dropped = LOGGER

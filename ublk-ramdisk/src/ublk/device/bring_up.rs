@@ -45,7 +45,7 @@ impl Device {
             );
         }
         let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
-        // Before ADD_DEV: the likeliest failure leaves no device to delete.
+        // Before ADD_DEV: a store that cannot be opened leaves no device to delete.
         let store = backend::open_store(config)?;
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
@@ -54,8 +54,8 @@ impl Device {
         let node = CString::new(block_path(info.dev_id)).expect("no NUL");
         driver
             .disk()
-            // Anybody may send DEL_DEV. A removal waits for parked requests, so they must notice it
-            // (E22).
+            // Another process may delete the device. That waits for parked requests, so they must
+            // notice it (E22).
             .on_removal(move || !file::has_block_device(&node));
         // From here on dropping the device deletes it.
         let mut device = Device {

@@ -11,7 +11,7 @@ use crate::error::Failure;
 impl Device {
     /// Changes what the options name, and returns what is in force then. A failure changes nothing.
     pub fn set(&mut self, options: &SetOptions) -> Result<InForce, Failure> {
-        // First all that can be refused, then the changes, none of which fails.
+        // Whatever can be refused is judged before anything is changed.
         check_pressure(&options.pressure.applied_to(&self.driver.settings()))?;
         let space = backend::changed_memory(&self.config, self.driver.disk(), &options.memory)?;
         let mirror = self.mirror.as_ref();

@@ -178,8 +178,8 @@ impl Caller {
     }
 
     /// Sends the reply. A caller that is gone, or does not read, does not matter to the server.
-    /// Most replies come from the main thread: one that reads slowly holds it up for `TIMEOUT` at
-    /// most.
+    /// Most replies come from the main thread. A caller that reads slowly holds that up for `TIMEOUT`
+    /// at most.
     pub fn answer(&self, reply: &Reply) {
         let sent = self.0.set_nonblocking(false);
         let _ = sent.and_then(|()| write_line(&self.0, reply));

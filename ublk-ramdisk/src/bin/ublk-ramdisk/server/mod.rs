@@ -10,7 +10,7 @@
 //! | main | owns the device, carries out requests and orders one after the other |
 //! | `control` | reads the requests of all commands, passes on whole ones |
 //! | `watch` | turns signals and the end of a queue thread into orders |
-//! | `log` | writes log lines; nobody else waits for the log |
+//! | `log` | writes log lines; only a flush waits for it, for a second at most |
 //! | `trace` | waits for the end of a recording, and sends it |
 //!
 //! Queue threads and workers belong to the device.
