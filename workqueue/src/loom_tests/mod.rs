@@ -7,8 +7,6 @@ mod find;
 
 mod queue;
 
-mod inbox;
-
 mod wake;
 
-mod state;
+mod enqueue;

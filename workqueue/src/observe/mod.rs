@@ -278,7 +278,7 @@ pub fn emit(
     RECORDER.record(&OWN, record);
 }
 
-/// Empties all rings; see [`super::chrome`].
+/// Empties all rings; see [`crate::trace::write_chrome`].
 pub fn drain() -> Recording<Record> {
     RECORDER.drain(is_on())
 }

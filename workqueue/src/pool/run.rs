@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Runs items: from the moment an item leaves the worklist until nothing counts it any more.
 //!
-//! Used by [`super::worker`], [`super::bh`] and [`super::rescuer`]. Kernel counterparts:
-//! `process_one_work`, `assign_work`, `wq_worker_tick`.
+//! Used by [`super::worker`] and [`super::rescuer`]. Kernel counterparts: `process_one_work`,
+//! `assign_work`, `wq_worker_tick`.
 //!
 //! A *batch* is what a worker runs without sleeping. It keeps from one item to the next: the pwq,
 //! and the CPU time not counted yet. Reading a thread's CPU clock is a system call, which costs

@@ -175,7 +175,7 @@ pub(crate) unsafe fn move_chain(work: &RawWork, to: &mut ItemList, marks: &mut M
 /// the lock has promised that the lock will be taken again soon, by a thread that is on its way.
 /// Nothing is pushed to an inbox that is not owned. The next holder empties the inbox and clears
 /// the mark in one step. So the next holder finds the item, or the pusher learns that it has to
-/// take the lock. Model: `loom_tests/inbox.rs`.
+/// take the lock. Model: `loom_tests/enqueue.rs`.
 #[derive(Debug)]
 pub(crate) struct Inbox(AtomicPtr<Link>); // A
 

@@ -3,8 +3,8 @@
 //! queued one.
 //!
 //! Users embed a [`Work`] in a struct of their own and hand a pointer to it to a [`crate::Queue`].
-//! [`pointer`] turns the pointer into an [`Item`]; lists, timers and workers pass that on. Waiting
-//! and taking back are in [`crate::wait`]. Kernel counterpart: `struct work_struct` with
+//! [`pointer::offer`] turns the pointer into an [`Item`]; lists, timers and workers pass that on.
+//! Waiting and taking back are in [`crate::wait`]. Kernel counterpart: `struct work_struct` with
 //! `INIT_WORK`; shape and names follow the kernel's Rust bindings.
 //!
 //! While PENDING is set, exactly one [`Item`] exists for the work. It stands for the pointer that
