@@ -21,6 +21,7 @@ pub(crate) mod timer;
 #[cfg(feature = "control-socket")]
 pub(crate) mod socket;
 
+use std::any::Any;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::{fmt, mem};
 
@@ -78,13 +79,22 @@ pub(crate) fn call_user_code<R>(code: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(result) => Some(result),
         Err(payload) => {
-            // The payload's own drop may panic. What that panics with is leaked.
-            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                mem::forget(again);
-            }
+            drop_payload(payload);
             None
         }
     }
+}
+
+/// Drops what a panic was raised with. Its own drop may panic, with something that is dropped in
+/// turn; what is still there after some of these is leaked, as there may be no end.
+fn drop_payload(mut payload: Box<dyn Any + Send>) {
+    for _ in 0..8 {
+        match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            Ok(()) => return,
+            Err(next) => payload = next,
+        }
+    }
+    mem::forget(payload);
 }
 
 /// Logs at the named level; a logger that panics is ignored.
