@@ -7,12 +7,12 @@
 use super::work::Work;
 use super::workqueue::{Kind, QueueInner};
 use super::{Era, Event, MachineInner};
+use crate::sys::call_user_code;
 use crate::sys::cpu::{self, errno_of, spawn_quiet};
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::{Completion, Condvar, Mutex};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, MutexGuard, OnceLock, Weak};
 use std::thread::JoinHandle;
 
@@ -235,7 +235,7 @@ impl CpuWorkqueue {
         // From here on the item may be queued again, also on another CPU: nothing keeps it from
         // running there beside this run.
         work.release();
-        if catch_unwind(AssertUnwindSafe(|| work.call())).is_err() {
+        if call_user_code(|| work.call()).is_none() {
             log::error!(
                 "workqueue: legacy: {} on {} panicked",
                 work.name(),
@@ -247,7 +247,7 @@ impl CpuWorkqueue {
         drop(st);
         // Without the lock: either may be the last reference, and the closure's drop is the
         // caller's code.
-        drop((ended, work));
+        let _ignored = call_user_code(|| drop((ended, work)));
         self.lock()
     }
 

@@ -75,6 +75,41 @@ fn s13_06_an_item_that_waits_for_a_later_one_deadlocks_here_and_not_on_cmwq() {
     assert_eq!((q.stats().completed, q.stats().panicked), (2, 0));
 }
 
+/// What panics here: a function, what its panic was raised with, and what the function owned.
+#[test]
+fn s02_16_functions_and_drops_that_panic_end_no_thread_of_the_old_design() {
+    struct Unkind;
+    impl Drop for Unkind {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+    let m = on(1).build();
+    let q = m.create_singlethread_workqueue("lgp").unwrap();
+    let gate = Gate::new();
+    let closed = gate.clone();
+    let payload = Work::new("payload", move |_| {
+        closed.pass();
+        std::panic::panic_any(Unkind)
+    });
+    assert!(q.queue_work(&payload));
+    let owned = Unkind;
+    let owner = Work::new("owner", move |_| {
+        let _kept = &owned;
+    });
+    assert!(q.queue_work(&owner));
+    // The queue holds the last reference.
+    drop(owner);
+    gate.open();
+    q.flush_workqueue().unwrap();
+    let after = Log::new();
+    let ran = after.clone();
+    let last = Work::new("last", move |_| ran.add(()));
+    assert!(q.queue_work(&last));
+    q.flush_workqueue().unwrap();
+    assert_eq!(after.all().len(), 1, "the thread has ended");
+}
+
 /// Five items of one queue, each of which flushes it; gives their ends and what they were told.
 fn self_flushers(era: Era, name: &'static str) -> Vec<(usize, Result<(), WaitError>)> {
     listen();
