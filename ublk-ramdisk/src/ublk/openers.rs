@@ -59,7 +59,7 @@ pub fn stop_unused(
     // The driver has the last word where it can, but only this can name the user.
     // First because of the message: it names the users, where the driver says EBUSY only.
     refuse(id, "stopped", openers(id))?;
-    let mut _claimed = Vec::new();
+    let mut _claimed = None;
     if is_safe {
         match control.try_stop(id) {
             // There is no disk any more: what is left is to end the fetches.
@@ -106,18 +106,18 @@ fn refuse(id: u32, what: &str, users: Vec<String>) -> Result<(), Failure> {
     )))
 }
 
-/// Opens the disk and its partitions exclusively, which fails while anybody else holds one of them.
+/// Opens the disk exclusively, which fails while anybody else holds it or one of its partitions: to
+/// the kernel a partition that is held is a claim on the whole disk too. For the same reason the
+/// partitions are not opened as well, they would be refused because of this open.
 /// A disk that is gone has nothing to open.
-fn claim(id: u32, what: &str) -> Result<Vec<File>, Failure> {
-    let names = Disk::find(id).map_or_else(Vec::new, |disk| disk.names);
+fn claim(id: u32, what: &str) -> Result<Option<File>, Failure> {
     // On a thread of its own: an open that waits for the server must not hold up the server.
     let (opened, result) = mpsc::channel();
-    let open_all = move || {
-        let files = names.iter().map(|name| open_exclusively(name));
-        let files: Vec<_> = files.collect();
+    let open = move || {
+        let file = open_exclusively(id);
         OPENING.store(false, Ordering::Relaxed);
         // The receiver may have given up.
-        let _ = opened.send(files);
+        let _ = opened.send(file);
     };
     let waits = || vec!["an open of it waits, as a scan for partitions does".to_owned()];
     // A former thread still waits in its open: another would wait behind it.
@@ -125,40 +125,35 @@ fn claim(id: u32, what: &str) -> Result<Vec<File>, Failure> {
         refuse(id, what, waits())?;
     }
     let thread = std::thread::Builder::new().name("claim".to_owned());
-    let Ok(thread) = thread.spawn(open_all) else {
+    let Ok(thread) = thread.spawn(open) else {
         // No thread can be made: what /proc has told must do.
         OPENING.store(false, Ordering::Relaxed);
-        return Ok(Vec::new());
+        return Ok(None);
     };
-    let Ok(files) = result.recv_timeout(OPEN_TIMEOUT) else {
+    let Ok(file) = result.recv_timeout(OPEN_TIMEOUT) else {
         refuse(id, what, waits())?;
-        return Ok(Vec::new());
+        return Ok(None);
     };
     // It has nothing more to do.
     let _ = thread.join();
-    let mut claimed = Vec::new();
-    for file in files {
-        match file {
-            Ok(file) => claimed.push(file),
-            Err((name, error)) if error.raw_os_error() == Some(libc::EBUSY) => {
-                let user = format!("{name} is held, by a mount, swap or another driver");
-                refuse(id, what, vec![user])?;
-            }
-            // Gone meanwhile, or its node is not there: then nothing can be told.
-            Err(_) => {}
+    match file {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            let user = "it or a partition of it is held, by a mount, swap or another driver";
+            refuse(id, what, vec![user.to_owned()])?;
+            Ok(None)
         }
+        // Gone meanwhile, or its node is not there: then nothing can be told.
+        file => Ok(file.ok()),
     }
-    Ok(claimed)
 }
 
-fn open_exclusively(name: &str) -> Result<File, (String, io::Error)> {
+fn open_exclusively(id: u32) -> io::Result<File> {
     let mut options = File::options();
     options
         .read(true)
         // O_EXCL on a block device: refused with EBUSY while anything else holds it exclusively.
         .custom_flags(libc::O_EXCL | libc::O_NONBLOCK);
-    let opened = options.open(Path::new("/dev").join(name));
-    opened.map_err(|error| (name.to_owned(), error))
+    options.open(block_path(id))
 }
 
 /// The disk and its partitions, as sysfs shows them.

@@ -2,7 +2,8 @@
 //! H2, H5, H6, H8 and the features that a kernel may lack: what it can do is done, what it
 //! cannot is refused in the documented words.
 
-use std::os::unix::fs::FileExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use crate::disk::{try_add, Disk, MIB};
@@ -110,6 +111,8 @@ fn read_only() {
     let mut wanted = vec![0; MIB as usize];
     Rng::of_run(5).fill(&mut wanted);
     std::fs::write(&backing, &wanted).expect("written");
+    // One that others can open is refused.
+    std::fs::set_permissions(&backing, Permissions::from_mode(0o600)).expect("ours");
     for path in machine::data_paths() {
         let disk = Disk::add(&[&words[..], &["--read-only", "--data-path", path]].concat());
         assert_eq!(disk.sysfs_number("ro"), 1);

@@ -155,8 +155,9 @@ fn system_calls(path: &str, refused: &str) -> Outcome {
         // One that had nothing to do for minutes ends.
         ("kworker", call) if DEATH.contains(&call) => true,
         _ if refused == "0" => false,
-        // A run is queued, and a worker woken; the pool's lock is wanted by two at once.
-        (_, "futex" | "sched_yield") => true,
+        // A run is queued, and a worker woken; the pool's lock is wanted by two at once. Who looks
+        // for a run that another thread is just queueing looks again, after a short sleep.
+        (_, "futex" | "sched_yield" | "clock_nanosleep") => true,
         ("kworker", call) => ACCOUNTS.contains(&call) || BIRTH.contains(&call),
         _ => false,
     };

@@ -129,7 +129,14 @@ impl Store {
         if !new {
             return Self::with_named_file(file, path, size, huge_pages, new);
         }
-        let held = file.try_clone().map_err(open)?;
+        let held = match file.try_clone() {
+            Ok(held) => held,
+            Err(source) => {
+                // The first error is reported.
+                let _ = remove::this_file(path, &file);
+                return Err(open(source));
+            }
+        };
         let store = Self::with_named_file(file, path, size, huge_pages, new);
         match &store {
             Ok(store) => *lock(&store.made) = Some(path.to_owned()),

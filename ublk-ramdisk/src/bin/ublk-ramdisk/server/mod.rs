@@ -161,6 +161,7 @@ impl Front {
             let sender = sender.clone();
             move || sender.send(Event::Ordered).is_ok()
         });
+        let orders = orders.map_err(failed)?;
         let asked = move |caller, request| sender.send(Event::Asked(caller, request)).is_ok();
         listener.start(asked).map_err(failed)?;
         let served = Served {
@@ -182,7 +183,7 @@ impl Front {
         Ok(Front {
             lock,
             events,
-            orders: orders.map_err(failed)?,
+            orders,
             served,
             told_waiting: false,
         })
