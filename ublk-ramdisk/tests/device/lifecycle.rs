@@ -195,9 +195,11 @@ fn out_of_memory() -> Disk {
     Disk::add(&[&["--size", "32M"][..], &limit].concat())
 }
 
-/// Writes until a write fails, or to the end of the disk.
+/// Writes until a write fails, or to the end of the disk. Not zeros: their memory is taken back, and
+/// the writes would go on.
 fn fill(file: &fs::File) -> std::io::Result<()> {
-    let bytes = Buffer::new(MIB as usize);
+    let mut bytes = Buffer::new(MIB as usize);
+    bytes.fill(1);
     (0..32).try_for_each(|n| file.write_all_at(&bytes, n * MIB))
 }
 
