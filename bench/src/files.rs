@@ -98,7 +98,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> 
 struct Lines(usize);
 
 impl Lines {
-    /// Objects within so many others get a line for each member.
+    /// Depth of nesting up to which each member of an object gets a line of its own.
     const MOST: usize = 3;
 }
 

@@ -362,7 +362,7 @@ pub fn check_bytes(option: &str, bytes: u64, block_size: u64) -> Result<u64, Fai
     }
     if bytes > MAX_SIZE {
         return Err(Failure::usage(format!(
-            "{option} {bytes} is 2^63 bytes (8 EiB) or more: no file holds so much"
+            "{option} {bytes} is 2^63 bytes (8 EiB) or more: no file is that long"
         )));
     }
     if !bytes.is_multiple_of(block_size) {

@@ -483,7 +483,10 @@ mod tests {
             memory_limit: 64 * GIB,
             ..SpaceConfig::default()
         };
-        assert!(fits(&ample, 0, Some(5 * GIB)).is_ok(), "never uses so much");
+        assert!(
+            fits(&ample, 0, Some(5 * GIB)).is_ok(),
+            "never uses that much memory"
+        );
         let thin = SpaceConfig::default();
         assert!(fits(&thin, 0, Some(GIB)).is_ok(), "nothing is promised");
         let all = SpaceConfig {

@@ -52,7 +52,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// The block events of all threads. The workqueue crate has a recorder of its own for its events.
 static RECORDER: Recorder<Event> = Recorder::new();
 
-// The ring of this thread: nobody else writes to it.
+// The ring of this thread: only this thread writes to it.
 thread_local! {
     static OWN: Own<Event> = const { Own::new() };
 }

@@ -131,7 +131,7 @@ impl Waker {
 /// requests, and those that ask for figures.
 #[derive(Debug)]
 pub(super) struct QueueShared {
-    /// The tags' buffers. Used by whoever moves the bytes of a request.
+    /// The tags' buffers. Used by the thread that moves the bytes of a request.
     pub(super) data: ClientData,
     /// Results that workers leave for the queue thread, which alone commits (F19).
     pub(super) mailbox: Mailbox<Message, Waker>,

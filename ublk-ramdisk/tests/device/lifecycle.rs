@@ -336,7 +336,7 @@ fn terminated_twice() {
     disk.has_ended();
 }
 
-/// Whoever connects and says nothing, a part, or does not read what he asked for.
+/// Clients that connect and send nothing, send a part, or do not read their reply.
 fn slow_clients() {
     let disk = Disk::add(&["--size", "8M"]);
     let socket = machine::run_dir().join(format!("{}.sock", disk.id));

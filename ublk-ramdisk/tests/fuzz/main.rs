@@ -17,7 +17,7 @@ use rng::Rng;
 
 /// Random descriptors; `FUZZ_INPUTS` sets another number, `UBLK_TEST_SEED` other descriptors.
 const INPUTS: u64 = 200_000;
-/// The whole file is compared after so many.
+/// Number of inputs after which the whole file is compared.
 const EPOCH: u64 = 20_000;
 
 #[test]

@@ -27,7 +27,7 @@ fn end(state: &RequestState, completed: Completed) -> usize {
     match completed {
         Completed::End => 1,
         Completed::Publish => usize::from(state.put() == Put::End),
-        Completed::Lost => unreachable!("nobody else completes"),
+        Completed::Lost => unreachable!("only this thread completes it"),
     }
 }
 
