@@ -239,8 +239,14 @@ pub fn run(tests: Vec<Test>, options: &Options) -> ExitCode {
         test.anywhere && options.part.as_ref().is_some_and(others)
     };
     let (left, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(of_others);
+    // Before any test runs, so that nothing else is written among these names.
     for test in left {
         println!("LEFT {}", test.name);
+    }
+    if options.part.is_some() {
+        for test in &wanted {
+            println!("TAKEN {}", test.name);
+        }
     }
     let all = wanted.len();
     for (number, test) in (1..).zip(wanted) {
