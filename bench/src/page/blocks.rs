@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rectangles: timelines, bars and heat maps. Each row of them is as high as a line of text, so the
-//! height follows from the number of rows.
+//! Rectangles: timelines and bars. Each row of them is as high as a line of text, so the height
+//! follows from the number of rows.
 
-use super::canvas::{svg, Scale, BEGINS, BELOW, ENDS, GRID, INK, LETTER, MIDDLE, MUTED, SERIES};
+use super::canvas::{svg, Scale, BEGINS, GRID, INK, LETTER, MUTED, SERIES};
 use super::frame::Frame;
 use crate::study::outcome::{show, Axis, Row};
-use plotters::style::RGBColor;
 
 /// Draws a timeline: what each row did when.
 pub fn timeline(width: i32, x: &Axis, kinds: &[String], rows: &[Row]) -> String {
@@ -85,85 +84,5 @@ pub fn bars(width: i32, value: &Axis, bars: &[(String, f64)]) -> String {
             let at = (end + 6, y + 24);
             canvas.text(at, &show(*value), BEGINS, INK);
         }
-    })
-}
-
-/// From light to dark; the cells' numbers stay readable on it.
-fn shade(share: f64) -> (RGBColor, RGBColor) {
-    // Share 0 is nearly white, share 1 a dark blue; each color channel in proportion.
-    let mix =
-        |from: u8, to: u8| (f64::from(from) + (f64::from(to) - f64::from(from)) * share) as u8;
-    let back = RGBColor(mix(0xee, 0x08), mix(0xf4, 0x40), mix(0xfa, 0x81));
-    // Not the ink of the page, which changes on a dark screen; the cells do not.
-    let text = if share > 0.5 {
-        RGBColor(0xff, 0xff, 0xfe)
-    } else {
-        RGBColor(0x01, 0x01, 0x01)
-    };
-    (back, text)
-}
-
-/// Draws a value for each pair of settings.
-pub fn heat(
-    width: i32,
-    axes: [&Axis; 3],
-    columns: &[String],
-    rows: &[String],
-    values: &[Vec<f64>],
-) -> String {
-    let [x, y, value] = axes;
-    let height = 34 + 34 * rows.len() as i32 + 48;
-    svg(width as u32, height as u32, |canvas| {
-        let longest = rows.iter().map(|r| r.chars().count()).max().unwrap_or(0) as i32;
-        let frame = Frame {
-            left: 26 + longest * LETTER + 8,
-            right: width - 10,
-            top: 28,
-            bottom: height - 46,
-        };
-        canvas.text(
-            (frame.left, 12),
-            &format!("color: {}", value.label),
-            BEGINS,
-            MUTED,
-        );
-        let usable = values.iter().flatten().copied().filter(|v| v.is_finite());
-        // No pixels: the shade of a cell in thousandths.
-        let scale = Scale::over(usable, value.log, 0, 1000);
-        let (wide, high) = (
-            f64::from(frame.right - frame.left) / columns.len().max(1) as f64,
-            f64::from(frame.bottom - frame.top) / rows.len().max(1) as f64,
-        );
-        let column = |n: usize| frame.left + (wide * n as f64) as i32;
-        // From below, as on any axis that rises.
-        let row = |n: usize| frame.bottom - (high * n as f64) as i32;
-        for (r, cells) in values.iter().enumerate() {
-            for (c, &cell) in cells.iter().enumerate() {
-                if !cell.is_finite() {
-                    continue;
-                }
-                let (back, text) = shade(f64::from(scale.at(cell)).clamp(0.0, 1000.0) / 1000.0);
-                canvas.bar(
-                    (column(c) + 1, row(r + 1) + 1),
-                    (column(c + 1) - 1, row(r) - 1),
-                    back,
-                );
-                let middle = ((column(c) + column(c + 1)) / 2, (row(r) + row(r + 1)) / 2);
-                canvas.text(middle, &show(cell), MIDDLE, text);
-            }
-            let middle = (row(r) + row(r + 1)) / 2;
-            canvas.text((frame.left - 6, middle), &rows[r], ENDS, INK);
-        }
-        for (c, name) in columns.iter().enumerate() {
-            let middle = (column(c) + column(c + 1)) / 2;
-            canvas.text((middle, frame.bottom + 6), name, BELOW, INK);
-        }
-        canvas.text(
-            ((frame.left + frame.right) / 2, frame.bottom + 26),
-            &x.label,
-            BELOW,
-            INK,
-        );
-        canvas.text_upwards((10, (frame.top + frame.bottom) / 2), &y.label);
     })
 }

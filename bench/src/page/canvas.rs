@@ -61,8 +61,6 @@ pub type Anchor = (HPos, VPos);
 pub const BEGINS: Anchor = (HPos::Left, VPos::Center);
 /// It ends there.
 pub const ENDS: Anchor = (HPos::Right, VPos::Center);
-/// Its middle is there.
-pub const MIDDLE: Anchor = (HPos::Center, VPos::Center);
 /// It hangs from there.
 pub const BELOW: Anchor = (HPos::Center, VPos::Top);
 

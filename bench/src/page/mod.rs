@@ -33,14 +33,6 @@ pub fn draw(plot: &Plot, width: i32) -> String {
         Plot::Stack { .. } => curves::stack(width, plot),
         Plot::Timeline { x, kinds, rows } => blocks::timeline(width, x, kinds, rows),
         Plot::Bars { value, bars } => blocks::bars(width, value, bars),
-        Plot::Heat {
-            x,
-            y,
-            value,
-            columns,
-            rows,
-            values,
-        } => blocks::heat(width, [x, y, value], columns, rows, values),
     }
 }
 

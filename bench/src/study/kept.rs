@@ -198,7 +198,7 @@ pub fn keep_csv(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), FileError> {
 }
 
 /// The samples of a figure. A timeline gives the beginning and end of each span, a set of samples their number and
-/// value, a heat map the numbers of column and value under the name of the row.
+/// value.
 fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
     let mut rows = Vec::new();
     let mut add = |name: &str, x: f64, y: f64| rows.push((name.to_owned(), x, y));
@@ -210,10 +210,6 @@ fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
     match &figure.plot {
         Plot::Percentiles { sets, .. } => {
             sets.iter().for_each(|set| numbered(&set.name, &set.values));
-        }
-        Plot::Heat { rows, values, .. } => {
-            let rows = rows.iter().zip(values);
-            rows.for_each(|(row, values)| numbered(row, values));
         }
         Plot::Bars { bars, .. } => {
             let bars = bars.iter().enumerate();

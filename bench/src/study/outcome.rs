@@ -280,21 +280,6 @@ pub enum Plot {
         /// From top to bottom: what it is of, and how much.
         bars: Vec<(String, f64)>,
     },
-    /// A value for each pair of two settings.
-    Heat {
-        /// Columns.
-        x: Axis,
-        /// Rows, the first one lowest.
-        y: Axis,
-        /// What the color means.
-        value: Axis,
-        /// The settings of the columns.
-        columns: Vec<String>,
-        /// The settings of the rows.
-        rows: Vec<String>,
-        /// By row, then by column.
-        values: Vec<Vec<f64>>,
-    },
 }
 
 /// A figure for a table: three significant digits, no exponent.

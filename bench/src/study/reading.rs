@@ -87,7 +87,7 @@ impl Reading {
     }
 
     /// The requests of each job as multiples of the mean.
-    pub fn shares(&self) -> Vec<f64> {
+    fn shares(&self) -> Vec<f64> {
         of_mean(&self.jobs)
     }
 

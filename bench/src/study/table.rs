@@ -60,7 +60,7 @@ pub struct Block {
     may_stand: bool,
 }
 
-/// A picture of a part. What it draws is one of `percentiles`, `curves` and `shares`.
+/// A picture of a part. What it draws is one of `percentiles` and `curves`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Picture {
@@ -80,8 +80,6 @@ struct Picture {
     /// Block, name, quantities of x and y. Cases with the same name are one curve.
     #[serde(default)]
     curves: Vec<(usize, String, String, String)>,
-    /// Each job's share of the mean: block, and name of each row.
-    shares: Option<(usize, String)>,
     /// The blocks whose rows are the picture's table.
     rows: Vec<usize>,
     /// The columns of that, by their places; all if none is named.
@@ -322,9 +320,6 @@ impl Picture {
         if let Some((n, name, most)) = &self.percentiles {
             return self.percentiles(&blocks[*n], name, *most);
         }
-        if let Some((n, name)) = &self.shares {
-            return shares(&blocks[*n], name);
-        }
         let curves = self.curves.iter();
         let series = curves.flat_map(|(n, name, x, y)| series(&blocks[*n], name, x, y));
         Plot::Lines {
@@ -369,20 +364,6 @@ fn series(cases: &[Case], name: &str, x: &str, y: &str) -> Vec<Series> {
         series.points.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
     all
-}
-
-/// A row for each case, with what each job got of the mean.
-fn shares(cases: &[Case], name: &str) -> Plot {
-    // All cases of a block have the same jobs.
-    let jobs = cases.first().map_or(0, |case| case.reading.jobs.len());
-    Plot::Heat {
-        x: Axis::linear("job"),
-        y: Axis::linear("tries refused"),
-        value: Axis::linear("requests, of the mean of all jobs"),
-        columns: (0..jobs).map(|job| job.to_string()).collect(),
-        rows: cases.iter().map(|case| case.named(name)).collect(),
-        values: cases.iter().map(|case| case.reading.shares()).collect(),
-    }
 }
 
 #[cfg(test)]
