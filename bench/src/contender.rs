@@ -22,12 +22,11 @@ use crate::matrix::{bad, BadMatrix, Job};
 pub const OURS: [&str; 3] = ["buffer", "user-copy", "batch"];
 
 /// The rivals, in the order of the columns.
-/// The first five are ublk servers too, the others block drivers of the kernel.
+/// The first four are ublk servers too, the others block drivers of the kernel.
 /// `rublk-loop` and `loop` keep their data in a file of a tmpfs.
-pub const RIVALS: [&str; 10] = [
+pub const RIVALS: [&str; 9] = [
     "libublk-example",
     "libublk",
-    "libublk-async",
     "rublk-null",
     "rublk-loop",
     "loop",
@@ -465,7 +464,7 @@ mod tests {
         let all = everybody();
         let text: Vec<String> = all.iter().map(Contender::to_string).collect();
         assert_eq!(list(&text.join(" ")).unwrap(), all);
-        assert!(all.len() >= 18);
+        assert!(all.len() >= 17);
         let node = "fast:/dev/disk/by-id/x";
         assert_eq!(list(node).unwrap()[0].to_string(), node);
         assert!(!list(node).unwrap()[0].is_ours());

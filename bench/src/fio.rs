@@ -66,10 +66,6 @@ pub struct Sample {
     /// Discards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trim: Option<Done>,
-    /// The distribution behind `mean_us`: per cent of the requests, and the time
-    /// in microseconds within which they were done. Runs before 0.2 lack it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub percentiles: Vec<(f64, f64)>,
     /// The depth that was found to keep the latency target, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_depth: Option<u32>,
@@ -80,16 +76,6 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The time within which this share of the requests, in per cent, was done.
-    pub fn percentile(&self, per_cent: f64) -> Option<f64> {
-        let found = self
-            .percentiles
-            .iter()
-            // fio writes 99.000000, and the digits that the parser makes of it need not be exact.
-            .find(|(of, _)| (of - per_cent).abs() < 1e-6);
-        found.map(|(_, us)| *us)
-    }
-
     /// MiB per second, all directions together. For a job that verifies, of its writes: reading
     /// back is not part of its time.
     pub fn mib_per_second(&self) -> f64 {
@@ -134,31 +120,23 @@ pub fn parse(text: &str) -> Result<Sample, FioError> {
             ios: all.iter().map(|way| way.total_ios).sum(),
         });
     };
-    let mut percentiles: Vec<(f64, f64)> = main
-        .clat_ns
-        .percentile
-        .iter()
-        .filter_map(|(of, ns)| Some((of.parse().ok()?, ns / 1000.0)))
-        .collect();
-    percentiles.sort_by(|left, right| left.0.total_cmp(&right.0));
-    let mut sample = Sample {
+    // 99 is in fio's own list of percentiles (`percentile_list`), which no job file changes.
+    let p99_ns = main.clat_ns.percentile.get("99.000000");
+    Ok(Sample {
         iops,
         ios,
         // The directions of a mixed job run at the same time, so their times are not added.
         runtime_ms: counted.iter().map(|way| way.runtime).max().unwrap_or(0),
         mean_us: main.clat_ns.mean / 1000.0,
+        p99_us: p99_ns.copied().unwrap_or(0.0) / 1000.0,
         fio_cpu: [job.usr_cpu, job.sys_cpu],
         read: job.read.done(),
         write: job.write.done(),
         trim: job.trim.done(),
-        percentiles,
         // fio prints a depth for every job. Only one with a target has looked for it.
         latency_depth: (job.latency_target > 0).then_some(job.latency_depth),
-        ..Sample::default()
-    };
-    // 99 is in fio's own list of percentiles (`percentile_list`), which no job file changes.
-    sample.p99_us = sample.percentile(99.0).unwrap_or(0.0);
-    Ok(sample)
+        refused: None,
+    })
 }
 
 /// What is read of fio's output. It has far more.
@@ -357,9 +335,7 @@ mod tests {
         assert_eq!(sample.bytes(), (2048 * 4 + 64 * 64) << 10);
         assert_eq!(sample.ios, 2112);
         assert!((sample.iops - ways.map(|done| done.iops).iter().sum::<f64>()).abs() < 0.01);
-        assert_eq!(sample.percentile(99.0), Some(sample.p99_us));
-        assert!(sample.percentiles.len() > 10);
-        assert!(sample.percentiles.windows(2).all(|two| two[0] < two[1]));
+        assert!(sample.p99_us > sample.mean_us);
     }
 
     #[test]

@@ -35,8 +35,6 @@ pub mod contender;
 
 pub mod plan;
 
-pub mod progress;
-
 pub mod fio;
 
 pub mod check;

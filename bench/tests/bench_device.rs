@@ -281,7 +281,7 @@ fn every_sample_is_taken_on_a_block_device_and_kept() {
     started.dedup();
     assert_eq!(started.len(), 4, "two disks, two jobs: {started:?}");
     let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(error.matches("@step ").count(), 9, "{error}");
+    assert!(error.contains("8 of 8: "), "{error}");
     let (status, text) = bench.report();
     assert_eq!(status, Some(0), "{text}");
     for part in [

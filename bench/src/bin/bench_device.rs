@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `scripts/bench-device` runs, in this order: `plan` writes down what is to be measured,
-//! `run` makes the disks and takes the samples (in a guest or not), `progress` tells how far that
-//! is, and `report` prints the tables.
+//! `run` makes the disks and takes the samples (in a guest or not), and `report` prints the tables.
 //!
 //! `report` reads fio's own files where the folder still has them, and then writes `samples.json`.
 //! A kept run that has only `samples.json` is read from that.
 
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use bench::files::{Failure, Pair};
 use bench::plan::options::Options;
 use bench::plan::{Plan, Step};
-use bench::progress::Progress;
 use bench::report;
 use bench::run::Run;
 use bench::runner::{self, Programs};
@@ -39,9 +35,6 @@ enum Command {
         /// Folder of the run.
         folder: PathBuf,
     },
-    /// Turn the lines `@step DONE ALL LABEL` of the input into progress with the
-    /// time that remains; other lines pass
-    Progress,
 }
 
 /// The folder and the programs of the contenders.
@@ -147,28 +140,6 @@ fn tables(folder: &Path) -> Result<ExitCode, Failure> {
     Ok(status(run.is_sound()))
 }
 
-/// Shows the progress and passes all other lines. Errors of the terminal are ignored: the run goes on without it.
-fn progress() -> ExitCode {
-    let began = Instant::now();
-    let terminal = io::stderr().is_terminal();
-    let mut progress = Progress::default();
-    // Bytes and not text: a program in the guest may print anything.
-    for line in io::stdin().lock().split(b'\n').map_while(Result::ok) {
-        let line = String::from_utf8_lossy(&line).into_owned();
-        let text = match progress.line(&line, began.elapsed()) {
-            Some(text) if terminal => format!("\r{text}\x1b[K"),
-            Some(text) => format!("{text}\n"),
-            None if terminal => format!("\r\x1b[K{line}\n"),
-            None => format!("{line}\n"),
-        };
-        let _ = io::stderr().write_all(text.as_bytes());
-    }
-    if terminal && progress.shown() {
-        let _ = io::stderr().write_all(b"\n");
-    }
-    ExitCode::SUCCESS
-}
-
 /// clap's paragraph as one line.
 fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
@@ -190,7 +161,6 @@ fn main() -> ExitCode {
         Command::Plan(options) => plan(options),
         Command::Run(args) => take(args),
         Command::Report { folder } => tables(folder),
-        Command::Progress => Ok(progress()),
     };
     let (status, why) = match done {
         Ok(code) => return code,

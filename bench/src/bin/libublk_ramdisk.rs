@@ -3,18 +3,15 @@
 //!
 //! One queue thread, one buffer of `--io-buffer` bytes per tag, and a copy
 //! between that buffer and the disk's memory: what the crate offers to a target
-//! that does not want to know how ublk works. The crate has two styles of queue
-//! loop; both are here, and `--handler` picks one.
+//! that does not want to know how ublk works.
 //!
 //! `main` hands a device size in; the crate takes over until a signal comes.
 //! Prints `/dev/ublkbN` when the disk is ready. On SIGINT or SIGTERM the device
 //! is stopped and deleted.
 
-use std::cell::RefCell;
 use std::process::ExitCode;
-use std::rc::Rc;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
 use libublk::helpers::IoBuf;
 use libublk::io::{BufDescList, UblkDev, UblkIOCtx, UblkQueue};
@@ -34,16 +31,6 @@ struct Args {
     /// Largest request in bytes.
     #[arg(long, default_value_t = 512 << 10)]
     io_buffer: u32,
-    /// Style of the queue loop: a callback per request, or a task per tag.
-    #[arg(long, value_enum, default_value_t = Handler::Sync)]
-    handler: Handler,
-}
-
-/// The two styles.
-#[derive(Clone, Copy, ValueEnum)]
-enum Handler {
-    Sync,
-    Async,
 }
 
 /// Carries out the request of `tag` between its buffer and the disk. Returns
@@ -82,8 +69,8 @@ fn zeroed(size: usize) -> IoBuf<u8> {
     memory
 }
 
-/// The queue loop with a callback per request.
-fn serve_sync(queue_id: u16, device: &UblkDev, size: usize) -> Result<(), UblkError> {
+/// The queue loop, with a callback per request.
+fn serve(queue_id: u16, device: &UblkDev, size: usize) -> Result<(), UblkError> {
     let mut disk = zeroed(size);
     let mut buffers = device.alloc_queue_io_bufs();
     let queue = UblkQueue::new(queue_id, device)?
@@ -103,59 +90,11 @@ fn serve_sync(queue_id: u16, device: &UblkDev, size: usize) -> Result<(), UblkEr
     Ok(())
 }
 
-/// What the task of one tag does for as long as the queue lives.
-async fn serve_tag(
-    queue: &UblkQueue<'_>,
-    tag: u16,
-    disk: &RefCell<IoBuf<u8>>,
-) -> Result<(), UblkError> {
-    let mut buffer = IoBuf::<u8>::new(queue.dev.dev_info.max_io_buf_bytes as usize);
-    queue
-        .submit_io_prep_cmd(tag, BufDesc::Slice(buffer.as_slice()), 0, Some(&buffer))
-        .await?;
-    loop {
-        let result = carry_out(
-            queue,
-            tag,
-            buffer.as_mut_slice(),
-            // All tasks are of one thread, and none holds the disk while it waits.
-            disk.borrow_mut().as_mut_slice(),
-        );
-        queue
-            .submit_io_commit_cmd(tag, BufDesc::Slice(buffer.as_slice()), result)
-            .await?;
-    }
-}
-
-/// The queue loop with a task per tag.
-fn serve_async(queue_id: u16, device: &UblkDev, size: usize) -> Result<(), UblkError> {
-    let disk = Rc::new(RefCell::new(zeroed(size)));
-    let queue = Rc::new(UblkQueue::new(queue_id, device)?);
-    let executor = smol::LocalExecutor::new();
-    let tasks: Vec<_> = (0..device.dev_info.queue_depth)
-        .map(|tag| {
-            let (queue, disk) = (queue.clone(), disk.clone());
-            executor.spawn(async move {
-                match serve_tag(&queue, tag, &disk).await {
-                    Ok(()) | Err(UblkError::QueueIsDown) => {}
-                    Err(error) => eprintln!("libublk_ramdisk: tag {tag}: {error}"),
-                }
-            })
-        })
-        .collect();
-    smol::block_on(executor.run(libublk::wait_and_handle_io_events(
-        &queue,
-        Some(20),
-        || while executor.try_tick() {},
-        || tasks.iter().all(smol::Task::is_finished),
-    )))
-}
-
 /// Makes the disk, serves it until a signal comes, and takes it away.
 fn run(args: &Args) -> Result<(), UblkError> {
     // Before libublk starts its threads.
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(UblkError::IOError)?;
-    let (size, handler) = ((args.size_mib << 20) as usize, args.handler);
+    let size = (args.size_mib << 20) as usize;
     let control = UblkCtrlBuilder::default()
         .name("libublk_ramdisk")
         // One memory, one thread: more queues would need a lock, which the crate leaves to its user.
@@ -172,11 +111,7 @@ fn run(args: &Args) -> Result<(), UblkError> {
             Ok(())
         },
         move |queue_id, device: &UblkDev| {
-            let served = match handler {
-                Handler::Sync => serve_sync(queue_id, device, size),
-                Handler::Async => serve_async(queue_id, device, size),
-            };
-            if let Err(error) = served {
+            if let Err(error) = serve(queue_id, device, size) {
                 eprintln!("libublk_ramdisk: queue {queue_id}: {error}");
             }
         },

@@ -34,17 +34,6 @@ pub fn amount(job: &Job, extent: Extent) -> u64 {
     }
 }
 
-/// The expected time of a sample, in microseconds of the instruction-counting guest. Only
-/// its share of the run matters, for the estimate of the time that remains.
-pub fn cost(job: &Job, extent: Extent) -> u64 {
-    let mut bytes = amount(job, extent);
-    if job.verify {
-        bytes *= 2;
-    }
-    // Start of fio, 30 us for each request, 400 MB per second.
-    300_000 + bytes / job.bs * 30 + bytes / 400
-}
-
 /// The job file. fio is to have `DISK` in its environment; it never makes a file where there is no
 /// disk. Every job has a part of the disk of its own, so that two of them never write the same
 /// block.

@@ -10,7 +10,7 @@ pub mod options;
 
 use crate::contender::{self, Contender};
 use crate::files::{at, lines_of, pairs, write, Failure, FileError};
-use crate::matrix::job_file::{amount, cost, job_file, Extent};
+use crate::matrix::job_file::{amount, job_file, Extent};
 use crate::matrix::Job;
 use std::collections::BTreeSet;
 use std::fs;
@@ -53,8 +53,6 @@ pub struct Step {
     pub job: Job,
     /// Name of the contender.
     pub contender: String,
-    /// Its share of the run, in microseconds of the instruction-counting guest.
-    pub cost: u64,
 }
 
 /// Names with a space between, as the file of the plan has them.
@@ -169,7 +167,6 @@ impl Plan {
                         round,
                         job: job.clone(),
                         contender: self.contenders[(first + turn) % count].name(),
-                        cost: cost(job, self.extent()),
                     });
                 }
             }

@@ -7,21 +7,18 @@
 
 mod pressed;
 
-mod rows;
-
 use std::fmt::Write;
 
 use crate::contender::{self, OURS};
 use crate::fio::Sample;
+use crate::matrix::{axes, Job};
 use crate::run::Run;
 use crate::stats::{median, spread};
 use crate::table::Table;
-use rows::{rows, Row};
 
-/// The rivals of the targets: the RAM disk that comes with libublk as its example, and
-/// the quickest that we could write on the same crate.
-/// The targets are multiples of their IOPS, job by job (see `rows`).
-pub const RIVALS: [&str; 2] = ["libublk-example", "libublk"];
+/// The rivals that our data paths are shown as multiples of: the RAM disk that comes with libublk as
+/// its example, and the quickest that we could write on the same crate.
+const RIVALS: [&str; 2] = ["libublk-example", "libublk"];
 
 /// The whole summary of a run. The tables come after all that makes them doubtful.
 /// A column is a contender and a row a job, in the same order in every table.
@@ -156,57 +153,45 @@ fn unequal(run: &Run) -> Vec<String> {
     texts
 }
 
-/// Our paths over one rival, each with the target's verdict where there is one.
+/// Our data paths as multiples of one rival.
 fn ratios(run: &Run, rival: &str, rows: &[Row], columns: &[&str], out: &mut String) {
     let mut ours: Vec<&str> = columns.to_vec();
     ours.retain(|column| OURS.contains(column));
     let title = format!("times {rival}");
-    // The best path and the target stand last, at the edge of a wide table.
-    let ends = ["best", "target", "best path"];
-    let mut table = Table::new([title.as_str()].iter().chain(&ours).chain(&ends));
-    // Which paths reach every target of the run.
-    let mut complete = ours.clone();
+    let mut table = Table::new([title.as_str()].iter().chain(&ours));
     for row in rows {
         // Of medians, not a median of ratios: rounds of two contenders are no pairs.
-        let ratio = |path: &str| {
-            Some(median(&run.iops(path, &row.name))? / median(&run.iops(rival, &row.name))?)
+        let ratio = |path: &&str| {
+            let ratio = median(&run.iops(path, &row.name))? / median(&run.iops(rival, &row.name))?;
+            Some(format!("{ratio:.3}"))
         };
-        let verdict = |ratio: f64| match row.target {
-            // As printed: 1.0499 is not 1.05.
-            Some(target) if (ratio * 1000.0).floor() / 1000.0 >= target => {
-                format!("{ratio:.3} met")
-            }
-            Some(_) => format!("{ratio:.3} not met"),
-            None => format!("{ratio:.3}"),
-        };
-        // A job that was not measured on a path is not met there.
-        if let Some(target) = row.target {
-            complete.retain(|path| ratio(path).is_some_and(|ratio| ratio >= target));
-        }
-        let best = ours
-            .iter()
-            .filter_map(|&path| Some((ratio(path)?, path)))
-            .max_by(|left, right| left.0.total_cmp(&right.0));
-        let cells = ours.iter().map(|path| ratio(path).map(verdict));
-        let ends = [
-            best.map(|(ratio, _)| verdict(ratio)),
-            row.target.map(|target| format!("{target}")),
-            best.map(|(_, path)| path.to_owned()),
-        ];
-        table.row_with_gaps(&row.title, cells.chain(ends));
+        table.row_with_gaps(&row.title, ours.iter().map(ratio));
     }
     table.print(out);
-    if rows.iter().all(|row| row.target.is_none()) {
-        return;
-    }
-    let complete = match complete.as_slice() {
-        [] => "none".to_owned(),
-        paths => paths.join(", "),
+}
+
+/// A row of every table of a run.
+struct Row {
+    /// The job's name, by which its samples are found.
+    name: String,
+    /// The same for people. A kept run may have a name that is no job today: it stands here as it is.
+    title: String,
+}
+
+/// Returns the jobs of a run: first those of the default preset, then by pattern, size and depth.
+fn rows(run: &Run) -> Vec<Row> {
+    let first = axes::preset("default").unwrap_or_default();
+    let mut names = run.jobs();
+    names.sort_by_key(|name| {
+        let job = name.parse::<Job>().ok();
+        let place = first.iter().position(|known| Some(known) == job.as_ref());
+        (place.unwrap_or(first.len()), job)
+    });
+    let row = |name: String| Row {
+        title: name.parse::<Job>().map_or(name.clone(), |job| job.title()),
+        name,
     };
-    let _ = writeln!(
-        out,
-        "paths that meet every target against {rival} by themselves: {complete}\n"
-    );
+    names.into_iter().map(row).collect()
 }
 
 #[cfg(test)]
@@ -238,17 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_met_or_not_met_per_path() {
-        let job = "randread-4k-qd32";
+    fn our_paths_are_multiples_of_a_rival_in_the_order_of_the_default_jobs() {
+        let jobs = ["randread-4k-qd32", "randread-64k-qd16"];
         let text = report(&run(&[
-            (RIVAL, job, &[1000.0, 1010.0, 990.0]),
-            ("batch", job, &[1050.0]),
-            ("buffer", job, &[1049.9]),
+            (RIVAL, jobs[1], &[1000.0]),
+            (RIVAL, jobs[0], &[1000.0, 1010.0, 990.0]),
+            ("batch", jobs[1], &[1250.0]),
+            ("batch", jobs[0], &[1050.0]),
+            ("buffer", jobs[0], &[1049.9]),
         ]));
-        assert!(text.contains("1.050 met"), "{text}");
-        assert!(text.contains("1.050 not met"), "{text}");
-        assert!(text.contains("by themselves: batch\n"), "{text}");
-        assert!(text.contains("4 KiB random read, QD 32"), "{text}");
+        let ratios =
+            "4 KiB random read, QD 32    1.050  1.050\n64 KiB random read, QD 16       -  1.250\n";
+        assert!(text.contains(ratios), "{text}");
         assert!(!text.contains("QD 8"), "only what was run: {text}");
     }
 
@@ -268,15 +254,6 @@ mod tests {
             ("batch", "write-128k-qd8", &[2000.0]),
         ]));
         assert!(text.contains('-'), "{text}");
-        assert!(text.contains("by themselves: none"), "{text}");
-    }
-
-    #[test]
-    fn ratios_without_a_target_have_no_verdict() {
-        let job = "randread-64k-qd16";
-        let text = report(&run(&[(RIVAL, job, &[1000.0]), ("batch", job, &[1250.0])]));
-        assert!(text.contains("1.250"), "{text}");
-        assert!(!text.contains("met"), "{text}");
     }
 
     #[test]

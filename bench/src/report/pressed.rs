@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use ublk_ramdisk::mq::{BySource, Source};
 
-use super::rows::Row;
+use super::Row;
 use crate::contender::{Contender, OURS};
 use crate::fio::Sample;
 use crate::run::Run;

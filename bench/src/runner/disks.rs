@@ -105,8 +105,7 @@ impl Maker<'_> {
         }
         match who.base.as_str() {
             "libublk-example" => self.example(),
-            "libublk" => self.libublk("sync"),
-            "libublk-async" => self.libublk("async"),
+            "libublk" => self.libublk(),
             "rublk-null" => self.rublk(&["null"], Undo::default()),
             "rublk-loop" => self.rublk_loop(),
             "loop" => self.kernel_loop(),
@@ -160,15 +159,14 @@ impl Maker<'_> {
 
     /// Our RAM disk on the libublk crate. It prints the node when the disk is ready, and takes it
     /// away on SIGTERM.
-    fn libublk(&self, handler: &str) -> Result<Disk, String> {
+    fn libublk(&self) -> Result<Disk, String> {
         self.one_queue()?;
         let Plan { mib, depth, .. } = self.plan;
         let buffer = IO_BUFFER_KIB << 10;
-        let words =
-            format!("--size-mib {mib} --depth {depth} --io-buffer {buffer} --handler {handler}");
+        let words = format!("--size-mib {mib} --depth {depth} --io-buffer {buffer}");
         let mut command = apart(&self.programs.libublk);
         command.args(words.split(' '));
-        let (mut server, out, err) = self.serve(&format!("libublk-{handler}"), &mut command)?;
+        let (mut server, out, err) = self.serve("libublk", &mut command)?;
         let node = server.until(|| {
             let text = fs::read_to_string(&out).ok();
             text.filter(|text| text.ends_with('\n'))

@@ -28,7 +28,7 @@ use crate::contender::Contender;
 use crate::files::{at, Failure, FileError, Scratch};
 use crate::kernel::{Former, Group};
 use crate::matrix::Job;
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
 use crate::process::{run, Waiter};
 use crate::run::CROSS_CHECK;
 use disks::{Disk, Maker};
@@ -300,21 +300,9 @@ impl<'a> Runner<'a> {
         participants: &mut Participants<'_>,
         group: Option<&Group>,
     ) -> Result<(), Failure> {
-        // A step costs what its job does, so the time that remains is not a count of steps.
         let steps = self.plan.missing(self.folder);
-        let here = |participants: &Participants<'_>, step: &Step| {
-            participants
-                .0
-                .iter()
-                .any(|participant| participant.name == step.contender && !participant.given_up)
-        };
-        let sum: u64 = steps
-            .iter()
-            .filter(|step| here(participants, step))
-            .map(|step| step.cost)
-            .sum();
-        let (mut done, mut told) = (0, BTreeSet::new());
-        for step in &steps {
+        let mut told = BTreeSet::new();
+        for (done, step) in steps.iter().enumerate() {
             let mut present = participants
                 .0
                 .iter_mut()
@@ -324,11 +312,13 @@ impl<'a> Runner<'a> {
                 continue;
             };
             let job = step.job.to_string();
-            eprintln!(
-                "@step {done} {sum} round {}: {job} on {}",
-                step.round, participant.name
-            );
-            done += step.cost;
+            note(&format!(
+                "{} of {}: {job} on {}, round {}",
+                done + 1,
+                steps.len(),
+                participant.name,
+                step.round
+            ));
             let why = participant.who.unfit(&step.job, self.plan.depth);
             if let Some(why) = why.or_else(|| cannot(&step.job, &participant.disk)) {
                 // Once per job, and not in every round.
@@ -348,8 +338,6 @@ impl<'a> Runner<'a> {
             };
             self.measure(participant, &load, group)?;
         }
-        // `bench_device progress` reads these lines on the host, also through a guest's console.
-        eprintln!("@step {sum} {sum} done");
         Ok(())
     }
 }
