@@ -213,8 +213,10 @@ mod tests {
         let (entry, _, exit) = state.enter(1);
         assert_eq!((entry, exit), (Entry::Frozen, Exit::default()));
         assert_eq!(state.usage(), 2);
-        assert!(!state.leave(1).wake);
+        assert_eq!(state.leave(1), Exit::default());
         assert!(state.leave_and_end_issue(1).wake);
+        assert!(state.begin_issue().is_ok());
+        assert!(!state.end_issue().wake, "it was empty before");
     }
 
     #[test]
@@ -239,14 +241,15 @@ mod tests {
         assert!(!state.end_issue().wake);
         assert!(state.end_issue().wake);
         assert_eq!((state.usage(), state.issuing()), (2, 0));
+        assert!(!state.leave(1).wake, "it was quiet before");
     }
 
     #[test]
     fn c30_one_end_clears_restart_and_runs() {
         let state = HctxState::new();
         assert_eq!(state.enter(2).0, Entry::Issue);
-        assert!(!state.end_issue().run);
         assert!(state.set(RESTART));
+        assert!(!state.end_issue().run, "no request has ended");
         assert!(state.leave(1).run);
         assert!(!state.leave(1).run && !state.has(RESTART));
     }

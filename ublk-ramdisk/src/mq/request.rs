@@ -228,6 +228,7 @@ mod tests {
     fn h11_what_is_not_whole_blocks_is_invalid() {
         assert_eq!(check(Op::Read, 1, 8), Err(Status::Inval));
         assert_eq!(check(Op::Write, 8, 7), Err(Status::Inval));
+        assert_eq!(check(Op::Write, 1, 1), Err(Status::Inval));
     }
 
     #[test]

@@ -108,6 +108,7 @@ mod tests {
     fn f14_an_error_of_the_driver_is_returned() {
         let mut commit = filled(&[0, 1]);
         assert_eq!(commit.answered(-libc::EBUSY), Err(libc::EBUSY));
+        assert_eq!(commit.answered(0), Err(0), "not sent again for ever");
     }
 
     #[test]
