@@ -8,6 +8,7 @@
 //! that queue's work (D9).
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
@@ -53,22 +54,78 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
     let space = &config.space;
     space.fits(
         config.size,
-        &config.backing,
+        config.backing(),
         buffers(config),
         memory::cgroup_max(),
     )?;
-    let store = match &config.backing {
-        Backing::Memfd => Store::anonymous(config.size, config.huge_pages())?,
-        Backing::Tmpfs(path) => Store::in_file(path, config.size, config.huge_pages())?,
-        Backing::Hugetlb => Store::hugetlb(config.size)?,
+    let (size, huge_pages) = (config.size, config.huge_pages());
+    let store = match config.backing() {
+        Backing::Private(folder) => Store::private(folder, size, huge_pages)?,
+        Backing::Memfd => Store::anonymous(size, huge_pages)?,
+        Backing::Tmpfs(path) => Store::in_file(path, size, huge_pages)?,
+        Backing::Hugetlb => Store::hugetlb(size)?,
     };
-    prepare(&store, config)?;
+    prepare_opened(&store, config)?;
     Ok(store)
+}
+
+/// Opens the memory of device `id`, whose server is gone. `config` is that of the device, with the
+/// size that the driver has.
+///
+/// # Errors
+/// The contents went with the server, or cannot be opened.
+pub fn reopen_store(config: &DeviceConfig, id: u32) -> Result<Store, Failure> {
+    let (size, huge_pages) = (config.size, config.huge_pages());
+    let store = match config.backing() {
+        Backing::Private(folder) => Store::reopen(&name_in(folder, id), size, huge_pages, false)?,
+        Backing::Tmpfs(path) => Store::reopen(path, size, huge_pages, true)?,
+        gone => {
+            return Err(Failure::environment(format!(
+                "the contents of device {id} are gone with its server: --backing {gone}"
+            )))
+        }
+    };
+    prepare_opened(&store, config)?;
+    Ok(store)
+}
+
+/// Gives a private store the name of its device, before the device takes I/O (I13).
+pub fn name_store(config: &DeviceConfig, store: &Store, id: u32) -> Result<(), Failure> {
+    let Backing::Private(folder) = config.backing() else {
+        return Ok(());
+    };
+    let path = name_in(folder, id);
+    store
+        .name(&path)
+        .map_err(|error| Failure::environment(format!("cannot make {}: {error}", path.display())))
+}
+
+/// Takes that name again, before the device's id is free.
+pub fn unname_store(config: &DeviceConfig, store: &Store, id: u32) {
+    if let Backing::Private(folder) = config.backing() {
+        // One that is not there is not ours to remove.
+        let _ = store.unname(&name_in(folder, id));
+    }
+}
+
+fn name_in(folder: &Path, id: u32) -> PathBuf {
+    folder.join(id.to_string())
+}
+
+/// Makes a store ready that nobody uses yet.
+fn prepare_opened(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
+    prepare(store, config)?;
+    if !config.space.preallocate {
+        store
+            .release_unwritten()
+            .map_err(|error| Failure::runtime(format!("cannot examine the store: {error}")))?;
+    }
+    Ok(())
 }
 
 /// Judges a new size of a disk as `add` would. Nothing is changed.
 pub fn check_resize(config: &DeviceConfig, store: &Store, size: u64) -> Result<(), Failure> {
-    let (space, backing) = (&config.space, &config.backing);
+    let (space, backing) = (&config.space, config.backing());
     space.check_size(size, backing)?;
     space.fits(size, backing, buffers(config), memory::cgroup_max())?;
     match space.preallocate && !store.is_hugetlb() {
@@ -129,9 +186,14 @@ pub fn changed_memory(
     options: &MemoryOptions,
 ) -> Result<SpaceConfig, Failure> {
     let size = disk.store().size();
-    let new = options.applied_to(&config.space, size, &config.backing)?;
+    let new = options.applied_to(&config.space, size, config.backing())?;
     if new.memory_limit != config.space.memory_limit {
-        new.fits(size, &config.backing, buffers(config), memory::cgroup_max())?;
+        new.fits(
+            size,
+            config.backing(),
+            buffers(config),
+            memory::cgroup_max(),
+        )?;
     }
     Ok(new)
 }

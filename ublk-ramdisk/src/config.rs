@@ -69,6 +69,9 @@ impl fmt::Display for DataPath {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backing {
+    /// A file on a tmpfs of the program's own, in this folder, which `add` fills in; its contents
+    /// outlive the server and go with the disk.
+    Private(PathBuf),
     /// An anonymous shared memory file; gone with the server.
     Memfd,
     /// A named file on a tmpfs; its contents outlive the server.
@@ -80,10 +83,26 @@ pub enum Backing {
 impl fmt::Display for Backing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Backing::Private(_) => f.write_str("private"),
             Backing::Memfd => f.write_str("memfd"),
             Backing::Tmpfs(path) => write!(f, "tmpfs:{}", path.display()),
             Backing::Hugetlb => f.write_str("hugetlb"),
         }
+    }
+}
+
+impl Backing {
+    /// True if the contents are still there when the server has died.
+    pub fn outlives_server(&self) -> bool {
+        matches!(self, Backing::Private(_) | Backing::Tmpfs(_))
+    }
+}
+
+/// What becomes of a disk's contents when its server dies, in words.
+pub fn fate_of_contents(outlives_server: bool) -> &'static str {
+    match outlives_server {
+        true => "outlives its server",
+        false => "goes with its server",
     }
 }
 
@@ -155,17 +174,26 @@ pub struct DeviceConfig {
     /// offers.
     #[arg(long, value_name = "PATH", default_value = "auto", value_parser = data_path)]
     pub data_path: ::std::option::Option<DataPath>,
-    /// Where the contents live: memfd, tmpfs:PATH or hugetlb
+    /// Where the contents live: private, memfd, tmpfs:PATH or hugetlb [default: private, or memfd
+    /// where that cannot be had]
     ///
-    /// memfd: anonymous memory. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
-    /// not exist (and then --size is needed), else opened with its contents; it is kept when the
-    /// disk is deleted. Nobody else may be able to open it: it must be yours, with mode 0600, and
-    /// neither a link nor a file with several names. hugetlb: 2 MiB pages from the kernel's pool (vm.nr_hugepages), all
-    /// reserved at once unless --memory-limit allows fewer, and made as they are written; the size
-    /// must be a multiple of 2M.
-    #[arg(long, value_name = "KIND", default_value = "memfd")]
-    pub backing: Backing,
-    /// Transparent huge pages for memfd and tmpfs [default: on]
+    /// private: a file on a tmpfs that `add` mounts beside the run directory. It outlives the
+    /// server, however that dies, is never swapped out where Linux can promise it (6.4), and goes
+    /// with `del`. It needs root in the mount namespace of process 1. memfd: anonymous memory, gone
+    /// with the server. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
+    /// not exist (and then --size is needed), else opened with its contents; it outlives the server
+    /// and is kept when the disk is deleted. Nobody else may be able to open it: it must be yours,
+    /// with mode 0600, and neither a link nor a file with several names. hugetlb: 2 MiB pages from
+    /// the kernel's pool (vm.nr_hugepages), gone with the server, all reserved at once unless
+    /// --memory-limit allows fewer, and made as they are written; the size must be a multiple of 2M.
+    #[arg(long, value_name = "KIND")]
+    pub backing: Option<Backing>,
+    /// Transparent huge pages for private, memfd and tmpfs [default: on, as far as the machine has
+    /// them for shared memory]
+    ///
+    /// /sys/kernel/mm/transparent_hugepage/shmem_enabled says when shared memory gets them. A private
+    /// disk follows it by default; with `on` it gets them wherever the kernel has any. They are
+    /// quicker, and 4 KiB that are written may take 2 MiB.
     #[arg(long, value_name = "on|off", value_parser = on_or_off)]
     pub thp: Option<bool>,
     /// Time until a request that the driver keeps counts as late, 1s to 1h
@@ -263,10 +291,12 @@ impl FromStr for Backing {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
+            // The folder is known once the run directory is.
+            None if text == "private" => Ok(Backing::Private(PathBuf::new())),
             None if text == "memfd" => Ok(Backing::Memfd),
             None if text == "hugetlb" => Ok(Backing::Hugetlb),
             Some(("tmpfs", path)) if !path.is_empty() => Ok(Backing::Tmpfs(path.into())),
-            _ => Err("expected memfd, tmpfs:PATH or hugetlb".to_owned()),
+            _ => Err("expected private, memfd, tmpfs:PATH or hugetlb".to_owned()),
         }
     }
 }
@@ -280,13 +310,13 @@ impl DeviceConfig {
         around: Surroundings,
     ) -> Result<DeviceConfig, Failure> {
         self.check_blocks(around.page_size)?;
-        if self.backing == Backing::Hugetlb && self.thp == Some(true) {
+        if *self.backing() == Backing::Hugetlb && self.thp == Some(true) {
             return Err(Failure::usage(
                 "--thp on contradicts --backing hugetlb, whose pages are explicit ones",
             ));
         }
         let size = self.checked_size(around)?;
-        let space = SpaceConfig::check(memory, size, &self.backing)?;
+        let space = SpaceConfig::check(memory, size, self.backing())?;
         let pressure = pressure.applied_to(&Settings::default());
         check_pressure(&pressure)?;
         Ok(DeviceConfig {
@@ -297,9 +327,14 @@ impl DeviceConfig {
         })
     }
 
+    /// Where the contents live. What is left open is memfd: `add` takes a private store if it can.
+    pub fn backing(&self) -> &Backing {
+        self.backing.as_ref().unwrap_or(&Backing::Memfd)
+    }
+
     /// True if the memory is to be in transparent huge pages.
     pub fn huge_pages(&self) -> bool {
-        self.thp.unwrap_or(self.backing != Backing::Hugetlb)
+        self.thp.unwrap_or(*self.backing() != Backing::Hugetlb)
     }
 
     /// `page` is that of the machine, in bytes.
@@ -332,18 +367,18 @@ impl DeviceConfig {
                 return Err(Failure::usage(format!(
                     "--size {size} differs from the length of {}, {length} bytes; leave --size out \
                      to use the file as it is",
-                    self.backing
+                    self.backing()
                 )))
             }
             (size, _) => size,
         };
         // A complaint names what the size came from.
         let named = match self.size {
-            0 => format!("the length of {},", self.backing),
+            0 => format!("the length of {},", self.backing()),
             _ => "--size".to_owned(),
         };
         check_bytes(&named, size, self.block_size.into())?;
-        if self.backing == Backing::Hugetlb && !size.is_multiple_of(HUGE_PAGE) {
+        if *self.backing() == Backing::Hugetlb && !size.is_multiple_of(HUGE_PAGE) {
             return Err(Failure::usage(format!(
                 "--size {size} is not a multiple of {HUGE_PAGE} bytes (2 MiB), as --backing \
                  hugetlb needs"

@@ -264,6 +264,12 @@ pub struct DeviceStats {
     pub allocated: u64,
     /// Data path in use, as typed at `--data-path`.
     pub data_path: String,
+    /// Where the contents live, as typed at `--backing`.
+    #[serde(default)]
+    pub backing: String,
+    /// The contents are still there when the server has died.
+    #[serde(default)]
+    pub outlives_server: bool,
     /// What refuses, slows down or fails requests.
     #[serde(default)]
     pub pressure: PressureStats,

@@ -123,6 +123,8 @@ fn figures(asked: u64) -> DeviceStats {
         size: 1 << 30,
         allocated: 1 << 20,
         data_path: "buffer".to_owned(),
+        backing: "private".to_owned(),
+        outlives_server: true,
         pressure: Default::default(),
         space: Default::default(),
         latency_sample: 16,

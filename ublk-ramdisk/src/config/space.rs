@@ -141,7 +141,7 @@ pub fn timeout_of(no_space_timeout: Option<u64>) -> NoSpaceTimeout {
 fn tables_and_page(size: u64, backing: &Backing) -> (u64, u64) {
     let page = match backing {
         Backing::Hugetlb => HUGE_PAGE,
-        Backing::Memfd | Backing::Tmpfs(_) => 4096,
+        Backing::Private(_) | Backing::Memfd | Backing::Tmpfs(_) => 4096,
     };
     // Four bytes of table for each page.
     (size.div_ceil(page) * 4, page)

@@ -116,7 +116,7 @@ fn l1_blocks_fit_into_each_other() {
 #[test]
 fn an_existing_file_gives_the_size() {
     let asked = |size| DeviceConfig {
-        backing: Backing::Tmpfs("/dev/shm/disk".into()),
+        backing: Some(Backing::Tmpfs("/dev/shm/disk".into())),
         ..sized(size)
     };
     let found = |length| Surroundings {
@@ -133,7 +133,7 @@ fn an_existing_file_gives_the_size() {
 #[test]
 fn hugetlb_needs_whole_huge_pages() {
     let asked = |size, thp| DeviceConfig {
-        backing: Backing::Hugetlb,
+        backing: Some(Backing::Hugetlb),
         thp,
         ..sized(size)
     };

@@ -22,10 +22,13 @@ use crate::mq::Run;
 use crate::sys::mmap::Mapping;
 use crate::sys::{file, remove};
 
+#[cfg(all(test, not(loom)))]
+mod crash;
 mod discard;
 mod huge;
 mod open;
 mod populate;
+pub mod private;
 mod reclaim;
 mod resize;
 
@@ -185,6 +188,8 @@ impl Store {
             // requests may be writing through the kernel or through libc at the same time, so the
             // bytes are not touched as Rust values.
             unsafe { libc::memset(start.as_ptr().cast(), 0, len) };
+            #[cfg(test)]
+            file::recorder::step();
             return Ok(());
         }
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];

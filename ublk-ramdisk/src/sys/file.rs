@@ -3,19 +3,19 @@
 //! memory.
 
 use std::ffi::{CStr, CString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{self, FallocateFlags};
+use nix::fcntl::{self, AtFlags, FallocateFlags};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::statfs;
-use nix::unistd::{lseek64, Whence};
+use nix::unistd::{linkat, lseek64, Whence};
 
 /// Flags of an open that neither follows a link nor waits for the other end of a FIFO.
 pub const NO_STREAM: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
@@ -37,6 +37,14 @@ pub fn file_system(file: &File) -> io::Result<(i64, u64)> {
     Ok((found.filesystem_type().0, found.block_size() as u64))
 }
 
+/// Sets the length of a file. What is cut off is gone: it reads as zeros if the file grows again.
+pub fn set_len(file: &File, len: u64) -> io::Result<()> {
+    file.set_len(len)?;
+    #[cfg(test)]
+    recorder::step();
+    Ok(())
+}
+
 /// Allocates every page of `range`. Present pages stay as they are.
 ///
 /// # Errors
@@ -56,9 +64,31 @@ fn fallocate(file: &File, mode: FallocateFlags, range: Range<u64>) -> io::Result
     loop {
         match fcntl::fallocate(file, mode, offset, len) {
             Err(Errno::EINTR) => {}
-            result => return Ok(result?),
+            result => {
+                #[cfg(test)]
+                recorder::step();
+                return Ok(result?);
+            }
         }
     }
+}
+
+/// Gives an open file that has no name this one, which nothing has yet.
+pub fn link(file: &File, path: &Path) -> io::Result<()> {
+    let own = own_path(file);
+    let follow = AtFlags::AT_SYMLINK_FOLLOW;
+    Ok(linkat(
+        fcntl::AT_FDCWD,
+        &*own,
+        fcntl::AT_FDCWD,
+        path,
+        follow,
+    )?)
+}
+
+/// A path that leads to this open file, whatever its name is by now.
+pub fn own_path(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 /// Returns the parts of the file that hold data. On hugetlbfs that is all of the file.
@@ -107,18 +137,32 @@ pub fn block_device_number(path: &Path) -> Option<(u32, u32)> {
 /// A link, and a file that somebody else owns, can open or has another name for: who can open it can
 /// read it, and hold its lock.
 pub fn open_private(path: &Path) -> io::Result<(File, bool)> {
-    let mut options = File::options();
-    options
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(NO_STREAM);
-    let file = match options.open(path) {
-        Ok(file) => file,
+    match open_existing_private(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Fails if somebody else has made it meanwhile.
-            return Ok((options.create_new(true).open(path)?, true));
+            Ok((private_options().create_new(true).open(path)?, true))
         }
+        file => Ok((file?, false)),
+    }
+}
+
+/// Makes a file of this user alone that has no name, on the file system of `folder`.
+pub fn make_unnamed(folder: &Path) -> io::Result<File> {
+    let mut options = private_options();
+    options.custom_flags(libc::O_TMPFILE).open(folder)
+}
+
+fn private_options() -> OpenOptions {
+    let mut options = File::options();
+    let options_of_all = options.read(true).write(true).mode(0o600);
+    options_of_all.custom_flags(NO_STREAM);
+    options
+}
+
+/// Opens a file as [`open_private`] does, and makes none.
+pub fn open_existing_private(path: &Path) -> io::Result<File> {
+    let file = match private_options().open(path) {
+        Ok(file) => file,
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
             return Err(io::Error::other("it is a link; name the file itself"));
         }
@@ -136,7 +180,7 @@ pub fn open_private(path: &Path) -> io::Result<(File, bool)> {
     } else if found.nlink() > 1 {
         format!("it has {} names; remove the others", found.nlink())
     } else {
-        return Ok((file, false));
+        return Ok(file);
     };
     Err(io::Error::other(trouble))
 }
@@ -238,12 +282,33 @@ fn whole(len: usize, mut step: impl FnMut(usize) -> i64) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a test look at a file each time this thread has changed it.
+#[cfg(test)]
+pub mod recorder {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static EACH: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+    }
+
+    /// Runs `body` and calls `each` after each of its steps.
+    pub fn record(each: impl FnMut() + 'static, body: impl FnOnce()) {
+        EACH.set(Some(Box::new(each)));
+        body();
+        EACH.set(None);
+    }
+
+    /// A system call, or a store to memory, has been made.
+    pub fn step() {
+        EACH.with_borrow_mut(|each| each.iter_mut().for_each(|each| each()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{chown, symlink, PermissionsExt};
-    use std::path::PathBuf;
 
     struct Place(PathBuf);
 

@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub mod event;
 pub mod file;
 pub mod mmap;
+pub mod mount;
 pub mod remove;
 pub mod thread;
 

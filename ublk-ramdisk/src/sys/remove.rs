@@ -35,11 +35,16 @@ pub fn directory(path: &Path) -> io::Result<()> {
 
 /// Removes the name of an open regular file. A path that names another file by now is left.
 pub fn this_file(path: &Path, file: &File) -> io::Result<()> {
-    let (named, held) = (fs::symlink_metadata(path)?, file.metadata()?);
-    if named.is_file() && (named.dev(), named.ino()) == (held.dev(), held.ino()) {
-        return fs::remove_file(path);
+    match is_this_file(path, file)? {
+        true => fs::remove_file(path),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// True if the path names this open regular file.
+pub fn is_this_file(path: &Path, file: &File) -> io::Result<bool> {
+    let (named, held) = (fs::symlink_metadata(path)?, file.metadata()?);
+    Ok(named.is_file() && (named.dev(), named.ino()) == (held.dev(), held.ino()))
 }
 
 /// A path that is not there is of no kind: nothing is left to remove.

@@ -110,6 +110,8 @@ impl Device {
             size: self.size(),
             allocated: self.driver.disk().store().allocated().unwrap_or(0),
             data_path: self.path.to_string(),
+            backing: self.config.backing().to_string(),
+            outlives_server: self.config.backing().outlives_server(),
             pressure: self.driver.stats(),
             space: self.driver.disk().space_stats(),
             latency_sample: self.queue().map_or(0, Queue::timed_of),
@@ -277,6 +279,7 @@ impl Device {
         if stopped.is_ok() || self.threads.is_empty() {
             self.join();
         }
+        backend::unname_store(&self.config, self.driver.disk().store(), id);
         // Threads that could not be made to stop hold /dev/ublkcN, and a user of
         // a disk that was stopped by force may hold that: neither is waited for.
         match self.control.delete_within(id, ID_PATIENCE) {

@@ -27,6 +27,10 @@
 //! | STOP_DEV, TRY_STOP_DEV | `device.rs`, and `openers.rs` for a disk that nobody uses |
 //! | DEL_DEV_ASYNC, or DEL_DEV where that is unknown | `ctrl.rs` |
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
 pub mod device;
 
 pub mod ctrl;
@@ -59,3 +63,37 @@ pub mod abi;
 pub mod features;
 
 pub mod openers;
+
+/// The ids of all ublk devices, from their nodes, lowest first.
+/// In sysfs and in /dev, whichever there is.
+pub fn device_ids() -> Vec<u32> {
+    ids_in(&[Path::new("/sys/class/ublk-char"), Path::new("/dev")])
+}
+
+fn ids_in(places: &[&Path]) -> Vec<u32> {
+    let mut ids = BTreeSet::new();
+    for entries in places.iter().filter_map(|place| fs::read_dir(place).ok()) {
+        ids.extend(entries.flatten().filter_map(|node| {
+            let name = node.file_name();
+            name.to_str()?.strip_prefix("ublkc")?.parse::<u32>().ok()
+        }));
+    }
+    ids.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_from_nodes_once_and_in_order() {
+        let place = std::env::temp_dir().join(format!("ublk-ids-{}", std::process::id()));
+        fs::create_dir_all(&place).expect("made");
+        for name in ["ublkc10", "ublkc2", "ublkb3", "ublkcx", "ublk-control"] {
+            fs::write(place.join(name), "").expect("made");
+        }
+        let places: [&Path; 3] = [&place, &place, Path::new("/nonexistent")];
+        assert_eq!(ids_in(&places), [2, 10]);
+        fs::remove_dir_all(&place).expect("removed");
+    }
+}

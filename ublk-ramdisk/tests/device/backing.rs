@@ -1,23 +1,37 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where a disk's bytes live: a named file on tmpfs that outlives its server, huge pages, and a
+//! Where a disk's bytes live: the program's own tmpfs, a named file on tmpfs that outlives its server, huge pages, and a
 //! tmpfs that runs full.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 
 use crate::disk::{try_add, Disk, MIB};
 use crate::ioctl::{self, Buffer};
 use crate::machine::{self, tmpfs_path, Traces};
 use crate::rng::Rng;
-use crate::run::{tool, ublk};
+use crate::run::{self, need, tool, ublk};
 use crate::runner::{Outcome, Skip, Test};
 
 pub fn tests(tests: &mut Vec<Test>) {
+    let kernel = |name, body: fn()| Test::new(name, body);
+    tests.extend([
+        kernel(
+            "i1_i13_a_private_store_outlives_its_server",
+            private_outlives,
+        ),
+        kernel(
+            "i13_a_private_store_is_on_a_mount_of_its_own",
+            private_mount,
+        ),
+    ]);
     let mut add = |name: &str, body: fn() -> Outcome| {
         tests.push(Test::skippable(name, body).anywhere());
     };
     add("i1_a_tmpfs_file_keeps_its_contents", tmpfs_keeps);
+    let name = "l1_a_private_store_is_refused_where_it_would_go_with_a_process";
+    add(name, private_elsewhere);
     add("i11_a_second_server_of_a_file_is_refused", tmpfs_locked);
     if machine::offers("UPDATE_SIZE") {
         add("h8_i1_a_smaller_size_survives_a_kill", smaller_and_killed);
@@ -66,6 +80,111 @@ fn tmpfs_keeps() -> Outcome {
     Ok(())
 }
 
+/// The folder of private stores.
+fn stores() -> PathBuf {
+    machine::run_dir().join("store")
+}
+
+#[track_caller]
+fn kill_server(disk: &Disk) {
+    ioctl::signal(disk.pid, libc::SIGKILL);
+    machine::wait_for("the end of the server", || {
+        !machine::servers().contains(&disk.pid)
+    });
+}
+
+/// What a client has written is in a file that only root can reach, whatever becomes of the server:
+/// until `del`. What no device claims goes sooner.
+fn private_outlives() {
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "16M"]);
+    let (stats, store) = (disk.stats(), stores().join(disk.name()));
+    assert_eq!((&*stats.backing, stats.outlives_server), ("private", true));
+    let listed = ublk(&["list", "--columns", "backing,outlives-server", &disk.name()]).well();
+    assert!(listed.ends_with("yes\n"), "{listed}");
+    let mut bytes = Buffer::new(MIB as usize);
+    Rng::of_run(7).fill(&mut bytes);
+    let client = disk.open_direct();
+    client.write_all_at(&bytes, 5 * MIB).expect("write");
+    drop(client);
+    kill_server(&disk);
+    let file = File::open(&store).expect("it outlives the server");
+    let held = file.metadata().expect("open");
+    assert_eq!((held.len(), held.blocks() * 512), (16 * MIB, MIB));
+    assert_eq!((held.mode() & 0o777, held.nlink()), (0o600, 1));
+    let mut found = vec![0; MIB as usize];
+    file.read_exact_at(&mut found, 5 * MIB).expect("read");
+    assert!(found[..] == bytes[..]);
+    drop(file);
+    // The device has no server, but it still is there, and so are its bytes.
+    let unclaimed = stores().join("1048575");
+    fs::write(&unclaimed, "nobody's").expect("written");
+    fs::set_permissions(&unclaimed, fs::Permissions::from_mode(0o600)).expect("ours");
+    let other = Disk::add(&["--size", "8M"]);
+    assert!(store.exists() && !unclaimed.exists());
+    // A disk that is stopped keeps its bytes until it is deleted, too.
+    ublk(&["stop", &other.name()]).well();
+    let stopped = stores().join(other.name());
+    assert!(stopped.exists());
+    ublk(&["del", "--force", &disk.name()]).well();
+    assert!(!store.exists() && stopped.exists());
+    ublk(&["del", &other.name()]).well();
+    disk.has_ended();
+    other.has_ended();
+    before.assert_unchanged();
+}
+
+/// No limit of its own, never swapped out, and huge pages as asked for; gone with the last disk.
+fn private_mount() {
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "8M", "--thp", "off"]);
+    let huge = Disk::add(&["--size", "8M", "--thp", "on"]);
+    let mounts = machine::read("/proc/self/mounts");
+    for (folder, option) in [("store", "mode=700"), ("store-advise", "huge=advise")] {
+        let place = machine::run_dir().join(folder);
+        let place = format!(" {} tmpfs ", place.display());
+        let mount = mounts.lines().find(|line| line.contains(&place));
+        let mount = mount.unwrap_or_else(|| panic!("no {folder} in {mounts}"));
+        for option in [option, "noswap", "nosuid"] {
+            assert!(mount.contains(option), "no {option}: {mount}");
+        }
+        // Of blocks: a tmpfs without a number has half of the memory.
+        let place = machine::run_dir().join(folder);
+        let said = tool(&["stat", "-f", "-c", "%b", place.to_str().expect("text")]).well();
+        assert_eq!(said.trim(), "0", "a limit: {mount}");
+    }
+    huge.end();
+    assert!(!machine::run_dir().join("store-advise").exists());
+    disk.end();
+    before.assert_unchanged();
+}
+
+/// A mount in another namespace goes with it.
+fn private_elsewhere() -> Outcome {
+    need(&["unshare"])?;
+    let log = machine::log_path();
+    let add = [
+        "unshare",
+        "-m",
+        run::PROGRAM,
+        "add",
+        "--size",
+        "8M",
+        "--json",
+    ];
+    let log = ["--log", log.to_str().expect("text")];
+    let said = tool(&[&add[..], &log, &["--backing", "private"]].concat());
+    said.refused(3, &["process 1", "--backing memfd"]);
+    let said = tool(&[&add[..], &log].concat());
+    assert_eq!(said.err.lines().count(), 1, "said once: {said:?}");
+    assert!(said.err.contains("warning: "), "{said:?}");
+    let disk = Disk::from_json(&said.well());
+    let stats = disk.stats();
+    assert_eq!((&*stats.backing, stats.outlives_server), ("memfd", false));
+    disk.end();
+    Ok(())
+}
+
 /// The server is killed after the disk has become smaller: the next one finds the new size.
 fn smaller_and_killed() -> Outcome {
     let file = tmpfs_path("smaller");
@@ -78,10 +197,7 @@ fn smaller_and_killed() -> Outcome {
     drop(client);
     ublk(&["resize", &disk.name(), "8M"]).well();
     assert_eq!(fs::metadata(&file).expect("the file").len(), 8 * MIB);
-    ioctl::signal(disk.pid, libc::SIGKILL);
-    machine::wait_for("the end of the server", || {
-        !machine::servers().contains(&disk.pid)
-    });
+    kill_server(&disk);
     ublk(&["del", "--force", &disk.name()]).well();
     disk.has_ended();
     let disk = Disk::add(&["--backing", &backing]);

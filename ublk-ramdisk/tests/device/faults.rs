@@ -77,7 +77,7 @@ const RING: &str = "anon_inode:[io_uring]";
 /// Stands for the backing file, whose name each run makes.
 const STORE: &str = "STORE";
 
-const FAULTS: [Fault; 26] = [
+const FAULTS: [Fault; 27] = [
     on("/dev/ublk-control", fault("openat", "EACCES")),
     fault("io_uring_setup", "ENOMEM"),
     on(RING, fault("mmap", "ENOMEM")),
@@ -106,6 +106,7 @@ const FAULTS: [Fault; 26] = [
     fault("socket", "EMFILE"),
     fault("bind", "EADDRINUSE"),
     fault("rename", "EACCES"),
+    fault("linkat", "EACCES"),
 ];
 
 pub fn tests(tests: &mut Vec<Test>) {
@@ -215,9 +216,12 @@ impl Attempt {
         }
         strace.args([run::PROGRAM, "add", "--json", "--id", ID]);
         strace.args(["--size", "8M", "--no-partition-scan"]);
-        if fault.call != "memfd_create" {
-            strace.args(["--backing", &format!("tmpfs:{store}")]);
-        }
+        let backing = match fault.call {
+            "memfd_create" => "memfd",
+            "linkat" => "private",
+            _ => &format!("tmpfs:{store}"),
+        };
+        strace.args(["--backing", backing]);
         if foreground {
             strace.arg("--foreground");
         } else {

@@ -33,8 +33,8 @@ const LONG_ABOUT: &str = "\
 RAM disks at /dev/ublkbN, served from user space over io_uring.
 
 `add` makes a disk and leaves a server process behind it; `del` takes both away. The contents live
-in memory only: they are gone with the server, a reboot or a crash (a file given with
---backing tmpfs:PATH outlives the server, not the reboot).";
+in memory only: they are gone with the disk or a reboot (a file given with --backing tmpfs:PATH
+outlives the disk).";
 
 const AFTER_HELP: &str = "\
 Sizes: 512, 4K, 1.5G. K, M, G, T, P, E (or KiB, ...) are powers of 1024, KB, MB, ... of 1000.
@@ -70,8 +70,8 @@ io_uring whose descriptor is closed, and a driver that does not hold what it ope
 const STOP_LONG: &str = "\
 Stop a disk but keep its id.
 
-Data is flushed, /dev/ublkbN disappears and the server ends; its memory is freed. The id stays in
-`list` as DEAD until `del`.";
+Data is flushed, /dev/ublkbN disappears and the server ends. The id stays in `list` as DEAD until
+`del`, and so does the memory of a disk with --backing private; that of memfd and hugetlb is freed.";
 
 const RESIZE_LONG: &str = "\
 Change the size of a running disk.
@@ -415,7 +415,7 @@ mod tests {
         assert_eq!(asked.io_buffer, 1 << 20);
         assert!(asked.read_only && asked.rotational && asked.volatile_cache);
         assert_eq!(asked.data_path, Some(DataPath::Buffer));
-        assert_eq!(asked.backing, Backing::Tmpfs("/dev/shm/a:b".into()));
+        assert_eq!(*asked.backing(), Backing::Tmpfs("/dev/shm/a:b".into()));
         assert_eq!(asked.thp, Some(false));
         assert!(!asked.partition_scan);
     }

@@ -3,6 +3,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::OnceLock;
@@ -146,6 +147,39 @@ impl Store {
         store
     }
 
+    /// A store in a file that has no name before [`Store::name`]. `folder` lies on a tmpfs that is this
+    /// user's alone: nobody else can cut the file.
+    pub fn private(folder: &Path, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
+        let file = file::make_unnamed(folder).map_err(|source| StoreError::Open {
+            path: folder.to_owned(),
+            source,
+        })?;
+        claim(&file, folder)?;
+        Self::with_new_file(file, size, huge_pages)
+    }
+
+    /// The store of a device whose server is gone. `size` is that of the device: the file is cut or
+    /// lengthened to it, and what lay behind the disk is gone. What the file holds of the disk is
+    /// there, by its holes (I2). `is_named`: others may be able to cut the file.
+    pub fn reopen(
+        path: &Path,
+        size: u64,
+        huge_pages: bool,
+        is_named: bool,
+    ) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let file = file::open_existing_private(path).map_err(open)?;
+        claim(&file, path)?;
+        // Cuts what lies behind the disk also where the file has the right length: pages, and what the
+        // last page holds there.
+        let mut store = Self::with_new_file(file, size, huge_pages)?;
+        store.is_named = is_named;
+        Ok(store)
+    }
+
     fn with_named_file(
         file: File,
         path: &Path,
@@ -157,21 +191,7 @@ impl Store {
             path: path.to_owned(),
             source,
         };
-        let (magic, _) = file::file_system(&file).map_err(open)?;
-        if ![file::TMPFS_MAGIC, file::HUGETLBFS_MAGIC].contains(&magic) {
-            return Err(StoreError::NotInMemory {
-                path: path.to_owned(),
-            });
-        }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::Locked {
-                    path: path.to_owned(),
-                })
-            }
-            Err(TryLockError::Error(e)) => return Err(open(e)),
-        }
+        claim(&file, path)?;
         let named = |mut store: Self| {
             store.is_named = true;
             store
@@ -195,7 +215,7 @@ impl Store {
         size: u64,
         huge_pages: bool,
     ) -> Result<Self, StoreError> {
-        file.set_len(size).map_err(|source| StoreError::System {
+        file::set_len(&file, size).map_err(|source| StoreError::System {
             step: "size",
             size,
             source,
@@ -239,11 +259,35 @@ impl Store {
             store.adopt_huge_pages()?;
             return Ok(store);
         }
-        for range in file::data_ranges(&store.file).map_err(system("examine"))? {
+        for range in store.data().map_err(system("examine"))? {
             let found = store.states.mark_present(pages_of(&range, page_shift));
             store.budget.charge((found as u64) << page_shift);
         }
         Ok(store)
+    }
+
+    fn data(&self) -> io::Result<Vec<Range<u64>>> {
+        file::data_ranges(&self.file)
+    }
+
+    /// Gives back what the file holds where it has no data: pages that were made for writes which
+    /// never came, because the server died. A store in huge pages has none, it does not tell them.
+    ///
+    /// # Context
+    /// Nobody uses the store yet.
+    pub fn release_unwritten(&self) -> io::Result<()> {
+        if self.is_hugetlb() || self.allocated()? <= self.used() - self.table_bytes() {
+            return Ok(());
+        }
+        let mut hole = 0;
+        let end = self.size().next_multiple_of(self.page_size());
+        for data in self.data()?.into_iter().chain(std::iter::once(end..end)) {
+            if hole < data.start {
+                file::punch_hole(&self.file, hole..data.start)?;
+            }
+            hole = data.end.next_multiple_of(self.page_size());
+        }
+        Ok(())
     }
 
     /// Maps with room to grow, or without it where address space is limited. Returns the mapping and
@@ -262,6 +306,30 @@ impl Store {
             Err(_) => Ok((Mapping::shared(file, size as usize)?, size)),
         }
     }
+}
+
+/// Takes the lock of a backing file, which must lie in memory.
+fn claim(file: &File, path: &Path) -> Result<(), StoreError> {
+    let open = |source| StoreError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let (magic, _) = file::file_system(file).map_err(open)?;
+    if ![file::TMPFS_MAGIC, file::HUGETLBFS_MAGIC].contains(&magic) {
+        return Err(StoreError::NotInMemory {
+            path: path.to_owned(),
+        });
+    }
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(StoreError::Locked {
+                path: path.to_owned(),
+            })
+        }
+        Err(TryLockError::Error(e)) => return Err(open(e)),
+    }
+    Ok(())
 }
 
 #[cfg(all(test, not(loom)))]

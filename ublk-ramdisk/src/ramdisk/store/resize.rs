@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{pages_of, Store, StoreError};
+use crate::sys::file;
 
 impl Store {
     /// Makes the store larger. The new part reads as zeros. The kernel is told afterwards (H8).
@@ -22,7 +23,7 @@ impl Store {
             source,
         };
         if self.file.metadata().map_err(system)?.len() < size {
-            self.file.set_len(size).map_err(system)?;
+            file::set_len(&self.file, size).map_err(system)?;
         }
         // What a larger disk left there.
         self.discard(self.size()..size);
@@ -79,7 +80,7 @@ impl Store {
         let size = self.size();
         let is_longer = self.file.metadata().is_ok_and(|meta| meta.len() > size);
         if is_longer {
-            if let Err(error) = self.file.set_len(size) {
+            if let Err(error) = file::set_len(&self.file, size) {
                 log::warn!("cannot cut the backing file to {size} bytes: {error}");
             }
         }

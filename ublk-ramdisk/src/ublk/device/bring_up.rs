@@ -227,6 +227,7 @@ impl Device {
     /// and serve what the kernel reads at once, such as partition tables (F3, H7).
     fn start(&mut self) -> Result<(), Failure> {
         let id = self.info.dev_id;
+        backend::name_store(&self.config, self.driver.disk().store(), id)?;
         if let Err(error) = self.control.start(id, std::process::id()) {
             // The parameters are the usual cause: show what the driver has of them.
             if error.errno() == Some(libc::EINVAL) {

@@ -39,7 +39,8 @@ pub struct AddArgs {
     /// Serve in this process, log to standard error; Ctrl-C stops and deletes the disk
     #[arg(long, help_heading = "Server")]
     pub foreground: bool,
-    /// Print an object with id, path, char_path, size, data_path, queues, depth, pid
+    /// Print an object with id, path, char_path, size, data_path, queues, depth, backing,
+    /// outlives_server, pid
     #[arg(long, help_heading = "Server")]
     pub json: bool,
 }

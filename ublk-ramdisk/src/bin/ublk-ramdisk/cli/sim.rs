@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Arg, Args};
 use ublk_ramdisk::config::space::NewMemoryOptions;
-use ublk_ramdisk::config::{DeviceConfig, Surroundings};
+use ublk_ramdisk::config::{Backing, DeviceConfig, Surroundings};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::pressure::PressureOptions;
 use ublk_ramdisk::sim::config::{Load, Model, SimConfig};
@@ -129,6 +129,11 @@ impl SimArgs {
             data_path: None,
             ..device.clone()
         };
+        if matches!(device.backing(), Backing::Private(_)) {
+            return Err(Failure::usage(
+                "--backing private outlives a server, and sim has none: leave it out",
+            ));
+        }
         if without_kernel != device {
             return Err(Failure::usage(
                 "--id, --physical-block-size, --rotational, --volatile-cache, --no-partition-scan \

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use ublk_ramdisk::config::{Backing, DeviceConfig, Surroundings};
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::ramdisk::store::private::Folder;
 use ublk_ramdisk::ublk::ctrl::Control;
 use ublk_ramdisk::units::{OrOff, Size};
 
@@ -24,7 +25,7 @@ use crate::server::{page_size, Prepared};
 
 /// Adds the device.
 pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
-    let config = checked(args)?;
+    let mut config = checked(args)?;
     if let Some(OrOff::To(limit)) = args.memory.rules.memory_limit {
         if limit > config.size {
             output::warn(&format!(
@@ -37,15 +38,24 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     // Without driver, permission or io_uring nothing is forked, locked or logged.
     drop(Control::open()?);
     let run_dir = RunDir::of_this_machine()?;
+    let stores = private_stores(&mut config, &run_dir)?;
+    let result = serve(args, &config, &run_dir);
+    // Unmounted now, if there is no disk in it.
+    drop(stores);
+    run_dir.tidy();
+    result
+}
+
+fn serve(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit, Failure> {
     if args.foreground {
-        return serve_here(args, &config, &run_dir);
+        return serve_here(args, config, run_dir);
     }
     // The daemon changes its directory, so the path is made absolute before the fork.
     let log = match &args.log {
         LogTarget::File(path) => LogTarget::File(absolute(path)?),
         LogTarget::Syslog => LogTarget::Syslog,
     };
-    let served = daemon::start(|ready| serve_behind(&log, &config, &run_dir, ready))?;
+    let served = daemon::start(|ready| serve_behind(&log, config, run_dir, ready))?;
     if served.queues < config.queues {
         output::warn(&format!(
             "--queues {}: the kernel granted {}, one per CPU at most",
@@ -54,6 +64,30 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     }
     announce(args, &served)?;
     Ok(Exit::Done)
+}
+
+/// Finds a place for a private store, if that is asked for or nothing else is. Here, because what a
+/// server mounts may go with its mount namespace.
+fn private_stores(config: &mut DeviceConfig, run_dir: &RunDir) -> Result<Option<Folder>, Failure> {
+    if !matches!(config.backing, None | Some(Backing::Private(_))) {
+        return Ok(None);
+    }
+    match run_dir.private_stores(config.thp) {
+        Ok(folder) => {
+            config.backing = Some(Backing::Private(folder.path().to_owned()));
+            Ok(Some(folder))
+        }
+        Err(error) if config.backing.is_some() => Err(Failure::environment(format!(
+            "--backing private: cannot mount a tmpfs: {error}; run as root, or use --backing memfd, \
+             which goes with its server"
+        ))),
+        Err(error) => {
+            output::warn(&format!(
+                "the contents go with the server (--backing memfd): cannot mount a tmpfs: {error}"
+            ));
+            Ok(None)
+        }
+    }
 }
 
 /// The options as one config, with the size that a backing file gives.
@@ -66,7 +100,7 @@ fn checked(args: &AddArgs) -> Result<DeviceConfig, Failure> {
 /// What a device's rules depend on. A relative path of its backing is fixed.
 pub(super) fn surroundings(device: &mut DeviceConfig) -> Result<Surroundings, Failure> {
     let mut backing_length = None;
-    if let Backing::Tmpfs(path) = &mut device.backing {
+    if let Some(Backing::Tmpfs(path)) = &mut device.backing {
         *path = absolute(path)?;
         backing_length = length(path)?;
     }

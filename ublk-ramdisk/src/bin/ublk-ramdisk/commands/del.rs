@@ -29,6 +29,7 @@ pub fn run(args: &DelArgs) -> Result<Exit, Failure> {
             }
         }
     }
+    run_dir.tidy();
     last.map_or(Ok(Exit::Done), Err)
 }
 
@@ -62,6 +63,7 @@ fn delete(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
     }
     let mut control = Control::open()?;
     machine::stop_by_kernel(&mut control, id, force)?;
+    run_dir.remove_store(id)?;
     machine::delete_by_kernel(&mut control, id)?;
     run_dir.forget(id);
     Ok(())

@@ -6,6 +6,7 @@ use ublk_ramdisk::config::DataPath;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control, CtrlError};
+use ublk_ramdisk::ublk::device_ids;
 use ublk_ramdisk::ublk::features::features;
 use ublk_ramdisk::units::Size;
 
@@ -29,6 +30,8 @@ struct Row {
     data_path: Option<DataPath>,
     /// Only a state file knows it, as the data path.
     backing: Option<String>,
+    /// The contents are still there when the server has died.
+    outlives_server: Option<bool>,
     /// Kernel names of the features in force.
     flags: Vec<&'static str>,
     /// The server, while there is one.
@@ -45,11 +48,7 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
     let mut control = Control::open()?;
     let run_dir = RunDir::of_this_machine()?;
     let all = args.ids.is_empty();
-    let ids = if all {
-        machine::ids()
-    } else {
-        args.ids.clone()
-    };
+    let ids = if all { device_ids() } else { args.ids.clone() };
     let mut rows = Vec::new();
     for id in ids {
         match look(&mut control, &run_dir, id) {
@@ -87,6 +86,7 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         io_buffer: info.max_io_buf_bytes,
         data_path: state.as_ref().map(|state| state.data_path),
         backing: state.as_ref().map(|state| state.backing.clone()),
+        outlives_server: state.as_ref().map(|state| state.outlives_server),
         flags: flag_names(info.flags),
         pid,
         command: pid.map(machine::command_of),
@@ -119,7 +119,7 @@ const fn column(name: &'static str, usual: bool, cell: fn(&Row) -> Option<String
     Column { name, usual, cell }
 }
 
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [Column; 13] = [
     column("DISK", true, |row| Some(row.path.clone())),
     column("STATE", true, |row| Some(row.state.clone())),
     column("SIZE", true, |row| row.size.map(size)),
@@ -130,13 +130,18 @@ const COLUMNS: [Column; 12] = [
     }),
     column("PID", true, |row| row.pid.map(|pid| pid.to_string())),
     column("BACKING", true, |row| row.backing.clone()),
-    column("SERVER", false, server_name),
-    column("READ-ONLY", false, |row| {
-        Some(if row.read_only { "yes" } else { "no" }.to_owned())
+    column("OUTLIVES-SERVER", false, |row| {
+        row.outlives_server.map(yes_or_no)
     }),
+    column("SERVER", false, server_name),
+    column("READ-ONLY", false, |row| Some(yes_or_no(row.read_only))),
     column("IO-BUFFER", false, |row| Some(size(row.io_buffer.into()))),
     column("FLAGS", false, |row| Some(row.flags.join(","))),
 ];
+
+fn yes_or_no(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
+}
 
 fn size(bytes: u64) -> String {
     Size(bytes).to_string()
@@ -195,6 +200,7 @@ mod tests {
             io_buffer: 512 << 10,
             data_path: Some(DataPath::UserCopy),
             backing: Some("hugetlb".to_owned()),
+            outlives_server: Some(false),
             flags: vec!["USER_COPY", "UPDATE_SIZE"],
             pid: Some(4_194_304),
             command: Some("ublk-ramdisk".to_owned()),

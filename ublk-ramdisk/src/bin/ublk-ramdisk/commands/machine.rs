@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ublk devices of this machine, ours and others', as the commands see them.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use ublk_ramdisk::error::Failure;
@@ -19,23 +17,6 @@ use crate::server::run_dir::RunDir;
 
 /// A server that was just killed lets go of its device in a moment.
 const ID_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The ids of all ublk devices, from their nodes, lowest first.
-/// In sysfs and in /dev, whichever there is.
-pub fn ids() -> Vec<u32> {
-    ids_in(&[Path::new("/sys/class/ublk-char"), Path::new("/dev")])
-}
-
-fn ids_in(places: &[&Path]) -> Vec<u32> {
-    let mut ids = BTreeSet::new();
-    for entries in places.iter().filter_map(|place| fs::read_dir(place).ok()) {
-        ids.extend(entries.flatten().filter_map(|node| {
-            let name = node.file_name();
-            name.to_str()?.strip_prefix("ublkc")?.parse::<u32>().ok()
-        }));
-    }
-    ids.into_iter().collect()
-}
 
 /// Asks the server of a device. None if it has no server of this program, or one that ended before
 /// it replied. A refusal by the server is a failure.
@@ -144,21 +125,4 @@ pub fn disk_size(id: u32) -> Option<u64> {
 pub fn command_of(pid: i32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     name.trim().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_come_from_nodes_once_and_in_order() {
-        let place = std::env::temp_dir().join(format!("ublk-ids-{}", std::process::id()));
-        fs::create_dir_all(&place).expect("made");
-        for name in ["ublkc10", "ublkc2", "ublkb3", "ublkcx", "ublk-control"] {
-            fs::write(place.join(name), "").expect("made");
-        }
-        let places: [&Path; 3] = [&place, &place, Path::new("/nonexistent")];
-        assert_eq!(ids_in(&places), [2, 10]);
-        fs::remove_dir_all(&place).expect("removed");
-    }
 }

@@ -4,6 +4,7 @@
 //! What is zero is left out, and so are figures that few need; `--all` has everything, and `-o` the
 //! columns that are named. The JSON is always complete.
 
+use ublk_ramdisk::config::fate_of_contents;
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::histogram::Histogram;
 use ublk_ramdisk::mq::Source;
@@ -116,6 +117,8 @@ pub fn as_text(stats: &DeviceStats, selection: &Selection) -> String {
         rounded_size(stats.allocated),
         stats.data_path,
     );
+    let (backing, fate) = (&stats.backing, fate_of_contents(stats.outlives_server));
+    head += &output::wrapped(&format!("backing: {backing}, which {fate}"), WIDTH, "");
     let settings = &stats.pressure.settings;
     if all || *settings != Settings::default() {
         head += &output::wrapped(&format!("pressure: {settings}"), WIDTH, "");

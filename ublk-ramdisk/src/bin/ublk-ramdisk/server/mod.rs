@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use log::{error, info, warn};
 use ublk_ramdisk::config::set::{InForce, SetOptions};
-use ublk_ramdisk::config::DeviceConfig;
+use ublk_ramdisk::config::{fate_of_contents, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::sys::thread::set_io_flusher;
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path};
@@ -172,13 +172,20 @@ impl Front {
             data_path: device.data_path(),
             queues: device.info().nr_hw_queues,
             depth: device.info().queue_depth,
-            backing: config.backing.to_string(),
+            backing: config.backing().to_string(),
+            outlives_server: config.backing().outlives_server(),
             pid: std::process::id(),
         };
         lock.write_state(&served)?;
         info!(
-            "serving {}: {} bytes, {} queues of depth {}, data path {}, backing {}",
-            served.path, served.size, served.queues, served.depth, served.data_path, served.backing
+            "serving {}: {} bytes, {} queues of depth {}, data path {}, backing {}, which {}",
+            served.path,
+            served.size,
+            served.queues,
+            served.depth,
+            served.data_path,
+            served.backing,
+            fate_of_contents(served.outlives_server)
         );
         Ok(Front {
             lock,

@@ -67,14 +67,14 @@ pub fn detach(keep: BorrowedFd<'_>) -> io::Result<()> {
 /// Closes what the caller's shell left open, for a daemon must not hold other people's files.
 ///
 /// # Context
-/// First thing in the child, while `keep` is the only file this program has opened.
+/// First thing in the child. What the parent has opened but `keep` is never used or dropped here.
 fn close_inherited(keep: BorrowedFd<'_>) -> io::Result<()> {
     let inherited: Vec<i32> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|fd| *fd > 2 && *fd != keep.as_raw_fd())
         .collect();
     for fd in inherited {
-        // SAFETY: no value of this program owns the number: `keep` and the standard three were
+        // SAFETY: no value that the child uses owns the number: `keep` and the standard three were
         // taken out, and the directory just read is closed already (EBADF is of no consequence).
         unsafe { libc::close(fd) };
     }

@@ -32,6 +32,9 @@ pub struct Served {
     pub depth: u16,
     /// Where the contents live, as typed.
     pub backing: String,
+    /// The contents are still there when the server has died.
+    #[serde(default)]
+    pub outlives_server: bool,
     /// The server.
     pub pid: u32,
 }

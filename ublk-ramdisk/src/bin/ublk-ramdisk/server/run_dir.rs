@@ -21,8 +21,10 @@ use std::time::{Duration, Instant};
 
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
+use ublk_ramdisk::ramdisk::store::private;
 use ublk_ramdisk::sys::file::NO_STREAM;
 use ublk_ramdisk::sys::remove;
+use ublk_ramdisk::ublk::device_ids;
 
 use super::protocol::Served;
 
@@ -124,16 +126,49 @@ impl RunDir {
         ))
     }
 
+    fn make(&self) -> io::Result<()> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&self.0)?;
+        // Made meanwhile, perhaps by somebody else.
+        self.check_owner()
+    }
+
+    /// Where private stores are, mounted beside this directory's files for as long as the result
+    /// lives, or a store is there.
+    pub fn private_stores(&self, thp: Option<bool>) -> io::Result<private::Folder> {
+        loop {
+            self.make()?;
+            match private::Folder::mounted(&self.0, thp) {
+                // The directory was tidied away in between.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // The folder is made before the mount fails.
+                folder => return folder.inspect_err(|_| self.tidy()),
+            }
+        }
+    }
+
+    /// Removes the private store of a device without a server, if it has one.
+    pub fn remove_store(&self, id: u32) -> Result<(), Failure> {
+        private::remove(&self.0, id).map_err(|error| {
+            Failure::runtime(format!(
+                "the store of device {id} cannot be removed: {error}"
+            ))
+        })
+    }
+
+    /// Removes private stores of devices that are gone, and what is empty.
+    pub fn tidy(&self) {
+        private::tidy(&self.0, device_ids);
+        let _ = fs::remove_dir(&self.0);
+    }
+
     /// One try: none means that another process has the lock.
     fn try_lock(&self, id: u32) -> io::Result<Option<File>> {
         let path = self.lock_path(id);
         loop {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(&self.0)?;
-            // Made meanwhile, perhaps by somebody else.
-            self.check_owner()?;
+            self.make()?;
             let file = match File::options()
                 .write(true)
                 .create(true)
@@ -225,7 +260,7 @@ impl RunDir {
         let _ = remove::directory(&self.files_path(id));
         let _ = remove::socket(&self.socket(id));
         let _ = remove::regular_file(&self.lock_path(id));
-        let _ = fs::remove_dir(&self.0);
+        self.tidy();
     }
 }
 
@@ -350,6 +385,7 @@ mod tests {
             queues: 1,
             depth: 128,
             backing: "memfd".to_owned(),
+            outlives_server: false,
             pid: std::process::id(),
         }
     }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use ublk_ramdisk::sys::mount::is_in_first_namespace;
 use ublk_ramdisk::ublk::ctrl::{driver_present, Control, CtrlError};
 use ublk_ramdisk::ublk::features::Features;
 
@@ -53,6 +54,8 @@ pub struct Facts {
     pub memory: u64,
     /// True if /dev/shm is a tmpfs.
     pub shm: bool,
+    /// True if this process has the mount namespace of process 1.
+    pub first_namespace: bool,
     /// 2 MiB pages of the kernel's pool that are free and not reserved.
     pub huge_pages: u64,
 }
@@ -83,6 +86,7 @@ impl Facts {
                 .map_err(|error| error.to_string()),
             memory: memory(&read("/proc/meminfo")),
             shm: is_tmpfs(&read("/proc/self/mounts"), "/dev/shm"),
+            first_namespace: is_in_first_namespace(),
             huge_pages: huge_pages("free").saturating_sub(huge_pages("resv")),
             release,
         }

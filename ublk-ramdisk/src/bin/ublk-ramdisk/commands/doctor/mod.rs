@@ -71,6 +71,7 @@ fn judge(facts: &Facts) -> Report {
         io_uring(facts),
         data_path(facts),
         memory(facts),
+        contents(facts),
         huge_pages(facts),
         reclaim(facts),
     ];
@@ -270,6 +271,20 @@ fn memory(facts: &Facts) -> Check {
     ok(name, finding)
 }
 
+/// Where the contents of a disk are when its server has died.
+fn contents(facts: &Facts) -> Check {
+    let name = "contents";
+    if facts.first_namespace && facts.has(CAP_SYS_ADMIN) {
+        return ok(name, "outlive the server (--backing private, the default)");
+    }
+    warning(
+        name,
+        "go with the server: --backing private needs root in the mount namespace of process 1",
+        "run as root outside of containers and of units with private mounts, or use \
+         --backing tmpfs:PATH",
+    )
+}
+
 /// Never worse than ok: only one kind of backing needs them.
 fn huge_pages(facts: &Facts) -> Check {
     let name = "huge pages";
@@ -339,6 +354,7 @@ mod tests {
             ring: Ok(()),
             memory: 8 << 30,
             shm: true,
+            first_namespace: true,
             huge_pages: 0,
         }
     }
