@@ -55,6 +55,36 @@ fn sys_knows_nothing_above_it() {
     }
 }
 
+/// The lists that `scripts/journeys` has measured name files that there are, as many as they say.
+#[test]
+fn the_files_of_the_measured_journeys_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = fs::read_to_string(root.join("doc/design.md")).unwrap();
+    let lists = text.split("<!-- journeys -->").nth(1).unwrap();
+    let lists = lists.split("<!-- /journeys -->").next().unwrap();
+    for journey in lists.split("\n**").skip(1) {
+        let mut count = 0;
+        for line in journey.lines() {
+            let mut quoted = line.split('`').skip(1).step_by(2);
+            let Some(folder) = quoted.next() else {
+                continue;
+            };
+            for file in quoted {
+                count += 1;
+                let path = root.join(folder).join(file);
+                assert!(
+                    path.is_file(),
+                    "{folder}{file} is not there: run scripts/journeys"
+                );
+            }
+        }
+        assert!(
+            journey.contains(&format!(": {count} files.")),
+            "{count}: {journey}"
+        );
+    }
+}
+
 /// What one crate's files say.
 #[derive(Default)]
 struct Sources {
