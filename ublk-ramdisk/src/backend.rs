@@ -100,14 +100,6 @@ pub fn name_store(config: &DeviceConfig, store: &Store, id: u32) -> Result<(), F
         .map_err(|error| Failure::environment(format!("cannot make {}: {error}", path.display())))
 }
 
-/// Takes that name again, before the device's id is free.
-pub fn unname_store(config: &DeviceConfig, store: &Store, id: u32) {
-    if let Backing::Private(folder) = config.backing() {
-        // One that is not there is not ours to remove.
-        let _ = store.unname(&name_in(folder, id));
-    }
-}
-
 fn name_in(folder: &Path, id: u32) -> PathBuf {
     folder.join(id.to_string())
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A device's life as its server sees it: add, set up, start, serve, resize,
-//! stop, delete (F1). Whatever fails before the disk is there is undone (L2).
+//! A device's life as its server sees it: add, set up, start, serve, resize, close (F1).
 //!
 //! 1. [`Device::create`] opens the store, sends ADD_DEV and SET_PARAMS, opens /dev/ublkcN, starts a
 //!    thread for each queue and sends START_DEV. The disk is LIVE.
 //! 2. [`Device::set`], [`Device::resize`] and [`Device::stats`] work beside the I/O.
-//! 3. [`Device::stop`] lets go of what is held back and sends STOP_DEV. The queue threads see -ENODEV
-//!    and end. Their rings, the mirror and the last hold on /dev/ublkcN go after them.
-//! 4. [`Device::delete`] does step 3 if need be, and frees the id. [`Device::leave_stopped`] leaves
-//!    the id taken. Dropping the device deletes it.
+//! 3. [`Device::let_go`] lets go of what is held back, before somebody sends STOP_DEV. The queue
+//!    threads see -ENODEV and end.
+//! 4. Dropping the device closes it: queue threads, rings, mirror, the last hold on /dev/ublkcN.
 //!
-//! All of it runs on a thread that is none of the queues' (F3, F21).
+//! STOP_DEV and DEL_DEV are not sent here but by a process that does not have /dev/ublkcN open (F23):
+//! [`super::openers::stop_unused`] and the commands. All of this runs on a thread that is none of the
+//! queues' (F3, F21).
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::abi::{self, DeviceInfo};
-use super::ctrl::{Control, CtrlError};
+use super::ctrl::Control;
 use super::features::Features;
-use super::openers::{refuse_users, stop_unused};
+use super::openers::refuse_users;
 use super::queue::QueueShared;
 use super::thread::{Deaths, Served};
 use crate::backend::{self, Driver, Mirror};
@@ -35,8 +35,6 @@ mod set;
 
 /// How often a device node, or requests that come to their end, are looked for.
 const NODE_POLL: Duration = Duration::from_millis(5);
-/// How long the id of a deleted device may take to be free.
-const ID_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a shrink asks for memory that requests still use.
 const SHRINK_TRIES: u32 = 200;
 
@@ -55,14 +53,12 @@ pub struct Device {
     counters: Vec<Arc<QueueCounters>>,
     /// Where the queue threads report their ends.
     deaths: Arc<Deaths>,
-    /// By queue. Each returns its ring, which is closed once all have ended: see `join`.
+    /// By queue. Each returns its ring, which is closed once all have ended: see `close`.
     threads: Vec<JoinHandle<Option<Served>>>,
     /// From the start of the queues to their end.
     mirror: Option<Mirror>,
-    /// What queue threads share with workers. Emptied by `join`: it holds /dev/ublkcN open.
+    /// What queue threads share with workers. Emptied by `close`: it holds /dev/ublkcN open.
     queues: Box<[Arc<QueueShared>]>,
-    /// The id is free or left to others: dropping the device does nothing more.
-    deleted: bool,
 }
 
 impl Device {
@@ -216,33 +212,38 @@ impl Device {
         self.driver.disk().store().keep_file();
     }
 
-    /// Takes the disk away: its dirty data is written first, and the queue
-    /// threads end. Without `force` this is refused while somebody has it open.
-    ///
-    /// # Errors
-    /// Status 4 if the disk is in use, with its users by name.
-    pub fn stop(&mut self, force: bool) -> Result<(), Failure> {
-        let id = self.id();
-        if force {
-            self.let_go();
-            self.control.stop(id)?;
-        } else {
-            let is_safe = Features(self.info.flags).has(Features::SAFE_STOP_DEV);
-            let let_go = || let_go(self.mirror.as_ref(), &self.driver);
-            stop_unused(&mut self.control, id, is_safe, let_go)?;
+    /// Lets go of every request that the disk holds back, because STOP_DEV waits for them all (F4). All
+    /// pressure and injection ends. Requests that wait for memory end with NOSPC, as every later one
+    /// that needs memory and finds none (E22).
+    pub fn let_go(&self) {
+        if let Some(mirror) = &self.mirror {
+            mirror.pressure().let_all_pass(&self.driver);
         }
-        self.join();
-        Ok(())
+        self.driver
+            .disk()
+            .set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO));
     }
 
-    /// See the function of this name below.
-    fn let_go(&self) {
-        let_go(self.mirror.as_ref(), &self.driver);
+    /// Returns a function that counts the requests that are with the server, and those that have ended.
+    pub fn progress(&self) -> impl Fn() -> (u64, u64) + Send + 'static {
+        let counters = self.counters.clone();
+        move || {
+            let all = counters.iter().zip(0..);
+            let all = all.map(|(counters, queue)| counters.snapshot(queue));
+            let (inserted, ended) = all.fold((0, 0), |(inserted, ended), queue| {
+                (
+                    inserted + queue.inserted,
+                    ended + queue.ended + queue.errors,
+                )
+            });
+            (inserted.saturating_sub(ended), ended)
+        }
     }
 
-    /// Waits for the queue threads, then frees what holds /dev/ublkcN open, in the order of use:
-    /// rings, mirror with kblockd, buffers.
-    fn join(&mut self) {
+    /// Ends the queue threads, where the driver has not, then frees what holds /dev/ublkcN open, in the
+    /// order of use: rings, mirror with kblockd, buffers.
+    fn close(&mut self) {
+        self.deaths.end_all();
         let threads = self.threads.drain(..);
         // Panics have been caught and reported inside.
         let served: Vec<_> = threads.map(JoinHandle::join).collect();
@@ -253,68 +254,12 @@ impl Device {
         self.mirror = None;
         self.queues = Box::default();
     }
-
-    /// Ends the serving but leaves the device's id taken, in state DEAD.
-    pub fn leave_stopped(mut self) -> Result<(), Failure> {
-        self.stop(true)?;
-        self.deleted = true;
-        Ok(())
-    }
-
-    /// Stops the disk if it still is there, and frees its id.
-    pub fn delete(mut self) -> Result<(), Failure> {
-        self.remove().map_err(Failure::from)
-    }
-
-    fn remove(&mut self) -> Result<(), CtrlError> {
-        let id = self.id();
-        // Set first: a failure below is reported once, and not tried again by `drop`.
-        self.deleted = true;
-        if self.deaths.error().is_some() {
-            // The failed queue's requests end when /dev/ublkcN is closed, not by STOP_DEV.
-            self.join();
-        }
-        self.let_go();
-        let stopped = self.control.stop(id);
-        if stopped.is_ok() || self.threads.is_empty() {
-            self.join();
-        }
-        backend::unname_store(&self.config, self.driver.disk().store(), id);
-        // Threads that could not be made to stop hold /dev/ublkcN, and a user of
-        // a disk that was stopped by force may hold that: neither is waited for.
-        match self.control.delete_within(id, ID_PATIENCE) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                log::warn!("device id {id} is freed when its last user closes it");
-                Ok(())
-            }
-            // Somebody else was quicker, or deletion goes on by itself.
-            Err(e) if matches!(e.errno(), Some(libc::ENODEV | libc::EINTR)) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if !self.deleted {
-            if let Err(error) = self.remove() {
-                log::error!("device {} could not be removed: {error}", self.id());
-            }
-        }
+        self.close();
     }
-}
-
-/// Lets go of every request that the disk holds back, because STOP_DEV waits for them all (F4). All
-/// pressure and injection ends. Requests that wait for memory end with NOSPC, as every later one that
-/// needs memory and finds none (E22).
-fn let_go(mirror: Option<&Mirror>, driver: &Arc<Driver>) {
-    if let Some(mirror) = mirror {
-        mirror.pressure().let_all_pass(driver);
-    }
-    driver
-        .disk()
-        .set_no_space_timeout(NoSpaceTimeout::After(Duration::ZERO));
 }
 
 /// Lets requests in flight come to their end; always false, for use in a search.

@@ -29,7 +29,7 @@ pub(super) struct Deaths {
     /// Written by each queue thread at its end;
     /// [`Device::death_fd`](super::device::Device::death_fd).
     event: OwnedFd,
-    /// Tells the other queues that one has failed.
+    /// Tells the queues that one of them has failed, or that the device is closed.
     give_up: Arc<OwnedFd>,
     /// What the user is told. Later failures are only logged.
     first_error: Mutex<Option<String>>,
@@ -49,7 +49,12 @@ impl Deaths {
         self.event.as_fd()
     }
 
-    /// Readable once a queue thread has failed.
+    /// Ends all queue threads that have not ended.
+    pub(super) fn end_all(&self) {
+        event::signal(self.give_up.as_fd());
+    }
+
+    /// Readable once a queue thread has failed, or all are to end.
     pub(super) fn give_up(&self) -> Arc<OwnedFd> {
         self.give_up.clone()
     }
@@ -78,7 +83,7 @@ impl Deaths {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .get_or_insert(text);
-        event::signal(self.give_up.as_fd());
+        self.end_all();
     }
 }
 
@@ -125,7 +130,7 @@ impl QueueThread {
         match self.set_up(submitter) {
             Ok(ready) => {
                 // The creator waits for every queue's answer; if it then gives
-                // up, the driver takes the tags back and the loop ends by itself.
+                // up, so does the loop.
                 let _ = self.ready.send(Ok(()));
                 match served.insert(ready) {
                     Served::PerTag(per_tag) => per_tag.run(),

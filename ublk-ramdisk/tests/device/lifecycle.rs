@@ -15,8 +15,8 @@ use ublk_ramdisk::ublk::ctrl::Control;
 use crate::disk::{try_add, Disk, MIB};
 use crate::ioctl::{self, Buffer};
 use crate::machine::{self, wait_for, Traces};
-use crate::run::{self, ublk};
-use crate::runner::{is_quick, Test};
+use crate::run::{self, need, ublk};
+use crate::runner::{is_quick, Outcome, Test};
 use crate::verify::fio_command;
 
 pub fn tests(tests: &mut Vec<Test>) {
@@ -36,6 +36,10 @@ pub fn tests(tests: &mut Vec<Test>) {
     add(
         "l1_sigterm_waits_for_users_and_a_second_does_not",
         terminated_twice,
+    );
+    add(
+        "f23_a_server_without_its_supervisor_is_ended_by_sigterm",
+        terminated_alone,
     );
     add(
         "f4_a_disk_that_is_taken_away_holds_nothing_back",
@@ -63,6 +67,13 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("l1_list_and_stats_show_every_disk", listed);
     add("l1_del_all_takes_every_disk", del_all);
     add("test_vm_16_a_closed_pipe_kills_no_server", closed_pipe);
+    tests.push(Test::skippable(
+        "f23_del_force_answers_though_a_request_is_lost",
+        || deleted_past_a_server(a_request_is_lost),
+    ));
+    let name = "f23_del_force_answers_though_the_server_does_not";
+    let test = Test::skippable(name, || deleted_past_a_server(a_server_is_stopped));
+    tests.push(test.anywhere());
 }
 
 /// STOP_DEV waits for every request: for those too that were to be refused for hours, or to time out
@@ -215,9 +226,7 @@ fn removed_by_a_stranger() {
         stranger.stop(disk.id).expect("it is stopped");
         assert!(writer.join().expect("no panic").is_err(), "it has ended");
     });
-    wait_for("the end of its server", || {
-        !machine::servers().contains(&disk.pid)
-    });
+    wait_for("the end of its server", || gone(&disk));
     disk.has_ended();
     before.assert_unchanged();
 }
@@ -306,23 +315,119 @@ fn cycles() {
     });
 }
 
-fn gone(pid: u32) -> bool {
-    !machine::servers().contains(&pid)
+/// Has the server ended, and its supervisor?
+fn gone(disk: &Disk) -> bool {
+    let servers = machine::servers();
+    !servers.contains(&disk.pid) && !servers.contains(&disk.supervisor)
 }
 
+/// The server and its supervisor mean the same by a signal.
 fn terminated() {
+    let of_the_server: fn(&Disk) -> u32 = |disk| disk.pid;
+    for whose in [of_the_server, |disk| disk.supervisor] {
+        let disk = Disk::add(&["--size", "8M"]);
+        ioctl::signal(whose(&disk), libc::SIGTERM);
+        wait_for("the server's end", || gone(&disk));
+        assert!(is_gone(&disk));
+        ublk(&["list", &disk.name()]).refused(1, &[&disk.name()]);
+        disk.has_ended();
+    }
+}
+
+/// A server without its supervisor serves on, and is still ended by a signal when nobody uses its
+/// disk.
+fn terminated_alone() {
+    let before = Traces::now();
     let disk = Disk::add(&["--size", "8M"]);
+    ioctl::signal(disk.supervisor, libc::SIGKILL);
+    wait_for("the supervisor's end", || {
+        !machine::servers().contains(&disk.supervisor)
+    });
+    let user = disk.open();
     ioctl::signal(disk.pid, libc::SIGTERM);
-    wait_for("the server's end", || gone(disk.pid));
-    assert!(is_gone(&disk));
-    ublk(&["list", &disk.name()]).refused(1, &[&disk.name()]);
+    let told = || machine::server_logs().contains("the supervisor has gone");
+    wait_for("the server's word", told);
+    assert!(!is_gone(&disk), "it is in use");
+    drop(user);
+    wait_for("the server's end", || gone(&disk));
     disk.has_ended();
+    before.assert_unchanged();
+}
+
+/// A thread of the server stands still with a request, or all of them do. The deletion is sent by
+/// another process, and ends the server.
+fn deleted_past_a_server(stand_still: fn(&Disk) -> Option<Child>) -> Outcome {
+    need(&["strace"])?;
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "8M"]);
+    let file = disk.open_direct();
+    // Not zeros: the thread of the queue itself serves a page that is there, and stays.
+    let mut bytes = Buffer::new(4096);
+    bytes.fill(1);
+    file.write_all_at(&bytes, 0).expect("it is served");
+    let mut strace = stand_still(&disk);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| file.write_at(&bytes, 0));
+        wait_for("a request at the server", || {
+            disk.sysfs("inflight").split_whitespace().last() == Some("1")
+        });
+        let del = scope.spawn(|| ublk(&["del", "--force", &disk.name()]));
+        wait_for("the end of the server", || {
+            !machine::servers().contains(&disk.pid)
+        });
+        // It would keep the thread from ending.
+        if let Some(strace) = &mut strace {
+            let _ = strace.kill();
+        }
+        let said = del.join().expect("no panic");
+        assert_eq!(said.status, Some(0), "{said:?}");
+        client.join().expect("no panic").expect_err("it has ended");
+    });
+    assert!(is_gone(&disk));
+    wait_for("the server's end", || gone(&disk));
+    if let Some(mut strace) = strace {
+        strace.wait().expect("it is ours");
+    }
+    drop(file);
+    disk.has_ended();
+    before.assert_unchanged();
+    Ok(())
+}
+
+fn a_request_is_lost(disk: &Disk) -> Option<Child> {
+    let thread = machine::thread(disk.pid, "ublkq0").to_string();
+    let traced = || {
+        let status = machine::read(format!("/proc/{}/task/{thread}/status", disk.pid));
+        !status.contains("TracerPid:\t0")
+    };
+    let calls = "pread64,pwrite64";
+    let strace = run::command("strace")
+        .args(["-p", &thread, "-o", "/dev/null", "-e"])
+        .args([&format!("trace={calls}"), "-e"])
+        .arg(format!("inject={calls}:delay_enter=3600s"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("strace starts");
+    wait_for("strace", traced);
+    Some(strace)
+}
+
+fn a_server_is_stopped(disk: &Disk) -> Option<Child> {
+    ioctl::signal(disk.pid, libc::SIGSTOP);
+    let is_stopped =
+        |task: &std::path::PathBuf| machine::read(task.join("status")).contains("State:\tT");
+    wait_for("the stop of every thread", || {
+        machine::tasks(disk.pid).iter().all(is_stopped)
+    });
+    None
 }
 
 fn terminated_twice() {
     let disk = Disk::add(&["--size", "8M"]);
     let user = disk.open();
+    // As a service manager does. It is one signal.
     ioctl::signal(disk.pid, libc::SIGTERM);
+    ioctl::signal(disk.supervisor, libc::SIGTERM);
     let told = || {
         let log = machine::server_logs();
         log.contains("is in use")
@@ -330,7 +435,7 @@ fn terminated_twice() {
     wait_for("the server's word that it waits", told);
     assert!(!is_gone(&disk), "it is in use");
     ioctl::signal(disk.pid, libc::SIGTERM);
-    wait_for("the server's end", || gone(disk.pid));
+    wait_for("the server's end", || gone(&disk));
     assert!(is_gone(&disk));
     drop(user);
     disk.has_ended();
@@ -350,7 +455,7 @@ fn slow_clients() {
     let mut deaf = connect();
     deaf.write_all(b"{\"op\":\"stats\"}\n").expect("sent");
     ioctl::signal(disk.pid, libc::SIGTERM);
-    wait_for("the server's end", || gone(disk.pid));
+    wait_for("the server's end", || gone(&disk));
     assert!(is_gone(&disk));
     drop((clients, deaf));
     disk.has_ended();
@@ -410,9 +515,9 @@ fn foreground() {
         .expect("it starts");
     wait_for("the disk", || machine::read(&out).ends_with('}'));
     let disk = Disk::from_json(&machine::read(&out));
-    assert_eq!(disk.pid, child.id());
+    assert_eq!(disk.supervisor, child.id());
     disk.assert_at_rest();
-    ioctl::signal(disk.pid, libc::SIGINT);
+    ioctl::signal(child.id(), libc::SIGINT);
     let status = child.wait().expect("it ends");
     assert_eq!(status.code(), Some(0), "an orderly stop");
     assert!(is_gone(&disk));
@@ -424,7 +529,8 @@ fn stop_keeps_id() {
     ublk(&["stop", &disk.name()]).well();
     assert!(is_gone(&disk));
     assert_eq!(state(&disk), "DEAD");
-    assert!(gone(disk.pid), "the server has ended");
+    let has_ended = !machine::servers().contains(&disk.pid);
+    assert!(has_ended, "the server has ended");
     ublk(&["stop", &disk.name()]).well();
     try_add(&["--size", "8M", "--id", &disk.name()]).refused(4, &[&disk.name()]);
     // The refusal takes nothing away: it is still known whose the id is.

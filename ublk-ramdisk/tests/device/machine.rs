@@ -169,6 +169,15 @@ pub fn servers() -> BTreeSet<u32> {
         .collect()
 }
 
+/// The parent of a process: of a server, its supervisor.
+#[track_caller]
+pub fn parent(pid: u32) -> u32 {
+    let status = read(format!("/proc/{pid}/status"));
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let parent = line.and_then(|parent| parent.trim().parse().ok());
+    parent.expect("it runs")
+}
+
 /// The folders of a process's threads, all of them: while some end, /proc may leave out others.
 pub fn tasks(pid: u32) -> Vec<PathBuf> {
     let count = || {
@@ -186,6 +195,16 @@ pub fn tasks(pid: u32) -> Vec<PathBuf> {
         Some(found.len()) == before && count() == before
     });
     found
+}
+
+/// The number of a process's thread of this name.
+#[track_caller]
+pub fn thread(pid: u32, name: &str) -> u32 {
+    let mut tasks = tasks(pid).into_iter();
+    let task = tasks.find(|task| read(task.join("comm")) == name);
+    let task = task.expect("the thread is there");
+    let id = task.file_name().and_then(|name| name.to_str());
+    id.and_then(|id| id.parse().ok()).expect("a number")
 }
 
 /// Makes an instance of the kernel's tracer that does not note the names of threads: for that it would

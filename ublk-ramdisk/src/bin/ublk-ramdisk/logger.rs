@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where log lines go: standard error, syslog or a file.
 //!
-//! Owns the sink behind the `log` crate. A line is cut to a fixed size, put into a bounded queue
-//! and written by one thread; the caller neither allocates for the queue nor waits. When the
-//! queue is full the line is dropped and counted, and the count is the next thing written.
+//! Owns the sink behind the `log` crate. A line is cut to a fixed size. In a server it is put into a
+//! bounded queue and written by one thread; the caller neither allocates for the queue nor waits.
+//! When the queue is full the line is dropped and counted, and the count is the next thing written.
+//! A process that has no such thread, as the supervisor, writes its lines itself.
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TrySendError};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -101,13 +102,19 @@ impl fmt::Write for Line {
 }
 
 struct Logger {
+    /// Writes on the thread that logs, until the writing thread has it.
+    writer: Mutex<Option<Writer>>,
     /// Bounded. Queue threads only try to send, and never wait (F21).
-    queue: SyncSender<Entry>,
+    queue: OnceLock<SyncSender<Entry>>,
     /// Lines that found the queue full since the last one was written.
     dropped: AtomicU64,
 }
 
-static LOGGER: OnceLock<Logger> = OnceLock::new();
+static LOGGER: Logger = Logger {
+    writer: Mutex::new(None),
+    queue: OnceLock::new(),
+    dropped: AtomicU64::new(0),
+};
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -120,13 +127,22 @@ impl Log for Logger {
         }
         let mut line = Line::new(record.level());
         let _ = write!(line, "{}", record.args());
+        let Some(queue) = self.queue.get() else {
+            if let Some(writer) = &mut *self.writer() {
+                writer.write(line.level, line.text());
+            }
+            return;
+        };
         let reached = None;
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Entry { line, reached }) {
+        if let Err(TrySendError::Full(_)) = queue.try_send(Entry { line, reached }) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn flush(&self) {
+        let Some(queue) = self.queue.get() else {
+            return;
+        };
         let (done, wait) = sync_channel(1);
         let marker = Entry {
             line: Line::new(Level::Trace),
@@ -134,7 +150,7 @@ impl Log for Logger {
         };
         // Bounded: a log that takes nothing must not keep the server from ending.
         let deadline = Instant::now() + TIMEOUT;
-        if self.send_until(deadline, marker) {
+        if send_until(queue, deadline, marker) {
             let left = deadline.saturating_duration_since(Instant::now());
             let _ = wait.recv_timeout(left);
         }
@@ -142,49 +158,54 @@ impl Log for Logger {
 }
 
 impl Logger {
-    /// Waits for room in the queue. False if there was none in time.
-    fn send_until(&self, deadline: Instant, mut entry: Entry) -> bool {
-        loop {
-            entry = match self.queue.try_send(entry) {
-                Ok(()) => return true,
-                Err(TrySendError::Full(entry)) if Instant::now() < deadline => entry,
-                Err(_) => return false,
-            };
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    fn writer(&self) -> std::sync::MutexGuard<'_, Option<Writer>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Starts the writing thread and sends all log lines to `sink`. Called once per process, and
-/// after the fork of a daemon.
-pub fn start(sink: Sink) -> io::Result<()> {
+/// Waits for room in the queue. False if there was none in time.
+fn send_until(queue: &SyncSender<Entry>, deadline: Instant, mut entry: Entry) -> bool {
+    loop {
+        entry = match queue.try_send(entry) {
+            Ok(()) => return true,
+            Err(TrySendError::Full(entry)) if Instant::now() < deadline => entry,
+            Err(_) => return false,
+        };
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Sends all log lines to `sink`. Until [`start_thread`] the thread that logs writes its lines. Called
+/// once, after the fork of a daemon.
+pub fn open(sink: Sink) {
+    *LOGGER.writer() = Some(Writer { sink, syslog: None });
+    if log::set_logger(&LOGGER).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+/// Starts the writing thread of a server. Called once, after the fork from its supervisor.
+pub fn start_thread() -> io::Result<()> {
+    let Some(writer) = LOGGER.writer().take() else {
+        return Ok(());
+    };
     let (queue, lines) = sync_channel(QUEUED_LINES);
     std::thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_lines(&lines, Writer::new(sink)))?;
-    let logger = LOGGER.get_or_init(|| Logger {
-        queue,
-        dropped: AtomicU64::new(0),
-    });
-    if log::set_logger(logger).is_ok() {
-        log::set_max_level(LevelFilter::Info);
-    }
+        .spawn(move || write_lines(&lines, writer))?;
+    let _the_first = LOGGER.queue.set(queue);
     Ok(())
 }
 
 /// Waits until what was logged so far is written, for a second at most.
 pub fn flush() {
-    if let Some(logger) = LOGGER.get() {
-        logger.flush();
-    }
+    LOGGER.flush();
 }
 
 /// The thread `log`: no other writes to the sink.
 fn write_lines(lines: &Receiver<Entry>, mut writer: Writer) {
     while let Ok(entry) = lines.recv() {
-        let dropped = LOGGER
-            .get()
-            .map_or(0, |logger| logger.dropped.swap(0, Ordering::Relaxed));
+        let dropped = LOGGER.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             writer.write(
                 Level::Warn,
@@ -203,19 +224,9 @@ struct Writer {
     sink: Sink,
     /// Connected at the first line, and again after a failure.
     syslog: Option<UnixDatagram>,
-    /// Taken after the fork of a daemon.
-    pid: u32,
 }
 
 impl Writer {
-    fn new(sink: Sink) -> Writer {
-        Writer {
-            sink,
-            syslog: None,
-            pid: std::process::id(),
-        }
-    }
-
     /// Writes one line. A failure is ignored: there is no other place to report it.
     fn write(&mut self, level: Level, text: &str) {
         match &mut self.sink {
@@ -226,7 +237,7 @@ impl Writer {
                 let line = format!(
                     "{} ublk-ramdisk[{}]: {}{text}\n",
                     humantime::format_rfc3339_seconds(SystemTime::now()),
-                    self.pid,
+                    std::process::id(),
                     prefix(level)
                 );
                 let _ = file.write_all(line.as_bytes());
@@ -240,7 +251,7 @@ impl Writer {
         let packet = format!(
             "<{}>ublk-ramdisk[{}]: {}{text}",
             priority(level),
-            self.pid,
+            std::process::id(),
             prefix(level)
         );
         for _ in 0..2 {
@@ -306,7 +317,8 @@ mod tests {
     fn j10_a_full_queue_drops_and_counts() {
         let (queue, lines) = sync_channel(2);
         let logger = Logger {
-            queue,
+            writer: Mutex::new(None),
+            queue: OnceLock::from(queue),
             dropped: AtomicU64::new(0),
         };
         log::set_max_level(LevelFilter::Info);

@@ -68,7 +68,8 @@ mod tests {
             return;
         };
         report();
-        logger::start(logger::Sink::file(Path::new(&log)).expect("a log")).expect("a thread");
+        logger::open(logger::Sink::file(Path::new(&log)).expect("a log"));
+        logger::start_thread().expect("a thread");
         end_the_process();
         if place == "thread" {
             let thread = std::thread::Builder::new().name("ublkq7".to_owned());

@@ -195,11 +195,6 @@ impl Store {
         remove::regular_file(path)?;
         file::link(&self.file, path)
     }
-
-    /// Takes the name again, if it is this store's: the bytes go with the store.
-    pub fn unname(&self, path: &Path) -> io::Result<()> {
-        remove::this_file(path, &self.file)
-    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -263,10 +258,7 @@ mod tests {
         let store = Store::reopen(&path, 64 * PAGE, false, false).expect("the same bytes");
         assert_eq!(byte_at(&store, 3 * PAGE), 9);
         assert_eq!(store.used(), store.table_bytes() + PAGE);
-        let other = Store::private(&place, PAGE, false).expect("another");
-        other.unname(&path).expect("not its name");
-        assert_eq!(names(), 1);
-        drop((store, other));
+        drop(store);
         tidy(&run_dir, Vec::new);
         assert!(!place.exists(), "nobody's, and then nothing is left");
         fs::remove_dir_all(&run_dir).expect("ours");

@@ -29,13 +29,14 @@ use crate::ublk::thread::{Deaths, QueueThread, Served};
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Device {
-    /// Brings a disk up: when this returns, /dev/ublkbN is there and takes I/O.
-    /// On failure nothing is left behind.
+    /// Brings a disk up: when this returns, /dev/ublkbN is there and takes I/O. `added` is called with
+    /// the id once there is one. After a failure the device is the caller's to delete, from another
+    /// process; nothing else is left behind.
     ///
     /// # Errors
     /// A feature that the data path needs is missing, the id is taken, memory is too little, or a
     /// step of the driver's fails.
-    pub fn create(config: &DeviceConfig) -> Result<Self, Failure> {
+    pub fn create(config: &DeviceConfig, added: impl FnOnce(u32)) -> Result<Self, Failure> {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
         let path = params::choose_path(config.data_path, config.depth, offered)?;
@@ -49,6 +50,7 @@ impl Device {
         let store = backend::open_store(config)?;
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
+        added(info.dev_id);
         // By the counts that came back: the driver clamps queues and rounds the buffer (A2).
         let driver = backend::driver(config, store, info.nr_hw_queues, info.queue_depth);
         let node = CString::new(block_path(info.dev_id)).expect("no NUL");
@@ -57,7 +59,6 @@ impl Device {
             // Another process may delete the device. That waits for parked requests, so they must
             // notice it (E22).
             .on_removal(move || !file::has_block_device(&node));
-        // From here on dropping the device deletes it.
         let mut device = Device {
             control,
             info,
@@ -69,7 +70,6 @@ impl Device {
             threads: Vec::new(),
             mirror: None,
             queues: Box::default(),
-            deleted: false,
         };
         device.check_added(config)?;
         device.set_params(config)?;
@@ -163,9 +163,7 @@ impl Device {
         }
         // Otherwise `recv` below could not tell that all threads have ended.
         drop(ready);
-        // Every thread answers once. All answers are awaited, also after a
-        // failure: a queue that fetched after the STOP_DEV which undoes it all
-        // would never be woken again.
+        // Every thread answers once. All answers are awaited: the first failure is told.
         for _ in 0..self.threads.len() {
             let answer = answers.recv().unwrap_or_else(|_| {
                 Err(Failure::runtime("a queue thread ended before it was ready"))

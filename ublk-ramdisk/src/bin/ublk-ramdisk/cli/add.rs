@@ -36,7 +36,7 @@ pub struct AddArgs {
     #[arg(long, value_name = "syslog|FILE", default_value = "syslog", value_parser = log_target,
         conflicts_with = "foreground", help_heading = "Server")]
     pub log: LogTarget,
-    /// Serve in this process, log to standard error; Ctrl-C stops and deletes the disk
+    /// Stay in the foreground, log to standard error; Ctrl-C stops and deletes the disk
     #[arg(long, help_heading = "Server")]
     pub foreground: bool,
     /// Print an object with id, path, char_path, size, data_path, queues, depth, backing,

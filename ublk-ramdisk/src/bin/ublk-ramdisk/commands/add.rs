@@ -19,9 +19,10 @@ use crate::cli::AddArgs;
 use crate::logger::Sink;
 use crate::parse::LogTarget;
 use crate::server::daemon::{self, ReadyPipe};
+use crate::server::page_size;
 use crate::server::protocol::{Served, Word};
 use crate::server::run_dir::RunDir;
-use crate::server::{page_size, Prepared};
+use crate::server::supervisor::Supervisor;
 
 /// Adds the device.
 pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
@@ -55,7 +56,7 @@ fn serve(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit
         LogTarget::File(path) => LogTarget::File(absolute(path)?),
         LogTarget::Syslog => LogTarget::Syslog,
     };
-    let served = daemon::start(|ready| serve_behind(&log, config, run_dir, ready))?;
+    let served = daemon::start(|ready| supervise(&log, config, run_dir, ready))?;
     if served.queues < config.queues {
         output::warn(&format!(
             "--queues {}: the kernel granted {}, one per CPU at most",
@@ -141,35 +142,36 @@ fn open_log(target: &LogTarget) -> Result<Sink, Failure> {
     }
 }
 
-/// `--foreground`: this process is the server, and its log is standard error.
+/// `--foreground`: this process is the supervisor, and the log is standard error.
 fn serve_here(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit, Failure> {
-    let failed = |error| Failure::runtime(format!("cannot start the server: {error}"));
-    let server = Prepared::new(Sink::Stderr)
-        .map_err(failed)?
-        .create(config, run_dir)?;
-    if let Err(failure) = announce(args, server.served()) {
-        server.abandon();
+    let (waiting, ready) = daemon::pipe().map_err(daemon::not_started)?;
+    let supervisor = Supervisor::start(Sink::Stderr, config, run_dir, &ready)?;
+    drop(ready);
+    let mut supervisor = Some(supervisor);
+    let ended = || match supervisor.take().map(Supervisor::run) {
+        Some(exit) => format!("exit status {}", exit as u8),
+        None => String::new(),
+    };
+    let served = waiting.hear(ended)?;
+    let supervisor = supervisor.expect("the server lives");
+    if let Err(failure) = announce(args, &served) {
+        supervisor.abandon();
         return Err(failure);
     }
-    Ok(server.serve())
+    Ok(supervisor.run())
 }
 
 /// # Context
 /// The daemon: its standard files lead nowhere, so all it has to say goes through `ready` or the
 /// log.
-fn serve_behind(log: &LogTarget, config: &DeviceConfig, run_dir: &RunDir, ready: ReadyPipe) -> u8 {
-    let failed = |error| Failure::runtime(format!("cannot start the server: {error}"));
-    let created = open_log(log)
-        .and_then(|sink| Prepared::new(sink).map_err(failed))
-        .and_then(|prepared| prepared.create(config, run_dir));
-    let exit = match created {
-        Ok(server) => match ready.say(&Word::Ready(server.served().clone())) {
-            Ok(()) => server.serve(),
-            Err(error) => {
-                log::error!("nobody waits for the disk any more: {error}");
-                server.abandon()
-            }
-        },
+fn supervise(log: &LogTarget, config: &DeviceConfig, run_dir: &RunDir, ready: ReadyPipe) -> u8 {
+    let started = open_log(log).and_then(|sink| Supervisor::start(sink, config, run_dir, &ready));
+    let exit = match started {
+        Ok(supervisor) => {
+            // Else the command would not notice a server that ends without a word.
+            drop(ready);
+            supervisor.run()
+        }
         Err(failure) => {
             log::error!("{failure}");
             let exit = failure.exit;
@@ -177,7 +179,6 @@ fn serve_behind(log: &LogTarget, config: &DeviceConfig, run_dir: &RunDir, ready:
             exit
         }
     };
-    crate::logger::flush();
     exit as u8
 }
 

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `del`: stops devices if they run and frees their ids.
 //!
-//! A living server of ours does both itself; for any other device the driver is asked directly,
-//! so that a device whose server died can be deleted too.
+//! The driver is asked directly, after a living server of ours has let go of what it holds back. So a
+//! device whose server has died, or has lost a request, can be deleted too.
 
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::ctrl::Control;
 
 use super::{machine, output};
 use crate::cli::DelArgs;
-use crate::server::protocol::Request;
 use crate::server::run_dir::RunDir;
 
 /// Deletes every device asked for; each failure gets a line, the last one the exit status.
@@ -22,7 +21,7 @@ pub fn run(args: &DelArgs) -> Result<Exit, Failure> {
     };
     let mut last = None;
     for id in ids {
-        if let Err(failure) = delete(&run_dir, id, args.force) {
+        if let Err(failure) = machine::delete(&run_dir, id, args.force) {
             // The last line is main's to print.
             if let Some(earlier) = last.replace(failure) {
                 output::complain(&earlier);
@@ -39,8 +38,7 @@ fn ours(run_dir: &RunDir) -> Result<Vec<u32>, Failure> {
         .ids()
         .into_iter()
         .partition(|&id| run_dir.has_server(id));
-    // A server deletes its own disk. Without a server the driver is asked, and its absence
-    // reported.
+    // Without a server the driver is asked, and its absence reported.
     if ours.is_empty() || !others.is_empty() {
         let mut control = Control::open()?;
         for id in others {
@@ -53,18 +51,4 @@ fn ours(run_dir: &RunDir) -> Result<Vec<u32>, Failure> {
         }
     }
     Ok(ours)
-}
-
-/// Through the server if there is one: it ends what waits for memory before it stops the disk, and
-/// removes its own files.
-fn delete(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
-    if let Some(answer) = machine::ask_server(run_dir, id, Request::Delete { force }) {
-        return machine::done(answer?);
-    }
-    let mut control = Control::open()?;
-    machine::stop_by_kernel(&mut control, id, force)?;
-    run_dir.remove_store(id)?;
-    machine::delete_by_kernel(&mut control, id)?;
-    run_dir.forget(id);
-    Ok(())
 }

@@ -11,7 +11,8 @@ use ublk_ramdisk::ublk::features::Features;
 use ublk_ramdisk::ublk::openers::{past_brief_use, stop_unused};
 
 use super::output;
-use crate::server::control_socket::ask;
+use crate::server::control_socket::{ask, ask_for_more, wait_for_end, REPLY_TIMEOUT, TIMEOUT};
+use crate::server::process;
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
@@ -78,11 +79,63 @@ fn not_served(control: &mut Control, id: u32) -> Failure {
     }
 }
 
-/// Stops a device without the help of its server: a foreign one, or one whose server died.
+/// Stops a device, of this program or another, and waits for the end of its server if that is ours.
 ///
 /// # Errors
 /// Status 4 if the disk is in use and `force` is not given.
-pub fn stop_by_kernel(control: &mut Control, id: u32, force: bool) -> Result<(), Failure> {
+pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
+    // With force no server is waited for that does not answer: it may be what is to be got rid of.
+    let timeout = if force { TIMEOUT } else { REPLY_TIMEOUT };
+    let ask = |request| {
+        let server = run_dir.has_server(id).then(|| run_dir.socket(id))?;
+        let answer = ask_for_more(&server, request, timeout)?;
+        match answer {
+            // It has ended meanwhile.
+            Err(_) if !run_dir.has_server(id) => None,
+            Err(failure) if !force => Some(Err(failure)),
+            Err(failure) => {
+                output::warn(&format!("{failure}; it is killed"));
+                run_dir
+                    .state(id)
+                    .iter()
+                    .for_each(|state| process::kill(state.pid));
+                None
+            }
+            Ok((_, more)) => Some(Ok(more)),
+        }
+    };
+    // Open until the end: the id and the state file are left to who has it.
+    let server = ask(Request::Stop).transpose()?;
+    // Before a ring is made: none can be while a CPU that goes offline waits for requests (C27).
+    if force {
+        ask(Request::LetGo);
+    }
+    // A failure to let go is one of the server, whose end STOP_DEV can wait for.
+    let let_go = || drop(ask(Request::LetGo));
+    stop_by_kernel(&mut Control::open()?, id, force, let_go)?;
+    server.into_iter().for_each(wait_for_end);
+    Ok(())
+}
+
+/// Stops a device if need be, removes its private store and frees its id.
+pub fn delete(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
+    stop(run_dir, id, force)?;
+    run_dir.remove_store(id)?;
+    delete_by_kernel(&mut Control::open()?, id)?;
+    run_dir.forget(id);
+    Ok(())
+}
+
+/// Stops a device. `let_go` is called when an unused disk is going to be stopped.
+///
+/// # Errors
+/// Status 4 if the disk is in use and `force` is not given.
+pub fn stop_by_kernel(
+    control: &mut Control,
+    id: u32,
+    force: bool,
+    let_go: impl Fn(),
+) -> Result<(), Failure> {
     let info = control.device_info(id)?;
     if info.device_state() == DeviceState::Dead {
         return Ok(());
@@ -93,7 +146,7 @@ pub fn stop_by_kernel(control: &mut Control, id: u32, force: bool) -> Result<(),
     // A driver that cannot be asked is one without SAFE_STOP_DEV.
     let features = control.features();
     let is_safe = features.is_ok_and(|features| features.has(Features::SAFE_STOP_DEV));
-    past_brief_use(|| stop_unused(control, id, is_safe, || {}))
+    past_brief_use(|| stop_unused(control, id, is_safe, &let_go))
 }
 
 /// Frees the id of a stopped device, of this program or another.

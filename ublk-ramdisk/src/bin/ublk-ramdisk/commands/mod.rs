@@ -32,7 +32,7 @@ mod sim;
 
 mod completions;
 
-mod machine;
+pub mod machine;
 pub mod output;
 mod output_file;
 

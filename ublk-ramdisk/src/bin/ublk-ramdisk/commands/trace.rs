@@ -10,7 +10,7 @@ use ublk_ramdisk::error::{Exit, Failure};
 use super::output_file::OutputFile;
 use super::{machine, output};
 use crate::cli::TraceArgs;
-use crate::server::control_socket::{ask_for_more, More};
+use crate::server::control_socket::{ask_for_more, More, REPLY_TIMEOUT};
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
@@ -31,7 +31,7 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine()?;
     let answer = run_dir
         .has_server(args.id)
-        .then(|| ask_for_more(&run_dir.socket(args.id), request))
+        .then(|| ask_for_more(&run_dir.socket(args.id), request, REPLY_TIMEOUT))
         .flatten();
     let mut trace = match answer {
         None => return Err(machine::unserved(args.id)),

@@ -3,8 +3,8 @@
 //!
 //! Owns both ends. A connection carries one request line and one reply line. A thread reads the
 //! requests of all callers, so that a caller who sends nothing holds up nobody: each has a few
-//! seconds for its whole request. After a request that ends the server the connection stays open
-//! until the process is gone, so the command that asked knows when it may say "done".
+//! seconds for its whole request. The connection of a command that stops the disk stays open until
+//! the process is gone, so the command knows when it may say "done".
 //!
 //! ```text
 //! command   {"op":"resize","bytes":1073741824,"force":false}
@@ -31,9 +31,9 @@ const LONGEST_REPLY: u64 = 1 << 30;
 /// Callers whose requests are read at the same time. More wait to be accepted.
 const MOST_CALLERS: usize = 64;
 /// Time for a whole request, and for a whole reply: both ends are on this machine.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// STOP_DEV writes dirty data back first, which may take long.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// The main thread may be at a large resize.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pause after a connection could not be accepted, as without a free descriptor.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -189,18 +189,31 @@ impl Caller {
     pub fn into_stream(self) -> UnixStream {
         self.0
     }
+
+    /// Is the caller still there? It sends nothing more.
+    pub fn is_connected(&self) -> bool {
+        let read = self
+            .0
+            .set_nonblocking(true)
+            .and_then(|()| (&self.0).read(&mut [0]));
+        read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
 }
 
 /// Asks the server behind `path`. None means that no server listens there.
 pub fn ask(path: &Path, request: Request) -> Option<Result<Reply, Failure>> {
-    Some(ask_for_more(path, request)?.map(|(reply, _)| reply))
+    Some(ask_for_more(path, request, REPLY_TIMEOUT)?.map(|(reply, _)| reply))
 }
 
 /// The stream after a reply; its beginning may have been read together with the reply.
 pub type More = BufReader<UnixStream>;
 
-/// As [`ask`], with what comes after the reply.
-pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, More), Failure>> {
+/// As [`ask`], for a reply that comes within `timeout`, and with what comes after it.
+pub fn ask_for_more(
+    path: &Path,
+    request: Request,
+    timeout: Duration,
+) -> Option<Result<(Reply, More), Failure>> {
     let stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -213,7 +226,7 @@ pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, More
         // No socket, or one that a dead server has left.
         Err(_) => return None,
     };
-    match converse(stream, request) {
+    match converse(stream, request, timeout) {
         Ok((Reply::Failed(failure), _)) => Some(Err(failure)),
         Ok(answer) => Some(Ok(answer)),
         Err(error) => Some(Err(Failure::runtime(format!(
@@ -223,10 +236,17 @@ pub fn ask_for_more(path: &Path, request: Request) -> Option<Result<(Reply, More
     }
 }
 
-/// Sends the request and reads the reply. After an end that was granted it also waits for the end of
-/// the server, for [`TIMEOUT`] at most: then the lock is free and the log is written.
-fn converse(stream: UnixStream, request: Request) -> io::Result<(Reply, More)> {
-    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+/// Waits for the end of a server that has replied to [`Request::Stop`], for [`TIMEOUT`] at most: then
+/// its lock is free and its log is written. A server that lingers is not an error.
+pub fn wait_for_end(mut more: More) {
+    if more.get_ref().set_read_timeout(Some(TIMEOUT)).is_ok() {
+        let _ = io::copy(&mut more, &mut io::sink());
+    }
+}
+
+/// Sends the request and reads the reply.
+fn converse(stream: UnixStream, request: Request, timeout: Duration) -> io::Result<(Reply, More)> {
+    stream.set_read_timeout(Some(timeout))?;
     write_line(&stream, &request)?;
     let mut more = BufReader::new(stream);
     let mut line = String::new();
@@ -234,15 +254,7 @@ fn converse(stream: UnixStream, request: Request) -> io::Result<(Reply, More)> {
     if line.is_empty() {
         return Err(ErrorKind::UnexpectedEof.into());
     }
-    let reply = serde_json::from_str(&line)?;
-    if matches!(request, Request::Stop { .. } | Request::Delete { .. })
-        && matches!(reply, Reply::Done)
-    {
-        more.get_ref().set_read_timeout(Some(TIMEOUT))?;
-        // Ends when the server does; a server that lingers is not an error of this request.
-        let _ = io::copy(&mut more, &mut io::sink());
-    }
-    Ok((reply, more))
+    Ok((serde_json::from_str(&line)?, more))
 }
 
 /// Sends a line within [`TIMEOUT`], however slowly the other end reads.
@@ -329,12 +341,14 @@ mod tests {
         }
 
         let path = server.path.clone();
-        let asked = std::thread::spawn(move || ask(&path, Request::Stop { force: true }));
+        let asked = std::thread::spawn(move || ask(&path, Request::Stop));
         let (caller, request) = server.requests.recv().expect("a request");
-        assert_eq!(request, Request::Stop { force: true });
+        assert_eq!(request, Request::Stop);
+        assert!(caller.is_connected());
         caller.answer(&Reply::Failed(Failure::in_use("busy")));
         let answer = asked.join().expect("no panic").expect("a server");
         assert_eq!(answer.expect_err("refused").message, "busy");
+        assert!(!caller.is_connected(), "it has its answer");
     }
 
     #[test]
@@ -374,7 +388,7 @@ mod tests {
             records: 1,
             text: true,
         };
-        let (reply, mut more) = converse(ours, request).expect("an answer");
+        let (reply, mut more) = converse(ours, request, TIMEOUT).expect("an answer");
         assert!(matches!(reply, Reply::Done), "{reply:?}");
         let mut found = String::new();
         more.read_to_string(&mut found).expect("text");

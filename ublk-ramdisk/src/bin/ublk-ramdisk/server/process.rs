@@ -2,12 +2,15 @@
 //! Becoming a daemon, and the process settings a block device server needs. One of the files with
 //! `unsafe`.
 
+use std::ffi::CStr;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::sys::signal::{signal, SigHandler, Signal};
-use nix::sys::wait::{waitpid, WaitStatus};
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{ForkResult, Pid};
 
 /// Which of the two processes this is.
@@ -21,15 +24,59 @@ pub enum Side {
 /// A child that has not been waited for.
 pub struct Child(Pid);
 
-impl Child {
-    /// Waits for the child's end and says how it came, in words.
-    pub fn end(self) -> String {
-        match waitpid(self.0, None) {
-            Ok(WaitStatus::Exited(_, status)) => format!("exit status {status}"),
-            Ok(WaitStatus::Signaled(_, signal, _)) => format!("signal {signal}"),
-            Ok(other) => format!("{other:?}"),
-            Err(error) => error.to_string(),
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With an exit status.
+    Exited(i32),
+    /// By a signal.
+    Killed {
+        /// The signal.
+        signal: Signal,
+        /// A core file was written.
+        core: bool,
+    },
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Exited(status) => write!(f, "exit status {status}"),
+            End::Killed { signal, core } => {
+                let core = if *core { ", core dumped" } else { "" };
+                write!(f, "{signal}{core}")
+            }
         }
+    }
+}
+
+impl Child {
+    /// Waits for the child's end.
+    pub fn end(&self) -> io::Result<End> {
+        loop {
+            if let Some(end) = self.look(None)? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// The child's end, if it has ended.
+    pub fn try_end(&self) -> io::Result<Option<End>> {
+        self.look(Some(WaitPidFlag::WNOHANG))
+    }
+
+    fn look(&self, flags: Option<WaitPidFlag>) -> io::Result<Option<End>> {
+        match waitpid(self.0, flags) {
+            Ok(WaitStatus::Exited(_, status)) => Ok(Some(End::Exited(status))),
+            Ok(WaitStatus::Signaled(_, signal, core)) => Ok(Some(End::Killed { signal, core })),
+            Ok(_) | Err(Errno::EINTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends the child at once.
+    pub fn kill(&self) {
+        let _ = nix::sys::signal::kill(self.0, Signal::SIGKILL);
     }
 }
 
@@ -77,6 +124,31 @@ fn close_inherited(keep: BorrowedFd<'_>) -> io::Result<()> {
         // SAFETY: no value that the child uses owns the number: `keep` and the standard three were
         // taken out, and the directory just read is closed already (EBADF is of no consequence).
         unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// Names the process, for `ps` and the like. A name that cannot be set is of no consequence.
+pub fn set_name(name: &CStr) {
+    let _ = nix::sys::prctl::set_name(name);
+}
+
+/// Ends a process at once, if it is there.
+pub fn kill(pid: u32) {
+    let pid = i32::try_from(pid).unwrap_or_default();
+    // 0 and below stand for groups.
+    if pid > 0 {
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Leaves the terminal of the supervisor, whose signals are the supervisor's alone. With `bound` the
+/// process ends with its supervisor, however that ends.
+pub fn leave_terminal(bound: bool) -> io::Result<()> {
+    nix::unistd::setsid()?;
+    if bound {
+        // Else it is one that outlives its supervisor, as in the background.
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     }
     Ok(())
 }

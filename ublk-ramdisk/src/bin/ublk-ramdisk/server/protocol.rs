@@ -85,16 +85,24 @@ pub enum Request {
         /// Shrink even while opened.
         force: bool,
     },
-    /// Take the disk away (STOP_DEV), leave the device DEAD under its id, and end.
-    Stop {
-        /// Even while opened.
-        force: bool,
-    },
-    /// Take the disk away (STOP_DEV), free its id (DEL_DEV), and end.
-    Delete {
-        /// Even while opened.
-        force: bool,
-    },
+    /// The caller is going to stop the disk (STOP_DEV). For as long as the connection is open it has
+    /// the id and the state file, too. The connection ends when the server does.
+    Stop,
+    /// Lets go of all requests that are held back. The disk is going to be stopped in any case: the
+    /// server ends if it does not get rid of its requests.
+    LetGo,
+}
+
+/// What a server tells its supervisor, as one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Note {
+    /// The driver has the device of this id.
+    Added(u32),
+    /// The disk can be used.
+    Serving,
+    /// The server was sent a signal to end.
+    Terminate,
 }
 
 /// What can be done to a disk's queues by hand, as the kernel's file `state` takes it.
@@ -109,8 +117,7 @@ pub enum StateVerb {
     Kick,
 }
 
-/// A reply of the server. After the reply to `Stop` and `Delete` the connection ends when the
-/// server does.
+/// A reply of the server.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
@@ -178,8 +185,8 @@ mod tests {
                 bytes: 1 << 40,
                 force: true,
             },
-            Request::Stop { force: false },
-            Request::Delete { force: true },
+            Request::Stop,
+            Request::LetGo,
         ] {
             let line = serde_json::to_string(&request).expect("a line");
             assert_eq!(serde_json::from_str::<Request>(&line).ok(), Some(request));

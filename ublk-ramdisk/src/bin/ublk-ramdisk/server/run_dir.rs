@@ -103,7 +103,6 @@ impl RunDir {
                         dir: self.clone(),
                         id,
                         _file: file,
-                        owns_state: false,
                     })
                 }
                 None if Instant::now() >= deadline => {
@@ -274,16 +273,15 @@ fn is_same_file(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The right to serve device `id`. Dropping it removes the files of that: the state file only if it
-/// was written under this lock, else it tells of a device that was stopped or whose server died.
+/// The right to serve device `id`. Dropping it removes the files of that, but the state file: it tells
+/// of a device that was stopped or whose server has ended, until that is deleted
+/// ([`RunDir::forget`]).
 #[derive(Debug)]
 pub struct DeviceLock {
     dir: RunDir,
     id: u32,
     /// Holds the lock. The kernel frees it with the process, however that ends.
     _file: File,
-    /// The state file was written under this lock, and goes with it.
-    owns_state: bool,
 }
 
 impl DeviceLock {
@@ -295,7 +293,7 @@ impl DeviceLock {
     }
 
     /// Writes the state file; readers see the old or the new one, never a part.
-    pub fn write_state(&mut self, served: &Served) -> Result<(), Failure> {
+    pub fn write_state(&self, served: &Served) -> Result<(), Failure> {
         let text = serde_json::to_string(served)
             .map_err(|error| Failure::runtime(format!("state of device {}: {error}", self.id)))?;
         let path = self.dir.state_path(self.id);
@@ -310,9 +308,7 @@ impl DeviceLock {
                     let _ = remove::this_file(&draft, &file);
                 })
             });
-        written.map_err(|error| self.dir.unusable(&error))?;
-        self.owns_state = true;
-        Ok(())
+        written.map_err(|error| self.dir.unusable(&error))
     }
 
     /// Replaces the tree of files beside the state file, and returns where it is.
@@ -334,21 +330,11 @@ impl DeviceLock {
         written().map_err(|error| self.dir.unusable(&error))?;
         Ok(place)
     }
-
-    /// The device outlives its server as DEAD: the state file stays, so that `del --all` still
-    /// knows whose it is.
-    pub fn keep_state(&mut self) {
-        self.owns_state = false;
-    }
 }
 
 impl Drop for DeviceLock {
     fn drop(&mut self) {
-        if self.owns_state {
-            self.dir.remove(self.id);
-        } else {
-            self.dir.remove_all_but_state(self.id);
-        }
+        self.dir.remove_all_but_state(self.id);
     }
 }
 
@@ -434,49 +420,26 @@ mod tests {
     #[test]
     fn l2_nothing_is_left_behind() {
         let scratch = Scratch::new("traces");
-        let mut lock = scratch.0.lock(1, Duration::ZERO).expect("free");
+        let lock = scratch.0.lock(1, Duration::ZERO).expect("free");
         lock.write_state(&served(1)).expect("written");
         assert_eq!(scratch.0.ids(), [1]);
         assert_eq!(scratch.0.state(1), Some(served(1)));
+        scratch.0.forget(1);
+        assert_eq!(scratch.0.ids(), [1], "its server lives");
         drop(lock);
-        assert!(!scratch.0 .0.exists());
-    }
-
-    #[test]
-    fn a_stopped_device_is_remembered_until_forgotten() {
-        let scratch = Scratch::new("stopped");
-        let mut lock = scratch.0.lock(2, Duration::ZERO).expect("free");
-        lock.write_state(&served(2)).expect("written");
-        lock.keep_state();
-        drop(lock);
-        assert_eq!(scratch.0.ids(), [2]);
-        assert!(!scratch.0.has_server(2));
-        scratch.0.forget(2);
+        assert_eq!(scratch.0.ids(), [1], "it is not deleted yet");
+        scratch.0.forget(1);
         assert!(!scratch.0 .0.exists());
     }
 
     #[test]
     fn i11_a_server_that_does_not_begin_leaves_the_state_of_another() {
         let scratch = Scratch::new("refused");
-        let mut stopped = scratch.0.lock(3, Duration::ZERO).expect("free");
+        let stopped = scratch.0.lock(3, Duration::ZERO).expect("free");
         stopped.write_state(&served(3)).expect("written");
-        stopped.keep_state();
         drop(stopped);
         drop(scratch.0.lock(3, Duration::ZERO).expect("free"));
         assert_eq!(scratch.0.state(3), Some(served(3)));
-        let mut again = scratch.0.lock(3, Duration::ZERO).expect("free");
-        again.write_state(&served(3)).expect("written");
-        drop(again);
-        assert!(!scratch.0 .0.exists(), "its own state goes");
-    }
-
-    #[test]
-    fn a_living_server_is_not_forgotten() {
-        let scratch = Scratch::new("living");
-        let mut lock = scratch.0.lock(3, Duration::ZERO).expect("free");
-        lock.write_state(&served(3)).expect("written");
-        scratch.0.forget(3);
-        assert_eq!(scratch.0.ids(), [3]);
     }
 
     #[test]
@@ -489,7 +452,7 @@ mod tests {
         for name in ["4.json.new", "4.sock", "4"] {
             std::os::unix::fs::symlink(&target, scratch.0 .0.join(name)).expect("a link");
         }
-        let mut lock = scratch.0.lock(4, Duration::ZERO).expect("free");
+        let lock = scratch.0.lock(4, Duration::ZERO).expect("free");
         lock.write_state(&served(4))
             .expect_err("a link is in the way");
         lock.write_files(&[]).expect_err("a link is in the way");

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// The signals that ask the server to end, readable instead of deadly.
+/// The signals that ask for the end of the disk, readable instead of deadly, and that of a child's end.
 pub struct EndSignals {
     /// Not blocking: [`EndSignals::take`] returns none if nothing has arrived.
     fd: SignalFd,
@@ -22,9 +22,12 @@ impl EndSignals {
     /// nothing.
     pub fn catch(hangup_ends: bool) -> io::Result<EndSignals> {
         let mut set = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            set.add(signal);
-        }
+        set.extend([
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGCHLD,
+        ]);
         set.thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(EndSignals { fd, hangup_ends })

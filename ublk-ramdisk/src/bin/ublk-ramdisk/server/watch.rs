@@ -1,117 +1,233 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The thread that hears signals and the death of the device, even while the main thread is busy
-//! stopping a disk.
+//! The thread that hears signals and the death of the device, and sees to it that a server whose disk
+//! is being stopped ends, even if its main thread does not.
 //!
-//! It turns each event into an order and wakes the main loop. The first signal asks for an orderly
-//! end, the second for a forced one; if the main thread cannot even do that, the process exits and
-//! the kernel takes the disk away with it.
-//!
-//! | event | order | the main loop |
-//! |---|---|---|
-//! | first signal | terminate | stops the disk as soon as nobody uses it, and deletes it |
-//! | second signal | force | deletes the disk though it is used; has ten seconds for that |
-//! | a queue thread has ended | died | deletes what is left, status 1 |
+//! | event | what follows |
+//! |---|---|
+//! | a signal | the supervisor is told, which stops and deletes the disk; without one, `del` is run |
+//! | a queue thread has ended | the main loop ends; it has ten seconds for that |
+//! | let go, and no request ends for five seconds | the process ends: STOP_DEV waits for a request that nobody has any more |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use log::{error, info};
+use log::{error, info, warn};
+use nix::sys::signal::Signal;
+use ublk_ramdisk::error::Exit;
+use ublk_ramdisk::sys::event;
+use ublk_ramdisk::ublk::ctrl::block_path;
 
+use super::control_socket::Caller;
+use super::protocol::Note;
 use super::signals::{wait_readable, EndSignals};
+use super::supervisor::ToSupervisor;
 use crate::logger;
 
-/// After a second signal the main thread has this many times [`A_WHILE`] to end: ten seconds. Counted
-/// in parts, so that time in which the whole process is stopped does not count.
-const FORCED_END: u32 = 100;
-/// Milliseconds.
+/// Milliseconds. Time is counted in such parts, so that time in which the whole process is stopped does
+/// not count.
 const A_WHILE: u16 = 100;
+/// How many parts the main thread has to end after its queues.
+const END: u32 = 100;
+/// How many parts may pass without the end of a request, once all were let go.
+const REQUEST: u32 = 50;
+/// How often a disk that is in use is tried again where there is no supervisor.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// What the main thread is to do. Each flag is set once and never cleared.
-/// Relaxed: the channel behind `wake` orders a flag before the main thread's look at it.
-#[derive(Default)]
+/// What the threads of a server know of its end.
 pub struct Orders {
-    terminate: AtomicBool,
-    force: AtomicBool,
+    /// The device has stopped being served. Never cleared.
     died: AtomicBool,
+    /// No request is held back any more. Never cleared.
+    let_go: AtomicBool,
+    /// Readable once `let_go` is set.
+    let_go_event: OwnedFd,
+    /// The commands that are stopping the disk, or have.
+    stoppers: Mutex<Vec<Caller>>,
+}
+
+/// What the thread looks at.
+pub struct Watched {
+    /// N of /dev/ublkbN.
+    pub id: u32,
+    /// Blocked in every thread.
+    pub signals: EndSignals,
+    /// Readable once a queue thread has ended.
+    pub death: OwnedFd,
+    /// Who is told of signals.
+    pub supervisor: ToSupervisor,
 }
 
 impl Orders {
-    /// Has a first signal arrived?
-    pub fn terminate(&self) -> bool {
-        self.terminate.load(Ordering::Relaxed)
-    }
-
-    /// Has a second signal arrived?
-    pub fn force(&self) -> bool {
-        self.force.load(Ordering::Relaxed)
+    /// Starts the thread. It calls `wake` once the device has died. `progress` counts the requests that
+    /// are with the server, and those that have ended.
+    pub fn follow(
+        watched: Watched,
+        progress: impl Fn() -> (u64, u64) + Send + 'static,
+        wake: impl Fn() + Send + 'static,
+    ) -> io::Result<Arc<Orders>> {
+        let orders = Arc::new(Orders {
+            died: AtomicBool::new(false),
+            let_go: AtomicBool::new(false),
+            let_go_event: event::eventfd()?,
+            stoppers: Mutex::default(),
+        });
+        let shared = Arc::clone(&orders);
+        std::thread::Builder::new()
+            .name("watch".to_owned())
+            .spawn(move || watch(&watched, &shared, progress, wake))?;
+        Ok(orders)
     }
 
     /// Has the device stopped being served?
     pub fn died(&self) -> bool {
         self.died.load(Ordering::Relaxed)
     }
-}
 
-impl Orders {
-    /// Starts the thread. It calls `wake` when there is a new order, until that returns false.
-    ///
-    /// `signals` must be blocked in every thread; `death` is readable once a queue thread has ended.
-    pub fn follow(
-        signals: EndSignals,
-        death: OwnedFd,
-        wake: impl Fn() -> bool + Send + 'static,
-    ) -> io::Result<Arc<Orders>> {
-        let orders = Arc::new(Orders::default());
-        let shared = Arc::clone(&orders);
-        std::thread::Builder::new()
-            .name("watch".to_owned())
-            .spawn(move || watch(&signals, &death, &shared, wake))?;
-        Ok(orders)
+    /// All requests were let go: from now on they must end.
+    pub fn let_go(&self) {
+        self.let_go.store(true, Ordering::Relaxed);
+        event::signal(self.let_go_event.as_fd());
+    }
+
+    /// A command is about to stop the disk. It is told by the end of its connection when the process
+    /// has ended.
+    pub fn add_stopper(&self, caller: Caller) {
+        let mut stoppers = self.stoppers.lock().unwrap_or_else(PoisonError::into_inner);
+        stoppers.push(caller);
+    }
+
+    /// The exit status of a server whose disk was stopped: if a command did that, the id and the state
+    /// file are left to it.
+    pub fn end_of_stopped(&self) -> Exit {
+        let stoppers = self.stoppers.lock().unwrap_or_else(PoisonError::into_inner);
+        match stoppers.iter().any(Caller::is_connected) {
+            true => Exit::Done,
+            false => Exit::Failure,
+        }
     }
 }
 
-/// The thread: returns when the main loop is gone, or nothing can be waited for any more.
-fn watch(signals: &EndSignals, death: &OwnedFd, orders: &Orders, wake: impl Fn() -> bool) {
-    let mut left = FORCED_END;
+/// The thread.
+fn watch(watched: &Watched, orders: &Orders, progress: impl Fn() -> (u64, u64), wake: impl Fn()) {
+    let mut still = Standstill::default();
     loop {
-        let all = [signals.as_fd(), death.as_fd()];
-        // A dead device stays readable, so it is watched only until it died.
-        let files = if orders.died() { &all[..1] } else { &all[..] };
-        // A limit only after the second signal: then the parts are counted.
-        let ready = match wait_readable(files, orders.force().then_some(A_WHILE)) {
+        let mut files = vec![watched.signals.as_fd()];
+        // Each stays readable, so it is watched only until it is.
+        if !orders.died() {
+            files.push(watched.death.as_fd());
+            if !orders.let_go.load(Ordering::Relaxed) {
+                files.push(orders.let_go_event.as_fd());
+            }
+        }
+        let counts = orders.died() || orders.let_go.load(Ordering::Relaxed);
+        let ready = match wait_readable(&files, counts.then_some(A_WHILE)) {
             Ok(ready) => ready,
             Err(error) => {
                 error!("waiting for signals: {error}");
                 orders.died.store(true, Ordering::Relaxed);
-                wake();
-                return;
+                return wake();
             }
         };
-        if orders.force() && !ready.contains(&true) {
-            left -= 1;
-            if left == 0 {
-                error!("the disk does not stop; ending without it");
-                logger::flush();
-                std::process::exit(1);
-            }
-            continue;
-        }
         if ready[0] {
-            // All at once: two signals before one look are a first and a second.
-            while let Some(signal) = signals.take() {
-                info!("{signal}");
-                if orders.terminate.swap(true, Ordering::Relaxed) {
-                    orders.force.store(true, Ordering::Relaxed);
+            while let Some(signal) = watched.signals.take() {
+                if signal != Signal::SIGCHLD {
+                    info!("{signal}");
+                    terminate(watched);
                 }
             }
         }
-        if ready.get(1) == Some(&true) {
+        if !orders.died() && ready.get(1) == Some(&true) {
             orders.died.store(true, Ordering::Relaxed);
+            still = Standstill::default();
+            wake();
         }
-        if !wake() {
-            return;
+        if counts && !ready.contains(&true) {
+            let gone = || !Path::new(&block_path(watched.id)).exists();
+            if still.goes_on(orders.died(), progress(), gone) {
+                error!("the disk does not stop, a request is lost; the server ends without it");
+                logger::flush();
+                std::process::exit(orders.end_of_stopped() as i32);
+            }
         }
+    }
+}
+
+/// Passes a signal on to the supervisor.
+fn terminate(watched: &Watched) {
+    let Err(error) = watched.supervisor.tell(Note::Terminate) else {
+        return;
+    };
+    warn!("the supervisor has gone ({error}): the server has itself stopped and deleted");
+    let id = watched.id;
+    let started = std::thread::Builder::new()
+        .name("end".to_owned())
+        .spawn(move || {
+            while delete_in_another_process(id).is_ok_and(|used| used) {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        });
+    if let Err(error) = started {
+        error!("a thread: {error}");
+    }
+}
+
+/// Runs `del`. True if the disk is in use.
+fn delete_in_another_process(id: u32) -> io::Result<bool> {
+    let mut del = Command::new("/proc/self/exe");
+    let del = del.args(["del", &id.to_string()]).stderr(Stdio::null());
+    let status = del.status().inspect_err(|error| error!("del: {error}"))?;
+    Ok(status.code() == Some(Exit::InUse as i32))
+}
+
+/// How long no request has ended.
+#[derive(Default)]
+struct Standstill {
+    ended: u64,
+    parts: u32,
+}
+
+impl Standstill {
+    /// Counts a part. True if that is enough: nothing is left to wait for.
+    fn goes_on(&mut self, died: bool, progress: (u64, u64), gone: impl FnOnce() -> bool) -> bool {
+        let (inside, ended) = progress;
+        if died {
+            self.parts += 1;
+            return self.parts >= END;
+        }
+        // Once the disk is gone STOP_DEV waits for nothing but requests.
+        if ended == self.ended && (inside > 0 || gone()) {
+            self.parts += 1;
+        } else {
+            self.parts = 0;
+            self.ended = ended;
+        }
+        self.parts >= REQUEST
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f04_only_a_disk_whose_requests_stand_still_is_given_up() {
+        let parts = |died, progress: fn(u32) -> (u64, u64), gone: bool| {
+            let mut still = Standstill::default();
+            (1..=1000).find(|&part| still.goes_on(died, progress(part), || gone))
+        };
+        assert_eq!(parts(false, |_| (0, 7), false), None, "nobody stops it");
+        assert_eq!(
+            parts(false, |part| (1, part.into()), true),
+            None,
+            "they end"
+        );
+        assert_eq!(parts(false, |_| (1, 0), false), Some(REQUEST));
+        assert_eq!(parts(false, |_| (0, 0), true), Some(REQUEST));
+        assert_eq!(parts(true, |part| (0, part.into()), true), Some(END));
     }
 }
