@@ -249,6 +249,14 @@ mod tests {
     }
 
     #[test]
+    fn h11_a_checked_request_can_be_marked_fua_or_made_shorter() {
+        let request = check(Op::Write, 8, 16).unwrap();
+        assert!(!request.fua && request.with_fua(true).fua);
+        let first = request.shortened(4096);
+        assert_eq!((first.offset, first.len), (4096, 4096));
+    }
+
+    #[test]
     fn h5_a_read_only_disk_refuses_what_modifies() {
         let limits = Limits {
             read_only: true,
