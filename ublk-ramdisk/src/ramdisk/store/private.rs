@@ -17,6 +17,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Store;
 use crate::sys::{file, mount, remove};
@@ -26,6 +27,10 @@ const HUGE: [&str; 4] = ["never", "advise", "within_size", "always"];
 
 /// When the kernel gives huge pages to shared memory, such as memfd. None in a kernel without them.
 const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+/// How often a mount that is in use is tried again, and the time between.
+const UNMOUNT_TRIES: u32 = 10;
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(5);
 
 /// A folder for private stores. While this lives the folder stays mounted.
 #[derive(Debug)]
@@ -170,15 +175,21 @@ fn remove_unclaimed(folder: &Path, devices: impl Fn() -> Vec<u32>) -> io::Result
 }
 
 /// Unmounts and removes a folder in which there is nothing. The kernel refuses while anybody has a
-/// file there open, or the folder.
-pub fn unmount_empty(folder: &Path) {
+/// file there open, or the folder. Another command that looks into it in this moment is waited for.
+fn unmount_empty(folder: &Path) {
     let is_empty = || -> io::Result<bool> {
         check_mount(&open_folder(folder)?, folder)?;
         Ok(fs::read_dir(folder)?.next().is_none())
     };
-    if is_empty().unwrap_or(false) {
-        // Or never mounted.
-        let _ = mount::unmount(folder);
+    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+    for _ in 0..UNMOUNT_TRIES {
+        // One that is not mounted is none to wait for.
+        let was_busy = is_empty().unwrap_or(false)
+            && mount::unmount(folder).is_err_and(|error| is_busy(&error));
+        if !was_busy {
+            break;
+        }
+        std::thread::sleep(UNMOUNT_PAUSE);
     }
     let _ = fs::remove_dir(folder);
 }
