@@ -23,7 +23,7 @@ use crate::pressure::{Control, Pressured};
 use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
-use crate::sys::memory;
+use crate::sys::memory::{self, Headroom};
 
 /// Bytes of each thread's stack, as small as a queue thread's: callbacks only copy and make system calls.
 const STACK: usize = 256 << 10;
@@ -157,11 +157,13 @@ fn preallocate(store: &Store) -> Result<(), Failure> {
     })
 }
 
-/// Checks that the machine has memory for all of a disk of this size, before any is asked for: the
-/// kernel calls the OOM killer before it refuses. Returns the available bytes.
+/// Checks that the machine has memory for all of a disk of this size, and keeps its reserve, before any
+/// is asked for: the kernel calls the OOM killer, or waits, before it refuses. Returns the available
+/// bytes.
 fn has_memory_for(store: &Store, size: u64) -> Result<u64, Failure> {
     let needed = size.saturating_sub(store.allocated().unwrap_or(0));
-    let available = memory::available().unwrap_or(u64::MAX);
+    let available = Headroom::open().and_then(|machine| machine.available());
+    let available = available.unwrap_or(u64::MAX);
     if needed > available {
         return Err(Failure::environment(format!(
             "--preallocate: {needed} bytes needed, {available} available"

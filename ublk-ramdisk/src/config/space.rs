@@ -44,6 +44,10 @@ pub struct MemoryOptions {
     /// A disk may be larger than its limit. A write that would need more waits, while reads,
     /// overwrites, discards and flushes go on; see --no-space-timeout for how long. A lower limit
     /// of a running disk takes nothing away; with a higher one, writes that wait go on.
+    ///
+    /// Whatever the limit, twice min_free_kbytes and 16M are left to the machine and 4M to each
+    /// control group of the server; a write that would need some of that waits as well. `stats`
+    /// shows what is available above this reserve. A `sim` does not look at it.
     #[arg(long, value_name = "SIZE|off", value_parser = or_off(size), allow_hyphen_values = true)]
     pub memory_limit: Option<OrOff<u64>>,
     /// How long writes wait when there is no memory and nothing can be freed; `off` for ever

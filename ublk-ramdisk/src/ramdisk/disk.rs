@@ -14,6 +14,7 @@ use super::waiters::AllocDecision;
 use crate::mq::{
     Answer, Data, Disk, Hctx, Issued, Op, Operations, Queue, Request, Run, Source, Status,
 };
+use crate::sys::memory::Headroom;
 
 /// A disk in memory.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct Ramdisk {
     options: SpaceOptions,
     space: OnceLock<Space>,
     is_removed: OnceLock<RemovalCheck>,
+    headroom: OnceLock<Arc<Headroom>>,
 }
 
 /// Returns true once the disk is being removed.
@@ -55,6 +57,7 @@ impl Ramdisk {
             options: SpaceOptions::default(),
             space: OnceLock::new(),
             is_removed: OnceLock::new(),
+            headroom: OnceLock::new(),
         }
     }
 
@@ -64,6 +67,17 @@ impl Ramdisk {
     pub fn on_removal(&self, is_removed: impl Fn() -> bool + Send + Sync + 'static) {
         let check = RemovalCheck(Box::new(is_removed));
         let _only_the_first = self.is_removed.set(check);
+    }
+
+    /// Sets what is asked before memory for the disk is (E27). Without it there is no such look. Only
+    /// the first one before [`Ramdisk::start`] counts.
+    pub fn watch_memory(&self, headroom: Headroom) {
+        let _only_the_first = self.headroom.set(Arc::new(headroom));
+    }
+
+    /// What is asked before memory for the disk is.
+    pub(super) fn headroom(&self) -> Option<Arc<Headroom>> {
+        self.headroom.get().cloned()
     }
 
     /// True if a removal can be noticed.

@@ -30,6 +30,7 @@ use super::pending_ring::{Pending, PendingRing};
 use super::store::{Shortage, Store};
 use super::waiters::{Taken, Waiters};
 use crate::mq::{InFlight, Queue, Request, Status, WeakQueue};
+use crate::sys::memory::Headroom;
 use crate::trace::{self, Reclaimed};
 pub use works::SpaceWorks;
 
@@ -74,6 +75,11 @@ pub struct SpaceStats {
     pub tables: u64,
     /// Bytes that may be used; 0 for no limit.
     pub limit: u64,
+    /// Bytes that the machine and the server's control groups can give above their reserve; none if
+    /// that is not looked at.
+    pub available: Option<u64>,
+    /// Bytes that are left to the machine.
+    pub reserve: u64,
     /// Bytes of pages of zeros that were given back so far.
     pub zero: u64,
     /// Requests that wait for memory now.
@@ -155,6 +161,8 @@ pub(super) struct Space {
     begun: Instant,
     /// Set when the device is taken down: a long pass ends early.
     ending: AtomicBool,
+    /// Is asked before the kernel is asked for memory; none if that is not to be.
+    headroom: Option<Arc<Headroom>>,
     /// How often it is looked for a removal; none if that cannot be noticed.
     removal_look: Option<Duration>,
     /// Requests of a hardware queue that may wait while the store is exhausted (E11).
@@ -248,7 +256,7 @@ impl Space {
                 continue;
             }
             let seen = self.no_space.frees();
-            match store.populate(taken.range.clone()) {
+            match self.make(store, taken.range.clone()) {
                 Ok(made) => self.grant(store, queue, &taken, made),
                 Err(shortage) => {
                     self.frees_seen.store(seen, Relaxed);
@@ -257,6 +265,22 @@ impl Space {
                 }
             }
         }
+    }
+
+    /// Makes memory for a range, as [`Store::populate`], unless the machine is short of it: the kernel
+    /// would wait for memory that nobody can free but this disk (E27). Huge pages are none of the
+    /// machine's available memory.
+    fn make(&self, store: &Store, range: Range<u64>) -> Result<u64, Shortage> {
+        let lacks = |machine: &Headroom| {
+            let page = store.page_size();
+            let bytes = range.end.next_multiple_of(page) - range.start / page * page;
+            !store.is_hugetlb() && !store.is_present(&range) && !machine.take(bytes, self.now())
+        };
+        // guard: e27_reserve
+        if self.headroom.as_deref().is_some_and(lacks) {
+            return Err(Shortage::Reserve);
+        }
+        store.populate(range)
     }
 
     /// Gives a taken entry its memory, which is pinned, and runs its hardware queue. `made`: bytes that
@@ -289,9 +313,9 @@ impl Space {
 
     /// There is no memory for a taken entry.
     fn on_shortage(&self, store: &Store, queue: &Queue, taken: &Taken, shortage: &Shortage) {
-        if let Shortage::System(error) = shortage {
+        if !matches!(shortage, Shortage::Budget) {
             if self.no_space.is(Mode::Enough) {
-                log::warn!("no memory for the disk: {error}");
+                log::warn!("no memory for the disk: {shortage}");
             }
             store.mark_waiting();
             self.failed_at[0].store(taken.range.start, Relaxed);
@@ -426,7 +450,7 @@ impl Space {
         if start == end || end > store.size() {
             return false; // the budget says when there is memory
         }
-        match store.populate(start..end) {
+        match self.make(store, start..end) {
             Ok(_) => {
                 match end > store.size() {
                     true => Self::unpin_beyond_end(store, &(start..end)),
@@ -488,6 +512,14 @@ impl Space {
             used: store.used(),
             tables: store.table_bytes(),
             limit: store.memory_limit(),
+            available: self
+                .headroom
+                .as_ref()
+                .and_then(|machine| machine.available().ok()),
+            reserve: self
+                .headroom
+                .as_ref()
+                .map_or(0, |machine| machine.reserve()),
             zero: self.zeros_freed.load(Relaxed),
             parked: self.waiters.waiting(),
             populated: self.populated.load(Relaxed),

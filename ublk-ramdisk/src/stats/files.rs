@@ -131,6 +131,8 @@ mod tests {
         ("used", "/space/used", "space", "used"),
         ("zero", "/space/zero", "space", "zero"),
         ("limit", "/space/limit", "space", "limit"),
+        ("available", "/space/available", "space", "available"),
+        ("reserve", "/space/reserve", "space", "reserve"),
         ("no-space state", "/space/mode", "space", "mode"),
         (
             "remaining time",

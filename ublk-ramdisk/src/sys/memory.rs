@@ -1,61 +1,311 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory available to this machine, and to the cgroup of this process.
+//! Memory that this machine, and the control groups of this process, can still give.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Where cgroups of version 2 are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// Left to the machine, in bytes, beside twice what the kernel keeps free for itself.
+const MARGIN: u64 = 16 << 20;
+/// Left to a control group, in bytes. The kernel charges in batches of 256 KiB for each CPU.
+const GROUP_RESERVE: u64 = 4 << 20;
+/// No file that is read here is longer, in what is read of it.
+const FILE: usize = 8 << 10;
+/// Others take memory no faster, in bytes per nanosecond: it is looked again before they can have
+/// taken what the last look found.
+const FASTEST: u64 = 32;
+/// A look serves no longer, in nanoseconds.
+const LONGEST_LOOK: u64 = 1_000_000_000;
 
-/// Bytes that can be allocated before the OOM killer acts, swap included.
-/// None if /proc does not say.
-pub fn available() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-        Some(kib * 1024)
-    };
-    Some(field("MemAvailable:")? + field("SwapFree:").unwrap_or(0))
+/// Returns the cgroup of this process and those above it, the lowest first, as folders.
+fn own_groups() -> Option<Vec<PathBuf>> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(groups_of(Path::new(CGROUPS), path))
+}
+
+/// `path` is relative to `root`: the kernel's path without its first slash.
+fn groups_of(root: &Path, path: &str) -> Vec<PathBuf> {
+    let own = root.join(path);
+    let folders = own.ancestors().map(Path::to_path_buf);
+    folders
+        .take_while(|folder| folder.starts_with(root))
+        .collect()
 }
 
 /// Returns the lowest memory.max of the cgroup of this process and those above it, in bytes. None
 /// without a limit, or without cgroups of version 2.
 pub fn cgroup_max() -> Option<u64> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    lowest_max(Path::new(CGROUPS), path)
+    lowest_max(&own_groups()?)
 }
 
-/// `path` is relative to `root`: the kernel's path without its first slash.
-fn lowest_max(root: &Path, path: &str) -> Option<u64> {
-    let own: PathBuf = root.join(path);
-    own.ancestors()
-        .take_while(|folder| folder.starts_with(root))
-        .filter_map(|folder| {
-            let text = fs::read_to_string(folder.join("memory.max")).ok()?;
-            text.trim().parse().ok() // "max" is none
+fn lowest_max(groups: &[PathBuf]) -> Option<u64> {
+    let max = |folder: &PathBuf| {
+        let text = fs::read_to_string(folder.join("memory.max")).ok()?;
+        text.trim().parse().ok() // "max" is none
+    };
+    groups.iter().filter_map(max).min()
+}
+
+/// Calls `found` with the number of each line `name number ...` of a file that stays open. Allocates
+/// nothing, and with a file that has been read before neither does the kernel.
+fn numbers(file: &File, mut found: impl FnMut(&str, u64)) -> io::Result<()> {
+    let mut bytes = [0; FILE];
+    let mut held = 0;
+    while held < FILE {
+        match file.read_at(&mut bytes[held..], held as u64)? {
+            0 => break,
+            read => held += read,
+        }
+    }
+    let text = std::str::from_utf8(&bytes[..held]).unwrap_or_default();
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(first), second) = (words.next(), words.next()) else {
+            continue;
+        };
+        let (name, number) = second.map_or(("", first), |second| (first, second));
+        if let Ok(number) = number.parse() {
+            found(name, number);
+        }
+    }
+    Ok(())
+}
+
+/// A control group of version 2: its files stay open, so that it costs no memory to look.
+#[derive(Debug)]
+struct Group {
+    max: File,
+    current: File,
+    stat: File,
+}
+
+impl Group {
+    /// None for the root of all groups, which has no limit.
+    fn open(folder: &Path) -> Option<Self> {
+        let open = |name: &str| File::open(folder.join(name)).ok();
+        Some(Self {
+            max: open("memory.max")?,
+            current: open("memory.current")?,
+            stat: open("memory.stat")?,
         })
-        .min()
+    }
+
+    /// Bytes that the group can still take: those it does not use, and cached pages that no disk has
+    /// to write first.
+    fn available(&self) -> io::Result<u64> {
+        let one = |file: &File| {
+            let mut value = u64::MAX; // "max"
+            numbers(file, |_, number| value = number).map(|()| value)
+        };
+        let max = one(&self.max)?;
+        if max == u64::MAX {
+            return Ok(max);
+        }
+        let (mut free, mut unwritten) = (max.saturating_sub(one(&self.current)?), 0_u64);
+        numbers(&self.stat, |name, bytes| match name {
+            "active_file" | "inactive_file" => free = free.saturating_add(bytes),
+            "file_dirty" | "file_writeback" => unwritten = unwritten.saturating_add(bytes),
+            _ => {}
+        })?;
+        Ok(free.saturating_sub(unwritten))
+    }
+}
+
+/// What the last look found.
+#[derive(Debug, Default)]
+struct Look {
+    /// Bytes that may still be taken.
+    left: u64,
+    /// When it is looked again.
+    until: Duration,
+}
+
+/// Tells if the machine, and the control groups that this process is in when this is made, have memory
+/// to spare above a reserve. A thread that must not write to a disk to free memory waits in the kernel
+/// for ever where there is none, so it asks here before it asks the kernel.
+#[derive(Debug)]
+pub struct Headroom {
+    meminfo: File,
+    groups: Vec<Group>,
+    reserve: u64,
+    look: Mutex<Look>,
+}
+
+impl Headroom {
+    /// Opens the files that say it.
+    ///
+    /// # Errors
+    /// /proc is missing.
+    pub fn open() -> io::Result<Self> {
+        Self::of(Path::new("/proc"), &own_groups().unwrap_or_default())
+    }
+
+    /// As [`Headroom::open`], with the files of another /proc and the folders of control groups.
+    pub fn of(proc: &Path, groups: &[PathBuf]) -> io::Result<Self> {
+        let mut reserve = MARGIN;
+        let kept_free = File::open(proc.join("sys/vm/min_free_kbytes"))?;
+        numbers(&kept_free, |_, kib| reserve += 2 * (kib << 10))?;
+        let opened = Self {
+            meminfo: File::open(proc.join("meminfo"))?,
+            groups: groups
+                .iter()
+                .filter_map(|folder| Group::open(folder))
+                .collect(),
+            reserve,
+            look: Mutex::default(),
+        };
+        // The kernel allocates at the first reading of an open file.
+        opened.available()?;
+        Ok(opened)
+    }
+
+    /// Bytes that are left to the machine: twice min_free_kbytes and 16 MiB.
+    pub fn reserve(&self) -> u64 {
+        self.reserve
+    }
+
+    /// Looks now: returns the bytes that may be taken. Memory is available if no disk has to write first.
+    pub fn available(&self) -> io::Result<u64> {
+        let (mut available, mut unwritten) = (0, 0_u64);
+        numbers(&self.meminfo, |name, kib| match name {
+            "MemAvailable:" => available = kib << 10,
+            "Dirty:" | "Writeback:" => unwritten += kib << 10,
+            _ => {}
+        })?;
+        let mut room = available.saturating_sub(unwritten + self.reserve);
+        for group in &self.groups {
+            if room == 0 {
+                break; // the kernel takes memory for what it says of a group
+            }
+            // A group that is gone has no limit.
+            let has = group.available().unwrap_or(u64::MAX);
+            room = room.min(has.saturating_sub(GROUP_RESERVE));
+        }
+        Ok(room)
+    }
+
+    /// Takes `bytes` of what there is. False if there is less. `now` is a time of any clock. It is
+    /// looked only if the last look is too old, or found too little.
+    pub fn take(&self, bytes: u64, now: Duration) -> bool {
+        let look = &mut *self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        if now >= look.until || look.left < bytes {
+            look.left = self.available().unwrap_or(u64::MAX);
+            let serves = (look.left / FASTEST).min(LONGEST_LOOK);
+            look.until = now + Duration::from_nanos(serves);
+        }
+        let enough = look.left >= bytes;
+        if enough {
+            look.left -= bytes;
+        }
+        enough
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A folder of files that stand for /proc and a tree of control groups.
+    struct Files(PathBuf);
+
+    impl Files {
+        fn new(name: &str) -> Self {
+            let root = std::env::temp_dir().join(format!("ublk-{name}-{}", std::process::id()));
+            fs::create_dir_all(root.join("sys/vm")).unwrap();
+            fs::create_dir_all(root.join("a/b")).unwrap();
+            Self(root)
+        }
+
+        fn set(&self, at: &str, text: &str) {
+            fs::write(self.0.join(at), text).unwrap();
+        }
+
+        fn meminfo(&self, available: u64, dirty: u64, writeback: u64) {
+            let text = format!(
+                "MemTotal: 1 kB\nMemAvailable: {available} kB\nDirty: {dirty} kB\n\
+                 Writeback: {writeback} kB\nHugePages_Total: 0\n"
+            );
+            self.set("meminfo", &text);
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    const MIB: u64 = 1 << 20;
+
     #[test]
     fn e14_the_lowest_limit_on_the_way_up_counts() {
-        let root = std::env::temp_dir().join(format!("ublk-cgroup-{}", std::process::id()));
-        fs::create_dir_all(root.join("a/b")).unwrap();
-        let set = |at: &str, text: &str| fs::write(root.join(at).join("memory.max"), text).unwrap();
-        set("a/b", "max\n");
-        assert_eq!(lowest_max(&root, "a/b"), None);
-        set("a", "4096\n");
-        assert_eq!(lowest_max(&root, "a/b"), Some(4096));
-        set("a/b", "1024\n");
-        assert_eq!(lowest_max(&root, "a/b"), Some(1024));
-        assert_eq!(lowest_max(&root, "a"), Some(4096));
-        fs::remove_dir_all(&root).unwrap();
-        assert!(available().is_some());
+        let files = Files::new("cgroup");
+        let max = |path| lowest_max(&groups_of(&files.0, path));
+        files.set("a/b/memory.max", "max\n");
+        assert_eq!(max("a/b"), None);
+        files.set("a/memory.max", "4096\n");
+        assert_eq!(max("a/b"), Some(4096));
+        files.set("a/b/memory.max", "1024\n");
+        assert_eq!(max("a/b"), Some(1024));
+        assert_eq!(max("a"), Some(4096));
+    }
+
+    #[test]
+    fn e27_the_machine_keeps_its_reserve_and_each_group_its_own() {
+        let files = Files::new("headroom");
+        files.set("sys/vm/min_free_kbytes", "1024\n");
+        files.meminfo(100 * 1024, 0, 0);
+        let groups = groups_of(&files.0, "a/b");
+        let machine = Headroom::of(&files.0, &groups).unwrap();
+        assert_eq!(machine.reserve(), 18 * MIB);
+        let available = |of: &Headroom| of.available().unwrap();
+        assert_eq!(available(&machine), 82 * MIB);
+        files.meminfo(100 * 1024, 30 * 1024, 2 * 1024);
+        assert_eq!(available(&machine), 50 * MIB, "what a disk has to write");
+        for (group, used) in [("a", 60), ("a/b", 90)] {
+            files.set(&format!("{group}/memory.max"), "max\n");
+            files.set(
+                &format!("{group}/memory.current"),
+                &format!("{}\n", used * MIB),
+            );
+            files.set(&format!("{group}/memory.stat"), "anon 5\n");
+        }
+        let grouped = Headroom::of(&files.0, &groups).unwrap();
+        assert_eq!(available(&grouped), 50 * MIB, "no limit");
+        files.set("a/memory.max", &format!("{}\n", 100 * MIB));
+        assert_eq!(available(&grouped), 36 * MIB, "of a group above");
+        let stat = format!(
+            "inactive_file {MIB}\nactive_file {MIB}\nfile_dirty {}\n",
+            MIB / 2
+        );
+        files.set("a/memory.stat", &stat);
+        assert_eq!(available(&grouped), 37 * MIB + MIB / 2);
+        files.set("a/b/memory.max", &format!("{}\n", 92 * MIB));
+        assert_eq!(available(&grouped), 0);
+        assert!(Headroom::open().is_ok(), "this machine's own");
+    }
+
+    #[test]
+    fn e27_a_look_serves_until_others_could_have_taken_what_it_found() {
+        let files = Files::new("look");
+        files.set("sys/vm/min_free_kbytes", "0\n");
+        files.meminfo(48 * 1024, 0, 0);
+        let machine = Headroom::of(&files.0, &[]).unwrap();
+        let us = Duration::from_micros;
+        assert!(machine.take(8 * MIB, us(0)));
+        files.meminfo(17 * 1024, 0, 0);
+        assert!(machine.take(8 * MIB, us(999)), "not looked at again");
+        assert!(!machine.take(17 * MIB, us(999)), "more than is left");
+        files.meminfo(48 * 1024, 0, 0);
+        assert!(machine.take(8 * MIB, us(1000)));
+        files.meminfo(17 * 1024, 0, 0);
+        assert!(!machine.take(8 * MIB, us(2100)), "32 MiB last 1 ms");
+        assert!(machine.take(MIB, us(2100)));
     }
 }

@@ -38,6 +38,10 @@ pub fn tests(tests: &mut Vec<Test>) {
     let name = "e03_fio_verifies_while_the_machine_is_short_of_memory";
     tests.push(Test::skippable(name, verifies).anywhere());
     tests.push(Test::skippable(
+        "e27_a_control_group_keeps_its_reserve_and_the_disk_goes_on",
+        group_reserve,
+    ));
+    tests.push(Test::skippable(
         "e12_a_control_group_that_goes_away_is_no_pressure",
         group_goes,
     ));
@@ -214,6 +218,39 @@ fn group_short() -> Outcome {
     let disk = listening("cgroup:some 50000 500000", Some(&group));
     refuses_and_recovers(&disk, &mut group);
     disk.end();
+    Ok(())
+}
+
+/// The group of the server has less memory than the disk: the kernel is not asked for what the group
+/// lacks, so it kills nobody and waits for nothing.
+fn group_reserve() -> Outcome {
+    let group = Group::new("full")?;
+    group.take_in(std::process::id());
+    let disk = Disk::add(&["--size", "256M", "--queues", "1", "--no-space-timeout", "1"]);
+    fs::write(
+        "/sys/fs/cgroup/cgroup.procs",
+        std::process::id().to_string(),
+    )
+    .expect("moved");
+    let max = group.number("memory.current") + 24 * MIB;
+    fs::write(group.path.join("memory.max"), max.to_string()).expect("memory.max");
+    let (file, mut buffer) = (disk.open_direct(), Buffer::new(MIB as usize));
+    buffer.fill(7);
+    let full = (0..256).find(|at| file.write_all_at(&buffer, at * MIB).is_err());
+    let full = full.expect("the group has not so much memory");
+    println!("    {full} MiB written");
+    assert!((8..24).contains(&full));
+    let events = read(group.path.join("memory.events"));
+    assert!(events.lines().any(|line| line == "oom 0"), "{events}");
+    file.read_exact_at(&mut buffer, 0)
+        .expect("reads are served");
+    assert!(buffer.iter().all(|&byte| byte == 7));
+    fs::write(group.path.join("memory.max"), "max").expect("memory.max");
+    wait_for("writes are taken again", || {
+        file.write_all_at(&buffer, full * MIB).is_ok()
+    });
+    drop(file);
+    assert!(disk.end_after_errors() > 0);
     Ok(())
 }
 

@@ -71,12 +71,12 @@ impl Bed {
         Self::of(Self::ramdisk(pages, options), clock, shape, limit)
     }
 
-    fn ramdisk(pages: u64, options: SpaceOptions) -> Ramdisk {
+    pub fn ramdisk(pages: u64, options: SpaceOptions) -> Ramdisk {
         let store = Store::anonymous(pages * PAGE, false).expect("a memfd");
         Ramdisk::new(store).with_space(options)
     }
 
-    fn of(
+    pub fn of(
         ramdisk: Ramdisk,
         clock: Arc<VirtualClock>,
         (queues, depth): (u16, u16),

@@ -7,6 +7,8 @@ use std::time::Duration;
 use ublk_ramdisk::mq::*;
 use ublk_ramdisk::ramdisk::space::SpaceOptions;
 use ublk_ramdisk::ramdisk::{Mode, NoSpaceTimeout};
+use ublk_ramdisk::sys::memory::Headroom;
+use workqueue::VirtualClock;
 
 #[test]
 fn e22_e23_waiting_writes_end_with_nospc_after_the_timeout_and_writes_work_again_with_space() {
@@ -178,4 +180,44 @@ fn e24_nothing_waits_longer_than_the_timeout() {
         assert_eq!(bed.end_of(0, tag), NOSPC);
     }
     bed.finish();
+}
+
+/// The disk is not the one that hangs in the kernel: what the machine has to keep is not asked for.
+#[test]
+fn e27_a_machine_with_no_memory_to_spare_is_a_store_with_none() {
+    let proc = std::env::temp_dir().join(format!("ublk-proc-{}", std::process::id()));
+    std::fs::create_dir_all(proc.join("sys/vm")).unwrap();
+    std::fs::write(proc.join("sys/vm/min_free_kbytes"), "512\n").unwrap();
+    // Above the reserve of 17 MiB.
+    let spare = |kib: u64| {
+        let text = format!("MemAvailable: {} kB\n", 17 * 1024 + kib);
+        std::fs::write(proc.join("meminfo"), text).unwrap();
+    };
+    spare(1024);
+    let disk = Bed::ramdisk(256, SpaceOptions::default());
+    disk.watch_memory(Headroom::of(&proc, &[]).unwrap());
+    let mut bed = Bed::of(disk, VirtualClock::in_turns(), (1, 32), 0);
+    bed.fill(4);
+    let shown = (bed.stats().available, bed.stats().reserve);
+    assert_eq!(shown, (Some(1 << 20), 17 << 20));
+    spare(3);
+    bed.advance(S);
+    bed.write(0, 50);
+    bed.exhausted(1);
+    assert_eq!(bed.stats().no_space_in, Some(60 * S), "E22");
+    assert_eq!(bed.ended(1, Op::Write, 1, 1), PAGE as i32, "E23");
+    spare(4);
+    bed.advance(Duration::from_millis(100));
+    assert_eq!(bed.end_of(0, 0), PAGE as i32, "one page, no more");
+    spare(0);
+    bed.write(0, 51);
+    bed.exhausted(1);
+    bed.advance(60 * S);
+    assert_eq!(bed.end_of(0, 0), NOSPC);
+    spare(1024);
+    bed.advance(S);
+    bed.until("enough", || bed.stats().mode == Mode::Enough);
+    assert_eq!(bed.ended(0, Op::Write, 51, 1), PAGE as i32);
+    bed.finish();
+    std::fs::remove_dir_all(&proc).unwrap();
 }

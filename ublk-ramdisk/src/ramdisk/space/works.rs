@@ -62,6 +62,7 @@ impl SpaceWorks {
             clock: runtime.virtual_clock().cloned(),
             begun: Instant::now(),
             ending: AtomicBool::new(false),
+            headroom: ramdisk.headroom(),
             removal_look: ramdisk.notices_removal().then_some(REMOVAL_LOOK),
             cap: u32::from(depth - (depth / 8).max(1)),
             failed_at: Default::default(),

@@ -20,6 +20,10 @@ pub enum Shortage {
     /// The budget is used up. [`Store::on_freed`] says when there is memory again.
     #[error("the memory limit is reached")]
     Budget,
+    /// The machine, or a control group, would be left with less than its reserve (E27). Nothing says
+    /// when there is more.
+    #[error("no more than the reserve of the machine or of a control group is left")]
+    Reserve,
     /// The system has none, and does not say when it has.
     #[error("{0}")]
     System(#[from] io::Error),

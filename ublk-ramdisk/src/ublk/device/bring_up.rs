@@ -17,6 +17,7 @@ use crate::error::Failure;
 use crate::mq::TagSet;
 use crate::stats::QueueCounters;
 use crate::sys::file;
+use crate::sys::memory::Headroom;
 use crate::ublk::abi;
 use crate::ublk::ctrl::{block_path, char_path, Control};
 use crate::ublk::features::Features;
@@ -59,6 +60,10 @@ impl Device {
             // Another process may delete the device. That waits for parked requests, so they must
             // notice it (E22).
             .on_removal(move || !file::has_block_device(&node));
+        match Headroom::open() {
+            Ok(machine) => driver.disk().watch_memory(machine),
+            Err(error) => log::warn!("the machine's memory is not looked at: {error}"),
+        }
         let mut device = Device {
             control,
             info,

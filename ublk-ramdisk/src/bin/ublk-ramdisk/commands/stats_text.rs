@@ -264,6 +264,13 @@ fn space_line(space: &SpaceStats, all: bool) -> String {
         0 => "no limit".to_owned(),
         limit => format!("limit {}", Size(limit)),
     });
+    if let Some(available) = space.available {
+        words.push(format!(
+            "{} available above a reserve of {}",
+            rounded_size(available),
+            rounded_size(space.reserve)
+        ));
+    }
     if all || space.zero > 0 {
         words.push(format!("{} of zeros given back", rounded_size(space.zero)));
     }
