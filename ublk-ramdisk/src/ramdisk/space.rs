@@ -280,7 +280,9 @@ impl Space {
         if self.headroom.as_deref().is_some_and(lacks) {
             return Err(Shortage::Reserve);
         }
-        store.populate(range)
+        let made = store.populate(range.clone())?;
+        store.map_pages(&range);
+        Ok(made)
     }
 
     /// Gives a taken entry its memory, which is pinned, and runs its hardware queue. `made`: bytes that

@@ -22,6 +22,18 @@ const FASTEST: u64 = 32;
 /// A look serves no longer, in nanoseconds.
 const LONGEST_LOOK: u64 = 1_000_000_000;
 
+/// Locks all memory of this process, also what it maps later, a page as it is first touched: what has
+/// to be there for memory to be freed is never taken away (J2). Called once the largest mappings are
+/// made: where they exceed RLIMIT_MEMLOCK, it fails without CAP_IPC_LOCK and changes nothing.
+pub fn lock_all() -> io::Result<()> {
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: no memory changes.
+    match unsafe { libc::mlockall(flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Returns the cgroup of this process and those above it, the lowest first, as folders.
 fn own_groups() -> Option<Vec<PathBuf>> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;

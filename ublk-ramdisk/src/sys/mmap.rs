@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
@@ -75,6 +76,14 @@ impl Mapping {
     /// Always false.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// Maps a range that has memory for this process, so that a process that has locked its memory
+    /// has these pages too: the kernel writes none of them to swap. Kernels before 5.14 map a page
+    /// when it is touched.
+    pub fn populate(&self, range: Range<u64>) {
+        let (start, len) = (range.start as usize, (range.end - range.start) as usize);
+        let _refused = self.0.advise_range(Advice::PopulateWrite, start, len);
     }
 
     /// Asks for huge pages where the file system allows them.

@@ -24,6 +24,10 @@ pub fn tests(tests: &mut Vec<Test>) {
         add("h3_unaligned_discards_read_as_zeros", discard_unaligned);
         add("h4_write_zeroes_frees_or_keeps_memory", write_zeroes);
     }
+    tests.push(Test::new(
+        "j02_the_servers_memory_is_locked_and_a_thin_disk_stays_thin",
+        locked,
+    ));
     for word in ["advise", "always"] {
         let name = format!("h3_transparent_huge_pages_are_given_back_{word}");
         tests.push(Test::skippable(name, move || huge_pages(word)));
@@ -54,6 +58,27 @@ fn assert_zeros(file: &File, range: Range<u64>) {
         let other = bytes.iter().position(|&byte| byte != 0);
         assert_eq!(other, None, "not zero behind {at}");
     }
+}
+
+fn locked() {
+    let disk = Disk::add(&["--size", "1G", "--queues", "1"]);
+    let kib = |file: &str, name: &str| -> u64 {
+        let text = machine::read(format!("/proc/{}/{file}", disk.pid));
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+        let number = |line: &str| line.split_whitespace().next()?.parse::<u64>().ok();
+        lines.filter_map(number).sum()
+    };
+    assert!(
+        kib("status", "VmLck:") >= 1 << 20,
+        "the mapping of the disk"
+    );
+    let (resident, tables) = (kib("status", "RssShmem:"), kib("status", "VmPTE:"));
+    assert!(resident < 1024 && tables < 1024, "{resident} {tables}");
+    fill(&disk.open_direct(), 0..8 * MIB);
+    assert!(kib("status", "RssShmem:") >= 8 << 10);
+    assert!(kib("smaps", "Locked:") >= 8 << 10);
+    assert_eq!(kib("status", "VmSwap:"), 0);
+    disk.end();
 }
 
 fn read_empty(path: &str) {

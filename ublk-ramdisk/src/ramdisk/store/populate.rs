@@ -49,6 +49,13 @@ impl Store {
         result
     }
 
+    /// Maps a populated range for this process, so that its memory is locked if the process's is. From
+    /// then on it counts as data.
+    pub(in crate::ramdisk) fn map_pages(&self, range: &Range<u64>) {
+        self.mapping
+            .populate(self.bytes_of(pages_of(range, self.page_shift)));
+    }
+
     /// Allocates the absent ones of these pinned pages, and marks them present when all are
     /// allocated. Meanwhile no other thread marks pages present or claims pinned ones.
     fn allocate(

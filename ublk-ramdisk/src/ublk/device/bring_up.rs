@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::mq::TagSet;
 use crate::stats::QueueCounters;
 use crate::sys::file;
-use crate::sys::memory::Headroom;
+use crate::sys::memory::{self, Headroom};
 use crate::ublk::abi;
 use crate::ublk::ctrl::{block_path, char_path, Control};
 use crate::ublk::features::Features;
@@ -63,6 +63,9 @@ impl Device {
         match Headroom::open() {
             Ok(machine) => driver.disk().watch_memory(machine),
             Err(error) => log::warn!("the machine's memory is not looked at: {error}"),
+        }
+        if let Err(error) = memory::lock_all() {
+            log::warn!("mlockall: {error}; the disk's own memory may be swapped, even to itself");
         }
         let mut device = Device {
             control,
