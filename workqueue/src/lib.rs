@@ -44,6 +44,7 @@
 //! | T | the timer heap |
 //! | Q | the inbox of the monitor |
 //! | O | the settings of the watchdog |
+//! | G | the gaps in which the process did not run |
 //! | V | the list of all rings of records, then one ring |
 //!
 //! A lock on the left may be held when one on the right is taken, and in no other order:
@@ -144,6 +145,7 @@ pub use runtime::builder::RuntimeBuilder;
 pub use runtime::Runtime;
 pub use sys::clock::VirtualClock;
 pub use sys::cpuset::CpuSet;
+pub use sys::run_clock::RunClock;
 pub use wait::flush::{reclaim_scope, ReclaimScope};
 pub use wait::item::Busy;
 pub use work::delayed::{DelayedWork, Modified};

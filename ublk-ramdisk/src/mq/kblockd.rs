@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use workqueue::{
     impl_has_delayed_work, new_delayed_work, AllocError, CpuSet, DelayedWork, Flags, OwnedQueue,
-    Runtime, VirtualClock, WorkItem,
+    RunClock, Runtime, VirtualClock, WorkItem,
 };
 
 /// The workqueue and its clock. Cheap to clone; the queue ends with the last clone.
@@ -23,6 +23,7 @@ use workqueue::{
 pub struct Kblockd {
     queue: Arc<OwnedQueue>,
     clock: Option<Arc<VirtualClock>>,
+    run_clock: RunClock,
     online: CpuSet,
 }
 
@@ -43,6 +44,7 @@ impl Kblockd {
         Ok(Self {
             queue: Arc::new(runtime.queue("kblockd").flags(flags).build()?),
             clock: runtime.virtual_clock().cloned(),
+            run_clock: runtime.run_clock().clone(),
             online: runtime.online_cpus(),
         })
     }
@@ -204,16 +206,29 @@ impl Works {
         }
     }
 
-    /// Seconds, and nanoseconds on top, of a clock that may be a tick behind.
+    /// Seconds, and nanoseconds on top, that the process has run. It may be a tick behind
+    /// [`Works::run_time`], and for a moment ahead by a gap that has just ended.
     #[inline]
     pub(super) fn now(&self) -> (u64, u32) {
-        match &self.kblockd.clock {
+        let (seconds, nanos) = match &self.kblockd.clock {
             Some(clock) => {
                 let now = clock.now();
                 (now.as_secs(), now.subsec_nanos())
             }
             None => clock::monotonic_coarse(),
+        };
+        match self.kblockd.run_clock.behind() {
+            Duration::ZERO => (seconds, nanos),
+            behind => {
+                let now = Duration::new(seconds, nanos).saturating_sub(behind);
+                (now.as_secs(), now.subsec_nanos())
+            }
         }
+    }
+
+    /// How long the process has run: what timeouts count.
+    pub(super) fn run_time(&self) -> Duration {
+        self.kblockd.run_clock.now()
     }
 
     /// Nanoseconds of a clock that is exact.

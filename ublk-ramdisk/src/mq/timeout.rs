@@ -9,7 +9,8 @@
 //! A deadline is taken from a coarse clock, which may be some milliseconds behind, and rounded up
 //! to whole seconds: never early, at most two seconds late (C36). It is taken when the driver or
 //! the front end keeps the request, before the token is in their hands: one that ends where it is
-//! issued never looks at the clock.
+//! issued never looks at the clock. Time in which the process does not run is not on this clock: a
+//! timer that goes off before its deadline is set again.
 
 use super::hctx::HwQueue;
 use super::hctx_state::TIMED;
@@ -52,8 +53,7 @@ fn deadline(now: (u64, u32), timeout_period: (u64, u32)) -> u64 {
 
 impl Queue {
     fn now(&self) -> u64 {
-        let (seconds, nanos) = self.inner.works.now();
-        seconds.saturating_mul(SECOND).saturating_add(nanos.into())
+        self.inner.works.run_time().as_nanos() as u64
     }
 
     /// The deadline of a request that is kept from now on. Called often: seconds and nanoseconds

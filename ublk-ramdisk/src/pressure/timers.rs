@@ -2,26 +2,16 @@
 //! What the timers of pressure share while a device lives.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use workqueue::{OwnedQueue, Runtime, VirtualClock};
+use workqueue::{OwnedQueue, RunClock, Runtime};
 
 use crate::mq::{Queue, WeakQueue};
-
-/// The runtime's clock, in nanoseconds since some time before the device was made.
-#[derive(Clone, Debug)]
-enum Clock {
-    /// The machine's.
-    Real(Instant),
-    /// A test's or a simulation's.
-    Virtual(Arc<VirtualClock>),
-}
 
 /// What a timer needs. Given to it when the device starts.
 #[derive(Clone, Debug)]
 pub(super) struct TimerContext {
     pub(super) wq: Arc<OwnedQueue>,
-    clock: Clock,
+    clock: RunClock,
     pub(super) queue: WeakQueue,
 }
 
@@ -30,19 +20,13 @@ impl TimerContext {
     pub(super) fn new(runtime: &Runtime, wq: &Arc<OwnedQueue>, queue: &Queue) -> Self {
         Self {
             wq: wq.clone(),
-            clock: match runtime.virtual_clock() {
-                Some(clock) => Clock::Virtual(clock.clone()),
-                None => Clock::Real(Instant::now()),
-            },
+            clock: runtime.run_clock().clone(),
             queue: queue.downgrade(),
         }
     }
 
-    /// Nanoseconds of the clock.
+    /// Nanoseconds of the runtime's clock while the process runs.
     pub(super) fn now(&self) -> u64 {
-        match &self.clock {
-            Clock::Real(begin) => begin.elapsed().as_nanos() as u64,
-            Clock::Virtual(clock) => clock.now().as_nanos() as u64,
-        }
+        self.clock.now().as_nanos() as u64
     }
 }

@@ -19,10 +19,10 @@ mod works;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use workqueue::{impl_has_delayed_work, DelayedWork, VirtualClock, WorkItem};
+use workqueue::{impl_has_delayed_work, DelayedWork, RunClock, WorkItem};
 
 use super::disk::Ramdisk;
 use super::no_space::{Mode, NoSpace, NoSpaceTimeout, Step, DEFAULT_NO_SPACE_TIMEOUT};
@@ -157,8 +157,7 @@ pub(super) struct Space {
     timer: Arc<Item>,
     reclaim: Arc<Item>,
     scan: Arc<Item>,
-    clock: Option<Arc<VirtualClock>>,
-    begun: Instant,
+    clock: RunClock,
     /// Set when the device is taken down: a long pass ends early.
     ending: AtomicBool,
     /// Is asked before the kernel is asked for memory; none if that is not to be.
@@ -191,12 +190,9 @@ impl std::fmt::Debug for Space {
 }
 
 impl Space {
-    /// Time since the start, by the runtime's clock.
+    /// Time by the runtime's clock while the process runs.
     fn now(&self) -> Duration {
-        match &self.clock {
-            Some(clock) => clock.now(),
-            None => self.begun.elapsed(),
-        }
+        self.clock.now()
     }
 
     /// Queues an item, or gives it a new delay if it is queued.

@@ -55,6 +55,31 @@ fn c35_c36_the_handler_is_called_within_two_seconds_after_the_deadline() {
 }
 
 #[test]
+fn c35_time_in_which_the_process_does_not_run_is_no_part_of_a_timeout() {
+    let mut bed = Bed::in_turns(1, 8);
+    bed.driver.always(Hold);
+    bed.insert(0, write(0));
+    for _ in 0..3 {
+        leap(&bed, 7 * SECOND);
+        bed.clock.advance_stopped(3600 * SECOND);
+        bed.settle();
+    }
+    leap(&bed, 8 * SECOND);
+    assert_eq!(timeouts(&bed), 0, "29 s have counted");
+    leap(&bed, 3 * SECOND);
+    assert_eq!(timeouts(&bed), 1);
+    // A later request begins where the clock stands.
+    bed.insert(0, write(1));
+    leap(&bed, 29 * SECOND);
+    let before = timeouts(&bed);
+    until("the handler is called", || {
+        leap(&bed, 100 * MS);
+        timeouts(&bed) > before
+    });
+    bed.finish();
+}
+
+#[test]
 fn c35_a_busy_request_does_not_time_out() {
     let mut bed = Bed::in_turns(1, 8);
     bed.driver.always(RESOURCE);

@@ -48,6 +48,23 @@ fn e22_e23_waiting_writes_end_with_nospc_after_the_timeout_and_writes_work_again
 }
 
 #[test]
+fn e22_time_in_which_the_process_does_not_run_is_no_part_of_the_timeout() {
+    let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
+    bed.fill(4);
+    bed.write(0, 50);
+    bed.exhausted(1);
+    bed.advance(20 * S);
+    bed.clock.advance_stopped(3600 * S);
+    bed.clock.settle();
+    assert_eq!(bed.stats().no_space_in, Some(40 * S));
+    bed.advance(39 * S);
+    assert_eq!(bed.stats().parked, 1);
+    bed.advance(S);
+    assert_eq!(bed.end_of(0, 0), NOSPC);
+    bed.finish();
+}
+
+#[test]
 fn e22_a_freed_page_restarts_the_timeout() {
     let mut bed = Bed::new(1, 32, 256, 4, SpaceOptions::default());
     bed.fill(4);

@@ -9,11 +9,11 @@
 
 use super::Env;
 use crate::sys::clock::{Clock, Notify};
+use crate::sys::run_clock::{RunClock, Sleeper};
 use crate::sys::sync::Mutex;
 use crate::sys::timer::{Timed, TimerIndex};
 use crate::work::TimedItem;
 use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,9 +127,9 @@ impl Monitor {
     }
 
     /// Sleeps until something is posted or changed, at most until `deadline`; `u64::MAX` is never.
-    pub(crate) fn sleep_until(&self, deadline: u64) {
-        self.wake
-            .wait_until(Some(deadline).filter(|&at| at < u64::MAX));
+    pub(crate) fn sleep_until(&self, clock: &RunClock, deadline: u64) {
+        let due = Some(deadline).filter(|&at| at < u64::MAX);
+        clock.sleep(Sleeper::Monitor, &self.wake, due);
     }
 
     pub(crate) fn post(&self, job: Job) {
@@ -212,38 +212,6 @@ pub(crate) struct WatchdogState {
     pub(crate) last_look: u64,
     /// Looks that found a stall.
     pub(crate) stalls: u32,
-    pub(crate) gaps: Gaps,
-}
-
-/// A wake-up of the monitor that is late by less is no gap, in nanoseconds.
-const SHORTEST_GAP: u64 = 100_000_000;
-
-/// How many gaps are kept, the latest ones.
-const KEPT_GAPS: usize = 32;
-
-/// When the process did not run: it was stopped or frozen, or its machine was paused. Seen by the
-/// monitor, which wakes too late from its sleep.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Gaps(Vec<Range<u64>>);
-
-impl Gaps {
-    /// The monitor was to wake at `due` at the latest, and woke at `woke`.
-    pub(crate) fn note(&mut self, due: u64, woke: u64) {
-        if woke.saturating_sub(due) < SHORTEST_GAP {
-            return;
-        }
-        if self.0.len() == KEPT_GAPS {
-            self.0.remove(0);
-        }
-        self.0.push(due..woke);
-    }
-
-    /// How long the process ran from `since` to `now`.
-    pub(crate) fn running(&self, since: u64, now: u64) -> u64 {
-        let within = |gap: &Range<u64>| gap.end.min(now).saturating_sub(gap.start.max(since));
-        let lost = self.0.iter().map(within).sum();
-        now.saturating_sub(since).saturating_sub(lost)
-    }
 }
 
 impl Watchdog {
@@ -254,7 +222,6 @@ impl Watchdog {
                 thresh,
                 last_look: 0,
                 stalls: 0,
-                gaps: Gaps::default(),
             }),
             touched: (0..end).map(|_| AtomicU64::new(0)).collect(),
             touched_any: AtomicU64::new(0),
@@ -276,16 +243,6 @@ impl Watchdog {
 }
 
 impl Env {
-    /// Notes a gap if the monitor, which was to wake at `due` at the latest, wakes much later.
-    /// # Context: the monitor thread, just woken.
-    pub(crate) fn note_wakeup(&self, due: u64) {
-        // A virtual clock is moved on by any time while the threads run.
-        if matches!(self.clock, Clock::Real) {
-            let now = self.clock.now();
-            self.watchdog.state.lock().gaps.note(due, now);
-        }
-    }
-
     pub(crate) fn set_watchdog_thresh(&self, thresh: Duration) {
         if self.is_in_forked_child() {
             return;

@@ -18,6 +18,7 @@ use crate::error::{AttrError, WaitError};
 use crate::observe::{self, Sink, TraceEvent};
 use crate::sys::clock::{after, Clock};
 use crate::sys::cpuset::CpuSet;
+use crate::sys::run_clock::RunClock;
 use crate::sys::sync::Mutex;
 use crate::sys::timer::Timers;
 use crate::sys::turn_scheduler::{Invitation, TurnScheduler};
@@ -179,6 +180,7 @@ pub(crate) struct Env {
     pub(crate) config: Config, // I
     pub(crate) hooks: Hooks,   // I
     pub(crate) clock: Clock,   // I
+    pub(crate) run_clock: RunClock,
     pub(crate) cpus: Cpus,
     pub(crate) timers: Timers<TimerEvent>,
     pub(crate) monitor: Monitor,
@@ -215,6 +217,7 @@ impl Env {
         }
         let cpus = Cpus::new(machine, config.default_scope);
         Self {
+            run_clock: RunClock::new(&clock),
             timers: Timers::new(&clock),
             monitor: Monitor::new(&clock, config.sample_period),
             watchdog: Watchdog::new(config.watchdog_thresh, cpus.end()),

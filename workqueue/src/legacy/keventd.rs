@@ -9,7 +9,7 @@ use super::work::Work;
 use super::workqueue::{Kind, QueueInner, Workqueue};
 use super::Machine;
 use crate::error::{AllocError, Refusal, WaitError};
-use crate::sys::clock::{after, Clock};
+use crate::sys::clock::{after, Clock, Notify};
 use crate::sys::cpu::{self, errno_of, spawn_quiet};
 use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
@@ -68,7 +68,7 @@ impl MachineTimers {
             // Not joined: the last owner of the machine may be an expired item.
             spawn_quiet("timers".to_owned(), STACK_SIZE, move || {
                 cpu::set_current_timer_exact();
-                heap.serve(Armed::expire);
+                heap.serve(Notify::wait_until, Armed::expire);
             })?;
             *has_thread = true;
         }

@@ -7,7 +7,6 @@
 //! `show_cpu_pool_hogs`.
 
 use super::dump::{self, RunView};
-use crate::env::helpers::{Gaps, Watchdog};
 use crate::env::Env;
 use crate::pool::{sampler, Pool};
 use crate::runtime::directory::Directory;
@@ -33,7 +32,7 @@ struct Stall {
 /// # Context: the monitor thread, no lock held.
 pub(crate) fn look(dir: &Arc<Directory>, now: u64) -> u64 {
     let watchdog = &dir.env.watchdog;
-    let (thresh, gaps) = {
+    let thresh = {
         let mut state = watchdog.state.lock();
         if state.thresh.is_zero() {
             return u64::MAX;
@@ -43,12 +42,12 @@ pub(crate) fn look(dir: &Arc<Directory>, now: u64) -> u64 {
             return next_wakeup(&dir.env, now, due, state.thresh);
         }
         state.last_look = now;
-        (state.thresh, state.gaps.clone())
+        state.thresh
     };
     let stalls: Vec<Stall> = dir
         .all_pools()
         .into_iter()
-        .filter_map(|pool| stalled(watchdog, pool, now, thresh, &gaps))
+        .filter_map(|pool| stalled(&dir.env, pool, now, thresh))
         .collect();
     if !stalls.is_empty() {
         report(dir, &stalls);
@@ -66,27 +65,21 @@ fn next_wakeup(env: &Env, now: u64, due: u64, thresh: Duration) -> u64 {
     }
 }
 
-fn stalled(
-    watchdog: &Watchdog,
-    pool: Arc<Pool>,
-    now: u64,
-    thresh: Duration,
-    gaps: &Gaps,
-) -> Option<Stall> {
+fn stalled(env: &Env, pool: Arc<Pool>, now: u64, thresh: Duration) -> Option<Stall> {
+    let watchdog = &env.watchdog;
     let touched = usize::try_from(pool.cpu())
         .ok()
         .and_then(|cpu| watchdog.touched.get(cpu))
         .unwrap_or(&watchdog.touched_any)
         .load(Ordering::Relaxed);
     let st = pool.lock();
-    let progress = st.last_progress;
-    let counted = gaps.running(progress.max(touched), now);
-    let late = !st.worklist.is_empty() && counted > after(0, thresh);
+    let (progress, waits) = (st.last_progress, !st.worklist.is_empty());
     let flags = dump::pool_flags(&pool, &st);
     drop(st);
-    late.then(|| Stall {
+    let counted = env.run_clock.running(progress.max(touched), now);
+    (waits && counted > after(0, thresh)).then(|| Stall {
         flags,
-        stuck: gaps.running(progress, now),
+        stuck: env.run_clock.running(progress, now),
         pool,
     })
 }
@@ -220,8 +213,7 @@ mod tests {
             dir.env.watchdog.state.lock().stalls
         };
         // The monitor sleeps for a second, and wakes 99 seconds late.
-        let gap = (now + SECOND, now + 100 * SECOND);
-        dir.env.watchdog.state.lock().gaps.note(gap.0, gap.1);
+        dir.env.run_clock.note_gap(now + SECOND, now + 100 * SECOND);
         assert_eq!(stalls_at(100), 0);
         assert_eq!(stalls_at(200), 1);
         drop(open);

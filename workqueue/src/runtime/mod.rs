@@ -22,8 +22,9 @@ use crate::pool::sampler::Sampler;
 use crate::pool::worker::{create_worker, CreateError};
 use crate::pool::{context, manager, registry, Pool};
 use crate::sys::call_user_code;
-use crate::sys::clock::{after, Clock, VirtualClock};
+use crate::sys::clock::{after, Clock, Notify, VirtualClock};
 use crate::sys::cpu::{self, errno_of, AbortOnUnwind};
+use crate::sys::run_clock::{RunClock, Sleeper};
 use crate::work::{delayed, Returned};
 use crate::wq::attrs::Flags;
 use crate::wq::builder::QueueBuilder;
@@ -103,6 +104,11 @@ impl Runtime {
             return Arc::new(env.cpus.describe_known());
         }
         env.cpus.shown_topology()
+    }
+
+    /// The clock for time that counts only while the process runs.
+    pub fn run_clock(&self) -> &RunClock {
+        &self.inner.env.run_clock
     }
 
     /// The virtual clock, if the runtime uses one.
@@ -189,7 +195,8 @@ impl Runtime {
         let (timer, own) = (dir.clone(), dir.clone());
         self.start_helper("wq/timer", move || {
             cpu::set_current_timer_exact();
-            timer.env.timers.serve(|event| expire(&timer, event));
+            let sleep = |wake: &Notify, due| timer.env.run_clock.sleep(Sleeper::Timers, wake, due);
+            timer.env.timers.serve(sleep, |event| expire(&timer, event));
         })?;
         self.start_helper("wq/monitor", move || monitor(&own))?;
         Ok(())
@@ -345,8 +352,7 @@ fn monitor(dir: &Arc<Directory>) {
             env.monitor.keep_watching();
             next = next.min(after(env.clock.now(), period));
         }
-        env.monitor.sleep_until(next);
-        env.note_wakeup(next);
+        env.monitor.sleep_until(&env.run_clock, next);
     }
     if dir.ends_itself.load(Ordering::Relaxed) {
         dir.finish();

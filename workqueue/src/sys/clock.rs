@@ -102,6 +102,8 @@ pub struct VirtualClock {
 #[derive(Debug, Default)]
 struct VirtualState {
     now: u64,
+    /// How much of it the process did not run.
+    not_run: u64,
     /// Wake-up times of the threads inside `sleep`, so that a test can wait for them.
     sleepers: Vec<u64>,
     /// Helper threads that read the time again after each step.
@@ -177,10 +179,25 @@ impl VirtualClock {
 
     /// Moves the time on and wakes the threads that waited for it.
     pub fn advance(&self, d: Duration) {
+        self.step(d, Duration::ZERO);
+    }
+
+    /// As [`VirtualClock::advance`], as if the process did not run meanwhile: [`crate::RunClock`]
+    /// stands still.
+    pub fn advance_stopped(&self, d: Duration) {
+        self.step(d, d);
+    }
+
+    pub(crate) fn not_run_ns(&self) -> u64 {
+        self.lock().map_or(0, |state| state.not_run)
+    }
+
+    fn step(&self, d: Duration, not_run: Duration) {
         let watchers = {
             let Some(mut state) = self.lock() else {
                 return;
             };
+            state.not_run = after(state.not_run, not_run);
             let now = after(state.now, d);
             state.now = now;
             let mut due: Vec<_> = state.waits.extract_if(.., |wait| wait.0 <= now).collect();

@@ -16,6 +16,8 @@ pub(crate) mod turn_scheduler;
 
 pub(crate) mod clock;
 
+pub(crate) mod run_clock;
+
 pub(crate) mod timer;
 
 #[cfg(feature = "control-socket")]

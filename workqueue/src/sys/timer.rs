@@ -148,8 +148,9 @@ impl<P: Timed> Timers<P> {
         left.into_iter().map(|e| e.payload).collect()
     }
 
-    /// The thread's loop: hands each expired entry to `expire`, until told to end.
-    pub(crate) fn serve(&self, mut expire: impl FnMut(P)) {
+    /// The thread's loop: hands each expired entry to `expire`, until told to end. `sleep` waits for a
+    /// call, at most until a time.
+    pub(crate) fn serve(&self, sleep: impl Fn(&Notify, Option<u64>), mut expire: impl FnMut(P)) {
         loop {
             let next = loop {
                 let mut heap = self.heap.lock();
@@ -165,7 +166,7 @@ impl<P: Timed> Timers<P> {
                     other => break other,
                 }
             };
-            self.wake.wait_until(next);
+            sleep(&self.wake, next);
         }
     }
 }

@@ -84,6 +84,10 @@ impl Works {
         (0, 0)
     }
 
+    pub(in crate::mq) fn run_time(&self) -> Duration {
+        Duration::ZERO
+    }
+
     pub(in crate::mq) fn current_cpu(&self) -> usize {
         0
     }

@@ -3,7 +3,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
-use std::time::Instant;
 
 use workqueue::{new_delayed_work, AllocError, Flags, OwnedQueue, Runtime};
 
@@ -59,8 +58,7 @@ impl SpaceWorks {
             timer: item(new_delayed_work!("no_space"), Duty::NoSpace),
             reclaim: item(new_delayed_work!("reclaim"), Duty::Reclaim),
             scan: item(new_delayed_work!("scan"), Duty::Scan),
-            clock: runtime.virtual_clock().cloned(),
-            begun: Instant::now(),
+            clock: runtime.run_clock().clone(),
             ending: AtomicBool::new(false),
             headroom: ramdisk.headroom(),
             removal_look: ramdisk.notices_removal().then_some(REMOVAL_LOOK),
