@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files of a run, read and written so that every error names the file, and the reasons for which a program ends early.
+//! Files of a run, read and written so that every error names the file, and the reasons for which a
+//! program ends early.
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -84,8 +85,8 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
     serde_json::from_str(&read(path)?).map_err(at(path))
 }
 
-/// Writes JSON with a line for each member of the outer three objects: a line for each series of samples, so that a
-/// change of one shows as a change of one line.
+/// Writes JSON with a line for each member of the outer three objects: a line for each series of
+/// samples, so that a change of one shows as a change of one line.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
     let mut text = Vec::new();
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, Lines(0));
@@ -126,7 +127,8 @@ impl Formatter for Lines {
 /// A name and a value.
 pub type Pair = (String, String);
 
-/// Reads lines of a name and a value with a tab between; none if there is no such file. Scripts write such files.
+/// Reads lines of a name and a value with a tab between; none if there is no such file. Scripts write
+/// such files.
 pub fn pairs(path: &Path) -> Result<Vec<Pair>, FileError> {
     let text = read_if_there(path)?.unwrap_or_default();
     let lines = text.lines().filter_map(|line| line.split_once('\t'));

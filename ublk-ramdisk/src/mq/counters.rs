@@ -50,7 +50,7 @@ macro_rules! counters {
 
         impl HctxCounters {
             /// Each number combined with another's.
-            pub(crate) fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+            pub fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
                 Self {
                     inserted: how(self.inserted, other.inserted),
                     $($name: how(self.$name, other.$name),)*
