@@ -81,6 +81,7 @@ pub(crate) fn look<P: Places, R>(
     then: &mut impl FnMut(Place<P::Pool<'_>, P::Run>) -> Option<R>,
 ) -> Option<R> {
     let seen = state.load();
+    // guard: s01_13_parent
     if seen.is_pending_in_parent() {
         return then(Place::Forked);
     }

@@ -287,6 +287,7 @@ mod tests {
     use super::*;
     use crate::error::StartError;
     use crate::sys::cpu;
+    use crate::work::state::Claim;
     use crate::{blocking, current, set_worker_desc, worker_desc, Runtime, Topology};
     use std::sync::mpsc;
 
@@ -318,6 +319,25 @@ mod tests {
             && rt.default_scope().name() == "cache_shard"
             && rt.system_bh().flush() == Err(WaitError::Destroyed)
             && early.start() == Err(StartError::Destroyed)
+    }
+
+    /// What another thread of the parent was just queueing is in no place, and nobody brings it to one.
+    #[test]
+    fn s01_13_no_call_of_a_forked_child_waits_for_an_item_that_was_claimed_and_not_listed() {
+        let items = [(); 2].map(|()| {
+            let work = Work::new("");
+            Box::leak(Box::new(ClosureWork { work, f: || () }))
+        });
+        let state = |n: usize| &items[n].work.raw().state;
+        assert_eq!(state(0).claim(), Claim::Ours);
+        assert_eq!(state(1).claim_for(7), Claim::Ours);
+        let returns = |item: &ClosureWork<_>| {
+            item.work.flush() == Err(WaitError::Destroyed)
+                && item.work.cancel().is_none()
+                && matches!(item.work.cancel_sync(), Err(WaitError::Destroyed))
+                && matches!(item.work.disable_sync(), Err(WaitError::Destroyed))
+        };
+        assert!(cpu::is_true_in_child(|| items.iter().all(|i| returns(i))));
     }
 
     #[test]
