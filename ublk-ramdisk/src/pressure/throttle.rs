@@ -223,14 +223,9 @@ mod tests {
         }
     }
 
-    /// The tick comes after the check that found no token, and finds nothing stopped. The thread that
-    /// stops the queues then starts them again itself.
-    #[test]
-    fn w06_tokens_that_come_between_the_check_and_the_stop_are_seen() {
-        let runtime = Runtime::builder()
-            .virtual_clock(VirtualClock::new())
-            .start()
-            .expect("threads");
+    fn bed(clock: Arc<VirtualClock>) -> (Runtime, RequestQueue, Arc<Throttle>) {
+        let runtime = Runtime::builder().virtual_clock(clock);
+        let runtime = runtime.start().expect("threads");
         let kblockd = Kblockd::new(&runtime).expect("a queue");
         let set = TagSet::new(2, 4);
         let queue = RequestQueue::new(set, Arc::new(Nobody), Arc::new(Nobody), &kblockd);
@@ -238,6 +233,25 @@ mod tests {
         let wq = Arc::new(runtime.queue("pressure").build().expect("a queue"));
         let throttle = Arc::new(Throttle::new());
         throttle.start(TimerContext::new(&runtime, &wq, &queue));
+        (runtime, queue, throttle)
+    }
+
+    /// The time that tokens, delays and the second of PSI count.
+    #[test]
+    fn e13_e15_e16_time_in_which_the_process_does_not_run_is_none() {
+        let clock = VirtualClock::new();
+        let (_runtime, _queue, throttle) = bed(clock.clone());
+        let begun = throttle.now();
+        clock.advance_stopped(Duration::from_secs(3600));
+        clock.advance(Duration::from_nanos(TICK));
+        assert_eq!(throttle.now() - begun, TICK);
+    }
+
+    /// The tick comes after the check that found no token, and finds nothing stopped. The thread that
+    /// stops the queues then starts them again itself.
+    #[test]
+    fn w06_tokens_that_come_between_the_check_and_the_stop_are_seen() {
+        let (_runtime, queue, throttle) = bed(VirtualClock::new());
         throttle.set(Some(1));
         let stopped = || [0, 1].map(|hctx| queue.snapshot(hctx).stopped);
         let use_up = || {

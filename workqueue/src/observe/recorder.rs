@@ -401,7 +401,6 @@ mod tests {
 
     #[test]
     fn s01_13_a_forked_child_does_not_wait_for_the_clock_of_records() {
-        cpu::watch_forks();
         let held = CLOCK.lock();
         IS_VIRTUAL.store(true, Ordering::Relaxed);
         let returned = cpu::is_true_in_child(|| {

@@ -394,8 +394,24 @@ pub(crate) fn activate_waiting(node: &NodeActive) {
 #[cfg(test)]
 mod tests {
     use crate::env::topology::Topology;
-    use crate::{Flags, Runtime};
+    use crate::{Flags, OwnedQueue, Runtime};
     use std::sync::mpsc;
+
+    /// Else the cost of a queue grows with their number.
+    #[test]
+    fn s01_01_a_number_that_was_given_back_is_found_without_a_search() {
+        let rt = Runtime::builder().topology(Topology::one_cpu());
+        let rt = rt.start().unwrap();
+        let make = || rt.queue("q").flags(Flags::PERCPU).build().unwrap();
+        let number = |q: &OwnedQueue| q.inner.pwqs()[0].number;
+        let queues = [make(), make(), make()];
+        let [first, second, third] = [0, 1, 2].map(|n| number(&queues[n]));
+        queues.into_iter().for_each(|q| q.destroy().unwrap());
+        let queues = [make(), make(), make(), make()];
+        let again = [0, 1, 2].map(|n| number(&queues[n]));
+        assert_eq!(again, [third, second, first], "the last one comes first");
+        assert_eq!(number(&queues[3]), third + 1);
+    }
 
     #[test]
     fn s08_02_an_item_does_not_overtake_inactive_ones() {

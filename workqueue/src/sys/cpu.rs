@@ -332,6 +332,7 @@ impl Drop for AbortOnUnwind {
 /// Calls `f` in the child of a fork, which is ended if it hangs. False unless `f` returned true.
 #[cfg(test)]
 pub(crate) fn is_true_in_child(f: impl FnOnce() -> bool) -> bool {
+    watch_forks();
     // SAFETY: the child calls `f` and leaves by _exit, without running anything of the parent's.
     let child = unsafe { libc::fork() };
     if child == 0 {
