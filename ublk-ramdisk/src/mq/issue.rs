@@ -99,9 +99,12 @@ impl Queue {
         }
     }
 
-    /// Calls the driver. A panic counts as an error of this request; the others are served.
+    /// Calls the driver. Where that is asked for, a panic counts as an error of this request.
     #[inline]
     fn queue_rq<'q>(&self, hctx: &HwQueue, issued: Issued<'q>, last: bool) -> Answer<'q> {
+        if !self.tag_set().catch_panics {
+            return self.inner.driver.queue_rq(self.view(hctx), issued, last);
+        }
         let spare = issued.spare();
         // The mirror's own state is not borrowed by the call, and the driver's is the driver's.
         let call = AssertUnwindSafe(|| self.inner.driver.queue_rq(self.view(hctx), issued, last));

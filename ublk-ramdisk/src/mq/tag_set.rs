@@ -31,6 +31,9 @@ pub struct TagSet {
     pub rerun_delay: Duration,
     /// Which kernel's rules the queues follow.
     pub rules: Rules,
+    /// A request whose queue_rq panics ends with IOERR, and the others are served (C25). Else the panic
+    /// goes on in the thread that issued it, and the request never ends.
+    pub catch_panics: bool,
     /// By hardware queue, the CPUs whose requests it gets. An empty set, or none at all, stands for
     /// any CPU.
     pub cpus: Vec<CpuSet>,
@@ -58,6 +61,7 @@ impl TagSet {
             nr_ctxs: 1,
             rerun_delay: Duration::from_millis(3),
             rules: Rules::Linux7,
+            catch_panics: false,
             cpus: Vec::new(),
         }
     }

@@ -87,6 +87,7 @@ impl Device {
             timeout: Duration::from_secs(device.timeout.into()),
             rerun_delay: model.rerun_delay,
             rules: model.blk_mq,
+            catch_panics: true,
             ..TagSet::new(device.queues, device.depth)
         };
         let mirror = Mirror::start_on(

@@ -34,7 +34,12 @@ fn c26_a_batch_with_a_tag_too_many_leaves_nothing_inside() {
 /// served.
 #[test]
 fn c25_a_driver_that_panics_loses_its_request_alone() {
-    let mut bed = Bed::new(1, 8);
+    let set = TagSet {
+        rerun_delay: HOUR,
+        catch_panics: true,
+        ..TagSet::new(1, 8)
+    };
+    let mut bed = Bed::with(set, Driver::new());
     panics_at(&bed, 0);
     bed.insert(0, write(0));
     let ioerr = -Status::IoErr.errno();
@@ -57,6 +62,18 @@ fn c25_a_driver_that_panics_loses_its_request_alone() {
     bed.queue.unquiesce();
     assert_eq!(bed.queue.counters(0).panics, 3);
     bed.finish();
+}
+
+/// Without being asked the mirror catches nothing: a server ends with the panic.
+#[test]
+fn c25_the_panic_of_a_driver_goes_on_unless_it_is_to_be_caught() {
+    let mut bed = Bed::new(1, 8);
+    panics_at(&bed, 0);
+    let inserted = catch_unwind(AssertUnwindSafe(|| bed.insert(0, write(0))));
+    assert!(inserted.is_err());
+    assert_eq!(bed.queue.counters(0).panics, 0);
+    assert!(bed.wire.ends.lock().unwrap().is_empty());
+    std::mem::forget(bed);
 }
 
 /// A front end that moves nothing.

@@ -129,7 +129,9 @@ impl Copied {
 }
 
 fn cut_off() -> Failure {
-    Failure::runtime("the trace is cut off: the server ended while it was sending")
+    Failure::runtime(
+        "the trace is cut off: the server has ended, or this command read too slowly for it",
+    )
 }
 
 fn to_file(trace: &mut More, file: OutputFile, path: &Path) -> Result<Exit, Failure> {

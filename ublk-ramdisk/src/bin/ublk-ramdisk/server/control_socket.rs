@@ -230,8 +230,13 @@ pub fn ask_for_more(
         Ok((Reply::Failed(failure), _)) => Some(Err(failure)),
         Ok(answer) => Some(Ok(answer)),
         Err(error) => Some(Err(Failure::runtime(format!(
-            "the server behind {} did not answer: {error}",
-            path.display()
+            "the server behind {} did not answer{}",
+            path.display(),
+            match error.kind() {
+                // How a socket reports the end of its timeout, too.
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => " in time".to_owned(),
+                _ => format!(": {error}"),
+            }
         )))),
     }
 }
