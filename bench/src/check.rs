@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Are the numbers right? Three parties count the same requests, and their figures are compared:
-//! fio, the kernel (`/sys/block/DISK/stat`, which is what iostat shows, and the block trace
-//! points), and our server.
+//! fio, the kernel (`/sys/block/DISK/stat`, which is what iostat shows), and our server.
 //!
 //! What must be equal:
 //!
@@ -10,8 +9,7 @@
 //!   disk's largest request. Else the kernel splits it, and must have at least as many;
 //! - requests and bytes of each kind, the kernel's and our server's, always.
 //!
-//! Where something else is at work the kernel must have at least fio's figure: under a memory limit
-//! pages are discarded beside the job, and while it seeks a depth fio begins to count anew.
+//! While it seeks a depth fio begins to count anew, so the kernel must have at least fio's figure.
 //!
 //! [`crate::runner`] leaves a file of lines `NAME VALUE` beside each sample, with a tab between.
 //! What our server refused meanwhile stands there too, and is read here.
@@ -117,38 +115,6 @@ pub fn our_counts(json: &str) -> Option<(Counts, u64)> {
     Some((counts, errors))
 }
 
-/// Sums up what the tracepoint `block_rq_complete` said of one disk, such as
-/// `... block_rq_complete: 259,0 WS () 2048 + 8 none,0,0 [0]`.
-pub fn trace_counts(text: &str) -> Counts {
-    let mut counts = Counts::default();
-    for line in text.lines() {
-        let Some((_, event)) = line.split_once("block_rq_complete: ") else {
-            continue;
-        };
-        let Some((before, after)) = event.split_once(" + ") else {
-            continue;
-        };
-        let kind = before.split_whitespace().nth(1).unwrap_or_default();
-        let sectors = after.split_whitespace().next().map(str::parse);
-        let sectors: u64 = sectors.and_then(Result::ok).unwrap_or(0);
-        // A flush of its own is `FF` or `F`; before another letter F is a flag.
-        let at = match kind.trim_start_matches('F').chars().next() {
-            Some('R') => 0,
-            Some('W') => 1,
-            Some('D') => 2,
-            None | Some('N') => 3,
-            Some(_) => continue,
-        };
-        // A request that ends in a batch (our path `batch`) is traced twice: with its
-        // sectors, then with none. A flush has none.
-        if (at == 3) == (sectors == 0) {
-            counts[at].ios += 1;
-            counts[at].bytes += sectors * 512;
-        }
-    }
-    counts
-}
-
 /// What was counted between two readings. The counters of the kernel may wrap around.
 fn minus(after: Counts, before: Counts) -> Counts {
     let mut by = after;
@@ -170,20 +136,16 @@ pub struct Counted {
     pub kernel_counts: [bool; 4],
     /// Our server, and its errors.
     pub ours: Option<(Counts, u64)>,
-    /// The block tracepoints.
-    pub trace: Option<Counts>,
     /// The largest request of the disk in bytes.
     pub most_bytes: u64,
     /// The largest discard of the disk in bytes.
     pub most_discard: u64,
-    /// Were there other discards than the job's at the same time?
-    pub others_discard: bool,
 }
 
-/// Reads the file beside a sample, and the trace that was taken meanwhile. Fails with a line that
+/// Reads the file beside a sample. Fails with a line that
 /// says what is missing or unreadable, which the report shows as a difference: figures that nobody
 /// has checked are not called right.
-pub fn counted(text: &str, trace: Option<&str>) -> Result<Counted, String> {
+pub fn counted(text: &str) -> Result<Counted, String> {
     let lines: BTreeMap<&str, &str> = text.lines().filter_map(|l| l.split_once('\t')).collect();
     let kernel = |name: &str| {
         let line = lines.get(name).ok_or(format!("no line '{name}'"))?;
@@ -204,10 +166,8 @@ pub fn counted(text: &str, trace: Option<&str>) -> Result<Counted, String> {
         kernel: minus(after, before),
         kernel_counts: after.map(|count| count != Count::default()),
         ours,
-        trace: trace.map(trace_counts),
         most_bytes: number("most_bytes"),
         most_discard: number("most_discard"),
-        others_discard: lines.contains_key("others.discard"),
     })
 }
 
@@ -259,7 +219,7 @@ impl CrossCheck {
                 self.fio_and_kernel(place, contender, job, at, way, by);
             }
         }
-        self.servers(place, by);
+        self.server(place, by);
     }
 
     /// fio against the kernel's counters, for the kind of request at this place of [`KINDS`].
@@ -283,7 +243,7 @@ impl CrossCheck {
         }
         let is_discard = at == 2;
         // While it seeks the depth fio begins to count anew at each step.
-        let not_alone = is_discard && by.others_discard || job.latency_us.is_some();
+        let not_alone = job.latency_us.is_some();
         // Discards beside another pattern have their own size.
         let whole = match is_discard {
             true => job.bs.max(64 << 10) <= by.most_discard,
@@ -301,29 +261,29 @@ impl CrossCheck {
         }
     }
 
-    /// Our server and the tracepoints against the kernel's counters.
-    fn servers(&mut self, place: &str, by: &Counted) {
-        // Both see the requests as the block layer made them, so no merge or split stands between.
-        let witnesses = [
-            ("our server", by.ours.map(|(counts, _)| counts)),
-            ("the tracepoint", by.trace),
-        ];
-        for (name, counts) in witnesses {
-            for (at, count) in counts.iter().flatten().enumerate() {
-                let (kind, kernel) = (KINDS[at], by.kernel[at]);
-                for (unit, counted, kernel) in [
-                    ("requests", count.ios, kernel.ios),
-                    ("bytes", count.bytes, kernel.bytes),
-                ] {
-                    let what = format!("{place}, {kind} {unit}");
-                    self.pair(&what, (name, counted), ("the kernel", kernel), false);
-                }
+    /// Our server against the kernel's counters.
+    fn server(&mut self, place: &str, by: &Counted) {
+        let Some((counts, errors)) = by.ours else {
+            return;
+        };
+        // It sees the requests as the block layer made them, so no merge or split stands between.
+        for (at, count) in counts.iter().enumerate() {
+            let (kind, kernel) = (KINDS[at], by.kernel[at]);
+            for (unit, counted, kernel) in [
+                ("requests", count.ios, kernel.ios),
+                ("bytes", count.bytes, kernel.bytes),
+            ] {
+                let what = format!("{place}, {kind} {unit}");
+                self.pair(
+                    &what,
+                    ("our server", counted),
+                    ("the kernel", kernel),
+                    false,
+                );
             }
         }
-        if let Some((_, errors)) = by.ours {
-            let what = format!("{place}, errors");
-            self.pair(&what, ("our server", errors), ("fio", 0), false);
-        }
+        let what = format!("{place}, errors");
+        self.pair(&what, ("our server", errors), ("fio", 0), false);
     }
 
     /// The result as lines of the summary.

@@ -10,10 +10,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use ublk_ramdisk::mq::Source;
-use ublk_ramdisk::pressure::{Injection, PsiTrigger};
-use ublk_ramdisk::units::size as size_of;
+use ublk_ramdisk::pressure::Injection;
 
-use crate::matrix::{bad, BadMatrix, Job};
+use crate::matrix::{bad, BadMatrix};
 
 /// Our data paths.
 /// `buffer`: the driver copies to a buffer of the tag, and the server copies on: two copies per byte.
@@ -49,14 +48,10 @@ pub struct Pressure {
 
 /// All of them, in the order of the columns.
 /// `slots`: requests that the driver holds at once. `mbps`: MiB per second, as null_blk counts them.
-/// `psi`: kind, stall and window of a pressure stall trigger, in microseconds.
-/// `memory`: bytes that the store may use, below the size of the disk.
 /// `requeue`: interval, probability, space and times of the kernel's fault injection (-1: no end).
-pub const PRESSURES: [Pressure; 5] = [
+pub const PRESSURES: [Pressure; 3] = [
     pressure("slots", "8", Source::Slots),
     pressure("mbps", "64", Source::Bandwidth),
-    pressure("psi", "some-150000-1000000", Source::Psi),
-    pressure("memory", "192M", Source::Memory),
     pressure("requeue", "10,100,0,-1", Source::Injection),
 ];
 
@@ -71,17 +66,13 @@ const fn pressure(kind: &'static str, usual: &'static str, source: Source) -> Pr
 
 /// The names of all sources of pressure.
 /// Messages list them, so that a new row of the table needs no new text.
-fn kinds() -> [&'static str; 5] {
+fn kinds() -> [&'static str; 3] {
     PRESSURES.map(|pressure| pressure.kind)
 }
 
 /// How long a request takes under `slots`. Without this a copy would end before the next
 /// request is looked at, and there would never be two in flight.
 const SERVICE: &str = "1ms";
-
-/// The largest request of each disk, in bytes.
-/// The same as in [`crate::runner::disks`], which gives it to every server that takes one.
-const IO_BUFFER: u64 = 512 << 10;
 
 /// One contender.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,49 +111,7 @@ impl Contender {
                 format!("--inject=delay={SERVICE}"),
             ],
             "mbps" => vec![format!("--mbps={value}")],
-            "psi" => vec![format!("--psi={}", as_trigger(value))],
-            "memory" => vec![format!("--memory-limit={value}")],
             _ => vec![format!("--inject={kind}={value}")],
-        }
-    }
-
-    /// How many bytes of a disk of this size must be discarded before the first job: under
-    /// a memory limit, what lies above the limit.
-    pub fn to_be_freed(&self, size: u64) -> u64 {
-        let limit = match &self.pressure {
-            Some((kind, value)) if kind == "memory" => size_of(value).unwrap_or(size),
-            _ => size,
-        };
-        // A limit above the size presses on nothing, and nothing has to be freed for it.
-        // Whole MiB, as the jobs use them.
-        size.saturating_sub(limit).next_multiple_of(1 << 20)
-    }
-
-    /// Why a job means nothing on this contender, if so. Under a memory limit pages are discarded beside the
-    /// job. A queue keeps a limited number of the writes that wait for memory, so that a discard still finds a
-    /// tag. More of them would fail (E11).
-    pub fn unfit(&self, job: &Job, depth: u32) -> Option<String> {
-        let limited = matches!(&self.pressure, Some((kind, _)) if kind == "memory");
-        if !limited || !job.rw.writes() {
-            return None;
-        }
-        // The discards beside the job hit blocks that it has written, which then read back as zeros.
-        if job.verify {
-            return Some("pages are discarded beside it, so what it wrote is not there".to_owned());
-        }
-        // Each queue keeps an eighth of its tags free of parked writes, one at least.
-        let most = depth - (depth / 8).max(1);
-        // The kernel splits a block that is larger than the largest request.
-        let requests = job.bs.div_ceil(IO_BUFFER) as u32;
-        match job.iodepth * job.numjobs * requests {
-            _ if !job.direct => Some(format!(
-                "the page cache writes with more than {most} requests at once, which is how many \
-                 may wait for memory"
-            )),
-            most_at_once if most_at_once > most => Some(format!(
-                "{most_at_once} requests at once, and {most} may wait for memory"
-            )),
-            _ => None,
         }
     }
 
@@ -178,19 +127,6 @@ impl Contender {
         };
         let checked = match kind.as_str() {
             "slots" | "mbps" => count(value),
-            "psi" => match as_trigger(value).parse::<PsiTrigger>() {
-                Ok(_) => Ok(()),
-                Err(_) => Err(
-                    "expected [host:|cgroup:]some|full-STALL-WINDOW, microseconds, WINDOW from \
-                     500000 to 10000000 and STALL from 1 to WINDOW, such as some-150000-1000000"
-                        .to_owned(),
-                ),
-            },
-            "memory" => match size_of(value) {
-                Ok(1..) => Ok(()),
-                Ok(0) => Err("no limit is no pressure".to_owned()),
-                Err(why) => Err(why),
-            },
             _ => match format!("requeue={value}").parse::<Injection>() {
                 // `off` parses, too.
                 Ok(Injection::Requeue(Some(_))) => Ok(()),
@@ -205,18 +141,12 @@ impl Contender {
     }
 }
 
-/// `some-150000-1000000` as `--psi` takes it: a list of contenders has no spaces.
-fn as_trigger(value: &str) -> String {
-    value.replace('-', " ")
-}
-
 /// `batch`, `batch+slots`, `batch+slots=8`, `null_blk+mbps=64`, `fast:/dev/sdx`.
 impl FromStr for Contender {
     type Err = BadMatrix;
 
     fn from_str(word: &str) -> Result<Self, BadMatrix> {
-        // A trigger such as `psi=cgroup:some-...` has a colon too, but no path behind it.
-        if let Some((name, node)) = word.split_once(':').filter(|_| word.contains(":/")) {
+        if let Some((name, node)) = word.split_once(':') {
             // The name becomes a folder below `raw`: no slash, and nothing that leads out of it.
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if name.is_empty() || !name.chars().all(plain) || name.starts_with('.') {
@@ -412,51 +342,15 @@ mod tests {
             ("batch+slots", &["--slots=8", "--inject=delay=1ms"]),
             ("buffer+mbps=100", &["--mbps=100"]),
             ("null_blk+mbps=100", &["mbps=100"]),
-            ("batch+psi", &["--psi=some 150000 1000000"]),
-            (
-                "batch+psi=cgroup:full-1-500000",
-                &["--psi=cgroup:full 1 500000"],
-            ),
-            ("batch+memory=64M", &["--memory-limit=64M"]),
             ("batch+requeue=2,100,0,-1", &["--inject=requeue=2,100,0,-1"]),
         ] {
             assert_eq!(one(word).options(), options, "{word}");
             assert_eq!(one(word).name(), word);
         }
         assert_eq!(one("batch+slots=8").name(), "batch+slots", "the usual");
-        let usual = one("batch+psi=some-150000-1000000");
-        assert_eq!(usual.name(), "batch+psi");
         let known = one("batch+mbps").pressure_of_ours().unwrap();
         assert_eq!(known.source, Source::Bandwidth);
         assert!(one("null_blk+mbps").pressure_of_ours().is_none());
-    }
-
-    #[test]
-    fn a_memory_limit_leaves_no_more_than_it_says() {
-        let freed = |word: &str| list(word).unwrap()[0].to_be_freed(256 << 20);
-        assert_eq!(freed("batch+memory"), 64 << 20);
-        assert_eq!(freed("batch+memory=1000000"), 256 << 20);
-        assert_eq!(freed("batch+memory=1G"), 0);
-        assert_eq!(freed("batch+slots"), 0);
-    }
-
-    #[test]
-    fn e11_no_job_under_a_memory_limit_has_more_in_flight_than_may_wait() {
-        let limited = list("batch+memory").unwrap().remove(0);
-        let why = |job: &str| limited.unfit(&job.parse().unwrap(), 128);
-        for job in ["randwrite-4k-qd64", "randread-4k-qd128", "write-1m-qd32"] {
-            assert_eq!(why(job), None, "{job}");
-        }
-        assert!(why("randwrite-4k-qd128").unwrap().contains("112 may wait"));
-        assert!(why("randrw-4k-qd16-j8").is_some());
-        assert!(why("write-1m-qd64").is_some());
-        assert!(why("write-4k-qd1-buffered").is_some());
-        assert!(why("randwrite-4k-qd1-verify").is_some());
-        let at_ease = &list("batch+slots").unwrap()[0];
-        assert_eq!(
-            at_ease.unfit(&"randwrite-4k-qd128".parse().unwrap(), 128),
-            None
-        );
     }
 
     #[test]
@@ -464,7 +358,7 @@ mod tests {
         let all = everybody();
         let text: Vec<String> = all.iter().map(Contender::to_string).collect();
         assert_eq!(list(&text.join(" ")).unwrap(), all);
-        assert!(all.len() >= 17);
+        assert!(all.len() >= 15);
         let node = "fast:/dev/disk/by-id/x";
         assert_eq!(list(node).unwrap()[0].to_string(), node);
         assert!(!list(node).unwrap()[0].is_ours());
@@ -483,11 +377,7 @@ mod tests {
             "batch+slots=0",
             "batch+mbps=-1",
             "null_blk+mbps=fast",
-            "batch+psi=memory:50",
-            "batch+psi=some-150ms-1s",
-            "batch+psi=some-150000-100",
-            "batch+memory=much",
-            "batch+memory=0",
+            "batch+psi",
             "batch+requeue=1,100,0,-1",
             "batch+requeue=10,100",
             "batch+requeue=off",

@@ -75,25 +75,6 @@ pub struct Sample {
     pub refused: Option<BySource>,
 }
 
-impl Sample {
-    /// MiB per second, all directions together. For a job that verifies, of its writes: reading
-    /// back is not part of its time.
-    pub fn mib_per_second(&self) -> f64 {
-        // Only a verified sample counts its writes alone, so only there the two numbers are equal.
-        let bytes = match self.write {
-            Some(write) if write.ios == self.ios => write.bytes,
-            _ => self.bytes(),
-        };
-        bytes as f64 / f64::from(1 << 20) / (self.runtime_ms.max(1) as f64 / 1000.0)
-    }
-
-    /// Bytes moved in all directions.
-    pub fn bytes(&self) -> u64 {
-        let ways = [self.read, self.write, self.trim];
-        ways.iter().flatten().map(|done| done.bytes).sum()
-    }
-}
-
 /// Reads what `fio --output-format=json` wrote. Fails if it is not fio's, if it has more or less
 /// than one job, and if that job failed or moved nothing.
 pub fn parse(text: &str) -> Result<Sample, FioError> {
@@ -332,7 +313,8 @@ mod tests {
         let sample = kept("trimmix");
         let ways = [sample.read, sample.write, sample.trim].map(Option::unwrap);
         assert_eq!(ways.map(|done| done.ios), [1426, 622, 64]);
-        assert_eq!(sample.bytes(), (2048 * 4 + 64 * 64) << 10);
+        let bytes: u64 = ways.iter().map(|done| done.bytes).sum();
+        assert_eq!(bytes, (2048 * 4 + 64 * 64) << 10);
         assert_eq!(sample.ios, 2112);
         assert!((sample.iops - ways.map(|done| done.iops).iter().sum::<f64>()).abs() < 0.01);
         assert!(sample.p99_us > sample.mean_us);
@@ -344,9 +326,6 @@ mod tests {
         assert_eq!(sample.ios, sample.write.unwrap().ios);
         assert_eq!(sample.iops, sample.write.unwrap().iops);
         assert_eq!(sample.read.unwrap().ios, 2048, "but they are kept");
-        let written = sample.write.unwrap().bytes as f64 / f64::from(1 << 20);
-        let rate = written / (sample.runtime_ms as f64 / 1000.0);
-        assert_eq!(sample.mib_per_second(), rate);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where the control groups of version 2 are.
-pub const CGROUPS: &str = "/sys/fs/cgroup";
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// Where the trace points are.
 const TRACING: &str = "/sys/kernel/tracing";
 
@@ -123,11 +123,6 @@ impl Trace {
         let folder = tracing.join("instances").join(name);
         fs::create_dir_all(&folder).map_err(crate::files::at(&folder))?;
         Ok(Self(folder))
-    }
-
-    /// Sets the size of the buffer of each CPU, in KiB.
-    pub fn size(&self, kib: u32) -> Result<(), FileError> {
-        write(&self.0.join("buffer_size_kb"), &kib.to_string())
     }
 
     /// Records a trace point such as `block/block_rq_complete` where the filter is true. Fails if

@@ -98,10 +98,9 @@ impl Run {
         }
         // A file may have the server's counts alone, for the refusals.
         if let Some(counters) = counters.filter(|text| check::is_to_be_compared(text)) {
-            let trace = read_if_there(&round.path.with_extension("trace"))?;
             let checks = self.cross_check.get_or_insert_default();
             let place = format!("{contender}, {job}, round {}", round.stem());
-            match (check::counted(&counters, trace.as_deref()), job_of(job)) {
+            match (check::counted(&counters), job_of(job)) {
                 (Ok(by), Some(job)) => checks.sample(&place, contender, &job, &sample, &by),
                 (Err(why), _) => checks.differences.push(format!("{place}: {why}")),
                 // A job of an older version: what it should have counted is not known.

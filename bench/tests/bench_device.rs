@@ -49,7 +49,7 @@ fn bad_input_is_refused_in_one_line_that_names_it() {
         ("--preset=verify --only=randread-4k-qd1", "none of these"),
         ("--contenders=batch,brdd", "brdd"),
         ("--contenders=brd+slots", "brd+slots"),
-        ("--contenders=batch+psi=memory:50", "some|full-STALL-WINDOW"),
+        ("--contenders=batch+slots=0", "whole number"),
         ("--bed=moon", "moon"),
         ("--repeat=0", "0"),
         ("--size=1", "1"),
@@ -448,7 +448,7 @@ fn an_interrupted_run_keeps_its_samples_and_goes_on() {
 
 /// Ours are stood in for by a program that hands out a node, and refuses `--mbps`.
 #[test]
-fn e01_pressure_begins_after_the_fill_and_what_goes_on_beside_a_job_ends_with_it() {
+fn e01_pressure_begins_after_the_fill() {
     let Some(bench) = Bench::new("pressed") else {
         return;
     };
@@ -467,30 +467,11 @@ fn e01_pressure_begins_after_the_fill_and_what_goes_on_beside_a_job_ends_with_it
             log = log.display(),
         ),
     );
-    bench.program(
-        "blkdiscard",
-        &format!(r#"echo "blkdiscard $*" >>{}"#, log.display()),
-    );
-    // What goes on beside a job is at it as long as the job, which waits for it.
-    let (sign, ended) = (bench.at("sign"), bench.at("ended"));
-    bench.behave(&format!(
-        r#"if [[ $job == bench-discards.fio ]]; then
-            trap 'echo ended >>{ended}; exit 0' TERM
-            echo $$ >{sign}
-            while :; do sleep 0.01; done
-        fi
-        if [[ $job == write-64k-qd8.fio || $job == cross-check.fio ]]; then
-            until [[ -s {sign} ]]; do sleep 0.01; done
-            mv {sign} {sign}.seen
-        fi"#,
-        sign = sign.display(),
-        ended = ended.display(),
-    ));
     let run = format!("--out={}", bench.at("run").display());
     let mut plan = Command::new(PROGRAM);
     plan.args(["plan", "--bed=vm", "--repeat=1", "--commit=abc", &run])
-        .arg("--only=randread-4k-qd1,write-64k-qd8,write-4k-qd1-buffered")
-        .arg("--contenders=batch+memory,batch+mbps");
+        .arg("--only=randread-4k-qd1")
+        .arg("--contenders=batch+slots,batch+mbps");
     assert!(plan.status().unwrap().success());
     let output = bench.run();
     assert!(output.status.success(), "{output:?}");
@@ -500,26 +481,16 @@ fn e01_pressure_begins_after_the_fill_and_what_goes_on_beside_a_job_ends_with_it
             .position(|line| line.contains(part))
             .unwrap_or_else(|| panic!("{part}: {log}"))
     };
-    assert!(place("bench-fill") < place("--memory-limit=192M"), "{log}");
-    assert!(place("--memory-limit=192M") < place("blkdiscard --length 67108864"));
-    assert!(place("blkdiscard") < place("randread-4k-qd1"));
-    // Beside the job that writes and the load that is there to be counted, no other.
-    assert_eq!(log.matches("bench-discards").count(), 2, "{log}");
-    let ended = fs::read_to_string(&ended).unwrap();
-    assert_eq!(ended.lines().count(), 2);
-    let pid = fs::read_to_string(bench.at("sign.seen")).unwrap();
-    assert!(!Path::new(&format!("/proc/{}", pid.trim())).exists());
+    assert!(place("bench-fill") < place("--slots=8"), "{log}");
+    assert!(place("--slots=8") < place("randread-4k-qd1"));
     let absent = bench.file("absent");
     assert!(
         absent.contains("batch+mbps\tset --mbps=64: ublk-ramdisk: not today"),
         "{absent}"
     );
-    assert!(bench
-        .file("unfit")
-        .contains("write-4k-qd1-buffered: the page cache"));
     let setup = bench.file("setup");
     assert!(
-        setup.contains("batch+memory\tafter the fill: set --memory-limit=192M"),
+        setup.contains("batch+slots\tafter the fill: set --slots=8"),
         "{setup}"
     );
 }

@@ -3,7 +3,7 @@
 //!
 //! A report judges, but a slow figure is not a failure: the reader decides. What makes a figure
 //! doubtful stands above the tables: who was absent, what failed, whose queue differs from the
-//! others', and who was never under the pressure that its name promises.
+//! others'.
 
 mod pressed;
 
@@ -45,9 +45,6 @@ pub fn report(run: &Run) -> String {
     let mut names: Vec<String> = run.samples.keys().cloned().collect();
     contender::sort_names(&mut names);
     let columns: Vec<&str> = names.iter().map(String::as_str).collect();
-    for text in pressed::never(run, &columns) {
-        let _ = writeln!(out, "{:<14}{text}", "NOT PRESSED");
-    }
     out.push('\n');
     let rows = rows(run);
     // All tables of a run differ in nothing but their title and how a cell is made.

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tables of contenders under pressure: their figures beside the same disk's without it, how
-//! often their source has refused, and which of them were never refused.
-//!
-//! The last is what makes the others worth reading. A limit that a load never reaches gives the
-//! figures of a disk at ease.
+//! The tables of contenders under pressure: their figures beside the same disk's without it, and how
+//! often their source has refused. A limit that a load never reaches gives the figures of a disk at
+//! ease, and 0 refused.
 
 use std::fmt::Write;
 
@@ -40,47 +38,6 @@ fn refused(run: &Run, column: &str) -> Option<BySource> {
 fn source(column: &str) -> Option<Source> {
     let contender: Contender = column.parse().ok()?;
     Some(contender.pressure_of_ours()?.source)
-}
-
-/// The limit of null_blk's rate. null_blk counts no refusals: only its rate shows the limit.
-fn limit(column: &str) -> Option<f64> {
-    let contender: Contender = column.parse().ok()?;
-    let (_, value) = contender
-        .pressure
-        .filter(|_| contender.base == "null_blk")?;
-    value.parse().ok()
-}
-
-/// The highest rate in all samples, in MiB per second.
-fn fastest(run: &Run, column: &str) -> f64 {
-    let rates = samples(run, column).map(Sample::mib_per_second);
-    rates.fold(0.0, f64::max)
-}
-
-/// The contenders that were never refused, in words.
-pub(crate) fn never(run: &Run, columns: &[&str]) -> Vec<String> {
-    let mut texts = Vec::new();
-    for column in columns {
-        if let (Some(source), Some(by)) = (source(column), refused(run, column)) {
-            // Other sources may have refused, such as memory beside psi: they are not what the name says.
-            if by.of(source) == 0 {
-                texts.push(format!(
-                    "{column}: {} has refused nothing in any job; these figures are of a disk at ease",
-                    source.name()
-                ));
-            }
-        }
-        if let Some(limit) = limit(column) {
-            let rate = fastest(run, column);
-            // A tenth for what a job needs to begin and end. At the limit the rate is steady.
-            if rate < 0.9 * limit {
-                texts.push(format!(
-                    "{column}: no job came near the {limit} MiB/s, the fastest moved {rate:.1}"
-                ));
-            }
-        }
-    }
-    texts
 }
 
 /// The tables.
@@ -148,15 +105,6 @@ fn counts(run: &Run, rows: &[Row], pressed: &[&str], out: &mut String) {
             }
         );
     }
-    for column in pressed {
-        if let Some(limit) = limit(column) {
-            let rate = fastest(run, column);
-            let _ = writeln!(
-                lines,
-                "{column}: counts no refusals; its fastest job moved {rate:.1} MiB/s, of {limit}"
-            );
-        }
-    }
     if !lines.is_empty() {
         lines.push('\n');
     }
@@ -166,7 +114,6 @@ fn counts(run: &Run, rows: &[Row], pressed: &[&str], out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fio::Done;
 
     const JOB: &str = "randread-4k-qd32";
 
@@ -177,11 +124,6 @@ mod tests {
                 iops: *iops,
                 ios: 500,
                 runtime_ms: 1000,
-                read: Some(Done {
-                    ios: 500,
-                    bytes: 60 << 20,
-                    iops: *iops,
-                }),
                 refused: *refused,
                 ..Sample::default()
             };
@@ -213,26 +155,8 @@ mod tests {
             "0.250",
             "77\n",
             "refused in all: batch+slots: slots 154 (of 1000 requests)",
-            "null_blk+mbps: counts no refusals; its fastest job moved 60.0 MiB/s, of 64",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(!text.contains("NOT PRESSED"), "{text}");
-    }
-
-    #[test]
-    fn who_was_never_refused_by_its_source_is_named() {
-        let run = run(&[
-            ("batch+psi", 640.0, by("memory", 9)),
-            ("batch+mbps", 640.0, None),
-            ("null_blk+mbps=100", 500.0, None),
-        ]);
-        let text = crate::report::report(&run);
-        assert!(text.contains("NOT PRESSED   batch+psi: psi has refused nothing"));
-        assert!(text.contains("NOT PRESSED   null_blk+mbps=100: no job came near the 100 MiB/s"));
-        assert!(
-            !text.contains("batch+mbps: bandwidth"),
-            "the server was not asked: {text}"
-        );
     }
 }

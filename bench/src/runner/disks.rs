@@ -31,8 +31,8 @@ pub struct Disk {
     /// How it was made.
     /// The command or the settings, as the line `set up` of the report shows them.
     pub how: String,
-    /// The source of pressure that it is under.
-    pub pressed: Option<String>,
+    /// Is it under pressure?
+    pub pressed: bool,
     undo: Undo,
 }
 
@@ -42,7 +42,7 @@ impl Disk {
         Self {
             node: node.into(),
             how: how.into(),
-            pressed: None,
+            pressed: false,
             undo,
         }
     }

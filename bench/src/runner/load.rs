@@ -5,10 +5,8 @@
 //! middle has no half sample, and goes on with this one.
 
 use super::disks::Disk;
-use super::pressure::SideLoad;
 use super::{Participant, Runner};
 use crate::files::{at, write, Failure, FileError};
-use crate::kernel::{Group, Trace};
 use crate::process::{apart, run, Outcome};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -25,18 +23,10 @@ pub struct FioJobs {
 
 /// The files, as they are in `scripts/fio`. The program has them inside, because a guest has no
 /// source tree.
-const JOBS: [(&str, &str); 4] = [
+const JOBS: [(&str, &str); 2] = [
     (
         "bench-fill.fio",
         include_str!("../../../scripts/fio/bench-fill.fio"),
-    ),
-    (
-        "bench-holes.fio",
-        include_str!("../../../scripts/fio/bench-holes.fio"),
-    ),
-    (
-        "bench-discards.fio",
-        include_str!("../../../scripts/fio/bench-discards.fio"),
     ),
     (
         "cross-check.fio",
@@ -68,14 +58,6 @@ impl FioJobs {
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
-
-    /// fio with one of these loads; its output is not kept.
-    pub fn fio(&self, name: &str, disk: &Disk) -> Command {
-        let mut fio = self.on(disk);
-        fio.arg(format!("--output={}", self.folder.join("out").display()));
-        fio.arg(self.path(name));
-        fio
-    }
 }
 
 /// What fio is to do, once.
@@ -90,10 +72,6 @@ pub(super) struct Load<'a> {
     pub(super) timeout: Duration,
     /// Are the counts of kernel and server kept?
     pub(super) compare: bool,
-    /// Is each ended request recorded, too?
-    pub(super) trace: bool,
-    /// Does it write? Some sources of pressure need more beside such a load.
-    pub(super) writes: bool,
 }
 
 impl Runner<'_> {
@@ -102,7 +80,6 @@ impl Runner<'_> {
         &mut self,
         participant: &mut Participant<'_>,
         load: &Load<'_>,
-        group: Option<&Group>,
     ) -> Result<(), Failure> {
         self.waiter.look()?;
         if !participant.disk.is_there() {
@@ -119,34 +96,16 @@ impl Runner<'_> {
         fs::create_dir_all(&place).map_err(at(&place))?;
         let file = |end: &str| place.join(format!("{}.{end}", load.round));
         // Counters of an earlier try must not stand beside the sample of this one.
-        for end in ["part", "json", "counters", "trace"] {
+        for end in ["part", "json", "counters"] {
             // Most often there is none.
             let _gone = fs::remove_file(file(end));
         }
-        // Set after the fill, so the fill itself runs at ease.
-        let kind = participant.disk.pressed.clone().unwrap_or_default();
-        let ours = &self.programs.ours;
-        let psi = group.filter(|_| kind == "psi");
-        let mut side_load = match psi {
-            Some(group) => {
-                SideLoad::short(ours, &participant.disk, &self.jobs, group, load.writes)?
-            }
-            None => SideLoad::default(),
-        };
         // Under pressure the refusals are needed even without a cross-check.
-        let counted = load.compare || !kind.is_empty();
+        let counted = load.compare || participant.disk.pressed;
         let mut counters = String::new();
         if counted {
             counters += &largest(&participant.disk);
             counters += &self.snapshot("before", participant, load.compare);
-        }
-        // From the same moment on as the counters: what has made memory short before has discarded, too.
-        let trace = load.trace.then(|| watch(&participant.disk)).flatten();
-        // After the first counters and ended before the last: kernel and server are read one after the other,
-        // and a discard between the two would be a difference.
-        if kind == "memory" && load.writes {
-            counters += "others.discard\tyes\n";
-            side_load = SideLoad::discards(&participant.disk, &self.jobs)?;
         }
         let errors = self.scratch.join("fio");
         let log = File::create(&errors).map_err(at(&errors))?;
@@ -156,8 +115,6 @@ impl Runner<'_> {
         fio.args(&load.arguments).stdout(Stdio::null()).stderr(log);
         let child = fio.spawn().map_err(|e| format!("fio: {e}"))?;
         let outcome = self.waiter.wait(child, load.timeout)?;
-        // No discards from here on (see above).
-        drop(side_load);
         let why = match outcome {
             Outcome::Ended(status) if status.success() => None,
             Outcome::Ended(status) => Some(why_failed(status, &[errors, file("part")])),
@@ -176,10 +133,6 @@ impl Runner<'_> {
         if counted && !counters.is_empty() {
             counters += &self.snapshot("after", participant, load.compare);
             write(&file("counters"), &counters)?;
-        }
-        // Written only now: in a guest the file lies on the host, and writing it takes time.
-        if let Some(trace) = trace {
-            write(&file("trace"), &trace.read()?)?;
         }
         // Last: the sample is there when it has its name.
         let whole = file("json");
@@ -230,23 +183,4 @@ fn largest(disk: &Disk) -> String {
     let kb = kb.min(disk.number("queue/max_segments") * 4);
     let discard = disk.number("queue/discard_max_bytes");
     format!("most_bytes\t{}\nmost_discard\t{discard}\n", kb << 10)
-}
-
-/// Begins to record the ended requests of a disk. None for a disk without queues, which has no requests that could be
-/// traced, or where there are no trace points.
-fn watch(disk: &Disk) -> Option<Trace> {
-    if !disk.sysfs("mq").is_dir() {
-        return None;
-    }
-    let numbers = disk.says("dev")?;
-    let (major, minor) = numbers.split_once(':')?;
-    // A filter compares the kernel's `dev_t`, whose minor number has 20 bits.
-    let device = major.parse::<u64>().ok()? << 20 | minor.parse::<u64>().ok()?;
-    let trace = Trace::new(&format!("bench{}", std::process::id())).ok()?;
-    // KiB per CPU: room for each request of the load. A full buffer overwrites its oldest lines.
-    trace.size(8192).ok()?;
-    let filter = format!("dev == {device}");
-    // At the end and not at issue: the counters in `stat` count requests when they end.
-    trace.event("block/block_rq_complete", &filter).ok()?;
-    Some(trace)
 }

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `plan` | what is to be measured | [`crate::plan`], before |
 //! | `raw/CONTENDER/JOB/ROUND.json` | a sample as fio wrote it | [`load`] |
-//! | `ROUND.counters`, `ROUND.trace` beside it | what kernel and server counted before and after, and what the trace points said | [`load`] |
+//! | `ROUND.counters` beside it | what kernel and server counted before and after | [`load`] |
 //! | `setting` | what ran where | [`setting`] |
 //! | `devices`, `setup` | each disk's queue, and how it was made | [`setting`] |
 //! | `absent` | contenders that could not be had, with the reason | here |
@@ -18,22 +18,19 @@
 
 pub mod disks;
 
-pub mod pressure;
-
 mod load;
 
 mod setting;
 
 use crate::contender::Contender;
 use crate::files::{at, Failure, FileError, Scratch};
-use crate::kernel::{Former, Group};
+use crate::kernel::Former;
 use crate::matrix::Job;
 use crate::plan::Plan;
-use crate::process::{run, Waiter};
+use crate::process::{apart, run, Waiter};
 use crate::run::CROSS_CHECK;
 use disks::{Disk, Maker};
 use load::{FioJobs, Load};
-use pressure::press;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
@@ -121,8 +118,7 @@ pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Fai
         note(&format!("filling {}", participant.name));
         runner.fill(participant)?;
     }
-    let mut group = None;
-    runner.press_all(&mut participants, &mut group)?;
+    runner.press_all(&mut participants)?;
     // Once per disk and before the samples: a disk that loses requests is found early.
     if plan.cross_check {
         for participant in participants
@@ -131,10 +127,10 @@ pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Fai
             .filter(|participant| !participant.given_up)
         {
             note(&format!("counting on {}", participant.name));
-            runner.count(participant, group.as_ref())?;
+            runner.count(participant)?;
         }
     }
-    runner.measure_all(&mut participants, group.as_ref())?;
+    runner.measure_all(&mut participants)?;
     Ok(!runner.failed)
 }
 
@@ -208,50 +204,39 @@ impl<'a> Runner<'a> {
             // By the clock of the bed; no pressure slows it.
             timeout: Duration::from_secs(60 + self.plan.mib / 8),
             compare: false,
-            trace: false,
-            writes: true,
         };
-        let taken = self.measure(participant, &load, None);
+        let taken = self.measure(participant, &load);
         // A sample of the fill would be reported as a job.
         let _no_sample =
             fs::remove_dir_all(self.folder.join("raw").join(&participant.name).join("fill"));
         taken
     }
 
-    /// Puts the disks under the pressure that their names say.
-    fn press_all(
-        &mut self,
-        participants: &mut Participants<'_>,
-        group: &mut Option<Group>,
-    ) -> Result<(), Failure> {
+    /// Puts the disks under the pressure that their names say. Not before the fill, which would only take longer. A disk
+    /// that refuses it is absent.
+    fn press_all(&mut self, participants: &mut Participants<'_>) -> Result<(), Failure> {
         for participant in participants
             .0
             .iter_mut()
             .filter(|participant| !participant.given_up && participant.who.is_ours())
         {
-            let Some((kind, _)) = &participant.who.pressure else {
-                continue;
-            };
             let options = participant.who.options();
-            let free = participant.who.to_be_freed(self.plan.mib << 20);
-            match press(
-                &self.programs.ours,
-                &participant.disk,
-                kind,
-                &options,
-                free,
-                group,
-            ) {
-                Ok(()) => {
-                    participant.disk.pressed = Some(kind.clone());
+            if options.is_empty() {
+                continue;
+            }
+            let set = format!("set {}", options.join(" "));
+            let mut ours = apart(&self.programs.ours);
+            match run(ours.arg("set").arg(&participant.disk.node).args(&options)) {
+                Ok(_) => {
+                    participant.disk.pressed = true;
                     self.add(
                         "setup",
                         &participant.name,
-                        &format!("after the fill: set {}", options.join(" ")),
+                        &format!("after the fill: {set}"),
                     )?;
                 }
                 Err(why) => {
-                    self.absent(&participant.name, &why)?;
+                    self.absent(&participant.name, &format!("{set}: {why}"))?;
                     participant.given_up = true;
                 }
             }
@@ -266,12 +251,8 @@ impl<'a> Runner<'a> {
         Duration::from_secs(900 * self.plan.scale)
     }
 
-    /// A load that is there to be counted, by the tracepoints too.
-    fn count(
-        &mut self,
-        participant: &mut Participant<'_>,
-        group: Option<&Group>,
-    ) -> Result<(), Failure> {
+    /// A load that is there to be counted.
+    fn count(&mut self, participant: &mut Participant<'_>) -> Result<(), Failure> {
         let mut arguments: Vec<std::ffi::OsString> =
             vec!["--section=random".into(), "--section=sequential".into()];
         if participant
@@ -288,18 +269,12 @@ impl<'a> Runner<'a> {
             arguments,
             timeout: self.timeout(),
             compare: true,
-            trace: true,
-            writes: true,
         };
-        self.measure(participant, &load, group)
+        self.measure(participant, &load)
     }
 
     /// All samples that are missing, each step said before it is taken.
-    fn measure_all(
-        &mut self,
-        participants: &mut Participants<'_>,
-        group: Option<&Group>,
-    ) -> Result<(), Failure> {
+    fn measure_all(&mut self, participants: &mut Participants<'_>) -> Result<(), Failure> {
         let steps = self.plan.missing(self.folder);
         let mut told = BTreeSet::new();
         for (done, step) in steps.iter().enumerate() {
@@ -319,8 +294,7 @@ impl<'a> Runner<'a> {
                 participant.name,
                 step.round
             ));
-            let why = participant.who.unfit(&step.job, self.plan.depth);
-            if let Some(why) = why.or_else(|| cannot(&step.job, &participant.disk)) {
+            if let Some(why) = cannot(&step.job, &participant.disk) {
                 // Once per job, and not in every round.
                 if told.insert((participant.name.clone(), job.clone())) {
                     self.add("unfit", &participant.name, &format!("{job}: {why}"))?;
@@ -333,10 +307,8 @@ impl<'a> Runner<'a> {
                 arguments: vec![self.folder.join(format!("jobs/{job}.fio")).into()],
                 timeout: self.timeout(),
                 compare: self.plan.cross_check,
-                trace: false,
-                writes: step.job.rw.writes(),
             };
-            self.measure(participant, &load, group)?;
+            self.measure(participant, &load)?;
         }
         Ok(())
     }
