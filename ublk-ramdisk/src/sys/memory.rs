@@ -22,11 +22,13 @@ const FASTEST: u64 = 32;
 /// A look serves no longer, in nanoseconds.
 const LONGEST_LOOK: u64 = 1_000_000_000;
 
-/// Locks all memory of this process, also what it maps later, a page as it is first touched: what has
-/// to be there for memory to be freed is never taken away (J2). Called once the largest mappings are
-/// made: where they exceed RLIMIT_MEMLOCK, it fails without CAP_IPC_LOCK and changes nothing.
-pub fn lock_all() -> io::Result<()> {
-    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+/// Locks all memory of this process, with `later` also what it maps later, a page as it is first
+/// touched: what has to be there for memory to be freed is never taken away (J2). Called once the
+/// largest mappings are made: where they exceed RLIMIT_MEMLOCK, it fails without CAP_IPC_LOCK and
+/// changes nothing. Of a mapping of explicit huge pages the kernel makes them all at once.
+pub fn lock(later: bool) -> io::Result<()> {
+    let later = if later { libc::MCL_FUTURE } else { 0 };
+    let flags = libc::MCL_CURRENT | libc::MCL_ONFAULT | later;
     // SAFETY: no memory changes.
     match unsafe { libc::mlockall(flags) } {
         0 => Ok(()),

@@ -324,9 +324,9 @@ mod tests {
     /// What another thread of the parent was just queueing is in no place, and nobody brings it to one.
     #[test]
     fn s01_13_no_call_of_a_forked_child_waits_for_an_item_that_was_claimed_and_not_listed() {
-        let items = [(); 2].map(|()| {
-            let work = Work::new("");
-            Box::leak(Box::new(ClosureWork { work, f: || () }))
+        let items = [(); 2].map(|()| ClosureWork {
+            work: Work::new(""),
+            f: || (),
         });
         let state = |n: usize| &items[n].work.raw().state;
         assert_eq!(state(0).claim(), Claim::Ours);
