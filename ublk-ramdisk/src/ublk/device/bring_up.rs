@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{Device, NODE_POLL};
 use crate::backend::{self, Mirror};
-use crate::config::{Backing, DeviceConfig};
+use crate::config::DeviceConfig;
 use crate::error::Failure;
 use crate::mq::TagSet;
 use crate::stats::QueueCounters;
@@ -48,13 +48,15 @@ impl Device {
         }
         let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
         // Before ADD_DEV: a store that cannot be opened leaves no device to delete.
-        let is_pool = config.backing == Some(Backing::Hugetlb);
-        if is_pool {
-            lock_memory(false);
-        }
+        // Explicit huge pages are all made when their mapping is locked, and are never swapped: what is
+        // there before is locked then, and nothing later (J2).
+        let mut locked = memory::lock(false);
         let store = backend::open_store(config)?;
-        if !is_pool {
-            lock_memory(true);
+        if !store.is_hugetlb() {
+            locked = memory::lock(true);
+        }
+        if let Err(error) = locked {
+            log::warn!("mlockall: {error}; the disk's own memory may be swapped, even to itself");
         }
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
@@ -251,14 +253,6 @@ impl Device {
         // Asked again: the state has changed, and the process that serves is known.
         self.info = self.control.device_info(id)?;
         wait_for_node(&block_path(id), is_block_device)
-    }
-}
-
-/// Locks the server's memory (J2). Pages of the pool are made when they are locked, and never swapped:
-/// with them it is done before they are mapped, and not for what comes later.
-fn lock_memory(later: bool) {
-    if let Err(error) = memory::lock(later) {
-        log::warn!("mlockall: {error}; the disk's own memory may be swapped, even to itself");
     }
 }
 
