@@ -50,6 +50,8 @@ use signals::EndSignals;
 use supervisor::ToSupervisor;
 use watch::{Orders, Watched};
 
+/// Descriptors that must be free when the disk is ready, for connections and their answers.
+const SPARE_FILES: usize = 8;
 /// How long a named id may still be held by a server that is just ending, or by a command that
 /// looks at the lock.
 const NAMED_ID_TIMEOUT: Duration = Duration::from_millis(500);
@@ -172,6 +174,10 @@ impl Front {
         let orders = orders.map_err(failed)?;
         let asked = move |caller, request| sender.send(Event::Asked(caller, request)).is_ok();
         listener.start(asked).map_err(failed)?;
+        // Who stops the disk opens two connections, others may have some: without descriptors for them
+        // the disk could not be stopped (F23).
+        let spare = (0..SPARE_FILES).map(|_| device.death_fd().try_clone_to_owned());
+        drop(spare.collect::<io::Result<Vec<_>>>().map_err(failed)?);
         let served = Served {
             id,
             path: block_path(id),
