@@ -337,7 +337,7 @@ mod tests {
                 && matches!(item.work.cancel_sync(), Err(WaitError::Destroyed))
                 && matches!(item.work.disable_sync(), Err(WaitError::Destroyed))
         };
-        assert!(cpu::is_true_in_child(|| items.iter().all(|i| returns(i))));
+        assert!(cpu::is_true_in_child(|| items.iter().all(returns)));
     }
 
     #[test]
