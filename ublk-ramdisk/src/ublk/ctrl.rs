@@ -362,11 +362,14 @@ impl Control {
         // not sent, and then the ring is not used again.
         unsafe { self.ring.submission().push(&entry) }
             .expect("the ring is empty between two commands");
+        let look_again = types::Timespec::new().sec(1);
+        let wait = types::SubmitArgs::new().timespec(&look_again);
         loop {
-            match self.ring.submit_and_wait(1) {
+            match self.ring.submitter().submit_with_args(1, &wait) {
                 Ok(_) => {}
-                // A signal. The command may be under way, and its buffer in use: wait on.
-                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                // A signal, or nothing for a second: a wake-up that is missed costs no more. The command
+                // may be under way, and its buffer in use: wait on.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::ETIME)) => {}
                 Err(e) if !self.ring.submission().is_empty() => {
                     self.stale = true;
                     return Err(CtrlError::Ring(e));
