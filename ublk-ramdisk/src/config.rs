@@ -182,7 +182,7 @@ pub struct DeviceConfig {
     /// with `del`. It needs root in the mount namespace of process 1. memfd: anonymous memory, gone
     /// with the server. tmpfs:PATH: a file on a tmpfs such as /dev/shm, made if it does
     /// not exist (and then --size is needed), else opened with its contents; it outlives the server
-    /// and is kept when the disk is deleted. Nobody else may be able to open it: it must be yours,
+    /// and is kept when the disk is deleted. Only you may be able to open it: it must be yours,
     /// with mode 0600, and neither a link nor a file with several names. hugetlb: 2 MiB pages from
     /// the kernel's pool (vm.nr_hugepages), gone with the server, all reserved at once unless
     /// --memory-limit allows fewer, and made as they are written; the size must be a multiple of 2M.

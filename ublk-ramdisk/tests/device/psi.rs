@@ -237,7 +237,7 @@ fn group_reserve() -> Outcome {
     let (file, mut buffer) = (disk.open_direct(), Buffer::new(MIB as usize));
     buffer.fill(7);
     let full = (0..256).find(|at| file.write_all_at(&buffer, at * MIB).is_err());
-    let full = full.expect("the group has not so much memory");
+    let full = full.expect("the group has less memory");
     println!("    {full} MiB written");
     assert!((8..24).contains(&full));
     let events = read(group.path.join("memory.events"));

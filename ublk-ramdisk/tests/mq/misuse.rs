@@ -73,6 +73,7 @@ fn c25_the_panic_of_a_driver_goes_on_unless_it_is_to_be_caught() {
     assert!(inserted.is_err());
     assert_eq!(bed.queue.counters(0).panics, 0);
     assert!(bed.wire.ends.lock().unwrap().is_empty());
+    // The request never ends, and the end of a device would wait for it.
     std::mem::forget(bed);
 }
 

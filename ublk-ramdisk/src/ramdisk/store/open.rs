@@ -122,11 +122,7 @@ impl Store {
     /// contents; `size` 0 takes the size it has. A file that this call makes is
     /// removed when the store is dropped, or not made, until [`Store::keep_file`].
     pub fn in_file(path: &Path, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
-        let open = |source| StoreError::Open {
-            path: path.to_owned(),
-            source,
-        };
-        let (file, new) = file::open_private(path).map_err(open)?;
+        let (file, new) = file::open_private(path).map_err(cannot_open(path))?;
         if !new {
             return Self::with_named_file(file, path, size, huge_pages, new);
         }
@@ -135,7 +131,7 @@ impl Store {
             Err(source) => {
                 // The first error is reported.
                 let _ = remove::this_file(path, &file);
-                return Err(open(source));
+                return Err(cannot_open(path)(source));
             }
         };
         let store = Self::with_named_file(file, path, size, huge_pages, new);
@@ -148,12 +144,9 @@ impl Store {
     }
 
     /// A store in a file that has no name before [`Store::name`]. `folder` lies on a tmpfs that is this
-    /// user's alone: nobody else can cut the file.
+    /// user's alone: no other user can cut the file.
     pub fn private(folder: &Path, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
-        let file = file::make_unnamed(folder).map_err(|source| StoreError::Open {
-            path: folder.to_owned(),
-            source,
-        })?;
+        let file = file::make_unnamed(folder).map_err(cannot_open(folder))?;
         claim(&file, folder)?;
         Self::with_new_file(file, size, huge_pages)
     }
@@ -167,11 +160,7 @@ impl Store {
         huge_pages: bool,
         is_named: bool,
     ) -> Result<Self, StoreError> {
-        let open = |source| StoreError::Open {
-            path: path.to_owned(),
-            source,
-        };
-        let file = file::open_existing_private(path).map_err(open)?;
+        let file = file::open_existing_private(path).map_err(cannot_open(path))?;
         claim(&file, path)?;
         // Cuts what lies behind the disk also where the file has the right length: pages, and what the
         // last page holds there.
@@ -187,10 +176,6 @@ impl Store {
         huge_pages: bool,
         new: bool,
     ) -> Result<Self, StoreError> {
-        let open = |source| StoreError::Open {
-            path: path.to_owned(),
-            source,
-        };
         claim(&file, path)?;
         let named = |mut store: Self| {
             store.is_named = true;
@@ -199,7 +184,7 @@ impl Store {
         if new {
             return Self::with_new_file(file, size, huge_pages).map(named);
         }
-        let actual = file.metadata().map_err(open)?.len();
+        let actual = file.metadata().map_err(cannot_open(path))?.len();
         if size != 0 && size != actual {
             return Err(StoreError::SizeDiffers {
                 path: path.to_owned(),
@@ -308,12 +293,16 @@ impl Store {
     }
 }
 
-/// Takes the lock of a backing file, which must lie in memory.
-fn claim(file: &File, path: &Path) -> Result<(), StoreError> {
-    let open = |source| StoreError::Open {
+fn cannot_open(path: &Path) -> impl Fn(io::Error) -> StoreError + Copy + '_ {
+    move |source| StoreError::Open {
         path: path.to_owned(),
         source,
-    };
+    }
+}
+
+/// Takes the lock of a backing file, which must lie in memory.
+fn claim(file: &File, path: &Path) -> Result<(), StoreError> {
+    let open = cannot_open(path);
     let (magic, _) = file::file_system(file).map_err(open)?;
     if ![file::TMPFS_MAGIC, file::HUGETLBFS_MAGIC].contains(&magic) {
         return Err(StoreError::NotInMemory {

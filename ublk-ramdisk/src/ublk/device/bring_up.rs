@@ -47,10 +47,10 @@ impl Device {
             );
         }
         let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
-        // Before ADD_DEV: a store that cannot be opened leaves no device to delete.
         // Explicit huge pages are all made when their mapping is locked, and are never swapped: what is
         // there before is locked then, and nothing later (J2).
         let mut locked = memory::lock(false);
+        // Before ADD_DEV: a store that cannot be opened leaves no device to delete.
         let store = backend::open_store(config)?;
         if !store.is_hugetlb() {
             locked = memory::lock(true);

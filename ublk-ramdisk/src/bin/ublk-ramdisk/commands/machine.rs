@@ -95,10 +95,11 @@ pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
             Err(failure) if !force => Some(Err(failure)),
             Err(failure) => {
                 output::warn(&format!("{failure}; it is killed"));
-                run_dir
-                    .state(id)
-                    .iter()
-                    .for_each(|state| process::kill(state.pid));
+                let pid = run_dir.state(id).map_or(0, |state| state.pid as i32);
+                // A number that has been given to another program since is left alone.
+                if command_of(pid) == env!("CARGO_PKG_NAME") {
+                    process::kill(pid);
+                }
                 None
             }
             Ok((_, more)) => Some(Ok(more)),

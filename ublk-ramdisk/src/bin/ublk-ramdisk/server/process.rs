@@ -134,8 +134,7 @@ pub fn set_name(name: &CStr) {
 }
 
 /// Ends a process at once, if it is there.
-pub fn kill(pid: u32) {
-    let pid = i32::try_from(pid).unwrap_or_default();
+pub fn kill(pid: i32) {
     // 0 and below stand for groups.
     if pid > 0 {
         let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);

@@ -32,7 +32,7 @@ use crate::commands::machine;
 use crate::logger::{self, Sink};
 
 /// After a signal, how often a disk that is in use is tried again, in milliseconds.
-const LOOK_AGAIN: u16 = 250;
+pub const LOOK_AGAIN: u16 = 250;
 
 /// The server's way to its supervisor.
 pub struct ToSupervisor(UnixDatagram);

@@ -25,7 +25,7 @@ use ublk_ramdisk::ublk::ctrl::block_path;
 use super::control_socket::Caller;
 use super::protocol::Note;
 use super::signals::{wait_readable, EndSignals};
-use super::supervisor::ToSupervisor;
+use super::supervisor::{ToSupervisor, LOOK_AGAIN};
 use crate::logger;
 
 /// Milliseconds. Time is counted in such parts, so that time in which the whole process is stopped does
@@ -35,8 +35,6 @@ const A_WHILE: u16 = 100;
 const END: u32 = 100;
 /// How many parts may pass without the end of a request, once all were let go.
 const REQUEST: u32 = 50;
-/// How often a disk that is in use is tried again where there is no supervisor.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What the threads of a server know of its end.
 pub struct Orders {
@@ -168,7 +166,7 @@ fn terminate(watched: &Watched) {
         .name("end".to_owned())
         .spawn(move || {
             while delete_in_another_process(id).is_ok_and(|used| used) {
-                std::thread::sleep(LOOK_AGAIN);
+                std::thread::sleep(Duration::from_millis(LOOK_AGAIN.into()));
             }
         });
     if let Err(error) = started {
