@@ -253,13 +253,14 @@ fn bind(tid: i32, to: &CpuSet) {
     }
 }
 
-/// The CPUs a thread of this process may use.
+/// The CPUs a thread of this process may use; none when it has ended.
 fn allowed(tid: i32) -> String {
-    let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status"));
+    let status = status.unwrap_or_default();
     let list = status
         .lines()
         .find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
-    list.unwrap().trim().to_owned()
+    list.unwrap_or_default().trim().to_owned()
 }
 
 /// The CPUs a run on this queue may use.
@@ -273,13 +274,6 @@ fn allowed_in_run(q: &Queue, cpu: usize) -> String {
     seen.all().remove(0)
 }
 
-fn tids() -> Vec<i32> {
-    let tasks = common::tasks().into_iter();
-    tasks
-        .filter_map(|t| t.file_name().to_str()?.parse().ok())
-        .collect()
-}
-
 #[test]
 fn s11_09_the_real_affinity_may_be_widened_and_narrowed() {
     let name = "s11_09_the_real_affinity_may_be_widened_and_narrowed";
@@ -288,16 +282,17 @@ fn s11_09_the_real_affinity_may_be_widened_and_narrowed() {
         return;
     };
     let both: CpuSet = [first, second].into_iter().collect();
-    // The monitor's affinity stands for the process's, so it is told from those of other tests.
-    let is_monitor = |tid: &i32| {
-        let comm = std::fs::read_to_string(format!("/proc/self/task/{tid}/comm"));
-        comm.is_ok_and(|c| c.trim_end() == "wq/monitor")
-    };
     bind(0, &CpuSet::single(first));
     let rt = Runtime::builder().start().unwrap();
     bind(0, &both);
-    // Another test's thread must not end up bound by this one.
-    let others: Vec<i32> = tids();
+    // The monitor's affinity stands for the process's, so it is told from those of other tests.
+    let mut monitors = Vec::new();
+    until("the monitor has its name", || {
+        let mut all: Vec<i32> = threads("wq/monitor").into_keys().collect();
+        all.retain(|&tid| allowed(tid) == first.to_string());
+        monitors = all;
+        !monitors.is_empty()
+    });
     assert_eq!(rt.topology().possible(), &CpuSet::single(first));
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     let u = rt
@@ -308,10 +303,6 @@ fn s11_09_the_real_affinity_may_be_widened_and_narrowed() {
     assert_eq!(refusal(&q, second), Some(Refusal::InvalidCpu));
     assert_eq!(allowed_in_run(&u, first), first.to_string());
 
-    let monitors: Vec<i32> = others
-        .into_iter()
-        .filter(|tid| is_monitor(tid) && allowed(*tid) == first.to_string())
-        .collect();
     let set = |to: &CpuSet| {
         monitors.iter().for_each(|&tid| bind(tid, to));
         rt.refresh_cpus();

@@ -12,19 +12,6 @@ use workqueue::*;
 
 const POLL: Duration = Duration::from_millis(200);
 
-/// How often the monitor has slept.
-fn sleeps() -> u64 {
-    let tasks = common::tasks().into_iter();
-    let of_monitor = |t: std::fs::DirEntry| {
-        let name = std::fs::read_to_string(t.path().join("comm")).ok()?;
-        let text = std::fs::read_to_string(t.path().join("status")).ok()?;
-        let line = text.lines().find(|l| l.starts_with("voluntary"))?;
-        let count: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        (name.trim_end() == "wq/monitor").then_some(count)
-    };
-    tasks.filter_map(of_monitor).sum()
-}
-
 fn one_cpu() -> RuntimeBuilder {
     Runtime::builder().topology(machine(1, 1))
 }
@@ -37,8 +24,10 @@ fn s05_22_the_sampler_runs_only_while_a_run_holds_items_up() {
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     q.enqueue(Call::noop()).unwrap();
     q.flush().unwrap();
-    let (begun, before) = (Instant::now(), sleeps());
-    until("it has looked at the CPUs", || sleeps() >= before + 6);
+    let (begun, before) = (Instant::now(), sleeps_of_monitors());
+    until("it has looked at the CPUs", || {
+        sleeps_of_monitors() >= before + 6
+    });
     // One of them may have been due at once, and one or two may have had another cause.
     assert!(begun.elapsed() >= POLL * 3, "{:?}", begun.elapsed());
     q.destroy().unwrap();
@@ -63,8 +52,10 @@ fn s05_22_the_sampler_runs_only_while_a_run_holds_items_up() {
     q.enqueue(burns.clone()).unwrap();
     until("it burns", || burns.runs() == 1);
     q.enqueue(Call::noop()).unwrap();
-    let before = sleeps();
-    until("it is watched, over and over", || sleeps() >= before + 20);
+    let before = sleeps_of_monitors();
+    until("it is watched, over and over", || {
+        sleeps_of_monitors() >= before + 20
+    });
     stop.store(true, Ordering::SeqCst);
     q.flush().unwrap();
 }

@@ -144,19 +144,6 @@ fn s05_08_an_uncounted_run_that_sleeps_and_wakes_changes_nothing() {
     assert_eq!(next.runs(), 1);
 }
 
-/// How often a helper thread of this process has slept, in all.
-fn sleeps_of_monitors() -> u64 {
-    let tasks = common::tasks().into_iter();
-    let of_monitor = |t: std::fs::DirEntry| {
-        let name = std::fs::read_to_string(t.path().join("comm")).ok()?;
-        let text = std::fs::read_to_string(t.path().join("status")).ok()?;
-        let line = text.lines().find(|l| l.starts_with("voluntary"))?;
-        let count: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        (name.trim_end() == "wq/monitor").then_some(count)
-    };
-    tasks.filter_map(of_monitor).sum()
-}
-
 #[test]
 fn s05_06_a_run_that_yields_or_is_preempted_does_not_sleep() {
     let rt = Runtime::builder()

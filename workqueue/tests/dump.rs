@@ -261,8 +261,7 @@ fn s01_05_the_full_name_is_in_dumps() {
         .flags(PERCPU | Flags::MEM_RECLAIM)
         .build()
         .unwrap();
-    let tasks = || common::tasks().into_iter();
-    let tids = || tasks().filter_map(|t| t.file_name().to_str()?.parse().ok());
+    let tids = || threads("").into_keys();
     until("the rescuer can be asked", || {
         let lines: Vec<String> = tids().filter_map(|tid| rt.dump_worker(tid)).collect();
         let full = format!("kworker/R-{name} tid=");

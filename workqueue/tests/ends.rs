@@ -252,17 +252,6 @@ fn s14_04_an_atexit_handler_may_use_the_crate() {
 
 #[test]
 fn s11_05_shutdown_ends_all_threads() {
-    let threads = || {
-        let tasks = common::tasks().into_iter();
-        let comm = |t: std::fs::DirEntry| {
-            std::fs::read_to_string(t.path().join("comm")).unwrap_or_default()
-        };
-        // Other tests of this process have runtimes of their own, on fewer CPUs.
-        tasks
-            .map(comm)
-            .filter(|c| c.starts_with("kworker/77"))
-            .count()
-    };
     let place = |cpu| CpuPlace {
         cpu,
         core: cpu,
@@ -276,11 +265,11 @@ fn s11_05_shutdown_ends_all_threads() {
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     let item = Call::noop();
     q.enqueue(item.clone()).unwrap();
-    until("the workers are there", || threads() >= 2);
+    // Other tests of this process have runtimes of their own, on fewer CPUs.
+    until("the workers are there", || threads("kworker/77").len() >= 2);
     rt.shutdown().unwrap();
     assert_eq!(item.runs(), 1);
-    // A joined thread may still be on its way out of /proc.
-    until("the workers are gone", || threads() == 0);
+    no_thread_named("kworker/77");
     assert_eq!(q.enqueue(item).unwrap_err().reason(), Refusal::Destroyed);
 }
 

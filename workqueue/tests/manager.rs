@@ -144,14 +144,8 @@ fn s06_09_a_pool_at_rest_keeps_its_two_workers() {
         .start()
         .unwrap();
     let names = || {
-        let tasks = common::tasks().into_iter();
-        let name = |t: std::fs::DirEntry| std::fs::read_to_string(t.path().join("comm")).ok();
-        let mut names: Vec<_> = tasks
-            .filter_map(name)
-            .map(|n| n.trim_end().to_owned())
-            .filter(|n| n.starts_with("kworker/83:") && !n.ends_with('H'))
-            .collect();
-        names.sort_unstable();
+        let mut names = threads_named("kworker/83:");
+        names.retain(|n| !n.ends_with('H'));
         names
     };
     let q = rt.queue("q").flags(PERCPU).build().unwrap();

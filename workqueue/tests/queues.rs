@@ -98,18 +98,6 @@ fn s03_08_names_and_limits_are_checked() {
     assert_eq!(a.name(), b.name());
 }
 
-fn threads_named(prefix: &str) -> Vec<String> {
-    let tasks = common::tasks().into_iter();
-    let comm = |t: std::fs::DirEntry| std::fs::read_to_string(t.path().join("comm")).ok();
-    let mut names: Vec<_> = tasks
-        .filter_map(comm)
-        .map(|n| n.trim_end().to_owned())
-        .collect();
-    names.retain(|n| n.starts_with(prefix));
-    names.sort();
-    names
-}
-
 fn on_cpu(number: usize) -> Runtime {
     let place = CpuPlace {
         cpu: number,

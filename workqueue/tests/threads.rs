@@ -5,7 +5,6 @@
 
 mod common;
 use common::*;
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use workqueue::*;
@@ -24,18 +23,6 @@ fn one_cpu(cpu: usize) -> Topology {
         cache: 0,
         node: 0,
     }])
-}
-
-/// The threads of the process whose names begin so, by number.
-fn threads(prefix: &str) -> BTreeMap<i32, String> {
-    let tasks = common::tasks().into_iter();
-    let named = |t: std::fs::DirEntry| {
-        let name = std::fs::read_to_string(t.path().join("comm")).ok()?;
-        let name = name.trim_end();
-        let tid = t.file_name().to_str()?.parse().ok()?;
-        name.starts_with(prefix).then(|| (tid, name.to_owned()))
-    };
-    tasks.filter_map(named).collect()
 }
 
 /// A line of a thread's status.
@@ -86,9 +73,10 @@ fn without_the_right_to_lower_nice<R: Send>(body: impl FnOnce() -> R + Send) -> 
 fn s01_06_workers_are_named_threads_of_this_process_from_the_start() {
     let _alone = alone();
     let rt = quiet().topology(one_cpu(61)).start().unwrap();
-    let mut names: Vec<_> = threads("kworker/61:").into_values().collect();
-    names.sort_unstable();
-    assert_eq!(names, ["kworker/61:0", "kworker/61:0H"]);
+    assert_eq!(
+        threads_named("kworker/61:"),
+        ["kworker/61:0", "kworker/61:0H"]
+    );
     // The second worker comes with the first item, and has its name before that begins.
     let seen = Log::new();
     let s = seen.clone();
@@ -97,7 +85,7 @@ fn s01_06_workers_are_named_threads_of_this_process_from_the_start() {
     item.work.flush().unwrap();
     assert_eq!(seen.all(), [1]);
     rt.shutdown().unwrap();
-    assert!(threads("kworker/61:").is_empty());
+    no_thread_named("kworker/61:");
 }
 
 #[test]
@@ -162,7 +150,7 @@ fn s01_08_with_strict_priority_a_thread_without_its_nice_value_is_a_failure() {
         };
         let thread = thread.to_owned();
         assert_eq!(refused, Err(StartError::Nice { thread, nice }));
-        assert!(threads("kworker/64:").is_empty());
+        no_thread_named("kworker/64:");
         // A rescuer of before the start is the first to be made.
         let rt = strict().topology(one_cpu(65)).build_early();
         let reclaim = PERCPU | Flags::MEM_RECLAIM;
@@ -172,7 +160,7 @@ fn s01_08_with_strict_priority_a_thread_without_its_nice_value_is_a_failure() {
             nice: -20,
         };
         assert_eq!(rt.start(), Err(expected));
-        assert!(threads("kworker/R-stric").is_empty());
+        no_thread_named("kworker/R-stric");
         drop(q);
     });
 }
@@ -195,7 +183,7 @@ fn s01_08_with_strict_priority_a_queue_without_its_rescuer_is_not_made() {
                 errno: libc::EPERM,
             };
             assert_eq!(made(&rt), Err(refused));
-            assert!(threads("kworker/R-later").is_empty());
+            no_thread_named("kworker/R-later");
         }
         // Without the right nothing starts at all.
         Err(e) => assert!(matches!(e, StartError::Nice { .. })),

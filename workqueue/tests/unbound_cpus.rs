@@ -34,11 +34,7 @@ fn allowed_in_run(q: &Queue, cpu: usize) -> String {
 
 /// The thread with this name.
 fn tid_of(name: &str) -> Option<i32> {
-    let tasks = common::tasks().into_iter();
-    let mut tasks = tasks.filter(|t| {
-        std::fs::read_to_string(t.path().join("comm")).is_ok_and(|n| n.trim_end() == name)
-    });
-    tasks.next()?.file_name().to_str()?.parse().ok()
+    threads(name).into_keys().next()
 }
 
 #[test]

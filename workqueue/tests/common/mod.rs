@@ -2,6 +2,7 @@
 //! What the tests share: items that call a closure, gates to wait at, machines to run on.
 #![allow(dead_code)] // each test file uses its own part
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -173,7 +174,7 @@ pub fn cpu_time() -> Duration {
 }
 
 /// The threads of this process, all of them: while some end, /proc may leave out others.
-pub fn tasks() -> Vec<std::fs::DirEntry> {
+fn tasks() -> Vec<std::fs::DirEntry> {
     let count = || -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|l| l.strip_prefix("Threads:"));
@@ -187,6 +188,43 @@ pub fn tasks() -> Vec<std::fs::DirEntry> {
         found.len() == before && count() == before
     });
     found
+}
+
+/// The threads of this process whose names begin so, by number. One that has been joined may
+/// still be in it for a moment: wait with [`no_thread_named`].
+pub fn threads(prefix: &str) -> BTreeMap<i32, String> {
+    let named = |t: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(t.path().join("comm")).ok()?;
+        let name = name.trim_end();
+        let tid = t.file_name().to_str()?.parse().ok()?;
+        name.starts_with(prefix).then(|| (tid, name.to_owned()))
+    };
+    tasks().into_iter().filter_map(named).collect()
+}
+
+/// Their names, sorted.
+pub fn threads_named(prefix: &str) -> Vec<String> {
+    let mut names: Vec<_> = threads(prefix).into_values().collect();
+    names.sort_unstable();
+    names
+}
+
+/// Waits until no thread has such a name.
+pub fn no_thread_named(prefix: &str) {
+    until(&format!("no thread is named {prefix}"), || {
+        threads(prefix).is_empty()
+    });
+}
+
+/// How often the helper threads of this process's runtimes have slept, in all.
+pub fn sleeps_of_monitors() -> u64 {
+    let sleeps = |tid: i32| -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).ok()?;
+        let line = text.lines().find(|l| l.starts_with("voluntary"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    let monitors = threads("wq/monitor").into_keys();
+    monitors.filter_map(sleeps).sum()
 }
 
 /// A log that several runs write to.

@@ -25,7 +25,7 @@ fn s13_01_s13_02_threads_are_queues_times_cpus() {
     until("they are there, busy or not", all);
     drop(queues);
     single.destroy_workqueue().unwrap();
-    until("the threads are gone", || threads_named("lgk").is_empty());
+    no_thread_named("lgk");
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn s13_01_a_real_time_queue_has_its_priority_or_is_not_made() {
                     errno: libc::EPERM
                 }
             );
-            until("no thread is left", || threads_named("lgrt").is_empty());
+            no_thread_named("lgrt");
         }
     }
 }
@@ -87,7 +87,7 @@ fn s13_02_one_thread_too_few_is_no_queue() {
         m.create_workqueue("lgu").map(drop),
         Err(AllocError::Spawn { name, errno: 11 })
     );
-    until("the others have ended", || threads_named("lgu").is_empty());
+    no_thread_named("lgu");
     // Nothing of it is in the way later.
     assert!(m.create_singlethread_workqueue("lgu").is_ok());
 }

@@ -50,19 +50,6 @@ fn watched(cpus: usize) -> (Machine, Log<Seen>) {
     (m, events)
 }
 
-/// The names of this process's threads that begin so.
-fn threads_named(prefix: &str) -> Vec<String> {
-    let tasks = common::tasks().into_iter();
-    let comm = |t: std::fs::DirEntry| std::fs::read_to_string(t.path().join("comm")).ok();
-    let mut names: Vec<_> = tasks
-        .filter_map(comm)
-        .map(|n| n.trim_end().to_owned())
-        .filter(|n| n.starts_with(prefix))
-        .collect();
-    names.sort();
-    names
-}
-
 /// A line of this thread's status.
 fn own_status(key: &str) -> String {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
