@@ -12,13 +12,11 @@
 //! While it seeks a depth fio begins to count anew, so the kernel must have at least fio's figure.
 //!
 //! [`crate::runner`] leaves a file of lines `NAME VALUE` beside each sample, with a tab between.
-//! What our server refused meanwhile stands there too, and is read here.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use ublk_ramdisk::mq::BySource;
 
 use crate::fio::{Done, Sample};
 use crate::matrix::Job;
@@ -66,32 +64,6 @@ pub fn kernel_counts(line: &str) -> Option<Counts> {
 fn our_queues(json: &str) -> Option<Vec<Value>> {
     let [disk] = serde_json::from_str::<[Value; 1]>(json).ok()?;
     disk["queues"].as_array().cloned()
-}
-
-/// Tries that our server has refused so far, by cause, over all queues.
-fn our_refusals(json: &str) -> Option<BySource> {
-    let queues = our_queues(json)?;
-    let by = queues.iter().map(|queue| &queue["hctx"]["refused_by"]);
-    // A server that counts none has no such field.
-    let by = by.map(|by| BySource::deserialize(by).unwrap_or_default());
-    Some(by.fold(BySource::default(), |all, by| {
-        all.with(&by, &u64::saturating_add)
-    }))
-}
-
-/// Reads from the file beside a sample what our server refused meanwhile. None if the server's counts are not there.
-pub fn refused(text: &str) -> Option<BySource> {
-    let of = |name: &str| {
-        let mut lines = text.lines().filter_map(|line| line.split_once('\t'));
-        our_refusals(lines.find(|(found, _)| *found == name)?.1)
-    };
-    let (before, after) = (of("ours.before")?, of("ours.after")?);
-    Some(after.with(&before, &u64::saturating_sub))
-}
-
-/// True if the file beside a sample has the kernel's counts, to compare with the others.
-pub fn is_to_be_compared(text: &str) -> bool {
-    text.lines().any(|line| line.starts_with("kernel.before\t"))
 }
 
 /// Reads `ublk-ramdisk stats --json` of one disk: its counts, and how many

@@ -10,7 +10,6 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use ublk_ramdisk::mq::BySource;
 
 /// Why a file is not a sample.
 #[derive(Debug, thiserror::Error)]
@@ -69,10 +68,6 @@ pub struct Sample {
     /// The depth that was found to keep the latency target, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_depth: Option<u32>,
-    /// On a disk of ours that is under pressure: how many tries to serve a request were
-    /// refused meanwhile, by source. fio does not know; it comes from the server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<BySource>,
 }
 
 /// Reads what `fio --output-format=json` wrote. Fails if it is not fio's, if it has more or less
@@ -116,7 +111,6 @@ pub fn parse(text: &str) -> Result<Sample, FioError> {
         trim: job.trim.done(),
         // fio prints a depth for every job. Only one with a target has looked for it.
         latency_depth: (job.latency_target > 0).then_some(job.latency_depth),
-        refused: None,
     })
 }
 

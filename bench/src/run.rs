@@ -82,7 +82,7 @@ impl Run {
     /// Takes one sample in; one that fio failed at is named instead.
     fn take(&mut self, contender: &str, job: &str, round: &Entry) -> Result<(), FileError> {
         // A run of many hours is not lost by one sample that failed.
-        let mut sample = match fio::parse(&read(&round.path)?) {
+        let sample = match fio::parse(&read(&round.path)?) {
             Ok(sample) => sample,
             Err(why @ FioError::Failed { .. }) => {
                 let why = format!("{job}, round {}: {why}", round.stem());
@@ -92,12 +92,7 @@ impl Run {
             Err(why) => return Err(at(&round.path)(why)),
         };
         let counters = read_if_there(&round.path.with_extension("counters"))?;
-        // Only under pressure; a disk at ease has no column of refusals.
-        if contender.contains('+') {
-            sample.refused = counters.as_deref().and_then(check::refused);
-        }
-        // A file may have the server's counts alone, for the refusals.
-        if let Some(counters) = counters.filter(|text| check::is_to_be_compared(text)) {
+        if let Some(counters) = counters {
             let checks = self.cross_check.get_or_insert_default();
             let place = format!("{contender}, {job}, round {}", round.stem());
             match (check::counted(&counters), job_of(job)) {
@@ -250,7 +245,7 @@ mod tests {
         }
         write(raw.join("loop/trimmix-4k-qd32/11.part"), "{");
         write(
-            raw.join("batch+psi=0.5/read-4k-qd1/1.json"),
+            raw.join("batch/read-4k-qd1/1.json"),
             &mix.replace("\"error\" : 0", "\"error\" : 5"),
         );
         write(raw.join("loop/cross-check/1.json"), mix);
@@ -262,7 +257,7 @@ mod tests {
         let run = Run::load(&folder.0).unwrap();
         assert_eq!(run.jobs(), ["trimmix-4k-qd32"], "the cross-check is none");
         assert_eq!(run.iops("loop", "trimmix-4k-qd32").len(), 3);
-        assert_eq!(run.failed[0].0, "batch+psi=0.5");
+        assert_eq!(run.failed[0].0, "batch");
         assert!(
             run.failed[0].1.starts_with("read-4k-qd1, round 1: "),
             "{:?}",

@@ -48,8 +48,6 @@ fn bad_input_is_refused_in_one_line_that_names_it() {
         ("--only=randread-4k", "randread-4k"),
         ("--preset=verify --only=randread-4k-qd1", "none of these"),
         ("--contenders=batch,brdd", "brdd"),
-        ("--contenders=brd+slots", "brd+slots"),
-        ("--contenders=batch+slots=0", "whole number"),
         ("--bed=moon", "moon"),
         ("--repeat=0", "0"),
         ("--size=1", "1"),
@@ -443,54 +441,5 @@ fn an_interrupted_run_keeps_its_samples_and_goes_on() {
     assert!(
         error.contains("fio fio-3.33, here it is fio-9.9"),
         "{error}"
-    );
-}
-
-/// Ours are stood in for by a program that hands out a node, and refuses `--mbps`.
-#[test]
-fn e01_pressure_begins_after_the_fill() {
-    let Some(bench) = Bench::new("pressed") else {
-        return;
-    };
-    let (one, log) = (bench.at("one"), bench.at("log"));
-    bench.program(
-        "ours",
-        &format!(
-            r#"case "$1 $*" in
-            add*) echo {one} ;;
-            set*--mbps*) echo 'ublk-ramdisk: not today' >&2; exit 1 ;;
-            set*|del*) echo "ours $*" >>{log} ;;
-            --version*) echo ours 1.0 ;;
-            stats*) echo '[]' ;;
-            esac"#,
-            one = one.display(),
-            log = log.display(),
-        ),
-    );
-    let run = format!("--out={}", bench.at("run").display());
-    let mut plan = Command::new(PROGRAM);
-    plan.args(["plan", "--bed=vm", "--repeat=1", "--commit=abc", &run])
-        .arg("--only=randread-4k-qd1")
-        .arg("--contenders=batch+slots,batch+mbps");
-    assert!(plan.status().unwrap().success());
-    let output = bench.run();
-    assert!(output.status.success(), "{output:?}");
-    let log = fs::read_to_string(&log).unwrap();
-    let place = |part: &str| {
-        log.lines()
-            .position(|line| line.contains(part))
-            .unwrap_or_else(|| panic!("{part}: {log}"))
-    };
-    assert!(place("bench-fill") < place("--slots=8"), "{log}");
-    assert!(place("--slots=8") < place("randread-4k-qd1"));
-    let absent = bench.file("absent");
-    assert!(
-        absent.contains("batch+mbps\tset --mbps=64: ublk-ramdisk: not today"),
-        "{absent}"
-    );
-    let setup = bench.file("setup");
-    assert!(
-        setup.contains("batch+slots\tafter the fill: set --slots=8"),
-        "{setup}"
     );
 }

@@ -154,7 +154,6 @@ fn report(folder: &Path) -> Result<(), Error> {
         .collect();
     write(&folder.join("report.html"), &html::page(&all)?)?;
     kept::keep_predictions(folder, &all)?;
-    kept::keep_csv(folder, &all)?;
     let pictures = folder.join("figures");
     fs::create_dir_all(&pictures).map_err(|e| format!("{}: {e}", pictures.display()))?;
     for (plan, kept) in &all {

@@ -150,20 +150,6 @@ fn a_disk_on_which_the_kernel_counts_nothing_is_named_once() {
 }
 
 #[test]
-fn what_was_refused_meanwhile_is_the_servers_word() {
-    let json = |psi: u64, slots: u64| {
-        let hctx = format!(r#""hctx":{{"refused_by":{{"psi":{psi},"slots":{slots}}}}}"#);
-        ours([0; 4], 0).replace(r#""errors":0"#, &format!(r#""errors":0,{hctx}"#))
-    };
-    let text = format!("ours.before\t{}\nours.after\t{}\n", json(3, 1), json(50, 1));
-    let by = refused(&text).unwrap();
-    assert_eq!((by.psi, by.total()), (47, 47));
-    assert!(!is_to_be_compared(&text), "only the server was asked");
-    assert_eq!(refused(&file("")), None);
-    assert!(is_to_be_compared(&file("")));
-}
-
-#[test]
 fn a_broken_file_is_said_to_be_broken() {
     for text in [
         "",

@@ -31,8 +31,6 @@ pub struct Disk {
     /// How it was made.
     /// The command or the settings, as the line `set up` of the report shows them.
     pub how: String,
-    /// Is it under pressure?
-    pub pressed: bool,
     undo: Undo,
 }
 
@@ -42,7 +40,6 @@ impl Disk {
         Self {
             node: node.into(),
             how: how.into(),
-            pressed: false,
             undo,
         }
     }
@@ -103,7 +100,7 @@ impl Maker<'_> {
             let node = fs::canonicalize(node).map_err(|e| format!("{node}: {e}"))?;
             return Ok(Disk::new(node, "it was there", Undo::default()));
         }
-        match who.base.as_str() {
+        match who.name.as_str() {
             "libublk-example" => self.example(),
             "libublk" => self.libublk(),
             "rublk-null" => self.rublk(&["null"], Undo::default()),
@@ -112,7 +109,7 @@ impl Maker<'_> {
             "nbd" => self.nbd(),
             "zram" => self.zram(),
             "brd" => self.brd(),
-            "null_blk" => self.null_blk(&who.options()),
+            "null_blk" => self.null_blk(),
             path => self.ours(path),
         }
     }
@@ -338,12 +335,9 @@ impl Maker<'_> {
         Ok(Disk::new("/dev/ram0", format!("brd rd_nr=1 {size}"), undo))
     }
 
-    /// The kernel's null_blk with memory behind it. `more` are settings such as a limit of
-    /// bandwidth.
-    fn null_blk(&self, more: &[String]) -> Result<Disk, String> {
-        // A run may have both, and the name is that of the folder in configfs.
-        let throttled = if more.is_empty() { "" } else { "throttled" };
-        let name = format!("bench{}{throttled}", std::process::id());
+    /// The kernel's null_blk with memory behind it.
+    fn null_blk(&self) -> Result<Disk, String> {
+        let name = format!("bench{}", std::process::id());
         let Plan {
             mib, queues, depth, ..
         } = self.plan;
@@ -352,7 +346,6 @@ impl Maker<'_> {
             "size={mib} memory_backed=1 discard=1 blocksize=512 queue_mode=2 submit_queues={queues} \
              hw_queue_depth={depth} irqmode=0"
         );
-        let settings = [vec![settings], more.to_vec()].concat().join(" ");
         let (node, undo) = null_blk(&name, &settings)?;
         Ok(Disk::new(node, format!("null_blk {settings}"), undo))
     }

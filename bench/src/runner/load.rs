@@ -100,12 +100,10 @@ impl Runner<'_> {
             // Most often there is none.
             let _gone = fs::remove_file(file(end));
         }
-        // Under pressure the refusals are needed even without a cross-check.
-        let counted = load.compare || participant.disk.pressed;
         let mut counters = String::new();
-        if counted {
+        if load.compare {
             counters += &largest(&participant.disk);
-            counters += &self.snapshot("before", participant, load.compare);
+            counters += &self.snapshot("before", participant);
         }
         let errors = self.scratch.join("fio");
         let log = File::create(&errors).map_err(at(&errors))?;
@@ -130,8 +128,8 @@ impl Runner<'_> {
             let _no_sample = fs::remove_file(file("part"));
             return Ok(self.fail(&participant.name, load, &why)?);
         }
-        if counted && !counters.is_empty() {
-            counters += &self.snapshot("after", participant, load.compare);
+        if !counters.is_empty() {
+            counters += &self.snapshot("after", participant);
             write(&file("counters"), &counters)?;
         }
         // Last: the sample is there when it has its name.
@@ -139,16 +137,13 @@ impl Runner<'_> {
         Ok(fs::rename(file("part"), &whole).map_err(at(&whole))?)
     }
 
-    /// What kernel and server have counted. Of those under pressure the server's refusals are wanted in any case.
+    /// What kernel and server have counted.
     /// Lines of `NAME.before` or `NAME.after`, a tab, and the words of the kernel or the JSON of the server.
-    fn snapshot(&self, when: &str, participant: &Participant<'_>, compare: bool) -> String {
+    fn snapshot(&self, when: &str, participant: &Participant<'_>) -> String {
         let Some(stat) = participant.disk.says("stat") else {
             return String::new();
         };
-        let mut text = String::new();
-        if compare {
-            text += &format!("kernel.{when}\t{stat}\n");
-        }
+        let mut text = format!("kernel.{when}\t{stat}\n");
         if participant.who.is_ours() {
             let stats = run(apart(&self.programs.ours)
                 .args(["stats", "--json"])

@@ -27,7 +27,7 @@ use crate::files::{at, Failure, FileError, Scratch};
 use crate::kernel::Former;
 use crate::matrix::Job;
 use crate::plan::Plan;
-use crate::process::{apart, run, Waiter};
+use crate::process::{run, Waiter};
 use crate::run::CROSS_CHECK;
 use disks::{Disk, Maker};
 use load::{FioJobs, Load};
@@ -118,7 +118,6 @@ pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Fai
         note(&format!("filling {}", participant.name));
         runner.fill(participant)?;
     }
-    runner.press_all(&mut participants)?;
     // Once per disk and before the samples: a disk that loses requests is found early.
     if plan.cross_check {
         for participant in participants
@@ -166,7 +165,7 @@ impl<'a> Runner<'a> {
         };
         let mut participants = Participants(Vec::new());
         for who in &self.plan.contenders {
-            let name = who.name();
+            let name = who.name.clone();
             let made = maker.make(who);
             // A signal waits until it is known how to take the disk away.
             self.waiter.look()?;
@@ -201,7 +200,7 @@ impl<'a> Runner<'a> {
             job: "fill",
             round: 1,
             arguments: vec![self.jobs.path("bench-fill.fio").into()],
-            // By the clock of the bed; no pressure slows it.
+            // By the clock of the bed.
             timeout: Duration::from_secs(60 + self.plan.mib / 8),
             compare: false,
         };
@@ -210,39 +209,6 @@ impl<'a> Runner<'a> {
         let _no_sample =
             fs::remove_dir_all(self.folder.join("raw").join(&participant.name).join("fill"));
         taken
-    }
-
-    /// Puts the disks under the pressure that their names say. Not before the fill, which would only take longer. A disk
-    /// that refuses it is absent.
-    fn press_all(&mut self, participants: &mut Participants<'_>) -> Result<(), Failure> {
-        for participant in participants
-            .0
-            .iter_mut()
-            .filter(|participant| !participant.given_up && participant.who.is_ours())
-        {
-            let options = participant.who.options();
-            if options.is_empty() {
-                continue;
-            }
-            let set = format!("set {}", options.join(" "));
-            let mut ours = apart(&self.programs.ours);
-            match run(ours.arg("set").arg(&participant.disk.node).args(&options)) {
-                Ok(_) => {
-                    participant.disk.pressed = true;
-                    self.add(
-                        "setup",
-                        &participant.name,
-                        &format!("after the fill: {set}"),
-                    )?;
-                }
-                Err(why) => {
-                    self.absent(&participant.name, &format!("{set}: {why}"))?;
-                    participant.given_up = true;
-                }
-            }
-            self.waiter.look()?;
-        }
-        Ok(())
     }
 
     /// How long a load may take before its disk is given up.

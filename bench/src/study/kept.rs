@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is kept of a run of studies: a file of JSON per study and bed, all predictions with their
-//! verdicts, and all samples as one CSV.
+//! What is kept of a run of studies: a file of JSON per study and bed, and all predictions with their
+//! verdicts.
 //!
 //! The report is made from these files and can be made again at any time, with the texts of today.
 
 use super::device::Bed;
-use super::outcome::{Figure, Part, Plot};
+use super::outcome::Part;
 use super::prediction::{Prediction, Verdict};
 use super::text::Plan;
 use super::{Study, ALL};
 use crate::files::{at, read_json, write_whole, FileError, Pair};
 use serde::{Deserialize, Serialize};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// The result of one study with the setting it was found in.
@@ -180,67 +179,6 @@ pub fn keep_predictions(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), File
     }
     let text = format!("[\n{}\n]\n", lines.join(",\n"));
     write_whole(&folder.join("predictions.json"), &text)
-}
-
-/// All samples of all figures as `samples.csv`: study, figure, series, x, y.
-pub fn keep_csv(folder: &Path, all: &[(Plan, &Kept)]) -> Result<(), FileError> {
-    let mut text = String::from("study,figure,series,x,y\n");
-    for (_, kept) in all {
-        for figure in kept.parts.iter().flat_map(|p| &p.figures) {
-            for (series, x, y) in rows(figure) {
-                // A quote is doubled in a quoted field of CSV (RFC 4180).
-                let series = series.replace('"', "\"\"");
-                let _never_fails = writeln!(text, "{},{},\"{series}\",{x},{y}", kept.id, figure.id);
-            }
-        }
-    }
-    write_whole(&folder.join("samples.csv"), &text)
-}
-
-/// The samples of a figure. A timeline gives the beginning and end of each span, a set of samples their number and
-/// value.
-fn rows(figure: &Figure) -> Vec<(String, f64, f64)> {
-    let mut rows = Vec::new();
-    let mut add = |name: &str, x: f64, y: f64| rows.push((name.to_owned(), x, y));
-    // Without an x of their own: their place is the x.
-    let mut numbered = |name: &str, values: &[f64]| {
-        let values = values.iter().enumerate();
-        values.for_each(|(n, &value)| add(name, n as f64, value));
-    };
-    match &figure.plot {
-        Plot::Percentiles { sets, .. } => {
-            sets.iter().for_each(|set| numbered(&set.name, &set.values));
-        }
-        Plot::Bars { bars, .. } => {
-            let bars = bars.iter().enumerate();
-            bars.for_each(|(n, (name, value))| add(name, n as f64, *value));
-        }
-        Plot::Lines { series, .. } => {
-            let points = series
-                .iter()
-                .flat_map(|s| s.points.iter().map(|p| (&s.name, p)));
-            points.for_each(|(name, &(x, y))| add(name, x, y));
-        }
-        Plot::Stack { panels, levels, .. } => {
-            let series = panels.iter().map(|panel| &panel.1);
-            let series = series.chain(levels.iter().map(|level| &level.1));
-            let points = series.flat_map(|s| s.points.iter().map(|p| (&s.name, p)));
-            points.for_each(|(name, &(x, y))| add(name, x, y));
-        }
-        Plot::Timeline { kinds, rows, .. } => {
-            let mut group = "";
-            // Only the first row of a group has its name.
-            for row in rows {
-                group = row.group.as_deref().unwrap_or(group);
-                for span in &row.spans {
-                    let kind = kinds.get(span.kind).map_or("", String::as_str);
-                    let name = format!("{group}: {} {kind}", row.name);
-                    add(&name, span.from, span.to);
-                }
-            }
-        }
-    }
-    rows
 }
 
 #[cfg(test)]

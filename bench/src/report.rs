@@ -5,8 +5,6 @@
 //! doubtful stands above the tables: who was absent, what failed, whose queue differs from the
 //! others'.
 
-mod pressed;
-
 use std::fmt::Write;
 
 use crate::contender::{self, OURS};
@@ -107,7 +105,6 @@ pub fn report(run: &Run) -> String {
             ratios(run, rival, &rows, &columns, &mut out);
         }
     }
-    pressed::tables(run, &rows, &columns, &mut out);
     if let Some(check) = &run.cross_check {
         out += &check.text();
     }
