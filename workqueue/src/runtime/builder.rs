@@ -69,125 +69,10 @@ impl RuntimeBuilder {
         self
     }
 
-    /// How long a surplus worker stays idle before it ends (300 s).
-    pub fn idle_timeout(mut self, d: Duration) -> Self {
-        self.config.idle_timeout = d;
-        self
-    }
-
-    /// How long a worker creation may take before rescuers are called (10 ms).
-    pub fn mayday_initial(mut self, d: Duration) -> Self {
-        self.config.mayday_initial = d;
-        self
-    }
-
-    /// How often rescuers are called after that (100 ms); zero for never.
-    pub fn mayday_interval(mut self, d: Duration) -> Self {
-        self.config.mayday_interval = d;
-        self
-    }
-
-    /// How long to wait after a failed worker creation (1 s).
-    pub fn create_cooldown(mut self, d: Duration) -> Self {
-        self.config.create_cooldown = d;
-        self
-    }
-
-    /// How often to check if the process's CPUs have changed (1 s); zero for never.
-    pub fn cpu_poll(mut self, d: Duration) -> Self {
-        self.config.cpu_poll = d;
-        self
-    }
-
-    /// How often to check if a run sleeps undeclared, while items wait behind it (1 ms); zero for
-    /// never. Off on a virtual clock.
-    pub fn sample_period(mut self, d: Duration) -> Self {
-        self.config.sample_period = d;
-        self
-    }
-
-    /// How much CPU time a run may use before items behind it may start (10 ms); zero for no limit.
-    /// Found by sampling, or at the end of a run behind which nothing waited. See
-    /// [`Runtime::set_cpu_intensive_thresh`].
-    pub fn cpu_intensive_thresh(mut self, d: Duration) -> Self {
-        self.config.cpu_intensive_thresh = d;
-        self
-    }
-
-    /// How long a pool may have items waiting without progress before that is reported (30 s); zero
-    /// for no limit. Also the period of the check; see [`Runtime::set_watchdog_thresh`].
-    pub fn watchdog_thresh(mut self, d: Duration) -> Self {
-        self.config.watchdog_thresh = d;
-        self
-    }
-
-    /// Ends the process at the nth check that finds a pool stalled (0: never).
-    pub fn watchdog_abort_at(mut self, nth: u32) -> Self {
-        self.config.watchdog_abort_at = nth;
-        self
-    }
-
-    /// Ends the process once a stall has lasted this long (zero: never).
-    pub fn watchdog_abort_after(mut self, d: Duration) -> Self {
-        self.config.watchdog_abort_after = d;
-        self
-    }
-
-    /// The number of runs of one function over [`RuntimeBuilder::cpu_intensive_thresh`] at which a
-    /// warning is logged (the 4th, then the 5th, 7th, 11th and so on); 0 for never.
-    pub fn cpu_intensive_warn(mut self, violations: u64) -> Self {
-        self.config.cpu_intensive_warn = violations;
-        self
-    }
-
-    /// Measures the CPU time of each run, and finds runs that used too much also if nothing waited
-    /// behind them (yes). Costs some clock readings.
-    pub fn cpu_accounting(mut self, on: bool) -> Self {
-        self.config.cpu_accounting = on;
-        self
-    }
-
-    /// Makes the start fail if a thread cannot have its nice value (no: it runs at the process's).
-    pub fn strict_priority(mut self, on: bool) -> Self {
-        self.config.strict_priority = on;
-        self
-    }
-
-    /// Makes POWER_EFFICIENT queues unbound (no).
-    pub fn power_efficient(mut self, on: bool) -> Self {
-        self.config.power_efficient = on;
-        self
-    }
-
-    /// Distributes items of unbound queues without a requested CPU round-robin (no: they prefer the
-    /// enqueuer's CPU).
-    pub fn force_rr_cpu(mut self, on: bool) -> Self {
-        self.config.force_rr_cpu = on;
-        self
-    }
-
-    /// Makes a panic in an item end the process (no: it ends the run).
-    pub fn abort_on_panic(mut self, on: bool) -> Self {
-        self.config.abort_on_panic = on;
-        self
-    }
-
-    /// The affinity scope of queues that do not ask for one (cache_shard).
-    pub fn default_scope(mut self, scope: Scope) -> Self {
-        self.config.default_scope = scope;
-        self
-    }
-
     /// How many BH items run, and for how long, before their thread yields the CPU (10 items or 2
     /// ms, whichever is first).
     pub fn bh_batch(mut self, items: usize, time: Duration) -> Self {
         self.config.bh_batch = BhBatch { items, time };
-        self
-    }
-
-    /// The stack of each thread in bytes (2 MiB).
-    pub fn stack_size(mut self, bytes: usize) -> Self {
-        self.config.stack_size = bytes;
         self
     }
 
@@ -241,6 +126,65 @@ impl RuntimeBuilder {
         runtime.start()?;
         Ok(runtime)
     }
+}
+
+/// Settings that are stored as they are given.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+        impl RuntimeBuilder {
+            $($(#[$doc])*
+            pub fn $name(mut self, value: $type) -> Self {
+                self.config.$name = value;
+                self
+            })*
+        }
+    };
+}
+
+settings! {
+    /// How long a surplus worker stays idle before it ends (300 s).
+    idle_timeout: Duration;
+    /// How long a worker creation may take before rescuers are called (10 ms).
+    mayday_initial: Duration;
+    /// How often rescuers are called after that (100 ms); zero for never.
+    mayday_interval: Duration;
+    /// How long to wait after a failed worker creation (1 s).
+    create_cooldown: Duration;
+    /// How often to check if the process's CPUs have changed (1 s); zero for never.
+    cpu_poll: Duration;
+    /// How often to check if a run sleeps undeclared, while items wait behind it (1 ms); zero for
+    /// never. Off on a virtual clock.
+    sample_period: Duration;
+    /// How much CPU time a run may use before items behind it may start (10 ms); zero for no limit.
+    /// Found by sampling, or at the end of a run behind which nothing waited. See
+    /// [`Runtime::set_cpu_intensive_thresh`].
+    cpu_intensive_thresh: Duration;
+    /// How long a pool may have items waiting without progress before that is reported (30 s); zero
+    /// for no limit. Also the period of the check; see [`Runtime::set_watchdog_thresh`].
+    watchdog_thresh: Duration;
+    /// Ends the process at the nth check that finds a pool stalled (0: never).
+    watchdog_abort_at: u32;
+    /// Ends the process once a stall has lasted this long (zero: never).
+    watchdog_abort_after: Duration;
+    /// The number of runs of one function over [`RuntimeBuilder::cpu_intensive_thresh`] at which a
+    /// warning is logged (the 4th, then the 5th, 7th, 11th and so on); 0 for never.
+    cpu_intensive_warn: u64;
+    /// Measures the CPU time of each run, and finds runs that used too much also if nothing waited
+    /// behind them (yes). Costs some clock readings.
+    cpu_accounting: bool;
+    /// Makes the start fail if a thread cannot have its nice value (no: it runs at the process's).
+    strict_priority: bool;
+    /// Makes POWER_EFFICIENT queues unbound (no).
+    power_efficient: bool;
+    /// Distributes items of unbound queues without a requested CPU round-robin (no: they prefer the
+    /// enqueuer's CPU).
+    force_rr_cpu: bool;
+    /// Makes a panic in an item end the process (no: it ends the run).
+    abort_on_panic: bool;
+    /// The affinity scope of queues that do not ask for one (cache_shard).
+    default_scope: Scope;
+    /// The stack of each thread in bytes (2 MiB).
+    stack_size: usize;
 }
 
 impl Runtime {
