@@ -14,7 +14,7 @@
 //! * `render` burns well over 10 ms of CPU at a time while `events` has items behind it: after 10 ms it
 //!   is set aside, which counts in CPUitsv.
 //! * `tidy` is unbound and queues itself again after a delay: its total rises slowly, and there is
-//!   never a run in flight for long. It can be set by name, as it is SYSFS.
+//!   never a run in flight for long.
 //! * `journal` is ordered: one run at a time, however many are queued; infl is 0 or 1.
 //! * `writeback` is MEM_RECLAIM: it has a rescuer, listed by wq-dump, and mayday and rescued are
 //!   numbers instead of `-`. They stay 0 as long as threads can be made.
@@ -83,7 +83,7 @@ pub fn live(path: &Path, time: Option<Duration>) -> Result<(), Box<dyn Error>> {
     let queue = |name: &str, flags: Flags| runtime.queue(name).flags(flags).build();
     let fetch = queue("fetch", Flags::PERCPU)?;
     let render = queue("render", Flags::PERCPU)?;
-    let tidy = queue("tidy", Flags::UNBOUND | Flags::SYSFS)?;
+    let tidy = queue("tidy", Flags::UNBOUND)?;
     let writeback = queue("writeback", Flags::PERCPU | Flags::MEM_RECLAIM)?;
     let journal = runtime.ordered("journal", Flags::empty())?;
 

@@ -96,9 +96,6 @@ pub enum AllocError {
     /// The name is empty or has a NUL in it.
     #[error("queue name {0:?} is empty or has a NUL character in it")]
     BadName(String),
-    /// Another queue of the control registry has this name.
-    #[error("a queue named {0} is already in the control registry")]
-    NameExists(String),
     /// A thread the queue needs could not be made.
     #[error("queue {name}: cannot create a thread: {}", std::io::Error::from_raw_os_error(*errno))]
     Spawn {
@@ -169,12 +166,6 @@ pub enum AttrError {
     /// The queue is not an unbound one.
     #[error("only unbound queues have attributes")]
     NotUnbound,
-    /// The entry of the control registry can only be read.
-    #[error("{0} can only be read")]
-    ReadOnly(&'static str),
-    /// The control registry has no queue or entry of this name.
-    #[error("the control registry has nothing named {0}")]
-    NoEntry(String),
     /// The limit is fixed on this kind of queue.
     #[error("this limit is fixed on ordered, BH or, for min_active, per-CPU queues")]
     NotAdjustable,

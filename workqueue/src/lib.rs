@@ -155,7 +155,6 @@ pub use work::pointer::{
 pub use work::{RawWork, Work};
 pub use wq::attrs::{Attrs, Flags};
 pub use wq::builder::QueueBuilder;
-pub use wq::control::Control;
 pub use wq::queue::QueueStats;
 pub use wq::system::*;
 pub use wq::{OwnedQueue, Queue};

@@ -29,7 +29,6 @@ fn s03_03_what_goes_with_bh() {
         Flags::FREEZABLE,
         Flags::MEM_RECLAIM,
         Flags::CPU_INTENSIVE,
-        Flags::SYSFS,
         Flags::POWER_EFFICIENT,
     ] {
         let made = rt.queue("q").flags(BH | others).build();

@@ -297,3 +297,27 @@ fn s04_10_a_machine_that_cannot_be_used_is_refused_at_the_start() {
     let rt = quiet().topology(machine(2, 0)).start().unwrap();
     assert_eq!(rt.topology().nr_nodes(), 1);
 }
+
+#[test]
+fn s04_08_default_follows_later_changes() {
+    let rt = runtime(4);
+    let q = rt.queue("q").flags(UNBOUND).build().unwrap();
+    let own = Attrs {
+        scope: Some(Scope::System),
+        ..Attrs::new()
+    };
+    let fixed = rt.queue("fixed").flags(UNBOUND).attrs(own).build().unwrap();
+    let pools = |q: &Queue| -> Vec<_> { (0..4).map(|cpu| pool_of(&rt, q, cpu)).collect() };
+    let distinct = |mut pools: Vec<String>| {
+        pools.sort();
+        pools.dedup();
+        pools.len()
+    };
+    let before = pools(&fixed);
+    assert_eq!(distinct(pools(&q)), 1, "one cache");
+    rt.set_default_scope(Scope::Cpu).unwrap();
+    assert_eq!((rt.default_scope(), distinct(pools(&q))), (Scope::Cpu, 4));
+    assert_eq!(pools(&fixed), before);
+    rt.set_default_scope(Scope::System).unwrap();
+    assert_eq!(distinct(pools(&q)), 1);
+}

@@ -385,17 +385,6 @@ impl Cpus {
 }
 
 impl Env {
-    /// The CPUs that unbound queues are to use, as asked for; a CPU of it may not be known yet.
-    pub(crate) fn requested_unbound_cpus(&self) -> CpuSet {
-        let asked = self.cpus.masks.lock().asked.clone();
-        asked.unwrap_or_else(|| self.cpus.machine.not_isolated(&self.cpus.known()))
-    }
-
-    /// The known CPUs that the system isolates.
-    pub(crate) fn isolated_cpus(&self) -> CpuSet {
-        self.cpus.machine.isolated().and(&self.cpus.known())
-    }
-
     /// The CPUs that unbound queues may use. Takes no lock.
     pub(crate) fn unbound_cpus(&self) -> CpuSet {
         all_set(&self.cpus.unbound)

@@ -5,14 +5,12 @@
 //! pools. Kernel counterpart: `struct wq_pod_type` and the pod set-up at boot, `enum
 //! wq_affn_scope`.
 
-use crate::error::AttrError;
 use crate::sys::cpu;
 use crate::sys::cpuset::{CpuSet, MAX_CPUS};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::str::FromStr;
 
 /// How CPUs are grouped into pods; the items of a pod's CPUs are served by one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,21 +56,6 @@ impl Scope {
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-impl FromStr for Scope {
-    type Err = AttrError;
-
-    fn from_str(text: &str) -> Result<Self, AttrError> {
-        Self::ALL
-            .into_iter()
-            .find(|s| s.name() == text.trim())
-            .ok_or_else(|| AttrError::Invalid {
-                attribute: "affinity_scope",
-                value: text.to_owned(),
-                allowed: "one of cpu, smt, cache, cache_shard, numa, system",
-            })
     }
 }
 

@@ -9,7 +9,6 @@ use crate::env::helpers::Job;
 use crate::env::Env;
 use crate::pool::{Pool, PoolKey};
 use crate::sys::sync::{Condvar, Mutex};
-use crate::wq::attrs::Flags;
 use crate::wq::queue::QueueInner;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -49,7 +48,8 @@ pub(crate) struct Directory {
     /// The unbound pools, each with the number of pwqs that use it.
     pub(crate) unbound: Mutex<HashMap<PoolKey, (Arc<Pool>, usize)>>, // P
     pub(crate) percpu: Mutex<Vec<(usize, CpuPools)>>,
-    queues: Mutex<Queues>,
+    /// In the order in which they were made.
+    queues: Mutex<BTreeMap<u64, Arc<QueueInner>>>,
     made_queues: AtomicU64, // A
     queue_gone: Condvar,
     /// The timer thread and the monitor.
@@ -58,15 +58,6 @@ pub(crate) struct Directory {
     pub(crate) ends_itself: AtomicBool, // A: written and read with the lock of `queues`
     /// What is left for the end of the runtime to run.
     pub(crate) leftovers: Mutex<Vec<Job>>,
-}
-
-/// The queues, found without a search.
-#[derive(Debug, Default)]
-struct Queues {
-    /// In the order in which they were made.
-    by_number: BTreeMap<u64, Arc<QueueInner>>,
-    /// Those of the control registry.
-    by_name: HashMap<String, Arc<QueueInner>>,
 }
 
 impl fmt::Debug for Directory {
@@ -124,23 +115,14 @@ impl Directory {
     }
 
     pub(crate) fn add_queue(&self, queue: &Arc<QueueInner>) {
-        let mut queues = self.queues.lock();
-        queues.by_number.insert(queue.number, queue.clone());
-        if queue.flags.contains(Flags::SYSFS) {
-            queues.by_name.insert(queue.name.clone(), queue.clone());
-        }
+        self.queues.lock().insert(queue.number, queue.clone());
     }
 
     pub(crate) fn remove_queue(&self, queue: &QueueInner) {
         let mut queues = self.queues.lock();
-        queues.by_number.remove(&queue.number);
-        // Another queue may have taken over the name.
-        let named = queues.by_name.get(&queue.name);
-        if named.is_some_and(|named| named.number == queue.number) {
-            queues.by_name.remove(&queue.name);
-        }
+        queues.remove(&queue.number);
         self.queue_gone.notify_all();
-        if queues.by_number.is_empty() && self.ends_itself.load(Ordering::Relaxed) {
+        if queues.is_empty() && self.ends_itself.load(Ordering::Relaxed) {
             self.env.monitor.stop();
         }
     }
@@ -149,24 +131,19 @@ impl Directory {
     pub(crate) fn end_with_last_queue(&self) {
         let queues = self.queues.lock();
         self.ends_itself.store(true, Ordering::Relaxed);
-        if queues.by_number.is_empty() {
+        if queues.is_empty() {
             self.env.monitor.stop();
         }
     }
 
     pub(crate) fn queues(&self) -> Vec<Arc<QueueInner>> {
-        self.queues.lock().by_number.values().cloned().collect()
-    }
-
-    /// The queue of the control registry with this name, which may be about to go.
-    pub(crate) fn queue_named(&self, name: &str) -> Option<Arc<QueueInner>> {
-        self.queues.lock().by_name.get(name).cloned()
+        self.queues.lock().values().cloned().collect()
     }
 
     /// Waits until the last queue is gone.
     pub(crate) fn wait_for_queues(&self) {
         let mut queues = self.queues.lock();
-        while !queues.by_number.is_empty() {
+        while !queues.is_empty() {
             queues = self.queue_gone.wait(queues);
         }
     }

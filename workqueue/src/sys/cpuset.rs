@@ -149,21 +149,6 @@ impl CpuSet {
         Some(set)
     }
 
-    /// Reads the kernel's mask form: hex digits, groups of at most eight with commas between, the
-    /// lowest CPUs last. Spaces around it are ignored.
-    pub fn parse_mask(text: &str) -> Option<Self> {
-        let mut set = Self::new();
-        for (nth, group) in text.trim().rsplit(',').enumerate() {
-            let hex = group.bytes().all(|b| b.is_ascii_hexdigit());
-            if !hex || group.len() > 8 || nth >= MAX_CPUS / 32 {
-                return None;
-            }
-            let bits = u32::from_str_radix(group, 16).ok()?;
-            set.extend((0..32).filter(|b| bits >> b & 1 == 1).map(|b| nth * 32 + b));
-        }
-        Some(set)
-    }
-
     /// The list form: `0-3,8`.
     pub fn to_list(&self) -> String {
         let mut out = String::new();
@@ -222,23 +207,6 @@ impl fmt::Debug for CpuSet {
     }
 }
 
-/// The hex mask form, groups of eight digits, as the kernel prints a cpumask.
-impl fmt::LowerHex for CpuSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let halves: Vec<u32> = self
-            .words
-            .iter()
-            .flat_map(|w| [*w as u32, (*w >> 32) as u32])
-            .collect();
-        let top = halves.iter().rposition(|h| *h != 0).unwrap_or(0);
-        write!(f, "{:x}", halves.get(top).copied().unwrap_or(0))?;
-        halves[..top.min(halves.len())]
-            .iter()
-            .rev()
-            .try_for_each(|h| write!(f, ",{h:08x}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,19 +216,6 @@ mod tests {
         let set = CpuSet::parse_list("0-3,8, 64-65").expect("a good list");
         assert_eq!(set.to_list(), "0-3,8,64-65");
         assert_eq!(set.len(), 7);
-        assert_eq!(
-            format!("{:x}", CpuSet::parse_list("0-3").expect("a good list")),
-            "f"
-        );
-        assert_eq!(format!("{:x}", CpuSet::single(32)), "1,00000000");
-        assert_eq!(format!("{:x}", CpuSet::new()), "0");
-        for text in ["0", "f", "1,00000000", "80000000,00000001,0000000f"] {
-            let set = CpuSet::parse_mask(text).expect("a good mask");
-            assert_eq!(format!("{set:x}"), text);
-        }
-        for text in ["", ",", "g", "123456789", "+1", "1,,2"] {
-            assert!(CpuSet::parse_mask(text).is_none(), "{text}");
-        }
         assert!(CpuSet::parse_list("3-1").is_none());
         assert!(CpuSet::parse_list("x").is_none());
         assert!(CpuSet::parse_list("0-99999999999").is_none());

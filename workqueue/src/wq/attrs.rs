@@ -27,8 +27,6 @@ bitflags! {
         const HIGHPRI = 1 << 4;
         /// Runs do not hold back other items of the CPU.
         const CPU_INTENSIVE = 1 << 5;
-        /// Attributes can be reached by name.
-        const SYSFS = 1 << 6;
         /// Becomes UNBOUND if the runtime is set to save power.
         const POWER_EFFICIENT = 1 << 7;
         /// Bound to the CPU where an item is queued or requested.

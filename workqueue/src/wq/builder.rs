@@ -150,9 +150,6 @@ impl QueueBuilder {
             name: inner.name.clone(),
             errno,
         };
-        if flags.contains(Flags::SYSFS) && dir.registered(&inner.name).is_some() {
-            return Err(AllocError::NameExists(inner.name.clone()));
-        }
         if flags.contains(Flags::BH) && !self.system {
             let highpri = flags.contains(Flags::HIGHPRI);
             dir.want_bh_threads(highpri).map_err(spawn_failed)?;

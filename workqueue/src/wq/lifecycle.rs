@@ -88,15 +88,8 @@ impl QueueInner {
         }
     }
 
+    /// Installs new attributes, or changes nothing.
     pub(crate) fn apply_attrs(self: &Arc<Self>, attrs: Attrs) -> Result<(), AttrError> {
-        self.apply_changed(|_| attrs)
-    }
-
-    /// Installs what `change` makes of the attributes, or changes nothing.
-    pub(crate) fn apply_changed(
-        self: &Arc<Self>,
-        change: impl FnOnce(Attrs) -> Attrs,
-    ) -> Result<(), AttrError> {
         if !self.is_unbound() {
             return Err(AttrError::NotUnbound);
         }
@@ -107,8 +100,6 @@ impl QueueInner {
         if self.is_mode(DESTROYING) {
             return Err(AttrError::Destroyed);
         }
-        let former = self.state.lock().attrs.clone();
-        let attrs = change(former);
         attrs.check(&self.env.cpus.known())?;
         self.install_attrs(attrs).map_err(AttrError::Spawn)?;
         self.adjust_limits();

@@ -13,7 +13,7 @@ pub(crate) mod builder;
 
 pub(crate) mod lifecycle;
 
-pub(crate) mod control;
+pub(crate) mod limits;
 
 pub(crate) mod system;
 
