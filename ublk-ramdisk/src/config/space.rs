@@ -30,6 +30,17 @@ pub enum Reclaim {
     Zero,
 }
 
+/// What the first write to a page does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FirstWrite {
+    /// It makes the page while there is plenty of memory.
+    #[default]
+    Inline,
+    /// It is BUSY until a work item has made the page.
+    Busy,
+}
+
 /// What a user is told who asks for compression.
 const NO_COMPRESSION: &str =
     "compression was removed: use the kernel's zram for a compressed RAM disk";
@@ -79,9 +90,16 @@ pub struct NewMemoryOptions {
     pub rules: MemoryOptions,
     /// Take all memory of the disk before it is there
     ///
-    /// Otherwise the first write to a page waits until the page has been made.
+    /// Otherwise a page is made by the first write to it.
     #[arg(long)]
     pub preallocate: bool,
+    /// What the first write to a page does: it makes the page while there is plenty of memory
+    /// (inline), or always waits until a work item has made it (busy)
+    ///
+    /// There is plenty while a twentieth of the machine's memory and 64M are available, and 64M to
+    /// each control group of the server. A `sim` and a disk of --backing hugetlb always wait.
+    #[arg(long, value_name = "HOW", default_value = "inline")]
+    pub first_write: FirstWrite,
     /// Look for what --reclaim says at this interval too, not only when memory is short
     ///
     /// Each look reads all memory of the disk.
@@ -106,6 +124,8 @@ pub struct SpaceConfig {
     pub memory_limit: u64,
     /// All memory is made before the disk is there.
     pub preallocate: bool,
+    /// What the first write to a page does.
+    pub first_write: FirstWrite,
     /// Seconds that requests wait when there is no memory; 0 not at all, none for ever.
     pub no_space_timeout: Option<u64>,
     /// What is taken back.
@@ -119,6 +139,7 @@ impl Default for SpaceConfig {
         Self {
             memory_limit: 0,
             preallocate: false,
+            first_write: FirstWrite::Inline,
             no_space_timeout: default_timeout(),
             reclaim: Reclaim::Zero,
             reclaim_every: None,
@@ -246,6 +267,7 @@ impl SpaceConfig {
         }
         let new = Self {
             preallocate: asked.preallocate,
+            first_write: asked.first_write,
             // Memory that was taken in advance is not given back by itself.
             reclaim: match asked.preallocate {
                 true => Reclaim::Off,
@@ -275,6 +297,7 @@ impl SpaceConfig {
             no_space_timeout: timeout_of(self.no_space_timeout),
             reclaim: self.reclaim != Reclaim::Off,
             reclaim_every: self.reclaim_every.map(Duration::from_secs),
+            at_once: self.first_write == FirstWrite::Inline,
         }
     }
 

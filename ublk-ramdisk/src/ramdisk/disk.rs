@@ -162,12 +162,13 @@ impl Ramdisk {
         self.store.shrink(size);
         if let Some(space) = self.space() {
             space.shrunk(&self.store);
-            // A run of the populate work that began later reads the new size.
+            // A run of the populate work, or a write, that began later reads the new size.
             space.flush_populate();
+            self.store.wait_for_makers();
         }
     }
 
-    /// Serves one request. Makes no system call (J3).
+    /// Serves one request. Makes no system call (J3) but to make memory where there is plenty (E8).
     #[inline]
     fn serve<'q>(&self, hctx: u16, rq: Issued<'q>) -> Answer<'q> {
         let (op, range) = (rq.request().op(), range(rq.request()));
@@ -209,6 +210,9 @@ impl Ramdisk {
         if !space.waiters.any() {
             if let Some(address) = self.store.pin_for_write(range.clone()) {
                 return Ok(address);
+            }
+            if space.make_at_once(&self.store, range) {
+                return Ok(self.store.address_of(range));
             }
         }
         self.memory_of_waiter(space, (hctx, request.tag()), range)

@@ -2,7 +2,8 @@
 //! The work items that make memory for the disk and give it back (E8, D2). They run on two workqueues:
 //! "store", which nothing else can delay, and "reclaim".
 //!
-//! A write that lacks memory is refused with RESOURCE and gets an entry in [`Waiters`]. Then:
+//! While there is plenty of memory, a write that lacks some makes it where it is served. Otherwise it
+//! is refused with RESOURCE and gets an entry in [`Waiters`]. Then:
 //! 1. `populate` takes the oldest entry, allocates and pins its range, and runs its hardware queue.
 //! 2. If there is too little memory, `reclaim` looks for pages of zeros. With what it frees, 1 begins
 //!    again.
@@ -53,6 +54,8 @@ pub struct SpaceOptions {
     pub reclaim: bool,
     /// Period of further looks for pages of zeros; none for no such looks.
     pub reclaim_every: Option<Duration>,
+    /// A write makes its memory itself while there is plenty; otherwise it always waits for it.
+    pub at_once: bool,
 }
 
 impl Default for SpaceOptions {
@@ -61,6 +64,7 @@ impl Default for SpaceOptions {
             no_space_timeout: DEFAULT_NO_SPACE_TIMEOUT,
             reclaim: true,
             reclaim_every: None,
+            at_once: true,
         }
     }
 }
@@ -261,6 +265,23 @@ impl Space {
                 }
             }
         }
+    }
+
+    /// Makes memory for a write that is being issued, and pins it, if the kernel has so much that it
+    /// gives it without a search (E8). Huge pages take too long. Called while no request waits.
+    #[cold]
+    pub(super) fn make_at_once(&self, store: &Store, range: &Range<u64>) -> bool {
+        let Some(machine) = self.headroom.as_deref() else {
+            return false;
+        };
+        let may = self.options.at_once && !store.is_hugetlb() && !self.denies();
+        let bytes = range.end - range.start + store.page_size();
+        let made =
+            may && machine.take_at_once(bytes, self.now()) && store.populate_at_once(range.clone());
+        if made {
+            store.map_pages(range);
+        }
+        made
     }
 
     /// Makes memory for a range, as [`Store::populate`], unless the machine is short of it: the kernel

@@ -48,6 +48,8 @@ pub struct Store {
     is_named: bool,
     /// It has been logged that the file was cut.
     told_cut: AtomicBool,
+    /// Held while memory is made: one thread at a time allocates.
+    making: Mutex<()>,
     /// Name of a file that was made for this store, until there is a disk in it.
     made: Mutex<Option<PathBuf>>,
 }

@@ -14,6 +14,9 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const MARGIN: u64 = 16 << 20;
 /// Left to a control group, in bytes. The kernel charges in batches of 256 KiB for each CPU.
 const GROUP_RESERVE: u64 = 4 << 20;
+/// Bytes that must be left where there is plenty, to the machine beside a twentieth of its memory, to
+/// a control group below memory.high and memory.max.
+const PLENTY: u64 = 64 << 20;
 /// No file that is read here is longer, in what is read of it.
 const FILE: usize = 8 << 10;
 /// Others take memory no faster, in bytes per nanosecond: it is looked again before they can have
@@ -95,6 +98,7 @@ fn numbers(file: &File, mut found: impl FnMut(&str, u64)) -> io::Result<()> {
 #[derive(Debug)]
 struct Group {
     max: File,
+    high: File,
     current: File,
     stat: File,
 }
@@ -105,6 +109,7 @@ impl Group {
         let open = |name: &str| File::open(folder.join(name)).ok();
         Some(Self {
             max: open("memory.max")?,
+            high: open("memory.high")?,
             current: open("memory.current")?,
             stat: open("memory.stat")?,
         })
@@ -113,10 +118,6 @@ impl Group {
     /// Bytes that the group can still take: those it does not use, and cached pages that no disk has
     /// to write first.
     fn available(&self) -> io::Result<u64> {
-        let one = |file: &File| {
-            let mut value = u64::MAX; // "max"
-            numbers(file, |_, number| value = number).map(|()| value)
-        };
         let max = one(&self.max)?;
         if max == u64::MAX {
             return Ok(max);
@@ -129,6 +130,22 @@ impl Group {
         })?;
         Ok(free.saturating_sub(unwritten))
     }
+
+    /// Bytes up to the lower one of memory.high and memory.max. A thread that reaches one of them has
+    /// to find memory to free.
+    fn unused(&self) -> io::Result<u64> {
+        let limit = one(&self.high)?.min(one(&self.max)?);
+        match limit {
+            u64::MAX => Ok(limit),
+            limit => Ok(limit.saturating_sub(one(&self.current)?)),
+        }
+    }
+}
+
+/// The number in a file; u64::MAX for "max".
+fn one(file: &File) -> io::Result<u64> {
+    let mut value = u64::MAX;
+    numbers(file, |_, number| value = number).map(|()| value)
 }
 
 /// What the last look found.
@@ -136,6 +153,8 @@ impl Group {
 struct Look {
     /// Bytes that may still be taken.
     left: u64,
+    /// Bytes that may still be taken at once: so far there is plenty.
+    plenty: u64,
     /// When it is looked again.
     until: Duration,
 }
@@ -186,13 +205,21 @@ impl Headroom {
 
     /// Looks now: returns the bytes that may be taken. Memory is available if no disk has to write first.
     pub fn available(&self) -> io::Result<u64> {
-        let (mut available, mut unwritten) = (0, 0_u64);
+        self.look().map(|(room, _)| room)
+    }
+
+    /// The same, and the bytes that may be taken where a thread must not wait: as long as there is
+    /// plenty.
+    fn look(&self) -> io::Result<(u64, u64)> {
+        let (mut total, mut available, mut unwritten) = (0, 0_u64, 0_u64);
         numbers(&self.meminfo, |name, kib| match name {
+            "MemTotal:" => total = kib << 10,
             "MemAvailable:" => available = kib << 10,
             "Dirty:" | "Writeback:" => unwritten += kib << 10,
             _ => {}
         })?;
         let mut room = available.saturating_sub(unwritten + self.reserve);
+        let mut plenty = room.saturating_sub(total / 20);
         for group in &self.groups {
             if room == 0 {
                 break; // the kernel takes memory for what it says of a group
@@ -200,8 +227,11 @@ impl Headroom {
             // A group that is gone has no limit.
             let has = group.available().unwrap_or(u64::MAX);
             room = room.min(has.saturating_sub(GROUP_RESERVE));
+            plenty = plenty.min(group.unused().unwrap_or(u64::MAX));
         }
-        Ok(room)
+        // In what is left of it nobody is to be held up.
+        let plenty = plenty.checked_sub(PLENTY).filter(|bytes| *bytes >= PLENTY);
+        Ok((room, plenty.unwrap_or(0)))
     }
 
     /// Takes `bytes` of what there is. False if there is less. `now` is a time of any clock. It is
@@ -209,15 +239,39 @@ impl Headroom {
     pub fn take(&self, bytes: u64, now: Duration) -> bool {
         let look = &mut *self.look.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= look.until || look.left < bytes {
-            look.left = self.available().unwrap_or(u64::MAX);
-            let serves = (look.left / FASTEST).min(LONGEST_LOOK);
-            look.until = now + Duration::from_nanos(serves);
+            self.look_again(look, now);
         }
         let enough = look.left >= bytes;
         if enough {
             look.left -= bytes;
+            look.plenty = look.plenty.saturating_sub(bytes);
         }
         enough
+    }
+
+    /// Takes `bytes` if there is so much more that the kernel gives them at once. It is looked only if
+    /// the last look is too old.
+    pub fn take_at_once(&self, bytes: u64, now: Duration) -> bool {
+        let look = &mut *self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        if now >= look.until {
+            self.look_again(look, now);
+        }
+        let enough = look.plenty >= bytes;
+        if enough {
+            look.plenty -= bytes;
+            look.left = look.left.saturating_sub(bytes);
+        }
+        enough
+    }
+
+    fn look_again(&self, look: &mut Look, now: Duration) {
+        (look.left, look.plenty) = self.look().unwrap_or((u64::MAX, 0));
+        let first_used_up = match look.plenty {
+            0 => look.left,
+            plenty => plenty,
+        };
+        let serves = (first_used_up / FASTEST).min(LONGEST_LOOK);
+        look.until = now + Duration::from_nanos(serves);
     }
 }
 
@@ -284,6 +338,7 @@ mod tests {
         assert_eq!(available(&machine), 50 * MIB, "what a disk has to write");
         for (group, used) in [("a", 60), ("a/b", 90)] {
             files.set(&format!("{group}/memory.max"), "max\n");
+            files.set(&format!("{group}/memory.high"), "max\n");
             files.set(
                 &format!("{group}/memory.current"),
                 &format!("{}\n", used * MIB),
@@ -303,6 +358,53 @@ mod tests {
         files.set("a/b/memory.max", &format!("{}\n", 92 * MIB));
         assert_eq!(available(&grouped), 0);
         assert!(Headroom::open().is_ok(), "this machine's own");
+    }
+
+    #[test]
+    fn e08_there_is_plenty_above_a_twentieth_and_below_the_limits_of_each_group() {
+        let files = Files::new("plenty");
+        files.set("sys/vm/min_free_kbytes", "0\n");
+        let total = |mib: u64, available: u64| {
+            let text = format!(
+                "MemTotal: {} kB\nMemAvailable: {} kB\n",
+                mib << 10,
+                available << 10
+            );
+            files.set("meminfo", &text);
+        };
+        let limits = |max: &str, high: &str| {
+            files.set("a/memory.max", max);
+            files.set("a/memory.high", high);
+        };
+        files.set("a/memory.current", &(100 * MIB).to_string());
+        files.set("a/memory.stat", &format!("inactive_file {}\n", 50 * MIB));
+        limits("max", "max");
+        total(2000, 1000);
+        let machine = Headroom::of(&files.0, &groups_of(&files.0, "a")).unwrap();
+        let plenty = || machine.look().unwrap().1 / MIB;
+        assert_eq!(plenty(), 1000 - 16 - 100 - 64);
+        limits("max", &(400 * MIB).to_string());
+        assert_eq!(plenty(), 300 - 64, "memory.high");
+        limits(&(300 * MIB).to_string(), "max");
+        assert_eq!(
+            plenty(),
+            200 - 64,
+            "memory.max; cached pages are not counted"
+        );
+        total(2000, 180 + 63);
+        assert_eq!(plenty(), 0, "less than 64 MiB is none");
+        let ms = Duration::from_millis;
+        assert!(!machine.take_at_once(1, ms(0)) && machine.take(MIB, ms(0)));
+        total(2000, 1000);
+        assert!(
+            !machine.take_at_once(1, ms(1)),
+            "the last look still serves"
+        );
+        assert!(machine.take_at_once(MIB, ms(1000)));
+        assert!(
+            !machine.take_at_once(200 * MIB, ms(1000)),
+            "more than there is"
+        );
     }
 
     #[test]

@@ -18,8 +18,7 @@ use crate::verify::fio;
 const CASES: [(&str, &[&str]); 4] = [
     ("requeue", &["--inject", "requeue=1,60,0,-1"]),
     ("slots", &["--slots", "3", "--inject", "requeue=4,100,0,-1"]),
-    // Each first write to a page waits until it has been made.
-    ("population", &[]),
+    ("population", &["--first-write", "busy"]),
     (
         "memory",
         &["--memory-limit", "24M", "--inject", "requeue=7,100,0,-1"],

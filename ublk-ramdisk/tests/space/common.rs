@@ -12,6 +12,7 @@ use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::space::{SpaceOptions, SpaceStats};
 use ublk_ramdisk::ramdisk::store::Store;
 use ublk_ramdisk::ramdisk::{Mode, Ramdisk};
+use ublk_ramdisk::sys::memory::Headroom;
 use workqueue::VirtualClock;
 
 #[path = "../common/mod.rs"]
@@ -21,6 +22,34 @@ pub use client::*;
 pub const S: Duration = Duration::from_secs(1);
 pub const PAGE: u64 = 4096;
 pub const NOSPC: i32 = -libc::ENOSPC;
+
+/// The files by which a machine of 1 GiB says how much memory it has.
+pub struct Machine(std::path::PathBuf);
+
+impl Machine {
+    pub fn new(name: &str) -> Self {
+        let proc = std::env::temp_dir().join(format!("ublk-proc-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(proc.join("sys/vm")).unwrap();
+        std::fs::write(proc.join("sys/vm/min_free_kbytes"), "512\n").unwrap();
+        Self(proc)
+    }
+
+    /// It has so much memory available from now on.
+    pub fn has(&self, kib: u64) {
+        let text = format!("MemTotal: {} kB\nMemAvailable: {kib} kB\n", 1 << 20);
+        std::fs::write(self.0.join("meminfo"), text).unwrap();
+    }
+
+    pub fn headroom(&self) -> Headroom {
+        Headroom::of(&self.0, &[]).unwrap()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
 
 /// Everything a test needs. Dropped in this order.
 pub struct Bed {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use ublk_ramdisk::mq::*;
 use ublk_ramdisk::ramdisk::space::SpaceOptions;
 use ublk_ramdisk::ramdisk::{Mode, NoSpaceTimeout};
-use ublk_ramdisk::sys::memory::Headroom;
 use workqueue::VirtualClock;
 
 #[test]
@@ -202,17 +201,12 @@ fn e24_nothing_waits_longer_than_the_timeout() {
 /// The disk is not the one that hangs in the kernel: what the machine has to keep is not asked for.
 #[test]
 fn e27_a_machine_with_no_memory_to_spare_is_a_store_with_none() {
-    let proc = std::env::temp_dir().join(format!("ublk-proc-{}", std::process::id()));
-    std::fs::create_dir_all(proc.join("sys/vm")).unwrap();
-    std::fs::write(proc.join("sys/vm/min_free_kbytes"), "512\n").unwrap();
+    let machine = Machine::new("reserve");
     // Above the reserve of 17 MiB.
-    let spare = |kib: u64| {
-        let text = format!("MemAvailable: {} kB\n", 17 * 1024 + kib);
-        std::fs::write(proc.join("meminfo"), text).unwrap();
-    };
+    let spare = |kib: u64| machine.has(17 * 1024 + kib);
     spare(1024);
     let disk = Bed::ramdisk(256, SpaceOptions::default());
-    disk.watch_memory(Headroom::of(&proc, &[]).unwrap());
+    disk.watch_memory(machine.headroom());
     let mut bed = Bed::of(disk, VirtualClock::in_turns(), (1, 32), 0);
     bed.fill(4);
     let shown = (bed.stats().available, bed.stats().reserve);
@@ -236,5 +230,4 @@ fn e27_a_machine_with_no_memory_to_spare_is_a_store_with_none() {
     bed.until("enough", || bed.stats().mode == Mode::Enough);
     assert_eq!(bed.ended(0, Op::Write, 51, 1), PAGE as i32);
     bed.finish();
-    std::fs::remove_dir_all(&proc).unwrap();
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory is made outside queue_rq, and the request is run again when it is there (E8, W14).
+//! A write makes its memory itself while there is plenty; otherwise memory is made outside queue_rq,
+//! and the request is run again when it is there (E8, W14).
 
 use super::common::*;
 use ublk_ramdisk::mq::*;
 use ublk_ramdisk::ramdisk::space::SpaceOptions;
+use workqueue::VirtualClock;
 
 #[test]
 fn e08_a_write_to_absent_pages_is_refused_and_served_when_they_are_made() {
@@ -19,6 +21,58 @@ fn e08_a_write_to_absent_pages_is_refused_and_served_when_they_are_made() {
     assert_eq!(again, refused, "pages that are there are written at once");
     assert_eq!(bed.ended(2, Op::Read, 0, 64), 64 * PAGE as i32);
     assert_eq!(bed.ramdisk.store().allocated().unwrap(), 4 * PAGE);
+    bed.finish();
+}
+
+/// The machine keeps a twentieth of its memory, its reserve, and twice 64 MiB: 196.2 MiB of 1 GiB.
+const PLENTY_KIB: u64 = 200_909;
+
+#[test]
+fn e08_a_write_makes_its_memory_itself_while_there_is_plenty() {
+    let machine = Machine::new("plenty");
+    machine.has(PLENTY_KIB);
+    let disk = |options| {
+        let disk = Bed::ramdisk(64, options);
+        disk.watch_memory(machine.headroom());
+        disk
+    };
+    // The pages of zeros below are to stay.
+    let keep_zeros = SpaceOptions {
+        reclaim: false,
+        ..SpaceOptions::default()
+    };
+    let mut bed = Bed::of(disk(keep_zeros), VirtualClock::in_turns(), (2, 8), 8);
+    let refused = |bed: &Bed| bed.mirror.counters(0).refused_by.memory;
+    assert_eq!(bed.ended(0, Op::Write, 0, 4), 4 * PAGE as i32);
+    let keep = Op::WriteZeroes { unmap: false };
+    assert_eq!(bed.ended(0, keep, 2, 4), 0);
+    assert_eq!(refused(&bed), 0);
+    assert_eq!(bed.ramdisk.store().allocated().unwrap(), 6 * PAGE);
+    // Behind its limit it waits, as ever, and what needs memory behind it waits as well.
+    bed.write(1, 10);
+    bed.write(2, 11);
+    bed.write(3, 12);
+    bed.exhausted(1);
+    assert!(refused(&bed) > 0);
+    bed.limit(64);
+    for tag in 1..=3 {
+        assert_eq!(bed.end_of(0, tag), PAGE as i32);
+    }
+    let before = refused(&bed);
+    machine.has(PLENTY_KIB - 1);
+    bed.advance(S);
+    assert_eq!(bed.ended(0, Op::Write, 20, 1), PAGE as i32);
+    assert!(refused(&bed) > before, "there is not plenty any more");
+    bed.finish();
+
+    machine.has(PLENTY_KIB);
+    let busy = SpaceOptions {
+        at_once: false,
+        ..SpaceOptions::default()
+    };
+    let mut bed = Bed::of(disk(busy), VirtualClock::in_turns(), (1, 8), 0);
+    assert_eq!(bed.ended(0, Op::Write, 0, 4), 4 * PAGE as i32);
+    assert!(refused(&bed) > 0, "--first-write busy");
     bed.finish();
 }
 

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Making memory for a range, within the budget, all of it or none (E6 to E8).
 //!
-//! Called by the store workqueue and before the disk is there, never within queue_rq (J3). One
-//! thread at a time allocates: the store workqueue's populate work is not reentrant.
+//! Called by the store workqueue, before the disk is there, and within queue_rq while there is plenty
+//! of memory (E8). One thread at a time allocates.
 
 use std::io;
 use std::ops::Range;
+use std::thread;
 
 use super::{pages_of, Store};
-use crate::ramdisk::budget::Reservation;
+use crate::ramdisk::budget::{Budget, Reservation};
+use crate::ramdisk::sync::lock;
 use crate::sys::file;
 
 /// Bytes that one system call allocates at most. A discard of other pages may wait for it.
 const PIECE: u64 = 16 << 20;
+/// How often a thread that must not wait tries while another one makes memory, which takes
+/// microseconds unless there is little of it.
+const TRIES: u32 = 1000;
 
 /// Why there is no memory for a range.
 #[derive(Debug, thiserror::Error)]
@@ -33,14 +38,43 @@ impl Store {
     /// Allocates what is absent of a range, and pins all of it until [`Store::unpin`]. Returns the
     /// bytes allocated. If this fails nothing is pinned, allocated or reserved.
     pub fn populate(&self, range: Range<u64>) -> Result<u64, Shortage> {
+        let _making = lock(&self.making);
+        self.make(range, Budget::reserve_or_wait)
+    }
+
+    /// The same where a thread must not wait: false also if other threads make memory, or if the disk
+    /// ends before the range. Nothing says when there is memory.
+    pub(in crate::ramdisk) fn populate_at_once(&self, range: Range<u64>) -> bool {
+        let others = (0..TRIES).find_map(|_| {
+            let free = self.making.try_lock().ok();
+            if free.is_none() {
+                thread::yield_now();
+            }
+            free
+        });
+        let Some(_making) = others else {
+            return false;
+        };
+        // A disk that has become smaller waits for what began before that: see `shrink`.
+        range.end <= self.size() && self.make(range, Budget::reserve).is_ok()
+    }
+
+    /// Waits until no memory is made for a range that was checked before.
+    pub(in crate::ramdisk) fn wait_for_makers(&self) {
+        drop(lock(&self.making));
+    }
+
+    fn make<'s>(
+        &'s self,
+        range: Range<u64>,
+        reserve: impl FnOnce(&'s Budget, u64) -> Option<Reservation<'s>>,
+    ) -> Result<u64, Shortage> {
         let pages = pages_of(&range, self.page_shift);
         let missing = pages.len() - self.states.pin(pages.clone());
         if missing == 0 {
             return Ok(0);
         }
-        let result = self
-            .budget
-            .reserve_or_wait((missing as u64) << self.page_shift)
+        let result = reserve(&self.budget, (missing as u64) << self.page_shift)
             .ok_or(Shortage::Budget)
             .and_then(|reserved| self.allocate(pages.clone(), reserved));
         if result.is_err() {
@@ -57,7 +91,8 @@ impl Store {
     }
 
     /// Allocates the absent ones of these pinned pages, and marks them present when all are
-    /// allocated. Meanwhile no other thread marks pages present or claims pinned ones.
+    /// allocated. Meanwhile no other thread marks pages present or claims pinned ones. With `making`
+    /// held.
     fn allocate(
         &self,
         pages: Range<usize>,
@@ -109,6 +144,8 @@ impl Store {
     pub fn preallocate(&self) -> Result<(), Shortage> {
         let range = 0..self.size();
         self.populate(range.clone())?;
+        // Nothing is left to be done at the first touch of a page.
+        self.map_pages(&range);
         self.unpin(range);
         Ok(())
     }
