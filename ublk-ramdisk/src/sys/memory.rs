@@ -22,8 +22,8 @@ const FILE: usize = 8 << 10;
 /// Others take memory no faster, in bytes per nanosecond: it is looked again before they can have
 /// taken what the last look found.
 const FASTEST: u64 = 32;
-/// A look serves no longer, in nanoseconds.
-const LONGEST_LOOK: u64 = 1_000_000_000;
+/// A look serves no longer, in nanoseconds: a limit may be lowered meanwhile.
+const LONGEST_LOOK: u64 = 10_000_000;
 
 /// Locks all memory of this process, with `later` also what it maps later, a page as it is first
 /// touched: what has to be there for memory to be freed is never taken away (J2). Called once the

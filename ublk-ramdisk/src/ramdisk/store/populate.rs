@@ -247,4 +247,48 @@ mod tests {
         store.preallocate().unwrap();
         assert_eq!(store.allocated().unwrap(), 16 * PAGE);
     }
+
+    #[test]
+    fn e08_threads_that_make_memory_at_once_leak_nothing_and_stay_within_the_limit() {
+        const PAGES: u64 = 64;
+        let store = store(PAGES, 40);
+        let made = std::sync::atomic::AtomicU32::new(0);
+        thread::scope(|scope| {
+            for seed in 1..=4_u64 {
+                let (store, made) = (&store, &made);
+                scope.spawn(move || {
+                    let mut random = seed;
+                    let mut next = |below: u64| {
+                        random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
+                        (random >> 33) % below
+                    };
+                    for round in 0..2000 {
+                        let (first, len) = (next(PAGES - 8), 1 + next(7));
+                        let range = first * PAGE..(first + len) * PAGE;
+                        let pinned = match round % 3 {
+                            0 => store.populate(range.clone()).is_ok(),
+                            _ => store.populate_at_once(range.clone()),
+                        };
+                        assert!(store.used() <= store.memory_limit());
+                        if pinned {
+                            assert!(store.is_present(&range), "pinned and present");
+                            store.unpin(range);
+                            made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        }
+                        store.discard(next(PAGES) * PAGE..PAGES * PAGE);
+                    }
+                });
+            }
+        });
+        assert!(made.into_inner() > 0);
+        store.discard(0..PAGES * PAGE);
+        assert_eq!(store.used(), store.table_bytes());
+        assert_eq!(store.allocated().unwrap(), 0);
+        store.shrink(8 * PAGE);
+        assert!(
+            !store.populate_at_once(8 * PAGE..9 * PAGE),
+            "beyond the end"
+        );
+        assert!(store.populate_at_once(7 * PAGE..8 * PAGE));
+    }
 }
