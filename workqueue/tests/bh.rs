@@ -161,12 +161,7 @@ fn s03_10_a_synchronous_wait_is_counted_too() {
 
 #[test]
 fn s03_10_items_are_cancelled_flushed_and_delayed_like_others() {
-    let clock = VirtualClock::new();
-    let rt = quiet()
-        .topology(machine(1, 1))
-        .virtual_clock(clock.clone())
-        .start()
-        .unwrap();
+    let (clock, rt) = virtual_runtime(1);
     let q = rt.queue("q").flags(BH).build().unwrap();
     let gate = Gate::new();
     let g = gate.clone();

@@ -152,18 +152,9 @@ fn s08_10_congested_tells_each_cpus_share() {
     assert_eq!(here.all(), [true], "of the CPU that the caller is on");
 }
 
-/// A runtime of `cpus` CPUs on a virtual clock.
-fn timed(cpus: usize) -> (Arc<VirtualClock>, Runtime) {
-    let clock = VirtualClock::new();
-    let builder = quiet()
-        .topology(machine(cpus, 1))
-        .virtual_clock(clock.clone());
-    (clock, builder.start().unwrap())
-}
-
 #[test]
 fn s09_06_max_active_holds_an_item_back_at_expiry() {
-    let (clock, rt) = timed(1);
+    let (clock, rt) = virtual_runtime(1);
     let q = rt.queue("q").flags(PERCPU).max_active(1).build().unwrap();
     let gate = Gate::new();
     let g = gate.clone();
@@ -183,7 +174,7 @@ fn s09_06_max_active_holds_an_item_back_at_expiry() {
 
 #[test]
 fn s09_06_a_freeze_holds_an_item_back_at_expiry() {
-    let (clock, rt) = timed(1);
+    let (clock, rt) = virtual_runtime(1);
     let q = rt
         .queue("q")
         .flags(PERCPU | Flags::FREEZABLE)

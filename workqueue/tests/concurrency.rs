@@ -33,12 +33,7 @@ fn burner(
 /// Runs w0, w1 and w2 on one CPU; `sleepers` says how many of them are in the middle of something
 /// after each 5 ms, so that the clock is moved on only when all have arrived there.
 fn scenario(max_active: usize, others: Flags, sleepers: &[usize]) -> Vec<(&'static str, u128)> {
-    let clock = VirtualClock::new();
-    let rt = quiet()
-        .topology(machine(1, 1))
-        .virtual_clock(clock.clone())
-        .start()
-        .unwrap();
+    let (clock, rt) = virtual_runtime(1);
     let q = rt
         .queue("q")
         .flags(PERCPU)

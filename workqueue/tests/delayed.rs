@@ -9,16 +9,6 @@ use workqueue::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-fn virtual_runtime(cpus: usize) -> (Arc<VirtualClock>, Runtime) {
-    let clock = VirtualClock::new();
-    let rt = quiet()
-        .topology(machine(cpus, 1))
-        .virtual_clock(clock.clone())
-        .start()
-        .unwrap();
-    (clock, rt)
-}
-
 #[test]
 fn s09_01_a_delayed_item_is_pending_and_never_early() {
     let (clock, rt) = virtual_runtime(1);

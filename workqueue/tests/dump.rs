@@ -27,7 +27,7 @@ fn standing(q: &Queue, cpu: usize) -> (Arc<Gate>, Log<i32>, Arc<Call>) {
 
 #[test]
 fn s12_05_a_dump_shows_what_is_busy_and_nothing_else() {
-    let rt = runtime(1);
+    let (_clock, rt) = virtual_runtime(1);
     let q = rt.queue("q").flags(PERCPU).max_active(3).build().unwrap();
     assert_eq!(rt.dump_queue(&q), "");
     assert_eq!(rt.dump_all(), "");
@@ -87,7 +87,7 @@ fn s12_05_names_that_follow_each_other_are_folded() {
 
 #[test]
 fn s12_05_private_lists_and_barriers() {
-    let rt = runtime(1);
+    let (_clock, rt) = virtual_runtime(1);
     let a = rt.queue("a").flags(PERCPU).build().unwrap();
     let b = rt.queue("b").flags(PERCPU).build().unwrap();
     let (gate, tid, item) = standing(&a, 0);
@@ -184,12 +184,7 @@ fn s12_05_manager_idle_rescuer_and_mayday() {
 
 #[test]
 fn s12_05_idle_workers_and_the_hung_time() {
-    let clock = VirtualClock::new();
-    let rt = quiet()
-        .topology(machine(1, 1))
-        .virtual_clock(clock.clone())
-        .start()
-        .unwrap();
+    let (clock, rt) = virtual_runtime(1);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     let (gate, tid, _) = standing(&q, 0);
     gate.wait_for(1);

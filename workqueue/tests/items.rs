@@ -28,12 +28,7 @@ const BOTH: Busy = Busy {
 
 #[test]
 fn s02_01_s02_20_an_item_goes_through_its_states() {
-    let clock = VirtualClock::new();
-    let rt = quiet()
-        .topology(machine(1, 1))
-        .virtual_clock(clock.clone())
-        .start()
-        .unwrap();
+    let (clock, rt) = virtual_runtime(1);
     let q = rt.queue("q").flags(PERCPU).max_active(1).build().unwrap();
     let (front, gate) = (Gate::new(), Gate::new());
     let (f, g) = (front.clone(), gate.clone());

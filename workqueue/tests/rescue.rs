@@ -81,12 +81,7 @@ fn s06_05_failed_creation_is_tried_again_until_it_works() {
 
 #[test]
 fn s06_08_surplus_workers_are_culled_and_two_are_kept() {
-    let clock = VirtualClock::new();
-    let rt = quiet()
-        .topology(machine(1, 1))
-        .virtual_clock(clock.clone())
-        .start()
-        .unwrap();
+    let (clock, rt) = virtual_runtime(1);
     let q = rt.queue("q").flags(UNBOUND).build().unwrap();
     let pool_line = |rt: &Runtime| {
         let dump = rt.dump_all();

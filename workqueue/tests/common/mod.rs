@@ -283,6 +283,14 @@ pub fn runtime(cpus: usize) -> Runtime {
         .expect("threads can be made")
 }
 
+/// The same on a virtual clock, so that no stop of the machine passes for time in a run.
+pub fn virtual_runtime(cpus: usize) -> (Arc<VirtualClock>, Runtime) {
+    let clock = VirtualClock::new();
+    let builder = quiet().topology(machine(cpus, 1));
+    let rt = builder.virtual_clock(clock.clone()).start();
+    (clock, rt.expect("threads can be made"))
+}
+
 /// A run, on this CPU if one is given, that stands at the gate until it is opened, without telling
 /// the crate.
 pub fn stand(q: &Queue, cpu: impl Into<Option<usize>>) -> Arc<Gate> {
