@@ -26,8 +26,8 @@ fn stands(q: &Queue) -> Arc<Gate> {
     gate
 }
 
-/// Runs that sleep at once; the pool has one worker more.
-fn raise_workers(q: &Queue, n: usize) {
+/// Runs that sleep at once; the pool has one worker more, and all are idle.
+fn raise_workers(rt: &Runtime, q: &Queue, n: usize) {
     let gate = Gate::new();
     for _ in 0..n {
         let g = gate.clone();
@@ -37,13 +37,17 @@ fn raise_workers(q: &Queue, n: usize) {
     gate.wait_for(n);
     gate.open();
     q.flush().unwrap();
+    until("all are idle", || {
+        let pools = rt.snapshot().expect("it is online").pools;
+        pools.iter().all(|pool| pool.idle == pool.workers)
+    });
 }
 
 #[test]
 fn s05_02_the_worker_that_became_idle_last_is_woken() {
     let rt = runtime(1);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
-    raise_workers(&q, 4);
+    raise_workers(&rt, &q, 4);
     let log = Log::new();
     for _ in 0..100 {
         let item = noting(&log);
@@ -59,7 +63,7 @@ fn s05_02_the_worker_that_became_idle_last_is_woken() {
 fn s05_02_s05_03_one_is_woken_for_many_items() {
     let rt = runtime(1);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
-    raise_workers(&q, 4);
+    raise_workers(&rt, &q, 4);
     let (log, gate, before) = (Log::new(), stands(&q), q.stats().cm_wakeup);
     for _ in 0..50 {
         q.enqueue(noting(&log)).unwrap();
