@@ -24,12 +24,15 @@ fn s05_22_the_sampler_runs_only_while_a_run_holds_items_up() {
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     q.enqueue(Call::noop()).unwrap();
     q.flush().unwrap();
-    let (begun, before) = (Instant::now(), sleeps_of_monitors());
-    until("it has looked at the CPUs", || {
-        sleeps_of_monitors() >= before + 6
+    // One wake-up may have been due at once, and one or two may have had another cause. More have
+    // not each time: a lock or a page that is waited for, or a process that is stopped.
+    until("it wakes up to look at the CPUs alone", || {
+        let (begun, before) = (Instant::now(), sleeps_of_monitors());
+        until("it has looked at the CPUs", || {
+            sleeps_of_monitors() >= before + 6
+        });
+        begun.elapsed() >= POLL * 3
     });
-    // One of them may have been due at once, and one or two may have had another cause.
-    assert!(begun.elapsed() >= POLL * 3, "{:?}", begun.elapsed());
     q.destroy().unwrap();
     rt.shutdown().unwrap();
 
