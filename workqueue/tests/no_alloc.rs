@@ -67,7 +67,10 @@ fn run_all(q: &Queue, items: &[Arc<Call>], rounds: usize) {
 }
 
 fn from_enqueue_to_run() {
-    let rt = runtime(2);
+    // On a slow machine a look at the CPUs or the pools would fall into each of the tries below.
+    let builder = quiet().topology(machine(2, 1));
+    let builder = builder.cpu_poll(Duration::ZERO);
+    let rt = builder.watchdog_thresh(Duration::ZERO).start().unwrap();
     let items: Vec<_> = (0..50).map(|_| Call::noop()).collect();
     for flags in [PERCPU, UNBOUND] {
         let q = rt.queue("q").flags(flags).max_active(4).build().unwrap();
