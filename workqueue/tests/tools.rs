@@ -149,8 +149,9 @@ fn s12_09_the_monitor_shows_what_the_example_does() {
     wait_for(&watched, "render", |v| {
         figure(v, "cpu_intensive") > 0 && figure(v, "cpu_time") >= 100_000
     });
-    wait_for(&watched, "tidy", |v| figure(v, "completed") > 1);
-    wait_for(&watched, "writeback", |v| figure(v, "completed") > 1);
+    for queue in ["events", "tidy", "journal", "writeback"] {
+        wait_for(&watched, queue, |v| figure(v, "completed") > 1);
+    }
 
     let text = watched.text(MONITOR, &["--interval", "0"]);
     let titles: Vec<_> = text.lines().next().unwrap().split_whitespace().collect();
