@@ -4,7 +4,6 @@
 
 mod clear;
 mod common;
-mod events;
 mod limits;
 mod no_space;
 mod passing;

@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the store tells whoever records: memory given back, and the way from BUSY to NOSPC (K3).
+//!
+//! One test only: a recording has room for so many threads of the process, and the disks of other
+//! tests have threads of their own.
 
-use super::common::*;
+// Not all of it is used here.
+#[allow(dead_code)]
+#[path = "space/common.rs"]
+mod common;
+
+use common::*;
 use std::sync::atomic::Ordering;
 use ublk_ramdisk::mq::*;
 use ublk_ramdisk::ramdisk::space::SpaceOptions;
@@ -10,7 +18,7 @@ use ublk_ramdisk::trace::{self, Kind, Options};
 
 #[test]
 fn k03_reclaim_and_the_modes_of_memory_are_traced() {
-    let recording = trace::start(Options::default()).expect("nobody else here records");
+    let recording = trace::start(Options::default()).expect("nobody else records");
     let mut bed = Bed::new(1, 8, 64, 8, SpaceOptions::default());
     bed.client.byte.store(0, Ordering::SeqCst);
     bed.fill(3);
@@ -32,7 +40,6 @@ fn k03_reclaim_and_the_modes_of_memory_are_traced() {
     bed.until("enough", || bed.stats().mode == Mode::Enough);
     let (label, zero) = (bed.mirror.queue().label(), bed.stats().zero);
     let trace = recording.finish();
-    // Other tests of this program have disks of their own.
     let told = trace.events().filter(|event| event.device() == label);
     let told = told.filter(|event| matches!(event.kind(), Kind::Reclaim | Kind::Pressure));
     let told: Vec<_> = told.map(|event| event.detail()).collect();
