@@ -16,7 +16,7 @@ use super::figures::{
 };
 use super::front_end::SimFrontEnd;
 use super::job::Job;
-use super::script::{Event, Refusal};
+use super::script::{Event, Refusal, Step};
 use super::worker_load::{CallCost, Hogs};
 use crate::backend::{self, Driver, Mirror};
 use crate::config::set::SetOptions;
@@ -144,8 +144,8 @@ impl Device {
     }
 
     /// Does what the script says, apart from what the jobs do. A failure is noted, and ends nothing.
-    pub(super) fn script_event(&mut self, event: &Event) {
-        let done = match event {
+    pub(super) fn script_event(&mut self, step: &Step) {
+        let done = match &step.event {
             Event::FailWorkerCreation(fails) => {
                 self.creation_fails.store(*fails, Relaxed);
                 Ok(())
@@ -166,7 +166,7 @@ impl Device {
                 let store = self.ramdisk.disk().store();
                 buffers::corrupt(store, *offset).map_err(|error| error.to_string())
             }
-            Event::Set { options, .. } => self.set(options).map_err(|failure| failure.to_string()),
+            Event::Set(options) => self.set(options).map_err(|failure| failure.to_string()),
             Event::Psi(short) => {
                 self.ramdisk.tell_pressure(*short, self.mirror.queue());
                 Ok(())
@@ -174,8 +174,8 @@ impl Device {
             Event::Load(_) | Event::Rate(_) => Ok(()),
         };
         self.note(match done {
-            Ok(()) => event.to_string(),
-            Err(why) => format!("{event}: {why}"),
+            Ok(()) => step.text.clone(),
+            Err(why) => format!("{}: {why}", step.text),
         });
     }
 

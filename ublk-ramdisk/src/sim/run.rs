@@ -198,7 +198,7 @@ impl Run<'_> {
             for job in &mut self.device.jobs {
                 job.script_event(&step.event, now);
             }
-            self.device.script_event(&step.event);
+            self.device.script_event(step);
             self.jobs_know = false;
             self.last_progress = now;
         }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What happens at which time of a simulation: `--at TIME:EVENT`.
 
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -45,12 +44,7 @@ pub enum Event {
     /// A byte of the store is damaged.
     Corrupt(u64),
     /// The pressure on the disk changes, as `ublk-ramdisk set` changes it.
-    Set {
-        /// As it was written.
-        text: String,
-        /// What it says.
-        options: Box<SetOptions>,
-    },
+    Set(Box<SetOptions>),
     /// Memory pressure begins or ends, as PSI would report it. Without `--psi` nothing comes of it.
     Psi(bool),
 }
@@ -127,31 +121,9 @@ impl FromStr for Event {
                 })
             }
             "corrupt" => number(rest).map(Self::Corrupt),
-            "set" => options(rest).map(|options| Self::Set {
-                text: rest.to_owned(),
-                options: Box::new(options),
-            }),
+            "set" => options(rest).map(|options| Self::Set(Box::new(options))),
             "psi" => on().map(Self::Psi),
             _ => Err(EVENTS.to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let on = |on: bool| if on { "on" } else { "off" };
-        match self {
-            Self::FailWorkerCreation(fails) => write!(f, "fail-worker-creation {}", on(*fails)),
-            Self::Busy(Refusal::Resource) => f.write_str("busy on"),
-            Self::Busy(Refusal::DevResource) => f.write_str("busy dev"),
-            Self::Busy(Refusal::Off) => f.write_str("busy off"),
-            Self::Load(true) => f.write_str("start-load"),
-            Self::Load(false) => f.write_str("stop-load"),
-            Self::Rate(rate) => write!(f, "rate {rate}"),
-            Self::Discard { offset, len } => write!(f, "discard {offset},{len}"),
-            Self::Corrupt(offset) => write!(f, "corrupt {offset}"),
-            Self::Set { text, .. } => write!(f, "set {text}"),
-            Self::Psi(short) => write!(f, "psi {}", on(*short)),
         }
     }
 }
@@ -163,6 +135,8 @@ pub struct Step {
     pub at: Duration,
     /// What happens.
     pub event: Event,
+    /// The same as it was typed.
+    pub text: String,
 }
 
 impl FromStr for Step {
@@ -175,6 +149,7 @@ impl FromStr for Step {
         Ok(Self {
             at: units::time(at)?,
             event: event.parse()?,
+            text: event.to_owned(),
         })
     }
 }
@@ -182,7 +157,7 @@ impl FromStr for Step {
 impl Step {
     /// Checks that it fits the disk.
     pub(super) fn check(&self, size: u64) -> Result<(), Failure> {
-        if let Event::Set { options, .. } = &self.event {
+        if let Event::Set(options) = &self.event {
             check_pressure(&options.pressure.applied_to(&Settings::default()))?;
         }
         let end = match self.event {
@@ -198,11 +173,11 @@ impl Step {
             Some(end) if end <= size && aligned => Ok(()),
             Some(end) if end <= size => Err(Failure::usage(format!(
                 "--at '{}': offset and length are to be multiples of 512",
-                self.event
+                self.text
             ))),
             _ => Err(Failure::usage(format!(
                 "--at '{}': beyond the end of the disk, {size}",
-                self.event
+                self.text
             ))),
         }
     }
@@ -213,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_read_and_printed_alike() {
+    fn events_are_read_and_kept_as_they_were_typed() {
         for text in [
             "fail-worker-creation on",
             "fail-worker-creation off",
@@ -235,10 +210,7 @@ mod tests {
             "psi on",
         ] {
             let step: Step = format!("3ms:{text}").parse().expect(text);
-            assert_eq!(
-                (step.at.as_millis(), step.event.to_string()),
-                (3, text.to_owned())
-            );
+            assert_eq!((step.at.as_millis(), step.text.as_str()), (3, text));
         }
     }
 
