@@ -91,18 +91,11 @@ fn l1_unknown_words() {
 #[test]
 fn l1_what_was_removed_names_what_to_use() {
     snapshot!(refusals(&[
-        "poke 0 run",
         "add --size 1M --data-path plain",
         "add --size 1M --data-path get-data",
-        "add --size 1M --worker-commit on",
         "add --size 1M --reclaim compress",
         "set 0 --reclaim compress",
         "sim --reclaim compress",
-        "add --size 1M --compress-idle 5s",
-        "set 0 --compress-idle",
-        "sim --compress-idle",
-        "sim --clock real",
-        "sim --rules 3.x",
     ]));
 }
 

@@ -346,13 +346,3 @@ fn l1_a_bad_value_is_named_in_one_line() {
     refused("--at '0:corrupt 67108864'", "'corrupt 67108864' 67108864");
     refused("--at '0:discard 1,512'", "'discard 1,512' 512");
 }
-
-#[test]
-fn l1_a_removed_option_names_what_to_use_instead() {
-    for words in ["--clock real", "--clock=virtual", "--clock"] {
-        refused(words, "--clock 'ublk-ramdisk add'");
-    }
-    for words in ["--rules 3.x", "--rules"] {
-        refused(words, "--rules --blk-mq");
-    }
-}

@@ -6,7 +6,7 @@
 //! usage error of any kind is one line and exit status 2.
 
 use clap::builder::styling::Styles;
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use ublk_ramdisk::error::Failure;
 
@@ -286,13 +286,6 @@ pub struct CompletionsArgs {
 
 /// Reads the command line. Help and version texts come back as [`Unparsed::Text`].
 pub fn parse(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, Unparsed> {
-    let words: Vec<_> = words.into_iter().collect();
-    if words.get(1).is_some_and(|verb| verb == "poke") {
-        return Err(Unparsed::Bad(Failure::usage(
-            "there is no command poke any more; use `ublk-ramdisk debugfs ID state=run`, or start, \
-             or kick",
-        )));
-    }
     Cli::try_parse_from(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Unparsed::Text(error.to_string()),
         _ => Unparsed::Bad(Failure::usage(one_line(&error))),
@@ -308,39 +301,8 @@ pub enum Unparsed {
     Bad(Failure),
 }
 
-/// Options that earlier versions had, and what to use instead.
-const REMOVED: [(&str, &str); 4] = [
-    (
-        "--clock",
-        "sim runs in virtual time; for the machine's time use a disk (ublk-ramdisk add)",
-    ),
-    ("--rules", "use --blk-mq 3.x or --blk-mq 7.2"),
-    (
-        "--worker-commit",
-        "the thread of the queue commits; leave it out",
-    ),
-    (
-        "--compress-idle",
-        "use the kernel's zram for a compressed RAM disk",
-    ),
-];
-
-fn removed_option(error: &clap::Error) -> Option<String> {
-    let (_, unknown) = error
-        .context()
-        .find(|(kind, _)| *kind == ContextKind::InvalidArg)?;
-    let unknown = unknown.to_string();
-    let (option, instead) = REMOVED.iter().find(|(option, _)| *option == unknown)?;
-    Some(format!("{option} was removed: {instead}"))
-}
-
 /// Presses clap's paragraph into one line, and keeps its hint.
 fn one_line(error: &clap::Error) -> String {
-    if error.kind() == ErrorKind::UnknownArgument {
-        if let Some(line) = removed_option(error) {
-            return line;
-        }
-    }
     if matches!(
         error.kind(),
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
