@@ -12,7 +12,7 @@ use crate::sys::cpuset::CpuSet;
 use crate::sys::sync::Mutex;
 use crate::wq::attrs::Attrs;
 use std::cell::RefCell;
-use std::sync::{Arc, MutexGuard, Once, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, MutexGuard, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// All pools of the process by number. Numbers of removed pools are used again. An item that still
 /// names one finds a pool without that item, or none.
@@ -55,13 +55,15 @@ pub(crate) fn while_forks_wait<R>(make: impl FnOnce() -> R) -> R {
     make()
 }
 
+/// Forks wait while this is held, as do changes of the table.
+/// # Context: no pool is looked up, made or given up meanwhile.
+pub(crate) fn hold_forks() -> RwLockReadGuard<'static, Vec<Option<Arc<Pool>>>> {
+    POOLS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The pool of this number.
 pub(crate) fn lookup(id: u32) -> Option<Arc<Pool>> {
-    POOLS
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get(id as usize)?
-        .clone()
+    hold_forks().get(id as usize)?.clone()
 }
 
 /// Makes a pool under the lowest free number.
@@ -176,40 +178,84 @@ pub(crate) fn key_for(
 mod fork_tests {
     use crate::pool::registry;
     use crate::sys::cpu;
-    use crate::Runtime;
-    use std::sync::mpsc;
+    use crate::{DelayedWork, Runtime, WorkItem};
+    use std::sync::{mpsc, Arc};
     use std::time::{Duration, Instant};
+
+    /// True in a child that is forked while another thread is in `hold`, which calls what it is given.
+    fn is_true_in_child_beside(
+        hold: impl FnOnce(&dyn Fn()) + Send,
+        child: impl FnOnce() -> bool,
+    ) -> bool {
+        let me = std::fs::read_link("/proc/thread-self").unwrap();
+        let stat = std::path::Path::new("/proc").join(me).join("stat");
+        let (held, is_held) = mpsc::channel();
+        let until_it_forks = move || {
+            held.send(()).unwrap();
+            // Until the thread that forks sleeps: for what is held, or else for its child.
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(60)
+                && !std::fs::read_to_string(&stat)
+                    .is_ok_and(|s| s.rsplit_once(')').is_some_and(|s| s.1.starts_with(" S")))
+            {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(move || hold(&until_it_forks));
+            while is_held.try_recv().is_err() {
+                std::thread::yield_now();
+            }
+            cpu::is_true_in_child(child)
+        })
+    }
 
     #[test]
     fn s01_13_a_child_finds_nothing_half_made() {
         let rt = Runtime::builder().build_early();
         let pool = rt.inner.percpu_pools()[0].id;
-        let me = std::fs::read_link("/proc/thread-self").unwrap();
-        let stat = std::path::Path::new("/proc").join(me).join("stat");
-        let (held, is_held) = mpsc::channel();
-        let holder = std::thread::spawn(move || {
-            let forks_wait = || {
-                let table = registry::lock_table();
-                held.send(()).unwrap();
-                // Until the thread that forks sleeps: for the table, or else for its child.
-                let begun = Instant::now();
-                while begun.elapsed() < Duration::from_secs(60)
-                    && !std::fs::read_to_string(&stat)
-                        .is_ok_and(|s| s.rsplit_once(')').is_some_and(|s| s.1.starts_with(" S")))
-                {
-                    std::thread::yield_now();
-                }
-                drop(table);
-            };
-            registry::while_forks_wait(forks_wait);
-        });
-        while is_held.try_recv().is_err() {
-            std::thread::yield_now();
-        }
-        assert!(cpu::is_true_in_child(|| {
+        let hold = |until_it_forks: &dyn Fn()| {
+            registry::while_forks_wait(|| {
+                let _table = registry::lock_table();
+                until_it_forks();
+            });
+        };
+        assert!(is_true_in_child_beside(hold, || {
             registry::while_forks_wait(|| registry::lookup(pool).is_some())
         }));
-        holder.join().unwrap();
-        drop(rt);
+    }
+
+    struct Late {
+        delayed: DelayedWork<Self>,
+    }
+
+    crate::impl_has_delayed_work! { impl HasDelayedWork<Self> for Late { self.delayed } }
+
+    impl WorkItem for Late {
+        type Pointer = Arc<Self>;
+        fn run(_: Arc<Self>) {}
+    }
+
+    /// A cancel may look at an item's timer that has just gone off: in a child the item is idle then,
+    /// and a runtime of the child's own can have it.
+    #[test]
+    fn s01_13_a_child_finds_no_timer_locked() {
+        let (rt, delay) = (Runtime::builder().start().unwrap(), Duration::from_secs(60));
+        let item = Arc::new(Late {
+            delayed: DelayedWork::new(""),
+        });
+        let queued = rt.system_percpu().enqueue_delayed(delay, item.clone());
+        queued.map_err(|e| e.reason()).unwrap();
+        let hold = |until_it_forks: &dyn Fn()| {
+            let look = |_: &_| {
+                until_it_forks();
+                Err(())
+            };
+            assert!(matches!(item.delayed.timer.disarm_if(look), Err(())));
+        };
+        assert!(is_true_in_child_beside(hold, || {
+            item.delayed.timer.disarm_if(|_| Err(())).is_err()
+        }));
+        assert!(item.delayed.cancel().is_some());
     }
 }

@@ -11,6 +11,7 @@ use super::{Item, RawTimed, RawWork, Returned, TimedItem, Work};
 use crate::enqueue::{self, Entry};
 use crate::env::helpers::TimerEvent;
 use crate::error::{DisableOverflow, EnableUnderflow, EnqueueError, Refusal, WaitError};
+use crate::pool::registry;
 use crate::sys::clock::after;
 use crate::sys::log_safely;
 use crate::sys::sync::modelled::back_off;
@@ -68,6 +69,8 @@ impl TimerNode {
         &self,
         allowed: impl FnOnce(&Arc<QueueInner>) -> Result<(), E>,
     ) -> Result<Option<(Item, Target)>, E> {
+        // A child may queue an item that is idle by now on a runtime of its own: it is not locked there.
+        let _forks = registry::hold_forks();
         // While it is held, the target belongs to the heap that the timer is in.
         let mut target = self.target.lock();
         let Some(queue) = target.as_ref().map(|t| t.queue.clone()) else {
@@ -246,7 +249,8 @@ pub(crate) fn expired(armed: TimedItem) -> Result<(), Refused> {
 
 /// Ends an item whose timer was still armed when the runtime ended. The caller drops its pointer.
 pub(crate) fn abandoned(armed: TimedItem) -> Returned {
-    if let Some(target) = target_of(&armed).lock().take() {
+    let target = target_of(&armed).lock().take();
+    if let Some(target) = target {
         target
             .queue
             .counters
@@ -310,7 +314,7 @@ pub(crate) fn deliver(target: Target, item: Item) -> Result<(), Refused> {
 #[derive(Debug)]
 pub struct DelayedWork<T, const ID: u64 = 0> {
     work: Work<T, ID>, // first, see RawDelayed
-    timer: TimerNode,
+    pub(crate) timer: TimerNode,
 }
 
 impl<T, const ID: u64> DelayedWork<T, ID> {
@@ -442,8 +446,8 @@ macro_rules! impl_has_delayed_work {
                 let _in_its_place = |this: &Self| {
                     let _field: &$crate::DelayedWork<$item $(, $id)?> = &this.$field;
                 };
-                // SAFETY: `this` is alive, says the caller.
                 let field: *mut $crate::DelayedWork<$item $(, $id)?> =
+                    // SAFETY: `this` is alive, says the caller.
                     unsafe { ::core::ptr::addr_of_mut!((*this).$field) };
                 field.cast()
             }
