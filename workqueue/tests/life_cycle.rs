@@ -132,6 +132,32 @@ fn s02_06_an_item_never_runs_twice_at_once_unbound() {
 }
 
 #[test]
+fn s02_07_s04_15_an_ordered_queue_keeps_its_order_though_an_item_runs_elsewhere() {
+    let rt = runtime(1);
+    let q = rt.ordered("o", Flags::empty()).unwrap();
+    let (gate, log) = (Gate::new(), Log::new());
+    let (g, l) = (gate.clone(), log.clone());
+    let first = Call::new(move |_| {
+        g.pass();
+        l.add("first");
+    });
+    q.enqueue(first.clone()).unwrap();
+    gate.wait_for(1);
+    // What comes now goes to another pool, when the run is over.
+    q.apply_attrs(Attrs {
+        nice: 5,
+        ..Attrs::new()
+    })
+    .unwrap();
+    let l = log.clone();
+    q.enqueue(Call::new(move |_| l.add("second"))).unwrap();
+    q.enqueue(first).unwrap();
+    gate.open();
+    q.flush().unwrap();
+    assert_eq!(log.all(), ["first", "second", "first"]);
+}
+
+#[test]
 fn s02_07_a_running_item_is_queued_where_it_runs() {
     let events = Log::new();
     let sink = events.clone();
@@ -159,6 +185,8 @@ fn s02_07_a_running_item_is_queued_where_it_runs() {
     q.flush().unwrap();
     assert_eq!(events.all().last(), Some(&(3, 3)));
     assert_eq!(item.runs(), 3);
+    q.enqueue(item).unwrap();
+    assert_eq!(events.all().last().unwrap().0, -1, "nobody has requested");
 }
 
 #[test]
