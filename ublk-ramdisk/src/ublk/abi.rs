@@ -39,6 +39,8 @@ pub(crate) const CMD_START_DEV: u32 = write_command(0x06);
 pub(crate) const CMD_STOP_DEV: u32 = write_command(0x07);
 pub(crate) const CMD_SET_PARAMS: u32 = write_command(0x08);
 pub(crate) const CMD_GET_PARAMS: u32 = read_command(0x09);
+pub(crate) const CMD_START_USER_RECOVERY: u32 = write_command(0x10);
+pub(crate) const CMD_END_USER_RECOVERY: u32 = write_command(0x11);
 // As GET_DEV_INFO, but by the path of the node, so it also works without privilege.
 pub(crate) const CMD_GET_DEV_INFO2: u32 = read_command(0x12);
 pub(crate) const CMD_GET_FEATURES: u32 = read_command(0x13);

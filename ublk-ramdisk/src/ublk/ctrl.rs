@@ -287,6 +287,22 @@ impl Control {
         )
     }
 
+    /// Has the driver get ready for a new server (I8).
+    ///
+    /// # Errors
+    /// EBUSY: the former server has not let go of /dev/ublkcN, or the device is not QUIESCED yet.
+    pub fn start_recovery(&mut self, id: u32) -> Result<(), CtrlError> {
+        let (name, op) = ("START_USER_RECOVERY", abi::CMD_START_USER_RECOVERY);
+        self.send(name, op, with_data(id, 0))
+    }
+
+    /// Gives the disk to the new server, process `pid`. Returns when every tag of every queue has been
+    /// fetched, as [`Control::start`].
+    pub fn end_recovery(&mut self, id: u32, pid: u32) -> Result<(), CtrlError> {
+        let (name, op) = ("END_USER_RECOVERY", abi::CMD_END_USER_RECOVERY);
+        self.send(name, op, with_data(id, u64::from(pid)))
+    }
+
     /// Takes the disk away (STOP_DEV): returns when its dirty data has gone through the server, and all
     /// requests have ended (F4).
     pub fn stop(&mut self, id: u32) -> Result<(), CtrlError> {

@@ -82,6 +82,11 @@ impl Device {
         &self.info
     }
 
+    /// Can a new server take up the disk?
+    pub fn can_be_recovered(&self) -> bool {
+        Features(self.info.flags).has(Features::USER_RECOVERY)
+    }
+
     /// Readable once a queue thread has ended, because it failed or because the
     /// driver took its tags back.
     pub fn death_fd(&self) -> BorrowedFd<'_> {

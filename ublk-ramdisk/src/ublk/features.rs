@@ -21,6 +21,12 @@ pub struct Feature {
 }
 
 impl Features {
+    /// The disk waits for a new server when its server is gone.
+    pub const USER_RECOVERY: u64 = 1 << 3;
+    /// So do the requests that were with the server.
+    pub const USER_RECOVERY_REISSUE: u64 = 1 << 4;
+    /// A clean hand-over to a new server. A driver that has it can also be recovered on several queues.
+    pub const QUIESCE: u64 = 1 << 12;
     /// Any thread copies by pread and pwrite on /dev/ublkcN.
     pub const USER_COPY: u64 = 1 << 7;
     /// The disk can be resized while it is used.
@@ -45,8 +51,8 @@ const TABLE: &str = "\
 SUPPORT_ZERO_COPY       6.15  request pages as a fixed buffer; not used: the data must be kept
 URING_CMD_COMP_IN_TASK  6.0   nothing; always on in new kernels
 NEED_GET_DATA           6.0   the server names late where a WRITE's data goes; not used
-USER_RECOVERY           6.1   the disk survives its server; not used yet
-USER_RECOVERY_REISSUE   6.1   in-flight I/O survives too; not used yet
+USER_RECOVERY           6.1   the disk survives its server
+USER_RECOVERY_REISSUE   6.1   in-flight I/O survives too
 UNPRIVILEGED_DEV        6.3   devices without root; not used yet
 CMD_IOCTL_ENCODE        6.4   the command form this program speaks
 USER_COPY               6.5   data path user-copy: one copy by any thread, scattered
@@ -86,6 +92,9 @@ mod tests {
         assert_eq!(features().count(), TABLE.lines().count());
         for (name, bits) in [
             ("CMD_IOCTL_ENCODE", Features::CMD_IOCTL_ENCODE),
+            ("USER_RECOVERY", Features::USER_RECOVERY),
+            ("USER_RECOVERY_REISSUE", Features::USER_RECOVERY_REISSUE),
+            ("QUIESCE", Features::QUIESCE),
             ("USER_COPY", Features::USER_COPY),
             ("UPDATE_SIZE", Features::UPDATE_SIZE),
             ("BATCH_IO", Features::BATCH_IO),

@@ -7,6 +7,7 @@
 //! | USER_COPY, BATCH_IO | by the data path | the next path; status 3 if the path was named |
 //! | UPDATE_SIZE | wherever offered | `resize` is refused |
 //! | SAFE_STOP_DEV | wherever offered | users are looked for, then an exclusive open: see `openers` |
+//! | USER_RECOVERY, its REISSUE | where the bytes outlive the server | the disk ends with its server |
 //! | NO_AUTO_PART_SCAN | with --no-partition-scan | one warning, and the kernel scans |
 
 use super::abi::{self, DeviceInfo, ParamBasic, ParamDiscard, Params};
@@ -70,11 +71,25 @@ pub(super) fn path_missing(path: DataPath, offered: Features) -> Failure {
     ))
 }
 
+/// What a disk needs that outlives its server.
+pub(super) const RECOVERY: u64 = Features::USER_RECOVERY | Features::USER_RECOVERY_REISSUE;
+
+/// Can a new server take up the disk of one that has died? A driver without QUIESCE crashes if a server
+/// with several queues dies while it takes one up.
+pub(super) fn can_recover(config: &DeviceConfig, offered: Features) -> bool {
+    config.backing().outlives_server()
+        && offered.has(RECOVERY)
+        && (config.queues == 1 || offered.has(Features::QUIESCE))
+}
+
 /// What ADD_DEV is asked for: the features of the path, and those that are of use on every path as
 /// far as they are offered. What is granted may be less (A2, F8).
 pub(super) fn wanted_info(config: &DeviceConfig, path: DataPath, offered: Features) -> DeviceInfo {
     let always = Features::CMD_IOCTL_ENCODE | Features::UPDATE_SIZE | Features::SAFE_STOP_DEV;
     let mut flags = needed_features(path) | always & offered.0;
+    if can_recover(config, offered) {
+        flags |= RECOVERY | Features::QUIESCE & offered.0;
+    }
     if !config.partition_scan {
         flags |= Features::NO_AUTO_PART_SCAN & offered.0;
     }

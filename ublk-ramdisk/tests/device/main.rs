@@ -48,6 +48,8 @@ mod pressure;
 
 mod psi;
 
+mod recovery;
+
 mod rng;
 
 mod run;
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
     users::tests(&mut tests);
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);
+    recovery::tests(&mut tests);
     environment::tests(&mut tests);
     kblockd::tests(&mut tests);
     syscalls::tests(&mut tests);

@@ -23,7 +23,7 @@ use observe::{
 };
 pub use sim::SimArgs;
 
-use crate::parse::device_id;
+use crate::parse::{device_id, log_target, LogTarget};
 use ublk_ramdisk::config::set::SetOptions;
 use ublk_ramdisk::units::size;
 
@@ -72,6 +72,13 @@ Stop a disk but keep its id.
 
 Data is flushed, /dev/ublkbN disappears and the server ends. The id stays in `list` as DEAD until
 `del`, and so does the memory of a disk with --backing private; that of memfd and hugetlb is freed.";
+
+const RECOVER_LONG: &str = "\
+Serve disks again whose server and supervisor have died.
+
+Their contents must outlive the server: see `add --backing`. Clients of a disk that waits go on, and
+see no error. A disk that was stopped is made anew with its contents. Prints the paths of those that
+are served now; one that has a server is left alone.";
 
 const RESIZE_LONG: &str = "\
 Change the size of a running disk.
@@ -135,6 +142,9 @@ pub enum Command {
     /// Stop a disk but keep its id
     #[command(long_about = STOP_LONG, after_help = IN_USE_HELP)]
     Stop(StopArgs),
+    /// Serve disks again whose server and supervisor have died
+    #[command(long_about = RECOVER_LONG)]
+    Recover(RecoverArgs),
     /// Change the size of a running disk
     #[command(long_about = RESIZE_LONG)]
     Resize(ResizeArgs),
@@ -226,6 +236,20 @@ pub struct StopArgs {
     /// Even if the disk is in use
     #[arg(long)]
     pub force: bool,
+}
+
+/// `recover`
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// Disks to serve again: N, ublkbN or /dev/ublkbN
+    #[arg(value_name = "ID", value_parser = device_id, required_unless_present = "all")]
+    pub ids: Vec<u32>,
+    /// Every disk that ublk-ramdisk made on this machine
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+    /// Where the servers log: `syslog`, or the path of a file to append to
+    #[arg(long, value_name = "syslog|FILE", default_value = "syslog", value_parser = log_target)]
+    pub log: LogTarget,
 }
 
 /// `resize`

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use super::{Device, NODE_POLL};
 use crate::backend::{self, Mirror};
-use crate::config::DeviceConfig;
+use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::TagSet;
+use crate::ramdisk::store::Store;
 use crate::stats::QueueCounters;
 use crate::sys::file;
 use crate::sys::memory::{self, Headroom};
-use crate::ublk::abi;
+use crate::ublk::abi::{self, DeviceInfo};
 use crate::ublk::ctrl::{block_path, char_path, Control};
 use crate::ublk::features::Features;
 use crate::ublk::front_end::UblkFrontEnd;
@@ -26,6 +27,11 @@ use crate::ublk::params;
 use crate::ublk::queue::{DeviceShared, QueueShared};
 use crate::ublk::thread::{Deaths, QueueThread, Served};
 
+/// How long a driver may take to let go of a server that has died. Older ones notice a queue all of
+/// whose tags are with the server by the timeout of its requests only, after 30 s.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(40);
+/// The kernel's timeout of the requests of a disk on such a driver, in milliseconds.
+const IO_TIMEOUT_MS: u32 = 3000;
 /// How long a device node may take to appear.
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -46,21 +52,98 @@ impl Device {
                 "this kernel always scans for partitions: --no-partition-scan has no effect"
             );
         }
-        let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
-        // Explicit huge pages are all made when their mapping is locked, and are never swapped: what is
-        // there before is locked then, and nothing later (J2).
-        let mut locked = memory::lock(false);
+        if config.backing().outlives_server() && !params::can_recover(config, offered) {
+            log::warn!(
+                "the disk ends with its server: recovery needs one queue on this kernel, or one with \
+                 UBLK_F_QUIESCE (6.16)"
+            );
+        }
         // Before ADD_DEV: a store that cannot be opened leaves no device to delete.
-        let store = backend::open_store(config)?;
-        if !store.is_hugetlb() {
-            locked = memory::lock(true);
-        }
-        if let Err(error) = locked {
-            log::warn!("mlockall: {error}; the disk's own memory may be swapped, even to itself");
-        }
+        let store = locked(|| backend::open_store(config))?;
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
         added(info.dev_id);
+        let mut device = Device::new(control, info, path, store, config)?;
+        device.check_added(config)?;
+        device.set_params(config)?;
+        device.start_queues(config)?;
+        device.start()?;
+        if device.can_be_recovered() && !offered.has(Features::QUIESCE) {
+            device.shorten_timeout();
+        }
+        Ok(device)
+    }
+
+    /// An older driver notices by the timeout of a request that its server has died, if every tag was
+    /// with the server. For requests of a living server a timeout changes nothing.
+    fn shorten_timeout(&self) {
+        let attribute = format!("/sys/block/ublkb{}/queue/io_timeout", self.id());
+        if let Err(error) = std::fs::write(&attribute, IO_TIMEOUT_MS.to_string()) {
+            log::warn!("{attribute}: {error}; a new server may have to wait for 30 s");
+        }
+    }
+
+    /// Takes up a disk whose server has died: as [`Device::create`], but the device is there, with its
+    /// parameters, its size and its requests. `config` is what was in force; what the driver says
+    /// counts.
+    ///
+    /// # Errors
+    /// The device or the file is not there, or does not fit the config; the driver does not let go of
+    /// the former server; or there is too little memory.
+    pub fn recover(id: u32, config: &DeviceConfig) -> Result<Self, Failure> {
+        let mut control = Control::open()?;
+        let info = control.device_info(id)?;
+        let size = control.params(id)?.size().unwrap_or_default();
+        let config = DeviceConfig {
+            id: Some(id),
+            size,
+            queues: info.nr_hw_queues,
+            depth: info.queue_depth,
+            io_buffer: info.max_io_buf_bytes,
+            ..config.clone()
+        };
+        let flags = Features(info.flags);
+        if !flags.has(params::RECOVERY) {
+            return Err(Failure::runtime(format!(
+                "device {id} ends with its server, it cannot be recovered: delete it with \
+                 `ublk-ramdisk del {id}`"
+            )));
+        }
+        // The flags of a device are those that its path needs.
+        let path = params::choose_path(None, config.depth, flags)?;
+        // All that can be made before: on older drivers a server that dies between here and the last
+        // fetch cannot be replaced any more.
+        let store = locked(|| backend::reopen_store(&config, id))?;
+        let mut device = Device::new(control, info, path, store, &config)?;
+        device.start_recovery()?;
+        device.start_queues(&config)?;
+        device.control.end_recovery(id, std::process::id())?;
+        device.info = device.control.device_info(id)?;
+        Ok(device)
+    }
+
+    /// Waits until the driver has let go of the former server (I8).
+    fn start_recovery(&mut self) -> Result<(), Failure> {
+        let deadline = Instant::now() + RELEASE_PATIENCE;
+        loop {
+            match self.control.start_recovery(self.info.dev_id) {
+                Err(error) if error.errno() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                    std::thread::sleep(NODE_POLL);
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// A device with nothing running.
+    fn new(
+        control: Control,
+        info: DeviceInfo,
+        path: DataPath,
+        store: Store,
+        config: &DeviceConfig,
+    ) -> Result<Self, Failure> {
+        let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
         // By the counts that came back: the driver clamps queues and rounds the buffer (A2).
         let driver = backend::driver(config, store, info.nr_hw_queues, info.queue_depth);
         let node = CString::new(block_path(info.dev_id)).expect("no NUL");
@@ -73,7 +156,7 @@ impl Device {
             Ok(machine) => driver.disk().watch_memory(machine),
             Err(error) => log::warn!("the machine's memory is not looked at: {error}"),
         }
-        let mut device = Device {
+        Ok(Device {
             control,
             info,
             path,
@@ -84,12 +167,7 @@ impl Device {
             threads: Vec::new(),
             mirror: None,
             queues: Box::default(),
-        };
-        device.check_added(config)?;
-        device.set_params(config)?;
-        device.start_queues(config)?;
-        device.start()?;
-        Ok(device)
+        })
     }
 
     /// The driver's answer to ADD_DEV is what counts (A2, F8).
@@ -254,6 +332,21 @@ impl Device {
         self.info = self.control.device_info(id)?;
         wait_for_node(&block_path(id), is_block_device)
     }
+}
+
+/// Opens a store, and locks the memory of the process.
+fn locked(open: impl FnOnce() -> Result<Store, Failure>) -> Result<Store, Failure> {
+    // Explicit huge pages are all made when their mapping is locked, and are never swapped: what is
+    // there before is locked then, and nothing later (J2).
+    let mut locked = memory::lock(false);
+    let store = open()?;
+    if !store.is_hugetlb() {
+        locked = memory::lock(true);
+    }
+    if let Err(error) = locked {
+        log::warn!("mlockall: {error}; the disk's own memory may be swapped, even to itself");
+    }
+    Ok(store)
 }
 
 /// What GET_FEATURES answers. Nothing is concluded from the version of the kernel.

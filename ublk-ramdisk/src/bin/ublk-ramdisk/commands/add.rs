@@ -18,11 +18,11 @@ use super::output;
 use crate::cli::AddArgs;
 use crate::logger::Sink;
 use crate::parse::LogTarget;
-use crate::server::daemon::{self, ReadyPipe};
-use crate::server::page_size;
+use crate::server::daemon;
 use crate::server::protocol::{Served, Word};
 use crate::server::run_dir::RunDir;
 use crate::server::supervisor::Supervisor;
+use crate::server::{page_size, Task};
 
 /// Adds the device.
 pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
@@ -51,12 +51,8 @@ fn serve(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit
     if args.foreground {
         return serve_here(args, config, run_dir);
     }
-    // The daemon changes its directory, so the path is made absolute before the fork.
-    let log = match &args.log {
-        LogTarget::File(path) => LogTarget::File(absolute(path)?),
-        LogTarget::Syslog => LogTarget::Syslog,
-    };
-    let served = daemon::start(|ready| supervise(&log, config, run_dir, ready))?;
+    let (timeout, task) = (config.recovery_timeout, Task::Add(config.clone()));
+    let served = in_background(&args.log, timeout, run_dir, task)?;
     if served.queues < config.queues {
         output::warn(&format!(
             "--queues {}: the kernel granted {}, one per CPU at most",
@@ -142,10 +138,43 @@ fn open_log(target: &LogTarget) -> Result<Sink, Failure> {
     }
 }
 
+/// Starts a supervisor in the background, with a server for the task.
+pub(super) fn in_background(
+    log: &LogTarget,
+    timeout: u32,
+    run_dir: &RunDir,
+    task: Task,
+) -> Result<Served, Failure> {
+    // The daemon changes its directory, so the path is made absolute before the fork.
+    let log = match log {
+        LogTarget::File(path) => LogTarget::File(absolute(path)?),
+        LogTarget::Syslog => LogTarget::Syslog,
+    };
+    daemon::start(|ready| {
+        let started =
+            open_log(&log).and_then(|sink| Supervisor::start(sink, task, timeout, run_dir, &ready));
+        let exit = match started {
+            Ok(supervisor) => {
+                // Else the command would not notice a server that ends without a word.
+                drop(ready);
+                supervisor.run()
+            }
+            Err(failure) => {
+                log::error!("{failure}");
+                let exit = failure.exit;
+                let _ = ready.say(&Word::Failed(failure));
+                exit
+            }
+        };
+        exit as u8
+    })
+}
+
 /// `--foreground`: this process is the supervisor, and the log is standard error.
 fn serve_here(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit, Failure> {
     let (waiting, ready) = daemon::pipe().map_err(daemon::not_started)?;
-    let supervisor = Supervisor::start(Sink::Stderr, config, run_dir, &ready)?;
+    let (timeout, task) = (config.recovery_timeout, Task::Add(config.clone()));
+    let supervisor = Supervisor::start(Sink::Stderr, task, timeout, run_dir, &ready)?;
     drop(ready);
     let mut supervisor = Some(supervisor);
     let ended = || match supervisor.take().map(Supervisor::run) {
@@ -159,27 +188,6 @@ fn serve_here(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result
         return Err(failure);
     }
     Ok(supervisor.run())
-}
-
-/// # Context
-/// The daemon: its standard files lead nowhere, so all it has to say goes through `ready` or the
-/// log.
-fn supervise(log: &LogTarget, config: &DeviceConfig, run_dir: &RunDir, ready: ReadyPipe) -> u8 {
-    let started = open_log(log).and_then(|sink| Supervisor::start(sink, config, run_dir, &ready));
-    let exit = match started {
-        Ok(supervisor) => {
-            // Else the command would not notice a server that ends without a word.
-            drop(ready);
-            supervisor.run()
-        }
-        Err(failure) => {
-            log::error!("{failure}");
-            let exit = failure.exit;
-            let _ = ready.say(&Word::Failed(failure));
-            exit
-        }
-    };
-    exit as u8
 }
 
 /// Prints the path of the disk, or with `--json` all of it: the disk takes I/O by now.

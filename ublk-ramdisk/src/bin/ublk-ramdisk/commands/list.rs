@@ -39,6 +39,12 @@ struct Row {
     command: Option<String>,
     /// Was it added by this program?
     ours: bool,
+    /// Servers that have taken the disk up after the death of another.
+    restarts: Option<u32>,
+    /// How the last of those that died ended.
+    last_end: Option<String>,
+    /// How long clients waited because of it, in milliseconds.
+    waited_ms: Option<u64>,
 }
 
 /// Lists the devices. A device that was named and does not exist is an error; one that vanishes
@@ -72,7 +78,7 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
     let state = run_dir
         .state(id)
         // A state file may be left over from a killed server whose id another program has taken.
-        .filter(|state| live_server || is_remains(&info, state.pid));
+        .filter(|state| live_server || is_remains(&info, state.served.pid));
     let pid = server(&info);
     Ok(Row {
         id,
@@ -84,13 +90,16 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         queues: info.nr_hw_queues,
         depth: info.queue_depth,
         io_buffer: info.max_io_buf_bytes,
-        data_path: state.as_ref().map(|state| state.data_path),
-        backing: state.as_ref().map(|state| state.backing.clone()),
-        outlives_server: state.as_ref().map(|state| state.outlives_server),
+        data_path: state.as_ref().map(|state| state.served.data_path),
+        backing: state.as_ref().map(|state| state.served.backing.clone()),
+        outlives_server: state.as_ref().map(|state| state.served.outlives_server),
         flags: flag_names(info.flags),
         pid,
         command: pid.map(machine::command_of),
         ours: state.is_some(),
+        restarts: state.as_ref().map(|state| state.restarts),
+        last_end: state.as_ref().and_then(|state| state.last_end.clone()),
+        waited_ms: state.as_ref().and_then(|state| state.waited_ms),
     })
 }
 
@@ -119,7 +128,7 @@ const fn column(name: &'static str, usual: bool, cell: fn(&Row) -> Option<String
     Column { name, usual, cell }
 }
 
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column; 16] = [
     column("DISK", true, |row| Some(row.path.clone())),
     column("STATE", true, |row| Some(row.state.clone())),
     column("SIZE", true, |row| row.size.map(size)),
@@ -137,6 +146,13 @@ const COLUMNS: [Column; 13] = [
     column("READ-ONLY", false, |row| Some(yes_or_no(row.read_only))),
     column("IO-BUFFER", false, |row| Some(size(row.io_buffer.into()))),
     column("FLAGS", false, |row| Some(row.flags.join(","))),
+    column("RESTARTS", false, |row| {
+        row.restarts.map(|restarts| restarts.to_string())
+    }),
+    column("LAST-END", false, |row| row.last_end.clone()),
+    column("WAITED-MS", false, |row| {
+        row.waited_ms.map(|millis| millis.to_string())
+    }),
 ];
 
 fn yes_or_no(is: bool) -> String {
@@ -205,6 +221,9 @@ mod tests {
             pid: Some(4_194_304),
             command: Some("ublk-ramdisk".to_owned()),
             ours: true,
+            restarts: Some(1),
+            last_end: Some("SIGKILL".to_owned()),
+            waited_ms: Some(1000),
         };
         let args = |all, columns: &[&str]| TableArgs {
             json: false,

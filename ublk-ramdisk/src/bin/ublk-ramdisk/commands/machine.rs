@@ -95,7 +95,7 @@ pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
             Err(failure) if !force => Some(Err(failure)),
             Err(failure) => {
                 output::warn(&format!("{failure}; it is killed"));
-                let pid = run_dir.state(id).map_or(0, |state| state.pid as i32);
+                let pid = run_dir.state(id).map_or(0, |state| state.served.pid as i32);
                 // A number that has been given to another program since is left alone.
                 if command_of(pid) == env!("CARGO_PKG_NAME") {
                     process::kill(pid);

@@ -10,6 +10,8 @@ mod list;
 
 mod stop;
 
+mod recover;
+
 mod resize;
 mod set;
 
@@ -47,6 +49,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Del(args) => del::run(&args),
         Command::List(args) => list::run(&args),
         Command::Stop(args) => stop::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Set(args) => set::run(&args),
         Command::Stats(args) => stats::run(&args),

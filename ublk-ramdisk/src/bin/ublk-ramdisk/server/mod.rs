@@ -30,7 +30,7 @@ pub use process::{page_size, survive_file_size_limit};
 use std::io;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use ublk_ramdisk::config::set::{InForce, SetOptions};
@@ -44,7 +44,7 @@ use ublk_ramdisk::ublk::openers::past_brief_use;
 use crate::{logger, panics};
 use control_socket::{Caller, Listener};
 use daemon::ReadyPipe;
-use protocol::{Note, Reply, Request, Served, Word};
+use protocol::{Note, Reply, Request, Served, State, Word};
 use run_dir::{DeviceLock, RunDir};
 use signals::EndSignals;
 use supervisor::ToSupervisor;
@@ -58,23 +58,37 @@ const NAMED_ID_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long an id that the kernel has given out may still be locked: its former server is ending.
 const FREE_ID_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The server's whole life, in a process of its own. Says through `ready` what became of the disk;
-/// `left` is what came of leaving the terminal.
+/// What a server begins with.
+pub enum Task {
+    /// Makes a disk.
+    Add(DeviceConfig),
+    /// Takes up the disk that the state file is of, for which clients wait since then.
+    Recover(State, Instant),
+}
+
+/// The server's whole life, in a process of its own. Says through `ready`, if that is there, what became
+/// of its task. `left` is what came of leaving the terminal.
 pub fn run(
     left: io::Result<()>,
     foreground: bool,
-    config: &DeviceConfig,
+    task: Task,
     run_dir: &RunDir,
     supervisor: ToSupervisor,
-    ready: &ReadyPipe,
+    ready: Option<&ReadyPipe>,
 ) -> Exit {
     let prepared = left.and_then(|()| EndSignals::catch(foreground));
-    let created = prepared
+    let prepared = prepared
         .and_then(|signals| prepare().map(|()| signals))
-        .map_err(daemon::not_started)
-        .and_then(|signals| Server::create(signals, supervisor, config, run_dir));
-    match created {
-        Ok(server) => match ready.say(&Word::Ready(server.front.served.clone())) {
+        .map_err(daemon::not_started);
+    let made = prepared.and_then(|signals| match task {
+        Task::Add(config) => Server::create(signals, supervisor, &config, run_dir),
+        Task::Recover(state, since) => {
+            Server::recover(signals, supervisor, (state, since), run_dir)
+        }
+    });
+    let say = |word: Word| ready.map_or(Ok(()), |ready| ready.say(&word));
+    match made {
+        Ok(server) => match say(Word::Ready(server.front.state.served.clone())) {
             Ok(()) => server.serve(),
             Err(error) => {
                 error!("nobody waits for the disk any more: {error}");
@@ -83,11 +97,12 @@ pub fn run(
             }
         },
         Err(failure) => {
-            if !foreground {
+            // In the foreground the command says it.
+            if !foreground || ready.is_none() {
                 error!("{failure}");
             }
             let exit = failure.exit;
-            let _ = ready.say(&Word::Failed(failure));
+            let _ = say(Word::Failed(failure));
             exit
         }
     }
@@ -131,8 +146,8 @@ struct Front {
     /// From the `control` and `watch` threads.
     events: Receiver<Event>,
     orders: Arc<Orders>,
-    /// As in the state file. Only a resize changes it.
-    served: Served,
+    /// As in the state file.
+    state: State,
 }
 
 impl Front {
@@ -145,15 +160,11 @@ impl Front {
         signals: EndSignals,
         supervisor: ToSupervisor,
         device: &Device,
-        named: Option<DeviceLock>,
+        lock: DeviceLock,
         config: &DeviceConfig,
-        run_dir: &RunDir,
+        former: Option<State>,
     ) -> Result<Front, Failure> {
         let id = device.id();
-        let lock = match named {
-            Some(lock) => lock,
-            None => run_dir.lock(id, FREE_ID_TIMEOUT)?,
-        };
         let failed = |error: io::Error| Failure::runtime(format!("server of device {id}: {error}"));
         let socket = lock.fresh_socket();
         let listener = Listener::bind(&socket).map_err(|error| {
@@ -190,7 +201,16 @@ impl Front {
             outlives_server: config.backing().outlives_server(),
             pid: std::process::id(),
         };
-        lock.write_state(&served)?;
+        let state = State {
+            served,
+            version: State::VERSION,
+            config: Some(config.clone()),
+            restarts: former.as_ref().map_or(0, |former| former.restarts),
+            last_end: former.as_ref().and_then(|former| former.last_end.clone()),
+            waited_ms: former.and_then(|former| former.waited_ms),
+        };
+        lock.write_state(&state)?;
+        let served = &state.served;
         info!(
             "serving {}: {} bytes, {} queues of depth {}, data path {}, backing {}, which {}",
             served.path,
@@ -205,7 +225,7 @@ impl Front {
             lock,
             events,
             orders,
-            served,
+            state,
         })
     }
 }
@@ -235,11 +255,49 @@ impl Server {
             told.unwrap_or_else(|error| warn!("there is no supervisor: {error}"));
         };
         let device = Device::create(config, |id| tell(Note::Added(id)))?;
+        let recoverable = device.can_be_recovered();
         // The supervisor hears of it before any signal.
-        tell(Note::Serving);
-        let front = Front::open(signals, supervisor, &device, named, config, run_dir)?;
+        tell(Note::Serving { recoverable });
+        let lock = match named {
+            Some(lock) => lock,
+            None => run_dir.lock(device.id(), FREE_ID_TIMEOUT)?,
+        };
+        let front = Front::open(signals, supervisor, &device, lock, config, None)?;
         // Not sooner: until here a failure removes a backing file that this server has made.
         device.keep_backing();
+        Ok(Server { device, front })
+    }
+
+    /// Takes up the disk of a server that has died.
+    fn recover(
+        signals: EndSignals,
+        supervisor: ToSupervisor,
+        (state, since): (State, Instant),
+        run_dir: &RunDir,
+    ) -> Result<Server, Failure> {
+        let id = state.served.id;
+        let lock = run_dir.lock(id, FREE_ID_TIMEOUT)?;
+        let config = match (&state.config, state.version) {
+            (Some(config), State::VERSION) => config.clone(),
+            _ => {
+                return Err(Failure::runtime(format!(
+                    "device {id}: its state file is of another version ({}), this is {}",
+                    state.version,
+                    State::VERSION
+                )))
+            }
+        };
+        let device = Device::recover(id, &config)?;
+        let waited = since.elapsed();
+        info!("clients of {} waited for {waited:?}", state.served.path);
+        let state = State {
+            waited_ms: Some(waited.as_millis() as u64),
+            ..state
+        };
+        let recoverable = true;
+        let told = supervisor.tell(Note::Serving { recoverable });
+        told.unwrap_or_else(|error| warn!("there is no supervisor: {error}"));
+        let front = Front::open(signals, supervisor, &device, lock, &config, Some(state))?;
         Ok(Server { device, front })
     }
 
@@ -256,7 +314,7 @@ impl Server {
                 Event::Asked(caller, request) => self.handle(caller, request),
             }
         }
-        let path = self.front.served.path.clone();
+        let path = self.front.state.served.path.clone();
         let why = self.device.death_error();
         let exit = match &why {
             None => self.front.orders.end_of_stopped(),
@@ -297,27 +355,38 @@ impl Server {
                 Ok(Reply::Done)
             }
             Request::Trace { .. } | Request::Debugfs { .. } | Request::WriteState { .. } => {
-                let (served, lock) = (&self.front.served, &self.front.lock);
+                let (served, lock) = (&self.front.state.served, &self.front.lock);
                 return observe::answer(caller, request, served, lock, &self.device);
             }
         };
         caller.answer(&result.unwrap_or_else(Reply::Failed));
     }
 
-    /// Without options it only says what is in force, and logs nothing.
+    /// Without options it only says what is in force, and logs nothing. What is to be in force is written
+    /// first: a server that takes up the disk has it, too.
     fn set(&mut self, options: &SetOptions) -> Result<InForce, Failure> {
-        let in_force = self.device.set(options)?;
-        if *options != SetOptions::default() {
-            info!("{}: in force: {in_force}", self.front.served.path);
+        let front = &mut self.front;
+        let changes = *options != SetOptions::default();
+        let before = front.state.config.clone();
+        if changes {
+            front.state.config = Some(self.device.config_after(options)?);
+            front.lock.write_state(&front.state)?;
+        }
+        let in_force = self.device.set(options).inspect_err(|_| {
+            front.state.config = before;
+            let _ = front.lock.write_state(&front.state);
+        })?;
+        if changes {
+            info!("{}: in force: {in_force}", front.state.served.path);
         }
         Ok(in_force)
     }
 
     fn resize(&mut self, bytes: u64, force: bool) -> Result<(), Failure> {
         past_brief_use(|| self.device.resize(bytes, force))?;
-        let served = &mut self.front.served;
+        let served = &mut self.front.state.served;
         info!("{}: {} bytes, before {}", served.path, bytes, served.size);
         served.size = self.device.size();
-        self.front.lock.write_state(&self.front.served)
+        self.front.lock.write_state(&self.front.state)
     }
 }

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use ublk_ramdisk::config::set::{InForce, SetOptions};
-use ublk_ramdisk::config::DataPath;
+use ublk_ramdisk::config::{DataPath, DeviceConfig};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
 use ublk_ramdisk::stats::DeviceStats;
@@ -37,6 +37,34 @@ pub struct Served {
     pub outlives_server: bool,
     /// The server.
     pub pid: u32,
+}
+
+/// The state file: the device, and what a new server needs to know that the driver does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The device.
+    #[serde(flatten)]
+    pub served: Served,
+    /// [`State::VERSION`] of the program that wrote it.
+    #[serde(default)]
+    pub version: u32,
+    /// As it is in force.
+    #[serde(default)]
+    pub config: Option<DeviceConfig>,
+    /// Servers that have taken it up after the death of another.
+    #[serde(default)]
+    pub restarts: u32,
+    /// How the last of those that died ended.
+    #[serde(default)]
+    pub last_end: Option<String>,
+    /// How long clients waited because of it, in milliseconds.
+    #[serde(default)]
+    pub waited_ms: Option<u64>,
+}
+
+impl State {
+    /// Raised when the config means something else.
+    pub const VERSION: u32 = 1;
 }
 
 /// What a new server tells the `add` that waits for it.
@@ -100,7 +128,10 @@ pub enum Note {
     /// The driver has the device of this id.
     Added(u32),
     /// The disk can be used.
-    Serving,
+    Serving {
+        /// Can another server take it up if this one dies?
+        recoverable: bool,
+    },
     /// The server was sent a signal to end.
     Terminate,
 }

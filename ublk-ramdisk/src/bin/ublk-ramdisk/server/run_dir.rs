@@ -2,8 +2,9 @@
 //! The run directory: who serves which device.
 //!
 //! Owns /run/ublk-ramdisk (or what `UBLK_RAMDISK_RUN_DIR` names) with three files per device:
-//! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`Served`]; `N.sock`,
-//! the control socket; and a directory `N` once `debugfs --files` was asked for. The lock alone
+//! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`State`]; `N.sock`,
+//! the control socket; `N.supervisor`, locked for as long as its supervisor lives; and a directory `N`
+//! once `debugfs --files` was asked for. The lock alone
 //! says that a server lives; the others may be left over from one that was killed.
 //!
 //! | lock | state file | means |
@@ -26,7 +27,7 @@ use ublk_ramdisk::sys::file::NO_STREAM;
 use ublk_ramdisk::sys::remove;
 use ublk_ramdisk::ublk::device_ids;
 
-use super::protocol::Served;
+use super::protocol::State;
 
 /// Names another run directory.
 pub const RUN_DIR_VARIABLE: &str = "UBLK_RAMDISK_RUN_DIR";
@@ -83,6 +84,10 @@ impl RunDir {
 
     fn lock_path(&self, id: u32) -> PathBuf {
         self.0.join(format!("{id}.lock"))
+    }
+
+    fn supervisor_path(&self, id: u32) -> PathBuf {
+        self.0.join(format!("{id}.supervisor"))
     }
 
     fn state_path(&self, id: u32) -> PathBuf {
@@ -165,7 +170,21 @@ impl RunDir {
 
     /// One try: none means that another process has the lock.
     fn try_lock(&self, id: u32) -> io::Result<Option<File>> {
-        let path = self.lock_path(id);
+        self.try_lock_at(self.lock_path(id))
+    }
+
+    /// Takes the right to supervise device `id`, for as long as the file is open.
+    ///
+    /// # Errors
+    /// Status 4 if another supervisor has it, 3 if the directory cannot be used.
+    pub fn lock_supervisor(&self, id: u32) -> Result<File, Failure> {
+        let locked = self.try_lock_at(self.supervisor_path(id));
+        locked
+            .map_err(|error| self.unusable(&error))?
+            .ok_or_else(|| Failure::in_use(format!("device {id} has a supervisor already")))
+    }
+
+    fn try_lock_at(&self, path: PathBuf) -> io::Result<Option<File>> {
         loop {
             self.make()?;
             let file = match File::options()
@@ -207,7 +226,7 @@ impl RunDir {
 
     /// The device as its server last described it. The server need not live.
     /// None if there is no such file, or another version wrote it in a way that this one cannot read.
-    pub fn state(&self, id: u32) -> Option<Served> {
+    pub fn state(&self, id: u32) -> Option<State> {
         let text = fs::read_to_string(self.state_path(id)).ok()?;
         serde_json::from_str(&text).ok()
     }
@@ -225,6 +244,13 @@ impl RunDir {
             .collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// Removes what a supervisor needed, at its end. The state file stays.
+    pub fn end_supervisor(&self, id: u32, lock: File) {
+        let _ = remove::regular_file(&self.supervisor_path(id));
+        drop(lock);
+        let _ = fs::remove_dir(&self.0);
     }
 
     /// Removes what a dead server left, once its device is gone. Nothing happens while a server
@@ -293,8 +319,8 @@ impl DeviceLock {
     }
 
     /// Writes the state file; readers see the old or the new one, never a part.
-    pub fn write_state(&self, served: &Served) -> Result<(), Failure> {
-        let text = serde_json::to_string(served)
+    pub fn write_state(&self, state: &State) -> Result<(), Failure> {
+        let text = serde_json::to_string(state)
             .map_err(|error| Failure::runtime(format!("state of device {}: {error}", self.id)))?;
         let path = self.dir.state_path(self.id);
         // Written under another name, then renamed over the old one.
@@ -341,6 +367,7 @@ impl Drop for DeviceLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::protocol::Served;
     use std::os::unix::fs::PermissionsExt;
     use ublk_ramdisk::config::DataPath;
     use ublk_ramdisk::error::Exit;
@@ -361,8 +388,8 @@ mod tests {
         }
     }
 
-    fn served(id: u32) -> Served {
-        Served {
+    fn served(id: u32) -> State {
+        let served = Served {
             id,
             path: format!("/dev/ublkb{id}"),
             char_path: format!("/dev/ublkc{id}"),
@@ -373,6 +400,14 @@ mod tests {
             backing: "memfd".to_owned(),
             outlives_server: false,
             pid: std::process::id(),
+        };
+        State {
+            served,
+            version: State::VERSION,
+            config: None,
+            restarts: 0,
+            last_end: None,
+            waited_ms: None,
         }
     }
 

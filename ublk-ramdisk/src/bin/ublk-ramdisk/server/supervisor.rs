@@ -13,24 +13,31 @@
 //! | another exit status | the disk is stopped and deleted |
 //! | a signal | nothing: the driver takes the disk away, and leaves the device DEAD |
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use nix::sys::signal::Signal;
-use ublk_ramdisk::config::DeviceConfig;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::ctrl::block_path;
 
 use super::daemon::{not_started, ReadyPipe};
 use super::process::{self, Child, End, Side};
-use super::protocol::Note;
+use super::protocol::{Note, State};
 use super::run_dir::RunDir;
 use super::signals::{wait_readable, EndSignals};
+use super::Task;
 use crate::commands::machine;
 use crate::logger::{self, Sink};
 
+/// So many deaths of servers within [`FEW`], without a request that has ended, are enough.
+const ENOUGH: usize = 3;
+/// See above.
+const FEW: Duration = Duration::from_secs(10);
 /// After a signal, how often a disk that is in use is tried again, in milliseconds.
 pub const LOOK_AGAIN: u16 = 250;
 
@@ -52,8 +59,15 @@ pub struct Supervisor {
     server: Child,
     /// From ADD_DEV on.
     id: Option<u32>,
-    /// The disk can be used.
+    /// The right to supervise, while a new server can take up the disk.
+    lock: Option<File>,
+    /// The server is there, and the disk can be used.
     serving: bool,
+    foreground: bool,
+    /// A new server can take up the disk.
+    recoverable: bool,
+    /// Of the servers so far.
+    deaths: Deaths,
     /// Signals to this process that have asked for the end.
     signaled: u32,
     /// The same of the server.
@@ -63,13 +77,14 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Opens the log and forks the server, which says through `ready` what became of it.
+    /// Opens the log and forks the server. `timeout` is how long clients wait for a new one, in seconds.
     ///
     /// # Context
     /// The process has one thread.
     pub fn start(
         sink: Sink,
-        config: &DeviceConfig,
+        task: Task,
+        timeout: u32,
         run_dir: &RunDir,
         ready: &ReadyPipe,
     ) -> Result<Supervisor, Failure> {
@@ -80,41 +95,55 @@ impl Supervisor {
         // Reported by the server, which cannot do it either.
         let _ = process::spare_from_oom();
         let signals = EndSignals::catch(foreground).map_err(not_started)?;
-        let (notes, to_supervisor) = UnixDatagram::pair().map_err(not_started)?;
-        match process::fork().map_err(not_started)? {
-            Side::Parent(server) => {
-                process::set_name(c"ublk-supervisor");
-                notes.set_nonblocking(true).map_err(not_started)?;
-                Ok(Supervisor {
-                    run_dir: run_dir.clone(),
-                    signals,
-                    notes,
-                    server,
-                    id: None,
-                    serving: false,
-                    signaled: 0,
-                    told: 0,
-                    told_waiting: false,
-                })
+        let (id, lock) = match &task {
+            Task::Recover(state, ..) => {
+                let id = state.served.id;
+                (Some(id), Some(run_dir.lock_supervisor(id)?))
             }
-            Side::Child => {
-                drop((signals, notes));
-                let left = process::leave_terminal(foreground);
-                let to_supervisor = ToSupervisor(to_supervisor);
-                let exit = super::run(left, foreground, config, run_dir, to_supervisor, ready);
-                logger::flush();
-                std::process::exit(exit as i32)
-            }
-        }
+            // Not known yet, or not this disk's yet.
+            Task::Add(..) => (None, None),
+        };
+        let (server, notes) = fork(foreground, task, run_dir, Some(ready))?;
+        process::set_name(c"ublk-supervisor");
+        Ok(Supervisor {
+            run_dir: run_dir.clone(),
+            signals,
+            notes,
+            server,
+            foreground,
+            id,
+            lock,
+            serving: false,
+            deaths: Deaths::new(timeout),
+            recoverable: false,
+            signaled: 0,
+            told: 0,
+            told_waiting: false,
+        })
     }
 
     /// Watches until the server has ended and nothing is left to do; returns the exit status.
     pub fn run(mut self) -> Exit {
+        let exit = self.watch();
+        if let (Some(id), Some(lock)) = (self.id, self.lock.take()) {
+            self.run_dir.end_supervisor(id, lock);
+        }
+        exit
+    }
+
+    fn watch(&mut self) -> Exit {
         loop {
             self.wait();
             match self.server.try_end() {
+                Ok(None) if self.deaths.is_overdue() => {
+                    // A new server that hangs.
+                    self.server.kill();
+                }
                 Ok(None) => {}
-                Ok(Some(end)) => return self.after(end),
+                Ok(Some(end)) => match self.after(end) {
+                    None => continue,
+                    Some(exit) => return exit,
+                },
                 Err(error) => {
                     error!("waiting for the server: {error}");
                     return Exit::Failure;
@@ -142,8 +171,10 @@ impl Supervisor {
 
     /// Waits for signals and notes, and takes them.
     fn wait(&mut self) {
-        // After the first signal the disk is tried again, so the wait has a limit.
-        let limit = (self.asked() > 0 && self.serving).then_some(LOOK_AGAIN);
+        // After the first signal the disk is tried again, and for a new server there is a deadline, so
+        // the wait has a limit.
+        let limit = self.asked() > 0 && self.serving || self.deaths.since.is_some();
+        let limit = limit.then_some(LOOK_AGAIN);
         if self.asked() < 2 || !self.serving {
             let files = [self.signals.as_fd(), self.notes.as_fd()];
             if let Err(error) = wait_readable(&files, limit) {
@@ -161,9 +192,28 @@ impl Supervisor {
         while let Ok(length) = self.notes.recv(&mut note) {
             match serde_json::from_slice(&note[..length]) {
                 Ok(Note::Added(id)) => self.id = Some(id),
-                Ok(Note::Serving) => self.serving = true,
+                Ok(Note::Serving { recoverable }) => {
+                    self.serving = true;
+                    self.recoverable = recoverable;
+                    self.take_lock();
+                    self.deaths.since = None;
+                }
                 Ok(Note::Terminate) => self.told += 1,
                 Err(error) => error!("a note of the server: {error}"),
+            }
+        }
+    }
+
+    /// Only one supervisor starts servers for a disk.
+    fn take_lock(&mut self) {
+        let (None, true, Some(id)) = (&self.lock, self.recoverable, self.id) else {
+            return;
+        };
+        match self.run_dir.lock_supervisor(id) {
+            Ok(lock) => self.lock = Some(lock),
+            Err(failure) => {
+                error!("{failure}");
+                self.recoverable = false;
             }
         }
     }
@@ -197,15 +247,21 @@ impl Supervisor {
         }
     }
 
-    /// What is to be done after the server's end.
-    fn after(self, end: End) -> Exit {
-        match end {
-            End::Exited(0) => return Exit::Done,
-            End::Killed { .. } if self.serving => {
-                error!("the server has ended: {end}");
-                return Exit::Failure;
+    /// What is to be done after the server's end. None if there is a new server.
+    fn after(&mut self, end: End) -> Option<Exit> {
+        if end == End::Exited(0) {
+            return Some(Exit::Done);
+        }
+        let was_serving = std::mem::take(&mut self.serving);
+        if let (Some(id), true) = (self.id, self.recoverable) {
+            // A disk that was stopped from outside has no node any more.
+            if Path::new(&block_path(id)).exists() && self.asked() < 2 {
+                return self.restart(id, end, was_serving);
             }
-            _ => {}
+        }
+        if matches!(end, End::Killed { .. }) && was_serving {
+            error!("the server has ended: {end}");
+            return Some(Exit::Failure);
         }
         if let Some(id) = self.id {
             // Once more if need be: what failed may be what has ended the server.
@@ -214,6 +270,123 @@ impl Supervisor {
                 error!("cleaning up: {failure}");
             }
         }
-        Exit::Failure
+        Some(Exit::Failure)
+    }
+
+    /// Starts a new server, unless enough have died.
+    fn restart(&mut self, id: u32, end: End, was_serving: bool) -> Option<Exit> {
+        error!("the server of {} has ended: {end}", block_path(id));
+        if let Some(pause) = self.deaths.count(was_serving, requests_done(id)) {
+            std::thread::sleep(pause);
+            let state = self.run_dir.state(id).map(|state| State {
+                restarts: state.restarts + u32::from(was_serving),
+                last_end: Some(end.to_string()),
+                ..state
+            });
+            let state = state.ok_or_else(|| {
+                Failure::runtime(format!("device {id} has no state file that can be read"))
+            });
+            let since = self.deaths.since.unwrap_or_else(Instant::now);
+            let task = state.map(|state| Task::Recover(state, since));
+            match task.and_then(|task| fork(self.foreground, task, &self.run_dir, None)) {
+                Ok((server, notes)) => {
+                    (self.server, self.notes) = (server, notes);
+                    info!("a new server takes up {}", block_path(id));
+                    return None;
+                }
+                Err(failure) => error!("{failure}"),
+            }
+        }
+        error!("{} is stopped, its contents are kept", block_path(id));
+        let stopped = machine::stop(&self.run_dir, id, true);
+        stopped.unwrap_or_else(|failure| error!("{failure}"));
+        Some(Exit::Failure)
+    }
+}
+
+/// Forks a server, and returns it with the place where its notes arrive.
+fn fork(
+    foreground: bool,
+    task: Task,
+    run_dir: &RunDir,
+    ready: Option<&ReadyPipe>,
+) -> Result<(Child, UnixDatagram), Failure> {
+    let (notes, to_supervisor) = UnixDatagram::pair().map_err(not_started)?;
+    notes.set_nonblocking(true).map_err(not_started)?;
+    match process::fork().map_err(not_started)? {
+        Side::Parent(server) => Ok((server, notes)),
+        Side::Child => {
+            drop(notes);
+            process::set_name(c"ublk-ramdisk");
+            let left = process::leave_terminal(foreground);
+            let supervisor = ToSupervisor(to_supervisor);
+            let exit = super::run(left, foreground, task, run_dir, supervisor, ready);
+            logger::flush();
+            std::process::exit(exit as i32)
+        }
+    }
+}
+
+/// Requests of a disk that have ended, by the kernel's own count.
+fn requests_done(id: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/sys/block/ublkb{id}/stat")).unwrap_or_default();
+    let fields: Vec<u64> = stat
+        .split_whitespace()
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    // Reads, writes, discards, flushes.
+    [0, 4, 11, 15].iter().filter_map(|&at| fields.get(at)).sum()
+}
+
+/// The deaths of a disk's servers: how long clients have waited, and when it is enough.
+struct Deaths {
+    /// None for ever.
+    timeout: Option<Duration>,
+    /// When the last server died that served. None while one serves.
+    since: Option<Instant>,
+    /// When servers died, and how many requests had ended by then.
+    last: Vec<(Instant, u64)>,
+}
+
+impl Deaths {
+    /// `timeout` in seconds, 0 for ever.
+    fn new(timeout: u32) -> Deaths {
+        Deaths {
+            timeout: (timeout > 0).then(|| Duration::from_secs(timeout.into())),
+            since: None,
+            last: Vec::new(),
+        }
+    }
+
+    /// Have clients waited too long?
+    fn is_overdue(&self) -> bool {
+        let waited = self.since.map(|since| since.elapsed());
+        waited
+            .zip(self.timeout)
+            .is_some_and(|(waited, timeout)| waited >= timeout)
+    }
+
+    /// Counts one, after `done` requests. Returns how long to wait before the next server is started;
+    /// none if it is enough.
+    fn count(&mut self, was_serving: bool, done: u64) -> Option<Duration> {
+        let now = Instant::now();
+        self.since.get_or_insert(now);
+        if self.is_overdue() {
+            return None;
+        }
+        self.last
+            .retain(|(at, before)| now - *at < FEW && *before == done);
+        self.last.push((now, done));
+        let times = self.last.len();
+        if was_serving && times >= ENOUGH {
+            return None;
+        }
+        // At once, then after 100 ms, 200 ms and so on, up to two seconds.
+        let pause = Duration::from_millis(100) * (1 << times.min(6)) / 2;
+        Some(if times == 1 {
+            Duration::ZERO
+        } else {
+            pause.min(Duration::from_secs(2))
+        })
     }
 }
