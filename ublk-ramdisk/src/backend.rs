@@ -8,7 +8,6 @@
 //! that queue's work (D9).
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
@@ -75,16 +74,14 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
 /// # Errors
 /// The contents went with the server, or cannot be opened.
 pub fn reopen_store(config: &DeviceConfig, id: u32) -> Result<Store, Failure> {
-    let (size, huge_pages) = (config.size, config.huge_pages());
-    let store = match config.backing() {
-        Backing::Private(folder) => Store::reopen(&name_in(folder, id), size, huge_pages, false)?,
-        Backing::Tmpfs(path) => Store::reopen(path, size, huge_pages, true)?,
-        gone => {
-            return Err(Failure::environment(format!(
-                "the contents of device {id} are gone with its server: --backing {gone}"
-            )))
-        }
-    };
+    let backing = config.backing();
+    let path = backing.file(id).ok_or_else(|| {
+        Failure::environment(format!(
+            "the contents of device {id} are gone with its server: --backing {backing}"
+        ))
+    })?;
+    let is_named = matches!(backing, Backing::Tmpfs(_));
+    let store = Store::reopen(&path, config.size, config.huge_pages(), is_named)?;
     prepare_opened(&store, config)?;
     Ok(store)
 }
@@ -94,14 +91,10 @@ pub fn name_store(config: &DeviceConfig, store: &Store, id: u32) -> Result<(), F
     let Backing::Private(folder) = config.backing() else {
         return Ok(());
     };
-    let path = name_in(folder, id);
+    let path = folder.join(id.to_string());
     store
         .name(&path)
         .map_err(|error| Failure::environment(format!("cannot make {}: {error}", path.display())))
-}
-
-fn name_in(folder: &Path, id: u32) -> PathBuf {
-    folder.join(id.to_string())
 }
 
 /// Makes a store ready that nobody uses yet.

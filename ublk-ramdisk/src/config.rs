@@ -94,9 +94,18 @@ impl fmt::Display for Backing {
 }
 
 impl Backing {
+    /// The file that holds the contents of device `id`, whether or not it has a server.
+    pub fn file(&self, id: u32) -> Option<PathBuf> {
+        match self {
+            Backing::Private(folder) => Some(folder.join(id.to_string())),
+            Backing::Tmpfs(path) => Some(path.clone()),
+            Backing::Memfd | Backing::Hugetlb => None,
+        }
+    }
+
     /// True if the contents are still there when the server has died.
     pub fn outlives_server(&self) -> bool {
-        matches!(self, Backing::Private(_) | Backing::Tmpfs(_))
+        self.file(0).is_some()
     }
 }
 

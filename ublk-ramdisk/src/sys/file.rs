@@ -131,6 +131,17 @@ pub fn block_device_number(path: &Path) -> Option<(u32, u32)> {
     is_block.then_some((found.stx_rdev_major, found.stx_rdev_minor))
 }
 
+/// Writes out what the page cache and a mounted file system hold of a block device (BLKFLSBUF).
+pub fn flush_block_device(path: &Path) -> io::Result<()> {
+    const BLKFLSBUF: libc::Ioctl = 0x1261;
+    let device = File::open(path)?;
+    // SAFETY: the command takes no argument.
+    match unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Opens a file of this user alone, or makes it with mode 0600. True if it was made.
 ///
 /// # Errors

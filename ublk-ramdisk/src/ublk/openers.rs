@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use super::ctrl::{block_path, Control};
 use crate::error::{Exit, Failure};
-use crate::sys::file::block_device_number;
+use crate::sys::file::{block_device_number, flush_block_device};
 
 /// udev opens a new disk for a moment; that is not worth a refusal.
 const BRIEF_USE: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 static OPENING: AtomicBool = AtomicBool::new(false);
 /// How long an open of a disk may take: it waits for a partition scan, which waits for the server.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a disk may take to be flushed that is then stopped by force.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Names every user of /dev/ublkbN and its partitions, such as `mounted at /mnt` or
 /// `opened by fio (pid 12)`. Empty means that none was found.
@@ -72,6 +74,21 @@ pub fn stop_unused(
     }
     let_go();
     Ok(control.stop(id)?)
+}
+
+/// Sends the server what the page cache and file systems hold of a disk. One that hangs is waited for
+/// no longer than [`FLUSH_TIMEOUT`].
+pub fn flush(id: u32) -> io::Result<()> {
+    let names = Disk::find(id).map_or_else(Vec::new, |disk| disk.names);
+    let (flushed, result) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("flush".to_owned());
+    thread.spawn(move || {
+        let mut nodes = names.iter().map(|name| Path::new("/dev").join(name));
+        // The receiver may have given up.
+        let _ = flushed.send(nodes.try_for_each(|node| flush_block_device(&node)));
+    })?;
+    let result = result.recv_timeout(FLUSH_TIMEOUT);
+    result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Refuses with status 4 if anybody is found who uses the disk. `what` is not done to it: "shrunk".

@@ -89,10 +89,11 @@ fn stores() -> PathBuf {
 
 #[track_caller]
 fn kill_server(disk: &Disk) {
-    ioctl::signal(disk.pid, libc::SIGKILL);
-    machine::wait_for("the end of the server", || {
-        !machine::servers().contains(&disk.pid)
-    });
+    // Else there would be a new one.
+    for pid in [disk.supervisor, disk.pid] {
+        ioctl::signal(pid, libc::SIGKILL);
+        machine::wait_for("its end", || !machine::servers().contains(&pid));
+    }
 }
 
 /// What a client has written is in a file that only root can reach, whatever becomes of the server:

@@ -139,7 +139,8 @@ fn goes_away() {
 fn killed() {
     for _ in 0..2 {
         let before = Traces::now();
-        let (disk, clients) = at_work(&REFUSED);
+        // Else another server would take up the disk.
+        let (disk, clients) = at_work(&[&REFUSED[..], &["--backing", "memfd"]].concat());
         ioctl::signal(disk.pid, libc::SIGKILL);
         clients.fail();
         ublk(&["del", "--force", &disk.name()]).well();

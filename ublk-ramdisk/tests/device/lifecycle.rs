@@ -186,7 +186,8 @@ fn del_under_io(path: &str) {
 }
 
 fn killed(path: &str) {
-    let disk = Disk::on(path, "none", "64M", &["--queues", "2"]);
+    let words = ["--queues", "2", "--backing", "memfd"];
+    let disk = Disk::on(path, "none", "64M", &words);
     let busy = Busy::on(&disk);
     ioctl::signal(disk.pid, libc::SIGKILL);
     busy.fails();

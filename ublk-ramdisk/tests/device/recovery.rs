@@ -27,13 +27,6 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("i18_a_disk_that_nobody_can_take_up_is_stopped", nobody);
 }
 
-/// A disk whose bytes outlive its server, and their file.
-fn disk(name: &str, words: &[&str]) -> (Disk, String) {
-    let file = tmpfs_path(name);
-    let backing = format!("tmpfs:{file}");
-    (Disk::add(&[&["--backing", &backing], words].concat()), file)
-}
-
 fn listed(disk: &Disk) -> serde_json::Value {
     let text = ublk(&["list", "--json", &disk.name()]).well();
     let mut rows: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -57,7 +50,7 @@ fn kill(disk: &Disk) {
 fn killed_under_fio(path: &str) -> Outcome {
     need(&["fio"])?;
     let before = Traces::now();
-    let (disk, file) = disk("killed", &["--size", "20M", "--data-path", path]);
+    let disk = Disk::add(&["--size", "20M", "--data-path", path]);
     for _ in 0..3 {
         let mut fio = fio_command(&disk, "verify-direct.fio");
         let fio = fio.stdout(std::process::Stdio::null()).spawn();
@@ -75,13 +68,12 @@ fn killed_under_fio(path: &str) -> Outcome {
         );
     }
     disk.end();
-    fs::remove_file(file).expect("removed");
     before.assert_unchanged();
     Ok(())
 }
 
 fn settings() {
-    let (disk, file) = disk("settings", &["--size", "16M"]);
+    let disk = Disk::add(&["--size", "16M"]);
     let mut bytes = Buffer::new(MIB as usize);
     bytes.fill(7);
     disk.open_direct().write_all_at(&bytes, MIB).expect("write");
@@ -102,12 +94,11 @@ fn settings() {
         .expect("read");
     assert!(found[..] == bytes[..], "what was acknowledged is there");
     disk.end();
-    fs::remove_file(file).expect("removed");
 }
 
 fn three_deaths() {
     let before = Traces::now();
-    let (disk, file) = disk("three", &["--size", "8M", "--no-partition-scan"]);
+    let disk = Disk::add(&["--size", "8M", "--no-partition-scan"]);
     kill(&disk);
     kill(&disk);
     let last = listed(&disk)["pid"].as_u64().expect("a server") as u32;
@@ -115,16 +106,18 @@ fn three_deaths() {
     wait_for("the end of the disk", || fs::metadata(&disk.path).is_err());
     wait_for("DEAD", || listed(&disk)["state"] == "DEAD");
     assert!(machine::server_logs().contains("its contents are kept"));
-    ublk(&["del", &disk.name()]).well();
-    disk.has_ended();
-    fs::remove_file(file).expect("the contents are kept");
+    recover(&disk);
+    disk.end();
     before.assert_unchanged();
 }
 
 /// The file is gone: each new server fails, until clients have waited long enough.
 fn nobody() {
     let before = Traces::now();
-    let (disk, file) = disk("nobody", &["--size", "8M", "--recovery-timeout", "1s"]);
+    let file = tmpfs_path("nobody");
+    let backing = format!("tmpfs:{file}");
+    let words = ["--size", "8M", "--recovery-timeout", "1s", "--backing"];
+    let disk = Disk::add(&[&words[..], &[&backing]].concat());
     let client = disk.open_direct();
     fs::remove_file(file).expect("removed");
     ioctl::signal(disk.pid, libc::SIGKILL);
@@ -137,24 +130,33 @@ fn nobody() {
     before.assert_unchanged();
 }
 
+fn recover(disk: &Disk) {
+    let log = machine::log_path();
+    let log = log.to_str().expect("text");
+    let said = ublk(&["recover", &disk.name(), "--log", log]);
+    if said.status != Some(0) {
+        // Else its clients would wait for ever, and this test for them.
+        ublk(&["stop", "--force", &disk.name()]);
+    }
+    assert_eq!(said.well().trim(), disk.path);
+}
+
 /// Server and supervisor are killed: the disk waits until `recover`, or is made anew once stopped.
 fn by_hand() {
+    let file = tmpfs_path("by-hand");
+    for backing in ["private", &format!("tmpfs:{file}")] {
+        by_hand_on(backing);
+    }
+    fs::remove_file(file).expect("removed");
+}
+
+fn by_hand_on(backing: &str) {
     let before = Traces::now();
-    let (disk, file) = disk("by-hand", &["--size", "8M"]);
+    let disk = Disk::add(&["--size", "8M", "--backing", backing]);
     let mut bytes = Buffer::new(4096);
     bytes.fill(9);
     let client = disk.open_direct();
     client.write_all_at(&bytes, 4096).expect("write");
-    let log = machine::log_path();
-    let recover = || {
-        let words = [
-            "recover",
-            &disk.name(),
-            "--log",
-            log.to_str().expect("text"),
-        ];
-        assert_eq!(ublk(&words).well().trim(), disk.path);
-    };
     let kill_both = || {
         let server = listed(&disk)["pid"].as_u64().expect("a server") as u32;
         let supervisor = machine::parent(server);
@@ -170,20 +172,19 @@ fn by_hand() {
     let mut found = Buffer::new(4096);
     std::thread::scope(|scope| {
         let read = scope.spawn(|| client.read_exact_at(&mut found, 4096));
-        recover();
+        recover(&disk);
         read.join().expect("no panic").expect("it waited");
     });
     assert!(found[..] == bytes[..], "what was acknowledged is there");
     drop(client);
     recover_is_idle(&disk);
     ublk(&["stop", &disk.name()]).well();
-    recover();
+    recover(&disk);
     disk.open_direct()
         .read_exact_at(&mut found, 4096)
         .expect("read");
     assert!(found[..] == bytes[..], "what was acknowledged is there");
     disk.end();
-    fs::remove_file(file).expect("removed");
     before.assert_unchanged();
 }
 

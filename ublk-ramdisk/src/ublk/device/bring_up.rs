@@ -36,14 +36,18 @@ const IO_TIMEOUT_MS: u32 = 3000;
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Device {
-    /// Brings a disk up: when this returns, /dev/ublkbN is there and takes I/O. `added` is called with
-    /// the id once there is one. After a failure the device is the caller's to delete, from another
+    /// Brings a disk up: when this returns, /dev/ublkbN is there and takes I/O. `again`: with the contents
+    /// of the stopped device of that id. `added` is called with the id once there is one. After a failure the device is the caller's to delete, from another
     /// process; nothing else is left behind.
     ///
     /// # Errors
     /// A feature that the data path needs is missing, the id is taken, memory is too little, or a
     /// step of the driver's fails.
-    pub fn create(config: &DeviceConfig, added: impl FnOnce(u32)) -> Result<Self, Failure> {
+    pub fn create(
+        config: &DeviceConfig,
+        again: bool,
+        added: impl FnOnce(u32),
+    ) -> Result<Self, Failure> {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
         let path = params::choose_path(config.data_path, config.depth, offered)?;
@@ -59,7 +63,10 @@ impl Device {
             );
         }
         // Before ADD_DEV: a store that cannot be opened leaves no device to delete.
-        let store = locked(|| backend::open_store(config))?;
+        let store = match config.id.filter(|_| again) {
+            None => locked(|| backend::open_store(config))?,
+            Some(id) => store_of_stopped(&mut control, config, id)?,
+        };
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
         added(info.dev_id);
@@ -124,10 +131,16 @@ impl Device {
 
     /// Waits until the driver has let go of the former server (I8).
     fn start_recovery(&mut self) -> Result<(), Failure> {
-        let deadline = Instant::now() + RELEASE_PATIENCE;
+        let (id, deadline) = (self.info.dev_id, Instant::now() + RELEASE_PATIENCE);
         loop {
-            match self.control.start_recovery(self.info.dev_id) {
-                Err(error) if error.errno() == Some(libc::EBUSY) && Instant::now() < deadline => {
+            match self.control.start_recovery(id) {
+                Err(error) if error.errno() == Some(libc::EBUSY) => {
+                    if Instant::now() >= deadline {
+                        return Err(Failure::runtime(format!(
+                            "{error}; `ublk-ramdisk stop --force {id}`, then `recover {id}` make the \
+                             disk anew with its contents, but its clients get errors"
+                        )));
+                    }
                     std::thread::sleep(NODE_POLL);
                 }
                 other => return Ok(other?),
@@ -347,6 +360,25 @@ fn locked(open: impl FnOnce() -> Result<Store, Failure>) -> Result<Store, Failur
         log::warn!("mlockall: {error}; the disk's own memory may be swapped, even to itself");
     }
     Ok(store)
+}
+
+/// The store of a device that was stopped. Frees the id, with the file open: nobody takes it for one
+/// without a device.
+fn store_of_stopped(
+    control: &mut Control,
+    config: &DeviceConfig,
+    id: u32,
+) -> Result<Store, Failure> {
+    let store = locked(|| backend::reopen_store(config, id))?;
+    match control.delete_within(id, NODE_PATIENCE) {
+        Ok(true) => Ok(store),
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(store),
+        Ok(false) => Err(Failure::in_use(format!(
+            "{} was stopped and is still open: end that use, and try again",
+            block_path(id)
+        ))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What GET_FEATURES answers. Nothing is concluded from the version of the kernel.

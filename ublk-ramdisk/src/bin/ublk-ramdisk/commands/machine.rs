@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::ublk::abi::DeviceState;
-use ublk_ramdisk::ublk::ctrl::Control;
+use ublk_ramdisk::ublk::ctrl::{block_path, Control};
 use ublk_ramdisk::ublk::features::Features;
-use ublk_ramdisk::ublk::openers::{past_brief_use, stop_unused};
+use ublk_ramdisk::ublk::openers::{flush, past_brief_use, stop_unused};
 
 use super::output;
 use crate::server::control_socket::{ask, ask_for_more, wait_for_end, REPLY_TIMEOUT, TIMEOUT};
@@ -142,6 +142,13 @@ pub fn stop_by_kernel(
         return Ok(());
     }
     if force {
+        // The driver fails what it is sent while it stops a disk that could have a new server (F4).
+        let is_live = info.device_state() == DeviceState::Live;
+        if is_live && Features(info.flags).has(Features::USER_RECOVERY) {
+            if let Err(error) = flush(id) {
+                output::warn(&format!("{} is not flushed: {error}", block_path(id)));
+            }
+        }
         return Ok(control.stop(id)?);
     }
     // A driver that cannot be asked is one without SAFE_STOP_DEV.

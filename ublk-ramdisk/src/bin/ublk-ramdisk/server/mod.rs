@@ -27,6 +27,7 @@ mod watch;
 
 pub use process::{page_size, survive_file_size_limit};
 
+use std::fs;
 use std::io;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
@@ -37,7 +38,8 @@ use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::{fate_of_contents, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::sys::thread::set_io_flusher;
-use ublk_ramdisk::ublk::ctrl::{block_path, char_path};
+use ublk_ramdisk::ublk::abi::DeviceState;
+use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control};
 use ublk_ramdisk::ublk::device::Device;
 use ublk_ramdisk::ublk::openers::past_brief_use;
 
@@ -64,6 +66,8 @@ pub enum Task {
     Add(DeviceConfig),
     /// Takes up the disk that the state file is of, for which clients wait since then.
     Recover(State, Instant),
+    /// The same, or makes it again with its contents if it was stopped.
+    TakeUp(State),
 }
 
 /// The server's whole life, in a process of its own. Says through `ready`, if that is there, what became
@@ -81,10 +85,11 @@ pub fn run(
         .and_then(|signals| prepare().map(|()| signals))
         .map_err(daemon::not_started);
     let made = prepared.and_then(|signals| match task {
-        Task::Add(config) => Server::create(signals, supervisor, &config, run_dir),
+        Task::Add(config) => Server::create(signals, supervisor, (&config, false), run_dir),
         Task::Recover(state, since) => {
             Server::recover(signals, supervisor, (state, since), run_dir)
         }
+        Task::TakeUp(state) => Server::take_up(signals, supervisor, state, run_dir),
     });
     let say = |word: Word| ready.map_or(Ok(()), |ready| ready.say(&word));
     match made {
@@ -237,11 +242,11 @@ struct Server {
 }
 
 impl Server {
-    /// Makes the device. After a failure the supervisor deletes what was added.
+    /// Makes the device, perhaps again. After a failure the supervisor deletes what was added.
     fn create(
         signals: EndSignals,
         supervisor: ToSupervisor,
-        config: &DeviceConfig,
+        (config, again): (&DeviceConfig, bool),
         run_dir: &RunDir,
     ) -> Result<Server, Failure> {
         // An id that was asked for is locked before ADD_DEV. One that the driver chooses is known
@@ -254,18 +259,38 @@ impl Server {
             let told = supervisor.tell(note);
             told.unwrap_or_else(|error| warn!("there is no supervisor: {error}"));
         };
-        let device = Device::create(config, |id| tell(Note::Added(id)))?;
-        let recoverable = device.can_be_recovered();
-        // The supervisor hears of it before any signal.
-        tell(Note::Serving { recoverable });
+        let device = Device::create(config, again, |id| tell(Note::Added(id)))?;
         let lock = match named {
             Some(lock) => lock,
             None => run_dir.lock(device.id(), FREE_ID_TIMEOUT)?,
         };
+        let recoverable = device.can_be_recovered();
+        // The supervisor hears of it before any signal, and can take its own lock: whoever clears that
+        // away has the server's.
+        tell(Note::Serving { recoverable });
         let front = Front::open(signals, supervisor, &device, lock, config, None)?;
         // Not sooner: until here a failure removes a backing file that this server has made.
         device.keep_backing();
         Ok(Server { device, front })
+    }
+
+    /// Takes up a disk, or makes it again.
+    fn take_up(
+        signals: EndSignals,
+        supervisor: ToSupervisor,
+        state: State,
+        run_dir: &RunDir,
+    ) -> Result<Server, Failure> {
+        let (id, config) = (state.served.id, state.usable_config()?);
+        let Some(size) = size_of_stopped(id, config)? else {
+            return Server::recover(signals, supervisor, (state, Instant::now()), run_dir);
+        };
+        let config = DeviceConfig {
+            id: Some(id),
+            size,
+            ..config.clone()
+        };
+        Server::create(signals, supervisor, (&config, true), run_dir)
     }
 
     /// Takes up the disk of a server that has died.
@@ -277,16 +302,7 @@ impl Server {
     ) -> Result<Server, Failure> {
         let id = state.served.id;
         let lock = run_dir.lock(id, FREE_ID_TIMEOUT)?;
-        let config = match (&state.config, state.version) {
-            (Some(config), State::VERSION) => config.clone(),
-            _ => {
-                return Err(Failure::runtime(format!(
-                    "device {id}: its state file is of another version ({}), this is {}",
-                    state.version,
-                    State::VERSION
-                )))
-            }
-        };
+        let config = state.usable_config()?.clone();
         let device = Device::recover(id, &config)?;
         let waited = since.elapsed();
         info!("clients of {} waited for {waited:?}", state.served.path);
@@ -388,5 +404,24 @@ impl Server {
         info!("{}: {} bytes, before {}", served.path, bytes, served.size);
         served.size = self.device.size();
         self.front.lock.write_state(&self.front.state)
+    }
+}
+
+/// None for a device that waits for a server. One that was stopped has the size that the driver knows;
+/// one that is gone, that of its file.
+fn size_of_stopped(id: u32, config: &DeviceConfig) -> Result<Option<u64>, Failure> {
+    let mut control = Control::open()?;
+    match control.device_info(id).map(|info| info.device_state()) {
+        Ok(DeviceState::Quiesced) => Ok(None),
+        Ok(DeviceState::Dead) => Ok(Some(control.params(id)?.size().unwrap_or(config.size))),
+        Ok(state) => Err(Failure::runtime(format!(
+            "device {id} is {state}: it cannot be taken up"
+        ))),
+        Err(error) if error.errno() == Some(libc::ENODEV) => {
+            let file = config.backing().file(id).map(fs::metadata);
+            let file = file.and_then(Result::ok);
+            Ok(Some(file.map_or(config.size, |found| found.len())))
+        }
+        Err(error) => Err(error.into()),
     }
 }

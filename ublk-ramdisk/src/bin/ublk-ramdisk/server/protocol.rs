@@ -65,6 +65,22 @@ pub struct State {
 impl State {
     /// Raised when the config means something else.
     pub const VERSION: u32 = 1;
+
+    /// What a new server begins with.
+    ///
+    /// # Errors
+    /// Another version wrote it.
+    pub fn usable_config(&self) -> Result<&DeviceConfig, Failure> {
+        match &self.config {
+            Some(config) if self.version == State::VERSION => Ok(config),
+            _ => Err(Failure::runtime(format!(
+                "the state file of device {} is of version {}, not {}: use the program that made it",
+                self.served.id,
+                self.version,
+                State::VERSION
+            ))),
+        }
+    }
 }
 
 /// What a new server tells the `add` that waits for it.

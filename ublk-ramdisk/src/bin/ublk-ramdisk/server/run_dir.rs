@@ -162,9 +162,10 @@ impl RunDir {
         })
     }
 
-    /// Removes private stores of devices that are gone, and what is empty.
+    /// Removes private stores of devices that are gone, and what is empty. One with a state file may be
+    /// about to be made again.
     pub fn tidy(&self) {
-        private::tidy(&self.0, device_ids);
+        private::tidy(&self.0, || [device_ids(), self.ids()].concat());
         let _ = fs::remove_dir(&self.0);
     }
 
@@ -257,6 +258,10 @@ impl RunDir {
     /// lives.
     pub fn forget(&self, id: u32) {
         if let Ok(Some(file)) = self.try_lock_existing(id) {
+            // One that was killed has left its file.
+            if let Ok(supervisor) = self.lock_supervisor(id) {
+                self.end_supervisor(id, supervisor);
+            }
             self.remove(id);
             drop(file);
         }

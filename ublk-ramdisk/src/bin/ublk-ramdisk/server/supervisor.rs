@@ -8,8 +8,9 @@
 //!
 //! | the server's end | what follows |
 //! |---|---|
-//! | a failure before the disk is there | the device is deleted if it was added |
+//! | a failure before the disk is there | what was added is deleted, contents that were there are kept |
 //! | exit status 0 | nothing: a command has stopped the disk, and has the rest |
+//! | any other, if the contents outlive the server | a new server takes up the disk, or it is stopped |
 //! | another exit status | the disk is stopped and deleted |
 //! | a signal | nothing: the driver takes the disk away, and leaves the device DEAD |
 
@@ -59,6 +60,8 @@ pub struct Supervisor {
     server: Child,
     /// From ADD_DEV on.
     id: Option<u32>,
+    /// There are no contents yet that anybody could miss.
+    is_new: bool,
     /// The right to supervise, while a new server can take up the disk.
     lock: Option<File>,
     /// The server is there, and the disk can be used.
@@ -95,13 +98,14 @@ impl Supervisor {
         // Reported by the server, which cannot do it either.
         let _ = process::spare_from_oom();
         let signals = EndSignals::catch(foreground).map_err(not_started)?;
+        let is_new = matches!(task, Task::Add(_));
         let (id, lock) = match &task {
-            Task::Recover(state, ..) => {
+            Task::TakeUp(state) | Task::Recover(state, _) => {
                 let id = state.served.id;
                 (Some(id), Some(run_dir.lock_supervisor(id)?))
             }
             // Not known yet, or not this disk's yet.
-            Task::Add(..) => (None, None),
+            Task::Add(_) => (None, None),
         };
         let (server, notes) = fork(foreground, task, run_dir, Some(ready))?;
         process::set_name(c"ublk-supervisor");
@@ -112,6 +116,7 @@ impl Supervisor {
             server,
             foreground,
             id,
+            is_new,
             lock,
             serving: false,
             deaths: Deaths::new(timeout),
@@ -263,7 +268,8 @@ impl Supervisor {
             error!("the server has ended: {end}");
             return Some(Exit::Failure);
         }
-        if let Some(id) = self.id {
+        // What could not be taken up stays as it is.
+        if let (Some(id), true) = (self.id, was_serving || self.is_new) {
             // Once more if need be: what failed may be what has ended the server.
             let deleted = machine::delete(&self.run_dir, id, true);
             if let Err(failure) = deleted.or_else(|_| machine::delete(&self.run_dir, id, true)) {
