@@ -270,6 +270,9 @@ pub struct DeviceStats {
     /// The contents are still there when the server has died.
     #[serde(default)]
     pub outlives_server: bool,
+    /// Servers that have taken it up after the death of another. The counters are those of the last.
+    #[serde(default)]
+    pub restarts: u32,
     /// What refuses, slows down or fails requests.
     #[serde(default)]
     pub pressure: PressureStats,

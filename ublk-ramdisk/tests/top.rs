@@ -125,6 +125,7 @@ fn figures(asked: u64) -> DeviceStats {
         data_path: "buffer".to_owned(),
         backing: "private".to_owned(),
         outlives_server: true,
+        restarts: 0,
         pressure: Default::default(),
         space: Default::default(),
         latency_sample: 16,

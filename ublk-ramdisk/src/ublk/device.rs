@@ -113,6 +113,7 @@ impl Device {
             data_path: self.path.to_string(),
             backing: self.config.backing().to_string(),
             outlives_server: self.config.backing().outlives_server(),
+            restarts: 0,
             pressure: self.driver.stats(),
             space: self.driver.disk().space_stats(),
             latency_sample: self.queue().map_or(0, Queue::timed_of),

@@ -24,6 +24,7 @@ pub fn tests(tests: &mut Vec<Test>) {
         three_deaths,
     );
     add("i19_recover_takes_up_what_nobody_serves", by_hand);
+    add("f04_a_stop_by_force_flushes_the_page_cache", flushed);
     add("i18_a_disk_that_nobody_can_take_up_is_stopped", nobody);
 }
 
@@ -143,15 +144,16 @@ fn recover(disk: &Disk) {
 
 /// Server and supervisor are killed: the disk waits until `recover`, or is made anew once stopped.
 fn by_hand() {
+    let before = Traces::now();
     let file = tmpfs_path("by-hand");
     for backing in ["private", &format!("tmpfs:{file}")] {
         by_hand_on(backing);
     }
     fs::remove_file(file).expect("removed");
+    before.assert_unchanged();
 }
 
 fn by_hand_on(backing: &str) {
-    let before = Traces::now();
     let disk = Disk::add(&["--size", "8M", "--backing", backing]);
     let mut bytes = Buffer::new(4096);
     bytes.fill(9);
@@ -185,7 +187,26 @@ fn by_hand_on(backing: &str) {
         .expect("read");
     assert!(found[..] == bytes[..], "what was acknowledged is there");
     disk.end();
-    before.assert_unchanged();
+}
+
+/// What the page cache holds is not lost by a stop by force.
+fn flushed() {
+    let disk = Disk::add(&["--size", "8M"]);
+    let mut bytes = Buffer::new(4096);
+    bytes.fill(5);
+    let client = disk.open();
+    client
+        .write_all_at(&bytes, 0)
+        .expect("written to the cache");
+    ublk(&["stop", "--force", &disk.name()]).well();
+    drop(client);
+    recover(&disk);
+    let mut found = Buffer::new(4096);
+    disk.open_direct()
+        .read_exact_at(&mut found, 0)
+        .expect("read");
+    assert!(found[..] == bytes[..], "it went through the server");
+    disk.end();
 }
 
 /// A disk that is served is left alone.

@@ -45,6 +45,18 @@ struct Row {
     last_end: Option<String>,
     /// How long clients waited because of it, in milliseconds.
     waited_ms: Option<u64>,
+    /// When the last server died, if clients wait for another.
+    waits_since: Option<String>,
+}
+
+impl Row {
+    /// A line for a disk that waits for a server.
+    fn wait(&self) -> Option<String> {
+        let since = self.waits_since.as_ref();
+        let since = since.map_or_else(String::new, |since| format!(" since {since}"));
+        let waits = self.state == DeviceState::Quiesced.to_string();
+        waits.then(|| format!("{} waits for a server{since}\n", self.path))
+    }
 }
 
 /// Lists the devices. A device that was named and does not exist is an error; one that vanishes
@@ -65,7 +77,7 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
     }
     output::show(args.table.json, &rows, |rows| match rows[..] {
         [] => String::new(),
-        _ => as_text(rows, &columns),
+        _ => as_text(rows, &columns) + &rows.iter().filter_map(Row::wait).collect::<String>(),
     })
 }
 
@@ -100,6 +112,7 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         restarts: state.as_ref().map(|state| state.restarts),
         last_end: state.as_ref().and_then(|state| state.last_end.clone()),
         waited_ms: state.as_ref().and_then(|state| state.waited_ms),
+        waits_since: state.and_then(|state| state.waits_since),
     })
 }
 
@@ -224,6 +237,7 @@ mod tests {
             restarts: Some(1),
             last_end: Some("SIGKILL".to_owned()),
             waited_ms: Some(1000),
+            waits_since: None,
         };
         let args = |all, columns: &[&str]| TableArgs {
             json: false,

@@ -118,7 +118,12 @@ pub fn as_text(stats: &DeviceStats, selection: &Selection) -> String {
         stats.data_path,
     );
     let (backing, fate) = (&stats.backing, fate_of_contents(stats.outlives_server));
-    head += &output::wrapped(&format!("backing: {backing}, which {fate}"), WIDTH, "");
+    let restarts = match stats.restarts {
+        0 => String::new(),
+        times => format!("; {times} restarts, counted since the last"),
+    };
+    let backing = format!("backing: {backing}, which {fate}{restarts}");
+    head += &output::wrapped(&backing, WIDTH, "");
     let settings = &stats.pressure.settings;
     if all || *settings != Settings::default() {
         head += &output::wrapped(&format!("pressure: {settings}"), WIDTH, "");

@@ -37,6 +37,7 @@ use log::{error, info, warn};
 use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::{fate_of_contents, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::stats::DeviceStats;
 use ublk_ramdisk::sys::thread::set_io_flusher;
 use ublk_ramdisk::ublk::abi::DeviceState;
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control};
@@ -213,6 +214,7 @@ impl Front {
             restarts: former.as_ref().map_or(0, |former| former.restarts),
             last_end: former.as_ref().and_then(|former| former.last_end.clone()),
             waited_ms: former.and_then(|former| former.waited_ms),
+            waits_since: None,
         };
         lock.write_state(&state)?;
         let served = &state.served;
@@ -358,7 +360,10 @@ impl Server {
     /// Carries out one request on the main thread; only traces go on elsewhere.
     fn handle(&mut self, caller: Caller, request: Request) {
         let result = match request {
-            Request::Stats => Ok(Reply::Stats(Box::new(self.device.stats()))),
+            Request::Stats => Ok(Reply::Stats(Box::new(DeviceStats {
+                restarts: self.front.state.restarts,
+                ..self.device.stats()
+            }))),
             Request::Set(options) => self.set(&options).map(|set| Reply::InForce(Box::new(set))),
             Request::Resize { bytes, force } => self.resize(bytes, force).map(|()| Reply::Done),
             Request::Stop => {

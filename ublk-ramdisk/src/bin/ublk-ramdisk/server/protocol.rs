@@ -60,6 +60,9 @@ pub struct State {
     /// How long clients waited because of it, in milliseconds.
     #[serde(default)]
     pub waited_ms: Option<u64>,
+    /// When the last server died, while clients wait for the next.
+    #[serde(default)]
+    pub waits_since: Option<String>,
 }
 
 impl State {

@@ -413,6 +413,7 @@ mod tests {
             restarts: 0,
             last_end: None,
             waited_ms: None,
+            waits_since: None,
         }
     }
 

@@ -14,12 +14,12 @@
 //! | another exit status | the disk is stopped and deleted |
 //! | a signal | nothing: the driver takes the disk away, and leaves the device DEAD |
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{error, info, warn};
 use nix::sys::signal::Signal;
@@ -41,6 +41,10 @@ const ENOUGH: usize = 3;
 const FEW: Duration = Duration::from_secs(10);
 /// After a signal, how often a disk that is in use is tried again, in milliseconds.
 pub const LOOK_AGAIN: u16 = 250;
+/// How long a command may look at the lock of a server that has died.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// So many requests are named when a disk is given up.
+const REQUESTS_TOLD: usize = 4;
 
 /// The server's way to its supervisor.
 pub struct ToSupervisor(UnixDatagram);
@@ -284,11 +288,19 @@ impl Supervisor {
         error!("the server of {} has ended: {end}", block_path(id));
         if let Some(pause) = self.deaths.count(was_serving, requests_done(id)) {
             std::thread::sleep(pause);
+            let now = humantime::format_rfc3339_seconds(SystemTime::now());
             let state = self.run_dir.state(id).map(|state| State {
                 restarts: state.restarts + u32::from(was_serving),
                 last_end: Some(end.to_string()),
+                waits_since: state.waits_since.or(Some(now.to_string())),
                 ..state
             });
+            // For `list`, and for whoever takes up the disk if this process dies, too.
+            let lock = self.run_dir.lock(id, LOCK_TIMEOUT);
+            if let (Ok(lock), Some(state)) = (lock, &state) {
+                let written = lock.write_state(state);
+                written.unwrap_or_else(|failure| error!("{failure}"));
+            }
             let state = state.ok_or_else(|| {
                 Failure::runtime(format!("device {id} has no state file that can be read"))
             });
@@ -303,7 +315,11 @@ impl Supervisor {
                 Err(failure) => error!("{failure}"),
             }
         }
-        error!("{} is stopped, its contents are kept", block_path(id));
+        error!(
+            "{} is stopped, its contents are kept; not ended: {}",
+            block_path(id),
+            requests_inside(id)
+        );
         let stopped = machine::stop(&self.run_dir, id, true);
         stopped.unwrap_or_else(|failure| error!("{failure}"));
         Some(Exit::Failure)
@@ -342,6 +358,19 @@ fn requests_done(id: u32) -> u64 {
         .collect();
     // Reads, writes, discards, flushes.
     [0, 4, 11, 15].iter().filter_map(|&at| fields.get(at)).sum()
+}
+
+/// Some requests that have not ended, as debugfs shows them where it is mounted.
+fn requests_inside(id: u32) -> String {
+    let place = Path::new("/sys/kernel/debug/block").join(format!("ublkb{id}"));
+    let queues = fs::read_dir(&place).into_iter().flatten().flatten();
+    let queues = queues.map(|entry| entry.path().join("busy"));
+    let files = queues.chain([place.join("requeue_list")]);
+    let texts: String = files
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .collect();
+    let lines: Vec<&str> = texts.lines().take(REQUESTS_TOLD).collect();
+    lines.join("; ")
 }
 
 /// The deaths of a disk's servers: how long clients have waited, and when it is enough.
