@@ -213,9 +213,10 @@ pub struct DeviceConfig {
     pub timeout: u32,
     /// How long clients wait for a new server when one has died, `0` for ever
     ///
-    /// With --backing tmpfs:PATH a server that dies, whatever it dies of, is started anew; clients wait,
-    /// and see no error. After this time the disk is stopped: clients get errors, the contents are
-    /// kept. On Linux 6.12, with one queue only, and but for a second crash during recovery.
+    /// With --backing private and tmpfs:PATH a server that dies, whatever it dies of, is started anew;
+    /// clients wait, and see no error. After this time the disk is stopped: clients get errors, the
+    /// contents are kept. On Linux 6.12, with one queue only, and but for a second crash during
+    /// recovery: then `recover` makes the disk anew with its contents.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = recovery_timeout,
         allow_hyphen_values = true)]
     pub recovery_timeout: u32,
