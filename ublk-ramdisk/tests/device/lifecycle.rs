@@ -202,9 +202,9 @@ fn killed(path: &str) {
 }
 
 /// A disk whose writes wait for memory for ever.
-fn out_of_memory() -> Disk {
+fn out_of_memory(backing: &str) -> Disk {
     let limit = ["--memory-limit", "4M", "--no-space-timeout", "0"];
-    Disk::add(&[&["--size", "32M"][..], &limit].concat())
+    Disk::add(&[&["--size", "32M", "--backing", backing][..], &limit].concat())
 }
 
 /// Writes until a write fails, or to the end of the disk. Not zeros: their memory is taken back, and
@@ -218,7 +218,8 @@ fn fill(file: &fs::File) -> std::io::Result<()> {
 /// Another program stops the disk, which waits for the writes. They end, and so does the server.
 fn removed_by_a_stranger() {
     let before = Traces::now();
-    let disk = out_of_memory();
+    // Of one that can have a new server the node stays until the requests have ended.
+    let disk = out_of_memory("memfd");
     let file = disk.open_direct();
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || fill(&file));
@@ -235,7 +236,7 @@ fn removed_by_a_stranger() {
 /// A change of the scheduler freezes the queue, so that no DISCARD can bring memory. A higher limit
 /// does.
 fn frozen_from_outside() {
-    let disk = out_of_memory();
+    let disk = out_of_memory("private");
     let file = disk.open_direct();
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || fill(&file));
