@@ -33,14 +33,14 @@ impl EndSignals {
         Ok(EndSignals { fd, hangup_ends })
     }
 
-    /// Takes one signal that arrived, if any.
-    pub fn take(&self) -> Option<Signal> {
+    /// Takes one signal that arrived, if any, and who has sent it.
+    pub fn take(&self) -> Option<(Signal, u32)> {
         loop {
             let info = self.fd.read_signal().ok().flatten()?;
             match Signal::try_from(info.ssi_signo as i32).ok()? {
                 // Of no meaning to a daemon; the next one may be.
                 Signal::SIGHUP if !self.hangup_ends => {}
-                signal => return Some(signal),
+                signal => return Some((signal, info.ssi_pid)),
             }
         }
     }

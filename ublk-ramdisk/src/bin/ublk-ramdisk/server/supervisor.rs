@@ -41,6 +41,11 @@ const ENOUGH: usize = 3;
 const FEW: Duration = Duration::from_secs(10);
 /// After a signal, how often a disk that is in use is tried again, in milliseconds.
 pub const LOOK_AGAIN: u16 = 250;
+/// Who ends every process when the machine shuts down.
+const INIT: u32 = 1;
+/// How long users of the disk may then take. Whoever uses it when this process is killed waits for ever,
+/// and so would an unmount; init kills 90 s after it has asked.
+const INIT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a command may look at the lock of a server that has died.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// So many requests are named when a disk is given up.
@@ -77,6 +82,8 @@ pub struct Supervisor {
     deaths: Deaths,
     /// Signals to this process that have asked for the end.
     signaled: u32,
+    /// When the end that process 1 has asked for comes by force.
+    given_up_at: Option<Instant>,
     /// The same of the server.
     told: u32,
     /// The users of the disk have been named once.
@@ -126,6 +133,7 @@ impl Supervisor {
             deaths: Deaths::new(timeout),
             recoverable: false,
             signaled: 0,
+            given_up_at: None,
             told: 0,
             told_waiting: false,
         })
@@ -191,11 +199,17 @@ impl Supervisor {
                 std::thread::sleep(std::time::Duration::from_millis(LOOK_AGAIN.into()));
             }
         }
-        while let Some(signal) = self.signals.take() {
+        while let Some((signal, sender)) = self.signals.take() {
             if signal != Signal::SIGCHLD {
                 info!("{signal}");
                 self.signaled += 1;
+                if sender == INIT {
+                    self.given_up_at = Some(Instant::now() + INIT_PATIENCE);
+                }
             }
+        }
+        if self.given_up_at.is_some_and(|at| at <= Instant::now()) {
+            self.signaled = 2;
         }
         let mut note = [0; 64];
         while let Ok(length) = self.notes.recv(&mut note) {

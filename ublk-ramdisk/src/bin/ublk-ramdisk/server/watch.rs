@@ -132,7 +132,7 @@ fn watch(watched: &Watched, orders: &Orders, progress: impl Fn() -> (u64, u64), 
             }
         };
         if ready[0] {
-            while let Some(signal) = watched.signals.take() {
+            while let Some((signal, _)) = watched.signals.take() {
                 if signal != Signal::SIGCHLD {
                     info!("{signal}");
                     terminate(watched);
