@@ -384,7 +384,10 @@ fn requests_inside(id: u32) -> String {
         .filter_map(|file| fs::read_to_string(file).ok())
         .collect();
     let lines: Vec<&str> = texts.lines().take(REQUESTS_TOLD).collect();
-    lines.join("; ")
+    match lines.is_empty() {
+        true => "none that debugfs shows".to_owned(),
+        false => lines.join("; "),
+    }
 }
 
 /// The deaths of a disk's servers: how long clients have waited, and when it is enough.
