@@ -144,6 +144,7 @@ pub use pool::context::{
 pub use runtime::builder::RuntimeBuilder;
 pub use runtime::Runtime;
 pub use sys::clock::VirtualClock;
+pub use sys::cpu::touch_stack;
 pub use sys::cpuset::CpuSet;
 pub use sys::run_clock::RunClock;
 pub use wait::flush::{reclaim_scope, ReclaimScope};

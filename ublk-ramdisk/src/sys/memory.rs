@@ -25,13 +25,19 @@ const FASTEST: u64 = 32;
 /// A look serves no longer, in nanoseconds: a limit may be lowered meanwhile.
 const LONGEST_LOOK: u64 = 10_000_000;
 
-/// Locks all memory of this process, with `later` also what it maps later, a page as it is first
-/// touched: what has to be there for memory to be freed is never taken away (J2). Called once the
-/// largest mappings are made: where they exceed RLIMIT_MEMLOCK, it fails without CAP_IPC_LOCK and
-/// changes nothing. Of a mapping of explicit huge pages the kernel makes them all at once.
-pub fn lock(later: bool) -> io::Result<()> {
-    let later = if later { libc::MCL_FUTURE } else { 0 };
-    let flags = libc::MCL_CURRENT | libc::MCL_ONFAULT | later;
+/// Locks all pages of what this process has mapped: its code and data are there before memory is
+/// short, and never taken away (J2). Of explicit huge pages the kernel makes all that are mapped.
+pub fn lock_present() -> io::Result<()> {
+    mlockall(libc::MCL_CURRENT)
+}
+
+/// Locks what this process has mapped or maps later, a page as it is first touched. Where its mappings
+/// exceed RLIMIT_MEMLOCK it fails without CAP_IPC_LOCK and changes nothing.
+pub fn lock_touched() -> io::Result<()> {
+    mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)
+}
+
+fn mlockall(flags: i32) -> io::Result<()> {
     // SAFETY: no memory changes.
     match unsafe { libc::mlockall(flags) } {
         0 => Ok(()),

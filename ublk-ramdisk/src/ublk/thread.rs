@@ -113,6 +113,7 @@ impl QueueThread {
     }
 
     fn main(self, submitter: Submitter) -> Option<Served> {
+        workqueue::touch_stack();
         let mut served = None;
         let serve = AssertUnwindSafe(|| self.serve(submitter, &mut served));
         let end = catch_unwind(serve).unwrap_or_else(|_| {

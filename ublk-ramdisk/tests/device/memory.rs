@@ -74,11 +74,39 @@ fn locked() {
     );
     let (resident, tables) = (kib("status", "RssShmem:"), kib("status", "VmPTE:"));
     assert!(resident < 1024 && tables < 1024, "{resident} {tables}");
+    let smaps = machine::read(format!("/proc/{}/smaps", disk.pid));
+    let not_there = not_resident(&smaps);
+    assert!(not_there.is_empty(), "{not_there:?}");
     fill(&disk.open_direct(), 0..8 * MIB);
     assert!(kib("status", "RssShmem:") >= 8 << 10);
     assert!(kib("smaps", "Locked:") >= 8 << 10);
     assert_eq!(kib("status", "VmSwap:"), 0);
     disk.end();
+}
+
+/// The mappings of code that are not there in full, and the stacks of workers and queue threads of
+/// which less than 64 KiB are.
+fn not_resident(smaps: &str) -> Vec<&str> {
+    let kib = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
+    let (mut mapping, mut size, mut stacks, mut found) = ("", 0, 0, Vec::new());
+    for line in smaps.lines() {
+        match line.split_whitespace().next() {
+            Some("Size:") => size = kib(line).expect("a number"),
+            Some("Rss:") => {
+                let code = mapping.contains(" r-xp ") && mapping.contains('/');
+                let stack = mapping.contains(" rw-p ") && (252..=256).contains(&size);
+                stacks += u64::from(stack);
+                let least = if code { size } else { 64 };
+                if (code || stack) && kib(line) < Some(least) {
+                    found.push(mapping);
+                }
+            }
+            Some(word) if !word.ends_with(':') => mapping = line,
+            _ => {}
+        }
+    }
+    assert!(stacks > 2, "a queue thread and two workers at least");
+    found
 }
 
 fn read_empty(path: &str) {

@@ -355,7 +355,11 @@ impl Env {
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
         let invitation = self.clock.turns().map(TurnScheduler::invite);
+        let has_room = self.config.stack_size >= 2 * cpu::TOUCHED_STACK;
         cpu::spawn_quiet(name, self.config.stack_size, move || {
+            if has_room {
+                cpu::touch_stack();
+            }
             let _seated = invitation.map(Invitation::accept);
             body();
         })

@@ -297,6 +297,17 @@ pub(crate) fn around_forks(before: extern "C" fn(), after: extern "C" fn()) {
     }
 }
 
+/// Bytes of stack that [`touch_stack`] has there.
+pub(crate) const TOUCHED_STACK: usize = 64 << 10;
+
+/// Has the next 64 KiB of the calling thread's stack there. Each thread of the crate that has twice as
+/// much begins so, for programs that lock their memory: a run that needed a page for its stack could
+/// wait for memory that only itself can free. To be called by other threads on which memory depends.
+#[inline(never)]
+pub fn touch_stack() {
+    std::hint::black_box(&mut [0_u8; TOUCHED_STACK]);
+}
+
 /// The system's number for a failed thread creation.
 pub(crate) fn errno_of(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EAGAIN)

@@ -36,9 +36,10 @@ const IO_TIMEOUT_MS: u32 = 3000;
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Device {
-    /// Brings a disk up: when this returns, /dev/ublkbN is there and takes I/O. `again`: with the contents
-    /// of the stopped device of that id. `added` is called with the id once there is one. After a failure the device is the caller's to delete, from another
-    /// process; nothing else is left behind.
+    /// Brings a disk up: when this returns, /dev/ublkbN is there and takes I/O. `again`: with the
+    /// contents of the stopped device of that id. `added` is called with the id once there is one.
+    /// After a failure the device is the caller's to delete, from another process; nothing else is
+    /// left behind.
     ///
     /// # Errors
     /// A feature that the data path needs is missing, the id is taken, memory is too little, or a
@@ -351,10 +352,10 @@ impl Device {
 fn locked(open: impl FnOnce() -> Result<Store, Failure>) -> Result<Store, Failure> {
     // Explicit huge pages are all made when their mapping is locked, and are never swapped: what is
     // there before is locked then, and nothing later (J2).
-    let mut locked = memory::lock(false);
+    let mut locked = memory::lock_present();
     let store = open()?;
     if !store.is_hugetlb() {
-        locked = memory::lock(true);
+        locked = locked.and_then(|()| memory::lock_touched());
     }
     if let Err(error) = locked {
         log::warn!("mlockall: {error}; the disk's own memory may be swapped, even to itself");
