@@ -7,7 +7,6 @@
 //! takes root.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
@@ -17,6 +16,15 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_bench_device");
 
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// Another process writes the program: what this one has open for writing, a child that another test
+/// has just made has open too, and such a file cannot be started.
+fn make_program(path: &Path, text: &str) {
+    let written = path.with_extension("text");
+    fs::write(&written, text).unwrap();
+    let made = Command::new("install").arg(&written).arg(path).status();
+    assert!(made.unwrap().success());
 }
 
 /// Exit status and the only line of standard error.
@@ -97,8 +105,7 @@ fn the_script_says_what_it_would_measure() {
     let (bin, target) = (place.join("bin"), place.join("target"));
     fs::create_dir_all(&bin).unwrap();
     fs::create_dir_all(target.join("release")).unwrap();
-    fs::write(bin.join("cargo"), "#!/bin/sh\n").unwrap();
-    fs::set_permissions(bin.join("cargo"), fs::Permissions::from_mode(0o755)).unwrap();
+    make_program(&bin.join("cargo"), "#!/bin/sh\n");
     std::os::unix::fs::symlink(PROGRAM, target.join("release/bench_device")).unwrap();
     let path = std::env::var("PATH").unwrap();
     let inside = project("bench-device-dry");
@@ -178,9 +185,8 @@ impl Bench {
     }
 
     fn program(&self, name: &str, text: &str) {
-        let path = self.at("bin").join(name);
-        fs::write(&path, format!("#!/usr/bin/env bash\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let text = format!("#!/usr/bin/env bash\n{text}\n");
+        make_program(&self.at("bin").join(name), &text);
     }
 
     /// What the stand-in does beside being there.

@@ -10,8 +10,8 @@ struct Place(PathBuf);
 
 impl Place {
     fn new(name: &str) -> Self {
-        let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("sim-trace-{name}"));
-        let _ = std::fs::remove_dir_all(&place);
+        let name = format!("sim-trace-{name}-{}", std::process::id());
+        let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&place).expect("a folder");
         Self(place)
     }
