@@ -174,8 +174,8 @@ fn waits_for_a_worker(path: &str) -> Outcome {
     Ok(())
 }
 
-/// Tells the verifier to end, whatever happens here.
-struct Stops<'a>(&'a AtomicBool);
+/// Tells a client to end, whatever happens here.
+pub struct Stops<'a>(pub &'a AtomicBool);
 
 impl Drop for Stops<'_> {
     fn drop(&mut self) {
