@@ -76,17 +76,17 @@ fn available(kind: Kind) -> Result<(), Skip> {
 }
 
 /// A mounted disk; unmounted at the latest when it is dropped.
-struct Mounted(PathBuf);
+pub struct Mounted(pub PathBuf);
 
 impl Mounted {
-    fn new(disk: &Disk) -> Mounted {
+    pub fn at(disk: &str) -> Mounted {
         let place = machine::scratch().join("mnt");
         fs::create_dir_all(&place).expect("a folder");
-        tool(&["mount", &disk.path, text(&place)]).well();
+        tool(&["mount", disk, text(&place)]).well();
         Mounted(place)
     }
 
-    fn unmount(self) {
+    pub fn unmount(self) {
         tool(&["umount", text(&self.0)]).well();
         std::mem::forget(self);
     }
@@ -115,7 +115,7 @@ fn keeps_tree(kind: Kind, path: &str) -> Outcome {
     available(kind)?;
     let disk = Disk::on(path, "mq-deadline", "320M", &["--queues", "2"]);
     tool(&[kind.make, &[&disk.path]].concat()).well();
-    let mounted = Mounted::new(&disk);
+    let mounted = Mounted::at(&disk.path);
     let source = sources();
     for number in 0..2 {
         let copy = mounted.0.join(format!("copy{number}"));
@@ -124,7 +124,7 @@ fn keeps_tree(kind: Kind, path: &str) -> Outcome {
     mounted.unmount();
     tool(&[kind.check, &[&disk.path]].concat()).well();
 
-    let mounted = Mounted::new(&disk);
+    let mounted = Mounted::at(&disk.path);
     for number in 0..2 {
         let copy = mounted.0.join(format!("copy{number}"));
         tool(&["diff", "-r", text(&source), text(&copy)]).well();
@@ -150,7 +150,7 @@ fn grows() -> Outcome {
     need(&["resize2fs"])?;
     let disk = Disk::add(&["--size", "32M"]);
     tool(&["mkfs.ext4", "-q", &disk.path]).well();
-    let mounted = Mounted::new(&disk);
+    let mounted = Mounted::at(&disk.path);
     let bytes = vec![0x5a; 8 << 20];
     fs::write(mounted.0.join("before"), &bytes).expect("written");
     ublk(&["resize", &disk.name(), "16M"]).refused(4, &["mounted", "--force"]);

@@ -9,8 +9,8 @@
 //! Environment: `UBLK_TEST_QUICK=1` takes smaller numbers and pairs instead of all combinations
 //! ([`runner::is_quick`]), `UBLK_TEST_SEED` fixes the seed of everything random, `UBLK_TEST_OPS` the
 //! number of random operations against the model, `UBLK_TEST_IOS` of the requests whose system calls
-//! are counted, `UBLK_TEST_SECONDS` how long each test that has fio verify under pressure goes on;
-//! `CI` turns a skipped test into a failure.
+//! are counted, `UBLK_TEST_KILLS` how often a server is killed on each data path,
+//! `UBLK_TEST_SECONDS` how long each test that has fio verify under pressure goes on; `CI` turns a skipped test into a failure.
 
 mod backing;
 
@@ -66,12 +66,21 @@ mod users;
 
 mod verify;
 
+mod writer;
+
 use std::process::ExitCode;
 
 use runner::{Options, Test};
 
 fn main() -> ExitCode {
-    let options = match Options::read(std::env::args().skip(1)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == writer::WORD) {
+        return match writer::run(&words[1..]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    let options = match Options::read(words.into_iter()) {
         Ok(options) => options,
         Err(complaint) => {
             eprintln!("device: {complaint}");
@@ -102,6 +111,7 @@ fn main() -> ExitCode {
     faults::tests(&mut tests);
     filesystems::tests(&mut tests);
     verify::tests(&mut tests);
+    writer::tests(&mut tests);
     hotplug::tests(&mut tests);
     counters::tests(&mut tests);
     pressure::tests(&mut tests);

@@ -2,19 +2,27 @@
 //! I3, I4, I5, I8, I15 to I19: a server is killed, another takes up its disk, and no client sees it.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use crate::disk::{Disk, MIB};
+use ublk_ramdisk::ublk::ctrl::Control;
+
+use crate::disk::{try_add, Disk, MIB};
+use crate::filesystems::Mounted;
 use crate::ioctl::{self, Buffer};
 use crate::machine::{self, tmpfs_path, wait_for, Traces};
-use crate::run::{need, ublk};
-use crate::runner::{Outcome, Test};
-use crate::verify::fio_command;
+use crate::run::{command, need, tool, ublk, Said, PROGRAM};
+use crate::runner::{number, Outcome, Test};
+use crate::writer::Writer;
 
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
-        let name = format!("i03_i05_fio_verifies_while_the_server_is_killed_on_{path}");
-        let test = Test::skippable(name, move || killed_under_fio(path));
+        let name =
+            format!("i03_i05_no_acknowledged_block_is_lost_when_the_server_is_killed_on_{path}");
+        let test = Test::new(name, move || killed_under_a_writer(path));
         tests.push(test.on_path(path));
     }
     let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body));
@@ -26,6 +34,15 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("i19_recover_takes_up_what_nobody_serves", by_hand);
     add("f04_a_stop_by_force_flushes_the_page_cache", flushed);
     add("i18_a_disk_that_nobody_can_take_up_is_stopped", nobody);
+    add("i18_list_says_that_a_disk_waits", waits);
+    add("i16_i19_what_does_not_fit_the_disk_is_refused", unfit);
+    add("i19_recover_all_passes_by_a_disk_that_is_open", all);
+    add(
+        "i13_i19_what_a_stranger_deletes_is_kept",
+        deleted_by_a_stranger,
+    );
+    let name = "i20_a_shutdown_ends_the_users_of_a_disk_within_90_s";
+    tests.push(Test::skippable(name, shutdown));
 }
 
 fn listed(disk: &Disk) -> serde_json::Value {
@@ -48,29 +65,24 @@ fn kill(disk: &Disk) {
     assert_eq!(listed(disk)["last_end"], "SIGKILL");
 }
 
-fn killed_under_fio(path: &str) -> Outcome {
-    need(&["fio"])?;
+/// Each block holds what was acknowledged last, or what was issued after that.
+fn killed_under_a_writer(path: &str) {
     let before = Traces::now();
     let disk = Disk::add(&["--size", "20M", "--data-path", path]);
-    for _ in 0..3 {
-        let mut fio = fio_command(&disk, "verify-direct.fio");
-        let fio = fio.stdout(std::process::Stdio::null()).spawn();
-        let mut fio = fio.expect("fio is installed");
-        wait_for("fio at work", || {
-            disk.stats()
-                .queues
-                .iter()
-                .any(|queue| queue.write.requests > 100)
-        });
+    let mut writer = Writer::start(&disk, 16 * MIB / 4096, 4);
+    let kills = number("UBLK_TEST_KILLS", 5, 5);
+    for _ in 0..kills {
+        writer.goes_on(200);
         kill(&disk);
-        assert!(
-            fio.wait().expect("it is ours").success(),
-            "fio saw an error"
-        );
     }
+    writer.goes_on(200);
+    writer.stop();
+    assert_eq!(writer.wrong_blocks(Path::new(&disk.path)), [""; 0]);
+    let (kernel, requests) = (machine::kernel(), writer.acknowledged());
+    println!("KILLS {kernel} {path} {kills} {requests}");
+    drop(writer);
     disk.end();
     before.assert_unchanged();
-    Ok(())
 }
 
 fn settings() {
@@ -100,11 +112,15 @@ fn settings() {
 fn three_deaths() {
     let before = Traces::now();
     let disk = Disk::add(&["--size", "8M", "--no-partition-scan"]);
-    kill(&disk);
-    kill(&disk);
-    let last = listed(&disk)["pid"].as_u64().expect("a server") as u32;
-    ioctl::signal(last, libc::SIGKILL);
-    wait_for("the end of the disk", || fs::metadata(&disk.path).is_err());
+    // Each as soon as it serves, however slow the machine: three of them die within the time.
+    wait_for("the end of the disk", || {
+        let row = listed(&disk);
+        let server = row["pid"].as_u64().map(|pid| pid as u32);
+        if let Some(pid) = server.filter(|pid| machine::servers().contains(pid)) {
+            ioctl::signal(pid, libc::SIGKILL);
+        }
+        fs::metadata(&disk.path).is_err()
+    });
     wait_for("DEAD", || listed(&disk)["state"] == "DEAD");
     assert!(machine::server_logs().contains("its contents are kept"));
     recover(&disk);
@@ -131,10 +147,14 @@ fn nobody() {
     before.assert_unchanged();
 }
 
-fn recover(disk: &Disk) {
+fn try_recover(words: &[&str]) -> Said {
     let log = machine::log_path();
-    let log = log.to_str().expect("text");
-    let said = ublk(&["recover", &disk.name(), "--log", log]);
+    let log = ["--log", log.to_str().expect("text")];
+    ublk(&[&["recover"], words, &log].concat())
+}
+
+fn recover(disk: &Disk) {
+    let said = try_recover(&[&disk.name()]);
     if said.status != Some(0) {
         // Else its clients would wait for ever, and this test for them.
         ublk(&["stop", "--force", &disk.name()]);
@@ -159,18 +179,7 @@ fn by_hand_on(backing: &str) {
     bytes.fill(9);
     let client = disk.open_direct();
     client.write_all_at(&bytes, 4096).expect("write");
-    let kill_both = || {
-        let server = listed(&disk)["pid"].as_u64().expect("a server") as u32;
-        let supervisor = machine::parent(server);
-        ioctl::signal(supervisor, libc::SIGKILL);
-        ioctl::signal(server, libc::SIGKILL);
-        wait_for("their end", || {
-            let alive = machine::servers();
-            !alive.contains(&server) && !alive.contains(&supervisor)
-        });
-    };
-    kill_both();
-    wait_for("QUIESCED", || listed(&disk)["state"] == "QUIESCED");
+    kill_both(&disk);
     let mut found = Buffer::new(4096);
     std::thread::scope(|scope| {
         let read = scope.spawn(|| client.read_exact_at(&mut found, 4096));
@@ -187,6 +196,19 @@ fn by_hand_on(backing: &str) {
         .expect("read");
     assert!(found[..] == bytes[..], "what was acknowledged is there");
     disk.end();
+}
+
+/// Kills server and supervisor. Until the first is killed, the second changes nothing.
+fn kill_both(disk: &Disk) {
+    let server = listed(disk)["pid"].as_u64().expect("a server") as u32;
+    for pid in [machine::parent(server), server] {
+        ioctl::signal(pid, libc::SIGKILL);
+        wait_for("its end", || !machine::servers().contains(&pid));
+        if pid != server {
+            assert_eq!(listed(disk)["state"], "LIVE");
+        }
+    }
+    wait_for("QUIESCED", || listed(disk)["state"] == "QUIESCED");
 }
 
 /// What the page cache holds is not lost by a stop by force.
@@ -212,4 +234,184 @@ fn flushed() {
 /// A disk that is served is left alone.
 fn recover_is_idle(disk: &Disk) {
     assert_eq!(ublk(&["recover", &disk.name()]).well(), "");
+}
+
+fn fill(disk: &Disk, byte: u8) {
+    let mut bytes = Buffer::new(4096);
+    bytes.fill(byte);
+    disk.open_direct().write_all_at(&bytes, 0).expect("write");
+}
+
+#[track_caller]
+fn assert_holds(disk: &Disk, byte: u8) {
+    let mut found = Buffer::new(4096);
+    let client = disk.open_direct();
+    client.read_exact_at(&mut found, 0).expect("read");
+    assert!(found.iter().all(|&is| is == byte), "it is lost");
+}
+
+/// While each new server fails, `list` says that the disk waits. A stop by force ends that.
+fn waits() {
+    let before = Traces::now();
+    let file = tmpfs_path("waits");
+    let backing = format!("tmpfs:{file}");
+    let disk = Disk::add(&["--size", "8M", "--backing", &backing]);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("ours");
+    ioctl::signal(disk.pid, libc::SIGKILL);
+    let note = format!("{} waits for a server since 2", disk.path);
+    wait_for("the note", || {
+        ublk(&["list", &disk.name()]).well().contains(&note)
+    });
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("ours");
+    wait_for("a server", || listed(&disk)["state"] == "LIVE");
+    let row = listed(&disk);
+    assert!(row["waited_ms"].as_u64() > Some(0), "{row}");
+    assert!(row["waits_since"].is_null(), "{row}");
+    assert_eq!(disk.stats().restarts, 1);
+    let text = ublk(&["stats", &disk.name()]).well();
+    assert!(text.contains("restart"), "{text}");
+    disk.end();
+    fs::remove_file(&file).expect("removed");
+    before.assert_unchanged();
+}
+
+/// The state file, or the store, is not what the disk had: `recover` says so, and changes nothing.
+fn unfit() {
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "8M"]);
+    fill(&disk, 3);
+    kill_both(&disk);
+    let state = machine::run_dir().join(format!("{}.json", disk.id));
+    let store = machine::run_dir().join("store").join(disk.name());
+    let right = fs::read_to_string(&state).expect("a state file");
+    let mut other: serde_json::Value = serde_json::from_str(&right).expect("JSON");
+    let mut with = |key: &str, number: u64| {
+        let was = std::mem::replace(&mut other[key], number.into());
+        let text = other.to_string();
+        other[key] = was;
+        text
+    };
+    let texts = [
+        (String::new(), "cannot be read"),
+        ("{".to_owned(), "cannot be read"),
+        (with("version", 2), "version 2"),
+        (with("pid", 1), "another program"),
+    ];
+    let refused = |part: &str| {
+        let said = try_recover(&[&disk.name()]);
+        assert!(matches!(said.status, Some(1 | 3)), "{said:?}");
+        said.refused(said.status.expect("a status"), &[part]);
+        assert_eq!(listed(&disk)["state"], "QUIESCED");
+    };
+    for (text, part) in texts {
+        fs::write(&state, text).expect("written");
+        refused(part);
+    }
+    fs::write(&state, right).expect("written");
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o644)).expect("ours");
+    refused(store.to_str().expect("text"));
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o600)).expect("ours");
+    let aside = store.with_extension("aside");
+    fs::rename(&store, &aside).expect("renamed");
+    refused(store.to_str().expect("text"));
+    fs::rename(&aside, &store).expect("renamed");
+    recover(&disk);
+    assert_holds(&disk, 3);
+    disk.end();
+    before.assert_unchanged();
+}
+
+/// One disk waits, another is stopped and open, a third is served.
+fn all() {
+    let before = Traces::now();
+    let disks = [0, 1, 2].map(|_| Disk::add(&["--size", "8M"]));
+    let [waiting, open, served] = &disks;
+    fill(waiting, 1);
+    fill(open, 2);
+    let client = open.open();
+    ublk(&["stop", "--force", &open.name()]).well();
+    kill_both(waiting);
+    let said = try_recover(&["--all"]);
+    assert_eq!(said.status, Some(4), "{said:?}");
+    said.has_one_line();
+    assert!(said.err.contains("still open"), "{said:?}");
+    assert_eq!(said.out.trim(), waiting.path);
+    drop(client);
+    assert_eq!(try_recover(&["--all"]).well().trim(), open.path);
+    assert_eq!(try_recover(&["--all"]).well(), "");
+    assert_holds(waiting, 1);
+    assert_holds(open, 2);
+    assert_eq!(served.stats().restarts, 0);
+    disks.into_iter().for_each(Disk::end);
+    before.assert_unchanged();
+}
+
+/// The contents stay until somebody says what becomes of them; no new disk takes their place.
+fn deleted_by_a_stranger() {
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "8M"]);
+    fill(&disk, 5);
+    let delete = || {
+        let mut stranger = Control::open().expect("the driver");
+        stranger.stop(disk.id).expect("it is stopped");
+        let deleted = stranger.delete_within(disk.id, Duration::from_secs(5));
+        assert!(deleted.expect("it is deleted"), "nobody uses it");
+        wait_for("the end of its server", || {
+            machine::servers() == *before.servers()
+        });
+    };
+    delete();
+    let row = listed(&disk);
+    assert_eq!(
+        (&row["state"], &row["size"]),
+        (&"GONE".into(), &(8 * MIB).into())
+    );
+    let text = ublk(&["list"]).well();
+    assert!(text.contains("contents are kept"), "{text}");
+    let words = ["--size", "8M", "--id", &disk.name()];
+    try_add(&words).refused(4, &["contents", "recover", "del"]);
+    let other = Disk::add(&["--size", "8M"]);
+    assert_ne!(other.id, disk.id);
+    other.end();
+    recover(&disk);
+    assert_holds(&disk, 5);
+    delete();
+    ublk(&["del", &disk.name()]).well();
+    disk.has_ended();
+    before.assert_unchanged();
+}
+
+/// Process 1 of a PID namespace asks every process there to end, as that of the machine does at a
+/// shutdown. A mounted disk is stopped by force.
+fn shutdown() -> Outcome {
+    need(&["unshare", "bash", "mkfs.ext4"])?;
+    let before = Traces::now();
+    let log = machine::log_path();
+    let add = format!("{PROGRAM} add --size 16M --log {}", log.display());
+    // No other process there is left: it can be signaled no more.
+    let script = format!("{add}; read; kill -TERM -1; while kill -0 -1; do sleep 0.1; done");
+    let namespace = command("unshare")
+        .args(["--pid", "--fork", "--kill-child", "bash", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut namespace = namespace.expect("it starts");
+    let mut path = String::new();
+    let said = namespace.stdout.take().expect("piped");
+    BufReader::new(said).read_line(&mut path).expect("a path");
+    let path = path.trim();
+    tool(&["mkfs.ext4", "-q", path]).well();
+    let mounted = Mounted::at(path);
+    fs::write(mounted.0.join("file"), "written").expect("written");
+    let asked = Instant::now();
+    drop(namespace.stdin.take());
+    namespace.wait().expect("it is ours");
+    let took = asked.elapsed();
+    mounted.unmount();
+    let all = asked.elapsed();
+    assert!(all < Duration::from_secs(90), "{took:?}, {all:?}");
+    assert!(machine::server_logs().contains("by force"));
+    before.assert_unchanged();
+    Ok(())
 }

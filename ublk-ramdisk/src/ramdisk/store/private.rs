@@ -132,6 +132,11 @@ fn check_mount(open: &File, path: &Path) -> io::Result<()> {
     }
 }
 
+/// Has the device, or one that had its id, a store?
+pub fn is_there(run_dir: &Path, id: u32) -> bool {
+    folders(run_dir).any(|folder| folder.join(id.to_string()).exists())
+}
+
 /// Removes the store of a device, if it has one.
 ///
 /// # Context

@@ -32,23 +32,12 @@ pub fn run(args: &DelArgs) -> Result<Exit, Failure> {
     last.map_or(Ok(Exit::Done), Err)
 }
 
-/// What this program added. State files of devices that are gone are cleared away.
+/// What this program added.
 fn ours(run_dir: &RunDir) -> Result<Vec<u32>, Failure> {
-    let (mut ours, others): (Vec<u32>, Vec<u32>) = run_dir
-        .ids()
-        .into_iter()
-        .partition(|&id| run_dir.has_server(id));
+    let ids = run_dir.ids();
     // Without a server the driver is asked, and its absence reported.
-    if ours.is_empty() || !others.is_empty() {
-        let mut control = Control::open()?;
-        for id in others {
-            let info = control.device_info(id);
-            if info.is_err_and(|error| error.errno() == Some(libc::ENODEV)) {
-                run_dir.forget(id);
-            } else {
-                ours.push(id);
-            }
-        }
+    if !ids.iter().any(|&id| run_dir.has_server(id)) {
+        Control::open()?;
     }
-    Ok(ours)
+    Ok(ids)
 }

@@ -14,6 +14,9 @@ use super::{machine, output};
 use crate::cli::{ListArgs, TableArgs};
 use crate::server::run_dir::RunDir;
 
+/// The state of a device that another program has deleted, while its contents are there.
+const GONE: &str = "GONE";
+
 /// One device, as `--json` shows it.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -50,12 +53,21 @@ struct Row {
 }
 
 impl Row {
-    /// A line for a disk that waits for a server.
-    fn wait(&self) -> Option<String> {
+    /// A line for a disk that waits for a server, or for somebody who says what becomes of its contents.
+    fn note(&self) -> Option<String> {
+        let Row {
+            id, path, state, ..
+        } = self;
+        if state == GONE {
+            return Some(format!(
+                "{path} is gone, its contents are kept: `ublk-ramdisk recover {id}` makes it again, \
+                 `ublk-ramdisk del {id}` removes them\n"
+            ));
+        }
         let since = self.waits_since.as_ref();
         let since = since.map_or_else(String::new, |since| format!(" since {since}"));
-        let waits = self.state == DeviceState::Quiesced.to_string();
-        waits.then(|| format!("{} waits for a server{since}\n", self.path))
+        let waits = *state == DeviceState::Quiesced.to_string();
+        waits.then(|| format!("{path} waits for a server{since}\n"))
     }
 }
 
@@ -66,7 +78,10 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
     let mut control = Control::open()?;
     let run_dir = RunDir::of_this_machine()?;
     let all = args.ids.is_empty();
-    let ids = if all { device_ids() } else { args.ids.clone() };
+    let ids = match all {
+        true => [device_ids(), run_dir.kept()].concat(),
+        false => args.ids.clone(),
+    };
     let mut rows = Vec::new();
     for id in ids {
         match look(&mut control, &run_dir, id) {
@@ -77,13 +92,15 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
     }
     output::show(args.table.json, &rows, |rows| match rows[..] {
         [] => String::new(),
-        _ => as_text(rows, &columns) + &rows.iter().filter_map(Row::wait).collect::<String>(),
+        _ => as_text(rows, &columns) + &rows.iter().filter_map(Row::note).collect::<String>(),
     })
 }
 
 /// One row, from the driver, sysfs and the state file.
 fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlError> {
-    let info = control.device_info(id)?;
+    let found = control.device_info(id);
+    let gone = found.is_err() && run_dir.kept().contains(&id);
+    let info = found.or_else(|error| gone.then(DeviceInfo::default).ok_or(error))?;
     // A device that was never given parameters has none to show.
     let params = control.params(id).unwrap_or_default();
     let live_server = run_dir.has_server(id);
@@ -96,8 +113,13 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         id,
         path: block_path(id),
         char_path: char_path(id),
-        state: info.device_state().to_string(),
-        size: machine::disk_size(id).or(params.size()),
+        state: match gone {
+            true => GONE.to_owned(),
+            false => info.device_state().to_string(),
+        },
+        size: machine::disk_size(id)
+            .or(params.size())
+            .or(state.as_ref().map(|state| state.served.size)),
         read_only: params.read_only(),
         queues: info.nr_hw_queues,
         depth: info.queue_depth,
@@ -118,7 +140,7 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
 
 /// Is a state file without a server about this device, rather than about an earlier one of the
 /// same id?
-fn is_remains(info: &DeviceInfo, pid: u32) -> bool {
+pub fn is_remains(info: &DeviceInfo, pid: u32) -> bool {
     info.device_state() != DeviceState::Live
         && (info.ublksrv_pid <= 0 || u32::try_from(info.ublksrv_pid) == Ok(pid))
 }

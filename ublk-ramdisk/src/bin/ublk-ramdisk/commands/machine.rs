@@ -118,11 +118,17 @@ pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Stops a device if need be, removes its private store and frees its id.
+/// Stops a device if need be, removes its private store and frees its id. Of one that another program has
+/// deleted the rest goes.
 pub fn delete(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
-    stop(run_dir, id, force)?;
+    let gone = run_dir.gone().contains(&id);
+    if !gone {
+        stop(run_dir, id, force)?;
+    }
     run_dir.remove_store(id)?;
-    delete_by_kernel(&mut Control::open()?, id)?;
+    if !gone {
+        delete_by_kernel(&mut Control::open()?, id)?;
+    }
     run_dir.forget(id);
     Ok(())
 }

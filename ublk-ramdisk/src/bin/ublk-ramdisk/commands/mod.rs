@@ -6,7 +6,7 @@ mod add;
 
 mod del;
 
-mod list;
+pub mod list;
 
 mod stop;
 

@@ -40,7 +40,7 @@ fn recover(run_dir: &RunDir, id: u32, args: &RecoverArgs) -> Result<Option<Serve
     }
     let state = run_dir.state(id).ok_or_else(|| {
         Failure::runtime(format!(
-            "device {id} has no state file that can be read: it is none of this program"
+            "device {id} has no state file that can be read: it is another program's, or another version's"
         ))
     })?;
     let timeout = state.usable_config()?.recovery_timeout;

@@ -39,11 +39,13 @@ use ublk_ramdisk::config::{fate_of_contents, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::stats::DeviceStats;
 use ublk_ramdisk::sys::thread::set_io_flusher;
-use ublk_ramdisk::ublk::abi::DeviceState;
+use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control};
 use ublk_ramdisk::ublk::device::Device;
+use ublk_ramdisk::ublk::device_ids;
 use ublk_ramdisk::ublk::openers::past_brief_use;
 
+use crate::commands::list::is_remains;
 use crate::{logger, panics};
 use control_socket::{Caller, Listener};
 use daemon::ReadyPipe;
@@ -251,6 +253,7 @@ impl Server {
         (config, again): (&DeviceConfig, bool),
         run_dir: &RunDir,
     ) -> Result<Server, Failure> {
+        let config = &config_beside_kept(config, &run_dir.kept(), again)?;
         // An id that was asked for is locked before ADD_DEV. One that the driver chooses is known
         // only afterwards: `Front::open` locks it.
         let named = match config.id {
@@ -284,7 +287,7 @@ impl Server {
         run_dir: &RunDir,
     ) -> Result<Server, Failure> {
         let (id, config) = (state.served.id, state.usable_config()?);
-        let Some(size) = size_of_stopped(id, config)? else {
+        let Some(size) = size_of_stopped(&state, config)? else {
             return Server::recover(signals, supervisor, (state, Instant::now()), run_dir);
         };
         let config = DeviceConfig {
@@ -412,11 +415,44 @@ impl Server {
     }
 }
 
+/// The config of a new device whose id is none of those whose contents are kept.
+fn config_beside_kept(
+    config: &DeviceConfig,
+    kept: &[u32],
+    again: bool,
+) -> Result<DeviceConfig, Failure> {
+    let id = match config.id {
+        Some(id) if !again && kept.contains(&id) => {
+            return Err(Failure::in_use(format!(
+                "the contents of an earlier device {id} are kept: `ublk-ramdisk recover {id}` makes it \
+                 again, `ublk-ramdisk del {id}` removes them"
+            )))
+        }
+        // The driver would choose the first that is free.
+        None if !kept.is_empty() => {
+            let taken = [device_ids(), kept.to_vec()].concat();
+            (0..).find(|id| !taken.contains(id))
+        }
+        id => id,
+    };
+    Ok(DeviceConfig {
+        id,
+        ..config.clone()
+    })
+}
+
 /// None for a device that waits for a server. One that was stopped has the size that the driver knows;
 /// one that is gone, that of its file.
-fn size_of_stopped(id: u32, config: &DeviceConfig) -> Result<Option<u64>, Failure> {
-    let mut control = Control::open()?;
-    match control.device_info(id).map(|info| info.device_state()) {
+fn size_of_stopped(state: &State, config: &DeviceConfig) -> Result<Option<u64>, Failure> {
+    let (id, mut control) = (state.served.id, Control::open()?);
+    let found = control.device_info(id);
+    let is_ours = |info: &DeviceInfo| is_remains(info, state.served.pid);
+    if found.as_ref().is_ok_and(|info| !is_ours(info)) {
+        return Err(Failure::runtime(format!(
+            "device {id} is another program's by now, or is served: it is not taken up"
+        )));
+    }
+    match found.map(|info| info.device_state()) {
         Ok(DeviceState::Quiesced) => Ok(None),
         Ok(DeviceState::Dead) => Ok(Some(control.params(id)?.size().unwrap_or(config.size))),
         Ok(state) => Err(Failure::runtime(format!(

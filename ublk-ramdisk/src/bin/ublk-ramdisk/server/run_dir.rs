@@ -247,6 +247,20 @@ impl RunDir {
         ids
     }
 
+    /// The ids with a state file that have no server, and no device any more: another program has deleted
+    /// that. Lowest first.
+    pub fn gone(&self) -> Vec<u32> {
+        let (ids, devices) = (self.ids().into_iter(), device_ids());
+        ids.filter(|id| !devices.contains(id) && !self.has_server(*id))
+            .collect()
+    }
+
+    /// Those of them whose private store is kept (I13).
+    pub fn kept(&self) -> Vec<u32> {
+        let is_kept = |id: &u32| private::is_there(&self.0, *id);
+        self.gone().into_iter().filter(is_kept).collect()
+    }
+
     /// Removes what a supervisor needed, at its end. The state file stays.
     pub fn end_supervisor(&self, id: u32, lock: File) {
         let _ = remove::regular_file(&self.supervisor_path(id));

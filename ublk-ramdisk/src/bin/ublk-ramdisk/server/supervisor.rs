@@ -11,6 +11,7 @@
 //! | a failure before the disk is there | what was added is deleted, contents that were there are kept |
 //! | exit status 0 | nothing: a command has stopped the disk, and has the rest |
 //! | any other, if the contents outlive the server | a new server takes up the disk, or it is stopped |
+//! | the same, and another program has stopped the disk | nothing: the contents are kept |
 //! | another exit status | the disk is stopped and deleted |
 //! | a signal | nothing: the driver takes the disk away, and leaves the device DEAD |
 
@@ -278,8 +279,13 @@ impl Supervisor {
         let was_serving = std::mem::take(&mut self.serving);
         if let (Some(id), true) = (self.id, self.recoverable) {
             // A disk that was stopped from outside has no node any more.
-            if Path::new(&block_path(id)).exists() && self.asked() < 2 {
+            let is_there = Path::new(&block_path(id)).exists();
+            if is_there && self.asked() < 2 {
                 return self.restart(id, end, was_serving);
+            }
+            if !is_there && self.asked() == 0 {
+                info!("the contents of device {id} are kept until `recover` or `del`");
+                return Some(Exit::Failure);
             }
         }
         if matches!(end, End::Killed { .. }) && was_serving {
