@@ -40,7 +40,9 @@ fn recover(run_dir: &RunDir, id: u32, args: &RecoverArgs) -> Result<Option<Serve
     }
     let state = run_dir.state(id).ok_or_else(|| {
         Failure::runtime(format!(
-            "device {id} has no state file that can be read: it is another program's, or another version's"
+            "device {id} cannot be taken up: {} is missing or cannot be read; `ublk-ramdisk del {id}` \
+             removes the disk",
+            run_dir.state_path(id).display()
         ))
     })?;
     let timeout = state.usable_config()?.recovery_timeout;

@@ -90,7 +90,7 @@ impl RunDir {
         self.0.join(format!("{id}.supervisor"))
     }
 
-    fn state_path(&self, id: u32) -> PathBuf {
+    pub fn state_path(&self, id: u32) -> PathBuf {
         self.0.join(format!("{id}.json"))
     }
 
