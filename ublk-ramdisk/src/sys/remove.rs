@@ -11,26 +11,17 @@ use std::path::Path;
 
 /// Removes a regular file. Anything else is left as it is.
 pub fn regular_file(path: &Path) -> io::Result<()> {
-    match is(path, FileType::is_file)? {
-        true => fs::remove_file(path),
-        false => Ok(()),
-    }
+    of_kind(path, FileType::is_file, |path| fs::remove_file(path))
 }
 
 /// Removes a socket. Anything else is left as it is.
 pub fn socket(path: &Path) -> io::Result<()> {
-    match is(path, FileType::is_socket)? {
-        true => fs::remove_file(path),
-        false => Ok(()),
-    }
+    of_kind(path, FileType::is_socket, |path| fs::remove_file(path))
 }
 
 /// Removes a directory with everything in it. Anything else is left as it is.
 pub fn directory(path: &Path) -> io::Result<()> {
-    match is(path, FileType::is_dir)? {
-        true => fs::remove_dir_all(path),
-        false => Ok(()),
-    }
+    of_kind(path, FileType::is_dir, |path| fs::remove_dir_all(path))
 }
 
 /// Removes the name of an open regular file. A path that names another file by now is left.
@@ -47,11 +38,46 @@ pub fn is_this_file(path: &Path, file: &File) -> io::Result<bool> {
     Ok(named.is_file() && (named.dev(), named.ino()) == (held.dev(), held.ino()))
 }
 
-/// A path that is not there is of no kind: nothing is left to remove.
-fn is(path: &Path, kind: fn(&FileType) -> bool) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(found) => Ok(kind(&found.file_type())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+/// A path that is not there, or that another process has just removed, is removed.
+fn of_kind(
+    path: &Path,
+    kind: fn(&FileType) -> bool,
+    remove: fn(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let removed = fs::symlink_metadata(path).and_then(|found| match kind(&found.file_type()) {
+        true => remove(path),
+        false => Ok(()),
+    });
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l1_what_several_remove_at_once_is_removed_for_each() {
+        let path = std::env::temp_dir().join(format!("ublk-removed-{}", std::process::id()));
+        let gate = std::sync::Barrier::new(3);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        gate.wait();
+                        regular_file(&path).unwrap();
+                        gate.wait();
+                    }
+                });
+            }
+            for _ in 0..500 {
+                File::create(&path).unwrap();
+                gate.wait();
+                gate.wait();
+            }
+        });
+        assert!(!path.exists());
     }
 }

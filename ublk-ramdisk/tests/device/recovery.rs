@@ -295,7 +295,7 @@ fn unfit() {
         (String::new(), "cannot be read"),
         ("{".to_owned(), "cannot be read"),
         (with("version", 2), "version 2"),
-        (with("pid", 1), "another program"),
+        (with("queues", 7), "another program"),
     ];
     let refused = |part: &str| {
         let said = try_recover(&[&disk.name()]);

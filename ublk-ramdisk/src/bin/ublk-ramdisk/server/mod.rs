@@ -446,7 +446,12 @@ fn config_beside_kept(
 fn size_of_stopped(state: &State, config: &DeviceConfig) -> Result<Option<u64>, Failure> {
     let (id, mut control) = (state.served.id, Control::open()?);
     let found = control.device_info(id);
-    let is_ours = |info: &DeviceInfo| is_remains(info, state.served.pid);
+    let served = &state.served;
+    // The driver forgets who has served a device that waits: then its shape has to tell.
+    let is_ours = |info: &DeviceInfo| {
+        is_remains(info, served.pid)
+            && (info.nr_hw_queues, info.queue_depth) == (served.queues, served.depth)
+    };
     if found.as_ref().is_ok_and(|info| !is_ours(info)) {
         return Err(Failure::runtime(format!(
             "device {id} is another program's by now, or is served: it is not taken up"
