@@ -39,6 +39,8 @@ const ALL: Case = (
         "32",
         "--memory-limit",
         "24M",
+        "--first-write",
+        "busy",
         "--inject",
         "requeue=7,100,0,-1,delay=1ms",
     ],

@@ -277,7 +277,9 @@ impl Supervisor {
             return Some(Exit::Done);
         }
         let was_serving = std::mem::take(&mut self.serving);
-        if let (Some(id), true) = (self.id, self.recoverable) {
+        // It has a state file from when it can be used.
+        let is_known = |id: &u32| self.recoverable && self.run_dir.state_path(*id).exists();
+        if let Some(id) = self.id.filter(is_known) {
             // A disk that was stopped from outside has no node any more.
             let is_there = Path::new(&block_path(id)).exists();
             if is_there && self.asked() < 2 {
