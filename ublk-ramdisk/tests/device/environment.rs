@@ -144,7 +144,8 @@ fn no_core() -> Outcome {
     let (out, err) = (file("no-core"), file("no-core-log"));
     let mut server = command("prlimit")
         .args(["--core=unlimited", run::PROGRAM, "add", "--json"])
-        .args(["--foreground", "--size", "8M"])
+        // Of a disk that ends with its server.
+        .args(["--foreground", "--size", "8M", "--backing", "memfd"])
         .stdout(File::create(&out).expect("a file"))
         .stderr(File::create(&err).expect("a file"))
         .spawn()
