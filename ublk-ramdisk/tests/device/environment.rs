@@ -198,7 +198,16 @@ fn dead_queue(path: &str, words: &[&str]) -> Outcome {
     let file = |name: &str| machine::scratch().join(name);
     let (out, err) = (file("out"), file("err"));
     let mut server = command(run::PROGRAM)
-        .args(["add", "--json", "--foreground", "--size", "8M"])
+        // Of a disk that ends with its server.
+        .args([
+            "add",
+            "--json",
+            "--foreground",
+            "--size",
+            "8M",
+            "--backing",
+            "memfd",
+        ])
         .args(["--queues", "2", "--data-path", path])
         .args(words)
         .stdout(File::create(&out).expect("a file"))
