@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the store tells whoever records: memory given back, and the way from BUSY to NOSPC (K3).
 //!
-//! One test only: a recording has room for so many threads of the process, and the disks of other
-//! tests have threads of their own.
+//! One test only: the number of threads in a recording is limited, and the disks of other tests have
+//! threads of their own.
 
 // Not all of it is used here.
 #[allow(dead_code)]
@@ -18,7 +18,7 @@ use ublk_ramdisk::trace::{self, Kind, Options};
 
 #[test]
 fn k03_reclaim_and_the_modes_of_memory_are_traced() {
-    let recording = trace::start(Options::default()).expect("nobody else records");
+    let recording = trace::start(Options::default()).expect("no other recording");
     let mut bed = Bed::new(1, 8, 64, 8, SpaceOptions::default());
     bed.client.byte.store(0, Ordering::SeqCst);
     bed.fill(3);

@@ -267,17 +267,17 @@ impl Space {
         }
     }
 
-    /// Makes memory for a write that is being issued, and pins it, if the kernel has so much that it
-    /// gives it without a search (E8). Huge pages take too long. Called while no request waits.
+    /// Makes memory for a write that is being issued, and pins it, if the kernel can give it without a
+    /// search (E8). Huge pages take too long. Called while no request waits.
     #[cold]
     pub(super) fn make_at_once(&self, store: &Store, range: &Range<u64>) -> bool {
         let Some(machine) = self.headroom.as_deref() else {
             return false;
         };
         let may = self.options.at_once && !store.is_hugetlb() && !self.denies();
-        let bytes = range.end - range.start + store.page_size();
-        let made =
-            may && machine.take_at_once(bytes, self.now()) && store.populate_at_once(range.clone());
+        let made = may
+            && machine.take_at_once(store.bytes_of_pages(range), self.now())
+            && store.populate_at_once(range.clone());
         if made {
             store.map_pages(range);
         }
@@ -289,8 +289,7 @@ impl Space {
     /// machine's available memory.
     fn make(&self, store: &Store, range: Range<u64>) -> Result<u64, Shortage> {
         let lacks = |machine: &Headroom| {
-            let page = store.page_size();
-            let bytes = range.end.next_multiple_of(page) - range.start / page * page;
+            let bytes = store.bytes_of_pages(&range);
             !store.is_hugetlb() && !store.is_present(&range) && !machine.take(bytes, self.now())
         };
         // guard: e27_reserve

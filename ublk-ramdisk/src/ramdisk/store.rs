@@ -120,6 +120,11 @@ impl Store {
         pages_of(range, self.page_shift).all(|page| self.states.is_present(page))
     }
 
+    /// Bytes of the pages that a range touches.
+    pub(super) fn bytes_of_pages(&self, range: &Range<u64>) -> u64 {
+        (pages_of(range, self.page_shift).len() as u64) << self.page_shift
+    }
+
     /// Address of a range that is present and pinned.
     #[inline]
     pub fn address_of(&self, range: &Range<u64>) -> NonNull<u8> {

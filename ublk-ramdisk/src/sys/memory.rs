@@ -255,8 +255,8 @@ impl Headroom {
         enough
     }
 
-    /// Takes `bytes` if there is so much more that the kernel gives them at once. It is looked only if
-    /// the last look is too old.
+    /// Takes `bytes` if there is plenty: the kernel gives them at once. It is looked only if the last
+    /// look is too old.
     pub fn take_at_once(&self, bytes: u64, now: Duration) -> bool {
         let look = &mut *self.look.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= look.until {

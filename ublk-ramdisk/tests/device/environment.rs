@@ -3,15 +3,19 @@
 //! one line with its exit status, and nothing is left behind.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use crate::disk::{try_add, Disk};
-use crate::ioctl::Buffer;
+use crate::disk::{try_add, Disk, MIB};
+use crate::ioctl::{self, Buffer};
+use crate::lifecycle::a_server_is_stopped;
 use crate::machine::{self, wait_for, Traces};
 use crate::run::{self, command, need, ublk, Said};
 use crate::runner::{Outcome, Skip, Test};
+use crate::verify::fio;
 
 const ID: &str = "91";
 
@@ -35,6 +39,10 @@ pub fn tests(tests: &mut Vec<Test>) {
     tests.push(Test::skippable(
         "f20_a_queue_thread_that_fails_while_workers_serve_ends_the_server",
         || dead_queue(machine::data_paths().last().expect("one"), refused),
+    ));
+    tests.push(Test::skippable(
+        "c35_the_time_of_a_stopped_server_is_no_time_of_its_requests",
+        paused,
     ));
 }
 
@@ -152,7 +160,7 @@ fn no_core() -> Outcome {
         .expect("it starts");
     wait_for("the disk", || machine::read(&out).ends_with('}'));
     let disk = Disk::from_json(&machine::read(&out));
-    crate::ioctl::signal(disk.pid, libc::SIGABRT);
+    ioctl::signal(disk.pid, libc::SIGABRT);
     let status = server.wait().expect("it ends");
     assert_eq!(status.code(), Some(1));
     let said = machine::read(&err);
@@ -192,7 +200,6 @@ fn syslog() -> Outcome {
 /// From some moment on every call of a queue thread to its ring fails. It may hold requests then,
 /// and the other queue is alive: the disk must go away all the same, and the client be answered.
 fn dead_queue(path: &str, words: &[&str]) -> Outcome {
-    use std::os::unix::fs::FileExt;
     need(&["strace"])?;
     let before = Traces::now();
     let file = |name: &str| machine::scratch().join(name);
@@ -247,5 +254,57 @@ fn dead_queue(path: &str, words: &[&str]) -> Outcome {
     drop(client);
     disk.has_ended();
     before.assert_unchanged();
+    Ok(())
+}
+
+/// Two servers are stopped for longer than their requests may take: what fio verifies is late, and a
+/// request that is lost is given up later by as much.
+fn paused() -> Outcome {
+    need(&["fio"])?;
+    let (timeout, stop) = (Duration::from_secs(6), Duration::from_secs(8));
+    let words = ["--size", "20M", "--no-partition-scan", "--timeout", "6s"];
+    let (good, loses) = (Disk::add(&words), Disk::add(&words));
+    let set = |disk: &Disk, fault| ublk(&["set", &disk.name(), "--inject", fault]).well();
+    set(&good, "delay=50ms");
+    set(&loses, "timeout=1,100,0,1");
+    let in_flight = |disk: &Disk| {
+        let both = disk.sysfs("inflight");
+        both.split_whitespace().any(|count| count != "0")
+    };
+    let (verified, given_up) = std::thread::scope(|scope| {
+        let verified = scope.spawn(|| fio(&good, "verify-direct.fio"));
+        // However long fio takes to start.
+        while !in_flight(&good) {
+            assert!(!verified.is_finished(), "no request of fio was seen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let given_up = scope.spawn(|| {
+            let begun = Instant::now();
+            let read = loses.open_direct().read_at(&mut Buffer::new(4096), 0);
+            (read.err().and_then(|e| e.raw_os_error()), begun.elapsed())
+        });
+        wait_for("a request to be lost", || in_flight(&loses));
+        for disk in [&good, &loses] {
+            a_server_is_stopped(disk);
+        }
+        std::thread::sleep(stop);
+        for disk in [&good, &loses] {
+            ioctl::signal(disk.pid, libc::SIGCONT);
+        }
+        (verified.join(), given_up.join())
+    });
+    assert!(verified.expect("fio saw no error") >= 20 * MIB);
+    let (error, took) = given_up.expect("no panic");
+    assert_eq!(error, Some(libc::ETIMEDOUT));
+    // A stop is seen by a thread that was to wake within a second.
+    let counted = took - stop;
+    assert!(counted > timeout - Duration::from_secs(2), "{counted:?}");
+    let timeouts = |disk: &Disk| -> u64 {
+        let queues = disk.stats().queues;
+        queues.iter().map(|queue| queue.hctx.timeouts).sum()
+    };
+    assert_eq!((timeouts(&good), timeouts(&loses)), (0, 1));
+    good.end();
+    assert_eq!(loses.end_after_errors(), 1);
     Ok(())
 }

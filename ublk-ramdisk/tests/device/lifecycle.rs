@@ -8,7 +8,6 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
-use std::time::{Duration, Instant};
 
 use ublk_ramdisk::stats::DeviceStats;
 use ublk_ramdisk::ublk::ctrl::Control;
@@ -18,7 +17,7 @@ use crate::ioctl::{self, Buffer};
 use crate::machine::{self, wait_for, Traces};
 use crate::run::{self, need, ublk};
 use crate::runner::{is_quick, Outcome, Test};
-use crate::verify::{fio, fio_command};
+use crate::verify::fio_command;
 
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
@@ -75,10 +74,6 @@ pub fn tests(tests: &mut Vec<Test>) {
     let name = "f23_del_force_answers_though_the_server_does_not";
     let test = Test::skippable(name, || deleted_past_a_server(a_server_is_stopped));
     tests.push(test.anywhere());
-    tests.push(Test::skippable(
-        "c35_the_time_of_a_stopped_server_is_no_time_of_its_requests",
-        paused,
-    ));
 }
 
 /// STOP_DEV waits for every request: for those too that were to be refused for hours, or to time out
@@ -419,7 +414,7 @@ fn a_request_is_lost(disk: &Disk) -> Option<Child> {
     Some(strace)
 }
 
-fn a_server_is_stopped(disk: &Disk) -> Option<Child> {
+pub fn a_server_is_stopped(disk: &Disk) -> Option<Child> {
     ioctl::signal(disk.pid, libc::SIGSTOP);
     let is_stopped =
         |task: &std::path::PathBuf| machine::read(task.join("status")).contains("State:\tT");
@@ -427,58 +422,6 @@ fn a_server_is_stopped(disk: &Disk) -> Option<Child> {
         machine::tasks(disk.pid).iter().all(is_stopped)
     });
     None
-}
-
-/// Two servers are stopped for longer than their requests may take: what fio verifies is late, and a
-/// request that is lost is given up later by as much.
-fn paused() -> Outcome {
-    need(&["fio"])?;
-    let (timeout, stop) = (Duration::from_secs(6), Duration::from_secs(8));
-    let words = ["--size", "20M", "--no-partition-scan", "--timeout", "6s"];
-    let (good, loses) = (Disk::add(&words), Disk::add(&words));
-    let set = |disk: &Disk, fault| ublk(&["set", &disk.name(), "--inject", fault]).well();
-    set(&good, "delay=50ms");
-    set(&loses, "timeout=1,100,0,1");
-    let in_flight = |disk: &Disk| {
-        let both = disk.sysfs("inflight");
-        both.split_whitespace().any(|count| count != "0")
-    };
-    let (verified, given_up) = std::thread::scope(|scope| {
-        let verified = scope.spawn(|| fio(&good, "verify-direct.fio"));
-        // However long fio takes to start.
-        while !in_flight(&good) {
-            assert!(!verified.is_finished(), "no request of fio was seen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let given_up = scope.spawn(|| {
-            let begun = Instant::now();
-            let read = loses.open_direct().read_at(&mut Buffer::new(4096), 0);
-            (read.err().and_then(|e| e.raw_os_error()), begun.elapsed())
-        });
-        wait_for("a request to be lost", || in_flight(&loses));
-        for disk in [&good, &loses] {
-            a_server_is_stopped(disk);
-        }
-        std::thread::sleep(stop);
-        for disk in [&good, &loses] {
-            ioctl::signal(disk.pid, libc::SIGCONT);
-        }
-        (verified.join(), given_up.join())
-    });
-    assert!(verified.expect("fio saw no error") >= 20 * MIB);
-    let (error, took) = given_up.expect("no panic");
-    assert_eq!(error, Some(libc::ETIMEDOUT));
-    // A stop is seen by a thread that was to wake within a second.
-    let counted = took - stop;
-    assert!(counted > timeout - Duration::from_secs(2), "{counted:?}");
-    let timeouts = |disk: &Disk| -> u64 {
-        let queues = disk.stats().queues;
-        queues.iter().map(|queue| queue.hctx.timeouts).sum()
-    };
-    assert_eq!((timeouts(&good), timeouts(&loses)), (0, 1));
-    good.end();
-    assert_eq!(loses.end_after_errors(), 1);
-    Ok(())
 }
 
 fn terminated_twice() {

@@ -181,7 +181,7 @@ impl Writer {
         all.map(|(_, done)| u64::from(done)).sum()
     }
 
-    /// Waits until so many more requests have been acknowledged. The writer is at work.
+    /// Waits until `more` requests have been acknowledged. The writer is at work.
     #[track_caller]
     pub fn goes_on(&mut self, more: u64) {
         let before = self.acknowledged();

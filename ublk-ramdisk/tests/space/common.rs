@@ -34,7 +34,7 @@ impl Machine {
         Self(proc)
     }
 
-    /// It has so much memory available from now on.
+    /// Sets the memory that it has available.
     pub fn has(&self, kib: u64) {
         let text = format!("MemTotal: {} kB\nMemAvailable: {kib} kB\n", 1 << 20);
         std::fs::write(self.0.join("meminfo"), text).unwrap();

@@ -45,14 +45,14 @@ impl Store {
     /// The same where a thread must not wait: false also if other threads make memory, or if the disk
     /// ends before the range. Nothing says when there is memory.
     pub(in crate::ramdisk) fn populate_at_once(&self, range: Range<u64>) -> bool {
-        let others = (0..TRIES).find_map(|_| {
-            let free = self.making.try_lock().ok();
-            if free.is_none() {
+        let making = (0..TRIES).find_map(|_| {
+            let making = self.making.try_lock().ok();
+            if making.is_none() {
                 thread::yield_now();
             }
-            free
+            making
         });
-        let Some(_making) = others else {
+        let Some(_making) = making else {
             return false;
         };
         // A disk that has become smaller waits for what began before that: see `shrink`.

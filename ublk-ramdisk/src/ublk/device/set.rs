@@ -26,9 +26,8 @@ impl Device {
 
     /// Changes what the options name, and returns what is in force then. A failure changes nothing.
     pub fn set(&mut self, options: &SetOptions) -> Result<InForce, Failure> {
-        // Whatever can be refused is judged before anything is changed.
-        check_pressure(&options.pressure.applied_to(&self.driver.settings()))?;
-        let space = backend::changed_memory(&self.config, self.driver.disk(), &options.memory)?;
+        // What can be refused is judged before anything is changed.
+        let space = self.config_after(options)?.space;
         let mirror = self.mirror.as_ref();
         let mirror = mirror.ok_or_else(|| Failure::runtime("the disk is being taken away"))?;
         let pressure = mirror.pressure().apply(&self.driver, &options.pressure);

@@ -14,7 +14,7 @@ use super::{machine, output};
 use crate::cli::{ListArgs, TableArgs};
 use crate::server::run_dir::RunDir;
 
-/// The state of a device that another program has deleted, while its contents are there.
+/// The state of a device that another program has deleted, and whose contents are there.
 const GONE: &str = "GONE";
 
 /// One device, as `--json` shows it.
@@ -53,7 +53,7 @@ struct Row {
 }
 
 impl Row {
-    /// A line for a disk that waits for a server, or for somebody who says what becomes of its contents.
+    /// A line for a disk that waits for a server, or for a command that says what becomes of its contents.
     fn note(&self) -> Option<String> {
         let Row {
             id, path, state, ..
@@ -107,7 +107,7 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
     let state = run_dir
         .state(id)
         // A state file may be left over from a killed server whose id another program has taken.
-        .filter(|state| live_server || is_remains(&info, state.served.pid));
+        .filter(|state| gone || live_server || state.served.is_remains_of(&info));
     let pid = server(&info);
     Ok(Row {
         id,
@@ -136,13 +136,6 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         waited_ms: state.as_ref().and_then(|state| state.waited_ms),
         waits_since: state.and_then(|state| state.waits_since),
     })
-}
-
-/// Is a state file without a server about this device, rather than about an earlier one of the
-/// same id?
-pub fn is_remains(info: &DeviceInfo, pid: u32) -> bool {
-    info.device_state() != DeviceState::Live
-        && (info.ublksrv_pid <= 0 || u32::try_from(info.ublksrv_pid) == Ok(pid))
 }
 
 /// The process that serves, of a LIVE disk. Of another one the number may be that of a former server.
@@ -278,17 +271,5 @@ mod tests {
             " SIZE      PID\n1536M  4194304\n"
         );
         assert!(columns(&args(false, &["dance"])).is_err());
-    }
-
-    #[test]
-    fn a_state_file_of_an_earlier_device_is_not_shown() {
-        let mut info = DeviceInfo::default();
-        info.ublksrv_pid = 7;
-        assert!(is_remains(&info, 7));
-        assert!(!is_remains(&info, 8));
-        info.ublksrv_pid = -1;
-        assert!(is_remains(&info, 8));
-        info.state = 1;
-        assert!(!is_remains(&info, 8));
     }
 }

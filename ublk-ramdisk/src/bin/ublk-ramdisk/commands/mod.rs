@@ -6,7 +6,7 @@ mod add;
 
 mod del;
 
-pub mod list;
+mod list;
 
 mod stop;
 

@@ -45,7 +45,6 @@ use ublk_ramdisk::ublk::device::Device;
 use ublk_ramdisk::ublk::device_ids;
 use ublk_ramdisk::ublk::openers::past_brief_use;
 
-use crate::commands::list::is_remains;
 use crate::{logger, panics};
 use control_socket::{Caller, Listener};
 use daemon::ReadyPipe;
@@ -270,8 +269,8 @@ impl Server {
             None => run_dir.lock(device.id(), FREE_ID_TIMEOUT)?,
         };
         let recoverable = device.can_be_recovered();
-        // The supervisor hears of it before any signal, and can take its own lock: whoever clears that
-        // away has the server's.
+        // The supervisor hears of it before any signal, and can take its own lock: a command that clears
+        // that away needs the server's first.
         tell(Note::Serving { recoverable });
         let front = Front::open(signals, supervisor, &device, lock, config, None)?;
         // Not sooner: until here a failure removes a backing file that this server has made.
@@ -446,13 +445,8 @@ fn config_beside_kept(
 fn size_of_stopped(state: &State, config: &DeviceConfig) -> Result<Option<u64>, Failure> {
     let (id, mut control) = (state.served.id, Control::open()?);
     let found = control.device_info(id);
-    let served = &state.served;
-    // The driver forgets who has served a device that waits: then its shape has to tell.
-    let is_ours = |info: &DeviceInfo| {
-        is_remains(info, served.pid)
-            && (info.nr_hw_queues, info.queue_depth) == (served.queues, served.depth)
-    };
-    if found.as_ref().is_ok_and(|info| !is_ours(info)) {
+    let is_other = |info: &DeviceInfo| !state.served.is_remains_of(info);
+    if found.as_ref().is_ok_and(is_other) {
         return Err(Failure::runtime(format!(
             "device {id} is another program's by now, or is served: it is not taken up"
         )));

@@ -11,6 +11,7 @@ use ublk_ramdisk::config::{DataPath, DeviceConfig};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
 use ublk_ramdisk::stats::DeviceStats;
+use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
 
 /// A device as its server sees it; also the contents of the state file and what `add --json`
 /// prints.
@@ -37,6 +38,17 @@ pub struct Served {
     pub outlives_server: bool,
     /// The server.
     pub pid: u32,
+}
+
+impl Served {
+    /// Is this, without a server, about the device that the driver describes, rather than about an
+    /// earlier one of the same id? The driver forgets who has served a device that waits for a server:
+    /// then its shape has to tell.
+    pub fn is_remains_of(&self, info: &DeviceInfo) -> bool {
+        info.device_state() != DeviceState::Live
+            && (info.ublksrv_pid <= 0 || u32::try_from(info.ublksrv_pid) == Ok(self.pid))
+            && (info.nr_hw_queues, info.queue_depth) == (self.queues, self.depth)
+    }
 }
 
 /// The state file: the device, and what a new server needs to know that the driver does not.
@@ -201,6 +213,31 @@ mod tests {
             Ok(Word::Failed(failure)) => assert_eq!(failure.message, "device id 3 is in use"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_state_file_of_an_earlier_device_is_told_from_that_of_this_one() {
+        let of = |pid, queues| Served {
+            id: 0,
+            path: String::new(),
+            char_path: String::new(),
+            size: 4096,
+            data_path: DataPath::Batch,
+            queues,
+            depth: 128,
+            backing: String::new(),
+            outlives_server: true,
+            pid,
+        };
+        let mut info = DeviceInfo::default();
+        (info.ublksrv_pid, info.nr_hw_queues, info.queue_depth) = (7, 1, 128);
+        assert!(of(7, 1).is_remains_of(&info));
+        assert!(!of(8, 1).is_remains_of(&info));
+        info.ublksrv_pid = -1;
+        assert!(of(8, 1).is_remains_of(&info));
+        assert!(!of(8, 2).is_remains_of(&info), "of another shape");
+        info.state = 1;
+        assert!(!of(8, 1).is_remains_of(&info), "it is served");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The run directory: who serves which device.
 //!
-//! Owns /run/ublk-ramdisk (or what `UBLK_RAMDISK_RUN_DIR` names) with three files per device:
+//! Owns /run/ublk-ramdisk (or what `UBLK_RAMDISK_RUN_DIR` names) with these files per device:
 //! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`State`]; `N.sock`,
 //! the control socket; `N.supervisor`, locked for as long as its supervisor lives; and a directory `N`
 //! once `debugfs --files` was asked for. The lock alone
@@ -90,6 +90,7 @@ impl RunDir {
         self.0.join(format!("{id}.supervisor"))
     }
 
+    /// The state file of device `id`.
     pub fn state_path(&self, id: u32) -> PathBuf {
         self.0.join(format!("{id}.json"))
     }

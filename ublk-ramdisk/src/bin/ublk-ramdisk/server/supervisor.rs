@@ -36,20 +36,20 @@ use super::Task;
 use crate::commands::machine;
 use crate::logger::{self, Sink};
 
-/// So many deaths of servers within [`FEW`], without a request that has ended, are enough.
+/// The disk is given up after this number of deaths within [`PERIOD`], if no request has ended meanwhile.
 const ENOUGH: usize = 3;
 /// See above.
-const FEW: Duration = Duration::from_secs(10);
+const PERIOD: Duration = Duration::from_secs(10);
 /// After a signal, how often a disk that is in use is tried again, in milliseconds.
 pub const LOOK_AGAIN: u16 = 250;
-/// Who ends every process when the machine shuts down.
+/// The process that ends every other when the machine shuts down.
 const INIT: u32 = 1;
-/// How long users of the disk may then take. Whoever uses it when this process is killed waits for ever,
-/// and so would an unmount; init kills 90 s after it has asked.
+/// How long users of the disk may then take. A process that uses it when this one is killed waits for
+/// ever, and so would an unmount; init kills 90 s after it has asked.
 const INIT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a command may look at the lock of a server that has died.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
-/// So many requests are named when a disk is given up.
+/// Number of requests that are named when a disk is given up.
 const REQUESTS_TOLD: usize = 4;
 
 /// The server's way to its supervisor.
@@ -317,7 +317,7 @@ impl Supervisor {
                 waits_since: state.waits_since.or(Some(now.to_string())),
                 ..state
             });
-            // For `list`, and for whoever takes up the disk if this process dies, too.
+            // For `list`, and for `recover` if this process dies, too.
             let lock = self.run_dir.lock(id, LOCK_TIMEOUT);
             if let (Ok(lock), Some(state)) = (lock, &state) {
                 let written = lock.write_state(state);
@@ -435,7 +435,7 @@ impl Deaths {
             return None;
         }
         self.last
-            .retain(|(at, before)| now - *at < FEW && *before == done);
+            .retain(|(at, before)| now - *at < PERIOD && *before == done);
         self.last.push((now, done));
         let times = self.last.len();
         if was_serving && times >= ENOUGH {
