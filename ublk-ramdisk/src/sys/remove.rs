@@ -59,25 +59,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn l1_what_several_remove_at_once_is_removed_for_each() {
+    fn l1_what_another_process_has_just_removed_is_removed() {
         let path = std::env::temp_dir().join(format!("ublk-removed-{}", std::process::id()));
-        let gate = std::sync::Barrier::new(3);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    for _ in 0..500 {
-                        gate.wait();
-                        regular_file(&path).unwrap();
-                        gate.wait();
-                    }
-                });
-            }
-            for _ in 0..500 {
-                File::create(&path).unwrap();
-                gate.wait();
-                gate.wait();
-            }
-        });
+        File::create(&path).unwrap();
+        // Between the look at the file and its removal.
+        let second = |path: &Path| {
+            fs::remove_file(path).unwrap();
+            fs::remove_file(path)
+        };
+        of_kind(&path, FileType::is_file, second).unwrap();
         assert!(!path.exists());
+        regular_file(&path).unwrap();
     }
 }
