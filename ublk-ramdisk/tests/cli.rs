@@ -218,6 +218,8 @@ fn the_help_of_every_command() {
         "del",
         "list",
         "stop",
+        "recover",
+        "upgrade",
         "resize",
         "set",
         "stats",

@@ -60,7 +60,7 @@ ZONED                   6.6   zoned disks; not used
 USER_RECOVERY_FAIL_IO   6.13  errors instead of hangs while the server is gone; not used yet
 UPDATE_SIZE             6.16  resize while the disk is used
 AUTO_BUF_REG            6.16  as SUPPORT_ZERO_COPY with fewer commands; not used
-QUIESCE                 6.16  clean hand-over to a new server; not used yet
+QUIESCE                 6.16  sign that several queues can be recovered; no use otherwise
 PER_IO_DAEMON           6.16  tags of one queue spread over threads; not used
 BUF_REG_OFF_DAEMON      6.17  buffer registration by other threads; not used
 BATCH_IO                7.0   data path batch: many requests per command

@@ -32,7 +32,10 @@ pub fn tests(tests: &mut Vec<Test>) {
     let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body).anywhere());
     add("l1_unknown_and_taken_ids", ids);
     add("f5_l2_cycles_of_one_id_leak_nothing", cycles);
-    add("l1_sigterm_ends_in_good_order", terminated);
+    add(
+        "l1_sigterm_to_the_supervisor_ends_in_good_order",
+        terminated,
+    );
     add(
         "l1_sigterm_waits_for_users_and_a_second_does_not",
         terminated_twice,
@@ -323,11 +326,16 @@ fn gone(disk: &Disk) -> bool {
     !servers.contains(&disk.pid) && !servers.contains(&disk.supervisor)
 }
 
-/// The server and its supervisor mean the same by a signal.
+/// And to a server, if its disk cannot go on with another one.
 fn terminated() {
     let of_the_server: fn(&Disk) -> u32 = |disk| disk.pid;
-    for whose in [of_the_server, |disk| disk.supervisor] {
-        let disk = Disk::add(&["--size", "8M"]);
+    let of_the_supervisor: fn(&Disk) -> u32 = |disk| disk.supervisor;
+    for (whose, backing) in [
+        (of_the_supervisor, "private"),
+        (of_the_supervisor, "memfd"),
+        (of_the_server, "memfd"),
+    ] {
+        let disk = Disk::add(&["--size", "8M", "--backing", backing]);
         ioctl::signal(whose(&disk), libc::SIGTERM);
         wait_for("the server's end", || gone(&disk));
         assert!(is_gone(&disk));
@@ -428,15 +436,16 @@ fn terminated_twice() {
     let disk = Disk::add(&["--size", "8M"]);
     let user = disk.open();
     // As a service manager does. It is one signal.
-    ioctl::signal(disk.pid, libc::SIGTERM);
-    ioctl::signal(disk.supervisor, libc::SIGTERM);
+    for pid in [disk.pid, disk.supervisor] {
+        ioctl::signal(pid, libc::SIGTERM);
+    }
     let told = || {
         let log = machine::server_logs();
         log.contains("is in use")
     };
     wait_for("the server's word that it waits", told);
     assert!(!is_gone(&disk), "it is in use");
-    ioctl::signal(disk.pid, libc::SIGTERM);
+    ioctl::signal(disk.supervisor, libc::SIGTERM);
     wait_for("the server's end", || gone(&disk));
     assert!(is_gone(&disk));
     drop(user);
@@ -456,7 +465,7 @@ fn slow_clients() {
     disk.stats();
     let mut deaf = connect();
     deaf.write_all(b"{\"op\":\"stats\"}\n").expect("sent");
-    ioctl::signal(disk.pid, libc::SIGTERM);
+    ioctl::signal(disk.supervisor, libc::SIGTERM);
     wait_for("the server's end", || gone(&disk));
     assert!(is_gone(&disk));
     drop((clients, deaf));

@@ -62,6 +62,7 @@ mod syscalls;
 
 mod tools;
 
+mod upgrade;
 mod users;
 
 mod verify;
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
     features::tests(&mut tests);
     memory::tests(&mut tests);
     tools::tests(&mut tests);
+    upgrade::tests(&mut tests);
     users::tests(&mut tests);
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);

@@ -36,6 +36,7 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("i18_a_disk_that_nobody_can_take_up_is_stopped", nobody);
     add("i18_list_says_that_a_disk_waits", waits);
     add("i16_i19_what_does_not_fit_the_disk_is_refused", unfit);
+    add("i16_what_cannot_be_written_is_not_set", no_room);
     add("i19_recover_all_passes_by_a_disk_that_is_open", all);
     add(
         "i13_i19_what_a_stranger_deletes_is_kept",
@@ -45,7 +46,7 @@ pub fn tests(tests: &mut Vec<Test>) {
     tests.push(Test::skippable(name, shutdown));
 }
 
-fn listed(disk: &Disk) -> serde_json::Value {
+pub fn listed(disk: &Disk) -> serde_json::Value {
     let text = ublk(&["list", "--json", &disk.name()]).well();
     let mut rows: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     rows[0].take()
@@ -79,7 +80,7 @@ fn killed_under_a_writer(path: &str) {
     writer.stop();
     assert_eq!(writer.wrong_blocks(Path::new(&disk.path)), [""; 0]);
     let (kernel, requests) = (machine::kernel(), writer.acknowledged());
-    println!("KILLS {kernel} {path} {kills} {requests}");
+    println!("ROW {kernel} {path} kill {kills} {requests}");
     drop(writer);
     disk.end();
     before.assert_unchanged();
@@ -107,6 +108,40 @@ fn settings() {
         .expect("read");
     assert!(found[..] == bytes[..], "what was acknowledged is there");
     disk.end();
+}
+
+/// The run directory is full: nothing is set, and the disk survives its server all the same.
+fn no_room() {
+    let place = machine::run_dir();
+    fs::create_dir_all(&place).expect("a folder");
+    let path = place.to_str().expect("text");
+    tool(&[
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=64k,mode=755",
+        "none",
+        path,
+    ])
+    .well();
+    let disk = Disk::add(&["--size", "8M"]);
+    fill(&disk, 8);
+    let filler = place.join("filler");
+    fs::write(&filler, [1; 1 << 17]).expect_err("no room");
+    ublk(&["set", &disk.name(), "--slots", "4"]).refused(3, &["No space left", path]);
+    assert_eq!(ublk(&["set", &disk.name()]).well().trim(), "none");
+    let server = listed(&disk)["pid"].clone();
+    ioctl::signal(server.as_u64().expect("a server") as u32, libc::SIGKILL);
+    wait_for("the next server", || {
+        let row = listed(&disk);
+        row["state"] == "LIVE" && row["pid"] != server
+    });
+    assert_holds(&disk, 8);
+    fs::remove_file(filler).expect("removed");
+    ublk(&["set", &disk.name(), "--slots", "4"]).well();
+    disk.end();
+    tool(&["umount", path]).well();
 }
 
 fn three_deaths() {
@@ -236,14 +271,14 @@ fn recover_is_idle(disk: &Disk) {
     assert_eq!(ublk(&["recover", &disk.name()]).well(), "");
 }
 
-fn fill(disk: &Disk, byte: u8) {
+pub fn fill(disk: &Disk, byte: u8) {
     let mut bytes = Buffer::new(4096);
     bytes.fill(byte);
     disk.open_direct().write_all_at(&bytes, 0).expect("write");
 }
 
 #[track_caller]
-fn assert_holds(disk: &Disk, byte: u8) {
+pub fn assert_holds(disk: &Disk, byte: u8) {
     let mut found = Buffer::new(4096);
     let client = disk.open_direct();
     client.read_exact_at(&mut found, 0).expect("read");

@@ -23,7 +23,8 @@ use observe::{
 };
 pub use sim::SimArgs;
 
-use crate::parse::{device_id, log_target, LogTarget};
+use crate::parse::device_id;
+use crate::server::protocol::LogTarget;
 use ublk_ramdisk::config::set::SetOptions;
 use ublk_ramdisk::units::size;
 
@@ -79,6 +80,14 @@ Serve disks again whose server and supervisor have died.
 Their contents must outlive the server: see `add --backing`. Clients of a disk that waits go on, and
 see no error. A disk that was stopped is made anew with its contents. Prints the paths of those that
 are served now; one that has a server is left alone.";
+
+const UPGRADE_LONG: &str = "\
+Have this program serve disks that another version of it serves, while they are used.
+
+Each server hands over its disk to a new one and ends; clients wait for a moment, and see no error. What
+was set stays in force, counters begin anew. Prints the paths of the disks. Refused, with nothing
+changed, for a disk whose contents go with its server (see `add --backing`), one that is served in the
+foreground, and one whose state file only a newer program understands.";
 
 const RESIZE_LONG: &str = "\
 Change the size of a running disk.
@@ -144,7 +153,10 @@ pub enum Command {
     Stop(StopArgs),
     /// Serve disks again whose server and supervisor have died
     #[command(long_about = RECOVER_LONG)]
-    Recover(RecoverArgs),
+    Recover(NewServerArgs),
+    /// Have this program serve disks that another version of it serves, while they are used
+    #[command(long_about = UPGRADE_LONG)]
+    Upgrade(NewServerArgs),
     /// Change the size of a running disk
     #[command(long_about = RESIZE_LONG)]
     Resize(ResizeArgs),
@@ -238,18 +250,18 @@ pub struct StopArgs {
     pub force: bool,
 }
 
-/// `recover`
+/// `recover` and `upgrade`
 #[derive(Debug, Args)]
-pub struct RecoverArgs {
-    /// Disks to serve again: N, ublkbN or /dev/ublkbN
+pub struct NewServerArgs {
+    /// Disks that get a new server: N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id, required_unless_present = "all")]
     pub ids: Vec<u32>,
     /// Every disk that ublk-ramdisk made on this machine
     #[arg(long, conflicts_with = "ids")]
     pub all: bool,
-    /// Where the servers log: `syslog`, or the path of a file to append to
-    #[arg(long, value_name = "syslog|FILE", default_value = "syslog", value_parser = log_target)]
-    pub log: LogTarget,
+    /// Where the servers log: `syslog`, or the path of a file to append to; else where they did before
+    #[arg(long, value_name = "syslog|FILE")]
+    pub log: Option<LogTarget>,
 }
 
 /// `resize`

@@ -18,6 +18,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use ublk_ramdisk::error::Failure;
+
+use crate::server::protocol::LogTarget;
 
 /// A longer line is cut. Every entry of the queue has this much room, so none is allocated.
 const LINE_BYTES: usize = 480;
@@ -37,6 +40,17 @@ pub enum Sink {
 }
 
 impl Sink {
+    /// Opens what `--log` names; none is standard error.
+    pub fn of(log: Option<&LogTarget>) -> Result<Sink, Failure> {
+        match log {
+            None => Ok(Sink::Stderr),
+            Some(LogTarget::Syslog) => Ok(Sink::Syslog),
+            Some(LogTarget::File(path)) => Sink::file(path).map_err(|error| {
+                Failure::environment(format!("--log {}: {error}", path.display()))
+            }),
+        }
+    }
+
     /// Opens a log file for appending; made readable by its owner and group alone. A FIFO must have
     /// a reader, and lines that it has no room for are lost: the server does not wait for its log.
     pub fn file(path: &Path) -> io::Result<Sink> {

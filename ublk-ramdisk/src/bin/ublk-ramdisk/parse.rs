@@ -3,22 +3,12 @@
 //! disk are read by `config.rs`.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ublk_ramdisk::config::MAX_ID;
 use ublk_ramdisk::units::{number, seconds, time};
 
 use crate::server::protocol::StateVerb;
-
-/// `--log` as typed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogTarget {
-    /// The datagram socket at /dev/log.
-    Syslog,
-    /// A file, appended to.
-    File(PathBuf),
-}
 
 /// Reads how long a trace is recorded: 1 ms to 10 minutes, as the records of all of it are kept.
 pub fn trace_time(text: &str) -> Result<Duration, String> {
@@ -70,15 +60,6 @@ pub fn debugfs_path(text: &str) -> Result<DebugfsPath, String> {
         Some(("state", "kick")) => StateVerb::Kick,
         Some(_) => return Err("only state=run, state=start and state=kick can be written".into()),
     }))
-}
-
-/// Reads `--log`.
-pub fn log_target(text: &str) -> Result<LogTarget, String> {
-    match text {
-        "" => Err("expected syslog or the path of a file".to_owned()),
-        "syslog" => Ok(LogTarget::Syslog),
-        path => Ok(LogTarget::File(path.into())),
-    }
 }
 
 #[cfg(test)]

@@ -121,11 +121,19 @@ impl Device {
         let path = params::choose_path(None, config.depth, flags)?;
         // All that can be made before: on older drivers a server that dies between here and the last
         // fetch cannot be replaced any more.
+        let begin = Instant::now();
         let store = locked(|| backend::reopen_store(&config, id))?;
         let mut device = Device::new(control, info, path, store, &config)?;
+        let opened = begin.elapsed();
         device.start_recovery()?;
+        let released = begin.elapsed();
         device.start_queues(&config)?;
         device.control.end_recovery(id, std::process::id())?;
+        log::info!(
+            "device {id}: store opened in {opened:?}, former server gone {:?} later, recovered in {:?}",
+            released - opened,
+            begin.elapsed() - released
+        );
         device.info = device.control.device_info(id)?;
         Ok(device)
     }

@@ -6,14 +6,14 @@ use ublk_ramdisk::config::space::NewMemoryOptions;
 use ublk_ramdisk::config::DeviceConfig;
 use ublk_ramdisk::pressure::PressureOptions;
 
-use crate::parse::{log_target, LogTarget};
+use crate::server::protocol::LogTarget;
 
 pub const ADD_LONG: &str = "\
 Make a RAM disk and leave a server behind it.
 
 Returns when the disk can be opened, and prints its path. The server is a process of its own,
-detached from the terminal; `del` ends it, and so does SIGTERM: it waits until nobody has the disk
-open, then stops and deletes it. A second SIGTERM does not wait.";
+detached from the terminal; `del` ends it, and so does SIGTERM to its parent, the supervisor: that
+waits until nobody has the disk open, then stops and deletes it. A second SIGTERM does not wait.";
 
 pub const ADD_EXAMPLES: &str = "\
 Examples:
@@ -33,8 +33,13 @@ pub struct AddArgs {
     #[command(flatten)]
     pub pressure: PressureOptions,
     /// Where the server logs: `syslog`, or the path of a file to append to
-    #[arg(long, value_name = "syslog|FILE", default_value = "syslog", value_parser = log_target,
-        conflicts_with = "foreground", help_heading = "Server")]
+    #[arg(
+        long,
+        value_name = "syslog|FILE",
+        default_value = "syslog",
+        conflicts_with = "foreground",
+        help_heading = "Server"
+    )]
     pub log: LogTarget,
     /// Stay in the foreground, log to standard error; Ctrl-C stops and deletes the disk
     #[arg(long, help_heading = "Server")]

@@ -16,10 +16,8 @@ use ublk_ramdisk::units::{OrOff, Size};
 
 use super::output;
 use crate::cli::AddArgs;
-use crate::logger::Sink;
-use crate::parse::LogTarget;
 use crate::server::daemon;
-use crate::server::protocol::{Served, Word};
+use crate::server::protocol::{LogTarget, Served, Word};
 use crate::server::run_dir::RunDir;
 use crate::server::supervisor::Supervisor;
 use crate::server::{page_size, Task};
@@ -52,7 +50,7 @@ fn serve(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit
         return serve_here(args, config, run_dir);
     }
     let (timeout, task) = (config.recovery_timeout, Task::Add(config.clone()));
-    let served = in_background(&args.log, timeout, run_dir, task)?;
+    let served = in_background(args.log.clone(), timeout, run_dir, task)?;
     if served.queues < config.queues {
         output::warn(&format!(
             "--queues {}: the kernel granted {}, one per CPU at most",
@@ -129,30 +127,17 @@ fn length(path: &Path) -> Result<Option<u64>, Failure> {
     }
 }
 
-/// In the daemon: `add` has not touched the file.
-fn open_log(target: &LogTarget) -> Result<Sink, Failure> {
-    match target {
-        LogTarget::Syslog => Ok(Sink::Syslog),
-        LogTarget::File(path) => Sink::file(path)
-            .map_err(|error| Failure::environment(format!("--log {}: {error}", path.display()))),
-    }
-}
-
 /// Starts a supervisor in the background, with a server for the task.
 pub(super) fn in_background(
-    log: &LogTarget,
+    log: LogTarget,
     timeout: u32,
     run_dir: &RunDir,
     task: Task,
 ) -> Result<Served, Failure> {
-    // The daemon changes its directory, so the path is made absolute before the fork.
-    let log = match log {
-        LogTarget::File(path) => LogTarget::File(absolute(path)?),
-        LogTarget::Syslog => LogTarget::Syslog,
-    };
+    // The daemon changes its directory.
+    let log = log.absolute().map_err(daemon::not_started)?;
     daemon::start(|ready| {
-        let started =
-            open_log(&log).and_then(|sink| Supervisor::start(sink, task, timeout, run_dir, &ready));
+        let started = Supervisor::start(Some(log), task, timeout, run_dir, &ready);
         let exit = match started {
             Ok(supervisor) => {
                 // Else the command would not notice a server that ends without a word.
@@ -174,7 +159,7 @@ pub(super) fn in_background(
 fn serve_here(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit, Failure> {
     let (waiting, ready) = daemon::pipe().map_err(daemon::not_started)?;
     let (timeout, task) = (config.recovery_timeout, Task::Add(config.clone()));
-    let supervisor = Supervisor::start(Sink::Stderr, task, timeout, run_dir, &ready)?;
+    let supervisor = Supervisor::start(None, task, timeout, run_dir, &ready)?;
     drop(ready);
     let mut supervisor = Some(supervisor);
     let ended = || match supervisor.take().map(Supervisor::run) {

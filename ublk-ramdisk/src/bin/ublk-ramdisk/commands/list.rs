@@ -42,6 +42,8 @@ struct Row {
     command: Option<String>,
     /// Was it added by this program?
     ours: bool,
+    /// Version of the program that serves it, or has served it last.
+    program: Option<String>,
     /// Servers that have taken the disk up after the death of another.
     restarts: Option<u32>,
     /// How the last of those that died ended.
@@ -131,6 +133,7 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         pid,
         command: pid.map(machine::command_of),
         ours: state.is_some(),
+        program: state.as_ref().map(|state| state.program.clone()),
         restarts: state.as_ref().map(|state| state.restarts),
         last_end: state.as_ref().and_then(|state| state.last_end.clone()),
         waited_ms: state.as_ref().and_then(|state| state.waited_ms),
@@ -156,7 +159,7 @@ const fn column(name: &'static str, usual: bool, cell: fn(&Row) -> Option<String
     Column { name, usual, cell }
 }
 
-const COLUMNS: [Column; 16] = [
+const COLUMNS: [Column; 17] = [
     column("DISK", true, |row| Some(row.path.clone())),
     column("STATE", true, |row| Some(row.state.clone())),
     column("SIZE", true, |row| row.size.map(size)),
@@ -171,6 +174,7 @@ const COLUMNS: [Column; 16] = [
         row.outlives_server.map(yes_or_no)
     }),
     column("SERVER", false, server_name),
+    column("PROGRAM", false, |row| row.program.clone()),
     column("READ-ONLY", false, |row| Some(yes_or_no(row.read_only))),
     column("IO-BUFFER", false, |row| Some(size(row.io_buffer.into()))),
     column("FLAGS", false, |row| Some(row.flags.join(","))),
@@ -249,6 +253,7 @@ mod tests {
             pid: Some(4_194_304),
             command: Some("ublk-ramdisk".to_owned()),
             ours: true,
+            program: Some("10.10.10".to_owned()),
             restarts: Some(1),
             last_end: Some("SIGKILL".to_owned()),
             waited_ms: Some(1000),

@@ -10,7 +10,7 @@ mod list;
 
 mod stop;
 
-mod recover;
+mod new_server;
 
 mod resize;
 mod set;
@@ -49,7 +49,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Del(args) => del::run(&args),
         Command::List(args) => list::run(&args),
         Command::Stop(args) => stop::run(&args),
-        Command::Recover(args) => recover::run(&args),
+        Command::Recover(args) => new_server::recover(&args),
+        Command::Upgrade(args) => new_server::upgrade(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Set(args) => set::run(&args),
         Command::Stats(args) => stats::run(&args),

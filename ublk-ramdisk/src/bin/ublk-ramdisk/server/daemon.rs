@@ -56,6 +56,10 @@ impl Waiting {
                 end();
                 Err(failure)
             }
+            Ok(Word::TriesAgain(failure)) => Err(Failure {
+                message: format!("{failure}; the disk waits, and other servers are tried"),
+                ..failure
+            }),
             Err(_) => {
                 let why = heard.err().map(|error| format!("; {error}"));
                 Err(Failure::runtime(format!(

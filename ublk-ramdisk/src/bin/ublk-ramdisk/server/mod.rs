@@ -46,9 +46,9 @@ use ublk_ramdisk::ublk::device_ids;
 use ublk_ramdisk::ublk::openers::past_brief_use;
 
 use crate::{logger, panics};
-use control_socket::{Caller, Listener};
+use control_socket::{ask_for_more, wait_for_end, Caller, Listener, REPLY_TIMEOUT};
 use daemon::ReadyPipe;
-use protocol::{Note, Reply, Request, Served, State, Word};
+use protocol::{LogTarget, Note, Reply, Request, Served, State, Word};
 use run_dir::{DeviceLock, RunDir};
 use signals::EndSignals;
 use supervisor::ToSupervisor;
@@ -70,28 +70,56 @@ pub enum Task {
     Recover(State, Instant),
     /// The same, or makes it again with its contents if it was stopped.
     TakeUp(State),
+    /// Asks the server of the disk to hand it over, then takes it up.
+    TakeOver(State),
+}
+
+/// What every server begins with.
+struct Start<'a> {
+    signals: EndSignals,
+    supervisor: ToSupervisor,
+    run_dir: &'a RunDir,
+    /// None in the foreground.
+    log: Option<LogTarget>,
+}
+
+impl Start<'_> {
+    fn tell(&self, note: Note) {
+        let told = self.supervisor.tell(note);
+        told.unwrap_or_else(|error| warn!("there is no supervisor: {error}"));
+    }
 }
 
 /// The server's whole life, in a process of its own. Says through `ready`, if that is there, what became
 /// of its task. `left` is what came of leaving the terminal.
 pub fn run(
     left: io::Result<()>,
-    foreground: bool,
+    log: Option<LogTarget>,
     task: Task,
     run_dir: &RunDir,
     supervisor: ToSupervisor,
     ready: Option<&ReadyPipe>,
 ) -> Exit {
+    let (foreground, mut taken_over) = (log.is_none(), false);
     let prepared = left.and_then(|()| EndSignals::catch(foreground));
     let prepared = prepared
         .and_then(|signals| prepare().map(|()| signals))
         .map_err(daemon::not_started);
-    let made = prepared.and_then(|signals| match task {
-        Task::Add(config) => Server::create(signals, supervisor, (&config, false), run_dir),
-        Task::Recover(state, since) => {
-            Server::recover(signals, supervisor, (state, since), run_dir)
+    let started = prepared.map(|signals| Start {
+        signals,
+        supervisor,
+        run_dir,
+        log,
+    });
+    let made = started.and_then(|start| match task {
+        Task::Add(config) => Server::create(start, &config, false),
+        Task::Recover(state, since) => Server::recover(start, state, since),
+        Task::TakeUp(state) => Server::take_up(start, state),
+        Task::TakeOver(state) => {
+            let (state, since) = take_over(&start, state)?;
+            taken_over = true;
+            Server::recover(start, state, since)
         }
-        Task::TakeUp(state) => Server::take_up(signals, supervisor, state, run_dir),
     });
     let say = |word: Word| ready.map_or(Ok(()), |ready| ready.say(&word));
     match made {
@@ -109,7 +137,10 @@ pub fn run(
                 error!("{failure}");
             }
             let exit = failure.exit;
-            let _ = say(Word::Failed(failure));
+            let _ = say(match taken_over {
+                false => Word::Failed(failure),
+                true => Word::TriesAgain(failure),
+            });
             exit
         }
     }
@@ -144,6 +175,8 @@ enum Event {
     Asked(Caller, Request),
     /// The device has died.
     Died,
+    /// A signal asks for another server.
+    HandsOver,
 }
 
 /// What a server shows of itself: lock, socket, state file, and who watches for its end.
@@ -164,14 +197,13 @@ impl Front {
     /// # Errors
     /// Status 4 if another server has the id, 3 if the run directory cannot be used.
     fn open(
-        signals: EndSignals,
-        supervisor: ToSupervisor,
+        start: Start<'_>,
         device: &Device,
         lock: DeviceLock,
         config: &DeviceConfig,
         former: Option<State>,
     ) -> Result<Front, Failure> {
-        let id = device.id();
+        let (id, is_known) = (device.id(), former.is_some());
         let failed = |error: io::Error| Failure::runtime(format!("server of device {id}: {error}"));
         let socket = lock.fresh_socket();
         let listener = Listener::bind(&socket).map_err(|error| {
@@ -180,14 +212,15 @@ impl Front {
         let (sender, events) = mpsc::channel();
         let watched = Watched {
             id,
-            signals,
+            signals: start.signals,
             death: device.death_fd().try_clone_to_owned().map_err(failed)?,
-            supervisor,
+            supervisor: start.supervisor,
+            hands_over: start.log.is_some() && device.can_be_recovered(),
         };
         let orders = Orders::follow(watched, device.progress(), {
             let sender = sender.clone();
             // The main loop may have ended.
-            move || drop(sender.send(Event::Died))
+            move |event| drop(sender.send(event))
         });
         let orders = orders.map_err(failed)?;
         let asked = move |caller, request| sender.send(Event::Asked(caller, request)).is_ok();
@@ -216,8 +249,14 @@ impl Front {
             last_end: former.as_ref().and_then(|former| former.last_end.clone()),
             waited_ms: former.and_then(|former| former.waited_ms),
             waits_since: None,
+            log: start.log,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        lock.write_state(&state)?;
+        match lock.write_state(&state) {
+            // The former server's says what a new one needs.
+            Err(failure) if is_known => warn!("{failure}"),
+            other => other?,
+        }
         let served = &state.served;
         info!(
             "serving {}: {} bytes, {} queues of depth {}, data path {}, backing {}, which {}",
@@ -242,16 +281,14 @@ impl Front {
 struct Server {
     device: Device,
     front: Front,
+    /// Another server takes up the disk.
+    handed_over: bool,
 }
 
 impl Server {
     /// Makes the device, perhaps again. After a failure the supervisor deletes what was added.
-    fn create(
-        signals: EndSignals,
-        supervisor: ToSupervisor,
-        (config, again): (&DeviceConfig, bool),
-        run_dir: &RunDir,
-    ) -> Result<Server, Failure> {
+    fn create(start: Start<'_>, config: &DeviceConfig, again: bool) -> Result<Server, Failure> {
+        let run_dir = start.run_dir;
         let config = &config_beside_kept(config, &run_dir.kept(), again)?;
         // An id that was asked for is locked before ADD_DEV. One that the driver chooses is known
         // only afterwards: `Front::open` locks it.
@@ -259,11 +296,7 @@ impl Server {
             Some(id) => Some(run_dir.lock(id, NAMED_ID_TIMEOUT)?),
             None => None,
         };
-        let tell = |note| {
-            let told = supervisor.tell(note);
-            told.unwrap_or_else(|error| warn!("there is no supervisor: {error}"));
-        };
-        let device = Device::create(config, again, |id| tell(Note::Added(id)))?;
+        let device = Device::create(config, again, |id| start.tell(Note::Added(id)))?;
         let lock = match named {
             Some(lock) => lock,
             None => run_dir.lock(device.id(), FREE_ID_TIMEOUT)?,
@@ -271,41 +304,31 @@ impl Server {
         let recoverable = device.can_be_recovered();
         // The supervisor hears of it before any signal, and can take its own lock: a command that clears
         // that away needs the server's first.
-        tell(Note::Serving { recoverable });
-        let front = Front::open(signals, supervisor, &device, lock, config, None)?;
+        start.tell(Note::Serving { recoverable });
+        let front = Front::open(start, &device, lock, config, None)?;
         // Not sooner: until here a failure removes a backing file that this server has made.
         device.keep_backing();
-        Ok(Server { device, front })
+        Ok(Server::new(device, front))
     }
 
     /// Takes up a disk, or makes it again.
-    fn take_up(
-        signals: EndSignals,
-        supervisor: ToSupervisor,
-        state: State,
-        run_dir: &RunDir,
-    ) -> Result<Server, Failure> {
+    fn take_up(start: Start<'_>, state: State) -> Result<Server, Failure> {
         let (id, config) = (state.served.id, state.usable_config()?);
         let Some(size) = size_of_stopped(&state, config)? else {
-            return Server::recover(signals, supervisor, (state, Instant::now()), run_dir);
+            return Server::recover(start, state, Instant::now());
         };
         let config = DeviceConfig {
             id: Some(id),
             size,
             ..config.clone()
         };
-        Server::create(signals, supervisor, (&config, true), run_dir)
+        Server::create(start, &config, true)
     }
 
     /// Takes up the disk of a server that has died.
-    fn recover(
-        signals: EndSignals,
-        supervisor: ToSupervisor,
-        (state, since): (State, Instant),
-        run_dir: &RunDir,
-    ) -> Result<Server, Failure> {
+    fn recover(start: Start<'_>, state: State, since: Instant) -> Result<Server, Failure> {
         let id = state.served.id;
-        let lock = run_dir.lock(id, FREE_ID_TIMEOUT)?;
+        let lock = start.run_dir.lock(id, FREE_ID_TIMEOUT)?;
         let config = state.usable_config()?.clone();
         let device = Device::recover(id, &config)?;
         let waited = since.elapsed();
@@ -315,15 +338,22 @@ impl Server {
             ..state
         };
         let recoverable = true;
-        let told = supervisor.tell(Note::Serving { recoverable });
-        told.unwrap_or_else(|error| warn!("there is no supervisor: {error}"));
-        let front = Front::open(signals, supervisor, &device, lock, &config, Some(state))?;
-        Ok(Server { device, front })
+        start.tell(Note::Serving { recoverable });
+        let front = Front::open(start, &device, lock, &config, Some(state))?;
+        Ok(Server::new(device, front))
+    }
+
+    fn new(device: Device, front: Front) -> Server {
+        Server {
+            device,
+            front,
+            handed_over: false,
+        }
     }
 
     /// Serves until a command or a fault ends it; the answer is the exit status.
     fn serve(mut self) -> Exit {
-        loop {
+        while !self.handed_over {
             // Ends if both threads are gone.
             let event = self.front.events.recv().unwrap_or(Event::Died);
             match event {
@@ -331,6 +361,7 @@ impl Server {
                 // connection end.
                 _ if self.front.orders.died() => break,
                 Event::Died => break,
+                Event::HandsOver => self.handed_over = true,
                 Event::Asked(caller, request) => self.handle(caller, request),
             }
         }
@@ -340,21 +371,26 @@ impl Server {
             None => self.front.orders.end_of_stopped(),
             Some(_) => Exit::Failure,
         };
-        if exit != Exit::Done {
+        if exit != Exit::Done && !self.handed_over {
             error!(
                 "{path} is no longer served: {}; the disk is taken away",
                 why.as_deref().unwrap_or("it was stopped from outside")
             );
         }
+        let fate = if self.handed_over {
+            "handed over"
+        } else {
+            "gone"
+        };
         self.close();
-        info!("{path} is gone, the server ends");
+        info!("{path} is {fate}, the server ends");
         exit
     }
 
     /// Lets go of everything. The connections of those that have stopped the disk end with the
     /// process.
     fn close(self) {
-        let Server { device, front } = self;
+        let Server { device, front, .. } = self;
         drop(device);
         drop(front.lock);
     }
@@ -371,6 +407,22 @@ impl Server {
             Request::Stop => {
                 caller.answer(&Reply::Done);
                 return self.front.orders.add_stopper(caller);
+            }
+            Request::HandOver if self.front.state.log.is_none() => Err(Failure::in_use(format!(
+                "device {} is served in the foreground: its terminal decides how long",
+                self.device.id()
+            ))),
+            Request::HandOver if !self.device.can_be_recovered() => Err(Failure::runtime(format!(
+                "device {} goes with its server, which cannot hand it over: see `ublk-ramdisk add \
+                 --help`, --backing",
+                self.device.id()
+            ))),
+            Request::HandOver => {
+                caller.answer(&Reply::Done);
+                self.front.orders.add_stopper(caller);
+                // Ends the loop. The caller waits for the end of the process.
+                self.handed_over = true;
+                return;
             }
             Request::LetGo => {
                 self.device.let_go();
@@ -412,6 +464,21 @@ impl Server {
         served.size = self.device.size();
         self.front.lock.write_state(&self.front.state)
     }
+}
+
+/// Has the server of a disk hand it over. Returns what is in force then, and since when clients wait. A
+/// failure changes nothing.
+fn take_over(start: &Start<'_>, state: State) -> Result<(State, Instant), Failure> {
+    let (id, run_dir) = (state.served.id, start.run_dir);
+    // Without the driver, or io_uring, the disk stays where it is.
+    drop(Control::open()?);
+    let answer = ask_for_more(&run_dir.socket(id), Request::HandOver, REPLY_TIMEOUT);
+    let (_, end) =
+        answer.unwrap_or_else(|| Err(Failure::runtime(format!("device {id} has no server"))))?;
+    let since = Instant::now();
+    start.tell(Note::TakenOver);
+    wait_for_end(end);
+    Ok((run_dir.state(id).unwrap_or(state), since))
 }
 
 /// The config of a new device whose id is none of those whose contents are kept.

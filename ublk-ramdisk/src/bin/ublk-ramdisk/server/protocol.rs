@@ -5,6 +5,10 @@
 //! Every message is one line of JSON. Both ends are the same program, though perhaps not the same
 //! build: a message that cannot be read is answered as a failure, never ignored.
 
+use std::io;
+use std::path::PathBuf;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::{DataPath, DeviceConfig};
@@ -51,6 +55,38 @@ impl Served {
     }
 }
 
+/// `--log`: where a server in the background logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogTarget {
+    /// The datagram socket at /dev/log.
+    Syslog,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+impl FromStr for LogTarget {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<LogTarget, &'static str> {
+        match text {
+            "" => Err("expected syslog or the path of a file"),
+            "syslog" => Ok(LogTarget::Syslog),
+            path => Ok(LogTarget::File(path.into())),
+        }
+    }
+}
+
+impl LogTarget {
+    /// The same, wherever the working directory will be.
+    pub fn absolute(self) -> io::Result<LogTarget> {
+        match self {
+            LogTarget::File(path) => std::path::absolute(&path).map(LogTarget::File),
+            LogTarget::Syslog => Ok(LogTarget::Syslog),
+        }
+    }
+}
+
 /// The state file: the device, and what a new server needs to know that the driver does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -75,10 +111,16 @@ pub struct State {
     /// When the last server died, while clients wait for the next.
     #[serde(default)]
     pub waits_since: Option<String>,
+    /// Where the server logs, if it is in the background.
+    #[serde(default)]
+    pub log: Option<LogTarget>,
+    /// Version of the program that serves.
+    #[serde(default)]
+    pub program: String,
 }
 
 impl State {
-    /// Raised when the config means something else.
+    /// Raised when the config means something else, or more.
     pub const VERSION: u32 = 1;
 
     /// What a new server begins with.
@@ -106,6 +148,8 @@ pub enum Word {
     Ready(Served),
     /// There is no disk, and nothing was left behind.
     Failed(Failure),
+    /// The disk waits. Its supervisor starts another server.
+    TriesAgain(Failure),
 }
 
 /// What a command asks of a server.
@@ -147,6 +191,9 @@ pub enum Request {
     /// The caller is going to stop the disk (STOP_DEV). For as long as the connection is open it has
     /// the id and the state file, too. The connection ends when the server does.
     Stop,
+    /// The caller is a new server of the disk: this one ends, and with it the connection. Clients of the
+    /// disk wait meanwhile.
+    HandOver,
     /// Lets go of all requests that are held back. The disk is going to be stopped in any case: the
     /// server ends if it does not get rid of its requests.
     LetGo,
@@ -163,7 +210,11 @@ pub enum Note {
         /// Can another server take it up if this one dies?
         recoverable: bool,
     },
-    /// The server was sent a signal to end.
+    /// The former server has handed over the disk.
+    TakenOver,
+    /// The server was sent a signal to end, and ends: another server is wanted.
+    HandsOver,
+    /// The server was sent a signal to end: the disk is not wanted any more.
     Terminate,
 }
 
@@ -273,6 +324,7 @@ mod tests {
                 force: true,
             },
             Request::Stop,
+            Request::HandOver,
             Request::LetGo,
         ] {
             let line = serde_json::to_string(&request).expect("a line");

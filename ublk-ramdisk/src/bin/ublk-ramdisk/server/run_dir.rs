@@ -101,23 +101,30 @@ impl RunDir {
     /// # Errors
     /// Status 4 if another server has it, 3 if the directory cannot be used.
     pub fn lock(&self, id: u32, timeout: Duration) -> Result<DeviceLock, Failure> {
+        let file = self.lock_within(&self.lock_path(id), timeout)?;
+        let file = file.ok_or_else(|| {
+            Failure::in_use(format!(
+                "device {id} has a server already: choose another --id, or end that one with \
+                 `ublk-ramdisk del {id}`"
+            ))
+        })?;
+        Ok(DeviceLock {
+            dir: self.clone(),
+            id,
+            _file: file,
+        })
+    }
+
+    /// None if another process has the lock all the time.
+    fn lock_within(&self, path: &Path, timeout: Duration) -> Result<Option<File>, Failure> {
         let deadline = Instant::now() + timeout;
         loop {
-            match self.try_lock(id).map_err(|error| self.unusable(&error))? {
-                Some(file) => {
-                    return Ok(DeviceLock {
-                        dir: self.clone(),
-                        id,
-                        _file: file,
-                    })
+            let locked = self.try_lock_at(path);
+            match locked.map_err(|error| self.unusable(&error))? {
+                None if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
                 }
-                None if Instant::now() >= deadline => {
-                    return Err(Failure::in_use(format!(
-                        "device {id} has a server already: choose another --id, or end that one \
-                         with `ublk-ramdisk del {id}`"
-                    )))
-                }
-                None => std::thread::sleep(Duration::from_millis(20)),
+                locked => return Ok(locked),
             }
         }
     }
@@ -172,21 +179,20 @@ impl RunDir {
 
     /// One try: none means that another process has the lock.
     fn try_lock(&self, id: u32) -> io::Result<Option<File>> {
-        self.try_lock_at(self.lock_path(id))
+        self.try_lock_at(&self.lock_path(id))
     }
 
-    /// Takes the right to supervise device `id`, for as long as the file is open.
+    /// Takes the right to supervise device `id`, for as long as the file is open. A supervisor that is
+    /// just ending is waited for, `timeout` long.
     ///
     /// # Errors
     /// Status 4 if another supervisor has it, 3 if the directory cannot be used.
-    pub fn lock_supervisor(&self, id: u32) -> Result<File, Failure> {
-        let locked = self.try_lock_at(self.supervisor_path(id));
-        locked
-            .map_err(|error| self.unusable(&error))?
+    pub fn lock_supervisor(&self, id: u32, timeout: Duration) -> Result<File, Failure> {
+        self.lock_within(&self.supervisor_path(id), timeout)?
             .ok_or_else(|| Failure::in_use(format!("device {id} has a supervisor already")))
     }
 
-    fn try_lock_at(&self, path: PathBuf) -> io::Result<Option<File>> {
+    fn try_lock_at(&self, path: &Path) -> io::Result<Option<File>> {
         loop {
             self.make()?;
             let file = match File::options()
@@ -195,7 +201,7 @@ impl RunDir {
                 .truncate(false)
                 .mode(0o600)
                 .custom_flags(NO_STREAM)
-                .open(&path)
+                .open(path)
             {
                 Ok(file) => file,
                 // The directory was tidied away in between.
@@ -208,7 +214,7 @@ impl RunDir {
                 Err(fs::TryLockError::Error(error)) => return Err(error),
             }
             // The former holder may have removed the name: then this lock guards nothing.
-            if is_same_file(&file, &path)? {
+            if is_same_file(&file, path)? {
                 return Ok(Some(file));
             }
         }
@@ -274,7 +280,7 @@ impl RunDir {
     pub fn forget(&self, id: u32) {
         if let Ok(Some(file)) = self.try_lock_existing(id) {
             // One that was killed has left its file.
-            if let Ok(supervisor) = self.lock_supervisor(id) {
+            if let Ok(supervisor) = self.lock_supervisor(id, Duration::ZERO) {
                 self.end_supervisor(id, supervisor);
             }
             self.remove(id);
@@ -429,6 +435,8 @@ mod tests {
             last_end: None,
             waited_ms: None,
             waits_since: None,
+            log: None,
+            program: String::new(),
         }
     }
 

@@ -3,13 +3,14 @@
 //!
 //! It never has /dev/ublkcN open. So it can send STOP_DEV and DEL_DEV (F23): with a request that the
 //! server has lost, STOP_DEV ends only after the process that has that file open. A signal to the
-//! supervisor, or to the server, asks for the end of the disk. In the foreground the command itself
-//! is the supervisor.
+//! supervisor asks for the end of the disk, one to the server for a new server, if there can be one. In
+//! the foreground the command itself is the supervisor.
 //!
 //! | the server's end | what follows |
 //! |---|---|
 //! | a failure before the disk is there | what was added is deleted, contents that were there are kept |
 //! | exit status 0 | nothing: a command has stopped the disk, and has the rest |
+//! | any, after a signal that asks for a new server | a new server takes up the disk |
 //! | any other, if the contents outlive the server | a new server takes up the disk, or it is stopped |
 //! | the same, and another program has stopped the disk | nothing: the contents are kept |
 //! | another exit status | the disk is stopped and deleted |
@@ -29,7 +30,7 @@ use ublk_ramdisk::ublk::ctrl::block_path;
 
 use super::daemon::{not_started, ReadyPipe};
 use super::process::{self, Child, End, Side};
-use super::protocol::{Note, State};
+use super::protocol::{LogTarget, Note, State};
 use super::run_dir::RunDir;
 use super::signals::{wait_readable, EndSignals};
 use super::Task;
@@ -49,6 +50,8 @@ const INIT: u32 = 1;
 const INIT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a command may look at the lock of a server that has died.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the supervisor of a server that has handed over the disk may take to end.
+const SUPERVISOR_END: Duration = Duration::from_secs(5);
 /// Number of requests that are named when a disk is given up.
 const REQUESTS_TOLD: usize = 4;
 
@@ -76,9 +79,12 @@ pub struct Supervisor {
     lock: Option<File>,
     /// The server is there, and the disk can be used.
     serving: bool,
-    foreground: bool,
+    /// None in the foreground.
+    log: Option<LogTarget>,
     /// A new server can take up the disk.
     recoverable: bool,
+    /// The server was sent a signal, and ends for a new one.
+    hands_over: bool,
     /// Of the servers so far.
     deaths: Deaths,
     /// Signals to this process that have asked for the end.
@@ -97,16 +103,16 @@ impl Supervisor {
     /// # Context
     /// The process has one thread.
     pub fn start(
-        sink: Sink,
+        log: Option<LogTarget>,
         task: Task,
         timeout: u32,
         run_dir: &RunDir,
         ready: &ReadyPipe,
     ) -> Result<Supervisor, Failure> {
-        // A log on standard error means the foreground: SIGHUP ends the disk, and so does whatever
+        // Without a log of its own it is in the foreground: SIGHUP ends the disk, and so does whatever
         // else ends this process.
-        let foreground = matches!(sink, Sink::Stderr);
-        logger::open(sink);
+        let foreground = log.is_none();
+        logger::open(Sink::of(log.as_ref())?);
         // Reported by the server, which cannot do it either.
         let _ = process::spare_from_oom();
         let signals = EndSignals::catch(foreground).map_err(not_started)?;
@@ -114,25 +120,28 @@ impl Supervisor {
         let (id, lock) = match &task {
             Task::TakeUp(state) | Task::Recover(state, _) => {
                 let id = state.served.id;
-                (Some(id), Some(run_dir.lock_supervisor(id)?))
+                (Some(id), Some(run_dir.lock_supervisor(id, Duration::ZERO)?))
             }
+            // Another supervisor has it.
+            Task::TakeOver(state) => (Some(state.served.id), None),
             // Not known yet, or not this disk's yet.
             Task::Add(_) => (None, None),
         };
-        let (server, notes) = fork(foreground, task, run_dir, Some(ready))?;
+        let (server, notes) = fork(log.clone(), task, run_dir, Some(ready))?;
         process::set_name(c"ublk-supervisor");
         Ok(Supervisor {
             run_dir: run_dir.clone(),
             signals,
             notes,
             server,
-            foreground,
+            log,
             id,
             is_new,
             lock,
             serving: false,
             deaths: Deaths::new(timeout),
             recoverable: false,
+            hands_over: false,
             signaled: 0,
             given_up_at: None,
             told: 0,
@@ -222,6 +231,11 @@ impl Supervisor {
                     self.take_lock();
                     self.deaths.since = None;
                 }
+                Ok(Note::TakenOver) => {
+                    self.recoverable = true;
+                    self.deaths.since = Some(Instant::now());
+                }
+                Ok(Note::HandsOver) => self.hands_over = true,
                 Ok(Note::Terminate) => self.told += 1,
                 Err(error) => error!("a note of the server: {error}"),
             }
@@ -233,7 +247,8 @@ impl Supervisor {
         let (None, true, Some(id)) = (&self.lock, self.recoverable, self.id) else {
             return;
         };
-        match self.run_dir.lock_supervisor(id) {
+        // A former one ends with its server.
+        match self.run_dir.lock_supervisor(id, SUPERVISOR_END) {
             Ok(lock) => self.lock = Some(lock),
             Err(failure) => {
                 error!("{failure}");
@@ -273,7 +288,8 @@ impl Supervisor {
 
     /// What is to be done after the server's end. None if there is a new server.
     fn after(&mut self, end: End) -> Option<Exit> {
-        if end == End::Exited(0) {
+        let handed_over = std::mem::take(&mut self.hands_over) && self.recoverable;
+        if end == End::Exited(0) && !handed_over {
             return Some(Exit::Done);
         }
         let was_serving = std::mem::take(&mut self.serving);
@@ -283,7 +299,10 @@ impl Supervisor {
             // A disk that was stopped from outside has no node any more.
             let is_there = Path::new(&block_path(id)).exists();
             if is_there && self.asked() < 2 {
-                return self.restart(id, end, was_serving);
+                return match handed_over {
+                    true => self.replace(id),
+                    false => self.restart(id, end, was_serving),
+                };
             }
             if !is_there && self.asked() == 0 {
                 info!("the contents of device {id} are kept until `recover` or `del`");
@@ -319,24 +338,37 @@ impl Supervisor {
             });
             // For `list`, and for `recover` if this process dies, too.
             let lock = self.run_dir.lock(id, LOCK_TIMEOUT);
-            if let (Ok(lock), Some(state)) = (lock, &state) {
-                let written = lock.write_state(state);
+            if let (Ok(lock), Some(state)) = (lock, state) {
+                let written = lock.write_state(&state);
                 written.unwrap_or_else(|failure| error!("{failure}"));
             }
-            let state = state.ok_or_else(|| {
-                Failure::runtime(format!("device {id} has no state file that can be read"))
-            });
-            let since = self.deaths.since.unwrap_or_else(Instant::now);
-            let task = state.map(|state| Task::Recover(state, since));
-            match task.and_then(|task| fork(self.foreground, task, &self.run_dir, None)) {
-                Ok((server, notes)) => {
-                    (self.server, self.notes) = (server, notes);
-                    info!("a new server takes up {}", block_path(id));
-                    return None;
-                }
-                Err(failure) => error!("{failure}"),
+            return self.replace(id);
+        }
+        self.give_up(id)
+    }
+
+    /// Starts a new server, for which clients wait.
+    fn replace(&mut self, id: u32) -> Option<Exit> {
+        let state = self.run_dir.state(id).ok_or_else(|| {
+            Failure::runtime(format!("device {id} has no state file that can be read"))
+        });
+        let since = *self.deaths.since.get_or_insert_with(Instant::now);
+        let task = state.map(|state| Task::Recover(state, since));
+        match task.and_then(|task| fork(self.log.clone(), task, &self.run_dir, None)) {
+            Ok((server, notes)) => {
+                (self.server, self.notes) = (server, notes);
+                info!("a new server takes up {}", block_path(id));
+                None
+            }
+            Err(failure) => {
+                error!("{failure}");
+                self.give_up(id)
             }
         }
+    }
+
+    /// Stops the disk; its contents are kept.
+    fn give_up(&self, id: u32) -> Option<Exit> {
         error!(
             "{} is stopped, its contents are kept; not ended: {}",
             block_path(id),
@@ -350,7 +382,7 @@ impl Supervisor {
 
 /// Forks a server, and returns it with the place where its notes arrive.
 fn fork(
-    foreground: bool,
+    log: Option<LogTarget>,
     task: Task,
     run_dir: &RunDir,
     ready: Option<&ReadyPipe>,
@@ -362,9 +394,9 @@ fn fork(
         Side::Child => {
             drop(notes);
             process::set_name(c"ublk-ramdisk");
-            let left = process::leave_terminal(foreground);
+            let left = process::leave_terminal(log.is_none());
             let supervisor = ToSupervisor(to_supervisor);
-            let exit = super::run(left, foreground, task, run_dir, supervisor, ready);
+            let exit = super::run(left, log, task, run_dir, supervisor, ready);
             logger::flush();
             std::process::exit(exit as i32)
         }

@@ -4,7 +4,8 @@
 //!
 //! | event | what follows |
 //! |---|---|
-//! | a signal | the supervisor is told, which stops and deletes the disk; without one, `del` is run |
+//! | a signal | a server in the background hands over to the next one, if the disk can be recovered and the supervisor lives |
+//! | a signal, otherwise | the supervisor is told, which stops and deletes the disk; without one, `del` is run |
 //! | a queue thread has ended | the main loop ends; it has ten seconds for that |
 //! | let go, and no request ends for five seconds | the process ends: STOP_DEV waits for a request that nobody has any more |
 
@@ -26,6 +27,7 @@ use super::control_socket::Caller;
 use super::protocol::Note;
 use super::signals::{wait_readable, EndSignals};
 use super::supervisor::{ToSupervisor, LOOK_AGAIN};
+use super::Event;
 use crate::logger;
 
 /// Milliseconds. Time is counted in such parts, so that time in which the whole process is stopped does
@@ -58,15 +60,17 @@ pub struct Watched {
     pub death: OwnedFd,
     /// Who is told of signals.
     pub supervisor: ToSupervisor,
+    /// A signal means that another server is to take up the disk.
+    pub hands_over: bool,
 }
 
 impl Orders {
-    /// Starts the thread. It calls `wake` once the device has died. `progress` counts the requests that
+    /// Starts the thread. It calls `wake` with what the main thread is to know. `progress` counts the requests that
     /// are with the server, and those that have ended.
     pub fn follow(
         watched: Watched,
         progress: impl Fn() -> (u64, u64) + Send + 'static,
-        wake: impl Fn() + Send + 'static,
+        wake: impl Fn(Event) + Send + 'static,
     ) -> io::Result<Arc<Orders>> {
         let orders = Arc::new(Orders {
             died: AtomicBool::new(false),
@@ -111,7 +115,12 @@ impl Orders {
 }
 
 /// The thread.
-fn watch(watched: &Watched, orders: &Orders, progress: impl Fn() -> (u64, u64), wake: impl Fn()) {
+fn watch(
+    watched: &Watched,
+    orders: &Orders,
+    progress: impl Fn() -> (u64, u64),
+    wake: impl Fn(Event),
+) {
     let mut still = Standstill::default();
     loop {
         let mut files = vec![watched.signals.as_fd()];
@@ -128,21 +137,21 @@ fn watch(watched: &Watched, orders: &Orders, progress: impl Fn() -> (u64, u64), 
             Err(error) => {
                 error!("waiting for signals: {error}");
                 orders.died.store(true, Ordering::Relaxed);
-                return wake();
+                return wake(Event::Died);
             }
         };
         if ready[0] {
             while let Some((signal, _)) = watched.signals.take() {
                 if signal != Signal::SIGCHLD {
                     info!("{signal}");
-                    terminate(watched);
+                    terminate(watched, &wake);
                 }
             }
         }
         if !orders.died() && ready.get(1) == Some(&true) {
             orders.died.store(true, Ordering::Relaxed);
             still = Standstill::default();
-            wake();
+            wake(Event::Died);
         }
         if counts && !ready.contains(&true) {
             let gone = || !Path::new(&block_path(watched.id)).exists();
@@ -156,8 +165,15 @@ fn watch(watched: &Watched, orders: &Orders, progress: impl Fn() -> (u64, u64), 
 }
 
 /// Passes a signal on to the supervisor.
-fn terminate(watched: &Watched) {
-    let Err(error) = watched.supervisor.tell(Note::Terminate) else {
+fn terminate(watched: &Watched, wake: impl Fn(Event)) {
+    let note = match watched.hands_over {
+        true => Note::HandsOver,
+        false => Note::Terminate,
+    };
+    let Err(error) = watched.supervisor.tell(note) else {
+        if watched.hands_over {
+            wake(Event::HandsOver);
+        }
         return;
     };
     warn!("the supervisor has gone ({error}): the server has itself stopped and deleted");
