@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | of `add` and `sim` | [`DeviceConfig`] | [`DeviceConfig::checked`] | the same, with size, pressure and memory filled in |
 //! | for memory | [`space::MemoryOptions`] | [`space::SpaceConfig::check`], on a running disk `applied_to` | [`space::SpaceConfig`] |
-//! | for pressure | [`PressureOptions`] | [`check_pressure`] | [`Settings`] |
+//! | for pressure | [`PressureOptions`] | [`DeviceConfig::check_rules`] | [`Settings`] |
 //! | of `set` | [`set::SetOptions`] | the two above | [`set::InForce`] |
 
 pub mod set;
@@ -207,6 +207,15 @@ pub struct DeviceConfig {
     /// quicker, and 4 KiB that are written may take 2 MiB.
     #[arg(long, value_name = "on|off", value_parser = on_or_off)]
     pub thp: Option<bool>,
+    /// Make a disk to swap to: all memory is taken before, and nothing that could make a write wait is
+    /// allowed
+    ///
+    /// Swap is written when the machine has no memory left, so such a disk must need none: it takes all
+    /// of it at the start, as with --preallocate, and announces no discards, which would give some of
+    /// it back. --memory-limit, --reclaim, --inject, --slots, --mbps, --psi and --data-path buffer are
+    /// refused, now and with `set`; the contents are in a private store or in hugetlb.
+    #[arg(long)]
+    pub swap: bool,
     /// Time until a request that the driver keeps counts as late, 1s to 1h
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout,
         allow_hyphen_values = true)]
@@ -343,15 +352,45 @@ impl DeviceConfig {
             ));
         }
         let size = self.checked_size(around)?;
-        let space = SpaceConfig::check(memory, size, self.backing())?;
-        let pressure = pressure.applied_to(&Settings::default());
-        check_pressure(&pressure)?;
-        Ok(DeviceConfig {
+        let memory = NewMemoryOptions {
+            preallocate: memory.preallocate || self.swap,
+            ..memory.clone()
+        };
+        let config = DeviceConfig {
             size,
-            pressure,
-            space,
+            space: SpaceConfig::check(&memory, size, self.backing())?,
+            pressure: pressure.applied_to(&Settings::default()),
             ..self
-        })
+        };
+        config.check_rules()?;
+        Ok(config)
+    }
+
+    /// Checks that what is in force, or is going to be, does not contradict itself, for `add`, `set` and
+    /// the server.
+    pub fn check_rules(&self) -> Result<(), Failure> {
+        let settings = &self.pressure;
+        check_pressure(settings)?;
+        if !self.swap {
+            return Ok(());
+        }
+        let option = if *settings != Settings::default() {
+            format!("pressure ({settings})")
+        } else if self.space.memory_limit > 0 {
+            format!("--memory-limit {}", self.space.memory_limit)
+        } else if self.data_path == Some(DataPath::Buffer) {
+            "--data-path buffer, whose buffers take memory when they are used,".to_owned()
+        } else if !matches!(
+            self.backing,
+            None | Some(Backing::Private(_) | Backing::Hugetlb)
+        ) {
+            format!("--backing {}, which may be swapped,", self.backing())
+        } else {
+            return Ok(());
+        };
+        Err(Failure::usage(format!(
+            "{option} contradicts --swap: a disk to swap to must never wait for memory"
+        )))
     }
 
     /// Where the contents live. What is left open is memfd: `add` takes a private store if it can.
@@ -435,7 +474,7 @@ pub fn check_bytes(option: &str, bytes: u64, block_size: u64) -> Result<u64, Fai
     Ok(bytes)
 }
 
-/// Checks that settings do not contradict each other, for `add`, `set` and the server.
+/// Checks that settings do not contradict each other; of a disk [`DeviceConfig::check_rules`] checks more.
 pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
     if settings.delay_ns.is_some() && settings.timeout.is_some_and(|attr| attr.fails_always()) {
         return Err(Failure::usage(

@@ -207,6 +207,12 @@ fn l1_values_and_contradictions() {
         "add --size 1M --foreground --log x",
         "sim --id 5",
         "sim --data-path batch",
+        "add --size 1M --swap --slots 2",
+        "add --size 1M --swap --memory-limit 2M",
+        "add --size 1M --swap --reclaim zero",
+        "add --size 1M --swap --backing memfd",
+        "add --size 1M --swap --data-path buffer",
+        "sim --swap",
     ]));
 }
 

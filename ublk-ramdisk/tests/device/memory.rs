@@ -7,8 +7,10 @@ use std::os::unix::fs::FileExt;
 
 use crate::disk::{Disk, MIB};
 use crate::ioctl::{self, Buffer};
-use crate::machine;
+use crate::machine::{self, wait_for};
+use crate::recovery::listed;
 use crate::rng::Rng;
+use crate::run::{need, tool, ublk};
 use crate::runner::{Outcome, Skip, Test};
 
 pub fn tests(tests: &mut Vec<Test>) {
@@ -27,6 +29,10 @@ pub fn tests(tests: &mut Vec<Test>) {
     tests.push(Test::new(
         "j02_the_servers_memory_is_locked_and_a_thin_disk_stays_thin",
         locked,
+    ));
+    tests.push(Test::skippable(
+        "j08_what_is_swapped_to_a_disk_for_swap_needs_no_memory",
+        for_swap,
     ));
     for word in ["advise", "always"] {
         let name = format!("h3_transparent_huge_pages_are_given_back_{word}");
@@ -60,14 +66,49 @@ fn assert_zeros(file: &File, range: Range<u64>) {
     }
 }
 
+/// The sum of a figure of the server, in KiB.
+fn kib_of(pid: u32, file: &str, name: &str) -> u64 {
+    let text = machine::read(format!("/proc/{pid}/{file}"));
+    let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+    let number = |line: &str| line.split_whitespace().next()?.parse::<u64>().ok();
+    lines.filter_map(number).sum()
+}
+
+/// Its memory is there and locked, and stays, whatever is swapped in or out or discarded. `set` does not
+/// change that, a new server takes it up.
+fn for_swap() -> Outcome {
+    need(&["mkswap", "swapon", "swapoff"])?;
+    let disk = Disk::add(&["--size", "16M", "--swap"]);
+    let assert_there = |pid: u32| {
+        assert_eq!(disk.stats().allocated, 16 * MIB);
+        assert!(kib_of(pid, "smaps", "Locked:") >= 16 << 10);
+    };
+    assert_there(disk.pid);
+    assert_eq!(disk.sysfs("queue/discard_max_bytes").trim(), "0");
+    for words in [
+        ["--slots", "2"],
+        ["--memory-limit", "1G"],
+        ["--reclaim", "zero"],
+    ] {
+        let said = ublk(&[&["set", &disk.name()], &words[..]].concat());
+        said.refused(2, &["contradicts", words[0].trim_start_matches('-')]);
+    }
+    tool(&["mkswap", &disk.path]).well();
+    tool(&["swapon", "--discard", &disk.path]).well();
+    ioctl::signal(disk.pid, libc::SIGKILL);
+    wait_for("the next server", || {
+        let row = listed(&disk);
+        row["state"] == "LIVE" && row["pid"] != disk.pid
+    });
+    tool(&["swapoff", &disk.path]).well();
+    assert_there(listed(&disk)["pid"].as_u64().expect("a server") as u32);
+    disk.end();
+    Ok(())
+}
+
 fn locked() {
     let disk = Disk::add(&["--size", "1G", "--queues", "1"]);
-    let kib = |file: &str, name: &str| -> u64 {
-        let text = machine::read(format!("/proc/{}/{file}", disk.pid));
-        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
-        let number = |line: &str| line.split_whitespace().next()?.parse::<u64>().ok();
-        lines.filter_map(number).sum()
-    };
+    let kib = |file: &str, name: &str| kib_of(disk.pid, file, name);
     assert!(
         kib("status", "VmLck:") >= 1 << 20,
         "the mapping of the disk"

@@ -52,6 +52,11 @@ impl Device {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
         let path = params::choose_path(config.data_path, config.depth, offered)?;
+        if config.swap && path == DataPath::Buffer {
+            return Err(Failure::environment(
+                "--swap needs the data path batch or user-copy: see `ublk-ramdisk features`",
+            ));
+        }
         if !config.partition_scan && !offered.has(Features::NO_AUTO_PART_SCAN) {
             log::warn!(
                 "this kernel always scans for partitions: --no-partition-scan has no effect"

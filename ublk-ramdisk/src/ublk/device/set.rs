@@ -5,7 +5,7 @@
 use super::Device;
 use crate::backend;
 use crate::config::set::{InForce, SetOptions};
-use crate::config::{check_pressure, DeviceConfig};
+use crate::config::DeviceConfig;
 use crate::error::Failure;
 use crate::mq::Queue;
 
@@ -13,15 +13,16 @@ impl Device {
     /// The config of a device as this one is, after `options`. A failure tells that they are refused.
     pub fn config_after(&self, options: &SetOptions) -> Result<DeviceConfig, Failure> {
         let pressure = options.pressure.applied_to(&self.driver.settings());
-        check_pressure(&pressure)?;
         let space = backend::changed_memory(&self.config, self.driver.disk(), &options.memory)?;
         let sample = self.queue().map_or(0, Queue::timed_of);
-        Ok(DeviceConfig {
+        let config = DeviceConfig {
             pressure,
             space,
             latency_sample: options.latency_sample.unwrap_or(sample),
             ..self.config.clone()
-        })
+        };
+        config.check_rules()?;
+        Ok(config)
     }
 
     /// Changes what the options name, and returns what is in force then. A failure changes nothing.

@@ -97,13 +97,14 @@ pub struct SimOutput {
 }
 
 /// Options of `add` that mean nothing without a kernel.
-const KERNEL_ONLY: [&str; 6] = [
+const KERNEL_ONLY: [&str; 7] = [
     "id",
     "physical_block_size",
     "rotational",
     "volatile_cache",
     "partition_scan",
     "data_path",
+    "swap",
 ];
 
 /// An option of `add` as `sim` has it.
@@ -127,6 +128,7 @@ impl SimArgs {
             volatile_cache: false,
             partition_scan: true,
             data_path: None,
+            swap: false,
             ..device.clone()
         };
         if matches!(device.backing(), Backing::Private(_)) {
@@ -136,8 +138,8 @@ impl SimArgs {
         }
         if without_kernel != device {
             return Err(Failure::usage(
-                "--id, --physical-block-size, --rotational, --volatile-cache, --no-partition-scan \
-                 and --data-path mean nothing to sim, which has no kernel",
+                "--id, --physical-block-size, --rotational, --volatile-cache, --no-partition-scan, \
+                 --data-path and --swap mean nothing to sim, which has no kernel",
             ));
         }
         let mut memory = self.memory.clone();

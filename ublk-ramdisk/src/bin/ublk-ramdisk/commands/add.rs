@@ -72,8 +72,8 @@ fn private_stores(config: &mut DeviceConfig, run_dir: &RunDir) -> Result<Option<
             config.backing = Some(Backing::Private(folder.path().to_owned()));
             Ok(Some(folder))
         }
-        Err(error) if config.backing.is_some() => Err(Failure::environment(format!(
-            "--backing private: cannot mount a tmpfs: {error}; run as root, or use --backing memfd, \
+        Err(error) if config.backing.is_some() || config.swap => Err(Failure::environment(format!(
+            "--backing private: cannot mount a tmpfs: {error}; run as root, or use another --backing, \
              which goes with its server"
         ))),
         Err(error) => {
