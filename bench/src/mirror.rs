@@ -7,7 +7,6 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
@@ -29,17 +28,6 @@ const DEPTH: u16 = 128;
 unsafe fn copy(from: *const u8, to: *mut u8) {
     // SAFETY: as the caller says. libc's, as in the server: the store is shared with others.
     unsafe { libc::memcpy(to.cast(), from.cast(), BLOCK) };
-}
-
-/// CPU time of the calling thread: what others do on this CPU meanwhile does not count.
-pub fn thread_time() -> Duration {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `now` is a timespec of this frame.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// One client's memory: on a page of its own, as a server's buffers are.
@@ -114,16 +102,6 @@ pub enum Way {
     Direct,
     /// Submitter, mirror, driver, store.
     Mirror,
-}
-
-impl Way {
-    /// Its name in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "store",
-            Self::Mirror => "mirror",
-        }
-    }
 }
 
 impl Bed {
