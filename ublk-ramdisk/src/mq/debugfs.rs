@@ -14,7 +14,7 @@ use super::hctx_state::{FROZEN, INACTIVE, QUIESCED, RESTART, STOPPED};
 use super::queue::Queue;
 use super::request::Op;
 use super::slot::{Rq, PARKED, PASSTHROUGH, PREPARED};
-use std::fmt::{self, Write};
+use std::fmt;
 
 /// Each file of a hardware queue, and what it says.
 pub const HCTX_FILES: &[&str] = &[
@@ -248,36 +248,22 @@ impl fmt::Display for Shown<'_> {
             (slot.has(PASSTHROUGH), "PASSTHROUGH"),
             (slot.has(PARKED), "PARKED"),
         ]);
-        let in_flight = slot.state.is_in_flight();
-        let state = if in_flight { "in_flight" } else { "idle" };
+        let state = if slot.state.is_in_flight() {
+            "in_flight"
+        } else {
+            "idle"
+        };
         write!(
             f,
             "{{.op={op}, .cmd_flags={}, .rq_flags={}, .state={state}, .hctx={}, .tag={}, \
-             .sector={}, .nr_sectors={}",
+             .sector={}, .nr_sectors={}}}",
             cmd.trim_end(),
             rq_flags.trim_end(),
             hctx.index,
             request.tag(),
             request.offset() >> 9,
             request.len() >> 9
-        )?;
-        let mut driver = String::new();
-        if in_flight {
-            write!(driver, "{}", OfDriver(queue, &request))?;
-        }
-        if !driver.is_empty() {
-            write!(f, ", {driver}")?;
-        }
-        f.write_char('}')
-    }
-}
-
-/// The driver's description of a request that it has.
-struct OfDriver<'a>(&'a Queue, &'a super::Request);
-
-impl fmt::Display for OfDriver<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.inner.driver.show_request(self.1, f)
+        )
     }
 }
 

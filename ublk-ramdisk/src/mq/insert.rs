@@ -14,7 +14,7 @@ use super::issue::{Issue, Refused};
 use super::operations::{LocalCompletion, ViaFrontEnd};
 use super::queue::Queue;
 use super::request::{Op, Request};
-use super::slot::{Rq, RqList, AT_HEAD, PASSTHROUGH};
+use super::slot::{Rq, AT_HEAD, PASSTHROUGH};
 use crate::trace::Kind;
 use std::sync::atomic::Ordering;
 
@@ -115,8 +115,6 @@ impl Submitter {
                 queue.leave_section(hctx);
             }
             queue.run_hw_queue(self.hctx, true);
-        } else if queue.inner.takes_lists {
-            queue.offer_batch(hctx, rqs, &mut IssueCtx::of_submitter(local, counters));
         } else {
             queue.issue_batch(hctx, rqs, &mut IssueCtx::of_submitter(local, counters));
         }
@@ -254,23 +252,6 @@ impl Queue {
         };
         let (issued, left) = self.issue_each(hctx, next, cx);
         let left = left.into_iter().chain(batch.map(|(rq, _)| rq));
-        self.batch_issued(hctx, section, issued, left, cx);
-    }
-
-    /// As `issue_batch`, for a driver with `queue_rqs`.
-    fn offer_batch<'r>(
-        &self,
-        hctx: &HwQueue,
-        batch: impl Iterator<Item = (Rq, &'r Request)>,
-        cx: &mut IssueCtx<'_>,
-    ) {
-        let section = Section::entered(self, hctx);
-        let (slots, mut list) = (&self.inner.slots, RqList::new());
-        batch.for_each(|(rq, _)| list.push_back(slots, rq));
-        let offered = self.offer_all(hctx, &mut list, cx);
-        let mut issued = self.issue_list(hctx, &mut list, false, cx);
-        issued.ended += offered;
-        let left = std::iter::from_fn(|| list.pop_front(slots));
         self.batch_issued(hctx, section, issued, left, cx);
     }
 

@@ -12,11 +12,11 @@ use super::complete::{IssueCtx, Started};
 use super::counters::Source;
 use super::hctx::HwQueue;
 use super::hctx_state::STOPPED;
-use super::operations::{Answer, Busy, RequestList};
+use super::operations::{Answer, Busy};
 use super::queue::Queue;
 use super::request::{Data, Request};
 use super::request_state::{Generation, Step};
-use super::slot::{Rq, RqList, Slot, CUT, UNTIMED};
+use super::slot::{Rq, Slot, CUT, UNTIMED};
 use super::status::Status;
 use super::tokens::{
     Accepted, DataTransfer, Deferred, DeferredAction, Disposition, Issued, TransferResult,
@@ -317,71 +317,5 @@ impl Queue {
         hctx.state.has(STOPPED)
             || self.inner.driver.has_waker(hctx.index)
             || (0..self.inner.set.queue_depth).any(in_flight)
-    }
-
-    /// Offers a batch to a driver that takes several requests at once. Returns how many have ended.
-    /// # Context: inside an issue section of `hctx`.
-    pub(super) fn offer_all(
-        &self,
-        hctx: &HwQueue,
-        list: &mut RqList,
-        cx: &mut IssueCtx<'_>,
-    ) -> u32 {
-        let mut batch = Batch {
-            queue: self,
-            hctx,
-            list,
-            cx,
-            ended: 0,
-        };
-        self.inner.driver.queue_rqs(self.view(hctx), &mut batch);
-        batch.ended
-    }
-}
-
-/// A batch on offer.
-struct Batch<'a, 'h> {
-    queue: &'a Queue,
-    hctx: &'a HwQueue,
-    list: &'a mut RqList,
-    cx: &'a mut IssueCtx<'h>,
-    ended: u32,
-}
-
-impl RequestList for Batch<'_, '_> {
-    fn each(
-        &mut self,
-        take: &mut dyn for<'q> FnMut(Issued<'q>) -> Result<Accepted<'q>, Issued<'q>>,
-    ) {
-        let slots = &self.queue.inner.slots;
-        let mut left = RqList::new();
-        while let Some(rq) = self.list.pop_front(slots) {
-            let (queue, hctx) = (self.queue, self.hctx);
-            let slot = queue.slot(rq);
-            let Some(generation) = queue.start(hctx, rq, slot) else {
-                continue;
-            };
-            let started = Started {
-                rq,
-                slot,
-                generation,
-                request: &queue.request_of(hctx, rq),
-            };
-            let token = queue.in_flight(rq, generation);
-            match take(Issued::new(queue, token, started.request, 0)) {
-                Ok(accepted) => {
-                    let issue = queue.accepted(hctx, started, accepted, self.cx);
-                    self.ended += u32::from(matches!(issue, Issue::Ended { .. }));
-                }
-                Err(_) => {
-                    if slot.state.take_back(generation) {
-                        left.push_back(slots, rq);
-                    } else {
-                        hctx.counters.accepted.add(1);
-                    }
-                }
-            }
-        }
-        *self.list = left;
     }
 }

@@ -34,7 +34,6 @@ use super::queue::Queue;
 use super::request::{Request, Run};
 use super::status::Status;
 use super::tokens::{Accepted, DataTransfer, Deferred, Issued, TransferAnswer};
-use std::fmt;
 
 /// Why not now, and who owes the re-run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,15 +97,6 @@ impl<'a> Hctx<'a> {
     pub fn queue(self) -> &'a Queue {
         self.queue
     }
-}
-
-/// Several requests offered at once; see [`Operations::queue_rqs`].
-pub trait RequestList {
-    /// Offers each in order. What is not accepted comes back and stays in the list.
-    fn each(
-        &mut self,
-        take: &mut dyn for<'q> FnMut(Issued<'q>) -> Result<Accepted<'q>, Issued<'q>>,
-    );
 }
 
 /// A share of a limit that spans the hardware queues, taken before a request is issued. A driver
@@ -242,20 +232,6 @@ pub trait Operations: Send + Sync {
 
     /// Once per hardware queue that was made, after the last request.
     fn exit_hctx(&self, _hctx: u16) {}
-
-    /// True if the driver has `queue_rqs`. Called once, when the device is made.
-    fn takes_lists(&self) -> bool {
-        false
-    }
-
-    /// Takes what it likes of a batch that arrived together; the rest goes through queue_rq one by
-    /// one. Called only if it `takes_lists` and has no budget.
-    fn queue_rqs(&self, _hctx: Hctx<'_>, _list: &mut dyn RequestList) {}
-
-    /// One line about a request in flight. Allocates nothing and takes no lock that queue_rq takes.
-    fn show_request(&self, _request: &Request, _out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Ok(())
-    }
 }
 
 /// A driver whose requests have offsets on a disk: what it is asked beside requests.

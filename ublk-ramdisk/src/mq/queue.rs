@@ -31,7 +31,6 @@ pub(super) struct Inner {
     pub(super) timeout_period: (u64, u32),    // I: see timeout.rs
     pub(super) driver: Arc<dyn Operations>,   // I
     pub(super) has_budget: AtomicBool,        // A: are shares taken?
-    pub(super) takes_lists: bool,             // I: the driver has queue_rqs, and no budget
     pub(super) front_end: Arc<dyn FrontEnd>,  // I
     pub(super) slots: Slots,                  // see slot.rs
     pub(super) hctxs: Box<[HwQueue]>,         // I
@@ -231,7 +230,6 @@ impl RequestQueue {
             label: LABELS.fetch_add(1, Ordering::Relaxed),
             set,
             has_budget: AtomicBool::new(driver.budget().is_some()),
-            takes_lists: driver.budget().is_none() && driver.takes_lists(),
             driver,
             front_end,
         });

@@ -368,12 +368,11 @@ impl fmt::Display for RequestRef {
         let request = self.request();
         write!(
             f,
-            "hctx {} tag {} {:?} ",
+            "hctx {} tag {} {:?}",
             self.hctx(),
             request.tag(),
             request.op()
-        )?;
-        self.queue.inner.driver.show_request(&request, f)
+        )
     }
 }
 

@@ -30,7 +30,6 @@ mod slots;
 mod throttle;
 mod timers;
 
-use std::fmt;
 use std::sync::atomic::{
     AtomicBool, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
@@ -429,10 +428,6 @@ impl<D: Disk> Operations for Pressured<D> {
 
     fn exit_hctx(&self, hctx: u16) {
         self.disk.exit_hctx(hctx);
-    }
-
-    fn show_request(&self, request: &Request, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.disk.show_request(request, out)
     }
 }
 

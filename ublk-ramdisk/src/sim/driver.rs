@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::script::Refusal;
 use super::worker_load::CallCost;
 use crate::mq::{
-    Answer, Budget, Busy, Deferred, Hctx, Issued, Operations, Request, RequestList, RequestRef,
-    Run, Source, Status, TimeoutAnswer,
+    Answer, Budget, Busy, Deferred, Hctx, Issued, Operations, Request, RequestRef, Run, Source,
+    Status, TimeoutAnswer,
 };
 
 /// See the module. A method that is added to [`Operations`] has to be passed on here too.
@@ -108,19 +108,5 @@ impl Operations for SimDriver {
 
     fn exit_hctx(&self, hctx: u16) {
         self.inner.exit_hctx(hctx);
-    }
-
-    fn takes_lists(&self) -> bool {
-        self.inner.takes_lists()
-    }
-
-    fn queue_rqs(&self, hctx: Hctx<'_>, list: &mut dyn RequestList) {
-        if self.refusal().is_none() {
-            self.inner.queue_rqs(hctx, list);
-        }
-    }
-
-    fn show_request(&self, request: &Request, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.show_request(request, out)
     }
 }

@@ -416,15 +416,3 @@ fn c18_a_resource_only_device_is_tried_334_times_per_second() {
     assert_eq!(bed.clock.now(), Duration::from_millis(1002));
     bed.finish();
 }
-
-#[test]
-fn a09_queue_rqs_takes_what_it_likes_and_the_rest_goes_one_by_one() {
-    let mut bed = Bed::new(1, 8);
-    bed.driver
-        .takes_batches
-        .store(2, std::sync::atomic::Ordering::SeqCst);
-    bed.insert_batch(0, &[write(0), write(1), write(2), write(3)]);
-    assert_eq!(bed.driver.take_calls(), [q(2, false), q(3, true)]);
-    assert_eq!(bed.wire.tags(), [0, 1, 2, 3]);
-    bed.finish();
-}

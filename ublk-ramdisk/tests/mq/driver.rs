@@ -2,7 +2,7 @@
 //! A driver that answers what a test tells it to.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex};
 
 use ublk_ramdisk::mq::*;
@@ -86,7 +86,6 @@ pub struct Driver {
     pub on_timeout: Mutex<Option<TimeoutFn>>,
     pub fail_init: Option<u16>,
     pub inits: Mutex<Vec<i32>>,
-    pub takes_batches: AtomicU32,
 }
 
 impl Driver {
@@ -104,7 +103,6 @@ impl Driver {
             on_timeout: Mutex::new(None),
             fail_init: None,
             inits: Mutex::default(),
-            takes_batches: AtomicU32::new(0),
         }
     }
 
@@ -223,23 +221,5 @@ impl Operations for Driver {
 
     fn exit_hctx(&self, hctx: u16) {
         self.inits.lock().unwrap().push(-(i32::from(hctx) + 1));
-    }
-
-    fn takes_lists(&self) -> bool {
-        true
-    }
-
-    fn queue_rqs(&self, _: Hctx<'_>, list: &mut dyn RequestList) {
-        if self.takes_batches.load(Ordering::SeqCst) > 0 {
-            list.each(&mut |rq| {
-                let mut left = self.takes_batches.load(Ordering::SeqCst);
-                if left == 0 {
-                    return Err(rq);
-                }
-                left -= 1;
-                self.takes_batches.store(left, Ordering::SeqCst);
-                Ok(rq.end(Ok(())))
-            });
-        }
     }
 }
