@@ -37,6 +37,10 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("i18_list_says_that_a_disk_waits", waits);
     add("i16_i19_what_does_not_fit_the_disk_is_refused", unfit);
     add("i16_what_cannot_be_written_is_not_set", no_room);
+    add(
+        "i15_a_server_that_dies_while_the_end_is_asked_for_is_replaced",
+        dies_while_asked,
+    );
     add("i19_recover_all_passes_by_a_disk_that_is_open", all);
     add(
         "i13_i19_what_a_stranger_deletes_is_kept",
@@ -108,6 +112,26 @@ fn settings() {
         .expect("read");
     assert!(found[..] == bytes[..], "what was acknowledged is there");
     disk.end();
+}
+
+/// The supervisor has been told to end the disk and waits for its user, whom it serves meanwhile.
+fn dies_while_asked() {
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "8M"]);
+    fill(&disk, 2);
+    let user = disk.open_direct();
+    ioctl::signal(disk.supervisor, libc::SIGTERM);
+    wait_for("the word that it waits", || {
+        machine::server_logs().contains("is in use")
+    });
+    kill(&disk);
+    assert_holds(&disk, 2);
+    drop(user);
+    wait_for("the end of the disk", || {
+        fs::metadata(&disk.path).is_err() && !machine::servers().contains(&disk.supervisor)
+    });
+    disk.has_ended();
+    before.assert_unchanged();
 }
 
 /// The run directory is full: nothing is set, and the disk survives its server all the same.

@@ -73,8 +73,9 @@ fn private_stores(config: &mut DeviceConfig, run_dir: &RunDir) -> Result<Option<
             Ok(Some(folder))
         }
         Err(error) if config.backing.is_some() || config.swap => Err(Failure::environment(format!(
-            "--backing private: cannot mount a tmpfs: {error}; run as root, or use another --backing, \
-             which goes with its server"
+            "--backing private: cannot mount a tmpfs: {error}; run as root, or use --backing {}, which \
+             goes with its server",
+            if config.swap { "hugetlb" } else { "memfd" }
         ))),
         Err(error) => {
             output::warn(&format!(

@@ -263,7 +263,7 @@ impl Supervisor {
         if force {
             warn!("second signal: stopping {} by force", block_path(id));
         }
-        match machine::delete(&self.run_dir, id, force) {
+        match in_child(|| machine::delete(&self.run_dir, id, force)) {
             Ok(()) => {
                 info!("{} is gone", block_path(id));
                 let _ = self.server.end();
@@ -377,6 +377,25 @@ impl Supervisor {
         let stopped = machine::stop(&self.run_dir, id, true);
         stopped.unwrap_or_else(|failure| error!("{failure}"));
         Some(Exit::Failure)
+    }
+}
+
+/// Does what makes a ring in a process of its own: the threads of a ring stay, and a process that has
+/// any can fork no server.
+fn in_child(work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    let (reader, writer) = io::pipe().map_err(not_started)?;
+    match process::fork().map_err(not_started)? {
+        Side::Parent(child) => {
+            drop(writer);
+            let said = serde_json::from_reader(reader);
+            let end = child.end().map_err(not_started)?;
+            said.unwrap_or_else(|_| Err(Failure::runtime(format!("it has ended: {end}"))))
+        }
+        Side::Child => {
+            drop(reader);
+            let _ = serde_json::to_writer(writer, &work());
+            std::process::exit(0)
+        }
     }
 }
 
