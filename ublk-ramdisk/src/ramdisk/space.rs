@@ -268,20 +268,16 @@ impl Space {
     }
 
     /// Makes memory for a write that is being issued, and pins it, if the kernel can give it without a
-    /// search (E8). Huge pages take too long. Called while no request waits.
+    /// search (E8). The copy maps it, which takes less than a system call for it. Huge pages take too
+    /// long. Called while no request waits.
     #[cold]
     pub(super) fn make_at_once(&self, store: &Store, range: &Range<u64>) -> bool {
         let Some(machine) = self.headroom.as_deref() else {
             return false;
         };
         let may = self.options.at_once && !store.is_hugetlb() && !self.denies();
-        let made = may
-            && machine.take_at_once(store.bytes_of_pages(range), self.now())
-            && store.populate_at_once(range.clone());
-        if made {
-            store.map_pages(range);
-        }
-        made
+        may && machine.take_at_once(store.bytes_of_pages(range), self.now())
+            && store.populate_at_once(range.clone())
     }
 
     /// Makes memory for a range, as [`Store::populate`], unless the machine is short of it: the kernel
