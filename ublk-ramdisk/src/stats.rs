@@ -270,9 +270,13 @@ pub struct DeviceStats {
     /// The contents are still there when the server has died.
     #[serde(default)]
     pub outlives_server: bool,
-    /// Servers that have taken it up after the death of another. The counters are those of the last.
+    /// Servers that have taken it up after the death of another.
     #[serde(default)]
     pub restarts: u32,
+    /// From when on the counters count, if that is later than when the disk was made: they are those of
+    /// the last server.
+    #[serde(default)]
+    pub since: Option<String>,
     /// What refuses, slows down or fails requests.
     #[serde(default)]
     pub pressure: PressureStats,

@@ -126,6 +126,7 @@ fn figures(asked: u64) -> DeviceStats {
         backing: "private".to_owned(),
         outlives_server: true,
         restarts: 0,
+        since: None,
         pressure: Default::default(),
         space: Default::default(),
         latency_sample: 16,

@@ -114,6 +114,7 @@ impl Device {
             backing: self.config.backing().to_string(),
             outlives_server: self.config.backing().outlives_server(),
             restarts: 0,
+            since: None,
             pressure: self.driver.stats(),
             space: self.driver.disk().space_stats(),
             latency_sample: self.queue().map_or(0, Queue::timed_of),

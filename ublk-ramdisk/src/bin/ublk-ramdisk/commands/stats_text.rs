@@ -120,9 +120,11 @@ pub fn as_text(stats: &DeviceStats, selection: &Selection) -> String {
     let (backing, fate) = (&stats.backing, fate_of_contents(stats.outlives_server));
     let restarts = match stats.restarts {
         0 => String::new(),
-        times => format!("; {times} restarts, counted since the last"),
+        times => format!("; restarts: {times}"),
     };
-    let backing = format!("backing: {backing}, which {fate}{restarts}");
+    let since = stats.since.as_ref();
+    let since = since.map_or_else(String::new, |since| format!("; counted since {since}"));
+    let backing = format!("backing: {backing}, which {fate}{restarts}{since}");
     head += &output::wrapped(&backing, WIDTH, "");
     let settings = &stats.pressure.settings;
     if all || *settings != Settings::default() {

@@ -31,7 +31,7 @@ use std::fs;
 use std::io;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{error, info, warn};
 use ublk_ramdisk::config::set::{InForce, SetOptions};
@@ -249,6 +249,7 @@ impl Front {
             last_end: former.as_ref().and_then(|former| former.last_end.clone()),
             waited_ms: former.and_then(|former| former.waited_ms),
             waits_since: None,
+            since: is_known.then(now),
             log: start.log,
             program: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -275,6 +276,11 @@ impl Front {
             state,
         })
     }
+}
+
+/// The time, as it is shown.
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 /// A live disk and everything that speaks for it.
@@ -400,6 +406,7 @@ impl Server {
         let result = match request {
             Request::Stats => Ok(Reply::Stats(Box::new(DeviceStats {
                 restarts: self.front.state.restarts,
+                since: self.front.state.since.clone(),
                 ..self.device.stats()
             }))),
             Request::Set(options) => self.set(&options).map(|set| Reply::InForce(Box::new(set))),

@@ -111,6 +111,9 @@ pub struct State {
     /// When the last server died, while clients wait for the next.
     #[serde(default)]
     pub waits_since: Option<String>,
+    /// When the server took up the disk, if another one has served it before.
+    #[serde(default)]
+    pub since: Option<String>,
     /// Where the server logs, if it is in the background.
     #[serde(default)]
     pub log: Option<LogTarget>,

@@ -435,6 +435,7 @@ mod tests {
             last_end: None,
             waited_ms: None,
             waits_since: None,
+            since: None,
             log: None,
             program: String::new(),
         }

@@ -21,7 +21,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use nix::sys::signal::Signal;
@@ -329,11 +329,10 @@ impl Supervisor {
         error!("the server of {} has ended: {end}", block_path(id));
         if let Some(pause) = self.deaths.count(was_serving, requests_done(id)) {
             std::thread::sleep(pause);
-            let now = humantime::format_rfc3339_seconds(SystemTime::now());
             let state = self.run_dir.state(id).map(|state| State {
                 restarts: state.restarts + u32::from(was_serving),
                 last_end: Some(end.to_string()),
-                waits_since: state.waits_since.or(Some(now.to_string())),
+                waits_since: state.waits_since.or_else(|| Some(super::now())),
                 ..state
             });
             // For `list`, and for `recover` if this process dies, too.
