@@ -20,7 +20,6 @@ use std::time::Duration;
 use super::abi::{self, DeviceInfo};
 use super::ctrl::Control;
 use super::features::Features;
-use super::openers::refuse_users;
 use super::queue::QueueShared;
 use super::thread::{Deaths, Served};
 use crate::backend::{self, Driver, Mirror};
@@ -143,16 +142,16 @@ impl Device {
         stats
     }
 
-    /// Changes the size of the disk while it is used (H8). A smaller size is
-    /// refused while somebody has the disk open, unless forced.
+    /// Changes the size of the disk while it is used (H8). Who asks for a smaller size has looked for
+    /// its users ([`super::openers::refuse_users`]).
     ///
     /// The order is that of H8: a store that grows does so before the driver is told, one that
     /// shrinks after it. So no request reaches beyond the store.
     ///
     /// # Errors
-    /// The driver lacks UPDATE_SIZE (6.16), the size is no multiple of the block size, the disk is in
-    /// use or not LIVE, or there is too little memory.
-    pub fn resize(&mut self, size: u64, force: bool) -> Result<(), Failure> {
+    /// The driver lacks UPDATE_SIZE (6.16), the size is no multiple of the block size, the disk is
+    /// not LIVE, or there is too little memory.
+    pub fn resize(&mut self, size: u64) -> Result<(), Failure> {
         let (id, old) = (self.id(), self.size());
         if !Features(self.info.flags).has(Features::UPDATE_SIZE) {
             return Err(Failure::environment(
@@ -165,9 +164,6 @@ impl Device {
                 "size {size} is not a positive multiple of the block size {}",
                 self.config.block_size
             )));
-        }
-        if size < old && !force {
-            refuse_users(id, "shrunk")?;
         }
         if size > old {
             backend::check_resize(&self.config, self.driver.disk().store(), size)?;

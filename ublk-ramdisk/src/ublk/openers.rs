@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who uses a disk: what must be empty before a disk is stopped or shrunk without force.
 //!
-//! Used by the server and by the commands. Users are named from /proc and /sys. The kernel refuses
+//! Used by the commands and the supervisor. Users are named from /proc and /sys. The kernel refuses
 //! an exclusive open of a disk that a file system, swap or another driver holds, whichever process that is.
 //! Where the driver has SAFE_STOP_DEV (7.0) it decides itself whether a disk may be stopped. Elsewhere
 //! the following is missed: a use that begins after the look, a process of another pid namespace, a

@@ -3,6 +3,7 @@
 
 use ublk_ramdisk::config::check_bytes;
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::ublk::openers::{past_brief_use, refuse_users};
 
 use super::machine;
 use crate::cli::ResizeArgs;
@@ -14,10 +15,11 @@ pub fn run(args: &ResizeArgs) -> Result<Exit, Failure> {
     // 512 is the smallest block size: what it does not allow is bad usage for every device. The
     // server checks against the block size of its own.
     check_bytes("SIZE", args.size, 512)?;
-    let request = Request::Resize {
-        bytes: args.size,
-        force: args.force,
-    };
+    // Here: the server has not the privilege to look into other processes.
+    if !args.force && machine::disk_size(args.id).is_some_and(|size| args.size < size) {
+        past_brief_use(|| refuse_users(args.id, "shrunk"))?;
+    }
+    let request = Request::Resize { bytes: args.size };
     let answer = machine::ask_of(&RunDir::of_this_machine()?, args.id, request)?;
     machine::done(answer)?;
     Ok(Exit::Done)

@@ -7,7 +7,7 @@
 //! the process is gone, so the command knows when it may say "done".
 //!
 //! ```text
-//! command   {"op":"resize","bytes":1073741824,"force":false}
+//! command   {"op":"resize","bytes":1073741824}
 //! server    "done"
 //! ```
 

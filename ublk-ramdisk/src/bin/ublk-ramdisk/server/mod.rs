@@ -43,7 +43,6 @@ use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control};
 use ublk_ramdisk::ublk::device::Device;
 use ublk_ramdisk::ublk::device_ids;
-use ublk_ramdisk::ublk::openers::past_brief_use;
 
 use crate::{logger, panics};
 use control_socket::{ask_for_more, wait_for_end, Caller, Listener, REPLY_TIMEOUT};
@@ -410,7 +409,7 @@ impl Server {
                 ..self.device.stats()
             }))),
             Request::Set(options) => self.set(&options).map(|set| Reply::InForce(Box::new(set))),
-            Request::Resize { bytes, force } => self.resize(bytes, force).map(|()| Reply::Done),
+            Request::Resize { bytes } => self.resize(bytes).map(|()| Reply::Done),
             Request::Stop => {
                 caller.answer(&Reply::Done);
                 return self.front.orders.add_stopper(caller);
@@ -464,8 +463,8 @@ impl Server {
         Ok(in_force)
     }
 
-    fn resize(&mut self, bytes: u64, force: bool) -> Result<(), Failure> {
-        past_brief_use(|| self.device.resize(bytes, force))?;
+    fn resize(&mut self, bytes: u64) -> Result<(), Failure> {
+        self.device.resize(bytes)?;
         let served = &mut self.front.state.served;
         info!("{}: {} bytes, before {}", served.path, bytes, served.size);
         served.size = self.device.size();

@@ -188,8 +188,6 @@ pub enum Request {
     Resize {
         /// New size in bytes.
         bytes: u64,
-        /// Shrink even while opened.
-        force: bool,
     },
     /// The caller is going to stop the disk (STOP_DEV). For as long as the connection is open it has
     /// the id and the state file, too. The connection ends when the server does.
@@ -322,10 +320,7 @@ mod tests {
             Request::WriteState {
                 verb: StateVerb::Kick,
             },
-            Request::Resize {
-                bytes: 1 << 40,
-                force: true,
-            },
+            Request::Resize { bytes: 1 << 40 },
             Request::Stop,
             Request::HandOver,
             Request::LetGo,
