@@ -16,6 +16,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use io_uring::register::Restriction;
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
 
 use super::abi::{self, CtrlCmd, DeviceInfo, Params};
@@ -136,21 +137,32 @@ pub struct Control {
     ring: CtrlRing,
     /// /dev/ublk-control.
     node: OwnedFd,
+    /// The capabilities of the thread that has made the ring: a server gives its own away.
+    personality: u16,
     /// A command that was not sent still stands in the ring.
-    /// Its buffer may be gone by now, so the next command makes a new ring.
+    /// Its buffer may be gone by now, so the ring is not used any more.
     stale: bool,
 }
 
 /// Its SQEs have 128 bytes: one of 64 has room for 16 bytes of a command, and this driver's have 32.
 type CtrlRing = IoUring<squeue::Entry128, cqueue::Entry>;
 
-fn new_ring() -> Result<CtrlRing, CtrlError> {
-    CtrlRing::builder()
-        .build(2)
-        .map_err(|e| match e.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => CtrlError::NoRing(e),
-            _ => CtrlError::Ring(e),
-        })
+/// Makes the ring, which can do nothing but commands of drivers, and the number of this thread's
+/// credentials in it.
+fn new_ring() -> Result<(CtrlRing, u16), CtrlError> {
+    let ring = CtrlRing::builder().setup_r_disabled().build(2);
+    let ring = ring.map_err(|e| match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => CtrlError::NoRing(e),
+        _ => CtrlError::Ring(e),
+    })?;
+    let submitter = ring.submitter();
+    let mut commands = [Restriction::sqe_op(opcode::UringCmd80::CODE)];
+    let personality = submitter.register_personality().and_then(|personality| {
+        submitter.register_restrictions(&mut commands)?;
+        submitter.register_enable_rings().map(|()| personality)
+    });
+    let personality = personality.map_err(CtrlError::Ring)?;
+    Ok((ring, personality))
 }
 
 impl Control {
@@ -167,9 +179,11 @@ impl Control {
                 Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => CtrlError::NoDriver,
                 _ => CtrlError::Open(e),
             })?;
+        let (ring, personality) = new_ring()?;
         Ok(Self {
-            ring: new_ring()?,
+            ring,
             node: node.into(),
+            personality,
             stale: false,
         })
     }
@@ -363,8 +377,7 @@ impl Control {
     /// also past signals and errors of the ring.
     fn send(&mut self, name: &'static str, op: u32, command: CtrlCmd) -> Result<(), CtrlError> {
         if self.stale {
-            self.ring = new_ring()?;
-            self.stale = false;
+            return Err(CtrlError::Ring(io::Error::other("it has failed before")));
         }
         let mut bytes = [0u8; 80];
         // SAFETY: CtrlCmd is plain data of 32 bytes without padding.
@@ -372,7 +385,8 @@ impl Control {
         bytes[..raw.len()].copy_from_slice(&raw);
         let entry = opcode::UringCmd80::new(types::Fd(self.node.as_raw_fd()), op)
             .cmd(bytes)
-            .build();
+            .build()
+            .personality(self.personality);
         // SAFETY: the buffer that `command.addr` names outlives this call, and
         // this call does not return before the command has completed, or it was
         // not sent, and then the ring is not used again.

@@ -20,6 +20,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::{self, ThreadId};
 
+use io_uring::register::Restriction;
 use io_uring::types::BufRingEntry;
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
 
@@ -29,8 +30,9 @@ use crate::sys::mmap::Mapping;
 /// Bytes of a result in a COMMIT, and of a tag in a PREP.
 pub(super) const ELEMENT: u8 = size_of::<BatchElem>() as u8;
 
-// From include/uapi/linux/io_uring.h, where the prefixes are IORING_, IOSQE_ and IORING_.
+// From include/uapi/linux/io_uring.h, where the prefixes are IORING_, IORING_, IOSQE_ and IORING_.
 const OP_URING_CMD: u8 = 46;
+const REGISTER_PBUF_RING: u8 = 22;
 const SQE_FIXED_FILE: u8 = 1 << 0;
 const SQE_BUFFER_SELECT: u8 = 1 << 5;
 const URING_CMD_MULTISHOT: u32 = 1 << 1;
@@ -145,6 +147,14 @@ impl QueueRing {
         let ring = Self::build(entries)?;
         ring.submitter()
             .register_files(&[char_device.as_raw_fd()])?;
+        let mut known = [
+            Restriction::sqe_op(OP_URING_CMD),
+            Restriction::sqe_op(opcode::PollAdd::CODE),
+            Restriction::sqe_flags_allowed(SQE_FIXED_FILE | SQE_BUFFER_SELECT),
+            Restriction::register_op(REGISTER_PBUF_RING),
+        ];
+        ring.submitter().register_restrictions(&mut known)?;
+        ring.submitter().register_enable_rings()?;
         let len = (usize::from(depth) * size_of::<IoDesc>()).next_multiple_of(4096);
         let descriptors = Mapping::read_only(char_device, abi::descriptor_offset(queue), len)?;
         Ok(Self {
@@ -156,13 +166,15 @@ impl QueueRing {
         })
     }
 
-    /// With DEFER_TASKRUN (6.1) the kernel's part of a completion runs when this thread asks for
-    /// completions. An older kernel refuses that with EINVAL, and gets COOP_TASKRUN.
+    /// The ring is disabled until it is restricted to what a queue does. With DEFER_TASKRUN (6.1) the
+    /// kernel's part of a completion runs when this thread asks for completions. An older kernel refuses
+    /// that with EINVAL, and gets COOP_TASKRUN.
     fn build(entries: u32) -> io::Result<IoUring> {
         let completions = entries * 2;
         let mut builder = IoUring::builder();
         builder
             .setup_cqsize(completions)
+            .setup_r_disabled()
             .setup_single_issuer()
             .setup_defer_taskrun();
         builder
@@ -170,6 +182,7 @@ impl QueueRing {
             .or_else(|error| match error.raw_os_error() {
                 Some(libc::EINVAL) => IoUring::builder()
                     .setup_cqsize(completions)
+                    .setup_r_disabled()
                     .setup_coop_taskrun()
                     .build(entries),
                 _ => Err(error),
