@@ -13,8 +13,7 @@ use crate::sys::sync::Mutex;
 use crate::sys::{cpu, ShortText};
 use std::cell::{Cell, RefCell};
 use std::collections::TryReserveError;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -242,7 +241,7 @@ impl<R: Timed> Recorder<R> {
 
     #[cold]
     fn claim(&self) -> Claim<R> {
-        let (tid, name) = (cpu::current_tid(), current_name());
+        let (tid, name) = (cpu::current_tid(), cpu::current_name());
         let mut pool = self.pool.lock();
         let ring = pool.unclaimed.pop();
         if let Some(ring) = &ring {
@@ -289,14 +288,6 @@ impl<R: Timed> Recorder<R> {
 /// lock is taken.
 fn is_forked_child() -> bool {
     cpu::fork_generation() != 0
-}
-
-/// The calling thread's name, without allocating.
-fn current_name() -> ShortText {
-    let mut bytes = [0; 32];
-    let read = File::open("/proc/thread-self/comm").and_then(|mut file| file.read(&mut bytes));
-    let name = std::str::from_utf8(&bytes[..read.unwrap_or(0)]);
-    ShortText::new(name.unwrap_or_default().trim_end())
 }
 
 impl<R: Timed> Ring<R> {

@@ -7,6 +7,7 @@
 //! counterparts: `set_cpus_allowed_ptr`, `set_user_nice`, `raw_smp_processor_id`.
 
 use super::cpuset::{CpuSet, MAX_CPUS};
+use super::ShortText;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Once;
@@ -144,6 +145,19 @@ pub(crate) fn set_current_name(name: &str) {
     unsafe {
         libc::prctl(libc::PR_SET_NAME, bytes.as_ptr());
     }
+}
+
+/// The calling thread's name, without allocating and without a file.
+pub(crate) fn current_name() -> ShortText {
+    let mut bytes = [0u8; COMM_LEN + 1];
+    if !cfg!(miri) {
+        // SAFETY: the kernel writes as many bytes as `bytes` has at most.
+        unsafe {
+            libc::prctl(libc::PR_GET_NAME, bytes.as_mut_ptr());
+        }
+    }
+    let name = std::ffi::CStr::from_bytes_until_nul(&bytes);
+    ShortText::new(name.unwrap_or_default().to_str().unwrap_or_default())
 }
 
 /// Makes the calling thread wake from timed sleeps at once, instead of up to 50 us later.
