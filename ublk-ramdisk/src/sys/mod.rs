@@ -6,6 +6,7 @@ pub mod event;
 pub mod file;
 pub mod mmap;
 pub mod mount;
+pub mod privilege;
 pub mod remove;
 pub mod thread;
 

@@ -17,6 +17,7 @@ use crate::config::DataPath;
 use crate::error::Failure;
 use crate::mq::Submitter;
 use crate::stats::QueueCounters;
+use crate::sys::privilege::{self, Kind};
 use crate::sys::{event, thread as sys_thread};
 
 /// Where queue threads report that they have ended. One per device, shared by its queue threads and
@@ -130,6 +131,7 @@ impl QueueThread {
     fn serve(&self, submitter: Submitter, served: &mut Option<Served>) -> Result<(), QueueError> {
         match self.set_up(submitter) {
             Ok(ready) => {
+                privilege::confine(Kind::Queue);
                 // The creator waits for every queue's answer; if it then gives
                 // up, so does the loop.
                 let _ = self.ready.send(Ok(()));

@@ -46,6 +46,8 @@ mod model;
 
 mod pressure;
 
+mod privilege;
+
 mod psi;
 
 mod recovery;
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
     lifecycle::tests(&mut tests);
     recovery::tests(&mut tests);
     environment::tests(&mut tests);
+    privilege::tests(&mut tests);
     kblockd::tests(&mut tests);
     syscalls::tests(&mut tests);
     commits::tests(&mut tests);

@@ -56,18 +56,18 @@ pub fn listed(disk: &Disk) -> serde_json::Value {
     rows[0].take()
 }
 
-/// Kills the server, and waits for the next one.
-fn kill(disk: &Disk) {
+/// Kills the server, and waits for the next one, whose number it returns.
+pub fn kill(disk: &Disk) -> u32 {
+    let server = |row: &serde_json::Value| row["pid"].as_u64().expect("a server") as u32;
     let before = listed(disk);
-    ioctl::signal(
-        before["pid"].as_u64().expect("a server") as u32,
-        libc::SIGKILL,
-    );
+    ioctl::signal(server(&before), libc::SIGKILL);
+    let mut now = serde_json::Value::Null;
     wait_for("the next server", || {
-        let now = listed(disk);
+        now = listed(disk);
         now["state"] == "LIVE" && now["restarts"].as_u64() > before["restarts"].as_u64()
     });
-    assert_eq!(listed(disk)["last_end"], "SIGKILL");
+    assert_eq!(now["last_end"], "SIGKILL");
+    server(&now)
 }
 
 /// Each block holds what was acknowledged last, or what was issued after that.

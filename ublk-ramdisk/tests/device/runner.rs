@@ -280,6 +280,8 @@ fn run_one(test: Test, count: &mut Count) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let outcome = body();
         before.assert_unchanged();
+        let forbidden = machine::server_logs().contains("SIGSYS");
+        assert!(!forbidden, "a filter has ended a server (J14)");
         outcome
     }));
     match outcome {

@@ -58,7 +58,10 @@ Exit status:
   4  in use: the id is taken, or the disk is opened or mounted
 
 Environment:
-  UBLK_RAMDISK_RUN_DIR   where servers keep lock, state and socket [default: /run/ublk-ramdisk]";
+  UBLK_RAMDISK_RUN_DIR   where servers keep lock, state and socket [default: /run/ublk-ramdisk]
+  UBLK_RAMDISK_SECCOMP   what becomes of a system call that no server makes, by seccomp filter:
+                         kill ends the server, log goes on, both name it in the kernel's log;
+                         off: no filters [default: the call fails]";
 
 const IN_USE_HELP: &str = "\
 A disk that is opened, mounted, used as swap or held by another block driver is refused with

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::sys::privilege::{self, Kind};
 
 use crate::server::protocol::LogTarget;
 
@@ -51,13 +52,13 @@ impl Sink {
         }
     }
 
-    /// Opens a log file for appending; made readable by its owner and group alone. A FIFO must have
+    /// Opens a log file for appending; made readable by its owner alone. A FIFO must have
     /// a reader, and lines that it has no room for are lost: the server does not wait for its log.
     pub fn file(path: &Path) -> io::Result<Sink> {
         let opened = OpenOptions::new()
             .append(true)
             .create(true)
-            .mode(0o640)
+            .mode(0o600)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path);
         opened.map(Sink::File).map_err(|error| {
@@ -206,7 +207,10 @@ pub fn start_thread() -> io::Result<()> {
     let (queue, lines) = sync_channel(QUEUED_LINES);
     std::thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_lines(&lines, writer))?;
+        .spawn(move || {
+            privilege::confine(Kind::Helper);
+            write_lines(&lines, writer);
+        })?;
     let _the_first = LOGGER.queue.set(queue);
     Ok(())
 }

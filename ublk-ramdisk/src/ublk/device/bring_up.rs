@@ -19,6 +19,7 @@ use crate::ramdisk::store::Store;
 use crate::stats::QueueCounters;
 use crate::sys::file;
 use crate::sys::memory::{self, Headroom};
+use crate::sys::privilege::{on_confined_thread, Kind};
 use crate::ublk::abi::{self, DeviceInfo};
 use crate::ublk::ctrl::{block_path, char_path, Control};
 use crate::ublk::features::Features;
@@ -260,7 +261,9 @@ impl Device {
         let runtime = backend::runtime();
         let flags = config.kblockd_flags.flags();
         let (driver, operations) = (&self.driver, self.driver.clone());
-        let mirror = Mirror::start_on(runtime, flags, set, operations, driver, front_end)?;
+        let start = || Mirror::start_on(runtime, flags, set, operations, driver, front_end);
+        let mirror = on_confined_thread(Kind::Worker, start)
+            .map_err(|e| Failure::environment(format!("the workqueue cannot start: {e}")))??;
         mirror.queue().time_one_of(config.latency_sample);
         // Weak: what the runtime calls must not keep /dev/ublkcN open after the stop.
         let bound: Vec<_> = queues.iter().map(Arc::downgrade).collect();

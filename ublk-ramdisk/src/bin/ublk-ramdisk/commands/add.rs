@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use ublk_ramdisk::config::{Backing, DeviceConfig, Surroundings};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ramdisk::store::private::Folder;
+use ublk_ramdisk::sys::privilege;
 use ublk_ramdisk::ublk::ctrl::Control;
 use ublk_ramdisk::units::{OrOff, Size};
 
@@ -36,6 +37,11 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     }
     // Without driver, permission or io_uring nothing is forked, locked or logged.
     drop(Control::open()?);
+    if !privilege::may_administer() {
+        return Err(Failure::environment(
+            "adding a disk needs CAP_SYS_ADMIN: run as root",
+        ));
+    }
     let run_dir = RunDir::of_this_machine()?;
     let stores = private_stores(&mut config, &run_dir)?;
     let result = serve(args, &config, &run_dir);

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::sys::privilege::{self, Kind};
 
 use super::protocol::{Reply, Request};
 use super::signals::wait_readable;
@@ -56,7 +57,11 @@ impl Listener {
         each: impl FnMut(Caller, Request) -> bool + Send + 'static,
     ) -> io::Result<()> {
         let thread = std::thread::Builder::new().name("control".to_owned());
-        thread.spawn(move || self.read_all(each)).map(drop)
+        let read = move || {
+            privilege::confine(Kind::Helper);
+            self.read_all(each);
+        };
+        thread.spawn(read).map(drop)
     }
 
     /// One turn: wait, read what has come, accept one caller more.

@@ -38,6 +38,7 @@ use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::{fate_of_contents, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::stats::DeviceStats;
+use ublk_ramdisk::sys::privilege::{self, Kind};
 use ublk_ramdisk::sys::thread::set_io_flusher;
 use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control};
@@ -121,6 +122,9 @@ pub fn run(
         }
     });
     let say = |word: Word| ready.map_or(Ok(()), |ready| ready.say(&word));
+    if made.is_ok() {
+        privilege::confine(Kind::Main);
+    }
     match made {
         Ok(server) => match say(Word::Ready(server.front.state.served.clone())) {
             Ok(()) => server.serve(),

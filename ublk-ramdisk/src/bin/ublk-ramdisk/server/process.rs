@@ -43,8 +43,14 @@ impl fmt::Display for End {
         match self {
             End::Exited(status) => write!(f, "exit status {status}"),
             End::Killed { signal, core } => {
-                let core = if *core { ", core dumped" } else { "" };
-                write!(f, "{signal}{core}")
+                let more = match (signal, core) {
+                    (Signal::SIGSYS, _) => {
+                        ", a system call that it may not make: the kernel's log says which"
+                    }
+                    (_, true) => ", core dumped",
+                    (_, false) => "",
+                };
+                write!(f, "{signal}{more}")
             }
         }
     }

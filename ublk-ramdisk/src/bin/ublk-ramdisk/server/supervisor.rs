@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 use nix::sys::signal::Signal;
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::sys::privilege::{self, Kind};
 use ublk_ramdisk::ublk::ctrl::block_path;
 
 use super::daemon::{not_started, ReadyPipe};
@@ -113,6 +114,7 @@ impl Supervisor {
         // else ends this process.
         let foreground = log.is_none();
         logger::open(Sink::of(log.as_ref())?);
+        privilege::confine(Kind::Supervisor);
         // Reported by the server, which cannot do it either.
         let _ = process::spare_from_oom();
         let signals = EndSignals::catch(foreground).map_err(not_started)?;

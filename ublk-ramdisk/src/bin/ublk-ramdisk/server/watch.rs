@@ -21,6 +21,7 @@ use log::{error, info, warn};
 use nix::sys::signal::Signal;
 use ublk_ramdisk::error::Exit;
 use ublk_ramdisk::sys::event;
+use ublk_ramdisk::sys::privilege::{self, Kind};
 use ublk_ramdisk::ublk::ctrl::block_path;
 
 use super::control_socket::Caller;
@@ -81,7 +82,10 @@ impl Orders {
         let shared = Arc::clone(&orders);
         std::thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || watch(&watched, &shared, progress, wake))?;
+            .spawn(move || {
+                privilege::confine(Kind::Watch);
+                watch(&watched, &shared, progress, wake);
+            })?;
         Ok(orders)
     }
 
