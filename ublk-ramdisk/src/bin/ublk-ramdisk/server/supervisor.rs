@@ -9,8 +9,8 @@
 //! | the server's end | what follows |
 //! |---|---|
 //! | a failure before the disk is there | what was added is deleted, contents that were there are kept |
-//! | exit status 0 | nothing: a command has stopped the disk, and has the rest |
-//! | any, after a signal that asks for a new server | a new server takes up the disk |
+//! | exit status 0 | nothing: a command has stopped the disk or taken it over, and has the rest |
+//! | any other, after a signal that asks for a new server | a new server takes up the disk |
 //! | any other, if the contents outlive the server | a new server takes up the disk, or it is stopped |
 //! | the same, and another program has stopped the disk | nothing: the contents are kept |
 //! | another exit status | the disk is stopped and deleted |
@@ -290,8 +290,8 @@ impl Supervisor {
 
     /// What is to be done after the server's end. None if there is a new server.
     fn after(&mut self, end: End) -> Option<Exit> {
-        let handed_over = std::mem::take(&mut self.hands_over) && self.recoverable;
-        if end == End::Exited(0) && !handed_over {
+        let handed_over = std::mem::take(&mut self.hands_over);
+        if end == End::Exited(0) {
             return Some(Exit::Done);
         }
         let was_serving = std::mem::take(&mut self.serving);
