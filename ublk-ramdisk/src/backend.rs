@@ -123,6 +123,9 @@ pub fn check_resize(config: &DeviceConfig, store: &Store, size: u64) -> Result<(
 pub fn prepare(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
     let space = &config.space;
     store.set_memory_limit(space.memory_limit);
+    if config.thp == Some(true) && matches!(config.backing(), Backing::Private(_)) {
+        store.make_in_units();
+    }
     store.reserve()?;
     if space.preallocate {
         preallocate(store)?;

@@ -276,7 +276,7 @@ impl Space {
             return false;
         };
         let may = self.options.at_once && !store.is_hugetlb() && !self.denies();
-        may && machine.take_at_once(store.bytes_of_pages(range), self.now())
+        may && machine.take_at_once(store.bytes_to_make(range), self.now())
             && store.populate_at_once(range.clone())
     }
 
@@ -285,7 +285,7 @@ impl Space {
     /// machine's available memory.
     fn make(&self, store: &Store, range: Range<u64>) -> Result<u64, Shortage> {
         let lacks = |machine: &Headroom| {
-            let bytes = store.bytes_of_pages(&range);
+            let bytes = store.bytes_to_make(&range);
             !store.is_hugetlb() && !store.is_present(&range) && !machine.take(bytes, self.now())
         };
         // guard: e27_reserve

@@ -48,6 +48,8 @@ pub struct Store {
     is_named: bool,
     /// It has been logged that the file was cut.
     told_cut: AtomicBool,
+    /// Memory is made in huge pages, where there is room for them.
+    in_units: AtomicBool,
     /// Held while memory is made: one thread at a time allocates.
     making: Mutex<()>,
     /// Name of a file that was made for this store, until there is a disk in it.
@@ -118,11 +120,6 @@ impl Store {
     /// True if all of the range is present. This may change at once.
     pub(super) fn is_present(&self, range: &Range<u64>) -> bool {
         pages_of(range, self.page_shift).all(|page| self.states.is_present(page))
-    }
-
-    /// Bytes of the pages that a range touches.
-    pub(super) fn bytes_of_pages(&self, range: &Range<u64>) -> u64 {
-        (pages_of(range, self.page_shift).len() as u64) << self.page_shift
     }
 
     /// Address of a range that is present and pinned.

@@ -78,12 +78,12 @@ impl Mapping {
         false
     }
 
-    /// Maps a range that has memory for this process, so that a process that has locked its memory
-    /// has these pages too: the kernel writes none of them to swap. Kernels before 5.14 map a page
-    /// when it is touched.
-    pub fn populate(&self, range: Range<u64>) {
+    /// Maps a range for this process, and makes what it lacks, so that a process that has locked its
+    /// memory has these pages too: the kernel writes none of them to swap. A failure may have made a
+    /// part.
+    pub fn populate(&self, range: Range<u64>) -> io::Result<()> {
         let (start, len) = (range.start as usize, (range.end - range.start) as usize);
-        let _refused = self.0.advise_range(Advice::PopulateWrite, start, len);
+        self.0.advise_range(Advice::PopulateWrite, start, len)
     }
 
     /// Asks for huge pages where the file system allows them.

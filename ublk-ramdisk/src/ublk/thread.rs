@@ -131,6 +131,13 @@ impl QueueThread {
     fn serve(&self, submitter: Submitter, served: &mut Option<Served>) -> Result<(), QueueError> {
         match self.set_up(submitter) {
             Ok(ready) => {
+                // All that it uses is open by now.
+                if let Err(error) = sys_thread::own_files() {
+                    log::warn!(
+                        "queue {}: its table of files stays shared: {error}",
+                        self.queue
+                    );
+                }
                 privilege::confine(Kind::Queue);
                 // The creator waits for every queue's answer; if it then gives
                 // up, so does the loop.

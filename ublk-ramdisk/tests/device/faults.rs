@@ -77,7 +77,7 @@ const RING: &str = "anon_inode:[io_uring]";
 /// Stands for the backing file, whose name each run makes.
 const STORE: &str = "STORE";
 
-const FAULTS: [Fault; 29] = [
+const FAULTS: [Fault; 30] = [
     on("/dev/ublk-control", fault("openat", "EACCES")),
     fault("io_uring_setup", "ENOMEM"),
     on(RING, fault("mmap", "ENOMEM")),
@@ -98,6 +98,7 @@ const FAULTS: [Fault; 29] = [
     on(CHAR, fault("mmap", "ENOMEM")),
     fault("clone3", "EAGAIN"),
     tolerated(fault("prctl", "EPERM")),
+    tolerated(fault("unshare", "EPERM")),
     tolerated(fault("capset", "EPERM")),
     tolerated(fault("seccomp", "EINVAL")),
     tolerated(fault("sched_setaffinity", "EINVAL")),

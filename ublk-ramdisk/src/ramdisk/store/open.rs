@@ -238,6 +238,7 @@ impl Store {
             freed: OnceLock::new(),
             is_named: false,
             told_cut: AtomicBool::new(false),
+            in_units: AtomicBool::new(false),
             making: Mutex::new(()),
             made: Mutex::new(None),
         };

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use super::{pages_of, Store};
@@ -13,6 +14,8 @@ use crate::ramdisk::budget::{Budget, Reservation};
 use crate::ramdisk::sync::lock;
 use crate::sys::file;
 
+/// Bytes of a huge page, the unit of a store that is to have them (E28).
+const UNIT: u64 = 2 << 20;
 /// Bytes that one system call allocates at most. A discard of other pages may wait for it.
 const PIECE: u64 = 16 << 20;
 /// How often a thread that must not wait tries while another one makes memory, which takes
@@ -70,24 +73,69 @@ impl Store {
         reserve: impl FnOnce(&'s Budget, u64) -> Option<Reservation<'s>>,
     ) -> Result<u64, Shortage> {
         let pages = pages_of(&range, self.page_shift);
-        let missing = pages.len() - self.states.pin(pages.clone());
-        if missing == 0 {
-            return Ok(0);
+        if self.in_units.load(Ordering::Relaxed) {
+            // A fault gets a huge page, an allocation does not. Small pages are made if the limit has no
+            // room for a unit.
+            let unit = self.unit_of(pages.clone());
+            let made = self.make_pages(unit, &pages, Budget::reserve, Store::map_run);
+            if made.is_ok() {
+                return made;
+            }
         }
+        self.make_pages(pages.clone(), &pages, reserve, Store::allocate_run)
+    }
+
+    /// Makes what is absent of `pages`, and keeps `used` of them pinned. A failure changes nothing.
+    fn make_pages<'s>(
+        &'s self,
+        pages: Range<usize>,
+        used: &Range<usize>,
+        reserve: impl FnOnce(&'s Budget, u64) -> Option<Reservation<'s>>,
+        make_run: fn(&Store, Range<usize>) -> io::Result<()>,
+    ) -> Result<u64, Shortage> {
+        // What is pinned is neither given back nor made by others.
+        let missing = pages.len() - self.states.pin(pages.clone());
         let result = reserve(&self.budget, (missing as u64) << self.page_shift)
             .ok_or(Shortage::Budget)
-            .and_then(|reserved| self.allocate(pages.clone(), reserved));
-        if result.is_err() {
-            self.states.unpin(pages);
-        }
+            .and_then(|reserved| self.allocate(pages.clone(), reserved, make_run));
+        let kept = if result.is_ok() {
+            used.clone()
+        } else {
+            pages.end..pages.end
+        };
+        self.states.unpin(pages.start..kept.start);
+        self.states.unpin(kept.end..pages.end);
         result
+    }
+
+    /// Has memory made in units of a huge page, counted as such, wherever the limit has room for one.
+    pub fn make_in_units(&self) {
+        self.in_units.store(true, Ordering::Relaxed);
+    }
+
+    /// The pages that are made together with these.
+    fn unit_of(&self, pages: Range<usize>) -> Range<usize> {
+        let unit = (UNIT >> self.page_shift).max(1) as usize;
+        let end = pages_of(&(0..self.size()), self.page_shift).end;
+        let last = pages.end.next_multiple_of(unit).min(end);
+        pages.start / unit * unit..last.max(pages.end)
+    }
+
+    /// Bytes that making a range may take.
+    pub(in crate::ramdisk) fn bytes_to_make(&self, range: &Range<u64>) -> u64 {
+        let pages = pages_of(range, self.page_shift);
+        let made = match self.in_units.load(Ordering::Relaxed) {
+            true => self.unit_of(pages),
+            false => pages,
+        };
+        (made.len() as u64) << self.page_shift
     }
 
     /// Maps a populated range for this process, so that its memory is locked if the process's is. From
     /// then on it counts as data.
     pub(in crate::ramdisk) fn map_pages(&self, range: &Range<u64>) {
-        self.mapping
-            .populate(self.bytes_of(pages_of(range, self.page_shift)));
+        // One that cannot be mapped now is mapped when it is touched.
+        let _refused = self.map_run(pages_of(range, self.page_shift));
     }
 
     /// Allocates the absent ones of these pinned pages, and marks them present when all are
@@ -97,11 +145,12 @@ impl Store {
         &self,
         pages: Range<usize>,
         mut reserved: Reservation<'_>,
+        make_run: fn(&Store, Range<usize>) -> io::Result<()>,
     ) -> Result<u64, Shortage> {
         let mut at = pages.start;
         while let Some(run) = self.absent_run(at..pages.end) {
             at = run.end;
-            if let Err(error) = self.allocate_run(run.clone()) {
+            if let Err(error) = make_run(self, run.clone()) {
                 self.undo(pages.start..run.end);
                 return Err(error.into());
             }
@@ -109,6 +158,11 @@ impl Store {
         let made = (self.states.mark_present(pages) as u64) << self.page_shift;
         reserved.commit(made);
         Ok(made)
+    }
+
+    /// Makes and maps pages. It does not tell a full file system from a missing file.
+    fn map_run(&self, run: Range<usize>) -> io::Result<()> {
+        self.mapping.populate(self.bytes_of(run))
     }
 
     fn allocate_run(&self, run: Range<usize>) -> io::Result<()> {
@@ -221,6 +275,28 @@ mod tests {
         assert_eq!(store.used(), store.table_bytes() + 4 * PAGE);
         store.populate(0..4 * PAGE).expect("all of it is there");
         assert!(store.pin_for_write(3 * PAGE..5 * PAGE).is_none());
+    }
+
+    #[test]
+    fn e28_memory_is_made_and_counted_in_units_of_a_huge_page() {
+        const MIB: u64 = 1 << 20;
+        let store = store(3 * MIB / PAGE, 2 * MIB / PAGE + 1);
+        store.make_in_units();
+        store.populate(PAGE..2 * PAGE).unwrap();
+        assert_eq!(store.allocated().unwrap(), 2 * MIB);
+        assert_eq!(store.used(), store.table_bytes() + 2 * MIB);
+        // The rest of the unit is there, and nobody holds it.
+        assert!(store.pin_for_write(MIB..2 * MIB).is_some());
+        store.unpin(MIB..2 * MIB);
+        store.unpin(PAGE..2 * PAGE);
+        assert_eq!(store.bytes_to_make(&(2 * MIB..2 * MIB + 1)), MIB);
+        // Beside it the limit has room for one small page.
+        store.populate(2 * MIB..2 * MIB + PAGE).unwrap();
+        assert_eq!(store.allocated().unwrap(), 2 * MIB + PAGE);
+        assert!(!store.populate_at_once(3 * MIB - PAGE..3 * MIB));
+        store.unpin(2 * MIB..2 * MIB + PAGE);
+        store.discard(0..3 * MIB);
+        assert_eq!(store.allocated().unwrap(), 0);
     }
 
     #[test]
