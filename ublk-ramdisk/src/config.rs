@@ -127,7 +127,10 @@ pub struct Surroundings {
 }
 
 /// A device: the options of `add`, which `sim` shares. [`DeviceConfig::checked`] judges them.
+///
+/// In a state file an option that is missing has its default: an earlier program did not have it.
 #[derive(Args, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceConfig {
     /// Number N of /dev/ublkbN, 0 to 1048575 [default: the first free one]
     #[arg(short = 'n', long, value_name = "N", value_parser = number::<u32>(0, MAX_ID),

@@ -123,20 +123,24 @@ pub struct State {
 }
 
 impl State {
-    /// Raised when the config means something else, or more.
-    pub const VERSION: u32 = 1;
+    /// Raised when a config may say what an earlier program does not know.
+    pub const VERSION: u32 = 2;
+    /// The first of those that are read as this one is.
+    const FIRST: u32 = 1;
 
     /// What a new server begins with.
     ///
     /// # Errors
-    /// Another version wrote it.
+    /// A newer program wrote it.
     pub fn usable_config(&self) -> Result<&DeviceConfig, Failure> {
         match &self.config {
-            Some(config) if self.version == State::VERSION => Ok(config),
+            Some(config) if (State::FIRST..=State::VERSION).contains(&self.version) => Ok(config),
             _ => Err(Failure::runtime(format!(
-                "the state file of device {} is of version {}, not {}: use the program that made it",
+                "the state file of device {} is of version {}, and this program knows {} to {}: use \
+                 the one that made it",
                 self.served.id,
                 self.version,
+                State::FIRST,
                 State::VERSION
             ))),
         }
@@ -264,6 +268,35 @@ mod tests {
         match serde_json::from_str(&line) {
             Ok(Word::Failed(failure)) => assert_eq!(failure.message, "device id 3 is in use"),
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn i16_a_state_file_of_an_earlier_program_is_read_and_one_of_a_later_is_not() {
+        let text = |version| {
+            format!(
+                r#"{{"id":3,"path":"","char_path":"","size":4096,"data_path":"batch","queues":1,"depth":9,
+                "backing":"private","pid":7,"version":{version},"config":{{"size":4096,"depth":9,
+                "backing":{{"private":"/x"}},"pressure":{{"slots":4}}}}}}"#
+            )
+        };
+        let state = |version| serde_json::from_str::<State>(&text(version)).expect("a state");
+        let first = state(1);
+        let config = first.usable_config().expect("known");
+        assert_eq!((config.depth, config.pressure.slots), (9, Some(4)));
+        assert_eq!(
+            config.recovery_timeout,
+            DeviceConfig::default().recovery_timeout
+        );
+        for version in [0, State::VERSION + 1] {
+            let refused = state(version)
+                .usable_config()
+                .expect_err("not known")
+                .message;
+            assert!(
+                refused.contains(&format!("version {version},")),
+                "{refused}"
+            );
         }
     }
 
