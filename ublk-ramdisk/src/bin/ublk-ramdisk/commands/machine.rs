@@ -95,11 +95,7 @@ pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
             Err(failure) if !force => Some(Err(failure)),
             Err(failure) => {
                 output::warn(&format!("{failure}; it is killed"));
-                let pid = run_dir.state(id).map_or(0, |state| state.served.pid as i32);
-                // A number that has been given to another program since is left alone.
-                if command_of(pid) == env!("CARGO_PKG_NAME") {
-                    process::kill(pid);
-                }
+                kill_server(run_dir, id);
                 None
             }
             Ok((_, more)) => Some(Ok(more)),
@@ -114,8 +110,19 @@ pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
     // A failure to let go is one of the server, whose end STOP_DEV can wait for.
     let let_go = || drop(ask(Request::LetGo));
     stop_by_kernel(&mut Control::open()?, id, force, let_go)?;
-    server.into_iter().for_each(wait_for_end);
+    if let Some(server) = server {
+        wait_for_end(server, TIMEOUT);
+    }
     Ok(())
+}
+
+/// Ends a server that does not end by itself.
+pub fn kill_server(run_dir: &RunDir, id: u32) {
+    let pid = run_dir.state(id).map_or(0, |state| state.served.pid as i32);
+    // A number that has been given to another program since is left alone.
+    if command_of(pid) == env!("CARGO_PKG_NAME") {
+        process::kill(pid);
+    }
 }
 
 /// Stops a device if need be, removes its private store and frees its id. Of one that another program has

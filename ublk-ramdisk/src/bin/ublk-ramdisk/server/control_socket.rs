@@ -246,10 +246,11 @@ pub fn ask_for_more(
     }
 }
 
-/// Waits for the end of a server that has replied to [`Request::Stop`], for [`TIMEOUT`] at most: then
-/// its lock is free and its log is written. A server that lingers is not an error.
-pub fn wait_for_end(mut more: More) {
-    if more.get_ref().set_read_timeout(Some(TIMEOUT)).is_ok() {
+/// Waits for the end of a server that has replied to [`Request::Stop`] or [`Request::HandOver`], for
+/// `timeout` at most: then its lock is free and its log is written. A server that lingers is not an
+/// error.
+pub fn wait_for_end(mut more: More, timeout: Duration) {
+    if more.get_ref().set_read_timeout(Some(timeout)).is_ok() {
         let _ = io::copy(&mut more, &mut io::sink());
     }
 }

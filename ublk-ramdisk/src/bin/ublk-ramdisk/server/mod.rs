@@ -45,6 +45,7 @@ use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control};
 use ublk_ramdisk::ublk::device::Device;
 use ublk_ramdisk::ublk::device_ids;
 
+use crate::commands::machine;
 use crate::{logger, panics};
 use control_socket::{ask_for_more, wait_for_end, Caller, Listener, REPLY_TIMEOUT};
 use daemon::ReadyPipe;
@@ -61,6 +62,9 @@ const SPARE_FILES: usize = 8;
 const NAMED_ID_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long an id that the kernel has given out may still be locked: its former server is ending.
 const FREE_ID_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a server that hands over its disk may take to end. Clients wait meanwhile.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a server begins with.
 pub enum Task {
@@ -487,7 +491,11 @@ fn take_over(start: &Start<'_>, state: State) -> Result<(State, Instant), Failur
         answer.unwrap_or_else(|| Err(Failure::runtime(format!("device {id} has no server"))))?;
     let since = Instant::now();
     start.tell(Note::TakenOver);
-    wait_for_end(end);
+    wait_for_end(end, HAND_OVER_TIMEOUT);
+    if run_dir.has_server(id) {
+        warn!("the former server of device {id} does not end, it is killed");
+        machine::kill_server(run_dir, id);
+    }
     Ok((run_dir.state(id).unwrap_or(state), since))
 }
 
