@@ -95,9 +95,12 @@ impl Store {
     ) -> Result<u64, Shortage> {
         // What is pinned is neither given back nor made by others.
         let missing = pages.len() - self.states.pin(pages.clone());
-        let result = reserve(&self.budget, (missing as u64) << self.page_shift)
-            .ok_or(Shortage::Budget)
-            .and_then(|reserved| self.allocate(pages.clone(), reserved, make_run));
+        let make = || {
+            let reserved = reserve(&self.budget, (missing as u64) << self.page_shift);
+            self.allocate(pages.clone(), reserved.ok_or(Shortage::Budget)?, make_run)
+        };
+        // A limit below what is there is no hindrance.
+        let result = if missing == 0 { Ok(0) } else { make() };
         let kept = if result.is_ok() {
             used.clone()
         } else {
@@ -274,6 +277,10 @@ mod tests {
         assert_eq!(store.allocated().unwrap(), 4 * PAGE);
         assert_eq!(store.used(), store.table_bytes() + 4 * PAGE);
         store.populate(0..4 * PAGE).expect("all of it is there");
+        store.set_memory_limit(store.table_bytes() + PAGE);
+        store
+            .populate(0..4 * PAGE)
+            .expect("it needs nothing of a limit below what is there");
         assert!(store.pin_for_write(3 * PAGE..5 * PAGE).is_none());
     }
 
