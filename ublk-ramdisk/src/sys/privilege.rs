@@ -253,7 +253,7 @@ pub fn on_confined_thread<T: Send>(kind: Kind, make: impl FnOnce() -> T + Send) 
 /// May this process add disks, as far as its capabilities tell?
 pub fn may_administer() -> bool {
     let mut sets = Default::default();
-    // Who cannot be asked is asked by the driver.
+    // If that fails the driver decides.
     capabilities(SYS_capget, &mut sets).is_err() || sets[0].effective & SYS_ADMIN != 0
 }
 
@@ -263,6 +263,15 @@ mod tests {
 
     #[test]
     fn j14_a_call_that_no_filter_knows_fails() {
+        if !std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
+            let ci = std::env::var("CI").unwrap_or_default();
+            assert!(
+                ci != "true" && ci != "1",
+                "this kernel has no seccomp filters"
+            );
+            eprintln!("SKIP j14_a_call_that_no_filter_knows_fails: no seccomp filters here");
+            return;
+        }
         let confined = thread::spawn(|| {
             confine(Kind::Queue);
             // SAFETY: it has no arguments.
@@ -270,8 +279,6 @@ mod tests {
             (answer, io::Error::last_os_error().raw_os_error())
         });
         let answer = confined.join().expect("it may end");
-        // A machine may refuse filters.
-        let refused = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").is_err();
-        assert!(answer == (-1, Some(EPERM)) || refused, "{answer:?}");
+        assert_eq!(answer, (-1, Some(EPERM)));
     }
 }

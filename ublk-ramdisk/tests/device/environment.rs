@@ -26,6 +26,10 @@ pub fn tests(tests: &mut Vec<Test>) {
     add("l1_io_uring_switched_off_by_sysctl", switched_off);
     add("l1_io_uring_refused_as_by_seccomp", refused_setup);
     add("l1_the_node_does_not_appear", no_node);
+    add(
+        "l1_a_command_waits_for_a_free_descriptor_of_the_server",
+        no_descriptor,
+    );
     add("l1_buffers_beyond_the_limit_on_memory", buffers);
     add("l1_a_disk_outlives_a_limit_on_file_sizes", file_size_limit);
     add("j12_a_server_that_aborts_leaves_no_core", no_core);
@@ -306,5 +310,31 @@ fn paused() -> Outcome {
     assert_eq!((timeouts(&good), timeouts(&loses)), (0, 1));
     good.end();
     assert_eq!(loses.end_after_errors(), 1);
+    Ok(())
+}
+
+/// The server says that it cannot hear the command, and hears it when it can.
+fn no_descriptor() -> Outcome {
+    let disk = Disk::add(&["--size", "8M"]);
+    let pid = disk.pid.to_string();
+    let limits = machine::read(format!("/proc/{pid}/limits"));
+    let line = limits.lines().find(|line| line.starts_with("Max open"));
+    let before = line.and_then(|line| line.split_whitespace().nth(3));
+    let before = before.expect("a soft limit").to_owned();
+    let is_free = |fd: &u32| !fs::exists(format!("/proc/{pid}/fd/{fd}")).expect("/proc");
+    let first_free = (0..).find(is_free).expect("one").to_string();
+    let set = |limit: &str| {
+        let soft = format!("--nofile={limit}:");
+        run::tool(&["prlimit", "--pid", &pid, &soft]).well();
+    };
+    set(&first_free);
+    std::thread::scope(|scope| {
+        let stats = scope.spawn(|| disk.stats());
+        let told = || machine::server_logs().contains("a command is not heard");
+        wait_for("the server's word", told);
+        set(&before);
+        stats.join().expect("it is heard");
+    });
+    disk.end();
     Ok(())
 }

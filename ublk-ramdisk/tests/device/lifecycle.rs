@@ -61,10 +61,6 @@ pub fn tests(tests: &mut Vec<Test>) {
         "l1_clients_who_send_or_read_nothing_hold_up_nobody",
         slow_clients,
     );
-    add(
-        "l1_a_command_waits_for_a_free_descriptor_of_the_server",
-        no_descriptor,
-    );
     add("l1_three_dels_at_once_delete_once", three_dels);
     add("f1_stop_keeps_the_id", stop_keeps_id);
     add("l1_list_and_stats_show_every_disk", listed);
@@ -470,31 +466,6 @@ fn slow_clients() {
     assert!(is_gone(&disk));
     drop((clients, deaf));
     disk.has_ended();
-}
-
-/// The server says that it cannot hear the command, and hears it when it can.
-fn no_descriptor() {
-    let disk = Disk::add(&["--size", "8M"]);
-    let pid = disk.pid.to_string();
-    let limits = machine::read(format!("/proc/{pid}/limits"));
-    let line = limits.lines().find(|line| line.starts_with("Max open"));
-    let before = line.and_then(|line| line.split_whitespace().nth(3));
-    let before = before.expect("a soft limit").to_owned();
-    let is_free = |fd: &u32| !fs::exists(format!("/proc/{pid}/fd/{fd}")).expect("/proc");
-    let first_free = (0..).find(is_free).expect("one").to_string();
-    let set = |limit: &str| {
-        let soft = format!("--nofile={limit}:");
-        run::tool(&["prlimit", "--pid", &pid, &soft]).well();
-    };
-    set(&first_free);
-    std::thread::scope(|scope| {
-        let stats = scope.spawn(|| disk.stats());
-        let told = || machine::server_logs().contains("a command is not heard");
-        wait_for("the server's word", told);
-        set(&before);
-        stats.join().expect("it is heard");
-    });
-    disk.end();
 }
 
 fn three_dels() {

@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 
 use crate::disk::{Disk, MIB};
 use crate::ioctl::{self, Buffer};
-use crate::machine::{self, wait_for};
-use crate::recovery::listed;
+use crate::machine;
+use crate::recovery;
 use crate::rng::Rng;
 use crate::run::{need, tool, ublk};
 use crate::runner::{Outcome, Skip, Test};
@@ -74,8 +74,8 @@ fn kib_of(pid: u32, file: &str, name: &str) -> u64 {
     lines.filter_map(number).sum()
 }
 
-/// Its memory is there and locked, and stays, whatever is swapped in or out or discarded. `set` does not
-/// change that, a new server takes it up.
+/// Its memory is there and locked, and swapping and discards leave it so. `set` does not change that, and
+/// a new server takes up the disk under swap.
 fn for_swap() -> Outcome {
     need(&["mkswap", "swapon", "swapoff"])?;
     let disk = Disk::add(&["--size", "16M", "--swap"]);
@@ -95,13 +95,9 @@ fn for_swap() -> Outcome {
     }
     tool(&["mkswap", &disk.path]).well();
     tool(&["swapon", "--discard", &disk.path]).well();
-    ioctl::signal(disk.pid, libc::SIGKILL);
-    wait_for("the next server", || {
-        let row = listed(&disk);
-        row["state"] == "LIVE" && row["pid"] != disk.pid
-    });
+    let next = recovery::kill(&disk);
     tool(&["swapoff", &disk.path]).well();
-    assert_there(listed(&disk)["pid"].as_u64().expect("a server") as u32);
+    assert_there(next);
     disk.end();
     Ok(())
 }
