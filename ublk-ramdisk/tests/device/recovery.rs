@@ -47,6 +47,8 @@ pub fn tests(tests: &mut Vec<Test>) {
         "i13_i19_what_a_stranger_deletes_is_kept",
         deleted_by_a_stranger,
     );
+    let name = "l2_a_disk_that_is_deleted_while_its_server_begins_leaves_nothing";
+    tests.push(Test::skippable(name, begins_while_deleted));
     let name = "i20_a_shutdown_ends_the_users_of_a_disk_within_90_s";
     tests.push(Test::skippable(name, shutdown));
 }
@@ -134,6 +136,34 @@ fn dies_while_asked() {
     });
     disk.has_ended();
     before.assert_unchanged();
+}
+
+/// The disk is LIVE, and its new server does not listen yet: `del` waits for it, else what it still writes
+/// would be left.
+fn begins_while_deleted() -> Outcome {
+    need(&["strace"])?;
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "8M"]);
+    let mut strace = command("strace")
+        .args(["-f", "-p", &disk.supervisor.to_string(), "-o", "/dev/null"])
+        .args(["-e", "trace=bind", "-e", "inject=bind:delay_enter=1s"])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace starts");
+    wait_for("strace", || {
+        let status = machine::read(format!("/proc/{}/status", disk.supervisor));
+        !status.contains("TracerPid:\t0")
+    });
+    ioctl::signal(disk.pid, libc::SIGKILL);
+    wait_for("the next server", || {
+        let row = listed(&disk);
+        row["state"] == "LIVE" && row["pid"] != disk.pid
+    });
+    ublk(&["del", &disk.name()]).well();
+    strace.wait().expect("it ends with the supervisor");
+    disk.has_ended();
+    before.assert_unchanged();
+    Ok(())
 }
 
 /// The run directory is full: nothing is set, and the disk survives its server all the same.

@@ -2,7 +2,7 @@
 //! The ublk devices of this machine, ours and others', as the commands see them.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::ublk::abi::DeviceState;
@@ -11,11 +11,15 @@ use ublk_ramdisk::ublk::features::Features;
 use ublk_ramdisk::ublk::openers::{flush, past_brief_use, stop_unused};
 
 use super::output;
-use crate::server::control_socket::{ask, ask_for_more, wait_for_end, REPLY_TIMEOUT, TIMEOUT};
+use crate::server::control_socket::{
+    ask, ask_for_more, wait_for_end, More, REPLY_TIMEOUT, TIMEOUT,
+};
 use crate::server::process;
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
+/// How often it is looked whether a server listens.
+const LISTEN_POLL: Duration = Duration::from_millis(20);
 /// A server that was just killed lets go of its device in a moment.
 const ID_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -87,9 +91,7 @@ pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
     // With force no server is waited for that does not answer: it may be what is to be got rid of.
     let timeout = if force { TIMEOUT } else { REPLY_TIMEOUT };
     let ask = |request| {
-        let server = run_dir.has_server(id).then(|| run_dir.socket(id))?;
-        let answer = ask_for_more(&server, request, timeout)?;
-        match answer {
+        match ask_beginning(run_dir, id, request, timeout)? {
             // It has ended meanwhile.
             Err(_) if !run_dir.has_server(id) => None,
             Err(failure) if !force => Some(Err(failure)),
@@ -114,6 +116,24 @@ pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
         wait_for_end(server, TIMEOUT);
     }
     Ok(())
+}
+
+/// Asks a server, and one that begins as soon as it listens: what it still writes would be left over from
+/// a deletion. None without a server, or if it does not listen within [`TIMEOUT`].
+fn ask_beginning(
+    run_dir: &RunDir,
+    id: u32,
+    request: Request,
+    timeout: Duration,
+) -> Option<Result<(Reply, More), Failure>> {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let server = run_dir.has_server(id).then(|| run_dir.socket(id))?;
+        match ask_for_more(&server, request.clone(), timeout) {
+            None if Instant::now() < deadline => std::thread::sleep(LISTEN_POLL),
+            answer => return answer,
+        }
+    }
 }
 
 /// Ends a server that does not end by itself.
