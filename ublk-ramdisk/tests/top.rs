@@ -289,6 +289,17 @@ fn k05_top_follows_the_size_of_its_terminal() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// As a serial line does.
+#[test]
+fn k05_top_draws_on_a_terminal_without_a_size() {
+    let server = Server::start("no-size");
+    let mut terminal = Terminal::open(0, 0);
+    let mut child = terminal.run(server.command(&["top", "--id", "5"]));
+    until("the first picture", || terminal.shows("ublkb5"));
+    terminal.type_in("q");
+    assert_eq!(ended(&mut child).code(), Some(0));
+}
+
 #[test]
 fn k05_the_terminal_is_given_back_after_a_signal() {
     for (name, number) in [

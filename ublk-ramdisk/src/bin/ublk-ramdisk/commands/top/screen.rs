@@ -5,10 +5,11 @@ use std::io::{self, IsTerminal, Stdout};
 
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::terminal::{
-    disable_raw_mode, enable_raw_mode, EnterAlternateScreen, LeaveAlternateScreen,
+    disable_raw_mode, enable_raw_mode, size, EnterAlternateScreen, LeaveAlternateScreen,
 };
 use ratatui::crossterm::{cursor, execute};
-use ratatui::{Frame, Terminal};
+use ratatui::layout::Rect;
+use ratatui::{Frame, Terminal, TerminalOptions, Viewport};
 use ublk_ramdisk::error::Failure;
 
 /// A terminal in raw mode, on its other screen. Dropping it brings back what was there before, also
@@ -43,7 +44,15 @@ impl Screen {
         let failed = |error: io::Error| Failure::runtime(format!("the terminal: {error}"));
         enable_raw_mode().map_err(failed)?;
         let entered = execute!(io::stdout(), EnterAlternateScreen, cursor::Hide);
-        let opened = entered.and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+        let opened = entered.and_then(|()| {
+            // A serial line has no size that it knows of.
+            let viewport = match size() {
+                Ok((1.., 1..)) => Viewport::Fullscreen,
+                _ => Viewport::Fixed(Rect::new(0, 0, 80, 24)),
+            };
+            let backend = CrosstermBackend::new(io::stdout());
+            Terminal::with_options(backend, TerminalOptions { viewport })
+        });
         opened.map(Screen).map_err(|error| {
             restore();
             failed(error)
