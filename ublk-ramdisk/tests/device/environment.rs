@@ -50,11 +50,11 @@ pub fn tests(tests: &mut Vec<Test>) {
     ));
 }
 
-/// Puts a sysctl back when the test is over, also when it failed.
-struct Sysctl(&'static str, String);
+/// Puts a setting of the kernel back when the test is over, also when it failed.
+pub struct Sysctl(&'static str, String);
 
 impl Sysctl {
-    fn set(path: &'static str, value: &str) -> Sysctl {
+    pub fn set(path: &'static str, value: &str) -> Sysctl {
         let before = machine::read(path);
         fs::write(path, value).expect("root may write it");
         Sysctl(path, before)

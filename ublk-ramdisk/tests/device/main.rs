@@ -10,13 +10,16 @@
 //! ([`runner::is_quick`]), `UBLK_TEST_SEED` fixes the seed of everything random, `UBLK_TEST_OPS` the
 //! number of random operations against the model, `UBLK_TEST_IOS` of the requests whose system calls
 //! are counted, `UBLK_TEST_KILLS` how often a server is killed on each data path,
-//! `UBLK_TEST_SECONDS` how long each test that has fio verify under pressure goes on; `CI` turns a skipped test into a failure.
+//! `UBLK_TEST_SECONDS` how long each test that has fio verify under pressure goes on; `CI` turns a
+//! skipped test into a failure.
 
 mod backing;
 
 mod commits;
 
 mod counters;
+
+mod crash_points;
 
 mod disk;
 
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);
     recovery::tests(&mut tests);
+    crash_points::tests(&mut tests);
     environment::tests(&mut tests);
     privilege::tests(&mut tests);
     kblockd::tests(&mut tests);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ublk_ramdisk::ublk::ctrl::Control;
 
 use crate::disk::{try_add, Disk, MIB};
+use crate::environment::Sysctl;
 use crate::filesystems::Mounted;
 use crate::ioctl::{self, Buffer};
 use crate::machine::{self, tmpfs_path, wait_for, Traces};
@@ -22,11 +23,19 @@ pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         let name =
             format!("i03_i05_no_acknowledged_block_is_lost_when_the_server_is_killed_on_{path}");
-        let killed = move || ended_under_a_writer(path, "kill", 5, |disk| _ = kill(disk));
+        let killed = move || ended_under_a_writer(path, "kill", 5, &[], |disk| _ = kill(disk));
         let test = Test::new(name, killed);
         tests.push(test.on_path(path));
     }
+    let name = "i08_a_server_that_has_every_tag_is_replaced";
+    tests.push(Test::new(name, || {
+        let path = machine::data_paths().pop().expect("one");
+        // As many as the writer has threads.
+        ended_under_a_writer(path, "full", 2, &["--depth", "4"], kill_with_every_tag);
+    }));
     let mut add = |name: &str, body: fn()| tests.push(Test::new(name, body));
+    add("i3_freezing_all_processes_loses_nothing", frozen);
+    add("i13_i18_the_store_is_no_longer_mounted", not_mounted);
     add("i16_what_was_set_is_in_force_after_a_crash", settings);
     add(
         "i17_three_deaths_without_a_request_stop_the_disk",
@@ -75,9 +84,15 @@ pub fn kill(disk: &Disk) -> u32 {
 
 /// Each block holds what was acknowledged last, or what was issued after that, though the server has ended
 /// several times, as `end` does it. `how` is the word for that in the row for doc/kills.md.
-pub fn ended_under_a_writer(path: &str, how: &str, times: u64, end: impl Fn(&Disk)) {
+pub fn ended_under_a_writer(
+    path: &str,
+    how: &str,
+    times: u64,
+    words: &[&str],
+    end: impl Fn(&Disk),
+) {
     let before = Traces::now();
-    let disk = Disk::add(&["--size", "20M", "--data-path", path]);
+    let disk = Disk::add(&[&["--size", "20M", "--data-path", path], words].concat());
     let mut writer = Writer::start(&disk, 16 * MIB / 4096, 4);
     let times = number("UBLK_TEST_KILLS", times, times);
     for _ in 0..times {
@@ -91,6 +106,56 @@ pub fn ended_under_a_writer(path: &str, how: &str, times: u64, end: impl Fn(&Dis
     println!("ROW {kernel} {path} {how} {times} {requests}");
     drop(writer);
     disk.end();
+    before.assert_unchanged();
+}
+
+/// No tag is with the driver, which notices the death by the timeout of a request on older kernels.
+fn kill_with_every_tag(disk: &Disk) {
+    let set = |fault| ublk(&["set", &disk.name(), "--inject", fault]).well();
+    set("delay=500ms");
+    wait_for("every tag at the server", || {
+        let queue = &disk.stats().queues[0];
+        queue.inserted == queue.ended + 4
+    });
+    kill(disk);
+    set("delay=off");
+}
+
+/// As for a suspend, which the guest's own devices then refuse. A client that waits for a request cannot be
+/// frozen, if the server was before it: then nothing is, and the machine does not suspend.
+fn frozen() {
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "20M"]);
+    let mut writer = Writer::start(&disk, 16 * MIB / 4096, 4);
+    let _short = Sysctl::set("/sys/power/pm_freeze_timeout", "1000");
+    for _ in 0..3 {
+        writer.goes_on(100);
+        fs::write("/sys/power/state", "freeze").expect_err("the guest's devices stay awake");
+    }
+    writer.goes_on(100);
+    writer.stop();
+    assert_eq!(writer.wrong_blocks(Path::new(&disk.path)), [""; 0]);
+    drop(writer);
+    disk.end();
+    before.assert_unchanged();
+}
+
+/// The contents end with the last process that has them open. Each server after that says what is missing.
+fn not_mounted() {
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "8M", "--recovery-timeout", "1s"]);
+    let store = machine::run_dir().join("store");
+    let store = store.to_str().expect("text");
+    fill(&disk, 7);
+    tool(&["umount", "--lazy", store]).well();
+    assert_holds(&disk, 7);
+    ioctl::signal(disk.pid, libc::SIGKILL);
+    wait_for("DEAD", || listed(&disk)["state"] == "DEAD");
+    assert!(machine::server_logs().contains(store));
+    let said = try_recover(&[&disk.name()]);
+    said.refused(said.status.expect("a status"), &[store]);
+    ublk(&["del", &disk.name()]).well();
+    disk.has_ended();
     before.assert_unchanged();
 }
 
@@ -244,7 +309,7 @@ fn try_recover(words: &[&str]) -> Said {
     ublk(&[&["recover"], words, &log].concat())
 }
 
-fn recover(disk: &Disk) {
+pub fn recover(disk: &Disk) {
     let said = try_recover(&[&disk.name()]);
     if said.status != Some(0) {
         // Else its clients would wait for ever, and this test for them.

@@ -14,7 +14,7 @@ use crate::runner::Test;
 pub fn tests(tests: &mut Vec<Test>) {
     for path in machine::data_paths() {
         let name = format!("i10_no_client_sees_an_upgrade_on_{path}");
-        let upgraded = move || ended_under_a_writer(path, "upgrade", 3, upgrade);
+        let upgraded = move || ended_under_a_writer(path, "upgrade", 3, &[], upgrade);
         let test = Test::new(name, upgraded);
         tests.push(test.on_path(path));
         let name = format!("i10_what_is_set_and_what_waits_survive_an_upgrade_on_{path}");

@@ -52,16 +52,35 @@ pub fn another_question() -> Failure {
 
 /// Asks the server of a device that must have one.
 pub fn ask_of(run_dir: &RunDir, id: u32, request: Request) -> Result<Reply, Failure> {
-    match ask_server(run_dir, id, request) {
-        Some(answer) => answer,
-        None => Err(unserved(id)),
+    served(run_dir, id, || ask_server(run_dir, id, request.clone()))
+}
+
+/// What `ask` gets from the server of a device that must have one. If that has died, its successor is
+/// waited for, [`TIMEOUT`] long.
+pub fn served<T>(
+    run_dir: &RunDir,
+    id: u32,
+    ask: impl Fn() -> Option<Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match ask() {
+            Some(answer) => return answer,
+            None if !run_dir.has_supervisor(id) => return Err(unserved(id)),
+            None if Instant::now() >= deadline => {
+                return Err(Failure::runtime(format!(
+                    "device {id} waits for a new server: see `ublk-ramdisk list`, and try again"
+                )))
+            }
+            None => std::thread::sleep(LISTEN_POLL),
+        }
     }
 }
 
 /// Why a device cannot be asked. Opens the control ring only now: no ring can be made while a CPU
 /// that goes offline waits for requests (C27), and what a live server does alone must work then,
 /// too.
-pub fn unserved(id: u32) -> Failure {
+fn unserved(id: u32) -> Failure {
     match Control::open() {
         Ok(mut control) => not_served(&mut control, id),
         Err(error) => error.into(),

@@ -57,15 +57,15 @@ pub struct Asked {
 pub fn ask_all(run_dir: &RunDir, id: Option<u32>) -> Result<Asked, Failure> {
     let mut asked = Asked::default();
     for each in id.map_or_else(|| run_dir.ids(), |id| vec![id]) {
-        match machine::ask_server(run_dir, each, Request::Stats) {
-            Some(answer) => match answer.and_then(counters) {
-                Ok(stats) => asked.disks.push(stats),
-                Err(failure) if run_dir.has_server(each) => asked.silent.push((each, failure)),
-                Err(failure) if id.is_some() => return Err(failure),
-                Err(_) => {}
-            },
-            None if id.is_some() => return Err(machine::unserved(each)),
-            None => {}
+        let answer = match id {
+            Some(id) => Some(machine::ask_of(run_dir, id, Request::Stats)),
+            None => machine::ask_server(run_dir, each, Request::Stats),
+        };
+        match answer.map(|answer| answer.and_then(counters)) {
+            Some(Ok(stats)) => asked.disks.push(stats),
+            Some(Err(failure)) if run_dir.has_server(each) => asked.silent.push((each, failure)),
+            Some(Err(failure)) if id.is_some() => return Err(failure),
+            _ => {}
         }
     }
     Ok(asked)

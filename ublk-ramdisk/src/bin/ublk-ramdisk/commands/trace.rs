@@ -29,16 +29,14 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
         text: args.text,
     };
     let run_dir = RunDir::of_this_machine()?;
-    let answer = run_dir
-        .has_server(args.id)
-        .then(|| ask_for_more(&run_dir.socket(args.id), request, REPLY_TIMEOUT))
-        .flatten();
-    let mut trace = match answer {
-        None => return Err(machine::unserved(args.id)),
-        Some(answer) => match answer? {
-            (Reply::Done, trace) => trace,
-            _ => return Err(machine::another_question()),
-        },
+    let ask = || {
+        let socket = run_dir
+            .has_server(args.id)
+            .then(|| run_dir.socket(args.id))?;
+        ask_for_more(&socket, request.clone(), REPLY_TIMEOUT)
+    };
+    let (Reply::Done, mut trace) = machine::served(&run_dir, args.id, ask)? else {
+        return Err(machine::another_question());
     };
     trace
         .get_ref()

@@ -222,10 +222,19 @@ impl RunDir {
 
     /// Asked by `list` and `del`: does a server of this program live for the device?
     pub fn has_server(&self, id: u32) -> bool {
+        self.is_locked(&self.lock_path(id))
+    }
+
+    /// Does a supervisor live for the device, which starts a new server when one has died?
+    pub fn has_supervisor(&self, id: u32) -> bool {
+        self.is_locked(&self.supervisor_path(id))
+    }
+
+    fn is_locked(&self, path: &Path) -> bool {
         // The lock is shared: of two commands that look at once, none takes the other for a server.
         let mut options = File::options();
         options.read(true).custom_flags(NO_STREAM);
-        match options.open(self.lock_path(id)) {
+        match options.open(path) {
             Ok(file) => matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)),
             // Another user's: who asks its server is told so.
             Err(error) => error.kind() == io::ErrorKind::PermissionDenied,

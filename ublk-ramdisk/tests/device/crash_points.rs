@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! I5, I8, I16, I19: a server is killed at a system call of its own: while it takes up the disk, while
+//! something is set. strace counts the calls of each thread, and sends the signal at the n-th.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use crate::disk::{Disk, MIB};
+use crate::ioctl;
+use crate::machine::{self, wait_for, Traces};
+use crate::recovery::{assert_holds, fill, kill, listed, recover};
+use crate::rng::Rng;
+use crate::run::{command, need, ublk};
+use crate::runner::{number, Outcome, Test};
+use crate::writer::Writer;
+
+/// System calls of the main thread of a server from its fork until it serves, at least.
+const CALLS_OF_A_START: u64 = 260;
+/// More than the main thread makes for a `set`.
+const CALLS_OF_A_SET: u64 = 60;
+
+pub fn tests(tests: &mut Vec<Test>) {
+    let mut add = |name: &str, body: fn() -> Outcome| tests.push(Test::skippable(name, body));
+    if machine::offers("QUIESCE") {
+        add(
+            "i05_a_server_killed_at_any_call_of_its_start_is_replaced",
+            at_calls_of_a_start,
+        );
+    }
+    add(
+        "i08_i19_a_second_death_before_the_first_fetch",
+        before_the_fetch,
+    );
+    add(
+        "i16_a_set_that_a_death_cuts_short_is_in_force_or_is_not",
+        at_calls_of_a_set,
+    );
+}
+
+/// strace at a process, and all that it starts, or at one thread.
+struct Strace(Child);
+
+impl Strace {
+    fn at(pid: u32, words: &[&str]) -> Strace {
+        let mut strace = command("strace");
+        strace.args(words).args(["-o", "/dev/null", "-p"]);
+        let child = strace.arg(pid.to_string()).stderr(Stdio::null()).spawn();
+        wait_for("strace", || {
+            !machine::read(format!("/proc/{pid}/status")).contains("TracerPid:\t0")
+        });
+        Strace(child.expect("strace starts"))
+    }
+
+    /// What it has at hand goes on.
+    fn end(mut self) {
+        ioctl::signal(self.0.id(), libc::SIGTERM);
+        self.0.wait().expect("it is ours");
+    }
+}
+
+/// How often a server has been killed, by the logs.
+fn kills() -> usize {
+    machine::server_logs().matches("has ended: SIGKILL").count()
+}
+
+/// Numbers from 1 to `all`: each of them, or some by chance.
+fn some(all: u64, quick: u64) -> Vec<u64> {
+    let count = number("UBLK_TEST_KILLS", quick, all);
+    let mut rng = Rng::of(Rng::seed_of_run());
+    match count >= all {
+        true => (1..=all).collect(),
+        false => (0..count).map(|_| 1 + rng.within(0..all)).collect(),
+    }
+}
+
+/// The row for doc/kills.md, on the data path that a disk has by itself.
+fn row(how: &str, times: usize, requests: u64) {
+    let path = machine::data_paths().pop().expect("one");
+    println!("ROW {} {path} {how} {times} {requests}", machine::kernel());
+}
+
+/// The first thread of the new server that comes to its n-th call dies there, and the whole server with it.
+/// If that is after its start, it is killed while it serves.
+fn at_calls_of_a_start() -> Outcome {
+    need(&["strace"])?;
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "20M"]);
+    let mut writer = Writer::start(&disk, 16 * MIB / 4096, 4);
+    let calls = some(CALLS_OF_A_START, 3);
+    for call in &calls {
+        println!("killed at call {call}");
+        writer.goes_on(20);
+        let inject = format!("inject=all:signal=SIGKILL:when={call}");
+        let strace = Strace::at(disk.supervisor, &["-f", "-e", &inject]);
+        let server = listed(&disk)["pid"].as_u64().expect("a server") as u32;
+        let killed = kills();
+        ioctl::signal(server, libc::SIGKILL);
+        wait_for("a death at a call", || kills() >= killed + 2);
+        strace.end();
+    }
+    writer.goes_on(200);
+    writer.stop();
+    assert_eq!(writer.wrong_blocks(Path::new(&disk.path)), [""; 0]);
+    row("start", calls.len(), writer.acknowledged());
+    drop(writer);
+    disk.end();
+    before.assert_unchanged();
+    Ok(())
+}
+
+/// Older drivers refuse every further server then: the disk is stopped, and `recover` makes it anew with
+/// its contents. On newer ones nobody sees anything.
+fn before_the_fetch() -> Outcome {
+    need(&["strace"])?;
+    let before = Traces::now();
+    let newer = machine::offers("QUIESCE");
+    let wait = if newer { "60s" } else { "3s" };
+    let disk = Disk::add(&["--size", "8M", "--recovery-timeout", wait]);
+    fill(&disk, 6);
+    let node = format!("/dev/ublkc{}", disk.id);
+    let words = ["-f", "-P", &node, "-e", "trace=openat"];
+    let inject = ["-e", "inject=openat:signal=SIGKILL"];
+    let strace = Strace::at(disk.supervisor, &[&words[..], &inject].concat());
+    let killed = kills();
+    ioctl::signal(disk.pid, libc::SIGKILL);
+    wait_for("the second death", || kills() >= killed + 2);
+    strace.end();
+    if newer {
+        wait_for("a server", || listed(&disk)["state"] == "LIVE");
+    } else {
+        wait_for("DEAD", || listed(&disk)["state"] == "DEAD");
+        assert!(machine::server_logs().contains("its contents are kept"));
+        wait_for("the end of the supervisor", || {
+            !machine::servers().contains(&disk.supervisor)
+        });
+        recover(&disk);
+    }
+    assert_holds(&disk, 6);
+    disk.end();
+    before.assert_unchanged();
+    Ok(())
+}
+
+/// What `set` has called done is in force in the next server; if it has failed, what was in force before,
+/// or what was asked for.
+fn at_calls_of_a_set() -> Outcome {
+    need(&["strace"])?;
+    let before = Traces::now();
+    let disk = Disk::add(&["--size", "8M"]);
+    fill(&disk, 4);
+    let mut slots = 1;
+    ublk(&["set", &disk.name(), "--slots", "1"]).well();
+    let calls = some(CALLS_OF_A_SET, 3);
+    for call in &calls {
+        let server = listed(&disk)["pid"].as_u64().expect("a server") as u32;
+        let inject = format!("inject=all:signal=SIGKILL:when={call}");
+        let strace = Strace::at(server, &["-e", &inject]);
+        let said = ublk(&["set", &disk.name(), "--slots", &(slots + 1).to_string()]);
+        strace.end();
+        if machine::servers().contains(&server) {
+            // The set made fewer calls.
+            kill(&disk);
+        }
+        wait_for("the next server", || {
+            let row = listed(&disk);
+            row["state"] == "LIVE" && row["pid"] != server
+        });
+        let found = ublk(&["set", &disk.name()]).well();
+        let is = |slots: u32| found.contains(&format!("slots {slots}"));
+        println!("call {call}: status {:?}, {}", said.status, found.trim());
+        assert!(
+            is(slots + 1) || said.status != Some(0) && is(slots),
+            "{found}"
+        );
+        slots += u32::from(is(slots + 1));
+        assert_holds(&disk, 4);
+    }
+    row("set", calls.len(), calls.len() as u64);
+    disk.end();
+    before.assert_unchanged();
+    Ok(())
+}
