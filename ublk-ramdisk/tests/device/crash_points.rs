@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use crate::disk::{Disk, MIB};
 use crate::ioctl;
 use crate::machine::{self, wait_for, Traces};
-use crate::recovery::{assert_holds, fill, kill, listed, recover};
+use crate::recovery::{assert_holds, fill, kill, listed, recover, try_recover};
 use crate::rng::Rng;
 use crate::run::{command, need, ublk};
 use crate::runner::{number, Outcome, Test};
@@ -23,7 +23,7 @@ pub fn tests(tests: &mut Vec<Test>) {
     let mut add = |name: &str, body: fn() -> Outcome| tests.push(Test::skippable(name, body));
     if machine::offers("QUIESCE") {
         add(
-            "i05_a_server_killed_at_any_call_of_its_start_is_replaced",
+            "i05_i19_a_server_killed_at_any_call_of_its_start_is_replaced",
             at_calls_of_a_start,
         );
     }
@@ -79,8 +79,9 @@ fn row(how: &str, times: usize, requests: u64) {
     println!("ROW {} {path} {how} {times} {requests}", machine::kernel());
 }
 
-/// The first thread of the new server that comes to its n-th call dies there, and the whole server with it.
-/// If that is after its start, it is killed while it serves.
+/// The first thread of the supervisor and of the new server that comes to its n-th call dies there, and its
+/// process with it: first the supervisor, as far as its calls go, then the server at its start, then when it
+/// serves. Without a supervisor `recover` takes up the disk.
 fn at_calls_of_a_start() -> Outcome {
     need(&["strace"])?;
     let before = Traces::now();
@@ -88,15 +89,36 @@ fn at_calls_of_a_start() -> Outcome {
     let mut writer = Writer::start(&disk, 16 * MIB / 4096, 4);
     let calls = some(CALLS_OF_A_START, 3);
     for call in &calls {
-        println!("killed at call {call}");
         writer.goes_on(20);
-        let inject = format!("inject=all:signal=SIGKILL:when={call}");
-        let strace = Strace::at(disk.supervisor, &["-f", "-e", &inject]);
         let server = listed(&disk)["pid"].as_u64().expect("a server") as u32;
+        let supervisor = machine::parent(server);
+        let inject = format!("inject=all:signal=SIGKILL:when={call}");
+        let strace = Strace::at(supervisor, &["-f", "-e", &inject]);
         let killed = kills();
         ioctl::signal(server, libc::SIGKILL);
-        wait_for("a death at a call", || kills() >= killed + 2);
+        let supervised = || machine::servers().contains(&supervisor);
+        wait_for("a death at a call", || {
+            kills() >= killed + 2 || !supervised()
+        });
         strace.end();
+        let by_hand = !supervised();
+        println!(
+            "call {call}: {}",
+            if by_hand {
+                "the supervisor"
+            } else {
+                "the server"
+            }
+        );
+        wait_for("a server and its supervisor", || {
+            if by_hand {
+                try_recover(&[&disk.name()]);
+            }
+            let row = listed(&disk);
+            let server = row["pid"].as_u64().map_or(0, |pid| pid as u32);
+            let both = [server, machine::parent(server)];
+            row["state"] == "LIVE" && both.iter().all(|pid| machine::servers().contains(pid))
+        });
     }
     writer.goes_on(200);
     writer.stop();

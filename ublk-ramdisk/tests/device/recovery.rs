@@ -303,7 +303,7 @@ fn nobody() {
     before.assert_unchanged();
 }
 
-fn try_recover(words: &[&str]) -> Said {
+pub fn try_recover(words: &[&str]) -> Said {
     let log = machine::log_path();
     let log = ["--log", log.to_str().expect("text")];
     ublk(&[&["recover"], words, &log].concat())
