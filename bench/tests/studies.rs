@@ -15,7 +15,6 @@ use bench::study::{Study, ALL};
 use browser::{browser, open, skip, Scratch};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
