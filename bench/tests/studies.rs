@@ -4,42 +4,19 @@
 //! `scripts/test report` names the folder of a run that also has what is measured (`STUDY_RUN`), which is shown instead,
 //! and where to leave the screenshots (`STUDY_SHOTS`).
 
+#[path = "common/browser.rs"]
+mod browser;
+
 use bench::page;
 use bench::study::device::raw::Raw;
 use bench::study::device::Bed;
 use bench::study::outcome::Kind;
 use bench::study::{Study, ALL};
+use browser::{browser, open, skip, Scratch};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-/// Says that a test is skipped, where it is seen; under CI that is a failure.
-fn skip(test: &str, why: &str) {
-    // Not by a macro that the harness swallows when the test passes.
-    let _unread = writeln!(std::io::stderr(), "SKIP {test}: {why}");
-    let must_run = std::env::var("CI").is_ok_and(|v| v == "1" || v == "true");
-    assert!(!must_run, "CI must not skip");
-}
-
-/// A folder that is gone after the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("study-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left behind is in the folder for that.
-        let _best_effort = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn study(id: &str) -> &'static Study {
     ALL.iter().find(|study| study.id == id).unwrap()
@@ -123,52 +100,6 @@ fn an_unknown_study_is_an_error_that_names_the_known_ones() {
         "{text}"
     );
     assert!(results(&scratch.0).is_empty());
-}
-
-/// The first browser there is.
-fn browser() -> Option<String> {
-    let named = std::env::var("CHROMIUM").ok();
-    let known = ["chromium", "chromium-browser", "google-chrome"].map(str::to_owned);
-    named.into_iter().chain(known).find(|name| {
-        let asked = Command::new(name)
-            .arg("--version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        asked.is_ok_and(|status| status.success())
-    })
-}
-
-/// Opens a page without a window and gives its output and what it logged.
-fn open(browser: &str, page: &Path, profile: &Path, arguments: &[String]) -> (String, String) {
-    let mut command = Command::new("timeout");
-    command.args([
-        "120",
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-    ]);
-    command.args([
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-    ]);
-    command.args([
-        "--disable-sync",
-        "--hide-scrollbars",
-        "--enable-logging=stderr",
-    ]);
-    command.arg(format!("--user-data-dir={}", profile.display()));
-    let out = command
-        .args(arguments)
-        .arg(format!("file://{}", page.display()))
-        .output()
-        .unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(out.status.success(), "{} {}", out.status, text(&out.stderr));
-    (text(&out.stdout), text(&out.stderr))
 }
 
 /// Says in the page's title how high the page is, where its findings end, and how large each figure came out.

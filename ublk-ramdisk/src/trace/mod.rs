@@ -5,10 +5,10 @@
 //! workqueue crate's). A ring has a fixed size and is made beforehand, so that a request allocates
 //! nothing. A full ring keeps its newest events and counts the others. Without a recording an event
 //! costs one relaxed load. The workqueue's own events are recorded beside them, on the same clock.
-//! A [`Trace`] is written as a file for Perfetto or as lines like blktrace's.
+//! A [`Trace`] is written as a page that shows it, as a file for Perfetto, or as lines like blktrace's.
 //!
 //! `event` says what is recorded. `timeline` merges both kinds of records, `visits` finds the way of
-//! each request through the threads, `chrome` and `text` write. `source_state` keeps what refuses
+//! each request through the threads, `chrome`, `html` and `text` write. `source_state` keeps what refuses
 //! requests now.
 //!
 //! ```
@@ -32,10 +32,15 @@ mod visits;
 
 mod chrome;
 
+mod html;
+
 mod text;
 
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use workqueue::trace::{self as rings, Own, Recorder};
 use workqueue::VirtualClock;
@@ -182,7 +187,31 @@ struct Device {
     name: String,
 }
 
+/// What a trace is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A file for Perfetto and chrome://tracing.
+    Chrome,
+    /// A page that shows it.
+    Html,
+    /// Lines in the columns of blkparse.
+    Text,
+}
+
 impl Trace {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
+        match format {
+            Format::Chrome => self.write_chrome(out),
+            Format::Html => self.write_html(out),
+            Format::Text => self.write_text(out),
+        }
+    }
+
     /// Gives the device with this [`crate::mq::Queue::label`] its numbers and its name.
     pub fn name_device(&mut self, label: u32, (major, minor): (u32, u32), name: &str) {
         self.devices.push(Device {

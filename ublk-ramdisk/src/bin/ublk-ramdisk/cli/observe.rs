@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The words of the commands that look at running disks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use ublk_ramdisk::trace::{MOST_RECORDS, RECORDS};
+use ublk_ramdisk::trace::{Format, MOST_RECORDS, RECORDS};
 
 use crate::parse::{debugfs_path, device_id, interval, trace_time, DebugfsPath};
 use ublk_ramdisk::units::number;
@@ -13,8 +13,9 @@ use ublk_ramdisk::units::number;
 pub const TRACE_LONG: &str = "\
 Record what happens to each request of a running disk, for a while.
 
-The file opens in Perfetto (https://ui.perfetto.dev) and in chrome://tracing. Each request has a
-line of its own from arrival to commit, with the times it was in flight, on a list, or parked after
+A file whose name ends with .html is a page that opens in any browser, without a network: lanes of
+requests and threads, and a request's story in words when it is clicked. Any other is for Perfetto
+(https://ui.perfetto.dev) and chrome://tracing: each request has a line of its own from arrival to commit, with the times it was in flight, on a list, or parked after
 a refusal; each thread has one with the same events as marks, between the bars of the workqueue's
 items: the run_work of kblockd, and whatever else the server's workqueues do. Arrows lead from each
 bar of a refused request to its next: arrival, timer, worker or rescuer, commit. --text prints lines
@@ -28,6 +29,7 @@ disk one look at a flag.";
 
 pub const TRACE_EXAMPLES: &str = "\
 Examples:
+  ublk-ramdisk trace 0 --duration 1s -o trace.html
   ublk-ramdisk trace 0 --duration 2s -o trace.json
   ublk-ramdisk trace 0 --duration 100ms --text | less";
 
@@ -109,10 +111,10 @@ pub struct TraceArgs {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = trace_time,
         allow_hyphen_values = true)]
     pub duration: Duration,
-    /// File to write, replaced if it is there
+    /// File to write, replaced if it is there: a page if its name ends with .html, else for Perfetto
     #[arg(short, long, value_name = "FILE", required_unless_present = "text")]
     pub output: Option<PathBuf>,
-    /// Lines instead of a file for Perfetto; to standard output unless -o is given
+    /// Lines instead; to standard output unless -o is given
     #[arg(long)]
     pub text: bool,
     /// Events that each thread keeps, of 48 bytes, from 64 to 1048576
@@ -122,6 +124,18 @@ pub struct TraceArgs {
 }
 
 const _: () = assert!(MOST_RECORDS == 1 << 20);
+
+impl TraceArgs {
+    /// As what the trace is written.
+    pub fn format(&self) -> Format {
+        let ends = self.output.as_deref().and_then(Path::extension);
+        match (self.text, ends) {
+            (true, _) => Format::Text,
+            (false, Some(ends)) if ends == "html" => Format::Html,
+            (false, _) => Format::Chrome,
+        }
+    }
+}
 
 /// `debugfs`
 #[derive(Debug, Args)]

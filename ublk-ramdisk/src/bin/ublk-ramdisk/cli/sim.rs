@@ -80,15 +80,18 @@ pub struct SimOutput {
     /// How long nothing may end before the run is given up
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = time)]
     patience: Duration,
-    /// Write what happens to each request into this file, for Perfetto (https://ui.perfetto.dev)
+    /// Write what happens to each request into this file, as a page that opens in any browser
     ///
     /// The file is the same in each run, too, to the byte.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the same for Perfetto (https://ui.perfetto.dev)
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Write the same as lines in the columns of blkparse
     #[arg(long, value_name = "FILE")]
     pub trace_text: Option<PathBuf>,
-    /// Events that each thread keeps for --trace, of 48 bytes, from 64 to 1048576
+    /// Events that each thread keeps for these, of 48 bytes, from 64 to 1048576
     #[arg(long, value_name = "N", default_value_t = RECORDS as u32, value_parser = number::<u32>(64, 1 << 20))]
     pub records: u32,
     /// Print everything as one object

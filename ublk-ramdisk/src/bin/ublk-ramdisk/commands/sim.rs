@@ -9,7 +9,7 @@ use serde::Serialize;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::sim;
 use ublk_ramdisk::sim::figures::{Figures, Kind, Load};
-use ublk_ramdisk::trace::Trace;
+use ublk_ramdisk::trace::{Format, Trace};
 use ublk_ramdisk::units::Size;
 
 use super::output_file::{OutputFile, Writing};
@@ -29,16 +29,22 @@ pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
     let mut device = args.device.clone();
     let around = add::surroundings(&mut device)?;
     let config = args.config(device, around)?;
-    let checked = |path: &Option<_>| path.as_deref().map(OutputFile::check).transpose();
-    let (chrome, text_lines) = (
-        checked(&args.output.trace)?,
-        checked(&args.output.trace_text)?,
-    );
-    let figures = if chrome.is_none() && text_lines.is_none() {
+    let wanted = [
+        (Format::Html, &args.output.html),
+        (Format::Chrome, &args.output.trace),
+        (Format::Text, &args.output.trace_text),
+    ];
+    let mut files = Vec::new();
+    for (format, path) in wanted {
+        if let Some(path) = path {
+            files.push((format, OutputFile::check(path)?));
+        }
+    }
+    let figures = if files.is_empty() {
         sim::run(&config)?
     } else {
         let (figures, trace) = sim::run_traced(&config, args.output.records as usize)?;
-        write_trace(&trace, chrome, text_lines)?;
+        write_trace(&trace, files)?;
         figures
     };
     if args.output.json {
@@ -58,16 +64,9 @@ pub fn run(args: &SimArgs) -> Result<Exit, Failure> {
     }
 }
 
-fn write_trace(
-    trace: &Trace,
-    chrome: Option<OutputFile>,
-    lines: Option<OutputFile>,
-) -> Result<(), Failure> {
-    if let Some(file) = chrome {
-        write_whole(file, |writing| trace.write_chrome(writing))?;
-    }
-    if let Some(file) = lines {
-        write_whole(file, |writing| trace.write_text(writing))?;
+fn write_trace(trace: &Trace, files: Vec<(Format, OutputFile)>) -> Result<(), Failure> {
+    for (format, file) in files {
+        write_whole(file, |writing| trace.write(format, writing))?;
     }
     if trace.lost() > 0 {
         output::warn(&format!(

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::trace::Format;
 
 use super::output_file::OutputFile;
 use super::{machine, output};
@@ -26,7 +27,7 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
     let request = Request::Trace {
         millis: u32::try_from(args.duration.as_millis()).unwrap_or(u32::MAX),
         records: args.records,
-        text: args.text,
+        format: args.format(),
     };
     let run_dir = RunDir::of_this_machine()?;
     let ask = || {
@@ -44,7 +45,7 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
         .set_read_timeout(Some(args.duration + SEND_TIMEOUT))
         .map_err(|error| Failure::runtime(format!("the server's socket: {error}")))?;
     match (file, &args.output) {
-        (Some(file), Some(path)) => to_file(&mut trace, file, path),
+        (Some(file), Some(path)) => to_file(&mut trace, file, path, args.format()),
         _ => to_stdout(&mut trace),
     }
 }
@@ -87,6 +88,9 @@ impl Copied {
         if self.head.starts_with(b"{") {
             return self.tail.ends_with(b"\n]}\n");
         }
+        if self.head.starts_with(b"<!doctype html>") {
+            return self.tail.ends_with(b" lost -->\n</html>\n");
+        }
         // Text ends with `# N events, M lost`, which no event's line begins like.
         let last_line = self.tail[..self.tail.len().saturating_sub(1)]
             .rsplit(|byte| *byte == b'\n')
@@ -97,12 +101,13 @@ impl Copied {
     }
 
     /// Events that were overwritten: the number in the head of a file for Perfetto, or in the last
-    /// line of a text.
+    /// line of a text or page.
     fn lost(&self) -> u64 {
         let head = String::from_utf8_lossy(&self.head);
         let tail = String::from_utf8_lossy(&self.tail);
         let in_file = head.split("\"lost_records\":").nth(1);
-        let in_lines = tail.trim_end().strip_suffix(" lost");
+        let in_lines = tail.trim_end().trim_end_matches(" -->\n</html>");
+        let in_lines = in_lines.strip_suffix(" lost");
         let in_lines = in_lines.and_then(|text| text.rsplit(' ').next());
         let number = in_file.or(in_lines).unwrap_or_default();
         let digits = number.find(|c: char| !c.is_ascii_digit());
@@ -132,7 +137,12 @@ fn cut_off() -> Failure {
     )
 }
 
-fn to_file(trace: &mut More, file: OutputFile, path: &Path) -> Result<Exit, Failure> {
+fn to_file(
+    trace: &mut More,
+    file: OutputFile,
+    path: &Path,
+    format: Format,
+) -> Result<Exit, Failure> {
     // The file is replaced when there is something to put in: a recording may be given up.
     let begun = trace.fill_buf().is_ok_and(|begin| !begin.is_empty());
     if !begun {
@@ -143,7 +153,16 @@ fn to_file(trace: &mut More, file: OutputFile, path: &Path) -> Result<Exit, Fail
     // Before `finish`: a part of a trace is not kept.
     copied.check()?;
     writing.finish()?;
-    output::print(&format!("{}: {} bytes\n", path.display(), copied.bytes))?;
+    let how = match format {
+        Format::Html => "; open it in a browser",
+        Format::Chrome => "; open it in https://ui.perfetto.dev",
+        Format::Text => "",
+    };
+    output::print(&format!(
+        "{}: {} bytes{how}\n",
+        path.display(),
+        copied.bytes
+    ))?;
     Ok(Exit::Done)
 }
 
@@ -176,6 +195,10 @@ mod tests {
         assert!(!copied(&file[..file.len() - 4]).is_whole());
         assert!(!copied(&file[1..]).is_whole(), "its head is missing");
         assert!(!copied("").is_whole());
+        let page = "<!doctype html>\n...<script>\n</script>\n<!-- 7 events, 4 lost -->\n</html>\n";
+        assert!(copied(page).is_whole());
+        assert_eq!(copied(page).lost(), 4);
+        assert!(!copied(&page[..page.len() - 9]).is_whole());
         let lines = format!("# DEV\n{}# 7 events, 3 lost\n", "259,0 ...\n".repeat(1000));
         assert!(copied(&lines).is_whole());
         assert_eq!(copied(&lines).lost(), 3);

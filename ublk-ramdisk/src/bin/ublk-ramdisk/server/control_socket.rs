@@ -294,6 +294,8 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::mpsc::{channel, Receiver};
 
+    use ublk_ramdisk::trace::Format;
+
     /// A server's end that passes on what it hears.
     struct Heard {
         path: PathBuf,
@@ -397,7 +399,7 @@ mod tests {
         let request = Request::Trace {
             millis: 1,
             records: 1,
-            text: true,
+            format: Format::Text,
         };
         let (reply, mut more) = converse(ours, request, TIMEOUT).expect("an answer");
         assert!(matches!(reply, Reply::Done), "{reply:?}");

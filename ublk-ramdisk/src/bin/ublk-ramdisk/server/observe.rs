@@ -16,7 +16,7 @@ use nix::sys::stat::{major, minor};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
 use ublk_ramdisk::mq::Queue;
-use ublk_ramdisk::trace::{self, CannotRecord, Options, Recording};
+use ublk_ramdisk::trace::{self, CannotRecord, Format, Options, Recording};
 use ublk_ramdisk::ublk::device::Device;
 
 use super::control_socket::Caller;
@@ -44,8 +44,8 @@ pub fn answer(
         Request::Trace {
             millis,
             records,
-            text,
-        } => begin_trace(caller, (millis, records, text), queue.label(), served),
+            format,
+        } => begin_trace(caller, (millis, records, format), queue.label(), served),
         Request::Debugfs { files: false } => {
             caller.answer(&Reply::Debugfs(all_files(device, queue)));
         }
@@ -77,7 +77,7 @@ fn all_files(device: &Device, queue: &Queue) -> Vec<DebugfsFile> {
 /// What was asked for, and the device it is of.
 struct Wanted {
     millis: u32,
-    text: bool,
+    format: Format,
     /// By which the recorded events name the device: [`Queue::label`].
     label: u32,
     /// Major and minor of /dev/ublkbN, 0 if the node cannot be looked at.
@@ -89,7 +89,7 @@ struct Wanted {
 /// client knows that requests are recorded from now on.
 fn begin_trace(
     caller: Caller,
-    (millis, records, text): (u32, u32, bool),
+    (millis, records, format): (u32, u32, Format),
     label: u32,
     served: &Served,
 ) {
@@ -110,7 +110,7 @@ fn begin_trace(
     let node = std::fs::metadata(&served.path).map_or(0, |node| node.rdev());
     let wanted = Wanted {
         millis,
-        text,
+        format,
         label,
         numbers: (major(node) as u32, minor(node) as u32),
         name: format!("ublkb{}", served.id),
@@ -146,11 +146,7 @@ fn follow(recording: Recording, wanted: &Wanted, stream: &UnixStream) -> io::Res
     trace.name_device(wanted.label, wanted.numbers, &wanted.name);
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut out = BufWriter::with_capacity(1 << 16, stream);
-    if wanted.text {
-        trace.write_text(&mut out)?;
-    } else {
-        trace.write_chrome(&mut out)?;
-    }
+    trace.write(wanted.format, &mut out)?;
     out.flush()?;
     Ok(trace.len())
 }
@@ -163,7 +159,7 @@ mod tests {
     fn wanted(millis: u32) -> Wanted {
         Wanted {
             millis,
-            text: false,
+            format: Format::Chrome,
             label: 0,
             numbers: (259, 0),
             name: "ublkb0".to_owned(),

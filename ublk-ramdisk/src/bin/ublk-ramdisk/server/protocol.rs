@@ -15,6 +15,7 @@ use ublk_ramdisk::config::{DataPath, DeviceConfig};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
 use ublk_ramdisk::stats::DeviceStats;
+use ublk_ramdisk::trace::Format;
 use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
 
 /// A device as its server sees it; also the contents of the state file and what `add --json`
@@ -175,8 +176,8 @@ pub enum Request {
         millis: u32,
         /// Events that each thread keeps.
         records: u32,
-        /// Lines, not a file for Perfetto.
-        text: bool,
+        /// As what it comes.
+        format: Format,
     },
     /// The state of the queues.
     Debugfs {
@@ -347,7 +348,7 @@ mod tests {
             Request::Trace {
                 millis: 2000,
                 records: 64,
-                text: true,
+                format: Format::Text,
             },
             Request::Debugfs { files: false },
             Request::WriteState {
