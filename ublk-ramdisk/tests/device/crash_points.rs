@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use crate::disk::{Disk, MIB};
 use crate::ioctl;
 use crate::machine::{self, wait_for, Traces};
-use crate::recovery::{assert_holds, fill, listed, recover, try_recover};
+use crate::recovery::{assert_holds, fill, listed, next_server, recover, try_recover};
 use crate::rng::Rng;
 use crate::run::{command, need, tool, ublk};
 use crate::runner::{number, Outcome, Test};
@@ -148,7 +148,7 @@ fn before_the_fetch() -> Outcome {
     wait_for("the second death", || kills() >= killed + 2);
     strace.end();
     if newer {
-        wait_for("a server", || listed(&disk)["state"] == "LIVE");
+        next_server(&disk, disk.pid);
     } else {
         wait_for("DEAD", || listed(&disk)["state"] == "DEAD");
         assert!(machine::server_logs().contains("its contents are kept"));
@@ -170,21 +170,17 @@ fn at_calls_of_a_set() -> Outcome {
     let before = Traces::now();
     let disk = Disk::add(&["--size", "8M"]);
     fill(&disk, 4);
-    let mut slots = 1;
+    let (mut slots, mut server) = (1, disk.pid);
     ublk(&["set", &disk.name(), "--slots", "1"]).well();
     let calls = some(CALLS_OF_A_SET, 3);
     for call in &calls {
-        let server = listed(&disk)["pid"].as_u64().expect("a server") as u32;
         let inject = format!("inject=all:signal=SIGKILL:when={call}");
         let strace = Strace::at(server, &["-e", &inject]);
         let said = ublk(&["set", &disk.name(), "--slots", &(slots + 1).to_string()]);
         strace.end();
         // A set may make fewer calls. The server may be ending already.
         tool(&["kill", "-KILL", &server.to_string()]);
-        wait_for("the next server", || {
-            let row = listed(&disk);
-            row["state"] == "LIVE" && row["pid"] != server
-        });
+        server = next_server(&disk, server);
         let found = ublk(&["set", &disk.name()]).well();
         let is = |slots: u32| found.contains(&format!("slots {slots}"));
         println!("call {call}: status {:?}, {}", said.status, found.trim());

@@ -68,18 +68,30 @@ pub fn listed(disk: &Disk) -> serde_json::Value {
     rows[0].take()
 }
 
+/// Waits until the disk has a server that is not `former`, and returns its number.
+#[track_caller]
+pub fn next_server(disk: &Disk, former: u32) -> u32 {
+    let mut server = None;
+    wait_for("the next server", || {
+        let row = listed(disk);
+        let pid = row["pid"].as_u64().map(|pid| pid as u32);
+        // A driver may say LIVE for a moment after the former one has ended.
+        server = pid.filter(|&pid| pid != former && row["state"] == "LIVE");
+        server.is_some()
+    });
+    server.expect("it was waited for")
+}
+
 /// Kills the server, and waits for the next one, whose number it returns.
 pub fn kill(disk: &Disk) -> u32 {
-    let server = |row: &serde_json::Value| row["pid"].as_u64().expect("a server") as u32;
     let before = listed(disk);
-    ioctl::signal(server(&before), libc::SIGKILL);
-    let mut now = serde_json::Value::Null;
-    wait_for("the next server", || {
-        now = listed(disk);
-        now["state"] == "LIVE" && now["restarts"].as_u64() > before["restarts"].as_u64()
-    });
+    let server = before["pid"].as_u64().expect("a server") as u32;
+    ioctl::signal(server, libc::SIGKILL);
+    let next = next_server(disk, server);
+    let now = listed(disk);
+    assert!(now["restarts"].as_u64() > before["restarts"].as_u64());
     assert_eq!(now["last_end"], "SIGKILL");
-    server(&now)
+    next
 }
 
 /// Each block holds what was acknowledged last, or what was issued after that, though the server has ended
@@ -220,10 +232,7 @@ fn begins_while_deleted() -> Outcome {
         !status.contains("TracerPid:\t0")
     });
     ioctl::signal(disk.pid, libc::SIGKILL);
-    wait_for("the next server", || {
-        let row = listed(&disk);
-        row["state"] == "LIVE" && row["pid"] != disk.pid
-    });
+    next_server(&disk, disk.pid);
     ublk(&["del", &disk.name()]).well();
     strace.wait().expect("it ends with the supervisor");
     disk.has_ended();
@@ -252,12 +261,8 @@ fn no_room() {
     fs::write(&filler, [1; 1 << 17]).expect_err("no room");
     ublk(&["set", &disk.name(), "--slots", "4"]).refused(3, &["No space left", path]);
     assert_eq!(ublk(&["set", &disk.name()]).well().trim(), "none");
-    let server = listed(&disk)["pid"].clone();
-    ioctl::signal(server.as_u64().expect("a server") as u32, libc::SIGKILL);
-    wait_for("the next server", || {
-        let row = listed(&disk);
-        row["state"] == "LIVE" && row["pid"] != server
-    });
+    ioctl::signal(disk.pid, libc::SIGKILL);
+    next_server(&disk, disk.pid);
     assert_holds(&disk, 8);
     fs::remove_file(filler).expect("removed");
     ublk(&["set", &disk.name(), "--slots", "4"]).well();

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use crate::disk::Disk;
 use crate::ioctl;
 use crate::machine::{self, tmpfs_path, wait_for, Traces};
-use crate::recovery::{assert_holds, ended_under_a_writer, fill, listed};
+use crate::recovery::{assert_holds, ended_under_a_writer, fill, listed, next_server};
 use crate::run::{command, ublk, PROGRAM};
 use crate::runner::Test;
 
@@ -52,10 +52,7 @@ fn signaled() {
     fill(&disk, 4);
     let user = disk.open();
     ioctl::signal(disk.pid, libc::SIGTERM);
-    wait_for("the next server", || {
-        let row = listed(&disk);
-        row["state"] == "LIVE" && row["pid"] != disk.pid
-    });
+    next_server(&disk, disk.pid);
     assert_holds(&disk, 4);
     assert_eq!(machine::parent(server(&disk)), disk.supervisor);
     assert_eq!(listed(&disk)["restarts"], 0, "nothing has died");
