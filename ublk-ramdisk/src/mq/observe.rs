@@ -255,6 +255,16 @@ impl Queue {
         }
     }
 
+    /// How many requests the driver or the front end has, with those that are just being issued.
+    pub fn in_flight_of_all(&self) -> u64 {
+        let tags = 0..self.inner.set.queue_depth;
+        let of = |hctx: u16| {
+            let slots = tags.clone().map(move |tag| self.slot(self.rq(hctx, tag)));
+            slots.filter(|slot| slot.state.is_in_flight()).count() as u64
+        };
+        (0..self.inner.set.nr_hw_queues).map(of).sum()
+    }
+
     /// Returns what is wrong with the counters of a device at rest, if anything. Every arrival must
     /// have ended once, every refusal must have been tried again, and nothing may wait (K5).
     pub fn fault_at_rest(&self) -> Option<String> {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches};
 
-use crate::config::check_pressure;
 use crate::config::set::SetOptions;
 use crate::error::Failure;
 use crate::pressure::Settings;
+use crate::rules::Rule;
 use crate::units;
 
 /// What the driver returns for every request.
@@ -45,6 +45,8 @@ pub enum Event {
     Corrupt(u64),
     /// The pressure on the disk changes, as `ublk-ramdisk set` changes it.
     Set(Box<SetOptions>),
+    /// The requests go on that the rule of this name holds.
+    Release(String),
     /// Memory pressure begins or ends, as PSI would report it. Without `--psi` nothing comes of it.
     Psi(bool),
 }
@@ -52,7 +54,8 @@ pub enum Event {
 const EVENTS: &str =
     "an event is one of: fail-worker-creation on|off, busy on|dev|off, stop-load, \
                       start-load, rate N, discard OFFSET,LENGTH, corrupt OFFSET, \
-                      set slots=N|off, set mbps=N|off, set inject KIND=VALUE, \
+                      set slots=N|off, set mbps=N|off, set inject KIND=VALUE, set rule RULE, \
+                      rules add RULE, rules del NAME, rules clear, rules release NAME, \
                       set memory-limit=SIZE|off, set no-space-timeout=TIME|off, \
                       set reclaim=off|zero, psi on|off";
 
@@ -61,9 +64,9 @@ fn options(text: &str) -> Result<SetOptions, String> {
     if text.is_empty() {
         return Err(EVENTS.to_owned());
     }
-    let option = match text.strip_prefix("inject ") {
-        Some(faults) => format!("inject={faults}"),
-        None => text.to_owned(),
+    let option = match text.split_once(' ') {
+        Some((word @ ("inject" | "rule"), value)) => format!("{word}={value}"),
+        _ => text.to_owned(),
     };
     // Nothing hangs in a long wait here, so it needs no --force.
     // The parser of `ublk-ramdisk set` itself reads it, so both take the same.
@@ -81,6 +84,20 @@ fn options(text: &str) -> Result<SetOptions, String> {
     let checked = options.memory.check();
     checked.map_err(|failure| format!("set: {failure}"))?;
     Ok(options)
+}
+
+/// Reads what follows `rules`, as `ublk-ramdisk rules` does it.
+fn rules(text: &str) -> Result<Event, String> {
+    let mut set = SetOptions::default();
+    let pressure = &mut set.pressure;
+    match text.split_once(' ').unwrap_or((text, "")) {
+        ("release", name) if !name.is_empty() => return Ok(Event::Release(name.to_owned())),
+        ("add", rule) => pressure.rule.push(Rule::typed(rule)?),
+        ("del", name) if !name.is_empty() => pressure.drop_rules.push(name.to_owned()),
+        ("clear", "") => pressure.clear_rules = true,
+        _ => return Err(EVENTS.to_owned()),
+    }
+    Ok(Event::Set(Box::new(set)))
 }
 
 impl FromStr for Event {
@@ -122,6 +139,7 @@ impl FromStr for Event {
             }
             "corrupt" => number(rest).map(Self::Corrupt),
             "set" => options(rest).map(|options| Self::Set(Box::new(options))),
+            "rules" => rules(rest),
             "psi" => on().map(Self::Psi),
             _ => Err(EVENTS.to_owned()),
         }
@@ -158,7 +176,7 @@ impl Step {
     /// Checks that it fits the disk.
     pub(super) fn check(&self, size: u64) -> Result<(), Failure> {
         if let Event::Set(options) = &self.event {
-            check_pressure(&options.pressure.applied_to(&Settings::default()))?;
+            options.pressure.applied_to(&Settings::default()).check()?;
         }
         let end = match self.event {
             Event::Discard { offset, len } => offset.checked_add(len),

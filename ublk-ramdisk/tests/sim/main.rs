@@ -5,6 +5,7 @@
 #[path = "../common/chrome_format.rs"]
 mod chrome_format;
 mod common;
+mod rules;
 mod space;
 mod trace;
 

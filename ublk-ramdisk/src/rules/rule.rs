@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One rule: what it selects and what it does. It is printed as it can be typed again, and kept in
+//! files and messages in that form.
+
+use std::fmt;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::Distribution;
+use crate::mq::{Op, Request, Status};
+use crate::units::{Size, Time};
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Rule {
+    /// Its name; empty until the disk gives it one.
+    pub name: String,
+    /// The requests it is about.
+    pub selectors: Selectors,
+    /// What it does with them.
+    pub action: Action,
+}
+
+/// The operations by name, in the order of the bits of [`Selectors::ops`].
+pub(super) const OPS: [&str; 5] = ["read", "write", "flush", "discard", "write-zeroes"];
+/// The bits of all operations.
+pub(super) const ANY: u8 = (1 << OPS.len()) - 1;
+
+/// A share of 100 per cent.
+pub const SHARE_ALL: u64 = 100_000_000_000;
+
+/// Which requests a rule is about. A request must fit all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selectors {
+    /// A bit for each operation.
+    pub ops: u8,
+    /// Least and largest size in bytes.
+    pub size: Option<(u64, u64)>,
+    /// First byte of the place, and the first behind it.
+    pub place: Option<(u64, u64)>,
+    /// The share of them, in parts of [`SHARE_ALL`].
+    pub share: u64,
+    /// Requests at the beginning that are left alone.
+    pub after: u64,
+    /// Only each of this number.
+    pub every: u64,
+    /// Only the first of them.
+    pub next: Option<u64>,
+    /// The rule is used up after this many.
+    pub times: Option<u64>,
+    /// The rule ends when it has been in force for so long.
+    pub window: Option<Duration>,
+    /// Only while the driver has more requests than this.
+    pub in_flight: Option<u64>,
+}
+
+impl Default for Selectors {
+    /// Every request.
+    fn default() -> Self {
+        Self {
+            ops: ANY,
+            size: None,
+            place: None,
+            share: SHARE_ALL,
+            after: 0,
+            every: 1,
+            next: None,
+            times: None,
+            window: None,
+            in_flight: None,
+        }
+    }
+}
+
+impl Selectors {
+    /// The bit of READ.
+    pub const READ: u8 = 1;
+    /// The bit of WRITE.
+    pub const WRITE: u8 = 1 << 1;
+
+    /// Does the request fit by itself, apart from counts, time and what else is in flight?
+    pub(super) fn fit(&self, request: &Request) -> bool {
+        let op = match request.op() {
+            Op::Read => Self::READ,
+            Op::Write => Self::WRITE,
+            Op::Flush => 1 << 2,
+            Op::Discard => 1 << 3,
+            Op::WriteZeroes { .. } => 1 << 4,
+        };
+        let (offset, len) = (request.offset(), request.len());
+        let is_inside = |(start, end)| offset < end && start < offset + len;
+        self.ops & op != 0
+            && self
+                .size
+                .is_none_or(|(least, most)| (least..=most).contains(&len))
+            && self.place.is_none_or(is_inside)
+    }
+}
+
+/// What a rule does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The request takes at least this long. Later rules are looked at, too.
+    Delay(Distribution),
+    /// It fails with the status. `partial`: what lies before the place is transferred.
+    Error(Status, bool),
+    /// RESOURCE.
+    Busy,
+    /// DEV_RESOURCE.
+    BusyDev,
+    /// It is accepted and requeued.
+    Requeue,
+    /// `busy` and `requeue` in turn, for each hardware queue.
+    BusyOrRequeue,
+    /// It is accepted and held, until the rule lets go of it.
+    Hang,
+    /// It is accepted and lost, until its timeout.
+    Timeout,
+    /// A bit of what it writes is stored wrong. Later rules are looked at, too.
+    Corrupt,
+    /// It is acknowledged, and nothing is done.
+    Ignore,
+}
+
+/// The errno of a status by name, such as `EIO`.
+pub(super) fn errno_name(status: Status) -> String {
+    format!("{:?}", Errno::from_raw(status.errno()))
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Delay(delay) => return write!(f, "delay {delay}"),
+            Self::Error(status, partial) => {
+                let partial = if *partial { " partial" } else { "" };
+                return write!(f, "error {}{partial}", errno_name(*status));
+            }
+            Self::Busy => "busy",
+            Self::BusyDev => "busy dev",
+            Self::Requeue => "requeue",
+            Self::BusyOrRequeue => "busy or requeue",
+            Self::Hang => "hang",
+            Self::Timeout => "timeout",
+            Self::Corrupt => "corrupt bit",
+            Self::Ignore => "ignore",
+        })
+    }
+}
+
+/// A number in parts of a billion, as a decimal fraction.
+pub(super) struct Billionths(pub(super) u64);
+
+impl fmt::Display for Billionths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000);
+        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+impl fmt::Display for Selectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        if self.ops != ANY {
+            let set = (0..).zip(OPS).filter(|(bit, _)| self.ops & 1 << bit != 0);
+            words.extend(set.map(|(_, op)| op.to_owned()));
+        }
+        words.extend(self.size.map(|size| match size {
+            (least, u64::MAX) => format!("{}..", Size(least)),
+            (least, most) if least == most => Size(least).to_string(),
+            (least, most) => format!("{}..{}", Size(least), Size(most)),
+        }));
+        words.extend(
+            self.place
+                .map(|(start, end)| match (start | end).trailing_zeros() {
+                    9 => format!("@ sector {}-{}", start >> 9, (end >> 9) - 1),
+                    _ => format!("@ {}-{}", Size(start), Size(end)),
+                }),
+        );
+        if self.share != SHARE_ALL {
+            words.push(format!("{}%", Billionths(self.share)));
+        }
+        let count = |word: &str, n: u64| format!("{word} {n}");
+        words.extend((self.after != 0).then(|| count("after", self.after)));
+        words.extend((self.every != 1).then(|| count("every", self.every)));
+        words.extend(self.next.map(|next| count("next", next)));
+        words.extend(self.times.map(|times| match times {
+            1 => "once".to_owned(),
+            times => count("times", times),
+        }));
+        words.extend(self.window.map(|window| format!("for {}", Time(window))));
+        words.extend(self.in_flight.map(|n| count("when inflight >", n)));
+        match words.is_empty() {
+            true => f.write_str("any"),
+            false => f.write_str(&words.join(" ")),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.name.is_empty() {
+            write!(f, "{}: ", self.name)?;
+        }
+        write!(f, "{}: {}", self.selectors, self.action)
+    }
+}
+
+impl From<Rule> for String {
+    fn from(rule: Rule) -> String {
+        rule.to_string()
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}

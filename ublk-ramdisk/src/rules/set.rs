@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The rules in force on a disk, in their order.
+//!
+//! A request is looked up under a lock: its counts are exact, whichever thread it is on. Nothing is
+//! allocated meanwhile. [`RuleSet::look`] counts; if the request is turned away after that for another
+//! cause, [`RuleSet::undo`] takes the counts back, so that no rule is used up by a try that came to
+//! nothing.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use super::kept::{Cells, NO_CELLS};
+use super::kept::{Held, Kept, DRAWS, DUE, HITS, RULE, SEEN, SLOTS, SPENT};
+use super::{Action, Rule, Selectors, SHARE_ALL};
+use crate::mq::{Request, Status};
+use crate::random::{scatter, Random};
+
+/// How long a new server waits for the requests that the former one held, in nanoseconds.
+const HELD_AGAIN_WITHIN: u64 = 30_000_000_000;
+
+/// A rule and what it has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStats {
+    /// The rule.
+    pub rule: Rule,
+    /// Requests that it did something to.
+    pub hits: u64,
+    /// Requests that it may still do something to, if that is limited.
+    pub left: Option<u64>,
+    /// Requests that it holds now.
+    pub held: u64,
+}
+
+/// How far a request came in a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    /// It does not fit, or the rule is used up.
+    Out,
+    /// It was counted.
+    Seen,
+    /// And its turn had come.
+    Due,
+    /// And it was chosen.
+    Hit,
+}
+
+fn add(cell: &AtomicU64) -> u64 {
+    cell.fetch_add(1, Relaxed) + 1
+}
+
+impl Selectors {
+    /// Counts a request that fits.
+    fn count(&self, cells: &Cells, seed: u64) -> Step {
+        if self
+            .times
+            .is_some_and(|times| cells[HITS].load(Relaxed) >= times)
+        {
+            return Step::Out;
+        }
+        let number = add(&cells[SEEN]).saturating_sub(self.after);
+        let is_past = self.next.is_some_and(|next| number > next);
+        if is_past || number / self.every <= cells[DUE].load(Relaxed) {
+            return Step::Seen;
+        }
+        cells[DUE].fetch_add(1, Relaxed);
+        if self.share < SHARE_ALL {
+            let draw = add(&cells[DRAWS]);
+            if Random::new(seed, draw).below(SHARE_ALL) >= self.share {
+                return Step::Due;
+            }
+        }
+        cells[HITS].fetch_add(1, Relaxed);
+        Step::Hit
+    }
+
+    /// Counts something that has no operation, size or place. Is it chosen?
+    pub(crate) fn choose(&self, cells: &Cells) -> bool {
+        self.count(cells, 0) == Step::Hit
+    }
+
+    /// How many requests may still be chosen, if that is limited.
+    fn left(&self, cells: &Cells) -> Option<u64> {
+        let left = |most: u64, cell: usize| most.saturating_sub(cells[cell].load(Relaxed));
+        let times = self.times.map(|times| left(times, HITS));
+        let next = self.next.map(|next| left(next + self.after, SEEN));
+        times.into_iter().chain(next).min()
+    }
+}
+
+/// What the rules do with a request.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// By slot, how far it came.
+    seen: u128,
+    due: u128,
+    hit: u128,
+    /// The rule that does not let it through, and what that does.
+    pub(crate) end: Option<(usize, Action)>,
+    /// Nanoseconds that it takes at least.
+    pub(crate) delay: u64,
+    /// Is it stored wrong?
+    pub(crate) corrupt: bool,
+    /// It fails after this many bytes; 0 for a request that does not.
+    pub(crate) cut: u64,
+}
+
+impl Found {
+    /// The slots of the rules that did something to it.
+    pub(crate) fn hits(&self) -> impl Iterator<Item = u16> + '_ {
+        (0..SLOTS as u16).filter(|slot| self.hit >> slot & 1 != 0)
+    }
+}
+
+/// A rule in force.
+#[derive(Clone, Debug)]
+struct Entry {
+    rule: Arc<Rule>,
+    slot: usize,
+    /// Of its random numbers.
+    seed: u64,
+    /// When its time window began.
+    since: u64,
+}
+
+impl Entry {
+    fn new(rule: &Rule, slot: usize) -> Self {
+        Self {
+            seed: number_of(&rule.name),
+            rule: Arc::new(rule.clone()),
+            slot,
+            since: 0,
+        }
+    }
+
+    /// False once its time is over.
+    fn is_in_time(&self, cells: &Cells, now: u64) -> bool {
+        self.rule.selectors.window.is_none_or(|window| {
+            let spent = now.saturating_sub(self.since);
+            cells[SPENT].store(spent, Relaxed);
+            u128::from(spent) < window.as_nanos()
+        })
+    }
+}
+
+/// A number that differs from text to text, and is never 0.
+fn number_of(text: &str) -> u64 {
+    let mix = |number, byte| scatter(number ^ u64::from(byte));
+    text.bytes().fold(1, mix).max(1)
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rules: Vec<Entry>,
+    kept: Option<Arc<Kept>>,
+    /// What the former server held and has not come again, and how long it is waited for.
+    again: Vec<Held>,
+    again_until: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct RuleSet {
+    file: Option<PathBuf>,
+    state: Mutex<State>,
+}
+
+impl RuleSet {
+    /// With counts that outlive the server in `file`, which is made with the first rule.
+    pub(crate) fn new(file: Option<PathBuf>) -> Self {
+        let state = Mutex::default();
+        Self { file, state }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rules in force with their slots. Only [`RuleSet::set`] changes them.
+    fn entries(&self) -> (Vec<Entry>, Option<Arc<Kept>>) {
+        let len = self.lock().rules.len();
+        // Allocated outside the lock, which queue_rq takes.
+        let mut entries = Vec::with_capacity(len);
+        let state = self.lock();
+        entries.extend(state.rules.iter().cloned());
+        (entries, state.kept.clone())
+    }
+
+    /// Opens what is kept. Without the file the disk is served all the same.
+    fn open(&self) -> Option<Arc<Kept>> {
+        let kept = Kept::open(self.file.as_deref()).or_else(|error| {
+            log::warn!("rules: {error}; what is used up is forgotten when the server ends");
+            Kept::open(None)
+        });
+        kept.map(Arc::new)
+            .inspect_err(|error| log::error!("rules: {error}"))
+            .ok()
+    }
+
+    /// Puts these rules in force. A rule that was there before goes on, unless `begins_anew` says
+    /// otherwise of its name. Returns the slots of those that are gone. Called by one thread at a time.
+    pub(crate) fn set(&self, rules: &[Rule], begins_anew: &dyn Fn(&str) -> bool, now: u64) -> u128 {
+        let (mut old, kept) = self.entries();
+        let is_first = kept.is_none();
+        if is_first && rules.is_empty() {
+            return 0;
+        }
+        let Some(kept) = kept.or_else(|| self.open()) else {
+            return 0;
+        };
+        let mut last = old.iter().map(|entry| entry.slot).max().unwrap_or(0);
+        let mut taken = old.iter().fold(0_u128, |all, entry| all | 1 << entry.slot);
+        let again = if is_first {
+            kept.take_held()
+        } else {
+            Vec::new()
+        };
+        let mut new = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let goes_on = |entry: &Entry| *entry.rule == *rule && !begins_anew(&rule.name);
+            if let Some(place) = old.iter().position(goes_on) {
+                new.push(old.swap_remove(place));
+                continue;
+            }
+            let id = number_of(&rule.to_string());
+            let is_its = |&slot: &usize| {
+                is_first && taken >> slot & 1 == 0 && kept.cells(slot)[RULE].load(Relaxed) == id
+            };
+            let slot = (0..SLOTS).find(is_its).unwrap_or_else(|| {
+                let mut others = (1..=SLOTS).map(|n| (last + n) % SLOTS);
+                let slot = others.find(|slot| taken >> slot & 1 == 0);
+                let slot = slot.expect("there are more slots than rules");
+                kept.cells(slot)
+                    .iter()
+                    .for_each(|cell| cell.store(0, Relaxed));
+                slot
+            });
+            (last, taken) = (slot, taken | 1 << slot);
+            kept.cells(slot)[RULE].store(id, Relaxed);
+            let spent = kept.cells(slot)[SPENT].load(Relaxed);
+            let mut entry = Entry::new(rule, slot);
+            entry.since = now.saturating_sub(spent);
+            new.push(entry);
+        }
+        let gone = old.iter().fold(0_u128, |all, entry| all | 1 << entry.slot);
+        let of_new = new.iter().fold(0_u128, |all, entry| all | 1 << entry.slot);
+        for slot in (0..SLOTS).filter(|slot| of_new >> slot & 1 == 0) {
+            kept.cells(slot)[RULE].store(0, Relaxed);
+        }
+        let mut state = self.lock();
+        let former = std::mem::replace(&mut state.rules, new);
+        state.kept = Some(kept);
+        if is_first {
+            state.again = again;
+        }
+        state.again.retain(|held| of_new >> held.slot & 1 != 0);
+        drop(state);
+        // Freed outside the lock.
+        drop(former);
+        gone
+    }
+
+    /// The clock runs: time windows begin, and the former server's requests are waited for.
+    pub(crate) fn start(&self, now: u64) {
+        let mut state = self.lock();
+        let State { rules, kept, .. } = &mut *state;
+        for entry in rules {
+            let spent = kept
+                .as_ref()
+                .map(|kept| kept.cells(entry.slot)[SPENT].load(Relaxed));
+            entry.since = now.saturating_sub(spent.unwrap_or(0));
+        }
+        state.again_until = now.saturating_add(HELD_AGAIN_WITHIN);
+    }
+
+    /// Finds what the rules do with a request, and counts it. `tag` is its place in the device.
+    pub(crate) fn look(
+        &self,
+        request: &Request,
+        tag: u32,
+        now: u64,
+        in_flight: &dyn Fn() -> u64,
+    ) -> Found {
+        let mut found = Found::default();
+        let mut state = self.lock();
+        let State {
+            rules,
+            kept: Some(kept),
+            again,
+            again_until,
+        } = &mut *state
+        else {
+            return found;
+        };
+        if !again.is_empty() && now > *again_until {
+            again.clear();
+        }
+        if let Some(place) = again.iter().position(|held| held.is(request)) {
+            let slot = again.swap_remove(place).slot;
+            kept.hold(slot, tag, request);
+            found.end = Some((slot, Action::Hang));
+            return found;
+        }
+        for entry in rules {
+            let (selectors, bit) = (&entry.rule.selectors, 1_u128 << entry.slot);
+            let cells = kept.cells(entry.slot);
+            if !selectors.fit(request)
+                || !entry.is_in_time(cells, now)
+                || selectors.in_flight.is_some_and(|most| in_flight() <= most)
+            {
+                continue;
+            }
+            let step = selectors.count(cells, entry.seed);
+            let reached = |wanted| if step >= wanted { bit } else { 0 };
+            found.seen |= reached(Step::Seen);
+            found.due |= reached(Step::Due);
+            found.hit |= reached(Step::Hit);
+            if step < Step::Hit {
+                continue;
+            }
+            match &entry.rule.action {
+                Action::Delay(delay) => {
+                    let random = &mut Random::new(!entry.seed, add(&cells[DRAWS]));
+                    let hit = cells[HITS].load(Relaxed) - 1;
+                    found.delay = found.delay.saturating_add(delay.draw(random, hit));
+                    continue;
+                }
+                Action::Corrupt => {
+                    found.corrupt = true;
+                    continue;
+                }
+                Action::Error(_, true) => {
+                    found.cut = before_place(selectors, request);
+                    if found.cut == 0 {
+                        found.end = Some((entry.slot, Action::Error(Status::IoErr, false)));
+                    }
+                }
+                action => found.end = Some((entry.slot, action.clone())),
+            }
+            if found.end == Some((entry.slot, Action::Hang)) {
+                kept.hold(entry.slot, tag, request);
+            }
+            break;
+        }
+        found
+    }
+
+    /// The request was turned away: what was counted is not, but for the rule in `but`, which did it.
+    pub(crate) fn undo(&self, found: &Found, but: Option<usize>) {
+        let state = self.lock();
+        let Some(kept) = &state.kept else { return };
+        let others = |entry: &&Entry| Some(entry.slot) != but;
+        for entry in state.rules.iter().filter(others) {
+            let cells = kept.cells(entry.slot);
+            for (cell, steps) in [(SEEN, found.seen), (DUE, found.due), (HITS, found.hit)] {
+                if steps >> entry.slot & 1 != 0 {
+                    let less = |n: u64| n.checked_sub(1);
+                    let _at_least_0 = cells[cell].fetch_update(Relaxed, Relaxed, less);
+                }
+            }
+        }
+    }
+
+    /// The request with this tag is held no more.
+    pub(crate) fn let_go(&self, tag: u32) {
+        if let Some(kept) = &self.lock().kept {
+            kept.let_go(tag);
+        }
+    }
+
+    /// The slot of the rule of this name. What the former server held for it is not waited for any
+    /// more.
+    pub(crate) fn release(&self, name: &str) -> Option<usize> {
+        let mut state = self.lock();
+        let slot = state
+            .rules
+            .iter()
+            .find(|entry| entry.rule.name == name)?
+            .slot;
+        state.again.retain(|held| held.slot != slot);
+        Some(slot)
+    }
+
+    /// What each rule has done, with its slot.
+    pub(crate) fn stats(&self) -> Vec<(usize, RuleStats)> {
+        let (entries, kept) = self.entries();
+        let Some(kept) = kept else { return Vec::new() };
+        let stats = |entry: Entry| {
+            let cells = kept.cells(entry.slot);
+            let stats = RuleStats {
+                hits: cells[HITS].load(Relaxed),
+                left: entry.rule.selectors.left(cells),
+                held: 0,
+                rule: Rule::clone(&entry.rule),
+            };
+            (entry.slot, stats)
+        };
+        entries.into_iter().map(stats).collect()
+    }
+}
+
+/// Bytes of a READ or WRITE before the place of a rule, or its first half if the rule has no place: whole
+/// blocks of 4 KiB, the largest logical ones.
+fn before_place(selectors: &Selectors, request: &Request) -> u64 {
+    if !request.op().has_data() {
+        return 0;
+    }
+    let before = match selectors.place {
+        Some((start, _)) => start.saturating_sub(request.offset()),
+        None => request.len() / 2,
+    };
+    before & !4095
+}
