@@ -255,14 +255,11 @@ impl Queue {
         }
     }
 
-    /// How many requests the driver or the front end has, with those that are just being issued.
-    pub fn in_flight_of_all(&self) -> u64 {
-        let tags = 0..self.inner.set.queue_depth;
-        let of = |hctx: u16| {
-            let slots = tags.clone().map(move |tag| self.slot(self.rq(hctx, tag)));
-            slots.filter(|slot| slot.state.is_in_flight()).count() as u64
-        };
-        (0..self.inner.set.nr_hw_queues).map(of).sum()
+    /// How many requests of a hardware queue the driver or the front end has, with those that are just being
+    /// issued.
+    pub fn count_in_flight(&self, hctx: u16) -> u64 {
+        let slots = (0..self.inner.set.queue_depth).map(|tag| self.slot(self.rq(hctx, tag)));
+        slots.filter(|slot| slot.state.is_in_flight()).count() as u64
     }
 
     /// Returns what is wrong with the counters of a device at rest, if anything. Every arrival must

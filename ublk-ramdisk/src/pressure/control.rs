@@ -98,6 +98,7 @@ impl Control {
     pub fn let_all_pass<D: Disk + 'static>(&self, driver: &Arc<Pressured<D>>) {
         let silenced = self.listen(driver, None);
         debug_assert!(silenced.is_ok(), "there is nothing to listen to");
+        self.waiting.rules.close(false);
         driver.put_in_force(&Settings::default(), Some(&self.queue), &|_| false);
         self.waiting.end();
         // Waits for the calls of queue_rq that began before: they may lose requests still.
@@ -147,6 +148,8 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         drop(self.lock_monitor().take());
+        // The next server holds again what a rule holds now.
+        self.waiting.rules.close(true);
         self.throttle.end();
         self.waiting.end();
         self.queue.start_stopped_hw_queues(true);

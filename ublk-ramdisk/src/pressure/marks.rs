@@ -9,10 +9,8 @@ pub(super) const LOST: u8 = 1;
 pub(super) const PASSED: u8 = 1 << 1;
 /// It was requeued by a rule since it was last accepted.
 pub(super) const REQUEUED: u8 = 1 << 2;
-/// A rule refused it with DEV_RESOURCE at its last try.
-pub(super) const DEV_REFUSED: u8 = 1 << 3;
 /// It is stored wrong.
-pub(super) const CORRUPT: u8 = 1 << 4;
+pub(super) const CORRUPT: u8 = 1 << 3;
 
 #[derive(Debug, Default)]
 struct Mark {
@@ -45,6 +43,12 @@ impl Marks {
         u32::from(hctx) * u32::from(self.depth) + u32::from(tag)
     }
 
+    /// Hardware queue and tag of the request with this number.
+    pub(super) fn place(&self, number: u32) -> (u16, u16) {
+        let depth = u32::from(self.depth);
+        ((number / depth) as u16, (number % depth) as u16)
+    }
+
     fn of(&self, hctx: u16, tag: u16) -> &Mark {
         &self.marks[self.number(hctx, tag) as usize]
     }
@@ -75,9 +79,8 @@ impl Marks {
 
     /// The requests with this bit: hardware queue and tag.
     pub(super) fn all(&self, bit: u8) -> impl Iterator<Item = (u16, u16)> + '_ {
-        let depth = usize::from(self.depth);
-        let marks = self.marks.iter().enumerate();
+        let marks = (0..).zip(&self.marks);
         let marks = marks.filter(move |(_, mark)| mark.bits.load(Relaxed) & bit != 0);
-        marks.map(move |(index, _)| ((index / depth) as u16, (index % depth) as u16))
+        marks.map(|(number, _)| self.place(number))
     }
 }

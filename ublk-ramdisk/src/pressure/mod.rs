@@ -48,13 +48,13 @@ use crate::rules::{Action, Cells, Found, RuleSet, RuleStats, NO_CELLS};
 use crate::trace::{self, SourceState};
 pub use control::Control;
 pub use inject::{FaultAttr, Injection, Injections};
-use marks::{Marks, CORRUPT, DEV_REFUSED, LOST, PASSED, REQUEUED};
+use marks::{Marks, CORRUPT, LOST, PASSED, REQUEUED};
 use psi::Psi;
 pub use psi_monitor::{PsiError, PsiScope, PsiTrigger};
 pub use settings::{PressureOptions, Settings};
 use slots::Slots;
 use throttle::Throttle;
-use waiting::Waiting;
+use waiting::{Waiting, What};
 
 // Bits of `Pressured::active`: the sources in force. The mirror knows of slots itself.
 const RULES: u32 = 1;
@@ -65,8 +65,7 @@ const SLOTS: u32 = 1 << 3;
 /// Rules have been in force, so a request may be marked.
 const MARKS: u32 = 1 << 4;
 
-/// When a request is tried again that a rule has requeued a second time, or refused with DEV_RESOURCE: as
-/// after RESOURCE (C17).
+/// When a request is tried again that a rule has requeued a second time: as after RESOURCE (C17).
 const KICK_DELAY: Duration = Duration::from_millis(3);
 
 /// A disk under pressure.
@@ -156,10 +155,7 @@ impl<D: Disk> Pressured<D> {
         let rules = &self.waiting.rules;
         let gone = rules.set(&new.rules, begins_anew, self.throttle.now());
         set(RULES, !new.rules.is_empty());
-        let slots = rules.stats().into_iter().map(|(slot, _)| slot);
-        self.waiting
-            .set_holders(slots.fold(0, |all, slot| all | 1 << slot));
-        self.waiting.release(gone);
+        self.waiting.release(Some(!gone), gone);
         self.throttle.set(new.mbps);
         set(MBPS, new.mbps.is_some());
         if new.psi.is_some() && old.psi.is_none() {
@@ -181,7 +177,7 @@ impl<D: Disk> Pressured<D> {
     pub fn release(&self, name: &str) -> Result<(), Failure> {
         let slot = self.waiting.rules.release(name);
         let slot = slot.ok_or_else(|| settings::no_rule(name))?;
-        self.waiting.release(1 << slot);
+        self.waiting.release(None, 1 << slot);
         Ok(())
     }
 
@@ -225,7 +221,7 @@ impl<D: Disk> Pressured<D> {
     fn rules(&self) -> Vec<RuleStats> {
         let stats = self.waiting.rules.stats().into_iter();
         let with_held = stats.map(|(slot, stats)| RuleStats {
-            held: self.waiting.held(slot),
+            held: self.waiting.held(1 << slot),
             ..stats
         });
         with_held.collect()
@@ -254,10 +250,7 @@ impl<D: Disk> Pressured<D> {
     ) -> Answer<'q> {
         let (request, queue, marks) = (*rq.request(), hctx.index(), &self.waiting.marks);
         let tag = request.tag();
-        let marked = marks.take(queue, tag, PASSED | DEV_REFUSED);
-        if marked & DEV_REFUSED != 0 {
-            self.waiting.dev_refused.fetch_sub(1, Relaxed);
-        }
+        let marked = marks.take(queue, tag, PASSED);
         let found = match active & RULES != 0 && marked & PASSED == 0 {
             true => self.look(hctx, &request),
             false => Found::default(),
@@ -298,7 +291,13 @@ impl<D: Disk> Pressured<D> {
     fn look(&self, hctx: Hctx<'_>, request: &Request) -> Found {
         let number = self.waiting.marks.number(hctx.index(), request.tag());
         // Without this one.
-        let in_flight = || hctx.queue().in_flight_of_all().saturating_sub(1);
+        let queues = || 0..self.requeues_next.len() as u16;
+        let in_flight = || {
+            queues()
+                .map(|of| hctx.queue().count_in_flight(of))
+                .sum::<u64>()
+                - 1
+        };
         let now = self.throttle.now();
         self.waiting.rules.look(request, number, now, &in_flight)
     }
@@ -311,9 +310,11 @@ impl<D: Disk> Pressured<D> {
             self.waiting.rules.undo(found, end);
         }
         if trace::is_on() {
-            let its = |slot: &u16| !is_turned_away || Some(usize::from(*slot)) == end;
+            let its = |slot: &usize| !is_turned_away || Some(*slot) == end;
             let hits = found.hits().filter(its);
-            hits.for_each(|slot| trace::rule(hctx.queue().label(), hctx.index(), request, slot));
+            hits.for_each(|slot| {
+                trace::rule(hctx.queue().label(), hctx.index(), request, slot as u16)
+            });
         }
     }
 
@@ -334,7 +335,7 @@ impl<D: Disk> Pressured<D> {
             Action::Ignore => Answer::Ok(rq.end(Ok(()))),
             Action::Hang => {
                 let (token, accepted) = rq.hold();
-                self.waiting.hold(hctx, tag, token, slot, None);
+                self.waiting.put(hctx, tag, What::Held(token, slot), 0);
                 Answer::Ok(accepted)
             }
             Action::Timeout => {
@@ -342,10 +343,10 @@ impl<D: Disk> Pressured<D> {
                 let (_lost, accepted) = rq.hold();
                 Answer::Ok(accepted)
             }
-            Action::BusyDev => {
-                marks.set(queue, tag, DEV_REFUSED);
-                self.waiting.dev_refused.fetch_add(1, Relaxed);
-                self.waiting.rerun_later(hctx);
+            // The end of a request in flight runs the queue again (B3), this one apart.
+            Action::BusyDev
+                if hctx.queue().count_in_flight(queue) > 1 && self.waiting.held(u128::MAX) == 0 =>
+            {
                 rq.busy_for(Busy::DevResource, Source::Injection)
             }
             Action::BusyOrRequeue if !requeues(&self.requeues_next[usize::from(queue)]) => {
@@ -360,7 +361,7 @@ impl<D: Disk> Pressured<D> {
                     prepared: false,
                 }))
             }
-            Action::Busy | Action::Delay(_) | Action::Corrupt => {
+            Action::Busy | Action::BusyDev | Action::Delay(_) | Action::Corrupt => {
                 rq.busy_for(Busy::Resource, Source::Injection)
             }
         }
@@ -383,7 +384,8 @@ impl<D: Disk> Pressured<D> {
         if found.delay > 0 && matches!(request.op(), Op::Discard | Op::WriteZeroes { .. }) {
             // The disk would keep it, so it waits before.
             let (token, accepted) = rq.hold();
-            self.waiting.hold(hctx, tag, token, 0, Some(found.delay));
+            self.waiting
+                .put(hctx, tag, What::Before(token), found.delay);
             return Answer::Ok(accepted);
         }
         let metered = active & MBPS != 0 && request.op().has_data();
@@ -486,7 +488,9 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 
     fn deferred(&self, hctx: Hctx<'_>, request: &Request, deferred: Deferred) {
-        self.waiting.put(hctx, request.tag(), deferred);
+        let delay = self.waiting.marks.delay(hctx.index(), request.tag());
+        let what = What::Accepted(deferred);
+        self.waiting.put(hctx, request.tag(), what, delay);
     }
 
     fn overtakes(&self, hctx: Hctx<'_>, request: &Request) -> bool {
@@ -516,7 +520,7 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 
     fn has_waker(&self, hctx: u16) -> bool {
-        self.throttle.is_armed() || self.waiting.reruns() || self.disk.has_waker(hctx)
+        self.throttle.is_armed() || self.disk.has_waker(hctx)
     }
 
     fn timeout(&self, hctx: Hctx<'_>, expired: &RequestRef) -> TimeoutAnswer {

@@ -48,6 +48,8 @@ pub(super) const HITS: usize = 3;
 pub(super) const DRAWS: usize = 4;
 /// Nanoseconds that the rule has been in force.
 pub(super) const SPENT: usize = 5;
+/// When the server put it in force, less what it had spent before.
+pub(super) const SINCE: usize = 6;
 
 /// A request that a rule held when its server died.
 #[derive(Debug, PartialEq, Eq)]

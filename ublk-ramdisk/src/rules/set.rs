@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::kept::{Cells, NO_CELLS};
-use super::kept::{Held, Kept, DRAWS, DUE, HITS, RULE, SEEN, SLOTS, SPENT};
+use super::kept::{Held, Kept, DRAWS, DUE, HITS, RULE, SEEN, SINCE, SLOTS, SPENT};
 use super::{Action, Rule, Selectors, SHARE_ALL};
 use crate::mq::{Request, Status};
 use crate::random::{scatter, Random};
@@ -34,51 +34,48 @@ pub struct RuleStats {
     pub held: u64,
 }
 
-/// How far a request came in a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    /// It does not fit, or the rule is used up.
-    Out,
-    /// It was counted.
-    Seen,
-    /// And its turn had come.
-    Due,
-    /// And it was chosen.
-    Hit,
-}
+/// How far a request comes in a rule: it does not fit or the rule is used up, it is counted, its turn has
+/// come, it is chosen.
+const OUT: usize = 0;
+const COUNTED: usize = 1;
+const ITS_TURN: usize = 2;
+const CHOSEN: usize = 3;
+/// The cells that the steps from `COUNTED` on raise.
+const STEPS: [usize; CHOSEN] = [SEEN, DUE, HITS];
 
 fn add(cell: &AtomicU64) -> u64 {
     cell.fetch_add(1, Relaxed) + 1
 }
 
 impl Selectors {
-    /// Counts a request that fits.
-    fn count(&self, cells: &Cells, seed: u64) -> Step {
+    /// Counts a request that fits. Returns how far it comes.
+    fn count(&self, cells: &Cells, seed: u64) -> usize {
         if self
             .times
             .is_some_and(|times| cells[HITS].load(Relaxed) >= times)
         {
-            return Step::Out;
+            return OUT;
         }
         let number = add(&cells[SEEN]).saturating_sub(self.after);
         let is_past = self.next.is_some_and(|next| number > next);
         if is_past || number / self.every <= cells[DUE].load(Relaxed) {
-            return Step::Seen;
+            return COUNTED;
         }
-        cells[DUE].fetch_add(1, Relaxed);
-        if self.share < SHARE_ALL {
+        add(&cells[DUE]);
+        let is_in_share = || {
             let draw = add(&cells[DRAWS]);
-            if Random::new(seed, draw).below(SHARE_ALL) >= self.share {
-                return Step::Due;
-            }
+            Random::new(seed, draw).below(SHARE_ALL) < self.share
+        };
+        if self.share < SHARE_ALL && !is_in_share() {
+            return ITS_TURN;
         }
-        cells[HITS].fetch_add(1, Relaxed);
-        Step::Hit
+        add(&cells[HITS]);
+        CHOSEN
     }
 
     /// Counts something that has no operation, size or place. Is it chosen?
     pub(crate) fn choose(&self, cells: &Cells) -> bool {
-        self.count(cells, 0) == Step::Hit
+        self.count(cells, 0) == CHOSEN
     }
 
     /// How many requests may still be chosen, if that is limited.
@@ -93,10 +90,8 @@ impl Selectors {
 /// What the rules do with a request.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// By slot, how far it came.
-    seen: u128,
-    due: u128,
-    hit: u128,
+    /// By step, the slots of the rules in which it came so far.
+    steps: [u128; CHOSEN],
     /// The rule that does not let it through, and what that does.
     pub(crate) end: Option<(usize, Action)>,
     /// Nanoseconds that it takes at least.
@@ -109,40 +104,38 @@ pub(crate) struct Found {
 
 impl Found {
     /// The slots of the rules that did something to it.
-    pub(crate) fn hits(&self) -> impl Iterator<Item = u16> + '_ {
-        (0..SLOTS as u16).filter(|slot| self.hit >> slot & 1 != 0)
+    pub(crate) fn hits(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..SLOTS).filter(|slot| self.steps[CHOSEN - 1] >> slot & 1 != 0)
     }
 }
 
 /// A rule in force.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Entry {
-    rule: Arc<Rule>,
+    rule: Rule,
     slot: usize,
     /// Of its random numbers.
     seed: u64,
-    /// When its time window began.
-    since: u64,
 }
 
 impl Entry {
-    fn new(rule: &Rule, slot: usize) -> Self {
-        Self {
-            seed: number_of(&rule.name),
-            rule: Arc::new(rule.clone()),
-            slot,
-            since: 0,
-        }
-    }
-
     /// False once its time is over.
     fn is_in_time(&self, cells: &Cells, now: u64) -> bool {
         self.rule.selectors.window.is_none_or(|window| {
-            let spent = now.saturating_sub(self.since);
+            let spent = now.saturating_sub(cells[SINCE].load(Relaxed));
             cells[SPENT].store(spent, Relaxed);
             u128::from(spent) < window.as_nanos()
         })
     }
+}
+
+/// Its time goes on from here.
+fn begin(cells: &Cells, now: u64) {
+    cells[SINCE].store(now.saturating_sub(cells[SPENT].load(Relaxed)), Relaxed);
+}
+
+fn slots_of(entries: &[Arc<Entry>]) -> u128 {
+    entries.iter().fold(0, |all, entry| all | 1 << entry.slot)
 }
 
 /// A number that differs from text to text, and is never 0.
@@ -153,7 +146,7 @@ fn number_of(text: &str) -> u64 {
 
 #[derive(Debug, Default)]
 struct State {
-    rules: Vec<Entry>,
+    rules: Arc<[Arc<Entry>]>,
     kept: Option<Arc<Kept>>,
     /// What the former server held and has not come again, and how long it is waited for.
     again: Vec<Held>,
@@ -178,31 +171,23 @@ impl RuleSet {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rules in force with their slots. Only [`RuleSet::set`] changes them.
-    fn entries(&self) -> (Vec<Entry>, Option<Arc<Kept>>) {
-        let len = self.lock().rules.len();
-        // Allocated outside the lock, which queue_rq takes.
-        let mut entries = Vec::with_capacity(len);
-        let state = self.lock();
-        entries.extend(state.rules.iter().cloned());
-        (entries, state.kept.clone())
-    }
-
     /// Opens what is kept. Without the file the disk is served all the same.
     fn open(&self) -> Option<Arc<Kept>> {
         let kept = Kept::open(self.file.as_deref()).or_else(|error| {
             log::warn!("rules: {error}; what is used up is forgotten when the server ends");
             Kept::open(None)
         });
-        kept.map(Arc::new)
-            .inspect_err(|error| log::error!("rules: {error}"))
-            .ok()
+        let kept = kept.inspect_err(|error| log::error!("no rule is in force: {error}"));
+        kept.ok().map(Arc::new)
     }
 
     /// Puts these rules in force. A rule that was there before goes on, unless `begins_anew` says
     /// otherwise of its name. Returns the slots of those that are gone. Called by one thread at a time.
     pub(crate) fn set(&self, rules: &[Rule], begins_anew: &dyn Fn(&str) -> bool, now: u64) -> u128 {
-        let (mut old, kept) = self.entries();
+        let state = self.lock();
+        let (old, kept) = (state.rules.clone(), state.kept.clone());
+        // Memory is allocated and freed outside the lock, which queue_rq takes.
+        drop(state);
         let is_first = kept.is_none();
         if is_first && rules.is_empty() {
             return 0;
@@ -210,67 +195,66 @@ impl RuleSet {
         let Some(kept) = kept.or_else(|| self.open()) else {
             return 0;
         };
+        let mut taken = slots_of(&old);
         let mut last = old.iter().map(|entry| entry.slot).max().unwrap_or(0);
-        let mut taken = old.iter().fold(0_u128, |all, entry| all | 1 << entry.slot);
+        let mut entry_of = |rule: &Rule| {
+            let goes_on = |entry: &&Arc<Entry>| entry.rule == *rule && !begins_anew(&rule.name);
+            if let Some(entry) = old.iter().find(goes_on) {
+                return entry.clone();
+            }
+            let id = number_of(&rule.to_string());
+            let in_turn = || (1..=SLOTS).map(|n| (last + n) % SLOTS);
+            let is_free = |slot: &usize| taken >> slot & 1 == 0;
+            let is_its = |slot: &usize| kept.cells(*slot)[RULE].load(Relaxed) == id;
+            let its = in_turn().find(|slot| is_first && is_free(slot) && is_its(slot));
+            let slot = its.or_else(|| in_turn().find(is_free));
+            let slot = slot.expect("there are more slots than rules");
+            let cells = kept.cells(slot);
+            if its.is_none() {
+                cells.iter().for_each(|cell| cell.store(0, Relaxed));
+                cells[RULE].store(id, Relaxed);
+            }
+            begin(cells, now);
+            (last, taken) = (slot, taken | 1 << slot);
+            Arc::new(Entry {
+                seed: number_of(&rule.name),
+                rule: rule.clone(),
+                slot,
+            })
+        };
+        let new: Arc<[_]> = rules.iter().map(&mut entry_of).collect();
+        let used = slots_of(&new);
+        for slot in (0..SLOTS).filter(|slot| used >> slot & 1 == 0) {
+            kept.cells(slot)[RULE].store(0, Relaxed);
+        }
         let again = if is_first {
             kept.take_held()
         } else {
             Vec::new()
         };
-        let mut new = Vec::with_capacity(rules.len());
-        for rule in rules {
-            let goes_on = |entry: &Entry| *entry.rule == *rule && !begins_anew(&rule.name);
-            if let Some(place) = old.iter().position(goes_on) {
-                new.push(old.swap_remove(place));
-                continue;
-            }
-            let id = number_of(&rule.to_string());
-            let is_its = |&slot: &usize| {
-                is_first && taken >> slot & 1 == 0 && kept.cells(slot)[RULE].load(Relaxed) == id
-            };
-            let slot = (0..SLOTS).find(is_its).unwrap_or_else(|| {
-                let mut others = (1..=SLOTS).map(|n| (last + n) % SLOTS);
-                let slot = others.find(|slot| taken >> slot & 1 == 0);
-                let slot = slot.expect("there are more slots than rules");
-                kept.cells(slot)
-                    .iter()
-                    .for_each(|cell| cell.store(0, Relaxed));
-                slot
-            });
-            (last, taken) = (slot, taken | 1 << slot);
-            kept.cells(slot)[RULE].store(id, Relaxed);
-            let spent = kept.cells(slot)[SPENT].load(Relaxed);
-            let mut entry = Entry::new(rule, slot);
-            entry.since = now.saturating_sub(spent);
-            new.push(entry);
-        }
-        let gone = old.iter().fold(0_u128, |all, entry| all | 1 << entry.slot);
-        let of_new = new.iter().fold(0_u128, |all, entry| all | 1 << entry.slot);
-        for slot in (0..SLOTS).filter(|slot| of_new >> slot & 1 == 0) {
-            kept.cells(slot)[RULE].store(0, Relaxed);
-        }
         let mut state = self.lock();
-        let former = std::mem::replace(&mut state.rules, new);
+        state.rules = new;
         state.kept = Some(kept);
-        if is_first {
-            state.again = again;
+        state.again.extend(again);
+        state.again.retain(|held| used >> held.slot & 1 != 0);
+        slots_of(&old) & !used
+    }
+
+    /// No rule is in force from now on, and what is kept stays as it is for the next server; without
+    /// `with_held` it waits for no request that is held now.
+    pub(crate) fn close(&self, with_held: bool) {
+        let State { kept, .. } = std::mem::take(&mut *self.lock());
+        if let Some(kept) = kept.filter(|_| !with_held) {
+            kept.take_held();
         }
-        state.again.retain(|held| of_new >> held.slot & 1 != 0);
-        drop(state);
-        // Freed outside the lock.
-        drop(former);
-        gone
     }
 
     /// The clock runs: time windows begin, and the former server's requests are waited for.
     pub(crate) fn start(&self, now: u64) {
         let mut state = self.lock();
-        let State { rules, kept, .. } = &mut *state;
-        for entry in rules {
-            let spent = kept
-                .as_ref()
-                .map(|kept| kept.cells(entry.slot)[SPENT].load(Relaxed));
-            entry.since = now.saturating_sub(spent.unwrap_or(0));
+        if let Some(kept) = &state.kept {
+            let rules = state.rules.iter();
+            rules.for_each(|entry| begin(kept.cells(entry.slot), now));
         }
         state.again_until = now.saturating_add(HELD_AGAIN_WITHIN);
     }
@@ -303,8 +287,8 @@ impl RuleSet {
             found.end = Some((slot, Action::Hang));
             return found;
         }
-        for entry in rules {
-            let (selectors, bit) = (&entry.rule.selectors, 1_u128 << entry.slot);
+        for entry in rules.iter() {
+            let selectors = &entry.rule.selectors;
             let cells = kept.cells(entry.slot);
             if !selectors.fit(request)
                 || !entry.is_in_time(cells, now)
@@ -313,11 +297,10 @@ impl RuleSet {
                 continue;
             }
             let step = selectors.count(cells, entry.seed);
-            let reached = |wanted| if step >= wanted { bit } else { 0 };
-            found.seen |= reached(Step::Seen);
-            found.due |= reached(Step::Due);
-            found.hit |= reached(Step::Hit);
-            if step < Step::Hit {
+            found.steps[..step]
+                .iter_mut()
+                .for_each(|slots| *slots |= 1 << entry.slot);
+            if step < CHOSEN {
                 continue;
             }
             match &entry.rule.action {
@@ -351,14 +334,12 @@ impl RuleSet {
     pub(crate) fn undo(&self, found: &Found, but: Option<usize>) {
         let state = self.lock();
         let Some(kept) = &state.kept else { return };
-        let others = |entry: &&Entry| Some(entry.slot) != but;
+        let others = |entry: &&Arc<Entry>| Some(entry.slot) != but;
         for entry in state.rules.iter().filter(others) {
             let cells = kept.cells(entry.slot);
-            for (cell, steps) in [(SEEN, found.seen), (DUE, found.due), (HITS, found.hit)] {
-                if steps >> entry.slot & 1 != 0 {
-                    let less = |n: u64| n.checked_sub(1);
-                    let _at_least_0 = cells[cell].fetch_update(Relaxed, Relaxed, less);
-                }
+            for (cell, slots) in STEPS.into_iter().zip(found.steps) {
+                let less = |n: u64| n.checked_sub((slots >> entry.slot & 1) as u64);
+                let _at_least_0 = cells[cell].fetch_update(Relaxed, Relaxed, less);
             }
         }
     }
@@ -385,19 +366,20 @@ impl RuleSet {
 
     /// What each rule has done, with its slot.
     pub(crate) fn stats(&self) -> Vec<(usize, RuleStats)> {
-        let (entries, kept) = self.entries();
-        let Some(kept) = kept else { return Vec::new() };
-        let stats = |entry: Entry| {
-            let cells = kept.cells(entry.slot);
+        let state = self.lock();
+        let (entries, kept) = (state.rules.clone(), state.kept.clone());
+        drop(state);
+        let stats = |entry: &Arc<Entry>| {
+            let cells = kept.as_ref()?.cells(entry.slot);
             let stats = RuleStats {
                 hits: cells[HITS].load(Relaxed),
                 left: entry.rule.selectors.left(cells),
                 held: 0,
-                rule: Rule::clone(&entry.rule),
+                rule: entry.rule.clone(),
             };
-            (entry.slot, stats)
+            Some((entry.slot, stats))
         };
-        entries.into_iter().map(stats).collect()
+        entries.iter().filter_map(stats).collect()
     }
 }
 
