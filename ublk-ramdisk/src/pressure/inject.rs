@@ -10,8 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::mq::Status;
-use crate::rules::{Action, Distribution, Rule, Selectors, MAX_DELAY, SHARE_ALL};
+use crate::rules::{Rule, Selectors, MAX_DELAY, SHARE_ALL};
 use crate::units::{self, number};
 
 /// Which calls fail.
@@ -20,66 +19,61 @@ pub struct FaultAttr {
     /// Only every `interval`-th call may fail; at least 1.
     pub interval: u64,
     /// The share of those that fail, in per cent.
-    pub probability: u8,
+    pub probability: u64,
     /// Calls at the beginning that never fail.
     pub space: u64,
     /// Calls that fail at most; none for no end.
     pub times: Option<u64>,
 }
 
-const FORM: &str = "expected INTERVAL,PROBABILITY,SPACE,TIMES: an interval from 1, a probability \
-                    from 0 to 100, and TIMES -1 for no end";
-
 impl FromStr for FaultAttr {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts: Vec<&str> = text.split(',').collect();
-        let &[interval, probability, space, times] = &parts[..] else {
-            return Err(FORM.to_owned());
-        };
-        let whole = |text| number(0, u64::MAX)(text).map_err(|_| FORM);
-        let attr = Self {
-            interval: whole(interval)?,
-            probability: u8::try_from(whole(probability)?).map_err(|_| FORM)?,
-            space: whole(space)?,
-            times: match times {
-                "-1" => None,
-                some => Some(whole(some)?),
-            },
-        };
-        if attr.interval == 0 || attr.probability > 100 {
-            return Err(FORM.to_owned());
+        let numbers = text.split(',').map(|part| number(0, u64::MAX)(part).ok());
+        match numbers.collect::<Vec<Option<u64>>>()[..] {
+            [Some(interval @ 1..), Some(probability @ 0..=100), Some(space), times]
+                if times.is_some() || text.ends_with(",-1") =>
+            {
+                Ok(Self {
+                    interval,
+                    probability,
+                    space,
+                    times,
+                })
+            }
+            _ => Err(
+                "expected INTERVAL,PROBABILITY,SPACE,TIMES: an interval from 1, a probability \
+                      from 0 to 100, and TIMES -1 for no end"
+                    .to_owned(),
+            ),
         }
-        Ok(attr)
     }
 }
 
 impl fmt::Display for FaultAttr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (interval, probability, space) = (self.interval, self.probability, self.space);
-        let times = self
-            .times
-            .map_or("-1".to_owned(), |times| times.to_string());
+        let times = self.times.map_or("-1".to_owned(), |n| n.to_string());
         write!(f, "{interval},{probability},{space},{times}")
     }
 }
 
 impl FaultAttr {
-    /// Does every call fail, without end?
-    fn fails_always(&self) -> bool {
-        self.interval == 1 && self.probability == 100 && self.times.is_none()
-    }
-
     /// The same as a rule's selectors.
     pub(super) fn selectors(&self) -> Selectors {
         Selectors {
-            share: SHARE_ALL / 100 * u64::from(self.probability),
+            share: SHARE_ALL / 100 * self.probability,
             after: self.space,
             every: self.interval,
             times: self.times,
             ..Selectors::default()
         }
+    }
+
+    /// Does every call fail, without end?
+    fn fails_always(&self) -> bool {
+        (self.interval, self.probability, self.times) == (1, 100, None)
     }
 }
 
@@ -96,15 +90,10 @@ pub enum Injection {
 /// The names that become rules, in the order in which a request meets them.
 const NAMES: [&str; 4] = ["requeue", "badblocks", "timeout", "delay"];
 
-/// The place in [`NAMES`] of the fault that has made a rule, by the rule's name.
-pub(super) fn place_of(rule: &Rule) -> Option<usize> {
-    let name = rule.name.trim_end_matches(|c: char| c.is_ascii_digit());
+/// The place of a name in [`NAMES`]; a number may follow it, as in the names of rules.
+pub(super) fn place_of(name: &str) -> Option<usize> {
+    let name = name.trim_end_matches(|c: char| c.is_ascii_digit());
     NAMES.iter().position(|of| *of == name)
-}
-
-/// The name of the fault in this place.
-pub(super) fn name_of(place: usize) -> &'static str {
-    NAMES[place]
 }
 
 const KINDS: &str = "expected requeue=, timeout= or init_hctx=INTERVAL,PROBABILITY,SPACE,TIMES, \
@@ -115,42 +104,25 @@ impl FromStr for Injection {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once('=').ok_or(KINDS)?;
-        let attr = || match value {
-            "off" => Ok(None),
-            value => value.parse::<FaultAttr>().map(Some),
-        };
-        let rule = |selectors, action| Rule {
-            name: name.to_owned(),
-            selectors,
-            action,
-        };
-        let all = |attr: Option<FaultAttr>, action| {
-            let rule = attr.map(|attr| rule(attr.selectors(), action));
-            rule.into_iter().collect()
+        let by_attr = |action: &str| {
+            let attr: FaultAttr = value.parse()?;
+            if name == "requeue" && attr.fails_always() {
+                return Err(
+                    "no request would ever be served: raise the interval, lower the \
+                            probability, or give TIMES"
+                        .to_owned(),
+                );
+            }
+            let rule = format!("{name}: {}: {action}", attr.selectors());
+            rule.parse().map(|rule| vec![rule])
         };
         let rules = match name {
-            "init_hctx" => return attr().map(Self::InitHctx),
-            "requeue" => {
-                let attr = attr()?;
-                if attr.is_some_and(|attr| attr.fails_always()) {
-                    return Err(
-                        "no request would ever be served: raise the interval, lower the \
-                                probability, or give TIMES"
-                            .to_owned(),
-                    );
-                }
-                all(attr, Action::BusyOrRequeue)
-            }
-            "timeout" => all(attr()?, Action::Timeout),
-            "delay" if value == "off" => Vec::new(),
-            "delay" => match delay(value)? {
-                0 => Vec::new(),
-                ns => {
-                    let delay = Action::Delay(Distribution::Constant(ns));
-                    vec![rule(Selectors::default(), delay)]
-                }
-            },
-            "badblocks" if value == "off" => Vec::new(),
+            "init_hctx" if value == "off" => return Ok(Self::InitHctx(None)),
+            "init_hctx" => return value.parse().map(|attr| Self::InitHctx(Some(attr))),
+            _ if value == "off" && NAMES.contains(&name) => Vec::new(),
+            "requeue" => by_attr("busy or requeue")?,
+            "timeout" => by_attr("timeout")?,
+            "delay" => delay(value)?,
             "badblocks" => bad_blocks(value)?,
             _ => return Err(KINDS.to_owned()),
         };
@@ -158,10 +130,11 @@ impl FromStr for Injection {
     }
 }
 
-fn delay(text: &str) -> Result<u64, String> {
+fn delay(text: &str) -> Result<Vec<Rule>, String> {
     let time = units::time(text).ok().filter(|time| *time <= MAX_DELAY);
     let time = time.ok_or("expected a delay of up to 20s, such as 50us or 2ms")?;
-    Ok(time.as_nanos() as u64)
+    let rule = format!("delay: any: delay {}", units::Time(time)).parse()?;
+    Ok(Some(rule).into_iter().filter(|_| !time.is_zero()).collect())
 }
 
 /// A rule for each range, the first range first: a request meets no more than one.
@@ -169,41 +142,31 @@ fn bad_blocks(text: &str) -> Result<Vec<Rule>, String> {
     const FORM: &str =
         "expected START-END[,START-END]...[:once][:partial], sectors of 512 bytes with \
                         START not after END";
-    // The first byte of a larger one has no number.
-    let sector = |text: &str| number::<u64>(0, (1 << 54) - 1)(text).map_err(|_| FORM);
-    let mut words = text.split(':');
-    let (mut ranges, mut once, mut partial) = (Vec::new(), None, false);
-    for range in words.next().unwrap_or_default().split([',', '+']) {
-        let (first, last) = range.split_once('-').ok_or(FORM)?;
-        let (first, last) = (sector(first)?, sector(last)?);
-        if first > last {
-            return Err(FORM.to_owned());
-        }
-        ranges.push((first << 9, (last + 1) << 9));
-    }
-    for word in words {
+    let (ranges, words) = text.split_once(':').unwrap_or((text, ""));
+    let (mut once, mut partial) = ("", "");
+    for word in words.split(':').filter(|_| text.contains(':')) {
         match word {
-            "once" => once = Some(1),
-            "partial" => partial = true,
+            "once" => once = "once",
+            "partial" => partial = "partial",
             _ => return Err(FORM.to_owned()),
         }
     }
-    ranges.sort_unstable();
-    let rules = (1..).zip(ranges).map(|(n, range)| Rule {
-        name: if n == 1 {
-            "badblocks".to_owned()
+    let rule = |range: &str| {
+        let rule = format!("read write @ sector {range} {once}: error EIO {partial}");
+        rule.parse::<Rule>().map_err(|_| FORM.to_owned())
+    };
+    let rules = ranges.split([',', '+']).map(rule);
+    let mut rules = rules.collect::<Result<Vec<_>, _>>()?;
+    rules.sort_by_key(|rule| rule.selectors.place);
+    for (n, rule) in (1..).zip(&mut rules) {
+        let number = if n == 1 {
+            String::new()
         } else {
-            format!("badblocks{n}")
-        },
-        selectors: Selectors {
-            ops: Selectors::READ | Selectors::WRITE,
-            place: Some(range),
-            times: once,
-            ..Selectors::default()
-        },
-        action: Action::Error(Status::IoErr, partial),
-    });
-    Ok(rules.collect())
+            format!("{n}")
+        };
+        rule.name = format!("badblocks{number}");
+    }
+    Ok(rules)
 }
 
 /// What one `--inject` says: several faults with commas between them, and commas within them.
@@ -218,10 +181,7 @@ impl FromStr for Injections {
         let mut parts: Vec<String> = Vec::new();
         for piece in text.split(',') {
             match parts.last_mut() {
-                Some(last) if !piece.contains('=') => {
-                    last.push(',');
-                    last.push_str(piece);
-                }
+                Some(last) if !piece.contains('=') => *last += &format!(",{piece}"),
                 _ => parts.push(piece.to_owned()),
             }
         }

@@ -77,14 +77,12 @@ impl Settings {
 
     /// Puts the rules of an `--inject` in force, in null_blk's order.
     fn inject(&mut self, name: &str, rules: &[Rule]) {
-        let its = |rule: &Rule| place_of(rule).map(super::inject::name_of) == Some(name);
-        self.rules.retain(|rule| !its(rule));
-        for rule in rules {
-            let later = |of: &Rule| place_of(of) > place_of(rule);
-            let place = self.rules.iter().position(later);
-            self.rules
-                .insert(place.unwrap_or(self.rules.len()), rule.clone());
-        }
+        let place = place_of(name);
+        self.rules.retain(|rule| place_of(&rule.name) != place);
+        let later = |rule: &Rule| place_of(&rule.name) > place;
+        let at = self.rules.iter().position(later);
+        let at = at.unwrap_or(self.rules.len());
+        self.rules.splice(at..at, rules.iter().cloned());
     }
 }
 

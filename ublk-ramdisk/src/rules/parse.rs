@@ -25,14 +25,13 @@ const SELECTOR: &str =
     "a selector: read, write, flush, discard, write-zeroes, any, a size such as \
     4K..64K, a place such as '@ 1G-2G' or '@ sector 8-15', a share such as 10%, after N, every N, \
     next N, once, times N, 'for TIME' or 'when inflight > N'";
-const ACTION: &str = "an action: delay, error, busy, requeue, hang, timeout, corrupt or ignore";
-const DELAY: &str = "a delay: TIME up to 20s, uniform(TIME, TIME), exponential(TIME), \
-    lognormal(TIME, SIGMA), list(TIME, ...) or list FILE";
+const ACTION: &str = "an action: delay, error, busy, busy dev, requeue, busy or requeue, hang, \
+    timeout, corrupt bit or ignore";
+const DELAY: &str = "a delay up to 20s: TIME, uniform(TIME, TIME) with the shorter first, \
+    exponential(TIME), lognormal(TIME, SIGMA) with SIGMA from 0 to 10, list(TIME, ...) or list FILE";
 const ERRNO: &str = "an errno that a disk can end a request with, such as EIO, ENOSPC or EREMOTEIO";
-const NUMBER: &str = "a whole number";
 const PLACE: &str = "START-END, in bytes with END not included or in sectors with both ends, and \
     START before END";
-const TWICE: &str = "each selector once";
 const DATA: &str = "write alone in front of 'corrupt bit'";
 const NO_READ: &str = "operations in front of 'ignore', and no read among them: there would be \
     nothing to return";
@@ -41,8 +40,7 @@ impl FromStr for Rule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let no_files = |_: &str| Err("expected list(TIME, ...)".to_owned());
-        read(text, no_files)
+        read(text, |_| Err(format!("expected {DELAY}")))
     }
 }
 
@@ -93,7 +91,7 @@ fn spaces(input: &mut &str) -> ModalResult<()> {
 /// What stands before the next space or mark.
 fn token<'i>(input: &mut &'i str) -> ModalResult<&'i str> {
     let is_part = |c: char| !c.is_whitespace() && !":@,()>".contains(c);
-    take_while(0.., is_part).parse_next(input)
+    delimited(spaces, take_while(0.., is_part), spaces).parse_next(input)
 }
 
 /// A token that `read` makes a value of. A failure stands at its beginning.
@@ -102,52 +100,26 @@ fn value<T>(input: &mut &str, read: impl Fn(&str) -> Result<T, String>) -> Modal
     cut_err(token.try_map(|text| read(text).map_err(Bad))).parse_next(input)
 }
 
-fn number(input: &mut &str, least: u64) -> ModalResult<u64> {
-    let read = |text: &str| {
-        let number = units::number(least, u64::MAX)(text);
-        number.map_err(|_| match least {
-            0 => format!("expected {NUMBER}"),
-            _ => format!("expected {NUMBER} from {least}"),
-        })
-    };
-    value(input, read)
-}
-
-/// Reads a decimal fraction as a number of billionths.
-fn billionths(text: &str) -> Option<u64> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if !is_number(whole) || !is_number(part) || part.len() > 9 {
-        return None;
-    }
-    let part: u64 = format!("{part:0<9}").parse().ok()?;
-    let whole: u64 = whole.parse().ok()?;
-    whole.checked_mul(1_000_000_000)?.checked_add(part)
+fn starts_with_digit(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit() || c == '.')
 }
 
 fn rule(input: &mut &str, files: Files) -> ModalResult<Rule> {
     spaces(input)?;
-    let name = opt(terminated(name, (spaces, ':'))).parse_next(input)?;
+    let name = opt(terminated(name, (spaces, ':', spaces))).parse_next(input)?;
     let selectors = selectors(input)?;
-    spaces(input)?;
     let start = input.checkpoint();
     let action = action(input, files)?;
-    let ops = selectors.ops;
-    if action == Action::Corrupt && ops != Selectors::WRITE
-        || action == Action::Ignore && ops & Selectors::READ != 0
-    {
+    let forbidden = match action {
+        Action::Corrupt if selectors.ops != Selectors::WRITE => Some(DATA),
+        Action::Ignore if selectors.ops & Selectors::READ != 0 => Some(NO_READ),
+        _ => None,
+    };
+    if let Some(why) = forbidden {
         input.reset(&start);
-        refuse(
-            input,
-            if action == Action::Corrupt {
-                DATA
-            } else {
-                NO_READ
-            },
-        )?;
+        refuse(input, why)?;
     }
-    spaces(input)?;
-    cut_err(eof.context(expected("the end of the rule"))).parse_next(input)?;
+    cut_err((spaces, eof).context(expected("the end of the rule"))).parse_next(input)?;
     Ok(Rule {
         name: name.unwrap_or_default().to_owned(),
         selectors,
@@ -159,80 +131,65 @@ fn rule(input: &mut &str, files: Files) -> ModalResult<Rule> {
 fn name<'i>(input: &mut &'i str) -> ModalResult<&'i str> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let is_name = |text: &&str| {
-        text.starts_with(|c: char| c.is_ascii_alphabetic())
-            && !OPS.contains(text)
-            && !["any", "once"].contains(text)
+        let selects = OPS.contains(text) || ["any", "once"].contains(text);
+        text.starts_with(|c: char| c.is_ascii_alphabetic()) && !selects
     };
-    take_while(1..=MOST_NAME, is_part)
-        .verify(is_name)
-        .parse_next(input)
-}
-
-/// Keeps the value of a selector that may be given once.
-fn once<T>(input: &mut &str, place: &mut Option<T>, value: T) -> ModalResult<()> {
-    match place.replace(value) {
-        None => Ok(()),
-        Some(_) => refuse(input, TWICE),
-    }
+    let name = take_while(1..=MOST_NAME, is_part);
+    name.verify(is_name).parse_next(input)
 }
 
 /// The selectors, and the colon behind them.
 fn selectors(input: &mut &str) -> ModalResult<Selectors> {
     let mut found = Selectors::default();
     let (mut ops, mut share, mut after, mut every) = (0, None, None, None);
-    let mut count = 0;
     loop {
-        spaces(input)?;
-        if count > 0 && opt(':').parse_next(input)?.is_some() {
-            break;
-        }
-        count += 1;
         let start = input.checkpoint();
-        if opt('@').parse_next(input)?.is_some() {
+        let is_twice = if opt('@').parse_next(input)?.is_some() {
             let place = place(input)?;
-            once(input, &mut found.place, place)?;
-            continue;
+            found.place.replace(place).is_some()
+        } else {
+            let word = token(input)?;
+            let count = |least| move |text: &str| units::number(least, u64::MAX)(text);
+            match word {
+                "once" => found.times.replace(1).is_some(),
+                "times" => found.times.replace(value(input, count(0))?).is_some(),
+                "next" => found.next.replace(value(input, count(1))?).is_some(),
+                "after" => after.replace(value(input, count(0))?).is_some(),
+                "every" => every.replace(value(input, count(1))?).is_some(),
+                "for" => found.window.replace(value(input, units::time)?).is_some(),
+                "when" => {
+                    let more = ("inflight", spaces, '>').context(expected("inflight > N"));
+                    cut_err(more).parse_next(input)?;
+                    found.in_flight.replace(value(input, count(0))?).is_some()
+                }
+                word if starts_with_digit(word) => {
+                    input.reset(&start);
+                    match word.ends_with('%') {
+                        true => share.replace(value(input, share_of)?).is_some(),
+                        false => found.size.replace(value(input, size)?).is_some(),
+                    }
+                }
+                word => {
+                    let op = OPS.iter().position(|op| *op == word);
+                    ops |= match (word, op) {
+                        ("any", _) => ANY,
+                        (_, Some(op)) => 1 << op,
+                        _ => {
+                            input.reset(&start);
+                            refuse(input, SELECTOR)?
+                        }
+                    };
+                    false
+                }
+            }
+        };
+        if is_twice {
+            input.reset(&start);
+            refuse(input, "each selector once")?;
         }
-        match token(input)? {
-            "any" => ops |= ANY,
-            "once" => once(input, &mut found.times, 1)?,
-            "times" => {
-                let times = number(input, 0)?;
-                once(input, &mut found.times, times)?;
-            }
-            "next" => {
-                let next = number(input, 1)?;
-                once(input, &mut found.next, next)?;
-            }
-            "after" => {
-                let n = number(input, 0)?;
-                once(input, &mut after, n)?;
-            }
-            "every" => {
-                let n = number(input, 1)?;
-                once(input, &mut every, n)?;
-            }
-            "for" => {
-                let window = value(input, units::time)?;
-                once(input, &mut found.window, window)?;
-            }
-            "when" => {
-                let more = (spaces, "inflight", spaces, '>');
-                cut_err(more.context(expected("inflight > N"))).parse_next(input)?;
-                let n = number(input, 0)?;
-                once(input, &mut found.in_flight, n)?;
-            }
-            word => match OPS.iter().position(|op| *op == word) {
-                Some(op) => ops |= 1 << op,
-                None if word.starts_with(|c: char| c.is_ascii_digit() || c == '.') => {
-                    input.reset(&start);
-                    size_or_share(input, &mut found.size, &mut share)?;
-                }
-                None => {
-                    input.reset(&start);
-                    refuse(input, SELECTOR)?;
-                }
-            },
+        spaces(input)?;
+        if opt((':', spaces)).parse_next(input)?.is_some() {
+            break;
         }
     }
     Ok(Selectors {
@@ -244,166 +201,129 @@ fn selectors(input: &mut &str) -> ModalResult<Selectors> {
     })
 }
 
-fn size_or_share(
-    input: &mut &str,
-    size: &mut Option<(u64, u64)>,
-    share: &mut Option<u64>,
-) -> ModalResult<()> {
-    let read = |text: &str| match text.strip_suffix('%') {
-        Some(percent) => {
-            let share = billionths(percent).filter(|share| *share <= SHARE_ALL);
-            let why = "expected a share from 0% to 100%, with 9 places at most";
-            share.map(Err).ok_or_else(|| why.to_owned())
-        }
-        None => {
-            let (least, most) = text.split_once("..").unwrap_or((text, text));
-            let bound = |text: &str, open| match text {
-                "" => Ok(open),
-                text => units::size(text),
-            };
-            let (least, most) = (bound(least, 0)?, bound(most, u64::MAX)?);
-            match least <= most {
-                true => Ok(Ok((least, most))),
-                false => Err("expected a range of sizes that begins with the smaller".to_owned()),
-            }
-        }
+/// Reads a decimal fraction as a number of billionths.
+fn billionths(text: &str) -> Option<u64> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let number = |text: &str| units::number::<u64>(0, SHARE_ALL)(text).ok();
+    let part = number(part).and(number(&format!("{part:0<9}")).filter(|_| part.len() <= 9))?;
+    Some(number(whole)?.saturating_mul(1_000_000_000) + part)
+}
+
+fn share_of(text: &str) -> Result<u64, String> {
+    let share = billionths(text.trim_end_matches('%')).filter(|share| *share <= SHARE_ALL);
+    share.ok_or_else(|| "expected a share from 0% to 100%, with 9 places at most".to_owned())
+}
+
+fn size(text: &str) -> Result<(u64, u64), String> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    let bound = |text: &str, open| match text {
+        "" => Ok(open),
+        text => units::size(text),
     };
-    match value(input, read)? {
-        Ok(range) => once(input, size, range),
-        Err(parts) => once(input, share, parts),
+    let range = (bound(least, 0)?, bound(most, u64::MAX)?);
+    match range.0 <= range.1 {
+        true => Ok(range),
+        false => Err("expected a range of sizes that begins with the smaller".to_owned()),
     }
 }
 
 /// A place, behind its `@`.
 fn place(input: &mut &str) -> ModalResult<(u64, u64)> {
     spaces(input)?;
-    let sectors = opt("sector").parse_next(input)?.is_some();
-    let read = |text: &str| {
-        let place = text.split_once('-').and_then(|(start, end)| {
-            if !sectors {
-                return Some((units::size(start).ok()?, units::size(end).ok()?));
-            }
-            // The first byte of a larger one has no number.
-            let sector = |text| units::number::<u64>(0, (1 << 54) - 1)(text).ok();
-            Some((sector(start)? << 9, (sector(end)? + 1) << 9))
-        });
-        let place = place.filter(|(start, end)| start < end);
-        place.ok_or_else(|| format!("expected {PLACE}"))
+    let in_sectors = opt("sector").parse_next(input)?.is_some();
+    // The first byte of a larger one has no number.
+    let sector = |text: &str| units::number::<u64>(0, (1 << 54) - 1)(text);
+    let ends = |text: &str| -> Result<_, String> {
+        let (start, end) = text.split_once('-').ok_or(String::new())?;
+        Ok(match in_sectors {
+            true => (sector(start)? << 9, (sector(end)? + 1) << 9),
+            false => (units::size(start)?, units::size(end)?),
+        })
     };
-    value(input, read)
-}
-
-fn action(input: &mut &str, files: Files) -> ModalResult<Action> {
-    let start = input.checkpoint();
-    Ok(match token(input)? {
-        "delay" => Action::Delay(delay(input, files)?),
-        "error" => {
-            let read = |text: &str| {
-                let mut all = Status::all().filter(|status| status.may_be_final());
-                all.find(|status| errno_name(*status) == text)
-                    .ok_or_else(|| format!("expected {ERRNO}"))
-            };
-            let status = value(input, read)?;
-            spaces(input)?;
-            let partial = opt("partial").parse_next(input)?.is_some();
-            if partial && status != Status::IoErr {
-                refuse(input, "no 'partial', which goes with EIO alone")?;
-            }
-            Action::Error(status, partial)
-        }
-        "busy" => {
-            spaces(input)?;
-            let how = opt(alt(("dev", "or requeue"))).parse_next(input)?;
-            match how {
-                None => Action::Busy,
-                Some("dev") => Action::BusyDev,
-                Some(_) => Action::BusyOrRequeue,
-            }
-        }
-        "requeue" => Action::Requeue,
-        "hang" => Action::Hang,
-        "timeout" => Action::Timeout,
-        "corrupt" => {
-            let bit = preceded(spaces, "bit").context(expected("bit"));
-            cut_err(bit).value(Action::Corrupt).parse_next(input)?
-        }
-        "ignore" => Action::Ignore,
-        _ => {
-            input.reset(&start);
-            refuse(input, ACTION)?
-        }
+    value(input, |text: &str| {
+        let place = ends(text).ok().filter(|(start, end)| start < end);
+        place.ok_or_else(|| format!("expected {PLACE}"))
     })
 }
 
-/// Reads one time of a delay.
-pub(super) fn delay_time(text: &str) -> Result<u64, String> {
-    let time = units::time(text).ok().filter(|time| *time <= MAX_DELAY);
-    let why = "expected a time of up to 20s, such as 50us or 2ms";
-    time.map(|time| time.as_nanos() as u64)
-        .ok_or_else(|| why.to_owned())
+fn action(input: &mut &str, files: Files) -> ModalResult<Action> {
+    if opt("delay").parse_next(input)?.is_some() {
+        return delay(input, files).map(Action::Delay);
+    }
+    if opt("error").parse_next(input)?.is_some() {
+        let errno = |text: &str| {
+            let mut all = Status::all().filter(|status| status.may_be_final());
+            let status = all.find(|status| errno_name(*status) == text);
+            status.ok_or_else(|| format!("expected {ERRNO}"))
+        };
+        let status = value(input, errno)?;
+        let partial = opt("partial").parse_next(input)?.is_some();
+        if partial && status != Status::IoErr {
+            refuse(input, "no 'partial', which goes with EIO alone")?;
+        }
+        return Ok(Action::Error(status, partial));
+    }
+    let actions = alt((
+        "busy dev".value(Action::BusyDev),
+        "busy or requeue".value(Action::BusyOrRequeue),
+        "busy".value(Action::Busy),
+        "requeue".value(Action::Requeue),
+        "hang".value(Action::Hang),
+        "timeout".value(Action::Timeout),
+        "corrupt bit".value(Action::Corrupt),
+        "ignore".value(Action::Ignore),
+    ));
+    cut_err(actions.context(expected(ACTION))).parse_next(input)
 }
 
-fn delay_value(input: &mut &str) -> ModalResult<u64> {
-    value(input, delay_time)
+/// Reads one time of a delay.
+fn delay_time(text: &str) -> Result<u64, String> {
+    let time = units::time(text).ok().filter(|time| *time <= MAX_DELAY);
+    let time =
+        time.ok_or_else(|| format!("'{text}' is no time of up to 20s, such as 50us or 2ms"))?;
+    Ok(time.as_nanos() as u64)
 }
 
 fn delay(input: &mut &str, files: Files) -> ModalResult<Distribution> {
     spaces(input)?;
-    let start = input.checkpoint();
-    let word = token(input)?;
-    let is_call = input.starts_with('(');
-    let comma = || cut_err((spaces, ',').context(expected("a comma")));
-    let close = || cut_err((spaces, ')').context(expected("a closing parenthesis")));
-    Ok(match (word, is_call) {
-        ("uniform", true) => {
-            let times =
-                (delay_value, comma(), delay_value).verify(|(least, _, most)| least <= most);
-            let why = expected("the shorter time, a comma and the longer one");
-            let times = cut_err(times).context(why);
-            let (least, _, most) = delimited('(', times, close()).parse_next(input)?;
-            Distribution::Uniform(least, most)
+    let file = |path: &str| files(path.trim()).map_err(Bad);
+    let named = preceded(("list", take_while(1.., ' ')), cut_err(rest.try_map(file)));
+    if let Some(delays) = opt(named).parse_next(input)? {
+        return Ok(Distribution::List(delays));
+    }
+    let values = delimited('(', separated(1..=MOST_DELAYS, token, ','), ')');
+    let drawn = (token, opt(values)).try_map(|(word, values): (_, Option<Vec<_>>)| {
+        distribution(word, &values.unwrap_or_default()).map_err(Bad)
+    });
+    cut_err(drawn).parse_next(input)
+}
+
+fn distribution(word: &str, values: &[&str]) -> Result<Distribution, String> {
+    Ok(match (word, values) {
+        ("uniform", [least, most]) if delay_time(least)? <= delay_time(most)? => {
+            Distribution::Uniform(delay_time(least)?, delay_time(most)?)
         }
-        ("exponential", true) => {
-            let mean = delimited('(', delay_value, close()).parse_next(input)?;
-            Distribution::Exponential(mean)
+        ("exponential", [mean]) => Distribution::Exponential(delay_time(mean)?),
+        ("lognormal", [median, sigma]) => {
+            let sigma = billionths(sigma).filter(|sigma| *sigma <= 10_000_000_000);
+            let sigma = sigma.ok_or_else(|| format!("expected {DELAY}"))?;
+            Distribution::LogNormal(delay_time(median)?, sigma)
         }
-        ("lognormal", true) => {
-            let sigma = |input: &mut &str| {
-                let read = |text: &str| billionths(text).filter(|sigma| *sigma <= 10_000_000_000);
-                let why = "expected a deviation from 0 to 10, such as 0.5";
-                value(input, |text| read(text).ok_or_else(|| why.to_owned()))
-            };
-            let both = (delay_value, comma(), sigma);
-            let (median, _, sigma) = delimited('(', both, close()).parse_next(input)?;
-            Distribution::LogNormal(median, sigma)
+        ("list", [_, ..]) => {
+            let delays = values.iter().map(|text| delay_time(text));
+            Distribution::List(delays.collect::<Result<_, _>>()?)
         }
-        ("list", true) => {
-            let times = separated(1..=MOST_DELAYS, delay_value, (spaces, ','));
-            Distribution::List(delimited('(', times, close()).parse_next(input)?)
-        }
-        ("list", false) => {
-            let file = |path: &str| files(path.trim()).map_err(Bad);
-            let mut list = cut_err(preceded(spaces, rest.try_map(file)));
-            Distribution::List(list.parse_next(input)?)
-        }
-        (word, false) if word.starts_with(|c: char| c.is_ascii_digit()) => {
-            input.reset(&start);
-            Distribution::Constant(delay_value(input)?)
-        }
-        _ => {
-            input.reset(&start);
-            refuse(input, DELAY)?
-        }
+        (time, []) if starts_with_digit(time) => Distribution::Constant(delay_time(time)?),
+        _ => return Err(format!("expected {DELAY}")),
     })
 }
 
 /// Reads a file of delays: times with spaces or line ends between them.
 fn delays_of(path: &str) -> Result<Vec<u64>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("'{path}': {error}"))?;
-    let delays = text
-        .split_whitespace()
-        .map(|word| delay_time(word).map_err(|why| format!("'{path}': '{word}': {why}")));
-    let delays = delays.collect::<Result<Vec<_>, _>>()?;
+    let delays = text.split_whitespace().map(delay_time);
+    let delays = delays.collect::<Result<Vec<_>, _>>();
+    let delays = delays.map_err(|why| format!("'{path}': {why}"))?;
     match delays.len() {
         1..=MOST_DELAYS => Ok(delays),
         n => Err(format!(
