@@ -10,62 +10,45 @@ use ublk_ramdisk::pressure::{Injections, PressureOptions, Settings};
 use ublk_ramdisk::rules::Rule;
 use ublk_ramdisk::units::OrOff;
 
-/// As it is typed, and as it is printed.
+/// As it is typed, and as it is printed if that differs.
 const RULES: [(&str, &str); 24] = [
-    (
-        "slow: write 4k..64k @ 1G-2G: delay lognormal(2ms, 0.5)",
-        "slow: write 4K..64K @ 1G-2G: delay lognormal(2ms, 0.5)",
-    ),
-    ("read 10%: delay 5ms", "read 10%: delay 5ms"),
+    ("slow: write 4k..64k @ 1G-2G: delay lognormal(2ms, 0.5)", ""),
+    ("read 10%: delay 5ms", ""),
     ("flush:delay 20ms", "flush: delay 20ms"),
+    ("once write @ sector 2048-4095: error EIO", ""),
+    ("write @sector 9-9:hang", "write @sector 9-9: hang"),
     (
-        "once write @ sector 2048-4095: error EIO",
-        "write @ 1M-2M once: error EIO",
-    ),
-    ("write @sector 9-9:hang", "write @ sector 9-9: hang"),
-    (
+        "next 3 write: error EIO  partial ",
         "next 3 write: error EIO partial",
-        "write next 3: error EIO partial",
     ),
-    ("any every 1000: busy", "every 1000: busy"),
-    ("any every 2: busy dev", "every 2: busy dev"),
-    ("x-1.b_: read write: requeue", "x-1.b_: read write: requeue"),
-    (
-        "any after 4 times 7: busy or requeue",
-        "after 4 times 7: busy or requeue",
-    ),
-    ("any for 30s: hang", "for 30s: hang"),
-    ("write 0.01%: corrupt bit", "write 0.01%: corrupt bit"),
-    (
-        "discard write-zeroes: ignore",
-        "discard write-zeroes: ignore",
-    ),
-    ("when inflight>16: busy", "when inflight > 16: busy"),
-    ("any: timeout", "any: timeout"),
-    ("read 4K: error EREMOTEIO", "read 4K: error EREMOTEIO"),
-    ("read ..4K: error ENOSPC", "read 0..4K: error ENOSPC"),
-    ("read 4K..: error EBADE", "read 4K..: error EBADE"),
-    ("any 100%: error ETIMEDOUT", "any: error ETIMEDOUT"),
-    ("any times 0: hang", "times 0: hang"),
-    (
-        "any: delay uniform( 1ms ,2ms )",
-        "any: delay uniform(1ms, 2ms)",
-    ),
-    (
-        "any: delay exponential(1500us)",
-        "any: delay exponential(1500us)",
-    ),
+    ("any every 1000: busy", ""),
+    ("any every 2: busy dev", ""),
+    ("x-1.b_: read write: requeue", ""),
+    ("any after 4 times 7: busy or requeue", ""),
+    ("any for 30s: hang", ""),
+    ("write 0.01%: corrupt bit", ""),
+    ("discard write-zeroes: ignore", ""),
+    ("when inflight>16: busy", ""),
+    ("any: timeout", ""),
+    ("read 4K: error EREMOTEIO", ""),
+    ("read ..4K: error ENOSPC", ""),
+    ("read 4K..: error EBADE", ""),
+    ("any 100%: error ETIMEDOUT", ""),
+    ("any times 0: hang", ""),
+    ("any: delay uniform( 1ms ,2ms )", ""),
+    ("any: delay exponential(1500us)", ""),
     (
         "any: delay list(1ms,2us, 0)",
         "any: delay list(1ms, 2us, 0s)",
     ),
-    ("  any  :  hang  ", "any: hang"),
+    ("  any  :  hang  ", "any : hang"),
 ];
 
 #[test]
 fn e29_a_rule_is_printed_as_it_can_be_typed() {
     for (typed, printed) in RULES {
         let rule: Rule = typed.parse().expect(typed);
+        let printed = if printed.is_empty() { typed } else { printed };
         assert_eq!(rule.to_string(), printed);
         assert_eq!(printed.parse(), Ok(rule.clone()), "{printed}");
         let sent = serde_json::to_string(&rule).expect("a string");
@@ -252,9 +235,9 @@ fn l1_injections_are_lists_with_commas_within_and_become_rules() {
     let settings = inject(list).applied_to(&Settings::default());
     let all = [
         "requeue: 50% after 2 every 10: busy or requeue",
-        "badblocks: read write @ 0-4K once: error EIO",
+        "badblocks: read write @ sector 0-7 once: error EIO",
         "badblocks2: read write @ sector 9-9 once: error EIO",
-        "timeout: every 3 times 4: timeout",
+        "timeout: 100% after 0 every 3 times 4: timeout",
         "delay: any: delay 5us",
     ];
     assert_eq!(shown(&settings), all, "in the order of null_blk");

@@ -113,7 +113,9 @@ impl FromStr for Injection {
                         .to_owned(),
                 );
             }
-            let rule = format!("{name}: {}: {action}", attr.selectors());
+            let times = attr.times.map_or(String::new(), |n| format!(" times {n}"));
+            let (share, after, every) = (attr.probability, attr.space, attr.interval);
+            let rule = format!("{name}: {share}% after {after} every {every}{times}: {action}");
             rule.parse().map(|rule| vec![rule])
         };
         let rules = match name {
@@ -146,13 +148,13 @@ fn bad_blocks(text: &str) -> Result<Vec<Rule>, String> {
     let (mut once, mut partial) = ("", "");
     for word in words.split(':').filter(|_| text.contains(':')) {
         match word {
-            "once" => once = "once",
-            "partial" => partial = "partial",
+            "once" => once = " once",
+            "partial" => partial = " partial",
             _ => return Err(FORM.to_owned()),
         }
     }
     let rule = |range: &str| {
-        let rule = format!("read write @ sector {range} {once}: error EIO {partial}");
+        let rule = format!("read write @ sector {range}{once}: error EIO{partial}");
         rule.parse::<Rule>().map_err(|_| FORM.to_owned())
     };
     let rules = ranges.split([',', '+']).map(rule);

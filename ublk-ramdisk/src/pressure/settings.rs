@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::inject::place_of;
 use super::{FaultAttr, Injection, Injections, PsiTrigger};
 use crate::error::Failure;
-use crate::rules::{Rule, MOST_RULES};
+use crate::rules::{Action, Rule, Selectors, MOST_RULES};
 use crate::units::{number, or_off, OrOff};
 
 /// The pressure on a disk. What is none is not in force.
@@ -45,10 +45,9 @@ impl Settings {
                 self.rules.len()
             )));
         }
-        let always = self
-            .rules
-            .iter()
-            .any(|rule| rule.to_string() == "timeout: any: timeout");
+        let takes_all =
+            |rule: &Rule| rule.action == Action::Timeout && rule.selectors == Selectors::default();
+        let always = self.rules.iter().any(takes_all);
         if always && names.clone().any(|name| name == "delay") {
             return Err(Failure::usage(
                 "--inject delay contradicts --inject timeout for every request: none would be left \

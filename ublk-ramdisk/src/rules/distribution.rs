@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How long a rule delays requests.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::random::{exp, Random};
-use crate::units::Time;
 
 /// The longest delay.
 pub const MAX_DELAY: Duration = Duration::from_secs(20);
@@ -39,24 +37,5 @@ impl Distribution {
             Self::List(delays) => delays[(n % delays.len() as u64) as usize],
         };
         delay.min(MAX_DELAY.as_nanos() as u64)
-    }
-}
-
-impl fmt::Display for Distribution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = |ns: &u64| Time(Duration::from_nanos(*ns)).to_string();
-        match self {
-            Self::Constant(ns) => f.write_str(&time(ns)),
-            Self::Uniform(least, most) => write!(f, "uniform({}, {})", time(least), time(most)),
-            Self::Exponential(mean) => write!(f, "exponential({})", time(mean)),
-            Self::LogNormal(median, sigma) => {
-                let sigma = super::rule::Billionths(*sigma);
-                write!(f, "lognormal({}, {sigma})", time(median))
-            }
-            Self::List(delays) => {
-                let delays: Vec<_> = delays.iter().map(time).collect();
-                write!(f, "list({})", delays.join(", "))
-            }
-        }
     }
 }

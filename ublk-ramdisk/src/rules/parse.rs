@@ -2,6 +2,7 @@
 //! Reads a rule: `[NAME:] SELECTORS: ACTION`. An error names the column and what was expected there.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use winnow::combinator::{
     alt, cut_err, delimited, eof, fail, opt, preceded, separated, terminated,
@@ -107,9 +108,21 @@ fn starts_with_digit(text: &str) -> bool {
 fn rule(input: &mut &str, files: Files) -> ModalResult<Rule> {
     spaces(input)?;
     let name = opt(terminated(name, (spaces, ':', spaces))).parse_next(input)?;
-    let selectors = selectors(input)?;
+    let (selectors, selected) = selectors.with_taken().parse_next(input)?;
     let start = input.checkpoint();
-    let action = action(input, files)?;
+    let action = |input: &mut &str| action(input, files);
+    let (action, done) = { action }.with_taken().parse_next(input)?;
+    let done = match &action {
+        // The file may be another one by the time at which the rule is read again.
+        Action::Delay(Distribution::List(delays)) => {
+            let delays = delays
+                .iter()
+                .map(|ns| units::Time(Duration::from_nanos(*ns)));
+            let delays: Vec<_> = delays.map(|delay| delay.to_string()).collect();
+            format!("delay list({})", delays.join(", "))
+        }
+        _ => done.to_owned(),
+    };
     let forbidden = match action {
         Action::Corrupt if selectors.ops != Selectors::WRITE => Some(DATA),
         Action::Ignore if selectors.ops & Selectors::READ != 0 => Some(NO_READ),
@@ -120,8 +133,11 @@ fn rule(input: &mut &str, files: Files) -> ModalResult<Rule> {
         refuse(input, why)?;
     }
     cut_err((spaces, eof).context(expected("the end of the rule"))).parse_next(input)?;
+    let text = format!("{selected} {done}");
+    let words: Vec<_> = text.split_whitespace().collect();
     Ok(Rule {
         name: name.unwrap_or_default().to_owned(),
+        text: words.join(" "),
         selectors,
         action,
     })

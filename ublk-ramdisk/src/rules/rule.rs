@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One rule: what it selects and what it does. It is printed as it can be typed again, and kept in
-//! files and messages in that form.
+//! One rule: what it selects and what it does. It is printed as it was typed, and kept in files and
+//! messages in that form.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::Distribution;
 use crate::mq::{Op, Request, Status};
-use crate::units::{Size, Time};
 
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +17,8 @@ use crate::units::{Size, Time};
 pub struct Rule {
     /// Its name; empty until the disk gives it one.
     pub name: String,
+    /// As it was typed, without the name.
+    pub(super) text: String,
     /// The requests it is about.
     pub selectors: Selectors,
     /// What it does with them.
@@ -130,81 +131,12 @@ pub(super) fn errno_name(status: Status) -> String {
     format!("{:?}", Errno::from_raw(status.errno()))
 }
 
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Delay(delay) => return write!(f, "delay {delay}"),
-            Self::Error(status, partial) => {
-                let partial = if *partial { " partial" } else { "" };
-                return write!(f, "error {}{partial}", errno_name(*status));
-            }
-            Self::Busy => "busy",
-            Self::BusyDev => "busy dev",
-            Self::Requeue => "requeue",
-            Self::BusyOrRequeue => "busy or requeue",
-            Self::Hang => "hang",
-            Self::Timeout => "timeout",
-            Self::Corrupt => "corrupt bit",
-            Self::Ignore => "ignore",
-        })
-    }
-}
-
-/// A number in parts of a billion, as a decimal fraction.
-pub(super) struct Billionths(pub(super) u64);
-
-impl fmt::Display for Billionths {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000);
-        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
-    }
-}
-
-impl fmt::Display for Selectors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut words = Vec::new();
-        if self.ops != ANY {
-            let set = (0..).zip(OPS).filter(|(bit, _)| self.ops & 1 << bit != 0);
-            words.extend(set.map(|(_, op)| op.to_owned()));
-        }
-        words.extend(self.size.map(|size| match size {
-            (least, u64::MAX) => format!("{}..", Size(least)),
-            (least, most) if least == most => Size(least).to_string(),
-            (least, most) => format!("{}..{}", Size(least), Size(most)),
-        }));
-        words.extend(
-            self.place
-                .map(|(start, end)| match (start | end).trailing_zeros() {
-                    9 => format!("@ sector {}-{}", start >> 9, (end >> 9) - 1),
-                    _ => format!("@ {}-{}", Size(start), Size(end)),
-                }),
-        );
-        if self.share != SHARE_ALL {
-            words.push(format!("{}%", Billionths(self.share)));
-        }
-        let count = |word: &str, n: u64| format!("{word} {n}");
-        words.extend((self.after != 0).then(|| count("after", self.after)));
-        words.extend((self.every != 1).then(|| count("every", self.every)));
-        words.extend(self.next.map(|next| count("next", next)));
-        words.extend(self.times.map(|times| match times {
-            1 => "once".to_owned(),
-            times => count("times", times),
-        }));
-        words.extend(self.window.map(|window| format!("for {}", Time(window))));
-        words.extend(self.in_flight.map(|n| count("when inflight >", n)));
-        match words.is_empty() {
-            true => f.write_str("any"),
-            false => f.write_str(&words.join(" ")),
-        }
-    }
-}
-
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.name.is_empty() {
             write!(f, "{}: ", self.name)?;
         }
-        write!(f, "{}: {}", self.selectors, self.action)
+        f.write_str(&self.text)
     }
 }
 

@@ -49,7 +49,8 @@ fn used() {
         "read @ sector 16-23 once: error EREMOTEIO",
     ]);
     let printed = rules(&disk, &[]);
-    let lines = "slow: read @ 1M-2M: delay 50ms\nrule1: read @ 8K-12K once: error EREMOTEIO\n";
+    let lines =
+        "slow: read @ 1M-2M: delay 50ms\nrule1: read @ sector 16-23 once: error EREMOTEIO\n";
     assert_eq!(printed, lines);
     let begun = Instant::now();
     assert_eq!(read_at(&disk, 1 << 20), None);
