@@ -290,14 +290,10 @@ impl<D: Disk> Pressured<D> {
     /// What the rules do with a request.
     fn look(&self, hctx: Hctx<'_>, request: &Request) -> Found {
         let number = self.waiting.marks.number(hctx.index(), request.tag());
+        let queues = 0..self.requeues_next.len() as u16;
+        let of = |queue| hctx.queue().count_in_flight(queue);
         // Without this one.
-        let queues = || 0..self.requeues_next.len() as u16;
-        let in_flight = || {
-            queues()
-                .map(|of| hctx.queue().count_in_flight(of))
-                .sum::<u64>()
-                - 1
-        };
+        let in_flight = || queues.clone().map(of).sum::<u64>().saturating_sub(1);
         let now = self.throttle.now();
         self.waiting.rules.look(request, number, now, &in_flight)
     }

@@ -13,6 +13,7 @@ use crate::machine::{self, wait_for, Traces};
 use crate::recovery::kill;
 use crate::run::ublk;
 use crate::runner::Test;
+use crate::upgrade::upgrade;
 
 pub fn tests(tests: &mut Vec<Test>) {
     let used = Test::new("e29_e31_rules_on_a_disk_that_is_used", used);
@@ -86,7 +87,15 @@ fn used() {
     let text = ublk(&["stats", &disk.name()]).well();
     assert!(text.contains("rule rule1: 1 hits, 0 left"), "{text}");
     assert_eq!(rules(&disk, &["clear"]), "");
-    assert_eq!(disk.end_after_errors(), 2);
+    rules(&disk, &["add", "stall: write: hang"]);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| disk.open_direct().write_all_at(&Buffer::new(4096), 0));
+        wait_for("the write is held", || rule(&disk, "stall").held == 1);
+        ublk(&["del", "--force", &disk.name()]).well();
+        let written = writer.join().expect("no panic");
+        written.expect("who ends the disk lets go of it first");
+    });
+    disk.has_ended();
     before.assert_unchanged();
 }
 
@@ -111,6 +120,10 @@ fn after_a_crash() {
             disk.open_direct().write_all_at(&bytes, 64 << 10)
         });
         wait_for("the write is held", || rule(&disk, "stall").held == 1);
+        upgrade(&disk);
+        wait_for("it is held by the next server", || {
+            rule(&disk, "stall").held == 1
+        });
         kill(&disk);
         wait_for("it is held again", || rule(&disk, "stall").held == 1);
         assert_eq!(rules(&disk, &[]), printed, "order and names");

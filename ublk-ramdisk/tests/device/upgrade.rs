@@ -33,7 +33,7 @@ fn server(disk: &Disk) -> u32 {
 
 /// Returns when the new server serves, with a supervisor of its own; the former ones have ended.
 #[track_caller]
-fn upgrade(disk: &Disk) {
+pub fn upgrade(disk: &Disk) {
     let former = server(disk);
     let supervisor = machine::parent(former);
     assert_eq!(ublk(&["upgrade", &disk.name()]).well().trim(), disk.path);
