@@ -44,7 +44,7 @@ use crate::mq::{
     Answer, Budget, Busy, Deferred, Disk, Hctx, Issued, Op, Operations, Queue, Request, RequestRef,
     Requeue, Run, Source, Status, TimeoutAnswer,
 };
-use crate::rules::{Action, Cells, Found, RuleSet, RuleStats, NO_CELLS};
+use crate::rules::{Action, Cells, Found, RuleSet, RuleStats};
 use crate::trace::{self, SourceState};
 pub use control::Control;
 pub use inject::{FaultAttr, Injection, Injections};
@@ -107,7 +107,7 @@ impl<D: Disk> Pressured<D> {
             active: AtomicU32::new(0),
             slots: slots.clone(),
             requeues_next: (0..nr_hw_queues).map(|_| AtomicBool::new(false)).collect(),
-            init_cells: NO_CELLS,
+            init_cells: Cells::default(),
             throttle: Arc::new(Throttle::new()),
             psi: Psi::new(marks.len()),
             waiting: Arc::new(Waiting::new(marks, slots, RuleSet::new(rules_file))),

@@ -34,8 +34,6 @@ const VERSION: u64 = 1;
 
 /// The counts of one rule; see the constants.
 pub(crate) type Cells = [AtomicU64; CELLS];
-/// The counts of a rule that has seen nothing.
-pub(crate) const NO_CELLS: Cells = [const { AtomicU64::new(0) }; CELLS];
 /// Which rule they are of; 0 for none.
 pub(super) const RULE: usize = 0;
 /// Requests that it was asked about.

@@ -23,7 +23,7 @@ mod set;
 pub use distribution::{Distribution, MAX_DELAY};
 pub use rule::{Action, Rule, Selectors, SHARE_ALL};
 pub use set::RuleStats;
-pub(crate) use set::{Cells, Found, RuleSet, NO_CELLS};
+pub(crate) use set::{Cells, Found, RuleSet};
 
 /// Rules that a disk can have.
 pub const MOST_RULES: usize = 64;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use super::kept::{Cells, NO_CELLS};
+pub(crate) use super::kept::Cells;
 use super::kept::{Held, Kept, DRAWS, DUE, HITS, RULE, SEEN, SINCE, SLOTS, SPENT};
 use super::{Action, Rule, Selectors, SHARE_ALL};
 use crate::mq::{Request, Status};

@@ -6,6 +6,7 @@
 mod chrome_format;
 mod common;
 mod rules;
+mod script;
 mod space;
 mod trace;
 
