@@ -38,19 +38,19 @@ impl Marks {
         self.marks.len()
     }
 
-    /// The number of a request among all of the device.
-    pub(super) fn number(&self, hctx: u16, tag: u16) -> u32 {
-        u32::from(hctx) * u32::from(self.depth) + u32::from(tag)
+    /// The place of a request in the tables that have one for each tag of the device.
+    pub(super) fn index(&self, hctx: u16, tag: u16) -> usize {
+        usize::from(hctx) * usize::from(self.depth) + usize::from(tag)
     }
 
-    /// Hardware queue and tag of the request with this number.
-    pub(super) fn place(&self, number: u32) -> (u16, u16) {
-        let depth = u32::from(self.depth);
-        ((number / depth) as u16, (number % depth) as u16)
+    /// Hardware queue and tag of the request in this place.
+    pub(super) fn of_index(&self, index: usize) -> (u16, u16) {
+        let depth = usize::from(self.depth);
+        ((index / depth) as u16, (index % depth) as u16)
     }
 
     fn of(&self, hctx: u16, tag: u16) -> &Mark {
-        &self.marks[self.number(hctx, tag) as usize]
+        &self.marks[self.index(hctx, tag)]
     }
 
     pub(super) fn set(&self, hctx: u16, tag: u16, bit: u8) {
@@ -79,8 +79,8 @@ impl Marks {
 
     /// The requests with this bit: hardware queue and tag.
     pub(super) fn all(&self, bit: u8) -> impl Iterator<Item = (u16, u16)> + '_ {
-        let marks = (0..).zip(&self.marks);
+        let marks = self.marks.iter().enumerate();
         let marks = marks.filter(move |(_, mark)| mark.bits.load(Relaxed) & bit != 0);
-        marks.map(|(number, _)| self.place(number))
+        marks.map(|(index, _)| self.of_index(index))
     }
 }

@@ -72,7 +72,6 @@ const KICK_DELAY: Duration = Duration::from_millis(3);
 #[derive(Debug)]
 pub struct Pressured<D> {
     disk: Arc<D>,
-    depth: u16,
     active: AtomicU32,
     slots: Arc<Slots>,
     /// By hardware queue: is the next request that `busy or requeue` is about requeued?
@@ -103,7 +102,6 @@ impl<D: Disk> Pressured<D> {
         let marks = Marks::new(nr_hw_queues, depth);
         let this = Self {
             disk,
-            depth,
             active: AtomicU32::new(0),
             slots: slots.clone(),
             requeues_next: (0..nr_hw_queues).map(|_| AtomicBool::new(false)).collect(),
@@ -232,11 +230,6 @@ impl<D: Disk> Pressured<D> {
         [&self.slots.state, &self.throttle.state, &self.psi.state]
     }
 
-    /// The place of a request in the tables that have one for each tag of the device.
-    fn index(&self, hctx: u16, tag: u16) -> usize {
-        usize::from(hctx) * usize::from(self.depth) + usize::from(tag)
-    }
-
     /// queue_rq with at least one source in force; `active` are their bits. It gives the slot of a
     /// request back that does not stay with the disk.
     #[cold]
@@ -278,7 +271,7 @@ impl<D: Disk> Pressured<D> {
             answer => answer,
         };
         if active & PSI != 0 && !matches!(answer, Answer::Busy(..)) {
-            self.psi.forget(self.index(queue, tag));
+            self.psi.forget(self.waiting.marks.index(queue, tag));
         }
         // A request that goes on holds its slot until it completes or its delay is over.
         if !matches!(&answer, Answer::Ok(accepted) if accepted.goes_on()) {
@@ -289,13 +282,13 @@ impl<D: Disk> Pressured<D> {
 
     /// What the rules do with a request.
     fn look(&self, hctx: Hctx<'_>, request: &Request) -> Found {
-        let number = self.waiting.marks.number(hctx.index(), request.tag());
+        let place = self.waiting.marks.index(hctx.index(), request.tag());
         let queues = 0..self.requeues_next.len() as u16;
         let of = |queue| hctx.queue().count_in_flight(queue);
         // Without this one.
         let in_flight = || queues.clone().map(of).sum::<u64>().saturating_sub(1);
         let now = self.throttle.now();
-        self.waiting.rules.look(request, number, now, &in_flight)
+        self.waiting.rules.look(request, place, now, &in_flight)
     }
 
     /// Keeps what the rules have counted, and records it in a trace. If the request was turned away,
@@ -394,7 +387,7 @@ impl<D: Disk> Pressured<D> {
             && self.disk.needs_memory(&request)
             && self
                 .psi
-                .refuses(self.index(queue, tag), self.throttle.now())
+                .refuses(self.waiting.marks.index(queue, tag), self.throttle.now())
         {
             self.refund(metered, &request);
             // Each waits for its own second and holds back no request behind it (E10).
@@ -490,7 +483,7 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 
     fn overtakes(&self, hctx: Hctx<'_>, request: &Request) -> bool {
-        let place = self.index(hctx.index(), request.tag());
+        let place = self.waiting.marks.index(hctx.index(), request.tag());
         let held = self.active.load(Relaxed) & PSI != 0
             && self.psi.is_pressed()
             && self.psi.holds(place, self.throttle.now())

@@ -35,9 +35,9 @@ pub(super) enum What {
 
 #[derive(Debug, Default)]
 struct Requests {
-    /// When each goes on that is not held, the number of its arrival, and its number.
-    heap: BinaryHeap<Reverse<(u64, u64, u32)>>,
-    /// By number.
+    /// When each goes on that is not held, the number of its arrival, and its place.
+    heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    /// By place: see [`Marks::index`].
     what: Box<[Option<What>]>,
     /// Requests that have come so far.
     arrived: u64,
@@ -49,20 +49,20 @@ struct Requests {
 
 impl Requests {
     /// The request goes on then.
-    fn push(&mut self, due: u64, number: u32) {
-        self.heap.push(Reverse((due, self.arrived, number)));
+    fn push(&mut self, due: u64, place: usize) {
+        self.heap.push(Reverse((due, self.arrived, place)));
         self.arrived += 1;
     }
 
-    /// The numbers of the requests that the rules in these slots hold.
-    fn held(&self, slots: u128) -> impl Iterator<Item = u32> + '_ {
+    /// The places of the requests that the rules in these slots hold.
+    fn held(&self, slots: u128) -> impl Iterator<Item = usize> + '_ {
         let is_held = move |what: &Option<What>| match what {
             Some(What::Held(_, slot)) => slots >> slot & 1 != 0,
             _ => false,
         };
-        let all = (0..).zip(&self.what);
+        let all = self.what.iter().enumerate();
         all.filter(move |(_, what)| is_held(what))
-            .map(|(number, _)| number)
+            .map(|(place, _)| place)
     }
 }
 
@@ -135,17 +135,17 @@ impl Waiting {
                 return self.proceed(hctx, tag, what);
             }
         };
-        let number = self.marks.number(hctx.index(), tag);
+        let place = self.marks.index(hctx.index(), tag);
         // A rule may have gone since it was looked up.
         let is_held = matches!(&what, What::Held(_, slot) if requests.holders >> slot & 1 != 0);
-        requests.what[number as usize] = Some(what);
+        requests.what[place] = Some(what);
         if !is_held {
-            requests.push(context.now().saturating_add(delay), number);
+            requests.push(context.now().saturating_add(delay), place);
             // Only the next one changes what the timer waits for.
             if requests
                 .heap
                 .peek()
-                .is_some_and(|Reverse(top)| top.2 == number)
+                .is_some_and(|Reverse(top)| top.2 == place)
             {
                 self.arm(context, &requests);
             }
@@ -171,13 +171,13 @@ impl Waiting {
         requests.holders = holders.unwrap_or(requests.holders);
         loop {
             let next = requests.held(gone).next();
-            let Some(number) = next else { break };
-            let what = &mut requests.what[number as usize];
+            let Some(place) = next else { break };
+            let what = &mut requests.what[place];
             // The rule has it no more.
             if let Some(What::Held(token, _)) = what.take() {
                 *what = Some(What::Before(token));
             }
-            requests.push(context.now(), number);
+            requests.push(context.now(), place);
         }
         self.arm(context, &requests);
     }
@@ -190,23 +190,23 @@ impl Waiting {
         }) else {
             return;
         };
-        while let Some((number, what)) = self.next(context) {
-            let (hctx, tag) = self.marks.place(number);
+        while let Some((place, what)) = self.next(context) {
+            let (hctx, tag) = self.marks.of_index(place);
             self.proceed(queue.hw_queue(hctx), tag, what);
         }
     }
 
     /// Takes a request whose delay is over. If there is none, arms the timer for the next one.
-    fn next(self: &Arc<Self>, context: &TimerContext) -> Option<(u32, What)> {
+    fn next(self: &Arc<Self>, context: &TimerContext) -> Option<(usize, What)> {
         let mut requests = self.lock();
-        let Reverse((due, _, number)) = *requests.heap.peek()?;
+        let Reverse((due, _, place)) = *requests.heap.peek()?;
         if due > context.now() && !requests.ended {
             self.arm(context, &requests);
             return None;
         }
         requests.heap.pop();
-        let what = requests.what[number as usize].take();
-        Some((number, what.expect("it waits")))
+        let what = requests.what[place].take();
+        Some((place, what.expect("it waits")))
     }
 
     /// Has a request go on. One that ends without the disk's `complete` gives its slot back here.
@@ -217,7 +217,7 @@ impl Waiting {
         match what {
             What::Accepted(deferred) => hctx.queue().proceed(deferred),
             What::Before(token) | What::Held(token, _) => {
-                self.rules.let_go(self.marks.number(hctx.index(), tag));
+                self.rules.let_go(self.marks.index(hctx.index(), tag));
                 self.marks.set(hctx.index(), tag, PASSED);
                 let at_once = Requeue {
                     kick: Some(Duration::ZERO),

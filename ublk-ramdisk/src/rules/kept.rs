@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   words      0           1            1 + 128 x 8
-//!              VERSION     cells        held requests: offset, length and operation, tag and slot
+//!              VERSION     cells        held requests: offset, length and operation, place and slot
 //! ```
 //!
 //! Each rule has a slot of cells. Slots are taken in turn, so that a request that is just being looked
@@ -105,20 +105,20 @@ impl Kept {
         self.0[FIRST_HELD..].chunks_exact(RECORD).take(HELD)
     }
 
-    /// Notes that a rule holds the request with this tag.
-    pub(super) fn hold(&self, slot: usize, tag: u32, request: &Request) {
+    /// Notes that a rule holds the request in this place.
+    pub(super) fn hold(&self, slot: usize, place: usize, request: &Request) {
         let free = |record: &&[AtomicU64]| record[1].load(Relaxed) == 0;
         if let Some(record) = self.records().find(free) {
             record[0].store(request.offset(), Relaxed);
-            record[2].store(u64::from(tag) << 8 | slot as u64, Relaxed);
+            record[2].store((place as u64) << 8 | slot as u64, Relaxed);
             record[1].store(what(request), Relaxed);
         }
     }
 
-    /// The request with this tag is held no more.
-    pub(super) fn let_go(&self, tag: u32) {
+    /// The request in this place is held no more.
+    pub(super) fn let_go(&self, place: usize) {
         let its = |record: &&[AtomicU64]| {
-            record[1].load(Relaxed) != 0 && record[2].load(Relaxed) >> 8 == u64::from(tag)
+            record[1].load(Relaxed) != 0 && record[2].load(Relaxed) >> 8 == place as u64
         };
         if let Some(record) = self.records().find(its) {
             record[1].store(0, Relaxed);

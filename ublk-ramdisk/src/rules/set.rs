@@ -82,7 +82,9 @@ impl Selectors {
     fn left(&self, cells: &Cells) -> Option<u64> {
         let left = |most: u64, cell: usize| most.saturating_sub(cells[cell].load(Relaxed));
         let times = self.times.map(|times| left(times, HITS));
-        let next = self.next.map(|next| left(next + self.after, SEEN));
+        let next = self
+            .next
+            .map(|next| left(next.saturating_add(self.after), SEEN));
         times.into_iter().chain(next).min()
     }
 }
@@ -147,6 +149,8 @@ fn number_of(text: &str) -> u64 {
 #[derive(Debug, Default)]
 struct State {
     rules: Arc<[Arc<Entry>]>,
+    /// The slot that was taken last.
+    last: usize,
     kept: Option<Arc<Kept>>,
     /// What the former server held and has not come again, and how long it is waited for.
     again: Vec<Held>,
@@ -185,7 +189,7 @@ impl RuleSet {
     /// otherwise of its name. Returns the slots of those that are gone. Called by one thread at a time.
     pub(crate) fn set(&self, rules: &[Rule], begins_anew: &dyn Fn(&str) -> bool, now: u64) -> u128 {
         let state = self.lock();
-        let (old, kept) = (state.rules.clone(), state.kept.clone());
+        let (old, kept, mut last) = (state.rules.clone(), state.kept.clone(), state.last);
         // Memory is allocated and freed outside the lock, which queue_rq takes.
         drop(state);
         let is_first = kept.is_none();
@@ -196,7 +200,6 @@ impl RuleSet {
             return 0;
         };
         let mut taken = slots_of(&old);
-        let mut last = old.iter().map(|entry| entry.slot).max().unwrap_or(0);
         let mut entry_of = |rule: &Rule| {
             let goes_on = |entry: &&Arc<Entry>| entry.rule == *rule && !begins_anew(&rule.name);
             if let Some(entry) = old.iter().find(goes_on) {
@@ -204,9 +207,10 @@ impl RuleSet {
             }
             let id = number_of(&rule.to_string());
             let in_turn = || (1..=SLOTS).map(|n| (last + n) % SLOTS);
-            let is_free = |slot: &usize| taken >> slot & 1 == 0;
-            let is_its = |slot: &usize| kept.cells(*slot)[RULE].load(Relaxed) == id;
-            let its = in_turn().find(|slot| is_first && is_free(slot) && is_its(slot));
+            // The slots of the former server's rules are left to these.
+            let is_of = |slot: usize, id: u64| kept.cells(slot)[RULE].load(Relaxed) == id;
+            let is_free = |slot: &usize| taken >> slot & 1 == 0 && (!is_first || is_of(*slot, 0));
+            let its = in_turn().find(|slot| is_first && taken >> slot & 1 == 0 && is_of(*slot, id));
             let slot = its.or_else(|| in_turn().find(is_free));
             let slot = slot.expect("there are more slots than rules");
             let cells = kept.cells(slot);
@@ -233,7 +237,7 @@ impl RuleSet {
             Vec::new()
         };
         let mut state = self.lock();
-        state.rules = new;
+        (state.rules, state.last) = (new, last);
         state.kept = Some(kept);
         state.again.extend(again);
         state.again.retain(|held| used >> held.slot & 1 != 0);
@@ -259,11 +263,12 @@ impl RuleSet {
         state.again_until = now.saturating_add(HELD_AGAIN_WITHIN);
     }
 
-    /// Finds what the rules do with a request, and counts it. `tag` is its place in the device.
+    /// Finds what the rules do with a request, and counts it. `place` tells it from the others of the
+    /// device.
     pub(crate) fn look(
         &self,
         request: &Request,
-        tag: u32,
+        place: usize,
         now: u64,
         in_flight: &dyn Fn() -> u64,
     ) -> Found {
@@ -274,6 +279,7 @@ impl RuleSet {
             kept: Some(kept),
             again,
             again_until,
+            ..
         } = &mut *state
         else {
             return found;
@@ -281,9 +287,9 @@ impl RuleSet {
         if !again.is_empty() && now > *again_until {
             again.clear();
         }
-        if let Some(place) = again.iter().position(|held| held.is(request)) {
-            let slot = again.swap_remove(place).slot;
-            kept.hold(slot, tag, request);
+        if let Some(n) = again.iter().position(|held| held.is(request)) {
+            let slot = again.swap_remove(n).slot;
+            kept.hold(slot, place, request);
             found.end = Some((slot, Action::Hang));
             return found;
         }
@@ -323,7 +329,7 @@ impl RuleSet {
                 action => found.end = Some((entry.slot, action.clone())),
             }
             if found.end == Some((entry.slot, Action::Hang)) {
-                kept.hold(entry.slot, tag, request);
+                kept.hold(entry.slot, place, request);
             }
             break;
         }
@@ -344,10 +350,10 @@ impl RuleSet {
         }
     }
 
-    /// The request with this tag is held no more.
-    pub(crate) fn let_go(&self, tag: u32) {
+    /// The request in this place is held no more.
+    pub(crate) fn let_go(&self, place: usize) {
         if let Some(kept) = &self.lock().kept {
-            kept.let_go(tag);
+            kept.let_go(place);
         }
     }
 

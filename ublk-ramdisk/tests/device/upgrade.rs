@@ -80,7 +80,7 @@ fn waiting(path: &str) {
         upgrade(&disk);
         let shown = ublk(&["set", &disk.name()]).well();
         assert!(shown.contains("slots 2"), "{shown}");
-        assert!(shown.contains("requeue=1"), "{shown}");
+        assert!(shown.contains("rule 'requeue: "), "{shown}");
         ublk(&["set", &disk.name(), "--inject", "requeue=off"]).well();
         reader.join().expect("it has read what was written");
     });
