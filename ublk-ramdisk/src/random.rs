@@ -16,6 +16,11 @@ pub(crate) fn scatter(n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// The number in the `n`-th place of a stream.
+pub(crate) fn nth(stream: u64, n: u64) -> u64 {
+    scatter(stream.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+}
+
 impl Random {
     /// The stream of one user. Users of the same seed have different streams.
     pub(crate) fn new(seed: u64, user: u64) -> Self {

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Rule, Selectors, MAX_DELAY, SHARE_ALL};
+use crate::rules::{Rule, Selectors, MAX_DELAY, PER_CENT};
 use crate::units::{self, number};
 
 /// Which calls fail.
@@ -63,7 +63,7 @@ impl FaultAttr {
     /// The same as a rule's selectors.
     pub(super) fn selectors(&self) -> Selectors {
         Selectors {
-            share: SHARE_ALL / 100 * self.probability,
+            share: PER_CENT * self.probability,
             after: self.space,
             every: self.interval,
             times: self.times,

@@ -42,12 +42,10 @@ pub(super) const SEEN: usize = 1;
 pub(super) const DUE: usize = 2;
 /// Those that it did something to.
 pub(super) const HITS: usize = 3;
-/// Random numbers drawn.
-pub(super) const DRAWS: usize = 4;
 /// Nanoseconds that the rule has been in force.
-pub(super) const SPENT: usize = 5;
+pub(super) const SPENT: usize = 4;
 /// When the server put it in force, less what it had spent before.
-pub(super) const SINCE: usize = 6;
+pub(super) const SINCE: usize = 5;
 
 /// A request that a rule held when its server died.
 #[derive(Debug, PartialEq, Eq)]

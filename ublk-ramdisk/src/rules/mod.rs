@@ -21,7 +21,7 @@ mod rule;
 mod set;
 
 pub use distribution::{Distribution, MAX_DELAY};
-pub use rule::{Action, Rule, Selectors, SHARE_ALL};
+pub use rule::{Action, Rule, Selectors, PER_CENT, SHARE_ALL};
 pub use set::RuleStats;
 pub(crate) use set::{Cells, Found, RuleSet};
 

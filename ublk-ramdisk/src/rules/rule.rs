@@ -30,8 +30,10 @@ pub(super) const OPS: [&str; 5] = ["read", "write", "flush", "discard", "write-z
 /// The bits of all operations.
 pub(super) const ANY: u8 = (1 << OPS.len()) - 1;
 
+/// A share of one per cent.
+pub const PER_CENT: u64 = 1_000_000_000;
 /// A share of 100 per cent.
-pub const SHARE_ALL: u64 = 100_000_000_000;
+pub const SHARE_ALL: u64 = 100 * PER_CENT;
 
 /// Which requests a rule is about. A request must fit all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

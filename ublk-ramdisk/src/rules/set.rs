@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::kept::Cells;
-use super::kept::{Held, Kept, DRAWS, DUE, HITS, RULE, SEEN, SINCE, SLOTS, SPENT};
-use super::{Action, Rule, Selectors, SHARE_ALL};
+use super::kept::{Held, Kept, DUE, HITS, RULE, SEEN, SINCE, SLOTS, SPENT};
+use super::{Action, Rule, Selectors, PER_CENT};
 use crate::mq::{Request, Status};
-use crate::random::{scatter, Random};
+use crate::random::{nth, scatter, Random};
 
 /// How long a new server waits for the requests that the former one held, in nanoseconds.
 const HELD_AGAIN_WITHIN: u64 = 30_000_000_000;
@@ -56,17 +56,16 @@ impl Selectors {
         {
             return OUT;
         }
-        let number = add(&cells[SEEN]).saturating_sub(self.after);
+        let seen = add(&cells[SEEN]);
+        let number = seen.saturating_sub(self.after);
         let is_past = self.next.is_some_and(|next| number > next);
         if is_past || number / self.every <= cells[DUE].load(Relaxed) {
             return COUNTED;
         }
         add(&cells[DUE]);
-        let is_in_share = || {
-            let draw = add(&cells[DRAWS]);
-            Random::new(seed, draw).below(SHARE_ALL) < self.share
-        };
-        if self.share < SHARE_ALL && !is_in_share() {
+        // Whole per cents first, as null_blk's were always drawn here.
+        let draw = nth(seed, seen - 1);
+        if draw % 100 * PER_CENT + draw / 100 % PER_CENT >= self.share {
             return ITS_TURN;
         }
         add(&cells[HITS]);
@@ -221,7 +220,11 @@ impl RuleSet {
             begin(cells, now);
             (last, taken) = (slot, taken | 1 << slot);
             Arc::new(Entry {
-                seed: number_of(&rule.name),
+                seed: match &rule.name[..] {
+                    // null_blk's have no stream of their own.
+                    "requeue" | "timeout" => 0,
+                    name => number_of(name),
+                },
                 rule: rule.clone(),
                 slot,
             })
@@ -311,8 +314,8 @@ impl RuleSet {
             }
             match &entry.rule.action {
                 Action::Delay(delay) => {
-                    let random = &mut Random::new(!entry.seed, add(&cells[DRAWS]));
                     let hit = cells[HITS].load(Relaxed) - 1;
+                    let random = &mut Random::new(entry.seed, hit);
                     found.delay = found.delay.saturating_add(delay.draw(random, hit));
                     continue;
                 }
