@@ -123,16 +123,17 @@ impl Entry {
     /// False once its time is over.
     fn is_in_time(&self, cells: &Cells, now: u64) -> bool {
         self.rule.selectors.window.is_none_or(|window| {
-            let spent = now.saturating_sub(cells[SINCE].load(Relaxed));
+            let spent = now.wrapping_sub(cells[SINCE].load(Relaxed));
             cells[SPENT].store(spent, Relaxed);
             u128::from(spent) < window.as_nanos()
         })
     }
 }
 
-/// Its time goes on from here.
+/// Its time goes on from here. The clock may not have run for as long as the rule has been in force under
+/// former servers, so the difference wraps.
 fn begin(cells: &Cells, now: u64) {
-    cells[SINCE].store(now.saturating_sub(cells[SPENT].load(Relaxed)), Relaxed);
+    cells[SINCE].store(now.wrapping_sub(cells[SPENT].load(Relaxed)), Relaxed);
 }
 
 fn slots_of(entries: &[Arc<Entry>]) -> u128 {
