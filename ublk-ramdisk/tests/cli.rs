@@ -214,6 +214,7 @@ fn l1_values_and_contradictions() {
         "sim --id 5",
         "sim --data-path batch",
         "add --size 1M --swap --slots 2",
+        "add --size 1M --swap --rule any:hang",
         "add --size 1M --swap --memory-limit 2M",
         "add --size 1M --swap --reclaim zero",
         "add --size 1M --swap --backing memfd",

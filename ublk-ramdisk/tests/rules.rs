@@ -200,6 +200,12 @@ fn e29_rules_have_an_order_and_names_of_their_own() {
     ];
     assert_eq!(shown(&settings), all);
     settings.check().expect("good");
+    let beside = options(&["any: hang", "rule1: any: busy"]).applied_to(&Settings::default());
+    assert_eq!(
+        shown(&beside)[0],
+        "rule2: any: hang",
+        "another has the name"
+    );
     let changed = options(&["b: write: busy", "any: requeue"]).applied_to(&settings);
     assert_eq!(shown(&changed)[1], "b: write: busy", "in its place");
     assert_eq!(shown(&changed)[4], "rule4: any: requeue");

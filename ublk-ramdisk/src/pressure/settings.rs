@@ -41,7 +41,7 @@ impl Settings {
         }
         if self.rules.len() > MOST_RULES {
             return Err(Failure::usage(format!(
-                "--rule: {} rules are more than the {MOST_RULES} that a disk can have",
+                "--rule: {} rules are more than the {MOST_RULES} that a disk can have: take some away",
                 self.rules.len()
             )));
         }
@@ -57,20 +57,21 @@ impl Settings {
         Ok(())
     }
 
-    /// Adds a rule, in the place of the one of its name if `old` has one.
-    fn add(&mut self, mut rule: Rule, old: &Settings) {
-        let is_taken = |name: &str| self.rules.iter().any(|rule| rule.name == name);
-        if rule.name.is_empty() {
-            let mut names = (1..).map(|n| format!("rule{n}"));
-            rule.name = names
-                .find(|name| !is_taken(name))
-                .expect("there are more names");
-        }
-        let was_there = old.rules.iter().any(|of| of.name == rule.name);
-        let place = self.rules.iter().position(|of| of.name == rule.name);
-        match place.filter(|_| was_there) {
-            Some(place) => self.rules[place] = rule,
-            None => self.rules.push(rule),
+    /// Adds rules. One of a name that is there already takes its place; one without a name gets one.
+    fn add(&mut self, rules: &[Rule]) {
+        let old = self.rules.len();
+        for rule in rules {
+            let mut rule = rule.clone();
+            if rule.name.is_empty() {
+                let taken =
+                    |name: &String| self.rules.iter().chain(rules).any(|of| of.name == *name);
+                let mut names = (1..).map(|n| format!("rule{n}"));
+                rule.name = names.find(|name| !taken(name)).expect("there are more");
+            }
+            match self.rules[..old].iter_mut().find(|of| of.name == rule.name) {
+                Some(former) => *former = rule,
+                None => self.rules.push(rule),
+            }
         }
     }
 
@@ -182,10 +183,7 @@ impl PressureOptions {
                 Injection::Rules(name, rules) => new.inject(name, rules),
             }
         }
-        let old = new.clone();
-        self.rule
-            .iter()
-            .for_each(|rule| new.add(rule.clone(), &old));
+        new.add(&self.rule);
         new
     }
 
