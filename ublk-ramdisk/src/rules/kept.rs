@@ -17,8 +17,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::rule::bit;
 use super::MOST_RULES;
-use crate::mq::{Op, Request};
+use crate::mq::Request;
 use crate::sys::mmap::Words;
 
 /// Slots: those of all rules of a disk, and of all that take their place at once.
@@ -57,14 +58,7 @@ pub(super) struct Held {
 
 /// The length and the operation, never 0.
 fn what(request: &Request) -> u64 {
-    let op = match request.op() {
-        Op::Read => 1,
-        Op::Write => 2,
-        Op::Flush => 3,
-        Op::Discard => 4,
-        Op::WriteZeroes { .. } => 5,
-    };
-    request.len() << 8 | op
+    request.len() << 8 | u64::from(bit(request.op()))
 }
 
 impl Held {
@@ -108,7 +102,7 @@ impl Kept {
         let free = |record: &&[AtomicU64]| record[1].load(Relaxed) == 0;
         if let Some(record) = self.records().find(free) {
             record[0].store(request.offset(), Relaxed);
-            record[2].store((place as u64) << 8 | slot as u64, Relaxed);
+            record[2].store((place * SLOTS + slot) as u64, Relaxed);
             record[1].store(what(request), Relaxed);
         }
     }
@@ -116,7 +110,7 @@ impl Kept {
     /// The request in this place is held no more.
     pub(super) fn let_go(&self, place: usize) {
         let its = |record: &&[AtomicU64]| {
-            record[1].load(Relaxed) != 0 && record[2].load(Relaxed) >> 8 == place as u64
+            record[1].load(Relaxed) != 0 && record[2].load(Relaxed) as usize / SLOTS == place
         };
         if let Some(record) = self.records().find(its) {
             record[1].store(0, Relaxed);
@@ -127,7 +121,7 @@ impl Kept {
     pub(super) fn take_held(&self) -> Vec<Held> {
         let taken = self.records().map(|record| Held {
             offset: record[0].load(Relaxed),
-            slot: (record[2].load(Relaxed) & 0xff) as usize,
+            slot: record[2].load(Relaxed) as usize % SLOTS,
             what: record[1].swap(0, Relaxed),
         });
         taken.filter(|held| held.what != 0).collect()

@@ -30,6 +30,17 @@ pub(super) const OPS: [&str; 5] = ["read", "write", "flush", "discard", "write-z
 /// The bits of all operations.
 pub(super) const ANY: u8 = (1 << OPS.len()) - 1;
 
+/// The bit of an operation.
+pub(super) fn bit(op: Op) -> u8 {
+    match op {
+        Op::Read => Selectors::READ,
+        Op::Write => Selectors::WRITE,
+        Op::Flush => 1 << 2,
+        Op::Discard => 1 << 3,
+        Op::WriteZeroes { .. } => 1 << 4,
+    }
+}
+
 /// A share of one per cent.
 pub const PER_CENT: u64 = 1_000_000_000;
 /// A share of 100 per cent.
@@ -86,16 +97,9 @@ impl Selectors {
 
     /// Does the request fit by itself, apart from counts, time and what else is in flight?
     pub(super) fn fit(&self, request: &Request) -> bool {
-        let op = match request.op() {
-            Op::Read => Self::READ,
-            Op::Write => Self::WRITE,
-            Op::Flush => 1 << 2,
-            Op::Discard => 1 << 3,
-            Op::WriteZeroes { .. } => 1 << 4,
-        };
         let (offset, len) = (request.offset(), request.len());
         let is_inside = |(start, end)| offset < end && start < offset + len;
-        self.ops & op != 0
+        self.ops & bit(request.op()) != 0
             && self
                 .size
                 .is_none_or(|(least, most)| (least..=most).contains(&len))

@@ -13,14 +13,17 @@ use workqueue::VirtualClock;
 const EIO: i32 = -libc::EIO;
 
 fn served(clock: Arc<VirtualClock>, rules: &[&str], file: Option<&Path>) -> Bed {
-    let options = PressureOptions {
-        rule: rules.iter().map(|rule| rule.parse().expect(rule)).collect(),
-        ..PressureOptions::default()
-    };
-    let settings = options.applied_to(&Settings::default());
+    let settings = adding(rules).applied_to(&Settings::default());
     let pressure = (settings, file.map(Path::to_owned));
     let ramdisk = Bed::ramdisk(64, SpaceOptions::default());
     Bed::under(ramdisk, clock, (1, 8), 0, pressure)
+}
+
+fn adding(rules: &[&str]) -> PressureOptions {
+    PressureOptions {
+        rule: rules.iter().map(|rule| rule.parse().expect(rule)).collect(),
+        ..PressureOptions::default()
+    }
 }
 
 /// Hits, what is left, and requests held, of each rule.
@@ -128,5 +131,78 @@ fn e31_f04_what_is_held_is_served_when_the_disk_is_let_go() {
     for (tag, result) in [(1, PAGE as i32), (2, 0), (3, 0)] {
         assert_eq!(bed.end_of(0, tag), result);
     }
+    bed.finish();
+}
+
+/// Rules come and go while workers serve what others hold back: every request ends once, and the
+/// counters add up.
+#[test]
+fn e29_rules_are_changed_while_requests_run() {
+    const TAGS: usize = 8;
+    let mut bed = served(VirtualClock::new(), &[], None);
+    let without = |names: &[&str]| PressureOptions {
+        drop_rules: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..PressureOptions::default()
+    };
+    let clear = PressureOptions {
+        clear_rules: true,
+        ..PressureOptions::default()
+    };
+    let changes = [
+        adding(&["h: every 3: hang"]),
+        adding(&["d: any: delay 1ms", "w: write 50%: corrupt bit"]),
+        adding(&["r: every 4: busy or requeue", "b: every 5: busy dev"]),
+        without(&["h"]),
+        adding(&["e: read every 6: error EIO", "d: any: delay uniform(0, 3ms)"]),
+        without(&["r", "e"]),
+        adding(&["h: write times 2: hang", "p: write once: error EIO partial"]),
+        clear.clone(),
+    ];
+    let ops = [Op::Read, Op::Write, Op::Discard, Op::Flush];
+    let (mut random, mut is_out) = (1_u64, [false; TAGS]);
+    let mut below = |end: usize| {
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (random >> 33) as usize % end
+    };
+    let mut ended = 0;
+    while ended < 20_000 {
+        for (tag, is_out) in is_out.iter_mut().enumerate() {
+            if *is_out && bed.result(0, tag as u16).is_some() {
+                (*is_out, ended) = (false, ended + 1);
+            }
+            if !*is_out {
+                let (op, page) = (ops[below(4)], below(60) as u64);
+                let pages = if op == Op::Flush {
+                    0
+                } else {
+                    1 + below(4) as u64
+                };
+                *is_out = true;
+                bed.insert(0, tag as u16, op, if pages == 0 { 0 } else { page }, pages);
+            }
+        }
+        match below(8) {
+            0 => {
+                let change = &changes[below(changes.len())];
+                let applied = bed.mirror.pressure().apply(&bed.driver, change);
+                applied.expect("no trigger is made");
+            }
+            1 => _ = bed.driver.release("h"),
+            2 => bed.mirror.queue().run_hw_queues(true),
+            _ => bed.clock.advance(S / 1000),
+        }
+    }
+    let applied = bed.mirror.pressure().apply(&bed.driver, &clear);
+    applied.expect("no trigger is made");
+    for tag in (0..TAGS).filter(|tag| is_out[*tag]) {
+        bed.until("a request ends", || {
+            bed.clock.advance(S / 1000);
+            bed.mirror.queue().run_hw_queues(true);
+            bed.result(0, tag as u16).is_some()
+        });
+    }
+    assert_eq!(bed.driver.stats().delayed, 0);
     bed.finish();
 }
