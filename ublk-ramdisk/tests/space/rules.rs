@@ -153,7 +153,10 @@ fn e29_rules_are_changed_while_requests_run() {
         adding(&["d: any: delay 1ms", "w: write 50%: corrupt bit"]),
         adding(&["r: every 4: busy or requeue", "b: every 5: busy dev"]),
         without(&["h"]),
-        adding(&["e: read every 6: error EIO", "d: any: delay uniform(0, 3ms)"]),
+        adding(&[
+            "e: read every 6: error EIO",
+            "d: any: delay uniform(0, 3ms)",
+        ]),
         without(&["r", "e"]),
         adding(&["h: write times 2: hang", "p: write once: error EIO partial"]),
         clear.clone(),
