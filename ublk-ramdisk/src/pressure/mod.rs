@@ -284,9 +284,8 @@ impl<D: Disk> Pressured<D> {
     fn look(&self, hctx: Hctx<'_>, request: &Request) -> Found {
         let place = self.waiting.marks.index(hctx.index(), request.tag());
         let queues = 0..self.requeues_next.len() as u16;
-        let of = |queue| hctx.queue().count_in_flight(queue);
-        // Without this one.
-        let in_flight = || queues.clone().map(of).sum::<u64>().saturating_sub(1);
+        let of = |queue| hctx.queue().count_kept(queue);
+        let in_flight = || queues.clone().map(of).sum();
         let now = self.throttle.now();
         self.waiting.rules.look(request, place, now, &in_flight)
     }
@@ -332,9 +331,9 @@ impl<D: Disk> Pressured<D> {
                 let (_lost, accepted) = rq.hold();
                 Answer::Ok(accepted)
             }
-            // The end of a request in flight runs the queue again (B3), this one apart.
+            // The end of a request that is kept runs the queue again (B3).
             Action::BusyDev
-                if hctx.queue().count_in_flight(queue) > 1 && self.waiting.held(u128::MAX) == 0 =>
+                if hctx.queue().count_kept(queue) > 0 && self.waiting.held(u128::MAX) == 0 =>
             {
                 rq.busy_for(Busy::DevResource, Source::Injection)
             }
