@@ -173,9 +173,10 @@ fn lost() {
 
 fn not_set_up() {
     let words = ["--size", "8M", "--queues", "2", "--id", "77"];
-    let mut all = words.to_vec();
-    all.extend(["--inject", "init_hctx=2,100,0,1"]);
+    let (before, mut all) = (machine::Traces::now(), words.to_vec());
+    all.extend(["--inject", "init_hctx=2,100,0,1", "--rule", "any: hang"]);
     crate::disk::try_add(&all).refused(1, &["hardware queue 1"]);
+    before.assert_unchanged();
     assert!(!machine::nodes_of("77"), "nothing is left");
     Disk::add(&words).end();
 }
