@@ -8,6 +8,7 @@
 //! that queue's work (D9).
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
@@ -206,17 +207,25 @@ pub fn set_memory(config: &mut DeviceConfig, disk: &Ramdisk, new: SpaceConfig) {
 /// The driver of a disk: the store's driver behind its pressure.
 pub type Driver = Pressured<Ramdisk>;
 
-/// Makes the driver of a disk with `nr_hw_queues` hardware queues of `queue_depth` tags.
+/// Makes the driver of a disk with `nr_hw_queues` hardware queues of `queue_depth` tags. What its rules
+/// have done is kept in `rules_file`.
 pub fn driver(
     config: &DeviceConfig,
     store: Store,
     nr_hw_queues: u16,
     queue_depth: u16,
+    rules_file: Option<PathBuf>,
 ) -> Arc<Driver> {
     let disk = Ramdisk::new(store).with_space(config.space.options());
     let disk = Arc::new(disk);
     let pressure = config.pressure.clone();
-    Arc::new(Pressured::new(disk, pressure, nr_hw_queues, queue_depth))
+    Arc::new(Pressured::with_rules_file(
+        disk,
+        pressure,
+        nr_hw_queues,
+        queue_depth,
+        rules_file,
+    ))
 }
 
 /// The settings of a device's workqueue runtime.

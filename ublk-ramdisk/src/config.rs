@@ -215,7 +215,7 @@ pub struct DeviceConfig {
     ///
     /// Swap is written when the machine has no memory left, so such a disk must need none: it takes all
     /// of it at the start, as with --preallocate, and announces no discards, which would give some of
-    /// it back. --memory-limit, --reclaim, --inject, --slots, --mbps, --psi and --data-path buffer are
+    /// it back. --memory-limit, --reclaim, --rule, --inject, --slots, --mbps, --psi and --data-path buffer are
     /// refused, now and with `set`; the contents are in a private store or in hugetlb.
     #[arg(long)]
     pub swap: bool,
@@ -248,6 +248,10 @@ pub struct DeviceConfig {
     /// How its memory is made, limited and taken back.
     #[arg(skip)]
     pub space: SpaceConfig,
+    /// The folder in which what the rules have done outlives the server; none: it does not.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub rules_dir: Option<PathBuf>,
 }
 
 impl Default for DeviceConfig {
@@ -373,7 +377,7 @@ impl DeviceConfig {
     /// the server.
     pub fn check_rules(&self) -> Result<(), Failure> {
         let settings = &self.pressure;
-        check_pressure(settings)?;
+        settings.check()?;
         if !self.swap {
             return Ok(());
         }
@@ -475,17 +479,6 @@ pub fn check_bytes(option: &str, bytes: u64, block_size: u64) -> Result<u64, Fai
         )));
     }
     Ok(bytes)
-}
-
-/// Checks that settings do not contradict each other; of a disk [`DeviceConfig::check_rules`] checks more.
-pub fn check_pressure(settings: &Settings) -> Result<(), Failure> {
-    if settings.delay_ns.is_some() && settings.timeout.is_some_and(|attr| attr.fails_always()) {
-        return Err(Failure::usage(
-            "--inject delay contradicts --inject timeout for every request: none would be left to \
-             be delayed",
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

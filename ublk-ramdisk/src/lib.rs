@@ -10,6 +10,7 @@
 //! it takes; the driver finds its bytes in the store. Back in [`ublk`] the bytes are
 //! moved and the result is committed. [`sim`] stands in [`ublk`]'s place where there is
 //! no kernel driver, and makes the requests itself; [`backend`] makes what both need.
+//! [`pressure`] stands in front of the driver, and does what the [`rules`] say.
 //! `examples/mybrd.rs` is another driver on the mirror.
 //!
 //! Unsafe code stands in `sys`, in `ublk`'s `ring`, `ctrl`, `client_data`,
@@ -45,6 +46,11 @@ pub mod sim;
 
 #[cfg(not(loom))]
 pub mod stats;
+
+#[cfg(not(loom))]
+pub mod rules;
+
+mod random;
 
 pub mod histogram;
 

@@ -255,6 +255,13 @@ impl Queue {
         }
     }
 
+    /// How many requests of a hardware queue the driver or the front end keeps. Those that are just being
+    /// issued are not among them: they may be refused.
+    pub fn count_kept(&self, hctx: u16) -> u64 {
+        let slots = (0..self.inner.set.queue_depth).map(|tag| self.slot(self.rq(hctx, tag)));
+        slots.filter(|slot| slot.state.is_kept()).count() as u64
+    }
+
     /// Returns what is wrong with the counters of a device at rest, if anything. Every arrival must
     /// have ended once, every refusal must have been tried again, and nothing may wait (K5).
     pub fn fault_at_rest(&self) -> Option<String> {

@@ -253,6 +253,9 @@ pub trait Disk: Operations {
 
     /// A copy to or from memory that the driver has named has failed. Called by the front end.
     fn copy_failed(&self) {}
+
+    /// Flips a bit of what a request has written, before its `complete`.
+    fn corrupt(&self, _request: &Request) {}
 }
 
 /// Where requests come from and results go to, from any thread.

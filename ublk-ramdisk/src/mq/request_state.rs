@@ -263,6 +263,11 @@ impl RequestState {
         self.0.load(Ordering::Acquire) & OUT != 0
     }
 
+    /// True if the driver or the front end keeps it: it is no longer being issued. A hint.
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.load(Ordering::Acquire) & STATE == IN_FLIGHT
+    }
+
     /// True if the mirror or the front end's fetch owns it. A hint.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {

@@ -137,6 +137,11 @@ impl<'q> Accepted<'q> {
         }
     }
 
+    /// True if the request is tried again.
+    pub fn is_requeued(&self) -> bool {
+        matches!(self.disposition, Disposition::Requeue(_))
+    }
+
     /// True if the request stays with the driver or the front end. Otherwise it ends or is requeued as
     /// soon as queue_rq has returned, and the driver's `complete` is not called.
     pub fn goes_on(&self) -> bool {

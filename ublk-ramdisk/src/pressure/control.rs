@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use workqueue::{AllocError, Flags, OwnedQueue, Runtime};
 
-use super::delay::DelayLine;
+use super::marks::LOST;
 use super::psi_monitor::Monitor;
 use super::throttle::Throttle;
 use super::timers::TimerContext;
+use super::waiting::Waiting;
 use super::{PressureOptions, Pressured, PsiError, PsiTrigger, Settings};
 use crate::mq::{Disk, Queue};
 
@@ -20,7 +21,7 @@ pub struct Control {
     wq: Arc<OwnedQueue>,
     queue: Queue,
     throttle: Arc<Throttle>,
-    delays: Arc<DelayLine>,
+    waiting: Arc<Waiting>,
     monitor: Mutex<Option<Monitor>>,
     /// False on a virtual clock, where PSI means nothing.
     is_real: bool,
@@ -47,15 +48,17 @@ impl Control {
             state.set_device(queue.label());
         }
         driver.throttle.start(context.clone());
-        driver.delays.start(context);
+        driver.waiting.rules.start(context.now());
+        driver.waiting.start(context);
         let this = Self {
             wq,
             queue: queue.clone(),
             throttle: driver.throttle.clone(),
-            delays: driver.delays.clone(),
+            waiting: driver.waiting.clone(),
             monitor: Mutex::new(None),
             is_real: runtime.virtual_clock().is_none(),
         };
+        driver.name_rules(queue);
         let settings = driver.settings();
         queue.use_budget(settings.slots.is_some());
         if let Err(error) = this.listen(driver, settings.psi.as_ref()) {
@@ -64,7 +67,7 @@ impl Control {
                 psi: None,
                 ..settings
             };
-            driver.put_in_force(&without, Some(queue));
+            driver.put_in_force(&without, Some(queue), &|_| false);
         }
         Ok(this)
     }
@@ -84,8 +87,8 @@ impl Control {
                 return Err(error);
             }
         }
-        driver.put_in_force(&new, Some(&self.queue));
-        driver.restart_faults(options);
+        driver.put_in_force(&new, Some(&self.queue), &|name| options.begins_anew(name));
+        driver.name_rules(&self.queue);
         Ok(new)
     }
 
@@ -95,12 +98,13 @@ impl Control {
     pub fn let_all_pass<D: Disk + 'static>(&self, driver: &Arc<Pressured<D>>) {
         let silenced = self.listen(driver, None);
         debug_assert!(silenced.is_ok(), "there is nothing to listen to");
-        driver.put_in_force(&Settings::default(), Some(&self.queue));
-        self.delays.end();
+        self.waiting.rules.close(false);
+        driver.put_in_force(&Settings::default(), Some(&self.queue), &|_| false);
+        self.waiting.end();
         // Waits for the calls of queue_rq that began before: they may lose requests still.
         self.queue.quiesce();
         self.queue.unquiesce();
-        for (hctx, tag) in driver.lost() {
+        for (hctx, tag) in self.waiting.marks.all(LOST) {
             self.queue.abort(hctx, tag);
         }
     }
@@ -144,8 +148,10 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         drop(self.lock_monitor().take());
+        // The next server holds again what a rule holds now.
+        self.waiting.rules.close(true);
         self.throttle.end();
-        self.delays.end();
+        self.waiting.end();
         self.queue.start_stopped_hw_queues(true);
     }
 }

@@ -7,107 +7,111 @@
 //!
 //! ```text
 //!   slots       the mirror's budget: without a slot queue_rq is not called         E1
-//!   requeue     this call fails: RESOURCE, or accepted and requeued                E5
-//!   badblocks   the range has a bad block: IOERR, or only what lies before it      E17
-//!   timeout     this call fails: accepted and lost, until its timeout              E16
+//!   rules       that fail, refuse, hold, lose or ignore the request                E29
 //!   mbps        no token: all hardware queues are stopped, DEV_RESOURCE            E4
 //!   psi         memory is short, and the request needs some: RESOURCE              E3
 //!   the disk    may refuse as its own memory is short; tokens are refunded         E2
-//!   delay       accepted: goes on only after a time, holding its slot              E16
+//!   rules       that delay the request, which holds its slot, or have it stored
+//!               wrong or in part                                                   E30
 //! ```
 //!
 //! Kernel counterparts: null_blk's `queue_mode`, `mbps`, `requeue`, `timeout`, `badblocks` and
 //! `completion_nsec`; `scsi_mq_get_budget`.
 
-mod badblocks;
 mod control;
-mod delay;
-mod faults;
+mod inject;
+mod marks;
 mod psi;
 mod psi_monitor;
 mod settings;
 mod slots;
 mod throttle;
 mod timers;
+mod waiting;
 
+use std::path::PathBuf;
 use std::sync::atomic::{
     AtomicBool, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Failure;
 use crate::mq::{
-    Answer, Budget, Busy, Deferred, Disk, Hctx, Issued, Operations, Queue, Request, RequestRef,
+    Answer, Budget, Busy, Deferred, Disk, Hctx, Issued, Op, Operations, Queue, Request, RequestRef,
     Requeue, Run, Source, Status, TimeoutAnswer,
 };
-use crate::trace::SourceState;
-pub use badblocks::BadBlocks;
-use badblocks::Ranges;
+use crate::rules::{Action, Cells, Found, RuleSet, RuleStats};
+use crate::trace::{self, SourceState};
 pub use control::Control;
-use delay::DelayLine;
-pub use faults::FaultAttr;
-use faults::{Faults, Refusal, Requeues};
+pub use inject::{FaultAttr, Injection, Injections};
+use marks::{Marks, CORRUPT, LOST, PASSED, REQUEUED};
 use psi::Psi;
 pub use psi_monitor::{PsiError, PsiScope, PsiTrigger};
-pub use settings::{Injection, Injections, PressureOptions, Settings};
+pub use settings::{PressureOptions, Settings};
 use slots::Slots;
 use throttle::Throttle;
+use waiting::{Waiting, What};
 
 // Bits of `Pressured::active`: the sources in force. The mirror knows of slots itself.
-const REQUEUE: u32 = 1;
-const BADBLOCKS: u32 = 1 << 1;
-const TIMEOUT: u32 = 1 << 2;
-const MBPS: u32 = 1 << 3;
-const PSI: u32 = 1 << 4;
-const DELAY: u32 = 1 << 5;
+const RULES: u32 = 1;
+const MBPS: u32 = 1 << 1;
+const PSI: u32 = 1 << 2;
 /// Slots have been in force, so a request may hold one.
-const SLOTS: u32 = 1 << 6;
-/// Requests have been lost on purpose.
-const LOST: u32 = 1 << 7;
+const SLOTS: u32 = 1 << 3;
+/// Rules have been in force, so a request may be marked.
+const MARKS: u32 = 1 << 4;
+
+/// When a request is tried again that a rule has requeued a second time: as after RESOURCE (C17).
+const KICK_DELAY: Duration = Duration::from_millis(3);
 
 /// A disk under pressure.
 #[derive(Debug)]
 pub struct Pressured<D> {
     disk: Arc<D>,
-    depth: u16,
     active: AtomicU32,
     slots: Arc<Slots>,
-    requeues: Requeues,
-    bad: Ranges,
-    timeouts: Faults,
-    /// By request: was it accepted and lost?
-    lost: Box<[AtomicBool]>,
-    init_failures: Faults,
+    /// By hardware queue: is the next request that `busy or requeue` is about requeued?
+    requeues_next: Box<[AtomicBool]>,
+    init_cells: Cells,
     throttle: Arc<Throttle>,
     psi: Psi,
-    delays: Arc<DelayLine>,
+    waiting: Arc<Waiting>,
     settings: Mutex<Settings>,
 }
 
 impl<D: Disk> Pressured<D> {
-    /// Puts this pressure on a disk with `nr_hw_queues` hardware queues of this depth. Timers and PSI
-    /// are started by [`Control::start`].
+    /// Puts this pressure on a disk with `nr_hw_queues` hardware queues of this depth. Timers and PSI are
+    /// started by [`Control::start`].
     pub fn new(disk: Arc<D>, settings: Settings, nr_hw_queues: u16, depth: u16) -> Self {
-        let requests = usize::from(nr_hw_queues) * usize::from(depth);
+        Self::with_rules_file(disk, settings, nr_hw_queues, depth, None)
+    }
+
+    /// The same. What the rules have done is kept in `rules_file`, for the next server.
+    pub fn with_rules_file(
+        disk: Arc<D>,
+        settings: Settings,
+        nr_hw_queues: u16,
+        depth: u16,
+        rules_file: Option<PathBuf>,
+    ) -> Self {
         let slots = Arc::new(Slots::new(nr_hw_queues));
+        let marks = Marks::new(nr_hw_queues, depth);
         let this = Self {
             disk,
-            depth,
             active: AtomicU32::new(0),
             slots: slots.clone(),
-            requeues: Requeues::new(None, nr_hw_queues, depth),
-            bad: Ranges::default(),
-            timeouts: Faults::new(None),
-            lost: (0..requests).map(|_| AtomicBool::new(false)).collect(),
-            init_failures: Faults::new(settings.init_hctx),
+            requeues_next: (0..nr_hw_queues).map(|_| AtomicBool::new(false)).collect(),
+            init_cells: Cells::default(),
             throttle: Arc::new(Throttle::new()),
-            psi: Psi::new(requests),
-            delays: Arc::new(DelayLine::new(requests, slots)),
+            psi: Psi::new(marks.len()),
+            waiting: Arc::new(Waiting::new(marks, slots, RuleSet::new(rules_file))),
             settings: Mutex::new(Settings::default()),
         };
-        this.put_in_force(&settings, None);
+        this.put_in_force(&settings, None, &|_| false);
         this
     }
 
@@ -127,7 +131,13 @@ impl<D: Disk> Pressured<D> {
     }
 
     /// Puts these settings in force. `queue` is run: what its requests waited for may be gone.
-    fn put_in_force(&self, new: &Settings, queue: Option<&Queue>) {
+    /// Rules of which `begins_anew` is true count from the beginning.
+    fn put_in_force(
+        &self,
+        new: &Settings,
+        queue: Option<&Queue>,
+        begins_anew: &dyn Fn(&str) -> bool,
+    ) {
         let mut old = self.lock_settings();
         let set = |bit: u32, on: bool| match on {
             true => self.active.fetch_or(bit, Release),
@@ -137,21 +147,13 @@ impl<D: Disk> Pressured<D> {
             set(SLOTS, true);
         }
         self.slots.set(new.slots, queue);
-        if new.requeue != old.requeue {
-            self.requeues.set(new.requeue);
-            set(REQUEUE, new.requeue.is_some());
+        if !new.rules.is_empty() {
+            set(MARKS, true);
         }
-        if new.badblocks != old.badblocks {
-            self.bad.set(new.badblocks.clone());
-            set(BADBLOCKS, new.badblocks.is_some());
-        }
-        if new.timeout != old.timeout {
-            if new.timeout.is_some() {
-                set(LOST, true);
-            }
-            self.timeouts.set(new.timeout);
-            set(TIMEOUT, new.timeout.is_some());
-        }
+        let rules = &self.waiting.rules;
+        let gone = rules.set(&new.rules, begins_anew, self.throttle.now());
+        set(RULES, !new.rules.is_empty());
+        self.waiting.release(Some(!gone), gone);
         self.throttle.set(new.mbps);
         set(MBPS, new.mbps.is_some());
         if new.psi.is_some() && old.psi.is_none() {
@@ -161,8 +163,6 @@ impl<D: Disk> Pressured<D> {
         if new.psi.is_none() {
             self.psi.set_pressure(false);
         }
-        self.delays.set(new.delay_ns.unwrap_or(0));
-        set(DELAY, new.delay_ns.is_some());
         *old = new.clone();
         drop(old);
         if let Some(queue) = queue {
@@ -171,25 +171,12 @@ impl<D: Disk> Pressured<D> {
         }
     }
 
-    /// Has the faults that `options` names count from the beginning, even if they are the same as
-    /// before.
-    fn restart_faults(&self, options: &PressureOptions) {
-        for injection in options.injections() {
-            match injection {
-                Injection::Requeue(attr) => self.requeues.set(*attr),
-                Injection::Timeout(attr) => self.timeouts.set(*attr),
-                Injection::BadBlocks(bad) => self.bad.set(bad.clone()),
-                Injection::InitHctx(_) | Injection::Delay(_) => {}
-            }
-        }
-    }
-
-    /// The requests that were lost and have not ended yet: hardware queue and tag.
-    fn lost(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
-        let depth = usize::from(self.depth);
-        let lost = self.lost.iter().enumerate();
-        let lost = lost.filter(|(_, lost)| lost.load(Relaxed));
-        lost.map(move |(index, _)| ((index / depth) as u16, (index % depth) as u16))
+    /// Has the requests go on that the rule of this name holds.
+    pub fn release(&self, name: &str) -> Result<(), Failure> {
+        let slot = self.waiting.rules.release(name);
+        let slot = slot.ok_or_else(|| settings::no_rule(name))?;
+        self.waiting.release(None, 1 << slot);
+        Ok(())
     }
 
     /// Memory pressure begins or ends. Called by the monitor of PSI, and by tests and the simulation,
@@ -215,19 +202,32 @@ impl<D: Disk> Pressured<D> {
             tokens: self.throttle.balance(),
             throttled: self.throttle.state.refuses(),
             under_pressure: self.psi.is_pressed(),
-            delayed: self.delays.len(),
-            lost: self.lost.iter().filter(|lost| lost.load(Relaxed)).count() as u64,
+            delayed: self.waiting.len(),
+            lost: self.waiting.marks.all(LOST).count() as u64,
+            rules: self.rules(),
         }
+    }
+
+    /// Tells a trace the names of the rules.
+    fn name_rules(&self, queue: &Queue) {
+        let rules = self.waiting.rules.stats().into_iter();
+        let names = rules.map(|(slot, stats)| (slot as u16, stats.rule.name));
+        trace::name_rules(queue.label(), names.collect());
+    }
+
+    /// What each rule has done.
+    fn rules(&self) -> Vec<RuleStats> {
+        let stats = self.waiting.rules.stats().into_iter();
+        let with_held = stats.map(|(slot, stats)| RuleStats {
+            held: self.waiting.held(1 << slot),
+            ..stats
+        });
+        with_held.collect()
     }
 
     /// The sources whose begin and end of refusing are recorded in a trace.
     fn source_states(&self) -> [&SourceState; 3] {
         [&self.slots.state, &self.throttle.state, &self.psi.state]
-    }
-
-    /// The place of a request in the tables that have one for each tag of the device.
-    fn index(&self, hctx: u16, tag: u16) -> usize {
-        usize::from(hctx) * usize::from(self.depth) + usize::from(tag)
     }
 
     /// queue_rq with at least one source in force; `active` are their bits. It gives the slot of a
@@ -241,13 +241,37 @@ impl<D: Disk> Pressured<D> {
         last: bool,
         active: u32,
     ) -> Answer<'q> {
-        let tag = rq.request().tag();
-        let answer = match self.decide(hctx, rq, last, active) {
-            Answer::Ok(accepted) if active & DELAY != 0 => Answer::Ok(accepted.defer()),
+        let (request, queue, marks) = (*rq.request(), hctx.index(), &self.waiting.marks);
+        let tag = request.tag();
+        let marked = marks.take(queue, tag, PASSED);
+        let found = match active & RULES != 0 && marked & PASSED == 0 {
+            true => self.look(hctx, &request),
+            false => Found::default(),
+        };
+        let answer = match &found.end {
+            None => self.decide(hctx, rq, last, active, &found),
+            Some((slot, action)) => self.act(hctx, rq, *slot, action, found.delay),
+        };
+        let is_turned_away = match &answer {
+            Answer::Busy(..) => true,
+            Answer::Ok(accepted) => accepted.is_requeued(),
+            Answer::Error(..) => false,
+        };
+        if is_turned_away && marked & PASSED != 0 {
+            marks.set(queue, tag, PASSED);
+        }
+        if active & RULES != 0 {
+            self.count(hctx, &request, &found, is_turned_away);
+        }
+        let answer = match answer {
+            Answer::Ok(accepted) if found.delay > 0 => {
+                marks.set_delay(queue, tag, found.delay);
+                Answer::Ok(accepted.defer())
+            }
             answer => answer,
         };
         if active & PSI != 0 && !matches!(answer, Answer::Busy(..)) {
-            self.psi.forget(self.index(hctx.index(), tag));
+            self.psi.forget(self.waiting.marks.index(queue, tag));
         }
         // A request that goes on holds its slot until it completes or its delay is over.
         if !matches!(&answer, Answer::Ok(accepted) if accepted.goes_on()) {
@@ -256,37 +280,100 @@ impl<D: Disk> Pressured<D> {
         answer
     }
 
-    /// Takes a request past the sources in their order, up to the first that does not let it pass.
-    fn decide<'q>(&self, hctx: Hctx<'_>, rq: Issued<'q>, last: bool, active: u32) -> Answer<'q> {
+    /// What the rules do with a request.
+    fn look(&self, hctx: Hctx<'_>, request: &Request) -> Found {
+        let place = self.waiting.marks.index(hctx.index(), request.tag());
+        let queues = 0..self.requeues_next.len() as u16;
+        let of = |queue| hctx.queue().count_kept(queue);
+        let in_flight = || queues.clone().map(of).sum();
+        let now = self.throttle.now();
+        self.waiting.rules.look(request, place, now, &in_flight)
+    }
+
+    /// Keeps what the rules have counted, and records it in a trace. If the request was turned away,
+    /// only that of the rule which did it.
+    fn count(&self, hctx: Hctx<'_>, request: &Request, found: &Found, is_turned_away: bool) {
+        let end = found.end.as_ref().map(|(slot, _)| *slot);
+        if is_turned_away {
+            self.waiting.rules.undo(found, end);
+        }
+        if trace::is_on() {
+            let its = |slot: &usize| !is_turned_away || Some(*slot) == end;
+            let hits = found.hits().filter(its);
+            hits.for_each(|slot| {
+                trace::rule(hctx.queue().label(), hctx.index(), request, slot as u16)
+            });
+        }
+    }
+
+    /// Carries out a rule that does not let the request through.
+    fn act<'q>(
+        &self,
+        hctx: Hctx<'_>,
+        rq: Issued<'q>,
+        slot: usize,
+        action: &Action,
+        delay: u64,
+    ) -> Answer<'q> {
+        let (queue, tag, marks) = (hctx.index(), rq.request().tag(), &self.waiting.marks);
+        let requeues = |turn: &AtomicBool| turn.fetch_not(Relaxed);
+        match action {
+            Action::Error(status, _) if delay == 0 => Answer::Error(rq, *status),
+            Action::Error(status, _) => Answer::Ok(rq.end(Err(*status))),
+            Action::Ignore => Answer::Ok(rq.end(Ok(()))),
+            Action::Hang => {
+                let (token, accepted) = rq.hold();
+                self.waiting.put(hctx, tag, What::Held(token, slot), 0);
+                Answer::Ok(accepted)
+            }
+            Action::Timeout => {
+                marks.set(queue, tag, LOST);
+                let (_lost, accepted) = rq.hold();
+                Answer::Ok(accepted)
+            }
+            // The end of a request that is kept runs the queue again (B3).
+            Action::BusyDev
+                if hctx.queue().count_kept(queue) > 0 && self.waiting.held(u128::MAX) == 0 =>
+            {
+                rq.busy_for(Busy::DevResource, Source::Injection)
+            }
+            Action::BusyOrRequeue if !requeues(&self.requeues_next[usize::from(queue)]) => {
+                rq.busy_for(Busy::Resource, Source::Injection)
+            }
+            Action::Requeue | Action::BusyOrRequeue => {
+                // Only the first kick is immediate: a disk that refuses everything is not busy-waited for.
+                let again = marks.has(queue, tag, REQUEUED);
+                marks.set(queue, tag, REQUEUED);
+                Answer::Ok(rq.requeue(Requeue {
+                    kick: Some(if again { KICK_DELAY } else { Duration::ZERO }),
+                    prepared: false,
+                }))
+            }
+            Action::Busy | Action::BusyDev | Action::Delay(_) | Action::Corrupt => {
+                rq.busy_for(Busy::Resource, Source::Injection)
+            }
+        }
+    }
+
+    /// Takes a request past the sources behind the rules, up to the first that does not let it pass.
+    fn decide<'q>(
+        &self,
+        hctx: Hctx<'_>,
+        rq: Issued<'q>,
+        last: bool,
+        active: u32,
+        found: &Found,
+    ) -> Answer<'q> {
         let request = *rq.request();
         let (queue, tag) = (hctx.index(), request.tag());
-        if active & REQUEUE != 0 {
-            match self.requeues.refuse(queue, tag) {
-                None => {}
-                Some(Refusal::Resource) => return rq.busy_for(Busy::Resource, Source::Injection),
-                Some(Refusal::Requeue(delay)) => {
-                    return Answer::Ok(rq.requeue(Requeue {
-                        kick: Some(delay),
-                        prepared: false,
-                    }))
-                }
-            }
+        if active & RULES != 0 {
+            self.waiting.marks.take(queue, tag, REQUEUED);
         }
-        let mut cut = None;
-        if active & BADBLOCKS != 0 && request.op().has_data() {
-            while let Some(hit) = self.bad.find(request.offset(), request.len()) {
-                if hit.before > 0 {
-                    cut = Some(hit);
-                    break;
-                }
-                if self.bad.meet(hit) {
-                    return Answer::Error(rq, Status::IoErr);
-                }
-            }
-        }
-        if active & TIMEOUT != 0 && self.timeouts.should_fail() {
-            self.lost[self.index(queue, tag)].store(true, Relaxed);
-            let (_lost, accepted) = rq.hold();
+        if found.delay > 0 && matches!(request.op(), Op::Discard | Op::WriteZeroes { .. }) {
+            // The disk would keep it, so it waits before.
+            let (token, accepted) = rq.hold();
+            self.waiting
+                .put(hctx, tag, What::Before(token), found.delay);
             return Answer::Ok(accepted);
         }
         let metered = active & MBPS != 0 && request.op().has_data();
@@ -299,7 +386,7 @@ impl<D: Disk> Pressured<D> {
             && self.disk.needs_memory(&request)
             && self
                 .psi
-                .refuses(self.index(queue, tag), self.throttle.now())
+                .refuses(self.waiting.marks.index(queue, tag), self.throttle.now())
         {
             self.refund(metered, &request);
             // Each waits for its own second and holds back no request behind it (E10).
@@ -311,11 +398,15 @@ impl<D: Disk> Pressured<D> {
                 self.refund(metered, &request);
                 answer
             }
-            // A try that was refused leaves the bad range as it was: this one meets it.
-            Answer::Ok(accepted) => Answer::Ok(match cut {
-                Some(hit) if self.bad.meet(hit) => accepted.cut_short(hit.before),
-                _ => accepted,
-            }),
+            Answer::Ok(accepted) => {
+                if found.corrupt {
+                    self.waiting.marks.set(queue, tag, CORRUPT);
+                }
+                Answer::Ok(match found.cut {
+                    0 => accepted,
+                    bytes => accepted.cut_short(bytes),
+                })
+            }
             Answer::Error(..) => answer,
         }
     }
@@ -339,8 +430,12 @@ impl<D: Disk> Pressured<D> {
     #[inline(never)]
     fn ends(&self, hctx: Hctx<'_>, request: &Request) -> bool {
         self.give_slot_back(hctx, request.tag());
-        let lost = &self.lost[self.index(hctx.index(), request.tag())];
-        !(lost.load(Relaxed) && lost.swap(false, Relaxed))
+        let marks = &self.waiting.marks;
+        let marked = marks.take(hctx.index(), request.tag(), LOST | CORRUPT);
+        if marked & CORRUPT != 0 {
+            self.disk.corrupt(request);
+        }
+        marked & LOST == 0
     }
 }
 
@@ -361,6 +456,10 @@ impl<D: Disk> Disk for Pressured<D> {
     fn copy_failed(&self) {
         self.disk.copy_failed();
     }
+
+    fn corrupt(&self, request: &Request) {
+        self.disk.corrupt(request);
+    }
 }
 
 impl<D: Disk> Operations for Pressured<D> {
@@ -377,11 +476,13 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 
     fn deferred(&self, hctx: Hctx<'_>, request: &Request, deferred: Deferred) {
-        self.delays.put(hctx, request.tag(), deferred);
+        let delay = self.waiting.marks.delay(hctx.index(), request.tag());
+        let what = What::Accepted(deferred);
+        self.waiting.put(hctx, request.tag(), what, delay);
     }
 
     fn overtakes(&self, hctx: Hctx<'_>, request: &Request) -> bool {
-        let place = self.index(hctx.index(), request.tag());
+        let place = self.waiting.marks.index(hctx.index(), request.tag());
         let held = self.active.load(Relaxed) & PSI != 0
             && self.psi.is_pressed()
             && self.psi.holds(place, self.throttle.now())
@@ -391,7 +492,7 @@ impl<D: Disk> Operations for Pressured<D> {
 
     #[inline]
     fn complete(&self, hctx: Hctx<'_>, request: &Request) {
-        let marked = self.active.load(Acquire) & (SLOTS | LOST) != 0;
+        let marked = self.active.load(Acquire) & (SLOTS | MARKS) != 0;
         if !marked || self.ends(hctx, request) {
             self.disk.complete(hctx, request);
         }
@@ -411,8 +512,8 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 
     fn timeout(&self, hctx: Hctx<'_>, expired: &RequestRef) -> TimeoutAnswer {
-        let lost = &self.lost[self.index(hctx.index(), expired.request().tag())];
-        if lost.load(Relaxed) {
+        let tag = expired.request().tag();
+        if self.waiting.marks.has(hctx.index(), tag, LOST) {
             expired.complete(Status::Timeout);
             return TimeoutAnswer::Done;
         }
@@ -420,7 +521,8 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 
     fn init_hctx(&self, hctx: u16) -> Result<(), Status> {
-        if self.init_failures.should_fail() {
+        let fails = self.lock_settings().init_hctx.map(|attr| attr.selectors());
+        if fails.is_some_and(|fails| fails.choose(&self.init_cells)) {
             return Err(Status::IoErr);
         }
         self.disk.init_hctx(hctx)
@@ -447,8 +549,10 @@ pub struct PressureStats {
     pub throttled: bool,
     /// Does PSI say that the machine or the cgroup is short of memory?
     pub under_pressure: bool,
-    /// Requests held back by the delay.
+    /// Requests held back by a delay.
     pub delayed: u64,
     /// Requests lost on purpose that wait for their timeout.
     pub lost: u64,
+    /// What each rule has done.
+    pub rules: Vec<RuleStats>,
 }

@@ -2,14 +2,15 @@
 //! What pressure is asked for: as a device begins with it, and as it is changed while it lives.
 
 use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::{BadBlocks, FaultAttr, PsiTrigger};
-use crate::units::{self, number, or_off, OrOff, Time};
+use super::inject::place_of;
+use super::{FaultAttr, Injection, Injections, PsiTrigger};
+use crate::error::Failure;
+use crate::rules::{Action, Rule, Selectors, MOST_RULES};
+use crate::units::{number, or_off, OrOff};
 
 /// The pressure on a disk. What is none is not in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,101 +22,68 @@ pub struct Settings {
     pub mbps: Option<u32>,
     /// E3: when memory counts as short.
     pub psi: Option<PsiTrigger>,
-    /// E5: which tries are refused.
-    pub requeue: Option<FaultAttr>,
-    /// E16: which requests are accepted and lost.
-    pub timeout: Option<FaultAttr>,
     /// E16: which hardware queues cannot be set up.
     pub init_hctx: Option<FaultAttr>,
-    /// E16: how long an accepted request takes at least, in nanoseconds.
-    pub delay_ns: Option<u64>,
-    /// E17: which blocks are bad.
-    pub badblocks: Option<BadBlocks>,
+    /// E29: the rules, in the order in which a request meets them.
+    pub rules: Vec<Rule>,
 }
 
-/// One `--inject`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Injection {
-    /// `requeue=INTERVAL,PROBABILITY,SPACE,TIMES`
-    Requeue(Option<FaultAttr>),
-    /// `timeout=INTERVAL,PROBABILITY,SPACE,TIMES`
-    Timeout(Option<FaultAttr>),
-    /// `init_hctx=INTERVAL,PROBABILITY,SPACE,TIMES`
-    InitHctx(Option<FaultAttr>),
-    /// `delay=TIME`
-    Delay(Option<u64>),
-    /// `badblocks=START-END...`
-    BadBlocks(Option<BadBlocks>),
-}
+impl Settings {
+    /// Checks that the settings do not contradict each other.
+    pub fn check(&self) -> Result<(), Failure> {
+        let names = self.rules.iter().map(|rule| &rule.name);
+        let is_twice =
+            |(n, name): &(usize, &String)| names.clone().skip(n + 1).any(|of| of == *name);
+        if let Some((_, name)) = names.clone().enumerate().find(is_twice) {
+            return Err(Failure::usage(format!(
+                "--rule: two rules are called {name}: choose another name for one of them"
+            )));
+        }
+        if self.rules.len() > MOST_RULES {
+            return Err(Failure::usage(format!(
+                "--rule: {} rules are more than the {MOST_RULES} that a disk can have: take some away",
+                self.rules.len()
+            )));
+        }
+        let takes_all =
+            |rule: &Rule| rule.action == Action::Timeout && rule.selectors == Selectors::default();
+        let always = self.rules.iter().any(takes_all);
+        if always && names.clone().any(|name| name == "delay") {
+            return Err(Failure::usage(
+                "--inject delay contradicts --inject timeout for every request: none would be left \
+                 to be delayed",
+            ));
+        }
+        Ok(())
+    }
 
-const KINDS: &str = "expected requeue=, timeout= or init_hctx=INTERVAL,PROBABILITY,SPACE,TIMES, \
-                     delay=TIME or badblocks=START-END, or one of these names with =off";
-
-impl FromStr for Injection {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = text.split_once('=').ok_or(KINDS)?;
-        fn read<T: FromStr<Err = String>>(value: &str) -> Result<Option<T>, String> {
-            match value {
-                "off" => Ok(None),
-                value => value.parse().map(Some),
+    /// Adds rules. One of a name that is there already takes its place; one without a name gets one.
+    fn add(&mut self, rules: &[Rule]) {
+        let old = self.rules.len();
+        for rule in rules {
+            let mut rule = rule.clone();
+            if rule.name.is_empty() {
+                let taken =
+                    |name: &String| self.rules.iter().chain(rules).any(|of| of.name == *name);
+                let mut names = (1..).map(|n| format!("rule{n}"));
+                rule.name = names.find(|name| !taken(name)).expect("there are more");
+            }
+            match self.rules[..old].iter_mut().find(|of| of.name == rule.name) {
+                Some(former) => *former = rule,
+                None => self.rules.push(rule),
             }
         }
-        Ok(match name {
-            "requeue" => {
-                let attr: Option<FaultAttr> = read(value)?;
-                if attr.is_some_and(|attr| attr.fails_always()) {
-                    return Err(
-                        "no request would ever be served: raise the interval, lower the \
-                                probability, or give TIMES"
-                            .to_owned(),
-                    );
-                }
-                Self::Requeue(attr)
-            }
-            "timeout" => Self::Timeout(read(value)?),
-            "init_hctx" => Self::InitHctx(read(value)?),
-            "delay" if value == "off" => Self::Delay(None),
-            "delay" => Self::Delay(Some(delay(value)?)),
-            "badblocks" => Self::BadBlocks(read(value)?),
-            _ => return Err(KINDS.to_owned()),
-        })
     }
-}
 
-/// What one `--inject` says: several faults with commas between them, and commas within them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Injections(pub Vec<Injection>);
-
-impl FromStr for Injections {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts: Vec<String> = Vec::new();
-        for piece in text.split(',') {
-            match parts.last_mut() {
-                Some(last) if !piece.contains('=') => {
-                    last.push(',');
-                    last.push_str(piece);
-                }
-                _ => parts.push(piece.to_owned()),
-            }
-        }
-        let each = parts.iter().map(|part| part.parse());
-        each.collect::<Result<_, _>>().map(Self)
+    /// Puts the rules of an `--inject` in force, in null_blk's order.
+    fn inject(&mut self, name: &str, rules: &[Rule]) {
+        let place = place_of(name);
+        self.rules.retain(|rule| place_of(&rule.name) != place);
+        let later = |rule: &Rule| place_of(&rule.name) > place;
+        let at = self.rules.iter().position(later);
+        let at = at.unwrap_or(self.rules.len());
+        self.rules.splice(at..at, rules.iter().cloned());
     }
-}
-
-/// The longest delay: a request that takes longer has timed out.
-const MAX_DELAY: Duration = Duration::from_secs(20);
-
-fn delay(text: &str) -> Result<u64, String> {
-    let time = units::time(text).ok().filter(|time| *time <= MAX_DELAY);
-    let time = time.ok_or("expected a delay of up to 20s, such as 50us or 2ms")?;
-    Ok(time.as_nanos() as u64)
 }
 
 /// Sources of BUSY, and faults: what `add`, `set` and `sim` can change. What is none stays as it is.
@@ -166,6 +134,25 @@ pub struct PressureOptions {
         verbatim_doc_comment
     )]
     pub inject: Vec<Injections>,
+    /// A rule: which requests, and what becomes of them: [NAME:] SELECTORS: ACTION
+    ///
+    /// Selectors: read, write, flush, discard, write-zeroes or any; a size (4K..64K); a place
+    /// (@ 1G-2G, @ sector 8-15); a share (10%); after N, every N, next N, once, times N;
+    /// for TIME; when inflight > N.
+    /// Actions: delay TIME, uniform(TIME, TIME), exponential(MEAN), lognormal(MEDIAN, SIGMA) or
+    /// list FILE; error ERRNO [partial]; busy, busy dev, requeue, busy or requeue; hang; timeout;
+    /// corrupt bit; ignore.
+    /// May be given more than once: a request meets the rules in their order, up to the first
+    /// that does not let it through. A rule of a name that is there takes its place. Example:
+    /// --rule 'slow: write 4K..64K @ 1G-2G: delay lognormal(2ms, 0.5)'
+    #[arg(long, value_name = "RULE", value_parser = Rule::typed, verbatim_doc_comment)]
+    pub rule: Vec<Rule>,
+    /// Names of rules that are taken away before.
+    #[arg(skip)]
+    pub drop_rules: Vec<String>,
+    /// All rules are.
+    #[arg(skip)]
+    pub clear_rules: bool,
 }
 
 const LARGEST: u64 = u32::MAX as u64;
@@ -188,17 +175,42 @@ impl PressureOptions {
         if let Some(psi) = self.psi.clone() {
             new.psi = psi.value();
         }
+        new.rules
+            .retain(|rule| !self.clear_rules && !self.drop_rules.contains(&rule.name));
         for injection in self.injections() {
-            match injection.clone() {
-                Injection::Requeue(attr) => new.requeue = attr,
-                Injection::Timeout(attr) => new.timeout = attr,
-                Injection::InitHctx(attr) => new.init_hctx = attr,
-                Injection::Delay(ns) => new.delay_ns = ns.filter(|ns| *ns > 0),
-                Injection::BadBlocks(bad) => new.badblocks = bad,
+            match injection {
+                Injection::InitHctx(attr) => new.init_hctx = *attr,
+                Injection::Rules(name, rules) => new.inject(name, rules),
             }
         }
+        new.add(&self.rule);
         new
     }
+
+    /// Checks what can be said only of a disk with these settings.
+    pub fn check_for(&self, settings: &Settings) -> Result<(), Failure> {
+        let has = |name: &String| settings.rules.iter().any(|rule| rule.name == *name);
+        match self.drop_rules.iter().find(|name| !has(name)) {
+            None => Ok(()),
+            Some(name) => Err(no_rule(name)),
+        }
+    }
+
+    /// True for a rule that is named, and so counts from the beginning, even if it was there before.
+    pub(super) fn begins_anew(&self, name: &str) -> bool {
+        let injected = self.injections().any(|injection| match injection {
+            Injection::Rules(_, rules) => rules.iter().any(|rule| rule.name == name),
+            Injection::InitHctx(_) => false,
+        });
+        injected || self.rule.iter().any(|rule| rule.name == name)
+    }
+}
+
+/// There is no rule of this name.
+pub(super) fn no_rule(name: &str) -> Failure {
+    Failure::usage(format!(
+        "no rule is called {name}: `ublk-ramdisk rules ID` lists them"
+    ))
 }
 
 impl fmt::Display for Settings {
@@ -211,71 +223,11 @@ impl fmt::Display for Settings {
         say("slots ", self.slots.map(|n| n.to_string()));
         say("mbps ", self.mbps.map(|n| n.to_string()));
         say("psi ", self.psi.as_ref().map(PsiTrigger::to_string));
-        say("requeue=", self.requeue.map(|attr| attr.to_string()));
-        say("timeout=", self.timeout.map(|attr| attr.to_string()));
         say("init_hctx=", self.init_hctx.map(|attr| attr.to_string()));
-        let delay = self.delay_ns.map(Duration::from_nanos);
-        say("delay=", delay.map(|delay| Time(delay).to_string()));
-        say(
-            "badblocks=",
-            self.badblocks.as_ref().map(BadBlocks::to_string),
-        );
+        words.extend(self.rules.iter().map(|rule| format!("rule '{rule}'")));
         if words.is_empty() {
             return f.write_str("none");
         }
         f.write_str(&words.join(", "))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn l1_injections_are_lists_with_commas_within() {
-        let list: Injections = "requeue=10,50,0,-1,delay=5us,badblocks=0-7,9-9:once,timeout=off"
-            .parse()
-            .expect("a list");
-        assert_eq!(list.0.len(), 4);
-        assert_eq!(list.0[1], Injection::Delay(Some(5000)));
-        assert_eq!(list.0[3], Injection::Timeout(None));
-        let all = PressureOptions {
-            inject: vec![list],
-            ..PressureOptions::default()
-        };
-        let settings = all.applied_to(&Settings::default());
-        assert_eq!(
-            settings.to_string(),
-            "requeue=10,50,0,-1, delay=5us, badblocks=0-7,9-9:once"
-        );
-        for bad in [
-            "",
-            "requeue",
-            "requeue=1,2",
-            "requeue=1,100,0,-1",
-            "delay=",
-            "delay=5",
-            "delay=21s",
-            "delay=1m",
-            "explode=1,2,3,4",
-            "delay=1us,,",
-        ] {
-            assert!(bad.parse::<Injections>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn options_keep_what_they_do_not_name() {
-        let first = Settings {
-            slots: Some(4),
-            mbps: Some(10),
-            ..Settings::default()
-        };
-        let options = PressureOptions {
-            slots: Some(OrOff::Off),
-            ..PressureOptions::default()
-        };
-        let then = options.applied_to(&first);
-        assert_eq!((then.slots, then.mbps), (None, Some(10)));
     }
 }

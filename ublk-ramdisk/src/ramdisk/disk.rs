@@ -14,6 +14,7 @@ use super::waiters::AllocDecision;
 use crate::mq::{
     Answer, Data, Disk, Hctx, Issued, Op, Operations, Queue, Request, Run, Source, Status,
 };
+use crate::random::scatter;
 use crate::sys::memory::Headroom;
 
 /// A disk in memory.
@@ -335,6 +336,13 @@ impl Disk for Ramdisk {
 
     fn copy_failed(&self) {
         self.store.report_cut();
+    }
+
+    fn corrupt(&self, request: &Request) {
+        // Anywhere in it, and the same place in each run.
+        let bit = scatter(request.offset()) % (request.len() << 3);
+        self.store
+            .flip_bit(request.offset() + bit / 8, (bit % 8) as u8);
     }
 
     fn needs_memory(&self, request: &Request) -> bool {

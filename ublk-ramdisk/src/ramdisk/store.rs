@@ -206,6 +206,17 @@ impl Store {
         }
         Ok(())
     }
+
+    /// Flips a bit of a byte that is pinned by the caller, as memory that fails does (E31).
+    pub(crate) fn flip_bit(&self, offset: u64, bit: u8) {
+        let (address, mut byte) = (self.address_of(&(offset..offset + 1)), 0_u8);
+        // SAFETY: the byte is pinned and within the mapping, and `byte` is a local variable. The kernel
+        // copies, as other requests may be writing to the same byte.
+        let _cut = unsafe { file::copy_checked(address.as_ptr(), &mut byte, 1) };
+        byte ^= 1 << bit;
+        // SAFETY: as above.
+        let _cut = unsafe { file::copy_checked(&byte, address.as_ptr(), 1) };
+    }
 }
 
 impl std::fmt::Debug for Store {

@@ -10,11 +10,9 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use super::random::scatter;
 use crate::mq::{Data, Op, Operations, Request, Run, Status};
-use crate::ramdisk::store::{Shortage, Store};
+use crate::random::scatter;
 use crate::sys::mmap::Mapping;
 
 /// The buffers of all tags of a device.
@@ -150,17 +148,6 @@ pub(super) fn fault(block: &[u8], offset: u64, generation: u32) -> Option<String
             &right(n).to_le_bytes()[..word.len()]
         )
     })
-}
-
-/// Flips a bit of the store, for `corrupt` in a script.
-pub(super) fn corrupt(store: &Store, offset: u64) -> Result<(), Shortage> {
-    let range = offset..offset + 1;
-    store.populate(range.clone())?;
-    let address = store.address_of(&range);
-    // SAFETY: the byte is pinned; it is changed in one atomic step, like memory that fails.
-    unsafe { AtomicU8::from_ptr(address.as_ptr()) }.fetch_xor(1, Relaxed);
-    store.unpin(range);
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use workqueue::{RuntimeBuilder, Topology, VirtualClock};
 
-use super::buffers::{self, Buffers};
+use super::buffers::Buffers;
 use super::config::SimConfig;
 use super::driver::SimDriver;
 use super::figures::{
@@ -70,7 +70,7 @@ impl Device {
     pub(super) fn new(config: &SimConfig, clock: &Arc<VirtualClock>) -> Result<Self, Failure> {
         let (device, model) = (&config.device, &config.model);
         let store = backend::open_store(device)?;
-        let ramdisk = backend::driver(device, store, device.queues, device.depth);
+        let ramdisk = backend::driver(device, store, device.queues, device.depth, None);
         let creation_fails = Arc::new(AtomicBool::new(false));
         let call_cost =
             (!model.call_cost.is_zero()).then(|| CallCost::new(model.call_cost, clock.clone()));
@@ -164,9 +164,18 @@ impl Device {
             }
             Event::Corrupt(offset) => {
                 let store = self.ramdisk.disk().store();
-                buffers::corrupt(store, *offset).map_err(|error| error.to_string())
+                let byte = *offset..*offset + 1;
+                let made = store.populate(byte.clone());
+                made.map_err(|error| error.to_string()).map(|_| {
+                    store.flip_bit(*offset, 0);
+                    store.unpin(byte);
+                })
             }
             Event::Set(options) => self.set(options).map_err(|failure| failure.to_string()),
+            Event::Release(name) => {
+                let released = self.ramdisk.release(name);
+                released.map_err(|failure| failure.to_string())
+            }
             Event::Psi(short) => {
                 self.ramdisk.tell_pressure(*short, self.mirror.queue());
                 Ok(())
@@ -183,6 +192,7 @@ impl Device {
     fn set(&mut self, options: &SetOptions) -> Result<(), Failure> {
         let disk = self.ramdisk.disk();
         let space = backend::changed_memory(&self.config, disk, &options.memory)?;
+        options.pressure.check_for(&self.ramdisk.settings())?;
         let applied = self
             .mirror
             .pressure()

@@ -11,10 +11,10 @@ use workqueue::VirtualClock;
 use super::buffers::Buffers;
 use super::config::SimConfig;
 use super::parse::Service;
-use super::random::Random;
 use crate::mq::{
     Data, DataTransfer, FrontEnd, InFlight, Operations, Queue, Request, TransferAnswer, ViaFrontEnd,
 };
+use crate::random::Random;
 
 /// A request that has ended, for its job.
 #[derive(Clone, Copy, Debug)]

@@ -9,10 +9,10 @@ use super::buffers::{self, Buffers};
 use super::config::SimConfig;
 use super::figures::{status_name, Tally};
 use super::parse::Rate;
-use super::random::Random;
 use super::script::Event;
 use super::workload::{Access, Region};
 use crate::mq::{Limits, Op, Request};
+use crate::random::Random;
 
 /// Requests of each job if neither --ops nor --duration is given.
 const DEFAULT_OPS: u64 = 10_000;

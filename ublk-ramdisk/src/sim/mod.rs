@@ -20,8 +20,6 @@ pub mod script;
 
 pub mod figures;
 
-mod random;
-
 mod workload;
 
 mod buffers;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches};
 
-use crate::config::check_pressure;
 use crate::config::set::SetOptions;
 use crate::error::Failure;
 use crate::pressure::Settings;
+use crate::rules::Rule;
 use crate::units;
 
 /// What the driver returns for every request.
@@ -45,6 +45,8 @@ pub enum Event {
     Corrupt(u64),
     /// The pressure on the disk changes, as `ublk-ramdisk set` changes it.
     Set(Box<SetOptions>),
+    /// The requests go on that the rule of this name holds.
+    Release(String),
     /// Memory pressure begins or ends, as PSI would report it. Without `--psi` nothing comes of it.
     Psi(bool),
 }
@@ -52,7 +54,8 @@ pub enum Event {
 const EVENTS: &str =
     "an event is one of: fail-worker-creation on|off, busy on|dev|off, stop-load, \
                       start-load, rate N, discard OFFSET,LENGTH, corrupt OFFSET, \
-                      set slots=N|off, set mbps=N|off, set inject KIND=VALUE, \
+                      set slots=N|off, set mbps=N|off, set inject KIND=VALUE, set rule RULE, \
+                      rules add RULE, rules del NAME, rules clear, rules release NAME, \
                       set memory-limit=SIZE|off, set no-space-timeout=TIME|off, \
                       set reclaim=off|zero, psi on|off";
 
@@ -61,9 +64,9 @@ fn options(text: &str) -> Result<SetOptions, String> {
     if text.is_empty() {
         return Err(EVENTS.to_owned());
     }
-    let option = match text.strip_prefix("inject ") {
-        Some(faults) => format!("inject={faults}"),
-        None => text.to_owned(),
+    let option = match text.split_once(' ') {
+        Some((word @ ("inject" | "rule"), value)) => format!("{word}={value}"),
+        _ => text.to_owned(),
     };
     // Nothing hangs in a long wait here, so it needs no --force.
     // The parser of `ublk-ramdisk set` itself reads it, so both take the same.
@@ -81,6 +84,20 @@ fn options(text: &str) -> Result<SetOptions, String> {
     let checked = options.memory.check();
     checked.map_err(|failure| format!("set: {failure}"))?;
     Ok(options)
+}
+
+/// Reads what follows `rules`, as `ublk-ramdisk rules` does it.
+fn rules(text: &str) -> Result<Event, String> {
+    let mut set = SetOptions::default();
+    let pressure = &mut set.pressure;
+    match text.split_once(' ').unwrap_or((text, "")) {
+        ("release", name) if !name.is_empty() => return Ok(Event::Release(name.to_owned())),
+        ("add", rule) => pressure.rule.push(Rule::typed(rule)?),
+        ("del", name) if !name.is_empty() => pressure.drop_rules.push(name.to_owned()),
+        ("clear", "") => pressure.clear_rules = true,
+        _ => return Err(EVENTS.to_owned()),
+    }
+    Ok(Event::Set(Box::new(set)))
 }
 
 impl FromStr for Event {
@@ -122,6 +139,7 @@ impl FromStr for Event {
             }
             "corrupt" => number(rest).map(Self::Corrupt),
             "set" => options(rest).map(|options| Self::Set(Box::new(options))),
+            "rules" => rules(rest),
             "psi" => on().map(Self::Psi),
             _ => Err(EVENTS.to_owned()),
         }
@@ -156,9 +174,9 @@ impl FromStr for Step {
 
 impl Step {
     /// Checks that it fits the disk.
-    pub(super) fn check(&self, size: u64) -> Result<(), Failure> {
+    pub fn check(&self, size: u64) -> Result<(), Failure> {
         if let Event::Set(options) = &self.event {
-            check_pressure(&options.pressure.applied_to(&Settings::default()))?;
+            options.pressure.applied_to(&Settings::default()).check()?;
         }
         let end = match self.event {
             Event::Discard { offset, len } => offset.checked_add(len),
@@ -180,75 +198,5 @@ impl Step {
                 self.text
             ))),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_are_read_and_kept_as_they_were_typed() {
-        for text in [
-            "fail-worker-creation on",
-            "fail-worker-creation off",
-            "busy on",
-            "busy dev",
-            "busy off",
-            "stop-load",
-            "start-load",
-            "rate 1000",
-            "discard 4096,8192",
-            "corrupt 77",
-            "set slots=4",
-            "set mbps=off",
-            "set inject requeue=3,50,0,-1",
-            "set memory-limit=32M",
-            "set memory-limit=off",
-            "set no-space-timeout=5",
-            "set reclaim=zero",
-            "psi on",
-        ] {
-            let step: Step = format!("3ms:{text}").parse().expect(text);
-            assert_eq!((step.at.as_millis(), step.text.as_str()), (3, text));
-        }
-    }
-
-    #[test]
-    fn l1_what_is_no_event_is_refused() {
-        for bad in [
-            "",
-            "busy on",
-            "3:busy on",
-            "3ms",
-            "3ms:",
-            "3ms:dance",
-            "3ms:busy",
-            "3ms:busy maybe",
-            "3ms:rate 0",
-            "3ms:rate -1",
-            "3ms:discard 1",
-            "3ms:discard 1,x",
-            "3ms:corrupt +1",
-            "3ms:set",
-            "3ms:set slots=+1",
-            "3ms:set slots",
-            "3ms:set inject dance=1",
-            "3ms:set memory-limit=",
-            "3ms:set memory-limit=-1",
-            "3ms:set memory-limit=5X",
-            "3ms:set no-space-timeout=+5",
-            "3ms:set no-space-timeout=5ms",
-            "3ms:set reclaim=on",
-            "3ms:set reclaim=compress",
-            "3ms:psi",
-            "3ms:stop-load now",
-        ] {
-            assert!(bad.parse::<Step>().is_err(), "{bad}");
-        }
-        let step = |text: &str| text.parse::<Step>().expect(text).check(8192);
-        assert!(step("0:discard 4096,4096").is_ok() && step("0:corrupt 8191").is_ok());
-        assert!(step("0:discard 4096,8192").is_err() && step("0:discard 1,512").is_err());
-        assert!(step("0:corrupt 8192").is_err());
     }
 }

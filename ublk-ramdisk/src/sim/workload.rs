@@ -12,8 +12,8 @@
 //! | READ | what it held: it is compared if that is known |
 
 use super::config::{Load, Rw, SimConfig};
-use super::random::Random;
 use crate::mq::Op;
+use crate::random::Random;
 
 /// The generation of a block whose content is unknown: a write to it has failed, or a script has
 /// discarded it.

@@ -5,8 +5,9 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
@@ -90,5 +91,38 @@ impl Mapping {
     pub fn advise_huge_pages(&self) {
         // Without them the disk works as well, only slower.
         let _refused = self.0.advise(Advice::HugePage);
+    }
+}
+
+/// A mapping of words that any thread reads and writes. All of its pages are there: none has to be made
+/// later, where there may be no memory.
+#[derive(Debug)]
+pub struct Words(Mapping);
+
+impl Words {
+    /// Words of zeros, in `len` bytes of private memory.
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        Self::new(Mapping::anonymous(len)?)
+    }
+
+    /// The first `len` bytes of a file, which is as long. Nobody else may cut it.
+    pub fn in_file(file: &File, len: usize) -> io::Result<Self> {
+        Self::new(Mapping::shared(file, len)?)
+    }
+
+    fn new(mapping: Mapping) -> io::Result<Self> {
+        mapping.populate(0..mapping.len() as u64)?;
+        Ok(Self(mapping))
+    }
+}
+
+impl Deref for Words {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        let (start, len) = (self.0.start().cast(), self.0.len() / size_of::<AtomicU64>());
+        // SAFETY: a mapping begins with a page and so is aligned, both constructors make it writable, and
+        // it lives as long as `self`. Every word of it is valid, and is used by atomic accesses alone.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
     }
 }

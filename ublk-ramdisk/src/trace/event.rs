@@ -74,6 +74,8 @@ kinds! {
     Reclaim "reclaim" "mq_reclaim"
         "Memory of the store was given back, as it was discarded or held only zeros. The value: \
          bytes."
+    Rule "rule" "mq_rule"
+        "A rule did something to a request: its name."
     Pressure "pressure" "mq_pressure"
         "A source of BUSY began or ceased to refuse requests. Memory begins when nothing can be \
          freed; enospc follows when the writes that wait for it are ended."
@@ -159,7 +161,7 @@ pub struct Event {
     pub(crate) tag: u16,
     pub(crate) cpu: u16,
     /// What the kind makes of it: one of the constants above, where a request was inserted, who
-    /// gave it back, what was reclaimed, or what a source does.
+    /// gave it back, what was reclaimed, what a source does, or the slot of a rule.
     pub(crate) how: u16,
     pub(crate) source: Option<Source>,
     /// None if it is about no request.
@@ -264,6 +266,7 @@ impl Event {
                 let what = Reclaimed::ALL.get(usize::from(self.how));
                 format!("{} {}", what.map_or("", |what| what.name()), self.value)
             }
+            Kind::Rule => super::name_of_rule(self.device, self.how),
             Kind::Pressure => {
                 let state = Pressing::ALL.get(usize::from(self.how));
                 format!("{source} {}", state.map_or("", |state| state.name()))

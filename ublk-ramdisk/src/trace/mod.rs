@@ -36,16 +36,17 @@ mod html;
 
 mod text;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use workqueue::trace::{self as rings, Own, Recorder};
 use workqueue::VirtualClock;
 
-use crate::mq::Source;
+use crate::mq::{Request, Source};
 pub use event::{Event, Kind, Pressing, Reclaimed};
 pub(crate) use source_state::SourceState;
 
@@ -321,6 +322,34 @@ pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
             ..of_device(Kind::Reclaim, device)
         });
     }
+}
+
+/// The names of rules, by the label of the device and the slot.
+static RULES: Mutex<BTreeMap<(u32, u16), String>> = Mutex::new(BTreeMap::new());
+
+/// Names the rules of a device, as its traces show them. A name stays until the slot has another.
+pub(crate) fn name_rules(device: u32, names: Vec<(u16, String)>) {
+    let mut rules = RULES.lock().unwrap_or_else(PoisonError::into_inner);
+    rules.extend(names.into_iter().map(|(slot, name)| ((device, slot), name)));
+}
+
+fn name_of_rule(device: u32, slot: u16) -> String {
+    let rules = RULES.lock().unwrap_or_else(PoisonError::into_inner);
+    rules.get(&(device, slot)).cloned().unwrap_or_default()
+}
+
+/// Records that the rule in this slot did something to a request. Called only if [`is_on`].
+#[cold]
+pub(crate) fn rule(device: u32, hctx: u16, request: &Request, slot: u16) {
+    record(Event {
+        sector: request.offset() >> 9,
+        sectors: u32::try_from(request.len() >> 9).unwrap_or(u32::MAX),
+        op: Some(request.op()),
+        fua: request.is_fua(),
+        tag: request.tag(),
+        how: slot,
+        ..of_hctx(Kind::Rule, device, hctx)
+    });
 }
 
 /// Records that a source of BUSY begins or ceases to refuse requests. `device` is a [`crate::mq::Queue::label`].

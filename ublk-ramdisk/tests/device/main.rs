@@ -57,6 +57,8 @@ mod recovery;
 
 mod rng;
 
+mod rules;
+
 mod run;
 
 mod runner;
@@ -124,6 +126,7 @@ fn main() -> ExitCode {
     hotplug::tests(&mut tests);
     counters::tests(&mut tests);
     pressure::tests(&mut tests);
+    rules::tests(&mut tests);
     psi::tests(&mut tests);
     seeing::tests(&mut tests);
     model::tests(&mut tests);

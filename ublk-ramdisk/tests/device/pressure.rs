@@ -115,6 +115,10 @@ fn in_force(words: &[&str]) -> Settings {
     serde_json::from_str(&text).expect("JSON")
 }
 
+fn rules(settings: &Settings) -> Vec<String> {
+    settings.rules.iter().map(ToString::to_string).collect()
+}
+
 fn changed() {
     let disk = Disk::add(&["--size", "20M", "--queues", "2"]);
     let name = disk.name();
@@ -128,23 +132,23 @@ fn changed() {
         "delay=1ms",
     ]);
     assert_eq!(
-        (settings.slots, settings.delay_ns),
-        (Some(2), Some(1_000_000))
+        (settings.slots, rules(&settings)),
+        (Some(2), vec!["delay: any: delay 1ms".to_owned()])
     );
     fio(&disk, "verify-direct.fio");
     assert!(refused_by(&disk).slots > 0);
     let settings = in_force(&["set", &name, "--json", "--slots", "off", "--mbps", "400"]);
     assert_eq!((settings.slots, settings.mbps), (None, Some(400)));
     assert_eq!(
-        settings.delay_ns,
-        Some(1_000_000),
+        rules(&settings),
+        ["delay: any: delay 1ms"],
         "what is not named stays"
     );
     let before = refused_by(&disk).slots;
     assert_eq!(fill(&disk, 64), (64, None));
     assert_eq!(refused_by(&disk).slots, before);
     let text = run::ublk(&["set", &name, "--slots", "2"]).well();
-    assert_eq!(text, "slots 2, mbps 400, delay=1ms\n");
+    assert_eq!(text, "slots 2, mbps 400, rule 'delay: any: delay 1ms'\n");
     run::ublk(&["set", &name, "--slots", "0"]).refused(2, &["--slots", "from 1"]);
     let nobody = (disk.id + 1).to_string();
     run::ublk(&["set", &nobody, "--slots", "1"]).refused(1, &[&nobody]);
@@ -169,9 +173,10 @@ fn lost() {
 
 fn not_set_up() {
     let words = ["--size", "8M", "--queues", "2", "--id", "77"];
-    let mut all = words.to_vec();
-    all.extend(["--inject", "init_hctx=2,100,0,1"]);
+    let (before, mut all) = (machine::Traces::now(), words.to_vec());
+    all.extend(["--inject", "init_hctx=2,100,0,1", "--rule", "any: hang"]);
     crate::disk::try_add(&all).refused(1, &["hardware queue 1"]);
+    before.assert_unchanged();
     assert!(!machine::nodes_of("77"), "nothing is left");
     Disk::add(&words).end();
 }

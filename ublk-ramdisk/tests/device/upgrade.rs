@@ -33,7 +33,7 @@ fn server(disk: &Disk) -> u32 {
 
 /// Returns when the new server serves, with a supervisor of its own; the former ones have ended.
 #[track_caller]
-fn upgrade(disk: &Disk) {
+pub fn upgrade(disk: &Disk) {
     let former = server(disk);
     let supervisor = machine::parent(former);
     assert_eq!(ublk(&["upgrade", &disk.name()]).well().trim(), disk.path);
@@ -77,7 +77,7 @@ fn waiting(path: &str) {
         upgrade(&disk);
         let shown = ublk(&["set", &disk.name()]).well();
         assert!(shown.contains("slots 2"), "{shown}");
-        assert!(shown.contains("requeue=1"), "{shown}");
+        assert!(shown.contains("rule 'requeue: "), "{shown}");
         ublk(&["set", &disk.name(), "--inject", "requeue=off"]).well();
         reader.join().expect("it has read what was written");
     });

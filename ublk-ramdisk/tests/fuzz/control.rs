@@ -7,7 +7,6 @@
 mod protocol;
 
 use protocol::Request;
-use ublk_ramdisk::config::check_pressure;
 use ublk_ramdisk::config::space::SpaceConfig;
 use ublk_ramdisk::config::Backing;
 use ublk_ramdisk::pressure::Settings;
@@ -26,7 +25,7 @@ pub fn read(line: &[u8]) -> bool {
     assert_eq!(again, request);
     if let Request::Set(options) = request {
         let settings = options.pressure.applied_to(&Settings::default());
-        let _ = check_pressure(&settings);
+        let _ = settings.check();
         let _ = settings.to_string();
         let space = SpaceConfig::default();
         let _ = options.memory.applied_to(&space, SIZE, &Backing::Memfd);

@@ -9,6 +9,7 @@ mod rng;
 
 mod control;
 mod descriptor;
+mod rules;
 
 use std::path::PathBuf;
 
@@ -55,6 +56,28 @@ fn h11_what_the_fuzzer_chose_touches_only_its_own() {
 fn k03_what_the_fuzzer_chose_is_a_request_or_an_error() {
     let requests = corpus("protocol").filter(|bytes| control::read(bytes));
     assert!(requests.count() > 0, "no line was a request");
+}
+
+#[test]
+fn e29_what_the_fuzzer_chose_is_a_rule_that_can_be_typed_again_or_an_error() {
+    let rules = corpus("rules").filter(|bytes| rules::read(bytes));
+    assert!(rules.count() > 0, "no input was a rule");
+    let mut rng = Rng::of_run(29);
+    let known: Vec<Vec<u8>> = corpus("rules").collect();
+    for _ in 0..100_000 {
+        let mut bytes = known[rng.within(0..known.len() as u64) as usize].clone();
+        let place = rng.within(0..bytes.len().max(1) as u64) as usize;
+        match rng.within(0..3) {
+            0 => bytes.truncate(place),
+            1 => bytes.insert(place.min(bytes.len()), rng.within(0..256) as u8),
+            _ => bytes
+                .iter_mut()
+                .skip(place)
+                .take(1)
+                .for_each(|byte| *byte ^= 1 << (place % 8)),
+        }
+        rules::read(&bytes);
+    }
 }
 
 /// The contents of the files that are kept for a fuzzer.

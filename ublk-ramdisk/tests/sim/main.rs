@@ -5,6 +5,8 @@
 #[path = "../common/chrome_format.rs"]
 mod chrome_format;
 mod common;
+mod rules;
+mod script;
 mod space;
 mod trace;
 

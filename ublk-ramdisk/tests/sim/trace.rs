@@ -174,3 +174,16 @@ fn l1_a_trace_that_cannot_be_written_is_one_line() {
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(output.stdout.is_empty(), "before the run");
 }
+
+/// Each hit of a rule is an event of its request, with the name of the rule.
+#[test]
+fn e29_k03_each_hit_of_a_rule_is_an_event() {
+    let line = "--rw read --ops 20 --iodepth 1 --size 1M --rule 'slow: every 4: delay 1ms'";
+    let (_, lines, json) = traced("rules", line);
+    let hits = lines
+        .lines()
+        .filter(|line| line.contains(" rule ") && line.ends_with("slow"));
+    assert_eq!(hits.count(), 5, "{lines}");
+    let text = String::from_utf8_lossy(&json);
+    assert!(text.contains("mq_rule"));
+}

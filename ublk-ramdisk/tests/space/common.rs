@@ -2,6 +2,7 @@
 //! A thin disk without a kernel: the real driver and store behind the mirror, on a clock that the
 //! test moves. Queues are not run again after 3 ms.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,7 @@ impl Drop for Machine {
 pub struct Bed {
     lanes: Vec<Submitter>,
     pub mirror: Mirror,
+    pub driver: Arc<Pressured<Ramdisk>>,
     pub ramdisk: Arc<Ramdisk>,
     pub client: Arc<Wire>,
     pub clock: Arc<VirtualClock>,
@@ -105,11 +107,17 @@ impl Bed {
         Ramdisk::new(store).with_space(options)
     }
 
-    pub fn of(
+    pub fn of(ramdisk: Ramdisk, clock: Arc<VirtualClock>, shape: (u16, u16), limit: u64) -> Self {
+        Self::under(ramdisk, clock, shape, limit, (Settings::default(), None))
+    }
+
+    /// Under pressure; what its rules have done is kept in the file.
+    pub fn under(
         ramdisk: Ramdisk,
         clock: Arc<VirtualClock>,
         (queues, depth): (u16, u16),
         limit: u64,
+        (pressure, rules_file): (Settings, Option<PathBuf>),
     ) -> Self {
         let runtime = backend::runtime()
             .sample_period(Duration::ZERO)
@@ -122,8 +130,8 @@ impl Bed {
         let ramdisk = Arc::new(ramdisk);
         let client = Arc::new(Wire::default());
         client.byte.store(0xa5, Ordering::SeqCst);
-        let pressure = Settings::default();
-        let driver = Pressured::new(ramdisk.clone(), pressure, queues, depth);
+        let disk = ramdisk.clone();
+        let driver = Pressured::with_rules_file(disk, pressure, queues, depth, rules_file);
         let driver = Arc::new(driver);
         let mirror = Mirror::start_on(
             runtime,
@@ -137,6 +145,7 @@ impl Bed {
         let bed = Self {
             lanes: (0..queues).map(|queue| mirror.submitter(queue)).collect(),
             mirror,
+            driver,
             ramdisk,
             client,
             clock,

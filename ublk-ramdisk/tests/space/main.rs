@@ -8,3 +8,4 @@ mod limits;
 mod no_space;
 mod passing;
 mod populate;
+mod rules;

@@ -12,6 +12,7 @@ use ublk_ramdisk::error::Failure;
 
 mod add;
 mod observe;
+mod rules;
 mod sim;
 
 pub use add::AddArgs;
@@ -21,6 +22,8 @@ use observe::{
     DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, TOP_LONG, TRACE_EXAMPLES,
     TRACE_LONG,
 };
+pub use rules::{RulesArgs, RulesVerb};
+use rules::{RULES_EXAMPLES, RULES_LONG};
 pub use sim::SimArgs;
 
 use crate::parse::device_id;
@@ -166,6 +169,9 @@ pub enum Command {
     /// Change the pressure on a running disk and its memory limit, or show them
     #[command(long_about = SET_LONG, after_help = SET_EXAMPLES)]
     Set(Box<SetArgs>),
+    /// Show, add or take away the rules of a running disk, or let go of what one holds
+    #[command(long_about = RULES_LONG, after_help = RULES_EXAMPLES)]
+    Rules(RulesArgs),
     /// Show the counters of running disks
     #[command(after_help = STATS_EXAMPLE)]
     Stats(StatsArgs),

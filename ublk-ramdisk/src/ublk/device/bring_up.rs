@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -77,6 +78,9 @@ impl Device {
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
         added(info.dev_id);
+        if !again {
+            let _none = rules_file(config, info.dev_id).map(std::fs::remove_file);
+        }
         let mut device = Device::new(control, info, path, store, config)?;
         device.check_added(config)?;
         device.set_params(config)?;
@@ -173,7 +177,8 @@ impl Device {
     ) -> Result<Self, Failure> {
         let deaths = Deaths::new().map_err(|e| Failure::environment(format!("eventfd: {e}")))?;
         // By the counts that came back: the driver clamps queues and rounds the buffer (A2).
-        let driver = backend::driver(config, store, info.nr_hw_queues, info.queue_depth);
+        let rules = rules_file(config, info.dev_id);
+        let driver = backend::driver(config, store, info.nr_hw_queues, info.queue_depth, rules);
         let node = CString::new(block_path(info.dev_id)).expect("no NUL");
         driver
             .disk()
@@ -362,6 +367,12 @@ impl Device {
         self.info = self.control.device_info(id)?;
         wait_for_node(&block_path(id), is_block_device)
     }
+}
+
+/// Where what the rules of device `id` have done outlives its server.
+fn rules_file(config: &DeviceConfig, id: u32) -> Option<PathBuf> {
+    let dir = config.rules_dir.as_ref();
+    dir.map(|dir| dir.join(format!("{id}.rules")))
 }
 
 /// Opens a store, and locks the memory of the process.

@@ -12,7 +12,9 @@ use crate::mq::Queue;
 impl Device {
     /// The config of a device as this one is, after `options`. A failure tells that they are refused.
     pub fn config_after(&self, options: &SetOptions) -> Result<DeviceConfig, Failure> {
-        let pressure = options.pressure.applied_to(&self.driver.settings());
+        let settings = self.driver.settings();
+        options.pressure.check_for(&settings)?;
+        let pressure = options.pressure.applied_to(&settings);
         let space = backend::changed_memory(&self.config, self.driver.disk(), &options.memory)?;
         let sample = self.queue().map_or(0, Queue::timed_of);
         let config = DeviceConfig {
@@ -23,6 +25,11 @@ impl Device {
         };
         config.check_rules()?;
         Ok(config)
+    }
+
+    /// Has the requests go on that the rule of this name holds.
+    pub fn release(&self, rule: &str) -> Result<(), Failure> {
+        self.driver.release(rule)
     }
 
     /// Changes what the options name, and returns what is in force then. A failure changes nothing.

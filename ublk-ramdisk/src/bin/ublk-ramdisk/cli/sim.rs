@@ -30,6 +30,7 @@ Events for --at TIME:EVENT
   discard OFFSET,LENGTH         in bytes
   set slots=N|off, mbps=N|off   the pressure changes, as by `ublk-ramdisk set`
   set inject KIND=VALUE         the same for faults
+  rules add RULE, del NAME, clear, release NAME   the rules change, as by `ublk-ramdisk rules`
   set memory-limit=SIZE|off, no-space-timeout=TIME|off, reclaim=off|zero   and for memory
   psi on|off                    memory is short, as far as --psi says that this matters
   corrupt OFFSET                a bit of the store flips; --verify finds it

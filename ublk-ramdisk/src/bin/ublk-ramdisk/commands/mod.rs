@@ -13,6 +13,7 @@ mod stop;
 mod new_server;
 
 mod resize;
+mod rules;
 mod set;
 
 mod stats;
@@ -53,6 +54,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Upgrade(args) => new_server::upgrade(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Set(args) => set::run(&args),
+        Command::Rules(args) => rules::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Debugfs(args) => debugfs::run(&args),

@@ -2,7 +2,6 @@
 //! `set`: has the device's server change the pressure on the disk, the rules for its memory and how
 //! many requests are timed, and shows what is in force.
 
-use ublk_ramdisk::config::check_pressure;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::pressure::{Injection, Settings};
 
@@ -16,7 +15,7 @@ pub fn run(args: &SetArgs) -> Result<Exit, Failure> {
     let options = &args.options;
     // What is wrong for every disk is bad usage, and no server is asked.
     options.memory.check()?;
-    check_pressure(&options.pressure.applied_to(&Settings::default()))?;
+    options.pressure.applied_to(&Settings::default()).check()?;
     let init = |injection: &Injection| matches!(injection, Injection::InitHctx(_));
     if options.pressure.injections().any(init) {
         return Err(Failure::usage(

@@ -11,6 +11,7 @@ use ublk_ramdisk::mq::Source;
 use ublk_ramdisk::pressure::Settings;
 use ublk_ramdisk::ramdisk::space::SpaceStats;
 use ublk_ramdisk::ramdisk::Mode;
+use ublk_ramdisk::rules::RuleStats;
 use ublk_ramdisk::stats::{DeviceStats, KblockdStats, OpStats, QueueStats};
 use ublk_ramdisk::ublk::ctrl::block_path;
 use ublk_ramdisk::units::Size;
@@ -130,6 +131,7 @@ pub fn as_text(stats: &DeviceStats, selection: &Selection) -> String {
     if all || *settings != Settings::default() {
         head += &output::wrapped(&format!("pressure: {settings}"), WIDTH, "");
     }
+    head += &rules(&stats.pressure.rules);
     head += &output::wrapped(&space_line(&stats.space, all), WIDTH, "");
     let mut parts = vec![head];
     parts.extend(operations(stats, all));
@@ -197,6 +199,21 @@ fn table(stats: &DeviceStats, columns: &[&Column], all: bool) -> Option<String> 
 fn titles<'n>(names: impl Iterator<Item = &'n str>) -> Vec<String> {
     let names = ["QUEUE"].into_iter().chain(names);
     names.map(str::to_owned).collect()
+}
+
+/// What each rule has done.
+fn rules(rules: &[RuleStats]) -> String {
+    let line = |rule: &RuleStats| {
+        let held = match rule.held {
+            0 => String::new(),
+            held => format!(", {held} held"),
+        };
+        let left = rule
+            .left
+            .map_or(String::new(), |left| format!(", {left} left"));
+        format!("rule {}: {} hits{left}{held}\n", rule.rule.name, rule.hits)
+    };
+    rules.iter().map(line).collect()
 }
 
 /// A row for each operation of each queue: how often, how much, and how long it took.

@@ -303,6 +303,7 @@ impl Server {
     fn create(start: Start<'_>, config: &DeviceConfig, again: bool) -> Result<Server, Failure> {
         let run_dir = start.run_dir;
         let config = &config_beside_kept(config, &run_dir.kept(), again)?;
+        let config = &run_dir.with_rules(config);
         // An id that was asked for is locked before ADD_DEV. One that the driver chooses is known
         // only afterwards: `Front::open` locks it.
         let named = match config.id {
@@ -342,7 +343,7 @@ impl Server {
     fn recover(start: Start<'_>, state: State, since: Instant) -> Result<Server, Failure> {
         let id = state.served.id;
         let lock = start.run_dir.lock(id, FREE_ID_TIMEOUT)?;
-        let config = state.usable_config()?.clone();
+        let config = start.run_dir.with_rules(state.usable_config()?);
         let device = Device::recover(id, &config)?;
         let waited = since.elapsed();
         info!("clients of {} waited for {waited:?}", state.served.path);
@@ -417,6 +418,7 @@ impl Server {
                 ..self.device.stats()
             }))),
             Request::Set(options) => self.set(&options).map(|set| Reply::InForce(Box::new(set))),
+            Request::Release { name } => self.device.release(&name).map(|()| Reply::Done),
             Request::Resize { bytes } => self.resize(bytes).map(|()| Reply::Done),
             Request::Stop => {
                 caller.answer(&Reply::Done);

@@ -125,7 +125,7 @@ pub struct State {
 
 impl State {
     /// Raised when a config may say what an earlier program does not know.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
     /// The first of those that are read as this one is.
     const FIRST: u32 = 1;
 
@@ -168,6 +168,11 @@ pub enum Request {
     Stats,
     /// Changes what the options name, if any. The reply says what is in force then.
     Set(Box<SetOptions>),
+    /// The requests go on that a rule holds.
+    Release {
+        /// Name of the rule.
+        name: String,
+    },
     /// Records what happens to requests, for `millis`. `Done` comes when the recording begins. The
     /// trace follows when it ends, and the connection ends with it. A client that goes away before
     /// ends the recording, and nothing is kept.
@@ -335,6 +340,8 @@ mod tests {
                     slots: Some(OrOff::To(4)),
                     mbps: Some(OrOff::Off),
                     inject: vec!["delay=5us".parse().expect("a fault")],
+                    rule: vec!["slow: read 10%: delay 5ms".parse().expect("a rule")],
+                    drop_rules: vec!["stall".to_owned()],
                     ..PressureOptions::default()
                 },
                 memory: MemoryOptions {
@@ -345,6 +352,9 @@ mod tests {
                 },
                 latency_sample: Some(64),
             })),
+            Request::Release {
+                name: "stall".to_owned(),
+            },
             Request::Trace {
                 millis: 2000,
                 records: 64,

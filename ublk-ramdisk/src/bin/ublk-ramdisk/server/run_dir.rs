@@ -2,8 +2,8 @@
 //! The run directory: who serves which device.
 //!
 //! Owns /run/ublk-ramdisk (or what `UBLK_RAMDISK_RUN_DIR` names) with these files per device:
-//! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`State`]; `N.sock`,
-//! the control socket; `N.supervisor`, locked for as long as its supervisor lives; and a directory `N`
+//! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`State`]; `N.rules`, what
+//! its rules have done, once it had some; `N.sock`, the control socket; `N.supervisor`, locked for as long as its supervisor lives; and a directory `N`
 //! once `debugfs --files` was asked for. The lock alone
 //! says that a server lives; the others may be left over from one that was killed.
 //!
@@ -20,6 +20,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ublk_ramdisk::config::DeviceConfig;
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
 use ublk_ramdisk::ramdisk::store::private;
@@ -84,6 +85,19 @@ impl RunDir {
 
     fn lock_path(&self, id: u32) -> PathBuf {
         self.0.join(format!("{id}.lock"))
+    }
+
+    /// What the rules of a device have done.
+    fn rules_path(&self, id: u32) -> PathBuf {
+        self.0.join(format!("{id}.rules"))
+    }
+
+    /// The config of a device whose rules outlive its server, as its contents do.
+    pub fn with_rules(&self, config: &DeviceConfig) -> DeviceConfig {
+        DeviceConfig {
+            rules_dir: config.backing().outlives_server().then(|| self.0.clone()),
+            ..config.clone()
+        }
     }
 
     fn supervisor_path(&self, id: u32) -> PathBuf {
@@ -311,6 +325,7 @@ impl RunDir {
     /// The lock of `id` is held. It goes last, and the directory with it when it is empty.
     fn remove(&self, id: u32) {
         let _ = remove::regular_file(&self.state_path(id));
+        let _ = remove::regular_file(&self.rules_path(id));
         self.remove_all_but_state(id);
     }
 
