@@ -106,6 +106,7 @@ where
 /// Enters a queue that has a pwq for the item, also if it drains. Without a requested CPU the item
 /// goes near `here`, by default the caller's CPU.
 /// # Context: no lock of the crate held.
+#[inline]
 pub(crate) fn enter(
     queue: &Arc<QueueInner>,
     cpu: Option<usize>,
@@ -126,6 +127,7 @@ pub(crate) fn enter(
 }
 
 /// As [`enter`], for an item that goes to its pool at once.
+#[inline]
 fn enter_open(
     queue: &Arc<QueueInner>,
     cpu: Option<usize>,
@@ -156,6 +158,7 @@ pub(crate) fn place(
 
 impl Entry<'_> {
     /// Tests if the queue takes an item at once: a closed one takes only those of its own runs.
+    #[inline]
     pub(crate) fn require_open(&self) -> Result<(), Refusal> {
         // With the slot held: a drain sets the mode, then waits for the slots. So it waits for this
         // item, or this reading finds the mode.
@@ -170,6 +173,7 @@ impl Entry<'_> {
         Ok(())
     }
 
+    #[inline]
     fn pwq(&self) -> &Arc<Pwq> {
         self.slot
             .as_ref()
@@ -202,6 +206,7 @@ impl Entry<'_> {
 
 /// True if an item may go to the pool's inbox. Tested before the claim.
 /// # Context: the slot of its CPU held.
+#[inline]
 fn may_use_inbox(queue: &QueueInner, pool: &Pool) -> bool {
     pool.inbox.0.is_owned() && !queue.env.is_traced()
 }
@@ -209,6 +214,7 @@ fn may_use_inbox(queue: &QueueInner, pool: &Pool) -> bool {
 /// Pushes an item that was claimed for this pool to its inbox. Counts it in under the lock if the
 /// inbox is not owned any more.
 /// # Context: the slot held.
+#[inline]
 fn push_to_inbox(pwq: &Arc<Pwq>, requested: Option<usize>, item: Item) {
     item.set_pwq(pwq.number);
     if let Err(item) = pwq.pool.inbox.0.push_if_owned(item) {
@@ -230,7 +236,8 @@ fn insert(mut st: PoolGuard<'_>, pwq: &Arc<Pwq>, requested: Option<usize>, item:
         cpu: pool.cpu(),
     });
     item.set_pwq(pwq.number);
-    if !st.count_in(pwq.number, item, pool.id, || env.clock.coarse()) {
+    let mark = |state: &WorkState, color, inactive| state.set_queued(pool.id, color, inactive);
+    if !st.count_in(pwq.number, item, mark, || env.clock.coarse()) {
         return;
     }
     env.trace(|| TraceEvent::Activate { work, function });
@@ -244,6 +251,7 @@ fn insert(mut st: PoolGuard<'_>, pwq: &Arc<Pwq>, requested: Option<usize>, item:
 }
 
 /// The CPU for an item without a requested one: `here`, if it may be used.
+#[inline]
 fn pick_cpu(queue: &QueueInner, here: usize) -> usize {
     let env = &queue.env;
     if queue.is_unbound() {

@@ -101,6 +101,11 @@ impl Monitor {
         }
     }
 
+    /// True if runs that others wait for are looked at.
+    pub(crate) fn samples(&self) -> bool {
+        self.samples
+    }
+
     /// Items wait behind a run: makes the sampler look at it. Wakes the monitor once each time that
     /// pools begin to starve.
     pub(crate) fn watch_runs(&self) {

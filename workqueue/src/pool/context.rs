@@ -56,6 +56,7 @@ pub(crate) fn set(context: Option<Context>) {
 }
 
 /// Calls `ask` with the thread's context; None on other threads.
+#[inline]
 pub(crate) fn with<R>(ask: impl FnOnce(&mut Context) -> R) -> Option<R> {
     // A thread that is being torn down is no worker any more.
     CONTEXT
@@ -110,7 +111,8 @@ pub fn is_rescuer() -> bool {
 /// Sets the description of the current run for dumps; 31 bytes are kept. Does nothing outside a
 /// run. The next run starts with the queue's name again.
 pub fn set_worker_desc(text: &str) {
-    let _ignored = with_own_state(|worker| worker.desc = ShortText::new(text));
+    let desc = ShortText::new(text);
+    let _ignored = with_own_state(|worker| (worker.desc, worker.own_desc) = (desc, true));
 }
 
 /// The description of the present run: what was set, or the queue's name.

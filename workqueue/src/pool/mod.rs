@@ -41,6 +41,7 @@ use crate::sys::sync::{Condvar, Mutex, OwnLine};
 use crate::sys::timer::TimerIndex;
 use crate::sys::turn_scheduler;
 use crate::work::list::{Inbox, ItemList, Marks};
+use crate::work::state::WorkState;
 use crate::work::{Identity, Item};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -170,9 +171,23 @@ pub(crate) struct PoolState {
     pub(crate) stopping: bool,
     /// When the pool last made progress, for the watchdog.
     pub(crate) last_progress: u64,
+    pub(crate) ended: Ended,
 }
 
-/// The pool's lock, held. All items of the inbox have been counted in.
+/// Items that have ended and are not counted out yet; see [`PoolState::count_ended`].
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    items: usize,
+    /// The number of items at the front of the worklist that follow in the same way.
+    pub(crate) ahead: usize,
+    /// Their worker, which runs another item of their pwq and color.
+    pub(crate) slot: usize,
+    /// The clock was read at the last end.
+    timed: bool,
+}
+
+/// The pool's lock, held. All items of the inbox have been counted in, and all that have ended
+/// counted out.
 #[derive(Debug)]
 pub(crate) struct PoolGuard<'a> {
     pool: &'a Pool,
@@ -227,12 +242,25 @@ impl Pool {
         }
     }
 
-    /// Takes the pool's lock and counts in the items of its inbox.
+    /// Takes the pool's lock. The counts are those of this moment.
     pub(crate) fn lock(&self) -> PoolGuard<'_> {
-        let mut state = self.state.0.lock();
+        self.settle(self.state.0.lock())
+    }
+
+    /// As [`Pool::lock`], for a worker that may go on to its next item: the inbox keeps its items
+    /// and its mark, and items that have ended are still counted.
+    #[inline]
+    fn lock_between_items(&self) -> MutexGuard<'_, PoolState> {
+        self.state.0.lock()
+    }
+
+    /// Counts ended items out and those of the inbox in.
+    fn settle<'a>(&'a self, mut state: MutexGuard<'a, PoolState>) -> PoolGuard<'a> {
+        state.count_ended(|| self.env.clock.coarse());
         self.inbox.0.drain(|item| {
             let number = item.pwq();
-            state.count_in(number, item, self.id, || self.env.clock.coarse());
+            let mark = WorkState::set_queued_from_inbox;
+            state.count_in(number, item, mark, || self.env.clock.coarse());
         });
         PoolGuard { pool: self, state }
     }
@@ -303,6 +331,7 @@ impl PoolState {
             cull_armed: false,
             stopping: false,
             last_progress,
+            ended: Ended::default(),
         }
     }
 }
@@ -320,6 +349,7 @@ impl PoolState {
     }
 
     /// True if a worker takes one more item without sleeping. Tested after each item.
+    #[inline]
     pub(crate) fn keep_working(&self) -> bool {
         // guard: s05_03_keep_working
         !self.worklist.is_empty() && self.nr_running <= 1
@@ -359,6 +389,7 @@ pub(crate) const IDLE_RATIO: usize = 4;
 /// The changes.
 impl PoolState {
     /// Calls the worker that became idle last, if the pool needs one and has called none yet.
+    #[inline]
     pub(crate) fn kick(&mut self) -> Wake {
         if !self.need_more_worker() {
             return Wake::Nobody;
@@ -368,12 +399,13 @@ impl PoolState {
     }
 
     /// Adds a claimed item to its pwq: on the worklist if there is a slot, else behind the inactive
-    /// ones. True if it is active; the caller then calls `kick`, unless a worker is on its way.
+    /// ones. `mark` makes it QUEUED. True if it is active; the caller then calls `kick`, unless a worker is on its way.
+    #[inline]
     pub(crate) fn count_in(
         &mut self,
         number: u32,
         item: Item,
-        pool: u32,
+        mark: impl FnOnce(&WorkState, u8, bool),
         now: impl FnOnce() -> u64,
     ) -> bool {
         let p = self.pwqs.get_mut(number);
@@ -382,7 +414,7 @@ impl PoolState {
         // Behind the inactive ones even if a slot is free: a pwq keeps its order.
         // guard: s08_02_overtaking
         let active = p.inactive.is_empty() && p.take_slot();
-        item.state.set_queued(pool, p.color, !active);
+        mark(&item.state, p.color, !active);
         if active {
             self.add_active(item, now);
         } else {

@@ -19,23 +19,27 @@ use super::worker_state::{Current, WorkerFlags};
 use super::{Pool, PoolGuard, PoolKind, PoolState};
 use crate::env::Env;
 use crate::observe::TraceEvent;
-use crate::pwq::{self, Pwq};
+use crate::pwq::{self, NodeActive, Pwq};
 use crate::sys::{cpu, log_safely};
-use crate::work::{list, Item};
+use crate::work::{list, Item, RawWork};
 use crate::wq::attrs::Flags;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
+
+/// The number of items that are looked at together.
+const MAX_ALIKE: usize = 16;
 
 /// Takes an item, and further ones while `more` is true.
 pub(super) fn run_while<'a>(
     pool: &'a Pool,
     mut st: PoolGuard<'a>,
     slot: usize,
+    mut batch: Batch,
     mut more: impl FnMut(&PoolState) -> bool,
 ) -> PoolGuard<'a> {
-    let mut batch = Batch::start(pool);
     loop {
         if let Some(item) = take_first(&mut st, slot) {
             st = run_one(pool, st, slot, item, &mut batch);
@@ -87,21 +91,16 @@ pub(crate) fn run_scheduled<'a>(
     st
 }
 
-/// Runs one item, from the moment it leaves the lists until nothing counts it any more.
+/// Runs one item, from the moment it leaves the lists until nothing counts it any more; and after
+/// it those items that follow by [`PoolState::pass_on`].
 fn run_one<'a>(
     pool: &'a Pool,
     mut st: PoolGuard<'a>,
     slot: usize,
-    item: Item,
+    mut item: Item,
     batch: &mut Batch,
 ) -> PoolGuard<'a> {
-    let (who, function, barrier, number) = (
-        item.identity(),
-        item.function(),
-        item.is_barrier(),
-        item.pwq(),
-    );
-    let before = item.snapshot();
+    let (barrier, number, before) = (item.is_barrier(), item.pwq(), item.snapshot());
     let (color, counted) = (before.color(), !before.inactive());
     let pwq = batch.turn_to(&mut st, number, barrier);
     if !barrier {
@@ -109,10 +108,11 @@ fn run_one<'a>(
     }
     // Per item, not per batch: a worker that never sleeps between its items makes progress, too.
     st.last_progress = batch.now();
+    let mut function = item.function();
     st.workers.set_current(
         slot,
         Current {
-            item: who,
+            item: item.identity(),
             function,
             pwq: number,
             color,
@@ -120,10 +120,10 @@ fn run_one<'a>(
             cpu_start: batch.cpu_start(),
         },
     );
-    st.workers.get_mut(slot).desc = pwq.queue.desc;
-    let aside = pwq.queue.flags.contains(Flags::CPU_INTENSIVE);
+    let worker = st.workers.get_mut(slot);
+    (worker.desc, worker.own_desc) = (pwq.queue.desc, false);
     // guard: s05_12_cpu_intensive
-    if aside {
+    if pwq.queue.flags.contains(Flags::CPU_INTENSIVE) {
         st.set_flags(slot, WorkerFlags::CPU_INTENSIVE);
     }
     // For pools that do not count their workers, and for a worker that has just stopped counting.
@@ -133,54 +133,60 @@ fn run_one<'a>(
     let starving = st.is_starving();
     drop(st);
     wake.perform();
-    if starving {
-        pool.env.monitor.watch_runs();
-    }
-
     let env = &pool.env;
+    if starving {
+        env.monitor.watch_runs();
+    }
+    let item_id = item.identity();
     context::with(|c| {
         c.run = Some(Run {
             pwq,
-            item: who,
+            item: item_id,
             function,
-        })
+        });
     });
-    if !barrier {
-        env.trace(|| TraceEvent::ExecuteStart {
-            work: who.address,
-            function,
+    // While items wait behind the run, the sampler looks at it and at the time.
+    let mut watched = starving && env.monitor.samples();
+    let (mut state, outcome, cpu_intensive) = loop {
+        let outcome = call(env, item, function);
+        let mut cpu_intensive = !watched && batch.item_ended(env, number, barrier);
+        let mut state = pool.lock_between_items();
+        let may_pass = batch.passes_on && counted && outcome.is_ok() && !cpu_intensive;
+        let now = (!watched).then_some(batch.now());
+        let next = may_pass
+            .then(|| state.pass_on(slot, number, now, env))
+            .flatten();
+        let Some((next, serve)) = next else {
+            cpu_intensive |= watched && batch.item_ended(env, number, barrier);
+            break (state, outcome, cpu_intensive);
+        };
+        batch.meter.missed |= watched;
+        watched = state.is_starving() && env.monitor.samples();
+        next.state.begin_run();
+        drop(state);
+        if let Some(node) = serve {
+            pwq::activate_waiting(&node);
+        }
+        item = next;
+        function = item.function();
+        context::with(|c| {
+            if let Some(run) = &mut c.run {
+                (run.item, run.function) = (item.identity(), function);
+            }
         });
-    }
-    let outcome = catch_unwind(AssertUnwindSafe(|| item.run()));
-    if !barrier {
-        env.trace(|| TraceEvent::ExecuteEnd {
-            work: who.address,
-            function,
-        });
-    }
+    };
+
     let (pwq, leaked) = context::with(|c| {
         let run = c.run.take().expect("a run ends once");
         (run.pwq, std::mem::take(&mut c.blocking) > 0)
     })
     .expect("a worker has its context for life");
-    if let Err(payload) = outcome {
-        pwq.queue.counters.panicked.fetch_add(1, Ordering::Relaxed);
-        env.item_panicked(&pwq.queue.name, function, payload);
+    if outcome.is_err() || leaked {
+        drop(state);
+        report(env, &pwq, function, outcome, leaked);
+        state = pool.lock_between_items();
     }
-    if leaked {
-        pwq.queue
-            .counters
-            .leaked_state
-            .fetch_add(1, Ordering::Relaxed);
-        log_safely!(
-            warn,
-            "workqueue: {function} on {} left a blocking section open",
-            pwq.queue.name
-        );
-    }
-    let cpu_intensive = batch.item_ended(env, number, barrier);
-
-    let mut st = pool.lock();
+    let mut st = pool.settle(state);
     if cpu_intensive && st.count_cpu_intensive(slot, number) {
         drop(st);
         env.note_cpu_intensive(function);
@@ -210,6 +216,39 @@ fn run_one<'a>(
     pool.lock()
 }
 
+/// Calls an item's function.
+/// # Context: no lock of the crate held.
+#[inline]
+fn call(env: &Env, item: Item, function: &'static str) -> thread::Result<()> {
+    let (work, shown) = (item.identity().address, !item.is_barrier());
+    if shown {
+        env.trace(|| TraceEvent::ExecuteStart { work, function });
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| item.run()));
+    if shown {
+        env.trace(|| TraceEvent::ExecuteEnd { work, function });
+    }
+    outcome
+}
+
+/// Counts and tells what went wrong in a run.
+/// # Context: no lock of the crate held.
+#[cold]
+fn report(env: &Env, pwq: &Pwq, function: &'static str, outcome: thread::Result<()>, leaked: bool) {
+    let (queue, counters) = (&pwq.queue.name, &pwq.queue.counters);
+    if let Err(payload) = outcome {
+        counters.panicked.fetch_add(1, Ordering::Relaxed);
+        env.item_panicked(queue, function, payload);
+    }
+    if leaked {
+        counters.leaked_state.fetch_add(1, Ordering::Relaxed);
+        log_safely!(
+            warn,
+            "workqueue: {function} on {queue} left a blocking section open"
+        );
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Batch {
@@ -219,11 +258,14 @@ pub(crate) struct Batch {
     owed_to: Option<u32>,
     meter: CpuMeter,
     watch: CpuIntensiveWatch,
+    /// The worker takes items of the worklist that follow one of the same kind.
+    passes_on: bool,
 }
 
 impl Batch {
-    pub(super) fn start(pool: &Pool) -> Self {
+    pub(super) fn start(pool: &Pool, passes_on: bool) -> Self {
         Self {
+            passes_on,
             pwq: None,
             owed_to: None,
             meter: CpuMeter::start(&pool.env),
@@ -297,6 +339,8 @@ struct CpuMeter {
     used: u64,
     /// The coarse clock at the end of the last item.
     now: u64,
+    /// An item has ended since, and the clock was not read.
+    missed: bool,
 }
 
 impl CpuMeter {
@@ -306,6 +350,7 @@ impl CpuMeter {
             fresh: true,
             used: 0,
             now: env.clock.coarse(),
+            missed: false,
         }
     }
 
@@ -314,7 +359,9 @@ impl CpuMeter {
         let exact = std::mem::take(&mut self.fresh);
         let now = env.clock.coarse();
         let passed = now.saturating_sub(std::mem::replace(&mut self.now, now));
-        if passed == 0 {
+        // How much of it was the run's is not known.
+        let missed = std::mem::take(&mut self.missed);
+        if passed == 0 || missed {
             return None;
         }
         let before = self.used;
@@ -374,6 +421,114 @@ impl CpuIntensiveWatch {
 }
 
 impl PoolState {
+    /// Ends a worker's run and begins that of the first item on the worklist, if the two are of one
+    /// pwq and color, and nothing else is due at the end. [`PoolState::count_ended`] counts the end
+    /// later. Also returns the node whose waiters the caller then serves. None: nothing has changed.
+    #[inline]
+    fn pass_on(
+        &mut self,
+        slot: usize,
+        number: u32,
+        now: Option<u64>,
+        env: &Env,
+    ) -> Option<(Item, Option<Arc<NodeActive>>)> {
+        if self.ended.slot != slot {
+            self.count_ended(|| env.clock.coarse());
+            self.ended.slot = slot;
+        }
+        // The end of an item lets an inactive one begin.
+        if self.ended.ahead == 0 && self.pwqs.get(number).inactive.is_empty() {
+            self.ended.ahead = self.count_alike(slot);
+        }
+        let next = self.take_alike(now.unwrap_or_default())?;
+        self.ended.timed = now.is_some();
+        self.last_progress = now.unwrap_or(self.last_progress);
+        // At once, as the waiters of the node do not take this pool's lock.
+        let node = self.pwqs.get(number).pwq.node.as_ref();
+        let serve = node.filter(|node| node.release()).cloned();
+        Some((next, serve))
+    }
+
+    /// How many items may be passed on to. That stays true until the lock is taken to change
+    /// something, because that begins with [`PoolState::end_list`].
+    pub(crate) fn count_alike(&self, slot: usize) -> usize {
+        let worker = self.workers.get(slot);
+        let Some(current) = worker.current.as_ref().filter(|_| worker.is_in_plain_run()) else {
+            return 0;
+        };
+        if !self.keep_working() || self.workers.awaits_call() && self.need_more_worker() {
+            return 0;
+        }
+        let alike = |next: &RawWork| {
+            next.pwq() == current.pwq
+                && next.snapshot().is_plain(current.color)
+                && !next.is_barrier()
+                // guard: s02_08_collision_passed_on
+                && !self.workers.runs_elsewhere(next.identity(), slot)
+        };
+        let (mut items, mut count) = (self.worklist.iter(), 0);
+        let mut next = items.next();
+        while let Some(item) = next.filter(|_| count < MAX_ALIKE) {
+            next = items.next();
+            // Without the last item the pool need not be locked again soon, as its inbox needs.
+            // guard: s02_03_last_item_passed_on
+            if next.is_none() || !alike(item) {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+
+    /// Takes the first of the items ahead for their worker.
+    #[inline]
+    pub(crate) fn take_alike(&mut self, now: u64) -> Option<Item> {
+        self.ended.ahead = self.ended.ahead.checked_sub(1)?;
+        self.ended.items += 1;
+        let next = self.worklist.pop_front_of(&mut self.marks)?;
+        let worker = self.workers.get_mut(self.ended.slot);
+        worker.runs += 1;
+        if let Some(current) = &mut worker.current {
+            (current.item, current.function) = (next.identity(), next.function());
+            (current.since, current.cpu_start) = (now, None);
+        }
+        Some(next)
+    }
+
+    /// Makes the worker that passes on look anew, and findable by its present run. Returns how many
+    /// items have ended and are not counted out.
+    pub(crate) fn end_list(&mut self) -> usize {
+        self.ended.ahead = 0;
+        let items = std::mem::take(&mut self.ended.items);
+        // guard: s02_08_passed_on_unlisted
+        if items > 0 {
+            self.workers.relist_busy(self.ended.slot);
+        }
+        items
+    }
+
+    /// Counts the items out that `pass_on` has left uncounted. No count becomes 0, because the worker
+    /// now runs another item of the same pwq and color.
+    pub(super) fn count_ended(&mut self, now: impl FnOnce() -> u64) {
+        let items = self.end_list();
+        if items == 0 {
+            return;
+        }
+        let worker = self.workers.get_mut(self.ended.slot);
+        let current = worker.current.as_mut();
+        let current = current.expect("a worker that has passed on runs an item");
+        if !self.ended.timed {
+            current.since = now();
+            self.last_progress = current.since;
+        }
+        let p = self.pwqs.get_mut(current.pwq);
+        p.nr_active -= items;
+        p.nr_in_flight[usize::from(current.color)] -= items;
+        p.refs -= items;
+        p.stats.started += items as u64;
+        p.stats.completed += items as u64;
+    }
+
     /// Counts a run that was found at its end, unless the sampler found it before, or its worker
     /// does not count. True if it is counted now.
     pub(super) fn count_cpu_intensive(&mut self, slot: usize, pwq: u32) -> bool {
@@ -382,5 +537,95 @@ impl PoolState {
             self.pwqs.get_mut(pwq).stats.cpu_intensive += 1;
         }
         counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::worker_state::{WorkerState, WorkerThread};
+    use crate::sys::sync::Parker;
+    use crate::work::pointer::{claim, offer};
+    use crate::{Work, WorkItem};
+
+    struct Probe {
+        work: Work<Probe>,
+    }
+
+    crate::impl_has_work! {
+        impl HasWork<Self> for Probe { self.work }
+    }
+
+    impl WorkItem for Probe {
+        type Pointer = Arc<Self>;
+        fn run(_: Arc<Self>) {}
+    }
+
+    /// A pool with items of these colors, all of one pwq, and the first of two workers in a run of
+    /// color 0.
+    fn pool(colors: &[u8]) -> (PoolState, Vec<Arc<Probe>>) {
+        let mut st = PoolState::new(0);
+        for id in [0, 1] {
+            let thread = Arc::new(WorkerThread {
+                tid: 0,
+                handle: Arc::default(),
+            });
+            let none = WorkerFlags::empty();
+            let parker = Arc::new(Parker::new());
+            st.workers
+                .join(WorkerState::new(Some(id), none, parker, thread));
+        }
+        let work = crate::new_work!("probe");
+        run(&mut st, 0, &Probe { work });
+        let probes = colors.iter().map(|&color| {
+            let work = crate::new_work!("probe");
+            let probe = Arc::new(Probe { work });
+            let listed = offer(probe.clone(), claim, |item, ()| {
+                item.state.set_queued(0, color, false);
+                st.worklist.push_back(item);
+            });
+            assert!(listed.is_ok());
+            probe
+        });
+        let probes = probes.collect();
+        (st, probes)
+    }
+
+    fn run(st: &mut PoolState, slot: usize, probe: &Probe) {
+        let current = Current {
+            item: probe.work.raw().identity(),
+            function: "probe",
+            pwq: 0,
+            color: 0,
+            since: 0,
+            cpu_start: None,
+        };
+        st.workers.set_current(slot, current);
+    }
+
+    #[test]
+    fn s02_05_a_worker_passes_on_to_items_of_one_color_and_leaves_the_last() {
+        assert_eq!(pool(&[0; 3]).0.count_alike(0), 2);
+        assert_eq!(pool(&[0; 30]).0.count_alike(0), MAX_ALIKE);
+        assert_eq!(pool(&[0, 1, 0]).0.count_alike(0), 1);
+        assert_eq!(pool(&[1, 0, 0]).0.count_alike(0), 0);
+        assert_eq!(pool(&[0]).0.count_alike(0), 0);
+    }
+
+    #[test]
+    fn s02_08_a_worker_does_not_pass_on_to_an_item_that_another_runs() {
+        let (mut st, probes) = pool(&[0; 4]);
+        run(&mut st, 1, &probes[1]);
+        assert_eq!(st.count_alike(0), 1);
+    }
+
+    #[test]
+    fn s05_03_a_worker_passes_on_only_while_it_would_keep_working() {
+        let (mut st, _probes) = pool(&[0; 3]);
+        st.nr_running = 2;
+        assert_eq!(st.count_alike(0), 0);
+        st.nr_running = 1;
+        st.workers.get_mut(0).observed_asleep = true;
+        assert_eq!(st.count_alike(0), 0);
     }
 }

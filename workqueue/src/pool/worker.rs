@@ -10,7 +10,7 @@
 //! `bh_worker`, `bh_pool_kick_normal`, and the softirq that runs them.
 
 use super::context::{self, Context};
-use super::run::run_while;
+use super::run::{run_while, Batch};
 use super::worker_state::{ControlBlock, WorkerFlags};
 use super::{manager, Pool, PoolGuard, PoolKind, PoolState};
 use crate::env::{BhBatch, CreateAttempt, PoolClass};
@@ -218,7 +218,8 @@ fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
 /// Takes items until another worker does, or none is left.
 fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
-    st = run_while(pool, st, slot, PoolState::keep_working);
+    let batch = Batch::start(pool, true);
+    st = run_while(pool, st, slot, batch, PoolState::keep_working);
     st.set_flags(slot, WorkerFlags::PREP);
     st
 }
@@ -276,7 +277,7 @@ fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<
     let env = &pool.env;
     while !st.worklist.is_empty() {
         let mut limit = BatchLimit::begin(env.config.bh_batch, env.clock.now());
-        st = run_while(pool, st, slot, |st| {
+        st = run_while(pool, st, slot, Batch::start(pool, false), |st| {
             !limit.is_over(env.clock.now()) && !st.worklist.is_empty()
         });
         if !st.worklist.is_empty() {

@@ -203,6 +203,11 @@ impl Workers {
         Wake::Call(parker)
     }
 
+    /// True if an idle worker could be called.
+    pub(crate) fn awaits_call(&self) -> bool {
+        self.idle.last().is_some_and(|&slot| !self.get(slot).called)
+    }
+
     /// How many idle workers have been called and have not taken the pool's lock yet.
     pub(crate) fn nr_called(&self) -> usize {
         self.nr_called
@@ -235,50 +240,74 @@ impl Workers {
             .count()
     }
 
+    /// A worker begins a run.
     pub(crate) fn set_current(&mut self, slot: usize, current: Current) {
-        let head = bucket(current.item);
-        let next = self.busy[head].replace(slot);
         let worker = self.get_mut(slot);
-        worker.busy_next = next;
         worker.current = Some(current);
         worker.runs += 1;
+        self.list_busy(slot);
     }
 
-    pub(crate) fn clear_current(&mut self, slot: usize) -> Current {
+    pub(crate) fn clear_current(&mut self, slot: usize) {
+        self.unlist_busy(slot);
+        self.get_mut(slot).current = None;
+    }
+
+    /// Lists a worker again whose item was replaced since.
+    pub(crate) fn relist_busy(&mut self, slot: usize) {
+        self.unlist_busy(slot);
+        self.list_busy(slot);
+    }
+
+    fn list_busy(&mut self, slot: usize) {
+        let current = self.get(slot).current.as_ref();
+        let head = bucket(current.expect("a busy worker runs an item").item);
+        let next = self.busy[head].replace(slot);
         let worker = self.get_mut(slot);
-        let current = worker
-            .current
-            .take()
-            .expect("a worker that ends a run has begun it");
-        let next = worker.busy_next.take();
-        let head = bucket(current.item);
+        (worker.busy_in, worker.busy_next) = (head, next);
+    }
+
+    fn unlist_busy(&mut self, slot: usize) {
+        let worker = self.get_mut(slot);
+        let (head, next) = (worker.busy_in, worker.busy_next.take());
         if self.busy[head] == Some(slot) {
             self.busy[head] = next;
-            return current;
+            return;
         }
-        let mut at = self.busy[head].expect("a busy worker is in its bucket");
-        loop {
-            match self.get(at).busy_next {
-                Some(s) if s == slot => {
-                    self.get_mut(at).busy_next = next;
-                    return current;
-                }
-                Some(s) => at = s,
-                None => unreachable!("a busy worker is in its bucket"),
+        let mut at = self.busy[head];
+        while let Some(other) = at {
+            let other = self.get_mut(other);
+            if other.busy_next == Some(slot) {
+                other.busy_next = next;
+                return;
             }
+            at = other.busy_next;
         }
+        unreachable!("a busy worker is in its bucket");
     }
 
-    pub(crate) fn executing(&self, who: Identity) -> Option<(usize, Current)> {
+    /// True if another worker than this one runs the item.
+    #[inline]
+    pub(crate) fn runs_elsewhere(&self, who: Identity, slot: usize) -> bool {
+        self.busy[bucket(who)].is_some() && self.runner_of(who).is_some_and(|other| other != slot)
+    }
+
+    /// The worker that runs this very item.
+    fn runner_of(&self, who: Identity) -> Option<usize> {
         let mut at = self.busy[bucket(who)];
         while let Some(slot) = at {
             let worker = self.get(slot);
-            if let Some(current) = worker.current.filter(|c| c.item == who) {
-                return Some((slot, current));
+            if worker.current.as_ref().is_some_and(|c| c.item == who) {
+                break;
             }
             at = worker.busy_next;
         }
-        None
+        at
+    }
+
+    pub(crate) fn executing(&self, who: Identity) -> Option<(usize, Current)> {
+        let slot = self.runner_of(who)?;
+        Some((slot, self.get(slot).current?))
     }
 }
 

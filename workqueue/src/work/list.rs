@@ -101,6 +101,7 @@ impl Marks {
 /// Takes one entry out of whatever list it is on.
 /// # Safety
 /// `link` is alive, belongs to an item and is on a list that the caller guards.
+#[inline]
 unsafe fn take_out(link: NonNull<Link>) -> Item {
     // SAFETY: guarded, says the caller. The pointer kept for the item is the one found in its
     // neighbor, hence the one that `insert_between` was given: good for the whole item.
@@ -190,11 +191,13 @@ impl Inbox {
     }
 
     /// True if a push would succeed at this moment. A hint.
+    #[inline]
     pub(crate) fn is_owned(&self) -> bool {
         self.0.load(Ordering::Relaxed).addr() & OWNED != 0
     }
 
     /// Pushes an item; it comes back if the inbox is not owned.
+    #[inline]
     pub(crate) fn push_if_owned(&self, item: Item) -> Result<(), Item> {
         let link: NonNull<Link> = item.into_raw().cast();
         // AcqRel: pairs with itself and with `drain`, which finds the item and all before it whole.
@@ -233,6 +236,7 @@ impl Inbox {
 
     /// Hands all items to `take`, oldest first, and clears the mark. Called by a thread that has
     /// just taken the lock.
+    #[inline]
     pub(crate) fn drain(&self, mut take: impl FnMut(Item)) {
         // Relaxed: only a holder of the lock sets the mark, and without it the inbox stays empty.
         if self.0.load(Ordering::Relaxed).is_null() {
@@ -291,6 +295,7 @@ impl ItemList {
         unsafe { next_of(self.head) == self.head }
     }
 
+    #[inline]
     pub(crate) fn push_back(&mut self, item: Item) {
         // SAFETY: the head is always on its own list, and `&mut self` comes from under its lock.
         unsafe { insert_behind(prev_of(self.head), item) }
@@ -301,6 +306,7 @@ impl ItemList {
         unsafe { insert_behind(self.head, item) }
     }
 
+    #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<Item> {
         if self.is_empty() {
             return None;
@@ -310,6 +316,7 @@ impl ItemList {
     }
 
     /// As [`ItemList::pop_front`], from a list with searches in progress.
+    #[inline]
     pub(crate) fn pop_front_of(&mut self, marks: &mut Marks) -> Option<Item> {
         if !marks.0.is_empty() && !self.is_empty() {
             // SAFETY: not empty, so the head's successor is an entry of this list.
@@ -342,6 +349,7 @@ impl ItemList {
         }
     }
 
+    #[inline]
     pub(crate) fn front(&self) -> Option<&RawWork> {
         self.iter().next()
     }

@@ -79,6 +79,12 @@ impl Snapshot {
         self.0 & INACTIVE != 0
     }
 
+    /// True if the item has this color and takes no barriers along.
+    #[inline]
+    pub(crate) fn is_plain(self, color: u8) -> bool {
+        self.0 & (COLOR_MASK | LINKED) == u64::from(color) << COLOR_SHIFT
+    }
+
     pub(crate) fn linked(self) -> bool {
         self.0 & LINKED != 0
     }
@@ -164,6 +170,7 @@ impl WorkState {
 
     /// As `claim`, for the inbox of `pool`. Fails with `Elsewhere` if the item was on another pool
     /// last.
+    #[inline]
     pub(crate) fn claim_for(&self, pool: u32) -> Claim {
         let place = (u64::from(pool) + 1) << POOL_SHIFT;
         let fits = |v: u64| v & POOL_MASK == 0 || v & POOL_MASK == place;
@@ -192,7 +199,7 @@ impl WorkState {
 
     /// Gives PENDING back without a run: cancelled, or refused when its timer expired.
     pub(crate) fn release(&self) {
-        self.rmw(|v| v & (POOL_MASK | DEPTH_MASK));
+        self.0.fetch_and(POOL_MASK | DEPTH_MASK, Ordering::AcqRel);
     }
 
     /// The owner of PENDING puts the item on a list of `pool`.
@@ -201,6 +208,15 @@ impl WorkState {
         let place = (u64::from(pool) + 1) << POOL_SHIFT | u64::from(color) << COLOR_SHIFT;
         let held_back = if inactive { INACTIVE } else { 0 };
         self.rmw(|v| v & (DEPTH_MASK | FORKS_MASK) | place | held_back | QUEUED | PENDING);
+    }
+
+    /// As `set_queued`, for an item of this pool's inbox.
+    /// # Context: that pool's lock held.
+    pub(crate) fn set_queued_from_inbox(&self, color: u8, inactive: bool) {
+        let held_back = if inactive { INACTIVE } else { 0 };
+        let change = INBOX | QUEUED | u64::from(color) << COLOR_SHIFT | held_back;
+        // INBOX is set, the others are not.
+        self.0.fetch_xor(change, Ordering::AcqRel);
     }
 
     /// The owner of PENDING has taken the item off its list.
@@ -224,9 +240,10 @@ impl WorkState {
     /// The worker's last step before it calls the function. From here on the item may be queued
     /// again.
     /// # Context: the pool's lock held.
-    pub(crate) fn begin_run(&self) -> Snapshot {
+    pub(crate) fn begin_run(&self) {
         // guard: s02_04_pending_kept
-        self.rmw(|v| v & (POOL_MASK | DEPTH_MASK))
+        let kept = POOL_MASK | DEPTH_MASK;
+        self.0.fetch_and(kept, Ordering::AcqRel);
     }
 
     /// Raises the disable depth. None if it is at its limit.
