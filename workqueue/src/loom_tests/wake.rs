@@ -192,6 +192,13 @@ impl Bed {
             if self.ran.load(Ordering::Relaxed) == items {
                 return;
             }
+            // As `worker::linger`.
+            st.workers.set_called(slot, true);
+            drop(st);
+            let mut st = self.lock();
+            if st.look_after_lingering(slot) {
+                parker.unpark();
+            }
         }
     }
 }
@@ -202,7 +209,7 @@ fn pass_on(st: &mut PoolState, slot: usize) -> Option<Item> {
         st.ended.slot = slot;
     }
     if st.ended.ahead == 0 {
-        st.ended.ahead = st.count_alike(slot);
+        st.ended.ahead = st.count_alike(slot, 16);
     }
     st.take_alike(0)
 }

@@ -180,6 +180,8 @@ pub(crate) struct Ended {
     items: usize,
     /// The number of items at the front of the worklist that follow in the same way.
     pub(crate) ahead: usize,
+    /// How many were looked at: few while workers take turns.
+    reach: usize,
     /// Their worker, which runs another item of their pwq and color.
     pub(crate) slot: usize,
     /// The clock was read at the last end.

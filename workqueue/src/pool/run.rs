@@ -434,11 +434,12 @@ impl PoolState {
     ) -> Option<(Item, Option<Arc<NodeActive>>)> {
         if self.ended.slot != slot {
             self.count_ended(|| env.clock.coarse());
-            self.ended.slot = slot;
+            (self.ended.slot, self.ended.reach) = (slot, 0);
         }
         // The end of an item lets an inactive one begin.
         if self.ended.ahead == 0 && self.pwqs.get(number).inactive.is_empty() {
-            self.ended.ahead = self.count_alike(slot);
+            self.ended.reach = (self.ended.reach * 2).clamp(1, MAX_ALIKE);
+            self.ended.ahead = self.count_alike(slot, self.ended.reach);
         }
         let next = self.take_alike(now.unwrap_or_default())?;
         self.ended.timed = now.is_some();
@@ -451,7 +452,7 @@ impl PoolState {
 
     /// How many items may be passed on to. That stays true until the lock is taken to change
     /// something, because that begins with [`PoolState::end_list`].
-    pub(crate) fn count_alike(&self, slot: usize) -> usize {
+    pub(crate) fn count_alike(&self, slot: usize, reach: usize) -> usize {
         let worker = self.workers.get(slot);
         let Some(current) = worker.current.as_ref().filter(|_| worker.is_in_plain_run()) else {
             return 0;
@@ -468,7 +469,7 @@ impl PoolState {
         };
         let (mut items, mut count) = (self.worklist.iter(), 0);
         let mut next = items.next();
-        while let Some(item) = next.filter(|_| count < MAX_ALIKE) {
+        while let Some(item) = next.filter(|_| count < reach) {
             next = items.next();
             // Without the last item the pool need not be locked again soon, as its inbox needs.
             // guard: s02_03_last_item_passed_on
@@ -605,27 +606,27 @@ mod tests {
 
     #[test]
     fn s02_05_a_worker_passes_on_to_items_of_one_color_and_leaves_the_last() {
-        assert_eq!(pool(&[0; 3]).0.count_alike(0), 2);
-        assert_eq!(pool(&[0; 30]).0.count_alike(0), MAX_ALIKE);
-        assert_eq!(pool(&[0, 1, 0]).0.count_alike(0), 1);
-        assert_eq!(pool(&[1, 0, 0]).0.count_alike(0), 0);
-        assert_eq!(pool(&[0]).0.count_alike(0), 0);
+        assert_eq!(pool(&[0; 3]).0.count_alike(0, MAX_ALIKE), 2);
+        assert_eq!(pool(&[0; 30]).0.count_alike(0, MAX_ALIKE), MAX_ALIKE);
+        assert_eq!(pool(&[0, 1, 0]).0.count_alike(0, MAX_ALIKE), 1);
+        assert_eq!(pool(&[1, 0, 0]).0.count_alike(0, MAX_ALIKE), 0);
+        assert_eq!(pool(&[0]).0.count_alike(0, MAX_ALIKE), 0);
     }
 
     #[test]
     fn s02_08_a_worker_does_not_pass_on_to_an_item_that_another_runs() {
         let (mut st, probes) = pool(&[0; 4]);
         run(&mut st, 1, &probes[1]);
-        assert_eq!(st.count_alike(0), 1);
+        assert_eq!(st.count_alike(0, MAX_ALIKE), 1);
     }
 
     #[test]
     fn s05_03_a_worker_passes_on_only_while_it_would_keep_working() {
         let (mut st, _probes) = pool(&[0; 3]);
         st.nr_running = 2;
-        assert_eq!(st.count_alike(0), 0);
+        assert_eq!(st.count_alike(0, MAX_ALIKE), 0);
         st.nr_running = 1;
         st.workers.get_mut(0).observed_asleep = true;
-        assert_eq!(st.count_alike(0), 0);
+        assert_eq!(st.count_alike(0, MAX_ALIKE), 0);
     }
 }

@@ -200,6 +200,31 @@ fn worker_loop(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
             st = run_batch(pool, st, slot);
         }
         go_idle(pool, &mut st, slot);
+        if pool.is_unbound() {
+            linger(pool, st, slot, parker);
+        }
+    }
+}
+
+/// Lets a producer on the worker's CPU go on first. Until the worker looks again it counts as
+/// called, so that the next item costs no wake-up.
+fn linger(pool: &Pool, mut st: PoolGuard<'_>, slot: usize, parker: &Parker) {
+    st.workers.set_called(slot, true);
+    drop(st);
+    thread::yield_now();
+    if pool.lock().look_after_lingering(slot) {
+        parker.unpark();
+    }
+}
+
+impl PoolState {
+    /// True if items have come while the worker counted as called; if not, it must be called.
+    pub(crate) fn look_after_lingering(&mut self, slot: usize) -> bool {
+        // guard: s05_02_lingers_for_ever
+        if self.worklist.is_empty() {
+            self.workers.set_called(slot, false);
+        }
+        !self.worklist.is_empty()
     }
 }
 

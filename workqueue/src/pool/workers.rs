@@ -176,9 +176,7 @@ impl Workers {
         let worker = self.get_mut(slot);
         if worker.flags.intersects(WorkerFlags::IDLE) {
             worker.flags &= !WorkerFlags::IDLE;
-            if std::mem::take(&mut worker.called) {
-                self.nr_called -= 1;
-            }
+            self.set_called(slot, false);
             let at = self
                 .idle
                 .iter()
@@ -193,14 +191,19 @@ impl Workers {
         let Some(&slot) = self.idle.last() else {
             return Wake::Nobody;
         };
-        let worker = self.get_mut(slot);
+        let worker = self.get(slot);
         if worker.called {
             return Wake::AlreadyCalled;
         }
-        worker.called = true;
         let parker = worker.parker.clone();
-        self.nr_called += 1;
+        self.set_called(slot, true);
         Wake::Call(parker)
+    }
+
+    /// An idle worker has been called, or it has come.
+    pub(crate) fn set_called(&mut self, slot: usize, called: bool) {
+        let before = std::mem::replace(&mut self.get_mut(slot).called, called);
+        self.nr_called = self.nr_called + usize::from(called) - usize::from(before);
     }
 
     /// True if an idle worker could be called.
