@@ -20,6 +20,12 @@ use std::time::Duration;
 /// Without /proc, no progress over this many periods counts as sleeping.
 const STILL_PERIODS: u8 = 4;
 
+/// The shortest time between two looks.
+const SHORTEST_PERIOD: Duration = Duration::from_micros(200);
+
+/// The part of a CPU that more frequent looks may take: one in this number.
+const CPU_PART: u64 = 100;
+
 /// Files kept open at most.
 const KEPT_FILES: usize = 1024;
 
@@ -46,6 +52,10 @@ pub(crate) struct Sampler {
     /// A folder for each thread of the process.
     tasks: PathBuf,
     files: HashMap<i32, File>,
+    /// The time between this look and the next one.
+    period: Duration,
+    /// A run was found that had gone to sleep since the look before.
+    found: bool,
 }
 
 impl Default for Sampler {
@@ -53,13 +63,21 @@ impl Default for Sampler {
         Self {
             tasks: PathBuf::from("/proc/self/task"),
             files: HashMap::new(),
+            period: Duration::MAX,
+            found: false,
         }
     }
 }
 
 impl Sampler {
-    /// Looks at all starving pools; false if there is none.
-    pub(crate) fn sample(&mut self, pools: &[Arc<Pool>], period: Duration) -> bool {
+    /// Looks at all starving pools; the next look is due after the time that it returns. None if no
+    /// pool starves.
+    ///
+    /// After a look that has found a sleeper, the next one comes sooner than the given period: where
+    /// one run sleeps undeclared, the next one often does.
+    pub(crate) fn sample(&mut self, pools: &[Arc<Pool>], longest: Duration) -> Option<Duration> {
+        let begun = cpu::thread_cpu_ns();
+        let period = self.period.min(longest);
         let half = u64::try_from(period.as_nanos() / 2).unwrap_or(u64::MAX);
         let mut any = false;
         for pool in pools {
@@ -70,7 +88,13 @@ impl Sampler {
                 self.sample_pool(pool, st, half);
             }
         }
-        any
+        let cost = cpu::thread_cpu_ns().saturating_sub(begun);
+        self.period = if std::mem::take(&mut self.found) {
+            Duration::from_nanos(cost * CPU_PART).max(SHORTEST_PERIOD)
+        } else {
+            longest
+        };
+        any.then_some(self.period.min(longest))
     }
 
     /// Looks at the workers of one pool. A worker that used more than `half` since the last look
@@ -88,10 +112,13 @@ impl Sampler {
                 cpu::thread_cpu_ns_of(p.tid).map(|now| (now, self.judge(pool, p, now, half)));
         }
         let mut st = pool.lock();
+        let sleepers = |st: &PoolState| st.workers.iter().filter(|w| w.1.observed_asleep).count();
+        let before = sleepers(&st);
         let cpu_intensive: Vec<&'static str> = probes
             .iter()
             .filter_map(|p| mark(&mut st, pool, p))
             .collect();
+        self.found |= sleepers(&st) > before;
         let wake = st.kick();
         drop(st);
         wake.perform();
