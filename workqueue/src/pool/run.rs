@@ -4,9 +4,14 @@
 //! Used by [`super::worker`] and [`super::rescuer`]. Kernel counterparts: `process_one_work`,
 //! `assign_work`, `wq_worker_tick`.
 //!
-//! A *batch* is what a worker runs without sleeping. It keeps from one item to the next: the pwq,
-//! and the CPU time not counted yet. Reading a thread's CPU clock is a system call, which costs
-//! more than most items. So it is read only when the coarse clock has moved on since the item
+//! A *batch* is what a worker runs without sleeping. In it a worker *passes on* from one item to the
+//! next of the same pwq and color, if nothing else is due at the end of the first: what the end
+//! changes in the counts is added up in [`PoolState::ended`]. Each other holder of the pool's lock
+//! settles that before it looks, so it finds true counts. The items stay on the worklist meanwhile.
+//! If a run sleeps, none waits behind it on a list of its worker.
+//!
+//! A batch keeps the CPU time not counted yet. Reading a thread's CPU clock is a system call, which
+//! costs more than most items. So it is read only when the coarse clock has moved on since the item
 //! before, when the next item is another queue's, before a waiter is told that an item has ended,
 //! and at the end of the batch. Each time all that was used since the last reading goes to the pwq
 //! whose items ran meanwhile.
@@ -206,7 +211,6 @@ fn run_one<'a>(
     }
     let followup = pwq::retire(&mut st, number, color, counted);
     if followup.is_empty() {
-        batch.keep(pwq);
         return st;
     }
     // A waiter that learns of the end finds the item's time counted.
@@ -252,8 +256,6 @@ fn report(env: &Env, pwq: &Pwq, function: &'static str, outcome: thread::Result<
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    /// The pwq of the previous item, kept because the next item mostly has the same.
-    pwq: Option<Arc<Pwq>>,
     /// The number of the pwq that the uncounted time belongs to.
     owed_to: Option<u32>,
     meter: CpuMeter,
@@ -266,7 +268,6 @@ impl Batch {
     pub(super) fn start(pool: &Pool, passes_on: bool) -> Self {
         Self {
             passes_on,
-            pwq: None,
             owed_to: None,
             meter: CpuMeter::start(&pool.env),
             // Only in a per-CPU pool does a run hold back others.
@@ -280,15 +281,11 @@ impl Batch {
     /// The next item is one of this pwq's.
     /// # Context: the pool's lock held.
     pub(super) fn turn_to(&mut self, st: &mut PoolState, number: u32, barrier: bool) -> Arc<Pwq> {
-        let next = &st.pwqs.get(number).pwq;
-        let same = self.pwq.take_if(|pwq| Arc::ptr_eq(pwq, next));
-        if let (Some(pwq), false) = (same, barrier) {
-            return pwq;
-        }
-        let next = next.clone();
         // Also before a barrier: its waiter finds the time of the item counted.
-        self.bill(st);
-        next
+        if barrier || self.owed_to != Some(number) {
+            self.bill(st);
+        }
+        st.pwqs.get(number).pwq.clone()
     }
 
     /// When the next item begins, as of the last tick.
@@ -310,11 +307,6 @@ impl Batch {
         self.meter
             .item_ended(env)
             .is_some_and(|used| self.watch.is_cpu_intensive(env, used))
-    }
-
-    /// Keeps the pwq for the next item.
-    pub(super) fn keep(&mut self, pwq: Arc<Pwq>) {
-        self.pwq = Some(pwq);
     }
 
     /// Counts the uncounted time. Called before the lock is released, unless the same pwq has the
@@ -472,7 +464,6 @@ impl PoolState {
         while let Some(item) = next.filter(|_| count < reach) {
             next = items.next();
             // Without the last item the pool need not be locked again soon, as its inbox needs.
-            // guard: s02_03_last_item_passed_on
             if next.is_none() || !alike(item) {
                 break;
             }
@@ -538,95 +529,5 @@ impl PoolState {
             self.pwqs.get_mut(pwq).stats.cpu_intensive += 1;
         }
         counts
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pool::worker_state::{WorkerState, WorkerThread};
-    use crate::sys::sync::Parker;
-    use crate::work::pointer::{claim, offer};
-    use crate::{Work, WorkItem};
-
-    struct Probe {
-        work: Work<Probe>,
-    }
-
-    crate::impl_has_work! {
-        impl HasWork<Self> for Probe { self.work }
-    }
-
-    impl WorkItem for Probe {
-        type Pointer = Arc<Self>;
-        fn run(_: Arc<Self>) {}
-    }
-
-    /// A pool with items of these colors, all of one pwq, and the first of two workers in a run of
-    /// color 0.
-    fn pool(colors: &[u8]) -> (PoolState, Vec<Arc<Probe>>) {
-        let mut st = PoolState::new(0);
-        for id in [0, 1] {
-            let thread = Arc::new(WorkerThread {
-                tid: 0,
-                handle: Arc::default(),
-            });
-            let none = WorkerFlags::empty();
-            let parker = Arc::new(Parker::new());
-            st.workers
-                .join(WorkerState::new(Some(id), none, parker, thread));
-        }
-        let work = crate::new_work!("probe");
-        run(&mut st, 0, &Probe { work });
-        let probes = colors.iter().map(|&color| {
-            let work = crate::new_work!("probe");
-            let probe = Arc::new(Probe { work });
-            let listed = offer(probe.clone(), claim, |item, ()| {
-                item.state.set_queued(0, color, false);
-                st.worklist.push_back(item);
-            });
-            assert!(listed.is_ok());
-            probe
-        });
-        let probes = probes.collect();
-        (st, probes)
-    }
-
-    fn run(st: &mut PoolState, slot: usize, probe: &Probe) {
-        let current = Current {
-            item: probe.work.raw().identity(),
-            function: "probe",
-            pwq: 0,
-            color: 0,
-            since: 0,
-            cpu_start: None,
-        };
-        st.workers.set_current(slot, current);
-    }
-
-    #[test]
-    fn s02_05_a_worker_passes_on_to_items_of_one_color_and_leaves_the_last() {
-        assert_eq!(pool(&[0; 3]).0.count_alike(0, MAX_ALIKE), 2);
-        assert_eq!(pool(&[0; 30]).0.count_alike(0, MAX_ALIKE), MAX_ALIKE);
-        assert_eq!(pool(&[0, 1, 0]).0.count_alike(0, MAX_ALIKE), 1);
-        assert_eq!(pool(&[1, 0, 0]).0.count_alike(0, MAX_ALIKE), 0);
-        assert_eq!(pool(&[0]).0.count_alike(0, MAX_ALIKE), 0);
-    }
-
-    #[test]
-    fn s02_08_a_worker_does_not_pass_on_to_an_item_that_another_runs() {
-        let (mut st, probes) = pool(&[0; 4]);
-        run(&mut st, 1, &probes[1]);
-        assert_eq!(st.count_alike(0, MAX_ALIKE), 1);
-    }
-
-    #[test]
-    fn s05_03_a_worker_passes_on_only_while_it_would_keep_working() {
-        let (mut st, _probes) = pool(&[0; 3]);
-        st.nr_running = 2;
-        assert_eq!(st.count_alike(0, MAX_ALIKE), 0);
-        st.nr_running = 1;
-        st.workers.get_mut(0).observed_asleep = true;
-        assert_eq!(st.count_alike(0, MAX_ALIKE), 0);
     }
 }
