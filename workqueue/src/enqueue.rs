@@ -275,8 +275,7 @@ fn insert(mut st: PoolGuard<'_>, pwq: &Arc<Pwq>, requested: Option<usize>, item:
         cpu: pool.cpu(),
     });
     item.set_pwq(pwq.number);
-    let mark = |state: &WorkState, color, inactive| state.set_queued(pool.id, color, inactive);
-    if !st.count_in(pwq.number, item, mark, || env.clock.coarse()) {
+    if !st.count_in(pwq.number, item, pool.id, || env.clock.coarse()) {
         return;
     }
     env.trace(|| TraceEvent::Activate { work, function });

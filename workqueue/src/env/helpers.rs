@@ -86,7 +86,7 @@ pub(crate) struct Monitor {
     inbox: Mutex<Inbox>, // Q
     /// The sampler is at work, or about to be.
     watching: AtomicBool, // A: set by a thread that finds a pool starving, cleared by the monitor
-    samples: bool,       // I: does this runtime sample at all?
+    pub(crate) samples: bool, // I: does this runtime sample at all?
     wake: Arc<Notify>,
 }
 
@@ -99,11 +99,6 @@ impl Monitor {
             samples: matches!(clock, Clock::Real) && !sample_period.is_zero(),
             wake: Notify::new(clock),
         }
-    }
-
-    /// True if runs that others wait for are looked at.
-    pub(crate) fn samples(&self) -> bool {
-        self.samples
     }
 
     /// Items wait behind a run: makes the sampler look at it. Wakes the monitor once each time that

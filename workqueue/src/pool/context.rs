@@ -56,7 +56,6 @@ pub(crate) fn set(context: Option<Context>) {
 }
 
 /// Calls `ask` with the thread's context; None on other threads.
-#[inline]
 pub(crate) fn with<R>(ask: impl FnOnce(&mut Context) -> R) -> Option<R> {
     // A thread that is being torn down is no worker any more.
     CONTEXT

@@ -41,7 +41,6 @@ use crate::sys::sync::{Condvar, Mutex, OwnLine};
 use crate::sys::timer::TimerIndex;
 use crate::sys::turn_scheduler;
 use crate::work::list::{Inbox, ItemList, Marks};
-use crate::work::state::WorkState;
 use crate::work::{Identity, Item};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -251,7 +250,6 @@ impl Pool {
 
     /// As [`Pool::lock`], for a worker that may go on to its next item: the inbox keeps its items
     /// and its mark, and items that have ended are still counted.
-    #[inline]
     fn lock_between_items(&self) -> MutexGuard<'_, PoolState> {
         self.state.0.lock()
     }
@@ -261,8 +259,7 @@ impl Pool {
         state.count_ended(|| self.env.clock.coarse());
         self.inbox.0.drain(|item| {
             let number = item.pwq();
-            let mark = WorkState::set_queued_from_inbox;
-            state.count_in(number, item, mark, || self.env.clock.coarse());
+            state.count_in(number, item, self.id, || self.env.clock.coarse());
         });
         PoolGuard { pool: self, state }
     }
@@ -351,7 +348,6 @@ impl PoolState {
     }
 
     /// True if a worker takes one more item without sleeping. Tested after each item.
-    #[inline]
     pub(crate) fn keep_working(&self) -> bool {
         // guard: s05_03_keep_working
         !self.worklist.is_empty() && self.nr_running <= 1
@@ -391,7 +387,6 @@ pub(crate) const IDLE_RATIO: usize = 4;
 /// The changes.
 impl PoolState {
     /// Calls the worker that became idle last, if the pool needs one and has called none yet.
-    #[inline]
     pub(crate) fn kick(&mut self) -> Wake {
         if !self.need_more_worker() {
             return Wake::Nobody;
@@ -401,13 +396,13 @@ impl PoolState {
     }
 
     /// Adds a claimed item to its pwq: on the worklist if there is a slot, else behind the inactive
-    /// ones. `mark` makes it QUEUED. True if it is active; the caller then calls `kick`, unless a worker is on its way.
+    /// ones.  True if it is active; the caller then calls `kick`, unless a worker is on its way.
     #[inline]
     pub(crate) fn count_in(
         &mut self,
         number: u32,
         item: Item,
-        mark: impl FnOnce(&WorkState, u8, bool),
+        pool: u32,
         now: impl FnOnce() -> u64,
     ) -> bool {
         let p = self.pwqs.get_mut(number);
@@ -416,7 +411,7 @@ impl PoolState {
         // Behind the inactive ones even if a slot is free: a pwq keeps its order.
         // guard: s08_02_overtaking
         let active = p.inactive.is_empty() && p.take_slot();
-        mark(&item.state, p.color, !active);
+        item.state.set_queued(pool, p.color, !active);
         if active {
             self.add_active(item, now);
         } else {

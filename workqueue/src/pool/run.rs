@@ -151,7 +151,7 @@ fn run_one<'a>(
         });
     });
     // While items wait behind the run, the sampler looks at it and at the time.
-    let mut watched = starving && env.monitor.samples();
+    let mut watched = starving && env.monitor.samples;
     let (mut state, outcome, cpu_intensive) = loop {
         let outcome = call(env, item, function);
         let mut cpu_intensive = !watched && batch.item_ended(env, number, barrier);
@@ -166,7 +166,7 @@ fn run_one<'a>(
             break (state, outcome, cpu_intensive);
         };
         batch.meter.missed |= watched;
-        watched = state.is_starving() && env.monitor.samples();
+        watched = state.is_starving() && env.monitor.samples;
         next.state.begin_run();
         drop(state);
         if let Some(node) = serve {
@@ -453,11 +453,12 @@ impl PoolState {
             return 0;
         }
         let alike = |next: &RawWork| {
-            next.pwq() == current.pwq
-                && next.snapshot().is_plain(current.color)
+            let seen = next.snapshot();
+            let same = next.pwq() == current.pwq && seen.color() == current.color;
+            same && !seen.linked()
                 && !next.is_barrier()
                 // guard: s02_08_collision_passed_on
-                && !self.workers.runs_elsewhere(next.identity(), slot)
+                && self.workers.runner_of(next.identity()).is_none_or(|other| other == slot)
         };
         let (mut items, mut count) = (self.worklist.iter(), 0);
         let mut next = items.next();

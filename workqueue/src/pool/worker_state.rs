@@ -53,7 +53,6 @@ pub(crate) enum Wake {
 
 impl Wake {
     /// # Context: no pool lock held.
-    #[inline]
     pub(crate) fn perform(self) {
         if let Self::Call(parker) = self {
             parker.unpark();

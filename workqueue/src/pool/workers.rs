@@ -289,14 +289,9 @@ impl Workers {
         unreachable!("a busy worker is in its bucket");
     }
 
-    /// True if another worker than this one runs the item.
-    #[inline]
-    pub(crate) fn runs_elsewhere(&self, who: Identity, slot: usize) -> bool {
-        self.busy[bucket(who)].is_some() && self.runner_of(who).is_some_and(|other| other != slot)
-    }
-
     /// The worker that runs this very item.
-    fn runner_of(&self, who: Identity) -> Option<usize> {
+    #[inline]
+    pub(crate) fn runner_of(&self, who: Identity) -> Option<usize> {
         let mut at = self.busy[bucket(who)];
         while let Some(slot) = at {
             let worker = self.get(slot);

@@ -101,7 +101,6 @@ impl Marks {
 /// Takes one entry out of whatever list it is on.
 /// # Safety
 /// `link` is alive, belongs to an item and is on a list that the caller guards.
-#[inline]
 unsafe fn take_out(link: NonNull<Link>) -> Item {
     // SAFETY: guarded, says the caller. The pointer kept for the item is the one found in its
     // neighbor, hence the one that `insert_between` was given: good for the whole item.
@@ -255,7 +254,6 @@ impl Inbox {
 
     /// Hands all items to `take`, oldest first, and clears the mark. Called by a thread that has
     /// just taken the lock.
-    #[inline]
     pub(crate) fn drain(&self, take: impl FnMut(Item)) {
         // Relaxed: only a holder of the lock sets the mark, and without it the inbox stays empty.
         if self.0.load(Ordering::Relaxed).is_null() {
@@ -333,7 +331,6 @@ impl ItemList {
         unsafe { next_of(self.head) == self.head }
     }
 
-    #[inline]
     pub(crate) fn push_back(&mut self, item: Item) {
         // SAFETY: the head is always on its own list, and `&mut self` comes from under its lock.
         unsafe { insert_behind(prev_of(self.head), item) }
@@ -344,7 +341,6 @@ impl ItemList {
         unsafe { insert_behind(self.head, item) }
     }
 
-    #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<Item> {
         if self.is_empty() {
             return None;
@@ -387,7 +383,6 @@ impl ItemList {
         }
     }
 
-    #[inline]
     pub(crate) fn front(&self) -> Option<&RawWork> {
         self.iter().next()
     }

@@ -79,12 +79,6 @@ impl Snapshot {
         self.0 & INACTIVE != 0
     }
 
-    /// True if the item has this color and takes no barriers along.
-    #[inline]
-    pub(crate) fn is_plain(self, color: u8) -> bool {
-        self.0 & (COLOR_MASK | LINKED) == u64::from(color) << COLOR_SHIFT
-    }
-
     pub(crate) fn linked(self) -> bool {
         self.0 & LINKED != 0
     }
@@ -208,15 +202,6 @@ impl WorkState {
         let place = (u64::from(pool) + 1) << POOL_SHIFT | u64::from(color) << COLOR_SHIFT;
         let held_back = if inactive { INACTIVE } else { 0 };
         self.rmw(|v| v & (DEPTH_MASK | FORKS_MASK) | place | held_back | QUEUED | PENDING);
-    }
-
-    /// As `set_queued`, for an item of this pool's inbox.
-    /// # Context: that pool's lock held.
-    pub(crate) fn set_queued_from_inbox(&self, color: u8, inactive: bool) {
-        let held_back = if inactive { INACTIVE } else { 0 };
-        let change = INBOX | QUEUED | u64::from(color) << COLOR_SHIFT | held_back;
-        // INBOX is set, the others are not.
-        self.0.fetch_xor(change, Ordering::AcqRel);
     }
 
     /// The owner of PENDING has taken the item off its list.
