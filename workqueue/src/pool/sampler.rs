@@ -20,11 +20,11 @@ use std::time::Duration;
 /// Without /proc, no progress over this many periods counts as sleeping.
 const STILL_PERIODS: u8 = 4;
 
-/// The shortest time between two looks.
-const SHORTEST_PERIOD: Duration = Duration::from_micros(200);
+/// The time between two looks while they find sleepers.
+const SHORT_PERIOD: Duration = Duration::from_micros(200);
 
-/// The part of a CPU that more frequent looks may take: one in this number.
-const CPU_PART: u64 = 100;
+/// A second, and the CPU time in it up to which looks are that frequent: 1 %.
+const BUDGET: (u64, u64) = (1_000_000_000, 10_000_000);
 
 /// Files kept open at most.
 const KEPT_FILES: usize = 1024;
@@ -52,10 +52,11 @@ pub(crate) struct Sampler {
     /// A folder for each thread of the process.
     tasks: PathBuf,
     files: HashMap<i32, File>,
-    /// The time between this look and the next one.
     period: Duration,
     /// A run was found that had gone to sleep since the look before.
     found: bool,
+    /// When the second of the budget began, and the CPU time then.
+    second: (u64, u64),
 }
 
 impl Default for Sampler {
@@ -63,22 +64,19 @@ impl Default for Sampler {
         Self {
             tasks: PathBuf::from("/proc/self/task"),
             files: HashMap::new(),
-            period: Duration::MAX,
+            period: Duration::ZERO,
             found: false,
+            second: (0, 0),
         }
     }
 }
 
 impl Sampler {
-    /// Looks at all starving pools; the next look is due after the time that it returns. None if no
-    /// pool starves.
-    ///
-    /// After a look that has found a sleeper, the next one comes sooner than the given period: where
-    /// one run sleeps undeclared, the next one often does.
+    /// Looks at all starving pools. Returns the time until the next look, at most `longest`; None if
+    /// no pool starves. Where one run sleeps undeclared the next one often does, so the next look
+    /// comes soon after one that has found a sleeper.
     pub(crate) fn sample(&mut self, pools: &[Arc<Pool>], longest: Duration) -> Option<Duration> {
-        let begun = cpu::thread_cpu_ns();
-        let period = self.period.min(longest);
-        let half = u64::try_from(period.as_nanos() / 2).unwrap_or(u64::MAX);
+        let half = u64::try_from(self.period.as_nanos() / 2).unwrap_or(u64::MAX);
         let mut any = false;
         for pool in pools {
             let st = pool.lock();
@@ -88,13 +86,13 @@ impl Sampler {
                 self.sample_pool(pool, st, half);
             }
         }
-        let cost = cpu::thread_cpu_ns().saturating_sub(begun);
-        self.period = if std::mem::take(&mut self.found) {
-            Duration::from_nanos(cost * CPU_PART).max(SHORTEST_PERIOD)
-        } else {
-            longest
-        };
-        any.then_some(self.period.min(longest))
+        let (now, used) = (cpu::monotonic_ns(), cpu::thread_cpu_ns());
+        if now.saturating_sub(self.second.0) >= BUDGET.0 {
+            self.second = (now, used);
+        }
+        let often = std::mem::take(&mut self.found) && used - self.second.1 < BUDGET.1;
+        self.period = longest.min(if often { SHORT_PERIOD } else { longest });
+        any.then_some(self.period)
     }
 
     /// Looks at the workers of one pool. A worker that used more than `half` since the last look
