@@ -85,7 +85,7 @@ const CASES: [Case; 10] = [
     case(SPAWN_4, "ns per item", Against::BestPool, 0.5),
     case(WAKE_50, "us", Against::Best, 1.0),
     case(WAKE_99, "us", Against::Best, 1.0),
-    case(BLOCKED, "ns per item", Against::One(RAYON), 0.2),
+    case(BLOCKED, "ns per item", Against::One(RAYON), 0.35),
     case(ARM, "ns per timer", Against::Limit(300.0), 1.0),
     case(EARLY, "timers", Against::Limit(0.0), 1.0),
     case(LATE_50, "ms", Against::One(CONTROL), f64::INFINITY),

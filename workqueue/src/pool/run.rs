@@ -300,7 +300,6 @@ impl Batch {
 
     /// Notes the end of an item; true if it used the CPU for too long. A barrier's time is not
     /// counted.
-    /// # Context: no lock of the crate held.
     #[must_use]
     pub(super) fn item_ended(&mut self, env: &Env, number: u32, barrier: bool) -> bool {
         self.owed_to = (!barrier).then_some(number);
@@ -442,8 +441,8 @@ impl PoolState {
         Some((next, serve))
     }
 
-    /// How many items may be passed on to. That stays true until the lock is taken to change
-    /// something, because that begins with [`PoolState::end_list`].
+    /// How many items, at most `reach`, may be passed on to. That stays true until another thread
+    /// takes the lock, which begins with [`PoolState::end_list`].
     pub(crate) fn count_alike(&self, slot: usize, reach: usize) -> usize {
         let worker = self.workers.get(slot);
         let Some(current) = worker.current.as_ref().filter(|_| worker.is_in_plain_run()) else {
