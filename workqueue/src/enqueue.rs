@@ -14,13 +14,17 @@
 use crate::env::Env;
 use crate::error::{EnqueueError, Refusal};
 use crate::observe::TraceEvent;
-use crate::pool::{context, registry, Pool, PoolGuard};
+use crate::pool::{context, registry, PoolGuard};
 use crate::pwq::Pwq;
+use crate::work::list::Chain;
 use crate::work::pointer::{self, claim, claim_for, offer, RawWorkItem};
 use crate::work::state::WorkState;
 use crate::work::Item;
 use crate::wq::queue::{QueueInner, DESTROYED, DESTROYING, DRAINING};
 use std::sync::{Arc, RwLockReadGuard};
+
+/// The number of items that are pushed together.
+const AT_ONCE: usize = 16;
 
 /// A queue in one of these modes takes no items, except from its own runs while it drains.
 const CLOSED: u32 = DRAINING | DESTROYING | DESTROYED;
@@ -67,11 +71,7 @@ where
     let pwq = entry.pwq();
     let claim_it = |state: &WorkState| {
         allowed(state)?;
-        if may_use_inbox(queue, &pwq.pool) {
-            claim_for(state, pwq.pool.id)
-        } else {
-            claim(state).map(|()| false)
-        }
+        claim_near(pwq, state)
     };
     offer(work, claim_it, |item, for_inbox| {
         if for_inbox {
@@ -80,6 +80,41 @@ where
             entry.place(item);
         }
     })
+}
+
+/// Claims and enqueues items in their order. Those that are pending or disabled are passed over, and
+/// all from a moment on if the queue closes. Returns how many were taken.
+pub(crate) fn enqueue_all<T, const ID: u64>(queue: &Arc<QueueInner>, items: &[Arc<T>]) -> usize
+where
+    Arc<T>: RawWorkItem<ID>,
+{
+    let mut taken = 0;
+    for part in items.chunks(AT_ONCE) {
+        let Ok(entry) = enter_open(queue, None, None) else {
+            break;
+        };
+        let pwq = entry.pwq();
+        let push = |chain| {
+            let refused = |item| push_to_inbox(pwq, None, item);
+            pwq.pool.inbox.0.push_all_if_owned(chain, refused);
+        };
+        let mut chain = Chain::default();
+        for item in part {
+            let claim_it = |state: &WorkState| claim_near(pwq, state);
+            let placed = offer(item.clone(), claim_it, |item, for_inbox| {
+                if for_inbox {
+                    item.set_pwq(pwq.number);
+                    chain.push(item);
+                } else {
+                    push(std::mem::take(&mut chain));
+                    entry.place(item);
+                }
+            });
+            taken += usize::from(placed.is_ok());
+        }
+        push(chain);
+    }
+    taken
 }
 
 /// The error of an item that is not taken. What a closed queue refuses may be pending or disabled,
@@ -106,6 +141,7 @@ where
 /// Enters a queue that has a pwq for the item, also if it drains. Without a requested CPU the item
 /// goes near `here`, by default the caller's CPU.
 /// # Context: no lock of the crate held.
+#[inline(always)]
 pub(crate) fn enter(
     queue: &Arc<QueueInner>,
     cpu: Option<usize>,
@@ -126,6 +162,7 @@ pub(crate) fn enter(
 }
 
 /// As [`enter`], for an item that goes to its pool at once.
+#[inline(always)]
 fn enter_open(
     queue: &Arc<QueueInner>,
     cpu: Option<usize>,
@@ -156,6 +193,7 @@ pub(crate) fn place(
 
 impl Entry<'_> {
     /// Tests if the queue takes an item at once: a closed one takes only those of its own runs.
+    #[inline]
     pub(crate) fn require_open(&self) -> Result<(), Refusal> {
         // With the slot held: a drain sets the mode, then waits for the slots. So it waits for this
         // item, or this reading finds the mode.
@@ -170,6 +208,7 @@ impl Entry<'_> {
         Ok(())
     }
 
+    #[inline]
     fn pwq(&self) -> &Arc<Pwq> {
         self.slot
             .as_ref()
@@ -200,15 +239,21 @@ impl Entry<'_> {
     }
 }
 
-/// True if an item may go to the pool's inbox. Tested before the claim.
+/// Claims an item for the pwq's pool; true if it may go to the inbox.
 /// # Context: the slot of its CPU held.
-fn may_use_inbox(queue: &QueueInner, pool: &Pool) -> bool {
-    pool.inbox.0.is_owned() && !queue.env.is_traced()
+#[inline(always)]
+fn claim_near(pwq: &Pwq, state: &WorkState) -> Result<bool, Refusal> {
+    if pwq.pool.inbox.0.is_owned() && !pwq.queue.env.is_traced() {
+        claim_for(state, pwq.pool.id)
+    } else {
+        claim(state).map(|()| false)
+    }
 }
 
 /// Pushes an item that was claimed for this pool to its inbox. Counts it in under the lock if the
 /// inbox is not owned any more.
 /// # Context: the slot held.
+#[inline(always)]
 fn push_to_inbox(pwq: &Arc<Pwq>, requested: Option<usize>, item: Item) {
     item.set_pwq(pwq.number);
     if let Err(item) = pwq.pool.inbox.0.push_if_owned(item) {
@@ -244,6 +289,7 @@ fn insert(mut st: PoolGuard<'_>, pwq: &Arc<Pwq>, requested: Option<usize>, item:
 }
 
 /// The CPU for an item without a requested one: `here`, if it may be used.
+#[inline]
 fn pick_cpu(queue: &QueueInner, here: usize) -> usize {
     let env = &queue.env;
     if queue.is_unbound() {

@@ -64,7 +64,8 @@
 //! | W, Q | a flush ends and posts a job |
 //! | P0, R, U | the unbound mask changes |
 //!
-//! No two pool locks are held together. Taking L also counts in the items of the pool's inbox. A
+//! No two pool locks are held together. Taking L also counts in the items of the pool's inbox, and
+//! counts out those that have ended. Only a worker that goes on to its next item leaves both. A
 //! thread is woken, a flush advanced and a node served only after L has been released: the
 //! functions that find such work return it (`Wake`, `Followup`), and the type is `#[must_use]`.
 //!

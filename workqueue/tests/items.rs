@@ -250,3 +250,33 @@ fn s02_03_s02_19_a_queue_that_is_gone_lowers_no_disable_depth() {
     assert_eq!(refused.reason(), Refusal::Destroyed);
     assert_eq!(item.work.enable(), Ok(true), "the depth is what it was");
 }
+
+#[test]
+fn s02_23_enqueue_all_queues_what_it_can_in_order() {
+    let (_clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let gate = Gate::new();
+    let (g, (log, order)) = (gate.clone(), std::sync::mpsc::channel());
+    let items: Vec<Arc<Call>> = (0..100)
+        .map(|n| {
+            let log = log.clone();
+            Call::new(move |_| log.send(n).unwrap())
+        })
+        .collect();
+    q.enqueue(Call::new(move |_| g.pass())).unwrap();
+    gate.wait_for(1);
+    q.enqueue(items[40].clone()).unwrap();
+    items[50].work.disable().unwrap();
+    assert_eq!(q.enqueue_all(&items), 98);
+    assert_eq!(q.enqueue_all(&items), 0);
+    gate.open();
+    q.flush().unwrap();
+    let expected = [40]
+        .into_iter()
+        .chain((0..100).filter(|n| ![40, 50].contains(n)));
+    assert!(order.try_iter().eq(expected));
+    assert!(items.iter().all(|item| Arc::strong_count(item) == 1));
+    let handle = q.handle();
+    q.destroy().unwrap();
+    assert_eq!(handle.enqueue_all(&items), 0);
+}

@@ -225,6 +225,40 @@ fn s02_08_a_collision_is_run_by_the_worker_that_has_the_item() {
 }
 
 #[test]
+fn s02_08_a_worker_does_not_go_on_to_an_item_that_another_runs() {
+    let rt = runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let (first, second) = (Gate::new(), Gate::new());
+    let (f, s) = (first.clone(), second.clone());
+    let item = Call::new(move |me| {
+        if me.runs() == 1 {
+            blocking(|| f.pass());
+        }
+    });
+    q.enqueue_on(0, item.clone()).unwrap();
+    first.wait_for(1);
+    // Another worker begins while the item sleeps, and finds it among those behind.
+    q.enqueue_on(0, Call::new(move |_| s.pass())).unwrap();
+    second.wait_for(1);
+    let last = Call::noop();
+    for next in [
+        Call::noop(),
+        Call::noop(),
+        item.clone(),
+        Call::noop(),
+        last.clone(),
+    ] {
+        q.enqueue_on(0, next).unwrap();
+    }
+    second.open();
+    last.work.flush().unwrap();
+    assert_eq!((last.runs(), item.runs()), (1, 1));
+    first.open();
+    q.flush().unwrap();
+    assert_eq!(item.runs(), 2);
+}
+
+#[test]
 fn s02_11_self_requeue_goes_to_the_tail() {
     let rt = runtime(1);
     let q = rt.queue("q").flags(PERCPU).build().unwrap();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Enqueue to completed: the time per item when producers submit bursts and wait for each.
 //!
-//! Producers are threads of no contender. A sample is the wall time from the start of all producers
-//! to the end of the last, divided by the items. A burst is many items, so that the cost of waking
+//! Producers are threads of no contender. Each reads the clock at its begin and at its end. A sample
+//! is the wall time from the first begin to the last end, divided by the items. A burst is many items, so that the cost of waking
 //! the producer at its end is spread over them.
 
 use super::contender::{Body, Contender};
@@ -71,26 +71,36 @@ impl Bodies {
     /// One sample: nanoseconds per item. All producers begin together, when the last of them is
     /// there.
     pub fn sample(&self, shape: Shape, contender: &Contender) -> f64 {
-        let begin = Barrier::new(shape.producers + 1);
-        let begun = thread::scope(|scope| {
-            for (done, body) in &self.0 {
-                let mut load = contender.load(shape.burst, *body);
+        let begin = Barrier::new(shape.producers);
+        let times = thread::scope(|scope| {
+            let produce = |(done, body): &(&'static Countdown, Body)| {
+                let (done, mut load) = (*done, contender.load(shape.burst, *body));
                 let begin = &begin;
                 scope.spawn(move || {
                     begin.wait();
+                    let begun = Instant::now();
                     for _ in 0..shape.bursts {
                         // The count is set before the first item is submitted, or an early item would be missed.
                         done.expect(shape.burst);
                         load();
                         done.wait();
                     }
-                });
-            }
-            // The clock is read when all producers are let go, and again when the scope has joined the last of them.
-            begin.wait();
-            Instant::now()
+                    (begun, Instant::now())
+                })
+            };
+            let producers: Vec<_> = self.0.iter().map(produce).collect();
+            let times = producers.into_iter().map(|producer| producer.join());
+            times
+                .map(|times| times.expect("a producer does not panic"))
+                .collect::<Vec<_>>()
         });
+        let begun = times
+            .iter()
+            .map(|times| times.0)
+            .min()
+            .expect("there is a producer");
+        let ended = times.iter().map(|times| times.1).max().unwrap_or(begun);
         let items = shape.producers * shape.burst * shape.bursts;
-        begun.elapsed().as_nanos() as f64 / items as f64
+        (ended - begun).as_nanos() as f64 / items as f64
     }
 }

@@ -86,7 +86,7 @@ pub(crate) struct Monitor {
     inbox: Mutex<Inbox>, // Q
     /// The sampler is at work, or about to be.
     watching: AtomicBool, // A: set by a thread that finds a pool starving, cleared by the monitor
-    samples: bool,       // I: does this runtime sample at all?
+    pub(crate) samples: bool, // I: does this runtime sample at all?
     wake: Arc<Notify>,
 }
 

@@ -291,6 +291,7 @@ impl Env {
     }
 
     /// True if an event would go to a callback or a record.
+    #[inline]
     pub(crate) fn is_traced(&self) -> bool {
         observe::anyone_listens() && (self.trace_sink.is_some() || observe::is_on())
     }
@@ -326,6 +327,7 @@ impl Env {
     }
 
     /// The CPU the caller counts as running on.
+    #[inline]
     pub(crate) fn this_cpu(&self) -> usize {
         if !self.cpus.is_simulated() {
             return cpu::current_cpu();

@@ -8,7 +8,7 @@
 //! * The inbox of a pool: what is left there is met by the worker that was promised, or its queuer
 //!   learns that it must take the lock. No item lies there for ever.
 
-use crate::work::list::Inbox;
+use crate::work::list::{Chain, Inbox};
 use crate::work::pointer::{claim, offer};
 use crate::work::state::{Claim, WorkState};
 use crate::{Work, WorkItem};
@@ -250,12 +250,22 @@ fn s02_05_items_of_one_queuer_are_found_in_order() {
         model.promise();
         let own = model.clone();
         let worker = thread::spawn(move || drop(own.lock()));
-        let items = [probe(&model, 1), probe(&model, 2)];
+        let items = [1, 2, 3].map(|number| probe(&model, number));
         let order: Vec<usize> = items
             .iter()
             .map(|p| p.work.raw().identity().address)
             .collect();
-        items.into_iter().for_each(queue);
+        let [first, rest @ ..] = items;
+        queue(first);
+        // As `enqueue_all`.
+        let mut chain = Chain::default();
+        for probe in rest {
+            assert!(offer(probe, claim, |item, ()| chain.push(item)).is_ok());
+        }
+        model.inbox.push_all_if_owned(chain, |item| {
+            model.lock().push(item.identity().address);
+            item.run();
+        });
         worker.join().unwrap();
         assert_eq!(*model.met.lock().unwrap(), order);
     });

@@ -27,7 +27,6 @@ use std::sync::Arc as StdArc;
 struct Bed {
     state: Mutex<PoolState>,
     inbox: Inbox,
-    inside: AtomicBool,
     ran: AtomicUsize,
 }
 
@@ -56,6 +55,7 @@ impl Drop for Guard<'_> {
 
 struct Probe {
     work: Work<Probe>,
+    inside: AtomicBool,
     bed: Arc<Bed>,
 }
 
@@ -67,16 +67,17 @@ impl WorkItem for Probe {
     type Pointer = StdArc<Self>;
 
     fn run(this: StdArc<Self>) {
-        let beside = this.bed.inside.swap(true, Ordering::Relaxed);
+        let beside = this.inside.swap(true, Ordering::Relaxed);
         assert!(!beside, "an item runs beside itself");
         this.bed.ran.fetch_add(1, Ordering::Relaxed);
-        this.bed.inside.store(false, Ordering::Relaxed);
+        this.inside.store(false, Ordering::Relaxed);
     }
 }
 
 fn probe(bed: &Arc<Bed>) -> StdArc<Probe> {
     StdArc::new(Probe {
         work: crate::new_work!("probe"),
+        inside: AtomicBool::new(false),
         bed: bed.clone(),
     })
 }
@@ -85,14 +86,18 @@ fn bed() -> Arc<Bed> {
     Arc::new(Bed {
         state: Mutex::new(PoolState::new(0)),
         inbox: Inbox::new(),
-        inside: AtomicBool::new(false),
         ran: AtomicUsize::new(0),
     })
 }
 
 impl Bed {
     fn lock(&self) -> Guard<'_> {
-        let mut state = self.state.lock().unwrap();
+        self.settle(self.state.lock().unwrap())
+    }
+
+    /// As `Pool::settle`.
+    fn settle<'a>(&'a self, mut state: MutexGuard<'a, PoolState>) -> Guard<'a> {
+        let _uncounted = state.end_list();
         self.inbox.drain(|item| list(&mut state, item));
         Guard(self, state)
     }
@@ -126,8 +131,8 @@ impl Bed {
         placed.map_err(|e| e.reason())
     }
 
-    /// As `run::run_one`.
-    fn run<'a>(&'a self, mut st: Guard<'a>, slot: usize, item: Item) -> Guard<'a> {
+    /// As `run::run_one` and `PoolState::pass_on`.
+    fn run<'a>(&'a self, mut st: Guard<'a>, slot: usize, mut item: Item) -> Guard<'a> {
         let current = Current {
             item: item.identity(),
             function: "probe",
@@ -141,10 +146,17 @@ impl Bed {
         item.state.begin_run();
         drop(st);
         wake.perform();
-        item.run();
-        let mut st = self.lock();
-        st.workers.clear_current(slot);
-        st
+        loop {
+            item.run();
+            let mut state = self.state.lock().unwrap();
+            let Some(next) = pass_on(&mut state, slot) else {
+                let mut st = self.settle(state);
+                st.workers.clear_current(slot);
+                return st;
+            };
+            next.state.begin_run();
+            item = next;
+        }
     }
 
     /// Takes one item and what comes to the private list meanwhile.
@@ -180,8 +192,26 @@ impl Bed {
             if self.ran.load(Ordering::Relaxed) == items {
                 return;
             }
+            // As `worker::linger`.
+            st.workers.set_called(slot, true);
+            drop(st);
+            let mut st = self.lock();
+            if st.look_after_lingering(slot) {
+                parker.unpark();
+            }
         }
     }
+}
+
+fn pass_on(st: &mut PoolState, slot: usize) -> Option<Item> {
+    if st.ended.slot != slot {
+        st.end_list();
+        st.ended.slot = slot;
+    }
+    if st.ended.ahead == 0 {
+        st.ended.ahead = st.count_alike(slot, 16);
+    }
+    st.take_alike(0)
 }
 
 fn list(st: &mut PoolState, item: Item) {
@@ -228,6 +258,36 @@ fn s02_03_s02_08_an_item_queued_in_its_run_goes_to_that_worker() {
         worker.join().unwrap();
         assert_eq!(bed.ran.load(Ordering::Relaxed), accepted);
         assert_eq!(StdArc::strong_count(&item), 1);
+    });
+}
+
+/// Three items stand on the worklist, and a fourth comes. The worker passes on to the second while
+/// another thread queues that anew and takes it.
+#[test]
+fn s02_08_an_item_that_was_passed_on_to_is_not_taken_by_another_worker() {
+    loom::model(|| {
+        let bed = bed();
+        let ((one, _), (two, _)) = (bed.join(0), bed.join(1));
+        let items: Vec<_> = (0..3).map(|_| probe(&bed)).collect();
+        for item in &items {
+            assert_eq!(bed.queue(item.clone()), Ok(()));
+        }
+        let mut st = bed.lock();
+        st.workers.leave_idle(one);
+        st.workers.leave_idle(two);
+        // As long as both run what they took, each counts.
+        st.clear_flags(one, WorkerFlags::PREP);
+        drop(st);
+        let own = bed.clone();
+        let worker = thread::spawn(move || drop(own.take_and_run(own.lock(), one)));
+        let accepted = 3 + usize::from(bed.queue(items[1].clone()).is_ok());
+        let mut st = bed.lock();
+        while !st.worklist.is_empty() {
+            st = bed.take_and_run(st, two);
+        }
+        drop(st);
+        worker.join().unwrap();
+        assert_eq!(bed.ran.load(Ordering::Relaxed), accepted);
     });
 }
 

@@ -110,7 +110,8 @@ pub fn is_rescuer() -> bool {
 /// Sets the description of the current run for dumps; 31 bytes are kept. Does nothing outside a
 /// run. The next run starts with the queue's name again.
 pub fn set_worker_desc(text: &str) {
-    let _ignored = with_own_state(|worker| worker.desc = ShortText::new(text));
+    let desc = ShortText::new(text);
+    let _ignored = with_own_state(|worker| (worker.desc, worker.own_desc) = (desc, true));
 }
 
 /// The description of the present run: what was set, or the queue's name.

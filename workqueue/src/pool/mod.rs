@@ -170,9 +170,25 @@ pub(crate) struct PoolState {
     pub(crate) stopping: bool,
     /// When the pool last made progress, for the watchdog.
     pub(crate) last_progress: u64,
+    pub(crate) ended: Ended,
 }
 
-/// The pool's lock, held. All items of the inbox have been counted in.
+/// Items that have ended and are not counted out yet; see [`PoolState::count_ended`].
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    items: usize,
+    /// The number of items at the front of the worklist that follow in the same way.
+    pub(crate) ahead: usize,
+    /// How many were looked at: few while workers take turns.
+    reach: usize,
+    /// Their worker, which runs another item of their pwq and color.
+    pub(crate) slot: usize,
+    /// The clock was read at the last end.
+    timed: bool,
+}
+
+/// The pool's lock, held. All items of the inbox have been counted in, and all that have ended
+/// counted out.
 #[derive(Debug)]
 pub(crate) struct PoolGuard<'a> {
     pool: &'a Pool,
@@ -227,9 +243,20 @@ impl Pool {
         }
     }
 
-    /// Takes the pool's lock and counts in the items of its inbox.
+    /// Takes the pool's lock. The counts are those of this moment.
     pub(crate) fn lock(&self) -> PoolGuard<'_> {
-        let mut state = self.state.0.lock();
+        self.settle(self.state.0.lock())
+    }
+
+    /// As [`Pool::lock`], for a worker that may go on to its next item: the inbox keeps its items
+    /// and its mark, and items that have ended are still counted.
+    fn lock_between_items(&self) -> MutexGuard<'_, PoolState> {
+        self.state.0.lock()
+    }
+
+    /// Counts ended items out and those of the inbox in.
+    fn settle<'a>(&'a self, mut state: MutexGuard<'a, PoolState>) -> PoolGuard<'a> {
+        state.count_ended(|| self.env.clock.coarse());
         self.inbox.0.drain(|item| {
             let number = item.pwq();
             state.count_in(number, item, self.id, || self.env.clock.coarse());
@@ -303,6 +330,7 @@ impl PoolState {
             cull_armed: false,
             stopping: false,
             last_progress,
+            ended: Ended::default(),
         }
     }
 }
@@ -368,7 +396,8 @@ impl PoolState {
     }
 
     /// Adds a claimed item to its pwq: on the worklist if there is a slot, else behind the inactive
-    /// ones. True if it is active; the caller then calls `kick`, unless a worker is on its way.
+    /// ones.  True if it is active; the caller then calls `kick`, unless a worker is on its way.
+    #[inline]
     pub(crate) fn count_in(
         &mut self,
         number: u32,

@@ -141,7 +141,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let env = &pool.env;
     rescuer.placement.lock().attached = true;
     env.bind_current(&pool.affinity);
-    let mut batch = Batch::start(pool);
+    let mut batch = Batch::start(pool, false);
     let mut st = pool.lock();
     if st.disassociated {
         env.bind_current_to_unbound();

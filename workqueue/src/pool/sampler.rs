@@ -20,6 +20,12 @@ use std::time::Duration;
 /// Without /proc, no progress over this many periods counts as sleeping.
 const STILL_PERIODS: u8 = 4;
 
+/// The time between two looks while they find sleepers.
+const SHORT_PERIOD: Duration = Duration::from_micros(200);
+
+/// A second, and the CPU time in it up to which looks are that frequent: 1 %.
+const BUDGET: (u64, u64) = (1_000_000_000, 10_000_000);
+
 /// Files kept open at most.
 const KEPT_FILES: usize = 1024;
 
@@ -46,6 +52,11 @@ pub(crate) struct Sampler {
     /// A folder for each thread of the process.
     tasks: PathBuf,
     files: HashMap<i32, File>,
+    period: Duration,
+    /// A run was found that had gone to sleep since the look before.
+    found: bool,
+    /// When the second of the budget began, and the CPU time then.
+    second: (u64, u64),
 }
 
 impl Default for Sampler {
@@ -53,14 +64,19 @@ impl Default for Sampler {
         Self {
             tasks: PathBuf::from("/proc/self/task"),
             files: HashMap::new(),
+            period: Duration::ZERO,
+            found: false,
+            second: (0, 0),
         }
     }
 }
 
 impl Sampler {
-    /// Looks at all starving pools; false if there is none.
-    pub(crate) fn sample(&mut self, pools: &[Arc<Pool>], period: Duration) -> bool {
-        let half = u64::try_from(period.as_nanos() / 2).unwrap_or(u64::MAX);
+    /// Looks at all starving pools. Returns the time until the next look, at most `longest`; None if
+    /// no pool starves. Where one run sleeps undeclared the next one often does, so the next look
+    /// comes soon after one that has found a sleeper.
+    pub(crate) fn sample(&mut self, pools: &[Arc<Pool>], longest: Duration) -> Option<Duration> {
+        let half = u64::try_from(self.period.as_nanos() / 2).unwrap_or(u64::MAX);
         let mut any = false;
         for pool in pools {
             let st = pool.lock();
@@ -70,7 +86,13 @@ impl Sampler {
                 self.sample_pool(pool, st, half);
             }
         }
-        any
+        let (now, used) = (cpu::monotonic_ns(), cpu::thread_cpu_ns());
+        if now.saturating_sub(self.second.0) >= BUDGET.0 {
+            self.second = (now, used);
+        }
+        let often = std::mem::take(&mut self.found) && used - self.second.1 < BUDGET.1;
+        self.period = longest.min(if often { SHORT_PERIOD } else { longest });
+        any.then_some(self.period)
     }
 
     /// Looks at the workers of one pool. A worker that used more than `half` since the last look
@@ -88,10 +110,13 @@ impl Sampler {
                 cpu::thread_cpu_ns_of(p.tid).map(|now| (now, self.judge(pool, p, now, half)));
         }
         let mut st = pool.lock();
+        let sleepers = |st: &PoolState| st.workers.iter().filter(|w| w.1.observed_asleep).count();
+        let before = sleepers(&st);
         let cpu_intensive: Vec<&'static str> = probes
             .iter()
             .filter_map(|p| mark(&mut st, pool, p))
             .collect();
+        self.found |= sleepers(&st) > before;
         let wake = st.kick();
         drop(st);
         wake.perform();

@@ -10,7 +10,7 @@
 //! `bh_worker`, `bh_pool_kick_normal`, and the softirq that runs them.
 
 use super::context::{self, Context};
-use super::run::run_while;
+use super::run::{run_while, Batch};
 use super::worker_state::{ControlBlock, WorkerFlags};
 use super::{manager, Pool, PoolGuard, PoolKind, PoolState};
 use crate::env::{BhBatch, CreateAttempt, PoolClass};
@@ -200,6 +200,31 @@ fn worker_loop(pool: &Arc<Pool>, slot: usize, parker: &Parker) {
             st = run_batch(pool, st, slot);
         }
         go_idle(pool, &mut st, slot);
+        if pool.is_unbound() {
+            linger(pool, st, slot, parker);
+        }
+    }
+}
+
+/// Lets a producer on the worker's CPU go on first. Until the worker looks again it counts as
+/// called, so that the next item costs no wake-up.
+fn linger(pool: &Pool, mut st: PoolGuard<'_>, slot: usize, parker: &Parker) {
+    st.workers.set_called(slot, true);
+    drop(st);
+    thread::yield_now();
+    if pool.lock().look_after_lingering(slot) {
+        parker.unpark();
+    }
+}
+
+impl PoolState {
+    /// True if items have come while the worker counted as called; if not, it must be called.
+    pub(crate) fn look_after_lingering(&mut self, slot: usize) -> bool {
+        // guard: s05_02_lingers_for_ever
+        if self.worklist.is_empty() {
+            self.workers.set_called(slot, false);
+        }
+        !self.worklist.is_empty()
     }
 }
 
@@ -218,7 +243,8 @@ fn go_idle(pool: &Arc<Pool>, st: &mut PoolGuard<'_>, slot: usize) {
 /// Takes items until another worker does, or none is left.
 fn run_batch<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<'a> {
     st.clear_flags(slot, WorkerFlags::PREP | WorkerFlags::REBOUND);
-    st = run_while(pool, st, slot, PoolState::keep_working);
+    let batch = Batch::start(pool, true);
+    st = run_while(pool, st, slot, batch, PoolState::keep_working);
     st.set_flags(slot, WorkerFlags::PREP);
     st
 }
@@ -276,7 +302,7 @@ fn run_all<'a>(pool: &'a Pool, mut st: PoolGuard<'a>, slot: usize) -> PoolGuard<
     let env = &pool.env;
     while !st.worklist.is_empty() {
         let mut limit = BatchLimit::begin(env.config.bh_batch, env.clock.now());
-        st = run_while(pool, st, slot, |st| {
+        st = run_while(pool, st, slot, Batch::start(pool, false), |st| {
             !limit.is_over(env.clock.now()) && !st.worklist.is_empty()
         });
         if !st.worklist.is_empty() {

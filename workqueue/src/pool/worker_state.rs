@@ -118,6 +118,8 @@ pub(crate) struct WorkerState {
     pub(crate) current: Option<Current>,
     /// The description of the current run, or of the last one.
     pub(crate) desc: ShortText,
+    /// The run has set its description.
+    pub(crate) own_desc: bool,
     /// Items that only this worker may run next: collisions, and barriers of the current run.
     pub(crate) scheduled: ItemList,
     pub(crate) idle_since: u64,
@@ -125,6 +127,8 @@ pub(crate) struct WorkerState {
     pub(super) called: bool,
     pub(crate) parker: Arc<Parker>,
     pub(crate) thread: Arc<WorkerThread>,
+    /// The bucket that lists the worker while it is busy.
+    pub(super) busy_in: usize,
     /// Next busy worker of the same bucket.
     pub(super) busy_next: Option<usize>,
 }
@@ -145,11 +149,13 @@ impl WorkerState {
             sample: Sample::default(),
             current: None,
             desc: ShortText::default(),
+            own_desc: false,
             scheduled: ItemList::new(),
             idle_since: 0,
             called: false,
             parker,
             thread,
+            busy_in: 0,
             busy_next: None,
         }
     }
@@ -161,6 +167,13 @@ impl WorkerState {
             && !self
                 .flags
                 .intersects(WorkerFlags::NOT_RUNNING | WorkerFlags::IDLE)
+    }
+
+    /// True if the end of the present run changes nothing but the counts of its item.
+    #[inline]
+    pub(super) fn is_in_plain_run(&self) -> bool {
+        let ends_at_run = self.flags.intersects(WorkerFlags::CPU_INTENSIVE) || self.own_desc;
+        !self.asleep && !self.observed_asleep && !ends_at_run && self.scheduled.is_empty()
     }
 }
 

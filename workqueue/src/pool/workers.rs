@@ -176,9 +176,7 @@ impl Workers {
         let worker = self.get_mut(slot);
         if worker.flags.intersects(WorkerFlags::IDLE) {
             worker.flags &= !WorkerFlags::IDLE;
-            if std::mem::take(&mut worker.called) {
-                self.nr_called -= 1;
-            }
+            self.set_called(slot, false);
             let at = self
                 .idle
                 .iter()
@@ -193,14 +191,24 @@ impl Workers {
         let Some(&slot) = self.idle.last() else {
             return Wake::Nobody;
         };
-        let worker = self.get_mut(slot);
+        let worker = self.get(slot);
         if worker.called {
             return Wake::AlreadyCalled;
         }
-        worker.called = true;
         let parker = worker.parker.clone();
-        self.nr_called += 1;
+        self.set_called(slot, true);
         Wake::Call(parker)
+    }
+
+    /// An idle worker has been called, or it has come.
+    pub(crate) fn set_called(&mut self, slot: usize, called: bool) {
+        let before = std::mem::replace(&mut self.get_mut(slot).called, called);
+        self.nr_called = self.nr_called + usize::from(called) - usize::from(before);
+    }
+
+    /// True if an idle worker could be called.
+    pub(crate) fn awaits_call(&self) -> bool {
+        self.idle.last().is_some_and(|&slot| !self.get(slot).called)
     }
 
     /// How many idle workers have been called and have not taken the pool's lock yet.
@@ -235,50 +243,69 @@ impl Workers {
             .count()
     }
 
+    /// A worker begins a run.
     pub(crate) fn set_current(&mut self, slot: usize, current: Current) {
-        let head = bucket(current.item);
-        let next = self.busy[head].replace(slot);
         let worker = self.get_mut(slot);
-        worker.busy_next = next;
         worker.current = Some(current);
         worker.runs += 1;
+        self.list_busy(slot);
     }
 
-    pub(crate) fn clear_current(&mut self, slot: usize) -> Current {
+    pub(crate) fn clear_current(&mut self, slot: usize) {
+        self.unlist_busy(slot);
+        self.get_mut(slot).current = None;
+    }
+
+    /// Lists a worker again whose item was replaced since.
+    pub(crate) fn relist_busy(&mut self, slot: usize) {
+        self.unlist_busy(slot);
+        self.list_busy(slot);
+    }
+
+    fn list_busy(&mut self, slot: usize) {
+        let current = self.get(slot).current.as_ref();
+        let head = bucket(current.expect("a busy worker runs an item").item);
+        let next = self.busy[head].replace(slot);
         let worker = self.get_mut(slot);
-        let current = worker
-            .current
-            .take()
-            .expect("a worker that ends a run has begun it");
-        let next = worker.busy_next.take();
-        let head = bucket(current.item);
+        (worker.busy_in, worker.busy_next) = (head, next);
+    }
+
+    fn unlist_busy(&mut self, slot: usize) {
+        let worker = self.get_mut(slot);
+        let (head, next) = (worker.busy_in, worker.busy_next.take());
         if self.busy[head] == Some(slot) {
             self.busy[head] = next;
-            return current;
+            return;
         }
-        let mut at = self.busy[head].expect("a busy worker is in its bucket");
-        loop {
-            match self.get(at).busy_next {
-                Some(s) if s == slot => {
-                    self.get_mut(at).busy_next = next;
-                    return current;
-                }
-                Some(s) => at = s,
-                None => unreachable!("a busy worker is in its bucket"),
+        let mut at = self.busy[head];
+        while let Some(other) = at {
+            let other = self.get_mut(other);
+            if other.busy_next == Some(slot) {
+                other.busy_next = next;
+                return;
             }
+            at = other.busy_next;
         }
+        unreachable!("a busy worker is in its bucket");
     }
 
-    pub(crate) fn executing(&self, who: Identity) -> Option<(usize, Current)> {
+    /// The worker that runs this very item.
+    #[inline]
+    pub(crate) fn runner_of(&self, who: Identity) -> Option<usize> {
         let mut at = self.busy[bucket(who)];
         while let Some(slot) = at {
             let worker = self.get(slot);
-            if let Some(current) = worker.current.filter(|c| c.item == who) {
-                return Some((slot, current));
+            if worker.current.as_ref().is_some_and(|c| c.item == who) {
+                break;
             }
             at = worker.busy_next;
         }
-        None
+        at
+    }
+
+    pub(crate) fn executing(&self, who: Identity) -> Option<(usize, Current)> {
+        let slot = self.runner_of(who)?;
+        Some((slot, self.get(slot).current?))
     }
 }
 

@@ -347,10 +347,12 @@ fn monitor(dir: &Arc<Directory>) {
             };
         }
         let mut next = next_look.min(watchdog::look(dir, now));
-        let period = env.config.sample_period;
-        if env.monitor.take_watch() && sampler.sample(&dir.percpu_pools(), period) {
-            env.monitor.keep_watching();
-            next = next.min(after(env.clock.now(), period));
+        if env.monitor.take_watch() {
+            let look = sampler.sample(&dir.percpu_pools(), env.config.sample_period);
+            if let Some(period) = look {
+                env.monitor.keep_watching();
+                next = next.min(after(env.clock.now(), period));
+            }
         }
         env.monitor.sleep_until(&env.run_clock, next);
     }

@@ -17,6 +17,7 @@ use std::{io, thread};
 const COMM_LEN: usize = 15;
 
 /// The CPU the caller runs on at this moment.
+#[inline]
 pub(crate) fn current_cpu() -> usize {
     if cfg!(miri) {
         return 0;

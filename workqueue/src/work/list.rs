@@ -190,14 +190,44 @@ impl Inbox {
     }
 
     /// True if a push would succeed at this moment. A hint.
+    #[inline]
     pub(crate) fn is_owned(&self) -> bool {
         self.0.load(Ordering::Relaxed).addr() & OWNED != 0
     }
 
     /// Pushes an item; it comes back if the inbox is not owned.
+    #[inline]
     pub(crate) fn push_if_owned(&self, item: Item) -> Result<(), Item> {
         let link: NonNull<Link> = item.into_raw().cast();
-        // AcqRel: pairs with itself and with `drain`, which finds the item and all before it whole.
+        if self.push_links(link, link) {
+            return Ok(());
+        }
+        // SAFETY: taken apart above, and put nowhere.
+        unsafe {
+            *link.as_ref().next.get() = None;
+            Err(Item::from_raw(link.cast()))
+        }
+    }
+
+    /// Pushes the items of a chain at once. Hands them to `refused`, oldest first, if the inbox is
+    /// not owned.
+    pub(crate) fn push_all_if_owned(&self, chain: Chain, refused: impl FnMut(Item)) {
+        let Some((newest, oldest)) = chain.0 else {
+            return;
+        };
+        if self.push_links(newest, oldest) {
+            return;
+        }
+        // SAFETY: the end of a chain that is ours.
+        unsafe { *oldest.as_ref().next.get() = None };
+        take_oldest_first(Some(newest), refused);
+    }
+
+    /// Pushes chained items; false if the inbox is not owned.
+    #[inline(always)]
+    fn push_links(&self, newest: NonNull<Link>, oldest: NonNull<Link>) -> bool {
+        // AcqRel: pairs with itself and with `drain`, which finds the items and all before them
+        // whole.
         let left = self
             .0
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |last| {
@@ -205,22 +235,13 @@ impl Inbox {
                 if last.addr() & OWNED == 0 {
                     return None;
                 }
-                // SAFETY: the item is ours until the exchange succeeds, and on no list.
+                // SAFETY: the items are ours until the exchange succeeds, and on no list.
                 unsafe {
-                    *link.as_ref().next.get() = NonNull::new(last.map_addr(|a| a & !OWNED));
+                    *oldest.as_ref().next.get() = NonNull::new(last.map_addr(|a| a & !OWNED));
                 }
-                Some(link.as_ptr().map_addr(|a| a | OWNED))
+                Some(newest.as_ptr().map_addr(|a| a | OWNED))
             });
-        match left {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                // SAFETY: taken apart above, and put nowhere.
-                unsafe {
-                    *link.as_ref().next.get() = None;
-                    Err(Item::from_raw(link.cast()))
-                }
-            }
-        }
+        left.is_ok()
     }
 
     /// Promises that the lock will be taken again. Called by its holder, once.
@@ -233,33 +254,52 @@ impl Inbox {
 
     /// Hands all items to `take`, oldest first, and clears the mark. Called by a thread that has
     /// just taken the lock.
-    pub(crate) fn drain(&self, mut take: impl FnMut(Item)) {
+    pub(crate) fn drain(&self, take: impl FnMut(Item)) {
         // Relaxed: only a holder of the lock sets the mark, and without it the inbox stays empty.
         if self.0.load(Ordering::Relaxed).is_null() {
             return;
         }
-        // AcqRel: pairs with `push_if_owned`.
+        // AcqRel: pairs with `push_links`.
         let last = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
-        let mut at = NonNull::new(last.map_addr(|a| a & !OWNED));
-        let mut oldest: Option<NonNull<Link>> = None;
-        // Reverse the chain.
-        while let Some(link) = at {
-            // SAFETY: every link in the chain is an item that was left here and is ours now.
-            unsafe {
-                // guard: s02_05_inbox_reversed
-                at = *link.as_ref().next.get();
-                *link.as_ref().next.get() = oldest;
-            }
-            oldest = Some(link);
+        take_oldest_first(NonNull::new(last.map_addr(|a| a & !OWNED)), take);
+    }
+}
+
+/// Items for an inbox, the newest and the oldest one. Each is linked to the one before it.
+#[derive(Debug, Default)]
+pub(crate) struct Chain(Option<(NonNull<Link>, NonNull<Link>)>);
+
+impl Chain {
+    pub(crate) fn push(&mut self, item: Item) {
+        let link: NonNull<Link> = item.into_raw().cast();
+        let before = self.0;
+        // SAFETY: the item was the caller's and is on no list.
+        unsafe { *link.as_ref().next.get() = before.map(|(newest, _)| newest) };
+        self.0 = Some((link, before.map_or(link, |(_, oldest)| oldest)));
+    }
+}
+
+/// Takes a chain of items apart that is the caller's.
+#[inline(always)]
+fn take_oldest_first(newest: Option<NonNull<Link>>, mut take: impl FnMut(Item)) {
+    let (mut at, mut oldest) = (newest, None::<NonNull<Link>>);
+    // Reverse the chain.
+    while let Some(link) = at {
+        // SAFETY: every link in the chain is an item that was left here and is ours now.
+        unsafe {
+            // guard: s02_05_inbox_reversed
+            at = *link.as_ref().next.get();
+            *link.as_ref().next.get() = oldest;
         }
-        while let Some(link) = oldest {
-            // SAFETY: as above. The link is taken off the chain before the item goes on.
-            let item = unsafe {
-                oldest = (*link.as_ref().next.get()).take();
-                Item::from_raw(link.cast())
-            };
-            take(item);
-        }
+        oldest = Some(link);
+    }
+    while let Some(link) = oldest {
+        // SAFETY: as above. The link is taken off the chain before the item goes on.
+        let item = unsafe {
+            oldest = (*link.as_ref().next.get()).take();
+            Item::from_raw(link.cast())
+        };
+        take(item);
     }
 }
 
@@ -310,6 +350,7 @@ impl ItemList {
     }
 
     /// As [`ItemList::pop_front`], from a list with searches in progress.
+    #[inline]
     pub(crate) fn pop_front_of(&mut self, marks: &mut Marks) -> Option<Item> {
         if !marks.0.is_empty() && !self.is_empty() {
             // SAFETY: not empty, so the head's successor is an entry of this list.

@@ -190,6 +190,7 @@ where
 
 /// Claims an item and hands it on to `place`, with the outcome of `claim`. The pointer of an item
 /// that cannot be claimed comes back.
+#[inline]
 pub(crate) fn offer<W, C, const ID: u64>(
     work: W,
     claim: impl FnOnce(&WorkState) -> Result<C, Refusal>,
@@ -223,6 +224,7 @@ pub(crate) fn claim(state: &WorkState) -> Result<(), Refusal> {
 
 /// Claims an item for the inbox of a pool. False if it may still run on another pool: then it is
 /// claimed without a place.
+#[inline]
 pub(crate) fn claim_for(state: &WorkState, pool: u32) -> Result<bool, Refusal> {
     match state.claim_for(pool) {
         Claim::Ours => Ok(true),

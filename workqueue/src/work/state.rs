@@ -164,6 +164,7 @@ impl WorkState {
 
     /// As `claim`, for the inbox of `pool`. Fails with `Elsewhere` if the item was on another pool
     /// last.
+    #[inline]
     pub(crate) fn claim_for(&self, pool: u32) -> Claim {
         let place = (u64::from(pool) + 1) << POOL_SHIFT;
         let fits = |v: u64| v & POOL_MASK == 0 || v & POOL_MASK == place;
@@ -192,7 +193,7 @@ impl WorkState {
 
     /// Gives PENDING back without a run: cancelled, or refused when its timer expired.
     pub(crate) fn release(&self) {
-        self.rmw(|v| v & (POOL_MASK | DEPTH_MASK));
+        self.0.fetch_and(POOL_MASK | DEPTH_MASK, Ordering::AcqRel);
     }
 
     /// The owner of PENDING puts the item on a list of `pool`.
@@ -224,9 +225,10 @@ impl WorkState {
     /// The worker's last step before it calls the function. From here on the item may be queued
     /// again.
     /// # Context: the pool's lock held.
-    pub(crate) fn begin_run(&self) -> Snapshot {
+    pub(crate) fn begin_run(&self) {
         // guard: s02_04_pending_kept
-        self.rmw(|v| v & (POOL_MASK | DEPTH_MASK))
+        let kept = POOL_MASK | DEPTH_MASK;
+        self.0.fetch_and(kept, Ordering::AcqRel);
     }
 
     /// Raises the disable depth. None if it is at its limit.

@@ -61,6 +61,29 @@ impl Queue {
         enqueue::enqueue(&self.inner, None, work)
     }
 
+    /// Enqueues items in their order, at less cost than one by one. Passes over those that are
+    /// pending or disabled, and over all that come after the queue has closed. Returns how many it
+    /// has enqueued.
+    ///
+    /// ```
+    /// # use workqueue::{impl_has_work, new_work, Runtime, Work, WorkItem};
+    /// # use std::sync::Arc;
+    /// # struct Page { work: Work<Page> }
+    /// # impl_has_work! { impl HasWork<Self> for Page { self.work } }
+    /// # impl WorkItem for Page { type Pointer = Arc<Self>; fn run(_: Arc<Self>) {} }
+    /// # let runtime = Runtime::builder().start()?;
+    /// # let queue = runtime.queue("pages").build()?;
+    /// let pages: Vec<Arc<Page>> = (0..100).map(|_| Arc::new(Page { work: new_work!() })).collect();
+    /// assert_eq!(queue.enqueue_all(&pages), 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn enqueue_all<T, const ID: u64>(&self, items: &[Arc<T>]) -> usize
+    where
+        Arc<T>: RawWorkItem<ID> + Send + 'static,
+    {
+        enqueue::enqueue_all(&self.inner, items)
+    }
+
     /// Enqueues an item for a CPU. On an unbound queue the CPU selects the pool only.
     pub fn enqueue_on<W, const ID: u64>(&self, cpu: usize, work: W) -> Result<(), EnqueueError<W>>
     where

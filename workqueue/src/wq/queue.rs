@@ -147,6 +147,7 @@ impl QueueInner {
     }
 
     /// The pwq that serves `cpu`. It stays installed as long as the guard lives.
+    #[inline]
     pub(crate) fn slot(&self, cpu: usize) -> RwLockReadGuard<'_, Option<Arc<Pwq>>> {
         self.slots[cpu]
             .read()

@@ -44,17 +44,17 @@ impl Contender {
         }
     }
 
-    /// A contender whose items are made once, by `make`.
+    /// A contender whose items are made once, by `make`. `submit` gets all of one producer.
     fn reusing<T: Send + 'static>(
         name: &'static str,
         make: impl Fn(Body, usize) -> T + 'static,
-        submit: impl Fn(&T) + Clone + Send + 'static,
+        submit: impl Fn(&[T]) + Clone + Send + 'static,
     ) -> Self {
         let load = move |items, body| -> Load {
             // Made here and not in the load: making an item is no part of what is measured.
             let submit = submit.clone();
             let items: Vec<T> = (0..items).map(|number| make(body, number)).collect();
-            Box::new(move || items.iter().for_each(&submit))
+            Box::new(move || submit(&items))
         };
         Self {
             name,

@@ -17,9 +17,11 @@ const UNBOUND: &str = "UNBOUND";
 const PERCPU_SPAWN: &str = "PERCPU try_spawn";
 /// Closures on an unbound queue.
 const UNBOUND_SPAWN: &str = "UNBOUND try_spawn";
+/// Reused items on a per-CPU queue, all of a producer in one call.
+const PERCPU_ALL: &str = "PERCPU enqueue_all";
 
 /// Ours, in the order of the tables.
-pub const OURS: [&str; 4] = [PERCPU, UNBOUND, PERCPU_SPAWN, UNBOUND_SPAWN];
+pub const OURS: [&str; 5] = [PERCPU, UNBOUND, PERCPU_SPAWN, UNBOUND_SPAWN, PERCPU_ALL];
 
 /// The workqueue of 2.6.35 and before: a thread per CPU and queue. It is neither ours nor a rival.
 pub const LEGACY: &str = "legacy";
@@ -49,20 +51,23 @@ pub fn all(runtime: &Runtime) -> Vec<Contender> {
         let queue = runtime.queue("bench").flags(flags).max_active(2048).build();
         Arc::new(queue.expect("a queue can be made"))
     };
-    let reusing = |name, flags| {
-        let queue = queue(flags);
-        let item = |body, number| {
-            Arc::new(Item {
-                work: new_work!("bench"),
-                body,
-                number,
-            })
-        };
-        Contender::reusing(name, item, move |item: &Arc<Item>| {
-            let queued = queue.enqueue(item.clone());
-            assert!(queued.is_ok(), "the item has run");
+    let item = |body, number| {
+        Arc::new(Item {
+            work: new_work!("bench"),
+            body,
+            number,
         })
     };
+    let reusing = |name, flags| {
+        let queue = queue(flags);
+        Contender::reusing(name, item, move |items: &[Arc<Item>]| {
+            for item in items {
+                let queued = queue.enqueue(item.clone());
+                assert!(queued.is_ok(), "the item has run");
+            }
+        })
+    };
+    let at_once = queue(Flags::PERCPU);
     let spawning = |name, flags| {
         let queue = queue(flags);
         Contender::spawning(name, move |body, n| {
@@ -75,6 +80,13 @@ pub fn all(runtime: &Runtime) -> Vec<Contender> {
         reusing(UNBOUND, Flags::UNBOUND),
         spawning(PERCPU_SPAWN, Flags::PERCPU),
         spawning(UNBOUND_SPAWN, Flags::UNBOUND),
+        Contender::reusing(PERCPU_ALL, item, move |items: &[Arc<Item>]| {
+            assert_eq!(
+                at_once.enqueue_all(items),
+                items.len(),
+                "the items have run"
+            );
+        }),
     ]
 }
 
@@ -83,7 +95,8 @@ pub fn legacy() -> Contender {
     let queue = Machine::builder().build().create_workqueue("bench");
     let queue = Arc::new(queue.expect("threads can be made"));
     let item = |body: Body, number| legacy::Work::new("bench", move |_| body(number));
-    Contender::reusing(LEGACY, item, move |item| {
-        assert!(queue.queue_work(item), "the item has run");
+    Contender::reusing(LEGACY, item, move |items| {
+        let mut queued = items.iter().map(|item| queue.queue_work(item));
+        assert!(queued.all(|taken| taken), "the items have run");
     })
 }
