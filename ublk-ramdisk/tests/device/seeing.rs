@@ -155,25 +155,45 @@ fn run_directory() {
     assert!(!place.exists(), "nothing is left behind");
 }
 
-fn watched() {
-    let disk = busy_disk();
-    let words = ["stats", &disk.name(), "--watch", "0.2"];
+/// The first line of `stats --watch` that is `wanted`, while the disk is written.
+fn first_of_watch(disk: &Disk, words: &[&str], wanted: impl Fn(&str) -> bool) -> String {
     let mut client = run::command(PROGRAM)
+        .args(["stats", &disk.name(), "--watch", "0.2"])
         .args(words)
         .stdout(Stdio::piped())
         .spawn()
         .expect("it starts");
     let out = BufReader::new(client.stdout.take().expect("a pipe"));
-    let written = while_written(&disk, || {
-        let writes = out.lines().map(|line| line.expect("a line"));
-        let mut writes = writes.filter(|line| line.contains(" write "));
-        writes.find(|line| line.split_whitespace().nth(2) != Some("0"))
+    let found = while_written(disk, || {
+        let mut lines = out.lines().map(|line| line.expect("a line"));
+        lines.find(|line| wanted(line))
     });
     client.kill().expect("it runs");
     client.wait().expect("it ends");
-    let line = written.expect("it goes on until it is ended");
+    found.expect("it goes on until it is ended")
+}
+
+fn watched() {
+    let disk = busy_disk();
+    let line = first_of_watch(&disk, &[], |line| {
+        line.contains(" write ") && line.split_whitespace().nth(2) != Some("0")
+    });
     let bytes = line.split_whitespace().nth(3);
     assert!(bytes.is_some_and(|bytes| bytes != "0"), "{line}");
+    let of_line = |line: &str| serde_json::from_str::<Value>(line).expect("an object in a line");
+    let line = first_of_watch(&disk, &["--json"], |line| {
+        let times = &of_line(line)["disks"][0]["queues"][0]["latency"]["write"];
+        times["p99_ns"].as_u64() > Some(0)
+    });
+    let found = of_line(&line);
+    assert_eq!(found["schema"], 1);
+    assert!(
+        found["seconds"].as_f64() > Some(0.0) && found["time"].is_string(),
+        "{line}"
+    );
+    let text = run::ublk(&["stats", &disk.name(), "--prometheus"]).well();
+    let size = format!("ublk_ramdisk_size_bytes{{disk=\"ublkb{}\"}} ", disk.id);
+    assert!(text.contains(&size), "{text}");
     let stats = disk.stats();
     assert!(stats
         .queues

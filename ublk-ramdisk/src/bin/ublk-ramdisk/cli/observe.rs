@@ -158,7 +158,13 @@ pub struct DebugfsArgs {
 #[derive(Debug, Args)]
 pub struct WatchArgs {
     /// Redraw at this interval, with rates per second, until Ctrl-C [default: 1s]
+    ///
+    /// With --json a line for each interval: an object with `schema` (1), `time`, `seconds` and
+    /// `disks`.
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s",
-        value_parser = interval, allow_hyphen_values = true, conflicts_with = "json")]
+        value_parser = interval, allow_hyphen_values = true)]
     pub watch: Option<Duration>,
+    /// Print the figures for Prometheus's textfile collector
+    #[arg(long, conflicts_with_all = ["json", "all", "columns", "watch"])]
+    pub prometheus: bool,
 }

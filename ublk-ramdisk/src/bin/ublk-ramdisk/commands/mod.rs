@@ -16,6 +16,7 @@ mod resize;
 mod rules;
 mod set;
 
+mod prometheus;
 mod stats;
 mod stats_text;
 

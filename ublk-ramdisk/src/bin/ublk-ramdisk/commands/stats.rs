@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::stats::DeviceStats;
 
 use super::stats_text::{as_text, Selection};
-use super::{machine, output};
+use super::{machine, output, prometheus};
 use crate::cli::StatsArgs;
+use crate::server;
 use crate::server::protocol::{Reply, Request};
 use crate::server::run_dir::RunDir;
 
@@ -19,12 +21,18 @@ pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine()?;
     let selection = Selection::new(args.table.all, &args.table.columns)?;
     if let Some(period) = args.watch.watch {
-        return watch(&run_dir, args.id, period, &selection);
+        let show = (!args.table.json).then_some(&selection);
+        return watch(&run_dir, args.id, period, show);
     }
     let Asked { disks, mut silent } = ask_all(&run_dir, args.id)?;
     // If the only disk asked is silent, there is nothing to show but the failure.
     if args.id.is_none() || silent.is_empty() {
-        output::show(args.table.json, &disks, |disks| texts(disks, &selection))?;
+        output::show(args.table.json, &disks, |disks| {
+            match args.watch.prometheus {
+                true => prometheus::text(disks),
+                false => texts(disks, &selection),
+            }
+        })?;
     }
     let last = silent.pop();
     silent.iter().for_each(warn_of);
@@ -102,12 +110,25 @@ fn heard(
     Ok(asked.disks)
 }
 
-/// Shows rates per second until it is ended, or until the one disk is gone.
+/// A line of `--watch --json`.
+#[derive(Serialize)]
+struct Interval<'a> {
+    /// Raised when a figure gets another name or meaning.
+    schema: u32,
+    /// Its end.
+    time: String,
+    seconds: f64,
+    /// Rates per second; states as they are at its end.
+    disks: &'a [DeviceStats],
+}
+
+/// Shows rates per second until it is ended, or until the one disk is gone: what is selected, or else
+/// everything as JSON.
 fn watch(
     run_dir: &RunDir,
     id: Option<u32>,
     period: Duration,
-    selection: &Selection,
+    selection: Option<&Selection>,
 ) -> Result<Exit, Failure> {
     // On a terminal each picture takes the place of the last.
     let clear = std::io::stdout().is_terminal();
@@ -128,11 +149,23 @@ fn watch(
             .iter()
             .filter_map(|stats| Some(stats.per_second(earlier(stats.id)?, seconds)))
             .collect();
-        let head = if clear { "\x1b[H\x1b[2J" } else { "" };
-        let text = format!(
-            "{head}per second, over {seconds:.1} s; STATE to DISPATCH-BUSY: now\n{}\n",
-            texts(&rates, selection)
-        );
+        let text = match selection {
+            Some(selection) => format!(
+                "{}per second, over {seconds:.1} s; STATE to DISPATCH-BUSY: now\n{}\n",
+                if clear { "\x1b[H\x1b[2J" } else { "" },
+                texts(&rates, selection)
+            ),
+            None => {
+                let interval = Interval {
+                    schema: 1,
+                    time: server::now(),
+                    seconds,
+                    disks: &rates,
+                };
+                let text = serde_json::to_string(&interval);
+                text.map_err(|error| Failure::runtime(error.to_string()))? + "\n"
+            }
+        };
         if !output::print_while_heard(&text)? {
             return Ok(Exit::Done);
         }

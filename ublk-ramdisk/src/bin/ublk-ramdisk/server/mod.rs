@@ -286,7 +286,7 @@ impl Front {
 }
 
 /// The time, as it is shown.
-fn now() -> String {
+pub fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
