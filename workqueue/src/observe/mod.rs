@@ -323,6 +323,13 @@ pub(crate) fn record_event(event: &TraceEvent<'_>) {
     }
 }
 
+/// Records what a pool does beside items: `mayday` (a rescuer is called), `create_failed` (no worker could
+/// be created) or `rescue` (a rescuer begins to serve the pool). `of` is the queue's or the thread's name.
+pub(crate) fn record_pool(name: &'static str, of: &str, cpu: i32) {
+    let args = [("of", Value::text(of)), ("cpu", Value::Int(cpu.into()))];
+    emit(Phase::Instant, "workqueue", name, &args);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

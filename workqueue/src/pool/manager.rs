@@ -9,6 +9,7 @@ use super::worker::{create_worker, CreateError};
 use super::worker_state::WorkerThread;
 use super::{Pool, PoolGuard, PoolState};
 use crate::env::helpers::{Job, PoolTimer, PoolTimers, TimerEvent};
+use crate::observe;
 use crate::sys::clock::after;
 use crate::sys::timer::TimerIndex;
 use crate::sys::{log_safely, turn_scheduler};
@@ -68,6 +69,9 @@ fn create_with_patience(pool: &Arc<Pool>) {
 }
 
 fn warn_create_failed(pool: &Pool, errno: i32) {
+    if observe::is_on() {
+        observe::record_pool("create_failed", &pool.worker_name(0), pool.cpu());
+    }
     if pool.env.first_time("create", errno) {
         let thread = pool.worker_name(0);
         let error = io::Error::from_raw_os_error(errno);
@@ -135,6 +139,7 @@ pub(crate) fn mayday_expired(pool: &Arc<Pool>) {
                 if rescuer.list(&pwq) {
                     p.refs += 1;
                     p.stats.mayday += 1;
+                    observe::record_pool("mayday", &pwq.queue.name, pool.cpu());
                     rescuer.wake();
                 }
             }

@@ -396,7 +396,7 @@ impl PoolState {
     }
 
     /// Adds a claimed item to its pwq: on the worklist if there is a slot, else behind the inactive
-    /// ones.  True if it is active; the caller then calls `kick`, unless a worker is on its way.
+    /// ones. True if it is active; the caller then calls `kick`, unless a worker is on its way.
     #[inline]
     pub(crate) fn count_in(
         &mut self,

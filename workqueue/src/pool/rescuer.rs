@@ -13,6 +13,7 @@ use super::worker_state::{WorkerFlags, WorkerState, WorkerThread};
 use super::PoolState;
 use crate::env::helpers::Job;
 use crate::env::{CreateAttempt, Env, PoolClass};
+use crate::observe;
 use crate::pwq::{self, Pwq};
 use crate::sys::cpu::{self, errno_of, AbortOnUnwind};
 use crate::sys::sync::{Completion, Parker};
@@ -141,6 +142,7 @@ fn rescue(pwq: &Arc<Pwq>, rescuer: &Rescuer, mut own: WorkerState) -> WorkerStat
     let env = &pool.env;
     rescuer.placement.lock().attached = true;
     env.bind_current(&pool.affinity);
+    observe::record_pool("rescue", &pwq.queue.name, pool.cpu());
     let mut batch = Batch::start(pool, false);
     let mut st = pool.lock();
     if st.disassociated {
