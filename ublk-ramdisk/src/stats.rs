@@ -55,11 +55,8 @@ pub struct QueueCounters {
     errors: Counter,
     /// Turns of the loop that took completions.
     reaps: Counter,
-    read: OpCounters,
-    write: OpCounters,
-    flush: OpCounters,
-    discard: OpCounters,
-    write_zeroes: OpCounters,
+    /// In the order of [`Op::index`].
+    ops: [OpCounters; 5],
 }
 
 impl QueueCounters {
@@ -83,13 +80,7 @@ impl QueueCounters {
     /// A request ended well.
     #[inline]
     pub fn end(&self, op: Op, bytes: u64) {
-        let counters = match op {
-            Op::Read => &self.read,
-            Op::Write => &self.write,
-            Op::Flush => &self.flush,
-            Op::Discard => &self.discard,
-            Op::WriteZeroes { .. } => &self.write_zeroes,
-        };
+        let counters = &self.ops[op.index()];
         counters.requests.add(1);
         counters.bytes.add(bytes);
         self.ended.add(1);
@@ -112,17 +103,18 @@ impl QueueCounters {
             requests: c.requests.get(),
             bytes: c.bytes.get(),
         };
+        let [read, write, flush, discard, write_zeroes] = self.ops.each_ref().map(op);
         QueueStats {
             queue,
             inserted: self.inserted.get(),
             ended: self.ended.get(),
             errors: self.errors.get(),
             reaps: self.reaps.get(),
-            read: op(&self.read),
-            write: op(&self.write),
-            flush: op(&self.flush),
-            discard: op(&self.discard),
-            write_zeroes: op(&self.write_zeroes),
+            read,
+            write,
+            flush,
+            discard,
+            write_zeroes,
             ..QueueStats::default()
         }
     }
@@ -310,20 +302,33 @@ impl OpStats {
 }
 
 impl QueueStats {
+    /// Its requests by operation, in the order of [`Op::index`].
+    pub fn ops(&self) -> [OpStats; 5] {
+        [
+            self.read,
+            self.write,
+            self.flush,
+            self.discard,
+            self.write_zeroes,
+        ]
+    }
+
     /// Every amount goes through `how`; states are those of `self`.
     fn per_second(&self, earlier: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
         let (now, before) = (self, earlier);
+        let [read, write, flush, discard, write_zeroes] =
+            std::array::from_fn(|op| now.ops()[op].with(&before.ops()[op], how));
         Self {
             queue: now.queue,
             inserted: how(now.inserted, before.inserted),
             ended: how(now.ended, before.ended),
             errors: how(now.errors, before.errors),
             reaps: how(now.reaps, before.reaps),
-            read: now.read.with(&before.read, how),
-            write: now.write.with(&before.write, how),
-            flush: now.flush.with(&before.flush, how),
-            discard: now.discard.with(&before.discard, how),
-            write_zeroes: now.write_zeroes.with(&before.write_zeroes, how),
+            read,
+            write,
+            flush,
+            discard,
+            write_zeroes,
             hctx: now.hctx.with(&before.hctx, how),
             now: now.now.clone(),
             latency: now.latency.since(&before.latency),
