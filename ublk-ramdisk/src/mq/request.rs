@@ -182,6 +182,14 @@ impl Request {
         self.len
     }
 
+    /// Bytes of the client's that it moves.
+    pub fn data_len(&self) -> u64 {
+        match self.op.has_data() {
+            true => self.len,
+            false => 0,
+        }
+    }
+
     /// True if it covers no byte: a FLUSH, or a DISCARD of length 0.
     pub fn is_empty(&self) -> bool {
         self.len == 0
