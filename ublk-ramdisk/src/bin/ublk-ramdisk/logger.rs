@@ -247,40 +247,28 @@ struct Writer {
 impl Writer {
     /// Writes one line. A failure is ignored: there is no other place to report it.
     fn write(&mut self, level: Level, text: &str) {
+        let (prefix, priority) = marks(level);
+        let line = format!("ublk-ramdisk[{}]: {prefix}{text}", std::process::id());
         match &mut self.sink {
             Sink::Stderr => {
-                let _ = writeln!(io::stderr(), "ublk-ramdisk: {}{text}", prefix(level));
+                let _ = writeln!(io::stderr(), "ublk-ramdisk: {prefix}{text}");
             }
             Sink::File(file) => {
-                let line = format!(
-                    "{} ublk-ramdisk[{}]: {}{text}\n",
-                    humantime::format_rfc3339_seconds(SystemTime::now()),
-                    std::process::id(),
-                    prefix(level)
-                );
-                let _ = file.write_all(line.as_bytes());
+                let now = humantime::format_rfc3339_seconds(SystemTime::now());
+                let _ = file.write_all(format!("{now} {line}\n").as_bytes());
             }
-            Sink::Syslog => self.send(level, text),
+            Sink::Syslog => self.send(&format!("<{priority}>{line}")),
         }
     }
 
     /// Sends to /dev/log and, when the log daemon was restarted, once more on a new socket.
-    fn send(&mut self, level: Level, text: &str) {
-        let packet = format!(
-            "<{}>ublk-ramdisk[{}]: {}{text}",
-            priority(level),
-            std::process::id(),
-            prefix(level)
-        );
+    fn send(&mut self, packet: &str) {
         for _ in 0..2 {
             if self.syslog.is_none() {
                 self.syslog = connect_syslog().ok();
             }
-            match self
-                .syslog
-                .as_ref()
-                .map(|socket| socket.send(packet.as_bytes()))
-            {
+            let sent = self.syslog.as_ref().map(|to| to.send(packet.as_bytes()));
+            match sent {
                 Some(Ok(_)) => return,
                 _ => self.syslog = None,
             }
@@ -296,23 +284,16 @@ fn connect_syslog() -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// Facility daemon (3), severity by level.
-fn priority(level: Level) -> u8 {
-    let severity = match level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 6,
-        Level::Debug | Level::Trace => 7,
+/// What a line begins with, and its priority in the system's log: facility daemon (3), severity by
+/// level.
+fn marks(level: Level) -> (&'static str, u8) {
+    let (prefix, severity) = match level {
+        Level::Error => ("error: ", 3),
+        Level::Warn => ("warning: ", 4),
+        Level::Info => ("", 6),
+        Level::Debug | Level::Trace => ("", 7),
     };
-    3 * 8 + severity
-}
-
-fn prefix(level: Level) -> &'static str {
-    match level {
-        Level::Error => "error: ",
-        Level::Warn => "warning: ",
-        Level::Info | Level::Debug | Level::Trace => "",
-    }
+    (prefix, 3 * 8 + severity)
 }
 
 #[cfg(test)]
@@ -373,7 +354,7 @@ mod tests {
 
     #[test]
     fn syslog_priorities_are_those_of_a_daemon() {
-        assert_eq!(priority(Level::Error), 27);
-        assert_eq!(priority(Level::Info), 30);
+        assert_eq!(marks(Level::Error), ("error: ", 27));
+        assert_eq!(marks(Level::Info), ("", 30));
     }
 }
