@@ -209,6 +209,13 @@ macro_rules! sources {
                     $(Source::$name => self.$field,)*
                 }
             }
+
+            /// Each number combined with another's.
+            pub fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+                Self {
+                    $($field: how(self.$field, other.$field),)*
+                }
+            }
         }
 
         impl Counts {
@@ -237,18 +244,6 @@ sources! {
 }
 
 impl BySource {
-    /// Each number combined with another's.
-    pub fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
-        Self {
-            slots: how(self.slots, other.slots),
-            memory: how(self.memory, other.memory),
-            psi: how(self.psi, other.psi),
-            bandwidth: how(self.bandwidth, other.bandwidth),
-            injection: how(self.injection, other.injection),
-            driver: how(self.driver, other.driver),
-        }
-    }
-
     /// All of them together.
     pub fn total(&self) -> u64 {
         Source::ALL.iter().map(|source| self.of(*source)).sum()
