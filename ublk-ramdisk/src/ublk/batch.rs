@@ -107,12 +107,7 @@ impl Batch {
         let mut answer = [Completion::NONE; 1];
         ring.reap(&mut answer);
         if answer[0].result != 0 {
-            let errno = -answer[0].result;
-            return Err(QueueError::Command {
-                command: "PREP_IO_CMDS",
-                tag: 0,
-                errno,
-            });
+            return QueueError::refused("PREP_IO_CMDS", 0, -answer[0].result);
         }
         let buffers = FetchBuffers::register(&ring, FETCH_BUFFERS, usize::from(depth))
             .map_err(|e| QueueError::Setup("fetch buffers", e))?;
@@ -230,13 +225,7 @@ impl Batch {
             libc::ENOBUFS | libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
                 self.ring.push_batch_fetch(FETCH);
             }
-            errno => {
-                return Err(QueueError::Command {
-                    command: "FETCH_IO_CMDS",
-                    tag: 0,
-                    errno,
-                })
-            }
+            errno => return QueueError::refused("FETCH_IO_CMDS", 0, errno),
         }
         Ok(())
     }
@@ -295,11 +284,7 @@ impl Batch {
                 self.push_commit(index);
                 Ok(())
             }
-            Err(errno) => Err(QueueError::Command {
-                command: "COMMIT_IO_CMDS",
-                tag,
-                errno,
-            }),
+            Err(errno) => QueueError::refused("COMMIT_IO_CMDS", tag, errno),
         }
     }
 }

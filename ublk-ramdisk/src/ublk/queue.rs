@@ -64,6 +64,15 @@ pub(super) enum QueueError {
 }
 
 impl QueueError {
+    /// The driver has refused a command with this errno.
+    pub(super) fn refused<T>(command: &'static str, tag: u16, errno: i32) -> Result<T, Self> {
+        Err(Self::Command {
+            command,
+            tag,
+            errno,
+        })
+    }
+
     /// The exit status: does the machine lack something (L1), or did something fail?
     pub(super) fn exit(&self) -> Exit {
         match self {
