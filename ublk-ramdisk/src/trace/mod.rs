@@ -46,6 +46,7 @@ use serde::{Deserialize, Serialize};
 use workqueue::trace::{self as rings, Own, Recorder};
 use workqueue::VirtualClock;
 
+use crate::error::Failure;
 use crate::mq::{Request, Source};
 pub use event::{Event, Kind, Pressing, Reclaimed};
 pub(crate) use source_state::SourceState;
@@ -96,6 +97,16 @@ pub enum CannotRecord {
     /// There is no memory for the events.
     #[error("there is no memory for the events of each thread: lower --records")]
     NoMemory,
+}
+
+#[cfg(not(loom))]
+impl From<CannotRecord> for Failure {
+    fn from(why: CannotRecord) -> Self {
+        match why {
+            CannotRecord::Taken => Failure::in_use(why.to_string()),
+            CannotRecord::NoMemory => Failure::environment(why.to_string()),
+        }
+    }
 }
 
 /// Begins to record what all threads of this process do.
@@ -312,6 +323,18 @@ pub(crate) fn of_hctx(kind: Kind, device: u32, hctx: u16) -> Event {
     }
 }
 
+/// An event of a request.
+pub(crate) fn of_request(kind: Kind, device: u32, hctx: u16, request: &Request) -> Event {
+    Event {
+        sector: request.offset() >> 9,
+        sectors: u32::try_from(request.len() >> 9).unwrap_or(u32::MAX),
+        op: Some(request.op()),
+        fua: request.is_fua(),
+        tag: request.tag(),
+        ..of_hctx(kind, device, hctx)
+    }
+}
+
 /// Records that `bytes` bytes of a store were given back. `device` is a [`crate::mq::Queue::label`].
 #[inline]
 pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
@@ -342,13 +365,8 @@ fn name_of_rule(device: u32, slot: u16) -> String {
 #[cold]
 pub(crate) fn rule(device: u32, hctx: u16, request: &Request, slot: u16) {
     record(Event {
-        sector: request.offset() >> 9,
-        sectors: u32::try_from(request.len() >> 9).unwrap_or(u32::MAX),
-        op: Some(request.op()),
-        fua: request.is_fua(),
-        tag: request.tag(),
         how: slot,
-        ..of_hctx(Kind::Rule, device, hctx)
+        ..of_request(Kind::Rule, device, hctx, request)
     });
 }
 
