@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
 
@@ -23,6 +23,7 @@ use crate::pressure::{Control, Pressured};
 use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
+use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Headroom};
 
 /// Bytes of each thread's stack, as small as a queue thread's: callbacks only copy and make system calls.
@@ -242,7 +243,7 @@ struct Cpus {
     queue: OnceLock<WeakQueue>,
     front: OnceLock<CpusHook>,
     /// One at a time, or an older set could have the last word.
-    turn: Mutex<()>,
+    turn: Lock<()>,
 }
 
 impl fmt::Debug for Cpus {
@@ -254,7 +255,7 @@ impl fmt::Debug for Cpus {
 impl Cpus {
     /// Calls `online` with the lock held.
     fn follow(&self, online: impl FnOnce() -> CpuSet) {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn.lock();
         let online = online();
         if let Some(queue) = self.queue.get().and_then(WeakQueue::upgrade) {
             queue.set_online_cpus(online.clone());
@@ -378,6 +379,7 @@ mod tests {
     use super::*;
     use crate::mq::{DataTransfer, Request, TransferAnswer};
     use crate::ramdisk::space::SpaceOptions;
+    use std::sync::Mutex;
 
     /// Nothing is ever inserted.
     struct Nobody;

@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use super::lock::Lock;
 
 /// Where cgroups of version 2 are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -173,7 +174,7 @@ pub struct Headroom {
     meminfo: File,
     groups: Vec<Group>,
     reserve: u64,
-    look: Mutex<Look>,
+    look: Lock<Look>,
 }
 
 impl Headroom {
@@ -197,7 +198,7 @@ impl Headroom {
                 .filter_map(|folder| Group::open(folder))
                 .collect(),
             reserve,
-            look: Mutex::default(),
+            look: Lock::default(),
         };
         // The kernel allocates at the first reading of an open file.
         opened.available()?;
@@ -243,7 +244,7 @@ impl Headroom {
     /// Takes `bytes` of what there is. False if there is less. `now` is a time of any clock. It is
     /// looked only if the last look is too old, or found too little.
     pub fn take(&self, bytes: u64, now: Duration) -> bool {
-        let look = &mut *self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = &mut *self.look.lock();
         if now >= look.until || look.left < bytes {
             self.look_again(look, now);
         }
@@ -258,7 +259,7 @@ impl Headroom {
     /// Takes `bytes` if there is plenty: the kernel gives them at once. It is looked only if the last
     /// look is too old.
     pub fn take_at_once(&self, bytes: u64, now: Duration) -> bool {
-        let look = &mut *self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = &mut *self.look.lock();
         if now >= look.until {
             self.look_again(look, now);
         }

@@ -4,6 +4,7 @@
 pub(crate) mod clock;
 pub mod event;
 pub mod file;
+pub mod lock;
 pub mod mmap;
 pub mod mount;
 pub mod privilege;

@@ -39,7 +39,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,7 @@ use workqueue::VirtualClock;
 
 use crate::error::Failure;
 use crate::mq::{Request, Source};
+use crate::sys::lock::Lock;
 pub use event::{Event, Kind, Pressing, Reclaimed};
 pub(crate) use source_state::SourceState;
 
@@ -348,16 +349,16 @@ pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
 }
 
 /// The names of rules, by the label of the device and the slot.
-static RULES: Mutex<BTreeMap<(u32, u16), String>> = Mutex::new(BTreeMap::new());
+static RULES: Lock<BTreeMap<(u32, u16), String>> = Lock::new(BTreeMap::new());
 
 /// Names the rules of a device, as its traces show them. A name stays until the slot has another.
 pub(crate) fn name_rules(device: u32, names: Vec<(u16, String)>) {
-    let mut rules = RULES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut rules = RULES.lock();
     rules.extend(names.into_iter().map(|(slot, name)| ((device, slot), name)));
 }
 
 fn name_of_rule(device: u32, slot: u16) -> String {
-    let rules = RULES.lock().unwrap_or_else(PoisonError::into_inner);
+    let rules = RULES.lock();
     rules.get(&(device, slot)).cloned().unwrap_or_default()
 }
 

@@ -13,7 +13,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use workqueue::CpuSet;
 
@@ -26,6 +26,7 @@ use crate::mq::{
     DataTransfer, Disk, Limits, LocalCompletion, Op, Request, Status, Submitter, TransferAnswer,
 };
 use crate::stats::{QueueCounters, WakeUps};
+use crate::sys::lock::Lock;
 use crate::sys::{event, thread as sys_thread};
 
 /// Why a queue thread ended without having been told to.
@@ -192,34 +193,30 @@ impl QueueShared {
 ///
 /// Holds the thread's id in the kernel and its CPUs; none before the thread began and after it ended.
 #[derive(Debug, Default)]
-pub(super) struct Binding(Mutex<Option<(i32, Vec<usize>)>>);
+pub(super) struct Binding(Lock<Option<(i32, Vec<usize>)>>);
 
 impl Binding {
     /// Binds the calling thread.
     pub(super) fn begin(&self, cpus: &[usize]) -> io::Result<()> {
-        *self.lock() = Some((sys_thread::id(), cpus.to_vec()));
+        *self.0.lock() = Some((sys_thread::id(), cpus.to_vec()));
         sys_thread::pin(cpus)
     }
 
     /// The thread is about to end, and its number to be another's.
     pub(super) fn end(&self) {
-        *self.lock() = None;
+        *self.0.lock() = None;
     }
 
     /// Binds the thread again if one of its CPUs is online. Called when the online CPUs have
     /// changed (C27).
     pub(super) fn follow(&self, online: &CpuSet) {
-        if let Some((thread, cpus)) = &*self.lock() {
+        if let Some((thread, cpus)) = &*self.0.lock() {
             if cpus.iter().any(|&cpu| online.contains(cpu)) {
                 // Under the lock, for which `end` waits: the id is still this thread's.
                 // As at its start it works from any.
                 let _bound = sys_thread::pin_thread(*thread, cpus);
             }
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(i32, Vec<usize>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,11 +14,12 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TrySendError};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::sys::lock::Lock;
 use ublk_ramdisk::sys::privilege::{self, Kind};
 
 use crate::server::protocol::LogTarget;
@@ -118,7 +119,7 @@ impl fmt::Write for Line {
 
 struct Logger {
     /// Writes on the thread that logs, until the writing thread has it.
-    writer: Mutex<Option<Writer>>,
+    writer: Lock<Option<Writer>>,
     /// Bounded. Queue threads only try to send, and never wait (F21).
     queue: OnceLock<SyncSender<Entry>>,
     /// Lines that found the queue full since the last one was written.
@@ -126,7 +127,7 @@ struct Logger {
 }
 
 static LOGGER: Logger = Logger {
-    writer: Mutex::new(None),
+    writer: Lock::new(None),
     queue: OnceLock::new(),
     dropped: AtomicU64::new(0),
 };
@@ -143,7 +144,7 @@ impl Log for Logger {
         let mut line = Line::new(record.level());
         let _ = write!(line, "{}", record.args());
         let Some(queue) = self.queue.get() else {
-            if let Some(writer) = &mut *self.writer() {
+            if let Some(writer) = &mut *self.writer.lock() {
                 writer.write(line.level, line.text());
             }
             return;
@@ -172,12 +173,6 @@ impl Log for Logger {
     }
 }
 
-impl Logger {
-    fn writer(&self) -> std::sync::MutexGuard<'_, Option<Writer>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Waits for room in the queue. False if there was none in time.
 fn send_until(queue: &SyncSender<Entry>, deadline: Instant, mut entry: Entry) -> bool {
     loop {
@@ -193,7 +188,7 @@ fn send_until(queue: &SyncSender<Entry>, deadline: Instant, mut entry: Entry) ->
 /// Sends all log lines to `sink`. Until [`start_thread`] the thread that logs writes its lines. Called
 /// once, after the fork of a daemon.
 pub fn open(sink: Sink) {
-    *LOGGER.writer() = Some(Writer { sink, syslog: None });
+    *LOGGER.writer.lock() = Some(Writer { sink, syslog: None });
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
@@ -201,7 +196,7 @@ pub fn open(sink: Sink) {
 
 /// Starts the writing thread of a server. Called once, after the fork from its supervisor.
 pub fn start_thread() -> io::Result<()> {
-    let Some(writer) = LOGGER.writer().take() else {
+    let Some(writer) = LOGGER.writer.lock().take() else {
         return Ok(());
     };
     let (queue, lines) = sync_channel(QUEUED_LINES);
@@ -316,7 +311,7 @@ mod tests {
     fn j10_a_full_queue_drops_and_counts() {
         let (queue, lines) = sync_channel(2);
         let logger = Logger {
-            writer: Mutex::new(None),
+            writer: Lock::new(None),
             queue: OnceLock::from(queue),
             dropped: AtomicU64::new(0),
         };
