@@ -132,6 +132,7 @@ pub struct OpStats {
 /// What one queue has done since the device was started. At rest
 /// `inserted = ended + errors` (K5).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct QueueStats {
     /// Number of the queue.
     pub queue: u16,
@@ -157,13 +158,10 @@ pub struct QueueStats {
     /// in it.
     pub hctx: HctxCounters,
     /// The mirror's hardware queue as it is now.
-    #[serde(default)]
     pub now: HctxSnapshot,
     /// How long requests took, of those that were timed.
-    #[serde(default)]
     pub latency: LatencyStats,
     /// Results and requests that workers left for the thread of the queue.
-    #[serde(default)]
     pub wakeups: WakeUps,
 }
 
@@ -247,6 +245,7 @@ impl KblockdStats {
 
 /// A device's figures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceStats {
     /// N of /dev/ublkbN.
     pub id: u32,
@@ -257,31 +256,23 @@ pub struct DeviceStats {
     /// Data path in use, as typed at `--data-path`.
     pub data_path: String,
     /// Where the contents live, as typed at `--backing`.
-    #[serde(default)]
     pub backing: String,
     /// The contents are still there when the server has died.
-    #[serde(default)]
     pub outlives_server: bool,
     /// Servers that have taken it up after the death of another.
-    #[serde(default)]
     pub restarts: u32,
     /// From when on the counters count, if that is later than when the disk was made: they are those of
     /// the last server.
-    #[serde(default)]
     pub since: Option<String>,
     /// What refuses, slows down or fails requests.
-    #[serde(default)]
     pub pressure: PressureStats,
     /// What the store has and lacks.
-    #[serde(default)]
     pub space: SpaceStats,
     /// One request in this many is timed; 0: none.
-    #[serde(default)]
     pub latency_sample: u32,
     /// Per queue.
     pub queues: Vec<QueueStats>,
     /// The workqueue behind them.
-    #[serde(default)]
     pub kblockd: KblockdStats,
 }
 
