@@ -399,7 +399,7 @@ mod tests {
         reclaim(OWN, Reclaimed::Zeros, 4096);
         let mut trace = recording.finish();
         trace.name_device(OWN, (259, 3), "ublkb0");
-        let own = trace.events().filter(|event| event.device() == OWN);
+        let own = trace.events().filter(|event| event.device == OWN);
         let seen: Vec<_> = own.map(Event::detail).collect();
         assert_eq!(seen, ["psi began", "zeros 4096"]);
         let mut text = Vec::new();
