@@ -9,52 +9,30 @@
 
 pub mod files;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use serde::{Deserialize, Serialize};
 
 #[cfg(not(loom))]
 use crate::mq::Kblockd;
-use crate::mq::{HctxCounters, HctxSnapshot, LatencyStats, Op, Request};
+use crate::mq::{Count, HctxCounters, HctxSnapshot, LatencyStats, Op, Request};
 use crate::pressure::PressureStats;
 use crate::ramdisk::space::SpaceStats;
-
-/// A number that one thread raises and others read.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Raises it; called by one thread at a time, so no atomic addition is needed.
-    #[inline]
-    pub fn add(&self, amount: u64) {
-        self.0.store(
-            self.0.load(Ordering::Relaxed).wrapping_add(amount),
-            Ordering::Relaxed,
-        );
-    }
-
-    /// The number as it is now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Requests of one kind.
 #[derive(Debug, Default)]
 pub struct OpCounters {
     /// Those that ended well.
-    requests: Counter,
-    bytes: Counter,
+    requests: Count,
+    bytes: Count,
 }
 
 /// What one queue has done, as its thread counts it.
 #[derive(Debug, Default)]
 pub struct QueueCounters {
-    inserted: Counter,
-    ended: Counter,
-    errors: Counter,
+    inserted: Count,
+    ended: Count,
+    errors: Count,
     /// Turns of the loop that took completions.
-    reaps: Counter,
+    reaps: Count,
     /// In the order of [`Op::index`].
     ops: [OpCounters; 5],
 }
@@ -63,7 +41,7 @@ impl QueueCounters {
     /// A request arrived.
     #[inline]
     pub fn insert(&self) {
-        self.inserted.add(1);
+        self.inserted.add_owned(1);
     }
 
     /// A request ended with this result: bytes moved for READ and WRITE, 0 for the others, or minus
@@ -81,20 +59,20 @@ impl QueueCounters {
     #[inline]
     pub fn end(&self, op: Op, bytes: u64) {
         let counters = &self.ops[op.index()];
-        counters.requests.add(1);
-        counters.bytes.add(bytes);
-        self.ended.add(1);
+        counters.requests.add_owned(1);
+        counters.bytes.add_owned(bytes);
+        self.ended.add_owned(1);
     }
 
     /// A request ended with an error.
     pub fn end_with_error(&self) {
-        self.errors.add(1);
+        self.errors.add_owned(1);
     }
 
     /// The thread woke up and took completions.
     #[inline]
     pub fn reap(&self) {
-        self.reaps.add(1);
+        self.reaps.add_owned(1);
     }
 
     /// The counters as they are now; those of the mirror's hardware queue are left out.

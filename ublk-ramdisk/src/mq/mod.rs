@@ -113,6 +113,8 @@ pub use queue::{Queue, RequestQueue, WeakQueue, WouldDeadlock};
 pub use request::{Data, Limits, Op, Request, Run};
 pub use shared_limit::DeviceSlots;
 pub use status::Status;
+#[cfg(not(loom))]
+pub(crate) use sync::Count;
 pub use tag_set::{Rules, TagSet, TagSetError};
 pub use tokens::{
     Accepted, DataTransfer, Deferred, InFlight, Issued, RequestRef, Requeue, TransferAnswer,
