@@ -61,7 +61,7 @@ impl LocalCompletion for Results {
     #[inline]
     fn end(&mut self, request: &Request, result: i32) {
         self.inside -= 1;
-        self.queue.ended(request, result);
+        self.queue.counters.ended(request, result);
         self.push(request.tag(), result);
     }
 }
@@ -149,7 +149,7 @@ impl Batch {
             self.ring.submit_and_wait(want).map_err(QueueError::Ring)?;
             self.queue_shared.mailbox.disarm();
             let count = self.ring.reap(&mut completions);
-            self.results.queue.reaped();
+            self.results.queue.counters.reap();
             for &completion in &completions[..count] {
                 self.completed(completion)?;
             }

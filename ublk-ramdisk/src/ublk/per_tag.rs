@@ -83,7 +83,7 @@ impl PerTag {
             self.queue_shared.mailbox.disarm();
             waited.map_err(QueueError::Ring)?;
             let count = self.commands.ring.reap(&mut completions);
-            self.commands.queue.reaped();
+            self.commands.queue.counters.reap();
             for completion in &completions[..count] {
                 self.completed(completion)?;
             }
@@ -144,7 +144,7 @@ impl LocalCompletion for TagCommands {
 
     #[inline]
     fn end(&mut self, request: &Request, result: i32) {
-        self.queue.ended(request, result);
+        self.queue.counters.ended(request, result);
         self.push(IO_COMMIT_AND_FETCH, request.tag(), result);
     }
 }

@@ -224,7 +224,7 @@ impl Binding {
 pub(super) struct UblkQueue {
     pub shared: Arc<DeviceShared>,
     pub queue_shared: Arc<QueueShared>,
-    counters: Arc<QueueCounters>,
+    pub counters: Arc<QueueCounters>,
 }
 
 impl UblkQueue {
@@ -289,18 +289,6 @@ impl UblkQueue {
                 .data
                 .copy(&*shared.disk, shared.path, &request, data),
         )
-    }
-
-    /// Counts a request that has ended, with its result as the driver gets it.
-    #[inline]
-    pub(super) fn ended(&self, request: &Request, result: i32) {
-        self.counters.ended(request, result);
-    }
-
-    /// The thread woke up and took completions.
-    #[inline]
-    pub(super) fn reaped(&self) {
-        self.counters.reap();
     }
 }
 
