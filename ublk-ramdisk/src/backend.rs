@@ -377,22 +377,9 @@ impl Mirror {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::mq::{DataTransfer, Request, TransferAnswer};
+    use crate::mq::NoFrontEnd;
     use crate::ramdisk::space::SpaceOptions;
     use std::sync::Mutex;
-
-    /// Nothing is ever inserted.
-    struct Nobody;
-
-    impl FrontEnd for Nobody {
-        fn transfer<'m>(&self, _: DataTransfer<'m>) -> TransferAnswer<'m> {
-            unreachable!("nothing to move")
-        }
-
-        fn end(&self, _: u16, _: &Request, _: i32) {
-            unreachable!("nothing to end")
-        }
-    }
 
     /// The queue and the front end hear of the CPUs of a live device, and at once of what they
     /// missed while it was made.
@@ -418,7 +405,7 @@ mod tests {
             set,
             operations,
             &driver,
-            Arc::new(Nobody),
+            Arc::new(NoFrontEnd),
         )
         .expect("threads");
         let become_of = |cpus: CpuSet| {

@@ -106,8 +106,8 @@ pub use insert::Submitter;
 pub use kblockd::Kblockd;
 pub use observe::HctxSnapshot;
 pub use operations::{
-    Answer, Budget, Busy, Disk, FrontEnd, Hctx, LocalCompletion, Operations, TimeoutAnswer,
-    ViaFrontEnd,
+    Answer, Budget, Busy, Disk, FrontEnd, Hctx, LocalCompletion, NoFrontEnd, Operations,
+    TimeoutAnswer, ViaFrontEnd,
 };
 pub use queue::{Queue, RequestQueue, WeakQueue, WouldDeadlock};
 pub use request::{Data, Limits, Op, Request, Run};
