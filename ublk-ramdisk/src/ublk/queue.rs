@@ -174,9 +174,19 @@ impl QueueShared {
             binding: Binding::default(),
         })
     }
-}
 
-impl QueueShared {
+    /// Moves a request's bytes on the calling thread.
+    #[inline]
+    pub(super) fn transfer<'m>(
+        &self,
+        disk: &dyn Disk,
+        path: DataPath,
+        transfer: DataTransfer<'m>,
+    ) -> TransferAnswer<'m> {
+        let (request, data) = (*transfer.request(), transfer.data());
+        transfer.done(self.data.copy(disk, path, &request, data))
+    }
+
     /// How often the thread of the queue was woken for what workers had for it.
     /// `saved` are the messages for which it was awake, or was being woken.
     pub(super) fn wakeups(&self) -> WakeUps {
@@ -278,17 +288,8 @@ impl UblkQueue {
     /// Moves a request's bytes on the calling thread.
     #[inline]
     pub(super) fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
-        let Self {
-            shared,
-            queue_shared,
-            ..
-        } = self;
-        let (request, data) = (*transfer.request(), transfer.data());
-        transfer.done(
-            queue_shared
-                .data
-                .copy(&*shared.disk, shared.path, &request, data),
-        )
+        let DeviceShared { disk, path, .. } = &*self.shared;
+        self.queue_shared.transfer(&**disk, *path, transfer)
     }
 }
 
