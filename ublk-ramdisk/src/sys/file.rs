@@ -316,28 +316,13 @@ pub mod recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::scratch::Scratch;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{chown, symlink, PermissionsExt};
 
-    struct Place(PathBuf);
-
-    impl Place {
-        fn new() -> Place {
-            let path = std::env::temp_dir().join(format!("ublk-private-{}", std::process::id()));
-            fs::create_dir_all(&path).expect("a folder");
-            Place(path)
-        }
-    }
-
-    impl Drop for Place {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
     #[test]
     fn i11_a_file_that_others_can_open_is_refused() {
-        let place = Place::new();
+        let place = Scratch::new("ublk-private").unwrap();
         let path = place.0.join("disk");
         let (file, made) = open_private(&path).expect("made");
         assert!(made);

@@ -285,20 +285,21 @@ impl Headroom {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::scratch::Scratch;
 
     /// A folder of files that stand for /proc and a tree of control groups.
-    struct Files(PathBuf);
+    struct Files(Scratch);
 
     impl Files {
         fn new(name: &str) -> Self {
-            let root = std::env::temp_dir().join(format!("ublk-{name}-{}", std::process::id()));
-            fs::create_dir_all(root.join("sys/vm")).unwrap();
-            fs::create_dir_all(root.join("a/b")).unwrap();
+            let root = Scratch::new(&format!("ublk-{name}")).unwrap();
+            fs::create_dir_all(root.0.join("sys/vm")).unwrap();
+            fs::create_dir_all(root.0.join("a/b")).unwrap();
             Self(root)
         }
 
         fn set(&self, at: &str, text: &str) {
-            fs::write(self.0.join(at), text).unwrap();
+            fs::write(self.0 .0.join(at), text).unwrap();
         }
 
         fn meminfo(&self, available: u64, dirty: u64, writeback: u64) {
@@ -310,18 +311,12 @@ mod tests {
         }
     }
 
-    impl Drop for Files {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).unwrap();
-        }
-    }
-
     const MIB: u64 = 1 << 20;
 
     #[test]
     fn e14_the_lowest_limit_on_the_way_up_counts() {
         let files = Files::new("cgroup");
-        let max = |path| lowest_max(&groups_of(&files.0, path));
+        let max = |path| lowest_max(&groups_of(&files.0 .0, path));
         files.set("a/b/memory.max", "max\n");
         assert_eq!(max("a/b"), None);
         files.set("a/memory.max", "4096\n");
@@ -336,8 +331,8 @@ mod tests {
         let files = Files::new("headroom");
         files.set("sys/vm/min_free_kbytes", "1024\n");
         files.meminfo(100 * 1024, 0, 0);
-        let groups = groups_of(&files.0, "a/b");
-        let machine = Headroom::of(&files.0, &groups).unwrap();
+        let groups = groups_of(&files.0 .0, "a/b");
+        let machine = Headroom::of(&files.0 .0, &groups).unwrap();
         assert_eq!(machine.reserve(), 18 * MIB);
         let available = |of: &Headroom| of.available().unwrap();
         assert_eq!(available(&machine), 82 * MIB);
@@ -352,7 +347,7 @@ mod tests {
             );
             files.set(&format!("{group}/memory.stat"), "anon 5\n");
         }
-        let grouped = Headroom::of(&files.0, &groups).unwrap();
+        let grouped = Headroom::of(&files.0 .0, &groups).unwrap();
         assert_eq!(available(&grouped), 50 * MIB, "no limit");
         files.set("a/memory.max", &format!("{}\n", 100 * MIB));
         assert_eq!(available(&grouped), 36 * MIB, "of a group above");
@@ -387,7 +382,7 @@ mod tests {
         files.set("a/memory.stat", &format!("inactive_file {}\n", 50 * MIB));
         limits("max", "max");
         total(2000, 1000);
-        let machine = Headroom::of(&files.0, &groups_of(&files.0, "a")).unwrap();
+        let machine = Headroom::of(&files.0 .0, &groups_of(&files.0 .0, "a")).unwrap();
         let plenty = || machine.look().unwrap().1 / MIB;
         assert_eq!(plenty(), 1000 - 16 - 100 - 64);
         limits("max", &(400 * MIB).to_string());
@@ -419,7 +414,7 @@ mod tests {
         let files = Files::new("look");
         files.set("sys/vm/min_free_kbytes", "0\n");
         files.meminfo(48 * 1024, 0, 0);
-        let machine = Headroom::of(&files.0, &[]).unwrap();
+        let machine = Headroom::of(&files.0 .0, &[]).unwrap();
         let us = Duration::from_micros;
         assert!(machine.take(8 * MIB, us(0)));
         files.meminfo(17 * 1024, 0, 0);

@@ -9,6 +9,7 @@ pub mod mmap;
 pub mod mount;
 pub mod privilege;
 pub mod remove;
+pub mod scratch;
 pub mod thread;
 
 pub mod memory;
