@@ -48,9 +48,23 @@ fn mlockall(flags: i32) -> io::Result<()> {
 
 /// Returns the cgroup of this process and those above it, the lowest first, as folders.
 fn own_groups() -> Option<Vec<PathBuf>> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(groups_of(Path::new(CGROUPS), path))
+    Some(groups_of(Path::new(CGROUPS), &own_group().ok()?))
+}
+
+/// Returns the kernel's path of the cgroup of this process, without its first slash.
+fn own_group() -> io::Result<String> {
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let path =
+        path.ok_or_else(|| io::Error::other("the server is in no control group of version 2"))?;
+    Ok(path.trim_end_matches(" (deleted)").to_owned())
+}
+
+/// Returns the pressure file of the cgroup of this process.
+pub fn cgroup_pressure() -> io::Result<PathBuf> {
+    Ok(Path::new(CGROUPS)
+        .join(own_group()?)
+        .join("memory.pressure"))
 }
 
 /// `path` is relative to `root`: the kernel's path without its first slash.
