@@ -46,7 +46,6 @@ use serde::{Deserialize, Serialize};
 use workqueue::trace::{self as rings, Own, Recorder};
 use workqueue::VirtualClock;
 
-use crate::error::Failure;
 use crate::mq::{Request, Source};
 use crate::sys::lock::Lock;
 pub use event::{Event, Kind, Pressing, Reclaimed};
@@ -101,11 +100,11 @@ pub enum CannotRecord {
 }
 
 #[cfg(not(loom))]
-impl From<CannotRecord> for Failure {
+impl From<CannotRecord> for crate::error::Failure {
     fn from(why: CannotRecord) -> Self {
         match why {
-            CannotRecord::Taken => Failure::in_use(why.to_string()),
-            CannotRecord::NoMemory => Failure::environment(why.to_string()),
+            CannotRecord::Taken => Self::in_use(why.to_string()),
+            CannotRecord::NoMemory => Self::environment(why.to_string()),
         }
     }
 }
