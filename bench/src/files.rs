@@ -10,6 +10,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+pub use ublk_ramdisk::sys::scratch::Scratch;
+
 /// Why a program ends early.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -142,23 +144,4 @@ pub fn lines_of<N: Display, V: Display>(pairs: impl IntoIterator<Item = (N, V)>)
     lines
         .map(|(name, value)| format!("{name}\t{value}\n"))
         .collect()
-}
-
-/// A folder below the system's temporary one. It is removed with the value.
-pub struct Scratch(pub std::path::PathBuf);
-
-impl Scratch {
-    /// Makes it, under a name with the id of this process.
-    pub fn new(name: &str) -> Result<Self, FileError> {
-        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).map_err(at(&path))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left behind is in the folder for that.
-        let _best_effort = fs::remove_dir_all(&self.0);
-    }
 }

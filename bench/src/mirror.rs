@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use ublk_ramdisk::backend::Mirror;
 use ublk_ramdisk::mq::{
-    Data, DataTransfer, FrontEnd, Limits, LocalCompletion, Op, Request, Status, Submitter, TagSet,
-    TransferAnswer,
+    Data, DataTransfer, Limits, LocalCompletion, NoFrontEnd, Op, Request, Status, Submitter,
+    TagSet, TransferAnswer,
 };
 use ublk_ramdisk::pressure::{Pressured, Settings};
 use ublk_ramdisk::ramdisk::store::{Readable, Store};
@@ -72,17 +72,6 @@ impl LocalCompletion for Completions {
     }
 }
 
-/// No request is refused, so no worker ever has one.
-struct Nobody;
-
-impl FrontEnd for Nobody {
-    fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
-        transfer.done(Err(Status::IoErr))
-    }
-
-    fn end(&self, _queue: u16, _request: &Request, _result: i32) {}
-}
-
 /// One store and both ways to it.
 pub struct Bed {
     /// Blocks to visit, in order, again and again.
@@ -121,7 +110,7 @@ impl Bed {
         let ramdisk = Arc::new(Ramdisk::new(store));
         let set = TagSet::new(1, DEPTH);
         let pressed = Pressured::new(ramdisk.clone(), Settings::default(), 1, DEPTH);
-        let mirror = Mirror::start(set, Arc::new(pressed), Arc::new(Nobody)).expect("threads");
+        let mirror = Mirror::start(set, Arc::new(pressed), Arc::new(NoFrontEnd)).expect("threads");
         let mut random = 0x2545_f491_4f6c_dd1d_u64;
         // xorshift with a fixed seed: every run visits the same blocks.
         let offsets = (0..4096)

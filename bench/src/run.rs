@@ -14,6 +14,7 @@ use crate::matrix::Job;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// All that is kept of a run.
@@ -66,13 +67,13 @@ impl Run {
         // What only the host knows, such as the command, the commit and the version of QEMU.
         run.setting.extend(pairs(&folder.join("setting.host"))?);
         for contender in entries(&folder.join("raw"))? {
-            for job in entries(&contender.path)? {
-                let mut rounds = entries(&job.path)?;
-                rounds.retain(|round| round.path.extension().is_some_and(|end| end == "json"));
+            for job in entries(&contender)? {
+                let mut rounds = entries(&job)?;
+                rounds.retain(|round| round.extension().is_some_and(|end| end == "json"));
                 // By number: as text, round 10 would stand before round 2.
-                rounds.sort_by_key(|round| round.stem().parse::<u32>().unwrap_or(u32::MAX));
+                rounds.sort_by_key(|round| number(round).parse::<u32>().unwrap_or(u32::MAX));
                 for round in &rounds {
-                    run.take(&contender.name, &job.name, round)?;
+                    run.take(&name(&contender), &name(&job), round)?;
                 }
             }
         }
@@ -80,21 +81,21 @@ impl Run {
     }
 
     /// Takes one sample in; one that fio failed at is named instead.
-    fn take(&mut self, contender: &str, job: &str, round: &Entry) -> Result<(), FileError> {
+    fn take(&mut self, contender: &str, job: &str, round: &Path) -> Result<(), FileError> {
         // A run of many hours is not lost by one sample that failed.
-        let sample = match fio::parse(&read(&round.path)?) {
+        let sample = match fio::parse(&read(round)?) {
             Ok(sample) => sample,
             Err(why @ FioError::Failed { .. }) => {
-                let why = format!("{job}, round {}: {why}", round.stem());
+                let why = format!("{job}, round {}: {why}", number(round));
                 self.failed.push((contender.to_owned(), why));
                 return Ok(());
             }
-            Err(why) => return Err(at(&round.path)(why)),
+            Err(why) => return Err(at(round)(why)),
         };
-        let counters = read_if_there(&round.path.with_extension("counters"))?;
+        let counters = read_if_there(&round.with_extension("counters"))?;
         if let Some(counters) = counters {
             let checks = self.cross_check.get_or_insert_default();
-            let place = format!("{contender}, {job}, round {}", round.stem());
+            let place = format!("{contender}, {job}, round {}", number(round));
             match (check::counted(&counters), job_of(job)) {
                 (Ok(by), Some(job)) => checks.sample(&place, contender, &job, &sample, &by),
                 (Err(why), _) => checks.differences.push(format!("{place}: {why}")),
@@ -158,33 +159,25 @@ fn job_of(name: &str) -> Option<Job> {
     name.parse().ok()
 }
 
-/// What lies in a folder.
-struct Entry {
-    name: String,
-    path: PathBuf,
+/// The last part of a path.
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
-impl Entry {
-    /// The name without its ending.
-    fn stem(&self) -> &str {
-        self.name
-            .split_once('.')
-            .map_or(&self.name, |(stem, _)| stem)
-    }
+/// The round of a sample: its name without the ending.
+fn number(sample: &Path) -> String {
+    name(&sample.with_extension(""))
 }
 
 /// What lies in a folder, by name.
 /// The order of a directory differs between file systems; that of a report must not.
-fn entries(folder: &Path) -> Result<Vec<Entry>, FileError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(at(folder))? {
-        let path = entry.map_err(at(folder))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let name = name.into_owned();
-        found.push(Entry { name, path });
-    }
-    found.sort_by(|left, right| left.name.cmp(&right.name));
-    Ok(found)
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let entries = fs::read_dir(folder).map_err(at(folder))?;
+    let paths = entries.map(|entry| Ok(entry?.path()));
+    let mut paths: Vec<_> = paths.collect::<io::Result<_>>().map_err(at(folder))?;
+    paths.sort();
+    Ok(paths)
 }
 
 #[cfg(test)]
@@ -274,13 +267,10 @@ mod tests {
         let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs");
         let mut found = 0;
         for entry in entries(&runs).unwrap() {
-            let text = fs::read_to_string(entry.path.join("samples.json")).unwrap_or_default();
+            let text = fs::read_to_string(entry.join("samples.json")).unwrap_or_default();
             if text.contains("fio_cpu") {
-                assert!(
-                    !Run::load(&entry.path).unwrap().jobs().is_empty(),
-                    "{}",
-                    entry.name
-                );
+                let jobs = Run::load(&entry).unwrap().jobs();
+                assert!(!jobs.is_empty(), "{}", entry.display());
                 found += 1;
             }
         }

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
 
@@ -23,6 +23,7 @@ use crate::pressure::{Control, Pressured};
 use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{Store, StoreError};
 use crate::ramdisk::Ramdisk;
+use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Headroom};
 
 /// Bytes of each thread's stack, as small as a queue thread's: callbacks only copy and make system calls.
@@ -242,7 +243,7 @@ struct Cpus {
     queue: OnceLock<WeakQueue>,
     front: OnceLock<CpusHook>,
     /// One at a time, or an older set could have the last word.
-    turn: Mutex<()>,
+    turn: Lock<()>,
 }
 
 impl fmt::Debug for Cpus {
@@ -254,7 +255,7 @@ impl fmt::Debug for Cpus {
 impl Cpus {
     /// Calls `online` with the lock held.
     fn follow(&self, online: impl FnOnce() -> CpuSet) {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn.lock();
         let online = online();
         if let Some(queue) = self.queue.get().and_then(WeakQueue::upgrade) {
             queue.set_online_cpus(online.clone());
@@ -376,21 +377,9 @@ impl Mirror {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::mq::{DataTransfer, Request, TransferAnswer};
+    use crate::mq::NoFrontEnd;
     use crate::ramdisk::space::SpaceOptions;
-
-    /// Nothing is ever inserted.
-    struct Nobody;
-
-    impl FrontEnd for Nobody {
-        fn transfer<'m>(&self, _: DataTransfer<'m>) -> TransferAnswer<'m> {
-            unreachable!("nothing to move")
-        }
-
-        fn end(&self, _: u16, _: &Request, _: i32) {
-            unreachable!("nothing to end")
-        }
-    }
+    use std::sync::Mutex;
 
     /// The queue and the front end hear of the CPUs of a live device, and at once of what they
     /// missed while it was made.
@@ -416,7 +405,7 @@ mod tests {
             set,
             operations,
             &driver,
-            Arc::new(Nobody),
+            Arc::new(NoFrontEnd),
         )
         .expect("threads");
         let become_of = |cpus: CpuSet| {

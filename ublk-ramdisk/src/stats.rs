@@ -9,64 +9,39 @@
 
 pub mod files;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use serde::{Deserialize, Serialize};
 
 #[cfg(not(loom))]
 use crate::mq::Kblockd;
-use crate::mq::{HctxCounters, HctxSnapshot, LatencyStats, Op, Request};
+use crate::mq::{Count, HctxCounters, HctxSnapshot, LatencyStats, Op, Request};
 use crate::pressure::PressureStats;
 use crate::ramdisk::space::SpaceStats;
-
-/// A number that one thread raises and others read.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Raises it; called by one thread at a time, so no atomic addition is needed.
-    #[inline]
-    pub fn add(&self, amount: u64) {
-        self.0.store(
-            self.0.load(Ordering::Relaxed).wrapping_add(amount),
-            Ordering::Relaxed,
-        );
-    }
-
-    /// The number as it is now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Requests of one kind.
 #[derive(Debug, Default)]
 pub struct OpCounters {
     /// Those that ended well.
-    requests: Counter,
-    bytes: Counter,
+    requests: Count,
+    bytes: Count,
 }
 
 /// What one queue has done, as its thread counts it.
 #[derive(Debug, Default)]
 pub struct QueueCounters {
-    inserted: Counter,
-    ended: Counter,
-    errors: Counter,
+    inserted: Count,
+    ended: Count,
+    errors: Count,
     /// Turns of the loop that took completions.
-    reaps: Counter,
-    read: OpCounters,
-    write: OpCounters,
-    flush: OpCounters,
-    discard: OpCounters,
-    write_zeroes: OpCounters,
+    reaps: Count,
+    /// In the order of [`Op::index`].
+    ops: [OpCounters; 5],
 }
 
 impl QueueCounters {
     /// A request arrived.
     #[inline]
     pub fn insert(&self) {
-        self.inserted.add(1);
+        self.inserted.add_owned(1);
     }
 
     /// A request ended with this result: bytes moved for READ and WRITE, 0 for the others, or minus
@@ -83,27 +58,21 @@ impl QueueCounters {
     /// A request ended well.
     #[inline]
     pub fn end(&self, op: Op, bytes: u64) {
-        let counters = match op {
-            Op::Read => &self.read,
-            Op::Write => &self.write,
-            Op::Flush => &self.flush,
-            Op::Discard => &self.discard,
-            Op::WriteZeroes { .. } => &self.write_zeroes,
-        };
-        counters.requests.add(1);
-        counters.bytes.add(bytes);
-        self.ended.add(1);
+        let counters = &self.ops[op.index()];
+        counters.requests.add_owned(1);
+        counters.bytes.add_owned(bytes);
+        self.ended.add_owned(1);
     }
 
     /// A request ended with an error.
     pub fn end_with_error(&self) {
-        self.errors.add(1);
+        self.errors.add_owned(1);
     }
 
     /// The thread woke up and took completions.
     #[inline]
     pub fn reap(&self) {
-        self.reaps.add(1);
+        self.reaps.add_owned(1);
     }
 
     /// The counters as they are now; those of the mirror's hardware queue are left out.
@@ -112,17 +81,18 @@ impl QueueCounters {
             requests: c.requests.get(),
             bytes: c.bytes.get(),
         };
+        let [read, write, flush, discard, write_zeroes] = self.ops.each_ref().map(op);
         QueueStats {
             queue,
             inserted: self.inserted.get(),
             ended: self.ended.get(),
             errors: self.errors.get(),
             reaps: self.reaps.get(),
-            read: op(&self.read),
-            write: op(&self.write),
-            flush: op(&self.flush),
-            discard: op(&self.discard),
-            write_zeroes: op(&self.write_zeroes),
+            read,
+            write,
+            flush,
+            discard,
+            write_zeroes,
             ..QueueStats::default()
         }
     }
@@ -140,6 +110,7 @@ pub struct OpStats {
 /// What one queue has done since the device was started. At rest
 /// `inserted = ended + errors` (K5).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct QueueStats {
     /// Number of the queue.
     pub queue: u16,
@@ -165,13 +136,10 @@ pub struct QueueStats {
     /// in it.
     pub hctx: HctxCounters,
     /// The mirror's hardware queue as it is now.
-    #[serde(default)]
     pub now: HctxSnapshot,
     /// How long requests took, of those that were timed.
-    #[serde(default)]
     pub latency: LatencyStats,
     /// Results and requests that workers left for the thread of the queue.
-    #[serde(default)]
     pub wakeups: WakeUps,
 }
 
@@ -255,6 +223,7 @@ impl KblockdStats {
 
 /// A device's figures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceStats {
     /// N of /dev/ublkbN.
     pub id: u32,
@@ -265,31 +234,23 @@ pub struct DeviceStats {
     /// Data path in use, as typed at `--data-path`.
     pub data_path: String,
     /// Where the contents live, as typed at `--backing`.
-    #[serde(default)]
     pub backing: String,
     /// The contents are still there when the server has died.
-    #[serde(default)]
     pub outlives_server: bool,
     /// Servers that have taken it up after the death of another.
-    #[serde(default)]
     pub restarts: u32,
     /// From when on the counters count, if that is later than when the disk was made: they are those of
     /// the last server.
-    #[serde(default)]
     pub since: Option<String>,
     /// What refuses, slows down or fails requests.
-    #[serde(default)]
     pub pressure: PressureStats,
     /// What the store has and lacks.
-    #[serde(default)]
     pub space: SpaceStats,
     /// One request in this many is timed; 0: none.
-    #[serde(default)]
     pub latency_sample: u32,
     /// Per queue.
     pub queues: Vec<QueueStats>,
     /// The workqueue behind them.
-    #[serde(default)]
     pub kblockd: KblockdStats,
 }
 
@@ -310,20 +271,33 @@ impl OpStats {
 }
 
 impl QueueStats {
+    /// Its requests by operation, in the order of [`Op::index`].
+    pub fn ops(&self) -> [OpStats; 5] {
+        [
+            self.read,
+            self.write,
+            self.flush,
+            self.discard,
+            self.write_zeroes,
+        ]
+    }
+
     /// Every amount goes through `how`; states are those of `self`.
     fn per_second(&self, earlier: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
         let (now, before) = (self, earlier);
+        let [read, write, flush, discard, write_zeroes] =
+            std::array::from_fn(|op| now.ops()[op].with(&before.ops()[op], how));
         Self {
             queue: now.queue,
             inserted: how(now.inserted, before.inserted),
             ended: how(now.ended, before.ended),
             errors: how(now.errors, before.errors),
             reaps: how(now.reaps, before.reaps),
-            read: now.read.with(&before.read, how),
-            write: now.write.with(&before.write, how),
-            flush: now.flush.with(&before.flush, how),
-            discard: now.discard.with(&before.discard, how),
-            write_zeroes: now.write_zeroes.with(&before.write_zeroes, how),
+            read,
+            write,
+            flush,
+            discard,
+            write_zeroes,
             hctx: now.hctx.with(&before.hctx, how),
             now: now.now.clone(),
             latency: now.latency.since(&before.latency),

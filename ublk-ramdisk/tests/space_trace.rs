@@ -40,8 +40,8 @@ fn k03_reclaim_and_the_modes_of_memory_are_traced() {
     bed.until("enough", || bed.stats().mode == Mode::Enough);
     let (label, zero) = (bed.mirror.queue().label(), bed.stats().zero);
     let trace = recording.finish();
-    let told = trace.events().filter(|event| event.device() == label);
-    let told = told.filter(|event| matches!(event.kind(), Kind::Reclaim | Kind::Pressure));
+    let told = trace.events().filter(|event| event.device == label);
+    let told = told.filter(|event| matches!(event.kind, Kind::Reclaim | Kind::Pressure));
     let told: Vec<_> = told.map(|event| event.detail()).collect();
     assert_eq!(zero, 3 * PAGE);
     let expected = [

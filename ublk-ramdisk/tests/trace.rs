@@ -35,7 +35,7 @@ fn on_clock_of(bed: &Bed) -> Recording {
 /// The kinds of the events about one tag.
 fn story(trace: &Trace, tag: u16) -> Vec<Kind> {
     let of_tag = trace.events().filter(|event| event.tag() == Some(tag));
-    of_tag.map(|event| event.kind()).collect()
+    of_tag.map(|event| event.kind).collect()
 }
 
 fn text(trace: &Trace) -> String {
@@ -87,13 +87,13 @@ fn k03_one_request_can_be_followed_from_arrival_through_busy_to_its_end() {
     ]
     .concat();
     assert_eq!(story(&trace, 3), told);
-    let sources: Vec<_> = trace.events().filter_map(|event| event.source()).collect();
+    let sources: Vec<_> = trace.events().filter_map(|event| event.source).collect();
     assert_eq!(sources, [Source::Memory, Source::Psi, Source::Driver]);
-    let runs = trace.events().filter(|event| event.kind() == Run);
-    let delays: Vec<_> = runs.map(|event| event.value()).collect();
+    let runs = trace.events().filter(|event| event.kind == Run);
+    let delays: Vec<_> = runs.map(|event| event.value).collect();
     assert!(delays.contains(&(HOUR.as_nanos() as i64)), "{delays:?}");
     assert_eq!(trace.lost(), 0);
-    let times: Vec<_> = trace.events().map(|event| event.nanos()).collect();
+    let times: Vec<_> = trace.events().map(|event| event.time).collect();
     assert!(times.windows(2).all(|two| two[0] <= two[1]));
     assert_eq!(times[0], MS.as_nanos() as u64, "the virtual clock's");
     bed.finish();
@@ -204,15 +204,15 @@ fn k03_batches_flushes_errors_and_requeues_have_their_events() {
     bed.settle();
     let trace = recording.finish();
     use Kind::{Complete, Error, Insert, IoDone, IoStart, Issue, Plug, Requeue, Unplug};
-    let kinds: Vec<_> = trace.events().map(|event| event.kind()).collect();
+    let kinds: Vec<_> = trace.events().map(|event| event.kind).collect();
     assert_eq!(kinds[..5], [Plug, IoStart, IoStart, IoStart, Unplug]);
-    assert_eq!(trace.events().nth(4).expect("unplug").value(), 3);
+    assert_eq!(trace.events().nth(4).expect("unplug").value, 3);
     assert_eq!(story(&trace, 1), [IoStart, Issue, Complete, Error, IoDone]);
     let error = trace
         .events()
-        .find(|event| event.kind() == Error)
+        .find(|event| event.kind == Error)
         .expect("one");
-    assert_eq!(error.value(), -i64::from(libc::EIO));
+    assert_eq!(error.value, -i64::from(libc::EIO));
     assert_eq!(
         story(&trace, 2),
         [IoStart, Issue, Requeue, Issue, Complete, IoDone]
@@ -255,14 +255,14 @@ fn k03_waiting_for_a_slot_is_seen() {
     until("all have ended", || bed.wire.count() == 3);
     bed.settle();
     let trace = recording.finish();
-    let waits = trace.events().filter(|event| event.kind() == Kind::TagWait);
+    let waits = trace.events().filter(|event| event.kind == Kind::TagWait);
     let waits: Vec<_> = waits.collect();
     assert!(!waits.is_empty());
     assert!(waits
         .iter()
-        .all(|event| event.source() == Some(Source::Slots)));
+        .all(|event| event.source == Some(Source::Slots)));
     let (parked, unparked) = [Kind::Park, Kind::Unpark]
-        .map(|kind| trace.events().filter(|event| event.kind() == kind).count())
+        .map(|kind| trace.events().filter(|event| event.kind == kind).count())
         .into();
     assert_eq!(parked, unparked);
     let counted = bed.queue.counters(0);
@@ -286,7 +286,7 @@ fn k03_an_end_that_runs_the_queue_is_seen() {
     bed.complete(0);
     bed.settle();
     let trace = recording.finish();
-    let kinds: Vec<_> = trace.events().map(|event| event.kind()).collect();
+    let kinds: Vec<_> = trace.events().map(|event| event.kind).collect();
     let at = |kind| kinds.iter().position(|k| *k == kind).expect("it is there");
     let ended = at(Kind::IoDone);
     assert_eq!(

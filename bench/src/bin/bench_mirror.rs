@@ -3,7 +3,7 @@
 //! `scripts/bench-mirror` to have valgrind count the instructions of both ways.
 
 use bench::mirror::{Bed, Way};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use ublk_ramdisk::mq::Op;
 
 /// Requests through the mirror, or at the store alone.
@@ -15,22 +15,15 @@ struct Args {
     #[arg(long, value_enum, default_value = "mirror")]
     way: Way,
     /// What they ask for.
-    #[arg(long, value_enum, default_value = "read")]
-    op: OpArg,
-}
-
-/// The operations that are counted.
-#[derive(Clone, Copy, ValueEnum)]
-enum OpArg {
-    Read,
-    Write,
+    #[arg(long, value_parser = ["read", "write"], default_value = "read")]
+    op: String,
 }
 
 fn main() {
     let args = Args::parse();
-    let op = match args.op {
-        OpArg::Read => Op::Read,
-        OpArg::Write => Op::Write,
+    let op = match &args.op[..] {
+        "read" => Op::Read,
+        _ => Op::Write,
     };
     // 256 KiB, which stay in the caches.
     Bed::new(64).run(args.way, op, args.requests);

@@ -129,9 +129,8 @@ fn run_all(args: &Args, setting: &[Pair]) -> Result<(), Error> {
             setting,
             quick: args.quick,
             absent,
-            beds: Vec::new(),
-            not_run: Vec::new(),
             parts,
+            ..Kept::default()
         };
         kept.keep(&args.folder, args.bed)?;
     }

@@ -181,9 +181,6 @@ mod tests {
         Kept {
             id: "x".into(),
             setting: vec![("kernel".into(), "1 & 2".into())],
-            quick: false,
-            absent: None,
-            beds: Vec::new(),
             not_run: vec!["on a <disk>".into()],
             parts: vec![outcome::Part {
                 kind: Kind::Deterministic,
@@ -191,6 +188,7 @@ mod tests {
                 measures: vec![Measure::new("one", 1.0, ""), Measure::new("two", 3.0, "")],
                 figures: Vec::new(),
             }],
+            ..Kept::default()
         }
     }
 

@@ -92,7 +92,7 @@ struct Runner<'a> {
 /// without a disk, or one sample that fails, is no failure of the run: it is noted and the others
 /// go on.
 pub fn take(folder: &Path, plan: &Plan, programs: &Programs) -> Result<bool, Failure> {
-    let scratch = Scratch::new("bench-device")?;
+    let scratch = Scratch::new("bench-device").map_err(at(&std::env::temp_dir()))?;
     let mut runner = Runner {
         folder,
         plan,

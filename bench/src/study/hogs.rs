@@ -42,9 +42,7 @@ impl Hogs {
                         std::hint::spin_loop();
                     }
                 });
-                queue
-                    .enqueue_on(cpu, item)
-                    .map_err(|e| StudyError::Refused(e.to_string()))?;
+                queue.enqueue_on(cpu, item)?;
             }
         }
         running.iter().take(each * cpus.len()).for_each(drop);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// The result of one study with the setting it was found in.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Kept {
     /// The study's letter.
     pub id: String,
@@ -200,11 +200,9 @@ mod tests {
                 ("commit".into(), "1".into()),
                 ("kernel".into(), kind.place().into()),
             ],
-            quick: false,
             absent: absent.map(str::to_owned),
-            beds: Vec::new(),
-            not_run: Vec::new(),
             parts: absent.map_or(vec![part], |_| Vec::new()),
+            ..Kept::default()
         }
     }
 

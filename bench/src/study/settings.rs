@@ -2,7 +2,7 @@
 //! How a study is run, and why it may have no result.
 
 use crate::files::FileError;
-use workqueue::{AllocError, StartError, WaitError};
+use workqueue::{AllocError, EnqueueError, StartError, WaitError};
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
@@ -51,4 +51,10 @@ pub enum StudyError {
     /// A program or file that the study needs is missing.
     #[error("{0}")]
     Lacking(String),
+}
+
+impl<W> From<EnqueueError<W>> for StudyError {
+    fn from(error: EnqueueError<W>) -> Self {
+        Self::Refused(error.to_string())
+    }
 }

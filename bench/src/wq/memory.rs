@@ -4,11 +4,12 @@
 //! They are what the C library's own count of allocated memory rises by, over a thousand queues or
 //! items, so that what is allocated once for all of them hardly shows.
 
+use crate::study::job::Job;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
-use workqueue::{impl_has_work, new_work, DelayedWork, Flags, OwnedQueue, Runtime, Work, WorkItem};
+use workqueue::{DelayedWork, Flags, OwnedQueue, Runtime, Work};
 
 /// How many queues or items are counted together.
 const MANY: usize = 1000;
@@ -26,26 +27,6 @@ pub struct Bytes {
     pub work: f64,
     /// The size of `DelayedWork`.
     pub delayed_work: f64,
-}
-
-/// An item that runs until the gate is open, so that those behind it stay queued.
-struct Waiting {
-    work: Work<Waiting>,
-    open: Arc<AtomicBool>,
-}
-
-impl_has_work! {
-    impl HasWork<Self> for Waiting { self.work }
-}
-
-impl WorkItem for Waiting {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        while !this.open.load(Ordering::Acquire) {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
 }
 
 /// Bytes that are allocated now, in small and in large pieces.
@@ -85,10 +66,13 @@ fn queued_item(runtime: &Runtime) -> f64 {
     let queue = runtime.queue("full").flags(Flags::PERCPU).max_active(1);
     let queue = queue.build().expect("a queue can be made");
     let open = Arc::new(AtomicBool::new(false));
+    // Runs until the gate is open, so that those behind it stay queued.
     let item = |_| {
-        Arc::new(Waiting {
-            work: new_work!("waiting"),
-            open: open.clone(),
+        let open = open.clone();
+        Job::new("waiting", move || {
+            while !open.load(Ordering::Acquire) {
+                thread::sleep(Duration::from_millis(1));
+            }
         })
     };
     let items: Vec<_> = (0..MANY).map(item).collect();

@@ -38,11 +38,7 @@ impl Queue {
     ) -> bool {
         self.assert_own(&token);
         let (hctx, mut cx) = (self.hctx_of(token.rq), IssueCtx::new(local));
-        let request = self.request_of(hctx, token.rq);
-        let started = Started::again(self, &token, &request);
-        let outcome = self.unless_cut(token.rq, outcome);
-        let decided = started.slot.state.complete(started.generation);
-        let decided = self.decided(hctx, (started, decided), outcome, true, &mut cx);
+        let decided = self.complete_kept(hctx, &token, outcome, &mut cx);
         cx.flush_counts(hctx);
         if decided == Completed::End {
             self.run_exit_actions(hctx, hctx.state.leave(1));
@@ -69,16 +65,28 @@ impl Queue {
         for (token, outcome) in batch {
             self.assert_own(&token);
             debug_assert_eq!(self.hctx_of(token.rq).index, hctx.index);
-            let request = self.request_of(hctx, token.rq);
-            let started = Started::again(self, &token, &request);
-            let outcome = self.unless_cut(token.rq, outcome);
-            let decided = started.slot.state.complete(started.generation);
-            let decided = self.decided(hctx, (started, decided), outcome, true, &mut cx);
+            let decided = self.complete_kept(hctx, &token, outcome, &mut cx);
             ended += u32::from(decided == Completed::End);
         }
         cx.flush_counts(hctx);
         // guard: c31_batch
         self.run_exit_actions(hctx, hctx.state.leave(ended));
+    }
+
+    /// Takes a request that was kept out of flight, and ends it.
+    #[inline]
+    fn complete_kept(
+        &self,
+        hctx: &HwQueue,
+        token: &InFlight,
+        outcome: Result<u64, Status>,
+        cx: &mut IssueCtx<'_>,
+    ) -> Completed {
+        let request = self.request_of(hctx, token.rq);
+        let started = Started::again(self, token, &request);
+        let outcome = self.unless_cut(token.rq, outcome);
+        let decided = started.slot.state.complete(started.generation);
+        self.decided(hctx, (started, decided), outcome, true, cx)
     }
 
     /// Completes a request that the driver has let go of, on the thread that issues it. True if it

@@ -209,6 +209,13 @@ macro_rules! sources {
                     $(Source::$name => self.$field,)*
                 }
             }
+
+            /// Each number combined with another's.
+            pub fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
+                Self {
+                    $($field: how(self.$field, other.$field),)*
+                }
+            }
         }
 
         impl Counts {
@@ -237,18 +244,6 @@ sources! {
 }
 
 impl BySource {
-    /// Each number combined with another's.
-    pub fn with(&self, other: &Self, how: &dyn Fn(u64, u64) -> u64) -> Self {
-        Self {
-            slots: how(self.slots, other.slots),
-            memory: how(self.memory, other.memory),
-            psi: how(self.psi, other.psi),
-            bandwidth: how(self.bandwidth, other.bandwidth),
-            injection: how(self.injection, other.injection),
-            driver: how(self.driver, other.driver),
-        }
-    }
-
     /// All of them together.
     pub fn total(&self) -> u64 {
         Source::ALL.iter().map(|source| self.of(*source)).sum()
@@ -332,58 +327,50 @@ pub struct LatencyStats {
 }
 
 impl LatencyStats {
-    /// Names and histograms.
-    pub fn each(&self) -> [(&'static str, &Histogram); 5] {
+    /// Of the operations in the order of [`Op::index`].
+    fn of([read, write, flush, discard, write_zeroes]: [Histogram; 5]) -> Self {
+        Self {
+            read,
+            write,
+            flush,
+            discard,
+            write_zeroes,
+        }
+    }
+
+    /// Each of them, in the order of [`Op::index`].
+    pub fn each(&self) -> [&Histogram; 5] {
         [
-            ("read", &self.read),
-            ("write", &self.write),
-            ("flush", &self.flush),
-            ("discard", &self.discard),
-            ("write-zeroes", &self.write_zeroes),
+            &self.read,
+            &self.write,
+            &self.flush,
+            &self.discard,
+            &self.write_zeroes,
         ]
     }
 
     /// What was timed since an earlier moment.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        Self {
-            read: self.read.since(&earlier.read),
-            write: self.write.since(&earlier.write),
-            flush: self.flush.since(&earlier.flush),
-            discard: self.discard.since(&earlier.discard),
-            write_zeroes: self.write_zeroes.since(&earlier.write_zeroes),
-        }
+        let (now, before) = (self.each(), earlier.each());
+        Self::of(std::array::from_fn(|op| now[op].since(before[op])))
     }
 
     /// All operations together.
     pub fn total(&self) -> Histogram {
         let mut total = Histogram::default();
-        self.each().iter().for_each(|(_, one)| total.add(one));
+        self.each().iter().for_each(|one| total.add(one));
         total
     }
 }
 
 impl Latencies {
     pub(super) fn record(&self, op: Op, nanos: u64) {
-        let of_op = match op {
-            Op::Read => 0,
-            Op::Write => 1,
-            Op::Flush => 2,
-            Op::Discard => 3,
-            Op::WriteZeroes { .. } => 4,
-        };
-        self.0[of_op].record(nanos);
+        self.0[op.index()].record(nanos);
     }
 
     pub(super) fn snapshot(&self) -> LatencyStats {
-        let [read, write, flush, discard, write_zeroes] = &self.0;
-        LatencyStats {
-            read: read.snapshot(),
-            write: write.snapshot(),
-            flush: flush.snapshot(),
-            discard: discard.snapshot(),
-            write_zeroes: write_zeroes.snapshot(),
-        }
+        LatencyStats::of(self.0.each_ref().map(AtomicHistogram::snapshot))
     }
 }
 

@@ -234,13 +234,7 @@ impl fmt::Display for Shown<'_> {
         let Self(queue, rq) = *self;
         let (hctx, slot) = (queue.hctx_of(rq), queue.slot(rq));
         let request = slot.request(queue.tag_of(hctx, rq));
-        let op = match request.op() {
-            Op::Read => "READ",
-            Op::Write => "WRITE",
-            Op::Flush => "FLUSH",
-            Op::Discard => "DISCARD",
-            Op::WriteZeroes { .. } => "WRITE_ZEROES",
-        };
+        let op = request.op().name().to_uppercase().replace('-', "_");
         let no_unmap = matches!(request.op(), Op::WriteZeroes { unmap: false });
         let cmd = flags(&[(request.is_fua(), "FUA"), (no_unmap, "NOUNMAP")]);
         let rq_flags = flags(&[

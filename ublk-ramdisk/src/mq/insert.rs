@@ -96,11 +96,7 @@ impl Submitter {
             queue.admit(hctx, self.ctx, request, 0, arrived);
         }
         counters.inserted.add_owned(u64::from(count));
-        let (entry, arm, exit) = hctx.state.enter(count);
-        if arm {
-            queue.arm_timeout(hctx);
-        }
-        queue.wake_waiters(exit);
+        let entry = queue.enter(hctx, count);
         let rqs = requests
             .iter()
             .map(|request| (queue.rq(self.hctx, request.tag()), request));
@@ -135,11 +131,7 @@ impl Submitter {
         let arrived = queue.arrival(number, 1);
         let rq = queue.admit(hctx, self.ctx, request, flags, arrived);
         counters.inserted.add_owned(1);
-        let (entry, arm, exit) = hctx.state.enter(1);
-        if arm {
-            queue.arm_timeout(hctx);
-        }
-        queue.wake_waiters(exit);
+        let entry = queue.enter(hctx, 1);
         if entry == Entry::Frozen {
             return queue.wait_for_thaw(hctx, rq);
         }
@@ -192,6 +184,17 @@ impl Queue {
         slot.fill(request, ctx, flags, arrived);
         self.trace_rq(Kind::IoStart, hctx, rq);
         rq
+    }
+
+    /// Counts arrivals in, with all that follows from that. Says where they go.
+    #[inline]
+    fn enter(&self, hctx: &HwQueue, arrivals: u32) -> Entry {
+        let (entry, arm, exit) = hctx.state.enter(arrivals);
+        if arm {
+            self.arm_timeout(hctx);
+        }
+        self.wake_waiters(exit);
+        entry
     }
 
     /// Issues a lone request; what is refused is listed and the queue run once (C2).
@@ -325,11 +328,7 @@ impl Queue {
         let mut waiting = hctx.frozen_arrivals.lock().take();
         while let Some(rq) = waiting.pop_front(&self.inner.slots) {
             let ctx = self.slot(rq).ctx();
-            let (entry, arm, exit) = hctx.state.enter(1);
-            if arm {
-                self.arm_timeout(hctx);
-            }
-            self.wake_waiters(exit);
+            let entry = self.enter(hctx, 1);
             if entry == Entry::Frozen {
                 self.wait_for_thaw(hctx, rq);
                 continue;

@@ -18,9 +18,7 @@ use super::request::{Data, Request};
 use super::request_state::{Generation, Step};
 use super::slot::{Rq, Slot, CUT, UNTIMED};
 use super::status::Status;
-use super::tokens::{
-    Accepted, DataTransfer, Deferred, DeferredAction, Disposition, Issued, TransferResult,
-};
+use super::tokens::{Accepted, DataTransfer, Deferred, Disposition, Issued, Rest, TransferResult};
 use crate::trace::Kind;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -165,17 +163,12 @@ impl Queue {
         let request = started.request;
         let token = || self.in_flight(started.rq, started.generation);
         match accepted.disposition {
-            Disposition::End(outcome) => {
-                let bytes = if request.op().has_data() {
-                    request.len()
-                } else {
-                    0
-                };
-                let outcome = outcome.map(|()| bytes);
+            Disposition::Now(Rest::End(outcome)) => {
+                let outcome = outcome.map(|()| request.data_len());
                 let ended = self.end_here(hctx, started, outcome, cx);
                 self.ended_or_kept(ended, true)
             }
-            Disposition::Transfer(data) => {
+            Disposition::Now(Rest::Transfer(data)) => {
                 let transfer = DataTransfer::new(Some(self), token(), hctx.index, request, data);
                 match cx.local().transfer(transfer).what {
                     TransferResult::Kept => {
@@ -188,7 +181,7 @@ impl Queue {
                     }
                 }
             }
-            Disposition::Part(data, bytes) => {
+            Disposition::Now(Rest::Part(data, bytes)) => {
                 started.slot.set(CUT);
                 self.move_late(hctx, started, (data, bytes), Some(self), cx)
             }
@@ -257,19 +250,15 @@ impl Queue {
         let mut cx = IssueCtx::new(&mut local);
         let started = Started::again(self, &in_flight, &request);
         let issue = match rest {
-            DeferredAction::End(outcome) => {
-                let bytes = if request.op().has_data() {
-                    request.len()
-                } else {
-                    0
-                };
-                let ended = self.end_here(hctx, started, outcome.map(|()| bytes), &mut cx);
+            Rest::End(outcome) => {
+                let outcome = outcome.map(|()| request.data_len());
+                let ended = self.end_here(hctx, started, outcome, &mut cx);
                 self.ended_or_kept(ended, true)
             }
-            DeferredAction::Transfer(data) => {
+            Rest::Transfer(data) => {
                 self.move_late(hctx, started, (data, request.len()), None, &mut cx)
             }
-            DeferredAction::Part(data, bytes) => {
+            Rest::Part(data, bytes) => {
                 started.slot.set(CUT);
                 self.move_late(hctx, started, (data, bytes), None, &mut cx)
             }

@@ -122,12 +122,7 @@ impl<D: LegacyDriver> Legacy<D> {
                 Held::Nothing | Held::EndedEarly(_) => return false,
             }
         };
-        let bytes = if request.op().has_data() {
-            request.len()
-        } else {
-            0
-        };
-        queue.complete_remote(token, outcome.map(|()| bytes))
+        queue.complete_remote(token, outcome.map(|()| request.data_len()))
     }
 
     /// The driver has answered QUEUE_OK.

@@ -106,13 +106,15 @@ pub use insert::Submitter;
 pub use kblockd::Kblockd;
 pub use observe::HctxSnapshot;
 pub use operations::{
-    Answer, Budget, Busy, Disk, FrontEnd, Hctx, LocalCompletion, Operations, TimeoutAnswer,
-    ViaFrontEnd,
+    Answer, Budget, Busy, Disk, FrontEnd, Hctx, LocalCompletion, NoFrontEnd, Operations,
+    TimeoutAnswer, ViaFrontEnd,
 };
 pub use queue::{Queue, RequestQueue, WeakQueue, WouldDeadlock};
 pub use request::{Data, Limits, Op, Request, Run};
 pub use shared_limit::DeviceSlots;
 pub use status::Status;
+#[cfg(not(loom))]
+pub(crate) use sync::Count;
 pub use tag_set::{Rules, TagSet, TagSetError};
 pub use tokens::{
     Accepted, DataTransfer, Deferred, InFlight, Issued, RequestRef, Requeue, TransferAnswer,

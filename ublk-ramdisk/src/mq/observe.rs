@@ -13,7 +13,7 @@ use super::operations::Busy;
 use super::queue::Queue;
 use super::slot::{Rq, Slot, PARKED};
 use crate::trace::event::{self, Event, Kind};
-use crate::trace::{is_on, of_hctx, record};
+use crate::trace::{is_on, of_hctx, of_request, record};
 use std::time::Duration;
 
 impl Queue {
@@ -39,18 +39,12 @@ impl Queue {
         value: i64,
         source: Option<Source>,
     ) {
-        let tag = self.tag_of(hctx, rq);
-        let request = self.slot(rq).request(tag);
+        let request = self.request_of(hctx, rq);
         record(Event {
-            sector: request.offset() >> 9,
-            sectors: u32::try_from(request.len() >> 9).unwrap_or(u32::MAX),
-            op: Some(request.op()),
-            fua: request.is_fua(),
-            tag,
             how,
             value,
             source,
-            ..of_hctx(kind, self.inner.label, hctx.index)
+            ..of_request(kind, self.inner.label, hctx.index, &request)
         });
     }
 

@@ -268,6 +268,20 @@ pub trait FrontEnd: Send + Sync {
     fn end(&self, queue: u16, request: &Request, result: i32);
 }
 
+/// The front end of a queue whose requests all end on the submitter's thread.
+#[derive(Clone, Copy, Debug)]
+pub struct NoFrontEnd;
+
+impl FrontEnd for NoFrontEnd {
+    fn transfer<'m>(&self, _: DataTransfer<'m>) -> TransferAnswer<'m> {
+        unreachable!("no worker has a request")
+    }
+
+    fn end(&self, _: u16, _: &Request, _: i32) {
+        unreachable!("no worker has a request")
+    }
+}
+
 /// Where results go within one call, for the thread that calls: it moves bytes and takes results
 /// without telling another thread.
 pub trait LocalCompletion {

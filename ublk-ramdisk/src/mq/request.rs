@@ -28,6 +28,25 @@ pub enum Op {
 }
 
 impl Op {
+    /// The names of all operations, in the order of [`Op::index`].
+    pub const NAMES: [&'static str; 5] = ["read", "write", "flush", "discard", "write-zeroes"];
+
+    /// Its place among the five operations.
+    pub fn index(self) -> usize {
+        match self {
+            Op::Read => 0,
+            Op::Write => 1,
+            Op::Flush => 2,
+            Op::Discard => 3,
+            Op::WriteZeroes { .. } => 4,
+        }
+    }
+
+    /// As it is printed and typed.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+
     /// True if it moves the client's bytes.
     pub fn has_data(self) -> bool {
         matches!(self, Op::Read | Op::Write)
@@ -161,6 +180,14 @@ impl Request {
     /// Bytes on the disk.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Bytes of the client's that it moves.
+    pub fn data_len(&self) -> u64 {
+        match self.op.has_data() {
+            true => self.len,
+            false => 0,
+        }
     }
 
     /// True if it covers no byte: a FLUSH, or a DISCARD of length 0.

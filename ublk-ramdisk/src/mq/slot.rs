@@ -161,14 +161,7 @@ impl Slot {
 }
 
 fn encode(op: Op) -> u32 {
-    match op {
-        Op::Read => 0,
-        Op::Write => 1,
-        Op::Flush => 2,
-        Op::Discard => 3,
-        Op::WriteZeroes { unmap: false } => 4,
-        Op::WriteZeroes { unmap: true } => 5,
-    }
+    op.index() as u32 + u32::from(op == Op::WriteZeroes { unmap: true })
 }
 
 fn decode(kind: u32) -> Op {

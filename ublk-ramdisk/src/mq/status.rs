@@ -122,19 +122,6 @@ impl FromStr for Status {
     }
 }
 
-/// The name of a request's outcome: `OK` or that of the status.
-pub fn outcome_name(outcome: Result<(), Status>) -> &'static str {
-    outcome.map_or_else(Status::name, |()| "OK")
-}
-
-/// The outcome of that name.
-pub fn outcome_of_name(text: &str) -> Result<Result<(), Status>, UnknownStatus> {
-    match text {
-        "OK" => Ok(Ok(())),
-        other => other.parse().map(Err),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,9 +158,6 @@ mod tests {
         }
         assert_eq!(Status::DevResource.to_string(), "DEV_RESOURCE");
         assert_eq!("IOERR".parse(), Ok(Status::IoErr));
-        assert_eq!(outcome_name(Ok(())), "OK");
-        assert_eq!(outcome_of_name("OK"), Ok(Ok(())));
-        assert_eq!(outcome_of_name("NOSPC"), Ok(Err(Status::NoSpc)));
         for wrong in ["BLK_STS_IOERR", "ioerr", ""] {
             assert!(wrong.parse::<Status>().is_err(), "{wrong}");
         }

@@ -70,21 +70,21 @@ impl Waiters {
 
 /// A number that any thread raises, and anyone reads.
 #[derive(Debug, Default)]
-pub(super) struct Count(PlainU64);
+pub(crate) struct Count(PlainU64);
 
 impl Count {
     #[inline]
-    pub(super) fn add(&self, n: u64) {
+    pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
 
     /// As `add`, for a number that only the calling thread raises.
     #[inline]
-    pub(super) fn add_owned(&self, n: u64) {
+    pub(crate) fn add_owned(&self, n: u64) {
         self.0.store(self.0.load(Relaxed) + n, Relaxed);
     }
 
-    pub(super) fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }

@@ -66,20 +66,18 @@ pub struct Issued<'q> {
 /// What the driver does with a request it has accepted.
 #[derive(Debug)]
 pub(super) enum Disposition {
+    Now(Rest),
+    Defer(Rest),
+    Hold,
+    Requeue(Requeue),
+}
+
+/// What is left to do with a request that has been accepted, at once or later.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rest {
     End(Result<(), Status>),
     Transfer(Data),
     /// This many bytes from its beginning, then IOERR.
-    Part(Data, u64),
-    Hold,
-    Requeue(Requeue),
-    Defer(DeferredAction),
-}
-
-/// What is left to do with a request that was put off.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum DeferredAction {
-    End(Result<(), Status>),
-    Transfer(Data),
     Part(Data, u64),
 }
 
@@ -89,13 +87,13 @@ pub(super) enum DeferredAction {
 #[derive(Debug)]
 pub struct Deferred {
     pub(super) in_flight: InFlight,
-    pub(super) rest: DeferredAction,
+    pub(super) rest: Rest,
 }
 
 impl Deferred {
     /// True if the driver's `complete` will be called for it.
     pub fn completes(&self) -> bool {
-        !matches!(self.rest, DeferredAction::End(_))
+        !matches!(self.rest, Rest::End(_))
     }
 }
 
@@ -113,9 +111,7 @@ impl<'q> Accepted<'q> {
     /// request that the driver keeps or has requeued is not changed.
     pub fn defer(self) -> Self {
         let disposition = match self.disposition {
-            Disposition::End(outcome) => Disposition::Defer(DeferredAction::End(outcome)),
-            Disposition::Transfer(data) => Disposition::Defer(DeferredAction::Transfer(data)),
-            Disposition::Part(data, bytes) => Disposition::Defer(DeferredAction::Part(data, bytes)),
+            Disposition::Now(rest) => Disposition::Defer(rest),
             disposition => disposition,
         };
         Self {
@@ -128,7 +124,7 @@ impl<'q> Accepted<'q> {
     /// bytes than it has.
     pub fn cut_short(self, bytes: u64) -> Self {
         let disposition = match self.disposition {
-            Disposition::Transfer(data) => Disposition::Part(data, bytes),
+            Disposition::Now(Rest::Transfer(data)) => Disposition::Now(Rest::Part(data, bytes)),
             disposition => disposition,
         };
         Self {
@@ -147,7 +143,7 @@ impl<'q> Accepted<'q> {
     pub fn goes_on(&self) -> bool {
         !matches!(
             self.disposition,
-            Disposition::End(_) | Disposition::Requeue(_)
+            Disposition::Now(Rest::End(_)) | Disposition::Requeue(_)
         )
     }
 }
@@ -201,13 +197,13 @@ impl<'q> Issued<'q> {
 
     /// Accepted, and ended with this as soon as queue_rq has returned.
     pub fn end(self, outcome: Result<(), Status>) -> Accepted<'q> {
-        self.accept(Disposition::End(outcome))
+        self.accept(Disposition::Now(Rest::End(outcome)))
     }
 
     /// Accepted: the front end moves its bytes to or from `data`, which stays valid until the
     /// driver's `complete`.
     pub fn transfer(self, data: Data) -> Accepted<'q> {
-        self.accept(Disposition::Transfer(data))
+        self.accept(Disposition::Now(Rest::Transfer(data)))
     }
 
     /// Accepted: the driver keeps it.

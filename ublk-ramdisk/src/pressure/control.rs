@@ -3,7 +3,7 @@
 //! end, and its settings are changed in between.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use workqueue::{AllocError, Flags, OwnedQueue, Runtime};
 
@@ -14,6 +14,7 @@ use super::timers::TimerContext;
 use super::waiting::Waiting;
 use super::{PressureOptions, Pressured, PsiError, PsiTrigger, Settings};
 use crate::mq::{Disk, Queue};
+use crate::sys::lock::Lock;
 
 /// Runs the timers of pressure, on a workqueue of their own (kblockd must not carry them, D2), and the
 /// thread that listens to PSI. Dropping it ends both; nothing is refused or held back from then on.
@@ -22,7 +23,8 @@ pub struct Control {
     queue: Queue,
     throttle: Arc<Throttle>,
     waiting: Arc<Waiting>,
-    monitor: Mutex<Option<Monitor>>,
+    /// Locked only to put it in or take it out.
+    monitor: Lock<Option<Monitor>>,
     /// False on a virtual clock, where PSI means nothing.
     is_real: bool,
 }
@@ -55,7 +57,7 @@ impl Control {
             queue: queue.clone(),
             throttle: driver.throttle.clone(),
             waiting: driver.waiting.clone(),
-            monitor: Mutex::new(None),
+            monitor: Lock::new(None),
             is_real: runtime.virtual_clock().is_none(),
         };
         driver.name_rules(queue);
@@ -116,7 +118,7 @@ impl Control {
         trigger: Option<&PsiTrigger>,
     ) -> Result<(), PsiError> {
         // The former one must have ended before the next one begins to tell.
-        drop(self.lock_monitor().take());
+        drop(self.monitor.lock().take());
         driver.set_pressure(false);
         let monitor = match trigger {
             Some(trigger) if self.is_real => {
@@ -130,13 +132,8 @@ impl Control {
             }
             _ => None,
         };
-        *self.lock_monitor() = monitor;
+        *self.monitor.lock() = monitor;
         Ok(())
-    }
-
-    /// Locks the monitor. Held only to put it in or take it out.
-    fn lock_monitor(&self) -> std::sync::MutexGuard<'_, Option<Monitor>> {
-        self.monitor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The workqueue that the timers are on.
@@ -147,7 +144,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        drop(self.lock_monitor().take());
+        drop(self.monitor.lock().take());
         // The next server holds again what a rule holds now.
         self.waiting.rules.close(true);
         self.throttle.end();

@@ -34,7 +34,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,7 @@ use crate::mq::{
     Requeue, Run, Source, Status, TimeoutAnswer,
 };
 use crate::rules::{Action, Cells, Found, RuleSet, RuleStats};
+use crate::sys::lock::Lock;
 use crate::trace::{self, SourceState};
 pub use control::Control;
 pub use inject::{FaultAttr, Injection, Injections};
@@ -80,7 +81,8 @@ pub struct Pressured<D> {
     throttle: Arc<Throttle>,
     psi: Psi,
     waiting: Arc<Waiting>,
-    settings: Mutex<Settings>,
+    /// Not locked across a call of the mirror or the disk.
+    settings: Lock<Settings>,
 }
 
 impl<D: Disk> Pressured<D> {
@@ -109,7 +111,7 @@ impl<D: Disk> Pressured<D> {
             throttle: Arc::new(Throttle::new()),
             psi: Psi::new(marks.len()),
             waiting: Arc::new(Waiting::new(marks, slots, RuleSet::new(rules_file))),
-            settings: Mutex::new(Settings::default()),
+            settings: Lock::new(Settings::default()),
         };
         this.put_in_force(&settings, None, &|_| false);
         this
@@ -122,12 +124,7 @@ impl<D: Disk> Pressured<D> {
 
     /// The settings in force.
     pub fn settings(&self) -> Settings {
-        self.lock_settings().clone()
-    }
-
-    /// Locks the settings. The lock is not held across a call of the mirror or the disk.
-    fn lock_settings(&self) -> std::sync::MutexGuard<'_, Settings> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.settings.lock().clone()
     }
 
     /// Puts these settings in force. `queue` is run: what its requests waited for may be gone.
@@ -138,7 +135,7 @@ impl<D: Disk> Pressured<D> {
         queue: Option<&Queue>,
         begins_anew: &dyn Fn(&str) -> bool,
     ) {
-        let mut old = self.lock_settings();
+        let mut old = self.settings.lock();
         let set = |bit: u32, on: bool| match on {
             true => self.active.fetch_or(bit, Release),
             false => self.active.fetch_and(!bit, Release),
@@ -521,7 +518,7 @@ impl<D: Disk> Operations for Pressured<D> {
     }
 
     fn init_hctx(&self, hctx: u16) -> Result<(), Status> {
-        let fails = self.lock_settings().init_hctx.map(|attr| attr.selectors());
+        let fails = self.settings.lock().init_hctx.map(|attr| attr.selectors());
         if fails.is_some_and(|fails| fails.choose(&self.init_cells)) {
             return Err(Status::IoErr);
         }

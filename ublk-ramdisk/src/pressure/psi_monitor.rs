@@ -19,7 +19,7 @@ use std::time::Duration;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::event;
+use crate::sys::{event, memory};
 use crate::units;
 
 /// The windows that the kernel takes, in microseconds.
@@ -107,17 +107,7 @@ impl PsiTrigger {
     fn path(&self) -> io::Result<PathBuf> {
         match self.scope {
             PsiScope::Host => Ok("/proc/pressure/memory".into()),
-            PsiScope::Cgroup => {
-                let own = std::fs::read_to_string("/proc/self/cgroup")?;
-                let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
-                let path = path.ok_or_else(|| {
-                    io::Error::other("the server is in no control group of version 2")
-                })?;
-                let path = path.trim_end_matches(" (deleted)");
-                Ok(PathBuf::from("/sys/fs/cgroup")
-                    .join(path)
-                    .join("memory.pressure"))
-            }
+            PsiScope::Cgroup => memory::cgroup_pressure(),
         }
     }
 }

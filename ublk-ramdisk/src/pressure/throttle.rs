@@ -198,10 +198,7 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mq::{
-        Answer, DataTransfer, FrontEnd, Hctx, Issued, Kblockd, Operations, Request, RequestQueue,
-        TagSet, TransferAnswer,
-    };
+    use crate::mq::{Answer, Hctx, Issued, Kblockd, NoFrontEnd, Operations, RequestQueue, TagSet};
     use workqueue::{Runtime, VirtualClock};
 
     /// Nothing is ever inserted.
@@ -213,22 +210,12 @@ mod tests {
         }
     }
 
-    impl FrontEnd for Nobody {
-        fn transfer<'m>(&self, _: DataTransfer<'m>) -> TransferAnswer<'m> {
-            unreachable!("nothing to move")
-        }
-
-        fn end(&self, _: u16, _: &Request, _: i32) {
-            unreachable!("nothing to end")
-        }
-    }
-
     fn bed(clock: Arc<VirtualClock>) -> (Runtime, RequestQueue, Arc<Throttle>) {
         let runtime = Runtime::builder().virtual_clock(clock);
         let runtime = runtime.start().expect("threads");
         let kblockd = Kblockd::new(&runtime).expect("a queue");
         let set = TagSet::new(2, 4);
-        let queue = RequestQueue::new(set, Arc::new(Nobody), Arc::new(Nobody), &kblockd);
+        let queue = RequestQueue::new(set, Arc::new(Nobody), Arc::new(NoFrontEnd), &kblockd);
         let queue = queue.expect("a queue");
         let wq = Arc::new(runtime.queue("pressure").build().expect("a queue"));
         let throttle = Arc::new(Throttle::new());

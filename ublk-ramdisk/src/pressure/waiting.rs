@@ -11,7 +11,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem};
@@ -21,6 +21,7 @@ use super::slots::Slots;
 use super::timers::TimerContext;
 use crate::mq::{Deferred, Hctx, InFlight, Requeue};
 use crate::rules::RuleSet;
+use crate::sys::lock::Lock;
 
 /// What goes on.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ pub(super) struct Waiting {
     slots: Arc<Slots>,
     pub(super) marks: Marks,
     pub(super) rules: RuleSet,
-    requests: Mutex<Requests>,
+    requests: Lock<Requests>,
 }
 
 impl_has_delayed_work! {
@@ -97,7 +98,7 @@ impl Waiting {
             rules,
             work: new_delayed_work!("delay"),
             context: OnceLock::new(),
-            requests: Mutex::new(Requests {
+            requests: Lock::new(Requests {
                 heap: BinaryHeap::with_capacity(marks.len()),
                 what: (0..marks.len()).map(|_| None).collect(),
                 ..Requests::default()
@@ -113,21 +114,17 @@ impl Waiting {
 
     /// Requests that are delayed at present.
     pub(super) fn len(&self) -> u64 {
-        self.lock().heap.len() as u64
+        self.requests.lock().heap.len() as u64
     }
 
     /// Requests that the rules in these slots hold.
     pub(super) fn held(&self, slots: u128) -> u64 {
-        self.lock().held(slots).count() as u64
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Requests> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        self.requests.lock().held(slots).count() as u64
     }
 
     /// Has a request wait so many nanoseconds, or until [`Waiting::release`] if a rule holds it.
     pub(super) fn put(self: &Arc<Self>, hctx: Hctx<'_>, tag: u16, what: What, delay: u64) {
-        let mut requests = self.lock();
+        let mut requests = self.requests.lock();
         let context = match self.context.get() {
             Some(context) if !requests.ended => context,
             _ => {
@@ -164,10 +161,10 @@ impl Waiting {
     /// rules in the slots `gone` hold go on.
     pub(super) fn release(self: &Arc<Self>, holders: Option<u128>, gone: u128) {
         let Some(context) = self.context.get() else {
-            self.lock().holders = holders.unwrap_or(0);
+            self.requests.lock().holders = holders.unwrap_or(0);
             return;
         };
-        let mut requests = self.lock();
+        let mut requests = self.requests.lock();
         requests.holders = holders.unwrap_or(requests.holders);
         loop {
             let next = requests.held(gone).next();
@@ -198,7 +195,7 @@ impl Waiting {
 
     /// Takes a request whose delay is over. If there is none, arms the timer for the next one.
     fn next(self: &Arc<Self>, context: &TimerContext) -> Option<(usize, What)> {
-        let mut requests = self.lock();
+        let mut requests = self.requests.lock();
         let Reverse((due, _, place)) = *requests.heap.peek()?;
         if due > context.now() && !requests.ended {
             self.arm(context, &requests);
@@ -234,7 +231,7 @@ impl Waiting {
     /// Ends the delays: those that wait go on at once, and later requests are not delayed.
     pub(super) fn end(self: &Arc<Self>) {
         self.release(Some(0), u128::MAX);
-        self.lock().ended = true;
+        self.requests.lock().ended = true;
         if let Err(error) = self.work.disable_sync() {
             log::error!("delayed requests cannot be waited for: {error:?}");
         }

@@ -12,9 +12,9 @@ use winnow::prelude::*;
 use winnow::stream::Stream;
 use winnow::token::{rest, take_while};
 
-use super::rule::{errno_name, ANY, OPS};
+use super::rule::{errno_name, ANY};
 use super::{Action, Distribution, Rule, Selectors, MAX_DELAY, SHARE_ALL};
-use crate::mq::Status;
+use crate::mq::{Op, Status};
 use crate::units;
 
 /// Longest name.
@@ -147,7 +147,7 @@ fn rule(input: &mut &str, files: Files) -> ModalResult<Rule> {
 fn name<'i>(input: &mut &'i str) -> ModalResult<&'i str> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let is_name = |text: &&str| {
-        let selects = OPS.contains(text) || ["any", "once"].contains(text);
+        let selects = Op::NAMES.contains(text) || ["any", "once"].contains(text);
         text.starts_with(|c: char| c.is_ascii_alphabetic()) && !selects
     };
     let name = take_while(1..=MOST_NAME, is_part);
@@ -186,7 +186,7 @@ fn selectors(input: &mut &str) -> ModalResult<Selectors> {
                     }
                 }
                 word => {
-                    let op = OPS.iter().position(|op| *op == word);
+                    let op = Op::NAMES.iter().position(|op| *op == word);
                     ops |= match (word, op) {
                         ("any", _) => ANY,
                         (_, Some(op)) => 1 << op,

@@ -25,20 +25,12 @@ pub struct Rule {
     pub action: Action,
 }
 
-/// The operations by name, in the order of the bits of [`Selectors::ops`].
-pub(super) const OPS: [&str; 5] = ["read", "write", "flush", "discard", "write-zeroes"];
 /// The bits of all operations.
-pub(super) const ANY: u8 = (1 << OPS.len()) - 1;
+pub(super) const ANY: u8 = (1 << Op::NAMES.len()) - 1;
 
 /// The bit of an operation.
 pub(super) fn bit(op: Op) -> u8 {
-    match op {
-        Op::Read => Selectors::READ,
-        Op::Write => Selectors::WRITE,
-        Op::Flush => 1 << 2,
-        Op::Discard => 1 << 3,
-        Op::WriteZeroes { .. } => 1 << 4,
-    }
+    1 << op.index()
 }
 
 /// A share of one per cent.

@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ use super::kept::{Held, Kept, DUE, HITS, RULE, SEEN, SINCE, SLOTS, SPENT};
 use super::{Action, Rule, Selectors, PER_CENT};
 use crate::mq::{Request, Status};
 use crate::random::{nth, scatter, Random};
+use crate::sys::lock::Lock;
 
 /// How long a new server waits for the requests that the former one held, in nanoseconds.
 const HELD_AGAIN_WITHIN: u64 = 30_000_000_000;
@@ -161,18 +162,14 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct RuleSet {
     file: Option<PathBuf>,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 impl RuleSet {
     /// With counts that outlive the server in `file`, which is made with the first rule.
     pub(crate) fn new(file: Option<PathBuf>) -> Self {
-        let state = Mutex::default();
+        let state = Lock::default();
         Self { file, state }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens what is kept. Without the file the disk is served all the same.
@@ -188,7 +185,7 @@ impl RuleSet {
     /// Puts these rules in force. A rule that was there before goes on, unless `begins_anew` says
     /// otherwise of its name. Returns the slots of those that are gone. Called by one thread at a time.
     pub(crate) fn set(&self, rules: &[Rule], begins_anew: &dyn Fn(&str) -> bool, now: u64) -> u128 {
-        let state = self.lock();
+        let state = self.state.lock();
         let (old, kept, mut last) = (state.rules.clone(), state.kept.clone(), state.last);
         // Memory is allocated and freed outside the lock, which queue_rq takes.
         drop(state);
@@ -240,7 +237,7 @@ impl RuleSet {
         } else {
             Vec::new()
         };
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         (state.rules, state.last) = (new, last);
         state.kept = Some(kept);
         state.again.extend(again);
@@ -251,7 +248,7 @@ impl RuleSet {
     /// No rule is in force from now on, and what is kept stays as it is for the next server; without
     /// `with_held` it waits for no request that is held now.
     pub(crate) fn close(&self, with_held: bool) {
-        let State { kept, .. } = std::mem::take(&mut *self.lock());
+        let State { kept, .. } = std::mem::take(&mut *self.state.lock());
         if let Some(kept) = kept.filter(|_| !with_held) {
             kept.take_held();
         }
@@ -259,7 +256,7 @@ impl RuleSet {
 
     /// The clock runs: time windows begin, and the former server's requests are waited for.
     pub(crate) fn start(&self, now: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(kept) = &state.kept {
             let rules = state.rules.iter();
             rules.for_each(|entry| begin(kept.cells(entry.slot), now));
@@ -277,7 +274,7 @@ impl RuleSet {
         in_flight: &dyn Fn() -> u64,
     ) -> Found {
         let mut found = Found::default();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let State {
             rules,
             kept: Some(kept),
@@ -342,7 +339,7 @@ impl RuleSet {
 
     /// The request was turned away: what was counted is not, but for the rule in `but`, which did it.
     pub(crate) fn undo(&self, found: &Found, but: Option<usize>) {
-        let state = self.lock();
+        let state = self.state.lock();
         let Some(kept) = &state.kept else { return };
         let others = |entry: &&Arc<Entry>| Some(entry.slot) != but;
         for entry in state.rules.iter().filter(others) {
@@ -356,7 +353,7 @@ impl RuleSet {
 
     /// The request in this place is held no more.
     pub(crate) fn let_go(&self, place: usize) {
-        if let Some(kept) = &self.lock().kept {
+        if let Some(kept) = &self.state.lock().kept {
             kept.let_go(place);
         }
     }
@@ -364,7 +361,7 @@ impl RuleSet {
     /// The slot of the rule of this name. What the former server held for it is not waited for any
     /// more.
     pub(crate) fn release(&self, name: &str) -> Option<usize> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let slot = state
             .rules
             .iter()
@@ -376,7 +373,7 @@ impl RuleSet {
 
     /// What each rule has done, with its slot.
     pub(crate) fn stats(&self) -> Vec<(usize, RuleStats)> {
-        let state = self.lock();
+        let state = self.state.lock();
         let (entries, kept) = (state.rules.clone(), state.kept.clone());
         drop(state);
         let stats = |entry: &Arc<Entry>| {

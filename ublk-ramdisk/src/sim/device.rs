@@ -309,7 +309,7 @@ impl Device {
         elapsed_ns: u64,
         stuck: Option<String>,
     ) -> Figures {
-        let mut total = Tally::new();
+        let mut total = Tally::default();
         self.jobs.iter().for_each(|job| total.add(&job.tally));
         let hctxs: Vec<_> = (0..config.device.queues)
             .map(|hctx| HctxFigures {

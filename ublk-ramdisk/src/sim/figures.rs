@@ -85,8 +85,8 @@ pub(super) struct Times {
     sum: u128,
 }
 
-impl Times {
-    fn new() -> Self {
+impl Default for Times {
+    fn default() -> Self {
         Self {
             histogram: Histogram::new(3).expect("three digits are few enough"),
             min: u64::MAX,
@@ -94,7 +94,9 @@ impl Times {
             sum: 0,
         }
     }
+}
 
+impl Times {
     pub(super) fn record(&mut self, time: u64) {
         // It grows to any time.
         let _recorded = self.histogram.record(time);
@@ -113,7 +115,7 @@ impl Times {
 }
 
 /// What a job counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     /// READs, WRITEs, DISCARDs, FLUSHes.
     kinds: [Kind; 4],
@@ -127,17 +129,6 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new() -> Self {
-        Self {
-            kinds: [Kind::default(); 4],
-            times: Times::new(),
-            errors: BTreeMap::new(),
-            checked: 0,
-            failed: 0,
-            first_failure: None,
-        }
-    }
-
     /// Counts a request of the load that has ended.
     pub(super) fn count(&mut self, op: Op, bytes: u64, result: i32, time: u64) {
         let kind = &mut self.kinds[match op {

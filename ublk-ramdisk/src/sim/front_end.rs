@@ -3,7 +3,7 @@
 //! or when the request's service time is over. Keeps the results until the jobs fetch them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use workqueue::VirtualClock;
@@ -15,6 +15,7 @@ use crate::mq::{
     Data, DataTransfer, FrontEnd, InFlight, Operations, Queue, Request, TransferAnswer, ViaFrontEnd,
 };
 use crate::random::Random;
+use crate::sys::lock::Lock;
 
 /// A request that has ended, for its job.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +58,7 @@ pub(super) struct SimFrontEnd {
     queues: u16,
     /// By job, and last that of the script.
     /// No two are locked at once.
-    clients: Vec<Mutex<Client>>,
+    clients: Vec<Lock<Client>>,
 }
 
 impl SimFrontEnd {
@@ -68,7 +69,7 @@ impl SimFrontEnd {
         buffers: Arc<Buffers>,
     ) -> Self {
         let client = |number| {
-            Mutex::new(Client {
+            Lock::new(Client {
                 ends: Vec::new(),
                 serving: BTreeMap::new(),
                 arrived: 0,
@@ -94,7 +95,7 @@ impl SimFrontEnd {
 
     /// The ends of a job's requests since the last call.
     pub(super) fn take_ends(&self, job: u16) -> Vec<End> {
-        std::mem::take(&mut lock(&self.clients[usize::from(job)]).ends)
+        std::mem::take(&mut self.clients[usize::from(job)].lock().ends)
     }
 
     /// The same of the script's requests.
@@ -104,7 +105,13 @@ impl SimFrontEnd {
 
     /// When the next service is over.
     pub(super) fn next_due(&self) -> Option<u64> {
-        let first = |client| lock(client).serving.first_key_value().map(|(key, _)| key.0);
+        let first = |client: &Lock<Client>| {
+            client
+                .lock()
+                .serving
+                .first_key_value()
+                .map(|(key, _)| key.0)
+        };
         self.clients.iter().filter_map(first).min()
     }
 
@@ -133,12 +140,8 @@ impl SimFrontEnd {
     /// The client that has this tag. The script's tags are those behind the jobs'.
     fn client(&self, hctx: u16, tag: u16) -> MutexGuard<'_, Client> {
         let job = usize::from(hctx) + usize::from(tag / self.iodepth) * usize::from(self.queues);
-        lock(&self.clients[job.min(self.clients.len() - 1)])
+        self.clients[job.min(self.clients.len() - 1)].lock()
     }
-}
-
-fn lock(client: &Mutex<Client>) -> MutexGuard<'_, Client> {
-    client.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Client {
@@ -158,8 +161,8 @@ impl Client {
 }
 
 /// Takes the next request of a client whose service is over by `now`.
-fn take_due(client: &Mutex<Client>, now: u64) -> Option<Served> {
-    let mut client = lock(client);
+fn take_due(client: &Lock<Client>, now: u64) -> Option<Served> {
+    let mut client = client.lock();
     let next = client.serving.first_entry()?;
     (next.key().0 <= now).then(|| next.remove())
 }

@@ -96,7 +96,7 @@ impl Job {
             rate: load.rate,
             next_arrival: 0,
             late: VecDeque::new(),
-            tally: Tally::new(),
+            tally: Tally::default(),
         };
         if job.rate.is_some() {
             job.next_arrival = job.arrival_distance();

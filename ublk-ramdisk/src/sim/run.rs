@@ -27,7 +27,7 @@ use super::job::Job;
 use super::script::Step;
 use crate::error::Failure;
 use crate::mq::{Request, ViaFrontEnd};
-use crate::trace::{CannotRecord, Options, Recording, Trace};
+use crate::trace::{Options, Trace};
 
 /// How long a pool waits at most after it could not create a worker, and some more.
 const CREATION_COOLDOWN: Duration = Duration::from_secs(2);
@@ -60,10 +60,11 @@ pub(super) fn run(
 ) -> Result<(Figures, Option<Trace>), Failure> {
     let clock = VirtualClock::in_turns();
     let device = Device::new(config, &clock)?;
-    let recording = match records {
-        Some(records) => Some(start_recording(records, &clock)?),
-        None => None,
-    };
+    let options = records.map(|records| Options {
+        records,
+        clock: Some(clock.clone()),
+    });
+    let recording = options.map(crate::trace::start).transpose()?;
     let label = device.queue().label();
     let mut script = config.script.clone();
     script.sort_by_key(|step| step.at);
@@ -88,17 +89,6 @@ pub(super) fn run(
     });
     run.wind_up();
     Ok((figures, trace))
-}
-
-fn start_recording(records: usize, clock: &Arc<VirtualClock>) -> Result<Recording, Failure> {
-    let options = Options {
-        records,
-        clock: Some(clock.clone()),
-    };
-    crate::trace::start(options).map_err(|why| match why {
-        CannotRecord::Taken => Failure::in_use(why.to_string()),
-        CannotRecord::NoMemory => Failure::environment(why.to_string()),
-    })
 }
 
 impl Run<'_> {

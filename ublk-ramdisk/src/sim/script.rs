@@ -105,15 +105,10 @@ impl FromStr for Event {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
-        let on = || match rest {
-            "on" => Ok(true),
-            "off" => Ok(false),
-            _ => Err(format!("{word}: expected on or off")),
-        };
-        let number = |text: &str| -> Result<u64, String> {
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            let number = text.parse().ok().filter(|_| digits);
-            number.ok_or_else(|| format!("{word}: '{text}' is not a whole number"))
+        let on = || units::on_or_off(rest).map_err(|why| format!("{word}: {why}"));
+        let number = |text: &str| {
+            let number = units::number::<u64>(0, u64::MAX)(text);
+            number.map_err(|_| format!("{word}: '{text}' is not a whole number"))
         };
         match word {
             "fail-worker-creation" => on().map(Self::FailWorkerCreation),

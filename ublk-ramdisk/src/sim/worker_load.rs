@@ -3,7 +3,7 @@
 //! hogs, which keep the normal-priority pool of CPU 0 busy for kblockd to compete with.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use workqueue::{
 
 use crate::error::Failure;
 use crate::mq::Kblockd;
+use crate::sys::lock::Lock;
 
 /// The cost of calls, paid by a work item behind the run that made them.
 ///
@@ -27,7 +28,7 @@ pub(super) struct CallCost {
     /// The thread that moves the clock. Its calls cost nothing.
     conductor: ThreadId,
     /// Where it is paid; none before the beginning and after the end.
-    kblockd: Mutex<Option<Kblockd>>,
+    kblockd: Lock<Option<Kblockd>>,
 }
 
 impl_has_work! {
@@ -54,13 +55,13 @@ impl CallCost {
             owed: AtomicU64::new(0),
             clock,
             conductor: std::thread::current().id(),
-            kblockd: Mutex::new(None),
+            kblockd: Lock::new(None),
         })
     }
 
     /// Has calls paid here from now on; with none, they cost nothing.
     pub(super) fn charge_to(&self, kblockd: Option<Kblockd>) {
-        *self.kblockd.lock().unwrap_or_else(PoisonError::into_inner) = kblockd;
+        *self.kblockd.lock() = kblockd;
     }
 
     /// Charges one call.
@@ -70,7 +71,7 @@ impl CallCost {
         }
         self.owed
             .fetch_add(self.per_call.as_nanos() as u64, Relaxed);
-        let kblockd = self.kblockd.lock().unwrap_or_else(PoisonError::into_inner);
+        let kblockd = self.kblockd.lock();
         if let Some(kblockd) = &*kblockd {
             // Already pending: then its run pays for this call, too.
             let _pending = kblockd.queue().enqueue(self.clone());

@@ -116,17 +116,8 @@ fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
 /// followed. Never waits for a file server: what its client remembers is taken.
 pub fn block_device_number(path: &Path) -> Option<(u32, u32)> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
     let flags = libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
-    // SAFETY: the path is a C string, the buffer a whole statx, and zeroes are one.
-    let found = unsafe {
-        let buffer = found.as_mut_ptr();
-        let wanted = libc::STATX_TYPE;
-        match libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, wanted, buffer) {
-            0 => found.assume_init(),
-            _ => return None,
-        }
-    };
+    let found = statx(&path, flags, libc::STATX_TYPE)?;
     let is_block = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFBLK;
     is_block.then_some((found.stx_rdev_major, found.stx_rdev_minor))
 }
@@ -261,19 +252,26 @@ pub unsafe fn copy_checked(from: *const u8, to: *mut u8, len: usize) -> io::Resu
 /// The kernel takes the name away before it waits for requests (`bdev_unhash` in `del_gendisk`). The
 /// device is not opened.
 pub fn has_block_device(node: &CStr) -> bool {
-    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
     // Only a block device that exists has an alignment for direct I/O.
     // A kernel without this field says the same as one without the disk.
     let mask = libc::STATX_DIOALIGN;
-    // SAFETY: the name is a C string, and the buffer is a whole statx and zeroes are one.
-    let found = unsafe {
-        let result = libc::statx(libc::AT_FDCWD, node.as_ptr(), 0, mask, found.as_mut_ptr());
-        if result != 0 {
-            return false;
-        }
-        found.assume_init()
-    };
-    found.stx_mask & mask != 0
+    statx(node, 0, mask).is_some_and(|found| found.stx_mask & mask != 0)
+}
+
+/// What the kernel says of a path. None if it cannot be looked at.
+fn statx(path: &CStr, flags: i32, mask: u32) -> Option<libc::statx> {
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is a C string, the buffer a whole statx, and zeroes are one.
+    unsafe {
+        let result = libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            mask,
+            found.as_mut_ptr(),
+        );
+        (result == 0).then(|| found.assume_init())
+    }
 }
 
 /// Repeats a transfer until all of `len` is done. A transfer that moves nothing is an error.
@@ -318,28 +316,13 @@ pub mod recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::scratch::Scratch;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{chown, symlink, PermissionsExt};
 
-    struct Place(PathBuf);
-
-    impl Place {
-        fn new() -> Place {
-            let path = std::env::temp_dir().join(format!("ublk-private-{}", std::process::id()));
-            fs::create_dir_all(&path).expect("a folder");
-            Place(path)
-        }
-    }
-
-    impl Drop for Place {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
     #[test]
     fn i11_a_file_that_others_can_open_is_refused() {
-        let place = Place::new();
+        let place = Scratch::new("ublk-private").unwrap();
         let path = place.0.join("disk");
         let (file, made) = open_private(&path).expect("made");
         assert!(made);

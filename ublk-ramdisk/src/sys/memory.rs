@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use super::lock::Lock;
 
 /// Where cgroups of version 2 are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -47,9 +48,23 @@ fn mlockall(flags: i32) -> io::Result<()> {
 
 /// Returns the cgroup of this process and those above it, the lowest first, as folders.
 fn own_groups() -> Option<Vec<PathBuf>> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(groups_of(Path::new(CGROUPS), path))
+    Some(groups_of(Path::new(CGROUPS), &own_group().ok()?))
+}
+
+/// Returns the kernel's path of the cgroup of this process, without its first slash.
+fn own_group() -> io::Result<String> {
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let path =
+        path.ok_or_else(|| io::Error::other("the server is in no control group of version 2"))?;
+    Ok(path.trim_end_matches(" (deleted)").to_owned())
+}
+
+/// Returns the pressure file of the cgroup of this process.
+pub fn cgroup_pressure() -> io::Result<PathBuf> {
+    Ok(Path::new(CGROUPS)
+        .join(own_group()?)
+        .join("memory.pressure"))
 }
 
 /// `path` is relative to `root`: the kernel's path without its first slash.
@@ -173,7 +188,7 @@ pub struct Headroom {
     meminfo: File,
     groups: Vec<Group>,
     reserve: u64,
-    look: Mutex<Look>,
+    look: Lock<Look>,
 }
 
 impl Headroom {
@@ -197,7 +212,7 @@ impl Headroom {
                 .filter_map(|folder| Group::open(folder))
                 .collect(),
             reserve,
-            look: Mutex::default(),
+            look: Lock::default(),
         };
         // The kernel allocates at the first reading of an open file.
         opened.available()?;
@@ -243,7 +258,7 @@ impl Headroom {
     /// Takes `bytes` of what there is. False if there is less. `now` is a time of any clock. It is
     /// looked only if the last look is too old, or found too little.
     pub fn take(&self, bytes: u64, now: Duration) -> bool {
-        let look = &mut *self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = &mut *self.look.lock();
         if now >= look.until || look.left < bytes {
             self.look_again(look, now);
         }
@@ -258,7 +273,7 @@ impl Headroom {
     /// Takes `bytes` if there is plenty: the kernel gives them at once. It is looked only if the last
     /// look is too old.
     pub fn take_at_once(&self, bytes: u64, now: Duration) -> bool {
-        let look = &mut *self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = &mut *self.look.lock();
         if now >= look.until {
             self.look_again(look, now);
         }
@@ -284,20 +299,21 @@ impl Headroom {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::scratch::Scratch;
 
     /// A folder of files that stand for /proc and a tree of control groups.
-    struct Files(PathBuf);
+    struct Files(Scratch);
 
     impl Files {
         fn new(name: &str) -> Self {
-            let root = std::env::temp_dir().join(format!("ublk-{name}-{}", std::process::id()));
-            fs::create_dir_all(root.join("sys/vm")).unwrap();
-            fs::create_dir_all(root.join("a/b")).unwrap();
+            let root = Scratch::new(&format!("ublk-{name}")).unwrap();
+            fs::create_dir_all(root.0.join("sys/vm")).unwrap();
+            fs::create_dir_all(root.0.join("a/b")).unwrap();
             Self(root)
         }
 
         fn set(&self, at: &str, text: &str) {
-            fs::write(self.0.join(at), text).unwrap();
+            fs::write(self.0 .0.join(at), text).unwrap();
         }
 
         fn meminfo(&self, available: u64, dirty: u64, writeback: u64) {
@@ -309,18 +325,12 @@ mod tests {
         }
     }
 
-    impl Drop for Files {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).unwrap();
-        }
-    }
-
     const MIB: u64 = 1 << 20;
 
     #[test]
     fn e14_the_lowest_limit_on_the_way_up_counts() {
         let files = Files::new("cgroup");
-        let max = |path| lowest_max(&groups_of(&files.0, path));
+        let max = |path| lowest_max(&groups_of(&files.0 .0, path));
         files.set("a/b/memory.max", "max\n");
         assert_eq!(max("a/b"), None);
         files.set("a/memory.max", "4096\n");
@@ -335,8 +345,8 @@ mod tests {
         let files = Files::new("headroom");
         files.set("sys/vm/min_free_kbytes", "1024\n");
         files.meminfo(100 * 1024, 0, 0);
-        let groups = groups_of(&files.0, "a/b");
-        let machine = Headroom::of(&files.0, &groups).unwrap();
+        let groups = groups_of(&files.0 .0, "a/b");
+        let machine = Headroom::of(&files.0 .0, &groups).unwrap();
         assert_eq!(machine.reserve(), 18 * MIB);
         let available = |of: &Headroom| of.available().unwrap();
         assert_eq!(available(&machine), 82 * MIB);
@@ -351,7 +361,7 @@ mod tests {
             );
             files.set(&format!("{group}/memory.stat"), "anon 5\n");
         }
-        let grouped = Headroom::of(&files.0, &groups).unwrap();
+        let grouped = Headroom::of(&files.0 .0, &groups).unwrap();
         assert_eq!(available(&grouped), 50 * MIB, "no limit");
         files.set("a/memory.max", &format!("{}\n", 100 * MIB));
         assert_eq!(available(&grouped), 36 * MIB, "of a group above");
@@ -386,7 +396,7 @@ mod tests {
         files.set("a/memory.stat", &format!("inactive_file {}\n", 50 * MIB));
         limits("max", "max");
         total(2000, 1000);
-        let machine = Headroom::of(&files.0, &groups_of(&files.0, "a")).unwrap();
+        let machine = Headroom::of(&files.0 .0, &groups_of(&files.0 .0, "a")).unwrap();
         let plenty = || machine.look().unwrap().1 / MIB;
         assert_eq!(plenty(), 1000 - 16 - 100 - 64);
         limits("max", &(400 * MIB).to_string());
@@ -418,7 +428,7 @@ mod tests {
         let files = Files::new("look");
         files.set("sys/vm/min_free_kbytes", "0\n");
         files.meminfo(48 * 1024, 0, 0);
-        let machine = Headroom::of(&files.0, &[]).unwrap();
+        let machine = Headroom::of(&files.0 .0, &[]).unwrap();
         let us = Duration::from_micros;
         assert!(machine.take(8 * MIB, us(0)));
         files.meminfo(17 * 1024, 0, 0);

@@ -4,10 +4,12 @@
 pub(crate) mod clock;
 pub mod event;
 pub mod file;
+pub mod lock;
 pub mod mmap;
 pub mod mount;
 pub mod privilege;
 pub mod remove;
+pub mod scratch;
 pub mod thread;
 
 pub mod memory;

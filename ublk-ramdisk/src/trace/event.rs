@@ -145,15 +145,15 @@ pub(crate) const NO_HCTX: u16 = u16::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Nanoseconds of the trace's clock.
-    pub(crate) time: u64,
+    pub time: u64,
     /// Orders events of one time: those of a thread, and on a virtual clock those of all threads.
     pub(crate) order: u32,
     /// First sector of the request, of 512 bytes.
     pub(crate) sector: u64,
-    /// What the kind says: see [`Event::value`].
-    pub(crate) value: i64,
+    /// Bytes, minus errno, a count, nanoseconds: what the [`Kind`] says.
+    pub value: i64,
     /// A [`crate::mq::Queue::label`]: numbers and name are known only at the end.
-    pub(crate) device: u32,
+    pub device: u32,
     pub(crate) sectors: u32,
     /// [`NO_HCTX`] if it is about the device.
     pub(crate) hctx: u16,
@@ -163,11 +163,13 @@ pub struct Event {
     /// What the kind makes of it: one of the constants above, where a request was inserted, who
     /// gave it back, what was reclaimed, what a source does, or the slot of a rule.
     pub(crate) how: u16,
-    pub(crate) source: Option<Source>,
+    /// The source of BUSY, for `refuse`, `block_rq_tag_wait` and `pressure`.
+    pub source: Option<Source>,
     /// None if it is about no request.
     pub(crate) op: Option<Op>,
     pub(crate) fua: bool,
-    pub(crate) kind: Kind,
+    /// What happened.
+    pub kind: Kind,
 }
 
 // `trace::Options::records` counts in events of this size.
@@ -184,21 +186,6 @@ impl Timed for Event {
 }
 
 impl Event {
-    /// What happened.
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// When, in nanoseconds of the trace's clock.
-    pub fn nanos(&self) -> u64 {
-        self.time
-    }
-
-    /// The device: a [`crate::mq::Queue::label`].
-    pub fn device(&self) -> u32 {
-        self.device
-    }
-
     /// The hardware queue it is about, if it is about one.
     pub fn hctx(&self) -> Option<u16> {
         (self.hctx != NO_HCTX).then_some(self.hctx)
@@ -207,16 +194,6 @@ impl Event {
     /// The request it is about, if it is about one.
     pub fn tag(&self) -> Option<u16> {
         (self.tag != NO_TAG).then_some(self.tag)
-    }
-
-    /// The source of BUSY, for `refuse`, `block_rq_tag_wait` and `pressure`.
-    pub fn source(&self) -> Option<Source> {
-        self.source
-    }
-
-    /// Bytes, minus errno, a count, nanoseconds: what the [`Kind`] says.
-    pub fn value(&self) -> i64 {
-        self.value
     }
 
     /// The operation as blktrace writes it: R, W, D (discard), F (flush) or N (none of these: write

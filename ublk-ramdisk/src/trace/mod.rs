@@ -39,7 +39,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,7 @@ use workqueue::trace::{self as rings, Own, Recorder};
 use workqueue::VirtualClock;
 
 use crate::mq::{Request, Source};
+use crate::sys::lock::Lock;
 pub use event::{Event, Kind, Pressing, Reclaimed};
 pub(crate) use source_state::SourceState;
 
@@ -96,6 +97,16 @@ pub enum CannotRecord {
     /// There is no memory for the events.
     #[error("there is no memory for the events of each thread: lower --records")]
     NoMemory,
+}
+
+#[cfg(not(loom))]
+impl From<CannotRecord> for crate::error::Failure {
+    fn from(why: CannotRecord) -> Self {
+        match why {
+            CannotRecord::Taken => Self::in_use(why.to_string()),
+            CannotRecord::NoMemory => Self::environment(why.to_string()),
+        }
+    }
 }
 
 /// Begins to record what all threads of this process do.
@@ -312,6 +323,18 @@ pub(crate) fn of_hctx(kind: Kind, device: u32, hctx: u16) -> Event {
     }
 }
 
+/// An event of a request.
+pub(crate) fn of_request(kind: Kind, device: u32, hctx: u16, request: &Request) -> Event {
+    Event {
+        sector: request.offset() >> 9,
+        sectors: u32::try_from(request.len() >> 9).unwrap_or(u32::MAX),
+        op: Some(request.op()),
+        fua: request.is_fua(),
+        tag: request.tag(),
+        ..of_hctx(kind, device, hctx)
+    }
+}
+
 /// Records that `bytes` bytes of a store were given back. `device` is a [`crate::mq::Queue::label`].
 #[inline]
 pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
@@ -325,16 +348,16 @@ pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
 }
 
 /// The names of rules, by the label of the device and the slot.
-static RULES: Mutex<BTreeMap<(u32, u16), String>> = Mutex::new(BTreeMap::new());
+static RULES: Lock<BTreeMap<(u32, u16), String>> = Lock::new(BTreeMap::new());
 
 /// Names the rules of a device, as its traces show them. A name stays until the slot has another.
 pub(crate) fn name_rules(device: u32, names: Vec<(u16, String)>) {
-    let mut rules = RULES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut rules = RULES.lock();
     rules.extend(names.into_iter().map(|(slot, name)| ((device, slot), name)));
 }
 
 fn name_of_rule(device: u32, slot: u16) -> String {
-    let rules = RULES.lock().unwrap_or_else(PoisonError::into_inner);
+    let rules = RULES.lock();
     rules.get(&(device, slot)).cloned().unwrap_or_default()
 }
 
@@ -342,13 +365,8 @@ fn name_of_rule(device: u32, slot: u16) -> String {
 #[cold]
 pub(crate) fn rule(device: u32, hctx: u16, request: &Request, slot: u16) {
     record(Event {
-        sector: request.offset() >> 9,
-        sectors: u32::try_from(request.len() >> 9).unwrap_or(u32::MAX),
-        op: Some(request.op()),
-        fua: request.is_fua(),
-        tag: request.tag(),
         how: slot,
-        ..of_hctx(Kind::Rule, device, hctx)
+        ..of_request(Kind::Rule, device, hctx, request)
     });
 }
 
@@ -380,7 +398,7 @@ mod tests {
         reclaim(OWN, Reclaimed::Zeros, 4096);
         let mut trace = recording.finish();
         trace.name_device(OWN, (259, 3), "ublkb0");
-        let own = trace.events().filter(|event| event.device() == OWN);
+        let own = trace.events().filter(|event| event.device == OWN);
         let seen: Vec<_> = own.map(Event::detail).collect();
         assert_eq!(seen, ["psi began", "zeros 4096"]);
         let mut text = Vec::new();

@@ -63,12 +63,8 @@ pub(crate) const IO_RES_OK: i32 = 0;
 
 /// Largest queue depth that the driver takes.
 pub const MAX_QUEUE_DEPTH: u32 = 4096;
-/// Largest number of queues that the driver takes.
-pub const MAX_NR_QUEUES: u32 = 4096;
 /// Largest buffer of one request that the file positions below can address.
 pub const MAX_IO_BUFFER: u32 = 32 << 20;
-/// Largest device number.
-pub const MAX_DEVICE_ID: u32 = (1 << 20) - 1;
 
 /// The page of the architectures that this server is built for.
 pub const PAGE_SIZE: u32 = 4096;

@@ -61,7 +61,7 @@ impl LocalCompletion for Results {
     #[inline]
     fn end(&mut self, request: &Request, result: i32) {
         self.inside -= 1;
-        self.queue.ended(request, result);
+        self.queue.counters.ended(request, result);
         self.push(request.tag(), result);
     }
 }
@@ -107,12 +107,7 @@ impl Batch {
         let mut answer = [Completion::NONE; 1];
         ring.reap(&mut answer);
         if answer[0].result != 0 {
-            let errno = -answer[0].result;
-            return Err(QueueError::Command {
-                command: "PREP_IO_CMDS",
-                tag: 0,
-                errno,
-            });
+            return QueueError::refused("PREP_IO_CMDS", 0, -answer[0].result);
         }
         let buffers = FetchBuffers::register(&ring, FETCH_BUFFERS, usize::from(depth))
             .map_err(|e| QueueError::Setup("fetch buffers", e))?;
@@ -154,7 +149,7 @@ impl Batch {
             self.ring.submit_and_wait(want).map_err(QueueError::Ring)?;
             self.queue_shared.mailbox.disarm();
             let count = self.ring.reap(&mut completions);
-            self.results.queue.reaped();
+            self.results.queue.counters.reap();
             for &completion in &completions[..count] {
                 self.completed(completion)?;
             }
@@ -230,13 +225,7 @@ impl Batch {
             libc::ENOBUFS | libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
                 self.ring.push_batch_fetch(FETCH);
             }
-            errno => {
-                return Err(QueueError::Command {
-                    command: "FETCH_IO_CMDS",
-                    tag: 0,
-                    errno,
-                })
-            }
+            errno => return QueueError::refused("FETCH_IO_CMDS", 0, errno),
         }
         Ok(())
     }
@@ -295,11 +284,7 @@ impl Batch {
                 self.push_commit(index);
                 Ok(())
             }
-            Err(errno) => Err(QueueError::Command {
-                command: "COMMIT_IO_CMDS",
-                tag,
-                errno,
-            }),
+            Err(errno) => QueueError::refused("COMMIT_IO_CMDS", tag, errno),
         }
     }
 }

@@ -64,12 +64,6 @@ impl ClientData {
         unsafe { self.buffers.start().add(offset) }
     }
 
-    /// Zeros, as many as the largest request has bytes.
-    #[inline]
-    fn zeros(&self) -> NonNull<u8> {
-        self.zeros.start()
-    }
-
     /// Moves a request's bytes between the client and the store, on the calling thread. Returns how
     /// many.
     ///
@@ -119,7 +113,7 @@ impl ClientData {
         match (request.op(), data) {
             (Op::Write, Data::Contiguous(to)) => self.copy_in(request, to),
             (Op::Read, Data::Contiguous(from)) => self.copy_out(request, from),
-            (Op::Read, Data::Zeros) => self.copy_out(request, self.zeros()),
+            (Op::Read, Data::Zeros) => self.copy_out(request, self.zeros.start()),
             (Op::Read, Data::Scattered) => {
                 self.gather(driver, request, data)?;
                 self.copy_out(request, self.buffer(request.tag()))

@@ -30,12 +30,7 @@ impl FrontEnd for UblkFrontEnd {
     /// Moves the bytes on the calling worker, so that the queue thread goes on serving.
     fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
         let queue_shared = self.of(transfer.queue());
-        let (request, data) = (*transfer.request(), transfer.data());
-        transfer.done(
-            queue_shared
-                .data
-                .copy(&*self.disk, self.path, &request, data),
-        )
+        queue_shared.transfer(&*self.disk, self.path, transfer)
     }
 
     /// Posts the result to the queue's mailbox. Allocates nothing, waits for nothing (D6).

@@ -123,20 +123,18 @@ pub(super) fn params(config: &DeviceConfig, size: u64, io_buffer: u32, page: u64
         io_min_shift: shift(physical),
         // A request is never longer than the buffer of its tag.
         max_sectors: io_buffer >> 9,
-        chunk_sectors: 0,
         dev_sectors: size >> 9,
-        virt_boundary_mask: 0,
+        ..ParamBasic::default()
     };
     // A disk for swap keeps the memory that it has (J8).
     let max_discard_sectors = if config.swap { 0 } else { MAX_DISCARD >> 9 };
     let discard = ParamDiscard {
-        discard_alignment: 0,
         // Smaller parts are zeroed in place and give no memory back (E18).
         discard_granularity: page as u32,
         max_discard_sectors,
         max_write_zeroes_sectors: max_discard_sectors,
         max_discard_segments: 1,
-        reserved0: 0,
+        ..ParamDiscard::default()
     };
     let types = abi::PARAM_BASIC | abi::PARAM_DISCARD | abi::PARAM_DMA_ALIGN;
     // The alignment is a mask: buffers at multiples of 4 bytes are fine.

@@ -57,14 +57,8 @@ impl PerTag {
         // The disk is not started, so no request can come: a completion is a refused FETCH.
         let mut refused = [Completion::NONE; 1];
         if commands.ring.reap(&mut refused) > 0 {
-            let Completion {
-                user_data, result, ..
-            } = refused[0];
-            return Err(QueueError::Command {
-                command: "FETCH",
-                tag: user_data as u16,
-                errno: -result,
-            });
+            let [refused] = refused;
+            return QueueError::refused("FETCH", refused.user_data as u16, -refused.result);
         }
         let give_up = commands.queue.shared.give_up.as_fd();
         commands.ring.watch_for_give_up(give_up);
@@ -89,7 +83,7 @@ impl PerTag {
             self.queue_shared.mailbox.disarm();
             waited.map_err(QueueError::Ring)?;
             let count = self.commands.ring.reap(&mut completions);
-            self.commands.queue.reaped();
+            self.commands.queue.counters.reap();
             for completion in &completions[..count] {
                 self.completed(completion)?;
             }
@@ -119,13 +113,7 @@ impl PerTag {
             abi::IO_RES_OK => self.request_arrived(tag),
             // The driver takes the tag back: the disk is going away (F4).
             result if result == -libc::ENODEV => self.alive -= 1,
-            result => {
-                return Err(QueueError::Command {
-                    command: "COMMIT_AND_FETCH",
-                    tag,
-                    errno: -result,
-                })
-            }
+            result => return QueueError::refused("COMMIT_AND_FETCH", tag, -result),
         }
         Ok(())
     }
@@ -156,7 +144,7 @@ impl LocalCompletion for TagCommands {
 
     #[inline]
     fn end(&mut self, request: &Request, result: i32) {
-        self.queue.ended(request, result);
+        self.queue.counters.ended(request, result);
         self.push(IO_COMMIT_AND_FETCH, request.tag(), result);
     }
 }

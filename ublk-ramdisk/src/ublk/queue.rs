@@ -13,7 +13,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use workqueue::CpuSet;
 
@@ -26,6 +26,7 @@ use crate::mq::{
     DataTransfer, Disk, Limits, LocalCompletion, Op, Request, Status, Submitter, TransferAnswer,
 };
 use crate::stats::{QueueCounters, WakeUps};
+use crate::sys::lock::Lock;
 use crate::sys::{event, thread as sys_thread};
 
 /// Why a queue thread ended without having been told to.
@@ -64,6 +65,15 @@ pub(super) enum QueueError {
 }
 
 impl QueueError {
+    /// The driver has refused a command with this errno.
+    pub(super) fn refused<T>(command: &'static str, tag: u16, errno: i32) -> Result<T, Self> {
+        Err(Self::Command {
+            command,
+            tag,
+            errno,
+        })
+    }
+
     /// The exit status: does the machine lack something (L1), or did something fail?
     pub(super) fn exit(&self) -> Exit {
         match self {
@@ -164,9 +174,19 @@ impl QueueShared {
             binding: Binding::default(),
         })
     }
-}
 
-impl QueueShared {
+    /// Moves a request's bytes on the calling thread.
+    #[inline]
+    pub(super) fn transfer<'m>(
+        &self,
+        disk: &dyn Disk,
+        path: DataPath,
+        transfer: DataTransfer<'m>,
+    ) -> TransferAnswer<'m> {
+        let (request, data) = (*transfer.request(), transfer.data());
+        transfer.done(self.data.copy(disk, path, &request, data))
+    }
+
     /// How often the thread of the queue was woken for what workers had for it.
     /// `saved` are the messages for which it was awake, or was being woken.
     pub(super) fn wakeups(&self) -> WakeUps {
@@ -183,24 +203,24 @@ impl QueueShared {
 ///
 /// Holds the thread's id in the kernel and its CPUs; none before the thread began and after it ended.
 #[derive(Debug, Default)]
-pub(super) struct Binding(Mutex<Option<(i32, Vec<usize>)>>);
+pub(super) struct Binding(Lock<Option<(i32, Vec<usize>)>>);
 
 impl Binding {
     /// Binds the calling thread.
     pub(super) fn begin(&self, cpus: &[usize]) -> io::Result<()> {
-        *self.lock() = Some((sys_thread::id(), cpus.to_vec()));
+        *self.0.lock() = Some((sys_thread::id(), cpus.to_vec()));
         sys_thread::pin(cpus)
     }
 
     /// The thread is about to end, and its number to be another's.
     pub(super) fn end(&self) {
-        *self.lock() = None;
+        *self.0.lock() = None;
     }
 
     /// Binds the thread again if one of its CPUs is online. Called when the online CPUs have
     /// changed (C27).
     pub(super) fn follow(&self, online: &CpuSet) {
-        if let Some((thread, cpus)) = &*self.lock() {
+        if let Some((thread, cpus)) = &*self.0.lock() {
             if cpus.iter().any(|&cpu| online.contains(cpu)) {
                 // Under the lock, for which `end` waits: the id is still this thread's.
                 // As at its start it works from any.
@@ -208,17 +228,13 @@ impl Binding {
             }
         }
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(i32, Vec<usize>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// One queue, apart from its ring and its way into the mirror.
 pub(super) struct UblkQueue {
     pub shared: Arc<DeviceShared>,
     pub queue_shared: Arc<QueueShared>,
-    counters: Arc<QueueCounters>,
+    pub counters: Arc<QueueCounters>,
 }
 
 impl UblkQueue {
@@ -272,29 +288,8 @@ impl UblkQueue {
     /// Moves a request's bytes on the calling thread.
     #[inline]
     pub(super) fn transfer<'m>(&self, transfer: DataTransfer<'m>) -> TransferAnswer<'m> {
-        let Self {
-            shared,
-            queue_shared,
-            ..
-        } = self;
-        let (request, data) = (*transfer.request(), transfer.data());
-        transfer.done(
-            queue_shared
-                .data
-                .copy(&*shared.disk, shared.path, &request, data),
-        )
-    }
-
-    /// Counts a request that has ended, with its result as the driver gets it.
-    #[inline]
-    pub(super) fn ended(&self, request: &Request, result: i32) {
-        self.counters.ended(request, result);
-    }
-
-    /// The thread woke up and took completions.
-    #[inline]
-    pub(super) fn reaped(&self) {
-        self.counters.reap();
+        let DeviceShared { disk, path, .. } = &*self.shared;
+        self.queue_shared.transfer(&**disk, *path, transfer)
     }
 }
 

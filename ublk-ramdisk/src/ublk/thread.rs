@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::batch::Batch;
@@ -17,6 +17,7 @@ use crate::config::DataPath;
 use crate::error::Failure;
 use crate::mq::Submitter;
 use crate::stats::QueueCounters;
+use crate::sys::lock::Lock;
 use crate::sys::privilege::{self, Kind};
 use crate::sys::{event, thread as sys_thread};
 
@@ -33,7 +34,7 @@ pub(super) struct Deaths {
     /// Tells the queues that one of them has failed, or that the device is closed.
     give_up: Arc<OwnedFd>,
     /// What the user is told. Later failures are only logged.
-    first_error: Mutex<Option<String>>,
+    first_error: Lock<Option<String>>,
 }
 
 impl Deaths {
@@ -41,7 +42,7 @@ impl Deaths {
         Ok(Self {
             event: event::eventfd()?,
             give_up: Arc::new(event::eventfd()?),
-            first_error: Mutex::new(None),
+            first_error: Lock::new(None),
         })
     }
 
@@ -62,10 +63,7 @@ impl Deaths {
 
     /// Why the first thread that failed did so; none if none failed.
     pub(super) fn error(&self) -> Option<String> {
-        self.first_error
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone()
+        self.first_error.lock().clone()
     }
 
     /// Called once by each queue thread, as its last act.
@@ -80,10 +78,7 @@ impl Deaths {
 
     fn note_failure(&self, text: String) {
         log::error!("{text}");
-        self.first_error
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .get_or_insert(text);
+        self.first_error.lock().get_or_insert(text);
         self.end_all();
     }
 }

@@ -12,7 +12,6 @@ use crate::study::outcome::{show, Kind, Part, Samples};
 use crate::study::settings::{Settings, StudyError};
 use crate::study::table::StudyFile;
 use crate::table::Table;
-use std::fmt::Display;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use workqueue::legacy::{self, Machine};
@@ -79,14 +78,12 @@ pub fn part(settings: &Settings, file: &StudyFile) -> Result<Part, StudyError> {
     let unbound = runtime.queue("unbound").flags(Flags::UNBOUND).build()?;
     let old = Machine::builder().topology(Topology::detect(&CpuSet::single(cpu)));
     let old = old.build().create_workqueue("old")?;
-    let refused = |e: &dyn Display| StudyError::Refused(e.to_string());
-    let today = |queue: &Queue, body: Body| {
-        let queued = queue.enqueue_on(cpu, Job::new("item", body));
-        queued.map_err(|e| refused(&e))
-    };
+    let today = |queue: &Queue, body: Body| Ok(queue.enqueue_on(cpu, Job::new("item", body))?);
     let before = |body: Body| {
         let queued = old.queue_work_on(cpu, &legacy::Work::new("item", move |_| body()));
-        queued.map(drop).map_err(|e| refused(&e))
+        queued
+            .map(drop)
+            .map_err(|e| StudyError::Refused(e.to_string()))
     };
     let mut samples = NAMES.map(|name| Samples {
         name: name.into(),

@@ -106,8 +106,7 @@ fn play(design: Design, acts: Vec<Act>) -> Result<Course, StudyError> {
     let other = other.build()?;
     for (n, body) in bodies(&stage).enumerate() {
         let apart = n > 0 && design == Design::Intensive;
-        let taken = if apart { &other } else { &queue }.try_spawn(body);
-        taken.map_err(|e| StudyError::Refused(e.to_string()))?;
+        if apart { &other } else { &queue }.try_spawn(body)?;
     }
     // Nothing runs before this.
     runtime.start()?;

@@ -36,9 +36,7 @@ fn probe(queue: &OwnedQueue, cpu: usize) -> Result<f64, StudyError> {
     });
     // Before the call: what queueing itself takes is a part of the latency.
     let called = Instant::now();
-    queue
-        .enqueue_on(cpu, item)
-        .map_err(|e| StudyError::Refused(e.to_string()))?;
+    queue.enqueue_on(cpu, item)?;
     let at = start
         .recv()
         .map_err(|e| StudyError::Refused(e.to_string()))?;

@@ -50,9 +50,7 @@ fn trial(cpu: usize) -> Result<f64, StudyError> {
         // The receiver waits for it.
         let _received = started.send((Instant::now(), is_rescuer()));
     });
-    queue
-        .enqueue_on(cpu, item)
-        .map_err(|e| StudyError::Refused(e.to_string()))?;
+    queue.enqueue_on(cpu, item)?;
     let told = start.recv_timeout(HUNG);
     // Before an error is returned: the runtime ends only if it can make workers.
     fails.store(false, Ordering::SeqCst);

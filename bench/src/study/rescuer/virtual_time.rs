@@ -55,8 +55,7 @@ fn arrive(stage: &Stage, queue: &Queue, log: &Log) -> Result<(), StudyError> {
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         log.push((arrived, own.now(), is_rescuer()));
     });
-    let queued = queue.enqueue_on(0, item);
-    queued.map_err(|e| StudyError::Refused(e.to_string()))
+    Ok(queue.enqueue_on(0, item)?)
 }
 
 /// An outage of 2.5 s, in which both queues get an item every few milliseconds.
@@ -142,8 +141,7 @@ fn turns(draft: &mut Draft) -> Result<(), StudyError> {
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
                 log.push((cpu, from, own.now()));
             });
-            let queued = queue.enqueue_on(cpu, item);
-            queued.map_err(|e| StudyError::Refused(e.to_string()))?;
+            queue.enqueue_on(cpu, item)?;
         }
         Ok(())
     };

@@ -14,11 +14,12 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TrySendError};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::sys::lock::Lock;
 use ublk_ramdisk::sys::privilege::{self, Kind};
 
 use crate::server::protocol::LogTarget;
@@ -118,7 +119,7 @@ impl fmt::Write for Line {
 
 struct Logger {
     /// Writes on the thread that logs, until the writing thread has it.
-    writer: Mutex<Option<Writer>>,
+    writer: Lock<Option<Writer>>,
     /// Bounded. Queue threads only try to send, and never wait (F21).
     queue: OnceLock<SyncSender<Entry>>,
     /// Lines that found the queue full since the last one was written.
@@ -126,7 +127,7 @@ struct Logger {
 }
 
 static LOGGER: Logger = Logger {
-    writer: Mutex::new(None),
+    writer: Lock::new(None),
     queue: OnceLock::new(),
     dropped: AtomicU64::new(0),
 };
@@ -143,7 +144,7 @@ impl Log for Logger {
         let mut line = Line::new(record.level());
         let _ = write!(line, "{}", record.args());
         let Some(queue) = self.queue.get() else {
-            if let Some(writer) = &mut *self.writer() {
+            if let Some(writer) = &mut *self.writer.lock() {
                 writer.write(line.level, line.text());
             }
             return;
@@ -172,12 +173,6 @@ impl Log for Logger {
     }
 }
 
-impl Logger {
-    fn writer(&self) -> std::sync::MutexGuard<'_, Option<Writer>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Waits for room in the queue. False if there was none in time.
 fn send_until(queue: &SyncSender<Entry>, deadline: Instant, mut entry: Entry) -> bool {
     loop {
@@ -193,7 +188,7 @@ fn send_until(queue: &SyncSender<Entry>, deadline: Instant, mut entry: Entry) ->
 /// Sends all log lines to `sink`. Until [`start_thread`] the thread that logs writes its lines. Called
 /// once, after the fork of a daemon.
 pub fn open(sink: Sink) {
-    *LOGGER.writer() = Some(Writer { sink, syslog: None });
+    *LOGGER.writer.lock() = Some(Writer { sink, syslog: None });
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
@@ -201,7 +196,7 @@ pub fn open(sink: Sink) {
 
 /// Starts the writing thread of a server. Called once, after the fork from its supervisor.
 pub fn start_thread() -> io::Result<()> {
-    let Some(writer) = LOGGER.writer().take() else {
+    let Some(writer) = LOGGER.writer.lock().take() else {
         return Ok(());
     };
     let (queue, lines) = sync_channel(QUEUED_LINES);
@@ -247,40 +242,28 @@ struct Writer {
 impl Writer {
     /// Writes one line. A failure is ignored: there is no other place to report it.
     fn write(&mut self, level: Level, text: &str) {
+        let (prefix, priority) = marks(level);
+        let line = format!("ublk-ramdisk[{}]: {prefix}{text}", std::process::id());
         match &mut self.sink {
             Sink::Stderr => {
-                let _ = writeln!(io::stderr(), "ublk-ramdisk: {}{text}", prefix(level));
+                let _ = writeln!(io::stderr(), "ublk-ramdisk: {prefix}{text}");
             }
             Sink::File(file) => {
-                let line = format!(
-                    "{} ublk-ramdisk[{}]: {}{text}\n",
-                    humantime::format_rfc3339_seconds(SystemTime::now()),
-                    std::process::id(),
-                    prefix(level)
-                );
-                let _ = file.write_all(line.as_bytes());
+                let now = humantime::format_rfc3339_seconds(SystemTime::now());
+                let _ = file.write_all(format!("{now} {line}\n").as_bytes());
             }
-            Sink::Syslog => self.send(level, text),
+            Sink::Syslog => self.send(&format!("<{priority}>{line}")),
         }
     }
 
     /// Sends to /dev/log and, when the log daemon was restarted, once more on a new socket.
-    fn send(&mut self, level: Level, text: &str) {
-        let packet = format!(
-            "<{}>ublk-ramdisk[{}]: {}{text}",
-            priority(level),
-            std::process::id(),
-            prefix(level)
-        );
+    fn send(&mut self, packet: &str) {
         for _ in 0..2 {
             if self.syslog.is_none() {
                 self.syslog = connect_syslog().ok();
             }
-            match self
-                .syslog
-                .as_ref()
-                .map(|socket| socket.send(packet.as_bytes()))
-            {
+            let sent = self.syslog.as_ref().map(|to| to.send(packet.as_bytes()));
+            match sent {
                 Some(Ok(_)) => return,
                 _ => self.syslog = None,
             }
@@ -296,23 +279,16 @@ fn connect_syslog() -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// Facility daemon (3), severity by level.
-fn priority(level: Level) -> u8 {
-    let severity = match level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 6,
-        Level::Debug | Level::Trace => 7,
+/// What a line begins with, and its priority in the system's log: facility daemon (3), severity by
+/// level.
+fn marks(level: Level) -> (&'static str, u8) {
+    let (prefix, severity) = match level {
+        Level::Error => ("error: ", 3),
+        Level::Warn => ("warning: ", 4),
+        Level::Info => ("", 6),
+        Level::Debug | Level::Trace => ("", 7),
     };
-    3 * 8 + severity
-}
-
-fn prefix(level: Level) -> &'static str {
-    match level {
-        Level::Error => "error: ",
-        Level::Warn => "warning: ",
-        Level::Info | Level::Debug | Level::Trace => "",
-    }
+    (prefix, 3 * 8 + severity)
 }
 
 #[cfg(test)]
@@ -335,7 +311,7 @@ mod tests {
     fn j10_a_full_queue_drops_and_counts() {
         let (queue, lines) = sync_channel(2);
         let logger = Logger {
-            writer: Mutex::new(None),
+            writer: Lock::new(None),
             queue: OnceLock::from(queue),
             dropped: AtomicU64::new(0),
         };
@@ -373,7 +349,7 @@ mod tests {
 
     #[test]
     fn syslog_priorities_are_those_of_a_daemon() {
-        assert_eq!(priority(Level::Error), 27);
-        assert_eq!(priority(Level::Info), 30);
+        assert_eq!(marks(Level::Error), ("error: ", 27));
+        assert_eq!(marks(Level::Info), ("", 30));
     }
 }

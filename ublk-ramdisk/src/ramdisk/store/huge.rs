@@ -29,9 +29,7 @@ impl Store {
         if allowed >= size {
             return self.reserve_all();
         }
-        let held = self
-            .allocated()
-            .map_err(|source| self.cannot("examine", source))?;
+        let held = self.allocated().map_err(self.cannot("examine"))?;
         let needed = allowed.saturating_sub(held);
         match pool(self.page_size()) {
             available if needed > available => Err(too_little(needed, available)),
@@ -47,7 +45,7 @@ impl Store {
             match pool(self.page_size()) {
                 available if needed > available => too_little(needed, available),
                 // A limit of the mount or of the control group.
-                _ => self.cannot("reserve huge pages for", source),
+                _ => self.cannot("reserve huge pages for")(source),
             }
         })
     }
@@ -55,25 +53,21 @@ impl Store {
     /// Finds out what the file holds. The file system tells the number of pages, not which. A file
     /// that has some gets the others, and then has all.
     pub(super) fn adopt_huge_pages(&self) -> Result<(), StoreError> {
-        let held = self
-            .allocated()
-            .map_err(|source| self.cannot("examine", source))?;
+        let held = self.allocated().map_err(self.cannot("examine"))?;
         if held == 0 {
             return Ok(());
         }
         // All or nothing: a failed allocation would leave pages in the file.
         self.reserve_all()?;
         let all = 0..self.size();
-        file::allocate(&self.file, all.clone())
-            .map_err(|source| self.cannot("allocate", source))?;
+        file::allocate(&self.file, all.clone()).map_err(self.cannot("allocate"))?;
         let found = self.states.mark_present(pages_of(&all, self.page_shift));
         self.budget.charge((found as u64) << self.page_shift);
         Ok(())
     }
 
-    fn cannot(&self, step: &'static str, source: std::io::Error) -> StoreError {
-        let size = self.size();
-        StoreError::System { step, size, source }
+    fn cannot(&self, step: &'static str) -> impl Fn(std::io::Error) -> StoreError {
+        StoreError::system(step, self.size())
     }
 }
 

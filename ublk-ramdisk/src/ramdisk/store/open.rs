@@ -100,21 +100,15 @@ pub enum StoreError {
 impl Store {
     /// A store in anonymous memory, gone with this process.
     pub fn anonymous(size: u64, huge_pages: bool) -> Result<Self, StoreError> {
-        let file = file::memfd(c"ublk-ramdisk", false).map_err(|source| StoreError::System {
-            step: "create",
-            size,
-            source,
-        })?;
+        let file =
+            file::memfd(c"ublk-ramdisk", false).map_err(StoreError::system("create", size))?;
         Self::with_new_file(file, size, huge_pages)
     }
 
     /// A store in huge pages of the system's default size. [`Store::reserve`] reserves them.
     pub fn hugetlb(size: u64) -> Result<Self, StoreError> {
-        let file = file::memfd(c"ublk-ramdisk", true).map_err(|source| StoreError::System {
-            step: "create",
-            size,
-            source,
-        })?;
+        let file =
+            file::memfd(c"ublk-ramdisk", true).map_err(StoreError::system("create", size))?;
         Self::with_new_file(file, size, false)
     }
 
@@ -200,16 +194,12 @@ impl Store {
         size: u64,
         huge_pages: bool,
     ) -> Result<Self, StoreError> {
-        file::set_len(&file, size).map_err(|source| StoreError::System {
-            step: "size",
-            size,
-            source,
-        })?;
+        file::set_len(&file, size).map_err(StoreError::system("size", size))?;
         Self::with_file(file, size, huge_pages)
     }
 
     fn with_file(file: File, size: u64, huge_pages: bool) -> Result<Self, StoreError> {
-        let system = |step| move |source| StoreError::System { step, size, source };
+        let system = |step| StoreError::system(step, size);
         let (magic, block) = file::file_system(&file).map_err(system("examine"))?;
         let page = if magic == file::HUGETLBFS_MAGIC {
             block
@@ -292,6 +282,13 @@ impl Store {
             Ok(mapping) => Ok((mapping, roomy)),
             Err(_) => Ok((Mapping::shared(file, size as usize)?, size)),
         }
+    }
+}
+
+impl StoreError {
+    /// Makes the error of a step that the system refuses.
+    pub(super) fn system(step: &'static str, size: u64) -> impl Fn(io::Error) -> Self {
+        move |source| Self::System { step, size, source }
     }
 }
 

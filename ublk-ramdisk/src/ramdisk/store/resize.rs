@@ -17,13 +17,9 @@ impl Store {
             });
         }
         self.check_shrink(size)?;
-        let system = |source| StoreError::System {
-            step: "grow to",
-            size,
-            source,
-        };
-        if self.file.metadata().map_err(system)?.len() < size {
-            file::set_len(&self.file, size).map_err(system)?;
+        let system = || StoreError::system("grow to", size);
+        if self.file.metadata().map_err(system())?.len() < size {
+            file::set_len(&self.file, size).map_err(system())?;
         }
         // What a larger disk left there.
         self.discard(self.size()..size);

@@ -165,27 +165,25 @@ const COLUMNS: [Column; 17] = [
     column("SIZE", true, |row| row.size.map(size)),
     column("QUEUES", true, |row| Some(row.queues.to_string())),
     column("DEPTH", true, |row| Some(row.depth.to_string())),
-    column("DATA-PATH", true, |row| {
-        row.data_path.map(|path| path.to_string())
-    }),
-    column("PID", true, |row| row.pid.map(|pid| pid.to_string())),
+    column("DATA-PATH", true, |row| text(row.data_path)),
+    column("PID", true, |row| text(row.pid)),
     column("BACKING", true, |row| row.backing.clone()),
-    column("OUTLIVES-SERVER", false, |row| {
-        row.outlives_server.map(yes_or_no)
+    column("OUTLIVES-SERVER", false, |r| {
+        r.outlives_server.map(yes_or_no)
     }),
     column("SERVER", false, server_name),
     column("PROGRAM", false, |row| row.program.clone()),
     column("READ-ONLY", false, |row| Some(yes_or_no(row.read_only))),
     column("IO-BUFFER", false, |row| Some(size(row.io_buffer.into()))),
     column("FLAGS", false, |row| Some(row.flags.join(","))),
-    column("RESTARTS", false, |row| {
-        row.restarts.map(|restarts| restarts.to_string())
-    }),
+    column("RESTARTS", false, |row| text(row.restarts)),
     column("LAST-END", false, |row| row.last_end.clone()),
-    column("WAITED-MS", false, |row| {
-        row.waited_ms.map(|millis| millis.to_string())
-    }),
+    column("WAITED-MS", false, |row| text(row.waited_ms)),
 ];
+
+fn text(value: Option<impl ToString>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
 
 fn yes_or_no(is: bool) -> String {
     if is { "yes" } else { "no" }.to_owned()

@@ -196,26 +196,7 @@ mod tests {
     use nix::sys::stat::{makedev, mknod, Mode, SFlag};
     use std::io::Read;
     use std::os::unix::fs::{symlink, FileTypeExt};
-
-    struct Place(PathBuf);
-
-    impl Place {
-        fn new(name: &str) -> Place {
-            let path = std::env::temp_dir().join(format!("ublk-out-{name}-{}", std::process::id()));
-            fs::create_dir_all(&path).expect("a folder");
-            Place(path)
-        }
-
-        fn file(&self, name: &str) -> PathBuf {
-            self.0.join(name)
-        }
-    }
-
-    impl Drop for Place {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+    use ublk_ramdisk::sys::scratch::Scratch;
 
     fn begun(path: &Path) -> Writing {
         let mut writing = OutputFile::check(path).and_then(OutputFile::begin).unwrap();
@@ -225,8 +206,8 @@ mod tests {
 
     #[test]
     fn l1_a_file_that_was_made_is_removed_unless_it_is_whole() {
-        let place = Place::new("made");
-        let path = place.file("trace");
+        let place = Scratch::new("ublk-out-made").unwrap();
+        let path = place.0.join("trace");
         OutputFile::check(&path).unwrap();
         assert!(!path.exists(), "looking leaves nothing");
         drop(begun(&path));
@@ -237,8 +218,8 @@ mod tests {
 
     #[test]
     fn l1_a_file_that_was_there_is_replaced_and_never_removed() {
-        let place = Place::new("found");
-        let path = place.file("trace");
+        let place = Scratch::new("ublk-out-found").unwrap();
+        let path = place.0.join("trace");
         fs::write(&path, "another trace").unwrap();
         OutputFile::check(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"another trace");
@@ -250,8 +231,8 @@ mod tests {
 
     #[test]
     fn l1_a_link_is_followed_and_one_to_nothing_is_refused() {
-        let place = Place::new("link");
-        let (target, link) = (place.file("target"), place.file("link"));
+        let place = Scratch::new("ublk-out-link").unwrap();
+        let (target, link) = (place.0.join("target"), place.0.join("link"));
         symlink(&target, &link).unwrap();
         let refused = OutputFile::check(&link).unwrap_err();
         assert!(refused.message.contains("a link to"), "{refused}");
@@ -265,8 +246,8 @@ mod tests {
 
     #[test]
     fn l1_a_name_that_is_anothers_by_now_is_left() {
-        let place = Place::new("renamed");
-        let (path, kept) = (place.file("trace"), place.file("kept"));
+        let place = Scratch::new("ublk-out-renamed").unwrap();
+        let (path, kept) = (place.0.join("trace"), place.0.join("kept"));
         let writing = begun(&path);
         fs::rename(&path, &kept).unwrap();
         fs::write(&path, "another's").unwrap();
@@ -276,8 +257,8 @@ mod tests {
 
     #[test]
     fn l1_a_stream_is_opened_once_and_stays() {
-        let place = Place::new("fifo");
-        let fifo = place.file("fifo");
+        let place = Scratch::new("ublk-out-fifo").unwrap();
+        let fifo = place.0.join("fifo");
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
         for whole in [true, false] {
             let source = fifo.clone();
@@ -300,8 +281,8 @@ mod tests {
 
     #[test]
     fn l1_a_stream_whose_reader_has_gone_is_no_error() {
-        let place = Place::new("gone");
-        let link = place.file("link");
+        let place = Scratch::new("ublk-out-gone").unwrap();
+        let link = place.0.join("link");
         let (reader, writer) = io::pipe().unwrap();
         let number = std::os::fd::AsRawFd::as_raw_fd(&writer);
         symlink(format!("/proc/self/fd/{number}"), &link).unwrap();
@@ -317,8 +298,8 @@ mod tests {
     /// A node made here, with the numbers of the one that is always full.
     #[test]
     fn l1_a_device_node_stays() {
-        let place = Place::new("node");
-        let node = place.file("full");
+        let place = Scratch::new("ublk-out-node").unwrap();
+        let node = place.0.join("full");
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         if let Err(error) = mknod(&node, SFlag::S_IFCHR, mode, makedev(1, 7)) {
             eprintln!("SKIP l1_a_device_node_stays: no right to make one: {error}");

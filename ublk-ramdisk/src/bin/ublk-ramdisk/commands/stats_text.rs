@@ -7,12 +7,12 @@
 use ublk_ramdisk::config::fate_of_contents;
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::histogram::Histogram;
-use ublk_ramdisk::mq::Source;
+use ublk_ramdisk::mq::{Op, Source};
 use ublk_ramdisk::pressure::Settings;
 use ublk_ramdisk::ramdisk::space::SpaceStats;
 use ublk_ramdisk::ramdisk::Mode;
 use ublk_ramdisk::rules::RuleStats;
-use ublk_ramdisk::stats::{DeviceStats, KblockdStats, OpStats, QueueStats};
+use ublk_ramdisk::stats::{DeviceStats, KblockdStats, QueueStats};
 use ublk_ramdisk::ublk::ctrl::block_path;
 use ublk_ramdisk::units::Size;
 
@@ -100,7 +100,7 @@ const TOTAL: &[Column] = columns! {
     "P90" false |q: &QueueStats| percentile(&q.latency.total(), 900);
     "P99" false |q: &QueueStats| percentile(&q.latency.total(), 990);
     "P99.9" false |q: &QueueStats| percentile(&q.latency.total(), 999);
-    "MAX" false |q: &QueueStats| q.latency.total().max().map_or("-".to_owned(), human_time);
+    "MAX" false |q: &QueueStats| time(q.latency.total().max());
 };
 
 /// Prints one disk: a line of its size and data path, its pressure and memory, the tables, and
@@ -230,22 +230,16 @@ fn operations(stats: &DeviceStats, all: bool) -> Option<String> {
     ];
     let mut cells = vec![titles(names.into_iter())];
     for queue in &stats.queues {
-        let times = queue.latency.each();
-        let of = |name: &str| {
-            times
-                .iter()
-                .find(|(of, _)| *of == name)
-                .map(|(_, times)| times)
-        };
-        for (name, operation) in each_operation(queue) {
+        let operations = Op::NAMES.iter().zip(queue.ops());
+        for ((name, operation), times) in operations.zip(queue.latency.each()) {
             if all || operation.requests > 0 {
                 let mut row = vec![
                     queue.queue.to_string(),
-                    name.to_owned(),
+                    (*name).to_owned(),
                     operation.requests.to_string(),
                     rounded_size(operation.bytes),
                 ];
-                row.extend(latencies(of(name)));
+                row.extend(latencies(times));
                 cells.push(row);
             }
         }
@@ -253,32 +247,20 @@ fn operations(stats: &DeviceStats, all: bool) -> Option<String> {
     (cells.len() > 1).then(|| output::table(&cells))
 }
 
-fn each_operation(queue: &QueueStats) -> [(&'static str, OpStats); 5] {
-    [
-        ("read", queue.read),
-        ("write", queue.write),
-        ("flush", queue.flush),
-        ("discard", queue.discard),
-        ("write-zeroes", queue.write_zeroes),
-    ]
-}
-
-fn latencies(times: Option<&&Histogram>) -> Vec<String> {
-    match times.filter(|times| times.count() > 0) {
-        None => vec!["-".to_owned(); 5],
-        Some(times) => {
-            let parts = [500, 990, 999].map(|part| percentile(times, part));
-            let max = times.max().map_or("-".to_owned(), human_time);
-            let mean = human_time(times.mean());
-            [mean].into_iter().chain(parts).chain([max]).collect()
-        }
-    }
+/// The mean, three percentiles and the maximum.
+fn latencies(times: &Histogram) -> [String; 5] {
+    let mean = (times.count() > 0).then(|| times.mean());
+    let [p50, p99, p999] = [500, 990, 999].map(|part| times.permille(part));
+    [mean, p50, p99, p999, times.max()].map(time)
 }
 
 /// `-` if no request was timed.
+fn time(nanos: Option<u64>) -> String {
+    nanos.map_or("-".to_owned(), human_time)
+}
+
 fn percentile(times: &Histogram, permille: u64) -> String {
-    let time = times.permille(permille);
-    time.map_or("-".to_owned(), human_time)
+    time(times.permille(permille))
 }
 
 /// Memory used and its limit; if it is short, for how long writes wait, and how many have failed.

@@ -16,7 +16,7 @@ use nix::sys::stat::{major, minor};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
 use ublk_ramdisk::mq::Queue;
-use ublk_ramdisk::trace::{self, CannotRecord, Format, Options, Recording};
+use ublk_ramdisk::trace::{self, Format, Options, Recording};
 use ublk_ramdisk::ublk::device::Device;
 
 use super::control_socket::Caller;
@@ -99,13 +99,7 @@ fn begin_trace(
     };
     let recording = match trace::start(options) {
         Ok(recording) => recording,
-        Err(why) => {
-            let failure = match why {
-                CannotRecord::Taken => Failure::in_use(why.to_string()),
-                CannotRecord::NoMemory => Failure::environment(why.to_string()),
-            };
-            return caller.answer(&Reply::Failed(failure));
-        }
+        Err(why) => return caller.answer(&Reply::Failed(why.into())),
     };
     let node = std::fs::metadata(&served.path).map_or(0, |node| node.rdev());
     let wanted = Wanted {

@@ -75,7 +75,7 @@ impl RunDir {
 
     /// Where the control socket of device `id` is.
     pub fn socket(&self, id: u32) -> PathBuf {
-        self.0.join(format!("{id}.sock"))
+        self.file(id, "sock")
     }
 
     /// Where the files of `debugfs --files` are.
@@ -83,13 +83,9 @@ impl RunDir {
         self.0.join(id.to_string())
     }
 
-    fn lock_path(&self, id: u32) -> PathBuf {
-        self.0.join(format!("{id}.lock"))
-    }
-
-    /// What the rules of a device have done.
-    fn rules_path(&self, id: u32) -> PathBuf {
-        self.0.join(format!("{id}.rules"))
+    /// A file of device `id`: see the module.
+    fn file(&self, id: u32, end: &str) -> PathBuf {
+        self.0.join(format!("{id}.{end}"))
     }
 
     /// The config of a device whose rules outlive its server, as its contents do.
@@ -100,13 +96,9 @@ impl RunDir {
         }
     }
 
-    fn supervisor_path(&self, id: u32) -> PathBuf {
-        self.0.join(format!("{id}.supervisor"))
-    }
-
     /// The state file of device `id`.
     pub fn state_path(&self, id: u32) -> PathBuf {
-        self.0.join(format!("{id}.json"))
+        self.file(id, "json")
     }
 
     /// Takes the lock of device `id` for as long as the result lives. A server that is just
@@ -115,7 +107,7 @@ impl RunDir {
     /// # Errors
     /// Status 4 if another server has it, 3 if the directory cannot be used.
     pub fn lock(&self, id: u32, timeout: Duration) -> Result<DeviceLock, Failure> {
-        let file = self.lock_within(&self.lock_path(id), timeout)?;
+        let file = self.lock_within(&self.file(id, "lock"), timeout)?;
         let file = file.ok_or_else(|| {
             Failure::in_use(format!(
                 "device {id} has a server already: choose another --id, or end that one with \
@@ -193,7 +185,7 @@ impl RunDir {
 
     /// One try: none means that another process has the lock.
     fn try_lock(&self, id: u32) -> io::Result<Option<File>> {
-        self.try_lock_at(&self.lock_path(id))
+        self.try_lock_at(&self.file(id, "lock"))
     }
 
     /// Takes the right to supervise device `id`, for as long as the file is open. A supervisor that is
@@ -202,7 +194,7 @@ impl RunDir {
     /// # Errors
     /// Status 4 if another supervisor has it, 3 if the directory cannot be used.
     pub fn lock_supervisor(&self, id: u32, timeout: Duration) -> Result<File, Failure> {
-        self.lock_within(&self.supervisor_path(id), timeout)?
+        self.lock_within(&self.file(id, "supervisor"), timeout)?
             .ok_or_else(|| Failure::in_use(format!("device {id} has a supervisor already")))
     }
 
@@ -236,12 +228,12 @@ impl RunDir {
 
     /// Asked by `list` and `del`: does a server of this program live for the device?
     pub fn has_server(&self, id: u32) -> bool {
-        self.is_locked(&self.lock_path(id))
+        self.is_locked(&self.file(id, "lock"))
     }
 
     /// Does a supervisor live for the device, which starts a new server when one has died?
     pub fn has_supervisor(&self, id: u32) -> bool {
-        self.is_locked(&self.supervisor_path(id))
+        self.is_locked(&self.file(id, "supervisor"))
     }
 
     fn is_locked(&self, path: &Path) -> bool {
@@ -293,7 +285,7 @@ impl RunDir {
 
     /// Removes what a supervisor needed, at its end. The state file stays.
     pub fn end_supervisor(&self, id: u32, lock: File) {
-        let _ = remove::regular_file(&self.supervisor_path(id));
+        let _ = remove::regular_file(&self.file(id, "supervisor"));
         drop(lock);
         let _ = fs::remove_dir(&self.0);
     }
@@ -325,7 +317,7 @@ impl RunDir {
     /// The lock of `id` is held. It goes last, and the directory with it when it is empty.
     fn remove(&self, id: u32) {
         let _ = remove::regular_file(&self.state_path(id));
-        let _ = remove::regular_file(&self.rules_path(id));
+        let _ = remove::regular_file(&self.file(id, "rules"));
         self.remove_all_but_state(id);
     }
 
@@ -334,7 +326,7 @@ impl RunDir {
     fn remove_all_but_state(&self, id: u32) {
         let _ = remove::directory(&self.files_path(id));
         let _ = remove::socket(&self.socket(id));
-        let _ = remove::regular_file(&self.lock_path(id));
+        let _ = remove::regular_file(&self.file(id, "lock"));
         self.tidy();
     }
 }
@@ -483,7 +475,7 @@ mod tests {
         let scratch = Scratch::new("modes");
         let held = scratch.0.lock(5, Duration::ZERO).expect("free");
         let mode = |path: &Path| fs::metadata(path).expect("there").mode() & 0o777;
-        assert_eq!(mode(&scratch.0.lock_path(5)), 0o600);
+        assert_eq!(mode(&scratch.0.file(5, "lock")), 0o600);
         let place = &scratch.0 .0;
         let refused = |why: &str| {
             let failure = scratch.0.lock(6, Duration::ZERO).expect_err(why);

@@ -14,13 +14,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::{error, info, warn};
 use nix::sys::signal::Signal;
 use ublk_ramdisk::error::Exit;
 use ublk_ramdisk::sys::event;
+use ublk_ramdisk::sys::lock::Lock;
 use ublk_ramdisk::sys::privilege::{self, Kind};
 use ublk_ramdisk::ublk::ctrl::block_path;
 
@@ -48,7 +49,7 @@ pub struct Orders {
     /// Readable once `let_go` is set.
     let_go_event: OwnedFd,
     /// The commands that are stopping the disk, or have.
-    stoppers: Mutex<Vec<Caller>>,
+    stoppers: Lock<Vec<Caller>>,
 }
 
 /// What the thread looks at.
@@ -77,7 +78,7 @@ impl Orders {
             died: AtomicBool::new(false),
             let_go: AtomicBool::new(false),
             let_go_event: event::eventfd()?,
-            stoppers: Mutex::default(),
+            stoppers: Lock::default(),
         });
         let shared = Arc::clone(&orders);
         std::thread::Builder::new()
@@ -103,14 +104,14 @@ impl Orders {
     /// A command is about to stop the disk. It is told by the end of its connection when the process
     /// has ended.
     pub fn add_stopper(&self, caller: Caller) {
-        let mut stoppers = self.stoppers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stoppers = self.stoppers.lock();
         stoppers.push(caller);
     }
 
     /// The exit status of a server whose disk was stopped: if a command did that, the id and the state
     /// file are left to it.
     pub fn end_of_stopped(&self) -> Exit {
-        let stoppers = self.stoppers.lock().unwrap_or_else(PoisonError::into_inner);
+        let stoppers = self.stoppers.lock();
         match stoppers.iter().any(Caller::is_connected) {
             true => Exit::Done,
             false => Exit::Failure,

@@ -64,30 +64,35 @@ pub fn run(args: &FormatArgs) -> Result<Exit, Failure> {
 
 /// Judges the facts, in the order in which they should be put right.
 fn judge(facts: &Facts) -> Report {
-    let checks = vec![
-        kernel(facts),
-        driver(facts),
-        permission(facts),
-        io_uring(facts),
-        data_path(facts),
-        memory(facts),
-        contents(facts),
-        huge_pages(facts),
-        reclaim(facts),
+    let checks: [(_, fn(&_) -> Check); 9] = [
+        ("kernel", kernel),
+        ("driver", driver),
+        ("permission", permission),
+        ("io_uring", io_uring),
+        ("data path", data_path),
+        ("memory", memory),
+        ("contents", contents),
+        ("huge pages", huge_pages),
+        ("out of memory", reclaim),
     ];
+    let checks = checks.map(|(name, check)| Check {
+        name,
+        ..check(facts)
+    });
     let able = checks.iter().all(|check| check.grade != Grade::Missing);
     Report {
         kernel: facts.release.clone(),
         able,
         data_path: able.then(|| automatic(facts)).flatten(),
-        checks,
+        checks: checks.into(),
     }
 }
 
 /// Nothing need be changed.
-fn ok(name: &'static str, finding: impl Into<String>) -> Check {
+fn ok(finding: impl Into<String>) -> Check {
     Check {
-        name,
+        // `judge` knows it.
+        name: "",
         grade: Grade::Ok,
         finding: finding.into(),
         advice: None,
@@ -95,19 +100,19 @@ fn ok(name: &'static str, finding: impl Into<String>) -> Check {
 }
 
 /// Works as it is; `advice` makes it better.
-fn warning(name: &'static str, finding: impl Into<String>, advice: &str) -> Check {
+fn warning(finding: impl Into<String>, advice: &str) -> Check {
     Check {
         grade: Grade::Warning,
         advice: Some(advice.to_owned()),
-        ..ok(name, finding)
+        ..ok(finding)
     }
 }
 
 /// Does not work before `advice` is followed.
-fn missing(name: &'static str, finding: impl Into<String>, advice: &str) -> Check {
+fn missing(finding: impl Into<String>, advice: &str) -> Check {
     Check {
         grade: Grade::Missing,
-        ..warning(name, finding, advice)
+        ..warning(finding, advice)
     }
 }
 
@@ -121,7 +126,6 @@ fn kernel(facts: &Facts) -> Check {
     let suspect = version == "6.18.4" || (version.starts_with("6.17.") && !vendor.is_empty());
     if suspect {
         return warning(
-            "kernel",
             format!(
                 "{}: there are reports of a kernel crash when a ublk device is added",
                 facts.release
@@ -129,29 +133,25 @@ fn kernel(facts: &Facts) -> Check {
             "try it on a machine that may crash, or use another kernel",
         );
     }
-    ok("kernel", facts.release.clone())
+    ok(facts.release.clone())
 }
 
 /// Is the driver there, and if not, is it the module or the kernel that lacks?
 fn driver(facts: &Facts) -> Check {
     if facts.node {
-        return ok("driver", "/dev/ublk-control is there");
+        return ok("/dev/ublk-control is there");
     }
-    let name = "driver";
     match facts.module {
         Module::Running => missing(
-            name,
             "ublk_drv is part of this kernel, but /dev/ublk-control is not there",
             "give this container or chroot the node, or look why udev did not make it",
         ),
         Module::Loadable => missing(
-            name,
             "the module ublk_drv is installed and not loaded",
             "run `modprobe ublk_drv`; to load it at every start, put `ublk_drv` into \
              /etc/modules-load.d/ublk.conf",
         ),
         Module::Absent { configured } => missing(
-            name,
             match configured {
                 Some(false) => {
                     "this kernel was built without ublk (CONFIG_BLK_DEV_UBLK is not set)"
@@ -169,38 +169,32 @@ fn driver(facts: &Facts) -> Check {
 /// May this process add a device? The order goes from the node to the driver to the capability, as
 /// each hides those behind it.
 fn permission(facts: &Facts) -> Check {
-    let name = "permission";
     match &facts.access {
         Access::Refused(CtrlError::Open(error)) => missing(
-            name,
             format!("/dev/ublk-control cannot be opened: {error}"),
             "run as root, or let a udev rule give your group access",
         ),
         Access::Refused(CtrlError::Refused { errno, .. }) if *errno == libc::EPERM => missing(
-            name,
             "the driver refuses this process",
             "run as root, or with CAP_SYS_ADMIN",
         ),
         Access::Refused(error @ CtrlError::Refused { .. }) => missing(
-            name,
             format!("the driver does not say what it can do ({error}); it is too old"),
             "use Linux 6.5 or newer",
         ),
         // The driver has answered, but ADD_DEV also needs this.
         _ if !facts.has(CAP_SYS_ADMIN) => missing(
-            name,
             "this process lacks CAP_SYS_ADMIN, which adding a device needs",
             "run as root, or start the container with CAP_SYS_ADMIN",
         ),
-        _ => ok(name, "this process may add devices (CAP_SYS_ADMIN)"),
+        _ => ok("this process may add devices (CAP_SYS_ADMIN)"),
     }
 }
 
 /// The sysctl and a seccomp filter may give the same errno, so the advice goes by what is in force.
 fn io_uring(facts: &Facts) -> Check {
-    let name = "io_uring";
     let Err(error) = &facts.ring else {
-        return ok(name, "this process may use it");
+        return ok("this process may use it");
     };
     let advice = match facts.io_uring_disabled {
         Some(2) => "run `sysctl kernel.io_uring_disabled=0`: it is 2, which forbids it to all",
@@ -214,7 +208,7 @@ fn io_uring(facts: &Facts) -> Check {
         }
         _ => "use a kernel with CONFIG_IO_URING",
     };
-    missing(name, format!("it cannot be used: {error}"), advice)
+    missing(format!("it cannot be used: {error}"), advice)
 }
 
 /// The data path that `--data-path auto` takes for a device of the default depth; none if the driver
@@ -229,15 +223,13 @@ fn automatic(facts: &Facts) -> Option<DataPath> {
 
 /// What `add` would take here, and if a disk can be resized.
 fn data_path(facts: &Facts) -> Check {
-    let name = "data path";
     match (automatic(facts), &facts.access) {
         (Some(path), Access::Open(features)) => {
             let finding = format!("--data-path auto takes {path}");
             if features.has(Features::UPDATE_SIZE) {
-                ok(name, format!("{finding}; disks can be resized"))
+                ok(format!("{finding}; disks can be resized"))
             } else {
                 warning(
-                    name,
                     format!("{finding}; disks cannot be resized on this kernel"),
                     "for `resize`, use Linux 6.16 or newer",
                 )
@@ -245,7 +237,6 @@ fn data_path(facts: &Facts) -> Check {
         }
         // Said already, with its reason, by the checks before.
         _ => warning(
-            name,
             "not known while the driver cannot be asked",
             "follow the advice above, then ask again",
         ),
@@ -254,7 +245,6 @@ fn data_path(facts: &Facts) -> Check {
 
 /// Never `Missing`: a thin disk starts with next to no memory.
 fn memory(facts: &Facts) -> Check {
-    let name = "memory";
     let shm = if facts.shm {
         "/dev/shm is a tmpfs"
     } else {
@@ -263,22 +253,19 @@ fn memory(facts: &Facts) -> Check {
     let finding = format!("{} MiB available; {shm}", facts.memory >> 20);
     if facts.memory < 64 << 20 {
         return warning(
-            name,
             finding,
             "free some memory: a disk takes as much as is written to it",
         );
     }
-    ok(name, finding)
+    ok(finding)
 }
 
 /// Where the contents of a disk are when its server has died.
 fn contents(facts: &Facts) -> Check {
-    let name = "contents";
     if facts.first_namespace && facts.has(CAP_SYS_ADMIN) {
-        return ok(name, "outlive the server (--backing private, the default)");
+        return ok("outlive the server (--backing private, the default)");
     }
     warning(
-        name,
         "go with the server: --backing private needs root in the mount namespace of process 1",
         "run as root outside of containers and of units with private mounts, or use \
          --backing tmpfs:PATH",
@@ -287,30 +274,24 @@ fn contents(facts: &Facts) -> Check {
 
 /// Never worse than ok: only one kind of backing needs them.
 fn huge_pages(facts: &Facts) -> Check {
-    let name = "huge pages";
     if facts.huge_pages > 0 {
-        return ok(
-            name,
-            format!(
-                "{} MiB free for --backing hugetlb",
-                facts.huge_pages.saturating_mul(2)
-            ),
-        );
+        return ok(format!(
+            "{} MiB free for --backing hugetlb",
+            facts.huge_pages.saturating_mul(2)
+        ));
     }
     Check {
         advice: Some("for a disk of 1G: `sysctl vm.nr_hugepages=512`".to_owned()),
-        ..ok(name, "none free; only --backing hugetlb needs them")
+        ..ok("none free; only --backing hugetlb needs them")
     }
 }
 
 /// CAP_SYS_RESOURCE is for PR_SET_IO_FLUSHER and for the lower OOM score (J1, J9).
 fn reclaim(facts: &Facts) -> Check {
-    let name = "out of memory";
     if facts.has(CAP_SYS_RESOURCE) {
-        return ok(name, "the server can protect itself (CAP_SYS_RESOURCE)");
+        return ok("the server can protect itself (CAP_SYS_RESOURCE)");
     }
     warning(
-        name,
         "without CAP_SYS_RESOURCE the server may hang or be killed when memory runs out",
         "run as root, or start the container with CAP_SYS_RESOURCE",
     )

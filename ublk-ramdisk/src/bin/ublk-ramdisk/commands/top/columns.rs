@@ -6,6 +6,9 @@ use ratatui::style::{Modifier, Style};
 use ratatui::widgets::{Row, Table};
 use ratatui::Frame;
 
+/// What stands out.
+pub const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
+
 /// A column's name and width, and how soon it is left out where there is little room: the highest
 /// number first.
 pub type Column = (&'static str, u16, u8);
@@ -64,7 +67,7 @@ pub fn draw_table(
     rows: impl Iterator<Item = (Vec<String>, Style)>,
 ) {
     let places = fitting(columns, area.width);
-    let names: Vec<&str> = places.iter().map(|&place| columns[place].0).collect();
+    let names = Row::new(places.iter().map(|&place| columns[place].0)).style(BOLD);
     let widths = places
         .iter()
         .map(|&place| Constraint::Length(columns[place].1));
@@ -73,10 +76,5 @@ pub fn draw_table(
         Row::new(cells.collect::<Vec<_>>()).style(style)
     });
     let rows: Vec<_> = rows.collect();
-    frame.render_widget(Table::new(rows, widths).header(heading(&names)), area);
-}
-
-fn heading(names: &[&str]) -> Row<'static> {
-    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-    Row::new(names).style(Style::new().add_modifier(Modifier::BOLD))
+    frame.render_widget(Table::new(rows, widths).header(names), area);
 }

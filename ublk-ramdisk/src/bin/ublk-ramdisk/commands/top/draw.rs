@@ -11,7 +11,7 @@ use ublk_ramdisk::histogram::Histogram;
 use ublk_ramdisk::mq::Source;
 use ublk_ramdisk::stats::{DeviceStats, KblockdStats, PoolStats, QueueStats};
 
-use super::columns::{draw_table, DISK_COLUMNS, QUEUE_COLUMNS};
+use super::columns::{draw_table, BOLD, DISK_COLUMNS, QUEUE_COLUMNS};
 use super::model::Model;
 use crate::commands::output::{human_time, rounded_size};
 use crate::commands::stats_text::state;
@@ -19,7 +19,6 @@ use crate::commands::stats_text::state;
 /// Most disks shown at once.
 const DISKS: u16 = 4;
 
-const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const REVERSED: Style = Style::new().add_modifier(Modifier::REVERSED);
 
 /// Draws everything. `silence`: seconds without an answer.
