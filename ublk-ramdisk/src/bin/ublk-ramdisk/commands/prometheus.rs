@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use ublk_ramdisk::mq::Source;
+use ublk_ramdisk::mq::{Op, Source};
 use ublk_ramdisk::stats::{DeviceStats, QueueStats};
 
 /// One metric of all disks, with what it means.
@@ -82,15 +82,7 @@ pub fn text(disks: &[DeviceStats]) -> String {
             .collect()
     };
     let all: Vec<(String, QueueStats)> = disks.iter().flat_map(queues).collect();
-    let ops = |queue: &QueueStats| {
-        [
-            ("read", queue.read),
-            ("write", queue.write),
-            ("flush", queue.flush),
-            ("discard", queue.discard),
-            ("write-zeroes", queue.write_zeroes),
-        ]
-    };
+    let ops = |queue: &QueueStats| Op::NAMES.into_iter().zip(queue.ops());
     let mut requests = Family::begin(
         &mut out,
         "requests_total",
@@ -133,7 +125,7 @@ pub fn text(disks: &[DeviceStats]) -> String {
     let help = "Time from arrival to the end of the requests that were timed.";
     let mut times = Family::begin(&mut out, "latency_seconds", "summary", help);
     for (labels, queue) in &all {
-        for (op, histogram) in queue.latency.each() {
+        for (op, histogram) in Op::NAMES.into_iter().zip(queue.latency.each()) {
             let labels = format!("{labels},operation=\"{op}\"");
             for (quantile, of_1000) in [("0.5", 500), ("0.9", 900), ("0.99", 990), ("0.999", 999)] {
                 if let Some(nanos) = histogram.permille(of_1000) {
