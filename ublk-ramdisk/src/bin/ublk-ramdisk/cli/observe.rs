@@ -157,10 +157,7 @@ pub struct DebugfsArgs {
 /// `--watch` of `stats`
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// Redraw at this interval, with rates per second, until Ctrl-C [default: 1s]
-    ///
-    /// With --json a line for each interval: an object with `schema` (1), `time`, `seconds` and
-    /// `disks`.
+    /// Rates per second at this interval, until Ctrl-C; with --json a line each [default: 1s]
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s",
         value_parser = interval, allow_hyphen_values = true)]
     pub watch: Option<Duration>,
