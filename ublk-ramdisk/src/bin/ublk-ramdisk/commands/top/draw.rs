@@ -12,6 +12,7 @@ use ublk_ramdisk::mq::Source;
 use ublk_ramdisk::stats::{DeviceStats, KblockdStats, PoolStats, QueueStats};
 
 use super::columns::{draw_table, BOLD, DISK_COLUMNS, QUEUE_COLUMNS};
+use super::history;
 use super::model::Model;
 use crate::commands::output::{human_time, rounded_size};
 use crate::commands::stats_text::state;
@@ -26,12 +27,13 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, silence: Option<u64>) {
     let disks = (model.disks.len() as u16).clamp(1, DISKS);
     // What matters least makes room first.
     let high = frame.area().height;
-    let [head, table, queues, busy, kblockd, foot] = Layout::vertical([
+    let [head, table, queues, busy, kblockd, past, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(disks + if high < ALL_HIGH { 1 } else { 2 }),
         Constraint::Fill(1),
         Constraint::Length(if high < BUSY_HIGH { 0 } else { 3 }),
         Constraint::Length(if high < ALL_HIGH { 0 } else { 4 }),
+        Constraint::Length(if high < PAST_HIGH { 0 } else { history::LINES }),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -43,6 +45,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, silence: Option<u64>) {
             draw_queues(frame, queues, model, rates);
             draw_busy(frame, busy, now, rates);
             draw_kblockd(frame, kblockd, now, rates);
+            history::draw(frame, past, &model.past[&now.id]);
         }
         _ => frame.render_widget(Paragraph::new(NOBODY), queues),
     }
@@ -54,6 +57,8 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, silence: Option<u64>) {
     frame.render_widget(Paragraph::new(foot_line), foot);
 }
 
+/// On fewer lines than this the last minute is left out.
+const PAST_HIGH: u16 = 30;
 /// On fewer lines than this kblockd is left out, on fewer than [`BUSY_HIGH`] also who refuses.
 const ALL_HIGH: u16 = 17;
 const BUSY_HIGH: u16 = 12;
@@ -253,7 +258,7 @@ fn time(nanos: Option<u64>) -> String {
 }
 
 /// A number in at most five characters.
-fn short(n: u64) -> String {
+pub fn short(n: u64) -> String {
     match n {
         0..100_000 => n.to_string(),
         100_000..10_000_000 => format!("{}k", n / 1000),
@@ -335,12 +340,9 @@ mod tests {
             .draw(|frame| draw(frame, model, silence))
             .expect("drawn");
         let cells = terminal.backend().buffer().content().iter();
-        let text: String = cells.map(|cell| cell.symbol()).collect();
-        let rows = text.as_bytes().chunks(usize::from(columns));
-        let rows: Vec<_> = rows
-            .map(|row| String::from_utf8_lossy(row).into_owned())
-            .collect();
-        rows.join("\n")
+        let cells: Vec<&str> = cells.map(|cell| cell.symbol()).collect();
+        let rows = cells.chunks(usize::from(columns));
+        rows.map(<[&str]>::concat).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -366,6 +368,24 @@ mod tests {
         ] {
             assert!(picture.contains(part), "{part} in\n{picture}");
         }
+    }
+
+    #[test]
+    fn k05_a_high_screen_shows_the_last_minute() {
+        let picture = picture(&model(2, 4), 80, 40);
+        for part in [
+            "the last minute",
+            "requests/s",
+            "BUSY memory/s",
+            "parked",
+            "\u{2588}",
+        ] {
+            assert!(picture.contains(part), "{part} in\n{picture}");
+        }
+        assert!(
+            !picture.contains("BUSY psi"),
+            "what has not happened\n{picture}"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod columns;
 mod draw;
+mod history;
 mod model;
 mod screen;
 

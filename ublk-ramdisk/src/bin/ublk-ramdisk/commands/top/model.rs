@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `top` knows: the figures of each disk, the rates since the last time, and what was chosen.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use ublk_ramdisk::error::Failure;
@@ -11,6 +12,8 @@ use crate::commands::stats::Asked;
 
 /// An answer that takes longer than the interval and this time is said to be missing.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How far back the history goes.
+const MINUTE: Duration = Duration::from_secs(60);
 /// The longest time between two looks that counts as silence. `top` looks ten times a second: if it
 /// did not, it was stopped itself (Ctrl-Z), and no server is to blame.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -23,6 +26,8 @@ pub struct Model {
     pub disks: Vec<DeviceStats>,
     /// What they do per second, in the same order.
     pub rates: Vec<DeviceStats>,
+    /// The rates of the last minute by disk, oldest first.
+    pub past: BTreeMap<u32, VecDeque<DeviceStats>>,
     /// Which of them is looked at: a place in `disks`.
     pub chosen: usize,
     /// How many of its hardware queues stand above the screen.
@@ -43,6 +48,7 @@ impl Model {
             interval,
             disks: Vec::new(),
             rates: Vec::new(),
+            past: BTreeMap::new(),
             chosen: 0,
             scrolled: 0,
             trouble: None,
@@ -72,6 +78,7 @@ impl Model {
             now.per_second(earlier.unwrap_or(now), seconds)
         });
         self.rates = rates.collect();
+        self.remember();
         let chosen_id = self.disks.get(self.chosen).map(|disk| disk.id);
         // Disks come and go; the one that is looked at stays.
         let place = disks.iter().position(|disk| Some(disk.id) == chosen_id);
@@ -80,6 +87,19 @@ impl Model {
         self.taken = Some(when);
         (self.looked, self.silent) = (when, Duration::ZERO);
         Ok(())
+    }
+
+    /// Adds the rates to those of the last minute, and forgets disks that are gone.
+    fn remember(&mut self) {
+        let most = (MINUTE.as_secs_f64() / self.interval.as_secs_f64()).ceil() as usize;
+        let rates = &self.rates;
+        self.past
+            .retain(|id, _| rates.iter().any(|disk| disk.id == *id));
+        for disk in rates {
+            let past = self.past.entry(disk.id).or_default();
+            past.push_back(disk.clone());
+            past.drain(..past.len().saturating_sub(most));
+        }
     }
 
     /// Seconds without an answer, if that is longer than it should be.
