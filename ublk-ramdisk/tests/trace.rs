@@ -147,13 +147,7 @@ fn k03_the_file_has_a_line_per_request_and_marks_on_the_threads() {
     let names: Vec<_> = bars.map(|e| text(e, "name")).collect();
     let refused = ["in flight", "parked"];
     let served = ["in flight"];
-    let expected = [
-        &["ublkb7 W 24 + 8"][..],
-        &refused,
-        &refused,
-        &refused,
-        &served,
-    ];
+    let expected = [&["ublkb7 write"][..], &refused, &refused, &refused, &served];
     assert_eq!(names, expected.concat());
     // What kblockd did stands on its worker's line, within the bar of the work item.
     let thread = |event: &Json| &threads[&event["tid"].as_i64().expect("a thread")][..];

@@ -22,6 +22,7 @@ use super::event::{Event, Kind};
 use super::timeline::Entry;
 use super::visits::{self, Key, Visits};
 use super::Trace;
+use crate::mq::Op;
 
 impl Trace {
     /// Writes the file.
@@ -91,8 +92,10 @@ impl<W: Write> Drawing<'_, W> {
             let args = [
                 ("hctx", Value::Int(event.hctx.into())),
                 ("tag", Value::Int(event.tag.into())),
+                ("sector", number(event.sector)),
+                ("nr_sector", Value::Int(event.sectors.into())),
             ];
-            self.on_thread(at, Phase::Begin, &name(event), &args)?;
+            self.on_thread(at, Phase::Begin, name(event), &args)?;
             if let Some((step, id)) = beside.step {
                 self.flow(at, step, id)?;
             }
@@ -100,7 +103,7 @@ impl<W: Write> Drawing<'_, W> {
         self.mark(at, event)?;
         self.follow(at, event)?;
         if beside.ends {
-            self.on_thread(at, Phase::End, &name(event), &[])?;
+            self.on_thread(at, Phase::End, name(event), &[])?;
         }
         Ok(())
     }
@@ -290,9 +293,9 @@ impl<W: Write> Drawing<'_, W> {
     }
 }
 
-/// The text on a request's bars.
-fn name(event: &Event) -> String {
-    format!("{} {} + {}", event.rwbs(), event.sector, event.sectors)
+/// The text on a request's bars: the same for all of an operation, so that viewers add them up.
+fn name(event: &Event) -> &'static str {
+    event.op.map_or("request", Op::name)
 }
 
 fn number(n: u64) -> Value {

@@ -77,7 +77,7 @@ fn k03_a_refused_request_is_followed_over_timer_and_worker_to_its_end() {
         ('f', 5100, job, "the request"),
     ];
     assert_eq!(stops(flow), expected);
-    assert!(flow[2].bars[1].starts_with("R "), "{:?}", flow[2]);
+    assert_eq!(flow[2].bars[1], "read", "{:?}", flow[2]);
     // The lines tell the same story.
     let acts = lines.lines().filter(|line| line.contains(" tag 0"));
     let acts: Vec<_> = acts.filter_map(|l| l.split_whitespace().nth(5)).collect();
