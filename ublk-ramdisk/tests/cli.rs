@@ -165,6 +165,7 @@ fn l1_pressure_and_faults() {
         "add --size 1M --rule reed:_hang",
         "set 0 --rule read:_error_EAGAIN",
         "rules 0 add read:_hang_5s",
+        "add --size 1M --rules /nowhere",
         "rules 0 del",
         "rules 0 dance",
         "add --size 1M --rule a:any:hang --rule a:any:busy",

@@ -172,6 +172,36 @@ fn e29_a_list_of_delays_is_read_from_its_file_once() {
         .contains("No such file"));
 }
 
+#[test]
+fn e29_a_file_of_rules_comes_before_those_of_the_command_line() {
+    let name = format!("rules-of-file-{}", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    let path = file.to_str().expect("text");
+    let text = "# for the test\n\nslow: read: delay 1ms\n  write once: error EIO\n";
+    std::fs::write(&file, text).expect("written");
+    let options = PressureOptions {
+        rule_files: vec![Rule::of_file(path).expect("rules")],
+        ..options(&["last: flush: hang"])
+    };
+    let all = shown(&options.applied_to(&Settings::default()));
+    assert_eq!(
+        all,
+        [
+            "slow: read: delay 1ms",
+            "rule1: write once: error EIO",
+            "last: flush: hang"
+        ]
+    );
+    std::fs::write(&file, "read: hang\nreed: hang\n").expect("written");
+    let why = Rule::of_file(path).expect_err("a selector");
+    assert!(
+        why.starts_with("line 2, column 7: expected a selector"),
+        "{why}"
+    );
+    std::fs::remove_file(&file).expect("removed");
+    assert!(Rule::of_file(path).is_err());
+}
+
 fn options(rules: &[&str]) -> PressureOptions {
     PressureOptions {
         rule: rules.iter().map(|rule| rule.parse().expect(rule)).collect(),

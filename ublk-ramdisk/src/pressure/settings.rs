@@ -147,6 +147,11 @@ pub struct PressureOptions {
     /// --rule 'slow: write 4K..64K @ 1G-2G: delay lognormal(2ms, 0.5)'
     #[arg(long, value_name = "RULE", value_parser = Rule::typed, verbatim_doc_comment)]
     pub rule: Vec<Rule>,
+    /// The rules of a file, one in each line, as `ublk-ramdisk rules ID` prints them
+    ///
+    /// They come before those of --rule. Empty lines, and those that begin with #, are left out.
+    #[arg(long = "rules", value_name = "FILE", value_parser = Rule::of_file)]
+    pub rule_files: Vec<Vec<Rule>>,
     /// Names of rules that are taken away before.
     #[arg(skip)]
     pub drop_rules: Vec<String>,
@@ -161,6 +166,11 @@ impl PressureOptions {
     /// The faults that are named, in their order.
     pub fn injections(&self) -> impl Iterator<Item = &Injection> {
         self.inject.iter().flat_map(|list| &list.0)
+    }
+
+    /// The rules of files and command line.
+    fn named_rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rule_files.iter().flatten().chain(&self.rule)
     }
 
     /// The settings that come of it.
@@ -183,7 +193,7 @@ impl PressureOptions {
                 Injection::Rules(name, rules) => new.inject(name, rules),
             }
         }
-        new.add(&self.rule);
+        new.add(&self.named_rules().cloned().collect::<Vec<_>>());
         new
     }
 
@@ -202,7 +212,7 @@ impl PressureOptions {
             Injection::Rules(_, rules) => rules.iter().any(|rule| rule.name == name),
             Injection::InitHctx(_) => false,
         });
-        injected || self.rule.iter().any(|rule| rule.name == name)
+        injected || self.named_rules().any(|rule| rule.name == name)
     }
 }
 

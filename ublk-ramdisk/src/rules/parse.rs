@@ -50,6 +50,16 @@ impl Rule {
     pub fn typed(text: &str) -> Result<Self, String> {
         read(text, delays_of)
     }
+
+    /// Reads a file of rules, one in each line.
+    pub fn of_file(path: &str) -> Result<Vec<Self>, String> {
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        let lines = (1..).zip(text.lines().map(str::trim));
+        lines
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+            .map(|(n, line)| Rule::typed(line).map_err(|why| format!("line {n}, {why}")))
+            .collect()
+    }
 }
 
 /// Reads the delays of a file.
