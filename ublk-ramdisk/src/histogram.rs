@@ -74,8 +74,8 @@ impl AtomicHistogram {
 
 /// A histogram at one moment.
 ///
-/// As JSON it also has what is mostly asked of it, as `count`, and of nanoseconds
-/// `mean_ns`, `p50_ns`, `p90_ns`, `p99_ns`, `p999_ns` and `max_ns`.
+/// As JSON it also has `count` and, in nanoseconds, `mean_ns`, `p50_ns`, `p90_ns`, `p99_ns`, `p999_ns`
+/// and `max_ns`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Histogram {

@@ -168,8 +168,13 @@ impl PressureOptions {
         self.inject.iter().flat_map(|list| &list.0)
     }
 
+    /// True if one of the rules gets its name from the disk.
+    pub fn adds_unnamed(&self) -> bool {
+        self.rules().any(|rule| rule.name.is_empty())
+    }
+
     /// The rules of files and command line.
-    fn named_rules(&self) -> impl Iterator<Item = &Rule> {
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rule_files.iter().flatten().chain(&self.rule)
     }
 
@@ -193,7 +198,7 @@ impl PressureOptions {
                 Injection::Rules(name, rules) => new.inject(name, rules),
             }
         }
-        new.add(&self.named_rules().cloned().collect::<Vec<_>>());
+        new.add(&self.rules().cloned().collect::<Vec<_>>());
         new
     }
 
@@ -212,7 +217,7 @@ impl PressureOptions {
             Injection::Rules(_, rules) => rules.iter().any(|rule| rule.name == name),
             Injection::InitHctx(_) => false,
         });
-        injected || self.named_rules().any(|rule| rule.name == name)
+        injected || self.rules().any(|rule| rule.name == name)
     }
 }
 

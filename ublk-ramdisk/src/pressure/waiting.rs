@@ -122,7 +122,7 @@ impl Waiting {
         self.requests.lock().held(slots).count() as u64
     }
 
-    /// Has a request wait so many nanoseconds, or until [`Waiting::release`] if a rule holds it.
+    /// Has a request wait this many nanoseconds, or until [`Waiting::release`] if a rule holds it.
     pub(super) fn put(self: &Arc<Self>, hctx: Hctx<'_>, tag: u16, what: What, delay: u64) {
         let mut requests = self.requests.lock();
         let context = match self.context.get() {

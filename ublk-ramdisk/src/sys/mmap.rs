@@ -105,7 +105,7 @@ impl Words {
         Self::new(Mapping::anonymous(len)?)
     }
 
-    /// The first `len` bytes of a file, which is as long. Nobody else may cut it.
+    /// The first `len` bytes of a file, which is as long. No other process may cut it.
     pub fn in_file(file: &File, len: usize) -> io::Result<Self> {
         Self::new(Mapping::shared(file, len)?)
     }

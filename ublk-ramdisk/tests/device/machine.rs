@@ -240,10 +240,15 @@ pub fn where_they_wait() -> String {
     text
 }
 
+/// True in a guest of scripts/vm, where what a test does to the machine harms nobody.
+pub fn is_guest() -> bool {
+    std::env::var_os("UBLK_VM").is_some()
+}
+
 /// Ends the guest, if this is one: with a thread that nothing can end it would not by itself, nor
 /// could it be powered off.
 pub fn end_guest() {
-    if std::env::var_os("UBLK_VM").is_some() {
+    if is_guest() {
         // Another process hands on what has been printed, and nothing says when it has. What is lost
         // of it is lost with a failure that is told in any case.
         std::thread::sleep(Duration::from_secs(2));

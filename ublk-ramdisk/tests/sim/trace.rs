@@ -107,6 +107,13 @@ fn k03_the_files_are_the_same_to_the_byte_and_show_the_rescuer() {
         flow.iter().any(by)
     };
     assert!(file.flows.values().any(|flow| rescued(&flow)));
+    for told in [
+        "create_failed of=kworker/",
+        "mayday of=kblockd",
+        "rescue of=kblockd",
+    ] {
+        assert!(lines.contains(told), "no {told}");
+    }
     assert!(
         lines.ends_with(" 0 lost\n"),
         "{}",

@@ -15,10 +15,11 @@ Record what happens to each request of a running disk, for a while.
 
 A file whose name ends with .html is a page that opens in any browser, without a network: lanes of
 requests and threads, and a request's story in words when it is clicked. Any other is for Perfetto
-(https://ui.perfetto.dev) and chrome://tracing: each request has a line of its own from arrival to commit, with the times it was in flight, on a list, or parked after
-a refusal; each thread has one with the same events as marks, between the bars of the workqueue's
-items: the run_work of kblockd, and whatever else the server's workqueues do. Arrows lead from each
-bar of a refused request to its next: arrival, timer, worker or rescuer, commit. --text prints lines
+(https://ui.perfetto.dev) and chrome://tracing: each request has a line of its own from arrival to
+commit, with the times it was in flight, on a list, or parked after a refusal; each thread has one
+with the same events as marks, between the bars of the workqueue's items: the run_work of kblockd,
+and whatever else the server's workqueues do. Arrows lead from each bar of a refused request to its
+next: arrival, timer, worker or rescuer, commit. --text prints lines
 in the columns of blkparse instead. An event that the kernel's block layer has too has its name there;
 the others are run (of a hardware queue), refuse (the driver or a limit said BUSY), park and unpark
 (a refused request waits, and is tried again), restart, reclaim and pressure.

@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use ublk_ramdisk::mq::{Op, Source};
-use ublk_ramdisk::stats::{DeviceStats, QueueStats};
+use ublk_ramdisk::stats::{DeviceStats, OpStats, QueueStats};
 
 /// One metric of all disks, with what it means.
 struct Family<'a> {
@@ -82,29 +82,20 @@ pub fn text(disks: &[DeviceStats]) -> String {
             .collect()
     };
     let all: Vec<(String, QueueStats)> = disks.iter().flat_map(queues).collect();
-    let ops = |queue: &QueueStats| Op::NAMES.into_iter().zip(queue.ops());
-    let mut requests = Family::begin(
-        &mut out,
-        "requests_total",
-        "counter",
-        "Requests that ended well.",
-    );
-    for (labels, queue) in &all {
-        for (op, stats) in ops(queue) {
-            requests.value("", &format!("{labels},operation=\"{op}\""), stats.requests);
+    let mut of_op = |name, help: &str, value: &dyn Fn(OpStats) -> u64| {
+        let mut family = Family::begin(&mut out, name, "counter", help);
+        for (labels, queue) in &all {
+            for (op, stats) in Op::NAMES.into_iter().zip(queue.ops()) {
+                family.value("", &format!("{labels},operation=\"{op}\""), value(stats));
+            }
         }
-    }
-    let mut bytes = Family::begin(
-        &mut out,
-        "bytes_total",
-        "counter",
-        "Bytes that these covered.",
-    );
-    for (labels, queue) in &all {
-        for (op, stats) in ops(queue) {
-            bytes.value("", &format!("{labels},operation=\"{op}\""), stats.bytes);
-        }
-    }
+    };
+    of_op("requests_total", "Requests that ended well.", &|stats| {
+        stats.requests
+    });
+    of_op("bytes_total", "Bytes that these covered.", &|stats| {
+        stats.bytes
+    });
     let mut errors = Family::begin(
         &mut out,
         "errors_total",
@@ -166,7 +157,7 @@ mod tests {
     #[test]
     fn k02_each_metric_is_described_once_and_has_its_unit() {
         let queue = QueueStats {
-            read: ublk_ramdisk::stats::OpStats {
+            read: OpStats {
                 requests: 3,
                 bytes: 12288,
             },

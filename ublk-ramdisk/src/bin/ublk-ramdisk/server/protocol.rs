@@ -160,7 +160,14 @@ pub enum Word {
     TriesAgain(Failure),
 }
 
-/// What a command asks of a server.
+impl Request {
+    /// False if it does more when it is carried out twice: a rule without a name would be there twice.
+    pub fn may_be_repeated(&self) -> bool {
+        !matches!(self, Request::Set(options) if options.pressure.adds_unnamed())
+    }
+}
+
+/// What a command wants from a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Request {
@@ -372,5 +379,17 @@ mod tests {
             let line = serde_json::to_string(&request).expect("a line");
             assert_eq!(serde_json::from_str::<Request>(&line).ok(), Some(request));
         }
+    }
+
+    #[test]
+    fn e29_a_rule_without_a_name_is_not_sent_to_a_second_server() {
+        let set = |rule: &str| {
+            let mut options = SetOptions::default();
+            options.pressure.rule = vec![rule.parse().expect("a rule")];
+            Request::Set(Box::new(options))
+        };
+        assert!(!set("read: hang").may_be_repeated());
+        assert!(set("stall: read: hang").may_be_repeated());
+        assert!(Request::Stats.may_be_repeated());
     }
 }

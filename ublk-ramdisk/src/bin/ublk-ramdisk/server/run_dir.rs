@@ -33,6 +33,9 @@ use super::protocol::State;
 /// Names another run directory.
 pub const RUN_DIR_VARIABLE: &str = "UBLK_RAMDISK_RUN_DIR";
 const DEFAULT_RUN_DIR: &str = "/run/ublk-ramdisk";
+/// A command that looks whether a lock is held takes it for a moment: it is held by a process that stays
+/// only if it still is after this time.
+pub const LOOK_END: Duration = Duration::from_millis(200);
 
 /// The directory; it need not exist.
 #[derive(Debug, Clone)]
@@ -295,7 +298,7 @@ impl RunDir {
     pub fn forget(&self, id: u32) {
         if let Ok(Some(file)) = self.try_lock_existing(id) {
             // One that was killed has left its file.
-            if let Ok(supervisor) = self.lock_supervisor(id, Duration::ZERO) {
+            if let Ok(supervisor) = self.lock_supervisor(id, LOOK_END) {
                 self.end_supervisor(id, supervisor);
             }
             self.remove(id);

@@ -32,7 +32,7 @@ use ublk_ramdisk::ublk::ctrl::block_path;
 use super::daemon::{not_started, ReadyPipe};
 use super::process::{self, Child, End, Side};
 use super::protocol::{LogTarget, Note, State};
-use super::run_dir::RunDir;
+use super::run_dir::{RunDir, LOOK_END};
 use super::signals::{wait_readable, EndSignals};
 use super::Task;
 use crate::commands::machine;
@@ -122,7 +122,7 @@ impl Supervisor {
         let (id, lock) = match &task {
             Task::TakeUp(state) | Task::Recover(state, _) => {
                 let id = state.served.id;
-                (Some(id), Some(run_dir.lock_supervisor(id, Duration::ZERO)?))
+                (Some(id), Some(run_dir.lock_supervisor(id, LOOK_END)?))
             }
             // Another supervisor has it.
             Task::TakeOver(state) => (Some(state.served.id), None),
