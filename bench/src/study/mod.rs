@@ -45,6 +45,8 @@ pub mod delay;
 
 pub mod filling;
 
+pub mod swap;
+
 pub mod device;
 
 pub mod kept;
@@ -89,7 +91,7 @@ macro_rules! study {
 }
 
 /// All studies, in the order of the report.
-pub static ALL: [Study; 8] = [
+pub static ALL: [Study; 9] = [
     study!("a", "a-busy-rate", None, Ok(DevicePart::TABLE)),
     study!("b", "b-delay", None, Ok(DevicePart::acts(delay::act))),
     study!(
@@ -118,6 +120,7 @@ pub static ALL: [Study; 8] = [
     ),
     study!("g", "g-filling", Some(filling::run), Ok(filling::DEVICE)),
     study!("h", "h-fairness", None, Ok(DevicePart::TABLE)),
+    study!("k", "k-swap", None, Ok(swap::DEVICE)),
 ];
 
 impl Study {

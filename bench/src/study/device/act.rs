@@ -200,14 +200,21 @@ impl Disk<'_> {
     /// Writes that have come to the disk, ended or not, as the kernel counts them: the server is not asked, which may
     /// be unable to answer.
     pub fn writes_begun(&self) -> Result<u64, StudyError> {
-        let number = |file: &str, place: usize| -> Result<u64, StudyError> {
-            let text = read(&self.sysfs(file))?;
-            let found = text.split_whitespace().nth(place);
-            let found = found.and_then(|n| n.parse().ok());
-            found.ok_or_else(|| failed(format!("{file} of {} says {text}", self.name())))
-        };
         // Writes that have ended are the fifth number of `stat`; `inflight` has reads, then writes.
-        Ok(number("stat", 4)? + number("inflight", 1)?)
+        Ok(self.number("stat", 4)? + self.number("inflight", 1)?)
+    }
+
+    /// Requests that have not ended, as the kernel counts them.
+    pub fn waiting(&self) -> Result<u64, StudyError> {
+        Ok(self.number("inflight", 0)? + self.number("inflight", 1)?)
+    }
+
+    /// A number of a file of its folder in sysfs, by its place.
+    fn number(&self, file: &str, place: usize) -> Result<u64, StudyError> {
+        let text = read(&self.sysfs(file))?;
+        let found = text.split_whitespace().nth(place);
+        let found = found.and_then(|n| n.parse().ok());
+        found.ok_or_else(|| failed(format!("{file} of {} says {text}", self.name())))
     }
 
     /// Runs blkdiscard once without an effect. The program is then in memory, and a discard comes on time.
