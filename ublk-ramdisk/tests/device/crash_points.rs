@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! I5, I8, I16, I19: a server is killed at a system call of its own: while it takes up the disk, while
-//! something is set. strace counts the calls of each thread, and sends the signal at the n-th.
+//! something is set. strace counts the calls of each thread, and sends the signal at the n-th. I3: it is killed
+//! between any two instructions, and after it was stopped for long.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use crate::disk::{Disk, MIB};
 use crate::ioctl;
 use crate::machine::{self, wait_for, Traces};
-use crate::recovery::{assert_holds, fill, listed, next_server, recover, try_recover};
+use crate::recovery::{
+    assert_holds, ended_under_a_writer, fill, kill, listed, next_server, recover, try_recover,
+};
 use crate::rng::Rng;
 use crate::run::{command, need, tool, ublk};
 use crate::runner::{number, Outcome, Test};
@@ -16,6 +21,8 @@ use crate::writer::Writer;
 
 /// System calls of the main thread of a server from its fork until it serves, at least.
 const CALLS_OF_A_START: u64 = 260;
+/// How long a server is stopped before it is killed: three times the timeout of its requests.
+const STOP: Duration = Duration::from_secs(3);
 /// More than the main thread makes for a `set`.
 const CALLS_OF_A_SET: u64 = 60;
 
@@ -31,6 +38,15 @@ pub fn tests(tests: &mut Vec<Test>) {
         "i08_i19_a_second_death_before_the_first_fetch",
         before_the_fetch,
     );
+    for path in machine::data_paths() {
+        let mut add = |name: &str, body: fn(&str)| {
+            let test = Test::new(format!("{name}_on_{path}"), move || body(path));
+            tests.push(test.on_path_and_kernel(path));
+        };
+        add("i03_a_server_killed_between_two_instructions", at_steps);
+        add("i03_a_server_killed_after_a_long_stop", after_a_stop);
+    }
+    let mut add = |name: &str, body: fn() -> Outcome| tests.push(Test::skippable(name, body));
     add(
         "i16_a_set_that_a_death_cuts_short_is_in_force_or_is_not",
         at_calls_of_a_set,
@@ -161,6 +177,67 @@ fn before_the_fetch() -> Outcome {
     disk.end();
     before.assert_unchanged();
     Ok(())
+}
+
+/// One thread goes on by some instructions, then all of the server dies. In every second round that is the main
+/// thread while it sets or resizes something, else any thread.
+fn at_steps(path: &str) {
+    let rng = RefCell::new(Rng::of(Rng::seed_of_run()));
+    ended_under_a_writer(path, "step", 3, &[], |disk| {
+        let by_chance = |all: u64| rng.borrow_mut().within(0..all);
+        let server = listed(disk)["pid"].as_u64().expect("a server") as u32;
+        let (name, number) = (disk.name(), by_chance(4));
+        let resized = machine::offers("UPDATE_SIZE") && by_chance(2) == 0;
+        let size = (20 + number).to_string() + "M";
+        let slots = (100 + number).to_string();
+        let words = match resized {
+            true => vec!["resize", &name, &size, "--force"],
+            false => vec!["set", &name, "--slots", &slots],
+        };
+        let threads: Vec<u32> = disk_threads(server);
+        let steps = 1 + by_chance(1 << by_chance(15)) as u32;
+        let changes = by_chance(2) == 0;
+        let thread = match changes {
+            true => server,
+            false => threads[by_chance(threads.len() as u64) as usize],
+        };
+        println!("{steps} steps of thread {}, {changes}", thread - server);
+        std::thread::scope(|scope| {
+            let said = changes.then(|| scope.spawn(|| ublk(&words)));
+            ioctl::kill_after_steps(server, thread, steps);
+            next_server(disk, server);
+            // A command waits for the next server, and asks again.
+            if let Some(said) = said {
+                said.join().expect("no panic").well();
+                let found = match resized {
+                    true => listed(disk)["size"].to_string(),
+                    false => ublk(&["set", &name]).well(),
+                };
+                let wanted = match resized {
+                    true => ((20 + number) * MIB).to_string(),
+                    false => format!("slots {slots}"),
+                };
+                assert!(found.contains(&wanted), "{words:?}: {found}");
+            }
+        });
+    });
+}
+
+/// The numbers of a server's threads.
+fn disk_threads(server: u32) -> Vec<u32> {
+    let names = machine::tasks(server).into_iter();
+    let names = names.filter_map(|task| task.file_name()?.to_str()?.parse().ok());
+    names.collect()
+}
+
+/// Longer than a request may take, and than a driver waits for it.
+fn after_a_stop(path: &str) {
+    ended_under_a_writer(path, "stop", 1, &["--timeout", "1s"], |disk| {
+        let server = listed(disk)["pid"].as_u64().expect("a server") as u32;
+        ioctl::signal(server, libc::SIGSTOP);
+        std::thread::sleep(STOP);
+        kill(disk);
+    });
 }
 
 /// What `set` has called done is in force in the next server; if it has failed, what was in force before,

@@ -7,6 +7,7 @@ use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 const BLKDISCARD: libc::Ioctl = 0x1277;
 const BLKZEROOUT: libc::Ioctl = 0x127f;
@@ -75,6 +76,39 @@ pub fn signal(pid: u32, signal: i32) {
     // SAFETY: no memory is involved.
     let result = unsafe { libc::kill(pid as i32, signal) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
+/// Lets a thread of a process go on by so many instructions, and kills the process there. A thread that waits
+/// is not waited for.
+pub fn kill_after_steps(pid: u32, thread: u32, steps: u32) {
+    let thread = thread as i32;
+    let wait = |flags| {
+        let mut status = 0;
+        // SAFETY: the status is written to, and lives longer than the call.
+        let found = unsafe { libc::waitpid(thread, &mut status, flags | libc::__WALL) };
+        (found != 0).then_some(found == thread && libc::WIFSTOPPED(status))
+    };
+    let request = |what: libc::c_uint| {
+        // SAFETY: neither request reads or writes memory of this process.
+        unsafe { libc::ptrace(what, thread, 0, 0) == 0 }
+    };
+    let mut stopped = request(libc::PTRACE_ATTACH) && wait(0) == Some(true);
+    for _ in 0..steps {
+        if !stopped || !request(libc::PTRACE_SINGLESTEP) {
+            break;
+        }
+        let began = Instant::now();
+        stopped = loop {
+            match wait(libc::WNOHANG) {
+                Some(stopped) => break stopped,
+                None if began.elapsed() > Duration::from_secs(1) => break false,
+                None => std::thread::yield_now(),
+            }
+        };
+    }
+    signal(pid, libc::SIGKILL);
+    // Its parent hears nothing before this has.
+    while wait(0) == Some(true) {}
 }
 
 /// Lets this thread run on these CPUs alone; answers where it could run before.
