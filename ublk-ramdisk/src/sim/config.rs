@@ -274,9 +274,11 @@ impl SimConfig {
             "--duration is never over if requests take no time: give --service-time, --rate or \
              --ops",
         )?;
+        let at_once = model.blk_mq == Rules::Linux3 || model.rerun_delay.is_zero();
         ensure(
-            model.blk_mq != Rules::Linux3 || !model.call_cost.is_zero(),
-            "--blk-mq 3.x runs a refused queue again at once: give --call-cost, so that time passes",
+            !at_once || !model.call_cost.is_zero(),
+            "--blk-mq 3.x and --rerun-delay 0 run a refused queue again at once: give --call-cost, so \
+             that time passes",
         )
     }
 }

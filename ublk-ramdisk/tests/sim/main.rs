@@ -344,6 +344,7 @@ fn l1_a_bad_value_is_named_in_one_line() {
     refused("--ops 0", "'--ops 0'");
     refused("--duration 0", "'--duration 0'");
     refused("--blk-mq 3.x", "'--blk-mq 3.x' --call-cost");
+    refused("--rerun-delay 0", "'--rerun-delay 0' --call-cost");
     refused("--duration 1s", "--duration --service-time");
     refused("--at '0:corrupt 67108864'", "'corrupt 67108864' 67108864");
     refused("--at '0:discard 1,512'", "'discard 1,512' 512");
