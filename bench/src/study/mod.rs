@@ -91,7 +91,7 @@ macro_rules! study {
 }
 
 /// All studies, in the order of the report.
-pub static ALL: [Study; 9] = [
+pub static ALL: [Study; 11] = [
     study!("a", "a-busy-rate", None, Ok(DevicePart::TABLE)),
     study!("b", "b-delay", None, Ok(DevicePart::acts(delay::act))),
     study!(
@@ -120,6 +120,13 @@ pub static ALL: [Study; 9] = [
     ),
     study!("g", "g-filling", Some(filling::run), Ok(filling::DEVICE)),
     study!("h", "h-fairness", None, Ok(DevicePart::TABLE)),
+    study!("i", "i-append", None, Ok(DevicePart::TABLE)),
+    study!(
+        "j",
+        "j-depth",
+        None,
+        Err("what it varies, the delay, a disk has no option for")
+    ),
     study!("k", "k-swap", None, Ok(swap::DEVICE)),
 ];
 

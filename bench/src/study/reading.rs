@@ -137,6 +137,11 @@ impl Reading {
             "samples" => self.samples(),
             "shortest" => self.buckets.first().map_or(f64::NAN, |b| b.0),
             "mean" => self.waited(0.0) / self.samples(),
+            // Later than a client that gives each request 30 ms waits, in per cent.
+            "late" => {
+                let late = self.buckets.iter().filter(|b| b.0 > 30.0).map(|b| b.1);
+                100.0 * late.sum::<u64>() as f64 / self.samples()
+            }
             "median" => self.quantiles[0],
             "p90" => self.quantiles[1],
             "p99" => self.quantiles[2],

@@ -38,19 +38,25 @@ pub struct Said {
     pub error: Option<String>,
 }
 
+/// The words of a command line. What is between two of `'` is one word.
+pub fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split('\'')
+        .enumerate()
+        .flat_map(|(n, piece)| match n % 2 {
+            0 => piece.split_whitespace().collect::<Vec<_>>(),
+            _ => vec![piece],
+        })
+}
+
 /// Runs it with these arguments, separated by spaces; an event of `--at` may have one in quotes.
 /// Fails if the program is not there or refuses the arguments. A run that ends with an error is a
 /// result.
 pub fn run(arguments: &str) -> Result<Said, StudyError> {
-    let mut words = vec!["sim".to_owned(), "--json".to_owned()];
-    // Every second piece was between quotes, and is one argument.
-    for (n, piece) in arguments.split('\'').enumerate() {
-        match n % 2 {
-            0 => words.extend(piece.split_whitespace().map(str::to_owned)),
-            _ => words.push(piece.to_owned()),
-        }
-    }
-    let ran = Command::new(program()?).args(&words).output();
+    let mut command = Command::new(program()?);
+    let ran = command
+        .args(["sim", "--json"])
+        .args(words(arguments))
+        .output();
     let ran = ran.map_err(|e| StudyError::Lacking(format!("ublk-ramdisk sim: {e}")))?;
     let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
     let last = stderr.lines().last().unwrap_or_default().to_owned();

@@ -9,6 +9,7 @@ use crate::files::{lines_of, read, write, write_whole};
 use crate::kernel::{null_blk, Group};
 use crate::process::{run, Undo};
 use crate::study::settings::StudyError;
+use crate::study::sim;
 use crate::study::table::Block;
 use serde_json::{json, Value};
 use std::fs;
@@ -123,10 +124,10 @@ impl Guest {
         })
     }
 
-    /// Makes a disk, with the options of `add` separated by spaces.
+    /// Makes a disk, with the options of `add` separated by spaces; one may have some in quotes.
     pub fn disk(&self, options: &str) -> Result<Disk<'_>, StudyError> {
         let mut words = vec!["add", "--json"];
-        words.extend(options.split_whitespace());
+        words.extend(sim::words(options));
         let text = self.ours(&words)?;
         let said: Value = serde_json::from_str(&text).map_err(failed)?;
         let path = said["path"].as_str().map(PathBuf::from);
