@@ -41,6 +41,10 @@ pub fn tests(tests: &mut Vec<Test>) {
         "e27_a_control_group_keeps_its_reserve_and_the_disk_goes_on",
         group_reserve,
     ));
+    if machine::is_guest() {
+        let name = "e08_a_program_takes_the_rest_of_memory_and_reads_go_on";
+        tests.push(Test::new(name, rest_taken));
+    }
     tests.push(Test::skippable(
         "e12_a_control_group_that_goes_away_is_no_pressure",
         group_goes,
@@ -221,10 +225,60 @@ fn group_short() -> Outcome {
     Ok(())
 }
 
+/// A program takes all but 64 MiB as fast as it can, while writes make pages. They may wait; reads do not,
+/// and no request fails.
+fn rest_taken() {
+    let disk = Disk::add(&["--size", "256M", "--queues", "1", "--no-partition-scan"]);
+    let (last, bytes) = (256 * MIB / 4096 - 1, 128 * MIB);
+    write_new(&disk, last);
+    let available = || {
+        let text = read("/proc/meminfo");
+        let found = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+        let kib = found.and_then(|text| text.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok())
+            .expect("a number")
+            << 10
+    };
+    let program = "echo 1000 >/proc/self/oom_score_adj && exec dd if=/dev/zero of=/dev/null bs=$0";
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| {
+            let (file, mut buffer) = (disk.open_direct(), Buffer::new(MIB as usize));
+            buffer.fill(7);
+            for at in (0..bytes).step_by(MIB as usize) {
+                file.write_all_at(&buffer, at).expect("no write fails");
+            }
+        });
+        let rest = available() - bytes - 64 * MIB;
+        let mut dd = command("sh");
+        dd.args(["-c", program, &rest.to_string()]);
+        let dd = dd.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut dd = dd.expect("sh starts");
+        wait_for("little memory", || {
+            assert_eq!(dd.try_wait().expect("it is ours"), None, "dd has ended");
+            available() < bytes + 96 * MIB
+        });
+        for _ in 0..200 {
+            read_back(&disk, last);
+        }
+        dd.kill().expect("it is ours");
+        dd.wait().expect("it ends");
+        writes.join().expect("no panic");
+    });
+    let mut buffer = Buffer::new(MIB as usize);
+    for at in (0..bytes).step_by(MIB as usize) {
+        let answer = disk.open_direct().read_exact_at(&mut buffer, at);
+        answer.expect("reads are served");
+        assert!(buffer.iter().all(|&byte| byte == 7), "MiB {}", at / MIB);
+    }
+    disk.end();
+}
+
 /// The group of the server has less memory than the disk: the kernel is not asked for what the group
-/// lacks, so it kills nobody and waits for nothing.
+/// lacks, so it kills nobody and waits for nothing. Reads are served while a write waits.
 fn group_reserve() -> Outcome {
     let group = Group::new("full")?;
+    let mut neighbor = command("sleep").arg("1h").spawn().expect("sleep starts");
+    group.take_in(neighbor.id());
     group.take_in(std::process::id());
     let disk = Disk::add(&["--size", "256M", "--queues", "1", "--no-space-timeout", "1"]);
     fs::write(
@@ -236,12 +290,25 @@ fn group_reserve() -> Outcome {
     fs::write(group.path.join("memory.max"), max.to_string()).expect("memory.max");
     let (file, mut buffer) = (disk.open_direct(), Buffer::new(MIB as usize));
     buffer.fill(7);
-    let full = (0..256).find(|at| file.write_all_at(&buffer, at * MIB).is_err());
+    let full = std::thread::scope(|scope| {
+        let full = scope.spawn(|| {
+            let mut writes = 0..256;
+            writes.find(|at| file.write_all_at(&buffer, at * MIB).is_err())
+        });
+        wait_for("a write waits", || disk.stats().queues[0].now.parked > 0);
+        let (waiting, mut first) = (disk.open_direct(), Buffer::new(4096));
+        waiting.read_exact_at(&mut first, 0).expect("it is served");
+        assert!(first.iter().all(|&byte| byte == 7));
+        full.join().expect("no panic")
+    });
     let full = full.expect("the group has less memory");
     println!("    {full} MiB written");
     assert!((8..24).contains(&full));
     let events = read(group.path.join("memory.events"));
     assert!(events.lines().any(|line| line == "oom 0"), "{events}");
+    assert_eq!(neighbor.try_wait().expect("it is ours"), None);
+    neighbor.kill().expect("it is ours");
+    neighbor.wait().expect("it ends");
     file.read_exact_at(&mut buffer, 0)
         .expect("reads are served");
     assert!(buffer.iter().all(|&byte| byte == 7));

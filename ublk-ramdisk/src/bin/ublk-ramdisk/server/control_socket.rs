@@ -205,9 +205,16 @@ impl Caller {
     }
 }
 
-/// Asks the server behind `path`. None means that no server listens there.
+/// Asks the server behind `path`. None means that no server listens there, or that it ended before it
+/// replied and nothing is lost by asking the next one the same.
 pub fn ask(path: &Path, request: Request) -> Option<Result<Reply, Failure>> {
     Some(ask_for_more(path, request, REPLY_TIMEOUT)?.map(|(reply, _)| reply))
+}
+
+/// Is that how the end of the other process shows?
+fn has_ended(kind: ErrorKind) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(kind, UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
 /// The stream after a reply; its beginning may have been read together with the reply.
@@ -231,9 +238,12 @@ pub fn ask_for_more(
         // No socket, or one that a dead server has left.
         Err(_) => return None,
     };
+    let may_be_repeated = request.may_be_repeated();
     match converse(stream, request, timeout) {
         Ok((Reply::Failed(failure), _)) => Some(Err(failure)),
         Ok(answer) => Some(Ok(answer)),
+        // Its successor may be there already, so that a look for a server would not tell.
+        Err(error) if may_be_repeated && has_ended(error.kind()) => None,
         Err(error) => Some(Err(Failure::runtime(format!(
             "the server behind {} did not answer{}",
             path.display(),
@@ -362,6 +372,16 @@ mod tests {
         let answer = asked.join().expect("no panic").expect("a server");
         assert_eq!(answer.expect_err("refused").message, "busy");
         assert!(!caller.is_connected(), "it has its answer");
+    }
+
+    #[test]
+    fn l1_a_server_that_ends_before_it_replies_was_never_there() {
+        let server = Heard::at("ends");
+        let path = server.path.clone();
+        let asked = std::thread::spawn(move || ask(&path, Request::Stats));
+        drop(server.requests.recv().expect("a request"));
+        let answer = asked.join().expect("no panic");
+        assert!(answer.is_none(), "the next server can be asked: {answer:?}");
     }
 
     #[test]
