@@ -149,6 +149,10 @@ fn k03_the_file_has_a_line_per_request_and_marks_on_the_threads() {
     let served = ["in flight"];
     let expected = [&["ublkb7 write"][..], &refused, &refused, &refused, &served];
     assert_eq!(names, expected.concat());
+    let counters = events.iter().filter(|e| e["ph"] == "C");
+    let last: Vec<_> = counters.map(|e| (text(e, "name"), &e["args"])).collect();
+    assert_eq!(last.len(), 2 * (3 * 2 + 1), "each bar begins and ends");
+    assert_eq!(last[0].0, "ublkb7 requests");
     // What kblockd did stands on its worker's line, within the bar of the work item.
     let thread = |event: &Json| &threads[&event["tid"].as_i64().expect("a thread")][..];
     let is_run = |e: &&Json| e["name"] == "run_work" && e["ph"] == "B";

@@ -10,6 +10,8 @@
 //! - On the line of its request it begins or ends a bar: one from arrival to commit, and within it
 //!   the times on a list, in flight and parked.
 //!
+//! A counter of each disk follows how many are in flight and parked.
+//!
 //! A request whose arrival was overwritten begins with the first of its events that is left. Events
 //! come in the order of time, and those of one thread nest.
 
@@ -46,6 +48,7 @@ impl Trace {
             open: HashMap::new(),
             next_id: 1,
             items: BTreeMap::new(),
+            counted: BTreeMap::new(),
         };
         for (n, (tid, entry)) in timeline.iter().enumerate() {
             match entry {
@@ -69,6 +72,7 @@ struct OpenRequest {
     /// Of its line.
     id: u64,
     name: String,
+    device: u32,
     /// The bar that is open within the request's bar.
     stage: Option<&'static str>,
 }
@@ -81,7 +85,12 @@ struct Drawing<'t, W> {
     next_id: u64,
     /// By thread, the items whose bars are open.
     items: BTreeMap<i32, Vec<&'static str>>,
+    /// By device, how many requests are in each stage of [`COUNTED`].
+    counted: BTreeMap<u32, [i64; 2]>,
 }
+
+/// The stages that a counter follows.
+const COUNTED: [&str; 2] = ["in flight", "parked"];
 
 impl<W: Write> Drawing<'_, W> {
     /// Draws the event with index `n` of the time line.
@@ -218,11 +227,10 @@ impl<W: Write> Drawing<'_, W> {
 
     /// Begins the bar of a request, with the arrival or the first event that is left.
     fn begin(&mut self, at: Place, event: &Event) -> io::Result<OpenRequest> {
-        let device = self.trace.device(event.device);
-        let device = device.map_or(String::new(), |device| format!("{} ", device.name));
         let request = OpenRequest {
             id: self.next_id,
-            name: format!("{device}{}", name(event)),
+            name: self.of_device(event.device, name(event)),
+            device: event.device,
             stage: None,
         };
         self.next_id += 1;
@@ -236,6 +244,28 @@ impl<W: Write> Drawing<'_, W> {
         Ok(request)
     }
 
+    /// A name, after that of the device.
+    fn of_device(&self, device: u32, name: &str) -> String {
+        let device = self.trace.device(device);
+        device.map_or(name.to_owned(), |device| format!("{} {name}", device.name))
+    }
+
+    /// A request has come into a stage (1), or has left it (-1).
+    fn count(&mut self, at: Place, device: u32, stage: &str, by: i64) -> io::Result<()> {
+        let Some(place) = COUNTED.iter().position(|counted| *counted == stage) else {
+            return Ok(());
+        };
+        let counts = self.counted.entry(device).or_default();
+        counts[place] += by;
+        let args = [0, 1].map(|n| (COUNTED[n], Value::Int(counts[n])));
+        let name = self.of_device(device, "requests");
+        let event = ChromeEvent::new(at, Phase::Instant, "counter", &name);
+        self.writer.counter(&ChromeEvent {
+            args: &args,
+            ..event
+        })
+    }
+
     /// Ends the bar of the present stage and begins that of the next.
     fn enter(
         &mut self,
@@ -245,6 +275,7 @@ impl<W: Write> Drawing<'_, W> {
     ) -> io::Result<()> {
         self.leave(request, at)?;
         request.stage = Some(stage);
+        self.count(at, request.device, stage, 1)?;
         let args = [("tid", Value::Int(at.0.into()))];
         self.on_request(request.id, at, Phase::Begin, stage, &args)
     }
@@ -252,7 +283,10 @@ impl<W: Write> Drawing<'_, W> {
     /// Ends the bar of the present stage, if there is one.
     fn leave(&mut self, request: &mut OpenRequest, at: Place) -> io::Result<()> {
         match request.stage.take() {
-            Some(stage) => self.on_request(request.id, at, Phase::End, stage, &[]),
+            Some(stage) => {
+                self.count(at, request.device, stage, -1)?;
+                self.on_request(request.id, at, Phase::End, stage, &[])
+            }
             None => Ok(()),
         }
     }

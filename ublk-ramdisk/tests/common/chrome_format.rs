@@ -49,6 +49,7 @@ pub fn check(bytes: &[u8]) -> File {
     let mut bars: BTreeMap<i64, Vec<String>> = BTreeMap::new();
     let mut lines: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     let mut flows: BTreeMap<String, Vec<Step>> = BTreeMap::new();
+    let mut counters: BTreeMap<String, [u64; 2]> = BTreeMap::new();
     let mut last = 0;
     for event in &events {
         let (phase, name) = (text(event, "ph"), text(event, "name").to_owned());
@@ -99,11 +100,19 @@ pub fn check(bytes: &[u8]) -> File {
                     bars: bars.clone(),
                 });
             }
+            "C" => {
+                let of = |key: &str| event["args"][key].as_u64().expect("never below zero");
+                let now = ["in flight", "parked"].map(of);
+                let before = counters.insert(name, now).unwrap_or_default();
+                let moved = now[0].abs_diff(before[0]) + now[1].abs_diff(before[1]);
+                assert_eq!(moved, 1, "{event}");
+            }
             other => panic!("{other}: {event}"),
         }
     }
     assert!(bars.values().all(Vec::is_empty), "left open: {bars:?}");
     assert!(lines.values().all(Vec::is_empty), "left open: {lines:?}");
+    assert!(counters.values().all(|n| *n == [0, 0]), "{counters:?}");
     for flow in flows.values() {
         assert_eq!(flow.last().map(|step| step.phase), Some('f'), "{flow:?}");
     }

@@ -182,6 +182,18 @@ impl<W: Write> ChromeWriter<W> {
         if let Some(id) = event.id {
             write!(self.out, ",\"id\":\"{id:#x}\"")?;
         }
+        self.args(event)
+    }
+
+    /// Writes the values that the arguments of `event` have from now on: viewers draw a course of each. Its
+    /// phase and id are ignored.
+    pub fn counter(&mut self, event: &ChromeEvent<'_>) -> io::Result<()> {
+        self.head(event, "\"C\"")?;
+        self.args(event)
+    }
+
+    /// The arguments, and the end of the object.
+    fn args(&mut self, event: &ChromeEvent<'_>) -> io::Result<()> {
         self.out.write_all(b",\"args\":{")?;
         for (n, (key, value)) in event.args.iter().enumerate() {
             let comma = if n == 0 { "" } else { "," };

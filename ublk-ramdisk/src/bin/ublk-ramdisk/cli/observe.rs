@@ -113,7 +113,8 @@ pub struct TraceArgs {
         allow_hyphen_values = true)]
     pub duration: Duration,
     /// File to write, replaced if it is there: a page if its name ends with .html, else for Perfetto
-    #[arg(short, long, value_name = "FILE", required_unless_present = "text")]
+    /// [default: ublkbN.html]
+    #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Lines instead; to standard output unless -o is given
     #[arg(long)]
@@ -127,9 +128,16 @@ pub struct TraceArgs {
 const _: () = assert!(MOST_RECORDS == 1 << 20);
 
 impl TraceArgs {
+    /// Where it is written; none: standard output.
+    pub fn file(&self) -> Option<PathBuf> {
+        let usual = || (!self.text).then(|| format!("ublkb{}.html", self.id).into());
+        self.output.clone().or_else(usual)
+    }
+
     /// As what the trace is written.
     pub fn format(&self) -> Format {
-        let ends = self.output.as_deref().and_then(Path::extension);
+        let file = self.file();
+        let ends = file.as_deref().and_then(Path::extension);
         match (self.text, ends) {
             (true, _) => Format::Text,
             (false, Some(ends)) if ends == "html" => Format::Html,

@@ -23,7 +23,8 @@ const ENDS: usize = 256;
 /// Has the server record for a while, then copies what it sends to the file or to standard output.
 pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
     // Before the recording: a name that cannot be written is found out now.
-    let file = args.output.as_deref().map(OutputFile::check).transpose()?;
+    let path = args.file();
+    let file = path.as_deref().map(OutputFile::check).transpose()?;
     let request = Request::Trace {
         millis: u32::try_from(args.duration.as_millis()).unwrap_or(u32::MAX),
         records: args.records,
@@ -44,7 +45,7 @@ pub fn run(args: &TraceArgs) -> Result<Exit, Failure> {
         // Nothing comes while the server records.
         .set_read_timeout(Some(args.duration + SEND_TIMEOUT))
         .map_err(|error| Failure::runtime(format!("the server's socket: {error}")))?;
-    match (file, &args.output) {
+    match (file, &path) {
         (Some(file), Some(path)) => to_file(&mut trace, file, path, args.format()),
         _ => to_stdout(&mut trace),
     }
