@@ -85,7 +85,7 @@ impl Round {
         Plot::Stack {
             x: Axis::linear("time since the first page went out, s"),
             panels: vec![
-                panel("swapped out, MiB", |m| m.out / 256.0),
+                panel("swapped out and in, MiB", |m| (m.out + m.back) / 256.0),
                 panel("requests at the disk", |m| m.waiting),
             ],
             levels: Vec::new(),
