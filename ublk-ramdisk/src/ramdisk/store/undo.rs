@@ -1,0 +1,655 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a power cut would lose (H13 to H17): beside a disk with a volatile cache lies the flushed
+//! content of each page that was written since the last FLUSH.
+//!
+//! The undo area is a sparse file, as the store is one. Each page of the disk has its place in it and
+//! a mark, so there is nothing to be searched and nothing to be handed out:
+//!
+//! ```text
+//!   page 0    header: version, epoch, power, how to cut, seed
+//!   then, for each 512 pages of the disk, a group of 513 pages: 512 marks, and 512 places
+//!
+//!   mark      epoch << 4 | HAS (the place has memory) | LOCK | NONE, SAVED or ZEROS
+//! ```
+//!
+//! A mark counts if its epoch is that of the header. So a FLUSH adds 1 to the epoch, and is done.
+//!
+//! | write of an unmarked page | FLUSH, power cut |
+//! |---|---|
+//! | pin the page; lock its mark | |
+//! | read the epoch | add 1 to the epoch: the mark that is being made does not count |
+//! | copy the page to its place | |
+//! | store the mark, which unlocks it | |
+//! | write, end, unpin | cut: claim the page, which waits for its pins, and copy back |
+//!
+//! The epoch is read before the copy: a write that ends between the two is covered by a FLUSH that
+//! comes after both. Nobody writes to a page before its mark counts. So a server that dies between
+//! any two steps leaves an unmarked page that was not written, or one with its flushed content.
+//! A lock that a dead server holds is dropped when the area is opened again.
+//!
+//! A write that is under way when a FLUSH comes may be half in the page when the next write to it
+//! copies that. So its bytes are made durable at its end, as with FUA: no sector is ever torn.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::populate::{Reserve, Shortage};
+use super::{Store, StoreError};
+use crate::ramdisk::page_state::Claim;
+use crate::ramdisk::sync::yield_now;
+use crate::random::nth;
+use crate::sys::mmap::Mapping;
+use crate::sys::{file, remove};
+
+/// Bytes of a page here, also if the store's pages are larger.
+pub const PAGE: u64 = 4096;
+/// Marks of a group.
+const GROUP: usize = 512;
+/// Places with memory that a FLUSH leaves for the next writes.
+const SPARE: u64 = 1024;
+/// Of the layout.
+const VERSION: u64 = 1;
+
+/// Words of the header.
+const EPOCH: usize = 1;
+const POWER: usize = 2;
+const HOW: usize = 3;
+const SEED: usize = 4;
+/// Values of the word POWER. CUTTING: the disk is off, and what is unflushed is still there.
+const ON: u64 = 0;
+const CUTTING: u64 = 1;
+const OFF: u64 = 2;
+
+/// What a mark says of a page.
+const NONE: u64 = 0;
+const SAVED: u64 = 1;
+const ZEROS: u64 = 2;
+const KIND: u64 = 3;
+const LOCK: u64 = 4;
+const HAS: u64 = 8;
+const EPOCH_SHIFT: u32 = 4;
+
+/// What survives a power cut of what was not flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Nothing.
+    #[default]
+    None,
+    /// All of it: the device was quick.
+    All,
+    /// Each page, or piece, by chance.
+    Random,
+}
+
+/// How a power cut is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerCut {
+    /// What survives.
+    pub keep: Keep,
+    /// Chooses what survives of `Random`: the same seed, the same pages.
+    pub seed: u64,
+    /// Bytes that are lost or kept together, at most a page.
+    pub piece: u32,
+}
+
+/// What a power cut did, in pages of 4 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Loss {
+    /// Pages that were not flushed.
+    pub unflushed: u64,
+    /// Those of them that have lost something.
+    pub lost: u64,
+}
+
+/// The undo area of a store.
+pub(super) struct Undo {
+    file: File,
+    mapping: Mapping,
+    /// By group: its marks have memory.
+    groups: Box<[AtomicBool]>,
+    /// Places with memory.
+    held: AtomicU64,
+    /// Marks that count. Requests that meet a FLUSH may be counted wrongly.
+    unflushed: AtomicI64,
+    outlives_server: bool,
+}
+
+impl Undo {
+    fn open(path: Option<&Path>, capacity: u64) -> io::Result<Self> {
+        let file = match path {
+            Some(path) => file::open_private(path)?.0,
+            None => file::memfd(c"undo", false)?,
+        };
+        let groups = capacity.div_ceil(GROUP as u64 * PAGE);
+        let len = (1 + groups * (GROUP as u64 + 1)) * PAGE;
+        if file.metadata()?.len() < len {
+            file.set_len(len)?;
+        }
+        file.try_lock()?;
+        file::allocate(&file, 0..PAGE)?;
+        let mapping = Mapping::shared(&file, len as usize)?;
+        let undo = Self {
+            file,
+            mapping,
+            groups: (0..groups).map(|_| AtomicBool::new(false)).collect(),
+            held: AtomicU64::new(0),
+            unflushed: AtomicI64::new(0),
+            outlives_server: path.is_some(),
+        };
+        if undo.header(0).swap(VERSION, Relaxed) != VERSION {
+            undo.header(EPOCH).store(1, Relaxed);
+        }
+        Ok(undo)
+    }
+
+    /// Takes up the marks that a former server has left. Returns the bytes that its places hold.
+    fn adopt(&self) -> io::Result<u64> {
+        for data in file::data_ranges(&self.file)? {
+            let first = (data.start / PAGE).saturating_sub(1) as usize / (GROUP + 1);
+            for group in first..self.groups.len() {
+                match Self::marks_at(group) {
+                    at if at >= data.end => break,
+                    at => self.groups[group].fetch_or(at >= data.start, Relaxed),
+                };
+            }
+        }
+        for pages in self.marked() {
+            let mut unused = pages.start;
+            for page in pages.clone().chain([pages.end]) {
+                let word = if page < pages.end {
+                    self.mark(page).load(Relaxed)
+                } else {
+                    HAS
+                };
+                let counts = page == pages.end || self.counts(word);
+                let has = page == pages.end || counts && word & KIND == SAVED;
+                if has && unused < page {
+                    file::punch_hole(&self.file, self.places(unused..page))?;
+                }
+                if has {
+                    unused = page + 1;
+                }
+                if page < pages.end {
+                    let kept = word & !(HAS | LOCK) | if has { HAS } else { 0 };
+                    self.mark(page)
+                        .store(if counts { kept } else { NONE }, Relaxed);
+                    self.unflushed.fetch_add(counts.into(), Relaxed);
+                    self.held.fetch_add(has.into(), Relaxed);
+                }
+            }
+        }
+        Ok(self.held.load(Relaxed) * PAGE)
+    }
+
+    /// Where the marks of a group are in the file.
+    fn marks_at(group: usize) -> u64 {
+        (1 + group as u64 * (GROUP as u64 + 1)) * PAGE
+    }
+
+    /// The places of pages of one group.
+    fn places(&self, pages: Range<usize>) -> Range<u64> {
+        let start = Self::marks_at(pages.start / GROUP) + (1 + pages.start % GROUP) as u64 * PAGE;
+        start..start + pages.len() as u64 * PAGE
+    }
+
+    fn word(&self, at: u64) -> &AtomicU64 {
+        debug_assert!(at + 8 <= self.mapping.len() as u64);
+        // SAFETY: the word lies within the mapping, is aligned, and its page has memory: the header's
+        // from the beginning, that of marks before the group counts as marked. It is used by atomic
+        // accesses alone, and lives as long as `self`.
+        unsafe { AtomicU64::from_ptr(self.mapping.start().add(at as usize).cast().as_ptr()) }
+    }
+
+    fn header(&self, word: usize) -> &AtomicU64 {
+        self.word(word as u64 * 8)
+    }
+
+    /// The mark of a page whose group has memory for marks.
+    fn mark(&self, page: usize) -> &AtomicU64 {
+        self.word(Self::marks_at(page / GROUP) + (page % GROUP) as u64 * 8)
+    }
+
+    fn has_marks(&self, page: usize) -> bool {
+        self.groups[page / GROUP].load(Acquire)
+    }
+
+    /// The pages of each group that has marks.
+    fn marked(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let groups = self.groups.iter().zip((0..).step_by(GROUP));
+        let marked = groups.filter(|(has_marks, _)| has_marks.load(Acquire));
+        marked.map(|(_, first)| first..first + GROUP)
+    }
+
+    fn counts(&self, mark: u64) -> bool {
+        mark & KIND != NONE && mark >> EPOCH_SHIFT == self.header(EPOCH).load(Acquire)
+    }
+
+    /// Locks the mark of a page, and returns it. Storing a mark unlocks it.
+    fn lock(&self, page: usize) -> u64 {
+        loop {
+            // Acquire and the Release of `unlock`: what was done to the place under the former lock is
+            // done.
+            let old = self.mark(page).fetch_or(LOCK, Acquire);
+            if old & LOCK == 0 {
+                return old;
+            }
+            yield_now();
+        }
+    }
+
+    fn unlock(&self, page: usize, mark: u64) {
+        self.mark(page).store(mark, Release);
+    }
+
+    /// True if a write to the page needs no memory here.
+    fn is_ready(&self, page: usize) -> bool {
+        self.has_marks(page) && {
+            let mark = self.mark(page).load(Acquire);
+            mark & HAS != 0 || self.counts(mark)
+        }
+    }
+
+    fn add_memory(&self, store: &Store, page: usize, reserve: Reserve) -> Result<(), Shortage> {
+        let reserved = reserve(&store.budget, PAGE);
+        let mut reserved = reserved.ok_or(Shortage::Budget)?;
+        file::allocate(&self.file, self.places(page..page + 1))?;
+        reserved.commit(PAGE);
+        self.held.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Keeps the content of a page that the caller has pinned and is going to write. Memory is made
+    /// if there is a way to reserve it.
+    fn save(&self, store: &Store, page: usize, reserve: Option<Reserve>) -> Result<(), Shortage> {
+        if !self.has_marks(page) {
+            // Counted with the store's tables.
+            reserve.ok_or(Shortage::Budget)?;
+            let at = Self::marks_at(page / GROUP);
+            file::allocate(&self.file, at..at + PAGE)?;
+            self.groups[page / GROUP].store(true, Release);
+        }
+        if self.counts(self.mark(page).load(Acquire)) {
+            return Ok(());
+        }
+        let old = self.lock(page);
+        if self.counts(old) {
+            self.unlock(page, old);
+            return Ok(());
+        }
+        let (epoch, mut bytes) = (self.header(EPOCH).load(Acquire), [0; PAGE as usize]);
+        let at = page as u64 * PAGE;
+        // SAFETY: the page is pinned and within the mapping, and `bytes` is a local variable.
+        let copied = unsafe { store.copy(store.address(at).as_ptr(), bytes.as_mut_ptr(), PAGE) };
+        let mut new = epoch << EPOCH_SHIFT | old & HAS;
+        match copied {
+            // The file has lost it. The write will fail, too.
+            Err(_) => {}
+            Ok(()) if bytes == [0; PAGE as usize] => new |= ZEROS,
+            Ok(()) => {
+                if old & HAS == 0 {
+                    let made = match reserve {
+                        Some(reserve) => self.add_memory(store, page, reserve),
+                        None => Err(Shortage::Budget),
+                    };
+                    if made.is_err() {
+                        self.unlock(page, old);
+                        return made;
+                    }
+                }
+                // SAFETY: the place is within the mapping and has memory, which is used under the lock
+                // of its mark alone.
+                unsafe { libc::memcpy(self.place(page), bytes.as_ptr().cast(), PAGE as usize) };
+                new |= HAS | SAVED;
+            }
+        }
+        #[cfg(test)]
+        file::recorder::step();
+        self.unflushed
+            .fetch_add((new & KIND != NONE).into(), Relaxed);
+        self.unlock(page, new);
+        #[cfg(test)]
+        file::recorder::step();
+        Ok(())
+    }
+
+    fn place(&self, page: usize) -> *mut libc::c_void {
+        let at = self.places(page..page + 1).start as usize;
+        // SAFETY: all places are within the mapping.
+        unsafe { self.mapping.start().add(at).as_ptr().cast() }
+    }
+
+    /// Makes bytes of a pinned page durable. Of a page that was all zeros all is: there is no memory
+    /// for a part of it, and a device may write early.
+    fn persist(&self, store: &Store, page: usize, part: Range<u64>) {
+        if !self.has_marks(page) {
+            return;
+        }
+        let old = self.lock(page);
+        let mut new = old;
+        if self.counts(old) && old & KIND == SAVED {
+            let at = (part.start - page as u64 * PAGE) as usize;
+            // SAFETY: the part lies in the page, which is pinned, and in its place, whose mark is
+            // locked. A part that the file has lost stays as it was.
+            let _lost = unsafe {
+                let to = self.place(page).cast::<u8>().add(at);
+                store.copy(
+                    store.address(part.start).as_ptr(),
+                    to,
+                    part.end - part.start,
+                )
+            };
+        } else if self.counts(old) {
+            new = old & HAS;
+            self.unflushed.fetch_sub(1, Relaxed);
+        }
+        self.unlock(page, new);
+    }
+
+    /// What is in the page counts as flushed.
+    fn forget(&self, page: usize) {
+        if self.has_marks(page) && self.counts(self.mark(page).load(Acquire)) {
+            let old = self.lock(page);
+            if self.counts(old) {
+                self.unflushed.fetch_sub(1, Relaxed);
+            }
+            self.unlock(page, old & HAS);
+        }
+    }
+
+    /// Locks a page whose place has memory and keeps nothing.
+    fn lock_unused(&self, page: usize) -> bool {
+        let is_unused = |mark: u64| mark & HAS != 0 && !self.counts(mark);
+        if !is_unused(self.mark(page).load(Acquire)) {
+            return false;
+        }
+        let old = self.lock(page);
+        if !is_unused(old) {
+            self.unlock(page, old);
+        }
+        is_unused(old)
+    }
+
+    /// Everything is flushed.
+    fn flush(&self) {
+        self.unflushed.store(0, Relaxed);
+        // AcqRel: writes that ended before are before it, and those that find the new epoch after it.
+        self.header(EPOCH).fetch_add(1, AcqRel);
+        #[cfg(test)]
+        file::recorder::step();
+    }
+
+    fn cut(&self) -> PowerCut {
+        let how = self.header(HOW).load(Relaxed);
+        PowerCut {
+            keep: [Keep::None, Keep::All, Keep::Random][(how & 0xff) as usize % 3],
+            seed: self.header(SEED).load(Relaxed),
+            piece: (how >> 8) as u32,
+        }
+    }
+
+    /// Puts back what does not survive of a page that the caller has claimed. Returns true if that is
+    /// something.
+    fn restore(&self, store: &Store, page: usize, mark: u64, cut: &PowerCut) -> bool {
+        let mut lost = false;
+        for (n, at) in (0..PAGE).step_by(cut.piece as usize).enumerate() {
+            let is_kept = match cut.keep {
+                Keep::None => false,
+                Keep::All => true,
+                Keep::Random => nth(cut.seed, (page * 8 + n) as u64) & 1 == 1,
+            };
+            if is_kept {
+                continue;
+            }
+            lost = true;
+            static ZERO_PAGE: [u8; PAGE as usize] = [0; PAGE as usize];
+            let from = match mark & KIND {
+                SAVED => self.place(page).cast::<u8>().cast_const(),
+                _ => ZERO_PAGE.as_ptr(),
+            };
+            let to = store.address(page as u64 * PAGE + at).as_ptr();
+            // SAFETY: the piece lies in the page, which is claimed, and in its place or in the zeros.
+            // What the file has lost is lost.
+            let _lost = unsafe { store.copy(from.add(at as usize), to, cut.piece.into()) };
+        }
+        #[cfg(test)]
+        file::recorder::step();
+        lost
+    }
+}
+
+impl Store {
+    /// Keeps what a power cut would take away, from now on, in a file of this name or in memory. With
+    /// `again` a file that is there is taken up, and a power cut that it says has begun is carried out.
+    ///
+    /// # Context
+    /// Nobody uses the store yet.
+    pub fn keep_flushed(&self, path: Option<&Path>, again: bool) -> Result<(), StoreError> {
+        let failed = StoreError::system("make the undo area of", self.size());
+        if let Some(path) = path.filter(|_| !again) {
+            remove::regular_file(path).map_err(&failed)?;
+        }
+        let undo = Undo::open(path, self.mapping.len() as u64).map_err(&failed)?;
+        self.budget.charge(undo.adopt().map_err(&failed)?);
+        let before = self.table_bytes();
+        let is_first = self.undo.set(undo).is_ok();
+        debug_assert!(is_first, "a store has one undo area");
+        self.budget.charge(self.table_bytes() - before);
+        let _of_nobody = self.lose_unflushed();
+        Ok(())
+    }
+
+    /// The pages of the undo area that a range touches.
+    fn undo_pages(range: &Range<u64>) -> Range<usize> {
+        (range.start / PAGE) as usize..range.end.div_ceil(PAGE) as usize
+    }
+
+    /// Copies within the mappings of the store, by the kernel where the file can be cut (G16).
+    ///
+    /// # Safety
+    /// As of [`file::copy_checked`].
+    unsafe fn copy(&self, from: *const u8, to: *mut u8, len: u64) -> io::Result<()> {
+        if self.can_be_cut() {
+            // SAFETY: as promised by the caller.
+            return unsafe { file::copy_checked(from, to, len as usize) };
+        }
+        // SAFETY: as promised by the caller. Shared memory that others write through the kernel: the
+        // bytes are not touched as Rust values.
+        unsafe { libc::memcpy(to.cast(), from.cast(), len as usize) };
+        Ok(())
+    }
+
+    /// Keeps the flushed content of a range that is present and pinned, before it is written. False if
+    /// that takes memory, or if the disk is off: nothing may be written then.
+    #[inline]
+    pub(in crate::ramdisk) fn save(&self, range: &Range<u64>) -> bool {
+        self.undo.get().is_none() || self.save_or_make(range, None).is_ok()
+    }
+
+    /// The same, and makes memory if there is a way to reserve it.
+    pub(super) fn save_or_make(
+        &self,
+        range: &Range<u64>,
+        reserve: Option<Reserve>,
+    ) -> Result<(), Shortage> {
+        let Some(undo) = self.undo.get() else {
+            return Ok(());
+        };
+        if self.is_off() {
+            return Err(Shortage::Budget);
+        }
+        Self::undo_pages(range).try_for_each(|page| undo.save(self, page, reserve))
+    }
+
+    /// True if a write to the range, which is present, needs no memory for what it keeps.
+    pub(super) fn is_saved(&self, range: &Range<u64>) -> bool {
+        let is_ready = |undo: &Undo| Self::undo_pages(range).all(|page| undo.is_ready(page));
+        self.undo.get().is_none_or(is_ready)
+    }
+
+    /// Bytes of the tables of the undo area.
+    pub(super) fn undo_table_bytes(&self) -> u64 {
+        self.undo
+            .get()
+            .map_or(0, |_| self.size().div_ceil(PAGE) * 8)
+    }
+
+    /// Changes with each FLUSH.
+    #[inline]
+    pub(in crate::ramdisk) fn epoch(&self) -> u64 {
+        let epoch = |undo: &Undo| undo.header(EPOCH).load(Acquire);
+        self.undo.get().map_or(0, epoch)
+    }
+
+    /// A write to a pinned range is in the store. `began`: the epoch before it was saved.
+    #[inline]
+    pub(in crate::ramdisk) fn end_write(&self, range: &Range<u64>, began: u64, is_fua: bool) {
+        if is_fua || began != self.epoch() {
+            self.persist(range);
+        }
+    }
+
+    /// Makes the bytes of a pinned range durable, as FUA asks for.
+    pub(super) fn persist(&self, range: &Range<u64>) {
+        let Some(undo) = self.undo.get() else {
+            return;
+        };
+        for page in Self::undo_pages(range) {
+            let at = page as u64 * PAGE;
+            undo.persist(self, page, range.start.max(at)..range.end.min(at + PAGE));
+        }
+    }
+
+    /// What is in these bytes, whole pages that are claimed, counts as flushed.
+    pub(super) fn forget_flushed(&self, range: &Range<u64>) {
+        let forget = |undo: &Undo| Self::undo_pages(range).for_each(|page| undo.forget(page));
+        self.undo.get().into_iter().for_each(forget);
+    }
+
+    /// True if a power cut would change something in these bytes.
+    pub(super) fn is_unflushed(&self, range: &Range<u64>) -> bool {
+        self.undo.get().is_some_and(|undo| {
+            let counts = |page| undo.counts(undo.mark(page).load(Acquire));
+            Self::undo_pages(range).any(|page| undo.has_marks(page) && counts(page))
+        })
+    }
+
+    /// Everything that was written is flushed. True if memory has become free that is worth to be given
+    /// back ([`Store::release_flushed`]).
+    pub fn flush(&self) -> bool {
+        self.undo.get().is_some_and(|undo| {
+            undo.flush();
+            undo.held.load(Relaxed) > SPARE
+        })
+    }
+
+    /// Gives back the memory of content that is kept no more. Returns its bytes.
+    pub(in crate::ramdisk) fn release_flushed(&self) -> u64 {
+        let Some(undo) = self.undo.get() else {
+            return 0;
+        };
+        let mut freed = 0;
+        for group in undo.marked() {
+            let mut page = group.start;
+            while page < group.end {
+                let start = page;
+                while page < group.end && undo.lock_unused(page) {
+                    page += 1;
+                }
+                if page == start {
+                    page += 1;
+                    continue;
+                }
+                let punched = file::punch_hole(&undo.file, undo.places(start..page));
+                let mark = if punched.is_ok() { NONE } else { HAS };
+                (start..page).for_each(|page| undo.unlock(page, mark));
+                if punched.is_ok() {
+                    freed += (page - start) as u64;
+                }
+            }
+        }
+        undo.held.fetch_sub(freed, Relaxed);
+        self.uncharge(freed * PAGE);
+        freed * PAGE
+    }
+
+    /// Is this a disk with a volatile cache, which a power cut empties?
+    pub fn keeps_flushed(&self) -> bool {
+        self.undo.get().is_some()
+    }
+
+    /// True if the disk is without power: every request ends with EIO (H15).
+    #[inline]
+    pub fn is_off(&self) -> bool {
+        let is_off = |undo: &Undo| undo.header(POWER).load(Acquire) != ON;
+        self.undo.get().is_some_and(is_off)
+    }
+
+    /// Takes the power away. Nothing is lost before [`Store::lose_unflushed`].
+    pub fn switch_off(&self, cut: &PowerCut) {
+        let Some(undo) = self.undo.get() else {
+            return;
+        };
+        let how = cut.keep as u64 | u64::from(cut.piece) << 8;
+        undo.header(HOW).store(how, Relaxed);
+        undo.header(SEED).store(cut.seed, Relaxed);
+        // Release: a server that finds it finds the two above.
+        undo.header(POWER).store(CUTTING, Release);
+    }
+
+    /// Loses what is not flushed, as [`Store::switch_off`] was told. None if requests still use some of
+    /// it: the caller tries again, with the same result. Of a disk without a power cut nothing is lost.
+    ///
+    /// # Context
+    /// The disk is off, and no request is about to begin that has not seen it.
+    pub fn lose_unflushed(&self) -> Option<Loss> {
+        let (undo, mut loss) = (self.undo.get()?, Loss::default());
+        if undo.header(POWER).load(Acquire) != CUTTING {
+            return Some(loss);
+        }
+        let cut = undo.cut();
+        for page in undo.marked().flatten() {
+            let mark = undo.mark(page).load(Acquire);
+            if !undo.counts(mark) {
+                continue;
+            }
+            let of_store = (page as u64 * PAGE >> self.page_shift) as usize;
+            match self.states.claim(of_store) {
+                Claim::Claimed => {
+                    loss.lost += u64::from(undo.restore(self, page, mark, &cut));
+                    loss.unflushed += 1;
+                    self.states.release_present(of_store..of_store + 1);
+                }
+                // It was given back, which is durable.
+                Claim::Absent => {}
+                Claim::InUse | Claim::Contended => return None,
+            }
+        }
+        undo.flush();
+        undo.header(POWER).store(OFF, Release);
+        Some(loss)
+    }
+
+    /// Gives a disk that is off its power back.
+    pub fn switch_on(&self) {
+        if let Some(undo) = self.undo.get() {
+            undo.header(POWER).store(ON, Release);
+        }
+    }
+
+    /// Pages that are not flushed, and whether they stay so when the server dies. None without a
+    /// volatile cache.
+    pub fn unflushed(&self) -> Option<(u64, bool)> {
+        let undo = self.undo.get()?;
+        let unflushed = undo.unflushed.load(Relaxed).max(0);
+        Some((unflushed as u64, undo.outlives_server))
+    }
+}
