@@ -171,7 +171,11 @@ pub struct DeviceConfig {
     /// Announce a spinning disk; changes a flag in sysfs and nothing else
     #[arg(long)]
     pub rotational: bool,
-    /// Announce a volatile write cache, so that flushes reach the server
+    /// Announce a volatile write cache: what is not flushed is lost in a `power-cut`
+    ///
+    /// Flushes then reach the server. What a write overwrites is kept until the next flush, in memory
+    /// that counts as used: as much again as is written between two flushes. With --backing memfd and
+    /// hugetlb the death of the server ends the disk, with all of that.
     #[arg(long)]
     pub volatile_cache: bool,
     /// Do not look for a partition table
@@ -248,6 +252,10 @@ pub struct DeviceConfig {
     /// How its memory is made, limited and taken back.
     #[arg(skip)]
     pub space: SpaceConfig,
+    /// The folder of the file in which the flushed content of unflushed pages outlives the server; none:
+    /// it does not.
+    #[arg(skip)]
+    pub undo_dir: Option<PathBuf>,
     /// The folder in which what the rules have done outlives the server; none: it does not.
     #[arg(skip)]
     #[serde(skip)]

@@ -94,6 +94,12 @@ pub struct SpaceStats {
     pub no_space: u64,
     /// Requests that ended with NOSPC to keep tags free (E11).
     pub above_cap: u64,
+    /// Pages of 4 KiB that a power cut would take away; none without a volatile cache.
+    pub unflushed: Option<u64>,
+    /// The death of the server would make them flushed.
+    pub death_flushes: bool,
+    /// The disk is without power.
+    pub off: bool,
     /// What becomes of a write that needs memory.
     pub mode: Mode,
     /// Time until those that wait end with NOSPC.
@@ -572,6 +578,9 @@ impl Space {
             populated: self.populated.load(Relaxed),
             no_space: self.denied.load(Relaxed),
             above_cap: self.above_cap.load(Relaxed),
+            unflushed: store.unflushed().map(|(pages, _)| pages),
+            death_flushes: store.unflushed().is_some_and(|(_, outlives)| !outlives),
+            off: store.is_off(),
             mode,
             no_space_in,
         }

@@ -593,16 +593,22 @@ impl Store {
         self.undo.get().is_some_and(is_off)
     }
 
-    /// Takes the power away. Nothing is lost before [`Store::lose_unflushed`].
-    pub fn switch_off(&self, cut: &PowerCut) {
+    /// Takes the power away. Nothing is lost before [`Store::lose_unflushed`]. False if there is none: what
+    /// was off stays as it is. One that is to lose something still does it as it was told first.
+    pub fn switch_off(&self, cut: &PowerCut) -> bool {
         let Some(undo) = self.undo.get() else {
-            return;
+            return false;
         };
+        match undo.header(POWER).load(Acquire) {
+            ON => {}
+            power => return power == CUTTING,
+        }
         let how = cut.keep as u64 | u64::from(cut.piece) << 8;
         undo.header(HOW).store(how, Relaxed);
         undo.header(SEED).store(cut.seed, Relaxed);
         // Release: a server that finds it finds the two above.
         undo.header(POWER).store(CUTTING, Release);
+        true
     }
 
     /// Loses what is not flushed, as [`Store::switch_off`] was told. None if requests still use some of
@@ -621,7 +627,7 @@ impl Store {
             if !undo.counts(mark) {
                 continue;
             }
-            let of_store = (page as u64 * PAGE >> self.page_shift) as usize;
+            let of_store = ((page as u64 * PAGE) >> self.page_shift) as usize;
             match self.states.claim(of_store) {
                 Claim::Claimed => {
                     loss.lost += u64::from(undo.restore(self, page, mark, &cut));
@@ -638,11 +644,16 @@ impl Store {
         Some(loss)
     }
 
-    /// Gives a disk that is off its power back.
-    pub fn switch_on(&self) {
-        if let Some(undo) = self.undo.get() {
-            undo.header(POWER).store(ON, Release);
-        }
+    /// Gives a disk its power back. False if it is still to lose something.
+    pub fn switch_on(&self) -> bool {
+        let power = self.undo.get().map(|undo| undo.header(POWER));
+        power.is_none_or(|power| {
+            let on = power.load(Acquire) != CUTTING;
+            if on {
+                power.store(ON, Release);
+            }
+            on
+        })
     }
 
     /// Pages that are not flushed, and whether they stay so when the server dies. None without a

@@ -101,7 +101,6 @@ fn h15_what_survives_is_what_was_flushed_and_what_the_seed_chooses() {
             let of = |sector: usize| written[sector % 3][sector];
             (now, durable) = (0..now.len()).map(of).unzip();
             if flush {
-                (0..PAGES as u64).for_each(|page| write(&store, page * PAGE, 1, 1, false));
                 now.iter_mut()
                     .step_by(SECTORS)
                     .enumerate()
