@@ -220,7 +220,7 @@ pub struct DeviceConfig {
     /// Swap is written when the machine has no memory left, so such a disk must need none: it takes all
     /// of it at the start, as with --preallocate, and announces no discards, which would give some of
     /// it back. --memory-limit, --reclaim, --rule, --inject, --slots, --mbps, --psi and --data-path buffer are
-    /// refused, now and with `set`; the contents are in a private store or in hugetlb.
+    /// refused, now and with `set`, and so is --volatile-cache; the contents are in a private store or in hugetlb.
     #[arg(long)]
     pub swap: bool,
     /// Time until a request that the driver keeps counts as late, 1s to 1h
@@ -391,6 +391,8 @@ impl DeviceConfig {
         }
         let option = if *settings != Settings::default() {
             format!("pressure ({settings})")
+        } else if self.volatile_cache {
+            "--volatile-cache, which keeps what is overwritten,".to_owned()
         } else if self.space.memory_limit > 0 {
             format!("--memory-limit {}", self.space.memory_limit)
         } else if self.data_path == Some(DataPath::Buffer) {

@@ -203,8 +203,9 @@ impl Ramdisk {
             },
             // Every write is in the store when it is committed (C34).
             Op::Flush => {
-                if self.store.flush() {
-                    self.space().into_iter().for_each(Space::release_later);
+                let has_freed = self.store.flush();
+                if let (Some(has_freed), Some(space)) = (has_freed, self.space()) {
+                    space.flushed(has_freed);
                 }
                 Answer::Ok(rq.end(Ok(())))
             }

@@ -235,9 +235,11 @@ impl Space {
         &self.began[usize::from(hctx) * self.depth + usize::from(tag)]
     }
 
-    /// A FLUSH has come: memory for what it overwrote is given back.
-    pub(super) fn release_later(&self) {
-        Self::modify(&self.store_queue, &self.release, Duration::ZERO);
+    /// A FLUSH has come: memory for flushed content is given back, if that is much or somebody needs it.
+    pub(super) fn flushed(&self, is_much: bool) {
+        if is_much || self.waiters.any() || !self.no_space.is(Mode::Enough) {
+            Self::modify(&self.store_queue, &self.release, Duration::ZERO);
+        }
     }
 
     /// Queues a request whose memory is to be cleared. It is present and pinned.

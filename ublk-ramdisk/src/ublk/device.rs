@@ -38,7 +38,7 @@ const NODE_POLL: Duration = Duration::from_millis(5);
 /// How often a shrink asks for memory that requests still use.
 const SHRINK_TRIES: u32 = 200;
 /// How often a power cut looks for requests that use what is to be lost.
-const CUT_TRIES: u32 = 2000;
+const CUT_TRIES: u32 = 6000;
 
 /// A disk that is being served by threads of this process.
 pub struct Device {
@@ -163,9 +163,7 @@ impl Device {
             ));
         }
         if self.is_off() {
-            return Err(Failure::runtime(format!(
-                "device {id} is off: `ublk-ramdisk power-cut {id} --on` switches it on"
-            )));
+            return Err(self.says_off());
         }
         if size == 0 || !size.is_multiple_of(u64::from(self.config.block_size)) {
             return Err(Failure::usage(format!(
@@ -238,7 +236,7 @@ impl Device {
             )));
         }
         if !store.switch_off(cut) {
-            return Err(Failure::runtime(format!("device {id} is off already")));
+            return Err(self.says_off());
         }
         // A request that is being issued has not seen it.
         if let Some(queue) = self.queue() {
@@ -264,6 +262,13 @@ impl Device {
     /// True if the disk is without power.
     pub fn is_off(&self) -> bool {
         self.driver.disk().store().is_off()
+    }
+
+    fn says_off(&self) -> Failure {
+        let id = self.id();
+        Failure::runtime(format!(
+            "device {id} is off: `ublk-ramdisk power-cut {id} --on` switches it on"
+        ))
     }
 
     /// Gives the disk its power back.

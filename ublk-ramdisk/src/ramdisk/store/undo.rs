@@ -258,12 +258,16 @@ impl Undo {
         }
     }
 
+    /// Makes memory for a place. The mark is not locked meanwhile: this may take long, and who makes
+    /// memory is alone.
     fn add_memory(&self, store: &Store, page: usize, reserve: Reserve) -> Result<(), Shortage> {
         let reserved = reserve(&store.budget, PAGE);
         let mut reserved = reserved.ok_or(Shortage::Budget)?;
         file::allocate(&self.file, self.places(page..page + 1))?;
         reserved.commit(PAGE);
         self.held.fetch_add(1, Relaxed);
+        let old = self.lock(page);
+        self.unlock(page, old | HAS);
         Ok(())
     }
 
@@ -277,48 +281,46 @@ impl Undo {
             file::allocate(&self.file, at..at + PAGE)?;
             self.groups[page / GROUP].store(true, Release);
         }
-        if self.counts(self.mark(page).load(Acquire)) {
-            return Ok(());
+        while !self.counts(self.mark(page).load(Acquire)) {
+            if !self.try_save(store, page) {
+                self.add_memory(store, page, reserve.ok_or(Shortage::Budget)?)?;
+            }
         }
+        Ok(())
+    }
+
+    /// False if the place of the page has no memory. The mark may be of a former epoch when this returns:
+    /// then the write that it is for meets a FLUSH.
+    fn try_save(&self, store: &Store, page: usize) -> bool {
         let old = self.lock(page);
         if self.counts(old) {
             self.unlock(page, old);
-            return Ok(());
+            return true;
         }
         let (epoch, mut bytes) = (self.header(EPOCH).load(Acquire), [0; PAGE as usize]);
         let at = page as u64 * PAGE;
         // SAFETY: the page is pinned and within the mapping, and `bytes` is a local variable.
         let copied = unsafe { store.copy(store.address(at).as_ptr(), bytes.as_mut_ptr(), PAGE) };
         let mut new = epoch << EPOCH_SHIFT | old & HAS;
-        match copied {
-            // The file has lost it. The write will fail, too.
-            Err(_) => {}
-            Ok(()) if bytes == [0; PAGE as usize] => new |= ZEROS,
-            Ok(()) => {
-                if old & HAS == 0 {
-                    let made = match reserve {
-                        Some(reserve) => self.add_memory(store, page, reserve),
-                        None => Err(Shortage::Budget),
-                    };
-                    if made.is_err() {
-                        self.unlock(page, old);
-                        return made;
-                    }
-                }
-                // SAFETY: the place is within the mapping and has memory, which is used under the lock
-                // of its mark alone.
-                unsafe { libc::memcpy(self.place(page), bytes.as_ptr().cast(), PAGE as usize) };
-                new |= HAS | SAVED;
-            }
+        // What the file has lost are zeros if it grows again. The write will fail.
+        if copied.is_err() || bytes == [0; PAGE as usize] {
+            new |= ZEROS;
+        } else if old & HAS == 0 {
+            self.unlock(page, old);
+            return false;
+        } else {
+            // SAFETY: the place is within the mapping and has memory, which is used under the lock
+            // of its mark alone.
+            unsafe { libc::memcpy(self.place(page), bytes.as_ptr().cast(), PAGE as usize) };
+            new |= SAVED;
         }
         #[cfg(test)]
         file::recorder::step();
-        self.unflushed
-            .fetch_add((new & KIND != NONE).into(), Relaxed);
+        self.unflushed.fetch_add(1, Relaxed);
         self.unlock(page, new);
         #[cfg(test)]
         file::recorder::step();
-        Ok(())
+        true
     }
 
     fn place(&self, page: usize) -> *mut libc::c_void {
@@ -542,13 +544,12 @@ impl Store {
         })
     }
 
-    /// Everything that was written is flushed. True if memory has become free that is worth to be given
-    /// back ([`Store::release_flushed`]).
-    pub fn flush(&self) -> bool {
-        self.undo.get().is_some_and(|undo| {
-            undo.flush();
-            undo.held.load(Relaxed) > SPARE
-        })
+    /// Everything that was written is flushed. Returns if it is worth to give back the memory that has
+    /// become free ([`Store::release_flushed`]); none without a volatile cache.
+    pub fn flush(&self) -> Option<bool> {
+        let undo = self.undo.get()?;
+        undo.flush();
+        Some(undo.held.load(Relaxed) > SPARE)
     }
 
     /// Gives back the memory of content that is kept no more. Returns its bytes.
