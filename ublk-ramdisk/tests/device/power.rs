@@ -126,7 +126,7 @@ fn fsynced_files_survive(kind: Kind, cuts: u64) -> Outcome {
     }
     assert!(all.1 > 0, "nothing was lost: {all:?}");
     println!(
-        "ROW {} {} power-cut {cuts} {files} files, {} of {} pages lost",
+        "ROW {} {} cut {cuts} {files} {} of {} unflushed pages were lost",
         machine::kernel(),
         kind.name,
         all.1,

@@ -81,12 +81,12 @@ const EPOCH_SHIFT: u32 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {
-    /// Nothing.
+    /// Nothing
     #[default]
     None,
-    /// All of it: the device was quick.
+    /// All of it: the device has written early
     All,
-    /// Each page, or piece, by chance.
+    /// Each page or not, by chance; with --torn smaller pieces
     Random,
 }
 

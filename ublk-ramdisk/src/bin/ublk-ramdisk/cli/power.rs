@@ -10,14 +10,14 @@ use crate::parse::device_id;
 pub const POWER_LONG: &str = "\
 Take the power of a running disk away, and with it what was not flushed.
 
-For disks that were added with --volatile-cache. From then on every request ends with an I/O error. Of
-what was written since the last flush, and without FUA, all is lost, or what --keep leaves of it;
-discards are never lost. The disk stays off as long as anybody has it open: a mounted file system would
-write its memory over what is left. Then it is switched on: unmount it meanwhile. Prints what was lost,
-in pages of 4 KiB, and that the disk is on.
+For disks that were added with --volatile-cache. From then on every request ends with an I/O
+error. What was written since the last flush, and without FUA, is lost, but for what --keep leaves
+of it. The disk stays off as long as anybody has it open, as a mounted file system would write its
+memory over what is left: unmount it. Then the disk is switched on again. Prints what was lost, in
+pages of 4 KiB, and that the disk is on.
 
-A server that dies, an upgrade and a stop are no power cuts: what was not flushed before can still be
-lost after them. A resize flushes everything.";
+A server that dies, an upgrade and a stop are no power cuts: what was not flushed before can still
+be lost after them. A resize flushes everything, a discard what it touches.";
 
 pub const POWER_EXAMPLES: &str = "\
 Examples:
@@ -35,7 +35,12 @@ pub struct PowerCutArgs {
     #[arg(long, value_enum, default_value_t = Keep::None)]
     keep: Keep,
     /// Chooses what survives: with the same number the same pages do
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_hyphen_values = true
+    )]
     seed: u64,
     /// Bytes that survive together, at least a block of the disk: 512, 1K, 2K or 4K
     #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = piece,
