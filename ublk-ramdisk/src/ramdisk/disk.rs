@@ -181,14 +181,12 @@ impl Ramdisk {
     #[inline]
     fn serve<'q>(&self, hctx: u16, rq: Issued<'q>) -> Answer<'q> {
         let (op, range) = (rq.request().op(), range(rq.request()));
-        if self.store.is_off() {
-            let of = (hctx, rq.request().tag());
-            let space = self.space();
-            let why = space.map_or(NoMemory::BeyondEnd, |space| self.forget(space, of, &range));
-            return refuse(rq, why);
-        }
         if let (true, Some(space)) = (self.store.keeps_flushed(), self.space()) {
-            let began = space.began(hctx, rq.request().tag());
+            let tag = rq.request().tag();
+            if self.store.is_off() {
+                return refuse(rq, self.forget(space, (hctx, tag), &range));
+            }
+            let began = space.began(hctx, tag);
             began.store(self.store.epoch(), Relaxed);
         }
         match op {
@@ -320,8 +318,8 @@ impl Ramdisk {
     #[inline]
     pub(super) fn finish(&self, hctx: u16, request: &Request) {
         let range = range(request);
-        if let (true, Some(space)) = (self.store.keeps_flushed(), self.space()) {
-            if request.op() != Op::Read {
+        if request.op() != Op::Read && self.store.keeps_flushed() {
+            if let Some(space) = self.space() {
                 let began = space.began(hctx, request.tag()).load(Relaxed);
                 self.store.end_write(&range, began, request.is_fua());
             }

@@ -6,7 +6,7 @@
 //! a mark, so there is nothing to be searched and nothing to be handed out:
 //!
 //! ```text
-//!   page 0    header: version, epoch, power, how to cut, seed
+//!   page 0    header: version, epoch, power, how to cut
 //!   then, for each 512 pages of the disk, a group of 513 pages: 512 marks, and 512 places
 //!
 //!   mark      epoch << 4 | HAS (the place has memory) | LOCK | NONE, SAVED or ZEROS
@@ -55,14 +55,16 @@ pub const PAGE: u64 = 4096;
 const GROUP: usize = 512;
 /// Places with memory that a FLUSH leaves for the next writes.
 const SPARE: u64 = 1024;
+/// Bytes that a power cut never tears.
+const MIN_PIECE: u64 = 512;
 /// Of the layout.
 const VERSION: u64 = 1;
 
 /// Words of the header.
 const EPOCH: usize = 1;
 const POWER: usize = 2;
-const HOW: usize = 3;
-const SEED: usize = 4;
+/// What survives, the seed, and the bytes of a piece.
+const HOW: [usize; 3] = [3, 4, 5];
 /// Values of the word POWER. CUTTING: the disk is off, and what is unflushed is still there.
 const ON: u64 = 0;
 const CUTTING: u64 = 1;
@@ -124,70 +126,38 @@ pub(super) struct Undo {
 }
 
 impl Undo {
-    fn open(path: Option<&Path>, capacity: u64) -> io::Result<Self> {
-        let file = match path {
-            Some(path) => file::open_private(path)?.0,
-            None => file::memfd(c"undo", false)?,
-        };
-        let groups = capacity.div_ceil(GROUP as u64 * PAGE);
-        let len = (1 + groups * (GROUP as u64 + 1)) * PAGE;
-        if file.metadata()?.len() < len {
-            file.set_len(len)?;
-        }
-        file.try_lock()?;
+    fn new(file: File, capacity: u64, outlives_server: bool) -> io::Result<Self> {
+        let groups = capacity.div_ceil(GROUP as u64 * PAGE) as usize;
+        let len = Self::marks_at(groups).max(file.metadata()?.len());
+        file.set_len(len)?;
         file::allocate(&file, 0..PAGE)?;
-        let mapping = Mapping::shared(&file, len as usize)?;
         let undo = Self {
+            mapping: Mapping::shared(&file, len as usize)?,
             file,
-            mapping,
             groups: (0..groups).map(|_| AtomicBool::new(false)).collect(),
             held: AtomicU64::new(0),
             unflushed: AtomicI64::new(0),
-            outlives_server: path.is_some(),
+            outlives_server,
         };
         if undo.header(0).swap(VERSION, Relaxed) != VERSION {
             undo.header(EPOCH).store(1, Relaxed);
         }
+        // What a former server has left.
+        for data in file::data_ranges(&undo.file)? {
+            let marks = (0..groups).map(Self::marks_at);
+            let first = data.start.saturating_sub(PAGE) / (PAGE * (GROUP as u64 + 1));
+            let near = marks.enumerate().skip(first as usize);
+            let in_data = near.take_while(|(_, at)| *at < data.end);
+            for (group, _) in in_data.filter(|(_, at)| *at >= data.start) {
+                undo.groups[group].store(true, Relaxed);
+            }
+        }
+        for page in undo.marked().flatten() {
+            let mark = undo.mark(page).fetch_and(!LOCK, Relaxed);
+            undo.held.fetch_add(u64::from(mark & HAS != 0), Relaxed);
+            undo.unflushed.fetch_add(undo.counts(mark).into(), Relaxed);
+        }
         Ok(undo)
-    }
-
-    /// Takes up the marks that a former server has left. Returns the bytes that its places hold.
-    fn adopt(&self) -> io::Result<u64> {
-        for data in file::data_ranges(&self.file)? {
-            let first = (data.start / PAGE).saturating_sub(1) as usize / (GROUP + 1);
-            for group in first..self.groups.len() {
-                match Self::marks_at(group) {
-                    at if at >= data.end => break,
-                    at => self.groups[group].fetch_or(at >= data.start, Relaxed),
-                };
-            }
-        }
-        for pages in self.marked() {
-            let mut unused = pages.start;
-            for page in pages.clone().chain([pages.end]) {
-                let word = if page < pages.end {
-                    self.mark(page).load(Relaxed)
-                } else {
-                    HAS
-                };
-                let counts = page == pages.end || self.counts(word);
-                let has = page == pages.end || counts && word & KIND == SAVED;
-                if has && unused < page {
-                    file::punch_hole(&self.file, self.places(unused..page))?;
-                }
-                if has {
-                    unused = page + 1;
-                }
-                if page < pages.end {
-                    let kept = word & !(HAS | LOCK) | if has { HAS } else { 0 };
-                    self.mark(page)
-                        .store(if counts { kept } else { NONE }, Relaxed);
-                    self.unflushed.fetch_add(counts.into(), Relaxed);
-                    self.held.fetch_add(has.into(), Relaxed);
-                }
-            }
-        }
-        Ok(self.held.load(Relaxed) * PAGE)
     }
 
     /// Where the marks of a group are in the file.
@@ -311,7 +281,13 @@ impl Undo {
         } else {
             // SAFETY: the place is within the mapping and has memory, which is used under the lock
             // of its mark alone.
-            unsafe { libc::memcpy(self.place(page), bytes.as_ptr().cast(), PAGE as usize) };
+            unsafe {
+                libc::memcpy(
+                    self.place(page).cast(),
+                    bytes.as_ptr().cast(),
+                    PAGE as usize,
+                )
+            };
             new |= SAVED;
         }
         #[cfg(test)]
@@ -323,10 +299,10 @@ impl Undo {
         true
     }
 
-    fn place(&self, page: usize) -> *mut libc::c_void {
+    fn place(&self, page: usize) -> *mut u8 {
         let at = self.places(page..page + 1).start as usize;
         // SAFETY: all places are within the mapping.
-        unsafe { self.mapping.start().add(at).as_ptr().cast() }
+        unsafe { self.mapping.start().add(at).as_ptr() }
     }
 
     /// Makes bytes of a pinned page durable. Of a page that was all zeros all is: there is no memory
@@ -338,17 +314,11 @@ impl Undo {
         let old = self.lock(page);
         let mut new = old;
         if self.counts(old) && old & KIND == SAVED {
-            let at = (part.start - page as u64 * PAGE) as usize;
+            let (to, len) = (part.start % PAGE, part.end - part.start);
+            let from = store.address(part.start).as_ptr();
             // SAFETY: the part lies in the page, which is pinned, and in its place, whose mark is
             // locked. A part that the file has lost stays as it was.
-            let _lost = unsafe {
-                let to = self.place(page).cast::<u8>().add(at);
-                store.copy(
-                    store.address(part.start).as_ptr(),
-                    to,
-                    part.end - part.start,
-                )
-            };
+            let _lost = unsafe { store.copy(from, self.place(page).add(to as usize), len) };
         } else if self.counts(old) {
             new = old & HAS;
             self.unflushed.fetch_sub(1, Relaxed);
@@ -370,14 +340,13 @@ impl Undo {
     /// Locks a page whose place has memory and keeps nothing.
     fn lock_unused(&self, page: usize) -> bool {
         let is_unused = |mark: u64| mark & HAS != 0 && !self.counts(mark);
-        if !is_unused(self.mark(page).load(Acquire)) {
-            return false;
+        is_unused(self.mark(page).load(Acquire)) && {
+            let old = self.lock(page);
+            if !is_unused(old) {
+                self.unlock(page, old);
+            }
+            is_unused(old)
         }
-        let old = self.lock(page);
-        if !is_unused(old) {
-            self.unlock(page, old);
-        }
-        is_unused(old)
     }
 
     /// Everything is flushed.
@@ -389,38 +358,29 @@ impl Undo {
         file::recorder::step();
     }
 
-    fn cut(&self) -> PowerCut {
-        let how = self.header(HOW).load(Relaxed);
-        PowerCut {
-            keep: [Keep::None, Keep::All, Keep::Random][(how & 0xff) as usize % 3],
-            seed: self.header(SEED).load(Relaxed),
-            piece: (how >> 8) as u32,
-        }
-    }
-
     /// Puts back what does not survive of a page that the caller has claimed. Returns true if that is
     /// something.
-    fn restore(&self, store: &Store, page: usize, mark: u64, cut: &PowerCut) -> bool {
+    fn restore(&self, store: &Store, page: usize) -> bool {
+        static ZERO_PAGE: [u8; PAGE as usize] = [0; PAGE as usize];
+        let [keep, seed, piece] = HOW.map(|word| self.header(word).load(Relaxed));
+        let from = match self.mark(page).load(Acquire) & KIND {
+            SAVED => self.place(page).cast_const(),
+            _ => ZERO_PAGE.as_ptr(),
+        };
         let mut lost = false;
-        for (n, at) in (0..PAGE).step_by(cut.piece as usize).enumerate() {
-            let is_kept = match cut.keep {
-                Keep::None => false,
-                Keep::All => true,
-                Keep::Random => nth(cut.seed, (page * 8 + n) as u64) & 1 == 1,
+        for at in (0..PAGE).step_by(piece as usize) {
+            let start = page as u64 * PAGE + at;
+            let is_lost = match keep {
+                keep if keep == Keep::Random as u64 => nth(seed, start / MIN_PIECE) & 1 == 0,
+                keep => keep == Keep::None as u64,
             };
-            if is_kept {
-                continue;
+            if is_lost {
+                let to = store.address(start).as_ptr();
+                // SAFETY: the piece lies in the page, which is claimed, and in its place or in the
+                // zeros. What the file has lost is lost.
+                let _lost = unsafe { store.copy(from.add(at as usize), to, piece) };
             }
-            lost = true;
-            static ZERO_PAGE: [u8; PAGE as usize] = [0; PAGE as usize];
-            let from = match mark & KIND {
-                SAVED => self.place(page).cast::<u8>().cast_const(),
-                _ => ZERO_PAGE.as_ptr(),
-            };
-            let to = store.address(page as u64 * PAGE + at).as_ptr();
-            // SAFETY: the piece lies in the page, which is claimed, and in its place or in the zeros.
-            // What the file has lost is lost.
-            let _lost = unsafe { store.copy(from.add(at as usize), to, cut.piece.into()) };
+            lost |= is_lost;
         }
         #[cfg(test)]
         file::recorder::step();
@@ -435,16 +395,29 @@ impl Store {
     /// # Context
     /// Nobody uses the store yet.
     pub fn keep_flushed(&self, path: Option<&Path>, again: bool) -> Result<(), StoreError> {
-        let failed = StoreError::system("make the undo area of", self.size());
-        if let Some(path) = path.filter(|_| !again) {
-            remove::regular_file(path).map_err(&failed)?;
-        }
-        let undo = Undo::open(path, self.mapping.len() as u64).map_err(&failed)?;
-        self.budget.charge(undo.adopt().map_err(&failed)?);
-        let before = self.table_bytes();
+        let open = || match path {
+            Some(path) => {
+                if !again {
+                    remove::regular_file(path)?;
+                }
+                let file = file::open_private(path)?.0;
+                file.try_lock()?;
+                Ok(file)
+            }
+            None => file::memfd(c"undo", false),
+        };
+        open()
+            .and_then(|file| self.keep_flushed_in(file, path.is_some()))
+            .map_err(StoreError::system("make the undo area of", self.size()))
+    }
+
+    pub(super) fn keep_flushed_in(&self, file: File, outlives_server: bool) -> io::Result<()> {
+        let undo = Undo::new(file, self.mapping.len() as u64, outlives_server)?;
+        let (held, tables) = (undo.held.load(Relaxed), self.table_bytes());
         let is_first = self.undo.set(undo).is_ok();
         debug_assert!(is_first, "a store has one undo area");
-        self.budget.charge(self.table_bytes() - before);
+        self.budget
+            .charge(held * PAGE + self.table_bytes() - tables);
         let _of_nobody = self.lose_unflushed();
         Ok(())
     }
@@ -470,7 +443,7 @@ impl Store {
     }
 
     /// Keeps the flushed content of a range that is present and pinned, before it is written. False if
-    /// that takes memory, or if the disk is off: nothing may be written then.
+    /// that takes memory: nothing may be written then.
     #[inline]
     pub(in crate::ramdisk) fn save(&self, range: &Range<u64>) -> bool {
         self.undo.get().is_none() || self.save_or_make(range, None).is_ok()
@@ -485,9 +458,6 @@ impl Store {
         let Some(undo) = self.undo.get() else {
             return Ok(());
         };
-        if self.is_off() {
-            return Err(Shortage::Budget);
-        }
         Self::undo_pages(range).try_for_each(|page| undo.save(self, page, reserve))
     }
 
@@ -604,10 +574,11 @@ impl Store {
             ON => {}
             power => return power == CUTTING,
         }
-        let how = cut.keep as u64 | u64::from(cut.piece) << 8;
-        undo.header(HOW).store(how, Relaxed);
-        undo.header(SEED).store(cut.seed, Relaxed);
-        // Release: a server that finds it finds the two above.
+        let how = [cut.keep as u64, cut.seed, cut.piece.into()];
+        for (word, value) in HOW.into_iter().zip(how) {
+            undo.header(word).store(value, Relaxed);
+        }
+        // Release: a server that finds it finds how.
         undo.header(POWER).store(CUTTING, Release);
         true
     }
@@ -622,16 +593,14 @@ impl Store {
         if undo.header(POWER).load(Acquire) != CUTTING {
             return Some(loss);
         }
-        let cut = undo.cut();
         for page in undo.marked().flatten() {
-            let mark = undo.mark(page).load(Acquire);
-            if !undo.counts(mark) {
+            if !undo.counts(undo.mark(page).load(Acquire)) {
                 continue;
             }
             let of_store = ((page as u64 * PAGE) >> self.page_shift) as usize;
             match self.states.claim(of_store) {
                 Claim::Claimed => {
-                    loss.lost += u64::from(undo.restore(self, page, mark, &cut));
+                    loss.lost += u64::from(undo.restore(self, page));
                     loss.unflushed += 1;
                     self.states.release_present(of_store..of_store + 1);
                 }

@@ -2,15 +2,15 @@
 //! What survives a power cut, and the death of a server between any two steps of it.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use super::crash::copy_of;
 use super::testing::{byte_at, fill};
 use super::undo::PAGE;
 use super::{Keep, Loss, PowerCut, Store};
 use crate::random::Random;
-use crate::sys::file::recorder;
+use crate::sys::file::{self, recorder};
 
 const SECTOR: u64 = 512;
 const SECTORS: usize = 8;
@@ -37,7 +37,7 @@ fn write(store: &Store, at: u64, len: u64, byte: u8, is_fua: bool) {
 fn cut(store: &Store, keep: Keep, seed: u64, piece: u32) -> Loss {
     let cut = PowerCut { keep, seed, piece };
     store.switch_off(&cut);
-    assert!(store.is_off() && !store.save(&(0..1)));
+    assert!(store.is_off());
     let loss = store.lose_unflushed().expect("nobody uses it");
     store.switch_on();
     assert_eq!(store.unflushed().expect("a cache").0, 0);
@@ -234,44 +234,14 @@ fn h14_a_write_for_which_nothing_can_be_kept_waits_for_a_flush() {
     write(&store, PAGE, 1, 3, false);
 }
 
-struct Files(PathBuf, PathBuf);
-
-impl Files {
-    fn new(name: &str) -> Self {
-        let path = format!("/dev/shm/ublk-undo-{}-{name}", std::process::id());
-        Self(path.clone().into(), (path + ".undo").into())
-    }
-
-    /// The same, with what they hold now.
-    fn copy(&self, name: &str) -> Self {
-        let copy = Self::new(name);
-        std::fs::copy(&self.0, &copy.0).expect("copied");
-        let mut cp = std::process::Command::new("cp");
-        let cp = cp.arg("--sparse=always").args([&self.1, &copy.1]);
-        assert!(cp.status().expect("cp").success());
-        copy
-    }
-
-    fn open(&self, again: bool) -> Store {
-        let store = Store::in_file(&self.0, 4 * PAGE, false).expect("a tmpfs");
-        store.keep_file();
-        store.keep_flushed(Some(&self.1), again).expect("a tmpfs");
-        store
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = [&self.0, &self.1].map(std::fs::remove_file);
-    }
-}
-
 /// The server dies between any two steps of writes, of a FLUSH and of a cut. Another takes up the disk. A
 /// cut then leaves what was flushed, of what was in flight either.
 #[test]
 fn h17_a_death_between_any_two_steps_is_no_power_cut() {
-    let files = Files::new("steps");
-    let store = files.open(false);
+    let store = Store::anonymous(4 * PAGE, false).expect("a memfd");
+    let undo = file::memfd(c"undo", false).expect("a memfd");
+    let files = [&store.file, &undo].map(|file| file.try_clone().expect("a descriptor"));
+    store.keep_flushed_in(undo, true).expect("an undo area");
     fill(&store, 0..3 * PAGE, 1);
     store.flush();
     assert_eq!(store.unflushed(), Some((0, true)));
@@ -280,11 +250,9 @@ fn h17_a_death_between_any_two_steps_is_no_power_cut() {
     let allowed = Rc::new(RefCell::new([vec![1], vec![1], vec![1], vec![0]]));
     let each = {
         let (died, allowed) = (died.clone(), allowed.clone());
-        let files = Files(files.0.clone(), files.1.clone());
-        let files = std::mem::ManuallyDrop::new(files);
         move || {
-            let copy = files.copy(&format!("steps-{}", died.borrow().len()));
-            died.borrow_mut().push((copy, allowed.borrow().clone()));
+            let files = files.each_ref().map(copy_of);
+            died.borrow_mut().push((files, allowed.borrow().clone()));
         }
     };
     let may = |page: usize, bytes: &[u8]| allowed.borrow_mut()[page] = bytes.to_vec();
@@ -303,11 +271,11 @@ fn h17_a_death_between_any_two_steps_is_no_power_cut() {
         write(&store, 3 * PAGE, SECTOR, 5, false);
         cut(&store, Keep::None, 0, PAGE as u32);
     });
-    drop(store);
     let died = died.take();
     assert!(died.len() > 20, "{} steps", died.len());
-    for (step, (files, allowed)) in died.into_iter().enumerate() {
-        let store = files.open(true);
+    for (step, ([file, undo], allowed)) in died.into_iter().enumerate() {
+        let store = Store::with_new_file(file, 4 * PAGE, false).expect("opened again");
+        store.keep_flushed_in(undo, true).expect("taken up");
         // A cut that had begun is over by now.
         cut(&store, Keep::None, 0, PAGE as u32);
         for (page, allowed) in allowed.iter().enumerate() {
