@@ -89,6 +89,7 @@ impl Store {
 
     /// Gives back claimed pages. Returns their bytes, or 0 if the system refuses.
     pub(super) fn punch_claimed(&self, pages: Range<usize>) -> u64 {
+        // guard: h13_forget
         self.forget_flushed(&self.bytes_of(pages.clone()));
         match file::punch_hole(&self.file, self.bytes_of(pages.clone())) {
             Ok(()) => {

@@ -484,6 +484,7 @@ impl Store {
     /// A write to a pinned range is in the store. `began`: the epoch before it was saved.
     #[inline]
     pub(in crate::ramdisk) fn end_write(&self, range: &Range<u64>, began: u64, is_fua: bool) {
+        // guard: h15_flush_during_write
         if is_fua || began != self.epoch() {
             self.persist(range);
         }

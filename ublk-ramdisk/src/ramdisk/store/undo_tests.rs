@@ -194,12 +194,14 @@ fn h13_what_is_given_back_is_durable_and_zeros_need_no_memory() {
     write(&store, 3 * PAGE, PAGE, 0, false);
     assert_eq!(store.reclaim_zeros(0..u64::MAX), 0);
     store.discard(SECTOR..PAGE + SECTOR);
+    write(&store, 2 * PAGE, PAGE, 8, false);
     store.discard(2 * PAGE..3 * PAGE);
+    write(&store, 2 * PAGE, PAGE, 9, false);
     write(&store, 5 * PAGE, PAGE, 9, false);
-    assert_eq!(cut(&store, Keep::None, 0, 4096).lost, 4);
+    assert_eq!(cut(&store, Keep::None, 0, 4096).lost, 5);
     let found = [0, SECTOR, PAGE, PAGE + SECTOR, 2 * PAGE, 3 * PAGE, 5 * PAGE];
     assert_eq!(found.map(|at| byte_at(&store, at)), [7, 0, 0, 7, 0, 7, 0]);
-    assert_eq!(store.release_flushed(), 3 * PAGE);
+    assert_eq!(store.release_flushed(), 4 * PAGE);
     // A shrink, and what grows after it.
     write(&store, 3 * PAGE, PAGE, 1, false);
     store.shrink(3 * PAGE + SECTOR);
@@ -207,6 +209,25 @@ fn h13_what_is_given_back_is_durable_and_zeros_need_no_memory() {
     store.grow(8 * PAGE).expect("room");
     assert_eq!(cut(&store, Keep::None, 0, 4096), Loss::default());
     assert_eq!(byte_at(&store, 3 * PAGE + SECTOR), 0);
+}
+
+/// Half of a sector is written when a FLUSH and then another write to the page come.
+#[test]
+fn h15_no_sector_is_torn_by_a_flush_in_the_middle_of_it() {
+    let store = store(1);
+    fill(&store, 0..PAGE, 1);
+    let (range, began) = (0..SECTOR, store.epoch());
+    let address = store.pin_for_write(range.clone()).expect("present");
+    // SAFETY: the range is present and pinned, and no other thread writes to it.
+    unsafe { address.write_bytes(2, 100) };
+    store.flush();
+    write(&store, SECTOR, SECTOR, 3, false);
+    // SAFETY: as above.
+    unsafe { address.write_bytes(2, SECTOR as usize) };
+    store.end_write(&range, began, false);
+    store.unpin(range);
+    cut(&store, Keep::None, 0, PAGE as u32);
+    assert_eq!(sectors(&store), [2, 1, 1, 1, 1, 1, 1, 1]);
 }
 
 /// What is kept counts against the limit. A write without room for it changes nothing, and a FLUSH makes
