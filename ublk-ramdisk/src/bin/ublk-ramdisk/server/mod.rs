@@ -477,10 +477,9 @@ impl Server {
         Ok(in_force)
     }
 
-    /// The store says what a new server does. The state file tells other commands.
     fn power_cut(&mut self, cut: &PowerCut) -> Result<Loss, Failure> {
         let lost = self.device.power_cut(cut);
-        self.show_power()?;
+        self.show_power();
         let lost = lost?;
         let path = &self.front.state.served.path;
         info!(
@@ -493,12 +492,16 @@ impl Server {
     fn power_on(&mut self) -> Result<(), Failure> {
         self.device.power_on()?;
         info!("{}: power on", self.front.state.served.path);
-        self.show_power()
+        self.show_power();
+        Ok(())
     }
 
-    fn show_power(&mut self) -> Result<(), Failure> {
+    /// For `list`. What a new server does with the disk is in its undo area.
+    fn show_power(&mut self) {
         self.front.state.off = self.device.is_off();
-        self.front.lock.write_state(&self.front.state)
+        if let Err(failure) = self.front.lock.write_state(&self.front.state) {
+            warn!("{failure}");
+        }
     }
 
     fn resize(&mut self, bytes: u64) -> Result<(), Failure> {
