@@ -35,7 +35,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU64,
+    AtomicI64, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -53,6 +53,7 @@ use crate::sys::{file, remove};
 pub const PAGE: u64 = 4096;
 /// Marks of a group.
 const GROUP: usize = 512;
+const MARKS: u32 = 1 << 16;
 /// Places with memory that a FLUSH leaves for the next writes.
 const SPARE: u64 = 1024;
 /// Bytes that a power cut never tears.
@@ -116,8 +117,8 @@ pub struct Loss {
 pub(super) struct Undo {
     file: File,
     mapping: Mapping,
-    /// By group: its marks have memory.
-    groups: Box<[AtomicBool]>,
+    /// By group: places with memory, and MARKS if its marks have some.
+    groups: Box<[AtomicU32]>,
     /// Places with memory.
     held: AtomicU64,
     /// Marks that count. Requests that meet a FLUSH may be counted wrongly.
@@ -134,7 +135,7 @@ impl Undo {
         let undo = Self {
             mapping: Mapping::shared(&file, len as usize)?,
             file,
-            groups: (0..groups).map(|_| AtomicBool::new(false)).collect(),
+            groups: (0..groups).map(|_| AtomicU32::new(0)).collect(),
             held: AtomicU64::new(0),
             unflushed: AtomicI64::new(0),
             outlives_server,
@@ -149,12 +150,14 @@ impl Undo {
             let near = marks.enumerate().skip(first as usize);
             let in_data = near.take_while(|(_, at)| *at < data.end);
             for (group, _) in in_data.filter(|(_, at)| *at >= data.start) {
-                undo.groups[group].store(true, Relaxed);
+                undo.groups[group].store(MARKS, Relaxed);
             }
         }
         for page in undo.marked().flatten() {
             let mark = undo.mark(page).fetch_and(!LOCK, Relaxed);
-            undo.held.fetch_add(u64::from(mark & HAS != 0), Relaxed);
+            let has = u32::from(mark & HAS != 0);
+            undo.groups[page / GROUP].fetch_add(has, Relaxed);
+            undo.held.fetch_add(has.into(), Relaxed);
             undo.unflushed.fetch_add(undo.counts(mark).into(), Relaxed);
         }
         Ok(undo)
@@ -189,13 +192,13 @@ impl Undo {
     }
 
     fn has_marks(&self, page: usize) -> bool {
-        self.groups[page / GROUP].load(Acquire)
+        self.groups[page / GROUP].load(Acquire) & MARKS != 0
     }
 
     /// The pages of each group that has marks.
     fn marked(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         let groups = self.groups.iter().zip((0..).step_by(GROUP));
-        let marked = groups.filter(|(has_marks, _)| has_marks.load(Acquire));
+        let marked = groups.filter(|(group, _)| group.load(Acquire) & MARKS != 0);
         marked.map(|(_, first)| first..first + GROUP)
     }
 
@@ -235,6 +238,7 @@ impl Undo {
         let mut reserved = reserved.ok_or(Shortage::Budget)?;
         file::allocate(&self.file, self.places(page..page + 1))?;
         reserved.commit(PAGE);
+        self.groups[page / GROUP].fetch_add(1, Relaxed);
         self.held.fetch_add(1, Relaxed);
         let old = self.lock(page);
         self.unlock(page, old | HAS);
@@ -249,7 +253,7 @@ impl Undo {
             reserve.ok_or(Shortage::Budget)?;
             let at = Self::marks_at(page / GROUP);
             file::allocate(&self.file, at..at + PAGE)?;
-            self.groups[page / GROUP].store(true, Release);
+            self.groups[page / GROUP].fetch_or(MARKS, Release);
         }
         while !self.counts(self.mark(page).load(Acquire)) {
             if !self.try_save(store, page) {
@@ -530,6 +534,10 @@ impl Store {
         };
         let mut freed = 0;
         for group in undo.marked() {
+            let places = &undo.groups[group.start / GROUP];
+            if places.load(Relaxed) == MARKS {
+                continue;
+            }
             let mut page = group.start;
             while page < group.end {
                 let start = page;
@@ -544,6 +552,7 @@ impl Store {
                 let mark = if punched.is_ok() { NONE } else { HAS };
                 (start..page).for_each(|page| undo.unlock(page, mark));
                 if punched.is_ok() {
+                    places.fetch_sub((page - start) as u32, Relaxed);
                     freed += (page - start) as u64;
                 }
             }
