@@ -21,7 +21,7 @@ use crate::mq::{
 };
 use crate::pressure::{Control, Pressured};
 use crate::ramdisk::space::SpaceWorks;
-use crate::ramdisk::store::{Store, StoreError};
+use crate::ramdisk::store::{private, Store, StoreError};
 use crate::ramdisk::Ramdisk;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Headroom};
@@ -97,6 +97,22 @@ pub fn name_store(config: &DeviceConfig, store: &Store, id: u32) -> Result<(), F
     store
         .name(&path)
         .map_err(|error| Failure::environment(format!("cannot make {}: {error}", path.display())))
+}
+
+/// Has a store keep what a power cut would take away, if the disk has a volatile cache (H13). `again`: a
+/// former server may have kept something.
+pub fn keep_flushed(
+    config: &DeviceConfig,
+    store: &Store,
+    id: u32,
+    again: bool,
+) -> Result<(), Failure> {
+    if config.volatile_cache {
+        let folder = config.undo_dir.as_ref();
+        let path = folder.map(|folder| private::undo_file(folder, id));
+        store.keep_flushed(path.as_deref(), again)?;
+    }
+    Ok(())
 }
 
 /// Makes a store ready that nobody uses yet.

@@ -171,7 +171,11 @@ pub struct DeviceConfig {
     /// Announce a spinning disk; changes a flag in sysfs and nothing else
     #[arg(long)]
     pub rotational: bool,
-    /// Announce a volatile write cache, so that flushes reach the server
+    /// Announce a volatile write cache: what is not flushed is lost in a `power-cut`
+    ///
+    /// Flushes then reach the server. What a write overwrites is kept until the next flush, in memory
+    /// that counts as used: as much again as is written between two flushes. With --backing memfd and
+    /// hugetlb the death of the server ends the disk, with all of that.
     #[arg(long)]
     pub volatile_cache: bool,
     /// Do not look for a partition table
@@ -216,7 +220,7 @@ pub struct DeviceConfig {
     /// Swap is written when the machine has no memory left, so such a disk must need none: it takes all
     /// of it at the start, as with --preallocate, and announces no discards, which would give some of
     /// it back. --memory-limit, --reclaim, --rule, --inject, --slots, --mbps, --psi and --data-path buffer are
-    /// refused, now and with `set`; the contents are in a private store or in hugetlb.
+    /// refused, now and with `set`, and so is --volatile-cache; the contents are in a private store or in hugetlb.
     #[arg(long)]
     pub swap: bool,
     /// Time until a request that the driver keeps counts as late, 1s to 1h
@@ -248,6 +252,10 @@ pub struct DeviceConfig {
     /// How its memory is made, limited and taken back.
     #[arg(skip)]
     pub space: SpaceConfig,
+    /// The folder of the file in which the flushed content of unflushed pages outlives the server; none:
+    /// it does not.
+    #[arg(skip)]
+    pub undo_dir: Option<PathBuf>,
     /// The folder in which what the rules have done outlives the server; none: it does not.
     #[arg(skip)]
     #[serde(skip)]
@@ -383,6 +391,8 @@ impl DeviceConfig {
         }
         let option = if *settings != Settings::default() {
             format!("pressure ({settings})")
+        } else if self.volatile_cache {
+            "--volatile-cache, which keeps what is overwritten,".to_owned()
         } else if self.space.memory_limit > 0 {
             format!("--memory-limit {}", self.space.memory_limit)
         } else if self.data_path == Some(DataPath::Buffer) {

@@ -220,7 +220,13 @@ fn l1_values_and_contradictions() {
         "add --size 1M --swap --reclaim zero",
         "add --size 1M --swap --backing memfd",
         "add --size 1M --swap --data-path buffer",
+        "add --size 1M --swap --volatile-cache",
         "sim --swap",
+        "power-cut 0 --on --keep all",
+        "power-cut 0 --off --on",
+        "power-cut 0 --keep some",
+        "power-cut 0 --torn 300",
+        "power-cut 0 --seed -1",
     ]));
 }
 
@@ -236,6 +242,7 @@ fn the_help_of_every_command() {
         "upgrade",
         "resize",
         "rules",
+        "power-cut",
         "set",
         "stats",
         "top",

@@ -251,6 +251,11 @@ pub trait Disk: Operations {
         false
     }
 
+    /// True while every request ends with IOERR, because the disk is without power.
+    fn is_off(&self) -> bool {
+        false
+    }
+
     /// A copy to or from memory that the driver has named has failed. Called by the front end.
     fn copy_failed(&self) {}
 

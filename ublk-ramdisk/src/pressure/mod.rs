@@ -176,6 +176,11 @@ impl<D: Disk> Pressured<D> {
         Ok(())
     }
 
+    /// Has all requests go on that rules hold, as the disk is without power.
+    pub fn release_all(&self) {
+        self.waiting.release(None, u128::MAX);
+    }
+
     /// Memory pressure begins or ends. Called by the monitor of PSI, and by tests and the simulation,
     /// which have no monitor.
     pub fn set_pressure(&self, on: bool) {
@@ -241,7 +246,9 @@ impl<D: Disk> Pressured<D> {
         let (request, queue, marks) = (*rq.request(), hctx.index(), &self.waiting.marks);
         let tag = request.tag();
         let marked = marks.take(queue, tag, PASSED);
-        let found = match active & RULES != 0 && marked & PASSED == 0 {
+        // A disk without power answers at once.
+        let is_asked = active & RULES != 0 && marked & PASSED == 0 && !self.disk.is_off();
+        let found = match is_asked {
             true => self.look(hctx, &request),
             false => Found::default(),
         };
@@ -444,6 +451,10 @@ impl<D: Disk> Disk for Pressured<D> {
 
     fn needs_memory(&self, request: &Request) -> bool {
         self.disk.needs_memory(request)
+    }
+
+    fn is_off(&self) -> bool {
+        self.disk.is_off()
     }
 
     fn can_be_cut(&self) -> bool {

@@ -3,13 +3,14 @@
 
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use workqueue::{AllocError, Runtime};
 
 use super::no_space::NoSpaceTimeout;
 use super::space::{Space, SpaceOptions, SpaceStats, SpaceWorks};
-use super::store::{Readable, Store, StoreError};
+use super::store::{Loss, Readable, Store, StoreError};
 use super::waiters::AllocDecision;
 use crate::mq::{
     Answer, Data, Disk, Hctx, Issued, Op, Operations, Queue, Request, Run, Source, Status,
@@ -46,7 +47,7 @@ enum NoMemory {
     NotYet,
     /// There is none.
     NoSpace,
-    /// The disk ends before it.
+    /// The disk ends before it, or has no power.
     BeyondEnd,
 }
 
@@ -169,10 +170,25 @@ impl Ramdisk {
         }
     }
 
+    /// Loses what is not flushed, once nobody makes memory or works off requests that saw the power on
+    /// (H15). None if requests still use some of it.
+    pub fn lose_unflushed(&self) -> Option<Loss> {
+        self.space().iter().for_each(|space| space.flush_works());
+        self.store.lose_unflushed()
+    }
+
     /// Serves one request. Makes no system call (J3) but to make memory where there is plenty (E8).
     #[inline]
     fn serve<'q>(&self, hctx: u16, rq: Issued<'q>) -> Answer<'q> {
         let (op, range) = (rq.request().op(), range(rq.request()));
+        if let (true, Some(space)) = (self.store.keeps_flushed(), self.space()) {
+            let tag = rq.request().tag();
+            if self.store.is_off() {
+                return refuse(rq, self.forget(space, (hctx, tag), &range));
+            }
+            let began = space.began(hctx, tag);
+            began.store(self.store.epoch(), Relaxed);
+        }
         match op {
             Op::Read => Answer::Ok(rq.transfer(match self.store.pin_for_read(range) {
                 Readable::Memory(address) => Data::Contiguous(address),
@@ -184,11 +200,17 @@ impl Ramdisk {
                 Err(why) => refuse(rq, why),
             },
             // Every write is in the store when it is committed (C34).
-            Op::Flush => Answer::Ok(rq.end(Ok(()))),
-            Op::Discard | Op::WriteZeroes { unmap: true } => self.discard(rq),
+            Op::Flush => {
+                let has_freed = self.store.flush();
+                if let (Some(has_freed), Some(space)) = (has_freed, self.space()) {
+                    space.flushed(has_freed);
+                }
+                Answer::Ok(rq.end(Ok(())))
+            }
+            Op::Discard | Op::WriteZeroes { unmap: true } => self.discard(hctx, rq),
             Op::WriteZeroes { unmap: false } if range.is_empty() => Answer::Ok(rq.end(Ok(()))),
             Op::WriteZeroes { unmap: false } => match self.memory(hctx, rq.request(), &range) {
-                Ok(_) => self.clear(rq, range),
+                Ok(_) => self.clear(hctx, rq, range),
                 Err(why) => refuse(rq, why),
             },
         }
@@ -227,23 +249,16 @@ impl Ramdisk {
         of: (u16, u16),
         range: &Range<u64>,
     ) -> Result<NonNull<u8>, NoMemory> {
-        let decide = |join| {
-            let unpin = |range| self.store.unpin(range);
-            space.waiters.decide(of, range, join, space.cap(), unpin)
-        };
         // The disk has become smaller (H8). Nobody would free memory beyond its end.
         if range.end > self.store.size() {
-            return match decide(false) {
-                AllocDecision::Waiting if !space.waiters.remove(of) => Err(NoMemory::NotYet),
-                AllocDecision::Granted => {
-                    self.store.unpin(range.clone());
-                    Err(NoMemory::BeyondEnd)
-                }
-                _ => Err(NoMemory::BeyondEnd),
-            };
+            return Err(self.forget(space, of, range));
         }
-        match decide(false) {
-            AllocDecision::Granted => return Ok(self.store.address_of(range)),
+        match self.decide(space, of, range, false) {
+            AllocDecision::Granted if self.store.save(range) => {
+                return Ok(self.store.address_of(range))
+            }
+            // A FLUSH came in between: what it overwrites now has to be kept anew.
+            AllocDecision::Granted => self.store.unpin(range.clone()),
             AllocDecision::Denied => {
                 return self
                     .store
@@ -265,7 +280,7 @@ impl Ramdisk {
             space.count_denied();
             return Err(NoMemory::NoSpace);
         }
-        match decide(true) {
+        match self.decide(space, of, range, true) {
             AllocDecision::AboveCap => {
                 space.count_above_cap();
                 Err(NoMemory::NoSpace)
@@ -277,25 +292,60 @@ impl Ramdisk {
         }
     }
 
+    fn decide(
+        &self,
+        space: &Space,
+        of: (u16, u16),
+        range: &Range<u64>,
+        join: bool,
+    ) -> AllocDecision {
+        let unpin = |range| self.store.unpin(range);
+        space.waiters.decide(of, range, join, space.cap(), unpin)
+    }
+
+    /// A request that gets no memory any more waits for none, and gives back what it was granted.
+    #[cold]
+    fn forget(&self, space: &Space, of: (u16, u16), range: &Range<u64>) -> NoMemory {
+        match self.decide(space, of, range, false) {
+            AllocDecision::Waiting if !space.waiters.remove(of) => return NoMemory::NotYet,
+            AllocDecision::Granted => self.store.unpin(range.clone()),
+            _ => {}
+        }
+        NoMemory::BeyondEnd
+    }
+
+    /// Ends the use of a request's memory.
+    #[inline]
+    pub(super) fn finish(&self, hctx: u16, request: &Request) {
+        let range = range(request);
+        if request.op() != Op::Read && self.store.keeps_flushed() {
+            if let Some(space) = self.space() {
+                let began = space.began(hctx, request.tag()).load(Relaxed);
+                self.store.end_write(&range, began, request.is_fua());
+            }
+        }
+        self.store.unpin(range);
+    }
+
     /// Clears pinned memory: here if that is quick, else on the store workqueue.
-    fn clear<'q>(&self, rq: Issued<'q>, range: Range<u64>) -> Answer<'q> {
+    fn clear<'q>(&self, hctx: u16, rq: Issued<'q>, range: Range<u64>) -> Answer<'q> {
         match self.space() {
             Some(space) if range.end - range.start > CLEARED_INLINE => {
                 let request = *rq.request();
                 let (token, accepted) = rq.hold();
-                space.queue_clear(token, request);
+                space.queue_clear(token, hctx, request);
                 Answer::Ok(accepted)
             }
             _ => {
-                let zeroed = self.store.zero_pinned(range.clone());
-                self.store.unpin(range);
+                let zeroed = self.store.zero_pinned(range);
+                self.finish(hctx, rq.request());
                 Answer::Ok(rq.end(zeroed.map_err(|_| Status::IoErr)))
             }
         }
     }
 
     /// Gives memory back on the store workqueue, as that takes system calls.
-    fn discard<'q>(&self, rq: Issued<'q>) -> Answer<'q> {
+    fn discard<'q>(&self, hctx: u16, rq: Issued<'q>) -> Answer<'q> {
         let request = *rq.request();
         let Some(space) = self.space() else {
             return rq.busy_skippable(Source::Memory);
@@ -304,7 +354,7 @@ impl Ramdisk {
             return Answer::Ok(rq.end(Ok(())));
         }
         let (token, accepted) = rq.hold();
-        space.queue_discard(token, request);
+        space.queue_discard(token, hctx, request);
         Answer::Ok(accepted)
     }
 }
@@ -334,6 +384,10 @@ impl Disk for Ramdisk {
         self.store.can_be_cut()
     }
 
+    fn is_off(&self) -> bool {
+        self.store.is_off()
+    }
+
     fn copy_failed(&self) {
         self.store.report_cut();
     }
@@ -347,7 +401,7 @@ impl Disk for Ramdisk {
 
     fn needs_memory(&self, request: &Request) -> bool {
         let allocates = matches!(request.op(), Op::Write | Op::WriteZeroes { unmap: false });
-        allocates && !self.store.is_present(&range(request))
+        allocates && !self.store.is_off() && !self.store.is_present(&range(request))
     }
 }
 
@@ -374,9 +428,9 @@ impl Operations for Ramdisk {
     }
 
     #[inline]
-    fn complete(&self, _hctx: Hctx<'_>, request: &Request) {
+    fn complete(&self, hctx: Hctx<'_>, request: &Request) {
         if request.op().has_data() {
-            self.store.unpin(range(request));
+            self.finish(hctx.index(), request);
         }
     }
 }

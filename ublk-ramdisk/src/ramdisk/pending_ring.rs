@@ -17,16 +17,19 @@ pub(super) struct PendingRing(Mutex<Ring>);
 pub(super) struct Pending {
     pub(super) token: InFlight,
     pub(super) request: Request,
+    /// Index of its hardware queue.
+    pub(super) hctx: u16,
     /// Bytes that are done.
     done: u64,
 }
 
 impl Pending {
     /// A request of which nothing is done yet.
-    pub(super) fn new(token: InFlight, request: Request) -> Self {
+    pub(super) fn new(token: InFlight, hctx: u16, request: Request) -> Self {
         Self {
             token,
             request,
+            hctx,
             done: 0,
         }
     }

@@ -94,6 +94,12 @@ pub struct SpaceStats {
     pub no_space: u64,
     /// Requests that ended with NOSPC to keep tags free (E11).
     pub above_cap: u64,
+    /// Pages of 4 KiB that a power cut would take away; none without a volatile cache.
+    pub unflushed: Option<u64>,
+    /// The death of the server would make them flushed.
+    pub death_flushes: bool,
+    /// The disk is without power.
+    pub off: bool,
     /// What becomes of a write that needs memory.
     pub mode: Mode,
     /// Time until those that wait end with NOSPC.
@@ -109,6 +115,7 @@ enum Duty {
     NoSpace,
     Reclaim,
     Scan,
+    Release,
 }
 
 struct Item {
@@ -137,10 +144,11 @@ impl WorkItem for Item {
         match this.duty {
             Duty::Populate => space.populate(store, &queue),
             Duty::Discard => space.discard(store, &queue),
-            Duty::Clear => space.clear(store, &queue),
+            Duty::Clear => space.clear(&ramdisk, store, &queue),
             Duty::NoSpace => space.no_space(&ramdisk, &queue),
             Duty::Reclaim => space.reclaim(store, &queue),
             Duty::Scan => space.scan(store, &queue),
+            Duty::Release => _ = store.release_flushed(),
         }
     }
 }
@@ -161,6 +169,7 @@ pub(super) struct Space {
     timer: Arc<Item>,
     reclaim: Arc<Item>,
     scan: Arc<Item>,
+    release: Arc<Item>,
     clock: RunClock,
     /// Set when the device is taken down: a long pass ends early.
     ending: AtomicBool,
@@ -168,6 +177,10 @@ pub(super) struct Space {
     headroom: Option<Arc<Headroom>>,
     /// How often it is looked for a removal; none if that cannot be noticed.
     removal_look: Option<Duration>,
+    /// See [`Space::began`].
+    began: Box<[AtomicU64]>,
+    /// Tags of a hardware queue.
+    depth: usize,
     /// Requests of a hardware queue that may wait while the store is exhausted (E11).
     cap: u32,
     /// Start and end of the range for which the system had no memory last. It is tried again when no
@@ -211,14 +224,27 @@ impl Space {
     }
 
     /// Queues a request whose memory is to be freed.
-    pub(super) fn queue_discard(&self, token: InFlight, request: Request) {
-        self.discards.push(Pending::new(token, request));
+    pub(super) fn queue_discard(&self, token: InFlight, hctx: u16, request: Request) {
+        self.discards.push(Pending::new(token, hctx, request));
         Self::modify(&self.store_queue, &self.discard, Duration::ZERO);
     }
 
+    /// The store's epoch when a request was issued last.
+    #[inline]
+    pub(super) fn began(&self, hctx: u16, tag: u16) -> &AtomicU64 {
+        &self.began[usize::from(hctx) * self.depth + usize::from(tag)]
+    }
+
+    /// A FLUSH has come: memory for flushed content is given back, if that is much or somebody needs it.
+    pub(super) fn flushed(&self, is_much: bool) {
+        if is_much || self.waiters.any() || !self.no_space.is(Mode::Enough) {
+            Self::modify(&self.store_queue, &self.release, Duration::ZERO);
+        }
+    }
+
     /// Queues a request whose memory is to be cleared. It is present and pinned.
-    pub(super) fn queue_clear(&self, token: InFlight, request: Request) {
-        self.clears.push(Pending::new(token, request));
+    pub(super) fn queue_clear(&self, token: InFlight, hctx: u16, request: Request) {
+        self.clears.push(Pending::new(token, hctx, request));
         Self::modify(&self.store_queue, &self.clear, Duration::ZERO);
     }
 
@@ -327,6 +353,9 @@ impl Space {
 
     /// There is no memory for a taken entry.
     fn on_shortage(&self, store: &Store, queue: &Queue, taken: &Taken, shortage: &Shortage) {
+        if store.release_flushed() > 0 {
+            return self.kick();
+        }
         if !matches!(shortage, Shortage::Budget) {
             if self.no_space.is(Mode::Enough) {
                 log::warn!("no memory for the disk: {shortage}");
@@ -450,6 +479,14 @@ impl Space {
         let _ended = self.populate.work.flush_queued();
     }
 
+    /// Waits for the works that make memory or change the disk.
+    /// # Context: as of [`Space::flush_populate`].
+    pub(super) fn flush_works(&self) {
+        self.flush_populate();
+        let _ended = self.discard.work.flush_queued();
+        let _ended = self.clear.work.flush_queued();
+    }
+
     /// Denies a taken entry that lies beyond the end of the disk.
     fn deny_taken(&self, queue: &Queue, taken: &Taken) {
         if let Some(hctx) = self.waiters.deny(taken) {
@@ -485,6 +522,10 @@ impl Space {
     /// Carries out all discards that wait, in order. Each ends when its memory is free (E18).
     fn discard(&self, store: &Store, queue: &Queue) {
         while let Some(pending) = self.discards.pop() {
+            if store.is_off() {
+                queue.complete_remote(pending.token, Err(Status::IoErr));
+                continue;
+            }
             let freed = store.discard(pending.range());
             if freed > 0 {
                 trace::reclaim(queue.label(), Reclaimed::Discarded, freed);
@@ -494,13 +535,13 @@ impl Space {
     }
 
     /// Clears a piece of the first request in the ring, which then goes to the end of the ring.
-    fn clear(&self, store: &Store, queue: &Queue) {
+    fn clear(&self, ramdisk: &Ramdisk, store: &Store, queue: &Queue) {
         let Some(mut pending) = self.clears.pop() else {
             return;
         };
         let zeroed = store.zero_pinned(pending.next(CLEAR_RUN));
         if zeroed.is_err() || pending.is_done() {
-            store.unpin(pending.range());
+            ramdisk.finish(pending.hctx, &pending.request);
             queue.complete_remote(pending.token, zeroed.map(|()| 0).map_err(|_| Status::IoErr));
         } else {
             self.clears.push(pending);
@@ -539,6 +580,9 @@ impl Space {
             populated: self.populated.load(Relaxed),
             no_space: self.denied.load(Relaxed),
             above_cap: self.above_cap.load(Relaxed),
+            unflushed: store.unflushed().map(|(pages, _)| pages),
+            death_flushes: store.unflushed().is_some_and(|(_, outlives)| !outlives),
+            off: store.is_off(),
             mode,
             no_space_in,
         }

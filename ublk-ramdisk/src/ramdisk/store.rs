@@ -31,9 +31,13 @@ mod populate;
 pub mod private;
 mod reclaim;
 mod resize;
+mod undo;
+#[cfg(all(test, not(loom)))]
+mod undo_tests;
 
 pub use open::StoreError;
 pub use populate::Shortage;
+pub use undo::{Keep, Loss, PowerCut};
 
 /// The bytes of the disk.
 pub struct Store {
@@ -44,6 +48,8 @@ pub struct Store {
     size: AtomicU64,
     budget: Budget,
     freed: OnceLock<Freed>,
+    /// What a power cut takes away; none without a volatile cache.
+    undo: OnceLock<undo::Undo>,
     /// The file has a name, by which others can cut it.
     is_named: bool,
     /// It has been logged that the file was cut.
@@ -106,20 +112,21 @@ impl Store {
     }
 
     /// Pins the range for a WRITE if all of it is present, until [`Store::unpin`]. Otherwise nothing
-    /// is pinned, and [`Store::populate`] makes the memory.
+    /// is pinned, and [`Store::populate`] makes the memory. What a power cut takes away is kept before.
     #[inline]
     pub fn pin_for_write(&self, range: Range<u64>) -> Option<NonNull<u8>> {
         let pages = pages_of(&range, self.page_shift);
-        if self.states.pin(pages.clone()) == pages.len() {
+        if self.states.pin(pages.clone()) == pages.len() && self.save(&range) {
             return Some(self.address(range.start));
         }
         self.states.unpin(pages);
         None
     }
 
-    /// True if all of the range is present. This may change at once.
+    /// True if a write to the range needs no memory. This may change at once.
     pub(super) fn is_present(&self, range: &Range<u64>) -> bool {
         pages_of(range, self.page_shift).all(|page| self.states.is_present(page))
+            && self.is_saved(range)
     }
 
     /// Address of a range that is present and pinned.

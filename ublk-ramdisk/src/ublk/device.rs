@@ -26,6 +26,7 @@ use crate::backend::{self, Driver, Mirror};
 use crate::config::{DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::Queue;
+use crate::ramdisk::store::{Loss, PowerCut};
 use crate::ramdisk::NoSpaceTimeout;
 use crate::stats::{DeviceStats, KblockdStats, QueueCounters, QueueStats};
 
@@ -36,6 +37,8 @@ mod set;
 const NODE_POLL: Duration = Duration::from_millis(5);
 /// How often a shrink asks for memory that requests still use.
 const SHRINK_TRIES: u32 = 200;
+/// How often a power cut looks for requests that use what is to be lost.
+const CUT_TRIES: u32 = 6000;
 
 /// A disk that is being served by threads of this process.
 pub struct Device {
@@ -159,6 +162,9 @@ impl Device {
                  offer; the first kernel with it is 6.16",
             ));
         }
+        if self.is_off() {
+            return Err(self.says_off());
+        }
         if size == 0 || !size.is_multiple_of(u64::from(self.config.block_size)) {
             return Err(Failure::usage(format!(
                 "size {size} is not a positive multiple of the block size {}",
@@ -206,6 +212,76 @@ impl Device {
         disk.shrink(size);
         if !(0..SHRINK_TRIES).any(|_| disk.store().free_tail(old) || pause()) {
             log::warn!("requests beyond the new end keep some of the old memory");
+        }
+    }
+
+    /// Takes the power away: every request ends with EIO from now on, and what is not flushed is lost
+    /// (H15).
+    ///
+    /// # Errors
+    /// The disk has no volatile cache, or is off; or requests are still at what would be lost. Then the
+    /// disk is off, and the next call goes on.
+    pub fn power_cut(&self, cut: &PowerCut) -> Result<Loss, Failure> {
+        let (id, store) = (self.id(), self.driver.disk().store());
+        if !store.keeps_flushed() {
+            return Err(Failure::usage(format!(
+                "device {id} has nothing to lose in a power cut: it was not added with \
+                 --volatile-cache"
+            )));
+        }
+        if !(u64::from(self.config.block_size)..=4096).contains(&cut.piece.into()) {
+            return Err(Failure::usage(format!(
+                "--torn {}: must be {} to 4096, as the block size of device {id} is",
+                cut.piece, self.config.block_size
+            )));
+        }
+        if !store.switch_off(cut) {
+            return Err(self.says_off());
+        }
+        // A request that is being issued has not seen it.
+        if let Some(queue) = self.queue() {
+            queue.quiesce();
+            self.driver.release_all();
+            queue.unquiesce();
+        }
+        let lost = (0..CUT_TRIES).find_map(|_| {
+            let lost = self.driver.disk().lose_unflushed();
+            lost.or_else(|| {
+                pause();
+                None
+            })
+        });
+        lost.ok_or_else(|| {
+            Failure::runtime(format!(
+                "device {id} is off, but requests still use what it is to lose, as with a rule that \
+                 delays them: try again"
+            ))
+        })
+    }
+
+    /// True if the disk is without power.
+    pub fn is_off(&self) -> bool {
+        self.driver.disk().store().is_off()
+    }
+
+    fn says_off(&self) -> Failure {
+        let id = self.id();
+        Failure::runtime(format!(
+            "device {id} is off: `ublk-ramdisk power-cut {id} --on` switches it on"
+        ))
+    }
+
+    /// Gives the disk its power back.
+    ///
+    /// # Errors
+    /// Its last power cut is not over.
+    pub fn power_on(&self) -> Result<(), Failure> {
+        match self.driver.disk().store().switch_on() {
+            true => Ok(()),
+            false => Err(Failure::runtime(format!(
+                "the power cut of device {} is not over: give it again",
+                self.id()
+            ))),
         }
     }
 

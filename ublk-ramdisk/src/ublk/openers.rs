@@ -111,6 +111,29 @@ pub fn past_brief_use(mut stop: impl FnMut() -> Result<(), Failure>) -> Result<(
     }
 }
 
+/// Waits until nobody uses a disk, then calls `then` while nobody can mount it. `waits` is called with
+/// the users, if they stay.
+pub fn when_unused<T>(id: u32, waits: impl FnOnce(&str), then: impl FnOnce() -> T) -> T {
+    let (begin, mut waits) = (Instant::now(), Some(waits));
+    loop {
+        let users = openers(id);
+        let claimed = refuse(id, "switched on", users.clone());
+        let claimed = claimed.and_then(|()| claim(id, "switched on"));
+        if let Ok(_claimed) = claimed {
+            return then();
+        }
+        if begin.elapsed() > BRIEF_USE {
+            let held = || "held by the kernel".to_owned();
+            let users = users.into_iter().reduce(|all, user| all + ", " + &user);
+            waits
+                .take()
+                .into_iter()
+                .for_each(|waits| waits(&users.clone().unwrap_or_else(held)));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
 /// Fails with status 4 if there are `users`, and names them.
 fn refuse(id: u32, what: &str, users: Vec<String>) -> Result<(), Failure> {
     if users.is_empty() {

@@ -12,13 +12,13 @@ use crate::runner::{Outcome, Skip, Test};
 
 /// How one kind of file system is made and checked.
 #[derive(Clone, Copy)]
-struct Kind {
-    name: &'static str,
-    make: &'static [&'static str],
-    check: &'static [&'static str],
+pub struct Kind {
+    pub name: &'static str,
+    pub make: &'static [&'static str],
+    pub check: &'static [&'static str],
 }
 
-const KINDS: [Kind; 3] = [
+pub const KINDS: [Kind; 3] = [
     Kind {
         name: "ext4",
         make: &["mkfs.ext4", "-q", "-E", "lazy_itable_init=0"],
@@ -58,7 +58,7 @@ pub fn tests(tests: &mut Vec<Test>) {
     }
 }
 
-fn available(kind: Kind) -> Result<(), Skip> {
+pub fn available(kind: Kind) -> Result<(), Skip> {
     need(&[kind.make[0], kind.check[0], "fstrim"])?;
     let known = || {
         let text = machine::read("/proc/filesystems");

@@ -187,3 +187,13 @@ impl DerefMut for Buffer {
         &mut self.bytes[self.start..self.start + self.len]
     }
 }
+
+/// Has the page cache write a file to the disk, without a flush and without the file's metadata.
+pub fn write_out(file: &File) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: no memory is involved.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

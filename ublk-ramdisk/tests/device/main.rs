@@ -9,7 +9,8 @@
 //! Environment: `UBLK_TEST_QUICK=1` takes smaller numbers and pairs instead of all combinations
 //! ([`runner::is_quick`]), `UBLK_TEST_SEED` fixes the seed of everything random, `UBLK_TEST_OPS` the
 //! number of random operations against the model, `UBLK_TEST_IOS` of the requests whose system calls
-//! are counted, `UBLK_TEST_KILLS` how often a server is killed on each data path,
+//! are counted, `UBLK_TEST_KILLS` how often a server is killed on each data path, `UBLK_TEST_CUTS` how
+//! often the power of a disk with each file system is cut,
 //! `UBLK_TEST_SECONDS` how long each test that has fio verify under pressure goes on; `CI` turns a
 //! skipped test into a failure.
 
@@ -46,6 +47,8 @@ mod machine;
 mod memory;
 
 mod model;
+
+mod power;
 
 mod pressure;
 
@@ -126,6 +129,7 @@ fn main() -> ExitCode {
     hotplug::tests(&mut tests);
     counters::tests(&mut tests);
     pressure::tests(&mut tests);
+    power::tests(&mut tests);
     rules::tests(&mut tests);
     psi::tests(&mut tests);
     seeing::tests(&mut tests);

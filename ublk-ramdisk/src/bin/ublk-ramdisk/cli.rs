@@ -12,6 +12,7 @@ use ublk_ramdisk::error::Failure;
 
 mod add;
 mod observe;
+mod power;
 mod rules;
 mod sim;
 
@@ -22,6 +23,8 @@ use observe::{
     DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, TOP_LONG, TRACE_EXAMPLES,
     TRACE_LONG,
 };
+pub use power::PowerCutArgs;
+use power::{POWER_EXAMPLES, POWER_LONG};
 pub use rules::{RulesArgs, RulesVerb};
 use rules::{RULES_EXAMPLES, RULES_LONG};
 pub use sim::SimArgs;
@@ -172,6 +175,9 @@ pub enum Command {
     /// Show, add or take away the rules of a running disk, or let go of what one holds
     #[command(long_about = RULES_LONG, after_help = RULES_EXAMPLES)]
     Rules(RulesArgs),
+    /// Take the power of a running disk away, and with it what was not flushed
+    #[command(long_about = POWER_LONG, after_help = POWER_EXAMPLES)]
+    PowerCut(PowerCutArgs),
     /// Show the counters of running disks
     #[command(after_help = STATS_EXAMPLE)]
     Stats(StatsArgs),

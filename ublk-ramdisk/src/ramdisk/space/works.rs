@@ -58,10 +58,15 @@ impl SpaceWorks {
             timer: item(new_delayed_work!("no_space"), Duty::NoSpace),
             reclaim: item(new_delayed_work!("reclaim"), Duty::Reclaim),
             scan: item(new_delayed_work!("scan"), Duty::Scan),
+            release: item(new_delayed_work!("release"), Duty::Release),
             clock: runtime.run_clock().clone(),
             ending: AtomicBool::new(false),
             headroom: ramdisk.headroom(),
             removal_look: ramdisk.notices_removal().then_some(REMOVAL_LOOK),
+            began: (0..usize::from(queues) * usize::from(depth))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
+            depth: depth.into(),
             cap: u32::from(depth - (depth / 8).max(1)),
             failed_at: Default::default(),
             frees_seen: AtomicU64::new(0),
@@ -93,6 +98,7 @@ impl Drop for SpaceWorks {
             &space.timer,
             &space.reclaim,
             &space.scan,
+            &space.release,
         ];
         for item in items {
             if let Err(error) = item.work.disable_sync() {

@@ -42,7 +42,7 @@ struct Bed {
     cuts: Rc<RefCell<Vec<Cut>>>,
 }
 
-fn copy_of(file: &File) -> File {
+pub(super) fn copy_of(file: &File) -> File {
     let copy = file::memfd(c"copy", false).expect("a memfd");
     copy.set_len(file.metadata().expect("open").len())
         .expect("set");

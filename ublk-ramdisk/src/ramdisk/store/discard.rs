@@ -89,6 +89,8 @@ impl Store {
 
     /// Gives back claimed pages. Returns their bytes, or 0 if the system refuses.
     pub(super) fn punch_claimed(&self, pages: Range<usize>) -> u64 {
+        // guard: h13_forget
+        self.forget_flushed(&self.bytes_of(pages.clone()));
         match file::punch_hole(&self.file, self.bytes_of(pages.clone())) {
             Ok(()) => {
                 let bytes = (pages.len() as u64) << self.page_shift;
@@ -146,6 +148,7 @@ impl Store {
             if is_present {
                 // What the file has lost does not hold the old bytes either.
                 let _lost = self.zero_pinned(at..at + len);
+                self.persist(&(at..at + len));
             }
             at += len;
         });

@@ -22,6 +22,9 @@ const PIECE: u64 = 16 << 20;
 /// microseconds unless there is little of it.
 const TRIES: u32 = 1000;
 
+/// A way to reserve bytes of the budget.
+pub(super) type Reserve = for<'b> fn(&'b Budget, u64) -> Option<Reservation<'b>>;
+
 /// Why there is no memory for a range.
 #[derive(Debug, thiserror::Error)]
 pub enum Shortage {
@@ -67,12 +70,15 @@ impl Store {
         drop(lock(&self.making));
     }
 
-    fn make<'s>(
-        &'s self,
-        range: Range<u64>,
-        reserve: impl FnOnce(&'s Budget, u64) -> Option<Reservation<'s>>,
-    ) -> Result<u64, Shortage> {
-        let pages = pages_of(&range, self.page_shift);
+    fn make(&self, range: Range<u64>, reserve: Reserve) -> Result<u64, Shortage> {
+        let made = self.make_range(&range, reserve)?;
+        let saved = self.save_or_make(&range, Some(reserve));
+        saved.inspect_err(|_| self.unpin(range))?;
+        Ok(made)
+    }
+
+    fn make_range(&self, range: &Range<u64>, reserve: Reserve) -> Result<u64, Shortage> {
+        let pages = pages_of(range, self.page_shift);
         if self.in_units.load(Ordering::Relaxed) {
             // A fault gets a huge page, an allocation does not. Small pages are made if the limit has no
             // room for a unit.
@@ -86,11 +92,11 @@ impl Store {
     }
 
     /// Makes what is absent of `pages`, and keeps `used` of them pinned. A failure changes nothing.
-    fn make_pages<'s>(
-        &'s self,
+    fn make_pages(
+        &self,
         pages: Range<usize>,
         used: &Range<usize>,
-        reserve: impl FnOnce(&'s Budget, u64) -> Option<Reservation<'s>>,
+        reserve: Reserve,
         make_run: fn(&Store, Range<usize>) -> io::Result<()>,
     ) -> Result<u64, Shortage> {
         // What is pinned is neither given back nor made by others.
@@ -131,7 +137,11 @@ impl Store {
             true => self.unit_of(pages),
             false => pages,
         };
-        (made.len() as u64) << self.page_shift
+        let bytes = (made.len() as u64) << self.page_shift;
+        match self.keeps_flushed() {
+            true => bytes + (range.end - range.start),
+            false => bytes,
+        }
     }
 
     /// Maps a populated range for this process, so that its memory is locked if the process's is. From
@@ -217,9 +227,10 @@ impl Store {
         self.budget.limit()
     }
 
-    /// Bytes of the budget that the store's tables take: four for each page of the disk.
+    /// Bytes of the budget that the store's tables take: four for each page of the disk, and eight if a
+    /// power cut takes away what is not flushed.
     pub fn table_bytes(&self) -> u64 {
-        self.size().div_ceil(self.page_size()) * 4
+        self.size().div_ceil(self.page_size()) * 4 + self.undo_table_bytes()
     }
 
     /// Sets the budget in bytes; 0 for none. One below what is used takes nothing away: nothing is

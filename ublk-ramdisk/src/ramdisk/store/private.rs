@@ -3,8 +3,8 @@
 //!
 //! The tmpfs is mounted beside the run directory, in a folder for each `huge` option of it. The kernel
 //! holds the bytes as long as a file has a name. The name is the device's id: it is given before the
-//! device takes I/O, and taken before the id is free again. There is nothing else in such a folder,
-//! so a file without a device is nobody's, and the mount goes with the last file.
+//! device takes I/O, and taken before the id is free again. Beside it is nothing but the undo area of
+//! the device, so a file without a device is nobody's, and the mount goes with the last file.
 //!
 //! | lock | held |
 //! |---|---|
@@ -107,6 +107,11 @@ fn folder(run_dir: &Path, huge: &str) -> PathBuf {
     })
 }
 
+/// Where the undo area of a device is: beside its private store.
+pub fn undo_file(folder: &Path, id: u32) -> PathBuf {
+    folder.join(format!("{id}.undo"))
+}
+
 /// The folders that there may be beside a run directory.
 fn folders(run_dir: &Path) -> impl Iterator<Item = PathBuf> + '_ {
     HUGE.into_iter().map(|huge| folder(run_dir, huge))
@@ -137,12 +142,15 @@ pub fn is_there(run_dir: &Path, id: u32) -> bool {
     folders(run_dir).any(|folder| folder.join(id.to_string()).exists())
 }
 
-/// Removes the store of a device, if it has one.
+/// Removes the store of a device, if it has one, and what it has kept for a power cut.
 ///
 /// # Context
 /// The device is stopped and has no server, and its id is still taken.
 pub fn remove(run_dir: &Path, id: u32) -> io::Result<()> {
-    folders(run_dir).try_for_each(|folder| remove::regular_file(&folder.join(id.to_string())))
+    folders(run_dir).try_for_each(|folder| {
+        remove::regular_file(&undo_file(&folder, id))?;
+        remove::regular_file(&folder.join(id.to_string()))
+    })
 }
 
 /// Removes the stores of devices that are gone, then unmounts and removes the folders that hold
@@ -161,7 +169,10 @@ fn remove_unclaimed(folder: &Path, devices: impl Fn() -> Vec<u32>) -> io::Result
     open.lock()?;
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
-        let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else {
+        let id = name
+            .to_str()
+            .map(|name| name.strip_suffix(".undo").unwrap_or(name));
+        let Some(id) = id.and_then(|id| id.parse().ok()) else {
             continue;
         };
         let path = folder.join(&name);

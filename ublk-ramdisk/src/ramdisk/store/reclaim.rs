@@ -33,13 +33,13 @@ impl Store {
         freed
     }
 
-    /// Claims a page if nobody uses it and it holds only zeros. It is claimed before it is read: to
+    /// Claims a page if nobody uses it and it holds only zeros, which are flushed. It is claimed before it is read: to
     /// read a page that is being punched would allocate it again (G11).
     fn claim_zeros(&self, page: usize) -> bool {
         if self.states.claim(page) != Claim::Claimed {
             return false;
         }
-        let zeros = self.holds_zeros(page);
+        let zeros = self.holds_zeros(page) && !self.is_unflushed(&self.bytes_of(page..page + 1));
         if !zeros {
             self.states.release_present(page..page + 1);
         }

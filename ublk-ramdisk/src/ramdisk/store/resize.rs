@@ -42,10 +42,12 @@ impl Store {
         self.set_size(size);
     }
 
-    /// Sets the size, and charges the budget for what the tables grow by (E6).
+    /// Sets the size, and charges the budget for what the tables grow by (E6). Everything counts as
+    /// flushed: what lay behind an end does not come back.
     fn set_size(&self, size: u64) {
         let before = self.table_bytes();
         self.size.store(size, Ordering::Release);
+        self.flush();
         let after = self.table_bytes();
         match after.checked_sub(before) {
             Some(more) => self.budget.charge(more),

@@ -81,6 +81,7 @@ impl Device {
         if !again {
             let _none = rules_file(config, info.dev_id).map(std::fs::remove_file);
         }
+        backend::keep_flushed(config, &store, info.dev_id, again)?;
         let mut device = Device::new(control, info, path, store, config)?;
         device.check_added(config)?;
         device.set_params(config)?;
@@ -133,6 +134,7 @@ impl Device {
         // fetch cannot be replaced any more.
         let begin = Instant::now();
         let store = locked(|| backend::reopen_store(&config, id))?;
+        backend::keep_flushed(&config, &store, id, true)?;
         let mut device = Device::new(control, info, path, store, &config)?;
         let opened = begin.elapsed();
         device.start_recovery()?;

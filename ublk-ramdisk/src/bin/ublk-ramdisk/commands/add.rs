@@ -67,16 +67,28 @@ fn serve(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit
     Ok(Exit::Done)
 }
 
-/// Finds a place for a private store, if that is asked for or nothing else is. Here, because what a
+/// Finds a place for a private store, if that is asked for or nothing else is, and for what a disk with a
+/// volatile cache keeps. Here, because what a
 /// server mounts may go with its mount namespace.
 fn private_stores(config: &mut DeviceConfig, run_dir: &RunDir) -> Result<Option<Folder>, Failure> {
-    if !matches!(config.backing, None | Some(Backing::Private(_))) {
+    let is_private = matches!(config.backing, None | Some(Backing::Private(_)));
+    let is_beside = config.volatile_cache && matches!(config.backing, Some(Backing::Tmpfs(_)));
+    if !is_private && !is_beside {
         return Ok(None);
     }
     match run_dir.private_stores(config.thp) {
         Ok(folder) => {
-            config.backing = Some(Backing::Private(folder.path().to_owned()));
+            config.undo_dir = Some(folder.path().to_owned());
+            if is_private {
+                config.backing = Some(Backing::Private(folder.path().to_owned()));
+            }
             Ok(Some(folder))
+        }
+        Err(error) if is_beside => {
+            output::warn(&format!(
+                "the death of the server makes everything flushed: cannot mount a tmpfs: {error}"
+            ));
+            Ok(None)
         }
         Err(error) if config.backing.is_some() || config.swap => Err(Failure::environment(format!(
             "--backing private: cannot mount a tmpfs: {error}; run as root, or use --backing {}, which \

@@ -52,6 +52,8 @@ struct Row {
     waited_ms: Option<u64>,
     /// When the last server died, if clients wait for another.
     waits_since: Option<String>,
+    /// It is without power, after a power cut.
+    off: Option<bool>,
 }
 
 impl Row {
@@ -64,6 +66,11 @@ impl Row {
             return Some(format!(
                 "{path} is gone, its contents are kept: `ublk-ramdisk recover {id}` makes it again, \
                  `ublk-ramdisk del {id}` removes them\n"
+            ));
+        }
+        if self.off == Some(true) {
+            return Some(format!(
+                "{path} is off: `ublk-ramdisk power-cut {id} --on` switches it on\n"
             ));
         }
         let since = self.waits_since.as_ref();
@@ -137,6 +144,7 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         restarts: state.as_ref().map(|state| state.restarts),
         last_end: state.as_ref().and_then(|state| state.last_end.clone()),
         waited_ms: state.as_ref().and_then(|state| state.waited_ms),
+        off: state.as_ref().map(|state| state.off),
         waits_since: state.and_then(|state| state.waits_since),
     })
 }
@@ -256,6 +264,7 @@ mod tests {
             last_end: Some("SIGKILL".to_owned()),
             waited_ms: Some(1000),
             waits_since: None,
+            off: Some(false),
         };
         let args = |all, columns: &[&str]| TableArgs {
             json: false,

@@ -12,6 +12,7 @@ mod stop;
 
 mod new_server;
 
+mod power_cut;
 mod resize;
 mod rules;
 mod set;
@@ -56,6 +57,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Resize(args) => resize::run(&args),
         Command::Set(args) => set::run(&args),
         Command::Rules(args) => rules::run(&args),
+        Command::PowerCut(args) => power_cut::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Debugfs(args) => debugfs::run(&args),

@@ -133,6 +133,7 @@ pub fn as_text(stats: &DeviceStats, selection: &Selection) -> String {
     }
     head += &rules(&stats.pressure.rules);
     head += &output::wrapped(&space_line(&stats.space, all), WIDTH, "");
+    head += &cache_line(&stats.space);
     let mut parts = vec![head];
     parts.extend(operations(stats, all));
     for columns in [NOW, DONE, BUSY] {
@@ -298,6 +299,19 @@ fn space_line(space: &SpaceStats, all: bool) -> String {
         words.push(format!("{ended} ended with ENOSPC"));
     }
     format!("memory: {}", words.join(", "))
+}
+
+/// What a power cut would take away, of a disk with a volatile cache.
+fn cache_line(space: &SpaceStats) -> String {
+    let Some(pages) = space.unflushed else {
+        return String::new();
+    };
+    let off = if space.off { "off, " } else { "" };
+    let death = match space.death_flushes {
+        true => "; the death of the server flushes all",
+        false => "",
+    };
+    format!("volatile cache: {off}{pages} pages not flushed{death}\n")
 }
 
 /// The state of a hardware queue: the names of the bits that are set, with `+` between them, or `-`.

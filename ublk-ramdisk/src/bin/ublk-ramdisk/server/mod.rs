@@ -37,6 +37,7 @@ use log::{error, info, warn};
 use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::{fate_of_contents, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::ramdisk::store::{Loss, PowerCut};
 use ublk_ramdisk::stats::DeviceStats;
 use ublk_ramdisk::sys::privilege::{self, Kind};
 use ublk_ramdisk::sys::thread::set_io_flusher;
@@ -257,6 +258,7 @@ impl Front {
             waited_ms: former.and_then(|former| former.waited_ms),
             waits_since: None,
             since: is_known.then(now),
+            off: device.is_off(),
             log: start.log,
             program: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -420,6 +422,8 @@ impl Server {
             Request::Set(options) => self.set(&options).map(|set| Reply::InForce(Box::new(set))),
             Request::Release { name } => self.device.release(&name).map(|()| Reply::Done),
             Request::Resize { bytes } => self.resize(bytes).map(|()| Reply::Done),
+            Request::PowerCut(cut) => self.power_cut(&cut).map(Reply::Lost),
+            Request::PowerOn => self.power_on().map(|()| Reply::Done),
             Request::Stop => {
                 caller.answer(&Reply::Done);
                 return self.front.orders.add_stopper(caller);
@@ -471,6 +475,33 @@ impl Server {
             info!("{}: in force: {in_force}", front.state.served.path);
         }
         Ok(in_force)
+    }
+
+    fn power_cut(&mut self, cut: &PowerCut) -> Result<Loss, Failure> {
+        let lost = self.device.power_cut(cut);
+        self.show_power();
+        let lost = lost?;
+        let path = &self.front.state.served.path;
+        info!(
+            "{path}: power cut, {} of {} unflushed pages lost",
+            lost.lost, lost.unflushed
+        );
+        Ok(lost)
+    }
+
+    fn power_on(&mut self) -> Result<(), Failure> {
+        self.device.power_on()?;
+        info!("{}: power on", self.front.state.served.path);
+        self.show_power();
+        Ok(())
+    }
+
+    /// For `list`. What a new server does with the disk is in its undo area.
+    fn show_power(&mut self) {
+        self.front.state.off = self.device.is_off();
+        if let Err(failure) = self.front.lock.write_state(&self.front.state) {
+            warn!("{failure}");
+        }
     }
 
     fn resize(&mut self, bytes: u64) -> Result<(), Failure> {

@@ -14,6 +14,7 @@ use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::{DataPath, DeviceConfig};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::mq::debugfs::DebugfsFile;
+use ublk_ramdisk::ramdisk::store::{Loss, PowerCut};
 use ublk_ramdisk::stats::DeviceStats;
 use ublk_ramdisk::trace::Format;
 use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
@@ -115,6 +116,9 @@ pub struct State {
     /// When the server took up the disk, if another one has served it before.
     #[serde(default)]
     pub since: Option<String>,
+    /// The disk is without power (H16).
+    #[serde(default)]
+    pub off: bool,
     /// Where the server logs, if it is in the background.
     #[serde(default)]
     pub log: Option<LogTarget>,
@@ -125,7 +129,7 @@ pub struct State {
 
 impl State {
     /// Raised when a config may say what an earlier program does not know.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
     /// The first of those that are read as this one is.
     const FIRST: u32 = 1;
 
@@ -161,9 +165,13 @@ pub enum Word {
 }
 
 impl Request {
-    /// False if it does more when it is carried out twice: a rule without a name would be there twice.
+    /// False if it does more when it is carried out twice: a rule without a name would be there twice, and
+    /// a disk that is off refuses another power cut.
     pub fn may_be_repeated(&self) -> bool {
-        !matches!(self, Request::Set(options) if options.pressure.adds_unnamed())
+        match self {
+            Request::Set(options) => !options.pressure.adds_unnamed(),
+            request => !matches!(request, Request::PowerCut(_)),
+        }
     }
 }
 
@@ -206,6 +214,10 @@ pub enum Request {
         /// New size in bytes.
         bytes: u64,
     },
+    /// Takes the power of the disk away (H15).
+    PowerCut(PowerCut),
+    /// Gives it back. Nobody has the disk open.
+    PowerOn,
     /// The caller is going to stop the disk (STOP_DEV). For as long as the connection is open it has
     /// the id and the state file, too. The connection ends when the server does.
     Stop,
@@ -258,6 +270,8 @@ pub enum Reply {
     Stats(Box<DeviceStats>),
     /// What `Set` changes, as it is in force.
     InForce(Box<InForce>),
+    /// What a power cut took away.
+    Lost(Loss),
     /// The state of the queues.
     Debugfs(Vec<DebugfsFile>),
     /// The directory with what was asked for.
@@ -271,6 +285,7 @@ mod tests {
     use super::*;
     use ublk_ramdisk::config::space::{MemoryOptions, Reclaim};
     use ublk_ramdisk::pressure::PressureOptions;
+    use ublk_ramdisk::ramdisk::store::Keep;
     use ublk_ramdisk::units::OrOff;
 
     #[test]
@@ -372,6 +387,12 @@ mod tests {
                 verb: StateVerb::Kick,
             },
             Request::Resize { bytes: 1 << 40 },
+            Request::PowerCut(PowerCut {
+                keep: Keep::Random,
+                seed: 7,
+                piece: 512,
+            }),
+            Request::PowerOn,
             Request::Stop,
             Request::HandOver,
             Request::LetGo,

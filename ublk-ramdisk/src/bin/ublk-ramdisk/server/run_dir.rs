@@ -454,6 +454,7 @@ mod tests {
             last_end: None,
             waited_ms: None,
             waits_since: None,
+            off: false,
             since: None,
             log: None,
             program: String::new(),
