@@ -29,7 +29,12 @@ pub fn ask_server(run_dir: &RunDir, id: u32, request: Request) -> Option<Result<
     if !run_dir.has_server(id) {
         return None;
     }
-    ask(&run_dir.socket(id), request)
+    let answer = ask(&run_dir.socket(id), request)?;
+    // It ended before it replied: the driver is asked as if it had never been there.
+    if answer.is_err() && !run_dir.has_server(id) {
+        return None;
+    }
+    Some(answer)
 }
 
 /// Reads "it was done" out of an answer.
@@ -47,7 +52,11 @@ pub fn another_question() -> Failure {
 
 /// Asks the server of a device that must have one.
 pub fn ask_of(run_dir: &RunDir, id: u32, request: Request) -> Result<Reply, Failure> {
-    served(run_dir, id, || ask_server(run_dir, id, request.clone()))
+    served(run_dir, id, || match request.may_be_repeated() {
+        true => ask_server(run_dir, id, request.clone()),
+        // What a server got that ended before it replied may have been done.
+        false => ask(&run_dir.socket(id), request.clone()),
+    })
 }
 
 /// What `ask` gets from the server of a device that must have one. If that has died, its successor is

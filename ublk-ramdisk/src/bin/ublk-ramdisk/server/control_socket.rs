@@ -35,6 +35,9 @@ const MOST_CALLERS: usize = 64;
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// The main thread may be at a large resize.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often a request is sent to servers that end before they reply, and how soon again.
+const TRIES: u32 = 5;
+const NEXT_TRY: Duration = Duration::from_millis(20);
 /// Pause after a connection could not be accepted, as without a free descriptor.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -205,8 +208,8 @@ impl Caller {
     }
 }
 
-/// Asks the server behind `path`. None means that no server listens there, or that it ended before it
-/// replied and nothing is lost by asking the next one the same.
+/// Asks the server behind `path`. None means that no server listens there. If it ends before it replies,
+/// its successor is asked the same, where that does no harm.
 pub fn ask(path: &Path, request: Request) -> Option<Result<Reply, Failure>> {
     Some(ask_for_more(path, request, REPLY_TIMEOUT)?.map(|(reply, _)| reply))
 }
@@ -226,25 +229,32 @@ pub fn ask_for_more(
     request: Request,
     timeout: Duration,
 ) -> Option<Result<(Reply, More), Failure>> {
-    let stream = match UnixStream::connect(path) {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return Some(Err(Failure::environment(format!(
-                "the server's socket {} may not be used: {error}; run as the user who added the \
-                 device",
-                path.display()
-            ))))
-        }
-        // No socket, or one that a dead server has left.
-        Err(_) => return None,
-    };
-    let may_be_repeated = request.may_be_repeated();
-    match converse(stream, request, timeout) {
-        Ok((Reply::Failed(failure), _)) => Some(Err(failure)),
-        Ok(answer) => Some(Ok(answer)),
-        // Its successor may be there already, so that a look for a server would not tell.
-        Err(error) if may_be_repeated && has_ended(error.kind()) => None,
-        Err(error) => Some(Err(Failure::runtime(format!(
+    let mut tries = if request.may_be_repeated() { TRIES } else { 1 };
+    loop {
+        let stream = match UnixStream::connect(path) {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Some(Err(Failure::environment(format!(
+                    "the server's socket {} may not be used: {error}; run as the user who added \
+                     the device",
+                    path.display()
+                ))))
+            }
+            // No socket, or one that a dead server has left.
+            Err(_) => return None,
+        };
+        tries -= 1;
+        let error = match converse(stream, &request, timeout) {
+            Ok((Reply::Failed(failure), _)) => return Some(Err(failure)),
+            Ok(answer) => return Some(Ok(answer)),
+            // Another may listen already: a look for a server would not tell that this one has ended.
+            Err(error) if tries > 0 && has_ended(error.kind()) => {
+                std::thread::sleep(NEXT_TRY);
+                continue;
+            }
+            Err(error) => error,
+        };
+        return Some(Err(Failure::runtime(format!(
             "the server behind {} did not answer{}",
             path.display(),
             match error.kind() {
@@ -252,7 +262,7 @@ pub fn ask_for_more(
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => " in time".to_owned(),
                 _ => format!(": {error}"),
             }
-        )))),
+        ))));
     }
 }
 
@@ -266,9 +276,9 @@ pub fn wait_for_end(mut more: More, timeout: Duration) {
 }
 
 /// Sends the request and reads the reply.
-fn converse(stream: UnixStream, request: Request, timeout: Duration) -> io::Result<(Reply, More)> {
+fn converse(stream: UnixStream, request: &Request, timeout: Duration) -> io::Result<(Reply, More)> {
     stream.set_read_timeout(Some(timeout))?;
-    write_line(&stream, &request)?;
+    write_line(&stream, request)?;
     let mut more = BufReader::new(stream);
     let mut line = String::new();
     (&mut more).take(LONGEST_REPLY).read_line(&mut line)?;
@@ -375,13 +385,15 @@ mod tests {
     }
 
     #[test]
-    fn l1_a_server_that_ends_before_it_replies_was_never_there() {
+    fn l1_when_a_server_ends_before_it_replies_its_successor_is_asked() {
         let server = Heard::at("ends");
         let path = server.path.clone();
         let asked = std::thread::spawn(move || ask(&path, Request::Stats));
         drop(server.requests.recv().expect("a request"));
-        let answer = asked.join().expect("no panic");
-        assert!(answer.is_none(), "the next server can be asked: {answer:?}");
+        let (next, _) = server.requests.recv().expect("the same again");
+        next.answer(&Reply::Done);
+        let answer = asked.join().expect("no panic").expect("a server");
+        assert!(matches!(answer, Ok(Reply::Done)), "{answer:?}");
     }
 
     #[test]
@@ -421,7 +433,7 @@ mod tests {
             records: 1,
             format: Format::Text,
         };
-        let (reply, mut more) = converse(ours, request, TIMEOUT).expect("an answer");
+        let (reply, mut more) = converse(ours, &request, TIMEOUT).expect("an answer");
         assert!(matches!(reply, Reply::Done), "{reply:?}");
         let mut found = String::new();
         more.read_to_string(&mut found).expect("text");
