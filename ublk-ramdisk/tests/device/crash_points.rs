@@ -186,16 +186,16 @@ fn at_steps(path: &str) {
     ended_under_a_writer(path, "step", 3, &[], |disk| {
         let by_chance = |all: u64| rng.borrow_mut().within(0..all);
         let server = listed(disk)["pid"].as_u64().expect("a server") as u32;
-        let (name, number) = (disk.name(), by_chance(4));
+        let (name, more) = (disk.name(), by_chance(4));
         let resized = machine::offers("UPDATE_SIZE") && by_chance(2) == 0;
-        let size = (20 + number).to_string() + "M";
-        let slots = (100 + number).to_string();
+        let size = (20 + more).to_string() + "M";
+        let slots = (100 + more).to_string();
         let words = match resized {
             true => vec!["resize", &name, &size, "--force"],
             false => vec!["set", &name, "--slots", &slots],
         };
         let threads: Vec<u32> = disk_threads(server);
-        let steps = 1 + by_chance(1 << by_chance(15)) as u32;
+        let steps = 1 + by_chance(1 << by_chance(number("UBLK_TEST_STEPS", 12, 15))) as u32;
         let changes = by_chance(2) == 0;
         let thread = match changes {
             true => server,
@@ -214,7 +214,7 @@ fn at_steps(path: &str) {
                     false => ublk(&["set", &name]).well(),
                 };
                 let wanted = match resized {
-                    true => ((20 + number) * MIB).to_string(),
+                    true => ((20 + more) * MIB).to_string(),
                     false => format!("slots {slots}"),
                 };
                 assert!(found.contains(&wanted), "{words:?}: {found}");

@@ -66,18 +66,22 @@ pub fn served<T>(
     id: u32,
     ask: impl Fn() -> Option<Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let deadline = Instant::now() + TIMEOUT;
+    // From the death: the former server may have been at the answer for long.
+    let mut deadline = None;
     loop {
-        match ask() {
-            Some(answer) => return answer,
-            None if !run_dir.has_supervisor(id) => return Err(unserved(id)),
-            None if Instant::now() >= deadline => {
-                return Err(Failure::runtime(format!(
-                    "device {id} waits for a new server: see `ublk-ramdisk list`, and try again"
-                )))
-            }
-            None => std::thread::sleep(LISTEN_POLL),
+        if let Some(answer) = ask() {
+            return answer;
         }
+        if !run_dir.has_supervisor(id) {
+            return Err(unserved(id));
+        }
+        let now = Instant::now();
+        if now >= *deadline.get_or_insert(now + TIMEOUT) {
+            return Err(Failure::runtime(format!(
+                "device {id} waits for a new server: see `ublk-ramdisk list`, and try again"
+            )));
+        }
+        std::thread::sleep(LISTEN_POLL);
     }
 }
 
