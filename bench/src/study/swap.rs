@@ -11,7 +11,7 @@ use super::table::{Block, StudyFile};
 use crate::files::read;
 use crate::kernel::Group;
 use crate::process::{apart, run, Undo};
-use crate::stats::{median, sorted};
+use crate::stats::median;
 use crate::table::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
@@ -210,7 +210,7 @@ fn read_part(raw: &Raw, file: &StudyFile, kind: Kind) -> Result<Part, StudyError
             median(&values).unwrap_or(f64::NAN)
         };
         let well = rounds.iter().filter(|round| round.well).count() as f64;
-        let longest = sorted(&stalls).last().copied().unwrap_or(f64::NAN);
+        let longest = stalls.last().copied().unwrap_or(f64::NAN);
         let (stall, moved) = (half(Round::stall), half(Round::moved));
         for (what, value, unit) in [
             ("rounds ended well", well, ""),

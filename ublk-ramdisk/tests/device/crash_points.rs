@@ -12,7 +12,8 @@ use crate::disk::{Disk, MIB};
 use crate::ioctl;
 use crate::machine::{self, wait_for, Traces};
 use crate::recovery::{
-    assert_holds, ended_under_a_writer, fill, kill, listed, next_server, recover, try_recover,
+    assert_holds, ended_under_a_writer, fill, kill, listed, next_server, recover, server_of,
+    try_recover,
 };
 use crate::rng::Rng;
 use crate::run::{command, need, tool, ublk};
@@ -21,7 +22,8 @@ use crate::writer::Writer;
 
 /// System calls of the main thread of a server from its fork until it serves, at least.
 const CALLS_OF_A_START: u64 = 260;
-/// How long a server is stopped before it is killed: three times the timeout of its requests.
+/// How long a server is stopped before it is killed: three times the timeout of its requests. A time, as
+/// nothing tells that a driver has looked at a request that is late.
 const STOP: Duration = Duration::from_secs(3);
 /// More than the main thread makes for a `set`.
 const CALLS_OF_A_SET: u64 = 60;
@@ -106,7 +108,7 @@ fn at_calls_of_a_start() -> Outcome {
     let calls = some(CALLS_OF_A_START, 3);
     for call in &calls {
         writer.goes_on(20);
-        let server = listed(&disk)["pid"].as_u64().expect("a server") as u32;
+        let server = server_of(&disk);
         let supervisor = machine::parent(server);
         let inject = format!("inject=all:signal=SIGKILL:when={call}");
         let strace = Strace::at(supervisor, &["-f", "-e", &inject]);
@@ -179,13 +181,13 @@ fn before_the_fetch() -> Outcome {
     Ok(())
 }
 
-/// One thread goes on by some instructions, then all of the server dies. In every second round that is the main
-/// thread while it sets or resizes something, else any thread.
+/// One thread goes on by some instructions, then all of the server dies. By chance that is any thread, or the main
+/// thread while it sets or resizes something.
 fn at_steps(path: &str) {
     let rng = RefCell::new(Rng::of(Rng::seed_of_run()));
     ended_under_a_writer(path, "step", 3, &[], |disk| {
         let by_chance = |all: u64| rng.borrow_mut().within(0..all);
-        let server = listed(disk)["pid"].as_u64().expect("a server") as u32;
+        let server = server_of(disk);
         let (name, more) = (disk.name(), by_chance(4));
         let resized = machine::offers("UPDATE_SIZE") && by_chance(2) == 0;
         let size = (20 + more).to_string() + "M";
@@ -194,12 +196,14 @@ fn at_steps(path: &str) {
             true => vec!["resize", &name, &size, "--force"],
             false => vec!["set", &name, "--slots", &slots],
         };
-        let threads: Vec<u32> = disk_threads(server);
         let steps = 1 + by_chance(1 << by_chance(number("UBLK_TEST_STEPS", 12, 15))) as u32;
         let changes = by_chance(2) == 0;
         let thread = match changes {
             true => server,
-            false => threads[by_chance(threads.len() as u64) as usize],
+            false => {
+                let threads = threads_of(server);
+                threads[by_chance(threads.len() as u64) as usize]
+            }
         };
         println!("{steps} steps of thread {}, {changes}", thread - server);
         std::thread::scope(|scope| {
@@ -224,7 +228,7 @@ fn at_steps(path: &str) {
 }
 
 /// The numbers of a server's threads.
-fn disk_threads(server: u32) -> Vec<u32> {
+fn threads_of(server: u32) -> Vec<u32> {
     let names = machine::tasks(server).into_iter();
     let names = names.filter_map(|task| task.file_name()?.to_str()?.parse().ok());
     names.collect()
@@ -233,7 +237,7 @@ fn disk_threads(server: u32) -> Vec<u32> {
 /// Longer than a request may take, and than a driver waits for it.
 fn after_a_stop(path: &str) {
     ended_under_a_writer(path, "stop", 1, &["--timeout", "1s"], |disk| {
-        let server = listed(disk)["pid"].as_u64().expect("a server") as u32;
+        let server = server_of(disk);
         ioctl::signal(server, libc::SIGSTOP);
         std::thread::sleep(STOP);
         kill(disk);

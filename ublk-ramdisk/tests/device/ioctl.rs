@@ -78,7 +78,7 @@ pub fn signal(pid: u32, signal: i32) {
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
-/// Lets a thread of a process go on by so many instructions, and kills the process there. A thread that waits
+/// Lets a thread of a process go on by `steps` instructions, and kills the process there. A thread that waits
 /// is not waited for.
 pub fn kill_after_steps(pid: u32, thread: u32, steps: u32) {
     let thread = thread as i32;

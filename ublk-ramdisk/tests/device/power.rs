@@ -64,7 +64,7 @@ fn contents(number: u64) -> Vec<u8> {
     bytes
 }
 
-/// Of so many files one is fsynced, with its folder. The others are written to the disk, no more.
+/// One file of six is fsynced, with its folder. The others are written to the disk, no more.
 const FSYNC_EVERY: u64 = 6;
 
 /// Makes files until the disk is off.

@@ -54,6 +54,7 @@ pub fn tests(tests: &mut Vec<Test>) {
 /// A control group whose memory can be made short.
 struct Group {
     path: PathBuf,
+    /// A process in it, which ends with the group.
     hog: Option<Child>,
 }
 
@@ -276,9 +277,10 @@ fn rest_taken() {
 /// The group of the server has less memory than the disk: the kernel is not asked for what the group
 /// lacks, so it kills nobody and waits for nothing. Reads are served while a write waits.
 fn group_reserve() -> Outcome {
-    let group = Group::new("full")?;
-    let mut neighbor = command("sleep").arg("1h").spawn().expect("sleep starts");
+    let mut group = Group::new("full")?;
+    let neighbor = command("sleep").arg("1h").spawn().expect("sleep starts");
     group.take_in(neighbor.id());
+    group.hog = Some(neighbor);
     group.take_in(std::process::id());
     let disk = Disk::add(&["--size", "256M", "--queues", "1", "--no-space-timeout", "1"]);
     fs::write(
@@ -306,9 +308,8 @@ fn group_reserve() -> Outcome {
     assert!((8..24).contains(&full));
     let events = read(group.path.join("memory.events"));
     assert!(events.lines().any(|line| line == "oom 0"), "{events}");
+    let neighbor = group.hog.as_mut().expect("it was begun");
     assert_eq!(neighbor.try_wait().expect("it is ours"), None);
-    neighbor.kill().expect("it is ours");
-    neighbor.wait().expect("it ends");
     file.read_exact_at(&mut buffer, 0)
         .expect("reads are served");
     assert!(buffer.iter().all(|&byte| byte == 7));

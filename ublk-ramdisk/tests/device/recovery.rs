@@ -69,6 +69,12 @@ pub fn listed(disk: &Disk) -> serde_json::Value {
     rows[0].take()
 }
 
+/// The number of the server that the disk has now.
+#[track_caller]
+pub fn server_of(disk: &Disk) -> u32 {
+    listed(disk)["pid"].as_u64().expect("a server") as u32
+}
+
 /// Waits until the disk has a server that is not `former`, and returns its number.
 #[track_caller]
 pub fn next_server(disk: &Disk, former: u32) -> u32 {
@@ -366,7 +372,7 @@ fn by_hand_on(backing: &str) {
 
 /// Kills server and supervisor. Until the first is killed, the second changes nothing.
 fn kill_both(disk: &Disk) {
-    let server = listed(disk)["pid"].as_u64().expect("a server") as u32;
+    let server = server_of(disk);
     for pid in [machine::parent(server), server] {
         ioctl::signal(pid, libc::SIGKILL);
         wait_for("its end", || !machine::servers().contains(&pid));

@@ -385,6 +385,7 @@ fn one_line(error: &clap::Error) -> String {
 mod tests {
     use super::*;
     use ublk_ramdisk::config::{Backing, DataPath, DeviceConfig};
+    use ublk_ramdisk::trace::Format;
 
     fn parsed(line: &str) -> Result<Cli, Unparsed> {
         parse(line.split(' ').map(Into::into))
@@ -438,6 +439,21 @@ mod tests {
         let asked = added("ublk-ramdisk add -n 7 -q 2 -d 32 -s 64M");
         let long = added("ublk-ramdisk add --id 7 --queues 2 --depth 32 --size 64M");
         assert_eq!(asked, long);
+    }
+
+    #[test]
+    fn k03_a_trace_is_a_page_unless_something_else_is_asked_for() {
+        let traced = |line: &str| match parsed(line) {
+            Ok(Cli {
+                command: Command::Trace(args),
+            }) => (args.file(), args.format()),
+            other => panic!("{line}: {other:?}"),
+        };
+        let page = (Some("ublkb7.html".into()), Format::Html);
+        assert_eq!(traced("ublk-ramdisk trace 7"), page);
+        assert_eq!(traced("ublk-ramdisk trace 7 --text"), (None, Format::Text));
+        let perfetto = (Some("x.json".into()), Format::Chrome);
+        assert_eq!(traced("ublk-ramdisk trace 7 -o x.json"), perfetto);
     }
 
     #[test]
