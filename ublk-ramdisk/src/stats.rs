@@ -51,7 +51,7 @@ impl QueueCounters {
         match u64::try_from(result) {
             Ok(moved) if request.op().has_data() => self.end(request.op(), moved),
             Ok(_) => self.end(request.op(), request.len()),
-            Err(_) => self.end_with_error(),
+            Err(_) => drop(self.end_with_error()),
         }
     }
 
@@ -64,9 +64,10 @@ impl QueueCounters {
         self.ended.add_owned(1);
     }
 
-    /// A request ended with an error.
-    pub fn end_with_error(&self) {
+    /// A request ended with an error. Returns how many have.
+    pub fn end_with_error(&self) -> u64 {
         self.errors.add_owned(1);
+        self.errors.get()
     }
 
     /// The thread woke up and took completions.

@@ -257,11 +257,26 @@ impl UblkQueue {
         self.counters.insert();
         match self.check(tag, descriptor) {
             Ok(request) => Ok(request),
-            Err(status) => {
-                self.counters.end_with_error();
-                Err(-status.errno())
-            }
+            Err(status) => Err(self.refuse(tag, descriptor, status)),
         }
+    }
+
+    /// Says of the first requests of a queue that are not let in what they are: the kernel should not have
+    /// sent them.
+    #[cold]
+    fn refuse(&self, tag: u16, descriptor: IoDesc, status: Status) -> i32 {
+        const TOLD: u64 = 8;
+        if self.counters.end_with_error() <= TOLD {
+            log::warn!(
+                "a request is refused with {status}: tag {tag}, flags {:#x}, sector {}, {} sectors; the \
+                 disk has {} bytes",
+                descriptor.op_flags,
+                descriptor.start_sector,
+                descriptor.nr_sectors,
+                self.shared.disk.capacity()
+            );
+        }
+        -status.errno()
     }
 
     /// The checks of H11. The kernel has made them, but memory is not touched on its word alone.
