@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
 
 use crate::config::space::{MemoryOptions, SpaceConfig};
-use crate::config::{Backing, DeviceConfig};
+use crate::config::{check_over, Backing, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::{
     FrontEnd, HctxCounters, Kblockd, Operations, Queue, RequestQueue, Submitter, TagSet, WeakQueue,
@@ -118,6 +118,12 @@ pub fn keep_flushed(
 /// Makes a store ready that nobody uses yet.
 fn prepare_opened(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
     prepare(store, config)?;
+    if let Some(base) = &config.base {
+        let set = base.open().map(|image| store.set_base(&image))?;
+        set.map_err(|error| {
+            Failure::environment(format!("--base {}: {error}", base.path.display()))
+        })?;
+    }
     if !config.space.preallocate {
         store
             .release_unwritten()
@@ -129,6 +135,9 @@ fn prepare_opened(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
 /// Judges a new size of a disk as `add` would. Nothing is changed.
 pub fn check_resize(config: &DeviceConfig, store: &Store, size: u64) -> Result<(), Failure> {
     let (space, backing) = (&config.space, config.backing());
+    if let Some(base) = &config.base {
+        check_over(base, size)?;
+    }
     space.check_size(size, backing)?;
     space.fits(size, backing, buffers(config), memory::cgroup_max())?;
     match space.preallocate && !store.is_hugetlb() {

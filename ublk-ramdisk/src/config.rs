@@ -13,6 +13,7 @@
 //! | for pressure | [`PressureOptions`] | [`DeviceConfig::check_rules`] | [`Settings`] |
 //! | of `set` | [`set::SetOptions`] | the two above | [`set::InForce`] |
 
+pub mod image;
 pub mod set;
 pub mod space;
 
@@ -27,7 +28,8 @@ use crate::error::Failure;
 use crate::mq::{LEAST_TIMED_OF, TIMED_OF};
 use crate::pressure::{PressureOptions, Settings};
 use crate::study_options::KblockdFlags;
-use crate::units::{number, on_or_off, size, whole_seconds};
+use crate::units::{number, on_or_off, size, whole_seconds, Size};
+use image::Image;
 use space::{NewMemoryOptions, SpaceConfig};
 
 pub use crate::units::MAX_SIZE;
@@ -139,7 +141,7 @@ pub struct DeviceConfig {
     /// Size of the disk, a multiple of the block size, such as 512M or 1.5G
     ///
     /// Memory is taken as it is written, not in advance (but see --backing hugetlb). May be left
-    /// out when --backing names an existing file: its length is the size.
+    /// out when --backing names an existing file, or with --base: its length is the size.
     #[arg(short, long, value_name = "SIZE", default_value = "0", hide_default_value = true,
         value_parser = size, allow_hyphen_values = true)]
     pub size: u64,
@@ -206,6 +208,15 @@ pub struct DeviceConfig {
     /// --memory-limit allows fewer, and made as they are written; the size must be a multiple of 2M.
     #[arg(long, value_name = "KIND")]
     pub backing: Option<Backing>,
+    /// An image that the disk begins with, a file of raw bytes that is only read; `reset` goes back to it
+    ///
+    /// What is not written is read from the image, so the disk takes memory for what is written to it
+    /// alone. The data of the image is kept in the page cache, once for all disks. Nobody may change the
+    /// file while there is a disk on it: a new server refuses one that has changed. The disk may be
+    /// larger than the image. For --backing private and memfd, without huge pages; a discard of what the
+    /// image holds writes zeros, and so takes memory.
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<Image>,
     /// Transparent huge pages for private, memfd and tmpfs [default: on, as far as the machine has
     /// them for shared memory]
     ///
@@ -371,8 +382,11 @@ impl DeviceConfig {
             preallocate: memory.preallocate || self.swap,
             ..memory.clone()
         };
+        self.check_base(size, memory.preallocate)?;
         let config = DeviceConfig {
             size,
+            // A huge page that is made for one small page would hide what the image has for the others.
+            thp: self.thp.or(self.base.is_some().then_some(false)),
             space: SpaceConfig::check(&memory, size, self.backing())?,
             pressure: pressure.applied_to(&Settings::default()),
             ..self
@@ -420,6 +434,24 @@ impl DeviceConfig {
         self.thp.unwrap_or(*self.backing() != Backing::Hugetlb)
     }
 
+    /// A store over an image holds what was written, and nothing else.
+    fn check_base(&self, size: u64, preallocate: bool) -> Result<(), Failure> {
+        let Some(base) = &self.base else {
+            return Ok(());
+        };
+        let option = match self.backing() {
+            Backing::Tmpfs(_) | Backing::Hugetlb => format!("--backing {}", self.backing()),
+            _ if self.swap => "--swap".to_owned(),
+            _ if preallocate => "--preallocate".to_owned(),
+            _ if self.thp == Some(true) => "--thp on".to_owned(),
+            _ => return check_over(base, size),
+        };
+        Err(Failure::usage(format!(
+            "{option} contradicts --base, whose disk has memory for what is written to it alone: leave \
+             one of them out"
+        )))
+    }
+
     /// `page` is that of the machine, in bytes.
     fn check_blocks(&self, page: u64) -> Result<(), Failure> {
         if self.physical_block_size < self.block_size {
@@ -439,7 +471,9 @@ impl DeviceConfig {
 
     /// The size in bytes: as typed, or that of a backing file, which must not be changed by the way.
     fn checked_size(&self, around: Surroundings) -> Result<u64, Failure> {
+        let of_image = |base: &Image| base.length().next_multiple_of(self.block_size.into());
         let size = match (self.size, around.backing_length) {
+            (0, None) if self.base.is_some() => self.base.as_ref().map_or(0, of_image),
             (0, Some(length)) => length,
             (0, None) => {
                 return Err(Failure::usage(
@@ -469,6 +503,19 @@ impl DeviceConfig {
         }
         Ok(size)
     }
+}
+
+/// Checks that a disk of this size has room for its image, for `add` and `resize`.
+pub fn check_over(base: &Image, size: u64) -> Result<(), Failure> {
+    if size >= base.length() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "a disk of {} is smaller than its image {}, {} bytes",
+        Size(size),
+        base.path.display(),
+        base.length()
+    )))
 }
 
 /// Checks the size of a disk with this block size, for `add` and `resize`.

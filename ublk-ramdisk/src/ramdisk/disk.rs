@@ -170,6 +170,12 @@ impl Ramdisk {
         }
     }
 
+    /// Gives back all memory of the disk, as [`Store::reset`], once the works have ended.
+    pub fn reset(&self, wait: &mut dyn FnMut() -> bool) -> Option<u64> {
+        self.space().iter().for_each(|space| space.flush_works());
+        self.store.reset(wait)
+    }
+
     /// Loses what is not flushed, once nobody makes memory or works off requests that saw the power on
     /// (H15). None if requests still use some of it.
     pub fn lose_unflushed(&self) -> Option<Loss> {
@@ -207,12 +213,24 @@ impl Ramdisk {
                 }
                 Answer::Ok(rq.end(Ok(())))
             }
-            Op::Discard | Op::WriteZeroes { unmap: true } => self.discard(hctx, rq),
-            Op::WriteZeroes { unmap: false } if range.is_empty() => Answer::Ok(rq.end(Ok(()))),
-            Op::WriteZeroes { unmap: false } => match self.memory(hctx, rq.request(), &range) {
+            Op::Discard | Op::WriteZeroes { .. } if range.is_empty() => Answer::Ok(rq.end(Ok(()))),
+            Op::Discard | Op::WriteZeroes { .. } if !self.writes(op, &range) => {
+                self.discard(hctx, rq)
+            }
+            Op::Discard | Op::WriteZeroes { .. } => match self.memory(hctx, rq.request(), &range) {
                 Ok(_) => self.clear(hctx, rq, range),
                 Err(why) => refuse(rq, why),
             },
+        }
+    }
+
+    /// True if a request changes pages that have to be there: a write, and what makes zeros where the image
+    /// has something else (H18).
+    fn writes(&self, op: Op, range: &Range<u64>) -> bool {
+        match op {
+            Op::Write | Op::WriteZeroes { unmap: false } => true,
+            Op::Discard | Op::WriteZeroes { unmap: true } => self.store.has_base(range),
+            Op::Read | Op::Flush => false,
         }
     }
 
@@ -350,9 +368,6 @@ impl Ramdisk {
         let Some(space) = self.space() else {
             return rq.busy_skippable(Source::Memory);
         };
-        if request.is_empty() {
-            return Answer::Ok(rq.end(Ok(())));
-        }
         let (token, accepted) = rq.hold();
         space.queue_discard(token, hctx, request);
         Answer::Ok(accepted)
@@ -400,8 +415,8 @@ impl Disk for Ramdisk {
     }
 
     fn needs_memory(&self, request: &Request) -> bool {
-        let allocates = matches!(request.op(), Op::Write | Op::WriteZeroes { unmap: false });
-        allocates && !self.store.is_off() && !self.store.is_present(&range(request))
+        let range = range(request);
+        self.writes(request.op(), &range) && !self.store.is_off() && !self.store.is_present(&range)
     }
 }
 
@@ -414,12 +429,10 @@ impl Operations for Ramdisk {
     /// True for what needs no memory, for a write that has not been issued yet, and for one whose
     /// memory is there by now (E9, E10).
     fn overtakes(&self, hctx: Hctx<'_>, request: &Request) -> bool {
-        let (Op::Write | Op::WriteZeroes { unmap: false }, Some(space)) =
-            (request.op(), self.space())
-        else {
+        let (of, range) = ((hctx.index(), request.tag()), range(request));
+        let Some(space) = self.space().filter(|_| self.writes(request.op(), &range)) else {
             return true;
         };
-        let (of, range) = ((hctx.index(), request.tag()), range(request));
         !space.waiters.is_waiting(of, &range) || self.store.is_present(&range)
     }
 

@@ -22,6 +22,7 @@ use crate::mq::Run;
 use crate::sys::mmap::Mapping;
 use crate::sys::{file, remove};
 
+mod base;
 #[cfg(all(test, not(loom)))]
 mod crash;
 mod discard;
@@ -48,6 +49,8 @@ pub struct Store {
     size: AtomicU64,
     budget: Budget,
     freed: OnceLock<Freed>,
+    /// The image under it; none for zeros.
+    base: OnceLock<base::Base>,
     /// What a power cut takes away; none without a volatile cache.
     undo: OnceLock<undo::Undo>,
     /// The file has a name, by which others can cut it.
@@ -106,7 +109,7 @@ impl Store {
         let pages = pages_of(&range, self.page_shift);
         match self.states.pin(pages.clone()) {
             present if present == pages.len() => Readable::Memory(self.address(range.start)),
-            0 => Readable::Hole,
+            0 => self.read_absent(&range),
             _ => Readable::Mixed,
         }
     }
@@ -146,7 +149,7 @@ impl Store {
         self.states.unpin(pages_of(&range, self.page_shift));
     }
 
-    /// Calls `each` with the pieces and holes of a pinned range, in order.
+    /// Calls `each` with the pieces and holes of a pinned range, in order: what is read.
     pub fn runs(&self, range: Range<u64>, each: &mut dyn FnMut(Run)) {
         let page_of = |at: u64| (at >> self.page_shift) as usize;
         let mut at = range.start;
@@ -161,19 +164,19 @@ impl Store {
             }
             let end = range.end.min((next as u64) << self.page_shift);
             let len = (end - at) as usize;
-            each(if present {
-                Run::Memory(self.address(at), len)
+            if present {
+                each(Run::Memory(self.address(at), len));
             } else {
-                Run::Zeros(len)
-            });
+                self.absent_runs(at..end, each);
+            }
             at = end;
         }
     }
 
-    /// True if others can cut the file short, because it has a name. The pages that it loses are
-    /// touched through the kernel only, which fails instead of ending the process (G16).
+    /// True if others can cut the file short, because it has a name, or the image. The pages that it
+    /// loses are touched through the kernel only, which fails instead of ending the process (G16).
     pub fn can_be_cut(&self) -> bool {
-        self.is_named
+        self.is_named || self.base_length() > 0
     }
 
     /// Logs once that the file has been cut short, if it has.
@@ -252,7 +255,7 @@ impl Drop for Store {
 pub enum Readable {
     /// All of it is present, from this address on.
     Memory(NonNull<u8>),
-    /// Nothing is present: it reads as zeros.
+    /// Nothing is present, and there is no image: it reads as zeros.
     Hole,
     /// Some of it is present: see [`Store::runs`].
     Mixed,

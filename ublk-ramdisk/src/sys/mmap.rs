@@ -62,6 +62,11 @@ impl Mapping {
         Self::new(options.map_raw_read_only(file)?)
     }
 
+    /// Maps a file to be read. Nothing of it is read before it is touched.
+    pub fn image(file: &File, len: usize) -> io::Result<Self> {
+        Self::new(MmapOptions::new().len(len).map_raw_read_only(file)?)
+    }
+
     /// First byte.
     #[inline]
     pub fn start(&self) -> NonNull<u8> {
@@ -85,6 +90,12 @@ impl Mapping {
     pub fn populate(&self, range: Range<u64>) -> io::Result<()> {
         let (start, len) = (range.start as usize, (range.end - range.start) as usize);
         self.0.advise_range(Advice::PopulateWrite, start, len)
+    }
+
+    /// Reads a range of an image, so that a process that has locked its memory has it.
+    pub fn populate_read(&self, range: Range<u64>) -> io::Result<()> {
+        let (start, len) = (range.start as usize, (range.end - range.start) as usize);
+        self.0.advise_range(Advice::PopulateRead, start, len)
     }
 
     /// Asks for huge pages where the file system allows them.

@@ -23,7 +23,7 @@ use super::features::Features;
 use super::queue::QueueShared;
 use super::thread::{Deaths, Served};
 use crate::backend::{self, Driver, Mirror};
-use crate::config::{DataPath, DeviceConfig};
+use crate::config::{check_over, DataPath, DeviceConfig};
 use crate::error::Failure;
 use crate::mq::Queue;
 use crate::ramdisk::store::{Loss, PowerCut};
@@ -185,6 +185,9 @@ impl Device {
             return self.grow(size, old);
         }
         if size < old {
+            if let Some(base) = &self.config.base {
+                check_over(base, size)?;
+            }
             self.driver.disk().store().check_shrink(size)?;
             self.control.update_size(id, size >> 9)?;
             self.cut_to(size, old);
@@ -212,6 +215,26 @@ impl Device {
         disk.shrink(size);
         if !(0..SHRINK_TRIES).any(|_| disk.store().free_tail(old) || pause()) {
             log::warn!("requests beyond the new end keep some of the old memory");
+        }
+    }
+
+    /// Takes the contents back to the image, or to zeros (H19). The caller has seen to it that nobody uses
+    /// the disk, or wants it all the same: then each page goes back when no request uses it.
+    ///
+    /// # Errors
+    /// The disk is off, or requests keep their pages: the next call goes on.
+    pub fn reset(&self) -> Result<(), Failure> {
+        if self.is_off() {
+            return Err(self.says_off());
+        }
+        let mut tries = 0..CUT_TRIES;
+        let mut wait = || tries.next().is_some_and(|_| !pause());
+        match self.driver.disk().reset(&mut wait) {
+            Some(_) => Ok(()),
+            None => Err(Failure::runtime(format!(
+                "device {} is reset in part: requests still use the rest, try again",
+                self.id()
+            ))),
         }
     }
 

@@ -18,6 +18,8 @@ use crate::error::Failure;
 /// A DISCARD or WRITE_ZEROES of one request covers at most this much: the store's
 /// workqueue is busy with it until it is done.
 const MAX_DISCARD: u32 = 64 << 20;
+/// The same over an image, where a discard may have to write zeros.
+const MAX_DISCARD_OVER_IMAGE: u32 = 1 << 20;
 
 /// The driver keeps the tags of a batch in a queue of its own, which has no room for only one: it
 /// refuses the device with EINVAL.
@@ -127,7 +129,11 @@ pub(super) fn params(config: &DeviceConfig, size: u64, io_buffer: u32, page: u64
         ..ParamBasic::default()
     };
     // A disk for swap keeps the memory that it has (J8).
-    let max_discard_sectors = if config.swap { 0 } else { MAX_DISCARD >> 9 };
+    let max_discard_sectors = match config.base {
+        _ if config.swap => 0,
+        Some(_) => MAX_DISCARD_OVER_IMAGE >> 9,
+        None => MAX_DISCARD >> 9,
+    };
     let discard = ParamDiscard {
         // Smaller parts are zeroed in place and give no memory back (E18).
         discard_granularity: page as u32,

@@ -34,6 +34,8 @@ mod filesystems;
 
 mod hotplug;
 
+mod images;
+
 mod ioctl;
 
 mod kblockd;
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
     limits::tests(&mut tests);
     features::tests(&mut tests);
     memory::tests(&mut tests);
+    images::tests(&mut tests);
     tools::tests(&mut tests);
     upgrade::tests(&mut tests);
     users::tests(&mut tests);

@@ -58,7 +58,8 @@ fn matches_model(path: &str, elevator: &str, queues: &str, stream: u64, operatio
     disk.end();
 }
 
-fn play_round(disk: &Disk, model: &mut [u8], seed: u64, operations: u64) {
+/// Random operations, until which and by which the disk holds what the model does.
+pub fn play_round(disk: &Disk, model: &mut [u8], seed: u64, operations: u64) {
     let region = (model.len() as u64 / THREADS).next_multiple_of(512);
     std::thread::scope(|scope| {
         for (thread, bytes) in (0..).zip(model.chunks_mut(region as usize)) {
@@ -74,7 +75,7 @@ fn play_round(disk: &Disk, model: &mut [u8], seed: u64, operations: u64) {
     });
 }
 
-fn compare_whole(disk: &Disk, model: &[u8]) {
+pub fn compare_whole(disk: &Disk, model: &[u8]) {
     let file = disk.open_direct();
     let mut found = Buffer::new(MIB as usize);
     for (piece, wanted) in (0..).zip(model.chunks(MIB as usize)) {

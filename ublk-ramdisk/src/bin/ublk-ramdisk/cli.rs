@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use ublk_ramdisk::error::Failure;
 
 mod add;
+mod image;
 mod observe;
 mod power;
 mod rules;
@@ -18,6 +19,8 @@ mod sim;
 
 pub use add::AddArgs;
 use add::{ADD_EXAMPLES, ADD_LONG};
+pub use image::{ResetArgs, SaveArgs};
+use image::{RESET_EXAMPLES, RESET_LONG, SAVE_LONG};
 pub use observe::{DebugfsArgs, ExplainArgs, TopArgs, TraceArgs, WatchArgs};
 use observe::{
     DEBUGFS_EXAMPLES, DEBUGFS_LONG, EXPLAIN_EXAMPLES, EXPLAIN_LONG, TOP_LONG, TRACE_EXAMPLES,
@@ -175,6 +178,12 @@ pub enum Command {
     /// Show, add or take away the rules of a running disk, or let go of what one holds
     #[command(long_about = RULES_LONG, after_help = RULES_EXAMPLES)]
     Rules(RulesArgs),
+    /// Take the contents of a running disk back to what it was made with
+    #[command(long_about = RESET_LONG, after_help = RESET_EXAMPLES)]
+    Reset(ResetArgs),
+    /// Write the contents of a disk to a file, with holes where it holds zeros
+    #[command(long_about = SAVE_LONG)]
+    Save(SaveArgs),
     /// Take the power of a running disk away, and with it what was not flushed
     #[command(long_about = POWER_LONG, after_help = POWER_EXAMPLES)]
     PowerCut(PowerCutArgs),

@@ -4,19 +4,20 @@
 //! Called by the store workqueue and by control commands, never within queue_rq (J3).
 
 use std::ops::Range;
+use std::slice::from_ref;
 
 use super::{pages_of, Store};
 use crate::mq::Run;
 use crate::ramdisk::page_state::Claim;
-use crate::ramdisk::sync::yield_now;
+use crate::ramdisk::sync::{lock, yield_now};
 use crate::sys::file;
 
 /// Pages that are punched with one system call at most. Requests for them wait that long.
 const PUNCH_BATCH: usize = 4096;
 
 impl Store {
-    /// Makes the range read as zeros and gives its whole pages back (H3). A page that a request uses
-    /// is zeroed in place instead. Returns the bytes given back.
+    /// Makes the range, for which there is no image, read as zeros and gives its whole pages back (H3). A
+    /// page that a request uses is zeroed in place instead. Returns the bytes given back.
     pub fn discard(&self, range: Range<u64>) -> u64 {
         let page = self.page_size();
         let whole = range.start.next_multiple_of(page)..range.end / page * page;
@@ -48,7 +49,7 @@ impl Store {
                 Claim::Contended => yield_now(),
                 Claim::InUse => break,
                 Claim::Claimed if self.size() <= range.end => {
-                    return self.punch_claimed(page..page + 1)
+                    return self.punch_claimed(from_ref(&(page..page + 1)))
                 }
                 Claim::Claimed => {
                     self.states.release_present(page..page + 1);
@@ -58,6 +59,41 @@ impl Store {
         }
         self.zero_in_place(range);
         0
+    }
+
+    /// Gives every page back: the store holds what it was made with, the image or zeros (H19). `wait` is
+    /// called while a request uses the next page. Returns the bytes given back, none if `wait` gave up:
+    /// the caller tries again.
+    pub fn reset(&self, wait: &mut dyn FnMut() -> bool) -> Option<u64> {
+        let all = pages_of(&(0..self.size()), self.page_shift);
+        let (mut page, mut freed) = (all.start, 0);
+        while page < all.end {
+            // No page is made meanwhile, so those between the claimed ones are absent and stay so.
+            let _making = lock(&self.making);
+            let (mut runs, end) = (Vec::<Range<usize>>::new(), all.end.min(page + PUNCH_BATCH));
+            let mut is_used = false;
+            while page < end && !is_used {
+                match self.states.claim(page) {
+                    Claim::Absent => page += 1,
+                    Claim::Contended => yield_now(),
+                    Claim::InUse => is_used = true,
+                    Claim::Claimed => {
+                        page += 1;
+                        match runs.last_mut().filter(|run| run.end + 1 == page) {
+                            Some(run) => run.end = page,
+                            None => runs.push(page - 1..page),
+                        }
+                    }
+                }
+            }
+            if !runs.is_empty() {
+                freed += self.punch_claimed(&runs);
+            }
+            if is_used && !wait() {
+                return None;
+            }
+        }
+        Some(freed)
     }
 
     /// Gives back the pages that nobody uses, run by run, and zeroes the others. Returns the bytes
@@ -80,30 +116,41 @@ impl Store {
                         page += 1;
                     }
                     // The page that ended the run is tried again: it may have changed.
-                    freed += self.punch_claimed(start..page);
+                    freed += self.punch_claimed(from_ref(&(start..page)));
                 }
             }
         }
         freed
     }
 
-    /// Gives back claimed pages. Returns their bytes, or 0 if the system refuses.
-    pub(super) fn punch_claimed(&self, pages: Range<usize>) -> u64 {
-        // guard: h13_forget
-        self.forget_flushed(&self.bytes_of(pages.clone()));
-        match file::punch_hole(&self.file, self.bytes_of(pages.clone())) {
+    /// Gives back claimed pages, with what lies between the runs, which is absent. Returns their bytes, or
+    /// 0 if the system refuses.
+    pub(super) fn punch_claimed(&self, runs: &[Range<usize>]) -> u64 {
+        for run in runs {
+            // guard: h13_forget
+            self.forget_flushed(&self.bytes_of(run.clone()));
+        }
+        let span = runs[0].start..runs[runs.len() - 1].end;
+        match file::punch_hole(&self.file, self.bytes_of(span.clone())) {
             Ok(()) => {
-                let bytes = (pages.len() as u64) << self.page_shift;
-                self.states.release_absent(pages.clone());
-                self.punch_huge_pages_around(pages);
+                for run in runs {
+                    self.states.release_absent(run.clone());
+                }
+                let pages: usize = runs.iter().map(|run| run.len()).sum();
+                let bytes = (pages as u64) << self.page_shift;
+                self.punch_huge_pages_around(span);
                 self.uncharge(bytes);
                 bytes
             }
             Err(error) => {
-                log::warn!("cannot give back {} pages: {error}", pages.len());
-                // While they are claimed: what is written afterwards stays.
-                let _lost = self.zero_pinned(self.bytes_of(pages.clone()));
-                self.states.release_present(pages);
+                log::warn!("cannot give back {} pages: {error}", span.len());
+                for run in runs {
+                    // While they are claimed: what is written afterwards stays.
+                    let bytes = self.bytes_of(run.clone());
+                    let _lost = self.zero_pinned(bytes.clone());
+                    let _lost = self.copy_base(&bytes);
+                    self.states.release_present(run.clone());
+                }
                 0
             }
         }

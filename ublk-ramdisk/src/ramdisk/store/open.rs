@@ -226,6 +226,7 @@ impl Store {
             // A word takes memory when its page is first used. The budget counts all of them.
             budget: Budget::new((whole >> page_shift) * 4),
             freed: OnceLock::new(),
+            base: OnceLock::new(),
             undo: OnceLock::new(),
             is_named: false,
             told_cut: AtomicBool::new(false),

@@ -163,7 +163,10 @@ impl Store {
         let mut at = pages.start;
         while let Some(run) = self.absent_run(at..pages.end) {
             at = run.end;
-            if let Err(error) = make_run(self, run.clone()) {
+            let made = make_run(self, run.clone());
+            // guard: h18_filled
+            let filled = made.and_then(|()| self.copy_base(&self.bytes_of(run.clone())));
+            if let Err(error) = filled {
                 self.undo(pages.start..run.end);
                 return Err(error.into());
             }

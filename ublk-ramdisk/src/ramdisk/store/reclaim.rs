@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::slice::from_ref;
 
 use super::{pages_of, Store};
 use crate::ramdisk::page_state::Claim;
@@ -28,18 +29,21 @@ impl Store {
                 page += 1;
                 continue;
             }
-            freed += self.punch_claimed(start..page);
+            freed += self.punch_claimed(from_ref(&(start..page)));
         }
         freed
     }
 
-    /// Claims a page if nobody uses it and it holds only zeros, which are flushed. It is claimed before it is read: to
-    /// read a page that is being punched would allocate it again (G11).
+    /// Claims a page if nobody uses it and it holds only zeros, which are flushed and hide nothing of an
+    /// image. It is claimed before it is read: to read a page that is being punched would allocate it
+    /// again (G11).
     fn claim_zeros(&self, page: usize) -> bool {
         if self.states.claim(page) != Claim::Claimed {
             return false;
         }
-        let zeros = self.holds_zeros(page) && !self.is_unflushed(&self.bytes_of(page..page + 1));
+        let bytes = self.bytes_of(page..page + 1);
+        // guard: h18_hidden
+        let zeros = self.holds_zeros(page) && !self.is_unflushed(&bytes) && !self.has_base(&bytes);
         if !zeros {
             self.states.release_present(page..page + 1);
         }

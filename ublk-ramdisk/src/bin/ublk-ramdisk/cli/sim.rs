@@ -101,7 +101,8 @@ pub struct SimOutput {
 }
 
 /// Options of `add` that mean nothing without a kernel.
-const KERNEL_ONLY: [&str; 7] = [
+const KERNEL_ONLY: [&str; 8] = [
+    "base",
     "id",
     "physical_block_size",
     "rotational",
@@ -127,6 +128,7 @@ impl SimArgs {
         let usual = DeviceConfig::default();
         let without_kernel = DeviceConfig {
             id: None,
+            base: None,
             physical_block_size: usual.physical_block_size,
             rotational: false,
             volatile_cache: false,
@@ -142,7 +144,7 @@ impl SimArgs {
         }
         if without_kernel != device {
             return Err(Failure::usage(
-                "--id, --physical-block-size, --rotational, --volatile-cache, --no-partition-scan, \
+                "--base, --id, --physical-block-size, --rotational, --volatile-cache, --no-partition-scan, \
                  --data-path and --swap mean nothing to sim, which has no kernel",
             ));
         }

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ublk_ramdisk::config::image::Image;
 use ublk_ramdisk::config::{Backing, DeviceConfig, Surroundings};
 use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ramdisk::store::private::Folder;
@@ -107,6 +108,7 @@ fn private_stores(config: &mut DeviceConfig, run_dir: &RunDir) -> Result<Option<
 /// The options as one config, with the size that a backing file gives.
 fn checked(args: &AddArgs) -> Result<DeviceConfig, Failure> {
     let mut device = args.device.clone();
+    device.base = device.base.map(Image::found).transpose()?;
     let around = surroundings(&mut device)?;
     device.checked(&args.memory, &args.pressure, around)
 }

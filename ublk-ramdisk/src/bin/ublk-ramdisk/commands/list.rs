@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `list`: every ublk device of this machine, of this program or another.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 use ublk_ramdisk::config::DataPath;
 use ublk_ramdisk::error::{Exit, Failure};
@@ -33,6 +35,8 @@ struct Row {
     data_path: Option<DataPath>,
     /// Only a state file knows it, as the data path.
     backing: Option<String>,
+    /// The image that it began with.
+    base: Option<PathBuf>,
     /// The contents are still there when the server has died.
     outlives_server: Option<bool>,
     /// Kernel names of the features in force.
@@ -135,6 +139,9 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         io_buffer: info.max_io_buf_bytes,
         data_path: state.as_ref().map(|state| state.served.data_path),
         backing: state.as_ref().map(|state| state.served.backing.clone()),
+        base: state
+            .as_ref()
+            .and_then(|state| Some(state.config.as_ref()?.base.as_ref()?.path.clone())),
         outlives_server: state.as_ref().map(|state| state.served.outlives_server),
         flags: flag_names(info.flags),
         pid,
@@ -254,6 +261,7 @@ mod tests {
             io_buffer: 512 << 10,
             data_path: Some(DataPath::UserCopy),
             backing: Some("hugetlb".to_owned()),
+            base: None,
             outlives_server: Some(false),
             flags: vec!["USER_COPY", "UPDATE_SIZE"],
             pid: Some(4_194_304),

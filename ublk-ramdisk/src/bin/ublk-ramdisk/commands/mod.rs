@@ -13,8 +13,10 @@ mod stop;
 mod new_server;
 
 mod power_cut;
+mod reset;
 mod resize;
 mod rules;
+mod save;
 mod set;
 
 mod prometheus;
@@ -57,6 +59,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Resize(args) => resize::run(&args),
         Command::Set(args) => set::run(&args),
         Command::Rules(args) => rules::run(&args),
+        Command::Reset(args) => reset::run(&args),
+        Command::Save(args) => save::run(&args),
         Command::PowerCut(args) => power_cut::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Trace(args) => trace::run(&args),

@@ -7,7 +7,7 @@
 //! removed.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -120,6 +120,17 @@ pub struct Writing {
 }
 
 impl Writing {
+    /// Leaves a hole, which reads as zeros. In a stream they are written.
+    pub fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        if self.file.get_ref().origin == Origin::Stream {
+            return io::copy(&mut io::repeat(0).take(bytes), self).map(drop);
+        }
+        self.file.flush()?;
+        let file = &mut self.file.get_mut().file;
+        let end = file.seek(SeekFrom::Current(bytes as i64))?;
+        file.set_len(end)
+    }
+
     /// The result is whole.
     pub fn finish(mut self) -> Result<(), Failure> {
         self.file
@@ -194,7 +205,6 @@ impl Write for Sink {
 mod tests {
     use super::*;
     use nix::sys::stat::{makedev, mknod, Mode, SFlag};
-    use std::io::Read;
     use std::os::unix::fs::{symlink, FileTypeExt};
     use ublk_ramdisk::sys::scratch::Scratch;
 

@@ -422,6 +422,7 @@ impl Server {
             Request::Set(options) => self.set(&options).map(|set| Reply::InForce(Box::new(set))),
             Request::Release { name } => self.device.release(&name).map(|()| Reply::Done),
             Request::Resize { bytes } => self.resize(bytes).map(|()| Reply::Done),
+            Request::Reset => self.reset().map(|()| Reply::Done),
             Request::PowerCut(cut) => self.power_cut(&cut).map(Reply::Lost),
             Request::PowerOn => self.power_on().map(|()| Reply::Done),
             Request::Stop => {
@@ -475,6 +476,12 @@ impl Server {
             info!("{}: in force: {in_force}", front.state.served.path);
         }
         Ok(in_force)
+    }
+
+    fn reset(&self) -> Result<(), Failure> {
+        self.device.reset()?;
+        info!("{}: reset", self.front.state.served.path);
+        Ok(())
     }
 
     fn power_cut(&mut self, cut: &PowerCut) -> Result<Loss, Failure> {

@@ -129,7 +129,7 @@ pub struct State {
 
 impl State {
     /// Raised when a config may say what an earlier program does not know.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
     /// The first of those that are read as this one is.
     const FIRST: u32 = 1;
 
@@ -214,6 +214,8 @@ pub enum Request {
         /// New size in bytes.
         bytes: u64,
     },
+    /// Takes the contents back to the image, or to zeros (H19).
+    Reset,
     /// Takes the power of the disk away (H15).
     PowerCut(PowerCut),
     /// Gives it back. Nobody has the disk open.
@@ -387,6 +389,7 @@ mod tests {
                 verb: StateVerb::Kick,
             },
             Request::Resize { bytes: 1 << 40 },
+            Request::Reset,
             Request::PowerCut(PowerCut {
                 keep: Keep::Random,
                 seed: 7,
