@@ -403,8 +403,51 @@ impl Mirror {
 mod tests {
     use super::*;
     use crate::mq::NoFrontEnd;
+    use crate::pressure::PressureOptions;
     use crate::ramdisk::space::SpaceOptions;
+    use crate::units::OrOff;
     use std::sync::Mutex;
+
+    fn mirror(runtime: RuntimeBuilder, set: TagSet) -> (Mirror, Arc<Driver>) {
+        let store = Store::anonymous(1 << 20, false).expect("a memfd");
+        let disk = Ramdisk::new(store).with_space(SpaceOptions::default());
+        let (queues, depth) = (set.nr_hw_queues, set.queue_depth);
+        let driver = Pressured::new(Arc::new(disk), Default::default(), queues, depth);
+        let driver = Arc::new(driver);
+        let operations = driver.clone();
+        let mirror = Mirror::start_on(
+            runtime,
+            Kblockd::FLAGS,
+            set,
+            operations,
+            &driver,
+            Arc::new(NoFrontEnd),
+        );
+        (mirror.expect("threads"), driver)
+    }
+
+    #[test]
+    fn e29_when_the_last_rule_is_gone_a_request_costs_no_more_than_before() {
+        let (mirror, driver) = mirror(runtime(), TagSet::new(1, 4));
+        let apply = |options: PressureOptions| {
+            let applied = mirror.pressure().apply(&driver, &options);
+            applied.expect("no PSI is asked for");
+        };
+        assert!(driver.is_at_rest());
+        let rule = "write: delay 1ms".parse().expect("a rule");
+        apply(PressureOptions {
+            rule: vec![rule],
+            slots: Some(OrOff::To(2)),
+            ..PressureOptions::default()
+        });
+        assert!(!driver.is_at_rest());
+        apply(PressureOptions {
+            clear_rules: true,
+            slots: Some(OrOff::Off),
+            ..PressureOptions::default()
+        });
+        assert!(driver.is_at_rest());
+    }
 
     /// The queue and the front end hear of the CPUs of a live device, and at once of what they
     /// missed while it was made.
@@ -419,20 +462,7 @@ mod tests {
         let runtime = runtime()
             .topology(workqueue::Topology::simulated_nodes(2, 1))
             .allowed_by(move || asked.lock().expect("nobody panics").clone());
-        let store = Store::anonymous(1 << 20, false).expect("a memfd");
-        let disk = Ramdisk::new(store).with_space(SpaceOptions::default());
-        let driver = Pressured::new(Arc::new(disk), Default::default(), 2, 4);
-        let driver = Arc::new(driver);
-        let operations = driver.clone();
-        let mirror = Mirror::start_on(
-            runtime,
-            Kblockd::FLAGS,
-            set,
-            operations,
-            &driver,
-            Arc::new(NoFrontEnd),
-        )
-        .expect("threads");
+        let (mirror, _driver) = mirror(runtime, set);
         let become_of = |cpus: CpuSet| {
             *allowed.lock().expect("nobody panics") = cpus;
             mirror.runtime().refresh_cpus();

@@ -145,6 +145,12 @@ impl<D: Disk> Pressured<D> {
         }
         self.slots.set(new.slots, queue);
         if !new.rules.is_empty() {
+            if old.rules.is_empty() {
+                let marks = &self.waiting.marks;
+                for (hctx, tag) in marks.all(PASSED | REQUEUED) {
+                    marks.take(hctx, tag, PASSED | REQUEUED);
+                }
+            }
             set(MARKS, true);
         }
         let rules = &self.waiting.rules;
@@ -164,8 +170,33 @@ impl<D: Disk> Pressured<D> {
         drop(old);
         if let Some(queue) = queue {
             queue.use_budget(new.slots.is_some());
+            if new.rules.is_empty() {
+                self.rest(queue, new.slots.is_none());
+            }
             queue.start_stopped_hw_queues(true);
         }
+    }
+
+    /// No rule is in force any more: the look at a request is one load again, unless one in flight is
+    /// marked, or holds a slot. Then that stays until the next call.
+    fn rest(&self, queue: &Queue, no_slots: bool) {
+        // A queue_rq that began before may still mark its request, or take a slot.
+        queue.quiesce();
+        let of_flight = self.waiting.marks.all(LOST | CORRUPT).next().is_some();
+        let marks = if of_flight { 0 } else { MARKS };
+        let slots = if no_slots && self.slots.is_at_rest() {
+            SLOTS
+        } else {
+            0
+        };
+        self.active.fetch_and(!(marks | slots), Release);
+        queue.unquiesce();
+    }
+
+    /// True if the look at a request is one load.
+    #[cfg(test)]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.active.load(Acquire) == 0
     }
 
     /// Has the requests go on that the rule of this name holds.

@@ -57,6 +57,11 @@ impl Slots {
         (self.limit.load(Relaxed) != NONE).then(|| self.slots.free())
     }
 
+    /// True if no request holds a slot.
+    pub(super) fn is_at_rest(&self) -> bool {
+        i64::from(self.slots.free()) == self.made.load(Relaxed)
+    }
+
     /// A slot comes back. The slots count as exhausted until one comes back that nothing waits for.
     pub(super) fn release(&self, hctx: Hctx<'_>) {
         let awaited = self.slots.is_awaited();

@@ -130,8 +130,8 @@ pub struct State {
 impl State {
     /// Raised when a config may say what an earlier program does not know.
     pub const VERSION: u32 = 5;
-    /// The first of those that are read as this one is.
-    const FIRST: u32 = 1;
+    /// The first of those that are read as this one is: the one of before had no rules.
+    const FIRST: u32 = 3;
 
     /// What a new server begins with.
     ///
@@ -311,14 +311,14 @@ mod tests {
             )
         };
         let state = |version| serde_json::from_str::<State>(&text(version)).expect("a state");
-        let first = state(1);
+        let first = state(State::FIRST);
         let config = first.usable_config().expect("known");
         assert_eq!((config.depth, config.pressure.slots), (9, Some(4)));
         assert_eq!(
             config.recovery_timeout,
             DeviceConfig::default().recovery_timeout
         );
-        for version in [0, State::VERSION + 1] {
+        for version in [0, State::FIRST - 1, State::VERSION + 1] {
             let refused = state(version)
                 .usable_config()
                 .expect_err("not known")
