@@ -20,7 +20,7 @@ const seen = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.hei
 const colors = new Set();
 for (let at = 0; at < seen.length; at += 4) colors.add(seen.slice(at, at + 3).join());
 const style = getComputedStyle(document.documentElement);
-const drawn = ['listed', 'parked', 'flight', 'rescue'].filter(name => {
+const drawn = ['listed', 'parked', 'flight', 'rescue', 'memory'].filter(name => {
   const hex = style.getPropertyValue('--' + name).trim();
   return colors.has([1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16)).join());
 });
@@ -40,7 +40,7 @@ fn k03_a_page_of_a_trace_shows_lanes_and_tells_a_story() {
     let scratch = Scratch::new("trace");
     let at = |name: &str| scratch.0.join(name);
     let file = at("trace.html");
-    let words = "--queues 4 --jobs 4 --iodepth 4 --ops 60 --slots 2 --service-time 1ms \
+    let words = "--rw randrw --discard 10 --queues 4 --jobs 4 --iodepth 4 --ops 60 --slots 2 --service-time 1ms \
                  --at '0:fail-worker-creation on' --at '40ms:fail-worker-creation off' --html";
     sim::run(&format!("{words} {}", file.display())).expect("a page");
     let page = fs::read_to_string(&file)
@@ -71,13 +71,14 @@ fn k03_a_page_of_a_trace_shows_lanes_and_tells_a_story() {
         };
         assert_eq!(
             (requests, drawn, fits),
-            ("240", "listed+parked+flight+rescue", "fits"),
+            ("240", "listed+parked+flight+rescue+memory", "fits"),
             "{name}"
         );
         for lane in [
             "software queue",
             "dispatch list",
             "with the driver",
+            "memory: at most",
             "(rescuer)",
         ] {
             assert!(lanes.contains(lane), "{name}: {lanes}");

@@ -56,5 +56,14 @@ fn k03_reclaim_and_the_modes_of_memory_are_traced() {
     let mut sorted = told.clone();
     sorted[4..].sort();
     assert_eq!(sorted, expected, "{told:?}");
+    // A page more with each write, and what is given back: three of zeros, two discarded, one discarded.
+    let used = trace.events();
+    let used = used.filter(|event| event.device == label && event.kind == Kind::Memory);
+    let used: Vec<_> = used.map(|event| event.value).collect();
+    let moved: Vec<_> = used.windows(2).map(|two| two[1] - two[0]).collect();
+    let pages: Vec<_> = moved.iter().map(|bytes| bytes / PAGE as i64).collect();
+    let expected = [&[1; 7][..], &[-3, 1, -2], &[1; 4], &[-1]].concat();
+    assert_eq!(pages, expected, "{used:?}");
+    assert_eq!(used.last().copied(), i64::try_from(bed.stats().used).ok());
     bed.finish();
 }

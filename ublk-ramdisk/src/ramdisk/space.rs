@@ -148,7 +148,10 @@ impl WorkItem for Item {
             Duty::NoSpace => space.no_space(&ramdisk, &queue),
             Duty::Reclaim => space.reclaim(store, &queue),
             Duty::Scan => space.scan(store, &queue),
-            Duty::Release => _ = store.release_flushed(),
+            Duty::Release => {
+                store.release_flushed();
+                space.trace_memory(store);
+            }
         }
     }
 }
@@ -161,6 +164,8 @@ pub(super) struct Space {
     clears: PendingRing,
     options: SpaceOptions,
     queue: WeakQueue,
+    /// Of `queue`, in traces.
+    label: u32,
     store_queue: workqueue::Queue,
     reclaim_queue: workqueue::Queue,
     populate: Arc<Item>,
@@ -207,6 +212,11 @@ impl std::fmt::Debug for Space {
 }
 
 impl Space {
+    /// Records how much memory the store uses, after some was made or given back.
+    fn trace_memory(&self, store: &Store) {
+        trace::memory(self.label, store.used());
+    }
+
     /// Time by the runtime's clock while the process runs.
     fn now(&self) -> Duration {
         self.clock.now()
@@ -302,8 +312,13 @@ impl Space {
             return false;
         };
         let may = self.options.at_once && !store.is_hugetlb() && !self.denies();
-        may && machine.take_at_once(store.bytes_to_make(range), self.now())
-            && store.populate_at_once(range.clone())
+        let made = may
+            && machine.take_at_once(store.bytes_to_make(range), self.now())
+            && store.populate_at_once(range.clone());
+        if made {
+            self.trace_memory(store);
+        }
+        made
     }
 
     /// Makes memory for a range, as [`Store::populate`], unless the machine is short of it: the kernel
@@ -320,6 +335,7 @@ impl Space {
         }
         let made = store.populate(range.clone())?;
         store.map_pages(&range);
+        self.trace_memory(store);
         Ok(made)
     }
 
@@ -354,6 +370,7 @@ impl Space {
     /// There is no memory for a taken entry.
     fn on_shortage(&self, store: &Store, queue: &Queue, taken: &Taken, shortage: &Shortage) {
         if store.release_flushed() > 0 {
+            self.trace_memory(store);
             return self.kick();
         }
         if !matches!(shortage, Shortage::Budget) {
@@ -529,6 +546,7 @@ impl Space {
             let freed = store.discard(pending.range());
             if freed > 0 {
                 trace::reclaim(queue.label(), Reclaimed::Discarded, freed);
+                self.trace_memory(store);
             }
             queue.complete_remote(pending.token, Ok(0));
         }

@@ -10,7 +10,7 @@
 //! - On the line of its request it begins or ends a bar: one from arrival to commit, and within it
 //!   the times on a list, in flight and parked.
 //!
-//! A counter of each disk follows how many are in flight and parked.
+//! A counter of each disk follows how many are in flight and parked, another one its memory.
 //!
 //! A request whose arrival was overwritten begins with the first of its events that is left. Events
 //! come in the order of time, and those of one thread nest.
@@ -110,6 +110,10 @@ impl<W: Write> Drawing<'_, W> {
             }
         }
         self.mark(at, event)?;
+        if event.kind == Kind::Memory {
+            let args = [("bytes", Value::Int(event.value))];
+            self.counter(at, event.device, "memory", &args)?;
+        }
         self.follow(at, event)?;
         if beside.ends {
             self.on_thread(at, Phase::End, name(event), &[])?;
@@ -258,12 +262,14 @@ impl<W: Write> Drawing<'_, W> {
         let counts = self.counted.entry(device).or_default();
         counts[place] += by;
         let args = [0, 1].map(|n| (COUNTED[n], Value::Int(counts[n])));
-        let name = self.of_device(device, "requests");
+        self.counter(at, device, "requests", &args)
+    }
+
+    /// The values of a device's counter from now on.
+    fn counter(&mut self, at: Place, device: u32, name: &str, args: Args) -> io::Result<()> {
+        let name = self.of_device(device, name);
         let event = ChromeEvent::new(at, Phase::Instant, "counter", &name);
-        self.writer.counter(&ChromeEvent {
-            args: &args,
-            ..event
-        })
+        self.writer.counter(&ChromeEvent { args, ..event })
     }
 
     /// Ends the bar of the present stage and begins that of the next.

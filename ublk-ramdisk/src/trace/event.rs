@@ -74,6 +74,9 @@ kinds! {
     Reclaim "reclaim" "mq_reclaim"
         "Memory of the store was given back, as it was discarded or held only zeros. The value: \
          bytes."
+    Memory "memory" "mq_memory"
+        "Memory of the store was made or given back. The value: bytes that its pages and tables use \
+         now."
     Rule "rule" "mq_rule"
         "A rule did something to a request: its name."
     Pressure "pressure" "mq_pressure"
@@ -232,7 +235,7 @@ impl Event {
             },
             Kind::Complete | Kind::Error | Kind::IoDone => format!("[{}]", self.value),
             Kind::TagWait => source.to_owned(),
-            Kind::Unplug => self.value.to_string(),
+            Kind::Unplug | Kind::Memory => self.value.to_string(),
             Kind::Run => match self.how {
                 RUN_SYNC => "sync".to_owned(),
                 RUN_ASYNC => "async".to_owned(),

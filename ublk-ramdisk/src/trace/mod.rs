@@ -347,6 +347,17 @@ pub fn reclaim(device: u32, what: Reclaimed, bytes: u64) {
     }
 }
 
+/// Records that a store uses `used` bytes from now on. `device` is a [`crate::mq::Queue::label`].
+#[inline]
+pub fn memory(device: u32, used: u64) {
+    if is_on() {
+        record(Event {
+            value: i64::try_from(used).unwrap_or(i64::MAX),
+            ..of_device(Kind::Memory, device)
+        });
+    }
+}
+
 /// The names of rules, by the label of the device and the slot.
 static RULES: Lock<BTreeMap<(u32, u16), String>> = Lock::new(BTreeMap::new());
 

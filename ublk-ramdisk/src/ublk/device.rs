@@ -29,6 +29,7 @@ use crate::mq::Queue;
 use crate::ramdisk::store::{Loss, PowerCut};
 use crate::ramdisk::NoSpaceTimeout;
 use crate::stats::{DeviceStats, KblockdStats, QueueCounters, QueueStats};
+use crate::trace;
 
 mod bring_up;
 mod set;
@@ -193,6 +194,13 @@ impl Device {
             self.cut_to(size, old);
         }
         Ok(())
+    }
+
+    /// Records how much memory the disk uses, to begin a trace or after it changed as a whole.
+    pub fn trace_memory(&self) {
+        if let Some(queue) = self.queue() {
+            trace::memory(queue.label(), self.driver.disk().store().used());
+        }
     }
 
     /// Makes the store larger, with all its memory if the disk is preallocated, and then the disk. A

@@ -27,6 +27,8 @@ pub struct File {
     pub threads: BTreeMap<i64, String>,
     /// By id, in order.
     pub flows: BTreeMap<String, Vec<Step>>,
+    /// The values of the counter of memory.
+    pub memory: Vec<u64>,
 }
 
 fn text<'j>(event: &'j Json, key: &str) -> &'j str {
@@ -49,6 +51,7 @@ pub fn check(bytes: &[u8]) -> File {
     let mut bars: BTreeMap<i64, Vec<String>> = BTreeMap::new();
     let mut lines: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     let mut flows: BTreeMap<String, Vec<Step>> = BTreeMap::new();
+    let mut memory = Vec::new();
     let mut counters: BTreeMap<String, [u64; 2]> = BTreeMap::new();
     let mut last = 0;
     for event in &events {
@@ -100,6 +103,9 @@ pub fn check(bytes: &[u8]) -> File {
                     bars: bars.clone(),
                 });
             }
+            "C" if name.ends_with(" memory") => {
+                memory.push(event["args"]["bytes"].as_u64().expect("bytes"));
+            }
             "C" => {
                 let of = |key: &str| event["args"][key].as_u64().expect("never below zero");
                 let now = ["in flight", "parked"].map(of);
@@ -120,5 +126,6 @@ pub fn check(bytes: &[u8]) -> File {
         events,
         threads,
         flows,
+        memory,
     }
 }

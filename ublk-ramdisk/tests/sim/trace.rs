@@ -182,6 +182,22 @@ fn l1_a_trace_that_cannot_be_written_is_one_line() {
     assert!(output.stdout.is_empty(), "before the run");
 }
 
+/// All memory is there at the beginning. Each block is discarded, and made again by the write after it.
+#[test]
+fn k03_memory_is_a_counter_of_what_is_used() {
+    let (file, lines, _) = traced("memory", "--rw trimwrite --ops 6 --iodepth 1 --size 1M");
+    let full = (1 << 20) + 4 * 256;
+    assert_eq!(file.memory, [full - 4096, full].repeat(3));
+    let told = lines.lines().filter(|line| line.contains(" memory "));
+    let told: Vec<_> = told
+        .filter_map(|line| line.split(' ').next_back())
+        .collect();
+    assert_eq!(
+        told,
+        file.memory.iter().map(u64::to_string).collect::<Vec<_>>()
+    );
+}
+
 /// Each hit of a rule is an event of its request, with the name of the rule.
 #[test]
 fn e29_k03_each_hit_of_a_rule_is_an_event() {

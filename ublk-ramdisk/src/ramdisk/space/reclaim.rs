@@ -51,6 +51,7 @@ impl Space {
             if zeros > 0 {
                 self.zeros_freed.fetch_add(zeros, Relaxed);
                 trace::reclaim(queue.label(), Reclaimed::Zeros, zeros);
+                self.trace_memory(store);
             }
             (at, freed) = (at + STRIDE, freed + zeros);
         }

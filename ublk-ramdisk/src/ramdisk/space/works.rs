@@ -50,6 +50,7 @@ impl SpaceWorks {
             clears: PendingRing::new(usize::from(queues) * usize::from(depth)),
             options,
             queue: queue.downgrade(),
+            label: queue.label(),
             store_queue: store_queue.handle(),
             reclaim_queue: reclaim_queue.handle(),
             populate: item(new_delayed_work!("populate"), Duty::Populate),

@@ -22,7 +22,7 @@ and whatever else the server's workqueues do. Arrows lead from each bar of a ref
 next: arrival, timer, worker or rescuer, commit. --text prints lines
 in the columns of blkparse instead. An event that the kernel's block layer has too has its name there;
 the others are run (of a hardware queue), refuse (the driver or a limit said BUSY), park and unpark
-(a refused request waits, and is tried again), restart, reclaim and pressure.
+(a refused request waits, and is tried again), restart, reclaim, memory and pressure.
 
 Each thread keeps its newest events; how many older ones were overwritten is said at the end. Ctrl-C
 ends it without a file, and nothing goes on in the server. While nobody records, an event costs the

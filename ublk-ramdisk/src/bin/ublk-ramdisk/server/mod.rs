@@ -513,6 +513,7 @@ impl Server {
 
     fn resize(&mut self, bytes: u64) -> Result<(), Failure> {
         self.device.resize(bytes)?;
+        self.device.trace_memory();
         let served = &mut self.front.state.served;
         info!("{}: {} bytes, before {}", served.path, bytes, served.size);
         served.size = self.device.size();

@@ -45,7 +45,11 @@ pub fn answer(
             millis,
             records,
             format,
-        } => begin_trace(caller, (millis, records, format), queue.label(), served),
+        } => {
+            begin_trace(caller, (millis, records, format), queue.label(), served);
+            // The counter of memory begins here; from then on it follows what changes.
+            device.trace_memory();
+        }
         Request::Debugfs { files: false } => {
             caller.answer(&Reply::Debugfs(all_files(device, queue)));
         }
