@@ -480,6 +480,7 @@ impl Server {
 
     fn reset(&self) -> Result<(), Failure> {
         self.device.reset()?;
+        self.device.trace_memory();
         info!("{}: reset", self.front.state.served.path);
         Ok(())
     }
