@@ -224,7 +224,6 @@ fn l1_values_and_contradictions() {
         "sim --swap",
         "add --base Cargo.toml --swap",
         "add --base src",
-        "add --base Cargo.toml --size 512",
         "sim --base Cargo.toml",
         "power-cut 0 --on --keep all",
         "power-cut 0 --off --on",
