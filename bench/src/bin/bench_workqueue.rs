@@ -13,7 +13,7 @@ use bench::wq::contender::ours::PERCPU;
 use bench::wq::contender::{self, Contender};
 use bench::wq::throughput::{Bodies, Shape};
 use bench::wq::wake::Probe;
-use bench::wq::{delayed, kept::Kept, memory, tables};
+use bench::wq::{delayed, growth, kept::Kept, memory, tables};
 use clap::Parser;
 use workqueue::Runtime;
 
@@ -90,6 +90,14 @@ fn measure(args: &Args) -> Result<Kept, FileError> {
     }
     if wanted(tables::BYTES) {
         measure_bytes(&runtime, &mut kept);
+    }
+    if wanted(tables::GROWTH) {
+        eprintln!("bench_workqueue: growth");
+        for _ in 0..args.rounds.div_ceil(3) {
+            growth::measure(&runtime, |what, beside, ns| {
+                kept.add(tables::GROWTH, &format!("{what}, {beside:>7}"), ns);
+            });
+        }
     }
     // Others' work at the same time is what spoils a run first.
     if let Ok(load) = std::fs::read_to_string("/proc/loadavg") {

@@ -2,7 +2,7 @@
 //! The workqueue beside its rivals, in one process.
 //!
 //! A [`contender`] takes items. The cases hand items to all contenders in turn ([`throughput`],
-//! [`wake`]) or to ours alone ([`delayed`], [`memory`]). Their samples make a [`kept`] run, and
+//! [`wake`]) or to ours alone ([`delayed`], [`memory`], [`growth`]). Their samples make a [`kept`] run, and
 //! that the [`tables`]. `src/bin/bench_workqueue.rs` drives it.
 
 pub mod contender;
@@ -16,6 +16,8 @@ pub mod wake;
 pub mod delayed;
 
 pub mod memory;
+
+pub mod growth;
 
 pub mod kept;
 

@@ -69,6 +69,9 @@ pub const LATE_MILLION: &str = "lateness p99, a million timers in 8 s";
 /// Bytes, see [`super::memory`].
 pub const BYTES: &str = "bytes";
 
+/// Nanoseconds of an operation, see [`super::growth`].
+pub const GROWTH: &str = "growth";
+
 /// A row of [`CASES`].
 const fn case(key: &'static str, unit: &'static str, against: Against, at_most: f64) -> Case {
     Case {
@@ -104,10 +107,13 @@ pub fn tables(kept: &Kept) -> String {
     for case in CASES.iter().filter(|c| kept.samples.contains_key(c.key)) {
         print(kept, case, &mut out);
     }
-    if let Some(bytes) = kept.samples.get(BYTES) {
-        let mut table = Table::new(&[BYTES, "each"]);
-        for (what, samples) in bytes {
-            let cell = median(samples).map(|bytes| format!("{bytes:.1}"));
+    for (key, title) in [(BYTES, BYTES), (GROWTH, "beside how many, ns")] {
+        let Some(rows) = kept.samples.get(key) else {
+            continue;
+        };
+        let mut table = Table::new(&[title, "each"]);
+        for (what, samples) in rows {
+            let cell = median(samples).map(|figure| format!("{figure:.1}"));
             table.row_with_gaps(what, [cell]);
         }
         table.print(&mut out);
