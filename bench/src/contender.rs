@@ -14,7 +14,8 @@ use crate::matrix::{bad, BadMatrix};
 /// `buffer`: the driver copies to a buffer of the tag, and the server copies on: two copies per byte.
 /// `user-copy`: the server moves the data with pread and pwrite on `/dev/ublkcN`: one copy.
 /// `batch`: the same copy, and one io_uring command fetches or commits many requests (BATCH_IO).
-pub const OURS: [&str; 3] = ["buffer", "user-copy", "batch"];
+/// `batch-buffer`: such commands, and the copies of `buffer`.
+pub const OURS: [&str; 4] = ["buffer", "user-copy", "batch", "batch-buffer"];
 
 /// The rivals, in the order of the columns.
 /// The first four are ublk servers too, the others block drivers of the kernel.
@@ -165,7 +166,7 @@ mod tests {
         let all = everybody();
         let text: Vec<String> = all.iter().map(Contender::to_string).collect();
         assert_eq!(list(&text.join(" ")).unwrap(), all);
-        assert_eq!(all.len(), 12);
+        assert_eq!(all.len(), 13);
         let node = "fast:/dev/disk/by-id/x";
         assert_eq!(list(node).unwrap()[0].to_string(), node);
         assert!(!list(node).unwrap()[0].is_ours());

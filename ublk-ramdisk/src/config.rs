@@ -55,8 +55,18 @@ pub enum DataPath {
     Batch,
     /// One command per request, and pread/pwrite on the character device at the store.
     UserCopy,
-    /// The kernel copies to and from a buffer of the tag, the server between that and the store.
+    /// One command per request. The kernel copies to and from a buffer of the tag, the server between that
+    /// and the store.
     Buffer,
+    /// Batched commands, and copies as with `Buffer`.
+    BatchBuffer,
+}
+
+impl DataPath {
+    /// True if the kernel copies to and from a buffer of each tag.
+    pub fn has_buffers(self) -> bool {
+        matches!(self, DataPath::Buffer | DataPath::BatchBuffer)
+    }
 }
 
 impl fmt::Display for DataPath {
@@ -65,6 +75,7 @@ impl fmt::Display for DataPath {
             DataPath::Batch => "batch",
             DataPath::UserCopy => "user-copy",
             DataPath::Buffer => "buffer",
+            DataPath::BatchBuffer => "batch-buffer",
         })
     }
 }
@@ -185,11 +196,13 @@ pub struct DeviceConfig {
     /// Kernels before 7.0 look all the same.
     #[arg(long = "no-partition-scan", action = ArgAction::SetFalse)]
     pub partition_scan: bool,
-    /// How data travels between kernel and disk memory: auto, batch, user-copy or buffer
+    /// How data travels between kernel and disk memory: auto, batch, user-copy, buffer or
+    /// batch-buffer
     ///
     /// batch: batched commands, and copies by the server (Linux 7.0). user-copy: one command per
     /// request, and copies by the server (Linux 6.5). buffer: one command per request; the kernel
-    /// copies to a buffer, the server copies on. A path that is asked for by name and not there
+    /// copies to a buffer, the server copies on. batch-buffer: batched commands, and copies as with
+    /// buffer: quicker than batch for small requests, slower for large ones. A path that is asked for by name and not there
     /// ends with status 3; `auto` takes the best one there is. `features` shows what this kernel
     /// offers.
     #[arg(long, value_name = "PATH", default_value = "auto", value_parser = data_path)]
@@ -314,10 +327,11 @@ fn data_path(text: &str) -> Result<Option<DataPath>, String> {
         "batch" => Ok(Some(DataPath::Batch)),
         "user-copy" => Ok(Some(DataPath::UserCopy)),
         "buffer" => Ok(Some(DataPath::Buffer)),
+        "batch-buffer" => Ok(Some(DataPath::BatchBuffer)),
         // Names of earlier versions: told what to use instead (L1).
         "plain" => Err("plain is called buffer".to_owned()),
         "get-data" => Err("get-data is gone, use user-copy".to_owned()),
-        _ => Err("expected auto, batch, user-copy or buffer".to_owned()),
+        _ => Err("expected auto, batch, user-copy, buffer or batch-buffer".to_owned()),
     }
 }
 
@@ -409,8 +423,8 @@ impl DeviceConfig {
             "--volatile-cache, which keeps what is overwritten,".to_owned()
         } else if self.space.memory_limit > 0 {
             format!("--memory-limit {}", self.space.memory_limit)
-        } else if self.data_path == Some(DataPath::Buffer) {
-            "--data-path buffer, whose buffers take memory when they are used,".to_owned()
+        } else if let Some(path) = self.data_path.filter(|path| path.has_buffers()) {
+            format!("--data-path {path}, whose buffers take memory when they are used,")
         } else if !matches!(
             self.backing,
             None | Some(Backing::Private(_) | Backing::Hugetlb)

@@ -219,11 +219,14 @@ pub(crate) struct BatchIo {
     pub flags: u16,
     /// 0 in a fetch: its tags go to provided buffers.
     pub nr_elem: u16,
-    /// Size of a [`BatchElem`], in a fetch that of a tag.
+    /// Size of a [`BatchElem`], with its address if there are any; in a fetch that of a tag.
     pub elem_bytes: u8,
     pub reserved: u8,
     pub reserved2: u64,
 }
+
+/// Each element is followed by the address of its tag's buffer; of `BatchIo::flags`.
+pub(crate) const BATCH_HAS_BUF_ADDR: u16 = 1 << 1;
 
 /// One tag of a batch command, with the result of its last request; `struct ublk_elem_header`.
 #[repr(C)]

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The queue loop of the `batch` data path (F14): one multishot FETCH brings
+//! The queue loop of the `batch` data paths (F14): one multishot FETCH brings
 //! tags by the handful, their bytes are moved by USER_COPY, and one COMMIT takes
-//! the results of all that ended together.
+//! the results of all that ended together. With `batch-buffer` the driver copies to
+//! and from the tags' buffers, which each element names (G17).
 //!
 //! One turn of the loop:
 //!
@@ -21,7 +22,8 @@ use std::sync::Arc;
 use super::abi::{self, BatchElem};
 use super::commit::{element, Commit};
 use super::queue::{insert, QueueError, QueueShared, UblkQueue};
-use super::ring::{Completion, FetchBuffers, QueueRing, ELEMENT, WATCHES};
+use super::ring::{Completion, FetchBuffers, QueueRing, WATCHES};
+use crate::config::DataPath;
 use crate::mq::{DataTransfer, LocalCompletion, Request, Submitter, TransferAnswer};
 
 // `user_data` of the commands: the kind from bit 32 on, and of a COMMIT its index below.
@@ -93,15 +95,14 @@ impl Batch {
         submitter: Submitter,
     ) -> Result<Self, QueueError> {
         let depth = queue.shared.depth;
-        let elements: Box<[BatchElem]> = (0..depth)
-            .map(|tag| BatchElem {
-                tag,
-                ..BatchElem::default()
-            })
-            .collect();
-        let at = elements.as_ptr() as u64;
+        let has_addresses = queue.shared.path == DataPath::BatchBuffer;
+        let mut prep = Commit::new(depth, has_addresses);
+        prep.fill((0..depth).map(|tag| element(tag, 0)), |tag| {
+            queue.queue_shared.data.buffer(tag).as_ptr() as u64
+        });
+        let ((at, count), element) = (prep.rest(), prep.element_bytes());
         // SAFETY: the elements live until the completion below.
-        unsafe { ring.push_batch(abi::IO_PREP_BATCH, at, depth, ELEMENT, PREP) };
+        unsafe { ring.push_batch(abi::IO_PREP_BATCH, at, count, element, PREP) };
         ring.submit_and_wait(1).map_err(QueueError::Ring)?;
         // The first completion of the ring is PREP's: nothing else has been submitted.
         let mut answer = [Completion::NONE; 1];
@@ -117,7 +118,7 @@ impl Batch {
         ring.submit_and_wait(0).map_err(QueueError::Ring)?;
         ring.watch_for_give_up(queue.shared.give_up.as_fd());
         ring.poll_waker(queue.queue_shared.mailbox.waker().fd());
-        let commit = || Commit::new(depth);
+        let commit = || Commit::new(depth, has_addresses);
         Ok(Self {
             ring,
             submitter,
@@ -252,22 +253,23 @@ impl Batch {
         let Some(index) = self.commits.iter().position(Commit::is_free) else {
             return;
         };
-        self.commits[index].fill(results.drain(..));
+        let data = &self.queue_shared.data;
+        self.commits[index].fill(results.drain(..), |tag| data.buffer(tag).as_ptr() as u64);
         self.push_commit(index);
     }
 
     /// Sends what the driver has not taken of a COMMIT: all of it, or the rest after a partial
     /// answer.
     fn push_commit(&mut self, index: usize) {
-        let rest = self.commits[index].rest();
-        let (at, count) = (rest.as_ptr() as u64, rest.len() as u16);
+        let commit = &self.commits[index];
+        let ((at, count), element) = (commit.rest(), commit.element_bytes());
         // SAFETY: the elements are left alone until `committed` frees them.
         unsafe {
             self.ring.push_batch(
                 abi::IO_COMMIT_BATCH,
                 at,
                 count,
-                ELEMENT,
+                element,
                 COMMIT | index as u64,
             );
         }
@@ -277,7 +279,7 @@ impl Batch {
     fn committed(&mut self, completion: Completion) -> Result<(), QueueError> {
         let index = (completion.user_data & !KIND) as usize;
         let commit = &mut self.commits[index];
-        let tag = commit.rest()[0].tag;
+        let tag = commit.next_tag();
         match commit.answered(completion.result) {
             Ok(true) => Ok(()),
             Ok(false) => {

@@ -3,7 +3,7 @@
 //!
 //! | data path | READ | WRITE |
 //! |---|---|---|
-//! | `buffer` | store to the tag's buffer; the driver copies on at the COMMIT | the driver has filled the tag's buffer; from there to the store |
+//! | `buffer`, `batch-buffer` | store to the tag's buffer; the driver copies on at the COMMIT | the driver has filled the tag's buffer; from there to the store |
 //! | `user-copy`, `batch` | pwrite of store memory, or of zeros, to /dev/ublkcN | pread from /dev/ublkcN into store memory |
 //!
 //! A READ of pages and holes together is gathered in the tag's buffer on every path (G11).
@@ -32,7 +32,7 @@ pub(super) struct ClientData {
     queue: u16,
     /// Zeros as long as the largest request, for holes (G11).
     zeros: Mapping,
-    /// One buffer per tag: the data of the path `buffer`, and where pieces and holes are gathered.
+    /// One buffer per tag: the data of the paths with buffers, and where pieces and holes are gathered.
     buffers: Mapping,
     /// Bytes of one buffer: the largest request.
     buffer_len: usize,
@@ -77,10 +77,9 @@ impl ClientData {
         request: &Request,
         data: Data,
     ) -> Result<u64, Status> {
-        let copied = if path == DataPath::Buffer {
-            self.copy_in_buffer(driver, request, data)
-        } else {
-            self.user_copy(driver, request, data)
+        let copied = match path.has_buffers() {
+            true => self.copy_in_buffer(driver, request, data),
+            false => self.user_copy(driver, request, data),
         };
         match copied {
             Ok(()) => Ok(request.len()),

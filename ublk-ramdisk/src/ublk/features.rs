@@ -63,7 +63,7 @@ AUTO_BUF_REG            6.16  as SUPPORT_ZERO_COPY with fewer commands; not used
 QUIESCE                 6.16  sign that several queues can be recovered; no use otherwise
 PER_IO_DAEMON           6.16  tags of one queue spread over threads; not used
 BUF_REG_OFF_DAEMON      6.17  buffer registration by other threads; not used
-BATCH_IO                7.0   data path batch: many requests per command
+BATCH_IO                7.0   data paths batch and batch-buffer: many requests per command
 INTEGRITY               7.0   metadata per block; not used
 SAFE_STOP_DEV           7.0   stop only what nobody has opened, without a race
 NO_AUTO_PART_SCAN       7.0   --no-partition-scan

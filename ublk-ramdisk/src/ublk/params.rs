@@ -34,10 +34,16 @@ pub fn choose_path(
     depth: u16,
     offered: Features,
 ) -> Result<DataPath, Failure> {
-    let too_shallow = |path: DataPath| path == DataPath::Batch && depth < MIN_BATCH_DEPTH;
+    let is_batch = |path: DataPath| needed_features(path) & Features::BATCH_IO != 0;
+    let too_shallow = |path: DataPath| is_batch(path) && depth < MIN_BATCH_DEPTH;
     let possible = |path: &DataPath| offered.has(needed_features(*path)) && !too_shallow(*path);
     // One copy before two, and of the two paths with one copy the one with fewer commands first (G1).
-    let preferred = [DataPath::Batch, DataPath::UserCopy, DataPath::Buffer];
+    let preferred = [
+        DataPath::Batch,
+        DataPath::UserCopy,
+        DataPath::BatchBuffer,
+        DataPath::Buffer,
+    ];
     match asked {
         Some(path) if too_shallow(path) => Err(Failure::usage(format!(
             "--data-path {path} contradicts --depth {depth}: it needs {MIN_BATCH_DEPTH} or more"
@@ -56,6 +62,7 @@ pub fn needed_features(path: DataPath) -> u64 {
     match path {
         DataPath::Batch => Features::BATCH_IO | Features::USER_COPY,
         DataPath::UserCopy => Features::USER_COPY,
+        DataPath::BatchBuffer => Features::BATCH_IO,
         DataPath::Buffer => 0,
     }
 }
@@ -163,7 +170,7 @@ mod tests {
         let auto = |bits| choose_path(None, 128, Features(bits)).unwrap();
         assert_eq!(auto(user_copy | Features::BATCH_IO), DataPath::Batch);
         assert_eq!(auto(user_copy), DataPath::UserCopy);
-        assert_eq!(auto(Features::BATCH_IO), DataPath::Buffer);
+        assert_eq!(auto(Features::BATCH_IO), DataPath::BatchBuffer);
         assert_eq!(auto(0), DataPath::Buffer);
     }
 

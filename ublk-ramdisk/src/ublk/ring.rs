@@ -27,9 +27,6 @@ use io_uring::{cqueue, opcode, squeue, types, IoUring};
 use super::abi::{self, BatchElem, BatchIo, IoCmd, IoDesc};
 use crate::sys::mmap::Mapping;
 
-/// Bytes of a result in a COMMIT, and of a tag in a PREP.
-pub(super) const ELEMENT: u8 = size_of::<BatchElem>() as u8;
-
 // From include/uapi/linux/io_uring.h, where the prefixes are IORING_, IORING_, IOSQE_ and IORING_.
 const OP_URING_CMD: u8 = 46;
 const REGISTER_PBUF_RING: u8 = 22;
@@ -344,6 +341,11 @@ fn batch_command(queue: u16, elements: u16, element: u8) -> [u64; 2] {
         q_id: queue,
         nr_elem: elements,
         elem_bytes: element,
+        flags: if usize::from(element) > size_of::<BatchElem>() {
+            abi::BATCH_HAS_BUF_ADDR
+        } else {
+            0
+        },
         ..BatchIo::default()
     };
     // SAFETY: 16 bytes of plain data without padding.

@@ -181,8 +181,12 @@ impl QueueThread {
             self.counters.clone(),
         );
         Ok(match shared.path {
-            DataPath::Batch => Served::Batch(Batch::start(ring, queue, submitter)?),
-            _ => Served::PerTag(PerTag::start(ring, queue, submitter)?),
+            DataPath::Batch | DataPath::BatchBuffer => {
+                Served::Batch(Batch::start(ring, queue, submitter)?)
+            }
+            DataPath::UserCopy | DataPath::Buffer => {
+                Served::PerTag(PerTag::start(ring, queue, submitter)?)
+            }
         })
     }
 }

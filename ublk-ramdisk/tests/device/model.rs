@@ -23,7 +23,10 @@ const QUICK: u64 = 40_000;
 const WHOLE: u64 = 200_000;
 
 pub fn tests(tests: &mut Vec<Test>) {
-    let combinations = machine::paths_and_elevators();
+    let mut combinations = machine::paths_and_elevators();
+    if machine::offers("BATCH_IO") {
+        combinations.push(("batch-buffer", "none", "2"));
+    }
     let total = number("UBLK_TEST_OPS", QUICK, WHOLE);
     let each = u64::div_ceil(total, combinations.len() as u64);
     for (stream, (path, elevator, queues)) in (0..).zip(combinations) {

@@ -27,6 +27,13 @@ pub fn tests(tests: &mut Vec<Test>) {
         let test = Test::new(name, killed);
         tests.push(test.on_path(path));
     }
+    if machine::offers("BATCH_IO") {
+        let name =
+            "i03_g17_no_acknowledged_block_is_lost_when_the_server_is_killed_on_batch-buffer";
+        tests.push(Test::new(name, || {
+            ended_under_a_writer("batch-buffer", "kill", 2, &[], |disk| _ = kill(disk));
+        }));
+    }
     let name = "i08_a_server_that_has_every_tag_is_replaced";
     tests.push(Test::new(name, || {
         let path = machine::data_paths().pop().expect("one");

@@ -54,7 +54,7 @@ impl Device {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
         let path = params::choose_path(config.data_path, config.depth, offered)?;
-        if config.swap && path == DataPath::Buffer {
+        if config.swap && path.has_buffers() {
             return Err(Failure::environment(
                 "--swap needs the data path batch or user-copy: see `ublk-ramdisk features`",
             ));
