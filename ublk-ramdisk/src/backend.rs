@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use workqueue::{CpuSet, Flags, Runtime, RuntimeBuilder};
 
+use crate::config::image::Image;
 use crate::config::space::{MemoryOptions, SpaceConfig};
 use crate::config::{check_over, Backing, DeviceConfig};
 use crate::error::Failure;
@@ -23,6 +24,7 @@ use crate::pressure::{Control, Pressured};
 use crate::ramdisk::space::SpaceWorks;
 use crate::ramdisk::store::{private, Store, StoreError};
 use crate::ramdisk::Ramdisk;
+use crate::sys::file;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Headroom};
 
@@ -119,10 +121,7 @@ pub fn keep_flushed(
 fn prepare_opened(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
     prepare(store, config)?;
     if let Some(base) = &config.base {
-        let set = base.open().map(|image| store.set_base(&image))?;
-        set.map_err(|error| {
-            Failure::environment(format!("--base {}: {error}", base.path.display()))
-        })?;
+        put_under(store, base)?;
     }
     if !config.space.preallocate {
         store
@@ -130,6 +129,25 @@ fn prepare_opened(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
             .map_err(|error| Failure::runtime(format!("cannot examine the store: {error}")))?;
     }
     Ok(())
+}
+
+/// Puts an image under a store, if the machine has memory for the data of the image.
+fn put_under(store: &Store, base: &Image) -> Result<(), Failure> {
+    let image = base.open()?;
+    let named =
+        |what: String| Failure::environment(format!("--base {}: {what}", base.path.display()));
+    let data = file::data_ranges(&image).map_err(|error| named(error.to_string()))?;
+    let needed: u64 = data.iter().map(|range| range.end - range.start).sum();
+    let available = Headroom::open().and_then(|machine| machine.available());
+    let available = available.unwrap_or(u64::MAX);
+    if needed > available {
+        return Err(named(format!(
+            "{needed} bytes of data are to be kept in memory, {available} available"
+        )));
+    }
+    store
+        .set_base(image)
+        .map_err(|error| named(error.to_string()))
 }
 
 /// Judges a new size of a disk as `add` would. Nothing is changed.

@@ -224,10 +224,10 @@ pub struct DeviceConfig {
     /// An image that the disk begins with, a file of raw bytes that is only read; `reset` goes back to it
     ///
     /// What is not written is read from the image, so the disk takes memory for what is written to it
-    /// alone. The data of the image is kept in the page cache, once for all disks. Nobody may change the
-    /// file while there is a disk on it: a new server refuses one that has changed. The disk may be
-    /// larger than the image. For --backing private and memfd, without huge pages; a discard of what the
-    /// image holds writes zeros, and so takes memory.
+    /// alone. The data of the image is kept in the page cache, once for all disks. Nobody may change
+    /// the file while there is a disk on it: a new server refuses one that has changed. It must not
+    /// lie on the disk itself. The disk may be larger than the image. For --backing private and memfd,
+    /// without huge pages; a discard of what the image holds writes zeros, and so takes memory.
     #[arg(long, value_name = "FILE")]
     pub base: Option<Image>,
     /// Transparent huge pages for private, memfd and tmpfs [default: on, as far as the machine has
@@ -396,10 +396,10 @@ impl DeviceConfig {
             preallocate: memory.preallocate || self.swap,
             ..memory.clone()
         };
-        self.check_base(size, memory.preallocate)?;
+        self.check_base(size, memory.preallocate, around.page_size)?;
         let config = DeviceConfig {
             size,
-            // A huge page that is made for one small page would hide what the image has for the others.
+            // As with other large pages.
             thp: self.thp.or(self.base.is_some().then_some(false)),
             space: SpaceConfig::check(&memory, size, self.backing())?,
             pressure: pressure.applied_to(&Settings::default()),
@@ -449,10 +449,16 @@ impl DeviceConfig {
     }
 
     /// A store over an image holds what was written, and nothing else.
-    fn check_base(&self, size: u64, preallocate: bool) -> Result<(), Failure> {
+    fn check_base(&self, size: u64, preallocate: bool, page: u64) -> Result<(), Failure> {
         let Some(base) = &self.base else {
             return Ok(());
         };
+        // A larger page that is made for a part of it would hide what the image has for the rest.
+        if page != 4096 {
+            return Err(Failure::environment(format!(
+                "--base needs pages of 4096 bytes, and this machine has pages of {page}"
+            )));
+        }
         let option = match self.backing() {
             Backing::Tmpfs(_) | Backing::Hugetlb => format!("--backing {}", self.backing()),
             _ if self.swap => "--swap".to_owned(),

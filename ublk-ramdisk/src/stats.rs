@@ -31,6 +31,8 @@ pub struct QueueCounters {
     inserted: Count,
     ended: Count,
     errors: Count,
+    /// Of the errors, those of requests that were not let in.
+    refused: Count,
     /// Turns of the loop that took completions.
     reaps: Count,
     /// In the order of [`Op::index`].
@@ -51,7 +53,7 @@ impl QueueCounters {
         match u64::try_from(result) {
             Ok(moved) if request.op().has_data() => self.end(request.op(), moved),
             Ok(_) => self.end(request.op(), request.len()),
-            Err(_) => drop(self.end_with_error()),
+            Err(_) => self.end_with_error(),
         }
     }
 
@@ -64,10 +66,16 @@ impl QueueCounters {
         self.ended.add_owned(1);
     }
 
-    /// A request ended with an error. Returns how many have.
-    pub fn end_with_error(&self) -> u64 {
+    /// A request ended with an error.
+    pub fn end_with_error(&self) {
         self.errors.add_owned(1);
-        self.errors.get()
+    }
+
+    /// A request was not let in. Returns how many were not.
+    pub fn refuse(&self) -> u64 {
+        self.end_with_error();
+        self.refused.add_owned(1);
+        self.refused.get()
     }
 
     /// The thread woke up and took completions.

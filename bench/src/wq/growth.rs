@@ -9,11 +9,11 @@ use workqueue::{
     impl_has_delayed_work, new_delayed_work, DelayedWork, Flags, OwnedQueue, Runtime, WorkItem,
 };
 
-/// How many operations a figure is the mean of, at most.
+/// How many operations a figure is the mean of.
 const MEASURED: usize = 1000;
 /// The numbers of queues and timers.
-const QUEUES: [usize; 3] = [1000, 10_000, 100_000];
-const TIMERS: [usize; 4] = [1000, 10_000, 100_000, 1_000_000];
+const QUEUES: [usize; 3] = [2000, 20_000, 100_000];
+const TIMERS: [usize; 4] = [2000, 20_000, 100_000, 1_000_000];
 
 /// A timer that never goes off.
 struct Later {
@@ -58,7 +58,9 @@ pub fn measure(runtime: &Runtime, mut found: impl FnMut(&str, usize, f64)) {
         found(
             "destroy a queue",
             count,
-            each(MEASURED, |_| drop(queues.swap_remove(0))),
+            each(MEASURED, |n| {
+                drop(queues.swap_remove(n * 617_587 % queues.len()));
+            }),
         );
     }
     let queue = runtime.queue("timers").flags(Flags::PERCPU).build();

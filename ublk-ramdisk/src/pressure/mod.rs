@@ -145,13 +145,13 @@ impl<D: Disk> Pressured<D> {
         }
         self.slots.set(new.slots, queue);
         if !new.rules.is_empty() {
+            set(MARKS, true);
             if old.rules.is_empty() {
                 let marks = &self.waiting.marks;
                 for (hctx, tag) in marks.all(PASSED | REQUEUED) {
                     marks.take(hctx, tag, PASSED | REQUEUED);
                 }
             }
-            set(MARKS, true);
         }
         let rules = &self.waiting.rules;
         let gone = rules.set(&new.rules, begins_anew, self.throttle.now());
@@ -178,7 +178,7 @@ impl<D: Disk> Pressured<D> {
     }
 
     /// No rule is in force any more: the look at a request is one load again, unless one in flight is
-    /// marked, or holds a slot. Then that stays until the next call.
+    /// marked, or holds a slot. Then that stays until the next call. Called by one thread at a time.
     fn rest(&self, queue: &Queue, no_slots: bool) {
         // A queue_rq that began before may still mark its request, or take a slot.
         queue.quiesce();

@@ -294,6 +294,7 @@ impl Space {
             let seen = self.no_space.frees();
             match self.make(store, taken.range.clone()) {
                 Ok(made) => self.grant(store, queue, &taken, made),
+                Err(Shortage::Image) => self.deny_taken(queue, &taken),
                 Err(shortage) => {
                     self.frees_seen.store(seen, Relaxed);
                     self.waiters.put_back(&taken);
@@ -504,7 +505,7 @@ impl Space {
         let _ended = self.clear.work.flush_queued();
     }
 
-    /// Denies a taken entry that lies beyond the end of the disk.
+    /// Denies a taken entry that lies beyond the end of the disk, or on what its image has lost.
     fn deny_taken(&self, queue: &Queue, taken: &Taken) {
         if let Some(hctx) = self.waiters.deny(taken) {
             queue.restart_hw_queue(hctx);

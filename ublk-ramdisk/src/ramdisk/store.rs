@@ -181,6 +181,7 @@ impl Store {
 
     /// Logs once that the file has been cut short, if it has.
     pub fn report_cut(&self) {
+        self.report_cut_base();
         let (size, held) = (
             self.size(),
             self.file.metadata().map_or(0, |meta| meta.len()),

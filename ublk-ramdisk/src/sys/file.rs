@@ -133,6 +133,16 @@ pub fn flush_block_device(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Has the kernel look for the partitions of a block device again (BLKRRPART).
+pub fn reread_partitions(device: &File) -> io::Result<()> {
+    const BLKRRPART: libc::Ioctl = 0x125f;
+    // SAFETY: the command takes no argument.
+    match unsafe { libc::ioctl(device.as_raw_fd(), BLKRRPART) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Opens a file of this user alone, or makes it with mode 0600. True if it was made.
 ///
 /// # Errors

@@ -237,8 +237,10 @@ impl Device {
         }
         let mut tries = 0..CUT_TRIES;
         let mut wait = || tries.next().is_some_and(|_| !pause());
-        match self.driver.disk().reset(&mut wait) {
-            Some(_) => Ok(()),
+        let disk = self.driver.disk();
+        match disk.reset(&mut wait) {
+            // What is taken in advance is taken again.
+            Some(_) => backend::prepare(disk.store(), &self.config),
             None => Err(Failure::runtime(format!(
                 "device {} is reset in part: requests still use the rest, try again",
                 self.id()

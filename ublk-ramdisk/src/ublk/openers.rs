@@ -92,14 +92,15 @@ pub fn flush(id: u32) -> io::Result<()> {
 }
 
 /// Refuses with status 4 if anybody is found who uses the disk. `what` is not done to it: "shrunk".
-pub fn refuse_users(id: u32, what: &str) -> Result<(), Failure> {
+/// Nobody can mount it as long as the file is open that this returns.
+pub fn refuse_users(id: u32, what: &str) -> Result<Option<File>, Failure> {
     refuse(id, what, openers(id))?;
-    claim(id, what).map(drop)
+    claim(id, what)
 }
 
 /// Calls `stop` again while it fails with status 4, for a second: a brief use is waited for.
 /// Blocks the calling thread meanwhile.
-pub fn past_brief_use(mut stop: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
+pub fn past_brief_use<T>(mut stop: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
     let deadline = Instant::now() + BRIEF_USE;
     loop {
         match stop() {

@@ -266,7 +266,7 @@ impl UblkQueue {
     #[cold]
     fn refuse(&self, tag: u16, descriptor: IoDesc, status: Status) -> i32 {
         const TOLD: u64 = 8;
-        if self.counters.end_with_error() <= TOLD {
+        if self.counters.refuse() <= TOLD {
             log::warn!(
                 "a request is refused with {status}: tag {tag}, flags {:#x}, sector {}, {} sectors; the \
                  disk has {} bytes",

@@ -37,7 +37,7 @@ fn image(name: &str) -> (String, Vec<u8>) {
     let mut at = 0;
     while at < bytes.len() {
         let end = bytes.len().min(at + 4096 * random.within(1..64) as usize);
-        if random.within(0..2) == 0 {
+        if random.within(0..2) == 0 || end == bytes.len() {
             random.fill(&mut bytes[at..end]);
             file.write_all_at(&bytes[at..end], at as u64)
                 .expect("written");
@@ -145,9 +145,24 @@ fn refused() {
         ublk(&["resize", &disk.name(), "1M"]).refused(2, &["smaller than its image"]);
     }
     // A failed save leaves nothing.
-    ublk(&["save", "1000", "/tmp/none"]).refused(1, &["/dev/ublkb1000"]);
-    assert!(fs::metadata("/tmp/none").is_err());
-    let plain = Disk::add(&["--size", "8M"]);
+    let none = scratch().join("none");
+    ublk(&["save", "1000", none.to_str().expect("text")]).refused(1, &["/dev/ublkb1000"]);
+    assert!(fs::metadata(none).is_err());
+    ublk(&["save", &disk.name(), &path]).refused(4, &["is the image of device"]);
+    // It is cut: what is lost fails, and the rest does not.
+    let file = File::options().write(true).open(&path).expect("ours");
+    file.set_len(LENGTH / 2).expect("cut");
+    ublk(&["upgrade", &disk.name()]).refused(3, &["has changed"]);
+    let client = disk.open_direct();
+    let mut page = Buffer::new(4096);
+    let last = LENGTH / 4096 * 4096 - 4096;
+    client.read_exact_at(&mut page, last).expect_err("lost");
+    client.write_all_at(&page[..512], last).expect_err("lost");
+    client.write_all_at(&page, 4096).expect("whole");
+    drop(client);
+    let plain = Disk::add(&["--size", "8M", "--preallocate"]);
+    let taken = plain.stats().space.used;
+    assert!(taken >= 8 * MIB, "{taken}");
     let client = plain.open_direct();
     let mut bytes = Buffer::new(4096);
     bytes.fill(1);
@@ -159,7 +174,9 @@ fn refused() {
         bytes.iter().all(|byte| *byte == 0),
         "zeros without an image"
     );
+    assert_eq!(plain.stats().space.used, taken, "taken again");
     drop(client);
-    crate::disk::end_all(vec![disk, plain]);
+    plain.end();
+    disk.end_after_errors();
     before.assert_unchanged();
 }

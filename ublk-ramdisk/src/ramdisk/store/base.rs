@@ -3,8 +3,9 @@
 //!
 //! A page that is made gets the image's content first, so the store needs no other mark than its own: a
 //! page is the disk's or, if absent, the image's. Its file's holes say the same to the next server (I2).
-//! Of a new page the kernel copies all bytes, or it stays a hole: a server that dies meanwhile leaves no
-//! half of one.
+//! The kernel copies all bytes of a new page, or it stays a hole: a server that dies meanwhile leaves no
+//! half of one. For that the source has to be in memory, as the kernel makes a page of zeros of one that
+//! it cannot read at once: so it is looked for just before.
 //!
 //! The image is mapped, and its data read and locked in memory where the process may (J2): to read it
 //! waits for no other disk.
@@ -13,8 +14,9 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::{Readable, Store};
+use super::{Readable, Shortage, Store};
 use crate::mq::Run;
 use crate::sys::file;
 use crate::sys::mmap::Mapping;
@@ -23,7 +25,10 @@ const PAGE: u64 = 4096;
 
 /// The image.
 pub(super) struct Base {
+    image: File,
     mapping: Mapping,
+    /// It has been logged that the image cannot be read.
+    told: AtomicBool,
     /// Bytes of the image.
     length: u64,
     /// Where it has data, in whole pages, in order.
@@ -31,11 +36,11 @@ pub(super) struct Base {
 }
 
 impl Base {
-    fn new(image: &File) -> io::Result<Self> {
+    fn new(image: File) -> io::Result<Self> {
         let length = image.metadata()?.len();
-        let mapping = Mapping::image(image, length as usize)?;
+        let mapping = Mapping::image(&image, length as usize)?;
         let mut data: Vec<Range<u64>> = Vec::new();
-        for found in file::data_ranges(image)? {
+        for found in file::data_ranges(&image)? {
             let found = found.start / PAGE * PAGE..found.end.next_multiple_of(PAGE);
             mapping.populate_read(found.start..found.end.min(length))?;
             match data.last_mut().filter(|last| last.end >= found.start) {
@@ -44,7 +49,9 @@ impl Base {
             }
         }
         Ok(Self {
+            image,
             mapping,
+            told: AtomicBool::new(false),
             length,
             data: data.into(),
         })
@@ -62,6 +69,15 @@ impl Base {
         .map(move |data| data.start.max(range.start)..data.end.min(range.end))
     }
 
+    /// Logs once that some of the image is lost.
+    fn report(&self, why: &dyn std::fmt::Display) {
+        if !self.told.swap(true, Relaxed) {
+            log::error!(
+                "the image cannot be read: {why}; requests for what is lost end with errors"
+            );
+        }
+    }
+
     fn address(&self, at: u64) -> NonNull<u8> {
         debug_assert!(at < self.length.next_multiple_of(PAGE));
         // SAFETY: parts lie within the mapping, which ends with a whole page.
@@ -74,7 +90,7 @@ impl Store {
     ///
     /// # Context
     /// Nobody uses the store yet. Its memory is in pages of 4 KiB.
-    pub fn set_base(&self, image: &File) -> io::Result<()> {
+    pub fn set_base(&self, image: File) -> io::Result<()> {
         let is_first = self.base.set(Base::new(image)?).is_ok();
         debug_assert!(is_first, "a store has one image");
         Ok(())
@@ -83,6 +99,19 @@ impl Store {
     /// Bytes of the image; 0 for none.
     pub fn base_length(&self) -> u64 {
         self.base.get().map_or(0, |base| base.length)
+    }
+
+    /// Logs once that the image has been cut short, if it has.
+    pub(super) fn report_cut_base(&self) {
+        if let Some(base) = self.base.get() {
+            let held = base.image.metadata().map_or(0, |meta| meta.len());
+            if held < base.length {
+                base.report(&format_args!(
+                    "it was cut to {held} of {} bytes",
+                    base.length
+                ));
+            }
+        }
     }
 
     /// True if the image has data in the range: what is absent there does not read as zeros.
@@ -124,7 +153,7 @@ impl Store {
     }
 
     /// Gives pages that have just been made, and that nobody sees yet, the content of the image.
-    pub(super) fn copy_base(&self, range: &Range<u64>) -> io::Result<()> {
+    pub(super) fn copy_base(&self, range: &Range<u64>) -> Result<(), Shortage> {
         let Some(base) = self.base.get() else {
             return Ok(());
         };
@@ -132,11 +161,13 @@ impl Store {
             // The file is not made longer by what the last page holds behind the image.
             let len = part.end.min(base.length) - part.start;
             let from = base.address(part.start).as_ptr();
+            let found = base.mapping.populate_read(part.start..part.start + len);
             // SAFETY: the part lies within the mapping; the kernel reads it, and fails where the image
             // was cut.
-            let copied = unsafe { file::write_at(&self.file, from, len as usize, part.start) };
-            copied.map_err(|error| {
-                io::Error::new(error.kind(), format!("the image cannot be read: {error}"))
+            let copy = || unsafe { file::write_at(&self.file, from, len as usize, part.start) };
+            found.and_then(|()| copy()).map_err(|error| {
+                base.report(&error);
+                Shortage::Image
             })?;
             #[cfg(test)]
             file::recorder::step();
@@ -182,7 +213,7 @@ mod tests {
 
     fn over(image: &File) -> Store {
         let store = Store::anonymous(SIZE, false).unwrap();
-        store.set_base(image).unwrap();
+        store.set_base(image.try_clone().unwrap()).unwrap();
         store
     }
 
@@ -261,6 +292,21 @@ mod tests {
         assert_eq!(store.allocated().unwrap(), 0);
     }
 
+    /// Others than the lost pages are made.
+    #[test]
+    fn g16_h18_an_image_that_is_cut_short_is_no_shortage_of_memory() {
+        let (image, _) = image();
+        let store = over(&image);
+        image.set_len(8 * PAGE).unwrap();
+        let lost = store.populate(8 * PAGE..10 * PAGE);
+        assert!(matches!(lost, Err(Shortage::Image)), "{lost:?}");
+        assert_eq!(store.allocated().unwrap(), 0, "nothing was taken");
+        for range in [4 * PAGE..8 * PAGE, 20 * PAGE..21 * PAGE] {
+            store.populate(range.clone()).unwrap();
+            store.unpin(range);
+        }
+    }
+
     /// The server dies after each step of making pages: of each page the next server finds the image or
     /// what was written.
     #[test]
@@ -280,7 +326,7 @@ mod tests {
         assert!(cuts.len() >= 3, "{} steps", cuts.len());
         for (step, file) in cuts.into_iter().enumerate() {
             let next = Store::with_new_file(file, SIZE, false).unwrap();
-            next.set_base(&image).unwrap();
+            next.set_base(image.try_clone().unwrap()).unwrap();
             assert!(read(&next, 0..SIZE) == expected, "step {step}");
         }
     }

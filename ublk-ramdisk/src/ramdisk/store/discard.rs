@@ -69,7 +69,7 @@ impl Store {
         let (mut page, mut freed) = (all.start, 0);
         while page < all.end {
             // No page is made meanwhile, so those between the claimed ones are absent and stay so.
-            let _making = lock(&self.making);
+            let making = lock(&self.making);
             let (mut runs, end) = (Vec::<Range<usize>>::new(), all.end.min(page + PUNCH_BATCH));
             let mut is_used = false;
             while page < end && !is_used {
@@ -89,6 +89,7 @@ impl Store {
             if !runs.is_empty() {
                 freed += self.punch_claimed(&runs);
             }
+            drop(making);
             if is_used && !wait() {
                 return None;
             }

@@ -35,6 +35,9 @@ pub enum Shortage {
     /// when there is more.
     #[error("no more than the reserve of the machine or of a control group is left")]
     Reserve,
+    /// What the page begins with cannot be read. There is memory.
+    #[error("the image cannot be read")]
+    Image,
     /// The system has none, and does not say when it has.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -164,11 +167,12 @@ impl Store {
         while let Some(run) = self.absent_run(at..pages.end) {
             at = run.end;
             let made = make_run(self, run.clone());
+            let made = made.map_err(Shortage::from);
             // guard: h18_filled
             let filled = made.and_then(|()| self.copy_base(&self.bytes_of(run.clone())));
-            if let Err(error) = filled {
+            if let Err(shortage) = filled {
                 self.undo(pages.start..run.end);
-                return Err(error.into());
+                return Err(shortage);
             }
         }
         let made = (self.states.mark_present(pages) as u64) << self.page_shift;

@@ -10,10 +10,11 @@ use crate::parse::device_id;
 pub const RESET_LONG: &str = "\
 Take the contents of a running disk back to what it was made with.
 
-A disk with --base is its image again, any other reads as zeros. Memory that was written to is given
-back, which takes microseconds for each page. Rules, settings and counters stay as they are. A disk
-that is used is refused with status 4, unless --force is given: who has it mounted then finds other
-bytes under its page cache. `del --help` says what use is not found.";
+A disk with --base is its image again, any other reads as zeros. The memory of what was written is
+given back, or with --preallocate and --swap taken again. Rules, settings and counters stay as they
+are. Partitions are looked for again. A disk that is used is refused with status 4, unless --force
+is given: who has it mounted then finds other bytes under its page cache. `del --help` says what
+use is not found.";
 
 pub const RESET_EXAMPLES: &str = "\
 Examples:
@@ -24,9 +25,9 @@ Examples:
 pub const SAVE_LONG: &str = "\
 Write the contents of a disk to a file, with holes where it holds zeros.
 
-The file can be the --base of other disks. A disk that is written to meanwhile is saved as a mixture:
-unmount it first, or freeze the file system on it (fsfreeze). A file that is there is replaced. A file
-that cannot be written whole is removed, if it was made here.";
+The file can be the --base of other disks; it must not be one already. A disk that is written to
+meanwhile is saved as a mixture: unmount it first, or freeze the file system on it (fsfreeze). A
+file that is there is replaced. One that was made here and cannot be written whole is removed.";
 
 /// `reset`
 #[derive(Debug, Args)]

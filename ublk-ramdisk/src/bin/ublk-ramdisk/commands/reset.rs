@@ -2,6 +2,7 @@
 //! `reset`: has the device's server give back what was written.
 
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::sys::file::reread_partitions;
 use ublk_ramdisk::ublk::openers::{past_brief_use, refuse_users};
 
 use super::machine;
@@ -13,9 +14,14 @@ use crate::server::run_dir::RunDir;
 pub fn run(args: &ResetArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine()?;
     // Here: the server has not the privilege to look into other processes.
-    if !args.force && machine::disk_size(args.id).is_some() {
-        past_brief_use(|| refuse_users(args.id, "reset"))?;
-    }
+    let claimed = match !args.force && machine::disk_size(args.id).is_some() {
+        true => past_brief_use(|| refuse_users(args.id, "reset"))?,
+        false => None,
+    };
     machine::done(machine::ask_of(&run_dir, args.id, Request::Reset)?)?;
+    if let Some(disk) = claimed {
+        // Refused for a disk without partitions (--no-partition-scan).
+        let _refused = reread_partitions(&disk);
+    }
     Ok(Exit::Done)
 }

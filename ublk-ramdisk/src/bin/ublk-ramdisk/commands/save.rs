@@ -2,8 +2,10 @@
 //! `save`: the contents of a disk as a sparse file. Read through the page cache, where what was written
 //! last may be.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
 use ublk_ramdisk::error::{Exit, Failure};
@@ -11,6 +13,7 @@ use ublk_ramdisk::ublk::ctrl::block_path;
 
 use super::output_file::{OutputFile, Writing};
 use crate::cli::SaveArgs;
+use crate::server::run_dir::RunDir;
 
 /// Bytes that are read at once.
 const PIECE: u64 = 1 << 20;
@@ -22,6 +25,7 @@ pub fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let path = block_path(args.id);
     let cannot_read = |error| Failure::runtime(format!("cannot read {path}: {error}"));
     let disk = File::open(&path).map_err(cannot_read)?;
+    refuse_image(&args.file)?;
     let mut file = OutputFile::check(&args.file)?.begin()?;
     let (mut piece, mut at) = (Vec::new(), 0);
     loop {
@@ -39,6 +43,27 @@ pub fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     }
     file.finish()?;
     Ok(Exit::Done)
+}
+
+/// To write to the image of a disk would empty it under its readers.
+fn refuse_image(file: &Path) -> Result<(), Failure> {
+    let inode = |path: &Path| {
+        fs::metadata(path)
+            .ok()
+            .map(|found| (found.dev(), found.ino()))
+    };
+    let (target, run_dir) = (inode(file), RunDir::of_this_machine()?);
+    for id in run_dir.ids() {
+        let config = run_dir.state(id).and_then(|state| state.config);
+        let base = config.and_then(|config| config.base);
+        if base.is_some_and(|base| target.is_some() && inode(&base.path) == target) {
+            return Err(Failure::in_use(format!(
+                "{} is the image of device {id}: save to another file",
+                file.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn write_sparsely(file: &mut Writing, piece: &[u8]) -> io::Result<()> {

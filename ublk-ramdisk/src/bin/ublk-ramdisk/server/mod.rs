@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{error, info, warn};
+use ublk_ramdisk::config::image::Image;
 use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::{fate_of_contents, DeviceConfig};
 use ublk_ramdisk::error::{Exit, Failure};
@@ -526,7 +527,9 @@ impl Server {
 /// failure changes nothing.
 fn take_over(start: &Start<'_>, state: State) -> Result<(State, Instant), Failure> {
     let (id, run_dir) = (state.served.id, start.run_dir);
-    // Without the driver, or io_uring, the disk stays where it is.
+    // Without its image, the driver, or io_uring, the disk stays where it is.
+    let base = state.usable_config()?.base.as_ref();
+    base.map(Image::open).transpose()?;
     drop(Control::open()?);
     let answer = ask_for_more(&run_dir.socket(id), Request::HandOver, REPLY_TIMEOUT);
     let (_, end) =
