@@ -202,9 +202,9 @@ pub struct DeviceConfig {
     /// batch: batched commands, and copies by the server (Linux 7.0). user-copy: one command per
     /// request, and copies by the server (Linux 6.5). buffer: one command per request; the kernel
     /// copies to a buffer, the server copies on. batch-buffer: batched commands, and copies as with
-    /// buffer: quicker than batch for small requests, slower for large ones. A path that is asked for by name and not there
-    /// ends with status 3; `auto` takes the best one there is. `features` shows what this kernel
-    /// offers.
+    /// buffer: quicker than batch for small requests, slower for large ones. A path that is asked for
+    /// by name and not there ends with status 3; `auto` takes the best one there is. `features` shows
+    /// what this kernel offers.
     #[arg(long, value_name = "PATH", default_value = "auto", value_parser = data_path)]
     pub data_path: ::std::option::Option<DataPath>,
     /// Where the contents live: private, memfd, tmpfs:PATH or hugetlb [default: private, or memfd
