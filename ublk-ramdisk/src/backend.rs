@@ -61,6 +61,7 @@ pub fn open_store(config: &DeviceConfig) -> Result<Store, Failure> {
         buffers(config),
         memory::cgroup_max(),
     )?;
+    config.base.as_ref().map_or(Ok(()), check_memory_of)?;
     let (size, huge_pages) = (config.size, config.huge_pages());
     let store = match config.backing() {
         Backing::Private(folder) => Store::private(folder, size, huge_pages)?,
@@ -121,7 +122,10 @@ pub fn keep_flushed(
 fn prepare_opened(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
     prepare(store, config)?;
     if let Some(base) = &config.base {
-        put_under(store, base)?;
+        let set = base.open().map(|image| store.set_base(image))?;
+        set.map_err(|error| {
+            Failure::environment(format!("--base {}: {error}", base.path.display()))
+        })?;
     }
     if !config.space.preallocate {
         store
@@ -131,8 +135,9 @@ fn prepare_opened(store: &Store, config: &DeviceConfig) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Puts an image under a store, if the machine has memory for the data of the image.
-fn put_under(store: &Store, base: &Image) -> Result<(), Failure> {
+/// Checks that the machine has memory for the data of an image, before a disk is made on it. Not for the
+/// next server of a disk: the data is there, and its clients wait.
+fn check_memory_of(base: &Image) -> Result<(), Failure> {
     let image = base.open()?;
     let named =
         |what: String| Failure::environment(format!("--base {}: {what}", base.path.display()));
@@ -145,9 +150,7 @@ fn put_under(store: &Store, base: &Image) -> Result<(), Failure> {
             "{needed} bytes of data are to be kept in memory, {available} available"
         )));
     }
-    store
-        .set_base(image)
-        .map_err(|error| named(error.to_string()))
+    Ok(())
 }
 
 /// Judges a new size of a disk as `add` would. Nothing is changed.
