@@ -4,7 +4,9 @@
 //! One type per kind of call, each variant a fact. Refusals of an item carry the item's pointer
 //! back. Kernel counterpart: a `false`, a NULL or a warning in the log.
 
+use crate::sys::sync::Mutex;
 use crate::wq::attrs::Flags;
+use std::any::Any;
 use std::fmt;
 use thiserror::Error;
 
@@ -135,6 +137,51 @@ pub enum WaitError {
     /// The disable depth is at its limit of 65535.
     #[error("the item is disabled 65535 times, which is the limit")]
     DisableOverflow,
+}
+
+/// Why a spawned closure has no result.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    /// It was cancelled, or refused when its delay had passed: it has not run.
+    #[error("the closure was cancelled before it ran")]
+    Cancelled,
+    /// It panicked.
+    #[error("the closure panicked: {0}")]
+    Panicked(PanicPayload),
+    /// It cannot be waited for here.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+}
+
+/// What a closure has panicked with. Shown as its text, if it is one.
+pub struct PanicPayload(Mutex<Box<dyn Any + Send>>);
+
+impl PanicPayload {
+    pub(crate) fn new(payload: Box<dyn Any + Send>) -> Self {
+        Self(Mutex::new(payload))
+    }
+
+    /// The payload itself, for [`std::panic::resume_unwind`].
+    pub fn into_inner(self) -> Box<dyn Any + Send> {
+        self.0.into_inner()
+    }
+}
+
+impl fmt::Display for PanicPayload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let payload = self.0.lock();
+        let text = payload.downcast_ref::<&str>().copied();
+        f.write_str(
+            text.or(payload.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("no text"),
+        )
+    }
+}
+
+impl fmt::Debug for PanicPayload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PanicPayload({self})")
+    }
 }
 
 /// The item was disabled as often as the word can count.

@@ -74,7 +74,8 @@
 //! Only in `sys/cpu.rs` and `sys/socket.rs` (system calls), `work/list.rs` (the intrusive list),
 //! `work/pointer.rs`, `work/mod.rs` (from pointer to item and back), `work/delayed.rs`,
 //! `wait/item.rs` (items with more behind the core), and where listed items are moved:
-//! `pool/run.rs`, `pool/rescuer.rs`, `wq/lifecycle.rs`.
+//! `pool/run.rs`, `pool/rescuer.rs`, `wq/lifecycle.rs`; and `wq/spawn.rs`, whose scopes lend to
+//! closures what they borrow.
 //!
 //! What lies behind an item's core is reached by a cast of the raw pointer that the item was made
 //! from. A reference to the core is good for the core alone, also after a cast.
@@ -128,8 +129,8 @@ pub mod trace {
 pub use env::topology::{CpuPlace, Pod, Scope, Topology};
 pub use env::{CreateAttempt, PanicInfo, PoolClass};
 pub use error::{
-    AllocError, AttrError, DisableOverflow, EnableUnderflow, EnqueueError, Refusal, StartError,
-    WaitError,
+    AllocError, AttrError, DisableOverflow, EnableUnderflow, EnqueueError, JoinError, PanicPayload,
+    Refusal, StartError, WaitError,
 };
 #[cfg(feature = "control-socket")]
 pub use observe::control_socket::ControlSocket;
@@ -158,5 +159,6 @@ pub use work::{RawWork, Work};
 pub use wq::attrs::{Attrs, Flags};
 pub use wq::builder::QueueBuilder;
 pub use wq::queue::QueueStats;
+pub use wq::spawn::{JoinHandle, SpawnScope};
 pub use wq::system::*;
 pub use wq::{OwnedQueue, Queue};

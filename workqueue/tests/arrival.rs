@@ -136,7 +136,7 @@ fn s11_09_s11_11_a_cpu_whose_first_worker_cannot_be_made_stays_out_and_is_tried_
     let (allowed, builder) = Allowed::begin("0-1");
     let fails = Arc::new(AtomicBool::new(true));
     let f = fails.clone();
-    let builder = builder.on_create_worker(move |attempt| {
+    let builder = builder.threads_by(move |attempt| {
         let refused = attempt.cpu == Some(2) && attempt.class == PoolClass::PerCpuHighpri;
         if refused && f.load(Ordering::SeqCst) {
             Err(libc::EAGAIN)

@@ -239,7 +239,7 @@ fn s03_10_a_bh_queue_whose_threads_cannot_be_made_is_refused() {
     let rt = quiet()
         .topology(machine(2, 1))
         .virtual_clock(clock.clone())
-        .on_create_worker(move |attempt| {
+        .threads_by(move |attempt| {
             let is_bh = attempt.class == PoolClass::Bh;
             t.fetch_add(usize::from(is_bh), Ordering::SeqCst);
             if is_bh && f.load(Ordering::SeqCst) {

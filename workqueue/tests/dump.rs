@@ -126,7 +126,7 @@ fn s12_05_manager_idle_rescuer_and_mayday() {
     let rt = quiet()
         .topology(machine(2, 1))
         .virtual_clock(clock.clone())
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             if s.load(Ordering::SeqCst) {
                 c.pass();
             }

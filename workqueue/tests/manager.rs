@@ -16,7 +16,7 @@ fn slow_creation(free: usize) -> (Runtime, Arc<Gate>, Arc<AtomicUsize>) {
     let (g, m) = (gate.clone(), most.clone());
     let rt = quiet()
         .topology(machine(1, 1))
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             if count.fetch_add(1, Ordering::SeqCst) >= free {
                 let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
                 m.fetch_max(now, Ordering::SeqCst);

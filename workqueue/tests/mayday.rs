@@ -30,7 +30,7 @@ fn bed() -> Bed {
     let rt = quiet()
         .topology(machine(1, 1))
         .virtual_clock(clock.clone())
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             let fails = f.load(Ordering::SeqCst);
             a.fetch_add(1, Ordering::SeqCst);
             if fails {
@@ -191,7 +191,7 @@ fn s07_02_a_slow_creation_sends_mayday_too() {
     let rt = quiet()
         .topology(machine(1, 1))
         .virtual_clock(clock.clone())
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             if s.load(Ordering::SeqCst) {
                 d.pass();
             }
@@ -431,7 +431,7 @@ fn s07_05_the_rescuer_takes_the_pools_cpu_and_gives_it_back() {
     let f = fails.clone();
     let rt = Runtime::builder()
         .create_cooldown(MS * 10)
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             if f.load(Ordering::SeqCst) {
                 Err(11)
             } else {

@@ -94,7 +94,7 @@ fn from_mayday_to_rescue() {
     let rt = quiet()
         .topology(machine(1, 1))
         .virtual_clock(clock.clone())
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             r.fetch_add(usize::from(f.load(Ordering::SeqCst)), Ordering::SeqCst);
             if f.load(Ordering::SeqCst) {
                 Err(11)

@@ -148,7 +148,7 @@ fn s04_13_s04_14_a_change_without_its_first_worker_changes_nothing() {
     let f = fails.clone();
     let rt = quiet()
         .topology(machine(2, 1))
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             if f.load(std::sync::atomic::Ordering::SeqCst) {
                 Err(11)
             } else {

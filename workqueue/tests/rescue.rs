@@ -21,7 +21,7 @@ impl Creation {
         quiet()
             .topology(machine(cpus, 1))
             .create_cooldown(Duration::from_millis(20))
-            .on_create_worker(move |_| {
+            .threads_by(move |_| {
                 own.attempts.fetch_add(1, Ordering::SeqCst);
                 if own.fails.load(Ordering::SeqCst) {
                     Err(11)
@@ -166,7 +166,7 @@ fn s06_11_a_start_that_fails_leaves_the_runtime_early() {
     let own = creation.clone();
     let rt = quiet()
         .topology(machine(2, 1))
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             let n = own.attempts.fetch_add(1, Ordering::SeqCst);
             if own.fails.load(Ordering::SeqCst) && n == 2 {
                 Err(11)
@@ -242,7 +242,7 @@ fn s07_11_the_first_item_starts_soon_after_the_pool_ran_dry() {
     let own = creation.clone();
     let rt = quiet()
         .topology(machine(1, 1))
-        .on_create_worker(move |_| match own.fails.load(Ordering::SeqCst) {
+        .threads_by(move |_| match own.fails.load(Ordering::SeqCst) {
             true => Err(11),
             false => Ok(()),
         })

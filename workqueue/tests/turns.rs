@@ -34,7 +34,7 @@ fn story() -> (Vec<Line>, QueueStats) {
     let rt = quiet()
         .topology(machine(4, 1))
         .virtual_clock(clock.clone())
-        .on_create_worker(move |_| match hook.load(Ordering::SeqCst) {
+        .threads_by(move |_| match hook.load(Ordering::SeqCst) {
             true => Err(11),
             false => Ok(()),
         })
@@ -139,7 +139,7 @@ fn s07_02_s11_09_periods_of_zero_mean_never() {
         let rt = quiet()
             .topology(machine(1, 1))
             .virtual_clock(clock.clone())
-            .on_create_worker(fails_while(&fails))
+            .threads_by(fails_while(&fails))
             .cpu_poll(Duration::ZERO)
             .mayday_interval(Duration::ZERO)
             .watchdog_thresh(Duration::ZERO)

@@ -107,7 +107,7 @@ fn s04_16_the_mask_changes_for_all_queues_or_none() {
     let f = fails_at.clone();
     let rt = quiet()
         .topology(machine(4, 1))
-        .on_create_worker(move |_| match f.fetch_sub(1, Ordering::SeqCst) {
+        .threads_by(move |_| match f.fetch_sub(1, Ordering::SeqCst) {
             n if n > 0 => Ok(()),
             _ => Err(11),
         })
@@ -202,7 +202,7 @@ fn s04_16_a_rescuer_follows_the_mask_after_its_turn() {
     let (fails, clock) = (Arc::new(AtomicBool::new(false)), VirtualClock::new());
     let rt = Runtime::builder()
         .virtual_clock(clock.clone())
-        .on_create_worker(fails_while(&fails))
+        .threads_by(fails_while(&fails))
         .start()
         .unwrap();
     let Some((first, second)) = two_cpus("s04_16_a_rescuer_follows_the_mask_after_its_turn", &rt)

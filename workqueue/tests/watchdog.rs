@@ -123,7 +123,7 @@ fn s12_03_s12_04_a_pool_without_progress_is_reported() {
 fn s12_03_a_stalled_pool_without_a_running_worker_is_noted() {
     // Creation fails, so the only worker is manager and the item waits.
     let fails = Arc::new(AtomicBool::new(false));
-    let rt = watched(&[510], |b| b.on_create_worker(fails_while(&fails)));
+    let rt = watched(&[510], |b| b.threads_by(fails_while(&fails)));
     let q = rt.queue("q").flags(PERCPU).build().unwrap();
     fails.store(true, Ordering::SeqCst);
     let item = Call::noop();
@@ -229,7 +229,7 @@ fn s12_04_the_threshold_can_be_changed_and_zero_stops_it() {
 #[test]
 fn s12_04_an_unbound_pool_is_watched_too() {
     let fails = Arc::new(AtomicBool::new(false));
-    let rt = watched(&[560, 561], |b| b.on_create_worker(fails_while(&fails)));
+    let rt = watched(&[560, 561], |b| b.threads_by(fails_while(&fails)));
     let q = rt.queue("wide").flags(UNBOUND).build().unwrap();
     fails.store(true, Ordering::SeqCst);
     let item = Call::noop();

@@ -375,7 +375,7 @@ fn runtime(
 ) -> RuntimeBuilder {
     let fails = fails.clone();
     backend::runtime()
-        .on_create_worker(move |_| match fails.load(Relaxed) {
+        .threads_by(move |_| match fails.load(Relaxed) {
             true => Err(libc::EAGAIN),
             false => Ok(()),
         })

@@ -59,7 +59,7 @@ fn d07_with_no_thread_to_be_had_64_busy_queues_all_resume() {
         .sample_period(Duration::ZERO)
         .topology(Topology::simulated_nodes(2, 1))
         .virtual_clock(clock.clone())
-        .on_create_worker(move |_| match refuse.load(Ordering::SeqCst) {
+        .threads_by(move |_| match refuse.load(Ordering::SeqCst) {
             true => Err(libc::EAGAIN),
             false => Ok(()),
         })

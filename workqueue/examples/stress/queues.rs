@@ -27,7 +27,7 @@ pub fn runtime(disturbance: &Disturbance) -> Runtime {
         .create_cooldown(Duration::from_millis(5))
         .mayday_interval(Duration::from_millis(10))
         .cpu_intensive_thresh(Duration::from_millis(2))
-        .on_create_worker(move |_| disturbance.before_creation())
+        .threads_by(move |_| disturbance.before_creation())
         .start()
         .expect("threads can be made")
 }

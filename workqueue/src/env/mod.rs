@@ -109,7 +109,7 @@ pub enum PoolClass {
     Rescuer,
 }
 
-/// One attempt to create a thread, as the hook sees it.
+/// One attempt to create a thread, as [`crate::RuntimeBuilder::threads_by`] sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct CreateAttempt {
     /// What for.
@@ -139,7 +139,7 @@ impl fmt::Debug for PanicInfo<'_> {
     }
 }
 
-pub(crate) type CreateHook = Box<dyn Fn(&CreateAttempt) -> Result<(), i32> + Send + Sync>;
+pub(crate) type ThreadSource = Box<dyn Fn(&CreateAttempt) -> Result<(), i32> + Send + Sync>;
 
 pub(crate) type PanicHook = Box<dyn Fn(&PanicInfo<'_>) + Send + Sync>;
 
@@ -148,7 +148,7 @@ pub(crate) type CpusHook = Box<dyn Fn(&CpuSet) + Send + Sync>;
 /// The hooks of one runtime.
 #[derive(Default)]
 pub(crate) struct Hooks {
-    pub(crate) on_create_worker: Option<CreateHook>,
+    pub(crate) threads_by: Option<ThreadSource>,
     pub(crate) on_panic: Option<PanicHook>,
     pub(crate) on_cpus_changed: Option<CpusHook>,
 }
@@ -156,8 +156,8 @@ pub(crate) struct Hooks {
 impl Hooks {
     /// Called just before each real creation of a worker or rescuer.
     pub(crate) fn before_create(&self, attempt: &CreateAttempt) -> Result<(), i32> {
-        self.on_create_worker.as_ref().map_or(Ok(()), |hook| {
-            call_user_code(|| hook(attempt)).unwrap_or(Err(libc::EAGAIN))
+        self.threads_by.as_ref().map_or(Ok(()), |source| {
+            call_user_code(|| source(attempt)).unwrap_or(Err(libc::EAGAIN))
         })
     }
 }

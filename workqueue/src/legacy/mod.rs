@@ -100,7 +100,7 @@ pub enum Event<'a> {
 }
 
 type Sink = Box<dyn Fn(&Event<'_>) + Send + Sync>;
-type CreateHook = Box<dyn Fn(&str) -> Result<(), i32> + Send + Sync>;
+type ThreadSource = Box<dyn Fn(&str) -> Result<(), i32> + Send + Sync>;
 
 /// Sets up a [`Machine`].
 #[must_use = "a builder does nothing until it is built"]
@@ -109,7 +109,7 @@ pub struct MachineBuilder {
     topology: Option<Topology>,
     era: Era,
     sink: Option<Sink>,
-    on_create_thread: Option<CreateHook>,
+    threads_by: Option<ThreadSource>,
 }
 
 impl fmt::Debug for MachineBuilder {
@@ -139,13 +139,13 @@ impl MachineBuilder {
         self
     }
 
-    /// Called with the name of each thread before it is created; an error number makes that fail.
-    #[cfg(feature = "test-hooks")]
-    pub fn on_create_thread(
+    /// Asks `source` with the name of each thread before it is created; with an error number that
+    /// fails. See [`crate::RuntimeBuilder::threads_by`].
+    pub fn threads_by(
         mut self,
-        hook: impl Fn(&str) -> Result<(), i32> + Send + Sync + 'static,
+        source: impl Fn(&str) -> Result<(), i32> + Send + Sync + 'static,
     ) -> Self {
-        self.on_create_thread = Some(Box::new(hook));
+        self.threads_by = Some(Box::new(source));
         self
     }
 
@@ -162,7 +162,7 @@ impl MachineBuilder {
                 topology,
                 era: self.era,
                 sink: self.sink,
-                on_create_thread: self.on_create_thread,
+                threads_by: self.threads_by,
                 frozen: AtomicBool::new(false),
                 queues: Mutex::default(),
                 forks: cpu::fork_generation(),
@@ -178,7 +178,7 @@ struct MachineInner {
     topology: Topology, // I
     era: Era,           // I
     sink: Option<Sink>, // I
-    on_create_thread: Option<CreateHook>,
+    threads_by: Option<ThreadSource>,
     /// Taken before `queues`.
     online: Mutex<CpuSet>,
     /// Written under `queues`.
@@ -204,9 +204,9 @@ impl MachineInner {
     }
 
     fn before_create(&self, thread: &str) -> Result<(), i32> {
-        self.on_create_thread
+        self.threads_by
             .as_ref()
-            .map_or(Ok(()), |hook| hook(thread))
+            .map_or(Ok(()), |source| source(thread))
     }
 
     fn is_in_forked_child(&self) -> bool {

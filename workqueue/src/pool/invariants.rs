@@ -34,7 +34,7 @@ impl Dice {
 }
 
 fn runtime() -> Runtime {
-    let mut builder = Runtime::builder()
+    let builder = Runtime::builder()
         .topology(Topology::simulated_nodes(CPUS, 1))
         .sample_period(Duration::ZERO)
         .idle_timeout(Duration::from_millis(1))
@@ -42,13 +42,13 @@ fn runtime() -> Runtime {
         .mayday_interval(Duration::from_millis(1))
         .create_cooldown(Duration::from_millis(1));
     let attempts = AtomicU64::new(0);
-    builder.set_create_hook(Box::new(move |_| {
+    let builder = builder.threads_by(move |_| {
         // The first ones are those of the start and of the queues.
         match attempts.fetch_add(1, Ordering::Relaxed) {
             n if n > 40 && n % 3 != 0 => Err(libc::EAGAIN),
             _ => Ok(()),
         }
-    }));
+    });
     builder.start().expect("the first threads can be made")
 }
 
@@ -137,10 +137,7 @@ impl Load {
             going_on[cpu].fetch_sub(1, Ordering::SeqCst);
             ran.fetch_add(1, Ordering::SeqCst);
         };
-        self.percpu
-            .spawn(Some(cpu), counted)
-            .map_err(|e| e.reason())
-            .unwrap();
+        drop(self.percpu.spawn_on(cpu, counted).unwrap());
         for queue in &self.rest {
             let ran = self.ran.clone();
             queue

@@ -264,12 +264,11 @@ mod tests {
     fn s07_17_the_next_workers_block_is_there_before_it_is_needed() {
         let fails = Arc::new(AtomicBool::new(false));
         let f = fails.clone();
-        let mut builder = Runtime::builder().topology(Topology::one_cpu());
-        let hook = move |_: &crate::CreateAttempt| match f.load(Ordering::SeqCst) {
+        let builder = Runtime::builder().topology(Topology::one_cpu());
+        let builder = builder.threads_by(move |_| match f.load(Ordering::SeqCst) {
             true => Err(libc::EAGAIN),
             false => Ok(()),
-        };
-        builder.set_create_hook(Box::new(hook));
+        });
         let rt = builder.build_early();
         let pool = rt.inner.pools_of(0).expect("it has its pools").normal;
         let first = pool.prealloc.peek().expect("before the first worker");

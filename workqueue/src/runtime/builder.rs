@@ -4,11 +4,7 @@
 use super::Runtime;
 use crate::env::cpus::{AllowedHook, Machine};
 use crate::env::topology::{Scope, Topology};
-#[cfg(feature = "test-hooks")]
-use crate::env::CreateAttempt;
-#[cfg(test)]
-use crate::env::CreateHook;
-use crate::env::{BhBatch, Config, Env, Hooks, PanicInfo};
+use crate::env::{BhBatch, Config, CreateAttempt, Env, Hooks, PanicInfo};
 use crate::error::StartError;
 use crate::observe::{Sink, TraceEvent};
 use crate::sys::clock::{Clock, VirtualClock};
@@ -97,20 +93,15 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Called before each creation of a worker or rescuer. An error number makes the creation fail;
-    /// a slow hook makes it slow.
-    #[cfg(feature = "test-hooks")]
-    pub fn on_create_worker(
+    /// Asks `source` before each creation of a worker or rescuer: for programs with a quota of their
+    /// own, and for simulated machines that run out of threads. With an error number the creation
+    /// fails; a slow source makes it slow.
+    pub fn threads_by(
         mut self,
-        hook: impl Fn(&CreateAttempt) -> Result<(), i32> + Send + Sync + 'static,
+        source: impl Fn(&CreateAttempt) -> Result<(), i32> + Send + Sync + 'static,
     ) -> Self {
-        self.hooks.on_create_worker = Some(Box::new(hook));
+        self.hooks.threads_by = Some(Box::new(source));
         self
-    }
-
-    #[cfg(test)]
-    pub(crate) fn set_create_hook(&mut self, hook: CreateHook) {
-        self.hooks.on_create_worker = Some(hook);
     }
 
     /// The first phase: queues can be made and items enqueued, nothing runs yet.
@@ -125,6 +116,21 @@ impl RuntimeBuilder {
         let runtime = self.build_early();
         runtime.start()?;
         Ok(runtime)
+    }
+
+    /// Starts the process's runtime, [`Runtime::global`], with these settings. To be called before
+    /// its first use: then it runs already, and the error is [`StartError::AlreadyStarted`].
+    ///
+    /// ```
+    /// let runtime = workqueue::Runtime::builder().stack_size(256 << 10).start_global()?;
+    /// assert!(std::ptr::eq(runtime, workqueue::Runtime::global()));
+    /// # Ok::<(), workqueue::StartError>(())
+    /// ```
+    pub fn start_global(self) -> Result<&'static Runtime, StartError> {
+        if !self.start()?.make_global() {
+            return Err(StartError::AlreadyStarted);
+        }
+        Ok(Runtime::global())
     }
 }
 

@@ -38,6 +38,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
+static GLOBAL: OnceLock<Runtime> = OnceLock::new();
+
 /// All global state of a set of workqueues. Programs use [`Runtime::global`]; tests, and programs
 /// with several independent sets, make their own.
 ///
@@ -55,12 +57,12 @@ impl Runtime {
         RuntimeBuilder::new()
     }
 
-    /// The process's runtime, started at the first call with default settings.
+    /// The process's runtime, started at the first call with default settings; with others by
+    /// [`RuntimeBuilder::start_global`].
     ///
     /// # Panics
     /// If its first threads cannot be created.
     pub fn global() -> &'static Self {
-        static GLOBAL: OnceLock<Runtime> = OnceLock::new();
         let make = || match Self::builder().start() {
             Ok(runtime) => runtime,
             Err(e) => panic!("the process's workqueue runtime cannot start: {e}"),
@@ -68,6 +70,11 @@ impl Runtime {
         GLOBAL
             .get()
             .unwrap_or_else(|| registry::while_forks_wait(|| GLOBAL.get_or_init(make)))
+    }
+
+    /// Makes this one the process's runtime; false if there is one, and this one ends.
+    pub(crate) fn make_global(self) -> bool {
+        registry::while_forks_wait(|| GLOBAL.set(self).is_ok())
     }
 
     /// The first phase.

@@ -7,7 +7,7 @@
 //! The owner of PENDING arms the timer.
 
 use super::pointer::{self, claim, offer, RawDelayedWorkItem, WorkItem};
-use super::{Item, RawTimed, RawWork, Returned, TimedItem, Work};
+use super::{Identity, Item, RawTimed, RawWork, Returned, TimedItem, Work};
 use crate::enqueue::{self, Entry};
 use crate::env::helpers::TimerEvent;
 use crate::error::{DisableOverflow, EnableUnderflow, EnqueueError, Refusal, WaitError};
@@ -321,6 +321,10 @@ impl<T, const ID: u64> DelayedWork<T, ID> {
     /// True if the item waits for its timer or for a run.
     pub fn is_pending(&self) -> bool {
         self.work.is_pending()
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.work.raw().identity()
     }
 
     /// What the item is doing: a snapshot, good as a hint only.

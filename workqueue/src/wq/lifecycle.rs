@@ -414,7 +414,7 @@ fn take_any(pwq: &Pwq) -> Option<Item> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ClosureWork;
+    use super::super::spawn::ClosureWork;
     use super::*;
     use crate::env::topology::Topology;
     use crate::work::pointer::{claim, offer};

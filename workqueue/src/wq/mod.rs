@@ -15,18 +15,17 @@ pub(crate) mod lifecycle;
 
 pub(crate) mod limits;
 
+pub(crate) mod spawn;
+
 pub(crate) mod system;
 
 use crate::enqueue;
 use crate::error::{AttrError, EnqueueError, Refusal, WaitError};
-use crate::impl_has_work;
 use crate::work::delayed::{self, Modified};
-use crate::work::pointer::{RawDelayedWorkItem, RawWorkItem, WorkItem};
-use crate::work::Work;
+use crate::work::pointer::{RawDelayedWorkItem, RawWorkItem};
 use attrs::{Attrs, Flags};
 use queue::{QueueInner, QueueStats};
 use std::ops::Deref;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,26 +173,6 @@ impl Queue {
         })
     }
 
-    /// Runs a closure as an item of its own.
-    pub fn try_spawn<F>(&self, f: F) -> Result<(), EnqueueError<F>>
-    where
-        F: FnOnce() + Send + 'static,
-    {
-        self.spawn(None, f)
-    }
-
-    /// As `try_spawn`, for a CPU if one is given.
-    pub(crate) fn spawn<F>(&self, cpu: Option<usize>, f: F) -> Result<(), EnqueueError<F>>
-    where
-        F: FnOnce() + Send + 'static,
-    {
-        let item = Box::pin(ClosureWork {
-            work: Work::new(""),
-            f,
-        });
-        enqueue::enqueue(&self.inner, cpu, item).map_err(|e| e.map(|item| Pin::into_inner(item).f))
-    }
-
     /// Waits until every item enqueued before the call has run or was cancelled.
     pub fn flush(&self) -> Result<(), WaitError> {
         self.inner.flush_from_outside()
@@ -284,33 +263,14 @@ impl Drop for OwnedQueue {
     }
 }
 
-/// A closure as an item of its own. Counterpart: `ClosureWork` of the kernel's Rust bindings.
-struct ClosureWork<F: FnOnce() + Send + 'static> {
-    work: Work<Self>,
-    f: F,
-}
-
-// The closure is not pinned by the box: it is moved out before it is called.
-impl<F: FnOnce() + Send + 'static> Unpin for ClosureWork<F> {}
-
-impl_has_work! {
-    impl{F: FnOnce() + Send + 'static} HasWork<Self> for ClosureWork<F> { self.work }
-}
-
-impl<F: FnOnce() + Send + 'static> WorkItem for ClosureWork<F> {
-    type Pointer = Pin<Box<Self>>;
-
-    fn run(this: Pin<Box<Self>>) {
-        (Pin::into_inner(this).f)();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::spawn::ClosureWork;
     use super::*;
     use crate::error::StartError;
     use crate::sys::cpu;
     use crate::work::state::Claim;
+    use crate::work::Work;
     use crate::{blocking, current, set_worker_desc, worker_desc, Runtime, Topology};
     use std::sync::mpsc;
 

@@ -7,17 +7,15 @@
 
 use super::attrs::Flags;
 use super::builder::QueueBuilder;
+use super::spawn::JoinHandle;
 use super::{OwnedQueue, Queue};
 use crate::env::helpers::Job;
-use crate::error::{EnqueueError, Refusal, WaitError};
-use crate::pool::context::blocking;
+use crate::error::{EnqueueError, JoinError, Refusal, WaitError};
 use crate::runtime::directory::Directory;
 use crate::runtime::Runtime;
-use crate::sys::sync::{Completion, Mutex};
 use crate::work::pointer::{RawDelayedWorkItem, RawWorkItem};
-use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -178,41 +176,13 @@ pub enum OnCpuError {
     Wait(#[from] WaitError),
 }
 
-/// A result on its way from a worker to the caller.
-struct Reply<R> {
-    done: Completion,
-    result: Mutex<Option<thread::Result<R>>>,
-}
-
-impl<R: Send + 'static> Reply<R> {
-    /// Runs `f` on `cpu`; the reply arrives later.
-    fn ask(
-        queue: &Queue,
-        cpu: usize,
-        f: impl FnOnce() -> R + Send + 'static,
-    ) -> Result<Arc<Self>, Refusal> {
-        let reply = Arc::new(Self {
-            done: Completion::new(),
-            result: Mutex::new(None),
-        });
-        let answer = reply.clone();
-        let body = move || {
-            let result = catch_unwind(AssertUnwindSafe(f));
-            *answer.result.lock() = Some(result);
-            answer.done.complete();
-        };
-        queue.spawn(Some(cpu), body).map_err(|e| e.reason())?;
-        Ok(reply)
-    }
-
-    fn wait(&self) -> R {
-        blocking(|| self.done.wait());
-        let result = self.result.lock().take();
-        match result.expect("the reply is stored before it is announced") {
-            Ok(result) => result,
-            Err(panic) => resume_unwind(panic),
-        }
-    }
+/// Waits for a closure that a queue of the runtime has taken. A panic in it goes on here.
+fn reply<R>(asked: JoinHandle<R>) -> Result<R, OnCpuError> {
+    asked.join().map_err(|e| match e {
+        JoinError::Panicked(panic) => resume_unwind(panic.into_inner()),
+        JoinError::Wait(e) => e.into(),
+        JoinError::Cancelled => WaitError::Destroyed.into(),
+    })
 }
 
 impl Runtime {
@@ -223,7 +193,7 @@ impl Runtime {
         F: FnOnce() -> R + Send + 'static,
     {
         self.inner.env.require_online()?;
-        Ok(Reply::ask(self.system_percpu(), cpu, f)?.wait())
+        reply(self.system_percpu().spawn_on(cpu, f)?)
     }
 
     /// Runs `f` once on every online CPU and waits for all of them.
@@ -235,15 +205,12 @@ impl Runtime {
         let f = Arc::new(f);
         let ask = |cpu| {
             let f = f.clone();
-            Reply::ask(self.system_percpu(), cpu, move || f())
+            self.system_percpu().spawn_on(cpu, move || f())
         };
-        let replies: Vec<_> = self.online_cpus().iter().map(ask).collect();
+        let asked: Vec<_> = self.online_cpus().iter().map(ask).collect();
         // Waits for all that were queued, also if one was not.
-        let outcomes: Vec<_> = replies
-            .into_iter()
-            .map(|r| r.map(|reply| reply.wait()))
-            .collect();
-        Ok(outcomes.into_iter().collect::<Result<(), Refusal>>()?)
+        let outcomes: Vec<_> = asked.into_iter().map(|a| reply(a?)).collect();
+        outcomes.into_iter().collect()
     }
 }
 

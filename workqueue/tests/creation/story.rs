@@ -43,7 +43,7 @@ fn start() -> (Runtime, Arc<AtomicUsize>) {
         .stack_size(STACK)
         .create_cooldown(Duration::from_millis(10))
         // Only counts: the failures are the system's own.
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             a.fetch_add(1, Ordering::SeqCst);
             Ok(())
         })

@@ -81,7 +81,7 @@ fn s13_02_one_thread_too_few_is_no_queue() {
             Ok(())
         }
     };
-    let m = on(4).on_create_thread(hook).build();
+    let m = on(4).threads_by(hook).build();
     let name = "lgu".to_owned();
     assert_eq!(
         m.create_workqueue("lgu").map(drop),

@@ -33,7 +33,7 @@ fn trial(cpu: usize) -> Result<f64, StudyError> {
         .mayday_initial(INITIAL)
         // So that the end of a trial does not take a second.
         .create_cooldown(INITIAL * 5)
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             if !hook_fails.load(Ordering::SeqCst) {
                 return Ok(());
             }

@@ -35,7 +35,7 @@ fn failing(stage: &Stage, cpus: usize, fails: &Arc<AtomicBool>) -> Result<Runtim
     let builder = Runtime::builder()
         .topology(machine(cpus))
         .virtual_clock(stage.clock.clone())
-        .on_create_worker(move |_| {
+        .threads_by(move |_| {
             if fails.load(Ordering::SeqCst) {
                 Err(libc::EAGAIN)
             } else {
