@@ -55,6 +55,22 @@ fn sys_knows_nothing_above_it() {
     }
 }
 
+/// A server cannot be told to run out of threads: only the simulation can.
+#[test]
+fn only_the_simulation_has_threads_of_its_own() {
+    for root in [
+        "ublk-ramdisk/src/lib.rs",
+        "ublk-ramdisk/src/bin/ublk-ramdisk/main.rs",
+    ] {
+        for file in Sources::read(root).files.values() {
+            let simulates = file.components().any(|part| part.as_os_str() == "sim");
+            let text = fs::read_to_string(file).unwrap();
+            let says_it = text.contains("threads_by");
+            assert!(simulates || !says_it, "{}", file.display());
+        }
+    }
+}
+
 /// The lists that `scripts/journeys` has measured name files that there are, as many as they say.
 #[test]
 fn the_files_of_the_measured_journeys_exist() {
