@@ -9,6 +9,11 @@ setup_build() {
 	command -v cargo >/dev/null ||
 		die -3 "cargo is not on the PATH; install Rust first (https://rustup.rs)"
 	need_packages gcc libc6-dev
+	local wanted have
+	wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "${BASH_SOURCE[0]%/*}/../../Cargo.toml")
+	have=$(cargo --version | cut -d ' ' -f 2)
+	[[ $(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1) == "$wanted" ]] ||
+		die -3 "cargo is $have and this needs $wanted: run 'rustup update stable'"
 }
 
 # To build the comparison with libublk, whose crate generates bindings through

@@ -2,7 +2,7 @@
 //! An asynchronous program that hands computing to a queue and awaits the results.
 //!
 //! ```sh
-//! cargo run -p workqueue --example from_tokio
+//! cargo run -p cmwq --example from_tokio
 //! ```
 //!
 //! A handle is a future, so the only thread of the executor goes on serving the other tasks. A task

@@ -3,7 +3,7 @@
 //! to follow with a debugger or a profiler.
 //!
 //! ```sh
-//! cargo run -p workqueue --example one_item
+//! cargo run -p cmwq --example one_item
 //! ```
 //!
 //! `scripts/journeys` counts what runs for each.

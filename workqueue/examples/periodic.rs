@@ -2,7 +2,7 @@
 //! A job that is done again and again until it is cancelled.
 //!
 //! ```sh
-//! cargo run -p workqueue --example periodic
+//! cargo run -p cmwq --example periodic
 //! ```
 //!
 //! The item arms its own timer at the end of each run, so runs never pile up. `disable_sync` takes

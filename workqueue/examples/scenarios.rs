@@ -2,8 +2,8 @@
 //! Draws the three-item scenarios of the kernel's documentation as they happen here.
 //!
 //! ```sh
-//! cargo run -p workqueue --example scenarios              # writes workqueue/doc/scenarios.svg
-//! cargo run -p workqueue --example scenarios -- --check   # fails if that file would change, as tests/scenarios.rs does
+//! cargo run -p cmwq --example scenarios              # writes workqueue/doc/scenarios.svg
+//! cargo run -p cmwq --example scenarios -- --check   # fails if that file would change, as tests/scenarios.rs does
 //! ```
 //!
 //! On one CPU, w0 burns 5 ms of it, sleeps 10 and burns 5; w1 and w2 burn 5 and sleep 10. Each

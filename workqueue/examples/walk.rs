@@ -2,7 +2,7 @@
 //! Adds up a directory tree, with a closure for each directory that it meets.
 //!
 //! ```sh
-//! cargo run -p workqueue --example walk -- /usr/share
+//! cargo run -p cmwq --example walk -- /usr/share
 //! ```
 //!
 //! The closures borrow the totals from `main`, since the scope ends after the last of them. On an

@@ -2,9 +2,9 @@
 //! A program to be watched: a few queues, each with a habit that shows in its counters.
 //!
 //! ```sh
-//! cargo run -p workqueue --features tools --example watch_me -- /tmp/watch-me.sock
-//! cargo run -p workqueue --features tools --bin wq-monitor -- --socket /tmp/watch-me.sock
-//! cargo run -p workqueue --features tools --bin wq-dump -- --socket /tmp/watch-me.sock
+//! cargo run -p cmwq --features tools --example watch_me -- /tmp/watch-me.sock
+//! cargo run -p cmwq --features tools --bin wq-monitor -- --socket /tmp/watch-me.sock
+//! cargo run -p cmwq --features tools --bin wq-dump -- --socket /tmp/watch-me.sock
 //! ```
 //!
 //! What to look for:

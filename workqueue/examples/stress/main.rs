@@ -2,7 +2,7 @@
 //! Everything at once, for as long as you like, with exact accounts at the end.
 //!
 //! ```sh
-//! cargo run --release -p workqueue --example stress -- [SECONDS] [SEED]
+//! cargo run --release -p cmwq --example stress -- [SECONDS] [SEED]
 //! ```
 //!
 //! Four threads enqueue, delay, cancel, disable and flush items of a dozen queues of all kinds.

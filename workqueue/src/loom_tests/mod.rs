@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Models of the protocols that no lock covers, run by loom over all their interleavings.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p workqueue --lib loom_tests`
+//! `RUSTFLAGS="--cfg loom" cargo test -p cmwq --lib loom_tests`
 
 mod find;
 
