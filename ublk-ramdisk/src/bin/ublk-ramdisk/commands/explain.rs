@@ -8,7 +8,7 @@ use super::output;
 use crate::cli::ExplainArgs;
 
 /// Part of the program, so that it also explains where no source is.
-const GLOSSARY: &str = include_str!("../../../../../doc/glossary.md");
+const GLOSSARY: &str = include_str!("../../../../doc/glossary.md");
 
 /// A term and what it means.
 #[derive(Debug, Serialize)]
