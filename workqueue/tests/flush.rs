@@ -310,6 +310,46 @@ fn s10_12_barriers_of_a_cancelled_inactive_item_go_on() {
 }
 
 #[test]
+fn s10_12_barriers_of_a_cancelled_active_item_stay_in_front_of_later_items() {
+    // On a virtual clock nothing is found to use the CPU for too long: the later item stays alone.
+    let (_clock, rt) = virtual_runtime(1);
+    let q = rt.queue("q").flags(PERCPU).build().unwrap();
+    let (begun, begin) = (AtomicBool::new(false), AtomicBool::new(false));
+    let shared = Arc::new((begun, begin));
+    let s = shared.clone();
+    q.enqueue(Call::new(move |_| {
+        s.0.store(true, Ordering::SeqCst);
+        spin_until(|| s.1.load(Ordering::SeqCst));
+    }))
+    .unwrap();
+    until("the first one runs", || shared.0.load(Ordering::SeqCst));
+    let item = Call::noop();
+    q.enqueue(item.clone()).unwrap();
+    let flushed = Arc::new(AtomicBool::new(false));
+    let flusher = {
+        let (item, flushed) = (item.clone(), flushed.clone());
+        std::thread::spawn(move || {
+            item.work.flush().unwrap();
+            flushed.store(true, Ordering::SeqCst);
+        })
+    };
+    until("the barrier is in", || rt.dump_queue(&q).contains("BAR"));
+    let in_time = Arc::new(AtomicBool::new(false));
+    let (seen, result) = (flushed.clone(), in_time.clone());
+    q.enqueue(Call::new(move |_| {
+        let began = std::time::Instant::now();
+        spin_until(|| seen.load(Ordering::SeqCst) || began.elapsed() > HUNG / 4);
+        result.store(seen.load(Ordering::SeqCst), Ordering::SeqCst);
+    }))
+    .unwrap();
+    assert!(item.work.cancel().is_some());
+    shared.1.store(true, Ordering::SeqCst);
+    q.flush().unwrap();
+    flusher.join().unwrap();
+    assert!(in_time.load(Ordering::SeqCst), "the barrier ran too late");
+}
+
+#[test]
 fn s10_13_certain_deadlocks_are_refused() {
     let rt = runtime(1);
     let q = rt.ordered("o", Flags::empty()).unwrap();
