@@ -44,7 +44,7 @@ setup_demo() {
 # What the device tests call: file systems, partitions, load,
 # tracing; and shellcheck for the scripts themselves.
 setup_tests() {
-	need_packages fio e2fsprogs xfsprogs btrfs-progs util-linux fdisk strace shellcheck
+	need_packages fio e2fsprogs xfsprogs btrfs-progs util-linux fdisk strace udev shellcheck
 	# What the documents look inside with.
 	need_packages jq procps gdb linux-perf
 }

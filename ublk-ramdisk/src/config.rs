@@ -44,6 +44,8 @@ pub const MAX_ID: u64 = (1 << 20) - 1;
 pub const MAX_TIMEOUT: u64 = 3600;
 /// Longest time that clients wait for a new server, in seconds.
 pub const MAX_RECOVERY_TIMEOUT: u64 = 24 * 3600;
+/// Longest name of a disk, in bytes.
+pub const MAX_NAME: usize = 32;
 /// Page size of the hugetlb store, in bytes.
 pub const HUGE_PAGE: u64 = 2 << 20;
 
@@ -149,6 +151,13 @@ pub struct DeviceConfig {
     #[arg(short = 'n', long, value_name = "N", value_parser = number::<u32>(0, MAX_ID),
         allow_hyphen_values = true)]
     pub id: Option<u32>,
+    /// Name of the disk, which commands take in place of its id
+    ///
+    /// Up to 32 letters, digits, `.`, `_` and `-`, the first a letter or a digit; nothing that reads as an id.
+    /// No other disk of this program on this machine has it. With the package's udev rule
+    /// /dev/ublk-ramdisk/NAME leads to the disk.
+    #[arg(long, value_name = "NAME", value_parser = disk_name)]
+    pub name: Option<String>,
     /// Size of the disk, a multiple of the block size, such as 512M or 1.5G
     ///
     /// Memory is taken as it is written, not in advance (but see --backing hugetlb). May be left
@@ -304,6 +313,26 @@ fn block_size(text: &str) -> Result<u32, String> {
         bytes @ (512 | 1024 | 2048 | 4096) => Ok(bytes as u32),
         _ => Err("expected 512, 1024, 2048 or 4096".to_owned()),
     }
+}
+
+/// Reads the name of a disk.
+pub fn disk_name(text: &str) -> Result<String, String> {
+    let is_known = |letter: u8| letter.is_ascii_alphanumeric() || b"._-".contains(&letter);
+    let begins_well = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let number = ["ublkb", "ublkc"]
+        .iter()
+        .find_map(|node| text.strip_prefix(node));
+    let is_id = number
+        .unwrap_or(text)
+        .bytes()
+        .all(|letter| letter.is_ascii_digit());
+    if begins_well && text.bytes().all(is_known) && text.len() <= MAX_NAME && !is_id {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "expected up to {MAX_NAME} letters, digits, '.', '_' and '-', the first a letter or a digit, and \
+         no id such as 7 or ublkb7"
+    ))
 }
 
 fn physical_block_size(text: &str) -> Result<u32, String> {

@@ -236,6 +236,8 @@ impl KblockdStats {
 pub struct DeviceStats {
     /// N of /dev/ublkbN.
     pub id: u32,
+    /// The disk's name.
+    pub name: Option<String>,
     /// Size of the disk in bytes.
     pub size: u64,
     /// Bytes of memory the store holds, as its file system counts them.

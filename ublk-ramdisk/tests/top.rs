@@ -120,6 +120,7 @@ fn figures(asked: u64) -> DeviceStats {
     queue.now.ctx_lens = vec![1];
     DeviceStats {
         id: 5,
+        name: None,
         size: 1 << 30,
         allocated: 1 << 20,
         data_path: "buffer".to_owned(),

@@ -150,6 +150,26 @@ fn s01_04_s01_05_threads_have_the_kernels_names() {
 }
 
 #[test]
+fn s01_04_a_program_gives_its_threads_a_prefix_of_its_own() {
+    let rt = Runtime::builder().thread_name_prefix("app43/");
+    let rt = rt.start().unwrap();
+    let q = rt
+        .queue("kblockd_of_test")
+        .flags(Flags::MEM_RECLAIM)
+        .build();
+    until("the threads have named themselves", || {
+        threads_named("app43/R-kblockd") == ["app43/R-kblockd"]
+    });
+    let per_cpu = |end: &str| {
+        threads_named("app43/")
+            .iter()
+            .any(|name| name.ends_with(end))
+    };
+    assert!(per_cpu(":0") && per_cpu(":0H"));
+    drop(q);
+}
+
+#[test]
 fn s01_09_s04_04_percpu_items_run_on_their_cpu() {
     let rt = Runtime::builder().start().unwrap();
     let q = rt.queue("q").flags(PERCPU).build().unwrap();

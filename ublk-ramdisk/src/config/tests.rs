@@ -151,3 +151,28 @@ fn names_are_written_as_typed() {
         assert_eq!(data_path(&path.to_string()), Ok(Some(path)));
     }
 }
+
+#[test]
+fn i21_a_name_is_short_plain_and_no_id() {
+    let longest = "a".repeat(MAX_NAME);
+    for name in ["db", "0a", "a.b_c-D", "ublkb1x", longest.as_str()] {
+        assert_eq!(disk_name(name).as_deref(), Ok(name));
+    }
+    let longer = "a".repeat(MAX_NAME + 1);
+    for name in [
+        "",
+        "7",
+        "0007",
+        "ublkb7",
+        "ublkb",
+        "ublkc99999999",
+        ".a",
+        "-a",
+        "a/b",
+        "a b",
+        "\u{e4}",
+        longer.as_str(),
+    ] {
+        disk_name(name).expect_err(name);
+    }
+}

@@ -111,6 +111,7 @@ impl Device {
         let queues = self.counters.iter().zip(0..);
         DeviceStats {
             id: self.id(),
+            name: self.config.name.clone(),
             size: self.size(),
             allocated: self.driver.disk().store().allocated().unwrap_or(0),
             data_path: self.path.to_string(),

@@ -204,9 +204,9 @@ fn io_flushers() -> Outcome {
         }
     }
     let has = |start: &str| threads.values().any(|name| name.starts_with(start));
-    assert!(has("ublkq") && has("kworker/"), "{threads:?}");
+    assert!(has("ublkq") && has("urd/"), "{threads:?}");
     assert!(
-        threads.values().any(|name| name.contains("R-kb")),
+        threads.values().any(|name| name == "urd/R-kblockd"),
         "{threads:?}"
     );
     println!("    {} threads", threads.len());

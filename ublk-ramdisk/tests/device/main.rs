@@ -50,6 +50,8 @@ mod memory;
 
 mod model;
 
+mod names;
+
 mod power;
 
 mod pressure;
@@ -115,6 +117,7 @@ fn main() -> ExitCode {
     images::tests(&mut tests);
     tools::tests(&mut tests);
     upgrade::tests(&mut tests);
+    names::tests(&mut tests);
     users::tests(&mut tests);
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);

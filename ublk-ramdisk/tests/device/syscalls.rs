@@ -149,16 +149,16 @@ fn system_calls(path: &str, refused: &str) -> Outcome {
     let allowed = |thread: &str, call: &str| match (thread, call) {
         ("ublkq", "io_uring_enter") => true,
         (_, "pread64 /dev/ublkc" | "pwrite64 /dev/ublkc" | "pread64" | "pwrite64") => copies,
-        ("kworker", "write anon_inode:[eventfd]" | "write") => true,
+        ("urd/", "write anon_inode:[eventfd]" | "write") => true,
         // A worker that has nothing to do waits.
-        ("kworker", "futex") => true,
+        ("urd/", "futex") => true,
         // One that had nothing to do for minutes ends.
-        ("kworker", call) if DEATH.contains(&call) => true,
+        ("urd/", call) if DEATH.contains(&call) => true,
         _ if refused == "0" => false,
         // A run is queued, and a worker woken; the pool's lock is wanted by two at once. Who looks
         // for a run that another thread is just queueing looks again, after a short sleep.
         (_, "futex" | "sched_yield" | "clock_nanosleep") => true,
-        ("kworker", call) => ACCOUNTS.contains(&call) || BIRTH.contains(&call),
+        ("urd/", call) => ACCOUNTS.contains(&call) || BIRTH.contains(&call),
         _ => false,
     };
     let check = |found: Found| {
@@ -250,7 +250,7 @@ fn by_kind(
     let mut found = Found::new();
     for (thread, call, times) in calls {
         let name = threads.get(&thread).map_or("", String::as_str);
-        let kinds = ["ublkq", "kworker"].into_iter();
+        let kinds = ["ublkq", "urd/"].into_iter();
         if let Some(kind) = kinds.into_iter().find(|kind| name.starts_with(kind)) {
             *found.entry((kind.to_owned(), call)).or_insert(0) += times;
         }

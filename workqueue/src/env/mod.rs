@@ -56,6 +56,7 @@ pub(crate) struct Config {
     pub(crate) default_scope: Scope,
     pub(crate) stack_size: usize,
     pub(crate) bh_batch: BhBatch,
+    pub(crate) thread_name_prefix: String,
 }
 
 impl Default for Config {
@@ -83,6 +84,7 @@ impl Default for Config {
                 items: 10,
                 time: Duration::from_millis(2),
             },
+            thread_name_prefix: "kworker/".to_owned(),
         }
     }
 }

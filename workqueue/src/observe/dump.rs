@@ -321,7 +321,10 @@ fn show_worker(pool: &Pool, tid: i32) -> Option<String> {
         ));
     }
     // A rescuer that helps here and is between two runs.
-    let name = id.map_or_else(|| "kworker/R".to_owned(), |id| pool.worker_name(id));
+    let name = match id {
+        None => format!("{}R", pool.env.config.thread_name_prefix),
+        Some(id) => pool.worker_name(id),
+    };
     let mut state = if manages { "manager" } else { "between runs" }.to_owned();
     if idle {
         let lasting = pool.env.clock.coarse().saturating_sub(idle_since);

@@ -295,10 +295,11 @@ impl Pool {
     /// The thread name of worker `id` (1.4).
     pub(crate) fn worker_name(&self, id: usize) -> String {
         let highpri = if self.nice < 0 { "H" } else { "" };
+        let prefix = &self.env.config.thread_name_prefix;
         match self.kind {
-            PoolKind::PerCpu { cpu } => format!("kworker/{cpu}:{id}{highpri}"),
-            PoolKind::Bh { cpu } => format!("kworker/bh{cpu}{highpri}"),
-            PoolKind::Unbound { .. } => format!("kworker/u{}:{id}", self.id),
+            PoolKind::PerCpu { cpu } => format!("{prefix}{cpu}:{id}{highpri}"),
+            PoolKind::Bh { cpu } => format!("{prefix}bh{cpu}{highpri}"),
+            PoolKind::Unbound { .. } => format!("{prefix}u{}:{id}", self.id),
         }
     }
 }

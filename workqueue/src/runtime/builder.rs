@@ -65,6 +65,14 @@ impl RuntimeBuilder {
         self
     }
 
+    /// What the names of workers and rescuers begin with (`kworker/`). A short prefix of the program's
+    /// own, such as `app/`, tells them from the kernel's and leaves more of the 15 bytes that the kernel
+    /// keeps of a name.
+    pub fn thread_name_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.config.thread_name_prefix = prefix.into();
+        self
+    }
+
     /// How many BH items run, and for how long, before their thread yields the CPU (10 items or 2
     /// ms, whichever is first).
     pub fn bh_batch(mut self, items: usize, time: Duration) -> Self {

@@ -130,7 +130,7 @@ impl QueueInner {
 
     /// The name of its rescuer's thread.
     pub(crate) fn rescuer_name(&self) -> String {
-        format!("kworker/R-{}", self.name)
+        format!("{}R-{}", self.env.config.thread_name_prefix, self.name)
     }
 
     pub(crate) fn has_rescuer(&self) -> bool {

@@ -5,10 +5,12 @@
 //! the options of a disk are read and judged by `config.rs`. `commands/` takes over from there. A
 //! usage error of any kind is one line and exit status 2.
 
+use std::error::Error as _;
+
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use ublk_ramdisk::error::Failure;
+use ublk_ramdisk::error::{Exit, Failure};
 
 mod add;
 mod image;
@@ -214,6 +216,9 @@ pub enum Command {
         mut_args(sim::of_sim)
     )]
     Sim(Box<SimArgs>),
+    /// Print what udev is to know of a disk, for its rule
+    #[command(hide = true)]
+    Udev(UdevArgs),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLE)]
     Completions(CompletionsArgs),
@@ -222,7 +227,7 @@ pub enum Command {
 /// `del`
 #[derive(Debug, Args)]
 pub struct DelArgs {
-    /// Disks to delete: N, ublkbN or /dev/ublkbN
+    /// Disks to delete: names, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id, required_unless_present = "all")]
     pub ids: Vec<u32>,
     /// Every disk that ublk-ramdisk made on this machine (and no other ublk device)
@@ -236,7 +241,7 @@ pub struct DelArgs {
 /// `list`
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Only these: N, ublkbN or /dev/ublkbN [default: all]
+    /// Only these: names, N, ublkbN or /dev/ublkbN [default: all]
     #[arg(value_name = "ID", value_parser = device_id)]
     pub ids: Vec<u32>,
     #[command(flatten)]
@@ -266,7 +271,7 @@ pub struct TableArgs {
 /// `stop`
 #[derive(Debug, Args)]
 pub struct StopArgs {
-    /// Disk to stop: N, ublkbN or /dev/ublkbN
+    /// Disk to stop: its name, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
     /// Even if the disk is in use
@@ -277,7 +282,7 @@ pub struct StopArgs {
 /// `recover` and `upgrade`
 #[derive(Debug, Args)]
 pub struct NewServerArgs {
-    /// Disks that get a new server: N, ublkbN or /dev/ublkbN
+    /// Disks that get a new server: names, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id, required_unless_present = "all")]
     pub ids: Vec<u32>,
     /// Every disk that ublk-ramdisk made on this machine
@@ -291,7 +296,7 @@ pub struct NewServerArgs {
 /// `resize`
 #[derive(Debug, Args)]
 pub struct ResizeArgs {
-    /// Disk to resize: N, ublkbN or /dev/ublkbN
+    /// Disk to resize: its name, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
     /// New size, a multiple of the block size, such as 512M or 4G
@@ -305,7 +310,7 @@ pub struct ResizeArgs {
 /// `set`
 #[derive(Debug, Args)]
 pub struct SetArgs {
-    /// Disk to change: N, ublkbN or /dev/ublkbN
+    /// Disk to change: its name, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
     /// Print an object with what is in force
@@ -318,7 +323,7 @@ pub struct SetArgs {
 /// `stats`
 #[derive(Debug, Args)]
 pub struct StatsArgs {
-    /// Only this disk: N, ublkbN or /dev/ublkbN [default: every disk served by ublk-ramdisk]
+    /// Only this disk: its name, N, ublkbN or /dev/ublkbN [default: every disk served by ublk-ramdisk]
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: Option<u32>,
     #[command(flatten)]
@@ -336,6 +341,14 @@ pub struct FormatArgs {
     pub json: bool,
 }
 
+/// `udev`
+#[derive(Debug, Args)]
+pub struct UdevArgs {
+    /// The disk: its name, N, ublkbN or /dev/ublkbN
+    #[arg(value_name = "ID", value_parser = device_id)]
+    pub id: u32,
+}
+
 /// `completions`
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
@@ -348,7 +361,13 @@ pub struct CompletionsArgs {
 pub fn parse(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, Unparsed> {
     Cli::try_parse_from(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Unparsed::Text(error.to_string()),
-        _ => Unparsed::Bad(Failure::usage(one_line(&error))),
+        // A disk that is not there is no bad usage.
+        _ => Unparsed::Bad(
+            match error.source().and_then(|of| of.downcast_ref::<Failure>()) {
+                Some(failure) if failure.exit != Exit::Usage => failure.clone(),
+                _ => Failure::usage(one_line(&error)),
+            },
+        ),
     })
 }
 

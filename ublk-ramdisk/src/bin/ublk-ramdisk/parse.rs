@@ -5,10 +5,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use ublk_ramdisk::config::MAX_ID;
+use ublk_ramdisk::config::{disk_name, MAX_ID};
+use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::units::{number, seconds, time};
 
 use crate::server::protocol::StateVerb;
+use crate::server::run_dir::RunDir;
 
 /// Reads how long a trace is recorded: 1 ms to 10 minutes, as the records of all of it are kept.
 pub fn trace_time(text: &str) -> Result<Duration, String> {
@@ -29,16 +31,30 @@ fn within(time: Duration, range: RangeInclusive<Duration>, form: &str) -> Result
     }
 }
 
-/// Reads a device id, as a number or inside the name of one of its nodes.
-pub fn device_id(text: &str) -> Result<u32, String> {
+/// Where udev puts links to disks with a name.
+const LINKS: &str = "/dev/ublk-ramdisk/";
+
+/// Reads a device id: a number, inside the name of one of its nodes, or that of the disk with this name.
+pub fn device_id(text: &str) -> Result<u32, Failure> {
     let name = text.strip_prefix("/dev/").unwrap_or(text);
     // A bare number must not have `/dev/` in front, so the fallback is the text as typed.
     let id = name
         .strip_prefix("ublkb")
         .or_else(|| name.strip_prefix("ublkc"))
         .unwrap_or(text);
-    number(0, MAX_ID)(id).map_err(|_| {
-        format!("expected a device id: N, ublkbN or /dev/ublkbN, N from 0 to {MAX_ID}")
+    if let Ok(id) = number(0, MAX_ID)(id) {
+        return Ok(id);
+    }
+    let name = disk_name(text.strip_prefix(LINKS).unwrap_or(text)).map_err(|_| {
+        Failure::usage(format!(
+            "expected a disk: its name, or N, ublkbN or /dev/ublkbN, N from 0 to {MAX_ID}"
+        ))
+    })?;
+    let run_dir = RunDir::of_this_machine()?;
+    run_dir.id_of(&name).ok_or_else(|| {
+        Failure::runtime(format!(
+            "there is no disk named {name}: see `ublk-ramdisk list -o DISK,NAME`"
+        ))
     })
 }
 
@@ -74,6 +90,8 @@ mod tests {
         for name in ["", "-1", "ublkb", "/dev/sda", "/dev/12x", "1048576"] {
             assert!(device_id(name).is_err(), "{name}");
         }
+        let unknown = device_id("/dev/ublk-ramdisk/no-such-disk").expect_err("none has it");
+        assert!(unknown.message.contains("named no-such-disk"), "{unknown}");
     }
 
     #[test]

@@ -34,6 +34,8 @@ use crate::ublk::thread::{Deaths, QueueThread, Served};
 const RELEASE_PATIENCE: Duration = Duration::from_secs(40);
 /// The kernel's timeout of the requests of a disk on such a driver, in milliseconds.
 const IO_TIMEOUT_MS: u32 = 3000;
+/// Tells the workers of a disk from the kernel's (`kworker/`) in `ps -L` and `top -H`.
+const THREAD_PREFIX: &str = "urd/";
 /// How long a device node may take to appear.
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -49,7 +51,7 @@ impl Device {
     pub fn create(
         config: &DeviceConfig,
         again: bool,
-        added: impl FnOnce(u32),
+        added: impl FnOnce(u32) -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
         let mut control = Control::open()?;
         let offered = offered_features(&mut control)?;
@@ -77,7 +79,7 @@ impl Device {
         };
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
-        added(info.dev_id);
+        added(info.dev_id)?;
         if !again {
             let _none = rules_file(config, info.dev_id).map(std::fs::remove_file);
         }
@@ -265,7 +267,7 @@ impl Device {
             path: self.path,
             queues: queues.clone(),
         });
-        let runtime = backend::runtime();
+        let runtime = backend::runtime().thread_name_prefix(THREAD_PREFIX);
         let flags = config.kblockd_flags.flags();
         let (driver, operations) = (&self.driver, self.driver.clone());
         let start = || Mirror::start_on(runtime, flags, set, operations, driver, front_end);

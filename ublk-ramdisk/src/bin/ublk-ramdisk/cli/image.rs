@@ -32,7 +32,7 @@ file that is there is replaced. One that was made here and cannot be written who
 /// `reset`
 #[derive(Debug, Args)]
 pub struct ResetArgs {
-    /// Disk to reset: N, ublkbN or /dev/ublkbN
+    /// Disk to reset: its name, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
     /// Even if the disk is in use
@@ -43,7 +43,7 @@ pub struct ResetArgs {
 /// `save`
 #[derive(Debug, Args)]
 pub struct SaveArgs {
-    /// Disk to save: N, ublkbN or /dev/ublkbN
+    /// Disk to save: its name, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
     /// Where to

@@ -79,7 +79,7 @@ signal or when the one disk that was named goes away.";
 /// `top`
 #[derive(Debug, Args)]
 pub struct TopArgs {
-    /// Only this disk: N, ublkbN or /dev/ublkbN [default: every disk served by ublk-ramdisk]
+    /// Only this disk: its name, N, ublkbN or /dev/ublkbN [default: every disk served by ublk-ramdisk]
     #[arg(value_name = "ID", value_parser = device_id)]
     pub disk: Option<u32>,
     /// The same
@@ -105,7 +105,7 @@ pub struct ExplainArgs {
 /// `trace`
 #[derive(Debug, Args)]
 pub struct TraceArgs {
-    /// Disk to follow: N, ublkbN or /dev/ublkbN
+    /// Disk to follow: its name, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
     /// How long, 1ms to 10m
@@ -149,7 +149,7 @@ impl TraceArgs {
 /// `debugfs`
 #[derive(Debug, Args)]
 pub struct DebugfsArgs {
-    /// Disk to look at: N, ublkbN or /dev/ublkbN
+    /// Disk to look at: its name, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
     /// Only this file, or the files below this directory; or state=run, state=start, state=kick

@@ -28,7 +28,7 @@ Examples:
 /// `power-cut`
 #[derive(Debug, Args)]
 pub struct PowerCutArgs {
-    /// Disk to cut off: N, ublkbN or /dev/ublkbN
+    /// Disk to cut off: its name, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
     /// What of the unflushed pages survives

@@ -24,7 +24,7 @@ Examples:
 /// `rules`
 #[derive(Debug, Args)]
 pub struct RulesArgs {
-    /// Disk with the rules: N, ublkbN or /dev/ublkbN
+    /// Disk with the rules: its name, N, ublkbN or /dev/ublkbN
     #[arg(value_name = "ID", value_parser = device_id)]
     pub id: u32,
     #[command(subcommand)]

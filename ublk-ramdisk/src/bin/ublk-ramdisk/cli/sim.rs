@@ -101,9 +101,10 @@ pub struct SimOutput {
 }
 
 /// Options of `add` that mean nothing without a kernel.
-const KERNEL_ONLY: [&str; 8] = [
+const KERNEL_ONLY: [&str; 9] = [
     "base",
     "id",
+    "name",
     "physical_block_size",
     "rotational",
     "volatile_cache",
@@ -128,6 +129,7 @@ impl SimArgs {
         let usual = DeviceConfig::default();
         let without_kernel = DeviceConfig {
             id: None,
+            name: None,
             base: None,
             physical_block_size: usual.physical_block_size,
             rotational: false,
@@ -144,7 +146,7 @@ impl SimArgs {
         }
         if without_kernel != device {
             return Err(Failure::usage(
-                "--base, --id, --physical-block-size, --rotational, --volatile-cache, --no-partition-scan, \
+                "--base, --id, --name, --physical-block-size, --rotational, --volatile-cache, --no-partition-scan, \
                  --data-path and --swap mean nothing to sim, which has no kernel",
             ));
         }

@@ -44,6 +44,7 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
         ));
     }
     let run_dir = RunDir::of_this_machine()?;
+    run_dir.check_name(config.name.as_deref(), None)?;
     let stores = private_stores(&mut config, &run_dir)?;
     let result = serve(args, &config, &run_dir);
     // Unmounted now, if there is no disk in it.

@@ -23,6 +23,7 @@ const GONE: &str = "GONE";
 #[derive(Debug, Serialize)]
 struct Row {
     id: u32,
+    name: Option<String>,
     path: String,
     char_path: String,
     state: String,
@@ -87,7 +88,7 @@ impl Row {
 /// Lists the devices. A device that was named and does not exist is an error; one that vanishes
 /// while all are listed is not.
 pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
-    let columns = columns(&args.table)?;
+    let mut columns = columns(&args.table)?;
     let mut control = Control::open()?;
     let run_dir = RunDir::of_this_machine()?;
     let all = args.ids.is_empty();
@@ -102,6 +103,10 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
             Err(error) if all && error.errno() == Some(libc::ENODEV) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+    let usual = !args.table.all && args.table.columns.is_empty();
+    if usual && rows.iter().any(|row| row.name.is_some()) {
+        columns.insert(1, &NAME);
     }
     output::show(args.table.json, &rows, |rows| match rows[..] {
         [] => String::new(),
@@ -124,6 +129,9 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
     let pid = server(&info);
     Ok(Row {
         id,
+        name: state
+            .as_ref()
+            .and_then(|state| state.name().map(str::to_owned)),
         path: block_path(id),
         char_path: char_path(id),
         state: match gone {
@@ -174,8 +182,12 @@ const fn column(name: &'static str, usual: bool, cell: fn(&Row) -> Option<String
     Column { name, usual, cell }
 }
 
-const COLUMNS: [Column; 17] = [
+/// Shown without being named, too, when there are names.
+const NAME: Column = column("NAME", false, |row| row.name.clone());
+
+const COLUMNS: [Column; 18] = [
     column("DISK", true, |row| Some(row.path.clone())),
+    NAME,
     column("STATE", true, |row| Some(row.state.clone())),
     column("SIZE", true, |row| row.size.map(size)),
     column("QUEUES", true, |row| Some(row.queues.to_string())),
@@ -251,6 +263,7 @@ mod tests {
     fn l1_a_list_fits_80_columns() {
         let row = Row {
             id: 1_048_575,
+            name: None,
             path: block_path(1_048_575),
             char_path: char_path(1_048_575),
             state: "LIVE".to_owned(),

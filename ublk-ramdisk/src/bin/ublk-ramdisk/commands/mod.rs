@@ -37,6 +37,8 @@ mod doctor;
 
 mod sim;
 
+mod udev;
+
 mod completions;
 
 pub mod machine;
@@ -70,6 +72,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Udev(args) => udev::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }

@@ -106,7 +106,10 @@ const TOTAL: &[Column] = columns! {
 /// Prints one disk: a line of its size and data path, its pressure and memory, the tables, and
 /// kblockd. With selected columns only their table.
 pub fn as_text(stats: &DeviceStats, selection: &Selection) -> String {
-    let path = block_path(stats.id);
+    let mut path = block_path(stats.id);
+    if let Some(name) = &stats.name {
+        path += &format!(" ({name})");
+    }
     if !selection.columns.is_empty() {
         let table = table(stats, &selection.columns, true);
         return format!("{path}\n{}", table.unwrap_or_default());

@@ -80,6 +80,16 @@ pub enum Task {
     TakeOver(State),
 }
 
+impl Task {
+    /// The name of the disk.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Task::Add(config) => config.name.as_deref(),
+            Task::Recover(state, _) | Task::TakeUp(state) | Task::TakeOver(state) => state.name(),
+        }
+    }
+}
+
 /// What every server begins with.
 struct Start<'a> {
     signals: EndSignals,
@@ -313,7 +323,13 @@ impl Server {
             Some(id) => Some(run_dir.lock(id, NAMED_ID_TIMEOUT)?),
             None => None,
         };
-        let device = Device::create(config, again, |id| start.tell(Note::Added(id)))?;
+        let name = config.name.as_deref();
+        let device = Device::create(config, again, |id| {
+            start.tell(Note::Added(id));
+            process::set_title("ublk-ramdisk", id, name);
+            // Before udev hears of the disk.
+            run_dir.begin(id, name)
+        })?;
         let lock = match named {
             Some(lock) => lock,
             None => run_dir.lock(device.id(), FREE_ID_TIMEOUT)?,
@@ -347,6 +363,7 @@ impl Server {
         let id = state.served.id;
         let lock = start.run_dir.lock(id, FREE_ID_TIMEOUT)?;
         let config = start.run_dir.with_rules(state.usable_config()?);
+        process::set_title("ublk-ramdisk", id, state.name());
         let device = Device::recover(id, &config)?;
         let waited = since.elapsed();
         info!("clients of {} waited for {waited:?}", state.served.path);

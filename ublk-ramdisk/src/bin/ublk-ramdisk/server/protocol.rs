@@ -128,8 +128,13 @@ pub struct State {
 }
 
 impl State {
+    /// The disk's name.
+    pub fn name(&self) -> Option<&str> {
+        self.config.as_ref()?.name.as_deref()
+    }
+
     /// Raised when a config may say what an earlier program does not know.
-    pub const VERSION: u32 = 5;
+    pub const VERSION: u32 = 6;
     /// The first of those that are read as this one is: the one of before had no rules.
     const FIRST: u32 = 3;
 

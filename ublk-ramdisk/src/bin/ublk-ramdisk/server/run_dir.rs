@@ -2,6 +2,7 @@
 //! The run directory: who serves which device.
 //!
 //! Owns /run/ublk-ramdisk (or what `UBLK_RAMDISK_RUN_DIR` names) with these files per device:
+//! `N.name`, the name of a disk that is being made, which udev asks for before there is a state file;
 //! `N.lock`, locked for as long as its server lives; `N.json`, the device as [`State`]; `N.rules`, what
 //! its rules have done, once it had some; `N.sock`, the control socket; `N.supervisor`, locked for as long as its supervisor lives; and a directory `N`
 //! once `debugfs --files` was asked for. The lock alone
@@ -36,6 +37,8 @@ const DEFAULT_RUN_DIR: &str = "/run/ublk-ramdisk";
 /// A command that looks whether a lock is held takes it for a moment: it is held by a process that stays
 /// only if it still is after this time.
 pub const LOOK_END: Duration = Duration::from_millis(200);
+/// How long other commands may take to write down a name.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The directory; it need not exist.
 #[derive(Debug, Clone)]
@@ -257,15 +260,102 @@ impl RunDir {
         serde_json::from_str(&text).ok()
     }
 
+    /// The id of the disk with this name.
+    pub fn id_of(&self, name: &str) -> Option<u32> {
+        let devices = device_ids();
+        let ids = [self.ids_with(".name"), self.ids()].concat().into_iter();
+        // What is left of a disk whose contents are gone, too, has no name.
+        let is_there = |id: u32| {
+            let kept = || self.state(id)?.config?.backing().file(id);
+            devices.contains(&id) || self.has_server(id) || kept().is_some_and(|file| file.exists())
+        };
+        ids.filter(|id| self.name(*id).as_deref() == Some(name))
+            .find(|id| is_there(*id))
+    }
+
+    /// The name of a disk, also of one that is being made.
+    fn name(&self, id: u32) -> Option<String> {
+        // In this order: the file goes when the state file is there.
+        let begun = fs::read_to_string(self.file(id, "name")).ok();
+        let begun = begun.filter(|name| !name.is_empty());
+        begun.or_else(|| self.state(id)?.name().map(str::to_owned))
+    }
+
+    /// Is the disk of this program, and what is its name? A disk that another program makes anew
+    /// may have the id of one of ours that waits for a server.
+    pub fn name_for_udev(&self, id: u32, is_new: bool) -> Option<Option<String>> {
+        let waits = || {
+            self.state(id)
+                .is_some_and(|state| state.served.outlives_server)
+        };
+        let is_ours = self.file(id, "name").exists()
+            || self.has_server(id)
+            || self.has_supervisor(id)
+            || !is_new && waits();
+        is_ours.then(|| self.name(id))
+    }
+
+    /// Checks that no other disk has the name.
+    ///
+    /// # Errors
+    /// Status 4 if one has.
+    pub fn check_name(&self, name: Option<&str>, own: Option<u32>) -> Result<(), Failure> {
+        match name.and_then(|name| Some((name, self.id_of(name)?))) {
+            Some((name, id)) if Some(id) != own => Err(Failure::in_use(format!(
+                "--name {name}: device {id} has this name: choose another, or end that one with \
+                 `ublk-ramdisk del {id}`"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes down that the device is being made, and its name, which no other has.
+    ///
+    /// # Errors
+    /// As of [`RunDir::check_name`]; status 3 if the directory cannot be used.
+    pub fn begin(&self, id: u32, name: Option<&str>) -> Result<(), Failure> {
+        let path = self.0.join("names");
+        let lock = self.lock_within(&path, NAMES_TIMEOUT)?;
+        let begun = self.check_name(name, Some(id)).and_then(|()| {
+            let written = self.write(&self.file(id, "name"), name.unwrap_or_default());
+            written.map_err(|error| self.unusable(&error))
+        });
+        let _ = remove::regular_file(&path);
+        drop(lock);
+        begun
+    }
+
+    /// Replaces a file; readers see the old or the new one, never a part.
+    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+        // Written under another name, then renamed over the old one.
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(".new");
+        let draft = PathBuf::from(draft);
+        remove::regular_file(&draft)?;
+        // Follows no link: a name that exists is an error.
+        let mut file = File::create_new(&draft)?;
+        let renamed = file
+            .write_all(text.as_bytes())
+            .and_then(|()| fs::rename(&draft, path));
+        renamed.inspect_err(|_| {
+            let _ = remove::this_file(&draft, &file);
+        })
+    }
+
     /// Every device with a state file, lowest id first.
     pub fn ids(&self) -> Vec<u32> {
+        self.ids_with(".json")
+    }
+
+    /// Every device with a file of this ending.
+    fn ids_with(&self, end: &str) -> Vec<u32> {
         let Ok(entries) = fs::read_dir(&self.0) else {
             return Vec::new();
         };
         let mut ids: Vec<u32> = entries
             .filter_map(|entry| {
                 let name = entry.ok()?.file_name();
-                name.to_str()?.strip_suffix(".json")?.parse().ok()
+                name.to_str()?.strip_suffix(end)?.parse().ok()
             })
             .collect();
         ids.sort_unstable();
@@ -321,6 +411,7 @@ impl RunDir {
     fn remove(&self, id: u32) {
         let _ = remove::regular_file(&self.state_path(id));
         let _ = remove::regular_file(&self.file(id, "rules"));
+        let _ = remove::regular_file(&self.file(id, "name"));
         self.remove_all_but_state(id);
     }
 
@@ -367,19 +458,13 @@ impl DeviceLock {
     pub fn write_state(&self, state: &State) -> Result<(), Failure> {
         let text = serde_json::to_string(state)
             .map_err(|error| Failure::runtime(format!("state of device {}: {error}", self.id)))?;
-        let path = self.dir.state_path(self.id);
-        // Written under another name, then renamed over the old one.
-        let draft = path.with_extension("json.new");
-        let written = remove::regular_file(&draft)
-            // Follows no link: a name that exists is an error.
-            .and_then(|()| File::create_new(&draft))
-            .and_then(|mut file| {
-                let renamed = writeln!(file, "{text}").and_then(|()| fs::rename(&draft, &path));
-                renamed.inspect_err(|_| {
-                    let _ = remove::this_file(&draft, &file);
-                })
-            });
-        written.map_err(|error| self.dir.unusable(&error))
+        let written = self
+            .dir
+            .write(&self.dir.state_path(self.id), &(text + "\n"));
+        written.map_err(|error| self.dir.unusable(&error))?;
+        // From here on the state file has the name.
+        let _ = remove::regular_file(&self.dir.file(self.id, "name"));
+        Ok(())
     }
 
     /// Replaces the tree of files beside the state file, and returns where it is.
@@ -414,7 +499,7 @@ mod tests {
     use super::*;
     use crate::server::protocol::Served;
     use std::os::unix::fs::PermissionsExt;
-    use ublk_ramdisk::config::DataPath;
+    use ublk_ramdisk::config::{Backing, DataPath};
     use ublk_ramdisk::error::Exit;
 
     struct Scratch(RunDir);
@@ -515,6 +600,41 @@ mod tests {
         assert_eq!(scratch.0.ids(), [1], "it is not deleted yet");
         scratch.0.forget(1);
         assert!(!scratch.0 .0.exists());
+    }
+
+    #[test]
+    fn i21_a_name_belongs_to_one_disk_from_its_beginning_to_its_deletion() {
+        let scratch = Scratch::new("names");
+        let dir = &scratch.0;
+        let lock = dir.lock(4, Duration::ZERO).expect("free");
+        dir.begin(4, Some("db")).expect("free");
+        assert_eq!(dir.id_of("db"), Some(4), "there is no state file yet");
+        assert_eq!(dir.name_for_udev(4, true), Some(Some("db".to_owned())));
+        dir.begin(4, Some("db")).expect("it is its own");
+        let refused = dir.begin(5, Some("db")).expect_err("taken");
+        assert!(matches!(refused.exit, Exit::InUse), "{refused:?}");
+        assert!(refused.message.contains("--name db: device 4"), "{refused}");
+        let config = DeviceConfig {
+            name: Some("db".to_owned()),
+            ..DeviceConfig::default()
+        };
+        let mut state = served(4);
+        state.config = Some(config);
+        lock.write_state(&state).expect("written");
+        assert!(!dir.file(4, "name").exists());
+        assert_eq!(dir.id_of("db"), Some(4));
+        assert_eq!(dir.name_for_udev(5, false), None, "it is not ours");
+        drop(lock);
+        assert_eq!(dir.id_of("db"), None, "nothing is left of it");
+        // Unless its contents are.
+        let file = dir.0.join("contents");
+        fs::write(&file, "").expect("written");
+        let config = state.config.as_mut().expect("it has one");
+        config.backing = Some(Backing::Tmpfs(file));
+        let lock = dir.lock(4, Duration::ZERO).expect("free");
+        lock.write_state(&state).expect("written");
+        drop(lock);
+        dir.check_name(Some("db"), None).expect_err("they are kept");
     }
 
     #[test]

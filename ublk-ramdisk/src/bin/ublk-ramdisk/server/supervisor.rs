@@ -74,6 +74,8 @@ pub struct Supervisor {
     server: Child,
     /// From ADD_DEV on.
     id: Option<u32>,
+    /// That of the disk.
+    name: Option<String>,
     /// There are no contents yet that anybody could miss.
     is_new: bool,
     /// The right to supervise, while a new server can take up the disk.
@@ -129,8 +131,12 @@ impl Supervisor {
             // Not known yet, or not this disk's yet.
             Task::Add(_) => (None, None),
         };
+        let name = task.name().map(str::to_owned);
         let (server, notes) = fork(log.clone(), task, run_dir, Some(ready))?;
         process::set_name(c"ublk-supervisor");
+        if let Some(id) = id {
+            process::set_title("ublk-supervisor", id, name.as_deref());
+        }
         Ok(Supervisor {
             run_dir: run_dir.clone(),
             signals,
@@ -138,6 +144,7 @@ impl Supervisor {
             server,
             log,
             id,
+            name,
             is_new,
             lock,
             serving: false,
@@ -226,7 +233,10 @@ impl Supervisor {
         let mut note = [0; 64];
         while let Ok(length) = self.notes.recv(&mut note) {
             match serde_json::from_slice(&note[..length]) {
-                Ok(Note::Added(id)) => self.id = Some(id),
+                Ok(Note::Added(id)) => {
+                    process::set_title("ublk-supervisor", id, self.name.as_deref());
+                    self.id = Some(id);
+                }
                 Ok(Note::Serving { recoverable }) => {
                     self.serving = true;
                     self.recoverable = recoverable;

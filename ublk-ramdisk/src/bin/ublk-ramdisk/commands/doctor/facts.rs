@@ -58,8 +58,18 @@ pub struct Facts {
     pub first_namespace: bool,
     /// 2 MiB pages of the kernel's pool that are free and not reserved.
     pub huge_pages: u64,
+    /// True if the rule that makes links of disks with a name is where udev looks.
+    pub udev_rule: bool,
 }
 
+/// Where udev looks for rules.
+const RULES: [&str; 3] = [
+    "/etc/udev/rules.d",
+    "/run/udev/rules.d",
+    "/usr/lib/udev/rules.d",
+];
+/// Ours.
+const RULE: &str = "60-ublk-ramdisk.rules";
 /// CAP_SYS_ADMIN.
 pub const CAP_SYS_ADMIN: u32 = 21;
 /// CAP_SYS_RESOURCE.
@@ -88,6 +98,9 @@ impl Facts {
             shm: is_tmpfs(&read("/proc/self/mounts"), "/dev/shm"),
             first_namespace: is_in_first_namespace(),
             huge_pages: huge_pages("free").saturating_sub(huge_pages("resv")),
+            udev_rule: RULES
+                .iter()
+                .any(|folder| Path::new(folder).join(RULE).exists()),
             release,
         }
     }

@@ -64,7 +64,7 @@ pub fn run(args: &FormatArgs) -> Result<Exit, Failure> {
 
 /// Judges the facts, in the order in which they should be put right.
 fn judge(facts: &Facts) -> Report {
-    let checks: [(_, fn(&_) -> Check); 9] = [
+    let checks: [(_, fn(&_) -> Check); 10] = [
         ("kernel", kernel),
         ("driver", driver),
         ("permission", permission),
@@ -74,6 +74,7 @@ fn judge(facts: &Facts) -> Report {
         ("contents", contents),
         ("huge pages", huge_pages),
         ("out of memory", reclaim),
+        ("names", names),
     ];
     let checks = checks.map(|(name, check)| Check {
         name,
@@ -297,6 +298,19 @@ fn reclaim(facts: &Facts) -> Check {
     )
 }
 
+/// Never worse than ok: commands take the name of a disk without a link, too.
+fn names(facts: &Facts) -> Check {
+    if facts.udev_rule {
+        return ok("`add --name NAME` makes a link /dev/ublk-ramdisk/NAME");
+    }
+    Check {
+        advice: Some(
+            "for links in /dev/ublk-ramdisk: install package/60-ublk-ramdisk.rules".to_owned(),
+        ),
+        ..ok("`add --name NAME` makes no link: the udev rule is not installed")
+    }
+}
+
 fn as_text(report: &Report) -> String {
     let mut text = String::new();
     for check in &report.checks {
@@ -337,6 +351,7 @@ mod tests {
             shm: true,
             first_namespace: true,
             huge_pages: 0,
+            udev_rule: true,
         }
     }
 
