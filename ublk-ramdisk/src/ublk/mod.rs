@@ -33,6 +33,8 @@ use std::path::Path;
 
 pub mod device;
 
+pub mod export;
+
 pub mod ctrl;
 
 pub mod params;

@@ -5,8 +5,8 @@
 //! an exclusive open of a disk that a file system, swap or another driver holds, whichever process that is.
 //! Where the driver has SAFE_STOP_DEV (7.0) it decides itself whether a disk may be stopped. Elsewhere
 //! the following is missed: a use that begins after the look, a process of another pid namespace, a
-//! descriptor on its way through a socket, a file registered with io_uring whose descriptor is
-//! closed, and a driver that opens the disk without holding it (nvmet).
+//! descriptor on its way through a socket, and a file registered with io_uring whose descriptor is
+//! closed.
 //!
 //! | use | found by |
 //! |---|---|
@@ -14,6 +14,7 @@
 //! | swap | /proc/swaps |
 //! | device mapper, md, bcache | `holders` of the disk in sysfs |
 //! | a loop device | `loop/backing_file` of each loop device in sysfs |
+//! | an NVMe target | configfs |
 //! | an open or mapped node | /proc/PID/fd and /proc/PID/map_files |
 //! | whatever holds the disk, also where /proc does not show it | an open with O_EXCL |
 
@@ -27,6 +28,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::ctrl::{block_path, Control};
+use super::export::exported_as;
 use crate::error::{Exit, Failure};
 use crate::sys::file::{block_device_number, flush_block_device};
 
@@ -273,6 +275,10 @@ impl Disk {
             {
                 users.insert(format!("held by {}", holder.file_name().to_string_lossy()));
             }
+        }
+        // The target opens a disk without holding it.
+        for nqn in exported_as(|path| self.is_node(path)) {
+            users.insert(format!("exported as {nqn}"));
         }
         for block in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
             // A loop device on the disk is not among the holders.

@@ -26,6 +26,8 @@ mod disk;
 
 mod environment;
 
+mod export;
+
 mod faults;
 
 mod features;
@@ -118,6 +120,7 @@ fn main() -> ExitCode {
     tools::tests(&mut tests);
     upgrade::tests(&mut tests);
     names::tests(&mut tests);
+    export::tests(&mut tests);
     users::tests(&mut tests);
     backing::tests(&mut tests);
     lifecycle::tests(&mut tests);

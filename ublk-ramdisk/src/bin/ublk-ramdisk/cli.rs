@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use ublk_ramdisk::error::{Exit, Failure};
 
 mod add;
+mod export;
 mod image;
 mod observe;
 mod power;
@@ -21,6 +22,8 @@ mod sim;
 
 pub use add::AddArgs;
 use add::{ADD_EXAMPLES, ADD_LONG};
+pub use export::{ExportArgs, UnexportArgs};
+use export::{EXPORT_EXAMPLES, EXPORT_LONG};
 pub use image::{ResetArgs, SaveArgs};
 use image::{RESET_EXAMPLES, RESET_LONG, SAVE_LONG};
 pub use observe::{DebugfsArgs, ExplainArgs, TopArgs, TraceArgs, WatchArgs};
@@ -79,8 +82,8 @@ A disk that is opened, mounted, used as swap or held by another block driver is 
 status 4, unless --force is given: then its users get I/O errors. Where the kernel has the
 SAFE_STOP_DEV feature (7.0) the kernel itself decides. Before that the users are looked for in
 /proc and /sys, and an exclusive open of the disk is tried. Nothing tells then of: who opens it in
-that moment, another pid namespace, a descriptor in flight in a socket, a file registered with
-io_uring whose descriptor is closed, and a driver that does not hold what it opens (nvmet).";
+that moment, another pid namespace, a descriptor in flight in a socket, and a file registered with
+io_uring whose descriptor is closed. With --force an export of the disk ends, too.";
 
 const STOP_LONG: &str = "\
 Stop a disk but keep its id.
@@ -186,6 +189,11 @@ pub enum Command {
     /// Write the contents of a disk to a file, with holes where it holds zeros
     #[command(long_about = SAVE_LONG)]
     Save(SaveArgs),
+    /// Let other hosts use a disk, over NVMe/TCP
+    #[command(long_about = EXPORT_LONG, after_help = EXPORT_EXAMPLES)]
+    Export(ExportArgs),
+    /// End what `export` has begun; other hosts lose the disk
+    Unexport(UnexportArgs),
     /// Take the power of a running disk away, and with it what was not flushed
     #[command(long_about = POWER_LONG, after_help = POWER_EXAMPLES)]
     PowerCut(PowerCutArgs),

@@ -9,6 +9,7 @@ use ublk_ramdisk::error::{Exit, Failure};
 use ublk_ramdisk::ublk::abi::{DeviceInfo, DeviceState};
 use ublk_ramdisk::ublk::ctrl::{block_path, char_path, Control, CtrlError};
 use ublk_ramdisk::ublk::device_ids;
+use ublk_ramdisk::ublk::export;
 use ublk_ramdisk::ublk::features::features;
 use ublk_ramdisk::units::Size;
 
@@ -57,6 +58,8 @@ struct Row {
     waited_ms: Option<u64>,
     /// When the last server died, if clients wait for another.
     waits_since: Option<String>,
+    /// How other hosts reach it.
+    exported: Option<String>,
     /// It is without power, after a power cut.
     off: Option<bool>,
 }
@@ -107,6 +110,9 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
     let usual = !args.table.all && args.table.columns.is_empty();
     if usual && rows.iter().any(|row| row.name.is_some()) {
         columns.insert(1, &NAME);
+    }
+    if usual && rows.iter().any(|row| row.exported.is_some()) {
+        columns.push(&EXPORTED);
     }
     output::show(args.table.json, &rows, |rows| match rows[..] {
         [] => String::new(),
@@ -159,6 +165,8 @@ fn look(control: &mut Control, run_dir: &RunDir, id: u32) -> Result<Row, CtrlErr
         restarts: state.as_ref().map(|state| state.restarts),
         last_end: state.as_ref().and_then(|state| state.last_end.clone()),
         waited_ms: state.as_ref().and_then(|state| state.waited_ms),
+        exported: export::of(id)
+            .map(|export| format!("{} at {}", export.nqn, export.listens.join(","))),
         off: state.as_ref().map(|state| state.off),
         waits_since: state.and_then(|state| state.waits_since),
     })
@@ -185,7 +193,10 @@ const fn column(name: &'static str, usual: bool, cell: fn(&Row) -> Option<String
 /// Shown without being named, too, when there are names.
 const NAME: Column = column("NAME", false, |row| row.name.clone());
 
-const COLUMNS: [Column; 18] = [
+/// Likewise.
+const EXPORTED: Column = column("EXPORTED", false, |row| row.exported.clone());
+
+const COLUMNS: [Column; 19] = [
     column("DISK", true, |row| Some(row.path.clone())),
     NAME,
     column("STATE", true, |row| Some(row.state.clone())),
@@ -206,6 +217,7 @@ const COLUMNS: [Column; 18] = [
     column("RESTARTS", false, |row| text(row.restarts)),
     column("LAST-END", false, |row| row.last_end.clone()),
     column("WAITED-MS", false, |row| text(row.waited_ms)),
+    EXPORTED,
 ];
 
 fn text(value: Option<impl ToString>) -> Option<String> {
@@ -286,6 +298,7 @@ mod tests {
             waited_ms: Some(1000),
             waits_since: None,
             off: Some(false),
+            exported: None,
         };
         let args = |all, columns: &[&str]| TableArgs {
             json: false,

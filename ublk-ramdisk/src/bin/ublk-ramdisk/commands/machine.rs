@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ublk_ramdisk::error::Failure;
 use ublk_ramdisk::ublk::abi::DeviceState;
 use ublk_ramdisk::ublk::ctrl::{block_path, Control};
+use ublk_ramdisk::ublk::export;
 use ublk_ramdisk::ublk::features::Features;
 use ublk_ramdisk::ublk::openers::{flush, past_brief_use, stop_unused};
 
@@ -134,6 +135,8 @@ pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
     let server = ask(Request::Stop).transpose()?;
     // Before a ring is made: none can be while a CPU that goes offline waits for requests (C27).
     if force {
+        // Before the disk goes: the target would go on holding what is left of it.
+        export::unexport(id)?;
         ask(Request::LetGo);
     }
     // A failure to let go is one of the server, whose end STOP_DEV can wait for.

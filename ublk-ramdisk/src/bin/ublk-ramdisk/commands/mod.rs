@@ -12,6 +12,8 @@ mod stop;
 
 mod new_server;
 
+mod export;
+
 mod power_cut;
 mod reset;
 mod resize;
@@ -63,6 +65,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Rules(args) => rules::run(&args),
         Command::Reset(args) => reset::run(&args),
         Command::Save(args) => save::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Unexport(args) => export::end(&args),
         Command::PowerCut(args) => power_cut::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Trace(args) => trace::run(&args),

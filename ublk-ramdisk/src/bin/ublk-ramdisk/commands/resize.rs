@@ -3,6 +3,7 @@
 
 use ublk_ramdisk::config::check_bytes;
 use ublk_ramdisk::error::{Exit, Failure};
+use ublk_ramdisk::ublk::export;
 use ublk_ramdisk::ublk::openers::{past_brief_use, refuse_users};
 
 use super::machine;
@@ -22,5 +23,6 @@ pub fn run(args: &ResizeArgs) -> Result<Exit, Failure> {
     let request = Request::Resize { bytes: args.size };
     let answer = machine::ask_of(&RunDir::of_this_machine()?, args.id, request)?;
     machine::done(answer)?;
+    export::follow_size(args.id);
     Ok(Exit::Done)
 }
