@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::signal::{signal, SigHandler, Signal};
@@ -141,28 +142,32 @@ pub fn set_name(name: &CStr) {
     let _ = nix::sys::prctl::set_name(name);
 }
 
-/// What /proc/PID/cmdline shows of this process. One byte more than a title is long: it ends with zeros.
-static TITLE: [AtomicU8; TITLE_LENGTH + 1] = [const { AtomicU8::new(0) }; TITLE_LENGTH + 1];
+/// What /proc/PID/cmdline shows of this process. On the heap: of other memory the kernel shows none.
+static TITLE: OnceLock<Box<[AtomicU8]>> = OnceLock::new();
 const TITLE_LENGTH: usize = "ublk-supervisor: ublkb1048575 ".len() + MAX_NAME;
 
 /// Has `ps` show what the process does, and for which disk. Where the kernel does not let it
 /// (PR_SET_MM needs CAP_SYS_RESOURCE) the command line stays.
 pub fn set_title(process: &str, id: u32, name: Option<&str>) {
+    // One byte more: the title ends with a zero.
+    let zeros = || (0..=TITLE_LENGTH).map(|_| AtomicU8::new(0)).collect();
+    let shown = TITLE.get_or_init(zeros);
     let title = format!("{process}: ublkb{id} {}", name.unwrap_or_default());
     let bytes = title.trim_end().bytes().chain(std::iter::repeat(0));
-    TITLE[..TITLE_LENGTH]
-        .iter()
+    let places = shown[..TITLE_LENGTH].iter();
+    places
         .zip(bytes)
-        .for_each(|(to, byte)| to.store(byte, Relaxed));
+        .for_each(|(place, byte)| place.store(byte, Relaxed));
     // In this order: the beginning must not lie behind the end, and the stack is above.
-    let ends = TITLE.as_ptr_range();
+    let ends = shown.as_ptr_range();
     for (what, place) in [
         (libc::PR_SET_MM_ARG_START, ends.start),
         (libc::PR_SET_MM_ARG_END, ends.end),
     ] {
-        // SAFETY: the kernel only reads between the two, for others; a static stays where it is, and this
+        let (what, none) = (what as libc::c_ulong, 0_usize);
+        // SAFETY: the kernel only reads between the two, for others; what is in a static stays, and this
         // process has no use of its own for the former place.
-        unsafe { libc::prctl(libc::PR_SET_MM, what, place, 0, 0) };
+        unsafe { libc::prctl(libc::PR_SET_MM, what, place, none, none) };
     }
 }
 
