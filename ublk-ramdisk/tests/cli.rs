@@ -245,6 +245,7 @@ fn the_help_of_every_command() {
         "stop",
         "recover",
         "upgrade",
+        "serve",
         "resize",
         "reset",
         "save",

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! I21: a disk with a name, as commands, udev, lsblk and ps know it.
+//! I21, I22: a disk with a name, as commands, udev, lsblk and ps know it, and as a service.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Child;
+use std::time::Duration;
 
 use crate::disk::{try_add, Disk};
 use crate::ioctl;
 use crate::machine::{self, read, wait_for, Traces};
-use crate::recovery::{kill, listed};
+use crate::recovery::{assert_holds, fill, kill, listed};
 use crate::run::{command, need, tool, ublk, PROGRAM};
 use crate::runner::{Outcome, Skip, Test};
 use crate::upgrade::upgrade;
@@ -21,6 +23,8 @@ pub fn tests(tests: &mut Vec<Test>) {
     tests.push(Test::skippable(name, named));
     let name = "i21_a_name_outlives_server_supervisor_and_stop";
     tests.push(Test::new(name, kept));
+    let name = "i22_a_service_takes_up_its_disk_and_keeps_its_contents";
+    tests.push(Test::new(name, service));
 }
 
 /// udev with the package's rule, for the program under test. Ends with the value.
@@ -139,5 +143,63 @@ fn kept() {
     disk.has_ended();
     let next = Disk::add(&again);
     next.end();
+    before.assert_unchanged();
+}
+
+/// Starts the server of a unit as systemd does, and waits until it says that the disk is there.
+fn start() -> Child {
+    let [config, socket] = ["unit.conf", "notify"].map(|name| machine::scratch().join(name));
+    fs::write(&config, "size = \"8M\"\nslots = 4\n").expect("written");
+    let _former = fs::remove_file(&socket);
+    let told = UnixDatagram::bind(&socket).expect("a socket");
+    told.set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a time");
+    let mut serve = command(PROGRAM);
+    serve.args(["serve", "unit", "--config"]).arg(config);
+    let server = serve.env("NOTIFY_SOCKET", &socket).spawn();
+    let server = server.expect("it starts");
+    let mut word = [0; 16];
+    let length = told.recv(&mut word).expect("it says so");
+    assert_eq!(word[..length].trim_ascii_end(), b"READY=1");
+    server
+}
+
+fn service() {
+    let before = Traces::now();
+    let mut server = start();
+    let rows = ublk(&["list", "--json", "unit"]).well();
+    let rows: serde_json::Value = serde_json::from_str(&rows).expect("JSON");
+    let disk = Disk::from_json(&rows[0].to_string());
+    assert_eq!(disk.pid, server.id());
+    assert!(ublk(&["set", "unit"]).well().contains("slots 4"));
+    fill(&disk, 4);
+
+    server.kill().expect("it lives");
+    server.wait().expect("it is ours");
+    wait_for("the driver", || listed(&disk)["state"] == "QUIESCED");
+    let mut server = start();
+    assert_holds(&disk, 4);
+
+    // It ends with a failure, so that systemd starts the next.
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| ublk(&["upgrade", "unit"]));
+        assert_eq!(server.wait().expect("it is ours").code(), Some(1));
+        wait_for("the driver", || listed(&disk)["state"] == "QUIESCED");
+        server = start();
+        let said = upgrade.join().expect("it ends").well();
+        assert_eq!(said.trim(), disk.path);
+    });
+    assert_holds(&disk, 4);
+
+    let user = disk.open();
+    ioctl::signal(server.id(), libc::SIGTERM);
+    drop(user);
+    assert!(server.wait().expect("it is ours").success());
+    assert_eq!(listed(&disk)["state"], "DEAD");
+    let mut server = start();
+    assert_holds(&disk, 4);
+    ublk(&["del", "unit"]).well();
+    assert!(server.wait().expect("it is ours").success());
+    disk.has_ended();
     before.assert_unchanged();
 }

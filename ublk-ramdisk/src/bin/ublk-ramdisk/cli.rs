@@ -6,6 +6,7 @@
 //! usage error of any kind is one line and exit status 2.
 
 use std::error::Error as _;
+use std::path::PathBuf;
 
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
@@ -39,6 +40,7 @@ pub use sim::SimArgs;
 
 use crate::parse::device_id;
 use crate::server::protocol::LogTarget;
+use ublk_ramdisk::config::disk_name;
 use ublk_ramdisk::config::set::SetOptions;
 use ublk_ramdisk::units::size;
 
@@ -105,6 +107,14 @@ Each server hands over its disk to a new one and ends; clients wait for a moment
 was set stays in force, counters begin anew. Prints the paths of the disks. Refused, with nothing
 changed, for a disk whose contents go with its server (see `add --backing`), one that is served in the
 foreground, and one whose state file only a newer program understands.";
+
+const SERVE_LONG: &str = "\
+Serve a disk for systemd, with the options of a file.
+
+What a unit ublk-ramdisk@NAME.service starts. The file has options of `add` in TOML, as they are typed
+but for the dashes: size = \"1G\", volatile-cache = true, rule = [\"read 10%: delay 5ms\"]. They are for a
+new disk: one of this name that waits, or was stopped, is taken up as it was. SIGTERM stops the
+disk, when nobody uses it any more or after 30 s, and its contents are kept until `del`.";
 
 const RESIZE_LONG: &str = "\
 Change the size of a running disk.
@@ -174,6 +184,9 @@ pub enum Command {
     /// Have this program serve disks that another version of it serves, while they are used
     #[command(long_about = UPGRADE_LONG)]
     Upgrade(NewServerArgs),
+    /// Serve a disk for systemd, with the options of a file
+    #[command(long_about = SERVE_LONG)]
+    Serve(ServeArgs),
     /// Change the size of a running disk
     #[command(long_about = RESIZE_LONG)]
     Resize(ResizeArgs),
@@ -224,6 +237,9 @@ pub enum Command {
         mut_args(sim::of_sim)
     )]
     Sim(Box<SimArgs>),
+    /// Write a manual page for each command
+    #[command(hide = true)]
+    Man(ManArgs),
     /// Print what udev is to know of a disk, for its rule
     #[command(hide = true)]
     Udev(UdevArgs),
@@ -349,6 +365,25 @@ pub struct FormatArgs {
     pub json: bool,
 }
 
+/// `serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Name of the disk
+    #[arg(value_name = "NAME", value_parser = disk_name)]
+    pub name: String,
+    /// The file with its options [default: /etc/ublk-ramdisk/NAME.conf]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Where to; it exists
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+}
+
 /// `udev`
 #[derive(Debug, Args)]
 pub struct UdevArgs {
@@ -396,6 +431,7 @@ fn one_line(error: &clap::Error) -> String {
     ) {
         let verbs: Vec<String> = Cli::command()
             .get_subcommands()
+            .filter(|verb| !verb.is_hide_set())
             .map(|verb| verb.get_name().to_owned())
             .collect();
         return format!(

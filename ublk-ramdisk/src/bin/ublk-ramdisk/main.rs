@@ -15,6 +15,7 @@ use cli::Unparsed;
 use ublk_ramdisk::error::Exit;
 
 fn main() -> ExitCode {
+    commands::completions::answer();
     panics::report();
     // Before the first file: SIGXFSZ would end the process without a line.
     server::survive_file_size_limit();

@@ -26,6 +26,16 @@ use crate::server::{page_size, Task};
 
 /// Adds the device.
 pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
+    let (config, run_dir, stores) = prepare(args)?;
+    let result = serve(args, &config, &run_dir);
+    // Unmounted now, if there is no disk in it.
+    drop(stores);
+    run_dir.tidy();
+    result
+}
+
+/// Refuses what can be refused without making anything, and finds a place for the contents.
+pub(super) fn prepare(args: &AddArgs) -> Result<(DeviceConfig, RunDir, Option<Folder>), Failure> {
     let mut config = checked(args)?;
     if let Some(OrOff::To(limit)) = args.memory.rules.memory_limit {
         if limit > config.size {
@@ -46,11 +56,7 @@ pub fn run(args: &AddArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine()?;
     run_dir.check_name(config.name.as_deref(), None)?;
     let stores = private_stores(&mut config, &run_dir)?;
-    let result = serve(args, &config, &run_dir);
-    // Unmounted now, if there is no disk in it.
-    drop(stores);
-    run_dir.tidy();
-    result
+    Ok((config, run_dir, stores))
 }
 
 fn serve(args: &AddArgs, config: &DeviceConfig, run_dir: &RunDir) -> Result<Exit, Failure> {

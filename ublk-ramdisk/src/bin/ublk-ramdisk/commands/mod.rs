@@ -14,6 +14,8 @@ mod new_server;
 
 mod export;
 
+mod serve;
+
 mod power_cut;
 mod reset;
 mod resize;
@@ -41,7 +43,8 @@ mod sim;
 
 mod udev;
 
-mod completions;
+pub mod completions;
+mod man;
 
 pub mod machine;
 pub mod output;
@@ -76,6 +79,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Features(args) => features::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Udev(args) => udev::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

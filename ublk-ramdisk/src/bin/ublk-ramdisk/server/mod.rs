@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{error, info, warn};
+use sd_notify::NotifyState;
 use ublk_ramdisk::config::image::Image;
 use ublk_ramdisk::config::set::{InForce, SetOptions};
 use ublk_ramdisk::config::{fate_of_contents, DeviceConfig};
@@ -117,6 +118,7 @@ pub fn run(
     ready: Option<&ReadyPipe>,
 ) -> Exit {
     let (foreground, mut taken_over) = (log.is_none(), false);
+    let service = supervisor.is_systemd();
     let prepared = left.and_then(|()| EndSignals::catch(foreground));
     let prepared = prepared
         .and_then(|signals| prepare().map(|()| signals))
@@ -137,7 +139,15 @@ pub fn run(
             Server::recover(start, state, since)
         }
     });
-    let say = |word: Word| ready.map_or(Ok(()), |ready| ready.say(&word));
+    let say = |word: Word| match (ready, &word) {
+        (Some(ready), word) => ready.say(word),
+        (None, Word::Ready(_)) if service => {
+            let told = sd_notify::notify(&[NotifyState::Ready]);
+            told.unwrap_or_else(|error| warn!("systemd is not told: {error}"));
+            Ok(())
+        }
+        (None, _) => Ok(()),
+    };
     if made.is_ok() {
         privilege::confine(Kind::Main);
     }
@@ -223,6 +233,7 @@ impl Front {
         former: Option<State>,
     ) -> Result<Front, Failure> {
         let (id, is_known) = (device.id(), former.is_some());
+        let service = start.supervisor.is_systemd();
         let failed = |error: io::Error| Failure::runtime(format!("server of device {id}: {error}"));
         let socket = lock.fresh_socket();
         let listener = Listener::bind(&socket).map_err(|error| {
@@ -271,6 +282,7 @@ impl Front {
             since: is_known.then(now),
             off: device.is_off(),
             log: start.log,
+            service,
             program: env!("CARGO_PKG_VERSION").to_owned(),
         };
         match lock.write_state(&state) {
@@ -402,6 +414,8 @@ impl Server {
         let path = self.front.state.served.path.clone();
         let why = self.device.death_error();
         let exit = match &why {
+            // So that systemd starts the next.
+            None if self.handed_over && self.front.state.service => Exit::Failure,
             None => self.front.orders.end_of_stopped(),
             Some(_) => Exit::Failure,
         };
@@ -447,10 +461,12 @@ impl Server {
                 caller.answer(&Reply::Done);
                 return self.front.orders.add_stopper(caller);
             }
-            Request::HandOver if self.front.state.log.is_none() => Err(Failure::in_use(format!(
-                "device {} is served in the foreground: its terminal decides how long",
-                self.device.id()
-            ))),
+            Request::HandOver if self.front.state.log.is_none() && !self.front.state.service => {
+                Err(Failure::in_use(format!(
+                    "device {} is served in the foreground: its terminal decides how long",
+                    self.device.id()
+                )))
+            }
             Request::HandOver if !self.device.can_be_recovered() => Err(Failure::runtime(format!(
                 "device {} goes with its server, which cannot hand it over: see `ublk-ramdisk add \
                  --help`, --backing",

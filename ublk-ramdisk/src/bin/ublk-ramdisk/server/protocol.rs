@@ -122,6 +122,9 @@ pub struct State {
     /// Where the server logs, if it is in the background.
     #[serde(default)]
     pub log: Option<LogTarget>,
+    /// systemd is its supervisor.
+    #[serde(default)]
+    pub service: bool,
     /// Version of the program that serves.
     #[serde(default)]
     pub program: String,

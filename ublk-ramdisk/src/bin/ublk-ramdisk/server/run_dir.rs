@@ -274,7 +274,7 @@ impl RunDir {
     }
 
     /// The name of a disk, also of one that is being made.
-    fn name(&self, id: u32) -> Option<String> {
+    pub fn name(&self, id: u32) -> Option<String> {
         // In this order: the file goes when the state file is there.
         let begun = fs::read_to_string(self.file(id, "name")).ok();
         let begun = begun.filter(|name| !name.is_empty());
@@ -542,6 +542,7 @@ mod tests {
             off: false,
             since: None,
             log: None,
+            service: false,
             program: String::new(),
         }
     }

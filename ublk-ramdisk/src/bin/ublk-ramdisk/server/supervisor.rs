@@ -48,7 +48,7 @@ pub const LOOK_AGAIN: u16 = 250;
 const INIT: u32 = 1;
 /// How long users of the disk may then take. A process that uses it when this one is killed waits for
 /// ever, and so would an unmount; init kills 90 s after it has asked.
-const INIT_PATIENCE: Duration = Duration::from_secs(30);
+pub const INIT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a command may look at the lock of a server that has died.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the supervisor of a server that has handed over the disk may take to end.
@@ -57,12 +57,25 @@ const SUPERVISOR_END: Duration = Duration::from_secs(5);
 const REQUESTS_TOLD: usize = 4;
 
 /// The server's way to its supervisor.
-pub struct ToSupervisor(UnixDatagram);
+pub enum ToSupervisor {
+    /// The parent.
+    Parent(UnixDatagram),
+    /// systemd, which needs no notes: it sees the end of the server, and starts the next.
+    Systemd,
+}
 
 impl ToSupervisor {
     /// Sends a note. An error means that the supervisor is gone.
     pub fn tell(&self, note: Note) -> io::Result<()> {
-        self.0.send(&serde_json::to_vec(&note)?).map(drop)
+        match self {
+            ToSupervisor::Parent(socket) => socket.send(&serde_json::to_vec(&note)?).map(drop),
+            ToSupervisor::Systemd => Ok(()),
+        }
+    }
+
+    /// Does systemd supervise?
+    pub fn is_systemd(&self) -> bool {
+        matches!(self, ToSupervisor::Systemd)
     }
 }
 
@@ -425,7 +438,7 @@ fn fork(
             drop(notes);
             process::set_name(c"ublk-ramdisk");
             let left = process::leave_terminal(log.is_none());
-            let supervisor = ToSupervisor(to_supervisor);
+            let supervisor = ToSupervisor::Parent(to_supervisor);
             let exit = super::run(left, log, task, run_dir, supervisor, ready);
             logger::flush();
             std::process::exit(exit as i32)

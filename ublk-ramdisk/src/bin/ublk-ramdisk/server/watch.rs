@@ -5,6 +5,7 @@
 //! | event | what follows |
 //! |---|---|
 //! | a signal | a server in the background hands over to the next one, if the disk can be recovered and the supervisor lives |
+//! | a signal, under systemd | the disk is stopped, after 30 s also while it is used; its contents are kept |
 //! | a signal, otherwise | the supervisor is told, which stops and deletes the disk; without one, `del` is run |
 //! | a queue thread has ended | the main loop ends; it has ten seconds for that |
 //! | let go, and no request ends for five seconds | the process ends: STOP_DEV waits for a request that nobody has any more |
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use nix::sys::signal::Signal;
@@ -28,7 +29,7 @@ use ublk_ramdisk::ublk::ctrl::block_path;
 use super::control_socket::Caller;
 use super::protocol::Note;
 use super::signals::{wait_readable, EndSignals};
-use super::supervisor::{ToSupervisor, LOOK_AGAIN};
+use super::supervisor::{ToSupervisor, INIT_PATIENCE, LOOK_AGAIN};
 use super::Event;
 use crate::logger;
 
@@ -171,6 +172,9 @@ fn watch(
 
 /// Passes a signal on to the supervisor.
 fn terminate(watched: &Watched, wake: impl Fn(Event)) {
+    if watched.supervisor.is_systemd() {
+        return end(watched.id, "stop", Some(INIT_PATIENCE));
+    }
     let note = match watched.hands_over {
         true => Note::HandsOver,
         false => Note::Terminate,
@@ -182,11 +186,17 @@ fn terminate(watched: &Watched, wake: impl Fn(Event)) {
         return;
     };
     warn!("the supervisor has gone ({error}): the server has itself stopped and deleted");
-    let id = watched.id;
+    end(watched.id, "del", None);
+}
+
+/// Runs the command until the disk is not in use any more; after that time also if it is.
+fn end(id: u32, command: &'static str, patience: Option<Duration>) {
+    let begun = Instant::now();
+    let is_forced = move || patience.is_some_and(|patience| begun.elapsed() >= patience);
     let started = std::thread::Builder::new()
         .name("end".to_owned())
         .spawn(move || {
-            while delete_in_another_process(id).is_ok_and(|used| used) {
+            while in_another_process(id, command, is_forced()).is_ok_and(|used| used) {
                 std::thread::sleep(Duration::from_millis(LOOK_AGAIN.into()));
             }
         });
@@ -195,11 +205,16 @@ fn terminate(watched: &Watched, wake: impl Fn(Event)) {
     }
 }
 
-/// Runs `del`. True if the disk is in use.
-fn delete_in_another_process(id: u32) -> io::Result<bool> {
-    let mut del = Command::new("/proc/self/exe");
-    let del = del.args(["del", &id.to_string()]).stderr(Stdio::null());
-    let status = del.status().inspect_err(|error| error!("del: {error}"))?;
+/// Runs `del` or `stop`. True if the disk is in use.
+fn in_another_process(id: u32, command: &str, force: bool) -> io::Result<bool> {
+    let mut ends = Command::new("/proc/self/exe");
+    let ends = ends.args([command, &id.to_string()]).stderr(Stdio::null());
+    if force {
+        warn!("the disk is still used, and stopped by force");
+        ends.arg("--force");
+    }
+    let status = ends.status();
+    let status = status.inspect_err(|error| error!("{command}: {error}"))?;
     Ok(status.code() == Some(Exit::InUse as i32))
 }
 
