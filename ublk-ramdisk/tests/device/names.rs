@@ -13,7 +13,6 @@ use crate::machine::{self, read, wait_for, Traces};
 use crate::recovery::{assert_holds, fill, kill, listed};
 use crate::run::{command, need, tool, ublk, PROGRAM};
 use crate::runner::{Outcome, Skip, Test};
-use crate::upgrade::upgrade;
 
 const RULE: &str = include_str!("../../package/60-ublk-ramdisk.rules");
 const UDEVD: &str = "/usr/lib/systemd/systemd-udevd";
@@ -97,7 +96,7 @@ fn named() -> Outcome {
 
     let next = kill(&disk);
     assert_eq!(title(next), format!("ublk-ramdisk: ublkb{} db", disk.id));
-    upgrade(&disk);
+    ublk(&["upgrade", "db"]).well();
     // As an event finds it that comes later.
     tool(&["udevadm", "trigger", "--settle", &disk.path]).well();
     assert!(leads());
