@@ -250,6 +250,8 @@ fn the_help_of_every_command() {
         "reset",
         "save",
         "rules",
+        "export",
+        "unexport",
         "power-cut",
         "set",
         "stats",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! I22: a disk that other hosts use over NVMe/TCP. This guest is the other host, too.
+//! I23: a disk that other hosts use over NVMe/TCP. This guest is the other host, too.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -16,17 +16,27 @@ const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:8a0c3c8e-7c4e-4c55-9d0b-5d1a
 const HOST_ID: &str = "8a0c3c8e-7c4e-4c55-9d0b-5d1a6f0e7a11";
 
 pub fn tests(tests: &mut Vec<Test>) {
-    let name = "i22_another_host_sees_no_death_of_the_server_and_each_size";
+    let name = "i23_another_host_sees_no_death_of_the_server_and_each_size";
     tests.push(Test::skippable(name, used));
-    let name = "i22_an_export_ends_with_unexport_or_with_the_disk";
+    let name = "i23_an_export_ends_with_unexport_or_with_the_disk";
     tests.push(Test::skippable(name, ended));
 }
 
-fn need_target() -> Result<(), Skip> {
+fn need_target() -> Result<Configfs, Skip> {
     need(&["modprobe", "fio"])?;
-    match tool(&["modprobe", "-a", "nvmet-tcp", "nvme-tcp"]).status {
-        Some(0) => Ok(()),
-        _ => Err(Skip("no NVMe over TCP in this kernel".to_owned())),
+    let target = tool(&["modprobe", "-a", "configfs", "nvmet-tcp", "nvme-tcp"]);
+    if target.status != Some(0) {
+        return Err(Skip("no NVMe over TCP in this kernel".to_owned()));
+    }
+    Ok(Configfs)
+}
+
+/// What `export` mounts if need be. The mount ends with the value.
+struct Configfs;
+
+impl Drop for Configfs {
+    fn drop(&mut self) {
+        tool(&["umount", "/sys/kernel/config"]);
     }
 }
 
@@ -50,10 +60,11 @@ impl Connection {
             .read(true)
             .write(true)
             .open("/dev/nvme-fabrics")?;
-        write!(
-            fabrics,
+        // All in one write: the kernel takes each for a whole connection.
+        let wanted = format!(
             "transport=tcp,traddr={address},trsvcid={port},nqn={nqn},hostnqn={HOST},hostid={HOST_ID}"
-        )?;
+        );
+        fabrics.write_all(wanted.as_bytes())?;
         let mut answer = String::new();
         fabrics.read_to_string(&mut answer)?;
         let number = answer
@@ -92,12 +103,13 @@ fn exports() -> usize {
 }
 
 fn used() -> Outcome {
-    need_target()?;
+    let configfs = need_target()?;
     let before = Traces::now();
     let disk = Disk::add(&["--size", "32M", "--name", "shared"]);
     // Nobody is let in who is not named.
     let printed = ublk(&["export", "shared"]).well();
-    assert!(Connection::open(&printed).is_err());
+    let refused = Connection::open(&printed).err().expect("it is not named");
+    assert_ne!(refused.raw_os_error(), Some(libc::EINVAL), "{refused}");
     ublk(&["unexport", "shared"]).well();
     let printed = ublk(&["export", "shared", "--host", HOST]).well();
     let connection = Connection::open(&printed).expect("this host is named");
@@ -114,7 +126,7 @@ fn used() -> Outcome {
             "--name=other-host",
             "--rw=randwrite",
             "--bs=4k",
-            "--size=24M",
+            "--size=4M",
             "--direct=1",
         ])
         .args([
@@ -123,7 +135,7 @@ fn used() -> Outcome {
             "--verify=crc32c",
             "--verify_fatal=1",
         ])
-        .args(["--loops=3", "--allow_file_create=0", "--output=/dev/null"])
+        .args(["--allow_file_create=0", "--output=/dev/null"])
         .arg(format!("--filename={}", path.display()))
         .spawn()
         .expect("fio starts");
@@ -147,12 +159,13 @@ fn used() -> Outcome {
     drop(connection);
     ublk(&["unexport", "shared"]).well();
     disk.end();
+    drop(configfs);
     before.assert_unchanged();
     Ok(())
 }
 
 fn ended() -> Outcome {
-    need_target()?;
+    let configfs = need_target()?;
     let before = Traces::now();
     let disk = Disk::add(&["--size", "8M"]);
     let name = disk.name();
@@ -176,6 +189,7 @@ fn ended() -> Outcome {
     let hosts = fs::read_dir("/sys/kernel/config/nvmet/hosts").expect("configfs");
     assert_eq!((exports(), ports.count(), hosts.count()), (0, 0, 0));
     disk.end();
+    drop(configfs);
     before.assert_unchanged();
     Ok(())
 }
