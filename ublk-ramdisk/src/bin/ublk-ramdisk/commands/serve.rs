@@ -23,7 +23,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     // Mounted until the end of this function, or while there is a store in it.
     let mut stores = None;
     let task = match Former::of(&run_dir, &args.name)? {
-        Former::Contents(task) => task,
+        Former::Contents(task) => *task,
         Former::Nothing => {
             let (config, _, found) = add::prepare(&options(args)?)?;
             stores = found;
@@ -45,7 +45,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
 /// What there is of the disk already.
 enum Former {
     /// A server takes up its contents.
-    Contents(Task),
+    Contents(Box<Task>),
     /// Nothing any more.
     Nothing,
 }
@@ -63,7 +63,7 @@ impl Former {
         }
         match run_dir.state(id) {
             Some(state) if state.served.outlives_server => {
-                Ok(Former::Contents(Task::TakeUp(state)))
+                Ok(Former::Contents(Box::new(Task::TakeUp(state))))
             }
             None if run_dir.state_path(id).exists() => Err(Failure::runtime(format!(
                 "{} cannot be read: is it of a newer program?",
