@@ -22,9 +22,9 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let run_dir = RunDir::of_this_machine()?;
     // Mounted until the end of this function, or while there is a store in it.
     let mut stores = None;
-    let task = match Former::of(&run_dir, &args.name)? {
-        Former::Contents(task) => *task,
-        Former::Nothing => {
+    let task = match former(&run_dir, &args.name)? {
+        Some(task) => task,
+        None => {
             let (config, _, found) = add::prepare(&options(args)?)?;
             stores = found;
             Task::Add(config)
@@ -35,42 +35,30 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let exit = server::run(Ok(()), None, task, &run_dir, ToSupervisor::Systemd, None);
     if exit != Exit::Done {
         // What was added in vain.
-        let _served_again = Former::of(&run_dir, &args.name);
+        let _served_again = former(&run_dir, &args.name);
     }
     drop(stores);
     run_dir.tidy();
     Ok(exit)
 }
 
-/// What there is of the disk already.
-enum Former {
-    /// A server takes up its contents.
-    Contents(Box<Task>),
-    /// Nothing any more.
-    Nothing,
-}
-
-impl Former {
-    /// Looks for a disk with the name, and deletes one whose contents are gone.
-    fn of(run_dir: &RunDir, name: &str) -> Result<Former, Failure> {
-        let Some(id) = run_dir.id_of(name) else {
-            return Ok(Former::Nothing);
-        };
-        if run_dir.has_server(id) {
-            return Err(Failure::in_use(format!(
-                "device {id}, named {name}, has a server: end it with `ublk-ramdisk del {name}`"
-            )));
-        }
-        match run_dir.state(id) {
-            Some(state) if state.served.outlives_server => {
-                Ok(Former::Contents(Box::new(Task::TakeUp(state))))
-            }
-            None if run_dir.state_path(id).exists() => Err(Failure::runtime(format!(
-                "{} cannot be read: is it of a newer program?",
-                run_dir.state_path(id).display()
-            ))),
-            _ => machine::delete(run_dir, id, true).map(|()| Former::Nothing),
-        }
+/// Looks for a disk with the name, to be taken up. One whose contents are gone is deleted.
+fn former(run_dir: &RunDir, name: &str) -> Result<Option<Task>, Failure> {
+    let Some(id) = run_dir.id_of(name) else {
+        return Ok(None);
+    };
+    if run_dir.has_server(id) {
+        return Err(Failure::in_use(format!(
+            "device {id}, named {name}, has a server: end it with `ublk-ramdisk del {name}`"
+        )));
+    }
+    match run_dir.state(id) {
+        Some(state) if state.served.outlives_server => Ok(Some(Task::TakeUp(state))),
+        None if run_dir.state_path(id).exists() => Err(Failure::runtime(format!(
+            "{} cannot be read: is it of a newer program?",
+            run_dir.state_path(id).display()
+        ))),
+        _ => machine::delete(run_dir, id, true).map(|()| None),
     }
 }
 
