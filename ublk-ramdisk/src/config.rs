@@ -326,6 +326,12 @@ pub fn disk_name(text: &str) -> Result<String, String> {
         .unwrap_or(text)
         .bytes()
         .all(|letter| letter.is_ascii_digit());
+    // Links to partitions are called so.
+    let part = text.rsplit_once("-part");
+    let is_part = part.is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    if is_part {
+        return Err("a name that ends in -partN would be that of a partition".to_owned());
+    }
     if begins_well && text.bytes().all(is_known) && text.len() <= MAX_NAME && !is_id {
         return Ok(text.to_owned());
     }

@@ -22,6 +22,14 @@ impl Drop for Dropped {
     }
 }
 
+struct PanicsInDrop;
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        panic!("in a drop");
+    }
+}
+
 fn counter() -> (Arc<AtomicUsize>, impl Fn() -> Dropped) {
     let drops = Arc::new(AtomicUsize::new(0));
     let d = drops.clone();
@@ -136,6 +144,11 @@ fn s14_06_a_closure_that_has_not_begun_can_be_cancelled() {
     assert!(waiting.cancel() && drops.load(SeqCst) == 1);
     assert!(!waiting.cancel());
     assert!(matches!(waiting.join(), Err(JoinError::Cancelled)));
+    // Also if what it has captured panics in its drop.
+    let captured = PanicsInDrop;
+    let late = q.spawn_delayed(HUNG, move || drop(captured)).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| late.cancel())).is_err());
+    assert!(matches!(late.join(), Err(JoinError::Cancelled)));
     let late = q.spawn_delayed(HUNG, || ()).unwrap();
     assert!(late.cancel());
     assert!(matches!(block_on(late), Err(JoinError::Cancelled)));
@@ -272,6 +285,15 @@ fn s14_09_waits_that_could_never_end_are_refused() {
     });
     send.send(own.unwrap()).unwrap();
     assert!(never(told.recv_timeout(HUNG).unwrap()));
+    // A BH thread has one run at a time.
+    let bh = rt.queue("bh").flags(Flags::BH).build().unwrap();
+    let inside = bh.handle();
+    let ended = bh.spawn(move || {
+        let scope = inside.scope(|_| ());
+        assert_eq!(scope, Err(WaitError::WouldDeadlock));
+        inside.spawn(|| ()).unwrap().join()
+    });
+    assert!(never(ended.unwrap().join().unwrap()));
     // A run of a queue that has one active item at most.
     let q = rt.queue("one").flags(PERCPU).max_active(1).build().unwrap();
     let ordered = rt.ordered("ordered", Flags::empty()).unwrap();

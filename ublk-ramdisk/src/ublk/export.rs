@@ -2,7 +2,7 @@
 //! A disk for other hosts: the kernel's NVMe target over TCP, told through configfs.
 //!
 //! All there is to know of an export is in configfs, so nothing else keeps it: it outlives servers
-//! and their programs, and goes with the disk, with `unexport` or with a reboot. The target opens the
+//! and their programs, and goes with `unexport`, with the deletion of the disk, or with a reboot. The target opens the
 //! block device without holding it; [`exported_as`] is how the rest of the program finds that out.
 //!
 //! | made in `/sys/kernel/config/nvmet` | for |
@@ -14,6 +14,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,8 +26,8 @@ const CONFIGFS: &str = "/sys/kernel/config";
 const TARGET: &str = "/sys/kernel/config/nvmet";
 /// How the names of our subsystems begin. No other program's subsystem is changed.
 const PREFIX: &str = "nqn.2026-11.ublk-ramdisk:";
-/// Ports from this number on are ours, and go with their last subsystem.
-const FIRST_PORT: u16 = 30_000;
+/// The ports that are ours, and go with their last subsystem.
+const OUR_PORTS: RangeInclusive<u16> = 61_000..=61_999;
 /// The longest name of a subsystem or host that NVMe has room for.
 const NQN_LEN: usize = 223;
 
@@ -109,6 +110,10 @@ pub fn export(id: u32, name: &str, listen: SocketAddr, hosts: &Hosts) -> Result<
         _ => Failure::runtime(format!("{disk} is not exported: {what}: {error}")),
     };
     let mut made = Made::default();
+    // Left over from an export that was cut short, or from a former disk of this name.
+    if is_left_over(&target.join("subsystems").join(&nqn)) {
+        remove(&target, &nqn).map_err(|e| failed(&nqn, e))?;
+    }
     let subsystem = made
         .folder(target.join("subsystems").join(&nqn))
         .map_err(|e| failed("the subsystem", e))?;
@@ -170,6 +175,14 @@ pub fn follow_size(id: u32) {
     }
 }
 
+/// Is a subsystem there that has no disk in force?
+fn is_left_over(subsystem: &Path) -> bool {
+    let is_in_force = |space: PathBuf| {
+        text(&space.join("enable")) == "1" && Path::new(&text(&space.join("device_path"))).exists()
+    };
+    subsystem.exists() && !children(&subsystem.join("namespaces")).any(is_in_force)
+}
+
 /// Loads the kernel's target if need be.
 fn load_target() -> Result<PathBuf, Failure> {
     let target = PathBuf::from(TARGET);
@@ -200,7 +213,9 @@ fn port_at(target: &Path, listen: SocketAddr, made: &mut Made) -> io::Result<Pat
     if let Some(port) = children(&ports).find(|port| address(port) == listen.to_string()) {
         return Ok(port);
     }
-    let number = (FIRST_PORT..).find(|n| !ports.join(n.to_string()).exists());
+    let number = OUR_PORTS
+        .into_iter()
+        .find(|n| !ports.join(n.to_string()).exists());
     let number = number.ok_or(ErrorKind::AddrInUse)?;
     let port = made.folder(ports.join(number.to_string()))?;
     let family = if listen.is_ipv4() { "ipv4" } else { "ipv6" };
@@ -229,7 +244,7 @@ fn remove(target: &Path, nqn: &str) -> io::Result<()> {
             continue;
         }
         fs::remove_file(link)?;
-        let is_ours = name_of(&port).parse().is_ok_and(|n: u16| n >= FIRST_PORT);
+        let is_ours = name_of(&port).parse().is_ok_and(|n| OUR_PORTS.contains(&n));
         if is_ours && children(&port.join("subsystems")).next().is_none() {
             fs::remove_dir(port)?;
         }

@@ -6,8 +6,9 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
+use crate::ioctl;
 use crate::machine::{self, wait_for, Traces};
-use crate::recovery::kill;
+use crate::recovery::{kill, listed};
 use crate::run::{command, need, tool, ublk};
 use crate::runner::{Outcome, Skip, Test};
 
@@ -121,6 +122,7 @@ fn used() -> Outcome {
     let listed = ublk(&["list", "shared"]).well();
     assert!(listed.contains("EXPORTED") && listed.contains(":shared at 127.0.0.1:4420"));
 
+    ublk(&["rules", "shared", "add", "slow: write: delay 20ms"]).well();
     let mut load = command("fio")
         .args([
             "--name=other-host",
@@ -140,14 +142,15 @@ fn used() -> Outcome {
         .spawn()
         .expect("fio starts");
     wait_for("writes", || disk.count(|q| q.write).requests > 0);
-    ublk(&["rules", "shared", "add", "slow: write every 7: delay 2ms"]).well();
     kill(&disk);
-    ublk(&["rules", "shared", "clear"]).well();
     kill(&disk);
     assert!(
-        load.wait().expect("it ends").success(),
-        "the other host saw it"
+        load.try_wait().expect("it is ours").is_none(),
+        "too little load"
     );
+    ublk(&["rules", "shared", "clear"]).well();
+    let ended = load.wait().expect("it ends");
+    assert!(ended.success(), "the other host saw it");
 
     if machine::offers("UPDATE_SIZE") {
         ublk(&["resize", "shared", "64M"]).well();
@@ -156,9 +159,24 @@ fn used() -> Outcome {
         });
     }
     ublk(&["del", "shared"]).refused(4, &["exported as", &connection.nqn]);
+    // By force also while the server holds a request of the other host.
+    ublk(&["rules", "shared", "add", "held: read: hang"]).well();
+    let mut reader = command("dd")
+        .args(["of=/dev/null", "bs=4k", "count=1", "iflag=direct"])
+        .arg(format!("if={}", path.display()))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("dd starts");
+    let inflight = format!("/sys/block/ublkb{}/inflight", disk.id);
+    wait_for("the read", || {
+        !machine::read(&inflight).trim().starts_with('0')
+    });
+    ublk(&["del", "shared", "--force"]).well();
+    assert_eq!(exports(), 0);
     drop(connection);
-    ublk(&["unexport", "shared"]).well();
-    disk.end();
+    // Served before the end, or not.
+    reader.wait().expect("it ends");
+    disk.has_ended();
     drop(configfs);
     before.assert_unchanged();
     Ok(())
@@ -178,10 +196,13 @@ fn ended() -> Outcome {
     ublk(&[&["export", &name, "--any-host"], &listen[..]].concat()).well();
     ublk(&["export", &name]).refused(4, &["exported already", "unexport"]);
     // Two disks share an address.
-    let other = Disk::add(&["--size", "8M"]);
+    let other = Disk::add(&["--size", "8M", "--backing", "memfd"]);
     ublk(&[&["export", &other.name(), "--any-host"], &listen[..]].concat()).well();
     assert_eq!(exports(), 2);
-    ublk(&["del", &other.name(), "--force"]).well();
+    // One that goes with its server.
+    ioctl::signal(other.pid, libc::SIGKILL);
+    wait_for("its end", || listed(&other)["state"] == "DEAD");
+    ublk(&["del", &other.name()]).well();
     other.has_ended();
     assert_eq!(exports(), 1);
     ublk(&["unexport", &name]).well();

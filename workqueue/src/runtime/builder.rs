@@ -70,6 +70,8 @@ impl RuntimeBuilder {
     /// keeps of a name.
     pub fn thread_name_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.config.thread_name_prefix = prefix.into();
+        // A thread's name ends there.
+        self.config.thread_name_prefix.retain(|c| c != '\0');
         self
     }
 
@@ -135,7 +137,7 @@ impl RuntimeBuilder {
     /// # Ok::<(), workqueue::StartError>(())
     /// ```
     pub fn start_global(self) -> Result<&'static Runtime, StartError> {
-        if !self.start()?.make_global() {
+        if Runtime::has_global() || !self.start()?.make_global() {
             return Err(StartError::AlreadyStarted);
         }
         Ok(Runtime::global())

@@ -74,7 +74,14 @@ impl Runtime {
 
     /// Makes this one the process's runtime; false if there is one, and this one ends.
     pub(crate) fn make_global(self) -> bool {
-        registry::while_forks_wait(|| GLOBAL.set(self).is_ok())
+        // One that is refused ends after the forks may go on.
+        let set = registry::while_forks_wait(|| GLOBAL.set(self));
+        set.is_ok()
+    }
+
+    /// Has the process a runtime already?
+    pub(crate) fn has_global() -> bool {
+        GLOBAL.get().is_some()
     }
 
     /// The first phase.

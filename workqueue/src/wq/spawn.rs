@@ -6,6 +6,7 @@
 //! handle. The queue has the only lasting pointer to it, so no item ends unseen. Kernel counterpart:
 //! `ClosureWork` of its Rust bindings; handles and scopes are those of `std::thread`.
 
+use super::attrs::Flags;
 use super::queue::QueueInner;
 use super::Queue;
 use crate::enqueue;
@@ -115,7 +116,8 @@ impl Queue {
     /// them have run.
     ///
     /// Refused if nothing runs yet ([`WaitError::NotOnline`]), or in a run of this queue if it has
-    /// one active item at most ([`WaitError::WouldDeadlock`]).
+    /// one active item at most ([`WaitError::WouldDeadlock`]). What is not seen: as many runs of the
+    /// queue that wait in scopes as it may have active items. They wait for ever.
     ///
     /// # Panics
     /// If `f` or a closure of the scope panics, once all have ended.
@@ -166,7 +168,11 @@ impl QueueInner {
     fn may_wait_for_spawned(&self) -> Result<(), WaitError> {
         self.env.require_online()?;
         let one_at_a_time = || self.state.lock().saved_max == 1;
-        if context::in_run_of(self) && one_at_a_time() {
+        // A BH thread runs one item after the other, of all queues of its kind.
+        let in_bh = || context::with_run(|_, run| run.pwq.queue.flags.contains(Flags::BH));
+        if self.flags.contains(Flags::BH) && in_bh() == Some(true)
+            || context::in_run_of(self) && one_at_a_time()
+        {
             return Err(WaitError::WouldDeadlock);
         }
         Ok(())
@@ -226,8 +232,18 @@ impl<F: FnOnce() -> T + Send + 'static, T: Send + 'static> WorkItem for Task<F, 
 impl<F: FnOnce() -> T + Send + 'static, T: Send + 'static> Drop for Task<F, T> {
     /// The closure has run, or it will not.
     fn drop(&mut self) {
+        // Told also if what the closure has captured panics in its drop.
+        let _told = CancelledAtLast(&self.outcome);
         drop(self.body.lock().take());
-        let _known_already = self.outcome.set(Err(JoinError::Cancelled));
+    }
+}
+
+/// Tells a handle, when dropped, that there will be no result, unless there is one.
+struct CancelledAtLast<'a, T>(&'a Outcome<T>);
+
+impl<T> Drop for CancelledAtLast<'_, T> {
+    fn drop(&mut self) {
+        let _known_already = self.0.set(Err(JoinError::Cancelled));
     }
 }
 
@@ -303,8 +319,8 @@ impl<T> JoinHandle<T> {
     /// Waits for the closure and returns its result. In a run, the wait counts as sleeping.
     ///
     /// A closure whose delay has not passed is waited for. One that was cancelled, or refused when
-    /// its delay had passed, gives [`JoinError::Cancelled`]. Where the wait could never end, the
-    /// error is [`JoinError::Wait`], and the closure goes on unseen: nothing runs yet, or the caller
+    /// its delay had passed, gives [`JoinError::Cancelled`]. Where the wait could never end, as far as
+    /// that can be seen (see [`Queue::scope`]), the error is [`JoinError::Wait`], and the closure goes on unseen: nothing runs yet, or the caller
     /// is the closure itself, or a run of its queue, which has one active item at most.
     pub fn join(self) -> Result<T, JoinError> {
         if !self.is_finished() {

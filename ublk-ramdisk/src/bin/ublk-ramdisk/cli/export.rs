@@ -12,8 +12,8 @@ pub const EXPORT_LONG: &str = "\
 Let other hosts use a disk, through the kernel's own NVMe target over TCP.
 
 Prints the command with which another host connects; the disk is a /dev/nvmeXnY there. Without
---host and --any-host no host may connect, and only this one reaches the default address: whoever
-connects reads and writes everything, and nothing is encrypted. A resize and the death of the
+--host and --any-host no host may connect, and only this one reaches the default address. A host
+that connects reads and writes everything; its name is no proof, and nothing is encrypted. A resize and the death of the
 server reach the other host as what they are here: another size, and a moment of waiting. The disk
 cannot be deleted before `unexport` without --force. Where it listens, port 4420 is the usual one.";
 
@@ -67,6 +67,10 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
         bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT))
     });
     match address {
+        // The target knows no scopes.
+        Ok(SocketAddr::V6(address)) if address.scope_id() != 0 => {
+            Err("expected an address without a scope (%)".to_owned())
+        }
         Ok(address) if address.port() != 0 => Ok(address),
         _ => Err(format!(
             "expected an address of this host, such as {}, {}:{PORT} or [::1]:{PORT}",
@@ -97,6 +101,7 @@ mod tests {
             "127.0.0.1:",
             "127.0.0.1:0",
             "127.0.0.1:70000",
+            "[fe80::1%2]:9",
             "1.2.3",
         ] {
             assert!(listen(bad).is_err(), "{bad}");

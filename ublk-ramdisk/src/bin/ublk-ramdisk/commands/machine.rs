@@ -135,13 +135,14 @@ pub fn stop(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
     let server = ask(Request::Stop).transpose()?;
     // Before a ring is made: none can be while a CPU that goes offline waits for requests (C27).
     if force {
-        // Before the disk goes: the target would go on holding what is left of it.
-        export::unexport(id)?;
         ask(Request::LetGo);
     }
     // A failure to let go is one of the server, whose end STOP_DEV can wait for.
     let let_go = || drop(ask(Request::LetGo));
     stop_by_kernel(&mut Control::open()?, id, force, let_go)?;
+    if force {
+        end_export(id);
+    }
     if let Some(server) = server {
         wait_for_end(server, TIMEOUT);
     }
@@ -175,6 +176,14 @@ pub fn kill_server(run_dir: &RunDir, id: u32) {
     }
 }
 
+/// Ends the export of a disk that is stopped, which the target would go on holding. Not before: it waits for
+/// the requests of other hosts, which then have ended.
+fn end_export(id: u32) {
+    if let Err(failure) = export::unexport(id) {
+        output::warn(&failure.to_string());
+    }
+}
+
 /// Stops a device if need be, removes its private store and frees its id. Of one that another program has
 /// deleted the rest goes.
 pub fn delete(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
@@ -182,6 +191,8 @@ pub fn delete(run_dir: &RunDir, id: u32, force: bool) -> Result<(), Failure> {
     if !gone {
         stop(run_dir, id, force)?;
     }
+    // One whose server has died is not looked at for users.
+    end_export(id);
     run_dir.remove_store(id)?;
     if !gone {
         delete_by_kernel(&mut Control::open()?, id)?;

@@ -52,6 +52,12 @@ fn former(run_dir: &RunDir, name: &str) -> Result<Option<Task>, Failure> {
             "device {id}, named {name}, has a server: end it with `ublk-ramdisk del {name}`"
         )));
     }
+    if run_dir.has_supervisor(id) {
+        return Err(Failure::in_use(format!(
+            "device {id}, named {name}, has a supervisor, which starts its servers: end it with \
+             `ublk-ramdisk del {name}`"
+        )));
+    }
     match run_dir.state(id) {
         Some(state) if state.served.outlives_server => Ok(Some(Task::TakeUp(state))),
         None if run_dir.state_path(id).exists() => Err(Failure::runtime(format!(
