@@ -12,7 +12,7 @@ setup_build() {
 	local wanted have
 	wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "${BASH_SOURCE[0]%/*}/../../Cargo.toml")
 	have=$(cargo --version | cut -d ' ' -f 2)
-	[[ $(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1) == "$wanted" ]] ||
+	[[ ! $have || $(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1) == "$wanted" ]] ||
 		die -3 "cargo is $have and this needs $wanted: run 'rustup update stable'"
 }
 
