@@ -17,8 +17,12 @@ struct Creation {
 
 impl Creation {
     fn runtime(&self, cpus: usize) -> Runtime {
+        self.on(quiet(), cpus)
+    }
+
+    fn on(&self, builder: RuntimeBuilder, cpus: usize) -> Runtime {
         let own = self.clone();
-        quiet()
+        builder
             .topology(machine(cpus, 1))
             .create_cooldown(Duration::from_millis(20))
             .threads_by(move |_| {
@@ -345,6 +349,42 @@ fn s07_08_two_pwqs_of_one_queue_share_the_rescuer() {
     q.flush().unwrap();
     assert!(items.iter().all(|i| i.runs() == 1));
     assert!(q.stats().mayday >= 4);
+    creation.fail(false);
+}
+
+#[test]
+fn s07_08_after_seventeen_items_the_rescuer_serves_another_pwq() {
+    let creation = Creation::default();
+    // Each pool calls once.
+    let rt = creation.on(quiet().mayday_interval(Duration::ZERO), 2);
+    let q = rt.queue("q").flags(RECLAIM).build().unwrap();
+    creation.fail(true);
+    let (log, gate) = (Log::new(), Gate::new());
+    let (l, g) = (log.clone(), gate.clone());
+    let first = Call::new(move |_| {
+        g.pass();
+        l.add(0);
+    });
+    q.enqueue_on(0, first).unwrap();
+    gate.wait_for(1);
+    for (cpu, items) in [(0, 39), (1, 40)] {
+        for _ in 0..items {
+            let l = log.clone();
+            q.enqueue_on(cpu, Call::new(move |_| l.add(cpu))).unwrap();
+        }
+    }
+    until("the other pool has called", || q.stats().mayday == 2);
+    gate.open();
+    q.flush().unwrap();
+    let turns: Vec<_> = log
+        .all()
+        .chunk_by(|a, b| a == b)
+        .map(|turn| (turn[0], turn.len()))
+        .collect();
+    let expected = [(0, 17), (1, 17), (0, 17), (1, 17), (0, 6), (1, 6)];
+    assert_eq!(turns, expected);
+    // Two calls, and each turn that ended before its pwq was done.
+    assert_eq!(q.stats().mayday, 6);
     creation.fail(false);
 }
 
