@@ -151,7 +151,7 @@ fn s01_04_s01_05_threads_have_the_kernels_names() {
 
 #[test]
 fn s01_04_a_program_gives_its_threads_a_prefix_of_its_own() {
-    let rt = Runtime::builder().thread_name_prefix("app43/");
+    let rt = Runtime::builder().thread_name_prefix("app\x0043/");
     let rt = rt.start().unwrap();
     let q = rt
         .queue("kblockd_of_test")

@@ -155,7 +155,7 @@ fn names_are_written_as_typed() {
 #[test]
 fn i21_a_name_is_short_plain_and_no_id() {
     let longest = "a".repeat(MAX_NAME);
-    for name in ["db", "0a", "a.b_c-D", "ublkb1x", longest.as_str()] {
+    for name in ["db", "0a", "a.b_c-D", "a-part", "ublkb1x", longest.as_str()] {
         assert_eq!(disk_name(name).as_deref(), Ok(name));
     }
     let longer = "a".repeat(MAX_NAME + 1);
@@ -170,6 +170,7 @@ fn i21_a_name_is_short_plain_and_no_id() {
         "-a",
         "a/b",
         "a b",
+        "db-part1",
         "\u{e4}",
         longer.as_str(),
     ] {

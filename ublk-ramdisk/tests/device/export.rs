@@ -122,7 +122,8 @@ fn used() -> Outcome {
     let listed = ublk(&["list", "shared"]).well();
     assert!(listed.contains("EXPORTED") && listed.contains(":shared at 127.0.0.1:4420"));
 
-    ublk(&["rules", "shared", "add", "slow: write: delay 20ms"]).well();
+    ublk(&["rules", "shared", "add", "slow: write: delay 1s"]).well();
+    // 1024 writes, eight at a time: minutes, unless the rule is taken away.
     let mut load = command("fio")
         .args([
             "--name=other-host",
@@ -205,6 +206,16 @@ fn ended() -> Outcome {
     ublk(&["del", &other.name()]).well();
     other.has_ended();
     assert_eq!(exports(), 1);
+    ublk(&["unexport", &name]).well();
+    // What an export that was cut short has left is no hindrance.
+    let host = machine::read("/proc/sys/kernel/hostname");
+    let left = format!(
+        "{SUBSYSTEMS}/nqn.2026-11.ublk-ramdisk:{}:ublkb{}",
+        host.trim(),
+        disk.id
+    );
+    fs::create_dir(left).expect("configfs");
+    ublk(&["export", &name, "--any-host"]).well();
     ublk(&["unexport", &name]).well();
     let ports = fs::read_dir("/sys/kernel/config/nvmet/ports").expect("configfs");
     let hosts = fs::read_dir("/sys/kernel/config/nvmet/hosts").expect("configfs");
