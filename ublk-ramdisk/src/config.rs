@@ -153,7 +153,8 @@ pub struct DeviceConfig {
     pub id: Option<u32>,
     /// Name of the disk, which commands take in place of its id
     ///
-    /// Up to 32 letters, digits, `.`, `_` and `-`, the first a letter or a digit; nothing that reads as an id.
+    /// Up to 32 letters, digits, `.`, `_` and `-`, the first a letter or a digit; nothing that reads as an id,
+    /// or ends in `-partN`.
     /// No other disk of this program on this machine has it. With the package's udev rule
     /// /dev/ublk-ramdisk/NAME leads to the disk.
     #[arg(long, value_name = "NAME", value_parser = disk_name)]
