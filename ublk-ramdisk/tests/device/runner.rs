@@ -211,7 +211,8 @@ impl Watchdog {
 #[derive(Default)]
 struct Count {
     passed: u32,
-    failed: u32,
+    /// What each failed test has printed.
+    failed: Vec<String>,
     skipped: u32,
 }
 
@@ -256,16 +257,20 @@ pub fn run(tests: Vec<Test>, options: &Options) -> ExitCode {
         eprint!("{line}");
         run_one(test, &mut count);
     }
+    // Once more at the end: of a long run's output often only that is kept.
+    for report in &count.failed {
+        print!("{report}");
+    }
     println!(
         "{} passed, {} failed, {} skipped ({:.0} s)",
         count.passed,
-        count.failed,
+        count.failed.len(),
         count.skipped,
         began.elapsed().as_secs_f64()
     );
     machine::remove_scratch();
     let skips_fail = std::env::var("CI").is_ok_and(|ci| ci == "1" || ci == "true");
-    if count.failed > 0 || (skips_fail && count.skipped > 0) {
+    if !count.failed.is_empty() || (skips_fail && count.skipped > 0) {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
@@ -295,10 +300,10 @@ fn run_one(test: Test, count: &mut Count) {
             println!("SKIP {name}: {reason}");
         }
         Err(_) => {
-            count.failed += 1;
             let why = PANIC.lock().unwrap_or_else(|e| e.into_inner()).clone();
-            println!("FAIL {name}: {why}");
-            print!("{}", machine::server_logs());
+            let report = format!("FAIL {name}: {why}\n{}", machine::server_logs());
+            print!("{report}");
+            count.failed.push(report);
             machine::clean_up(&before);
         }
     }

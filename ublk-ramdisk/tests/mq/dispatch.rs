@@ -219,6 +219,42 @@ fn c06_after_the_dispatch_list_ctxs_are_served_in_turn_one_by_one() {
 }
 
 #[test]
+fn c06_with_an_empty_dispatch_list_a_queue_that_was_busy_lately_serves_one_by_one() {
+    let mut bed = Bed::new(1, 8);
+    bed.driver.reply(&[RESOURCE, RESOURCE]);
+    bed.insert(0, write(7));
+    bed.queue.run_hw_queue(0, false);
+    let now = bed.queue.snapshot(0);
+    assert!(now.dispatch.is_empty() && now.dispatch_busy > 0, "{now:?}");
+    quiesced_more(&mut bed, &[0, 1, 2]);
+    bed.queue.unquiesce();
+    bed.settle();
+    assert_eq!(bed.driver.take_calls(), [0, 1, 2].map(|tag| q(tag, true)));
+    bed.finish();
+}
+
+/// A run counts as having dispatched what the driver has accepted, from wherever it came.
+#[test]
+fn k02_a_run_counts_what_it_has_dispatched_from_the_list_and_from_the_ctxs() {
+    let mut bed = Bed::in_turns(1, 32);
+    // Runs by how many requests they have dispatched: none, one, two or three, four to seven, ...
+    let runs = |bed: &Bed| bed.queue.counters(0).dispatched;
+    let none = runs(&bed);
+    quiesced(&mut bed, &[0, 1, 2, 3]);
+    bed.queue.unquiesce();
+    bed.settle();
+    assert_eq!(runs(&bed)[3], none[3] + 1, "four from the software queue");
+    bed.queue.quiesce();
+    for tag in 8..16 {
+        bed.insert_passthrough(0, write(tag), false);
+    }
+    bed.queue.unquiesce();
+    bed.settle();
+    assert_eq!(runs(&bed)[4], none[4] + 1, "eight from the dispatch list");
+    bed.finish();
+}
+
+#[test]
 fn c07_on_a_quiet_queue_all_ctxs_go_at_once_in_ctx_order() {
     let set = TagSet {
         nr_ctxs: 3,
