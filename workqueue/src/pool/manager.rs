@@ -241,3 +241,19 @@ fn join_all(gone: Vec<Arc<WorkerThread>>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::topology::Topology;
+    use crate::Runtime;
+
+    #[test]
+    fn s07_03_an_expiry_that_comes_after_the_managers_loop_does_nothing() {
+        let builder = Runtime::builder().topology(Topology::one_cpu());
+        let rt = builder.start().expect("threads can be made");
+        let pool = rt.inner.pools_of(0).expect("it has its pools").normal;
+        mayday_expired(&pool);
+        assert!(!pool.mayday_timer.is_armed(), "nobody would disarm it");
+    }
+}
