@@ -72,7 +72,7 @@ impl LocalCompletion for Completions {
     }
 }
 
-/// One store and both ways to it.
+/// One store and both ways to it, for one queue.
 pub struct Bed {
     /// Blocks to visit, in order, again and again.
     offsets: Vec<u64>,
@@ -80,7 +80,7 @@ pub struct Bed {
     completions: Completions,
     submitter: Submitter,
     ramdisk: Arc<Ramdisk>,
-    _mirror: Mirror,
+    _mirror: Arc<Mirror>,
 }
 
 /// Which of the two.
@@ -94,12 +94,19 @@ pub enum Way {
 }
 
 impl Bed {
-    /// A store of `blocks`, all of them there. Fails by a panic if there is no memory or no thread
-    /// for it.
+    /// A store of `blocks`, all of them there, behind one queue. Fails by a panic if there is no
+    /// memory or no thread for it.
     pub fn new(blocks: u64) -> Self {
-        let size = blocks * BLOCK as u64;
+        let mut one = Self::several(1, blocks);
+        one.pop().expect("one queue")
+    }
+
+    /// The same behind several queues, one bed for each: a queue's bed visits `blocks` of its own.
+    pub fn several(queues: u16, blocks: u64) -> Vec<Self> {
+        let all = u64::from(queues) * blocks;
+        let size = all * BLOCK as u64;
         let store = Store::anonymous(size, false).expect("memory for a store");
-        for block in 0..blocks {
+        for block in 0..all {
             let range = block * BLOCK as u64..(block + 1) * BLOCK as u64;
             store.populate(range.clone()).expect("memory");
             let bytes = [7; BLOCK];
@@ -108,21 +115,12 @@ impl Bed {
             store.unpin(range);
         }
         let ramdisk = Arc::new(Ramdisk::new(store));
-        let set = TagSet::new(1, DEPTH);
-        let pressed = Pressured::new(ramdisk.clone(), Settings::default(), 1, DEPTH);
+        let set = TagSet::new(queues, DEPTH);
+        let pressed = Pressured::new(ramdisk.clone(), Settings::default(), queues, DEPTH);
         let mirror = Mirror::start(set, Arc::new(pressed), Arc::new(NoFrontEnd)).expect("threads");
-        let mut random = 0x2545_f491_4f6c_dd1d_u64;
-        // xorshift with a fixed seed: every run visits the same blocks.
-        let offsets = (0..4096)
-            .map(|_| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                random % blocks * BLOCK as u64
-            })
-            .collect();
-        Self {
-            offsets,
+        let mirror = Arc::new(mirror);
+        let bed = |queue: u16| Self {
+            offsets: offsets(u64::from(queue) * blocks, blocks),
             limits: Limits {
                 size,
                 block_size: 512,
@@ -133,10 +131,11 @@ impl Bed {
                 client: Client(Box::new(Page([7; BLOCK]))),
                 bytes: 0,
             },
-            submitter: mirror.submitter(0),
-            ramdisk,
-            _mirror: mirror,
-        }
+            submitter: mirror.submitter(queue),
+            ramdisk: ramdisk.clone(),
+            _mirror: mirror.clone(),
+        };
+        (0..queues).map(bed).collect()
     }
 
     /// Does this number of requests. Returns the bytes moved. The blocks are the same ones in the
@@ -180,6 +179,20 @@ impl Bed {
             self.submitter.insert(&request, &mut self.completions);
         }
     }
+}
+
+/// The places of 4096 requests to `blocks` blocks from `first` on, the same ones in every run.
+fn offsets(first: u64, blocks: u64) -> Vec<u64> {
+    let mut random = 0x2545_f491_4f6c_dd1d_u64; // xorshift
+    let mut next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    (0..4096)
+        .map(|_| (first + next() % blocks) * BLOCK as u64)
+        .collect()
 }
 
 /// Makes the n-th request, as a front end makes it of what its client asks for.

@@ -25,8 +25,9 @@ pub struct OpCounters {
     bytes: Count,
 }
 
-/// What one queue has done, as its thread counts it.
+/// What one queue has done, as its thread counts it, on cache lines of its own.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct QueueCounters {
     inserted: Count,
     ended: Count,

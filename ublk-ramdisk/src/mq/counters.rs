@@ -17,7 +17,7 @@ pub const HISTOGRAM: usize = 14;
 
 /// What the owner of a submitter counts. It alone writes here.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(align(128))]
 pub(super) struct SubmitterCounters {
     pub(super) inserted: Count,
     pub(super) accepted: Count,

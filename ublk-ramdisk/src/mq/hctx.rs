@@ -19,7 +19,10 @@ const CPU_BATCH: u32 = 8;
 /// What a hardware queue is made of. Letters: I fixed at creation, A atomic, D under the dispatch
 /// list's lock, F under the lock of those who wait for a thaw, C under the CPU choice's lock. No
 /// two of these locks are held together, and none across a call of the driver or the front end.
+///
+/// Its neighbour has cache lines of its own; the machine fetches them in pairs.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(super) struct HwQueue {
     pub(super) index: u16,                     // I
     pub(super) state: HctxState,               // A
@@ -292,7 +295,10 @@ impl NextCpu {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::super::slot::Slot;
     use super::*;
+    use crate::stats::QueueCounters;
+    use std::collections::BTreeSet;
 
     #[test]
     fn c19_busy_rises_and_falls_as_the_formula_says() {
@@ -368,5 +374,29 @@ mod tests {
         }
         let all: Vec<_> = ctxs.take_all(&slots).iter(&slots).map(|r| r.0).collect();
         assert_eq!(all, [1, 3, 4, 0, 2]);
+    }
+
+    /// Numbers of the pairs of cache lines that a value is on.
+    fn lines<T>(value: &T) -> impl Iterator<Item = usize> {
+        let from = std::ptr::from_ref(value) as usize;
+        from / 128..=(from + size_of::<T>() - 1) / 128
+    }
+
+    #[test]
+    fn j15_no_two_hardware_queues_write_to_one_cache_line() {
+        let set = TagSet {
+            nr_ctxs: 3,
+            ..TagSet::new(4, 8)
+        };
+        let queues: Vec<_> = (0..4).map(|index| HwQueue::new(index, &set)).collect();
+        let mut seen = BTreeSet::new();
+        for queue in &queues {
+            let of_threads = queue.submitters.iter().flat_map(lines);
+            for line in lines(queue).chain(of_threads) {
+                assert!(seen.insert(line), "queue {}", queue.index);
+            }
+        }
+        assert_eq!(align_of::<Slot>(), 64, "each request has a line of its own");
+        assert_eq!(align_of::<QueueCounters>(), 128);
     }
 }

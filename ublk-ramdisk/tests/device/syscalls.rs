@@ -167,6 +167,13 @@ fn system_calls(path: &str, refused: &str) -> Outcome {
             .filter(|((thread, call), _)| !allowed(thread, call))
             .collect();
         println!("    {found:?}");
+        for ((_, call), _) in &bad {
+            // The arguments tell what for.
+            let trace = read(machine::scratch().join("trace"));
+            for line in trace.lines().filter(|line| line.contains(call)).take(20) {
+                println!("    {line}");
+            }
+        }
         assert!(bad.is_empty(), "{bad:?}");
     };
     check(traced(&disk));

@@ -79,17 +79,11 @@ impl Device {
         };
         let mut info = params::wanted_info(config, path, offered);
         control.add(&mut info)?;
-        let begun = added(info.dev_id).and_then(|()| {
-            if !again {
-                let _none = rules_file(config, info.dev_id).map(std::fs::remove_file);
-            }
-            backend::keep_flushed(config, &store, info.dev_id, again)
-        });
-        if let Err(failure) = begun {
-            // No `Device` does it yet.
-            let _ = control.delete(info.dev_id);
-            return Err(failure);
+        added(info.dev_id)?;
+        if !again {
+            let _none = rules_file(config, info.dev_id).map(std::fs::remove_file);
         }
+        backend::keep_flushed(config, &store, info.dev_id, again)?;
         let mut device = Device::new(control, info, path, store, config)?;
         device.check_added(config)?;
         device.set_params(config)?;
