@@ -321,8 +321,8 @@ impl<D: Disk> Pressured<D> {
         let queues = 0..self.requeues_next.len() as u16;
         let of = |queue| hctx.queue().count_kept(queue);
         let in_flight = || queues.clone().map(of).sum();
-        let now = self.throttle.now();
-        self.waiting.rules.look(request, place, now, &in_flight)
+        let now = || self.throttle.now();
+        self.waiting.rules.look(request, place, &now, &in_flight)
     }
 
     /// Keeps what the rules have counted, and records it in a trace. If the request was turned away,

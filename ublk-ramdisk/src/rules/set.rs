@@ -122,9 +122,9 @@ struct Entry {
 
 impl Entry {
     /// False once its time is over.
-    fn is_in_time(&self, cells: &Cells, now: u64) -> bool {
+    fn is_in_time(&self, cells: &Cells, now: &dyn Fn() -> u64) -> bool {
         self.rule.selectors.window.is_none_or(|window| {
-            let spent = now.wrapping_sub(cells[SINCE].load(Relaxed));
+            let spent = now().wrapping_sub(cells[SINCE].load(Relaxed));
             cells[SPENT].store(spent, Relaxed);
             u128::from(spent) < window.as_nanos()
         })
@@ -265,12 +265,12 @@ impl RuleSet {
     }
 
     /// Finds what the rules do with a request, and counts it. `place` tells it from the others of the
-    /// device.
+    /// device. The time is asked for only where it matters: another thread may hold its clock.
     pub(crate) fn look(
         &self,
         request: &Request,
         place: usize,
-        now: u64,
+        now: &dyn Fn() -> u64,
         in_flight: &dyn Fn() -> u64,
     ) -> Found {
         let mut found = Found::default();
@@ -285,7 +285,7 @@ impl RuleSet {
         else {
             return found;
         };
-        if !again.is_empty() && now > *again_until {
+        if !again.is_empty() && now() > *again_until {
             again.clear();
         }
         if let Some(n) = again.iter().position(|held| held.is(request)) {
