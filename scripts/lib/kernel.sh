@@ -19,7 +19,7 @@ kernel_dir() {
 # machine's choice and is never written down here.
 kernel_archive() {
 	local codename uri
-	codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME-}")
+	codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 	# shellcheck disable=SC2016 # these are apt's own fields
 	uri=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 2>/dev/null |
 		awk -v c="$codename" '$1 == "Debian" && $2 == c && !u { u = $3 } END { print u }')

@@ -29,7 +29,7 @@ setup_vm_packages() {
 	need_packages qemu-system-x86 qemu-system-common kmod util-linux mount iproute2
 	# A package of its own from Debian 13 on, part of qemu-system-common before.
 	[[ -x /usr/lib/qemu/virtiofsd || -x /usr/libexec/virtiofsd ]] ||
-		[[ $(. /etc/os-release && printf '%s' "${VERSION_ID-}") == 12 ]] || need_packages virtiofsd
+		grep -qx 'VERSION_ID="12"' /etc/os-release || need_packages virtiofsd
 }
 
 # The same and the kernels that it boots, newest or oldest or both.
@@ -57,8 +57,8 @@ setup_demo() {
 # tracing; and shellcheck for the scripts themselves.
 setup_tests() {
 	need_packages fio e2fsprogs xfsprogs btrfs-progs util-linux fdisk strace udev shellcheck
-	# What the documents look inside with.
-	need_packages jq procps gdb linux-perf
+	# What the documents look inside with, and what tells the project's files.
+	need_packages jq procps gdb linux-perf git
 }
 
 # To open the report of the studies as its readers do.
