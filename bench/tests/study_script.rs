@@ -17,7 +17,8 @@ impl Project {
         for file in ["scripts/study", "scripts/lib/common.sh", "Cargo.lock"] {
             project.write(file, &fs::read_to_string(own.join(file)).unwrap());
         }
-        let setup = "setup_bench() { :; }\nsetup_vm() { kernel_version=none; }\n";
+        let setup =
+            "setup_build() { :; }\nsetup_load() { :; }\nsetup_vm() { kernel_version=none; }\n";
         project.write("scripts/lib/setup.sh", setup);
         project.write("scripts/vm", &format!("#!/bin/sh\nexit {guest}\n"));
         project.write("bin/cargo", "#!/bin/sh\n");

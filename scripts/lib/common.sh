@@ -48,10 +48,25 @@ apt_update_once() {
 	apt_lists_fresh=yes
 }
 
+# together FUNCTION...: calls these, and installs what all of them need in one go.
+together() {
+	local collected=() collecting=yes
+	while (($#)); do
+		"$1"
+		shift
+	done
+	collecting=no
+	need_packages "${collected[@]}"
+}
+
 # need_packages PACKAGE...: installs what is missing, prints what it installs,
 # and is silent and quick when everything is there.
 need_packages() {
 	local package missing=()
+	if [[ ${collecting-} == yes ]]; then
+		collected+=("$@")
+		return
+	fi
 	command -v dpkg-query >/dev/null ||
 		die -3 "this needs a Debian system (no dpkg-query found); please install the equivalent of: $*"
 	for package in "$@"; do

@@ -19,17 +19,18 @@ kernel_dir() {
 # machine's choice and is never written down here.
 kernel_archive() {
 	local codename uri
-	codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME-}")
+	codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 	# shellcheck disable=SC2016 # these are apt's own fields
 	uri=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 2>/dev/null |
 		awk -v c="$codename" '$1 == "Debian" && $2 == c && !u { u = $3 } END { print u }')
 	printf '%s' "$uri"
 }
 
-# The apt configuration of the private root; prints its path.
+# kernel_apt_config ROOT SUITE...: a private apt root that knows only these suites;
+# prints the path of its configuration.
 kernel_apt_config() {
-	local root archive keys signed config
-	root=$(ublk_cache_dir)/apt
+	local root=$1 archive keys config suite
+	shift
 	config=$root/apt.conf
 	archive=$(kernel_archive)
 	if [[ -z $archive ]]; then
@@ -41,17 +42,17 @@ kernel_apt_config() {
 		die -3 "apt knows no Debian archive on this machine, so the test kernels cannot be fetched"
 	keys=/usr/share/keyrings/debian-archive-keyring.gpg
 	[[ -r $keys ]] || need_packages debian-archive-keyring
-	signed="signed-by=$keys"
 	mkdir -p "$root/state/lists/partial" "$root/cache/archives/partial"
-	# trixie holds the oldest kernel with ublk, testing the newest.
-	printf "deb [arch=amd64 $signed] %s %s main\n" "$archive" trixie "$archive" testing \
-		>"$root/sources.list"
+	for suite; do
+		echo "deb [arch=amd64 signed-by=$keys] $archive $suite main"
+	done >"$root/sources.list"
 	cat >"$config" <<-END
 		Dir::Etc::SourceList "$root/sources.list";
 		Dir::Etc::SourceParts "/dev/null";
 		Dir::State "$root/state";
 		Dir::State::Lists "$root/state/lists";
 		Dir::Cache "$root/cache";
+		Dir::Cache::srcpkgcache "";
 		Acquire::Languages "none";
 		Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 		APT::Sandbox::User "root";
@@ -81,7 +82,7 @@ kernel_unpack() {
 	say "fetching ${packages[*]}"
 	mkdir -p "$dir"
 	# What an interrupted run may have left, unless it is still at work.
-	find "$dir" -maxdepth 1 -name '.unpack.*' -mmin +60 -exec rm -rf {} +
+	find "$dir" -maxdepth 1 \( -name '.unpack.*' -o -name '.apt.*' \) -mmin +60 -exec rm -rf {} +
 	work=$(mktemp -d "$dir/.unpack.XXXXXX")
 	if ! (cd "$work" && apt-get -c "$config" -qq download "${packages[@]}" >&2); then
 		rm -rf "$work"
@@ -103,7 +104,8 @@ kernel_unpack() {
 	else
 		mv "$work/root/lib/modules/$version" "$work/out/lib/modules/"
 	fi
-	depmod -b "$work/out" "$version"
+	# The packages lack these lists of what is built in, which nothing here reads.
+	depmod -b "$work/out" "$version" 2> >(grep -v 'could not open modules\.\(order\|builtin\)' >&2)
 	chmod -R a+rX "$work/out"
 	# Another session may have been quicker; its copy is as good.
 	mv -T "$work/out" "$dir/$version" 2>/dev/null || [[ -e $dir/$version/vmlinuz ]] ||
@@ -113,16 +115,28 @@ kernel_unpack() {
 }
 
 # kernel_fetch: have both kernels, replacing the names by what the archive has.
-kernel_fetch() {
-	local config dir name version log
+# In a shell of its own, which takes the package lists away however it ends.
+kernel_fetch() (
+	local root config dir name version log suites=()
 	local -A pattern=(
 		[oldest]='^6\.12\.'
 		[newest]='^7\.'
 	)
+	# Only the lists that are needed: reading them takes as long as the kernel itself.
+	local -A suite=(
+		[oldest]=trixie
+		[newest]=testing
+	)
 	[[ $(uname -m) == x86_64 ]] || die -3 "the test VM is written for x86_64; this is $(uname -m)"
-	need_packages kmod xz-utils
+	need_packages kmod
 	dir=$(kernel_dir)
-	config=$(kernel_apt_config)
+	for name in "$@"; do
+		suites+=("${suite[$name]}")
+	done
+	mkdir -p "$dir"
+	root=$(mktemp -d "$dir/.apt.XXXXXX")
+	trap 'rm -rf "$root"' EXIT
+	config=$(kernel_apt_config "$root" "${suites[@]}")
 	say "looking for test kernels in the Debian archive"
 	log=$(apt-get -c "$config" update -qq 2>&1) ||
 		die -3 "could not read the kernel package lists: $(tail -n 1 <<<"$log")"
@@ -133,7 +147,7 @@ kernel_fetch() {
 		printf '%s\n' "$version" >"$dir/.$name.$$"
 		mv "$dir/.$name.$$" "$dir/$name"
 	done
-}
+)
 
 # kernel_resolve NAME: sets kernel_version and kernel_root to a cached kernel.
 # `oldest` and `newest` are fetched when the cache lacks them; any other name is

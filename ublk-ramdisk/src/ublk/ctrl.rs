@@ -7,7 +7,7 @@
 //!
 //! The commands are raw SQEs and not calls of libublk 0.4.8's `UblkCtrl`: that refuses feature
 //! bits it has no name for, has no `TRY_STOP_DEV`, deletes the device when dropped, and needs
-//! libclang to build. `bench/tests/libublk.rs` fails when a newer version changes this.
+//! libclang to build. `bench/libublk/tests/libublk.rs` fails when a newer version changes this.
 
 use std::fs::OpenOptions;
 use std::io;
