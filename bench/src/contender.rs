@@ -18,11 +18,13 @@ use crate::matrix::{bad, BadMatrix};
 pub const OURS: [&str; 4] = ["buffer", "user-copy", "batch", "batch-buffer"];
 
 /// The rivals, in the order of the columns.
-/// The first four are ublk servers too, the others block drivers of the kernel.
+/// The first five are ublk servers too, the others block drivers of the kernel.
+/// `null-batch` is a server on BATCH_IO that does nothing at all with a request.
 /// `rublk-loop` and `loop` keep their data in a file of a tmpfs.
-pub const RIVALS: [&str; 9] = [
+pub const RIVALS: [&str; 10] = [
     "libublk-example",
     "libublk",
+    "null-batch",
     "rublk-null",
     "rublk-loop",
     "loop",

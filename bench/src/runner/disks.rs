@@ -102,7 +102,8 @@ impl Maker<'_> {
         }
         match who.name.as_str() {
             "libublk-example" => self.example(),
-            "libublk" => self.libublk(),
+            "libublk" => self.on_libublk("libublk_ramdisk"),
+            "null-batch" => self.on_libublk("null_batch"),
             "rublk-null" => self.rublk(&["null"], Undo::default()),
             "rublk-loop" => self.rublk_loop(),
             "loop" => self.kernel_loop(),
@@ -154,16 +155,16 @@ impl Maker<'_> {
         Ok((server, out, err))
     }
 
-    /// Our RAM disk on the libublk crate. It prints the node when the disk is ready, and takes it
-    /// away on SIGTERM.
-    fn libublk(&self) -> Result<Disk, String> {
+    /// A server of `bench/libublk`. It prints the node when the disk is ready, and takes it away on
+    /// SIGTERM.
+    fn on_libublk(&self, program: &str) -> Result<Disk, String> {
         self.one_queue()?;
         let Plan { mib, depth, .. } = self.plan;
         let buffer = IO_BUFFER_KIB << 10;
         let words = format!("--size-mib {mib} --depth {depth} --io-buffer {buffer}");
-        let mut command = apart(&self.programs.libublk);
+        let mut command = apart(self.programs.libublk.join(program));
         command.args(words.split(' '));
-        let (mut server, out, err) = self.serve("libublk", &mut command)?;
+        let (mut server, out, err) = self.serve(program, &mut command)?;
         let node = server.until(|| {
             let text = fs::read_to_string(&out).ok();
             text.filter(|text| text.ends_with('\n'))
@@ -171,8 +172,7 @@ impl Maker<'_> {
         let node = node.ok_or_else(|| last_line(&err))?;
         let mut undo = Undo::default();
         undo.hold(server);
-        let how = format!("libublk_ramdisk {words}");
-        Ok(Disk::new(node.trim(), how, undo))
+        Ok(Disk::new(node.trim(), format!("{program} {words}"), undo))
     }
 
     /// The RAM disk that comes with the libublk crate as its example.

@@ -42,7 +42,7 @@ use std::time::Duration;
 pub struct Programs {
     /// `ublk-ramdisk`.
     pub ours: PathBuf,
-    /// `libublk_ramdisk`.
+    /// The folder of the servers of `bench/libublk`.
     pub libublk: PathBuf,
     /// The example of libublk.
     pub example: Result<PathBuf, String>,
