@@ -18,6 +18,26 @@ use crate::table::Table;
 /// its example, and the quickest that we could write on the same crate.
 const RIVALS: [&str; 2] = ["libublk-example", "libublk"];
 
+/// Instructions in a second of the counting guest, whose clock goes on by 2 ns for each.
+const PER_SECOND: f64 = 5e8;
+
+/// Is the run from the counting guest?
+fn counts_instructions(run: &Run) -> bool {
+    let of_bed = |(name, text): &&(String, String)| name == "bed" && text.contains("instructions");
+    run.setting.iter().any(|pair| of_bed(&pair))
+}
+
+/// Instructions per byte of the kernel's copy in the counting guest: one for each byte of a copy from or to
+/// a process (`rep movsb`), 1408 for the 4096 of one within the kernel. None where it is not known. A copy
+/// that the server makes on its own, by `memcpy`, is no part of it.
+fn copied_per_byte(contender: &str) -> Option<f64> {
+    match contender {
+        "loop" | "brd" | "null_blk" => Some(1408.0 / 4096.0),
+        "rublk-loop" | "nbd" | "zram" => None,
+        name => (OURS.contains(&name) || contender::RIVALS.contains(&name)).then_some(1.0),
+    }
+}
+
 /// The whole summary of a run. The tables come after all that makes them doubtful.
 /// A column is a contender and a row a job, in the same order in every table.
 pub fn report(run: &Run) -> String {
@@ -81,6 +101,27 @@ pub fn report(run: &Run) -> String {
         &mut out,
     );
     table("p99 us, medians", &times(|sample| sample.p99_us), &mut out);
+    if counts_instructions(run) {
+        let job_of = |job: &str| job.parse::<Job>().ok();
+        let each = |column: &str, job: &str| {
+            let iops = median(&run.iops(column, job))?;
+            Some(PER_SECOND / iops).filter(|_| job_of(job).is_some_and(|job| job.numjobs == 1))
+        };
+        let of_copy = |column: &str, job: &str| {
+            let bytes = job_of(job)?.bs as f64;
+            Some((bytes * copied_per_byte(column)?, bytes))
+        };
+        let whole = |figure: f64| format!("{figure:.0}");
+        let title = "instructions per request";
+        table(title, &|who, job| each(who, job).map(whole), &mut out);
+        let less = |who: &str, job: &str| Some(each(who, job)? - of_copy(who, job)?.0);
+        let title = "the same, less the copy";
+        table(title, &|who, job| less(who, job).map(whole), &mut out);
+        let equal =
+            |who: &str, job: &str| Some(PER_SECOND / (less(who, job)? + of_copy(who, job)?.1));
+        let title = "IOPS if each copied as ublk";
+        table(title, &|who, job| equal(who, job).map(whole), &mut out);
+    }
     let depth = |column: &str, job: &str| {
         let of = |sample: &Sample| sample.latency_depth.map_or(f64::NAN, f64::from);
         let depths = run.series(column, job, of);
@@ -248,6 +289,24 @@ mod tests {
             ("batch", "write-128k-qd8", &[2000.0]),
         ]));
         assert!(text.contains('-'), "{text}");
+    }
+
+    #[test]
+    fn in_the_counting_guest_each_request_is_shown_as_if_all_copied_alike() {
+        let job = "randread-4k-qd32";
+        let mut run = run(&[("brd", job, &[50000.0]), ("batch", job, &[31250.0])]);
+        assert!(!report(&run).contains("instructions"), "not on a free bed");
+        run.setting = vec![("bed".into(), "a guest that counts instructions".into())];
+        let text = report(&run);
+        let row = |title: &str| {
+            let below = &text[text.find(title).expect("a table")..];
+            let row = below.lines().nth(1).expect("a row");
+            let cells: Vec<_> = row.split_whitespace().rev().take(2).collect();
+            format!("{} {}", cells[1], cells[0])
+        };
+        assert_eq!(row("instructions per request"), "16000 10000");
+        assert_eq!(row("the same, less"), "11904 8592");
+        assert_eq!(row("IOPS if each"), "31250 39407");
     }
 
     #[test]

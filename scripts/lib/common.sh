@@ -70,7 +70,7 @@ need_packages() {
 	command -v dpkg-query >/dev/null ||
 		die -3 "this needs a Debian system (no dpkg-query found); please install the equivalent of: $*"
 	for package in "$@"; do
-		package_installed "$package" || missing+=("$package")
+		[[ " ${missing[*]} " == *" $package "* ]] || package_installed "$package" || missing+=("$package")
 	done
 	((${#missing[@]})) || return 0
 	((EUID == 0)) ||

@@ -114,8 +114,8 @@ kernel_unpack() {
 	say "kernel $version is in the cache"
 }
 
-# kernel_fetch: have both kernels, replacing the names by what the archive has.
-# In a shell of its own, which takes the package lists away however it ends.
+# kernel_fetch NAME...: has these kernels, the names now for what the archive has.
+# In a shell of its own, whose end takes the package lists away.
 kernel_fetch() (
 	local root config dir name version log suites=()
 	local -A pattern=(
@@ -134,6 +134,8 @@ kernel_fetch() (
 		suites+=("${suite[$name]}")
 	done
 	mkdir -p "$dir"
+	# Where earlier versions kept the package lists.
+	rm -rf "$(ublk_cache_dir)/apt"
 	root=$(mktemp -d "$dir/.apt.XXXXXX")
 	trap 'rm -rf "$root"' EXIT
 	config=$(kernel_apt_config "$root" "${suites[@]}")

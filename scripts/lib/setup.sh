@@ -57,7 +57,7 @@ setup_demo() {
 # tracing; and shellcheck for the scripts themselves.
 setup_tests() {
 	need_packages fio e2fsprogs xfsprogs btrfs-progs util-linux fdisk strace udev shellcheck
-	# What the documents look inside with, and what tells the project's files.
+	# What the documents look inside with, and git, which lists the project's files.
 	need_packages jq procps gdb linux-perf git
 }
 

@@ -20,8 +20,8 @@ struct Args {
     /// What they ask for.
     #[arg(long, value_parser = ["read", "write"], default_value = "read")]
     op: String,
-    /// Through as many queues, each with a thread of its own, one after the other. Says by writes to
-    /// the address that it prints when each begins and ends: its number, then 255.
+    /// Through this number of queues, each with a thread of its own, one after the other. Prints an
+    /// address, and writes there when a queue begins, its number, and when it ends, 255.
     #[arg(long, conflicts_with = "way")]
     queues: Option<u8>,
 }
@@ -29,7 +29,7 @@ struct Args {
 /// What a tool that sees all writes knows the queues by.
 static MARK: AtomicU8 = AtomicU8::new(0);
 
-/// Has each queue do its requests while no other one does any.
+/// Has each queue do its requests while no other queue does any.
 fn in_turn(queues: u8, op: Op, requests: usize) {
     println!("{:x}", MARK.as_ptr() as usize);
     let turn = Barrier::new(usize::from(queues));

@@ -20,7 +20,7 @@ const CPU_BATCH: u32 = 8;
 /// list's lock, F under the lock of those who wait for a thaw, C under the CPU choice's lock. No
 /// two of these locks are held together, and none across a call of the driver or the front end.
 ///
-/// Its neighbour has cache lines of its own; the machine fetches them in pairs.
+/// Aligned to 128 bytes, as processors fetch cache lines in pairs (J15).
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct HwQueue {

@@ -6,6 +6,7 @@
 //! cause, [`RuleSet::undo`] takes the counts back, so that no rule is used up by a try that came to
 //! nothing.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
@@ -265,7 +266,7 @@ impl RuleSet {
     }
 
     /// Finds what the rules do with a request, and counts it. `place` tells it from the others of the
-    /// device. The time is asked for only where it matters: another thread may hold its clock.
+    /// device. The time is asked for once, and only if a rule needs it: the clock has a lock.
     pub(crate) fn look(
         &self,
         request: &Request,
@@ -274,6 +275,8 @@ impl RuleSet {
         in_flight: &dyn Fn() -> u64,
     ) -> Found {
         let mut found = Found::default();
+        let known = OnceCell::new();
+        let now = &|| *known.get_or_init(now);
         let mut state = self.state.lock();
         let State {
             rules,
@@ -401,4 +404,45 @@ fn before_place(selectors: &Selectors, request: &Request) -> u64 {
         None => request.len() / 2,
     };
     before & !4095
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::mq::{Limits, Op};
+    use std::cell::Cell;
+
+    /// Who asks for the time may have to wait for another thread, and each request comes here.
+    #[test]
+    fn j03_the_time_is_asked_for_once_and_only_for_rules_that_end_with_time() {
+        let limits = Limits {
+            size: 1 << 20,
+            block_size: 512,
+            max_data: 1 << 20,
+            read_only: false,
+        };
+        let request = Request::check(0, Op::Read, 0, 8, &limits).expect("a request");
+        for (texts, expected) in [
+            (&["a: read 0..4K: delay 1ms", "b: any: delay 1ms"][..], 0),
+            (
+                &["a: read for 1h: delay 1ms", "b: any for 1h: delay 1ms"],
+                1,
+            ),
+        ] {
+            let rules: Vec<Rule> = texts
+                .iter()
+                .map(|text| text.parse().expect("a rule"))
+                .collect();
+            let set = RuleSet::new(None);
+            set.set(&rules, &|_| true, 0);
+            let asked = Cell::new(0);
+            let now = || {
+                asked.set(asked.get() + 1);
+                7
+            };
+            let found = set.look(&request, 0, &now, &|| 1);
+            assert!(found.delay > 0, "{texts:?}");
+            assert_eq!(asked.get(), expected, "{texts:?}");
+        }
+    }
 }

@@ -161,34 +161,38 @@ fn system_calls(path: &str, refused: &str) -> Outcome {
         ("urd/", call) => ACCOUNTS.contains(&call) || BIRTH.contains(&call),
         _ => false,
     };
-    let check = |found: Found| {
+    let check = |found: Found, traced: bool| {
         let bad: BTreeSet<_> = found
             .iter()
             .filter(|((thread, call), _)| !allowed(thread, call))
             .collect();
         println!("    {found:?}");
-        for ((_, call), _) in &bad {
+        for ((_, call), _) in bad.iter().filter(|_| traced) {
             // The arguments tell what for.
             let trace = read(machine::scratch().join("trace"));
+            let call = call.split(' ').next().unwrap_or_default();
             for line in trace.lines().filter(|line| line.contains(call)).take(20) {
                 println!("    {line}");
             }
         }
         assert!(bad.is_empty(), "{bad:?}");
     };
-    check(traced(&disk));
+    check(traced(&disk), true);
     // Threads that are born and have died meanwhile are counted with nobody.
     let counted = Counted::start()?;
     let before = disk.threads();
     fio(&disk, ios);
     let threads: BTreeMap<u32, String> = before.into_iter().chain(disk.threads()).collect();
-    check(by_kind(
-        counted
-            .calls()
-            .into_iter()
-            .map(|((thread, call), times)| (thread, call, times)),
-        &threads,
-    ));
+    check(
+        by_kind(
+            counted
+                .calls()
+                .into_iter()
+                .map(|((thread, call), times)| (thread, call, times)),
+            &threads,
+        ),
+        false,
+    );
     drop(counted);
     let served = disk.stats().queues[0].read.requests + disk.stats().queues[0].write.requests;
     assert!(served >= ios + TRACED, "{served} requests");

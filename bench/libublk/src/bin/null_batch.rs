@@ -209,7 +209,14 @@ impl Queue {
                 request.op_flags & 0xff,
                 sys::UBLK_IO_OP_READ | sys::UBLK_IO_OP_WRITE
             );
-            self.answer(tag, if moves { (request.nr_sectors << 9) as i32 } else { 0 });
+            self.answer(
+                tag,
+                if moves {
+                    (request.nr_sectors << 9) as i32
+                } else {
+                    0
+                },
+            );
         }
     }
 
