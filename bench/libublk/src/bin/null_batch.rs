@@ -63,7 +63,7 @@ struct Element {
     address: u64,
 }
 
-/// Memory that lives as long as the process.
+/// Memory that lives as long as the process, unless it is unmapped.
 fn memory(len: usize, file: Option<i32>) -> io::Result<NonNull<u8>> {
     let (access, kind) = match file {
         Some(_) => (libc::PROT_READ, libc::MAP_SHARED),
@@ -275,6 +275,15 @@ impl Queue {
     }
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let len = usize::from(self.depth) * size_of::<sys::ublksrv_io_desc>();
+        // The mapping holds /dev/ublkcN open, and the device is deleted when that is closed.
+        // SAFETY: nothing refers to it any more.
+        unsafe { libc::munmap(self.descriptors.as_ptr().cast(), len) };
+    }
+}
+
 /// Makes the disk, serves it until a signal comes, and takes it away.
 fn run(args: &Args) -> Result<(), UblkError> {
     // Before libublk starts its threads.
@@ -295,7 +304,10 @@ fn run(args: &Args) -> Result<(), UblkError> {
             Ok(())
         },
         move |_, device: &UblkDev| {
-            if let Err(error) = Queue::start(device).and_then(|mut queue| queue.run()) {
+            let started = Queue::start(device);
+            // The crate starts the disk when each queue has told so.
+            device.notify_buffer_registration_complete(started.is_err());
+            if let Err(error) = started.and_then(|mut queue| queue.run()) {
                 eprintln!("null_batch: the queue ends: {error}");
             }
         },
