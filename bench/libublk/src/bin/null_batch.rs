@@ -101,8 +101,7 @@ struct Queue {
     entries: NonNull<u8>,
     tags: NonNull<u8>,
     tail: u16,
-    /// Of the COMMIT under way and of the one that is gathered. The kernel has read the elements of a
-    /// COMMIT when it is submitted.
+    /// Those of the next COMMIT. The kernel has read them when it is submitted.
     elements: Vec<Element>,
 }
 

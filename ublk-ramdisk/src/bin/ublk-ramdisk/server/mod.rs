@@ -340,12 +340,7 @@ impl Server {
             start.tell(Note::Added(id));
             process::set_title("ublk-ramdisk", id, name);
             // Before udev hears of the disk.
-            run_dir.begin(id, name).inspect_err(|_| {
-                // systemd has no notes, and without the name no other `serve` finds the device.
-                if start.supervisor.is_systemd() {
-                    let _gone = machine::delete(run_dir, id, true);
-                }
-            })
+            run_dir.begin(id, name)
         })?;
         let lock = match named {
             Some(lock) => lock,
