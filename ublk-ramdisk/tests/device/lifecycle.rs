@@ -387,7 +387,8 @@ fn deleted_past_a_server(stand_still: fn(&Disk) -> Option<Child>) -> Outcome {
         }
         let said = del.join().expect("no panic");
         assert_eq!(said.status, Some(0), "{said:?}");
-        client.join().expect("no panic").expect_err("it has ended");
+        // It fails, or a new server has served it before the disk went.
+        let _ = client.join().expect("no panic");
     });
     assert!(is_gone(&disk));
     wait_for("the server's end", || gone(&disk));
