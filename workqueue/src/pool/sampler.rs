@@ -55,6 +55,8 @@ pub(crate) struct Sampler {
     period: Duration,
     /// A run was found that had gone to sleep since the look before.
     found: bool,
+    /// When the look before was.
+    looked: Option<u64>,
     /// When the second of the budget began, and the CPU time then.
     second: (u64, u64),
 }
@@ -66,15 +68,17 @@ impl Default for Sampler {
             files: HashMap::new(),
             period: Duration::ZERO,
             found: false,
+            looked: None,
             second: (0, 0),
         }
     }
 }
 
 impl Sampler {
-    /// Looks at all starving pools. Returns the time until the next look, at most `longest`; None if
-    /// no pool starves. Where one run sleeps undeclared the next one often does, so the next look
-    /// comes soon after one that has found a sleeper.
+    /// Looks at all starving pools. Returns the time until the next look, at most `longest`. Where one
+    /// run sleeps undeclared the next one often does, so the next look comes soon after one that has
+    /// found a sleeper. None if no pool starves and the look before is `longest` ago: pools that starve
+    /// for moments, again and again, are looked at once in this time and wake the monitor no more often.
     pub(crate) fn sample(&mut self, pools: &[Arc<Pool>], longest: Duration) -> Option<Duration> {
         let half = u64::try_from(self.period.as_nanos() / 2).unwrap_or(u64::MAX);
         let mut any = false;
@@ -92,6 +96,8 @@ impl Sampler {
         }
         let often = std::mem::take(&mut self.found) && used - self.second.1 < BUDGET.1;
         self.period = longest.min(if often { SHORT_PERIOD } else { longest });
+        let before = self.looked.replace(now);
+        any |= before.is_some_and(|at| Duration::from_nanos(now.saturating_sub(at)) < longest);
         any.then_some(self.period)
     }
 
@@ -269,6 +275,14 @@ mod tests {
         assert_eq!(state_letter(b"12 (kworker/0:0) S 1 2").unwrap(), b'S');
         assert_eq!(state_letter(b"12 (a) R (b) D 1 2").unwrap(), b'D');
         assert!(state_letter(b"12 (cut off").is_err());
+    }
+
+    #[test]
+    fn s05_22_looks_that_find_nothing_come_no_more_often_than_one_in_a_period() {
+        let (mut sampler, hour) = (Sampler::default(), Duration::from_secs(3600));
+        assert_eq!(sampler.sample(&[], hour), None, "the first for long");
+        assert_eq!(sampler.sample(&[], hour), Some(hour), "the next one waits");
+        assert_eq!(sampler.sample(&[], Duration::ZERO), None, "long after");
     }
 
     #[test]
