@@ -2,17 +2,22 @@
 //! Our queues, per CPU and unbound: with reused items, as the crate is meant to be used, and with `try_spawn`, which
 //! makes an item of each closure. And what they took the place of.
 //!
-//! All settings are the defaults, but for max_active, which is at its maximum so that no case meets it.
+//! All settings are the defaults, but for max_active, which is at its maximum so that no case meets it, and for the
+//! scope where a name says so.
 
 use super::{Body, Contender};
 use std::sync::Arc;
 use workqueue::legacy::{self, Machine};
-use workqueue::{impl_has_work, new_work, Flags, Runtime, Work, WorkItem};
+use workqueue::{
+    impl_has_work, new_work, Attrs, Flags, OwnedQueue, QueueBuilder, Runtime, Scope, Work, WorkItem,
+};
 
 /// Reused items on a per-CPU queue.
 pub const PERCPU: &str = "PERCPU";
 /// Reused items on an unbound queue.
 const UNBOUND: &str = "UNBOUND";
+/// Reused items on an unbound queue whose pods are single CPUs.
+const UNBOUND_BY_CPU: &str = "UNBOUND, scope cpu";
 /// Closures on a per-CPU queue.
 const PERCPU_SPAWN: &str = "PERCPU try_spawn";
 /// Closures on an unbound queue.
@@ -21,7 +26,14 @@ const UNBOUND_SPAWN: &str = "UNBOUND try_spawn";
 const PERCPU_ALL: &str = "PERCPU enqueue_all";
 
 /// Ours, in the order of the tables.
-pub const OURS: [&str; 5] = [PERCPU, UNBOUND, PERCPU_SPAWN, UNBOUND_SPAWN, PERCPU_ALL];
+pub const OURS: [&str; 6] = [
+    PERCPU,
+    UNBOUND,
+    UNBOUND_BY_CPU,
+    PERCPU_SPAWN,
+    UNBOUND_SPAWN,
+    PERCPU_ALL,
+];
 
 /// The workqueue of 2.6.35 and before: a thread per CPU and queue. It is neither ours nor a rival.
 pub const LEGACY: &str = "legacy";
@@ -47,10 +59,16 @@ impl WorkItem for Item {
 
 /// Makes ours on one runtime.
 pub fn all(runtime: &Runtime) -> Vec<Contender> {
-    let queue = |flags| {
-        let queue = runtime.queue("bench").flags(flags).max_active(2048).build();
+    let built = |builder: QueueBuilder| {
+        let queue = builder.max_active(2048).build();
         Arc::new(queue.expect("a queue can be made"))
     };
+    let queue = |flags| built(runtime.queue("bench").flags(flags));
+    let by_cpu = Attrs {
+        scope: Some(Scope::Cpu),
+        ..Attrs::new()
+    };
+    let by_cpu = built(runtime.queue("bench").flags(Flags::UNBOUND).attrs(by_cpu));
     let item = |body, number| {
         Arc::new(Item {
             work: new_work!("bench"),
@@ -58,8 +76,7 @@ pub fn all(runtime: &Runtime) -> Vec<Contender> {
             number,
         })
     };
-    let reusing = |name, flags| {
-        let queue = queue(flags);
+    let reusing = |name, queue: Arc<OwnedQueue>| {
         Contender::reusing(name, item, move |items: &[Arc<Item>]| {
             for item in items {
                 let queued = queue.enqueue(item.clone());
@@ -76,8 +93,9 @@ pub fn all(runtime: &Runtime) -> Vec<Contender> {
         })
     };
     vec![
-        reusing(PERCPU, Flags::PERCPU),
-        reusing(UNBOUND, Flags::UNBOUND),
+        reusing(PERCPU, queue(Flags::PERCPU)),
+        reusing(UNBOUND, queue(Flags::UNBOUND)),
+        reusing(UNBOUND_BY_CPU, by_cpu),
         spawning(PERCPU_SPAWN, Flags::PERCPU),
         spawning(UNBOUND_SPAWN, Flags::UNBOUND),
         Contender::reusing(PERCPU_ALL, item, move |items: &[Arc<Item>]| {
