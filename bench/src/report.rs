@@ -27,6 +27,13 @@ fn counts_instructions(run: &Run) -> bool {
     run.setting.iter().any(|pair| of_bed(&pair))
 }
 
+/// Has the guest's CPU no erms? Then a copy from or to a process takes an instruction for eight bytes, and the
+/// figures stand as they are.
+fn is_without_erms(run: &Run) -> bool {
+    let of_bed = |(name, text): &(String, String)| name == "bed" && text.contains("without erms");
+    run.setting.iter().any(of_bed)
+}
+
 /// Instructions per byte of the kernel's copy in the counting guest: one for each byte of a copy from or to
 /// a process (`rep movsb`), 1408 for the 4096 of one within the kernel. None where it is not known. A copy
 /// that the server makes on its own, by `memcpy`, is no part of it.
@@ -114,13 +121,15 @@ pub fn report(run: &Run) -> String {
         let whole = |figure: f64| format!("{figure:.0}");
         let title = "instructions per request";
         table(title, &|who, job| each(who, job).map(whole), &mut out);
-        let less = |who: &str, job: &str| Some(each(who, job)? - of_copy(who, job)?.0);
-        let title = "the same, less the copy";
-        table(title, &|who, job| less(who, job).map(whole), &mut out);
-        let equal =
-            |who: &str, job: &str| Some(PER_SECOND / (less(who, job)? + of_copy(who, job)?.1));
-        let title = "IOPS if each copied as ublk";
-        table(title, &|who, job| equal(who, job).map(whole), &mut out);
+        if !is_without_erms(run) {
+            let less = |who: &str, job: &str| Some(each(who, job)? - of_copy(who, job)?.0);
+            let title = "the same, less the copy";
+            table(title, &|who, job| less(who, job).map(whole), &mut out);
+            let equal =
+                |who: &str, job: &str| Some(PER_SECOND / (less(who, job)? + of_copy(who, job)?.1));
+            let title = "IOPS if each copied as ublk";
+            table(title, &|who, job| equal(who, job).map(whole), &mut out);
+        }
     }
     let depth = |column: &str, job: &str| {
         let of = |sample: &Sample| sample.latency_depth.map_or(f64::NAN, f64::from);

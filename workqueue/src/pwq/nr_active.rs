@@ -177,3 +177,24 @@ impl<W: Clone + PartialEq> NrActive<W> {
         self.publish_len(&waiters);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s08_06_who_gets_a_slot_at_the_second_look_leaves_the_others_waiting() {
+        let slots = NrActive::new(1);
+        assert!(slots.take_or_wait(|| unreachable!("a slot is free")));
+        assert!(!slots.take_or_wait(|| 'a'));
+        let freed = || {
+            assert!(slots.release(), "somebody waits");
+            'b'
+        };
+        assert!(slots.take_or_wait(freed), "freed after the first look");
+        assert_eq!(slots.head(), Some('a'));
+        assert!(slots.release());
+        assert_eq!(slots.take_for_head(&'a'), HeadResult::Slot);
+        assert!(!slots.release(), "nobody waits");
+    }
+}
