@@ -78,7 +78,7 @@ impl Sampler {
     /// Looks at all starving pools. Returns the time until the next look, at most `longest`. Where one
     /// run sleeps undeclared the next one often does, so the next look comes soon after one that has
     /// found a sleeper. None if no pool starves and the look before is `longest` ago: pools that starve
-    /// for moments, again and again, are looked at once in this time and wake the monitor no more often.
+    /// for moments, again and again, wake the monitor at most twice in this time.
     pub(crate) fn sample(&mut self, pools: &[Arc<Pool>], longest: Duration) -> Option<Duration> {
         let half = u64::try_from(self.period.as_nanos() / 2).unwrap_or(u64::MAX);
         let mut any = false;
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn s05_22_looks_that_find_nothing_come_no_more_often_than_one_in_a_period() {
+    fn s05_22_a_look_soon_after_another_is_followed_by_one_a_period_later() {
         let (mut sampler, hour) = (Sampler::default(), Duration::from_secs(3600));
         assert_eq!(sampler.sample(&[], hour), None, "the first for long");
         assert_eq!(sampler.sample(&[], hour), Some(hour), "the next one waits");
